@@ -1,0 +1,54 @@
+"""What a check is: metrics declared beforehand, and one run on one pair through the provider seam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from labctl.model.lab import CheckSpec, Pair
+from labctl.model.parameters import CheckParameters
+from labctl.model.result import CheckResult, Metric
+from labctl.providers.base import OpenLab
+
+
+class RawSink(Protocol):
+    """Where raw tool output goes before anything parses it."""
+
+    def save(self, name: str, data: bytes) -> str:
+        """Stores `data` under a file name that is unique in this check's run; gives the path relative to the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckContext:
+    """One run of one check: on which pair of which lab, with which parameters, pinned to which CPUs.
+
+    The CPUs are None where nothing is pinned (a host with one CPU, or a provider that cannot).
+    """
+
+    open_lab: OpenLab
+    pair: Pair
+    spec: CheckSpec
+    raw: RawSink
+    client_cpu: int | None = None
+    server_cpu: int | None = None
+
+
+class Check(Protocol):
+    """One kind of check. Stateless: everything about a run is in its context."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The programs that it runs in pods or on nodes."""
+        ...
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        """What it will measure, declared before it runs."""
+        ...
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Never raises for a tool that failed: that is a result with verdict `error` and a reason."""
+        ...

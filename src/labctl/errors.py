@@ -1,0 +1,118 @@
+"""The exceptions that labctl shows to people, and the exit code that each one carries.
+
+    LabError                 what happened, why, what to do next
+    ├── UsageError           2   the command line or a name in it is wrong
+    │   └── ScenarioInvalid  2   every problem of one or more scenario files, with its place
+    ├── HostLacks            3   a tool, kernel feature or right is missing on this host
+    ├── StepFailed           4   building or removing a lab stopped
+    ├── MeasureFailed        4   a check could not be carried out (which is not: the network failed it)
+    ├── NotInForce           4   the lab does not run in the mode that was asked for
+    └── Interrupted        130   Ctrl-C or SIGTERM, after everything was undone
+
+This module owns the tree and nothing else: printing is the cli's, catching foreign exceptions is
+done at the edge that meets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class LabError(Exception):
+    """Something a person has to know: `what` happened, its `cause`, and the `remedy` to try next.
+
+    `cause` and `remedy` may be empty. Commands inside a remedy can be pasted into a shell.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, what: str, cause: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.cause = cause
+        self.remedy = remedy
+
+    def lines(self) -> tuple[str, ...]:
+        """The message as it is printed: one line each, empty parts left out."""
+        return tuple(
+            line
+            for line in (
+                f"error: {self.what}",
+                self.cause and f"  why: {self.cause}",
+                self.remedy and f"  try: {self.remedy}",
+            )
+            if line
+        )
+
+
+class UsageError(LabError):
+    """The command line cannot be carried out as written."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in one file.
+
+    `line` and `column` count from 1 and are 0 when the problem has no place (an unreadable file).
+    `path` is the key's path, such as `pods[1].node`; `allowed` says what would be accepted.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    allowed: str = ""
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        text = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        if self.allowed:
+            text += f" (allowed: {self.allowed})"
+        if self.suggestion:
+            text += f"; did you mean '{self.suggestion}'?"
+        return text
+
+
+class ScenarioInvalid(UsageError):
+    """Every problem of the scenario files, in the order of file, line and column."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.path)))
+        count = len(self.problems)
+        super().__init__(
+            what=f"the scenario is invalid: {count} {'problem' if count == 1 else 'problems'}",
+            remedy="correct the places above, then run: labctl validate FILE",
+        )
+
+    def lines(self) -> tuple[str, ...]:
+        return (*(str(problem) for problem in self.problems), *super().lines())
+
+
+class HostLacks(LabError):
+    """This host has not got what the lab needs."""
+
+    exit_code = 3
+
+
+class StepFailed(LabError):
+    """A step of building or removing a lab failed; what was built has been undone."""
+
+
+class MeasureFailed(LabError):
+    """A check could not measure: the tool failed, not the network."""
+
+
+class NotInForce(LabError):
+    """The datapath mode that was asked for is not the one in force."""
+
+
+class Interrupted(LabError):
+    """The person (or the CI system) stopped the command."""
+
+    exit_code = 130

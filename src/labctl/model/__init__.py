@@ -1,0 +1,1 @@
+"""What a lab is: pure data. No module in here reads, writes, runs or prints anything."""

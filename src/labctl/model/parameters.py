@@ -1,0 +1,75 @@
+"""The parameters of checks and of comparisons, with their defaults and bounds.
+
+The scenario schema and the checks read the same classes, so that what is documented is what is run.
+Quantities carry their unit in the name. Bounds are `annotated_types` metadata: the loader enforces them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Share = Annotated[float, Ge(0), Le(1)]
+Seconds = Annotated[float, Gt(0), Le(3600)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PingParameters:
+    """ICMP echo: `count` requests of `size_byte` bytes of payload, one every `interval_s` seconds."""
+
+    count: Annotated[int, Ge(1), Le(100_000)] = 50
+    interval_s: Annotated[float, Ge(0.002), Le(60)] = 0.005
+    size_byte: Annotated[int, Ge(16), Le(65_507)] = 56
+    max_loss: Share = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IperfParameters:
+    """iperf3 from client to server. iperf3 counts whole seconds: `duration_s` is rounded up to them.
+
+    `rate_bit_per_s` is the sending rate of UDP (TCP always sends what it can).
+    """
+
+    protocol: Literal["tcp", "udp"] = "tcp"
+    duration_s: Seconds = 1.0
+    streams: Annotated[int, Ge(1), Le(128)] = 1
+    rate_bit_per_s: Annotated[int, Ge(1_000), Le(1_000_000_000_000)] = 100_000_000
+    min_throughput_bit_per_s: Annotated[float, Ge(0)] = 0.0
+    max_loss: Share = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyParameters:
+    """sockperf ping-pong over TCP: one request of `message_byte` bytes in flight, for `duration_s` seconds."""
+
+    duration_s: Seconds = 1.0
+    message_byte: Annotated[int, Ge(14), Le(65_507)] = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpdumpParameters:
+    """Captures on every tap while `count` echo requests go through; the signature must be the expected one."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+CheckParameters = PingParameters | IperfParameters | LatencyParameters | TcpdumpParameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareParameters:
+    """How a comparison is carried out.
+
+    `rounds` is the number of blocks; `duration_s` replaces the duration of every check that has one;
+    `checks` names the checks (of the scenario) that a block runs. `margin_latency` and `margin_cpu` and
+    `margin_throughput` are relative differences that nobody would mind.
+    """
+
+    rounds: Annotated[int, Ge(1), Le(10_000)] = 10
+    duration_s: Seconds = 1.0
+    checks: tuple[str, ...] = ("ping", "latency", "iperf")
+    margin_latency: Share = 0.03
+    margin_cpu: Share = 0.03
+    margin_throughput: Share = 0.05

@@ -1,0 +1,79 @@
+"""What checks yield: samples with a unit, a verdict, and the raw files behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.model.lab import Placement
+from labctl.model.signature import Signature
+
+
+class Verdict(StrEnum):
+    """`FAIL`: the network did not do what was expected. `ERROR`: it could not be measured."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ERROR = "error"
+    SKIP = "skip"
+
+
+class Better(StrEnum):
+    """Which direction of a metric people want."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class MetricFamily(StrEnum):
+    """What a metric measures; it decides the margin and the words of the verdict."""
+
+    LATENCY = "latency"
+    CPU = "cpu"
+    THROUGHPUT = "throughput"
+    QUALITY = "quality"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that a check declares beforehand. `name` is the contract's (`rtt_p50`), `label` is for people.
+
+    `unit` is a base unit: s, bit/s, byte, count, 1 (a share), count/s, cpu-s/byte, cpu-s.
+    Only `primary` metrics get a verdict word.
+    """
+
+    name: str
+    label: str
+    unit: str
+    better: Better
+    family: MetricFamily
+    primary: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One number of one run of one check, in the metric's base unit."""
+
+    metric: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One run of one check on one pair.
+
+    `reason` is one sentence for a person: why it failed, could not be measured, or was skipped; what was seen
+    when it passed. `raw` names the files, relative to the run directory, that everything was parsed from.
+    """
+
+    check: str
+    kind: str
+    client: str
+    server: str
+    placement: Placement
+    verdict: Verdict
+    reason: str
+    samples: tuple[Sample, ...] = ()
+    raw: tuple[str, ...] = ()
+    signature: Signature | None = None

@@ -1,0 +1,86 @@
+"""Which taps saw the request of a packet exchange, and which saw the reply: the fingerprint of a datapath mode.
+
+Roles name a tap by its place on the way, so that the same table describes every provider. Where a MAC is
+recorded it is recorded as the role of the device that owns it, since addresses differ from lab to lab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.model.datapath import Encapsulation, HostRouting
+
+
+class Role(StrEnum):
+    """The places where packets can be seen, from the client to the server."""
+
+    CLIENT_ETH0 = "client-eth0"
+    CLIENT_LXC = "client-lxc"
+    CLIENT_CILIUM_HOST = "client-node-cilium_host"
+    CLIENT_CILIUM_NET = "client-node-cilium_net"
+    CLIENT_CILIUM_VXLAN = "client-node-cilium_vxlan"
+    CLIENT_UPLINK = "client-node-uplink"
+    CLIENT_LO = "client-node-lo"
+    CLIENT_BRIDGE_PORT = "client-node-bridge-port"
+    SERVER_BRIDGE_PORT = "server-node-bridge-port"
+    SERVER_LO = "server-node-lo"
+    SERVER_UPLINK = "server-node-uplink"
+    SERVER_CILIUM_VXLAN = "server-node-cilium_vxlan"
+    SERVER_CILIUM_NET = "server-node-cilium_net"
+    SERVER_CILIUM_HOST = "server-node-cilium_host"
+    SERVER_LXC = "server-lxc"
+    SERVER_ETH0 = "server-eth0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer:
+    """The VXLAN envelope: addresses by role (`client-node`), MACs by role, the sender's identity as VNI."""
+
+    src: str
+    dst_port: int
+    ttl: int
+    vni: int
+    src_mac: str
+    dst_mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one tap saw of one direction. `ttl` and the MACs are those of the (inner) frame; MACs are roles,
+    or the address itself when no device of the lab owns it."""
+
+    packets: int
+    ttl: int
+    src_mac: str
+    dst_mac: str
+    outer: Outer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapSight:
+    """One tap of a signature. `tap` is its name in this lab (`node1:lxc3f…`); `None` means: nothing was seen."""
+
+    tap: str
+    role: Role
+    request: Seen | None
+    reply: Seen | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What every tap of one pair saw. `host_routing` is not part of it: the signature is what tells it."""
+
+    placement: str
+    encapsulation: Encapsulation
+    taps: tuple[TapSight, ...]
+    ping_ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedSignature:
+    """What real Cilium shows in one cell of mode × encapsulation × placement, and where that is known from."""
+
+    host_routing: HostRouting
+    signature: Signature
+    source: str

@@ -1,0 +1,48 @@
+"""Names of things on the host, and the mark by which labctl knows its own.
+
+Every namespace of a lab is called `labctl.LAB.PART`; lab, node and pod names are DNS labels, which have no dots, so
+two labs can never make the same name. The name alone proves nothing: the loopback device of each namespace also
+carries `MARK` as its interface alias, and nothing is removed that lacks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+MARK = "labctl"
+UNDERLAY = "underlay"
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+
+_NAME = re.compile(NAME_PATTERN)
+
+
+def is_name(text: str) -> bool:
+    """True for a DNS label (RFC 1123) of at most 40 characters: what labs, nodes and pods may be called."""
+    return _NAME.match(text) is not None
+
+
+def namespace_of(lab: str, part: str) -> str:
+    """The network namespace of a node, a pod, or the underlay: its file name under /run/netns."""
+    return f"{MARK}.{lab}.{part}"
+
+
+def split_namespace(namespace: str) -> tuple[str, str] | None:
+    """The lab and the part that `namespace_of` was given, or None when the name is not of that form."""
+    mark, _, rest = namespace.partition(".")
+    lab, _, part = rest.partition(".")
+    if mark != MARK or not is_name(lab) or not is_name(part):
+        return None
+    return lab, part
+
+
+def lxc_name(pod: str) -> str:
+    """The host's end of a pod's veth pair, as Cilium names it: `lxc` and 12 hex digits (15 characters, IFNAMSIZ - 1)."""
+    return "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
+
+
+def stable_mac(*parts: str) -> str:
+    """A locally administered unicast MAC address that depends on the parts alone."""
+    digest = hashlib.sha256("/".join(parts).encode()).digest()
+    octets = bytes(((digest[0] & 0xFC) | 0x02, *digest[1:6]))
+    return octets.hex(":")

@@ -1,0 +1,216 @@
+"""The seam between the engine and whatever builds a lab.
+
+A provider plans (pure), carries out actions, finds what it made by its mark, removes it, and opens a running lab.
+A check sees only `OpenLab` and `Target`: a name, a way to run argv there, and the taps on the way of a pair. The same
+check therefore runs in a namespace, a kind node or a virtual machine.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from labctl.model.lab import Lab, Pair
+from labctl.model.plan import Action, Plan
+from labctl.model.proof import Evidence
+from labctl.model.signature import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A process that has ended. `returncode` is negative for a signal, as in subprocess.
+
+    `cpu_s` is the user and system time of the process and its waited-for children, or None where the provider
+    cannot tell. `timed_out` says that it was killed at its deadline.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    duration_s: float
+    cpu_s: float | None = None
+    timed_out: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", errors="replace")
+
+    @property
+    def error_text(self) -> str:
+        return self.stderr.decode("utf-8", errors="replace")
+
+
+class Running(Protocol):
+    """A process that was started and is not waited for yet. Leaving its context kills it."""
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+    def is_alive(self) -> bool: ...
+
+    def wait_for_output(self, text: str, *, timeout_s: float) -> None:
+        """Blocks until `text` stood in stdout or stderr. Raises MeasureFailed with what was last seen."""
+        ...
+
+    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
+        """Sends the signal (unless it has ended), waits, kills at the deadline, and gives everything it printed."""
+        ...
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        """Waits for its own end; kills it at the deadline (`timed_out`)."""
+        ...
+
+
+class TargetKind(StrEnum):
+    NODE = "node"
+    POD = "pod"
+    UNDERLAY = "underlay"
+
+
+class Target(Protocol):
+    """A place where argv can be run: a node, a pod, or (for `netns`) the underlay."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> TargetKind: ...
+
+    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """The full command that a person would paste to run argv there."""
+        ...
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
+        """Runs argv to its end, with LC_ALL=C, pinned to `cpu` where given. Raises MeasureFailed if the
+        program is not there."""
+        ...
+
+    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> AbstractContextManager[Running]:
+        """Starts argv; leaving the context ends it whatever happens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """An interface where packets can be seen. `name` is unique in the lab (`node1:lxc3f…`, `client:eth0`)."""
+
+    name: str
+    role: Role
+    target: Target
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDevice:
+    """A device of the lab with its MAC address, so that an address in a capture can be named by its role."""
+
+    role: str
+    mac: str
+
+
+class OpenLab(Protocol):
+    """A running lab that checks can look at."""
+
+    @property
+    def lab(self) -> Lab:
+        """The resolved lab, with addresses, MACs and identities as they are on the running lab."""
+        ...
+
+    def target(self, name: str) -> Target:
+        """The pod or node of that name. Raises UsageError with a suggestion."""
+        ...
+
+    def targets(self) -> tuple[Target, ...]: ...
+
+    def taps(self, pair: Pair) -> tuple[Tap, ...]:
+        """Every tap on the way of the pair, in the order from client to server (both nodes' taps; one node's
+        for a same-node pair)."""
+        ...
+
+    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
+        """The devices on the way with their MACs; roles are those of `Role`, for naming MACs."""
+        ...
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        """Reads every witness of the provider, calls `send` (which sends known traffic between the pair), reads again,
+        and says what the difference means. Must not read what was asked except to judge `supports`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One thing the host must have, and whether it has it.
+
+    `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it.
+    """
+
+    name: str
+    present: bool
+    found: str
+    needed_for: str
+    remedy: str = ""
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningLab:
+    """A lab that was found by its mark. `is_whole` is false when parts are missing; `lab` is None when only the
+    mark is left (after a crash)."""
+
+    name: str
+    provider: str
+    scenario: str
+    digest: str
+    is_whole: bool
+    lab: Lab | None
+    missing: tuple[str, ...] = ()
+
+
+class Provider(Protocol):
+    """Builds, finds, opens and removes labs of one kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def statement(self) -> str:
+        """One sentence about what the datapath is, for status and reports (netns: labctl's own, not Cilium)."""
+        ...
+
+    def probes(self) -> Iterator[Probe]:
+        """What this host has and lacks, found by trying."""
+        ...
+
+    def plan(self, lab: Lab) -> Plan:
+        """Pure. Raises UsageError when the lab asks for what this provider cannot do."""
+        ...
+
+    def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
+        """What carries out the actions of this provider's plans."""
+        ...
+
+    def discover(self) -> tuple[RunningLab, ...]: ...
+
+    def teardown(self, name: str) -> None:
+        """Removes the lab of that name, whole or in pieces, and nothing that does not carry its mark.
+        Idempotent."""
+        ...
+
+    def open(self, lab: Lab) -> AbstractContextManager[OpenLab]: ...
+
+
+class Executor(Protocol):
+    """Carries out actions, several at once where that is faster."""
+
+    def execute(self, actions: Sequence[Action]) -> None:
+        """Raises StepFailed with the command that a person would have typed and what the kernel or tool said."""
+        ...
+
+    def finish(self, lab: Lab) -> None:
+        """Called after the last step: records that the lab is whole."""
+        ...
