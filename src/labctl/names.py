@@ -37,7 +37,7 @@ def split_namespace(namespace: str) -> tuple[str, str] | None:
 
 
 def lxc_name(pod: str) -> str:
-    """The host's end of a pod's veth pair, as Cilium names it: `lxc` and 12 hex digits (15 characters, IFNAMSIZ - 1)."""
+    """The host's end of a pod's veth pair, as Cilium names it: `lxc` and 12 hex digits, IFNAMSIZ - 1 in all."""
     return "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Evidence:
     """One thing that was observed.
 
-    `witness` says what kind it is (`programs`, `signature`, `netfilter`, `conntrack`, `agent-status`, …), `finding` is a
-    sentence with the figures, `supports` is false when it contradicts what was asked, and None when the witness
+    `witness` says what kind it is (`programs`, `signature`, `netfilter`, `conntrack`, `agent-status`, …), `finding` is
+    a sentence with the figures, `supports` is false when it contradicts what was asked, and None when the witness
     tells nothing about it. `command` shows the same by hand. `found` holds the claims that the witness makes about the
     mode (`{"hostRouting": "legacy"}`).
     """

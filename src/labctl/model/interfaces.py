@@ -1,0 +1,43 @@
+"""The devices of a netns lab: their names and the interface indexes that they are created with.
+
+The kernel takes an index at creation, per namespace. Because labctl chooses them, everything that refers to a device
+(eBPF maps, redirects) is known before anything exists, and a plan is complete data.
+"""
+
+from __future__ import annotations
+
+from labctl.model.lab import Lab
+
+LO = "lo"
+UPLINK = "eth0"
+CILIUM_NET = "cilium_net"
+CILIUM_HOST = "cilium_host"
+CILIUM_VXLAN = "cilium_vxlan"
+POD_DEVICE = "eth0"
+BRIDGE = "underlay"
+
+LO_INDEX = 1
+CILIUM_NET_INDEX = 2
+CILIUM_HOST_INDEX = 3
+UPLINK_INDEX = 4
+CILIUM_VXLAN_INDEX = 5
+FIRST_LXC_INDEX = 10
+POD_DEVICE_INDEX = 2
+BRIDGE_INDEX = 2
+FIRST_PORT_INDEX = 10
+
+VXLAN_PORT = 8472
+
+
+def bridge_port(node_index: int) -> str:
+    """The underlay bridge's port that node number `node_index` (from 0) hangs on."""
+    return f"port{node_index + 1}"
+
+
+def bridge_port_index(node_index: int) -> int:
+    return FIRST_PORT_INDEX + node_index
+
+
+def lxc_indexes(lab: Lab, node: str) -> dict[str, int]:
+    """Interface index of each pod's lxc on that node, by pod name, in the lab's order of pods."""
+    return {pod.name: FIRST_LXC_INDEX + number for number, pod in enumerate(lab.pods_on(node))}
