@@ -19,7 +19,7 @@ _NAME = re.compile(NAME_PATTERN)
 
 def is_name(text: str) -> bool:
     """True for a DNS label (RFC 1123) of at most 40 characters: what labs, nodes and pods may be called."""
-    return _NAME.match(text) is not None
+    return _NAME.fullmatch(text) is not None
 
 
 def namespace_of(lab: str, part: str) -> str:

@@ -49,6 +49,14 @@ class Check(Protocol):
         """What it will measure, declared before it runs."""
         ...
 
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        """How long after the start of one run the next run of this check may be started; None: when it has ended.
+
+        For tools that only wait at first (sockperf sleeps for 2 s before it sends anything): the waits of several
+        runs then overlap, and what they measure still does not.
+        """
+        ...
+
     def run(self, context: CheckContext) -> CheckResult:
         """Never raises for a tool that failed: that is a result with verdict `error` and a reason."""
         ...

@@ -7,6 +7,7 @@ The kernel takes an index at creation, per namespace. Because labctl chooses the
 from __future__ import annotations
 
 from labctl.model.lab import Lab
+from labctl.names import stable_mac
 
 LO = "lo"
 UPLINK = "eth0"
@@ -41,3 +42,9 @@ def bridge_port_index(node_index: int) -> int:
 def lxc_indexes(lab: Lab, node: str) -> dict[str, int]:
     """Interface index of each pod's lxc on that node, by pod name, in the lab's order of pods."""
     return {pod.name: FIRST_LXC_INDEX + number for number, pod in enumerate(lab.pods_on(node))}
+
+
+def device_mac(part: str, device: str) -> str:
+    """The MAC address of a device that the scenario does not name one for (`cilium_host`, `port1`, …). It depends on
+    the node and the device alone, so that equal labs are equal under any name."""
+    return stable_mac(part, device)

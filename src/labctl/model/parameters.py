@@ -6,7 +6,9 @@ Quantities carry their unit in the name. Bounds are `annotated_types` metadata: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -56,6 +58,11 @@ class TcpdumpParameters:
 
 
 CheckParameters = PingParameters | IperfParameters | LatencyParameters | TcpdumpParameters
+
+PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
+    {"ping": PingParameters, "iperf": IperfParameters, "latency": LatencyParameters, "tcpdump": TcpdumpParameters}
+)
+"""Every kind of check, with the class of its parameters: the one list that files, records and checks share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

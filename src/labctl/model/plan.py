@@ -39,9 +39,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The steps that build one lab, in order. `preamble` explains the script to its reader."""
+    """The steps that build one lab, in order.
+
+    `preamble` and `closing` frame the shell script: they set up what it needs and take that away again.
+    """
 
     lab: str
     provider: str
     steps: tuple[Step, ...]
     preamble: str = ""
+    closing: str = ""

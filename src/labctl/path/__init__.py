@@ -1,0 +1,1 @@
+"""Captures to sightings, sightings to paths, paths to signatures."""

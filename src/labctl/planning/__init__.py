@@ -1,0 +1,1 @@
+"""Scenarios resolved into labs, and plans as text, JSON and shell. Pure."""

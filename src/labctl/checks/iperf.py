@@ -1,0 +1,230 @@
+"""The iperf check: iperf3 from client to server over TCP or UDP, read from its JSON (iperf3 3.12 and newer).
+
+iperf3 3.12 exits with 0 even when it failed, so only its `error` key tells. It counts whole seconds: durations are
+rounded up. CPU is iperf3's own processes, client and server, user and system (see docs/checks.md for what that holds).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from labctl.checks.base import CheckContext
+from labctl.checks.duration import whole_seconds
+from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
+from labctl.checks.raw import RawFiles
+from labctl.checks.served import Service, exchange
+from labctl.errors import MeasureFailed
+from labctl.model.parameters import CheckParameters, IperfParameters
+from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.providers.base import Completed
+
+PORT = 5201
+_CONNECT_TIMEOUT_S = 3
+_SLACK_S = 20.0
+_SHORTEST_SHARE = 0.9
+_UNREACHED = ("Connection timed out", "No route to host", "Network is unreachable", "Host is unreachable")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IperfReport:
+    """What one run of iperf3 transferred, by what the receiver counted.
+
+    `retransmits` is None where the sender's system does not count them (and for UDP); `loss` (a share) and `jitter_s`
+    are None for TCP. `cpu_s` is the CPU time of client and server together.
+    """
+
+    duration_s: float
+    received_byte: int
+    throughput_bit_per_s: float
+    cpu_s: float
+    retransmits: int | None = None
+    loss: float | None = None
+    jitter_s: float | None = None
+
+    @property
+    def cpu_s_per_byte(self) -> float:
+        return self.cpu_s / self.received_byte
+
+
+class Unreached(MeasureFailed):
+    """The client could not reach the server's address: the network failed it, not the tool."""
+
+
+def argv_iperf_server() -> tuple[str, ...]:
+    """Output is flushed line by line, so that “Server listening” is seen when it is true."""
+    return ("iperf3", "-s", "-p", str(PORT), "--forceflush")
+
+
+def argv_iperf_client(address: str, parameters: IperfParameters) -> tuple[str, ...]:
+    duration, streams = str(whole_seconds(parameters.duration_s)), str(parameters.streams)
+    timeout = str(_CONNECT_TIMEOUT_S * 1000)
+    udp = ("-u", "-b", str(parameters.rate_bit_per_s // parameters.streams)) if parameters.protocol == "udp" else ()
+    return (
+        "iperf3",
+        "-c",
+        address,
+        "-p",
+        str(PORT),
+        "--connect-timeout",
+        timeout,
+        "-J",
+        "-t",
+        duration,
+        "-P",
+        streams,
+        *udp,
+    )
+
+
+def parse_iperf(text: str) -> IperfReport:
+    """Reads the JSON of an iperf3 client.
+
+    Raises MeasureFailed with iperf3's own words when it reports an error, and when nothing was transferred or a figure
+    is missing; Unreached when the error says that the server's address could not be reached.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise MeasureFailed("iperf3's output cannot be read", f"it is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise MeasureFailed("iperf3's output cannot be read", "it is not a JSON object")
+    if message := document.get("error"):
+        kind = Unreached if any(words in str(message) for words in _UNREACHED) else MeasureFailed
+        raise kind("iperf3 failed", str(message))
+    protocol = _part(_part(document, "start"), "test_start").get("protocol")
+    end = _part(document, "end")
+    sent, received = _part(end, "sum_sent"), _part(end, "sum_received")
+    duration_s = _figure(sent, "seconds")
+    if _figure(sent, "bytes") <= 0 or duration_s <= 0:
+        raise MeasureFailed("iperf3 transferred nothing", "the sender counted 0 bytes")
+    cpu = _part(end, "cpu_utilization_percent")
+    cpu_s = (_figure(cpu, "host_total") + _figure(cpu, "remote_total")) / 100 * duration_s
+    received_byte = int(_figure(received, "bytes"))
+    throughput = _figure(received, "bits_per_second")
+    if protocol == "UDP":
+        total = _part(end, "sum")
+        packets = _figure(total, "packets")
+        if packets <= 0:
+            raise MeasureFailed("iperf3 transferred nothing", "the receiver counted 0 packets")
+        return IperfReport(
+            duration_s=duration_s,
+            received_byte=received_byte,
+            throughput_bit_per_s=throughput,
+            cpu_s=cpu_s,
+            loss=min(1.0, max(0.0, _figure(total, "lost_packets") / packets)),
+            jitter_s=_figure(total, "jitter_ms") / 1000,
+        )
+    if received_byte <= 0:
+        raise MeasureFailed("iperf3 transferred nothing", "the receiver counted 0 bytes")
+    return IperfReport(
+        duration_s=duration_s,
+        received_byte=received_byte,
+        throughput_bit_per_s=throughput,
+        cpu_s=cpu_s,
+        retransmits=int(_figure(sent, "retransmits")) if "retransmits" in sent else None,
+    )
+
+
+def judge_iperf(report: IperfReport, parameters: IperfParameters) -> Judgement:
+    """Fails on too little throughput or (UDP) too much loss. Raises MeasureFailed when the run was cut short."""
+    asked_s = whole_seconds(parameters.duration_s)
+    if report.duration_s < _SHORTEST_SHARE * asked_s:
+        raise MeasureFailed("iperf3 ended early", f"it ran for {report.duration_s:.2f} s of {asked_s} s")
+    rate = f"{report.throughput_bit_per_s / 1e9:.2f} Gbit/s"
+    if report.throughput_bit_per_s < parameters.min_throughput_bit_per_s:
+        return failed(f"{rate}, at least {parameters.min_throughput_bit_per_s / 1e9:.2f} Gbit/s was expected")
+    if report.loss is not None and report.loss > parameters.max_loss:
+        return failed(f"{rate} with {report.loss:.2%} loss, allowed is {parameters.max_loss:.2%}")
+    if report.loss is not None:
+        return passed(f"{rate} with {report.loss:.2%} loss in {report.duration_s:.1f} s")
+    return passed(f"{rate} in {report.duration_s:.1f} s, {report.cpu_s_per_byte * 1e9:.2f} CPU-s/GB")
+
+
+def iperf_values(report: IperfReport) -> dict[str, float]:
+    """The metrics of a report; what iperf3 did not tell is left out."""
+    if report.loss is not None and report.jitter_s is not None:
+        return {"throughput": report.throughput_bit_per_s, "loss": report.loss, "jitter": report.jitter_s}
+    values = {"cpu_per_byte": report.cpu_s_per_byte, "throughput": report.throughput_bit_per_s}
+    if report.retransmits is not None:
+        values["retransmits"] = float(report.retransmits)
+    return values
+
+
+def measured_iperf(client: Completed, parameters: IperfParameters) -> Measured:
+    """From the client's end to its values. The server is known to have lived through it."""
+    if not client.stdout.strip():
+        raise MeasureFailed(f"iperf3 ended with status {client.returncode} and no output", said(client))
+    try:
+        report = parse_iperf(client.text)
+    except Unreached as error:
+        return Measured(judgement=failed(f"the server listens but was not reached: {error.cause}"), values={})
+    return Measured(judgement=judge_iperf(report, parameters), values=iperf_values(report))
+
+
+class IperfCheck:
+    """Throughput between two pods, and what it costs."""
+
+    kind = "iperf"
+    tools = ("iperf3",)
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        throughput = Metric(
+            name="throughput", label="throughput", unit="bit/s", better=Better.HIGHER, family=MetricFamily.THROUGHPUT
+        )
+        lower, quality = Better.LOWER, MetricFamily.QUALITY
+        if isinstance(parameters, IperfParameters) and parameters.protocol == "udp":
+            return (
+                throughput,
+                Metric(name="loss", label="UDP loss", unit="1", better=lower, family=quality),
+                Metric(name="jitter", label="UDP jitter", unit="s", better=lower, family=quality),
+            )
+        return (
+            Metric(
+                name="cpu_per_byte",
+                label="own CPU per byte",
+                unit="cpu-s/byte",
+                better=lower,
+                family=MetricFamily.CPU,
+                primary=True,
+            ),
+            throughput,
+            Metric(name="retransmits", label="TCP retransmits", unit="count", better=lower, family=quality),
+        )
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
+
+    def run(self, context: CheckContext) -> CheckResult:
+        parameters = context.spec.parameters
+        if not isinstance(parameters, IperfParameters):
+            raise TypeError(f"iperf cannot run with {type(parameters).__name__}")
+        address = str(context.open_lab.lab.pod(context.pair.server).address)
+
+        def body(raw: RawFiles) -> Measured:
+            ended = exchange(
+                context,
+                raw,
+                service=Service(argv=argv_iperf_server(), ready="Server listening"),
+                client_argv=argv_iperf_client(address, parameters),
+                timeout_s=whole_seconds(parameters.duration_s) + _CONNECT_TIMEOUT_S + _SLACK_S,
+            )
+            return measured_iperf(ended.client, parameters)
+
+        return measure(context, self.metrics(parameters), body)
+
+
+def _part(parent: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = parent.get(key)
+    if not isinstance(value, dict):
+        raise MeasureFailed("iperf3's output cannot be read", f"“{key}” is missing")
+    return value
+
+
+def _figure(parent: Mapping[str, object], key: str) -> float:
+    value = parent.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise MeasureFailed("iperf3's output cannot be read", f"“{key}” is {value!r}, a number was expected")
+    return float(value)

@@ -1,0 +1,18 @@
+"""Every kind of check that labctl has, by name. The composition root hands this to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from labctl.checks.base import Check
+from labctl.checks.iperf import IperfCheck
+from labctl.checks.latency import LatencyCheck
+from labctl.checks.ping import PingCheck
+from labctl.checks.tcpdump import TcpdumpCheck
+
+
+def all_checks() -> Mapping[str, Check]:
+    """A check of each kind, by its kind."""
+    checks: tuple[Check, ...] = (PingCheck(), LatencyCheck(), IperfCheck(), TcpdumpCheck())
+    return MappingProxyType({check.kind: check for check in checks})

@@ -1,0 +1,254 @@
+"""YAML text → a tree of values with places. Strict: YAML 1.2 core values, no tags, one document, no duplicate keys.
+
+PyYAML's C parser gives events with their marks; composing, and deciding what a plain scalar is, is done here, because
+PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference
+and counted, so a file that would explode is refused before anything grows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from labctl.errors import Problem
+from labctl.loading.tree import Block, Entry, Listing, Path, Place, Plain, Scalar, Tree
+from labctl.loading.wording import path_text, shown
+
+DEEPEST = 32
+MOST_VALUES = 100_000
+MOST_PROBLEMS = 100
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# The core schema, https://yaml.org/spec/1.2.2/#1032-tag-resolution
+_NULL = re.compile(r"|~|null|Null|NULL")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"0o[0-7]+")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_LONGEST_NUMBER = 40
+_NOT_ALWAYS_TEXT = frozenset("~nNtTfF+-.0123456789")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff]")
+
+_SYNTAX = (
+    (r"could not find expected ':'", "a ':' is missing after a key, or a quote is not closed"),
+    (r"mapping values are not allowed", "a ':' cannot stand here; check the indentation, or put the text in quotes"),
+    (r"expected ',' or '[]}]'", "a bracket is not closed, or a ',' is missing"),
+    (r"unexpected end of stream|quoted scalar", "a quote is not closed"),
+    (r"block sequence entries are not allowed", "a '-' cannot stand here; check the indentation"),
+    (r"expected key|expected <block end>|expected '-' indicator|<block mapping start>", "the indentation does not fit"),
+    (r"undefined alias", "the alias has no anchor before it"),
+    (r"cannot start any token", "a word cannot begin with this character; put the text in quotes"),
+    (r"escape", "this escape sequence does not exist"),
+)
+
+
+class _Stop(Exception):
+    """The rest of the text cannot be trusted; what was found so far stands."""
+
+
+@dataclass(slots=True)
+class _Composer:
+    """Builds the tree of one document. `start` is where the text stands, for a value given by `--set`."""
+
+    start: Place
+    is_one_line: bool = False
+    problems: list[Problem] = field(default_factory=list)
+    anchors: dict[str, tuple[Tree, int]] = field(default_factory=dict)
+    open_anchors: set[str] = field(default_factory=set)
+    count: int = 0
+
+    def place(self, mark: Any) -> Place:
+        if self.is_one_line:
+            return Place(self.start.file, self.start.line, self.start.column + mark.index)
+        line, column = mark.line, mark.column
+        return Place(self.start.file, self.start.line + line, column + (self.start.column if line == 0 else 1))
+
+    def tell(self, place: Place, path: Path, message: str, allowed: str = "") -> None:
+        self.problems.append(
+            Problem(
+                file=place.file,
+                line=place.line,
+                column=place.column,
+                path=path_text(path),
+                message=message,
+                allowed=allowed,
+            )
+        )
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise _Stop
+
+    def stop(self, place: Place, path: Path, message: str, allowed: str = "") -> _Stop:
+        self.tell(place, path, message, allowed)
+        return _Stop()
+
+    def document(self, events: Iterator[Any]) -> Tree | None:
+        tree: Tree | None = None
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                place = self.place(event.start_mark)
+                if tree is not None:
+                    raise self.stop(place, (), "a second document begins here", "one document in a file")
+                if event.version or event.tags:
+                    self.tell(place, (), "directives (%YAML, %TAG) are not supported")
+            elif isinstance(event, yaml.NodeEvent):
+                tree = self.value(event, events, ())
+        return tree
+
+    def value(self, event: Any, events: Iterator[Any], path: Path) -> Tree:
+        place = self.place(event.start_mark)
+        if len(path) > DEEPEST:
+            raise self.stop(place, (), f"values are nested more than {DEEPEST} levels deep")
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event.anchor, place, path)
+        anchor = event.anchor
+        before = self.count
+        self.grow(1, place)
+        if event.tag is not None and event.tag != "!":
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self.tell(place, path, f"the tag {shown(tag)} is not supported", "values without tags")
+        if anchor is not None:
+            self.open_anchors.add(anchor)
+        tree: Tree
+        if isinstance(event, yaml.ScalarEvent):
+            tree = self.scalar(event, place, path)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            tree = Listing(self.items(events, path), place)
+        else:
+            tree = Block(self.entries(events, path), place)
+        if anchor is not None:
+            self.open_anchors.discard(anchor)
+            self.anchors[anchor] = tree, self.count - before
+        return tree
+
+    def grow(self, count: int, place: Place) -> None:
+        self.count += count
+        if self.count > MOST_VALUES:
+            raise self.stop(place, (), f"the file has more than {MOST_VALUES:,} values, aliases counted in full")
+
+    def alias(self, name: str | None, place: Place, path: Path) -> Tree:
+        if name is None or name in self.open_anchors:
+            raise self.stop(place, path, f"the alias {shown(name or '')} contains itself")
+        if name not in self.anchors:
+            raise self.stop(place, path, "the alias has no anchor before it")
+        tree, count = self.anchors[name]
+        self.grow(count, place)
+        if len(path) + _depth(tree) > DEEPEST:
+            raise self.stop(place, (), f"values are nested more than {DEEPEST} levels deep")
+        return tree
+
+    def items(self, events: Iterator[Any], path: Path) -> tuple[Tree, ...]:
+        items: list[Tree] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(self.value(event, events, (*path, len(items))))
+        return tuple(items)
+
+    def entries(self, events: Iterator[Any], path: Path) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key_place = self.place(event.start_mark)
+            key = self.value(event, events, (*path, "?"))
+            value = self.value(next(events), events, (*path, key.text if isinstance(key, Scalar) else "?"))
+            if not isinstance(key, Scalar):
+                self.tell(key_place, path, "a key must be one word, not a list or a mapping", "text")
+            elif not isinstance(key.value, str):
+                self.tell(key_place, path, f"the key {key.text or '~'} is not text; put it in quotes", "text")
+            elif key.value == "<<":
+                self.tell(key_place, path, "'<<' merges nothing in YAML 1.2; use extends, or write the keys out")
+            elif key.value in entries:
+                first = entries[key.value].key_place
+                self.tell(key_place, (*path, key.value), f"the key is written twice; the first is on line {first.line}")
+            else:
+                entries[key.value] = Entry(key_place, value)
+        return entries
+
+    def scalar(self, event: Any, place: Place, path: Path) -> Scalar:
+        text: str = event.value
+        if _CONTROL.search(text):
+            self.tell(place, path, f"{shown(text)} has a control character in it")
+            return Scalar("", text, place)
+        if not event.implicit[0]:
+            return Scalar(text, text, place)
+        try:
+            return Scalar(plain_value(text), text, place)
+        except ValueError as error:
+            self.tell(place, path, str(error))
+            return Scalar(text, text, place)
+
+
+def plain_value(text: str) -> Plain:
+    """What a plain (unquoted) scalar is by the core schema of YAML 1.2. Raises ValueError in words."""
+    if text and text[0] not in _NOT_ALWAYS_TEXT:
+        return text
+    if _NULL.fullmatch(text):
+        return None
+    if _TRUE.fullmatch(text):
+        return True
+    if _FALSE.fullmatch(text):
+        return False
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a number that can be used; put it in quotes if it is text")
+    for pattern, base in ((_INT, 10), (_OCTAL, 8), (_HEX, 16)):
+        if pattern.fullmatch(text):
+            digits = text.lstrip("+-").removeprefix("0o").removeprefix("0x")
+            if len(digits) > _LONGEST_NUMBER or not -(2**63) <= int(text if base == 10 else digits, base) < 2**63:
+                raise ValueError(f"{shown(text)} is too large for a number (64 bits); put it in quotes if it is text")
+            return int(text if base == 10 else digits, base)
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"{shown(text)} is too large for a number; put it in quotes if it is text")
+        return number
+    return text
+
+
+def compose(text: str, start: Place, *, is_one_line: bool = False) -> tuple[Tree | None, tuple[Problem, ...]]:
+    """The one document in `text`, which begins at `start`, and every problem found.
+
+    With `is_one_line` all places are on the line of `start`, whatever the parser counts. The tree is None when there
+    is none that could be looked at further.
+    """
+    composer = _Composer(start, is_one_line)
+    try:
+        tree = composer.document(iter(yaml.parse(text, Loader=_LOADER)))
+    except _Stop:
+        return None, tuple(composer.problems)
+    except yaml.YAMLError as error:
+        return None, (*composer.problems, _syntax_problem(error, composer, text))
+    if tree is None:
+        return None, (
+            *composer.problems,
+            Problem(file=start.file, line=0, column=0, path="", message="is empty", allowed="apiVersion: labctl/v1, …"),
+        )
+    return tree, tuple(composer.problems)
+
+
+def _syntax_problem(error: yaml.YAMLError, composer: _Composer, text: str) -> Problem:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = composer.place(mark) if mark else Place(composer.start.file, 0, 0)
+    told = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
+    words = next((words for pattern, words in _SYNTAX if re.search(pattern, told)), "")
+    if (
+        mark
+        and text.splitlines()[mark.line : mark.line + 1]
+        and "\t" in text.splitlines()[mark.line][: mark.column + 1]
+    ):
+        words = "a tab cannot indent; use spaces"
+    message = f"is not YAML: {words or told or 'the text cannot be parsed'}"
+    return Problem(file=place.file, line=place.line, column=place.column, path="", message=message)
+
+
+def _depth(tree: Tree) -> int:
+    """Levels below this value. Bounded, since no anchored tree is deeper than DEEPEST."""
+    if isinstance(tree, Block):
+        return 1 + max((_depth(entry.value) for entry in tree.entries.values()), default=0)
+    if isinstance(tree, Listing):
+        return 1 + max(map(_depth, tree.items), default=0)
+    return 0

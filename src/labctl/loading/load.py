@@ -1,0 +1,88 @@
+"""Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from labctl.errors import Problem, ScenarioInvalid
+from labctl.loading.build import scenario_of
+from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
+from labctl.loading.meaning import meaning_problems, problem_at, site_problems
+from labctl.loading.project import Project, project_at
+from labctl.loading.structure import structure_problems
+from labctl.loading.tree import Place, find, merge, text_of
+from labctl.loading.wording import as_name, shown
+from labctl.model.document import SITE
+from labctl.model.scenario import Scenario
+from labctl.names import is_name
+
+
+def load_scenario(name_or_path: str, *, overrides: Sequence[str] = (), start: Path | None = None) -> Scenario:
+    """The scenario of that name or file, with `key.path=value` overrides applied.
+
+    `start` is where names and lab.yaml are looked for (by default the current directory). Raises UsageError for an
+    unknown name, ScenarioInvalid with every problem of every file that it consists of.
+    """
+    project = project_at(start)
+    path = project.scenario(name_or_path)
+    scenario = layered(path, project, tuple(overrides))
+    problems = _all_problems(scenario, path, project)
+    if problems:
+        raise ScenarioInvalid(problems)
+    source = str(path.absolute())
+    return scenario_of(scenario.tree, name=_name(scenario, path), source=source, ranks=scenario.ranks)
+
+
+def validate_files(paths: Iterable[str | Path], *, start: Path | None = None) -> tuple[Problem, ...]:
+    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
+
+    In the order of the paths, and for each by file, line and column.
+    """
+    project = project_at(start)
+    problems: list[Problem] = []
+    for path in paths:
+        file = project.start / path
+        if is_name(str(path)) and not os.path.lexists(file):
+            file = project.scenario(str(path))
+        found = _file_problems(file, project)
+        problems.extend(sorted(found, key=lambda problem: (problem.file, problem.line, problem.column, problem.path)))
+    return once(problems)
+
+
+def scenario_names(start: Path | None = None) -> tuple[str, ...]:
+    """The names of the scenarios that can be loaded, sorted."""
+    return project_at(start).names()
+
+
+def _file_problems(path: Path, project: Project) -> tuple[Problem, ...]:
+    name = project.shown(path)
+    tree, problems = read_tree(path, name)
+    if tree is not None and text_of(find(tree, "kind")) == SITE:
+        told = (*problems, *structure_problems(tree, SITE))
+        around = Project(start=project.start, root=None)
+        return (*told, *site_problems(merge(site_layer(around)[0], tree)))
+    return _all_problems(layered(path, project, first=(tree, problems)), path, project)
+
+
+def _all_problems(scenario: Layered, path: Path, project: Project) -> tuple[Problem, ...]:
+    problems = list(scenario.problems)
+    if scenario.is_whole:
+        problems.extend(meaning_problems(scenario.tree, scenario.ranks))
+        problems.extend(_name_problems(scenario, path, project))
+    return once(problems)
+
+
+def _name(scenario: Layered, path: Path) -> str:
+    return text_of(find(scenario.tree, "name")) or path.name.partition(".")[0]
+
+
+def _name_problems(scenario: Layered, path: Path, project: Project) -> tuple[Problem, ...]:
+    """A scenario without `name` is called after its file, whose name must then be one."""
+    if find(scenario.tree, "name") is not None or is_name(stem := _name(scenario, path)):
+        return ()
+    place = Place(project.shown(path), 0, 0)
+    message = f"the file's name {shown(stem)} is not a scenario's name; rename the file, or give it a name:"
+    allowed = "lower-case letters, digits and hyphens, at most 40 characters"
+    return (problem_at(place, ("name",), message, allowed, as_name(stem)),)

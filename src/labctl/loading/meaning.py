@@ -1,0 +1,280 @@
+"""What a scenario's values mean together: names that must exist, pairs, datapath, checks and what is compared.
+
+It reads the merged tree and passes over everything that `structure.py` has found wrong already, so that one mistake
+gives one error and all mistakes show at once. Address ranges are `meaning_addresses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from labctl.errors import Problem
+from labctl.loading.meaning_addresses import address_problems
+from labctl.loading.tree import Block, Listing, Path, Place, Scalar, Tree, find, items_of, place_of, text_of
+from labctl.loading.wording import listed, nearest, path_text, shown
+from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
+from labctl.model.lab import Placement
+from labctl.names import UNDERLAY, is_name
+
+# A fault that nothing in the chosen datapath could show would be silently ignored.
+_FAULT_NEEDS = {
+    Fault.NO_REDIRECT_PEER: ("hostRouting", HostRouting.BPF, "only BPF host routing redirects to the peer"),
+    Fault.WRONG_VTEP: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VTEP"),
+    Fault.WRONG_VNI: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VNI"),
+}
+
+
+def problem_at(place: Place, path: Path, message: str, allowed: str = "", suggestion: str = "") -> Problem:
+    return Problem(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        path=path_text(path),
+        message=message,
+        allowed=allowed,
+        suggestion=suggestion,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A name that the file gives to something, and where."""
+
+    name: str
+    path: Path
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What could be read of the names, whatever else is wrong. None: the section itself is unreadable."""
+
+    nodes: tuple[Named, ...] | None
+    pods: tuple[Named, ...] | None
+    node_of_pod: Mapping[str, str]
+
+
+def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...]:
+    """Every problem between values. `ranks` orders the files from the site's (lowest) to the most specific."""
+    facts = facts_of(tree)
+    return (
+        *_names(facts),
+        *_pods(tree, facts),
+        *_pairs(tree, facts),
+        *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
+        *_datapath(tree),
+        *_checks(tree),
+        *_compared(tree, ranks),
+    )
+
+
+def site_problems(tree: Tree) -> tuple[Problem, ...]:
+    """Every problem between the values of lab.yaml, laid over the built-in defaults."""
+    facts = facts_of(tree)
+    return (
+        *_names(facts),
+        *address_problems(tree, None if facts.nodes is None else len(facts.nodes), {}),
+        *_combinations(tree),
+        *_checks(tree),
+        *_compared(tree, {}),
+    )
+
+
+def facts_of(tree: Tree) -> Facts:
+    nodes, pods = find(tree, "nodes"), find(tree, "pods")
+    node_of_pod: dict[str, str] = {}
+    for _, pod in items_of(pods):
+        name, node = text_of(find(pod, "name")), text_of(find(pod, "node"))
+        if name and node:
+            node_of_pod.setdefault(name, node)
+    return Facts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """The names of nodes that were only counted."""
+    return tuple(f"node{number}" for number in range(1, count + 1))
+
+
+def _nodes_of(tree: Tree | None) -> tuple[Named, ...] | None:
+    if isinstance(tree, Scalar):
+        count = tree.value
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 250:
+            return None
+        return tuple(Named(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
+    return _named(tree, "nodes")
+
+
+def _named(tree: Tree | None, section: str) -> tuple[Named, ...] | None:
+    if not isinstance(tree, Listing):
+        return None
+    return tuple(
+        Named(name=name, path=(section, index, "name"), place=place_of(item, ("name",)))
+        for index, item in items_of(tree)
+        if (name := text_of(find(item, "name"))) is not None and is_name(name)
+    )
+
+
+def _names(facts: Facts) -> Iterator[Problem]:
+    """Nodes, pods and the underlay become namespaces of one lab, so all of their names differ."""
+    taken: dict[str, tuple[str, Named]] = {}
+    for kind, every in (("node", facts.nodes), ("pod", facts.pods)):
+        for named in every or ():
+            if named.name == UNDERLAY:
+                yield problem_at(named.place, named.path, f"the name '{UNDERLAY}' is reserved for the lab's own bridge")
+            elif named.name in taken:
+                first_kind, first = taken[named.name]
+                where = f"the {first_kind} on line {first.place.line}" if first.place.file == named.place.file else ""
+                where = where or f"a {first_kind} of {first.place.file}:{first.place.line}"
+                yield problem_at(named.place, named.path, f"the name '{named.name}' is taken by {where}")
+            else:
+                taken[named.name] = kind, named
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> tuple[str, str, str]:
+    choices = list(known)
+    return f"there is no {what} {shown(name)}", listed(choices), nearest(name, choices)
+
+
+def _pods(tree: Tree, facts: Facts) -> Iterator[Problem]:
+    pods = find(tree, "pods")
+    if pods is None:
+        yield problem_at(tree.place, ("pods",), "there are no pods", "a list such as [{name: client, node: node1}]")
+    if facts.nodes is None:
+        return
+    known = dict.fromkeys(node.name for node in facts.nodes)
+    for index, pod in items_of(pods):
+        node = text_of(find(pod, "node"))
+        if node is not None and is_name(node) and node not in known:
+            path = ("pods", index, "node")
+            yield problem_at(place_of(tree, path), path, *_unknown("node", node, known))
+
+
+def _pairs(tree: Tree, facts: Facts) -> Iterator[Problem]:
+    pairs = find(tree, "pairs")
+    if pairs is None:
+        example = "a list such as [{client: client, server: server}]"
+        yield problem_at(tree.place, ("pairs",), "there are no pairs, so nothing could be checked", example)
+    known = None if facts.pods is None else dict.fromkeys(pod.name for pod in facts.pods)
+    first_line: dict[tuple[str, str], int] = {}
+    for index, pair in items_of(pairs):
+        ends = {end: text_of(find(pair, end)) for end in ("client", "server")}
+        for end, name in ends.items():
+            if known is not None and name is not None and is_name(name) and name not in known:
+                path: Path = ("pairs", index, end)
+                yield problem_at(place_of(tree, path), path, *_unknown("pod", name, known))
+        client, server = ends["client"], ends["server"]
+        if client is None or server is None:
+            continue
+        if client == server:
+            path = ("pairs", index, "server")
+            yield problem_at(place_of(tree, path), path, "client and server are the same pod", "two different pods")
+        elif (client, server) in first_line:
+            message = f"the pair of {client} and {server} is there already, on line {first_line[client, server]}"
+            yield problem_at(pair.place, ("pairs", index), message)
+        else:
+            first_line[client, server] = pair.place.line
+        yield from _placement(tree, facts, index, client, server)
+
+
+def _placement(tree: Tree, facts: Facts, index: int, client: str, server: str) -> Iterator[Problem]:
+    written = text_of(find(tree, "pairs", index, "placement"))
+    nodes = facts.node_of_pod.get(client), facts.node_of_pod.get(server)
+    if written not in tuple(Placement) or None in nodes:
+        return
+    real = Placement.SAME_NODE if nodes[0] == nodes[1] else Placement.CROSS_NODE
+    if written != real:
+        path = ("pairs", index, "placement")
+        message = f"is not true: {client} is on {nodes[0]} and {server} on {nodes[1]}"
+        yield problem_at(place_of(tree, path), path, message, str(real))
+
+
+def _datapath(tree: Tree) -> Iterator[Problem]:
+    section = find(tree, "datapath")
+    if section is not None and not isinstance(section, Block):
+        return
+    if find(section, "hostRouting") is None:
+        # A section that only the site's defaults have has its place there, where the key need not be.
+        place = section.place if section is not None and section.place.file == tree.place.file else tree.place
+        yield problem_at(place, ("datapath", "hostRouting"), "is missing: say which", listed(HostRouting))
+    yield from _combinations(tree)
+
+
+def _combinations(tree: Tree) -> Iterator[Problem]:
+    """Choices of the datapath that cannot be had together."""
+    section = find(tree, "datapath")
+    routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
+    replacement = find(section, "kubeProxyReplacement")
+    without_replacement = isinstance(replacement, Scalar) and replacement.value is False
+    if routing == HostRouting.BPF and masquerade == Masquerade.IPTABLES:
+        yield _fallback(tree, "masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF))
+    if routing == HostRouting.BPF and without_replacement:
+        yield _fallback(tree, "kubeProxyReplacement", "BPF host routing needs kubeProxyReplacement: true", "true")
+    elif masquerade == Masquerade.BPF and without_replacement:
+        path = ("datapath", "kubeProxyReplacement")
+        message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
+        yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+    seen: set[str] = set()
+    for index, item in items_of(find(section, "faults")):
+        at: Path = ("datapath", "faults", index)
+        fault = text_of(item)
+        if fault in seen:
+            yield problem_at(item.place, at, f"the fault {shown(fault)} is there already")
+        elif fault in _FAULT_NEEDS:
+            key, needed, reason = _FAULT_NEEDS[Fault(fault)]
+            if text_of(find(section, key)) not in (needed, None):
+                yield problem_at(item.place, at, f"cannot show: {reason}", f"{key}: {needed}, or no such fault")
+        seen.add(fault or "")
+
+
+def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
+    path: Path = ("datapath", key)
+    text = f"{message}; without it Cilium silently falls back to Legacy"
+    return problem_at(place_of(tree, path), path, text, f"{allowed}, or hostRouting: legacy")
+
+
+def check_name(check: Tree) -> str | None:
+    """The name of an entry under `checks`: its own, or its kind."""
+    return text_of(find(check, "name") or find(check, "check"))
+
+
+def _checks(tree: Tree) -> Iterator[Problem]:
+    taken: dict[str, int] = {}
+    for index, check in items_of(find(tree, "checks")):
+        name = check_name(check)
+        if name is not None and name in taken:
+            message = f"a check on line {taken[name]} is called '{name}' too"
+            yield problem_at(check.place, ("checks", index), message, "a name: of its own")
+        elif name is not None:
+            taken[name] = check.place.line
+        if text_of(find(check, "check")) == "iperf" and text_of(find(check, "protocol")) in (None, "tcp"):
+            for key in (("rateBitPerS",), ("expect", "maxLoss")):
+                if find(check, *key) is not None:
+                    path: Path = ("checks", index, *key)
+                    message = "has a meaning for UDP only, and this check uses TCP"
+                    yield problem_at(place_of(tree, path), path, message, "protocol: udp, or no such key")
+
+
+def _compared(tree: Tree, ranks: Mapping[str, int]) -> Iterator[Problem]:
+    """Names under compare.checks must exist, unless a more specific file has replaced the checks they were for."""
+    checks, compared = find(tree, "checks"), find(tree, "compare", "checks")
+    if not isinstance(checks, Listing) or not isinstance(compared, Listing):
+        return
+    known = dict.fromkeys(name for _, check in items_of(checks) if (name := check_name(check)))
+    strict = is_as_specific(compared, checks, ranks)
+    seen: set[str] = set()
+    for index, item in items_of(compared):
+        name = text_of(item)
+        path = ("compare", "checks", index)
+        if name is None or not is_name(name):
+            continue
+        if name in seen:
+            yield problem_at(item.place, path, f"the check {shown(name)} is there already")
+        elif name not in known and strict:
+            yield problem_at(item.place, path, *_unknown("check", name, known))
+        seen.add(name)
+
+
+def is_as_specific(one: Tree, other: Tree, ranks: Mapping[str, int]) -> bool:
+    """True when `one` comes from the same file as `other`, or from one that is laid over it."""
+    return ranks.get(one.place.file, 0) >= ranks.get(other.place.file, 0)

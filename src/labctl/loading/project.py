@@ -1,0 +1,100 @@
+"""Where scenarios and lab.yaml are: the project around a directory, and the files that names stand for.
+
+The project's root is the nearest directory at or above the start that has a lab.yaml; without one, the checkout that
+labctl itself runs from. A name is looked for in `scenarios/` of the start, then of the root. No file is opened here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import UsageError
+from labctl.loading.wording import listed, nearest, shown
+from labctl.names import is_name
+
+SITE_FILE = "lab.yaml"
+SCENARIO_DIRECTORY = "scenarios"
+SUFFIX = ".yaml"
+
+_CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """`start` is where the person is; `root` has the lab.yaml, and is None when there is no project at all."""
+
+    start: Path
+    root: Path | None
+
+    @property
+    def site(self) -> Path | None:
+        return self.root / SITE_FILE if self.root else None
+
+    def directories(self) -> tuple[Path, ...]:
+        """Where scenarios are looked for by name, in order."""
+        bases = [self.start] if self.root in (None, self.start) else [self.start, self.root]
+        return tuple(base / SCENARIO_DIRECTORY for base in bases if base is not None)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all scenarios, sorted."""
+        found = {name for directory in self.directories() for name in _names_in(directory)}
+        return tuple(sorted(found))
+
+    def shown(self, path: Path) -> str:
+        """The path as messages show it: relative when it is below the start."""
+        try:
+            return str(path.relative_to(self.start))
+        except ValueError:
+            return str(path)
+
+    def scenario(self, name_or_path: str) -> Path:
+        """The file of a scenario. Raises UsageError, with the names that there are."""
+        if name_or_path.endswith(SUFFIX):
+            path = self.start / name_or_path
+            if not os.path.lexists(path) and "\x00" not in name_or_path:
+                raise self._unknown(f"there is no scenario file {shown(name_or_path)}", Path(name_or_path).stem)
+            return path
+        if not is_name(name_or_path):
+            raise UsageError(
+                f"{shown(name_or_path)} is neither a scenario's name nor a path ending in {SUFFIX}",
+                "names have lower-case letters, digits and hyphens, at most 40 characters",
+                self._choices(name_or_path),
+            )
+        for directory in self.directories():
+            path = directory / (name_or_path + SUFFIX)
+            if os.path.lexists(path):
+                return path
+        raise self._unknown(f"there is no scenario {shown(name_or_path)}", name_or_path)
+
+    def _unknown(self, what: str, name: str) -> UsageError:
+        looked = " and ".join(f"{self.shown(directory)}/" for directory in self.directories())
+        return UsageError(what, f"looked in {looked}", self._choices(name))
+
+    def _choices(self, name: str) -> str:
+        names = self.names()
+        if not names:
+            return f"write one: {SCENARIO_DIRECTORY}/NAME{SUFFIX} (docs/scenario.md has every key)"
+        meant = nearest(name, names)
+        return (f"did you mean '{meant}'? " if meant else "") + f"there are: {listed(names)}"
+
+
+def project_at(start: Path | None = None) -> Project:
+    """The project around `start` (by default the current directory). Raises UsageError when that is gone."""
+    try:
+        at = Path.cwd() if start is None else start.absolute()
+    except FileNotFoundError:
+        raise UsageError("the current directory does not exist any more", "", "cd to a directory that does") from None
+    for directory in (at, *at.parents, _CHECKOUT):
+        if (directory / SITE_FILE).is_file():
+            return Project(start=at, root=directory)
+    return Project(start=at, root=None)
+
+
+def _names_in(directory: Path) -> list[str]:
+    try:
+        files = [path.name for path in directory.iterdir()]
+    except OSError:
+        return []
+    return [name for file in files if file.endswith(SUFFIX) and is_name(name := file.removesuffix(SUFFIX))]

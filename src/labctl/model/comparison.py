@@ -1,0 +1,236 @@
+"""What a comparison is made of: the runs of its blocks, and the rows that they come to. Pure data.
+
+A `RunRecord` is what happened; a `MetricRow` is what it means. `compare.assemble` makes the second from the first.
+Base units throughout; changes are relative, B against A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from labctl.model.lab import Placement
+from labctl.model.proof import ModeInForce
+from labctl.model.result import Metric, Sample, Verdict
+from labctl.model.signature import Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run of one check on one pair of one side. `block` and `position` (in the block) count from 1.
+
+    `side` is the side's key (`a`, `b`, …). `started_at` is UTC in ISO 8601; `raw` names files relative to the run.
+    """
+
+    block: int
+    position: int
+    side: str
+    check: str
+    kind: str
+    client: str
+    server: str
+    placement: Placement
+    verdict: Verdict
+    reason: str
+    started_at: str
+    duration_s: float = 0.0
+    samples: tuple[Sample, ...] = ()
+    raw: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckMetrics:
+    """The metrics that one check of the scenario declared before anything ran."""
+
+    check: str
+    kind: str
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side of a comparison. `datapath` is what was asked for, in the scenario's words.
+
+    `statements` are whole sentences that a reader must know before the figures: what this side's datapath carries
+    (iptables rules per node, conntrack), and that a netns lab is labctl's own datapath and not Cilium.
+    """
+
+    key: str
+    scenario: str
+    lab: str
+    provider: str
+    digest: str
+    datapath: Mapping[str, object]
+    source: str = ""
+    statements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where it was measured: enough for a third party to say whether their machine is alike."""
+
+    kernel: str
+    cpu_model: str
+    cpus: int
+    memory_byte: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    pinning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How busy the machine was with other things while one block ran. Shares of time; None: the kernel does not tell.
+
+    `cpu_pressure_share` is PSI `some` for CPU; `steal_share` is time that the hypervisor gave to others.
+    """
+
+    block: int
+    cpu_pressure_share: float | None = None
+    steal_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideSignature:
+    """What the taps of one pair saw on one side. `is_expected` is None when there is nothing to compare it with."""
+
+    side: str
+    client: str
+    server: str
+    signature: Signature
+    is_expected: bool | None = None
+    mismatch: str = ""
+
+
+class ChangeVerdict(StrEnum):
+    """What a primary row comes to. The words are those of the command line's contract."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    CHEAPER = "cheaper"
+    DEARER = "dearer"
+    NEGLIGIBLE = "negligible"
+    SAME = "same"
+    UNDETECTED = "undetected"
+    REFUSED = "refused"
+
+    @property
+    def is_difference(self) -> bool:
+        return self in (ChangeVerdict.FASTER, ChangeVerdict.SLOWER, ChangeVerdict.CHEAPER, ChangeVerdict.DEARER)
+
+
+class RefusalKind(StrEnum):
+    """Why a row gets no verdict. The figures are still shown where there are any."""
+
+    NOT_PROVEN = "not-proven"
+    RUN_FAILED = "run-failed"
+    NO_SAMPLES = "no-samples"
+    NOT_A_NUMBER = "not-a-number"
+    NO_RATIO = "no-ratio"
+    TOO_FEW_PAIRS = "too-few-pairs"
+
+
+class CautionKind(StrEnum):
+    """What a reader should hold against the figures."""
+
+    CPU_PRESSURE = "cpu-pressure"
+    STEAL = "steal"
+    AUTOCORRELATED = "autocorrelated"
+    CUT_SHORT = "cut-short"
+    TOO_FEW_ROUNDS = "too-few-rounds"
+    UNEXPECTED_SIGNATURE = "unexpected-signature"
+    UNPAIRED = "unpaired"
+    DIFFERENT_ENVIRONMENT = "different-environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A reason by its kind and the facts that its sentence names; `report.words` has the sentences."""
+
+    kind: RefusalKind
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """A warning by its kind and the facts that its sentence names; `report.words` has the sentences."""
+
+    kind: CautionKind
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideSamples:
+    """One side's numbers of a row in the order of the blocks that they come from (`blocks`, counted from 1)."""
+
+    samples: tuple[float, ...]
+    blocks: tuple[int, ...]
+    median: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """B against A, relative (-0.21: B's value is 21 % lower).
+
+    `confidence` is the interval's level; `detectable` the smallest change that this run finds with 80 % power, None
+    when it cannot be told. `p_holm` is `p_value` adjusted over the primary rows, None for secondary ones.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+    detectable: float | None
+    p_value: float
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRow:
+    """One metric of one check on one pair. Secondary metrics have no verdict.
+
+    `differences` are the paired log-ratios ln(B/A), one for each of `blocks`; empty when the row is unpaired.
+    `margin` is the relative difference that nobody would mind, None where no verdict is due.
+    """
+
+    check: str
+    kind: str
+    client: str
+    server: str
+    placement: Placement
+    metric: Metric
+    a: SideSamples
+    b: SideSamples
+    blocks: tuple[int, ...]
+    differences: tuple[float, ...]
+    change: Change | None
+    margin: float | None
+    verdict: ChangeVerdict | None
+    refusal: Refusal | None = None
+    autocorrelation: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two sides, interleaved, and what came of it. `order` is the plan of the runs as text, made from `seed`."""
+
+    a: Side
+    b: Side
+    environment: Environment
+    order: str
+    seed: int
+    rounds: int
+    modes: tuple[tuple[str, ModeInForce], ...]
+    rows: tuple[MetricRow, ...]
+    signatures: tuple[SideSignature, ...]
+    cautions: tuple[Caution, ...]
+    runs: tuple[RunRecord, ...]
+    noise: tuple[Noise, ...] = ()
+    is_paired: bool = True
+
+    def mode(self, side: str) -> ModeInForce | None:
+        """The mode in force of side `a` or `b`."""
+        return dict(self.modes).get(side)

@@ -1,0 +1,183 @@
+"""What may stand in a scenario file and in lab.yaml: the one model that parser and JSON Schema are made from.
+
+It owns keys, types, bounds and descriptions of each key. What keys mean together (names that must exist, ranges that
+must not overlap) is `loading/meaning.py`. A key is the name used throughout labctl in camelCase; the unit of a
+quantity is its last word, as an SI symbol or written out (`durationS`, `sizeByte`, `extraDelayNs`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
+
+from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
+from labctl.model.document_checks import checks_type
+from labctl.model.document_sections import PROVIDER_SECTIONS
+from labctl.model.lab import Placement
+from labctl.model.parameters import Seconds, Share
+from labctl.model.section import Section
+from labctl.names import NAME_PATTERN
+
+API_VERSION = "labctl/v1"
+SCENARIO = "Scenario"
+SITE = "Site"
+
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
+LABEL_KEY_PATTERN = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
+
+SMALLEST_MTU_BYTE = 576
+LARGEST_MTU_BYTE = 65_535
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]
+Provider = Literal["netns", "kind", "kubeadm"]
+NodeCount = Annotated[int, Ge(1), Le(250)]
+
+
+class NodeEntry(Section):
+    """One node by name."""
+
+    name: Name = Field(description="The node's name.")
+
+
+class PodEntry(Section):
+    """One pod and the node it is on."""
+
+    name: Name = Field(description="The pod's name.")
+    node: Name = Field(description="The node that the pod is on.")
+    labels: (
+        dict[
+            Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)],
+            Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN)],
+        ]
+        | None
+    ) = Field(None, description="Labels. Pods with equal labels have one security identity. Default: app: NAME.")
+
+
+class PairEntry(Section):
+    """A client pod and a server pod."""
+
+    client: Name = Field(description="The pod that asks.")
+    server: Name = Field(description="The pod that answers.")
+    placement: Placement | None = Field(
+        None, description="Where the two are to each other. It follows from the pods; if you write it, it must be true."
+    )
+
+
+class DatapathSection(Section):
+    """How packets between pods are carried."""
+
+    host_routing: HostRouting | None = Field(
+        None, description="Who moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."
+    )
+    encapsulation: Encapsulation | None = Field(
+        None, description="How packets cross from node to node: inside VXLAN, or routed as they are."
+    )
+    masquerade: Masquerade | None = Field(
+        None, description="Who rewrites source addresses of what leaves the cluster. BPF host routing needs bpf."
+    )
+    kube_proxy_replacement: bool | None = Field(
+        None, description="Services by eBPF instead of kube-proxy. BPF host routing and BPF masquerading need it."
+    )
+    extra_iptables_rules: Annotated[int, Ge(0), Le(20_000)] | None = Field(
+        None, description="Rules per node beyond those of a Cilium node. They match nothing, but are walked past."
+    )
+    extra_delay_ns: Annotated[int, Ge(0), Le(1_000_000)] | None = Field(
+        None, description="A busy-wait per packet in the eBPF programs: a known slowdown, to test comparisons with."
+    )
+    faults: tuple[Fault, ...] | None = Field(None, description="Defects put in on purpose, to learn to find them.")
+
+
+class NetworkSection(Section):
+    """Address ranges and MTU. All of it lives inside the lab: ranges in use on the host do no harm."""
+
+    underlay_cidr: Cidr | None = Field(
+        None, alias="underlayCIDR", description="The nodes' own network; the first node has its second address."
+    )
+    pod_cidr: Cidr | None = Field(None, alias="podCIDR", description="The pods' range; each node gets a /24 of it.")
+    service_cidr: Cidr | None = Field(None, alias="serviceCIDR", description="The range of Services.")
+    mtu: Annotated[int, Ge(SMALLEST_MTU_BYTE), Le(LARGEST_MTU_BYTE)] | None = Field(
+        None, description="MTU of the devices, in bytes. With vxlan, routes get 50 bytes less."
+    )
+
+
+class MarginsSection(Section):
+    """Relative differences that nobody would mind: 0.03 is 3 %."""
+
+    latency: Share | None = Field(None, description="Margin of latency metrics.")
+    cpu: Share | None = Field(None, description="Margin of CPU metrics.")
+    throughput: Share | None = Field(None, description="Margin of throughput metrics.")
+
+
+class CompareSection(Section):
+    """How `labctl compare` works on this scenario."""
+
+    rounds: Annotated[int, Ge(1), Le(10_000)] | None = Field(
+        None, description="How many blocks: each runs every check on both sides, in random order."
+    )
+    duration_s: Seconds | None = Field(
+        None, description="Seconds, in place of the duration of every check that has one."
+    )
+    checks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="Names of the checks that a block runs."
+    )
+    margins: MarginsSection | None = Field(None, description="Relative differences that nobody would mind.")
+
+
+def _nodes_tag(value: object) -> str:
+    return "list" if isinstance(value, list) else "count"
+
+
+Nodes = Annotated[
+    Annotated[NodeCount, Tag("count")]
+    | Annotated[tuple[NodeEntry, ...], Field(min_length=1, max_length=250), Tag("list")],
+    Discriminator(_nodes_tag),
+]
+
+
+class _Common(Section):
+    provider: Provider | None = Field(None, description="What builds the lab.")
+    nodes: Nodes | None = Field(None, description="How many nodes (node1, node2, …), or a list of names.")
+    network: NetworkSection | None = Field(None, description="Address ranges and MTU.")
+    datapath: DatapathSection | None = Field(None, description="How packets between pods are carried.")
+    compare: CompareSection | None = Field(None, description="How `labctl compare` works on it.")
+
+
+class _Scenario(_Common):
+    api_version: Literal["labctl/v1"] = Field(description="The version of the file format.")
+    kind: Literal["Scenario"] = Field(description="What the file is.")
+    name: Name | None = Field(None, description="The scenario's name. Without it, the file's name is used.")
+    extends: Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)] | None = Field(
+        None, description="The scenario that this one starts from: a name, or a path ending in .yaml."
+    )
+    pods: Annotated[tuple[PodEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="The pods, and the node each is on."
+    )
+    pairs: Annotated[tuple[PairEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="Which pod talks to which: every check runs on every pair."
+    )
+
+
+class _Site(_Common):
+    api_version: Literal["labctl/v1"] = Field(description="The version of the file format.")
+    kind: Literal["Site"] = Field(description="What the file is.")
+
+
+_SHARED: dict[str, Any] = {
+    "checks": (checks_type(), Field(None, description="What is measured, with parameters and expectations."))
+} | {
+    name: (part.model | None, Field(None, description=part.description or part.model.__doc__))
+    for name, part in PROVIDER_SECTIONS.items()
+}
+
+ScenarioDocument = create_model(
+    "ScenarioDocument", __base__=_Scenario, __doc__="A labctl scenario: what to build and what to check.", **_SHARED
+)
+SiteDocument = create_model(
+    "SiteDocument", __base__=_Site, __doc__="lab.yaml: defaults of this site for every scenario.", **_SHARED
+)

@@ -1,0 +1,60 @@
+"""What moved a packet between two taps, as it was observed: by an eBPF program, or by the kernel with its netfilter.
+
+A provider's witness makes these (program events of the netns datapath, Cilium's monitor, netfilter's trace); the path
+joins them with the sightings of the same packet. Nothing in here is derived from what was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mover(StrEnum):
+    """Who acted on the packet."""
+
+    PROGRAM = "program"
+    NETFILTER = "netfilter"
+    CONNTRACK = "conntrack"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketKey:
+    """Which packet it was, by its own content: enough to find it again at any tap.
+
+    `first` and `second` are the ICMP echo's id and sequence, or the source and destination port. `ip_id` is the IPv4
+    identification, 0 where the witness does not tell it.
+    """
+
+    src: str
+    dst: str
+    protocol: str
+    first: int
+    second: int
+    ip_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """One act on one packet. `time_ns` is wall-clock time in ns since the epoch, None where the witness has no clock.
+
+    `what` is the name of who acted (`cil_from_container`, `FORWARD`), `device` and `hook` where it did
+    (`lxc948fe603f61d`, `ingress`). `helper` is the act (`bpf_redirect_peer`, `to-stack`, `drop`), `target`
+    the device that it was sent to, `reason` why it was dropped. TTLs are 0 where unknown.
+    """
+
+    node: str
+    mover: Mover
+    what: str
+    device: str
+    hook: str
+    helper: str
+    packet: PacketKey
+    time_ns: int | None = None
+    target: str = ""
+    reason: str = ""
+    ttl_in: int = 0
+    ttl_out: int = 0
+    identity: int = 0
+    raw: str = ""

@@ -1,0 +1,238 @@
+"""The sections `kubeadm:` and `hosts:` of lab.yaml and scenarios: what may be said about real machines.
+
+Owns names, types, defaults and what contradicts itself. Whether a version or a machine is any good is the provider's
+to find out.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
+
+from labctl.model.section import Section
+from labctl.names import NAME_PATTERN
+
+KUBERNETES_PATTERN = r"^v?1\.[0-9]{1,3}\.[0-9]{1,3}$"
+USER_PATTERN = r"^[a-z_][a-z0-9_-]{0,31}$"
+REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"
+ADDRESS_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$"
+DEVICE_PATTERN = r"^[A-Za-z0-9_.+-]{1,15}$"
+SOCKET_PATTERN = r"^/[A-Za-z0-9/._-]+$"
+WORD_PATTERN = r"^[A-Za-z0-9-]+$"
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+IPV4_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}$"
+VM_NETWORK_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(2[0-7]|1[6-9])$"
+
+Device = Annotated[str, StringConstraints(pattern=DEVICE_PATTERN)]
+Reference = Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)]
+
+
+class MachineSource(StrEnum):
+    """Where the machines come from: `hosts:` of lab.yaml, or VMs that the Vagrantfile describes."""
+
+    HOSTS = "hosts"
+    VAGRANT = "vagrant"
+
+
+class Role(StrEnum):
+    CONTROL_PLANE = "control-plane"
+    WORKER = "worker"
+
+
+class PackageSource(StrEnum):
+    """Where kubeadm, kubelet, kubectl and containerd come from.
+
+    `auto`: those that are there are used if their version is the one asked for, else `repository`.
+    `installed`: they must be there; nothing is downloaded. `distribution`: apt or dnf as the machine has it set up.
+    `repository`: the vendor's package repository, or the one given. `bundle`: files from this host.
+    """
+
+    AUTO = "auto"
+    INSTALLED = "installed"
+    DISTRIBUTION = "distribution"
+    REPOSITORY = "repository"
+    BUNDLE = "bundle"
+
+
+class Swap(StrEnum):
+    """What to do where swap is on: let the kubelet live with it, turn it off until `down`, or stop."""
+
+    KEEP = "keep"
+    OFF = "off"
+    REFUSE = "refuse"
+
+
+class CgroupDriver(StrEnum):
+    """`auto` takes what the machine's container runtime already uses, and systemd where it says nothing."""
+
+    AUTO = "auto"
+    SYSTEMD = "systemd"
+    CGROUPFS = "cgroupfs"
+
+
+class VagrantProvider(StrEnum):
+    LIBVIRT = "libvirt"
+    VIRTUALBOX = "virtualbox"
+
+
+class Packages(Section):
+    """Where kubeadm, kubelet, kubectl and containerd come from."""
+
+    source: PackageSource = Field(
+        PackageSource.AUTO,
+        description="auto uses what is installed and fetches what is missing; installed downloads nothing.",
+    )
+    repository: str = Field("", description="URL of an apt or yum repository; {minor} in it becomes v1.31.")
+    repository_key: str = Field("", description="URL of its signing key; {minor} in it becomes v1.31.")
+    bundle: str = Field("", description="A directory on this host with the .deb or .rpm files.")
+
+    @model_validator(mode="after")
+    def _bundle_has_a_place(self) -> Self:
+        if self.source is PackageSource.BUNDLE and not self.bundle:
+            raise ValueError("source: bundle needs bundle: DIRECTORY, where the .deb or .rpm files are")
+        return self
+
+
+class Images(Section):
+    """Where container images come from."""
+
+    pull: bool = Field(True, description="false: nothing is fetched from a registry, every image must be there.")
+    archives: tuple[str, ...] = Field(
+        (), description="Image archives on this host (docker save, ctr images export) to load into every machine."
+    )
+
+
+class Runtime(Section):
+    """The machines' container runtime, containerd."""
+
+    socket: Annotated[str, StringConstraints(pattern=SOCKET_PATTERN)] = Field(
+        "/run/containerd/containerd.sock", description="Where the kubelet reaches it."
+    )
+    configure: bool = Field(True, description="false leaves its configuration exactly as it is.")
+    sandbox_image: Reference | None = Field(
+        None, description="The pause image. Without it: from imageRepository if that is set, else as configured."
+    )
+
+
+class Vagrant(Section):
+    """The VMs of `machines: vagrant`. Each has Vagrant's NAT interface and one on the private network."""
+
+    box: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = Field(
+        "debian/bookworm64", description="The Vagrant box."
+    )
+    provider: VagrantProvider = Field(VagrantProvider.LIBVIRT, description="What runs the VMs.")
+    cpus: Annotated[int, Ge(2), Le(64)] = Field(2, description="CPUs of each VM; kubeadm wants two.")
+    memory_mb: Annotated[int, Ge(1024), Le(1_048_576)] = Field(2048, description="Memory of a worker, in MB.")
+    control_plane_memory_mb: Annotated[int, Ge(1700), Le(1_048_576)] = Field(
+        2560, description="Memory of the control plane, in MB."
+    )
+    network: Annotated[str, StringConstraints(pattern=VM_NETWORK_PATTERN)] = Field(
+        "192.168.56.0/24", description="The private network; the first VM has its tenth address."
+    )
+    interface: Device = Field("eth1", description="The VMs' device on the private network.")
+
+
+class Host(Section):
+    """One machine that is reached by SSH."""
+
+    address: Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)] = Field(
+        description="Where SSH goes: a name or an address. User and port have keys of their own."
+    )
+    user: Annotated[str, StringConstraints(pattern=USER_PATTERN)] = Field(
+        "root", description="Who logs in: root, or a user who may use sudo."
+    )
+    port: Annotated[int, Ge(1), Le(65535)] = Field(22, description="The port of its SSH server.")
+    key: str = Field("", description="The private key's file. Without it: ssh's own defaults and the agent.")
+    role: Role | None = Field(None, description="Without it the first machine is the control plane.")
+    node: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
+        None, description="The scenario's node that it becomes. Without it machines are taken in order."
+    )
+    node_address: Annotated[str, StringConstraints(pattern=IPV4_PATTERN)] | None = Field(
+        None, description="The address that the cluster uses, where it is not the one that SSH goes to."
+    )
+    interface: Device | None = Field(None, description="The device that has nodeAddress.")
+    sudo_password_file: str = Field(
+        "", description="A file (mode 0600) with the password that sudo asks for. Passwords stand nowhere else."
+    )
+    known_hosts: str = Field("", description="A file of host keys to go by, instead of the user's own.")
+
+
+def _fit_together(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
+    places = [(host.address, host.port) for host in hosts]
+    twice = sorted({f"{a}:{p}" for a, p in places if places.count((a, p)) > 1})
+    if twice:
+        raise ValueError(f"listed twice: {', '.join(twice)}")
+    leaders = [host.address for host in hosts if host.role is Role.CONTROL_PLANE]
+    if len(leaders) > 1:
+        raise ValueError(f"one machine is the control plane, not {len(leaders)} ({', '.join(leaders)})")
+    nodes = [host.node for host in hosts if host.node]
+    if len(set(nodes)) != len(nodes):
+        raise ValueError("two machines are the same node")
+    if nodes and len(nodes) != len(hosts):
+        raise ValueError("give every machine its node:, or none of them")
+    return hosts
+
+
+Hosts = Annotated[tuple[Host, ...], Field(max_length=250), AfterValidator(_fit_together)]
+"""The section `hosts:`: a list, with what must be true of all of it."""
+
+HOSTS: TypeAdapter[tuple[Host, ...]] = TypeAdapter(Hosts)
+
+
+class Kubeadm(Section):
+    """Kubernetes on real machines by kubeadm."""
+
+    kubernetes: Annotated[str, StringConstraints(pattern=KUBERNETES_PATTERN)] = Field(
+        "1.34.2", description='The Kubernetes version, in quotes: "1.20.5".'
+    )
+    machines: MachineSource = Field(
+        MachineSource.HOSTS, description="hosts: those under hosts:. vagrant: VMs that labctl makes."
+    )
+    offline: bool = Field(
+        False, description="Download nothing: the same as packages.source: installed and images.pull: false."
+    )
+    image_repository: Reference | None = Field(
+        None, description="A mirror of the Kubernetes images, such as registry.aliyuncs.com/google_containers."
+    )
+    packages: Packages = Field(Packages(), description="Where kubeadm, kubelet, kubectl and containerd come from.")
+    images: Images = Field(Images(), description="Where container images come from.")
+    runtime: Runtime = Field(Runtime(), description="The machines' container runtime.")
+    vagrant: Vagrant = Field(Vagrant(), description="The VMs of machines: vagrant.")
+    cgroup_driver: CgroupDriver = Field(
+        CgroupDriver.AUTO, description="auto takes what containerd already uses, and systemd where it says nothing."
+    )
+    swap: Swap = Field(Swap.KEEP, description="Where swap is on: keep it, turn it off until down, or stop.")
+    ignore_preflight_errors: tuple[Annotated[str, StringConstraints(pattern=WORD_PATTERN)], ...] = Field(
+        ("Swap",), description="Checks of kubeadm that may fail."
+    )
+    devices: tuple[Device, ...] = Field(
+        (), description="The interfaces that Cilium works on. Without it: those that carry the nodes' addresses."
+    )
+    kubelet: dict[str, Any] = Field({}, description="Merged into the KubeletConfiguration.")
+    cluster: dict[str, Any] = Field({}, description="Merged into the ClusterConfiguration.")
+    init: dict[str, Any] = Field({}, description="Merged into the InitConfiguration.")
+    kernel_checks: bool = Field(True, description="false: missing kernel options are told, and do not stop anything.")
+    remove_packages: bool = Field(True, description="down removes the packages that up installed.")
+    api_port: Annotated[int, Ge(1), Le(65535)] = Field(6443, description="The port of the API server.")
+    max_clock_offset_s: Annotated[float, Gt(0), Le(3600)] = Field(
+        5.0, description="How far apart the machines' clocks may be, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _offline_downloads_nothing(self) -> Self:
+        if self.offline and self.packages.source in (PackageSource.DISTRIBUTION, PackageSource.REPOSITORY):
+            raise ValueError(f"offline: true cannot be had with packages.source: {self.packages.source}")
+        return self
+
+    @property
+    def pulls_images(self) -> bool:
+        return self.images.pull and not self.offline
+
+    @property
+    def package_source(self) -> PackageSource:
+        if self.offline and self.packages.source is PackageSource.AUTO:
+            return PackageSource.INSTALLED
+        return self.packages.source

@@ -1,0 +1,159 @@
+"""Captures on many taps at once, through the seam: starts when every tap listens, ends with every packet in hand.
+
+One tcpdump per tap writes pcap to its standard output. It is stopped with SIGINT, upon which it flushes and says how
+many packets it kept and how many the kernel dropped; a capture that lost packets says so and is never silently short.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from labctl.errors import MeasureFailed
+from labctl.model.interfaces import VXLAN_PORT
+from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
+from labctl.path.sighting import Direction
+from labctl.providers.base import Completed, Running, Tap
+
+LISTENING = "listening on"
+_SNAP_BYTE = 512
+_INNER_PROTOCOL = 8 + 8 + 14 + 9
+_INNER_SRC = 8 + 8 + 14 + 12
+_INNER_DST = 8 + 8 + 14 + 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureCounts:
+    """What tcpdump says when it ends. `received` passed the filter, `captured` were written out.
+
+    `dropped` were thrown away by the kernel or the device because nobody took them in time.
+    """
+
+    captured: int
+    received: int
+    dropped: int
+
+    @property
+    def left_behind(self) -> int:
+        """Packets that passed the filter and were still in the kernel's buffer when the capture ended."""
+        return max(0, self.received - self.captured)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapCapture:
+    """One ended capture: the tap, the direction it was limited to, what tcpdump gave, and its counts.
+
+    `counts` is None when tcpdump ended without a summary; `records` then still reads what there is.
+    """
+
+    tap: Tap
+    direction: Direction | None
+    completed: Completed
+    counts: CaptureCounts | None
+
+    def records(self) -> tuple[Record, ...]:
+        """Every whole packet. Raises MeasureFailed when the output is no pcap of Ethernet frames."""
+        try:
+            reader = read_pcap(self.completed.stdout)
+            records = tuple(reader)
+        except PcapError as error:
+            raise MeasureFailed(
+                f"the capture on {self.tap.name} cannot be read",
+                f"{error}; tcpdump said: {last_line(self.completed.error_text)}",
+            ) from error
+        if reader.link_type != ETHERNET:
+            raise MeasureFailed(
+                f"the capture on {self.tap.name} cannot be read",
+                f"its link type is {reader.link_type}, not {ETHERNET} (Ethernet)",
+            )
+        return records
+
+
+class LiveCapture:
+    """Captures that are running. Made by `capturing`."""
+
+    def __init__(self, running: Sequence[tuple[Tap, Direction | None, Running]]) -> None:
+        self._running = tuple(running)
+
+    def stop(self, *, timeout_s: float = 5.0) -> tuple[TapCapture, ...]:
+        """Ends every capture and gives them in the order of the taps."""
+        ended = []
+        for tap, direction, running in self._running:
+            completed = running.stop(sig=signal.SIGINT, timeout_s=timeout_s)
+            counts = parse_counts(completed.error_text)
+            ended.append(TapCapture(tap=tap, direction=direction, completed=completed, counts=counts))
+        return tuple(ended)
+
+
+@contextmanager
+def capturing(
+    taps: Sequence[Tap],
+    expression: str,
+    *,
+    directions: Sequence[Direction | None] = (None,),
+    snap_byte: int = _SNAP_BYTE,
+    ready_timeout_s: float = 10.0,
+) -> Iterator[LiveCapture]:
+    """Captures what `expression` (a pcap filter) selects on every tap; the body runs when all of them listen.
+
+    `directions=(Direction.IN, Direction.OUT)` makes two captures per tap, so that each packet's direction is known.
+    Raises MeasureFailed with tcpdump's own words when a tap does not listen in time. Leaving the context ends every
+    tcpdump, also when the body raised.
+    """
+    with ExitStack() as stack:
+        running = [
+            (
+                tap,
+                direction,
+                stack.enter_context(tap.target.start(argv_tcpdump(tap.interface, expression, direction, snap_byte))),
+            )
+            for tap in taps
+            for direction in directions
+        ]
+        for _tap, _direction, process in running:
+            process.wait_for_output(LISTENING, timeout_s=ready_timeout_s)
+        yield LiveCapture(running)
+
+
+def argv_tcpdump(
+    interface: str, expression: str, direction: Direction | None = None, snap_byte: int = _SNAP_BYTE
+) -> tuple[str, ...]:
+    """tcpdump that writes pcap to standard output, each packet (-U) as soon as it is there (--immediate-mode)."""
+    limit = () if direction is None else ("-Q", str(direction))
+    options = ("-n", "-U", "--immediate-mode", "-s", str(snap_byte), *limit, "-i", interface, "-w", "-")
+    return ("tcpdump", *options, expression)
+
+
+def echo_filter(client: IPv4Address, server: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:
+    """The pcap expression for ICMP between two pods, both as it is and inside VXLAN.
+
+    Inside the envelope the inner header is found by its offset from the UDP header: tcpdump's own `vxlan` keyword would
+    move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
+    """
+    plain = f"icmp and host {client} and host {server}"
+    a, b = int(client), int(server)
+    src, dst = f"udp[{_INNER_SRC}:4]", f"udp[{_INNER_DST}:4]"
+    either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+    return f"({plain}) or (udp port {vxlan_port} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
+
+
+def parse_counts(text: str) -> CaptureCounts | None:
+    """tcpdump's closing summary (4.9 to 4.99), or None when it is not there."""
+
+    def count(pattern: str) -> int | None:
+        found = re.search(rf"^(\d+) packets? {pattern}", text, re.MULTILINE)
+        return int(found[1]) if found else None
+
+    captured, received, kernel = count("captured"), count("received by filter"), count("dropped by kernel")
+    if captured is None or received is None or kernel is None:
+        return None
+    return CaptureCounts(captured=captured, received=received, dropped=kernel + (count("dropped by interface") or 0))
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: what a tool complained about."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
