@@ -1,0 +1,58 @@
+# Every target sets up what it needs and may be repeated. Those that build labs need root: sudo make TARGET.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+PREPARE := setup/prepare.sh
+PYTHON := .venv/bin/python
+SCRIPTS := labctl .ci/run $(wildcard setup/*.sh)
+A ?= legacy
+B ?= bpf
+ARGS ?=
+TESTS ?=
+BENCHES ?= $(wildcard bench/*.py)
+
+.PHONY: help setup compare test unit lint static objects format bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install the packages that labs need, and .venv
+	@$(PREPARE) --root "make setup" run
+
+compare: ## build both labs, measure, print the table (A=legacy B=bpf ARGS="--rounds 20")
+	@$(PREPARE) --root "make compare" run
+	@./labctl compare $(A) $(B) $(ARGS)
+
+test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping")
+	@$(PREPARE) --root "make test" run lint test
+	@$(MAKE) static objects
+	$(PYTHON) -m pytest $(TESTS)
+
+unit: ## the tests that need no root
+	@$(PREPARE) lint
+	$(PYTHON) -m pytest tests/unit
+
+lint: ## ruff, mypy and shellcheck; needs no root
+	@$(PREPARE) lint
+	@$(MAKE) static
+
+static:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	shellcheck $(SCRIPTS)
+
+objects:
+	$(MAKE) -C src/labctl/datapath check
+
+format: ## let ruff rewrite the Python files
+	@$(PREPARE) lint
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: ## run the benchmarks of bench/ (BENCHES="bench/startup.py")
+	@$(PREPARE) --root "make bench" run lint
+	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(PYTHON) $$bench; done
+
+clean: ## remove .venv and caches; runs/ stays, it holds measurements
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	find src tests setup bench -name __pycache__ -type d -prune -exec rm -rf {} +

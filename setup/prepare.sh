@@ -1,0 +1,235 @@
+#!/usr/bin/env bash
+# Makes this machine ready: the distribution's packages of the named groups, and .venv with labctl in it.
+#
+#   setup/prepare.sh [--root COMMAND] [GROUP…]      groups: see setup/packages.txt
+#
+# Without a group only .venv is made, which needs no root. The groups lint and test also bring the development tools
+# into .venv. Safe to repeat (under a second when nothing is missing), to interrupt and to run twice at once.
+# Exit codes are labctl's: 0 ready, 2 usage, 3 the host lacks something that could not be installed.
+set -euo pipefail
+
+root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+venv=$root/.venv
+stamp=$venv/labctl-stamp
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+apt_lists_are_fresh=
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# lack WHAT WHY TRY: the same three lines as every error of labctl.
+lack() {
+  printf 'error: %s\n' "$1" >&2
+  [ -z "$2" ] || printf '  why: %s\n' "$2" >&2
+  [ -z "$3" ] || printf '  try: %s\n' "$3" >&2
+  exit 3
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+has_apt() { command -v apt-get >/dev/null; }
+in_list() { case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+# ---- the distribution's packages
+
+apt_update() {
+  [ -z "$apt_lists_are_fresh" ] || return 0
+  apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 9<&- || say "apt-get update had errors; going on with what it has"
+  apt_lists_are_fresh=yes
+}
+
+# apt_version PACKAGE: the version that apt would install, or nothing.
+apt_version() {
+  LC_ALL=C apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' | grep -v '^(none)$' || true
+}
+
+# apt_name PACKAGE: the name of that package on this distribution.
+apt_name() {
+  if [ "$1" = bpftool ] && [ -z "$(apt_version bpftool)" ]; then
+    echo linux-tools-generic # Ubuntu before 24.10 has it there
+  else
+    echo "$1"
+  fi
+}
+
+# apt_install PACKAGE…: without questions. What it says is shown when it fails. No service that it starts may inherit
+# our lock (9<&-).
+apt_install() {
+  apt_update
+  local wanted=() name log
+  for name in "$@"; do wanted+=("$(apt_name "$name")"); done
+  say "installing ${wanted[*]}"
+  log=$(mktemp)
+  DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
+    install "${wanted[@]}" </dev/null >"$log" 2>&1 9<&- || {
+    tail -n 20 "$log" >&2
+    lack "apt-get could not install ${wanted[*]}" "its own last words stand above" \
+      "apt-get update && apt-get install -y ${wanted[*]}"
+  }
+  rm -f "$log"
+}
+
+is_present() { # HOW NAME
+  case $1 in
+    command) command -v "$2" >/dev/null ;;
+    library) [[ $libraries == *"$2 "* ]] ;;
+    header) [ -e "/usr/include/$2" ] || compgen -G "/usr/include/*-linux-gnu*/$2" >/dev/null ;;
+  esac
+}
+
+# missing_packages GROUPS: one package a line, each once.
+missing_packages() {
+  local group how name package libraries
+  libraries=$(ldconfig -p 2>/dev/null || true)
+  while read -r group how name package; do
+    [[ $group == \#* || -z $group ]] && continue
+    in_list "$group" "$1" || continue
+    is_present "$how" "$name" || echo "$package"
+  done <"$root/setup/packages.txt" | sort -u
+}
+
+# ---- Python
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+can_make_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# find_python TEST…: the first interpreter that passes every test.
+find_python() {
+  local candidate path test
+  for candidate in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+    path=$(command -v "$candidate") || continue
+    for test in "$@"; do "$test" "$path" || continue 2; done
+    echo "$path"
+    return 0
+  done
+  return 1
+}
+
+# python_packages: what apt has to install so that find_python succeeds; nothing when it already does.
+python_packages() {
+  ! find_python is_new_enough can_make_venv >/dev/null || return 0
+  local version minor
+  # A new enough Python of the distribution that only lacks ensurepip, which Debian keeps in its own package.
+  if [ -x /usr/bin/python3 ] && is_new_enough /usr/bin/python3; then
+    echo python3-venv
+    return 0
+  fi
+  version=$(apt_version python3)
+  if [ -n "$version" ] && dpkg --compare-versions "$version" ge 3.11; then
+    echo python3 python3-venv
+    return 0
+  fi
+  for minor in 14 13 12 11; do
+    [ -n "$(apt_version "python3.$minor-venv")" ] || continue
+    echo "python3.$minor" "python3.$minor-venv"
+    return 0
+  done
+  lack "Python 3.11 or newer is missing, and this distribution has none" \
+    "the newest package here is python3 ${version:-(none)}" \
+    "install one (https://docs.python.org/3/using/unix.html), then: PYTHON=/path/to/python3.12 $root/setup/prepare.sh"
+}
+
+# ---- .venv
+
+# The stamp says what .venv was made from. It is written last: a venv without it is half made.
+stamp_text() { # EXTRAS
+  printf '%s\nextras %s\ntree %s\n' "$(sha256sum <"$root/pyproject.toml")" "$1" "$root"
+}
+
+is_venv_current() { # EXTRAS
+  [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(stamp_text "$1")" ] && is_venv_sound
+}
+
+is_venv_sound() { "$venv/bin/python" -I "$root/setup/check_venv.py" "$root"; }
+
+fill_venv() { # EXTRAS
+  "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --editable "$root${1:+[$1]}" 9<&- >&2
+}
+
+# is_worth_keeping: .venv answers, and was made for this place (a venv holds absolute paths).
+is_worth_keeping() {
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 && is_new_enough "$venv/bin/python" &&
+    { [ ! -f "$stamp" ] || grep -qxF "tree $root" "$stamp"; }
+}
+
+make_venv() { # EXTRAS
+  local python
+  if ! is_worth_keeping; then
+    python=$(find_python is_new_enough can_make_venv) || lack "no Python 3.11 or newer that can make a venv" \
+      "$(command -v python3 >/dev/null && echo "ensurepip is missing" || echo "there is no python3")" \
+      "sudo apt-get install -y python3 python3-venv"
+    say "making .venv with $("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"
+    rm -rf "$venv"
+    "$python" -m venv "$venv" 9<&-
+  fi
+  rm -f "$stamp"
+  say "installing labctl${1:+ and its $1 tools} into .venv"
+  fill_venv "$1" && is_venv_sound
+}
+
+prepare_venv() { # EXTRAS
+  local extras=$1
+  # Development tools that are there stay there.
+  if [ -f "$stamp" ] && grep -qx 'extras dev' "$stamp"; then extras=dev; fi
+  if is_venv_current "$extras"; then
+    touch "$stamp" 2>/dev/null || true # the launcher only compares its time with pyproject.toml's
+    return
+  fi
+  if [ ! -w "$root" ] || { [ -e "$venv" ] && [ ! -w "$venv" ]; }; then
+    lack ".venv cannot be brought up to date" "$root or its .venv is not yours to write" "sudo $root/setup/prepare.sh"
+  fi
+  if ! make_venv "$extras"; then
+    say ".venv is damaged; making it anew"
+    rm -rf "$venv"
+    make_venv "$extras" || lack "pip could not install labctl into .venv" "its own message stands above" \
+      "check the network or PIP_INDEX_URL, then again: $root/setup/prepare.sh"
+  fi
+  stamp_text "$extras" >"$stamp.new" && mv "$stamp.new" "$stamp"
+  give_to_owner
+}
+
+# Under sudo in a person's own clone, what we made is theirs.
+give_to_owner() {
+  is_root && [ "$(stat -c %u "$root")" != 0 ] || return 0
+  chown -R --reference="$root" "$venv" "$root"/src/*.egg-info
+}
+
+# ---- the order of things
+
+main() {
+  local groups='' extras='' needs_root_for='' missing
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
+      run) groups+=" run" ;;
+      lint | test) groups+=" $1" extras=dev ;;
+      *)
+        printf 'usage: setup/prepare.sh [--root COMMAND] [run] [lint] [test]\n' >&2
+        exit 2
+        ;;
+    esac
+    shift
+  done
+  if [ -n "$needs_root_for" ] && ! is_root; then
+    lack "$needs_root_for needs root" "labctl makes network namespaces and loads eBPF programs" "sudo $needs_root_for"
+  fi
+
+  exec 9<"$root/pyproject.toml"
+  flock -n 9 || { say "waiting for another setup of this tree" && flock -w 900 9; } ||
+    lack "another setup of this tree did not end within 15 minutes" "" "fuser -v $root/pyproject.toml"
+
+  missing=$(missing_packages "$groups")
+  if has_apt && is_root; then
+    # A bare system has no package lists yet, and the choice of a Python needs them.
+    find_python is_new_enough >/dev/null || apt_update
+    missing+=" $(python_packages)"
+    # shellcheck disable=SC2086  # a list of package names
+    [ -z "${missing//[[:space:]]/}" ] || apt_install $missing
+    missing=$(missing_packages "$groups")
+  fi
+  if [ -n "$missing" ]; then
+    lack "not installed here: ${missing//$'\n'/ }" "" "$(has_apt && echo "sudo apt-get install -y ${missing//$'\n'/ }" ||
+      echo "install them with your distribution's package tool (the names are Debian's)")"
+  fi
+  prepare_venv "$extras"
+}
+
+main "$@"

@@ -1,0 +1,87 @@
+"""Where raw tool output goes: one directory for each check run, nothing ever overwritten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from labctl.store.disk import told
+
+RAW_DIRECTORY = "raw"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@+=-]+")
+_MAX_NAME = 100
+
+
+def safe_name(text: str) -> str:
+    """`text` as one harmless component of a path: no separators, no leading dot, not empty, at most 100 characters."""
+    return _UNSAFE.sub("-", text).lstrip(".-")[:_MAX_NAME] or "unnamed"
+
+
+def _numbered(name: str, number: int) -> str:
+    """`ping.txt`, then `ping-2.txt`, `ping-3.txt`, …"""
+    if number == 1:
+        return name
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{number}{dot}{suffix}"
+
+
+class RawDirectory:
+    """The raw files of one check run, in a directory of their own; a `RawSink`. The directory is made when first used.
+
+    `written` is told of every file, so that the run can bring them to the disk when a block is done.
+    """
+
+    def __init__(self, run: Path, directory: str, written: Callable[[Path], None]) -> None:
+        self._run = run
+        self._directory = run / RAW_DIRECTORY / directory
+        self._written = written
+
+    def save(self, name: str, data: bytes) -> str:
+        """Stores `data` and gives the path relative to the run. A name that was used gets a number.
+
+        Raises LabError when the disk does not take it.
+        """
+        with told(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._write_new(safe_name(name), data)
+        self._written(path)
+        return str(path.relative_to(self._run))
+
+    def _write_new(self, name: str, data: bytes) -> Path:
+        number = 1
+        while True:
+            path = self._directory / _numbered(name, number)
+            try:
+                file = path.open("xb")
+            except FileExistsError:
+                number += 1
+                continue
+            with file:
+                file.write(data)
+            return path
+
+
+class MemorySink:
+    """A `RawSink` for looks at a lab that leave no run behind. Keeps the files by name."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def save(self, name: str, data: bytes) -> str:
+        number = 1
+        while (free := _numbered(safe_name(name), number)) in self.files:
+            number += 1
+        self.files[free] = data
+        return free
+
+
+class MemorySinks:
+    """Gives a `MemorySink` for each name, always the same one."""
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, MemorySink] = {}
+
+    def __call__(self, name: str) -> MemorySink:
+        return self.sinks.setdefault(name, MemorySink())

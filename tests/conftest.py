@@ -1,0 +1,82 @@
+"""What every test may use: a unique lab name, a host that must be left as it was found, and no silent skips in CI."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+from collections.abc import Generator, Iterator
+
+import pytest
+
+import host_snapshot
+
+MAY_SKIP = {
+    "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
+    "needs_vagrant": "needs vagrant and a hypervisor, which virtual machines rarely have inside",
+}
+"""Markers of tests that may be skipped even in CI, with what it is that CI cannot be expected to have."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, reason in MAY_SKIP.items():
+        config.addinivalue_line("markers", f"{marker}: {reason}")
+
+
+def _skips_are_failures() -> bool:
+    return os.environ.get("LABCTL_NO_SKIP") == "1"
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    found = report.longrepr
+    return str(found[2]) if isinstance(found, tuple) else str(found)
+
+
+def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a skip into a failure that names its reason."""
+    report.outcome = "failed"
+    report.longrepr = f"{report.nodeid} was skipped where nothing may be (LABCTL_NO_SKIP=1): {_reason(report)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    is_skip = report.skipped and not hasattr(report, "wasxfail")
+    may_skip = any(item.get_closest_marker(marker) for marker in MAY_SKIP)
+    if is_skip and not may_skip and _skips_are_failures():
+        _forbid(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole module can be skipped too (importorskip)."""
+    report = yield
+    if report.skipped and _skips_are_failures():
+        _forbid(report)
+    return report
+
+
+@pytest.fixture
+def lab_prefix() -> str:
+    """What the names of this test's labs begin with; no other test and no other run has it."""
+    return f"t{secrets.token_hex(3)}"
+
+
+@pytest.fixture
+def host_as_found(lab_prefix: str) -> Iterator[str]:
+    """Fails the test when it leaves anything behind on the host or changes anything there; gives `lab_prefix`.
+
+    Ask for it before fixtures that build something, so that they are undone before it looks.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = host_snapshot.snapshot(lab_prefix)
+    yield lab_prefix
+    found = host_snapshot.settled(before, lab_prefix)
+    assert not found, "the host is not as it was found:\n  " + "\n  ".join(found)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"skips are {'failures' if _skips_are_failures() else 'allowed'}; root: {os.geteuid() == 0}"]

@@ -1,0 +1,140 @@
+"""The fingerprint of a machine, read from a small recorded tree and from version lines as tools print them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from labctl.store.environment import CpuTicks, Pressure, fingerprint, read_environment, read_pressure, read_versions
+
+# First lines as printed on Debian 12.
+SAID = {
+    "ip": "ip utility, iproute2-6.1.0, libbpf 1.1.2\n",
+    "ping": "ping from iputils 20221126\nlibcap: yes, IDN: yes, NLS: no\n",
+    "iperf3": "iperf 3.12 (cJSON 1.7.15)\nLinux vm 6.18.44 #1 SMP\n",
+    "sockperf": "sockperf, version 3.7-no.git\n   compiled 2021-08-23 12:14:23\n",
+    "tcpdump": "tcpdump version 4.99.3\nlibpcap version 1.10.3 (with TPACKET_V3)\n",
+    "iptables": "iptables v1.8.9 (nf_tables)\n",
+    "conntrack": "conntrack v1.4.7 (conntrack-tools)\n",
+}
+
+
+def said(argv: Sequence[str]) -> str:
+    return SAID.get(argv[0], "")
+
+
+def put(root: Path, name: str, data: str | bytes) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    put(tmp_path, "proc/sys/kernel/osrelease", "6.1.0-9-amd64\n")
+    put(tmp_path, "proc/config.gz", gzip.compress(b"CONFIG_VXLAN=y\n"))
+    cpu = "processor\t: {}\nmodel name\t: Some CPU @ 2.00GHz\nflags\t\t: fpu hypervisor sse\n\n"
+    put(tmp_path, "proc/cpuinfo", cpu.format(0) + cpu.format(1))
+    put(tmp_path, "proc/meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB\n")
+    put(tmp_path, "proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t6291456\n")
+    put(tmp_path, "sys/devices/system/cpu/vulnerabilities/spectre_v2", "Mitigation: Retpolines\n")
+    put(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n")
+    put(tmp_path, "etc/os-release", 'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n')
+    put(tmp_path, "proc/pressure/cpu", "some avg10=0.00 avg60=1.00 avg300=0.00 total=5000000\nfull avg10=0 total=1\n")
+    put(tmp_path, "proc/stat", "cpu  100 0 50 800 10 0 20 20 5 0\ncpu0 100 0 50 800 10 0 20 20 5 0\nintr 5\n")
+    return tmp_path
+
+
+def test_the_fingerprint_holds_kernel_machine_tools_and_settings(machine: Path) -> None:
+    found = fingerprint(said, machine)
+    assert (found.kernel, found.cpu_model, found.cpus) == ("6.1.0-9-amd64", "Some CPU @ 2.00GHz", 2)
+    assert found.memory_byte == 8_000_000 * 1024
+    assert found.sysctls == {"net.ipv4.tcp_rmem": "4096 131072 6291456"}
+    assert found.settings == {
+        "kernelConfigSha256": hashlib.sha256(b"CONFIG_VXLAN=y\n").hexdigest(),
+        "governor": "performance",
+        "hypervisor": "yes",
+        "distribution": "Debian GNU/Linux 12 (bookworm)",
+        "mitigation.spectre_v2": "Mitigation: Retpolines",
+    }
+
+
+def test_versions_are_read_from_what_the_tools_print() -> None:
+    assert read_versions(said) == {
+        "iproute2": "6.1.0",
+        "libbpf": "1.1.2",
+        "ping": "20221126",
+        "iperf3": "3.12",
+        "sockperf": "3.7-no.git",
+        "tcpdump": "4.99.3",
+        "libpcap": "1.10.3",
+        "iptables": "1.8.9 (nf_tables)",
+        "conntrack": "1.4.7",
+    }
+
+
+def test_tools_that_are_not_there_or_say_nonsense_are_left_out() -> None:
+    assert read_versions(lambda argv: "") == {}
+    assert read_versions(lambda argv: "usage: no version here\n") == {}
+
+
+def test_each_program_is_asked_once() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def ask(argv: Sequence[str]) -> str:
+        asked.append(tuple(argv))
+        return said(argv)
+
+    read_versions(ask)
+    assert len(asked) == len(set(asked)) == len(SAID)
+
+
+def test_an_empty_machine_is_told_as_unknown_and_not_guessed(tmp_path: Path) -> None:
+    found = read_environment(tmp_path)
+    assert (found.kernel, found.cpu_model, found.cpus, found.memory_byte) == ("unknown", "unknown", 0, 0)
+    assert found.sysctls == found.settings == {}
+    assert read_pressure(1.0, tmp_path) == Pressure(at_s=1.0, cpu_some_us=None, ticks=None)
+
+
+def test_the_kernel_config_is_read_from_boot_where_the_kernel_does_not_show_it(machine: Path) -> None:
+    (machine / "proc/config.gz").unlink()
+    put(machine, "boot/config-6.1.0-9-amd64", "CONFIG_VXLAN=m\n")
+    assert read_environment(machine).settings["kernelConfigSha256"] == hashlib.sha256(b"CONFIG_VXLAN=m\n").hexdigest()
+
+
+def test_a_broken_kernel_config_is_left_out(machine: Path) -> None:
+    put(machine, "proc/config.gz", b"not gzip")
+    assert "kernelConfigSha256" not in read_environment(machine).settings
+
+
+def test_an_arm_machine_is_named_by_its_part_numbers(machine: Path) -> None:
+    put(machine, "proc/cpuinfo", "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+    assert read_environment(machine).cpu_model == "CPU implementer 0x41 CPU part 0xd0c"
+
+
+def test_pressure_and_steal_are_shares_of_the_time_between_two_readings(machine: Path) -> None:
+    earlier = read_pressure(10.0, machine)
+    assert earlier == Pressure(at_s=10.0, cpu_some_us=5_000_000, ticks=CpuTicks(steal=20, total=1000))
+    put(machine, "proc/pressure/cpu", "some avg10=0.00 avg60=1.00 avg300=0.00 total=5500000\n")
+    put(machine, "proc/stat", "cpu  150 0 50 810 10 0 20 40 5 0\n")
+    later = read_pressure(12.0, machine)
+    assert later.cpu_pressure_share(earlier) == pytest.approx(0.25)
+    assert later.steal_share(earlier) == pytest.approx(20 / 80)
+
+
+def test_shares_are_unknown_where_the_kernel_does_not_tell_or_no_time_went_by(machine: Path) -> None:
+    now = read_pressure(10.0, machine)
+    silent = Pressure(at_s=9.0, cpu_some_us=None, ticks=None)
+    assert now.cpu_pressure_share(silent) is now.steal_share(silent) is None
+    assert now.cpu_pressure_share(now) is now.steal_share(now) is None
+
+
+def test_this_machine_can_be_read() -> None:
+    found = read_environment()
+    assert found.kernel != "unknown"
+    assert found.cpus >= 1
+    assert found.memory_byte > 0
