@@ -1,0 +1,1 @@
+"""Order, pairing, statistics and verdicts of comparisons. Pure."""

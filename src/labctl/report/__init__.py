@@ -1,0 +1,1 @@
+"""Records in, text out: what people and programs read. Pure."""

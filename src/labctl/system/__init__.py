@@ -1,0 +1,1 @@
+"""The only doors to the machine: processes, netlink, namespaces, files, clock, signals."""

@@ -1,0 +1,35 @@
+"""The composition root: the one place that names concrete providers and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from labctl.checks.base import Check
+from labctl.errors import UsageError
+from labctl.providers.base import Provider
+
+PROVIDERS = ("netns",)
+
+
+def provider(name: str) -> Provider:
+    """The provider of that name. Imports only the one that is asked for."""
+    if name == "netns":
+        from labctl.providers.netns.provider import NetnsProvider
+
+        return NetnsProvider()
+    raise UsageError(
+        what=f"there is no provider named {name}",
+        remedy=f"one of: {', '.join(PROVIDERS)}",
+    )
+
+
+def providers() -> tuple[Provider, ...]:
+    """All providers, the default first."""
+    return tuple(provider(name) for name in PROVIDERS)
+
+
+def checks() -> Mapping[str, Check]:
+    """Every kind of check by its name in scenarios."""
+    from labctl.checks.registry import all_checks
+
+    return all_checks()

@@ -1,0 +1,107 @@
+"""`labctl check LAB|SCENARIO [CHECK…]`: proves the mode, runs the checks, judges them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from labctl.cli.options import as_json, load_lab, provider_of, require_host, runs_dir_option, scenario_options
+from labctl.cli.output import console, emit_json
+from labctl.cli.progress import Progress
+from labctl.errors import MeasureFailed, NotInForce, UsageError
+from labctl.model.lab import CheckSpec, Lab
+from labctl.model.proof import ModeInForce
+from labctl.model.result import CheckResult, Verdict
+from labctl.providers.base import Provider
+
+
+@click.command("check")
+@click.argument("lab_or_scenario", metavar="LAB|SCENARIO")
+@click.argument("names", nargs=-1, metavar="[CHECK…]")
+@scenario_options
+@runs_dir_option
+@as_json
+def command(
+    lab_or_scenario: str,
+    names: tuple[str, ...],
+    provider: str | None,
+    name: str | None,
+    overrides: tuple[str, ...],
+    runs_dir: Path,
+    as_json: bool,
+) -> int:
+    """Run the checks of a lab that is up; a scenario that is not up is built, checked and removed."""
+    from labctl import app
+    from labctl.engine.build import build, remove
+    from labctl.engine.check_run import check_lab
+    from labctl.report.check import check_view
+    from labctl.report.json import check_document
+    from labctl.report.status import mode_table
+    from labctl.store.runs import create_run
+    from labctl.system.signals import interruptible
+
+    lab, chosen, is_up = _lab_or_scenario(lab_or_scenario, provider, name, overrides)
+    specs = chosen_checks(lab, names)
+    require_host(chosen)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        run = stack.enter_context(create_run(runs_dir, kind="check", name=lab.name, labs={"lab": lab}))
+        stack.enter_context(interruptible())
+        if not is_up:
+            build(chosen, lab, progress)
+            stack.callback(remove, chosen, lab.name, progress)
+        with chosen.open(lab) as open_lab:
+            checked = check_lab(app.checks(), open_lab, specs, run, progress)
+        document = check_document(lab, checked.results, (checked.mode,))
+        run.save_result(document)
+    if as_json:
+        emit_json(document)
+    else:
+        screen = console()
+        for part in mode_table(checked.mode):
+            screen.print(part)
+        screen.print(check_view(checked.results))
+        click.echo(f"raw files: {run.path}")
+    return exit_code(checked.mode, checked.results)
+
+
+def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:
+    """4 when something could not be measured or the mode is not in force, 1 when a check failed, else 0."""
+    verdicts = {result.verdict for result in results}
+    if not mode.proven:
+        return NotInForce.exit_code
+    if Verdict.ERROR in verdicts:
+        return MeasureFailed.exit_code
+    return 1 if Verdict.FAIL in verdicts else 0
+
+
+def _lab_or_scenario(
+    wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...]
+) -> tuple[Lab, Provider, bool]:
+    """The running lab of that name, or the scenario's lab that has yet to be built."""
+    from labctl import app
+    from labctl.cli.options import find_lab
+    from labctl.engine.lifecycle import find
+
+    if not overrides and find(app.providers(), name or wanted) is not None:
+        return (*find_lab(name or wanted), True)
+    lab = load_lab(wanted, provider=provider, name=name, overrides=overrides)
+    return lab, provider_of(lab), False
+
+
+def chosen_checks(lab: Lab, names: tuple[str, ...]) -> tuple[CheckSpec, ...]:
+    """The lab's checks of those names, all without names. Raises UsageError for a name that it has not got."""
+    known = {spec.name: spec for spec in lab.checks}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                what=f"lab {lab.name} has no check named {name}",
+                cause=f"it has: {', '.join(known)}",
+                remedy=f"did you mean {near[0]}?" if near else "",
+            )
+    return tuple(known[name] for name in names) if names else lab.checks

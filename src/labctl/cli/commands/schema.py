@@ -1,0 +1,17 @@
+"""`labctl schema`: the JSON Schema of scenario files, for editors."""
+
+from __future__ import annotations
+
+import click
+
+from labctl.cli.output import emit_json
+
+
+@click.command("schema")
+@click.option("--json", "as_json", is_flag=True, hidden=True, help="It is always JSON.")
+def command(as_json: bool) -> None:
+    """The JSON Schema of scenario files."""
+    from labctl.loading.schema import schema
+
+    del as_json
+    emit_json(schema())

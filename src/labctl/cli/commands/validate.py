@@ -1,0 +1,44 @@
+"""`labctl validate FILE…`: every problem of scenario files, without building anything."""
+
+from __future__ import annotations
+
+import click
+
+from labctl.cli.options import as_json
+from labctl.cli.output import emit_json
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@as_json
+def command(files: tuple[str, ...], as_json: bool) -> int:
+    """Check scenario files (names or paths): every problem at once, with its place."""
+    from labctl.loading import validate_files
+
+    problems = validate_files(files)
+    if as_json:
+        emit_json(
+            {
+                "apiVersion": "labctl/v1",
+                "kind": "Validation",
+                "valid": not problems,
+                "problems": [
+                    {
+                        "file": p.file,
+                        "line": p.line,
+                        "column": p.column,
+                        "path": p.path,
+                        "message": p.message,
+                        "allowed": p.allowed,
+                        "suggestion": p.suggestion,
+                    }
+                    for p in problems
+                ],
+            }
+        )
+    else:
+        for problem in problems:
+            click.echo(str(problem), err=True)
+        if not problems:
+            click.echo(f"{len(files)} valid" if len(files) > 1 else f"{files[0]} is valid")
+    return 2 if problems else 0

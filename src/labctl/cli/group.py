@@ -1,0 +1,120 @@
+"""The `labctl` command: which subcommands there are, and how every error becomes lines and an exit code.
+
+Subcommands are imported when they are called, so that `labctl --help` costs an interpreter and click.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from labctl import __version__
+from labctl.errors import LabError
+
+# name → (module in labctl.cli.commands, the line that `labctl --help` shows)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("up", "Build the lab of a scenario."),
+    "down": ("down", "Remove labs, and nothing else."),
+    "list": ("list_labs", "The labs on this host."),
+    "status": ("status", "What a lab is, and which mode is in force."),
+    "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
+    "validate": ("validate", "Check scenario files without building anything."),
+    "check": ("check", "Run a lab's checks and judge them."),
+    "compare": ("compare", "Measure scenarios against each other, interleaved."),
+    "exec": ("exec_in", "Run a command in a pod or on a node."),
+    "doctor": ("doctor", "What this host has and lacks, with the command that mends it."),
+    "schema": ("schema", "The JSON Schema of scenario files."),
+}
+
+
+class LazyGroup(click.Group):
+    """Subcommands by name, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"labctl.cli.commands.{COMMANDS[cmd_name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else " 'labctl --help' lists the commands."
+            ctx.fail(f"there is no command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 all well · 1 a check failed or a threshold was crossed · 2 usage or invalid scenario · "
+    "3 the host lacks something · 4 a step failed or a check could not measure · 130 interrupted.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks with errors.")
+@click.version_option(__version__, prog_name="labctl")
+def labctl(verbose: bool) -> None:
+    """Reproducible network labs that prove what a datapath does.
+
+    Start with: labctl compare legacy bpf
+    """
+    del verbose  # main() reads it: it has to act when no command object exists yet
+
+
+def main() -> None:
+    """Runs the command line and ends the process with the exit code of the contract."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Runs one command line; gives the exit code. Errors go to stderr."""
+    verbose = bool({"-v", "--verbose"} & set(args[:1]))
+    try:
+        code = labctl.main(args=args, prog_name="labctl", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except LabError as error:
+        _show(error.lines(), verbose)
+        return error.exit_code
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        _show(("interrupted",), verbose)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`labctl plan bpf --shell | head`): that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as bug:
+        # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
+        traceback.print_exc()
+        click.echo(f"error: labctl itself failed: {type(bug).__name__}: {bug}", err=True)
+        return LabError.exit_code
+
+
+def _show(lines: tuple[str, ...], verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
+    for line in lines:
+        click.echo(line, err=True)

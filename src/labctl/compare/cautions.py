@@ -1,0 +1,102 @@
+"""Warnings: what a reader should hold against the figures of a comparison, found in its own records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labctl.compare.order import Schedule
+from labctl.compare.statistics import fewest_pairs, is_autocorrelated
+from labctl.compare.verdict import is_judged
+from labctl.model.comparison import Caution, CautionKind, Environment, MetricRow, Noise, RunRecord, SideSignature
+
+CPU_PRESSURE_LIMIT = 0.20
+STEAL_LIMIT = 0.02
+
+
+def cut_short(records: Sequence[RunRecord], schedule: Schedule, keys: tuple[str, str]) -> list[Caution]:
+    done = {(run.block, run.side, run.check, run.client, run.server) for run in records}
+    whole = sum(
+        all(
+            (run.block, run.side, run.item.check, run.item.client, run.item.server) in done
+            for run in block
+            if run.side in keys
+        )
+        for block in schedule.blocks
+    )
+    if whole == schedule.rounds:
+        return []
+    return [Caution(kind=CautionKind.CUT_SHORT, facts={"done": whole, "planned": schedule.rounds})]
+
+
+def too_few_rounds(rows: Sequence[MetricRow]) -> list[Caution]:
+    """With few pairs and many rows, Holm leaves no room for any difference word: say so, and how many it takes."""
+    judged = [row for row in rows if row.change is not None and row.change.p_holm is not None]
+    if not judged:
+        return []
+    most = max(row.change.n for row in judged if row.change is not None)
+    needed = fewest_pairs(len(judged))
+    if most >= needed:
+        return []
+    facts: dict[str, str | int | float] = {"pairs": most, "rows": len(judged), "needed": needed}
+    return [Caution(kind=CautionKind.TOO_FEW_ROUNDS, facts=facts)]
+
+
+def noisy(noise: Sequence[Noise]) -> list[Caution]:
+    cautions = []
+    for kind, limit, shares in (
+        (CautionKind.CPU_PRESSURE, CPU_PRESSURE_LIMIT, [reading.cpu_pressure_share for reading in noise]),
+        (CautionKind.STEAL, STEAL_LIMIT, [reading.steal_share for reading in noise]),
+    ):
+        over = [share for share in shares if share is not None and share > limit]
+        if over:
+            facts: dict[str, str | int | float] = {
+                "blocks": len(over),
+                "of": len(noise),
+                "most": max(over),
+                "limit": limit,
+            }
+            cautions.append(Caution(kind=kind, facts=facts))
+    return cautions
+
+
+def resembling(rows: Sequence[MetricRow]) -> list[Caution]:
+    return [
+        Caution(
+            kind=CautionKind.AUTOCORRELATED,
+            facts={
+                "placement": str(row.placement),
+                "metric": row.metric.name,
+                "label": row.metric.label,
+                "correlation": row.autocorrelation or 0.0,
+            },
+        )
+        for row in rows
+        if is_judged(row.metric) and is_autocorrelated(row.differences)
+    ]
+
+
+def unexpected(signatures: Sequence[SideSignature]) -> list[Caution]:
+    return [
+        Caution(
+            kind=CautionKind.UNEXPECTED_SIGNATURE,
+            facts={"side": seen.side, "placement": str(seen.signature.placement), "mismatch": seen.mismatch},
+        )
+        for seen in signatures
+        if seen.is_expected is False
+    ]
+
+
+def differing(first: Environment, second: Environment) -> list[str]:
+    """The names of what is not the same on both machines (or hours)."""
+    named = [
+        name
+        for name in ("kernel", "cpu_model", "cpus", "memory_byte", "pinning")
+        if getattr(first, name) != getattr(second, name)
+    ]
+    for mine, theirs in (
+        (first.versions, second.versions),
+        (first.sysctls, second.sysctls),
+        (first.settings, second.settings),
+    ):
+        named.extend(sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)))
+    return named

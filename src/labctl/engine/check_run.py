@@ -1,0 +1,61 @@
+"""One `labctl check`: the mode proven first, then every check on every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from labctl.checks.base import Check, RawSink
+from labctl.engine.events import Observer
+from labctl.engine.inspect import run_checks
+from labctl.engine.prove import prove
+from labctl.model.lab import CheckSpec
+from labctl.model.proof import ModeInForce
+from labctl.model.result import CheckResult
+from labctl.providers.base import OpenLab
+
+
+class Journal(Protocol):
+    """The run on disk as the engine sees it."""
+
+    def sink(self, name: str) -> RawSink:
+        """The place for the raw files of one check run."""
+        ...
+
+    def record(self, kind: str, content: Mapping[str, object]) -> None:
+        """Appends one entry to the run's journal."""
+        ...
+
+    def sync(self) -> None:
+        """Brings everything so far to the disk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    mode: ModeInForce
+    results: tuple[CheckResult, ...]
+
+
+def check_lab(
+    checks: Mapping[str, Check], open_lab: OpenLab, specs: Sequence[CheckSpec], journal: Journal, observer: Observer
+) -> Checked:
+    """Checks go on when the mode is not the one asked for: what the network does is still worth knowing."""
+    proven = prove(checks, open_lab, journal.sink, observer)
+    results = []
+    for result in run_checks(checks, open_lab, specs, open_lab.lab.pairs, journal.sink, observer):
+        journal.record(
+            "check",
+            {
+                "check": result.check,
+                "client": result.client,
+                "server": result.server,
+                "verdict": str(result.verdict),
+                "reason": result.reason,
+                "raw": list(result.raw),
+                "samples": [{"metric": s.metric, "value": s.value, "unit": s.unit} for s in result.samples],
+            },
+        )
+        results.append(result)
+    return Checked(mode=proven.mode, results=tuple(results))

@@ -1,0 +1,110 @@
+"""What happens while the engine works, as data. Whoever wants to know is handed each event as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labctl.model.proof import ModeInForce
+from labctl.model.result import CheckResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStarted:
+    lab: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    lab: str
+    id: str
+    title: str
+    number: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    lab: str
+    id: str
+    title: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildDone:
+    lab: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undoing:
+    lab: str
+    because: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    lab: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckStarted:
+    lab: str
+    check: str
+    client: str
+    server: str
+    placement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckDone:
+    lab: str
+    result: CheckResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeProven:
+    """The proof is finished; `proof.proven` says how it ended."""
+
+    proof: ModeInForce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStarted:
+    """A block of a comparison begins; `left_s` is the time still needed, or None before anything was timed."""
+
+    number: int
+    blocks: int
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something that a person should know and that changes nothing."""
+
+    text: str
+
+
+Event = (
+    BuildStarted
+    | StepStarted
+    | StepDone
+    | BuildDone
+    | Undoing
+    | Removed
+    | CheckStarted
+    | CheckDone
+    | ModeProven
+    | BlockStarted
+    | Note
+)
+Observer = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The observer of callers that do not show progress."""
+    del event

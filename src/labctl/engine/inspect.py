@@ -1,0 +1,52 @@
+"""Runs checks on the pairs of an open lab, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from labctl.checks.base import Check, CheckContext, RawSink
+from labctl.engine.events import CheckDone, CheckStarted, Observer
+from labctl.model.lab import CheckSpec, Pair
+from labctl.model.result import CheckResult
+from labctl.providers.base import OpenLab
+
+Sinks = Callable[[str], RawSink]
+"""Gives the place for the raw files of one check run, by a name for that run."""
+
+
+def cpus_for_pair() -> tuple[int | None, int | None]:
+    """Two different CPUs to pin client and server to, the last two that this process may use; None with one CPU."""
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[-2], usable[-1]) if len(usable) > 1 else (None, None)
+
+
+def run_check(
+    check: Check, open_lab: OpenLab, pair: Pair, spec: CheckSpec, raw: RawSink, observer: Observer
+) -> CheckResult:
+    """One run of one check on one pair, with client and server pinned to different CPUs."""
+    client_cpu, server_cpu = cpus_for_pair()
+    lab = open_lab.lab.name
+    observer(
+        CheckStarted(lab=lab, check=spec.name, client=pair.client, server=pair.server, placement=str(pair.placement))
+    )
+    result = check.run(
+        CheckContext(open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu)
+    )
+    observer(CheckDone(lab=lab, result=result))
+    return result
+
+
+def run_checks(
+    checks: Mapping[str, Check],
+    open_lab: OpenLab,
+    specs: Sequence[CheckSpec],
+    pairs: Iterable[Pair],
+    sinks: Sinks,
+    observer: Observer,
+) -> Iterator[CheckResult]:
+    """Every check on every pair, in the scenario's order."""
+    for pair in pairs:
+        for spec in specs:
+            sink = sinks(f"{spec.name}-{pair.client}-{pair.server}")
+            yield run_check(checks[spec.kind], open_lab, pair, spec, sink, observer)

@@ -1,0 +1,62 @@
+"""What `up` and `down` mean: same lab again, changed lab, half a lab, no lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.engine.build import build, remove
+from labctl.engine.events import Note, Observer
+from labctl.errors import UsageError
+from labctl.model.lab import Lab
+from labctl.planning.difference import differences
+from labctl.providers.base import Provider, RunningLab
+
+
+class Outcome(StrEnum):
+    BUILT = "built"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A running lab and the provider that found it."""
+
+    running: RunningLab
+    provider: Provider
+
+
+def find(providers: Iterable[Provider], name: str) -> Found | None:
+    """The running lab of that name, whichever provider made it."""
+    for provider in providers:
+        for running in provider.discover():
+            if running.name == name:
+                return Found(running=running, provider=provider)
+    return None
+
+
+def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> Outcome:
+    """Makes the lab be there. The same lab again is a no-op; remains of one are removed first; a lab of that name
+    that differs is an error that says how, since taking it down is for its owner to decide."""
+    existing = find([provider], lab.name)
+    if existing is not None:
+        running = existing.running
+        if running.is_whole and running.digest == lab.digest:
+            return Outcome.UNCHANGED
+        if running.is_whole:
+            raise UsageError(
+                what=f"a lab named {lab.name} is already up and it is not this one",
+                cause=_what_differs(running, lab),
+                remedy=f"labctl down {lab.name}, then the same command again; or give this one another --name",
+            )
+        observer(Note(text=f"lab {lab.name} is half there ({', '.join(running.missing)}): removing what is left of it"))
+        remove(provider, lab.name, observer)
+    build(provider, lab, observer, retain=retain)
+    return Outcome.BUILT
+
+
+def _what_differs(running: RunningLab, lab: Lab) -> str:
+    if running.lab is None:
+        return f"it was made from scenario {running.scenario} and its record is gone"
+    return "; ".join(differences(running.lab, lab)) or "its digest differs"

@@ -1,0 +1,133 @@
+"""From scenarios to the sides of a comparison: names that do not clash, pairs that all have, what readers must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labctl.checks.base import Check
+from labctl.compare.order import WorkItem
+from labctl.engine.inspect import cpus_for_pair
+from labctl.errors import UsageError
+from labctl.model.comparison import CheckMetrics, Side
+from labctl.model.lab import CheckSpec, Lab, Pair
+from labctl.model.parameters import CheckParameters, CompareParameters, IperfParameters, LatencyParameters
+from labctl.providers.base import Provider
+
+KEYS = "abcdefghijklmnopqrstuvwxyz"
+# names.NAME_PATTERN allows 40 characters; the rest is for `-a-3fa9`.
+SCENARIO_IN_NAME = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSide:
+    """One side: its key (`a`, `b`, …), the lab that will be built for it, and who builds it."""
+
+    key: str
+    lab: Lab
+    provider: Provider
+
+    @property
+    def title(self) -> str:
+        return f"side {self.key} ({self.lab.scenario})"
+
+    def described(self) -> Side:
+        """The side as reports show it."""
+        return Side(
+            key=self.key,
+            scenario=self.lab.scenario,
+            lab=self.lab.name,
+            provider=self.lab.provider,
+            digest=self.lab.digest,
+            datapath=self.lab.datapath.asked(),
+            source=self.lab.source,
+            statements=self.provider.statements(self.lab),
+        )
+
+
+def sides_of(labs: Sequence[Lab], providers: Mapping[str, Provider], token: str) -> tuple[LabSide, ...]:
+    """The sides in the order given. `token` makes the labs' names the run's own, so that a comparison never meets
+    a lab that is up already."""
+    return tuple(
+        LabSide(
+            key=key,
+            lab=replace(lab, name=f"{lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"),
+            provider=providers[lab.provider],
+        )
+        for key, lab in zip(KEYS, labs, strict=False)
+    )
+
+
+def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
+    """The pairs that every lab has, with the same placement. Raises UsageError when there are none."""
+    pairs = tuple(pair for pair in labs[0].pairs if all(pair in lab.pairs for lab in labs[1:]))
+    if not pairs:
+        raise UsageError(
+            what="the scenarios have no pair in common",
+            cause="; ".join(
+                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
+            ),
+            remedy="give both scenarios a pair with the same client, server and placement",
+        )
+    return pairs
+
+
+def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[CheckSpec, ...]:
+    """The checks that a block runs, with the comparison's duration.
+
+    Raises UsageError when the scenarios give a check of one name different parameters: the sides would not be
+    measured alike.
+    """
+    by_name = [{spec.name: spec for spec in lab.checks} for lab in labs]
+    specs = []
+    for name in parameters.checks:
+        found = [specs_of.get(name) for specs_of in by_name]
+        first = found[0]
+        if first is None or any(other != first for other in found[1:]):
+            raise UsageError(
+                what=f"the scenarios do not agree on check {name}",
+                cause="; ".join(
+                    f"{lab.scenario}: {spec.parameters if spec else 'has no such check'}"
+                    for lab, spec in zip(labs, found, strict=True)
+                ),
+                remedy="give the check the same parameters in both, or choose others with --set compare.checks=[…]",
+            )
+        specs.append(replace(first, parameters=with_duration(first.parameters, parameters.duration_s)))
+    return tuple(specs)
+
+
+def with_duration(parameters: CheckParameters, duration_s: float) -> CheckParameters:
+    """The same check for another duration; checks that count packets instead keep their count."""
+    if isinstance(parameters, IperfParameters | LatencyParameters):
+        return replace(parameters, duration_s=duration_s)
+    return parameters
+
+
+def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
+    """What every side runs once in every block."""
+    return tuple(
+        WorkItem(check=spec.name, client=pair.client, server=pair.server, placement=pair.placement)
+        for pair in pairs
+        for spec in specs
+    )
+
+
+def overlapping(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> frozenset[str]:
+    """The checks whose runs may overlap, and so stand together in a block."""
+    return frozenset(spec.name for spec in specs if checks[spec.kind].next_start_s(spec.parameters) is not None)
+
+
+def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
+    """What each check will measure, fixed before anything runs."""
+    return tuple(
+        CheckMetrics(check=spec.name, kind=spec.kind, metrics=checks[spec.kind].metrics(spec.parameters))
+        for spec in specs
+    )
+
+
+def pinning() -> str:
+    """Where clients and servers run, in words for the report."""
+    client, server = cpus_for_pair()
+    if client is None:
+        return "nothing is pinned: there is one CPU"
+    return f"client on CPU {client}, server on CPU {server}"

@@ -1,0 +1,71 @@
+"""The results of `labctl check` for a terminal: one line a result, then the signatures tap by tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labctl import units
+from labctl.model.result import CheckResult, Verdict
+from labctl.report.sentences import placement_name
+from labctl.report.signature import cell_text
+from labctl.report.terminal import plain_text
+from labctl.report.words import ENGLISH, Words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.ERROR: "bold magenta", Verdict.SKIP: "yellow"}
+
+
+def check_view(results: Sequence[CheckResult], *, words: Words = ENGLISH) -> RenderableType:
+    """Everything that a terminal shows of checks. Verdicts are words; colour only repeats them."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(words.verdict, no_wrap=True)
+    table.add_column(words.check, no_wrap=True)
+    table.add_column(words.pair, overflow="fold")
+    table.add_column(words.seen, overflow="fold")
+    for result in results:
+        pair = f"{result.client}→{result.server} {placement_name(result.placement, words)}"
+        verdict = Text(words.check_verdicts[result.verdict], style=_STYLES[result.verdict])
+        table.add_row(verdict, Text(result.check), Text(pair), Text(_seen(result)))
+    parts: list[RenderableType] = [table]
+    for result in results:
+        if result.signature is not None:
+            parts += [Text(""), _signature(result, words)]
+    parts += [Text(""), Text(_count(results, words), style="bold")]
+    return Group(*parts)
+
+
+def check_text(results: Sequence[CheckResult], *, width: int = 80, words: Words = ENGLISH) -> str:
+    """The same as plain text, no line wider than `width`."""
+    return plain_text(check_view(results, words=words), width=width)
+
+
+def _seen(result: CheckResult) -> str:
+    """The reason, then the numbers in readable units."""
+    numbers = ", ".join(f"{sample.metric} {units.readable(sample.value, sample.unit)}" for sample in result.samples)
+    return "\n".join(part for part in (result.reason, numbers) if part)
+
+
+def _signature(result: CheckResult, words: Words) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    place = placement_name(result.placement, words)
+    table.add_column(Text(f"{result.check} {place} {result.client}→{result.server}"), overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for sight in result.signature.taps if result.signature is not None else ():
+        table.add_row(Text(f"  {sight.role}"), Text(cell_text(sight)), Text(sight.tap, style="dim"))
+    return table
+
+
+def _count(results: Sequence[CheckResult], words: Words) -> str:
+    counts = [(words.check_verdicts[verdict], sum(r.verdict is verdict for r in results)) for verdict in Verdict]
+    return ", ".join(f"{count} {word}" for word, count in counts if count) or "–"

@@ -1,0 +1,41 @@
+"""Every sample of a comparison as CSV (RFC 4180), one line a sample, in the order in which the runs were made."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from labctl.model.comparison import Comparison
+
+COLUMNS = (
+    "side",
+    "scenario",
+    "block",
+    "position",
+    "check",
+    "placement",
+    "client",
+    "server",
+    "metric",
+    "value",
+    "unit",
+    "verdict",
+    "started_at",
+    "raw",
+)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A header line and the samples, in base units. A run without samples has one line with an empty metric."""
+    scenarios = {side.key: side.scenario for side in (comparison.a, comparison.b)}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(COLUMNS)
+    for run in comparison.runs:
+        head = (run.side, scenarios.get(run.side, ""), run.block, run.position, run.check, str(run.placement))
+        pair = (run.client, run.server)
+        tail = (str(run.verdict), run.started_at, " ".join(run.raw))
+        numbers = [(sample.metric, repr(sample.value), sample.unit) for sample in run.samples] or [("", "", "")]
+        for number in numbers:
+            writer.writerow((*head, *pair, *number, *tail))
+    return buffer.getvalue()

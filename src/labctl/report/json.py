@@ -1,0 +1,220 @@
+"""Comparisons and check results as JSON documents: the command line's contract, to the letter, plus what recomputes it.
+
+Base units throughout. Every run with its samples is in the document, so that a third party can compute the rows again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+from labctl.model.comparison import Caution, Change, Comparison, MetricRow, RunRecord, Side, SideSamples
+from labctl.model.lab import Lab
+from labctl.model.proof import Evidence, ModeInForce
+from labctl.model.result import CheckResult, Sample
+from labctl.path.record import signature_record
+from labctl.report.sentences import caution_text, headline, refusal_text
+from labctl.report.words import ENGLISH
+
+API_VERSION = "labctl/v1"
+
+
+def comparison_document(comparison: Comparison) -> dict[str, object]:
+    """The comparison as JSON-ready data. Numbers that are not finite become null."""
+    environment = comparison.environment
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Comparison",
+        "headline": headline(comparison),
+        "a": _side(comparison.a),
+        "b": _side(comparison.b),
+        "environment": {
+            "kernel": environment.kernel,
+            "cpuModel": environment.cpu_model,
+            "cpus": environment.cpus,
+            "memoryByte": environment.memory_byte,
+            "versions": dict(environment.versions),
+            "sysctls": dict(environment.sysctls),
+            "settings": dict(environment.settings),
+            "pinning": environment.pinning,
+        },
+        "order": comparison.order,
+        "seed": comparison.seed,
+        "rounds": comparison.rounds,
+        "paired": comparison.is_paired,
+        "modeInForce": [mode_record(side, mode) for side, mode in comparison.modes],
+        "metrics": [_row(row) for row in comparison.rows],
+        "signatures": [
+            {
+                "side": seen.side,
+                "client": seen.client,
+                "server": seen.server,
+                "asExpected": seen.is_expected,
+                "mismatch": seen.mismatch,
+                **signature_record(seen.signature),
+            }
+            for seen in comparison.signatures
+        ],
+        "warnings": [_caution(caution) for caution in comparison.cautions],
+        "noise": [
+            {
+                "block": reading.block,
+                "cpuPressure": _number(reading.cpu_pressure_share),
+                "steal": _number(reading.steal_share),
+            }
+            for reading in comparison.noise
+        ],
+        "runs": [_run(run) for run in comparison.runs],
+    }
+
+
+def comparison_json(comparison: Comparison) -> str:
+    return dump(comparison_document(comparison))
+
+
+def check_document(lab: Lab, results: Iterable[CheckResult], modes: Sequence[ModeInForce] = ()) -> dict[str, object]:
+    """The results of `labctl check` as JSON-ready data."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "CheckReport",
+        "lab": lab.name,
+        "scenario": lab.scenario,
+        "provider": lab.provider,
+        "digest": lab.digest,
+        "modeInForce": [mode_record(None, mode) for mode in modes],
+        "results": [
+            {
+                "check": result.check,
+                "kind": result.kind,
+                "client": result.client,
+                "server": result.server,
+                "placement": str(result.placement),
+                "verdict": str(result.verdict),
+                "reason": result.reason,
+                "samples": _samples(result.samples),
+                "raw": list(result.raw),
+                "signature": None if result.signature is None else signature_record(result.signature),
+            }
+            for result in results
+        ],
+    }
+
+
+def mode_record(side: str | None, mode: ModeInForce) -> dict[str, object]:
+    """One lab's mode in force; with `side` it is an entry of `modeInForce` of a comparison."""
+    record: dict[str, object] = {} if side is None else {"side": side}
+    record |= {
+        "lab": mode.lab,
+        "asked": dict(mode.asked),
+        "found": dict(mode.found),
+        "evidence": [_evidence(evidence) for evidence in mode.evidence],
+        "proven": mode.proven,
+        "reason": mode.reason,
+    }
+    return record
+
+
+def dump(document: object) -> str:
+    """One JSON document with a newline at its end. Raises ValueError for numbers that JSON does not know."""
+    return json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _side(side: Side) -> dict[str, object]:
+    return {
+        "scenario": side.scenario,
+        "key": side.key,
+        "lab": side.lab,
+        "provider": side.provider,
+        "digest": side.digest,
+        "datapath": dict(side.datapath),
+        "source": side.source,
+        "statements": list(side.statements),
+    }
+
+
+def _row(row: MetricRow) -> dict[str, object]:
+    return {
+        "check": row.check,
+        "kind": row.kind,
+        "placement": str(row.placement),
+        "client": row.client,
+        "server": row.server,
+        "metric": row.metric.name,
+        "label": row.metric.label,
+        "unit": row.metric.unit,
+        "better": str(row.metric.better),
+        "family": str(row.metric.family),
+        "primary": row.metric.primary,
+        "a": _side_samples(row.a),
+        "b": _side_samples(row.b),
+        "differences": [_number(value) for value in row.differences],
+        "change": None if row.change is None else _change(row.change),
+        "margin": row.margin,
+        "verdict": None if row.verdict is None else str(row.verdict),
+        "reason": refusal_text(row.refusal, ENGLISH),
+        "autocorrelation": _number(row.autocorrelation),
+    }
+
+
+def _side_samples(side: SideSamples) -> dict[str, object]:
+    return {
+        "samples": [_number(value) for value in side.samples],
+        "median": _number(side.median),
+        "blocks": list(side.blocks),
+    }
+
+
+def _change(change: Change) -> dict[str, object]:
+    return {
+        "estimate": _number(change.estimate),
+        "low": _number(change.low),
+        "high": _number(change.high),
+        "confidence": change.confidence,
+        "n": change.n,
+        "detectable": _number(change.detectable),
+        "pValue": change.p_value,
+        "pHolm": change.p_holm,
+    }
+
+
+def _run(run: RunRecord) -> dict[str, object]:
+    return {
+        "block": run.block,
+        "position": run.position,
+        "side": run.side,
+        "check": run.check,
+        "kind": run.kind,
+        "client": run.client,
+        "server": run.server,
+        "placement": str(run.placement),
+        "verdict": str(run.verdict),
+        "reason": run.reason,
+        "startedAt": run.started_at,
+        "durationS": _number(run.duration_s),
+        "samples": _samples(run.samples),
+        "raw": list(run.raw),
+    }
+
+
+def _samples(samples: Iterable[Sample]) -> list[dict[str, object]]:
+    return [{"metric": sample.metric, "value": _number(sample.value), "unit": sample.unit} for sample in samples]
+
+
+def _evidence(evidence: Evidence) -> dict[str, object]:
+    return {
+        "witness": evidence.witness,
+        "where": evidence.where,
+        "finding": evidence.finding,
+        "supports": evidence.supports,
+        "command": evidence.command,
+        "found": None if evidence.found is None else dict(evidence.found),
+    }
+
+
+def _caution(caution: Caution) -> dict[str, object]:
+    return {"kind": str(caution.kind), "message": caution_text(caution, ENGLISH), "facts": dict(caution.facts)}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

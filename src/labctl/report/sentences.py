@@ -1,0 +1,221 @@
+"""Whole sentences and short texts about a comparison, the same in every report; no layout.
+
+Every figure comes from the records, every word from `words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from labctl import units
+from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, Side
+from labctl.model.lab import Placement
+from labctl.model.result import Metric, MetricFamily
+from labctl.report.words import ENGLISH, Words
+
+_SHARES = ("most", "limit")
+
+
+def side_names(comparison: Comparison) -> tuple[str, str]:
+    """What to call the sides: their scenarios, told apart when they are the same one."""
+    a, b = comparison.a.scenario, comparison.b.scenario
+    return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
+
+
+def label(metric: Metric, words: Words) -> str:
+    return words.labels.get(metric.name, metric.label)
+
+
+def placement_name(placement: str, words: Words) -> str:
+    return words.placements.get(placement, placement)
+
+
+def headline_row(comparison: Comparison) -> MetricRow | None:
+    """The row that the headline is about: cross-node before same-node, latency before CPU before throughput.
+
+    Chosen by what it is and never by what came out, so that the headline is not a pick among many.
+    """
+    families = (MetricFamily.LATENCY, MetricFamily.CPU, MetricFamily.THROUGHPUT)
+    judged = [row for row in comparison.rows if row.verdict is not None]
+    return min(
+        judged,
+        key=lambda row: (
+            row.verdict is ChangeVerdict.REFUSED,
+            row.placement is not Placement.CROSS_NODE,
+            families.index(row.metric.family),
+        ),
+        default=None,
+    )
+
+
+def headline(comparison: Comparison, words: Words = ENGLISH) -> str:
+    """The result in one sentence."""
+    row = headline_row(comparison)
+    if row is None:
+        return words.headline_nothing
+    return row_sentence(comparison, row, words)
+
+
+def row_sentence(comparison: Comparison, row: MetricRow, words: Words = ENGLISH) -> str:
+    """What one judged row says, as a sentence. Rows without a verdict have no sentence (empty)."""
+    if row.verdict is None:
+        return ""
+    a, b = side_names(comparison)
+    what = f"{placement_name(row.placement, words)}{words.joiner}{label(row.metric, words)}"
+    what = what[:1].upper() + what[1:]
+    change = row.change
+    if row.verdict is ChangeVerdict.REFUSED or change is None:
+        return words.headline_refused.format(what=what, reason=refusal_text(row.refusal, words))
+    facts = {
+        "what": what,
+        "a": a,
+        "b": b,
+        "level": level(change),
+        "change": units.percent(change.estimate, signed=True),
+        "low": units.percent(change.low, signed=True),
+        "high": units.percent(change.high, signed=True),
+        "margin": units.percent(row.margin or 0.0),
+    }
+    if row.verdict.is_difference:
+        near, far = sorted((abs(change.low), abs(change.high)))
+        facts |= {
+            "word": words.verdicts[row.verdict],
+            "size": units.percent(abs(change.estimate)),
+            "low": units.percent_number(near),
+            "high": units.percent(far),
+        }
+        return words.headline_difference.format(**facts)
+    if row.verdict is ChangeVerdict.NEGLIGIBLE:
+        return words.headline_negligible.format(**facts)
+    if row.verdict is ChangeVerdict.SAME:
+        return words.headline_same.format(**facts)
+    if change.detectable is None:
+        return words.headline_undetected_unknown.format(**facts)
+    return words.headline_undetected.format(**facts, detectable=units.percent(change.detectable))
+
+
+def in_report_order(rows: Iterable[MetricRow]) -> tuple[MetricRow, ...]:
+    """Cross-node before same-node, primary before secondary, then as declared."""
+    return tuple(sorted(rows, key=lambda row: (str(row.placement), row.verdict is None)))
+
+
+def level(change: Change) -> str:
+    """The interval's confidence: `95 %`."""
+    return units.percent(change.confidence)
+
+
+def change_text(change: Change | None, verdict: ChangeVerdict | None = None) -> str:
+    """`−21 %`; an honest `~` where the verdict is that no difference can be told."""
+    if change is None:
+        return "–"
+    if verdict in (ChangeVerdict.UNDETECTED, ChangeVerdict.SAME):
+        return "~"
+    return units.percent(change.estimate, signed=True)
+
+
+def interval_text(change: Change | None, *, with_sign: bool = True) -> str:
+    """`[−24, −19] %`, or a dash; without the percent sign where the column's heading has it."""
+    if change is None:
+        return "–"
+    low, high = (units.percent_number(end, signed=True) for end in (change.low, change.high))
+    return f"[{low}, {high}]" + (" %" if with_sign else "")
+
+
+def detectable_text(change: Change | None) -> str:
+    """`≥ 4.1 %`: what the run could have seen, or a dash."""
+    return "–" if change is None or change.detectable is None else f"≥ {units.percent(change.detectable)}"
+
+
+def verdict_text(row: MetricRow, words: Words, *, long: bool = False) -> str:
+    """The verdict's word; `undetected` always with the difference that could have been seen."""
+    if row.verdict is None:
+        return words.secondary if row.refusal is None or row.change is not None else "–"
+    if row.verdict is ChangeVerdict.UNDETECTED and row.change is not None and row.change.detectable is not None:
+        pattern = words.undetected_long if long else words.undetected_short
+        return pattern.format(detectable=units.percent(row.change.detectable))
+    return words.verdicts[row.verdict]
+
+
+def row_values(row: MetricRow) -> tuple[str, str]:
+    """The medians of both sides in one readable unit."""
+    medians = [value for value in (row.a.median, row.b.median) if value is not None]
+    scale = units.scale_for(row.metric.unit, medians)
+    return (
+        "–" if row.a.median is None else units.readable(row.a.median, row.metric.unit, scale),
+        "–" if row.b.median is None else units.readable(row.b.median, row.metric.unit, scale),
+    )
+
+
+def refusal_text(refusal: Refusal | None, words: Words) -> str:
+    return "" if refusal is None else words.refusals[refusal.kind].format(**_readable_facts(refusal.facts, words))
+
+
+def caution_text(caution: Caution, words: Words) -> str:
+    return words.cautions[caution.kind].format(**_readable_facts(caution.facts, words))
+
+
+def mode_text(mode: Mapping[str, object]) -> str:
+    """`hostRouting bpf, encapsulation vxlan, kubeProxyReplacement yes`."""
+    shown = {True: "yes", False: "no"}
+    return ", ".join(f"{key} {shown[value] if isinstance(value, bool) else value}" for key, value in mode.items())
+
+
+def statements(comparison: Comparison) -> tuple[tuple[str, str], ...]:
+    """Sentences that belong to the figures, each with whom it is about: `A`, `B` or `A, B`."""
+    about: dict[str, list[str]] = {}
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+        for statement in side.statements:
+            about.setdefault(statement, []).append(letter)
+    return tuple((", ".join(letters), statement) for statement, letters in about.items())
+
+
+def sides(comparison: Comparison) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    """Both sides with the letter that reports call them by."""
+    return ("A", comparison.a), ("B", comparison.b)
+
+
+def refused_rows(comparison: Comparison) -> tuple[tuple[str, tuple[MetricRow, ...]], ...]:
+    """Judged rows without a verdict, gathered by their reason in English."""
+    gathered: dict[str, list[MetricRow]] = {}
+    for row in comparison.rows:
+        if row.verdict is ChangeVerdict.REFUSED:
+            gathered.setdefault(refusal_text(row.refusal, ENGLISH), []).append(row)
+    return tuple((reason, tuple(rows)) for reason, rows in gathered.items())
+
+
+def method_text(comparison: Comparison, words: Words) -> str:
+    family = sum(row.change is not None and row.change.p_holm is not None for row in comparison.rows)
+    levels = [row.change.confidence for row in comparison.rows if row.change is not None]
+    pattern = words.method_paired if comparison.is_paired else words.method_unpaired
+    return pattern.format(seed=comparison.seed, rows=family, level=units.percent(max(levels, default=0.95)))
+
+
+def environment_lines(comparison: Comparison) -> tuple[tuple[str, str], ...]:
+    """The environment as names and values, in a fixed order."""
+    environment = comparison.environment
+    memory = [("memory", units.readable(environment.memory_byte, "byte"))] if environment.memory_byte else []
+    return (
+        ("kernel", environment.kernel),
+        ("cpu", f"{environment.cpus} × {environment.cpu_model}"),
+        *memory,
+        *((("pinning", environment.pinning),) if environment.pinning else ()),
+        *sorted(environment.versions.items()),
+        *sorted(environment.settings.items()),
+        *sorted(environment.sysctls.items()),
+    )
+
+
+def _readable_facts(facts: Mapping[str, str | int | float], words: Words) -> dict[str, str | int | float]:
+    readable: dict[str, str | int | float] = {}
+    for key, value in facts.items():
+        if key in _SHARES and isinstance(value, float):
+            readable[key] = units.percent(value)
+        elif key == "placement":
+            readable[key] = placement_name(str(value), words)
+        elif key == "label":
+            readable[key] = words.labels.get(str(facts.get("metric", "")), str(value))
+        elif key in ("correlation",) and isinstance(value, float):
+            readable[key] = units.significant(value, 2)
+        else:
+            readable[key] = value
+    return readable

@@ -1,0 +1,165 @@
+"""The drawings of the HTML report as SVG: samples, paired changes, and the interval of one row. Positions only.
+
+Colours come from the page's style by class, so that light, dark and print each have their own. Side A is a round mark
+and side B a square one: nothing depends on colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from labctl import units
+
+WIDTH, HEIGHT = 360, 170
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 18, 24
+_FOREST_WIDTH, _FOREST_HEIGHT = 200, 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A mark: `x` in blocks (a fraction tells the order inside a block), `y` in the unit of the drawing."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Axis:
+    """Maps a range of values to a range of pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        clipped = min(max(value, self.low), self.high)
+        return round(self.start + (clipped - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+
+def samples_drawing(a: Sequence[Point], b: Sequence[Point], medians: tuple[float, float], unit: str, title: str) -> str:
+    """Both sides' samples in the order of the runs, with a line at each median. Values in the base unit `unit`."""
+    values = [point.y for point in (*a, *b)]
+    axis = _vertical(values)
+    blocks = _horizontal([point.x for point in (*a, *b)])
+    scale = units.scale_for(unit, values)
+    return _svg(
+        title,
+        *_value_ticks(axis, scale.size, scale.symbol),
+        *_block_ticks(blocks),
+        _line("median a", blocks.start, axis.at(medians[0]), blocks.end, axis.at(medians[0])),
+        _line("median b", blocks.start, axis.at(medians[1]), blocks.end, axis.at(medians[1])),
+        _marks("a", a, blocks, axis),
+        _marks("b", b, blocks, axis),
+    )
+
+
+def changes_drawing(
+    changes: Sequence[Point], estimate: float, interval: tuple[float, float], margin: float | None, title: str
+) -> str:
+    """The change of each block (relative) with the estimate, its interval, zero, and the margin as a shaded band."""
+    ends = (-margin / (1 + margin), margin) if margin is not None else (0.0, 0.0)
+    axis = _vertical([*(point.y for point in changes), *interval, *ends, 0.0])
+    blocks = _horizontal([point.x for point in changes])
+    parts = []
+    if margin is not None:
+        parts.append(_band("margin", blocks, axis.at(ends[1]), axis.at(ends[0])))
+    parts.append(_band("interval", blocks, axis.at(interval[1]), axis.at(interval[0])))
+    return _svg(
+        title,
+        *parts,
+        *_value_ticks(axis, units.PERCENT, "%", signed=True),
+        *_block_ticks(blocks),
+        _line("zero", blocks.start, axis.at(0.0), blocks.end, axis.at(0.0)),
+        _line("estimate", blocks.start, axis.at(estimate), blocks.end, axis.at(estimate)),
+        _marks("d", changes, blocks, axis),
+    )
+
+
+def interval_drawing(estimate: float, low: float, high: float, margin: float | None, reach: float, title: str) -> str:
+    """One row of a forest plot from −reach to +reach (relative): estimate, interval, zero and margin."""
+    axis = _Axis(low=-reach, high=reach, start=4, end=_FOREST_WIDTH - 4)
+    middle = _FOREST_HEIGHT / 2
+    parts = []
+    if margin is not None:
+        left, right = axis.at(-margin), axis.at(margin)
+        parts.append(
+            f'<rect class="margin" x="{left}" y="0" width="{round(right - left, 1)}" height="{_FOREST_HEIGHT}"/>'
+        )
+    parts.append(_line("zero", axis.at(0), 0, axis.at(0), _FOREST_HEIGHT))
+    parts.append(_line("whisker", axis.at(low), middle, axis.at(high), middle))
+    for end in (low, high):
+        if abs(end) <= reach:
+            parts.append(_line("whisker", axis.at(end), middle - 4, axis.at(end), middle + 4))
+    parts.append(f'<circle class="centre" cx="{axis.at(estimate)}" cy="{middle}" r="4"/>')
+    return (
+        f'<svg class="forest" viewBox="0 0 {_FOREST_WIDTH} {_FOREST_HEIGHT}" role="img">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def _svg(title: str, *parts: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+
+
+def _vertical(values: Sequence[float]) -> _Axis:
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    bottom = max(0.0, low - room) if low >= 0 else low - room
+    return _Axis(low=bottom, high=high + room, start=HEIGHT - _BOTTOM, end=_TOP)
+
+
+def _horizontal(blocks: Sequence[float]) -> _Axis:
+    return _Axis(low=min(blocks) - 0.5, high=max(blocks) + 0.5, start=_LEFT, end=WIDTH - _RIGHT)
+
+
+def _value_ticks(axis: _Axis, size: float, symbol: str, *, signed: bool = False) -> list[str]:
+    """Round values of the unit that is `size` of the base unit, with its symbol once, at the top."""
+    values = _round_values(axis.low / size, axis.high / size)
+    step = values[1] - values[0] if len(values) > 1 else 1.0
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    parts = [f'<text x="2" y="{_TOP - 7}">{escape(symbol)}</text>']
+    for value in values:
+        y = axis.at(value * size)
+        number = f"{value:{'+' if signed and value else ''}.{decimals}f}".replace("-", "−")
+        parts.append(_line("grid", _LEFT, y, WIDTH - _RIGHT, y))
+        parts.append(f'<text x="{_LEFT - 5}" y="{round(y + 3.5, 1)}" text-anchor="end">{number}</text>')
+    return parts
+
+
+def _block_ticks(axis: _Axis) -> list[str]:
+    first, last = math.ceil(axis.low), math.floor(axis.high)
+    step = max(1, math.ceil((last - first + 1) / 10))
+    y = HEIGHT - 8
+    return [
+        f'<text x="{axis.at(block)}" y="{y}" text-anchor="middle">{block}</text>'
+        for block in range(first, last + 1)
+        if (block - first) % step == 0
+    ]
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Three to six round values (1, 2 or 5 times a power of ten apart) inside the range."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first = math.ceil(low / step)
+    return [round(number * step, 15) for number in range(first, math.floor(high / step) + 1)]
+
+
+def _line(name: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<path class="{name}" d="M{x1} {y1}L{x2} {y2}"/>'
+
+
+def _band(name: str, blocks: _Axis, top: float, bottom: float) -> str:
+    width, height = round(blocks.end - blocks.start, 1), round(bottom - top, 1)
+    return f'<rect class="{name}" x="{blocks.start}" y="{top}" width="{width}" height="{height}"/>'
+
+
+def _marks(name: str, points: Sequence[Point], blocks: _Axis, axis: _Axis) -> str:
+    """All marks as one path of zero-length strokes: a few bytes a sample; the line's cap makes them round or square."""
+    path = "".join(f"M{blocks.at(point.x)} {axis.at(point.y)}h0" for point in points)
+    return f'<path class="mark {name}" d="{path}"/>'

@@ -1,0 +1,250 @@
+"""The comparison for a terminal, with rich: effect first, one line a metric, no meaning in colour alone.
+
+`comparison_view` is what a console prints (rich itself honours NO_COLOR and the console's width); `comparison_text`
+is the same as plain text of a given width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
+from labctl.model.proof import Evidence, ModeInForce
+from labctl.report.sentences import (
+    caution_text,
+    change_text,
+    detectable_text,
+    headline,
+    in_report_order,
+    interval_text,
+    label,
+    method_text,
+    mode_text,
+    placement_name,
+    refusal_text,
+    row_values,
+    side_names,
+    sides,
+    statements,
+    verdict_text,
+)
+from labctl.report.signature import Matrix, cell_text, matrices
+from labctl.report.words import ENGLISH, Words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+# From this width on there is room for the detectable effect, Holm's p-value and whole-sentence verdicts.
+WIDE = 120
+
+_STYLES = {
+    ChangeVerdict.FASTER: "bold green",
+    ChangeVerdict.CHEAPER: "bold green",
+    ChangeVerdict.SLOWER: "bold red",
+    ChangeVerdict.DEARER: "bold red",
+    ChangeVerdict.REFUSED: "yellow",
+}
+
+
+def comparison_view(comparison: Comparison, *, width: int, words: Words = ENGLISH) -> RenderableType:
+    """Everything that a terminal shows of a comparison; `width` decides between the narrow and the wide table."""
+    from rich.console import Group
+    from rich.text import Text
+
+    a, b = side_names(comparison)
+    parts: list[RenderableType] = [
+        Text(headline(comparison, words), style="bold"),
+        Text(""),
+        Text(words.against.format(a=comparison.a.scenario, b=comparison.b.scenario)),
+        _rows_table(comparison, width >= WIDE, words),
+        Text(method_text(comparison, words), style="dim"),
+        *_undetected_note(comparison, words),
+        *_list_of(words.statements, (f"{who}: {what}" for who, what in statements(comparison)), ""),
+        *_list_of(words.refused_rows, _refusals(comparison, words), "yellow"),
+        *_list_of(words.warnings, (caution_text(caution, words) for caution in comparison.cautions), "yellow"),
+        Text(""),
+        *_proof(comparison, words),
+        *_signatures(comparison, (a, b), words),
+    ]
+    return Group(*parts)
+
+
+def comparison_text(comparison: Comparison, *, width: int = 80, words: Words = ENGLISH) -> str:
+    """The comparison as plain text without escape codes, no line wider than `width`."""
+    return plain_text(comparison_view(comparison, width=width, words=words), width=width)
+
+
+def plain_text(view: RenderableType, *, width: int) -> str:
+    """Any rich view as plain text of that width, without spaces at the ends of lines."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, no_color=True, highlight=False, emoji=False, markup=False).print(view)
+    return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
+
+
+def signature_table(matrix: Matrix, names: tuple[str, str], words: Words = ENGLISH) -> Table:
+    """One pair's taps in the order of the way, a column for each side."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    title = f"{placement_name(matrix.placement, words)} {matrix.client} → {matrix.server}"
+    table.add_column(Text(title, style="bold"), no_wrap=True, overflow="ellipsis")
+    for name, seen in zip(names, (matrix.a, matrix.b), strict=True):
+        heading = Text(name)
+        if seen is not None and seen.is_expected is not None:
+            note = words.as_expected if seen.is_expected else words.not_as_expected
+            heading.append(f"\n{note}", style="" if seen.is_expected else "bold red")
+        table.add_column(heading, overflow="fold")
+    table.add_column("")
+    for row in matrix.loud:
+        mark = words.differs if row.differs else ""
+        table.add_row(Text(f"  {row.role}"), Text(cell_text(row.a)), Text(cell_text(row.b)), Text(mark, style="bold"))
+    return table
+
+
+def _rows_table(comparison: Comparison, is_wide: bool, words: Words) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if not is_wide else (0, 2, 0, 0))
+    table.add_column(words.metric, overflow="fold", min_width=12)
+    interval = words.interval if is_wide else f"{words.interval} %"
+    for heading in ("A", "B", words.change, interval, words.pairs):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if is_wide:
+        table.add_column(words.detectable, justify="right", no_wrap=True)
+        table.add_column(words.p_holm, justify="right", no_wrap=True)
+    table.add_column(words.verdict, overflow="fold")
+    rows = in_report_order(comparison.rows)
+    for placement in dict.fromkeys(row.placement for row in rows):
+        table.add_row(Text(placement_name(placement, words), style="bold"))
+        for row in (row for row in rows if row.placement is placement):
+            table.add_row(*_cells(row, is_wide, words, _is_ambiguous(comparison, row, words)), style=_row_style(row))
+    return table
+
+
+def _is_ambiguous(comparison: Comparison, row: MetricRow, words: Words) -> bool:
+    """True when the same name stands for several pairs, or several checks, of that placement."""
+    name = label(row.metric, words)
+    alike = [each for each in comparison.rows if (each.placement, label(each.metric, words)) == (row.placement, name)]
+    return len(alike) > 1
+
+
+def _cells(row: MetricRow, is_wide: bool, words: Words, is_ambiguous: bool) -> Iterable[RenderableType]:
+    from rich.text import Text
+
+    a, b = row_values(row)
+    change = row.change
+    name = f"  {label(row.metric, words)}"
+    if is_ambiguous:
+        name += f" ({row.check} {row.client}→{row.server})"
+    verdict = verdict_text(row, words)
+    effect = change_text(change, row.verdict)
+    if row.verdict is ChangeVerdict.UNDETECTED and not is_wide:
+        effect, verdict = f"~ {detectable_text(change)}", words.verdicts[row.verdict]
+    texts = [name, a, b, effect, interval_text(change, with_sign=is_wide), "–" if change is None else str(change.n)]
+    if is_wide:
+        texts.append(detectable_text(change))
+        texts.append("–" if change is None or change.p_holm is None else f"{change.p_holm:.3f}")
+    style = "" if row.verdict is None else _STYLES.get(row.verdict, "")
+    return (*(Text(text) for text in texts), Text(verdict, style=style))
+
+
+def _row_style(row: MetricRow) -> str:
+    return "dim" if row.verdict is None else ""
+
+
+def _refusals(comparison: Comparison, words: Words) -> Iterable[str]:
+    gathered: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.verdict is ChangeVerdict.REFUSED:
+            name = f"{placement_name(row.placement, words)} {label(row.metric, words)}"
+            gathered.setdefault(refusal_text(row.refusal, words), []).append(name)
+    return (f"{', '.join(names)}: {reason}" for reason, names in gathered.items())
+
+
+def _undetected_note(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
+    from rich.text import Text
+
+    if any(row.verdict is ChangeVerdict.UNDETECTED for row in comparison.rows):
+        yield Text(words.undetected_note, style="dim")
+
+
+def _list_of(title: str, items: Iterable[str], style: str) -> Iterable[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    lines = tuple(items)
+    if lines:
+        yield Text("")
+        yield Text(title, style="bold")
+        for line in lines:
+            yield Padding(_bullet(Text(line, style=style)), (0, 0, 0, 2))
+
+
+def _bullet(text: RenderableType) -> Table:
+    """A line that, when it wraps, keeps its indent."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=1)
+    grid.add_column(overflow="fold")
+    grid.add_row("-", text)
+    return grid
+
+
+def _proof(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    yield Text(words.mode_in_force, style="bold")
+    for letter, side in sides(comparison):
+        mode = comparison.mode(side.key)
+        title = Text(f"{letter} {side.scenario}: ")
+        if mode is None or not mode.proven:
+            title.append(words.not_proven, style="bold red")
+            if mode is not None and mode.reason:
+                title.append(f" ({mode.reason})")
+        else:
+            title.append(words.proven, style="green")
+        yield Padding(title, (0, 0, 0, 2))
+        if mode is None:
+            continue
+        yield Padding(_bullet(Text(f"{words.asked}: {mode_text(mode.asked)}")), (0, 0, 0, 4))
+        yield Padding(_bullet(Text(f"{words.found}: {mode_text(mode.found)}")), (0, 0, 0, 4))
+        for evidence in telling(mode):
+            mark = "" if evidence.supports else "✗ "
+            line = f"{words.evidence} {mark}{evidence.witness} ({evidence.where}): {evidence.finding}"
+            yield Padding(_bullet(Text(line)), (0, 0, 0, 4))
+
+
+def telling(mode: ModeInForce) -> tuple[Evidence, ...]:
+    """What a summary shows of the evidence: all that contradicts, and one finding for each supporting witness."""
+    against = [evidence for evidence in mode.evidence if evidence.supports is False]
+    first: dict[str, Evidence] = {}
+    for evidence in mode.evidence:
+        if evidence.supports:
+            first.setdefault(evidence.witness, evidence)
+    return (*against, *first.values())
+
+
+def _signatures(comparison: Comparison, names: tuple[str, str], words: Words) -> Iterable[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    found = matrices(comparison)
+    if not found:
+        return
+    yield Text("")
+    yield Text(words.signatures, style="bold")
+    yield Text(words.signature_legend, style="dim")
+    for matrix in found:
+        yield Padding(signature_table(matrix, names, words), (0, 0, 0, 2))
+        if matrix.silent:
+            taps = ", ".join(str(row.role) for row in matrix.silent)
+            yield Padding(Text(words.silent_taps.format(taps=taps), style="dim"), (0, 0, 0, 4))

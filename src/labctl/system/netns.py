@@ -1,0 +1,284 @@
+"""Network namespaces under /run/netns, as `ip netns` keeps them: make, enter, list, delete, and who is inside.
+
+Owns the mounts and the files; knows nothing of labs, of marks, or of what is inside a namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from labctl.errors import StepFailed
+from labctl.system.clock import Deadline
+from labctl.system.files import locked
+
+DIRECTORY = Path("/run/netns")
+RUN_DIRECTORY = Path("/run/labctl")
+_THREAD_NAMESPACE = "/proc/thread-self/ns/net"
+_FILE_CONTENT = b"labctl\n"
+"""Stands in the file that a namespace gets mounted on. A crash between making the file and mounting leaves a file
+that says whose it is; an empty one, as `ip netns add` makes, is not touched."""
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_SHARED = 1 << 20
+_MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, doing: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), doing)
+
+
+def _unshare() -> None:
+    _check(_libc.unshare(_CLONE_NEWNET), "unshare")
+
+
+def _setns(descriptor: int) -> None:
+    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    _check(_libc.mount(source.encode(), target.encode(), b"none", flags, None), target)
+
+
+def _unmount(target: str, flags: int = 0) -> None:
+    _check(_libc.umount2(target.encode(), flags), target)
+
+
+def unmount(place: Path) -> None:
+    """Takes away whatever is mounted at `place`. Raises OSError."""
+    _unmount(str(place), _MNT_DETACH)
+
+
+def path_of(name: str) -> Path:
+    return DIRECTORY / name
+
+
+def command(name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
+    """What a person types to run argv inside. Not `ip netns exec`: that also changes the mounts that argv sees."""
+    return ("nsenter", f"--net={path_of(name)}", "--", *argv)
+
+
+@contextlib.contextmanager
+def entered(namespace: Path | int) -> Iterator[None]:
+    """The calling thread, and only it, is inside the namespace (a path or an open descriptor). Raises OSError."""
+    home = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if isinstance(namespace, int):
+            _setns(namespace)
+        else:
+            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _setns(descriptor)
+            finally:
+                os.close(descriptor)
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def throwaway() -> Iterator[None]:
+    """The calling thread is inside a namespace without a name, which is gone at the end (unless processes that
+    were started inside live on)."""
+    home = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _unshare()
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+def create(name: str, prepare: Callable[[], None]) -> int:
+    """Makes the namespace and gives an open descriptor of it.
+
+    `prepare` runs inside it before it gets its name. What it does (setting a mark) is therefore there
+    whenever the name is there. Raises FileExistsError when the name is taken, and OSError.
+    """
+    path = path_of(name)
+    with throwaway():
+        descriptor = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            prepare()
+            with _mount_point(path):
+                _mount(f"/proc/self/fd/{descriptor}", str(path), _MS_BIND)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def _mount_point(path: Path) -> Iterator[None]:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    try:
+        os.write(file, _FILE_CONTENT)
+    finally:
+        os.close(file)
+    try:
+        yield
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def prepare_directory() -> None:
+    """Makes /run/netns a shared mount point if it is none yet, as the first `ip netns add` after a boot does.
+
+    Without it that first `ip netns add` would bind the directory over itself, with our mounts in it twice, and
+    ours could not be taken away any more. A file remembers that it was us, for `tidy_directory`.
+    """
+    with _turn():
+        DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+        try:
+            _mount("", str(DIRECTORY), _MS_SHARED | _MS_REC)
+        except OSError as refused:
+            if refused.errno != errno.EINVAL:
+                raise
+            _mount(str(DIRECTORY), str(DIRECTORY), _MS_BIND | _MS_REC)
+            _mount("", str(DIRECTORY), _MS_SHARED | _MS_REC)
+            _we_mounted().touch()
+
+
+def tidy_directory() -> None:
+    """Takes the mount of `prepare_directory` away again if it was ours and the directory has nothing in it."""
+    with _turn():
+        if not _we_mounted().exists() or not DIRECTORY.exists() or any(DIRECTORY.iterdir()):
+            return
+        # Without MNT_DETACH: should somebody have mounted a namespace in it since, it is busy, and stays.
+        with contextlib.suppress(OSError):
+            _unmount(str(DIRECTORY))
+            _we_mounted().unlink()
+
+
+def _we_mounted() -> Path:
+    return RUN_DIRECTORY / "netns-mount"
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+    with locked(RUN_DIRECTORY / "lock"):
+        yield
+
+
+def names() -> tuple[str, ...]:
+    """Every name in /run/netns, sorted: namespaces, and files where none is mounted (see `is_mounted`)."""
+    try:
+        return tuple(sorted(path.name for path in DIRECTORY.iterdir()))
+    except FileNotFoundError:
+        return ()
+
+
+def is_mounted(name: str) -> bool:
+    """True where a namespace hangs, false for a plain file or nothing."""
+    try:
+        return path_of(name).stat().st_dev == Path(_THREAD_NAMESPACE).stat().st_dev
+    except OSError:
+        return False
+
+
+def is_our_leftover(name: str) -> bool:
+    """True for the plain file of a `create` that was cut off before the mount."""
+    path = path_of(name)
+    try:
+        return not is_mounted(name) and path.is_file() and path.read_bytes() == _FILE_CONTENT
+    except OSError:
+        return False
+
+
+def delete(name: str) -> None:
+    """Unmounts the namespace and removes its name; nothing happens if there is none.
+
+    The kernel frees the namespace, with every device in it, when its last process and descriptor are gone.
+    """
+    path = path_of(name)
+    while is_mounted(name):
+        _unmount(str(path), _MNT_DETACH)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def key_of(name: str) -> tuple[int, int] | None:
+    """Device and inode, which identify a namespace however one comes to it. None if there is none."""
+    try:
+        status = path_of(name).stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def processes_in(namespaces: Collection[tuple[int, int]]) -> tuple[int, ...]:
+    """Ids of the processes whose network namespace is one of these keys; never this process itself."""
+    wanted = set(namespaces)
+    return tuple(
+        pid
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        if pid != os.getpid() and _namespace_of_process(pid) in wanted
+    )
+
+
+def _namespace_of_process(pid: int) -> tuple[int, int] | None:
+    try:
+        status = Path(f"/proc/{pid}/ns/net").stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def end_processes(namespaces: Collection[tuple[int, int]], *, timeout_s: float = 5.0) -> int:
+    """Kills every process inside these namespaces and waits for their end; says how many there were.
+
+    Each one is held by a pidfd while it is looked at again, so that a number that was given to another
+    process meanwhile hits nobody. Raises StepFailed when one is still there at the deadline.
+    """
+    wanted = set(namespaces)
+    deadline = Deadline.after(timeout_s)
+    ended = 0
+    # More than once: a process may have made another one while the first list was read.
+    while found := processes_in(wanted):
+        for pid in found:
+            ended += _end(pid, wanted, deadline)
+        if deadline.is_over():
+            raise StepFailed(
+                what="processes inside the lab do not end",
+                cause=f"still there after {timeout_s:g} s and SIGKILL: {', '.join(map(str, found))}",
+                remedy="ps -o pid,stat,wchan,args -p " + ",".join(map(str, found)),
+            )
+    return ended
+
+
+def _end(pid: int, wanted: Collection[tuple[int, int]], deadline: Deadline) -> int:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0
+    try:
+        if _namespace_of_process(pid) not in wanted:
+            return 0
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(deadline.left_s() * 1000)
+        return 1
+    except ProcessLookupError:
+        return 0
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,277 @@
+"""Processes: started in a namespace and on a CPU, collected without deadlock, dead when labctl is.
+
+All of them are started by one thread that lives as long as labctl does. It alone enters namespaces, so no other
+thread is ever in a wrong one; and "die with the parent" (prctl PR_SET_PDEATHSIG) means the parent *thread*, so a
+process that a short-lived thread started would die with that thread.
+
+Output goes to memory files, not to pipes: nothing has to be read for a process to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import queue
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from labctl.errors import MeasureFailed
+from labctl.model.process import Completed
+from labctl.system import netns
+from labctl.system.clock import Deadline
+
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_POLL_OUTPUT_S = 0.001
+_TAIL_BYTES = 400
+
+
+def find_program(name: str) -> str | None:
+    """Where the program is, on PATH and then in the places where system tools are even if PATH lacks sbin."""
+    return shutil.which(name) or shutil.which(name, path=_SEARCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    argv: tuple[str, ...]
+    namespace: Path | None
+    cpu: int | None
+    stdin: int
+    stdout: int
+    stderr: int
+    done: Future[subprocess.Popen[bytes]]
+
+
+class _Spawner:
+    """The one thread that starts processes."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="labctl-spawner", daemon=True).start()
+
+    def spawn(self, order: _Order) -> subprocess.Popen[bytes]:
+        self._orders.put(order)
+        return order.done.result()
+
+    def _serve(self) -> None:
+        while True:
+            order = self._orders.get()
+            try:
+                order.done.set_result(_spawn(order))
+            except BaseException as failed:
+                order.done.set_exception(failed)
+
+
+@functools.cache
+def _spawner() -> _Spawner:
+    return _Spawner()
+
+
+@functools.cache
+def _dying_with_us() -> tuple[str, ...]:
+    """setpriv asks the kernel for it and then becomes the program; a preexec_fn could deadlock between threads and
+    would rule out vfork."""
+    setpriv = find_program("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
+
+
+def _spawn(order: _Order) -> subprocess.Popen[bytes]:
+    usable = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as stack:
+        if order.namespace is not None:
+            stack.enter_context(netns.entered(order.namespace))
+        if order.cpu is not None:
+            os.sched_setaffinity(0, {order.cpu})
+            stack.callback(os.sched_setaffinity, 0, usable)
+        return subprocess.Popen(
+            (*_dying_with_us(), *order.argv),
+            stdin=order.stdin,
+            stdout=order.stdout,
+            stderr=order.stderr,
+            env=_environment(),
+            start_new_session=True,
+        )
+
+
+class Process:
+    """A process that was started; `Running` of the provider seam. Leaving its context kills its whole group."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        namespace: Path | None = None,
+        cpu: int | None = None,
+        stdin: bytes = b"",
+    ) -> None:
+        """Raises MeasureFailed when the program is not there or the namespace is gone."""
+        self.argv = tuple(argv)
+        program = find_program(self.argv[0])
+        if program is None:
+            raise MeasureFailed(
+                what=f"the program {self.argv[0]} is not on this host", remedy="labctl doctor  # names the package"
+            )
+        self._ended: Completed | None = None
+        self._begun_s = time.monotonic()
+        with contextlib.ExitStack() as on_failure:
+            self._stdout = os.memfd_create("stdout")
+            on_failure.callback(os.close, self._stdout)
+            self._stderr = os.memfd_create("stderr")
+            on_failure.callback(os.close, self._stderr)
+            with _input(stdin) as source:
+                order = _Order(
+                    argv=(program, *self.argv[1:]),
+                    namespace=namespace,
+                    cpu=cpu,
+                    stdin=source,
+                    stdout=self._stdout,
+                    stderr=self._stderr,
+                    done=Future(),
+                )
+                try:
+                    self._popen = _spawner().spawn(order)
+                except OSError as failed:
+                    raise MeasureFailed(
+                        what=f"could not start {self.argv[0]}" + (f" in {namespace}" if namespace else ""),
+                        cause=str(failed),
+                    ) from failed
+            self._pidfd = os.pidfd_open(self._popen.pid)
+            on_failure.pop_all()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._signal(signal.SIGKILL)
+        self._collect(timed_out=False)
+
+    def is_alive(self) -> bool:
+        return self._ended is None and not self._has_ended_within(0.0)
+
+    def wait_for_output(self, text: str, *, timeout_s: float) -> None:
+        """Blocks until `text` stood in stdout or stderr. Raises MeasureFailed with what was last seen."""
+        deadline = Deadline.after(timeout_s)
+        wanted = text.encode()
+        while True:
+            # The order matters: what an ended process printed is complete.
+            alive = self.is_alive()
+            if wanted in self._read(self._stdout) or wanted in self._read(self._stderr):
+                return
+            if not alive or deadline.is_over():
+                seen = (self._read(self._stderr) or self._read(self._stdout))[-_TAIL_BYTES:]
+                happened = f"said nothing of it in {timeout_s:g} s" if alive else "ended before"
+                raise MeasureFailed(
+                    what=f"{self.argv[0]} {happened}: waited for '{text}'",
+                    cause=f"it printed: {seen.decode(errors='replace').strip() or 'nothing'}",
+                    remedy=" ".join(self.argv),
+                )
+            if self._has_ended_within(_POLL_OUTPUT_S):
+                continue
+
+    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
+        """Sends the signal (unless it has ended), waits, kills at the deadline, and gives everything it printed."""
+        if self.is_alive():
+            self._signal(sig)
+        return self.wait(timeout_s=timeout_s)
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        """Waits for its own end; kills it at the deadline (`timed_out`)."""
+        if self._ended is not None:
+            return self._ended
+        in_time = self._has_ended_within(timeout_s)
+        return self._collect(timed_out=not in_time)
+
+    def _has_ended_within(self, timeout_s: float) -> bool:
+        if self._ended is not None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
+    def _signal(self, sig: int) -> None:
+        """To its group: it leads one of its own, and stays its leader as a zombie until it is collected."""
+        if self._ended is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, sig)
+
+    def _collect(self, *, timed_out: bool) -> Completed:
+        if self._ended is not None:
+            return self._ended
+        # Also after a normal end: what it left behind in its group goes with it.
+        self._signal(signal.SIGKILL)
+        _, status, usage = os.wait4(self._popen.pid, 0)
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        self._ended = Completed(
+            argv=self.argv,
+            returncode=self._popen.returncode,
+            stdout=self._read(self._stdout),
+            stderr=self._read(self._stderr),
+            duration_s=time.monotonic() - self._begun_s,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            timed_out=timed_out,
+        )
+        for descriptor in (self._stdout, self._stderr, self._pidfd):
+            os.close(descriptor)
+        return self._ended
+
+    def _read(self, descriptor: int) -> bytes:
+        if self._ended is not None:
+            return self._ended.stdout if descriptor == self._stdout else self._ended.stderr
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+@contextlib.contextmanager
+def _input(data: bytes) -> Iterator[int]:
+    if not data:
+        yield subprocess.DEVNULL
+        return
+    descriptor = os.memfd_create("stdin")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    namespace: Path | None = None,
+    cpu: int | None = None,
+    stdin: bytes = b"",
+) -> Completed:
+    """Runs argv to its end, or to the deadline (`timed_out`). Raises MeasureFailed when it cannot be started."""
+    with Process(argv, namespace=namespace, cpu=cpu, stdin=stdin) as process:
+        return process.wait(timeout_s=timeout_s)
+
+
+def output_of(argv: Sequence[str], *, timeout_s: float = 5.0) -> str:
+    """What the program printed on both streams; the empty text when it is not there. For questions like `--version`."""
+    try:
+        completed = run(argv, timeout_s=timeout_s)
+    except MeasureFailed:
+        return ""
+    return completed.text + completed.error_text

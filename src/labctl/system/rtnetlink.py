@@ -1,0 +1,324 @@
+"""The messages of rtnetlink that build a lab and look at one: devices, addresses, routes, neighbours, tc filters.
+
+Pure: arguments to a `Request`, an answer's body to a value. Formats are those of linux/rtnetlink.h, if_link.h,
+neighbour.h and pkt_sched.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from labctl.system.netlink import (
+    ALL,
+    CHANGE,
+    NEW,
+    Request,
+    attribute,
+    attributes,
+    mac_attribute,
+    number_attribute,
+    string,
+    text_attribute,
+)
+
+_RTM_NEWLINK = 16
+_RTM_GETLINK = 18
+_RTM_NEWADDR = 20
+_RTM_NEWROUTE = 24
+_RTM_NEWNEIGH = 28
+_RTM_NEWQDISC = 36
+_RTM_NEWTFILTER = 44
+_RTM_GETTFILTER = 46
+
+IFF_UP = 0x1
+IFF_NOARP = 0x80
+
+_IFLA_ADDRESS = 1
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_MASTER = 10
+_IFLA_LINKINFO = 18
+_IFLA_IFALIAS = 20
+_IFLA_STATS64 = 23
+_IFLA_NET_NS_FD = 28
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_VETH_INFO_PEER = 1
+_IFLA_VXLAN_LEARNING = 7
+_IFLA_VXLAN_PORT = 15
+_IFLA_VXLAN_COLLECT_METADATA = 25
+
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+
+_RTA_DST = 1
+_RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_PREFSRC = 7
+_RTA_METRICS = 8
+_RTAX_MTU = 2
+_RT_TABLE_MAIN = 254
+_RTPROT_BOOT = 3
+_RTN_UNICAST = 1
+_RTNH_F_ONLINK = 4
+
+_NDA_DST = 1
+_NDA_LLADDR = 2
+_NUD_PERMANENT = 0x80
+
+_TCA_KIND = 1
+_TCA_OPTIONS = 2
+_TCA_BPF_FD = 6
+_TCA_BPF_NAME = 7
+_TCA_BPF_FLAGS = 8
+_TCA_BPF_TAG = 10
+_TCA_BPF_ID = 11
+_TCA_BPF_FLAG_ACT_DIRECT = 1
+_TC_H_CLSACT = 0xFFFFFFF1
+_CLSACT_HANDLE = 0xFFFF0000
+_ETH_P_ALL = 0x0003
+_FILTER_PRIORITY = 1
+
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBI")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_NDMSG = struct.Struct("=BxxxiHBB")
+_TCMSG = struct.Struct("=BxxxiIII")
+
+
+class RouteScope(IntEnum):
+    """How far the destination is (`ip route … scope`)."""
+
+    UNIVERSE = 0
+    LINK = 253
+
+
+class Hook(IntEnum):
+    """The two tc hooks of a device, as the parents that the kernel knows them by."""
+
+    INGRESS = 0xFFFFFFF2
+    EGRESS = 0xFFFFFFF3
+
+
+def _link(kind: str, data: bytes) -> bytes:
+    return attribute(
+        _IFLA_LINKINFO, text_attribute(_IFLA_INFO_KIND, kind) + (attribute(_IFLA_INFO_DATA, data) if data else b"")
+    )
+
+
+def _device(index: int, flags: int, name: str, mac: str, mtu: int) -> bytes:
+    """The part that a link and its peer have in common: header and attributes."""
+    return (
+        _IFINFO.pack(0, 0, index, flags, flags)
+        + text_attribute(_IFLA_IFNAME, name)
+        + mac_attribute(_IFLA_ADDRESS, mac)
+        + number_attribute(_IFLA_MTU, mtu)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a device is made with. `mtu` in bytes; `flags` are IFF_UP and IFF_NOARP."""
+
+    name: str
+    index: int
+    mac: str
+    mtu: int
+    flags: int
+
+
+def veth_add(end: Device, peer: Device, *, peer_namespace: int | None = None, master: int | None = None) -> Request:
+    """A veth pair. `peer_namespace` is a descriptor of the namespace that the peer is made in (None: the same);
+    `master` is the index of the bridge that `end` becomes a port of.
+
+    The kernel takes `end` up at once when asked to. The peer has to be taken up afterwards: veth_open refuses while
+    the pair is half made.
+    """
+    inside = b"" if peer_namespace is None else number_attribute(_IFLA_NET_NS_FD, peer_namespace)
+    other = attribute(_VETH_INFO_PEER, _device(peer.index, peer.flags, peer.name, peer.mac, peer.mtu) + inside)
+    body = _device(end.index, end.flags, end.name, end.mac, end.mtu) + _link("veth", other)
+    return Request(_RTM_NEWLINK, NEW, body if master is None else body + number_attribute(_IFLA_MASTER, master))
+
+
+def bridge_add(device: Device) -> Request:
+    return Request(
+        _RTM_NEWLINK,
+        NEW,
+        _device(device.index, device.flags, device.name, device.mac, device.mtu) + _link("bridge", b""),
+    )
+
+
+def vxlan_add(device: Device, *, port: int) -> Request:
+    """A vxlan device in collect-metadata mode: the tunnel of each packet is what an eBPF program says."""
+    data = (
+        attribute(_IFLA_VXLAN_COLLECT_METADATA, b"\1")
+        + attribute(_IFLA_VXLAN_PORT, struct.pack("!H", port))
+        + attribute(_IFLA_VXLAN_LEARNING, b"\0")
+    )
+    return Request(
+        _RTM_NEWLINK,
+        NEW,
+        _device(device.index, device.flags, device.name, device.mac, device.mtu) + _link("vxlan", data),
+    )
+
+
+def link_up(index: int) -> Request:
+    return Request(_RTM_NEWLINK, CHANGE, _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP))
+
+
+def link_mark(index: int, *, alias: str) -> Request:
+    """Sets the alias of a device (at most 255 bytes) and takes it up."""
+    return Request(
+        _RTM_NEWLINK,
+        CHANGE,
+        _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP) + attribute(_IFLA_IFALIAS, alias.encode()),
+    )
+
+
+def address_add(index: int, address: IPv4Interface, *, scope: RouteScope = RouteScope.UNIVERSE) -> Request:
+    packed = address.ip.packed
+    return Request(
+        _RTM_NEWADDR,
+        NEW,
+        _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, scope, index)
+        + attribute(_IFA_LOCAL, packed)
+        + attribute(_IFA_ADDRESS, packed),
+    )
+
+
+def route_add(
+    index: int,
+    destination: IPv4Network,
+    *,
+    gateway: IPv4Address | None = None,
+    source: IPv4Address | None = None,
+    mtu: int | None = None,
+    scope: RouteScope = RouteScope.UNIVERSE,
+    onlink: bool = False,
+) -> Request:
+    """A route of the main table, by the device of that index. `mtu` in bytes is a metric of the route."""
+    body = _RTMSG.pack(
+        socket.AF_INET,
+        destination.prefixlen,
+        0,
+        0,
+        _RT_TABLE_MAIN,
+        _RTPROT_BOOT,
+        scope,
+        _RTN_UNICAST,
+        _RTNH_F_ONLINK if onlink else 0,
+    )
+    if destination.prefixlen:
+        body += attribute(_RTA_DST, destination.network_address.packed)
+    if gateway is not None:
+        body += attribute(_RTA_GATEWAY, gateway.packed)
+    if source is not None:
+        body += attribute(_RTA_PREFSRC, source.packed)
+    if mtu is not None:
+        body += attribute(_RTA_METRICS, number_attribute(_RTAX_MTU, mtu))
+    return Request(_RTM_NEWROUTE, NEW, body + number_attribute(_RTA_OIF, index))
+
+
+def neighbour_add(index: int, address: IPv4Address, mac: str) -> Request:
+    """A permanent neighbour: the kernel never asks for it by ARP and never forgets it."""
+    return Request(
+        _RTM_NEWNEIGH,
+        NEW,
+        _NDMSG.pack(socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
+        + attribute(_NDA_DST, address.packed)
+        + mac_attribute(_NDA_LLADDR, mac),
+    )
+
+
+def clsact_add(index: int) -> Request:
+    """The qdisc that gives a device its two tc hooks."""
+    return Request(
+        _RTM_NEWQDISC,
+        NEW,
+        _TCMSG.pack(socket.AF_UNSPEC, index, _CLSACT_HANDLE, _TC_H_CLSACT, 0) + text_attribute(_TCA_KIND, "clsact"),
+    )
+
+
+def filter_add(index: int, hook: Hook, *, program: int, name: str) -> Request:
+    """Attaches the eBPF program of that descriptor in direct-action mode, as `tc filter add` does."""
+    options = (
+        number_attribute(_TCA_BPF_FD, program)
+        + text_attribute(_TCA_BPF_NAME, name)
+        + number_attribute(_TCA_BPF_FLAGS, _TCA_BPF_FLAG_ACT_DIRECT)
+    )
+    return Request(
+        _RTM_NEWTFILTER,
+        NEW,
+        _TCMSG.pack(socket.AF_UNSPEC, index, 1, hook, _FILTER_PRIORITY << 16 | socket.htons(_ETH_P_ALL))
+        + text_attribute(_TCA_KIND, "bpf")
+        + attribute(_TCA_OPTIONS, options),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A device as the kernel has it. Counters are of whole packets since the device was made."""
+
+    index: int
+    name: str
+    mac: str
+    flags: int
+    alias: str
+    rx_packets: int
+    tx_packets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """An eBPF program that is attached to a hook of a device."""
+
+    name: str
+    program_id: int
+    tag: str
+
+
+def all_links() -> Request:
+    """Answered by one `parse_link` each."""
+    return Request(_RTM_GETLINK, ALL, _IFINFO.pack(0, 0, 0, 0, 0))
+
+
+def one_link(index: int) -> Request:
+    """Answered by one `parse_link`."""
+    return Request(_RTM_GETLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0))
+
+
+def filters_of(index: int, hook: Hook) -> Request:
+    """Answered by one `parse_filter` each; refused where the device has no clsact qdisc."""
+    return Request(_RTM_GETTFILTER, ALL, _TCMSG.pack(socket.AF_UNSPEC, index, 0, hook, 0))
+
+
+def parse_link(body: bytes) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    known = dict(attributes(body, _IFINFO.size))
+    rx_packets, tx_packets = struct.unpack_from("=QQ", known.get(_IFLA_STATS64, bytes(16)))
+    return Link(
+        index=index,
+        name=string(known.get(_IFLA_IFNAME, b"")),
+        mac=known.get(_IFLA_ADDRESS, b"").hex(":"),
+        flags=flags,
+        alias=string(known.get(_IFLA_IFALIAS, b"")),
+        rx_packets=rx_packets,
+        tx_packets=tx_packets,
+    )
+
+
+def parse_filter(body: bytes) -> Filter | None:
+    known = dict(attributes(body, _TCMSG.size))
+    options = dict(attributes(known.get(_TCA_OPTIONS, b"")))
+    if known.get(_TCA_KIND) != b"bpf\0" or _TCA_BPF_ID not in options:
+        return None
+    return Filter(
+        name=string(options.get(_TCA_BPF_NAME, b"")),
+        program_id=int.from_bytes(options[_TCA_BPF_ID], sys.byteorder),
+        tag=options.get(_TCA_BPF_TAG, b"").hex(),
+    )

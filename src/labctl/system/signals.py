@@ -1,0 +1,60 @@
+"""SIGINT and SIGTERM as the exception Interrupted, and stretches of code that they must not cut in two.
+
+Python runs signal handlers in the main thread; in any other thread both of these do nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from labctl.errors import Interrupted
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+_Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def _handled_by(handler: _Handler) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it, SIGINT or SIGTERM raises Interrupted where the main thread stands."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(what=f"stopped by {signal.Signals(number).name}")
+
+    with _handled_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM wait; the last one is delivered at its end.
+
+    For undo, which has to finish and is bounded by its own deadlines. Handlers rather than a signal mask, because
+    a mask is inherited by the processes that are started meanwhile, and those must stay killable.
+    """
+    waiting: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        waiting[:] = [number]
+
+    with _handled_by(remember):
+        yield
+    if waiting:
+        signal.raise_signal(signal.Signals(waiting[0]))
