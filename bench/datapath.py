@@ -10,6 +10,7 @@ import argparse
 import math
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--duration", type=int, default=1, help="whole seconds of one run")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--only", default="", help="regular expression of the ways to measure besides the direct veth")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces go, too
     order = random.Random(arguments.seed)
     with ExitStack() as stack:
         paths = {"direct veth": stack.enter_context(direct_veth())}
@@ -92,7 +95,9 @@ def main() -> int:
             for encapsulation in (Encapsulation.NATIVE, Encapsulation.VXLAN):
                 built = stack.enter_context(cluster(make_lab(routing, encapsulation)))
                 for server, placement in (("b", "same node"), ("c", "cross node")):
-                    paths[f"{routing}-{encapsulation}, {placement}"] = way(built, server)
+                    name = f"{routing}-{encapsulation}, {placement}"
+                    if re.search(arguments.only, name):
+                        paths[name] = way(built, server)
         for path in paths.values():
             p50_s(path, 1)
         samples: dict[str, list[float]] = {name: [] for name in paths}

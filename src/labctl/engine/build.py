@@ -32,7 +32,11 @@ def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = Fa
                 observer(StepDone(lab=lab.name, id=step.id, title=step.title, duration_s=time.monotonic() - step_begun))
             executor.finish(lab)
         except BaseException as stop:
-            if not retain:
+            if plan.is_resumable:
+                observer(
+                    Note(text=f"what was built stays: the same command goes on; labctl down {lab.name} takes it back")
+                )
+            elif not retain:
                 with uninterrupted():
                     _undo(executor, lab, undo, stop, observer)
                     # The record of a lab and whatever a half-done step left outside its own undo.

@@ -50,8 +50,12 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
                 cause=_what_differs(running, lab),
                 remedy=f"labctl down {lab.name}, then the same command again; or give this one another --name",
             )
-        observer(Note(text=f"lab {lab.name} is half there ({', '.join(running.missing)}): removing what is left of it"))
-        remove(provider, lab.name, observer)
+        half = f"lab {lab.name} is half there ({', '.join(running.missing)})"
+        if running.is_resumable:
+            observer(Note(text=f"{half}: going on where it stopped"))
+        else:
+            observer(Note(text=f"{half}: removing what is left of it"))
+            remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
     return Outcome.BUILT
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from labctl.checks.base import Check
 from labctl.compare.order import PlannedRun, Schedule
@@ -20,18 +20,15 @@ from labctl.engine.check_run import Journal
 from labctl.engine.events import BlockStarted, Event, Note, Observer
 from labctl.engine.inspect import run_check
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
-from labctl.engine.sides import LabSide, with_duration
+from labctl.engine.sides import LabSide
 from labctl.errors import LabError, NotInForce
 from labctl.model.comparison import Noise, RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
+from labctl.model.parameters import TimedParameters
 from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 from labctl.system.clock import utc_now
-
-# The discarded warm-up is as short as the tools allow: it fills caches and neighbour tables, nothing else.
-WARM_UP_S = 0.2
-
 
 ReadNoise = Callable[[int], Noise]
 """How busy the machine was with other things since the last call, for the block of that number."""
@@ -152,10 +149,15 @@ class Measurement:
                 )
 
     def _warm_up(self, block: Sequence[PlannedRun]) -> None:
-        """Every run of a block once, short and discarded; not those whose tool warms up by itself."""
-        for bunch in self._bunches(block):
-            if len(bunch) == 1:
-                self._check(bunch[0], "warm-up", duration_s=WARM_UP_S, observer=_only_notes(self._observer))
+        """The runs of a block whose checks count packets, once and discarded: they fill caches and neighbour tables.
+
+        The timed ones are left out: iperf3 and sockperf cannot run for less than a second, and sockperf discards its
+        own first 400 ms.
+        """
+        for planned in block:
+            parameters = self._specs[planned.item.check].parameters
+            if not isinstance(parameters, TimedParameters):
+                self._check(planned, "warm-up", observer=_only_notes(self._observer))
 
     def _bunches(self, block: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ...]]:
         """The runs of a block one by one, except neighbours of a check whose runs may overlap."""
@@ -194,7 +196,7 @@ class Measurement:
     def _run_one(self, planned: PlannedRun) -> RunRecord:
         started_at = utc_now()
         begun = time.monotonic()
-        result = self._check(planned, f"block{planned.block:03}", duration_s=None, observer=self._observer)
+        result = self._check(planned, f"block{planned.block:03}", observer=self._observer)
         return RunRecord(
             block=planned.block,
             position=planned.position,
@@ -216,11 +218,9 @@ class Measurement:
         self.measured.records.append(record)
         self._journal.record("run", run_entry(record))
 
-    def _check(self, planned: PlannedRun, prefix: str, *, duration_s: float | None, observer: Observer) -> CheckResult:
+    def _check(self, planned: PlannedRun, prefix: str, *, observer: Observer) -> CheckResult:
         item = planned.item
         spec = self._specs[item.check]
-        if duration_s is not None:
-            spec = replace(spec, parameters=with_duration(spec.parameters, duration_s))
         sink = self._journal.sink(f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}")
         pair = Pair(client=item.client, server=item.server, placement=item.placement)
         return run_check(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)

@@ -11,7 +11,7 @@ from labctl.engine.inspect import cpus_for_pair
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, Side
 from labctl.model.lab import CheckSpec, Lab, Pair
-from labctl.model.parameters import CheckParameters, CompareParameters, IperfParameters, LatencyParameters
+from labctl.model.parameters import CheckParameters, CompareParameters, TimedParameters
 from labctl.providers.base import Provider
 
 KEYS = "abcdefghijklmnopqrstuvwxyz"
@@ -98,7 +98,7 @@ def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[
 
 def with_duration(parameters: CheckParameters, duration_s: float) -> CheckParameters:
     """The same check for another duration; checks that count packets instead keep their count."""
-    if isinstance(parameters, IperfParameters | LatencyParameters):
+    if isinstance(parameters, TimedParameters):
         return replace(parameters, duration_s=duration_s)
     return parameters
 

@@ -59,6 +59,9 @@ class TcpdumpParameters:
 
 CheckParameters = PingParameters | IperfParameters | LatencyParameters | TcpdumpParameters
 
+TimedParameters = IperfParameters | LatencyParameters
+"""The checks that run for a time, not for a number of packets."""
+
 PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
     {"ping": PingParameters, "iperf": IperfParameters, "latency": LatencyParameters, "tcpdump": TcpdumpParameters}
 )

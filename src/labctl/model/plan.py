@@ -49,3 +49,6 @@ class Plan:
     steps: tuple[Step, ...]
     preamble: str = ""
     closing: str = ""
+    is_resumable: bool = False
+    """What was built stays when a step fails, and building again goes on from there (machines: each step takes
+    minutes and can be repeated)."""

@@ -13,9 +13,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, StringConstraints, model_validator
 
 from labctl.model.section import Section
-from labctl.model.sections_kubeadm import REFERENCE_PATTERN
 
 VERSION_PATTERN = r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"
+REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"
 PATH_PATTERN = r"^/[^:]*$"
 
 Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
 from labctl.model.section import Section
+from labctl.model.sections_kind import DEFAULT_TOOLS_IMAGE
 from labctl.names import NAME_PATTERN
 
 KUBERNETES_PATTERN = r"^v?1\.[0-9]{1,3}\.[0-9]{1,3}$"
@@ -207,6 +208,9 @@ class Kubeadm(Section):
     swap: Swap = Field(Swap.KEEP, description="Where swap is on: keep it, turn it off until down, or stop.")
     ignore_preflight_errors: tuple[Annotated[str, StringConstraints(pattern=WORD_PATTERN)], ...] = Field(
         ("Swap",), description="Checks of kubeadm that may fail."
+    )
+    tools_image: Reference = Field(
+        DEFAULT_TOOLS_IMAGE, description="The pods' image. It must have sh, ping, iperf3, tcpdump and ip."
     )
     devices: tuple[Device, ...] = Field(
         (), description="The interfaces that Cilium works on. Without it: those that carry the nodes' addresses."

@@ -1,7 +1,7 @@
 """Netlink itself: messages, attributes, and a socket that sends many messages at once. Knows no family of messages.
 
 Numbers are in the host's byte order, as the kernel has them. The formats are those of linux/netlink.h. Why not a
-library: docs/adr/0002-own-netlink-encoder.md.
+library: docs/adr/0003-own-netlink-encoder.md.
 """
 
 from __future__ import annotations

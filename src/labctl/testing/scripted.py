@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair
 from labctl.model.proof import Evidence
+from labctl.model.state import DatapathState
 from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind
 
 
@@ -139,6 +140,9 @@ class ScriptedTarget:
         raise Unscripted(f"{self.name} was asked for {' '.join(argv)}, for which the script has no answer")
 
 
+NO_STATE = DatapathState(nodes=(), counts_runs=False)
+
+
 class ScriptedLab:
     """An open lab made of scripted targets. `testimony` sends the traffic and gives the evidence it was made with."""
 
@@ -150,12 +154,14 @@ class ScriptedLab:
         taps: Sequence[Tap] = (),
         devices: Sequence[OpenDevice] = (),
         evidence: Sequence[Evidence] = (),
+        state: DatapathState = NO_STATE,
     ) -> None:
         self.lab = lab
         self._targets = {target.name: target for target in targets}
         self._taps = tuple(taps)
         self._devices = tuple(devices)
         self._evidence = tuple(evidence)
+        self._state = state
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -174,6 +180,9 @@ class ScriptedLab:
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         send()
         return self._evidence
+
+    def datapath_state(self) -> DatapathState:
+        return self._state
 
 
 class MemoryRaw:

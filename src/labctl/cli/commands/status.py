@@ -1,4 +1,4 @@
-"""`labctl status LAB`: what the lab is, and which mode it proves to be in."""
+"""`labctl status LAB`: what the lab is, which mode it proves to be in, and what is attached to its devices."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ from labctl.errors import NotInForce
 @click.command("status")
 @click.argument("lab")
 @click.option("--no-proof", is_flag=True, help="Send no packets: what was asked for, without what is in force.")
+@click.option(
+    "--datapath", is_flag=True, help="Also the programs on every device and the maps' entries; sends no packets."
+)
 @as_json
-def command(lab: str, no_proof: bool, as_json: bool) -> int:
-    """What LAB is made of, and which mode is in force, with the evidence. Sends a few echo requests to find out."""
+def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
+    """What LAB is made of, and which mode is in force, with the evidence. Sends a few echo requests to find out.
+
+    With --datapath: what hangs on which hook of which device, what it has done so far, and what the maps hold, with the
+    command that shows each by hand. It sends nothing then, so that the counters stay as they are.
+    """
     from labctl import app
     from labctl.engine.prove import prove
+    from labctl.report.datapath import datapath_record, datapath_tables
     from labctl.report.status import status_record, status_table
     from labctl.store.raw import MemorySinks
     from labctl.system.signals import interruptible
 
     found, provider = find_lab(lab)
-    mode = None
-    if not no_proof:
+    mode = state = None
+    if datapath or not no_proof:
         with interruptible(), Progress(quiet=True) as progress, provider.open(found) as open_lab:
-            mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
+            if datapath:
+                state = open_lab.datapath_state()
+            else:
+                mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
     if as_json:
-        emit_json(status_record(found, mode, statement=provider.statement))
+        record = status_record(found, mode, statement=provider.statement)
+        emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)
     else:
-        for part in status_table(found, mode, statement=provider.statement):
+        parts = [*status_table(found, mode, statement=provider.statement)]
+        for part in (*parts, *(datapath_tables(state) if state is not None else ())):
             console().print(part)
     return NotInForce.exit_code if mode is not None and not mode.proven else 0

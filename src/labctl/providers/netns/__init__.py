@@ -1,0 +1,1 @@
+"""The provider that builds labs from network namespaces on this host."""

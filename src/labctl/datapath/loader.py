@@ -1,0 +1,152 @@
+"""Loads a prebuilt object with libbpf: programs and maps as file descriptors, nothing pinned.
+
+What is loaded lives as long as a file descriptor or a tc filter holds it. Attaching is not done here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from labctl.errors import HostLacks, StepFailed
+from labctl.model.datapath import Encapsulation, HostRouting
+
+LIBBPF = "libbpf.so.1"
+
+_WARN = 0
+_LOG_BYTES = 64 * 1024
+_LOG_LINES = 30
+
+
+def object_path(host_routing: HostRouting, encapsulation: Encapsulation) -> Path:
+    """The prebuilt object of that mode, shipped beside this module."""
+    return Path(__file__).with_name("objects") / f"{host_routing}-{encapsulation}.o"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedDatapath:
+    """One loaded copy of an object: file descriptors by program name and by map name. Close it once the programs
+    are attached: the filters keep them, and they keep the maps."""
+
+    path: Path
+    programs: Mapping[str, int]
+    maps: Mapping[str, int]
+
+    def close(self) -> None:
+        for descriptor in (*self.programs.values(), *self.maps.values()):
+            os.close(descriptor)
+
+    def __enter__(self) -> LoadedDatapath:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(host_routing: HostRouting, encapsulation: Encapsulation) -> LoadedDatapath:
+    """A new copy of that mode's programs, with maps of their own. Raises StepFailed with libbpf's own words."""
+    return load_object(object_path(host_routing, encapsulation))
+
+
+def load_object(path: Path) -> LoadedDatapath:
+    """Loads any object that libbpf takes. Raises HostLacks without libbpf, StepFailed with what libbpf said."""
+    library, said = _libbpf()
+    said.lines = []
+    handle = library.bpf_object__open_file(os.fsencode(path), None)
+    if not handle:
+        raise _failed(path, ctypes.get_errno(), said.lines)
+    try:
+        result = library.bpf_object__load(handle)
+        if result:
+            raise _failed(path, -result, said.lines)
+        return LoadedDatapath(
+            path=path,
+            programs=_descriptors(library, handle, "program"),
+            maps=_descriptors(library, handle, "map"),
+        )
+    finally:
+        library.bpf_object__close(handle)
+
+
+def _descriptors(library: Any, handle: int, kind: str) -> dict[str, int]:
+    """Duplicates, since those of libbpf are closed with its object."""
+    step = getattr(library, f"bpf_object__next_{kind}")
+    name = getattr(library, f"bpf_{kind}__name")
+    descriptor = getattr(library, f"bpf_{kind}__fd")
+    found: dict[str, int] = {}
+    item = step(handle, None)
+    while item:
+        found[name(item).decode()] = os.dup(descriptor(item))
+        item = step(handle, item)
+    return found
+
+
+def _failed(path: Path, error: int, said: list[str]) -> StepFailed:
+    """Of a long log the end, where the verifier says what it did not like."""
+    lines = "".join(said).strip().splitlines() or [os.strerror(error)]
+    return StepFailed(
+        what=f"the eBPF programs of {path.name} could not be loaded",
+        cause="\n".join(lines[-_LOG_LINES:]),
+        remedy="labctl doctor",
+    )
+
+
+class _Said(threading.local):
+    """What libbpf warned of in this thread, the verifier's log among it: several threads may load at the same time."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+
+_PRINTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+@cache
+def _libbpf() -> tuple[Any, _Said]:
+    """libbpf 1.x with the types of what is used of it, and what it says. Its printer is one for the whole process."""
+    try:
+        library: Any = ctypes.CDLL(LIBBPF, use_errno=True)
+    except OSError as error:
+        raise HostLacks(
+            what=f"{LIBBPF} cannot be loaded", cause=str(error), remedy="apt-get install libbpf1"
+        ) from error
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    for function, result, arguments in (
+        ("bpf_object__open_file", pointer, (text, pointer)),
+        ("bpf_object__load", number, (pointer,)),
+        ("bpf_object__close", None, (pointer,)),
+        ("bpf_object__next_program", pointer, (pointer, pointer)),
+        ("bpf_object__next_map", pointer, (pointer, pointer)),
+        ("bpf_program__name", text, (pointer,)),
+        ("bpf_program__fd", number, (pointer,)),
+        ("bpf_map__name", text, (pointer,)),
+        ("bpf_map__fd", number, (pointer,)),
+        ("libbpf_set_print", pointer, (pointer,)),
+    ):
+        bound = getattr(library, function)
+        bound.restype = result
+        bound.argtypes = arguments
+    said = _Said()
+    formatter = ctypes.CDLL(None).vsnprintf
+
+    def keep(level: int, template: bytes, arguments: int) -> int:
+        # A va_list is handed on as it came: as a pointer, on x86-64 as on arm64.
+        if level == _WARN:
+            buffer = ctypes.create_string_buffer(_LOG_BYTES)
+            formatter(buffer, ctypes.c_size_t(_LOG_BYTES), template, ctypes.c_void_p(arguments))
+            said.lines.append(buffer.value.decode(errors="replace"))
+        return 0
+
+    library.printer = _PRINTER(keep)  # must live as long as the library
+    library.libbpf_set_print(library.printer)
+    return library, said

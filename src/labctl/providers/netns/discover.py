@@ -1,0 +1,108 @@
+"""Finds labs by their marks: what is in /run/netns decides, whatever state files say or no longer say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from labctl.model.interfaces import LO_INDEX
+from labctl.names import split_namespace
+from labctl.providers.base import RunningLab
+from labctl.providers.netns.mark import Mark, parse_mark
+from labctl.providers.netns.plan import parts_of
+from labctl.providers.netns.record import parse_document, record_path
+from labctl.system import netns, rtnetlink
+from labctl.system.netlink import Socket
+
+RECORD = "its record"
+
+
+@dataclass(slots=True, kw_only=True)
+class Remains:
+    """What is left of one lab, or all of it: marked namespaces, and files on which no namespace was mounted yet.
+
+    `strangers` have a name like a part of the lab and no mark: they are somebody else's.
+    """
+
+    namespaces: dict[str, Mark] = field(default_factory=dict)
+    leftovers: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    has_record: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        return bool(self.namespaces or self.leftovers or self.has_record)
+
+
+def remains() -> Mapping[str, Remains]:
+    """By lab name, everything on this host that is a lab's or is named like one."""
+    found: dict[str, Remains] = {}
+    for name in netns.names():
+        split = split_namespace(name)
+        if split is not None:
+            _sort(found.setdefault(split[0], Remains()), name)
+    for lab in _recorded():
+        found.setdefault(lab, Remains()).has_record = True
+    return found
+
+
+def _sort(into: Remains, name: str) -> None:
+    if not netns.is_mounted(name):
+        (into.leftovers if netns.is_our_leftover(name) else into.strangers).append(name)
+        return
+    mark = read_mark(name)
+    if mark is None:
+        into.strangers.append(name)
+    else:
+        into.namespaces[name] = mark
+
+
+def read_mark(name: str) -> Mark | None:
+    """The mark of a namespace, or None: it is gone, or not labctl's."""
+    try:
+        with netns.entered(netns.path_of(name)), Socket() as channel:
+            answers = [rtnetlink.parse_link(body) for body in channel.ask(rtnetlink.one_link(LO_INDEX))]
+    except OSError:
+        return None
+    return parse_mark(answers[0].alias) if answers else None
+
+
+def _recorded() -> Iterable[str]:
+    directory = record_path("x").parent.parent
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return ()
+
+
+def discover() -> tuple[RunningLab, ...]:
+    """Every lab of this provider, whole or in pieces, by name."""
+    return tuple(_running(name, of_lab) for name, of_lab in sorted(remains().items()) if of_lab.is_ours)
+
+
+def _running(name: str, of_lab: Remains) -> RunningLab:
+    try:
+        lab = parse_document(record_path(name).read_text())
+    except (OSError, ValueError):
+        lab = None
+    if lab is None:
+        facts = max(of_lab.namespaces.values(), key=lambda mark: len(mark.digest), default=None)
+        return RunningLab(
+            name=name,
+            provider="netns",
+            scenario=facts.scenario if facts else "",
+            digest=facts.digest if facts else "",
+            is_whole=False,
+            lab=None,
+            missing=(RECORD,),
+        )
+    missing = tuple(part for part in parts_of(lab) if part not in of_lab.namespaces)
+    return RunningLab(
+        name=name,
+        provider="netns",
+        scenario=lab.scenario,
+        digest=lab.digest,
+        is_whole=not missing,
+        lab=lab,
+        missing=missing,
+    )

@@ -1,0 +1,133 @@
+"""Reads what is attached in a lab's nodes and what its maps hold, from the kernel's own objects.
+
+Programs are found where they hang (tc filters), maps through the programs that use them. In words: `map_tables`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.datapath import bpf
+from labctl.datapath.metrics import Metric, decode_metrics
+from labctl.errors import MeasureFailed
+from labctl.model.lab import Lab
+from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.names import namespace_of
+from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.map_tables import Entry, map_table, names_of
+from labctl.system import netns, rtnetlink
+from labctl.system.netlink import NetlinkError, Socket
+
+_COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
+_METRICS = "metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hung:
+    """One filter as the kernel lists it, on its device."""
+
+    device: str
+    index: int
+    direction: Direction
+    filter: rtnetlink.Filter
+
+
+def read_state(lab: Lab) -> DatapathState:
+    """Every node of the lab. Raises MeasureFailed when a node is gone or its programs cannot be read."""
+    return DatapathState(nodes=tuple(_node(lab, node.name) for node in lab.nodes), counts_runs=_counts_runs())
+
+
+def _counts_runs() -> bool:
+    try:
+        return _COUNTS_RUNS.read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return False
+
+
+def _node(lab: Lab, node: str) -> NodeDatapath:
+    namespace = namespace_of(lab.name, node)
+    try:
+        with netns.entered(netns.path_of(namespace)), Socket() as channel:
+            links = [rtnetlink.parse_link(answer) for answer in channel.ask(rtnetlink.all_links())]
+            hung = [found for link in links for found in _filters(channel, link)]
+        information = {one.filter.program_id: _program(one.filter.program_id) for one in hung}
+        map_ids = sorted({map_id for info in information.values() for map_id in info.map_ids})
+        dumps = {info: entries for map_id in map_ids for info, entries in (_map(map_id),)}
+    except OSError as failed:
+        raise MeasureFailed(
+            what=f"the datapath of node {node} cannot be read",
+            cause=str(failed),
+            remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+        ) from failed
+    names = names_of(lab, {link.index: link.name for link in links})
+    counted = [m for info, entries in dumps.items() if info.name == _METRICS for m in decode_metrics(entries)]
+    tables = (map_table(info, entries, names) for info, entries in dumps.items())
+    return NodeDatapath(
+        node=node,
+        programs=tuple(_attached(one, information[one.filter.program_id], counted, namespace) for one in hung),
+        maps=tuple(sorted((table for table in tables if table is not None), key=_place)),
+        commands=(
+            " ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+            f"tc -n {namespace} filter show dev {hung[0].device} {hung[0].direction}" if hung else "",
+        ),
+    )
+
+
+def _filters(channel: Socket, link: rtnetlink.Link) -> list[_Hung]:
+    found: list[_Hung] = []
+    for direction in Direction:
+        # A device without a clsact qdisc has no such hooks: the kernel refuses, which means none.
+        with contextlib.suppress(NetlinkError):
+            for answer in channel.ask(rtnetlink.filters_of(link.index, direction.hook)):
+                parsed = rtnetlink.parse_filter(answer)
+                if parsed is not None:
+                    found.append(_Hung(device=link.name, index=link.index, direction=direction, filter=parsed))
+    return found
+
+
+def _program(program_id: int) -> bpf.ProgramInfo:
+    descriptor = bpf.program_descriptor(program_id)
+    try:
+        return bpf.program_info(descriptor)
+    finally:
+        bpf.close_all([descriptor])
+
+
+def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
+    descriptor = bpf.map_descriptor(map_id)
+    try:
+        info = bpf.map_info(descriptor)
+        return info, () if info.type == bpf.MapType.RINGBUF else tuple(bpf.dump(descriptor))
+    finally:
+        bpf.close_all([descriptor])
+
+
+def _attached(one: _Hung, info: bpf.ProgramInfo, counted: list[Metric], namespace: str) -> AttachedProgram:
+    function = one.filter.name.removesuffix(f"-{one.device}")
+    # The kernel counts runs from when it is told to; a program that never ran while it counted has none to show.
+    has_runs = info.run_count > 0 or _counts_runs()
+    return AttachedProgram(
+        device=one.device,
+        hook=str(one.direction),
+        attach="tc clsact",
+        name=function,
+        program_id=one.filter.program_id,
+        tag=one.filter.tag,
+        did=tuple(
+            f"{metric.packets} × {metric.verdict.words}"
+            for metric in counted
+            if metric.ifindex == one.index and metric.program.function == function
+        ),
+        run_count=info.run_count if has_runs else None,
+        run_time_ns=info.run_time_ns if has_runs else None,
+        command=f"tc -n {namespace} filter show dev {one.device} {one.direction}",
+    )
+
+
+_ORDER = ("config", "endpoints", "ipcache", "tunnel", "snat", "fragments", "metrics")
+
+
+def _place(table: MapTable) -> tuple[int, str]:
+    return (_ORDER.index(table.name) if table.name in _ORDER else len(_ORDER), table.name)

@@ -1,0 +1,178 @@
+"""A running netns lab for checks to look at: where to run argv, where packets can be seen, what the nodes testify."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model import interfaces
+from labctl.model.datapath import Encapsulation
+from labctl.model.lab import Lab, Node, Pair, Placement, Pod
+from labctl.model.process import Completed
+from labctl.model.proof import Evidence
+from labctl.model.signature import Role
+from labctl.model.state import DatapathState
+from labctl.names import UNDERLAY, namespace_of
+from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind
+from labctl.providers.netns import readings
+from labctl.providers.netns.discover import read_mark
+from labctl.providers.netns.evidence import Look, testify
+from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.plan import parts_of
+from labctl.system import netns, process, rtnetlink
+from labctl.system.netlink import Socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceTarget:
+    """`Target` of the provider seam: a node, a pod or the underlay, each a namespace."""
+
+    name: str
+    kind: TargetKind
+    namespace: str
+
+    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return netns.command(self.namespace, tuple(argv))
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
+        return process.run(argv, timeout_s=timeout_s, namespace=netns.path_of(self.namespace), cpu=cpu, stdin=stdin)
+
+    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> AbstractContextManager[Running]:
+        return process.Process(argv, namespace=netns.path_of(self.namespace), cpu=cpu)
+
+
+class NetnsOpenLab:
+    """`OpenLab` of the provider seam."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._targets = {target.name: target for target in _targets(lab)}
+
+    def target(self, name: str) -> Target:
+        """The pod or node of that name. Raises UsageError with a suggestion."""
+        if name not in self._targets:
+            near = difflib.get_close_matches(name, self._targets, n=1)
+            raise UsageError(
+                what=f"the lab {self.lab.name} has no pod or node named {name}",
+                cause=f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(self._targets)}",
+                remedy=f"labctl status {self.lab.name}",
+            )
+        return self._targets[name]
+
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(self._targets.values())
+
+    def taps(self, pair: Pair) -> tuple[Tap, ...]:
+        """In the order from client to server; of a same-node pair, the devices of the one node once."""
+        client, server = self.lab.pod(pair.client), self.lab.pod(pair.server)
+        placed = (
+            _same_node(self.lab, client, server)
+            if pair.placement is Placement.SAME_NODE
+            else _cross_node(self.lab, client, server)
+        )
+        return tuple(
+            Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
+            for role, where, interface in placed
+        )
+
+    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
+        """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
+        taps = [tap for tap in self.taps(pair) if tap.interface != interfaces.LO]
+        macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
+        return tuple(
+            OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
+            for tap in taps
+            if tap.interface in macs[tap.target.name]
+        )
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
+        pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
+        nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
+        before = {node: self._read(node) for node in nodes}
+        send()
+        looks = [Look(before=before[node], after=self._read(node), lxc=pods[node].lxc) for node in nodes]
+        return testify(self.lab, pair, looks)
+
+    def datapath_state(self) -> DatapathState:
+        return read_state(self.lab)
+
+    def _read(self, node: str) -> readings.Reading:
+        return readings.read(node, self._targets[node].namespace)
+
+    def _macs(self, part: str) -> dict[str, str]:
+        namespace = self._targets[part].namespace
+        try:
+            with netns.entered(netns.path_of(namespace)), Socket() as channel:
+                links = map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))
+                return {link.name: link.mac for link in links}
+        except OSError as failed:
+            raise MeasureFailed(
+                what=f"{part} cannot be looked at", cause=str(failed), remedy=f"ip -n {namespace} link"
+            ) from failed
+
+
+Placed = tuple[Role, str, str]
+"""A role, the part of the lab that has the device, and the device."""
+
+
+def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
+    parts = (
+        *((node.name, TargetKind.NODE) for node in lab.nodes),
+        *((pod.name, TargetKind.POD) for pod in lab.pods),
+        (UNDERLAY, TargetKind.UNDERLAY),
+    )
+    return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)
+
+
+def _same_node(lab: Lab, client: Pod, server: Pod) -> Iterable[Placed]:
+    yield Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE
+    yield Role.CLIENT_LXC, client.node, client.lxc
+    yield from _client_node(lab, client.node)
+    yield Role.SERVER_LXC, server.node, server.lxc
+    yield Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE
+
+
+def _client_node(lab: Lab, node: str) -> Iterable[Placed]:
+    yield Role.CLIENT_CILIUM_HOST, node, interfaces.CILIUM_HOST
+    yield Role.CLIENT_CILIUM_NET, node, interfaces.CILIUM_NET
+    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+        yield Role.CLIENT_CILIUM_VXLAN, node, interfaces.CILIUM_VXLAN
+    yield Role.CLIENT_UPLINK, node, interfaces.UPLINK
+    yield Role.CLIENT_LO, node, interfaces.LO
+
+
+def _cross_node(lab: Lab, client: Pod, server: Pod) -> Iterable[Placed]:
+    yield Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE
+    yield Role.CLIENT_LXC, client.node, client.lxc
+    yield from _client_node(lab, client.node)
+    yield Role.CLIENT_BRIDGE_PORT, UNDERLAY, _port(lab.node(client.node))
+    yield Role.SERVER_BRIDGE_PORT, UNDERLAY, _port(lab.node(server.node))
+    yield Role.SERVER_LO, server.node, interfaces.LO
+    yield Role.SERVER_UPLINK, server.node, interfaces.UPLINK
+    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+        yield Role.SERVER_CILIUM_VXLAN, server.node, interfaces.CILIUM_VXLAN
+    yield Role.SERVER_CILIUM_NET, server.node, interfaces.CILIUM_NET
+    yield Role.SERVER_CILIUM_HOST, server.node, interfaces.CILIUM_HOST
+    yield Role.SERVER_LXC, server.node, server.lxc
+    yield Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE
+
+
+def _port(node: Node) -> str:
+    return interfaces.bridge_port(node.index)
+
+
+@contextmanager
+def open_lab(lab: Lab) -> Iterator[NetnsOpenLab]:
+    """Raises UsageError when the lab is not up or a part of it is missing."""
+    missing = [part for part in parts_of(lab) if read_mark(part) is None]
+    if missing:
+        raise UsageError(
+            what=f"the lab {lab.name} is not up" if len(missing) == len(parts_of(lab)) else f"{lab.name} is not whole",
+            cause=f"missing: {', '.join(missing)}",
+            remedy=f"labctl up {lab.scenario}",
+        )
+    yield NetnsOpenLab(lab)

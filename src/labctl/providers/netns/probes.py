@@ -1,0 +1,264 @@
+"""What the host must have for netns labs: tools are looked for, kernel features are tried in a throwaway namespace."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.datapath import loader
+from labctl.errors import LabError
+from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.providers.base import Probe
+from labctl.providers.netns.actions import Device
+from labctl.system import conntrack, netns, process, rtnetlink
+from labctl.system.netlink import Request, Socket
+
+_BUILDING = "building labs"
+_EVIDENCE = "proving the mode in force"
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A program, the Debian package that has it, and what it is for."""
+
+    program: str
+    package: str
+    needed_for: str
+    required: bool = True
+
+
+TOOLS = (
+    Tool(program="ip", package="iproute2", needed_for="looking at labs, labctl plan --shell"),
+    Tool(program="tc", package="iproute2", needed_for="looking at labs, labctl plan --shell"),
+    Tool(program="sysctl", package="procps", needed_for="labctl plan --shell"),
+    Tool(program="iptables-restore", package="iptables", needed_for=_BUILDING),
+    Tool(program="iptables-save", package="iptables", needed_for=_EVIDENCE),
+    Tool(program="nft", package="nftables", needed_for="looking at netfilter"),
+    Tool(program="ping", package="iputils-ping", needed_for="check ping"),
+    Tool(program="iperf3", package="iperf3", needed_for="check iperf"),
+    Tool(program="sockperf", package="sockperf", needed_for="check latency"),
+    Tool(program="tcpdump", package="tcpdump", needed_for=f"check tcpdump, {_EVIDENCE}"),
+    Tool(
+        program="bpftool",
+        package="bpftool",
+        needed_for="only labctl plan --shell, and rebuilding the eBPF objects",
+        required=False,
+    ),
+    Tool(program="clang", package="clang", needed_for="only rebuilding the eBPF objects", required=False),
+    Tool(
+        program="conntrack",
+        package="conntrack",
+        needed_for="only the command that evidence shows for doing it by hand",
+        required=False,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """Something the kernel can do. `attempt` tries it inside a throwaway namespace and raises OSError or LabError
+    where it cannot; `option` is the kernel's build option, `module` what modprobe calls it (empty: no module)."""
+
+    name: str
+    option: str
+    module: str
+    needed_for: str
+    attempt: Callable[[], None]
+    required: bool = True
+
+
+def probes() -> Iterator[Probe]:
+    """Tools, then libbpf, then the kernel. Without root the kernel's features cannot be tried, and that is said."""
+    for tool in TOOLS:
+        found = process.find_program(tool.program)
+        yield Probe(
+            name=tool.program,
+            present=found is not None,
+            found=found or "not there",
+            needed_for=tool.needed_for,
+            remedy=f"apt-get install {tool.package}",
+            required=tool.required,
+        )
+    yield _libbpf()
+    is_root = os.geteuid() == 0
+    yield Probe(
+        name="root",
+        present=is_root,
+        found="root" if is_root else f"user {os.geteuid()}",
+        needed_for=_BUILDING,
+        remedy="sudo labctl doctor",
+    )
+    for feature in FEATURES if is_root else ():
+        yield _try(feature)
+
+
+def _libbpf() -> Probe:
+    try:
+        ctypes.CDLL(loader.LIBBPF)
+        found = loader.LIBBPF
+    except OSError as missing:
+        found = str(missing)
+    return Probe(
+        name="libbpf",
+        present=found == loader.LIBBPF,
+        found=found,
+        needed_for=_BUILDING,
+        remedy="apt-get install libbpf1",
+    )
+
+
+def _try(feature: Feature) -> Probe:
+    try:
+        with netns.throwaway():
+            feature.attempt()
+        found = ""
+    except OSError as refused:
+        found = os.strerror(refused.errno) if refused.errno else str(refused)
+    except LabError as failed:
+        found = failed.cause or failed.what
+    load = f"modprobe {feature.module}  # or " if feature.module else "boot "
+    return Probe(
+        name=feature.name,
+        present=not found,
+        found=found or "tried, works",
+        needed_for=feature.needed_for,
+        remedy=f"{load}a kernel with {feature.option}",
+        required=feature.required,
+    )
+
+
+_FIRST = Device(name="probe0", index=100, mac="02:00:00:00:00:01", mtu=1500).encoded(up=False)
+_SECOND = Device(name="probe1", index=101, mac="02:00:00:00:00:02", mtu=1500).encoded(up=False)
+
+
+def _send(*requests: Request) -> None:
+    with Socket() as channel:
+        channel.send(requests)
+
+
+def _try_nothing() -> None:
+    """Being inside a throwaway namespace is all."""
+
+
+def _try_reading_connections() -> None:
+    conntrack.connections()
+
+
+def _try_filters() -> None:
+    with loader.load(HostRouting.BPF, Encapsulation.NATIVE) as loaded:
+        program = next(iter(loaded.programs.values()))
+        _send(
+            rtnetlink.veth_add(_FIRST, _SECOND),
+            rtnetlink.clsact_add(_FIRST.index),
+            rtnetlink.filter_add(_FIRST.index, rtnetlink.Hook.INGRESS, program=program, name="probe"),
+        )
+
+
+def _try_rules(table: str, *rules: str) -> None:
+    """Has iptables-restore put the rules into the throwaway namespace, which a descriptor names."""
+    text = "\n".join((f"*{table}", *rules, "COMMIT", ""))
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        done = process.run(
+            ("iptables-restore",),
+            timeout_s=_TIMEOUT_S,
+            namespace=Path(f"/proc/{os.getpid()}/fd/{here}"),
+            stdin=text.encode(),
+        )
+    finally:
+        os.close(here)
+    if done.returncode:
+        raise LabError(what="iptables-restore failed", cause=done.error_text.strip().replace("\n", "; "))
+
+
+def _try_cgroup2() -> None:
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    if not any(line.split()[2] == "cgroup2" for line in mounts):
+        raise LabError(what="no cgroup2 is mounted", cause="no cgroup2 is mounted")
+
+
+FEATURES = (
+    Feature(
+        name="network namespaces",
+        option="CONFIG_NET_NS",
+        module="",
+        needed_for=_BUILDING,
+        attempt=_try_nothing,
+    ),
+    Feature(
+        name="veth",
+        option="CONFIG_VETH",
+        module="veth",
+        needed_for=_BUILDING,
+        attempt=lambda: _send(rtnetlink.veth_add(_FIRST, _SECOND)),
+    ),
+    Feature(
+        name="bridge",
+        option="CONFIG_BRIDGE",
+        module="bridge",
+        needed_for=_BUILDING,
+        attempt=lambda: _send(rtnetlink.bridge_add(_FIRST)),
+    ),
+    Feature(
+        name="vxlan",
+        option="CONFIG_VXLAN",
+        module="vxlan",
+        needed_for="labs with encapsulation vxlan",
+        attempt=lambda: _send(rtnetlink.vxlan_add(_FIRST, port=8472)),
+    ),
+    Feature(
+        name="tc eBPF",
+        option="CONFIG_BPF_SYSCALL, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF and CONFIG_NET_CLS_ACT",
+        module="cls_bpf sch_ingress",
+        needed_for=_BUILDING,
+        attempt=_try_filters,
+    ),
+    Feature(
+        name="iptables",
+        option="CONFIG_IP_NF_IPTABLES or CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_MATCH_COMMENT and …_XT_MARK",
+        module="nft_compat xt_comment xt_mark",
+        needed_for=_BUILDING,
+        attempt=lambda: _try_rules("filter", "-A FORWARD -m comment --comment x -m mark --mark 0x1/0x1 -j ACCEPT"),
+    ),
+    Feature(
+        name="iptables notrack",
+        option="CONFIG_NETFILTER_XT_TARGET_CT",
+        module="xt_CT",
+        needed_for=_BUILDING,
+        attempt=lambda: _try_rules("raw", "-A PREROUTING -m mark --mark 0x1/0x1 -j CT --notrack"),
+    ),
+    Feature(
+        name="nat and conntrack",
+        option="CONFIG_NF_CONNTRACK, CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
+        module="nf_conntrack nf_nat xt_MASQUERADE",
+        needed_for=_BUILDING,
+        attempt=lambda: _try_rules("nat", "-A POSTROUTING -m mark --mark 0x1/0x1 -j MASQUERADE"),
+    ),
+    Feature(
+        name="iptables socket match",
+        option="CONFIG_NETFILTER_XT_MATCH_SOCKET",
+        module="xt_socket",
+        needed_for="one of the rules of a Cilium node; it is left out where this is missing",
+        attempt=lambda: _try_rules("mangle", "-A PREROUTING -m socket --transparent -j ACCEPT"),
+        required=False,
+    ),
+    Feature(
+        name="reading conntrack",
+        option="CONFIG_NF_CT_NETLINK",
+        module="nf_conntrack_netlink",
+        needed_for=_EVIDENCE,
+        attempt=_try_reading_connections,
+    ),
+    Feature(
+        name="cgroup2",
+        option="CONFIG_CGROUPS and CONFIG_CGROUP_BPF",
+        module="",
+        needed_for="services",
+        attempt=_try_cgroup2,
+        required=False,
+    ),
+)

@@ -1,0 +1,63 @@
+"""Removes a lab by its mark: its processes, its namespaces, its record, in that order, and nothing else.
+
+Devices are never removed one by one: each end of every link is in one of the lab's namespaces, and dropping those costs
+a small part of the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+
+from labctl.errors import HostLacks, StepFailed
+from labctl.providers.netns.datapath_actions import pins
+from labctl.providers.netns.discover import Remains, remains
+from labctl.providers.netns.record import record_path
+from labctl.system import netns
+
+_log = logging.getLogger(__name__)
+
+
+def teardown(name: str) -> None:
+    """Idempotent. Raises StepFailed when something does not go away, HostLacks without root."""
+    if os.geteuid() != 0:
+        raise HostLacks(
+            what="removing a lab needs root",
+            cause="network namespaces are root's",
+            remedy=f"sudo labctl down {name}",
+        )
+    of_lab = remains().get(name, Remains())
+    for stranger in of_lab.strangers:
+        _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)
+    _end_processes(of_lab)
+    for namespace in (*of_lab.namespaces, *of_lab.leftovers):
+        try:
+            netns.delete(namespace)
+        except OSError as refused:
+            raise StepFailed(
+                what=f"the namespace {namespace} does not go away",
+                cause=os.strerror(refused.errno or 0),
+                remedy=f"ip netns delete {namespace}",
+            ) from refused
+    _remove_pins(name)
+    shutil.rmtree(record_path(name).parent, ignore_errors=True)
+    if of_lab.is_ours:
+        netns.tidy_directory()
+
+
+def _end_processes(of_lab: Remains) -> None:
+    """Those inside the marked namespaces only: a process elsewhere that talks about the lab is not the lab's."""
+    keys = [key for key in map(netns.key_of, of_lab.namespaces) if key is not None]
+    if keys:
+        netns.end_processes(keys)
+
+
+def _remove_pins(name: str) -> None:
+    """What a script of `plan --shell` leaves when it is killed: its bpffs, whose place only that script uses."""
+    place = pins(name)
+    if place.is_mount():
+        netns.unmount(place)
+    with contextlib.suppress(OSError):
+        place.rmdir()
