@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from labctl.checks.base import Check
 from labctl.errors import UsageError
 from labctl.providers.base import Provider
 
-PROVIDERS = ("netns",)
+PROVIDERS = ("netns", "kind", "kubeadm")
 
 
 def provider(name: str) -> Provider:
@@ -17,15 +17,23 @@ def provider(name: str) -> Provider:
         from labctl.providers.netns.provider import NetnsProvider
 
         return NetnsProvider()
+    if name == "kind":
+        from labctl.providers.kind.provider import KindProvider
+
+        return KindProvider()
+    if name == "kubeadm":
+        from labctl.providers.kubeadm.provider import KubeadmProvider
+
+        return KubeadmProvider()
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
     )
 
 
-def providers() -> tuple[Provider, ...]:
-    """All providers, the default first."""
-    return tuple(provider(name) for name in PROVIDERS)
+def providers() -> Iterator[Provider]:
+    """All providers, the default first; each is imported when it is its turn, so that who finds stops paying."""
+    return map(provider, PROVIDERS)
 
 
 def checks() -> Mapping[str, Check]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,10 +66,9 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
     from labctl import app
     from labctl.engine.lifecycle import find
 
-    providers = app.providers()
-    found = find(providers, name)
+    found = find(app.providers(), name)
     if found is None:
-        raise unknown_lab(name, providers)
+        raise unknown_lab(name, app.providers())
     running = found.running
     if running.lab is None or not running.is_whole:
         raise UsageError(
@@ -80,7 +79,7 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
     return running.lab, found.provider
 
 
-def unknown_lab(name: str, providers: Sequence[Provider]) -> UsageError:
+def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
     import difflib
 
     up = sorted(running.name for provider in providers for running in provider.discover())

@@ -24,7 +24,7 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
             what="which lab?" if not labs else "either names or --all, not both",
             remedy="labctl down LAB… or labctl down --all; labctl list shows the names",
         )
-    providers = app.providers()
+    providers = tuple(app.providers())
     running = {lab.name: provider for provider in providers for lab in provider.discover()}
     for name in labs:
         if name not in running:
