@@ -62,6 +62,7 @@ def load_object(path: Path) -> LoadedDatapath:
     """Loads any object that libbpf takes. Raises HostLacks without libbpf, StepFailed with what libbpf said."""
     library, said = _libbpf()
     said.lines = []
+    library.libbpf_set_print(library.printer)  # who else uses libbpf in this process may have set another
     handle = library.bpf_object__open_file(os.fsencode(path), None)
     if not handle:
         raise _failed(path, ctypes.get_errno(), said.lines)
@@ -113,7 +114,7 @@ _PRINTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.
 
 @cache
 def _libbpf() -> tuple[Any, _Said]:
-    """libbpf 1.x with the types of what is used of it, and what it says. Its printer is one for the whole process."""
+    """libbpf 1.x with the types of what is used of it, and what it says."""
     try:
         library: Any = ctypes.CDLL(LIBBPF, use_errno=True)
     except OSError as error:
@@ -147,6 +148,5 @@ def _libbpf() -> tuple[Any, _Said]:
             said.lines.append(buffer.value.decode(errors="replace"))
         return 0
 
-    library.printer = _PRINTER(keep)  # must live as long as the library
-    library.libbpf_set_print(library.printer)
+    library.printer = _PRINTER(keep)  # must live as long as libbpf may call it
     return library, said

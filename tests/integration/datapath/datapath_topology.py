@@ -292,7 +292,6 @@ def attach(attachment: Attachment, program: int) -> None:
     point = 1 if attachment.hook == "ingress" else 2
     hook = _Hook(ctypes.sizeof(_Hook), attachment.ifindex, point)
     both = _Hook(ctypes.sizeof(_Hook), attachment.ifindex, 3)
-    library.libbpf_set_print(None)
     created = library.bpf_tc_hook_create(ctypes.byref(both))
     assert created in (0, -17), f"clsact on {attachment.device}: {os.strerror(-created)}"
     options = _Options(ctypes.sizeof(_Options), program, 0, 0, 1, 1)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import statistics
 from pathlib import Path
 
 import pytest
@@ -125,14 +123,6 @@ def test_a_program_runs_on_a_packet_without_any_device() -> None:
         assert metric.bytes == len(frame)
 
 
-def ping(cluster: Cluster, *options: str) -> float:
-    """Mean round trip from a, in seconds."""
-    printed = cluster.run("a", "ping", "-n", "-q", *options).stdout
-    found = re.search(r"= [\d.]+/([\d.]+)/", printed)
-    assert found, printed
-    return float(found[1]) / 1000
-
-
 def test_the_trace_tells_every_program_on_the_way_of_a_pair() -> None:
     lab = make_lab(BPF, VXLAN)
     a, c = lab.pod("a"), lab.pod("c")
@@ -223,14 +213,20 @@ def test_the_fault_wrong_vtep_stops_cross_node_traffic_only() -> None:
         assert built.ping("a", lab.pod("c").address, "-W", "0.3").returncode == 1
 
 
-@pytest.mark.parametrize("target", ["b", "c"])
-def test_the_extra_delay_is_paid_twice_in_a_round_trip(target: str) -> None:
+@each_mode
+def test_the_extra_delay_is_in_one_program_only(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
     delay_ns = 10_000
-    options = ("-c", "200", "-i", "0.002")
-    with cluster(make_lab(BPF, NATIVE)) as fast, cluster(make_lab(BPF, NATIVE, extra_delay_ns=delay_ns)) as slow:
-        differences = []
-        for _ in range(5):
-            address = str(fast.lab.pod(target).address)
-            differences.append(ping(slow, *options, address) - ping(fast, *options, address))
-        # Generous bounds: that it is there, once each way, and not twice as much; bench/datapath.py measures it.
-        assert 1.0 * delay_ns < statistics.median(differences) * 1e9 < 4.0 * delay_ns
+    lab = make_lab(host_routing, encapsulation, extra_delay_ns=delay_ns)
+    a, b = lab.pod("a"), lab.pod("b")
+    frame = make_frame(
+        source_mac=a.mac, destination_mac=a.lxc_mac, source=a.address, destination=b.address, payload=echo_request()
+    )
+    with load(host_routing, encapsulation) as loaded:
+        bpf.update(loaded.maps["config"], map_contents(lab, "node1")["config"])
+        # The shortest of several means: what neighbours on the machine add is not the program's.
+        took_ns = {
+            name: min(bpf.run_program(program, frame, repeat=200).duration_ns for _ in range(10))
+            for name, program in loaded.programs.items()
+        }
+    assert delay_ns <= took_ns.pop("cil_from_container") < 1.5 * delay_ns
+    assert max(took_ns.values()) < delay_ns / 2
