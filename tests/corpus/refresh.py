@@ -13,9 +13,10 @@ from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
 from labctl.model.document import SCENARIO, SITE
+from labctl.model.document_matrix import MATRIX
 
 CORPUS = Path(__file__).resolve().parent
-SCHEMAS = {SCENARIO: "scenario.json", SITE: "site.json"}
+SCHEMAS = {SCENARIO: "scenario.json", SITE: "site.json", MATRIX: "matrix.json"}
 SCHEMA_DIRECTORY = CORPUS.parents[1] / "docs" / "schema"
 
 

@@ -84,12 +84,16 @@ class Environment:
 class Noise:
     """How busy the machine was with other things while one block ran. Shares of time; None: the kernel does not tell.
 
-    `cpu_pressure_share` is PSI `some` for CPU; `steal_share` is time that the hypervisor gave to others.
+    `cpu_pressure_share` is PSI `some` for CPU, which our own processes cause too; `neighbours_share` is the CPU time
+    that other processes of this machine used; `steal_share` is time that the hypervisor gave to other machines.
+    `frequency_hz` is the mean of the CPUs' frequencies at the block's end.
     """
 
     block: int
     cpu_pressure_share: float | None = None
     steal_share: float | None = None
+    neighbours_share: float | None = None
+    frequency_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +140,16 @@ class CautionKind(StrEnum):
     """What a reader should hold against the figures."""
 
     CPU_PRESSURE = "cpu-pressure"
+    NEIGHBOURS = "neighbours"
     STEAL = "steal"
+    FREQUENCY = "frequency"
     AUTOCORRELATED = "autocorrelated"
     CUT_SHORT = "cut-short"
     TOO_FEW_ROUNDS = "too-few-rounds"
     UNEXPECTED_SIGNATURE = "unexpected-signature"
     UNPAIRED = "unpaired"
     DIFFERENT_ENVIRONMENT = "different-environment"
+    DIFFERENT_LAB = "different-lab"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +196,42 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A point at which a comparison that goes on may stop, after `rounds` blocks; `level` is its part of the 5 %."""
+
+    rounds: int
+    level: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """Until when a comparison went on. `until` is half the width that intervals should have (relative), `after` the
+    blocks that it took, `half_width` what was reached."""
+
+    until: float
+    looks: tuple[Look, ...]
+    after: int
+    half_width: float | None
+
+    @property
+    def is_reached(self) -> bool:
+        return self.half_width is not None and self.half_width <= self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How far each side is from the physical limit, which was measured in the same blocks (`--reference`).
+
+    `client` and `server` are the nodes that it was measured between; the changes are the side against the limit.
+    """
+
+    client: str
+    server: str
+    a: Change | None
+    b: Change | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRow:
     """One metric of one check on one pair. Secondary metrics have no verdict.
 
@@ -211,6 +254,7 @@ class MetricRow:
     verdict: ChangeVerdict | None
     refusal: Refusal | None = None
     autocorrelation: float | None = None
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +274,7 @@ class Comparison:
     runs: tuple[RunRecord, ...]
     noise: tuple[Noise, ...] = ()
     is_paired: bool = True
+    stopping: Stopping | None = None
 
     def mode(self, side: str) -> ModeInForce | None:
         """The mode in force of side `a` or `b`."""

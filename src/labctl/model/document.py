@@ -87,7 +87,7 @@ class DatapathSection(Section):
     extra_iptables_rules: Annotated[int, Ge(0), Le(20_000)] | None = Field(
         None, description="Rules per node beyond those of a Cilium node. They match nothing, but are walked past."
     )
-    extra_delay_ns: Annotated[int, Ge(0), Le(1_000_000)] | None = Field(
+    extra_delay_ns: Annotated[int, Ge(0), Le(10_000)] | None = Field(
         None, description="A busy-wait per packet in the eBPF programs: a known slowdown, to test comparisons with."
     )
     faults: tuple[Fault, ...] | None = Field(None, description="Defects put in on purpose, to learn to find them.")

@@ -48,6 +48,14 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Captures at every tap while a known packet goes through; the signature must be that of the mode.",
             "count": "How many echo requests go through while the captures run.",
         },
+        "addressing": {
+            "": "Pod mask, gateway, ARP, TTLs, VXLAN envelope and MTU, each found by looking and explained.",
+            "count": "How many echo requests go through while the captures run.",
+        },
+        "netfilter": {
+            "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",
+            "count": "How many echo requests are sent.",
+        },
     }
 )
 

@@ -19,12 +19,27 @@ class Mover(StrEnum):
     AGENT = "agent"
 
 
+class Act(StrEnum):
+    """The acts that `Movement.helper` names; a witness may have others, in its own words."""
+
+    REDIRECT = "bpf_redirect"
+    REDIRECT_PEER = "bpf_redirect_peer"
+    REDIRECT_NEIGH = "bpf_redirect_neigh"
+    TUNNEL = "tunnel redirect"
+    TO_STACK = "to-stack"
+    PASS = "pass"
+    DROP = "drop"
+    ACCEPT = "accept"
+    NOT_LEFT = "not left"
+    """A netfilter hook that the packet entered and did not leave, with no word about why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketKey:
     """Which packet it was, by its own content: enough to find it again at any tap.
 
-    `first` and `second` are the ICMP echo's id and sequence, or the source and destination port. `ip_id` is the IPv4
-    identification, 0 where the witness does not tell it.
+    `first` and `second` are the ICMP echo's id and sequence, or the source and destination port; 0 for other ICMP.
+    `ip_id` is the IPv4 identification, 0 where the witness does not tell it.
     """
 
     src: str
@@ -34,14 +49,22 @@ class PacketKey:
     second: int
     ip_id: int = 0
 
+    def is_of(self, other: PacketKey) -> bool:
+        """Whether both keys are of one packet: identifications count where both are known."""
+        mine = (self.src, self.dst, self.protocol, self.first, self.second)
+        theirs = (other.src, other.dst, other.protocol, other.first, other.second)
+        return mine == theirs and (not self.ip_id or not other.ip_id or self.ip_id == other.ip_id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
     """One act on one packet. `time_ns` is wall-clock time in ns since the epoch, None where the witness has no clock.
 
     `what` is the name of who acted (`cil_from_container`, `FORWARD`), `device` and `hook` where it did
-    (`lxc948fe603f61d`, `ingress`). `helper` is the act (`bpf_redirect_peer`, `to-stack`, `drop`), `target`
-    the device that it was sent to, `reason` why it was dropped. TTLs are 0 where unknown.
+    (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `Act`), `target`
+    the device that it was sent to, `reason` why it was dropped. For netfilter `device` is the device that the packet
+    came in by (empty for the node's own) and `target` the one that it leaves by. TTLs are 0 where unknown.
+    `encapsulated`: it acted on the packet in its envelope. `raw` is what the witness itself said or passed.
     """
 
     node: str
@@ -57,4 +80,5 @@ class Movement:
     ttl_in: int = 0
     ttl_out: int = 0
     identity: int = 0
+    encapsulated: bool = False
     raw: str = ""

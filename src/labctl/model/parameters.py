@@ -57,13 +57,41 @@ class TcpdumpParameters:
     count: Annotated[int, Ge(1), Le(1_000)] = 3
 
 
-CheckParameters = PingParameters | IperfParameters | LatencyParameters | TcpdumpParameters
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressingParameters:
+    """Addresses, ARP, TTLs, envelope and MTU, seen with `count` echo requests."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetfilterParameters:
+    """Packets per netfilter hook of the nodes while `count` echo requests go through, and conntrack's entries."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 10
+
+
+CheckParameters = (
+    PingParameters
+    | IperfParameters
+    | LatencyParameters
+    | TcpdumpParameters
+    | AddressingParameters
+    | NetfilterParameters
+)
 
 TimedParameters = IperfParameters | LatencyParameters
 """The checks that run for a time, not for a number of packets."""
 
 PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
-    {"ping": PingParameters, "iperf": IperfParameters, "latency": LatencyParameters, "tcpdump": TcpdumpParameters}
+    {
+        "ping": PingParameters,
+        "iperf": IperfParameters,
+        "latency": LatencyParameters,
+        "tcpdump": TcpdumpParameters,
+        "addressing": AddressingParameters,
+        "netfilter": NetfilterParameters,
+    }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""
 

@@ -60,6 +60,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that a check looked at, with a verdict of its own.
+
+    `name` is short and fixed (`gateway-mac`), `sentence` says what was found, with the figures, `lesson` what one
+    learns from it, and `command` shows the same by hand.
+    """
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    lesson: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
     """One run of one check on one pair.
 
@@ -77,3 +92,4 @@ class CheckResult:
     samples: tuple[Sample, ...] = ()
     raw: tuple[str, ...] = ()
     signature: Signature | None = None
+    findings: tuple[Finding, ...] = ()

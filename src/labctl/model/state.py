@@ -1,4 +1,4 @@
-"""What is attached to a running lab's devices and what its maps hold, in words: a picture of now, not of what was asked.
+"""What is attached to a running lab's devices and what its maps hold, in words: as it is now, not as it was asked.
 
 Each provider fills it with what it has: `netns` from the kernel's objects, real Cilium from what its agent lists.
 """

@@ -1,0 +1,147 @@
+"""Which Cilium runs on which Kubernetes and kernel: what is tested, what is only untested, what cannot work.
+
+Sources: Cilium's documentation of each series, its charts' `kubeVersion`, its system requirements, and labctl's own
+ground truth (1.13.12 and 1.16.0-rc.0 on Kubernetes 1.20.2, kernel 6.18). Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labctl.errors import UsageError
+from labctl.model.datapath import Datapath, HostRouting
+from labctl.providers.cilium.versions import Version
+
+OLDEST = (1, 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supported:
+    """What is known of one series of Cilium. `kubernetes` is the range its own end-to-end tests cover (first and
+    last minor of Kubernetes 1.x, None where not known); `suggested` the pairing to try first; `kernel` the least."""
+
+    kubernetes: tuple[int, int] | None
+    suggested: str
+    kernel: tuple[int, int]
+
+
+SERIES: dict[tuple[int, int], Supported] = {
+    (1, 10): Supported(kubernetes=None, suggested="1.21", kernel=(4, 9)),
+    (1, 11): Supported(kubernetes=None, suggested="1.22", kernel=(4, 9)),
+    (1, 12): Supported(kubernetes=(16, 24), suggested="1.24", kernel=(4, 9)),
+    (1, 13): Supported(kubernetes=None, suggested="1.20", kernel=(4, 19)),
+    (1, 14): Supported(kubernetes=(19, 26), suggested="1.26", kernel=(4, 19)),
+    (1, 15): Supported(kubernetes=(26, 29), suggested="1.29", kernel=(4, 19)),
+    (1, 16): Supported(kubernetes=(27, 30), suggested="1.30", kernel=(5, 4)),
+    (1, 17): Supported(kubernetes=None, suggested="1.31", kernel=(5, 4)),
+    (1, 18): Supported(kubernetes=(30, 33), suggested="1.33", kernel=(5, 10)),
+    (1, 19): Supported(kubernetes=(32, 35), suggested="1.35", kernel=(5, 10)),
+    (1, 20): Supported(kubernetes=None, suggested="1.36", kernel=(5, 10)),
+}
+
+RUN_HERE = {((1, 13), (1, 20)), ((1, 16), (1, 20))}
+"""Series of Cilium and Kubernetes that labctl's ground truth was recorded on, outside upstream's tested range."""
+
+BPF_HOST_ROUTING_KERNEL = (5, 10)
+KUBERNETES_OF_CHART = {(1, 10): (1, 16), (1, 16): (1, 21)}
+"""From this Cilium series on, the chart's `kubeVersion` asks for at least that Kubernetes."""
+
+
+def chart_minimum(cilium: Version) -> Version:
+    """The Kubernetes version below which the chart refuses to render."""
+    least = max(since for since in KUBERNETES_OF_CHART if since <= max(cilium.series, OLDEST))
+    return Version(*KUBERNETES_OF_CHART[least])
+
+
+def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
+    """What to tell `helm template --kube-version`: the cluster's own version, or the chart's minimum where the chart
+    asks for more than its agent needs (1.16 to 1.18 run on 1.16 and later)."""
+    return max(kubernetes, chart_minimum(cilium))
+
+
+def refuse_impossible(
+    *, cilium: Version, kubernetes: Version, kernel: Version | None, datapath: Datapath, allow_untested: bool
+) -> tuple[str, ...]:
+    """Raises UsageError for what cannot work, with the nearest that can; gives a warning for each untested pairing.
+
+    `allow_untested` turns the refusals that rest on somebody's word into warnings; those that the programs
+    themselves enforce stay.
+    """
+    if cilium.series < OLDEST:
+        raise UsageError(
+            what=f"Cilium {cilium} is older than labctl knows",
+            cause="BPF host routing for tunnels came with 1.10",
+            remedy="cilium.version: 1.10.6 or later",
+        )
+    if cilium.series >= (1, 21) or cilium.series not in SERIES:
+        known = Supported(kubernetes=None, suggested="1.36", kernel=(5, 10))
+        warnings = [f"Cilium {cilium} is newer than labctl's tables: value names of 1.20 are used and verified"]
+    else:
+        known, warnings = SERIES[cilium.series], []
+    least_agent = Version(1, 21) if cilium.series >= (1, 19) else Version(1, 16)
+    if kubernetes < least_agent:
+        raise UsageError(
+            what=f"Cilium {cilium} does not run on Kubernetes {kubernetes}",
+            cause=f"its agent needs Kubernetes {least_agent.major}.{least_agent.minor} or later",
+            remedy=_other(known, kubernetes),
+        )
+    if kubernetes < chart_minimum(cilium):
+        sentence = (
+            f"the chart of Cilium {cilium} asks for Kubernetes {chart_minimum(cilium)} or later; it is rendered as for "
+            f"that version and applied to {kubernetes}"
+        )
+        if (cilium.series, kubernetes.series) not in RUN_HERE and not allow_untested:
+            raise UsageError(
+                what=f"the chart of Cilium {cilium} refuses Kubernetes {kubernetes}",
+                cause=f"its kubeVersion asks for {chart_minimum(cilium)} or later, and labctl knows of nobody who ran "
+                "this pair",
+                remedy=f"{_other(known, kubernetes)}, or cilium.allowUntested: true",
+            )
+        warnings.append(sentence)
+    elif known.kubernetes and not known.kubernetes[0] <= kubernetes.minor <= known.kubernetes[1]:
+        warnings.append(
+            f"Cilium {cilium} is tested upstream with Kubernetes 1.{known.kubernetes[0]} to 1.{known.kubernetes[1]}, "
+            f"not with {kubernetes}; suggested: {known.suggested}"
+        )
+    _refuse_kernel(cilium, kernel, known, datapath)
+    return tuple(warnings)
+
+
+def _refuse_kernel(cilium: Version, kernel: Version | None, known: Supported, datapath: Datapath) -> None:
+    if kernel is None:
+        return
+    if kernel.series < known.kernel:
+        raise UsageError(
+            what=f"Cilium {cilium} does not run on Linux {kernel}",
+            cause=f"it needs {known.kernel[0]}.{known.kernel[1]} or later",
+            remedy=f"a newer kernel, or cilium.version: {_newest_for_kernel(kernel)}",
+        )
+    if datapath.host_routing is HostRouting.BPF and kernel.series < BPF_HOST_ROUTING_KERNEL:
+        raise UsageError(
+            what=f"BPF host routing is not to be had on Linux {kernel}",
+            cause="bpf_redirect_peer and bpf_redirect_neigh came with 5.10; Cilium would fall back to Legacy",
+            remedy="a kernel of 5.10 or later, or --set datapath.hostRouting=legacy",
+        )
+
+
+def _other(known: Supported, kubernetes: Version) -> str:
+    return (
+        f"Kubernetes {known.suggested} (kindCluster.kubernetes, kubeadm.kubernetes), "
+        f"or cilium.version: {_newest_for(kubernetes)}"
+    )
+
+
+def _newest_for(kubernetes: Version) -> str:
+    """The newest series whose agent, chart and tests take that Kubernetes; else the oldest known."""
+    fitting = [
+        series
+        for series, known in SERIES.items()
+        if known.kubernetes and known.kubernetes[0] <= kubernetes.minor <= known.kubernetes[1]
+    ]
+    series = max(fitting, default=OLDEST)
+    return f"{series[0]}.{series[1]}"
+
+
+def _newest_for_kernel(kernel: Version) -> str:
+    series = max((s for s, known in SERIES.items() if kernel.series >= known.kernel), default=OLDEST)
+    return f"{series[0]}.{series[1]}"

@@ -1,0 +1,231 @@
+"""A running lab with real Cilium, opened: its targets, taps and devices, and what Cilium itself can testify."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.proof import Evidence
+from labctl.model.signature import Role
+from labctl.model.state import DatapathState
+from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
+from labctl.providers.cilium.cluster import Cluster
+from labctl.providers.cilium.commands import Commands, must
+from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, endpoint_of, parse_endpoints
+from labctl.providers.cilium.inspect_datapath import read_state
+from labctl.providers.cilium.live import (
+    LINKS_SCRIPT,
+    Facts,
+    Link,
+    parse_cilium_nodes,
+    parse_links,
+    with_facts,
+)
+from labctl.providers.cilium.pods import PodState, parse_pods
+from labctl.providers.cilium.targets import DoorTarget, pod_door
+from labctl.providers.cilium.watch import watching
+from labctl.providers.cilium.witness import Witnesses
+from labctl.providers.cilium.workloads import LAB_LABEL
+
+AGENTS = "k8s-app=cilium"
+AGENT_CONTAINER = "cilium-agent"
+UPLINK = "uplink"
+"""Stands for the node's own uplink in the tables below."""
+_ASK_S = 60.0
+_CLIENT_SIDE = (
+    (Role.CLIENT_CILIUM_HOST, "cilium_host"),
+    (Role.CLIENT_CILIUM_NET, "cilium_net"),
+    (Role.CLIENT_CILIUM_VXLAN, "cilium_vxlan"),
+    (Role.CLIENT_UPLINK, UPLINK),
+    (Role.CLIENT_LO, "lo"),
+)
+_SERVER_SIDE = (
+    (Role.SERVER_LO, "lo"),
+    (Role.SERVER_UPLINK, UPLINK),
+    (Role.SERVER_CILIUM_VXLAN, "cilium_vxlan"),
+    (Role.SERVER_CILIUM_NET, "cilium_net"),
+    (Role.SERVER_CILIUM_HOST, "cilium_host"),
+)
+
+
+class OpenCiliumLab:
+    """`OpenLab` of the seam. Made by `open_lab`, which reads the facts first."""
+
+    def __init__(
+        self,
+        settings: Cluster,
+        lab: Lab,
+        facts: Facts,
+        targets: dict[str, DoorTarget],
+        capture: dict[str, DoorTarget],
+        agents: dict[str, DoorTarget],
+    ) -> None:
+        self._settings, self._lab, self._facts = settings, lab, facts
+        self._targets, self._capture, self._agents = targets, capture, agents
+
+    @property
+    def lab(self) -> Lab:
+        return self._lab
+
+    def target(self, name: str) -> Target:
+        found = self._targets.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self._targets, n=1)
+            raise UsageError(
+                what=f"lab {self._lab.name} has no pod or node named {name}",
+                cause=f"it has: {', '.join(self._targets)}",
+                remedy=f"did you mean {near[0]}?" if near else "",
+            )
+        return found
+
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(self._targets.values())
+
+    def taps(self, pair: Pair) -> tuple[Tap, ...]:
+        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
+        taps = [
+            self._tap(Role.CLIENT_ETH0, pair.client, "eth0"),
+            self._node_tap(Role.CLIENT_LXC, client.node, client.lxc),
+            *(self._node_tap(role, client.node, name) for role, name in self._there(client.node, _CLIENT_SIDE)),
+        ]
+        if pair.placement is Placement.CROSS_NODE:
+            taps += [self._node_tap(role, server.node, name) for role, name in self._there(server.node, _SERVER_SIDE)]
+        taps += [
+            self._node_tap(Role.SERVER_LXC, server.node, server.lxc),
+            self._tap(Role.SERVER_ETH0, pair.server, "eth0"),
+        ]
+        return tuple(taps)
+
+    def _there(self, node: str, side: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]:
+        """The devices of one side that this node has, under their names on it."""
+        uplink = self._facts.uplinks.get(node, "")
+        named = [(role, uplink if name is UPLINK else name) for role, name in side]
+        return [(role, name) for role, name in named if name in self._facts.links[node]]
+
+    def _tap(self, role: Role, pod: str, interface: str) -> Tap:
+        return Tap(name=f"{pod}:{interface}", role=role, target=self._targets[pod], interface=interface)
+
+    def _node_tap(self, role: Role, node: str, interface: str) -> Tap:
+        return Tap(name=f"{node}:{interface}", role=role, target=self._capture[node], interface=interface)
+
+    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
+        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
+        devices = [
+            OpenDevice(role=Role.CLIENT_ETH0, mac=client.mac),
+            OpenDevice(role=Role.CLIENT_LXC, mac=client.lxc_mac),
+            OpenDevice(role=Role.SERVER_ETH0, mac=server.mac),
+            OpenDevice(role=Role.SERVER_LXC, mac=server.lxc_mac),
+        ]
+        sides = [(client.node, _CLIENT_SIDE)]
+        if pair.placement is Placement.CROSS_NODE:
+            sides.append((server.node, _SERVER_SIDE))
+        for node, roles in sides:
+            links = self._facts.links[node]
+            devices += [
+                OpenDevice(role=role, mac=links[name].mac) for role, name in self._there(node, roles) if name != "lo"
+            ]
+        return tuple(devices)
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        return self.witnesses.testimony(pair, send)
+
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        ids: dict[str, tuple[int, ...]] = {}
+        for name in (pair.client, pair.server):
+            pod = self._lab.pod(name)
+            endpoint = endpoint_of(self._facts.endpoints[pod.node], f"{self._settings.namespace}/{name}")
+            ids[pod.node] = (*ids.get(pod.node, ()), *((endpoint.id,) if endpoint else ()))
+        witnesses = self.witnesses
+        aggregation = witnesses.config().get("monitor-aggregation", "")
+        return watching(
+            self._lab, pair, self._agents, ids, aggregation, lambda: witnesses.conntrack_evidence(pair)
+        )
+
+    def datapath_state(self) -> DatapathState:
+        return read_state({node: self._agents[node] for node in self._settings.nodes})
+
+    @property
+    def witnesses(self) -> Witnesses:
+        """What only Cilium has: agents' status and log, monitor, endpoint and tunnel lists."""
+        return Witnesses(
+            settings=self._settings, lab=self._lab, agents=self._agents, nodes=self._targets, facts=self._facts
+        )
+
+
+class Ways(Protocol):
+    """How a provider gets into nodes and pods."""
+
+    def node(self, node: str) -> DoorTarget: ...
+
+    def pod(self, pod: PodState, node: str) -> DoorTarget:
+        """Into the lab's pod, which is on the scenario's node `node`."""
+        ...
+
+    def capture(self, node: DoorTarget) -> DoorTarget:
+        """Where tcpdump sees that node's devices."""
+        ...
+
+
+def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab:
+    """Reads the cluster's facts and gives the lab as it is. Raises MeasureFailed with what is missing."""
+    namespace = settings.namespace
+    pods = {pod.name: pod for pod in list_pods(settings, commands, namespace, LAB_LABEL)}
+    missing = [pod.name for pod in settings.lab.pods if pod.name not in pods or not pods[pod.name].is_ready]
+    if missing:
+        raise MeasureFailed(
+            what=f"lab {settings.lab.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not ready",
+            cause="; ".join(f"{name}: {pods[name].reason}" for name in missing if name in pods) or "not there",
+            remedy=f"labctl down {settings.lab.name}, then labctl up again",
+        )
+    agents = _agents(settings, commands)
+    targets: dict[str, DoorTarget] = {pod.name: ways.pod(pods[pod.name], pod.node) for pod in settings.lab.pods}
+    targets |= {node: ways.node(node) for node in settings.nodes}
+    capture = {node: ways.capture(targets[node]) for node in settings.nodes}
+
+    def look(node: str) -> tuple[tuple[Endpoint, ...], dict[str, Link]]:
+        listed = agents[node].run(argv_endpoints(), timeout_s=_ASK_S)
+        return parse_endpoints(listed.text), parse_links(targets[node].read(LINKS_SCRIPT))
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        looked = dict(zip(settings.nodes, pool.map(look, settings.nodes), strict=True))
+    ciliums = parse_cilium_nodes(
+        must(commands, settings.kubectl("get", "ciliumnodes.cilium.io", "-o", "json"), timeout_s=_ASK_S).text
+    )
+    facts = Facts(
+        pods=pods,
+        endpoints={node: seen[0] for node, seen in looked.items()},
+        links={node: seen[1] for node, seen in looked.items()},
+        cilium_nodes={node: ciliums[name] for node, name in settings.nodes.items() if name in ciliums},
+        uplinks={node: settings.uplink(node) for node in settings.nodes},
+    )
+    return OpenCiliumLab(settings, with_facts(settings.lab, facts, namespace), facts, targets, capture, agents)
+
+
+def list_pods(settings: Cluster, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:
+    argv = settings.kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+    return parse_pods(must(commands, argv, timeout_s=_ASK_S).text)
+
+
+def _agents(settings: Cluster, commands: Commands) -> dict[str, DoorTarget]:
+    """The agent's container on each node; a control plane of its own goes by its Kubernetes name."""
+    running = {pod.node: pod for pod in list_pods(settings, commands, "kube-system", AGENTS) if pod.is_ready}
+    names = dict(settings.nodes)
+    names |= {name: name for name in settings.control_planes if name not in names.values()}
+    without = [node for node, name in names.items() if name not in running]
+    if without:
+        raise MeasureFailed(
+            what=f"no Cilium agent is ready on {', '.join(without)}",
+            remedy=" ".join(settings.kubectl("-n", "kube-system", "get", "pods", "-o", "wide")),
+        )
+    return {
+        node: DoorTarget(
+            name=f"{running[name].name} ({node})", kind=TargetKind.NODE, commands=commands,
+            door=pod_door(settings.kubectl(), "kube-system", running[name].name, AGENT_CONTAINER),
+        )
+        for node, name in names.items()
+    }  # fmt: skip

@@ -1,0 +1,127 @@
+"""The chart as rendered: what `cilium-config` really says, compared with what was meant, before anything is installed.
+
+Helm ignores unknown keys, so only the output tells. Every difference becomes one problem that names the right key.
+Pure: text in, problems out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import yaml
+
+from labctl.errors import UsageError
+from labctl.providers.cilium.chart import Chart
+from labctl.providers.cilium.names import wrong_here
+from labctl.providers.cilium.values import Wanted, expected_config, leaves
+from labctl.providers.cilium.versions import Version
+
+CONFIG_MAP = "cilium-config"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """The parts of the rendered chart that matter: the agent's configuration, every image, the agents' environment."""
+
+    config: Mapping[str, str]
+    images: tuple[str, ...]
+    agent_environment: Mapping[str, str]
+
+
+def parse_rendered(text: str) -> Rendered:
+    """Reads the output of `helm template`. Raises UsageError when it holds no `cilium-config`."""
+    config: dict[str, str] | None = None
+    images: dict[str, None] = {}
+    environment: dict[str, str] = {}
+    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if not isinstance(document, dict):
+            continue
+        name = (document.get("metadata") or {}).get("name")
+        if document.get("kind") == "ConfigMap" and name == CONFIG_MAP:
+            config = {key: str(value) for key, value in (document.get("data") or {}).items()}
+        for container in _containers(document):
+            image, entries = container.get("image"), container.get("env")
+            if isinstance(image, str):
+                images[image] = None
+            if document.get("kind") == "DaemonSet" and container.get("name") == "cilium-agent":
+                environment = {
+                    entry["name"]: str(entry["value"])
+                    for entry in (entries if isinstance(entries, list) else ())
+                    if "value" in entry
+                }
+    if config is None:
+        raise UsageError(
+            what="the rendered chart holds no cilium-config",
+            cause="is it Cilium's chart? labctl looked for the ConfigMap that the agents read",
+            remedy="helm show chart CHART",
+        )
+    return Rendered(config=config, images=tuple(images), agent_environment=environment)
+
+
+def _containers(node: object) -> Iterator[dict[str, object]]:
+    """Every container of a manifest, wherever its pod template is."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("containers", "initContainers") and isinstance(value, list):
+                yield from (entry for entry in value if isinstance(entry, dict))
+            else:
+                yield from _containers(value)
+    elif isinstance(node, list):
+        for entry in node:
+            yield from _containers(entry)
+
+
+def differences(
+    rendered: Rendered, wanted: Wanted, user: Mapping[str, object] | None = None
+) -> tuple[str, ...]:
+    """One sentence for each key of `cilium-config` that does not say what was meant."""
+    found = []
+    for key, expected in expected_config(wanted, user).items():
+        actual = rendered.config.get(key)
+        if actual == expected or (expected == "false" and key == "enable-bpf-masquerade" and actual is None):
+            continue
+        meant = "not be there" if expected is None else f"be '{expected}'"
+        found.append(f"{key} should {meant}, and " + ("is not there" if actual is None else f"is '{actual}'"))
+    environment = rendered.agent_environment
+    for name, value, meant in (
+        ("KUBERNETES_SERVICE_HOST", "k8sServiceHost", wanted.api_host),
+        ("KUBERNETES_SERVICE_PORT", "k8sServicePort", str(wanted.api_port)),
+    ):
+        if value not in (user or {}) and environment.get(name) != meant:
+            found.append(f"the agent's {name} should be '{meant}', and is '{environment.get(name, '')}'")
+    return tuple(found)
+
+
+def wrong_values(user: Mapping[str, object], version: Version, chart: Chart | None) -> tuple[str, ...]:
+    """One sentence for each of the user's values that this chart would ignore, garble or refuse."""
+    found = []
+    for path, value in leaves(user):
+        wrong = _wrong_at(path, value, version)
+        if wrong is not None:
+            found.append(wrong)
+        elif chart is not None and not chart.knows(path):
+            nearest = chart.nearest(path)
+            hint = f"; did you mean '{nearest}'?" if nearest else ""
+            found.append(f"{path}: the chart {chart.version} has no such value and would ignore it{hint}")
+    return tuple(found)
+
+
+def _wrong_at(path: str, value: object, version: Version) -> str | None:
+    wrong = wrong_here(path, value, version)
+    if wrong is None:
+        return None
+    shown = f"{path}: {value}" if wrong.only else path
+    return f"{shown} is {wrong.effect} in Cilium {version}; use {wrong.instead}"
+
+
+def refuse_wrong_values(problems: Iterable[str], *, where: str) -> None:
+    """Raises UsageError that lists every problem."""
+    found = tuple(problems)
+    if not found:
+        return
+    raise UsageError(
+        what=f"{where}: {len(found)} {'value does' if len(found) == 1 else 'values do'} not take effect",
+        cause="\n       ".join(found),
+        remedy="correct cilium.values in the scenario; labctl plan SCENARIO --provider kind shows what is rendered",
+    )

@@ -1,0 +1,210 @@
+"""The agent's own account of its mode: `cilium status -o json` of every version, and its fallback log lines. Pure.
+
+The JSON path of host routing changed in 1.16.0; the network mode is in the JSON only since then. The log is an
+explanation, not a proof: some fallbacks are silent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed
+from labctl.providers.cilium.versions import Version
+
+IN_AGENT = (
+    "sh", "-c",
+    'if command -v cilium-dbg >/dev/null 2>&1; then exec cilium-dbg "$@"; else exec cilium "$@"; fi',
+    "cilium",
+)
+"""Runs Cilium's command-line tool inside an agent container: `cilium-dbg` from 1.15 on, `cilium` before."""
+
+
+def argv_status() -> tuple[str, ...]:
+    return (*IN_AGENT, "status", "-o", "json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStatus:
+    """What one agent says of its mode. Empty strings where this version says nothing.
+
+    `host_routing` is `bpf` or `legacy`; `network` is `native` or the tunnel's protocol; `masquerade` is `bpf`,
+    `iptables` or `disabled`; `kube_proxy_replacement` is the agent's word in lower case (`strict`, `true`, …).
+    """
+
+    version: str
+    is_ready: bool
+    host_routing: str
+    network: str
+    masquerade: str
+    kube_proxy_replacement: str
+    attach_mode: str
+    devices: tuple[str, ...]
+
+    @property
+    def replaces_kube_proxy(self) -> bool:
+        return self.kube_proxy_replacement in ("strict", "true")
+
+
+def parse_status(text: str) -> AgentStatus:
+    """Raises MeasureFailed when the text is not an agent's JSON status."""
+    try:
+        status = json.loads(text)
+    except ValueError as failed:
+        raise MeasureFailed(
+            what="the agent's status is not JSON",
+            cause=f"it says: {text.strip()[:200] or 'nothing'}",
+            remedy="kubectl -n kube-system logs ds/cilium -c cilium-agent --tail 20",
+        ) from failed
+    if not isinstance(status, dict):
+        raise MeasureFailed(what="the agent's status is not a JSON object", cause=text.strip()[:200])
+    routing = _mapping(status, "routing")
+    replacement = _mapping(status, "kube-proxy-replacement")
+    cilium = _mapping(status, "cilium")
+    words = str(cilium.get("msg", "")).split()
+    return AgentStatus(
+        version=words[0] if words else "",
+        is_ready=cilium.get("state") == "Ok",
+        host_routing=str(
+            routing.get("intra-host-routing-mode") or _mapping(status, "host-routing").get("mode") or ""
+        ).lower(),
+        network=_network(routing),
+        masquerade=_masquerade(_mapping(status, "masquerading")),
+        kube_proxy_replacement=str(replacement.get("mode", "")).lower(),
+        attach_mode=str(status.get("attach-mode", "")).lower(),
+        devices=tuple(str(name) for name in _list(replacement, "devices")),
+    )
+
+
+def _mapping(status: Mapping[str, object], key: str) -> dict[str, object]:
+    value = status.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(status: Mapping[str, object], key: str) -> list[object]:
+    value = status.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _network(routing: Mapping[str, object]) -> str:
+    mode = str(routing.get("inter-host-routing-mode", "")).lower()
+    return str(routing.get("tunnel-protocol", "tunnel")).lower() if mode == "tunnel" else mode
+
+
+def _masquerade(masquerading: Mapping[str, object]) -> str:
+    if not masquerading:
+        return ""
+    if not masquerading.get("enabled"):
+        return "disabled"
+    return str(masquerading.get("mode", "")).lower()
+
+
+def network_of_config(config: Mapping[str, str]) -> str:
+    """The network mode as `cilium-config` has it, for agents that do not tell (1.15 and earlier)."""
+    if "routing-mode" in config:
+        return config.get("tunnel-protocol", "vxlan") if config["routing-mode"] == "tunnel" else config["routing-mode"]
+    tunnel = config.get("tunnel", "vxlan")
+    return "native" if tunnel == "disabled" else tunnel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Why an agent that was asked for BPF host routing runs Legacy. `line` is its own words, empty if silent."""
+
+    reason: str
+    remedy: str
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    pattern: re.Pattern[str]
+    reason: str
+    remedy: str
+
+
+_KNOWN = (
+    _Known(
+        re.compile(r"BPF host routing is incompatible with enable-ipsec"),
+        "IPsec is on", "cilium.values: {encryption: {enabled: false}}",
+    ),
+    _Known(
+        re.compile(r"BPF host routing requires enable-bpf-masquerade"),
+        "masquerading is done by iptables", "--set datapath.masquerade=bpf",
+    ),
+    _Known(
+        re.compile(r"BPF masquerade could not be enabled"),
+        "masquerading by eBPF could not start", "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i masq",
+    ),
+    _Known(
+        re.compile(r"BPF host routing requires kube-proxy-replacement"),
+        "kube-proxy replacement is not fully on", "--set datapath.kubeProxyReplacement=true",
+    ),
+    _Known(
+        re.compile(r"Auto-disabling .*falling back to .{0,2}enable-host-legacy-routing"),
+        "kube-proxy replacement is off", "--set datapath.kubeProxyReplacement=true",
+    ),
+    _Known(
+        re.compile(r"BPF host routing is currently not supported with enable-endpoint-routes"),
+        "endpoint routes are on", "cilium.values: {endpointRoutes: {enabled: false}}",
+    ),
+    _Known(
+        re.compile(r"BPF host routing is currently not supported with devices without L2 addr"),
+        "a device has no MAC address", "cilium.values: {devices: eth0}",
+    ),
+    _Known(
+        re.compile(r"BPF host routing is currently not compatible with Wireguard"),
+        "WireGuard is on", "cilium.values: {encryption: {enabled: false}}",
+    ),
+    _Known(
+        re.compile(r"BPF host routing requires kernel 5\.10"),
+        "the kernel lacks bpf_redirect_peer or bpf_redirect_neigh", "a kernel of 5.10 or later",
+    ),
+)
+_MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
+
+
+def fallback_in_log(lines: Iterable[str]) -> Fallback | None:
+    """The first line of the agent's log that explains a fallback to Legacy, or None."""
+    for line in lines:
+        match = _MESSAGE.search(line)
+        message = match.group(1).replace('\\"', '"') if match else line.strip()
+        for known in _KNOWN:
+            if known.pattern.search(message):
+                return Fallback(reason=known.reason, remedy=known.remedy, line=message)
+    return None
+
+
+def silent_fallback(config: Mapping[str, str], status: AgentStatus) -> Fallback:
+    """The likeliest reason when the log has no word of it: some versions say nothing when kube-proxy replacement is
+    off or partial, or when masquerading fell back to iptables."""
+    if config.get("enable-host-legacy-routing") == "true":
+        return Fallback(
+            reason="cilium-config itself asks for Legacy", remedy="--set datapath.hostRouting=bpf"
+        )
+    if not status.replaces_kube_proxy:
+        return Fallback(
+            reason=f"kube-proxy replacement is '{status.kube_proxy_replacement or 'off'}', and this version does not "
+            "say that BPF host routing needs it",
+            remedy="--set datapath.kubeProxyReplacement=true",
+        )
+    if status.masquerade == "iptables":
+        return Fallback(reason="masquerading is done by iptables", remedy="--set datapath.masquerade=bpf")
+    return Fallback(
+        reason="the agent does not say why",
+        remedy="kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -iE 'host.routing|fall'",
+    )
+
+
+def explain(log: Iterable[str], config: Mapping[str, str], status: AgentStatus) -> Fallback | None:
+    """Why this agent is in Legacy although BPF was asked for; None when it is in BPF."""
+    if status.host_routing == "bpf":
+        return None
+    return fallback_in_log(log) or silent_fallback(config, status)
+
+
+def tool_name(version: Version) -> str:
+    """The command-line tool inside the agent's image."""
+    return "cilium-dbg" if version.series >= (1, 15) else "cilium"

@@ -1,0 +1,177 @@
+"""What Cilium on a running kind lab can testify: agents, configuration, counters, conntrack, monitor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from labctl.errors import LabError, MeasureFailed
+from labctl.model.lab import Lab, Pair, Placement, Pod
+from labctl.model.proof import Evidence
+from labctl.providers.base import Running
+from labctl.providers.cilium.cluster import Cluster
+from labctl.providers.cilium.commands import must
+from labctl.providers.cilium.endpoints import argv_tunnels, endpoint_of, parse_tunnels
+from labctl.providers.cilium.live import COUNTERS_SCRIPT, Facts
+from labctl.providers.cilium.modes import (
+    LinkCounters,
+    agent_evidence,
+    config_evidence,
+    lxc_evidence,
+    monitor_evidence,
+    netfilter_evidence,
+)
+from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, parse_monitor
+from labctl.providers.cilium.rendered import CONFIG_MAP
+from labctl.providers.cilium.status import AgentStatus, argv_status, explain, parse_status
+from labctl.providers.cilium.targets import DoorTarget
+
+_ASK_S = 60.0
+_MONITOR_START_S = 20.0
+_LOG_LINES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnesses:
+    """Asks; the judging is `providers/cilium/modes.py`. `agents` and `nodes` go by the scenario's node names."""
+
+    settings: Cluster
+    lab: Lab
+    agents: Mapping[str, DoorTarget]
+    nodes: Mapping[str, DoorTarget]
+    facts: Facts
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        """Everything that can be asked, before, during and after the traffic that `send` makes."""
+        client, server = self.lab.pod(pair.client), self.lab.pod(pair.server)
+        before = {pod.name: self._counters(pod) for pod in (client, server)}
+        traces: list[Trace] = []
+        with self.monitored(client.node, (client,), traces) as trouble:
+            send()
+        deltas = {pod.name: self._counters(pod).since(before[pod.name]) for pod in (client, server)}
+        evidence = [*self.agents_evidence(), self._config_evidence()]
+        evidence += [self._lxc_evidence(pod, deltas[pod.name]) for pod in (client, server)]
+        if pair.placement is Placement.CROSS_NODE:
+            evidence.append(self._conntrack_evidence(client, server))
+            evidence.append(self._monitor_evidence(client, server, traces, trouble))
+        return tuple(evidence)
+
+    def agents_evidence(self) -> tuple[Evidence, ...]:
+        """One piece of evidence per node, from its agent; a fallback carries its reason and remedy."""
+        config = self.config()
+        asked = self.lab.datapath.asked()
+        pieces = []
+        for node, agent in self.agents.items():
+            status = self.status(node)
+            fallback = explain(self._log(node), config, status) if asked["hostRouting"] == "bpf" else None
+            pieces.append(agent_evidence(node, status, config, asked, fallback, agent.command(argv_status())))
+        return tuple(pieces)
+
+    def status(self, node: str) -> AgentStatus:
+        """The account of the agent on that node. Raises MeasureFailed."""
+        agent = self.agents[node]
+        done = agent.run(argv_status(), timeout_s=_ASK_S)
+        if not done.stdout:
+            raise MeasureFailed(
+                what=f"the agent on {node} gives no status", cause=done.error_text.strip()[-200:],
+                remedy=agent.shown(argv_status()),
+            )
+        return parse_status(done.text)
+
+    def config(self) -> dict[str, str]:
+        """`cilium-config` as the cluster has it."""
+        argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "json")
+        commands = next(iter(self.agents.values())).commands
+        data = json.loads(must(commands, argv, timeout_s=_ASK_S).text).get("data") or {}
+        return {str(key): str(value) for key, value in data.items()}
+
+    def tunnels(self, node: str) -> tuple[str, ...]:
+        """`bpf tunnel list` as lines `prefix via node`. In native mode entries can remain; they prove no tunnel."""
+        done = self.agents[node].run(argv_tunnels(), timeout_s=_ASK_S)
+        return tuple(f"{tunnel.prefix} via {tunnel.endpoint}" for tunnel in parse_tunnels(done.text))
+
+    @contextlib.contextmanager
+    def monitored(self, node: str, pods: tuple[Pod, ...], into: list[Trace]) -> Iterator[list[str]]:
+        """`cilium monitor` on that node for those pods while the context lasts; its lines go to `into`, and what went
+        wrong, as sentences, to the list that it gives. A monitor that fails never stops the traffic."""
+        trouble: list[str] = []
+        ids = [
+            endpoint.id
+            for pod in pods
+            if (endpoint := endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}"))
+            is not None
+        ]
+        with contextlib.ExitStack() as stack:
+            running: Running | None = None
+            try:
+                running = stack.enter_context(self.agents[node].start(argv_monitor(ids)))
+                running.wait_for_output(READY, timeout_s=_MONITOR_START_S)
+            except LabError as failed:
+                trouble.append(f"{failed.what}: {failed.cause}")
+                running = None
+            yield trouble
+            if running is not None:
+                try:
+                    into += parse_monitor(running.stop(sig=signal.SIGTERM, timeout_s=10.0).text)
+                except LabError as failed:
+                    trouble.append(f"{failed.what}: {failed.cause}")
+
+    def _log(self, node: str) -> list[str]:
+        name = self.agents[node].name.split()[0]
+        argv = self.settings.kubectl(
+            "-n", "kube-system", "logs", name, "-c", "cilium-agent", f"--limit-bytes={_LOG_LINES * 400}"
+        )
+        done = self.agents[node].commands.run(argv, timeout_s=_ASK_S)
+        return done.text.splitlines()
+
+    def _config_evidence(self) -> Evidence:
+        argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "yaml")
+        return config_evidence(self.config(), self.settings.wanted, self.settings.user_values, argv)
+
+    def _counters(self, pod: Pod) -> LinkCounters:
+        done = self.nodes[pod.node].run(("sh", "-c", COUNTERS_SCRIPT, pod.lxc), timeout_s=_ASK_S)
+        words = done.text.split()
+        if len(words) != 2:
+            raise MeasureFailed(
+                what=f"cannot read the counters of {pod.lxc} on {pod.node}", cause=done.error_text.strip()[-200:]
+            )
+        return LinkCounters(transmitted=int(words[0]), received=int(words[1]))
+
+    def _lxc_evidence(self, pod: Pod, delta: LinkCounters) -> Evidence:
+        command = self.nodes[pod.node].command(("ip", "-s", "link", "show", pod.lxc))
+        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.asked(), command)
+
+    def conntrack_evidence(self, pair: Pair) -> tuple[Evidence, ...]:
+        """Connections of the pair that its client's node tracks now; nothing to ask on one node."""
+        if pair.placement is not Placement.CROSS_NODE:
+            return ()
+        return (self._conntrack_evidence(self.lab.pod(pair.client), self.lab.pod(pair.server)),)
+
+    def _conntrack_evidence(self, client: Pod, server: Pod) -> Evidence:
+        argv = ("conntrack", "-L", "-s", str(client.address), "-d", str(server.address))
+        node = self.nodes[client.node]
+        command = node.command(argv)
+        try:
+            done = node.run(argv, timeout_s=_ASK_S)
+        except MeasureFailed as failed:
+            return Evidence(
+                witness="conntrack", where=client.node, command=" ".join(command), finding=failed.what, supports=None
+            )
+        entries = [line for line in done.text.splitlines() if f"src={client.address}" in line]
+        return netfilter_evidence(
+            client.node, len(entries), client.name, server.name, self.lab.datapath.asked(), command
+        )
+
+    def _monitor_evidence(self, client: Pod, server: Pod, traces: list[Trace], trouble: list[str]) -> Evidence:
+        command = self.agents[client.node].command(argv_monitor(()))
+        if trouble:
+            return Evidence(
+                witness="monitor", where=client.node, command=" ".join(command), finding="; ".join(trouble),
+                supports=None,
+            )
+        return monitor_evidence(
+            client.node, traces, str(client.address), str(server.address), self.lab.datapath.asked(), command
+        )

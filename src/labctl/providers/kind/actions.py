@@ -1,0 +1,331 @@
+"""The acts that a kind lab is built from, as frozen values. Each knows its shell equivalent and its record; none acts.
+
+`execute.py` carries them out.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from labctl.providers.cilium.values import Wanted, expected_config
+
+
+def quoted(argv: tuple[str, ...]) -> str:
+    """One command as a person types it."""
+    return shlex.join(argv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Act:
+    def record(self) -> Mapping[str, object]:
+        name = re.sub(r"(?<!^)([A-Z])", r"-\1", type(self).__name__).lower()
+        return {"kind": name, **{key: _plain(value) for key, value in asdict(self).items()}}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile(_Act):
+    """Puts text into one of the lab's own files."""
+
+    path: Path
+    text: str
+    mode: int = 0o600
+
+    def shell(self) -> str:
+        end = "LABCTL_END"
+        text = self.text if self.text.endswith("\n") else self.text + "\n"
+        path = shlex.quote(str(self.path))
+        return (
+            f"mkdir -p -m 700 {shlex.quote(str(self.path.parent))}\n"
+            f"cat > {path} <<'{end}'\n{text}{end}\nchmod {self.mode:o} {path}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(_Act):
+    """One command of a tool. `remedy` is for its failure, where the tool's own words give none."""
+
+    argv: tuple[str, ...]
+    timeout_s: float
+    remedy: str = ""
+
+    def shell(self) -> str:
+        return quoted(self.argv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseForeign(_Act):
+    """Stops when a cluster of that name exists that does not carry this lab's mark."""
+
+    engine: str
+    cluster: str
+    lab: str
+
+    def shell(self) -> str:
+        return (
+            f"! {self.engine} ps -a --filter label=io.x-k8s.kind.cluster={self.cluster} --format '{{{{.Names}}}}' "
+            f"| grep -q . || {{ echo 'a cluster named {self.cluster} exists already' >&2; exit 1; }}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseOverlap(_Act):
+    """Stops when another lab's pods or Services have addresses of these ranges."""
+
+    lab: str
+    ranges: tuple[str, ...]
+
+    def shell(self) -> str:
+        return f"# the ranges {', '.join(self.ranges)} must not be another cluster's on this host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HaveImage(_Act):
+    """Sees to it that the engine has an image: pulls it where that is allowed, else says that it is missing."""
+
+    engine: str
+    reference: str
+    pull: bool
+    timeout_s: float
+
+    def shell(self) -> str:
+        has = f"{self.engine} image inspect {shlex.quote(self.reference)} >/dev/null"
+        return f"{has} 2>&1 || {self.engine} pull {shlex.quote(self.reference)}" if self.pull else has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderChart(_Act):
+    """Renders the chart into a file: what is verified is what is applied."""
+
+    argv: tuple[str, ...]
+    output: Path
+    timeout_s: float
+
+    def shell(self) -> str:
+        return f"{quoted(self.argv)} > {shlex.quote(str(self.output))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyChart(_Act):
+    """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows."""
+
+    rendered: Path
+    chart: str
+    wanted: Wanted
+    user_values: Mapping[str, object]
+
+    def shell(self) -> str:
+        path = shlex.quote(str(self.rendered))
+        lines = []
+        for key, meant in expected_config(self.wanted, self.user_values).items():
+            if meant is None:
+                lines.append(f"! grep -qE '^  {key}: ' {path}")
+            elif meant == "false" and key == "enable-bpf-masquerade":
+                lines.append(f"! grep -qE '^  {key}: \"?true\"?$' {path}")
+            else:
+                lines.append(f"grep -qE '^  {key}: \"?{re.escape(meant)}\"?$' {path}")
+        return "\n".join(lines)
+
+    def record(self) -> Mapping[str, object]:
+        return {
+            "kind": "verify-chart",
+            "rendered": str(self.rendered),
+            "chart": self.chart,
+            "expected": expected_config(self.wanted, self.user_values),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateCluster(_Act):
+    """`kind create cluster`; a whole cluster of this lab that is there already is kept, half a one is replaced."""
+
+    engine: str
+    cluster: str
+    lab: str
+    nodes: tuple[str, ...]
+    argv: tuple[str, ...]
+    environment: tuple[str, ...]
+    kubeconfig: Path
+    timeout_s: float
+
+    def shell(self) -> str:
+        return (
+            f"{' '.join((*self.environment, quoted(self.argv)))}\n"
+            f"chmod 600 {shlex.quote(str(self.kubeconfig))}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteCluster(_Act):
+    """Removes the cluster, if it carries this lab's mark."""
+
+    engine: str
+    cluster: str
+    lab: str
+    kubeconfig: Path
+    timeout_s: float
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return ("kind", "delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
+
+    def shell(self) -> str:
+        return quoted(self.argv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectLogs(_Act):
+    """Keeps what a failed build said: `kind export logs`, the agents' logs, the events. Never fails."""
+
+    cluster: str
+    kubeconfig: Path
+    folder: Path
+    timeout_s: float
+
+    @property
+    def argvs(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        kubectl = ("kubectl", "--kubeconfig", str(self.kubeconfig), "--request-timeout=10s")
+        return (
+            ("kind-export.txt", ("kind", "export", "logs", str(self.folder / "kind"), "--name", self.cluster)),
+            ("pods.txt", (*kubectl, "get", "pods", "-A", "-o", "wide")),
+            ("events.txt", (*kubectl, "get", "events", "-A", "--sort-by=.lastTimestamp")),
+            (
+                "agents.txt",
+                (
+                    *kubectl, "-n", "kube-system", "logs", "-l", "k8s-app=cilium", "-c", "cilium-agent", "--prefix",
+                    "--tail=500",
+                ),
+            ),
+        )
+
+    def shell(self) -> str:
+        lines = [f"mkdir -p {shlex.quote(str(self.folder))}"]
+        for name, argv in self.argvs:
+            lines.append(f"{quoted(argv)} > {shlex.quote(str(self.folder / name))} 2>&1 || true")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesHaveImages(_Act):
+    """Stops when an image is missing on a node, and says on which."""
+
+    engine: str
+    nodes: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def shell(self) -> str:
+        lines = []
+        for node in self.nodes:
+            for reference in self.references:
+                listed = f"{self.engine} exec {node} ctr --namespace k8s.io images ls -q"
+                lines.append(f"{listed} | grep -qxF {shlex.quote(stored_name(reference))}")
+        return "\n".join(lines)
+
+
+def stored_name(reference: str) -> str:
+    """The name that containerd gives to a reference: with its registry, `library/` and tag spelt out."""
+    name, _, digest = reference.partition("@")
+    head, slash, rest = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif "." not in head and ":" not in head and head != "localhost":
+        name = f"docker.io/{head}/{rest}"
+    if digest:
+        return f"{name}@{digest}"
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteMirrors(_Act):
+    """Tells each node's containerd to ask a mirror for one registry's images."""
+
+    engine: str
+    nodes: tuple[str, ...]
+    registry: str
+    mirror: str
+
+    @property
+    def text(self) -> str:
+        return f'server = "https://{self.registry}"\n\n[host."{self.mirror}"]\n  capabilities = ["pull", "resolve"]\n'
+
+    @property
+    def script(self) -> str:
+        folder = f"/etc/containerd/certs.d/{self.registry}"
+        return f"mkdir -p {shlex.quote(folder)} && cat > {shlex.quote(folder + '/hosts.toml')}"
+
+    def argv(self, node: str) -> tuple[str, ...]:
+        return (self.engine, "exec", "-i", node, "sh", "-c", self.script)
+
+    def shell(self) -> str:
+        return "\n".join(
+            f"printf '%s' {shlex.quote(self.text)} | {quoted(self.argv(node))}" for node in self.nodes
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitForPods(_Act):
+    """Waits until `count` pods are ready (all containers), and says which are not and why."""
+
+    kubectl: tuple[str, ...]
+    namespace: str
+    selector: str
+    count: int
+    what: str
+    timeout_s: float
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        chosen = ("-l", self.selector) if self.selector else ()
+        return (*self.kubectl, "-n", self.namespace, "get", "pods", *chosen, "-o", "json")
+
+    def shell(self) -> str:
+        names = quoted((*self.kubectl, "-n", self.namespace, "get", "pods", *self._chosen(), "-o", "name"))
+        wait = quoted(
+            (
+                *self.kubectl, "-n", self.namespace, "wait", "pod", *(self._chosen() or ("--all",)),
+                "--for=condition=Ready", f"--timeout={self.timeout_s:.0f}s",
+            )
+        )
+        missing = shlex.quote(f"{self.what}: not all there")
+        return (
+            f'n=0; until [ "$({names} | wc -l)" -ge {self.count} ]; do n=$((n + 1))\n'
+            f"  [ $n -lt {self.timeout_s:.0f} ] || {{ echo {missing} >&2; exit 1; }}\n"
+            f"  sleep 1; done\n{wait}"
+        )
+
+    def _chosen(self) -> tuple[str, ...]:
+        return ("-l", self.selector) if self.selector else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartAgents(_Act):
+    """Restarts every Cilium agent, so that it reads its configuration anew, and waits for the last one."""
+
+    kubectl: tuple[str, ...]
+    timeout_s: float
+
+    @property
+    def argvs(self) -> tuple[tuple[str, ...], ...]:
+        base = (*self.kubectl, "-n", "kube-system", "rollout")
+        return (
+            (*base, "restart", "daemonset/cilium"),
+            (*base, "status", "daemonset/cilium", f"--timeout={self.timeout_s:.0f}s"),
+        )
+
+    def shell(self) -> str:
+        return "\n".join(quoted(argv) for argv in self.argvs)

@@ -1,0 +1,65 @@
+"""The kind clusters on this engine: looked up by label, told apart by mark, removed only when they are labctl's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labctl.errors import HostLacks, StepFailed, UsageError
+from labctl.providers.kind.containers import NodeContainer, argv_inspect, argv_list, parse_inspect
+from labctl.providers.kind.failures import failed_command
+from labctl.providers.kind.tools import Commands
+
+LOOK_S = 30.0
+
+
+def nodes_of(commands: Commands, engine: str, cluster: str = "") -> tuple[NodeContainer, ...]:
+    """Every node container of that cluster, or of all clusters. Raises HostLacks when the engine does not answer."""
+    listed = commands.run(argv_list(engine, cluster), timeout_s=LOOK_S)
+    if listed.timed_out or listed.returncode != 0:
+        error = failed_command(listed, timeout_s=LOOK_S)
+        raise HostLacks(what=f"{engine} does not answer", cause=error.cause, remedy=error.remedy)
+    names = tuple(sorted(listed.text.split()))
+    if not names:
+        return ()
+    inspected = commands.run(argv_inspect(engine, names), timeout_s=LOOK_S)
+    if inspected.timed_out or inspected.returncode != 0:
+        raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot describe the kind nodes")
+    return parse_inspect(inspected.text)
+
+
+def refuse_foreign(nodes: tuple[NodeContainer, ...], cluster: str, lab: str) -> None:
+    """Raises UsageError when any node of the cluster lacks the lab's mark."""
+    foreign = [node.name for node in nodes if node.mark is None or node.mark.lab != lab]
+    if foreign:
+        raise UsageError(
+            what=f"a kind cluster named {cluster} is there, and labctl did not make it for lab {lab}",
+            cause=f"these nodes lack its mark: {', '.join(foreign)}",
+            remedy="give the lab another --name; to remove that cluster yourself: "
+            f"kind delete cluster --name {cluster}",
+        )
+
+
+def delete(
+    commands: Commands, engine: str, cluster: str, lab: str, kubeconfig: Path, argv: tuple[str, ...], timeout_s: float
+) -> None:
+    """Removes a cluster that carries the lab's mark, whole or in pieces; nothing there is no error.
+
+    Without `kind` the containers themselves are removed, which is what kind does.
+    """
+    nodes = nodes_of(commands, engine, cluster)
+    if not nodes:
+        return
+    refuse_foreign(nodes, cluster, lab)
+    if commands.find("kind") is not None:
+        done = commands.run(argv, timeout_s=timeout_s)
+    else:
+        done = commands.run((engine, "rm", "--force", "--volumes", *(node.name for node in nodes)), timeout_s=timeout_s)
+    left = nodes_of(commands, engine, cluster)
+    if left:
+        error = failed_command(done, timeout_s=timeout_s)
+        raise StepFailed(
+            what=f"cluster {cluster} is not gone: {', '.join(node.name for node in left)}",
+            cause=error.cause,
+            remedy=f"{engine} rm --force --volumes {' '.join(node.name for node in left)}",
+        )
+    kubeconfig.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""kind's node containers as the engine knows them: found by kind's label, owned by labctl's mark. Pure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed
+from labctl.providers.kind.config import Mark, parse_mark
+
+ENGINES = ("docker", "podman", "nerdctl")
+CLUSTER_LABEL = "io.x-k8s.kind.cluster"
+ROLE_LABEL = "io.x-k8s.kind.role"
+
+
+def engine_of(environment: Mapping[str, str], find: Callable[[str], str | None]) -> str:
+    """The engine that kind will use: the one that KIND_EXPERIMENTAL_PROVIDER names, else the first that is there."""
+    named = environment.get("KIND_EXPERIMENTAL_PROVIDER", "")
+    if named in ENGINES:
+        return named
+    return next((engine for engine in ENGINES if find(engine)), ENGINES[0])
+
+
+def engine_here(find: Callable[[str], str | None]) -> str:
+    return engine_of(os.environ, find)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeContainer:
+    """One node of one kind cluster. `mark` is None when labctl did not make it."""
+
+    name: str
+    cluster: str
+    role: str
+    is_running: bool
+    mark: Mark | None
+    pid: int
+
+
+def argv_list(engine: str, cluster: str = "") -> tuple[str, ...]:
+    """Names of the node containers, of every kind cluster or of one, running or not."""
+    chosen = f"label={CLUSTER_LABEL}={cluster}" if cluster else f"label={CLUSTER_LABEL}"
+    return (engine, "ps", "--all", "--filter", chosen, "--format", "{{.Names}}")
+
+
+def argv_inspect(engine: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return (engine, "inspect", "--type", "container", *names)
+
+
+def parse_inspect(text: str) -> tuple[NodeContainer, ...]:
+    """Raises MeasureFailed when the text is not what `inspect` prints."""
+    try:
+        entries = json.loads(text or "[]")
+        return tuple(_node(entry) for entry in entries)
+    except (ValueError, KeyError, TypeError, AttributeError) as failed:
+        raise MeasureFailed(
+            what="the container engine's inspect output cannot be read", cause=text.strip()[:200]
+        ) from failed
+
+
+def _node(entry: Mapping[str, object]) -> NodeContainer:
+    config, state = entry["Config"], entry["State"]
+    if not isinstance(config, dict) or not isinstance(state, dict):
+        raise TypeError("Config and State are objects")
+    labels = config.get("Labels") or {}
+    mounts = entry.get("Mounts") or []
+    if not isinstance(mounts, list):
+        raise TypeError("Mounts is a list")
+    marks = (parse_mark(str(mount.get("Destination", ""))) for mount in mounts)
+    return NodeContainer(
+        name=str(entry["Name"]).lstrip("/"),
+        cluster=str(labels.get(CLUSTER_LABEL, "")),
+        role=str(labels.get(ROLE_LABEL, "")),
+        is_running=state.get("Status", "running" if state.get("Running") else "") == "running",
+        mark=next((mark for mark in marks if mark is not None), None),
+        pid=int(state.get("Pid") or 0),
+    )

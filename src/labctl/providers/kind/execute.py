@@ -1,0 +1,250 @@
+"""Carries out the actions of a kind plan through the command door. Every failure says what to do next."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labctl.errors import HostLacks, LabError, StepFailed, UsageError
+from labctl.model.lab import Lab
+from labctl.model.plan import Action
+from labctl.providers.cilium.chart import read_chart
+from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
+from labctl.providers.kind import clusters
+from labctl.providers.kind.actions import (
+    CollectLogs,
+    Command,
+    CreateCluster,
+    DeleteCluster,
+    HaveImage,
+    NodesHaveImages,
+    RefuseForeign,
+    RefuseOverlap,
+    RenderChart,
+    RestartAgents,
+    VerifyChart,
+    WaitForPods,
+    WriteFile,
+    WriteMirrors,
+    stored_name,
+)
+from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
+from labctl.providers.kind.tools import Commands
+from labctl.providers.kind.waiting import wait_for_pods
+from labctl.system.files import write_atomically
+
+_LOOK_S = 30.0
+
+
+class KindExecutor:
+    """`providers.base.Executor` for one lab. `overlapping` gives the names of other labs that use a range;
+    `record` is told when the lab is whole."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        *,
+        overlapping: Callable[[RefuseOverlap], Sequence[str]],
+        record: Callable[[Lab], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._commands = commands
+        self._overlapping = overlapping
+        self._record = record
+        self._sleep = sleep
+
+    def execute(self, actions: Sequence[Action]) -> None:
+        """Raises StepFailed, HostLacks or UsageError."""
+        for action in actions:
+            self._one(action)
+
+    def finish(self, lab: Lab) -> None:
+        self._record(lab)
+
+    def _one(self, action: Action) -> None:
+        match action:
+            case WriteFile():
+                write_private(action.path, action.text, action.mode)
+            case Command():
+                self._run(action.argv, action.timeout_s, action.remedy)
+            case RefuseForeign():
+                nodes = clusters.nodes_of(self._commands, action.engine, action.cluster)
+                clusters.refuse_foreign(nodes, action.cluster, action.lab)
+            case RefuseOverlap():
+                self._refuse_overlap(action)
+            case HaveImage():
+                self._have_image(action)
+            case RenderChart():
+                done = self._run(action.argv, action.timeout_s, "")
+                write_private(action.output, done, 0o600)
+            case VerifyChart():
+                verify_chart(action)
+            case CreateCluster():
+                self._create(action)
+            case DeleteCluster():
+                clusters.delete(
+                    self._commands, action.engine, action.cluster, action.lab, action.kubeconfig, action.argv,
+                    action.timeout_s,
+                )  # fmt: skip
+            case CollectLogs():
+                self._collect(action)
+            case NodesHaveImages():
+                self._nodes_have(action)
+            case WriteMirrors():
+                for node in action.nodes:
+                    self._run(action.argv(node), _LOOK_S, "", stdin=action.text.encode())
+            case WaitForPods():
+                wait_for_pods(self._commands, action, self._sleep)
+            case RestartAgents():
+                for argv in action.argvs:
+                    self._run(argv, action.timeout_s + _LOOK_S, "")
+            case _:
+                raise TypeError(f"the kind provider has no action {type(action).__name__}")
+
+    def _run(self, argv: tuple[str, ...], timeout_s: float, remedy: str, stdin: bytes = b"") -> str:
+        done = self._commands.run(argv, timeout_s=timeout_s, stdin=stdin)
+        if done.timed_out or done.returncode != 0:
+            raise failed_command(done, timeout_s=timeout_s, remedy=remedy)
+        return done.text
+
+    def _refuse_overlap(self, action: RefuseOverlap) -> None:
+        others = self._overlapping(action)
+        if others:
+            raise UsageError(
+                what=f"lab {action.lab} would use addresses of lab {', '.join(others)}",
+                cause=f"its ranges: {', '.join(action.ranges)}",
+                remedy="--set network.podCIDR=10.64.0.0/16 --set network.serviceCIDR=10.97.0.0/16, or labctl down "
+                f"{' '.join(others)}",
+            )
+
+    def _have_image(self, action: HaveImage) -> None:
+        has = self._commands.run((action.engine, "image", "inspect", action.reference), timeout_s=_LOOK_S)
+        if has.returncode == 0 and not has.timed_out:
+            return
+        text = has.error_text
+        if has.timed_out or "daemon" in text.lower() or "connect" in text.lower():
+            raise failed_command(has, timeout_s=_LOOK_S)
+        if action.pull:
+            self._run((action.engine, "pull", action.reference), action.timeout_s, "")
+            return
+        raise HostLacks(
+            what=f"the image {action.reference} is not in {action.engine}, and nothing may be fetched",
+            cause="kindCluster.pull is false",
+            remedy=f"{action.engine} load -i ARCHIVE; or name one that is there ({action.engine} image ls)",
+        )
+
+    def _create(self, action: CreateCluster) -> None:
+        nodes = clusters.nodes_of(self._commands, action.engine, action.cluster)
+        clusters.refuse_foreign(nodes, action.cluster, action.lab)
+        if nodes and self._is_whole(action, nodes_running={node.name for node in nodes if node.is_running}):
+            return
+        if nodes:
+            clusters.delete(
+                self._commands, action.engine, action.cluster, action.lab, action.kubeconfig,
+                ("kind", "delete", "cluster", "--name", action.cluster, "--kubeconfig", str(action.kubeconfig)),
+                180.0,
+            )  # fmt: skip
+        argv = ("env", *action.environment, *action.argv) if action.environment else action.argv
+        self._run(argv, action.timeout_s, "the logs of the nodes are kept; see docs/kind.md")
+        if action.kubeconfig.exists():
+            action.kubeconfig.chmod(0o600)
+
+    def _is_whole(self, action: CreateCluster, nodes_running: set[str]) -> bool:
+        """True for a cluster that an earlier, cut `up` finished making: every node runs and the API server knows it."""
+        if not set(action.nodes) <= nodes_running or not action.kubeconfig.exists():
+            return False
+        asked = self._commands.run(
+            ("kubectl", "--kubeconfig", str(action.kubeconfig), "--request-timeout=10s", "get", "nodes", "-o", "name"),
+            timeout_s=_LOOK_S,
+        )
+        known = {line.removeprefix("node/") for line in asked.text.split()}
+        return asked.returncode == 0 and set(action.nodes) <= known
+
+    def _nodes_have(self, action: NodesHaveImages) -> None:
+        for node in action.nodes:
+            argv = (action.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "-q")
+            listed = self._run(argv, _LOOK_S * 2, "")
+            there = set(listed.split())
+            missing = [reference for reference in action.references if stored_name(reference) not in there]
+            if missing:
+                raise StepFailed(
+                    what=f"node {node} lacks {', '.join(missing)}",
+                    cause="nothing may be fetched, and loading did not bring it there",
+                    remedy=f"{action.engine} exec {node} crictl images; kind load docker-image {missing[0]} "
+                    f"--nodes {node}; or kindCluster.archives",
+                )
+
+    def _collect(self, action: CollectLogs) -> None:
+        """What cannot be had is left out: the failure that is being told matters more."""
+        with contextlib.suppress(OSError):
+            action.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, argv in action.argvs:
+            with contextlib.suppress(LabError, OSError):
+                done = self._commands.run(argv, timeout_s=action.timeout_s)
+                write_private(action.folder / name, done.text + done.error_text, 0o600)
+        summary = summarise(action.folder)
+        with contextlib.suppress(OSError):
+            write_private(action.folder / "summary.txt", "\n".join(summary) + "\n", 0o600)
+
+
+def summarise(folder: Path) -> tuple[str, ...]:
+    """Three lines at most out of collected logs: the pods that do not run, the last warning, the agents' last error."""
+    lines = []
+    for name, pick in (("pods.txt", _not_running), ("events.txt", _warnings), ("agents.txt", None)):
+        try:
+            text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        found = pick(text) if pick else meaningful("\n".join(_agent_errors(text)), 1)
+        lines += [f"{name}: {line[:300]}" for line in found[-1:]]
+    return tuple(lines)
+
+
+def _not_running(text: str) -> tuple[str, ...]:
+    bad = [line for line in text.splitlines()[1:] if " Running " not in line and " Completed " not in line]
+    return (f"{len(bad)} pods do not run, first: {' '.join(bad[0].split()[:4])}",) if bad else ()
+
+
+def _warnings(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(line.split()) for line in text.splitlines() if " Warning " in line)
+
+
+def _agent_errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "level=error" in line or "level=fatal" in line]
+
+
+def verify_chart(action: VerifyChart) -> None:
+    """Raises UsageError for a chart of another version, for values without effect, and for a `cilium-config` that
+    does not say what was meant."""
+    chart = read_chart(Path(action.chart))
+    if chart.version != action.wanted.version:
+        raise UsageError(
+            what=f"the chart {action.chart} is version {chart.version}, not {action.wanted.version}",
+            cause="value names and images go by the version",
+            remedy=f'cilium.version: "{chart.version}"',
+        )
+    refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
+    found = differences(
+        parse_rendered(action.rendered.read_text(encoding="utf-8")), action.wanted, action.user_values
+    )
+    if found:
+        raise UsageError(
+            what="the rendered cilium-config does not say what was meant",
+            cause="; ".join(found),
+            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
+        )
+
+
+def write_private(path: Path, text: str, mode: int) -> None:
+    """Writes one of the lab's own files. Raises StepFailed where the disk does not take it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, text.encode(), mode=mode)
+    except OSError as failed:
+        raise StepFailed(
+            what=f"cannot write {path}", cause=os.strerror(failed.errno or 0),
+            remedy=remedy_for(str(failed), f"df -h {path.parent}; or another place: XDG_STATE_HOME"),
+        ) from failed

@@ -1,0 +1,69 @@
+"""The images and the chart of a lab, with digests: what `labctl images` lists and `labctl bundle` packs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.providers.cilium.install import REPOSITORY
+from labctl.providers.kind.plan import chart_place
+from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.tools import Commands
+
+_LOOK_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools` or `chart`; `digest` is empty
+    where it is not known on this host (not pulled yet)."""
+
+    role: str
+    reference: str
+    digest: str
+
+    def record(self) -> dict[str, object]:
+        return {"role": self.role, "reference": self.reference, "digest": self.digest or None}
+
+
+def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ...]:
+    """Every image and the chart. Digests are those of this engine and of the local chart file."""
+    agent, operator, tools = settings.images
+    listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]
+    found = [
+        Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
+        for role, reference in listed
+    ]
+    chart = Path(chart_place(settings))
+    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
+    digest = f"sha256:{sha256_of(chart)}" if chart.is_file() else ""
+    return (*found, Part(role="chart", reference=reference, digest=digest))
+
+
+
+
+def digest_of(reference: str, engine: str, commands: Commands) -> str:
+    """The digest in the reference itself, else the registry's, else the local image's id; empty when it is not here."""
+    if "@" in reference:
+        return reference.partition("@")[2]
+    if commands.find(engine) is None:
+        return ""
+    done = commands.run((engine, "image", "inspect", reference), timeout_s=_LOOK_S)
+    return parse_digest(done.text) if done.returncode == 0 and not done.timed_out else ""
+
+
+def parse_digest(text: str) -> str:
+    """From `image inspect`: the first repository digest, or the image's id (which is a digest of its configuration)."""
+    try:
+        entry = json.loads(text)[0]
+    except (ValueError, IndexError, KeyError, TypeError):
+        return ""
+    known = entry.get("RepoDigests") or ()
+    return str(known[0]).partition("@")[2] if known else str(entry.get("Id", ""))
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

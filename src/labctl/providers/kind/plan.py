@@ -1,0 +1,297 @@
+"""A lab as a plan for kind: which steps, in which order, each with its undo. Pure.
+
+Order: what can be known wrong is found before the cluster costs a minute (foreign cluster, images, the rendered
+chart), then the cluster, images into nodes, Cilium, pods. The whole plan is also a shell script.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from labctl.model.lab import Lab
+from labctl.model.plan import Action, Plan, Step
+from labctl.providers.cilium import install
+from labctl.providers.cilium.compatibility import refuse_impossible
+from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
+from labctl.providers.cilium.values import helm_values
+from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
+from labctl.providers.kind.actions import (
+    CollectLogs,
+    Command,
+    CreateCluster,
+    DeleteCluster,
+    HaveImage,
+    NodesHaveImages,
+    RefuseForeign,
+    RefuseOverlap,
+    RenderChart,
+    RestartAgents,
+    VerifyChart,
+    WaitForPods,
+    WriteFile,
+    WriteMirrors,
+)
+from labctl.providers.kind.config import kind_config
+from labctl.providers.kind.settings import Settings
+
+AGENTS = "k8s-app=cilium"
+OPERATOR = "name=cilium-operator"
+_QUICK_S = 60.0
+_PULL_S = 1800.0
+
+
+def plan_lab(settings: Settings, engine: str) -> Plan:
+    """Raises UsageError for pairs of versions that cannot work and for values that do not take effect."""
+    refuse_impossible(
+        cilium=settings.cilium_version,
+        kubernetes=settings.kubernetes,
+        kernel=None,
+        datapath=settings.lab.datapath,
+        allow_untested=settings.cilium.allow_untested,
+    )
+    _refuse_wrong_values(settings)
+    return Plan(
+        lab=settings.lab.name,
+        provider="kind",
+        steps=tuple(
+            step
+            for step in (
+                _look(settings, engine),
+                _images(settings, engine),
+                _chart(settings),
+                _cluster(settings, engine),
+                _load(settings, engine),
+                _cilium(settings),
+                _pods(settings),
+            )
+            if step.actions
+        ),
+        preamble=(
+            "# Needs: docker (or podman, nerdctl), kind, kubectl, helm. Everything of the lab is in the cluster\n"
+            f"# {settings.cluster_name} and in {settings.files.folder}; your own ~/.kube/config is not touched.\n"
+            "umask 077"
+        ),
+    )
+
+
+def plan_switch(before: Settings, after: Settings) -> Plan:
+    """From one datapath to another on the cluster that is there: new configuration, agents restarted, pods anew.
+
+    Both labs have the same nodes and pods. Pods are made anew because a pod keeps the route MTU it was born with.
+    """
+    after_steps = (
+        _chart(after),
+        Step(
+            id="switch",
+            title=f"Cilium: {_mode(before.lab)} → {_mode(after.lab)}",
+            actions=(
+                _apply(after, after.files.rendered),
+                RestartAgents(kubectl=after.kubectl(), timeout_s=after.cluster.ready_timeout_s),
+                _wait_for_agents(after),
+                Command(
+                    argv=after.kubectl(
+                        "-n", after.namespace, "delete", "pods", "-l", LAB_LABEL, "--wait", "--timeout=120s"
+                    ),
+                    timeout_s=150.0,
+                ),
+            ),
+        ),
+        _pods(after),
+    )
+    return Plan(lab=after.lab.name, provider="kind", steps=after_steps)
+
+
+def _mode(lab: Lab) -> str:
+    return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
+
+
+def _refuse_wrong_values(settings: Settings) -> None:
+    refuse_wrong_values(
+        wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source
+    )
+
+
+def _look(settings: Settings, engine: str) -> Step:
+    network = settings.lab.network
+    return Step(
+        id="look",
+        title=f"no other cluster has the name {settings.cluster_name} or these addresses",
+        actions=(
+            RefuseForeign(engine=engine, cluster=settings.cluster_name, lab=settings.lab.name),
+            RefuseOverlap(lab=settings.lab.name, ranges=(str(network.pod_cidr), str(network.service_cidr))),
+        ),
+    )
+
+
+def _images(settings: Settings, engine: str) -> Step:
+    """kind fetches the node image itself; with `pull: false` its absence is said here, in labctl's words."""
+    wanted: list[str] = []
+    if not settings.cluster.pull:
+        wanted.append(settings.node_image)
+    if not settings.cluster.preloaded and not settings.cluster.archives:
+        wanted += settings.images
+    return Step(
+        id="images",
+        title="images are there",
+        actions=tuple(
+            HaveImage(engine=engine, reference=image, pull=settings.cluster.pull, timeout_s=_PULL_S)
+            for image in dict.fromkeys(wanted)
+        ),
+    )
+
+
+def chart_place(settings: Settings) -> str:
+    """Where the chart is on this host when it is rendered: the local one, or where `helm pull` puts it."""
+    return install.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
+
+
+def _argv_render(settings: Settings) -> tuple[str, ...]:
+    files = settings.files
+    return install.argv_render(
+        settings.cilium, settings.cilium_version, settings.kubernetes, files.charts, files.values
+    )
+
+
+def _chart(settings: Settings) -> Step:
+    values = helm_values(settings.wanted, settings.cilium.values)
+    actions: list[Action] = [
+        WriteFile(path=settings.files.values, text=yaml.safe_dump(values, sort_keys=False)),
+    ]
+    pull = install.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
+    if pull:
+        actions.append(
+            Command(
+                argv=pull,
+                timeout_s=_PULL_S,
+                remedy="cilium.chart: PATH of a local .tgz, if this host has no way to the repository",
+            )
+        )
+    actions += [
+        RenderChart(argv=_argv_render(settings), output=settings.files.rendered, timeout_s=_QUICK_S),
+        VerifyChart(
+            rendered=settings.files.rendered,
+            chart=chart_place(settings),
+            wanted=settings.wanted,
+            user_values=settings.cilium.values,
+        ),
+    ]
+    return Step(
+        id="chart",
+        title=f"Cilium {settings.cilium_version} rendered for {_mode(settings.lab)} and verified",
+        actions=tuple(actions),
+    )
+
+
+def _cluster(settings: Settings, engine: str) -> Step:
+    files, cluster = settings.files, settings.cluster
+    environment = (f"KIND_EXPERIMENTAL_DOCKER_NETWORK={cluster.network}",) if cluster.network else ()
+    return Step(
+        id="cluster",
+        title=f"cluster {settings.cluster_name}: {len(settings.all_nodes)} nodes, Kubernetes {settings.kubernetes}",
+        actions=(
+            WriteFile(path=files.kind_config, text=kind_config(settings)),
+            CreateCluster(
+                engine=engine,
+                cluster=settings.cluster_name,
+                lab=settings.lab.name,
+                nodes=settings.all_nodes,
+                argv=(
+                    "kind", "create", "cluster", "--name", settings.cluster_name, "--config", str(files.kind_config),
+                    "--kubeconfig", str(files.kubeconfig), "--retain",
+                ),
+                environment=environment,
+                kubeconfig=files.kubeconfig,
+                timeout_s=cluster.create_timeout_s,
+            ),
+        ),
+        undo=(
+            CollectLogs(
+                cluster=settings.cluster_name, kubeconfig=files.kubeconfig, folder=files.logs, timeout_s=_QUICK_S
+            ),
+            DeleteCluster(
+                engine=engine, cluster=settings.cluster_name, lab=settings.lab.name, kubeconfig=files.kubeconfig,
+                timeout_s=180.0,
+            ),
+        ),
+    )
+
+
+def _load(settings: Settings, engine: str) -> Step:
+    cluster, name = settings.cluster, settings.cluster_name
+    actions: list[Action] = [
+        WriteMirrors(engine=engine, nodes=settings.all_nodes, registry=registry, mirror=mirror)
+        for registry, mirror in cluster.registry_mirrors.items()
+    ]
+    actions += [
+        Command(argv=("kind", "load", "image-archive", archive, "--name", name), timeout_s=_PULL_S)
+        for archive in cluster.archives
+    ]
+    if not cluster.archives and not cluster.preloaded:
+        actions += [
+            Command(argv=("kind", "load", "docker-image", image, "--name", name), timeout_s=_PULL_S)
+            for image in settings.images
+        ]
+    if not cluster.pull:
+        actions.append(NodesHaveImages(engine=engine, nodes=settings.all_nodes, references=settings.images))
+    return Step(id="load", title="images in every node", actions=tuple(actions))
+
+
+def _apply(settings: Settings, path: Path) -> Command:
+    # The chart is rendered for this very Kubernetes; validation would only fetch its schema once more.
+    return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=_QUICK_S * 2)
+
+
+def _wait_for_agents(settings: Settings) -> WaitForPods:
+    return WaitForPods(
+        kubectl=settings.kubectl(),
+        namespace="kube-system",
+        selector=AGENTS,
+        count=len(settings.all_nodes),
+        what="Cilium agents",
+        timeout_s=settings.cluster.ready_timeout_s,
+    )
+
+
+def _cilium(settings: Settings) -> Step:
+    timeout_s = settings.cluster.ready_timeout_s
+    return Step(
+        id="cilium",
+        title=f"Cilium {settings.cilium_version} on every node",
+        actions=(
+            _apply(settings, settings.files.rendered),
+            _wait_for_agents(settings),
+            WaitForPods(
+                kubectl=settings.kubectl(), namespace="kube-system", selector=OPERATOR, count=1,
+                what="the Cilium operator", timeout_s=timeout_s,
+            ),
+            Command(
+                argv=settings.kubectl(
+                    "wait", "node", "--all", "--for=condition=Ready", f"--timeout={timeout_s:.0f}s"
+                ),
+                timeout_s=timeout_s + 30,
+                remedy=f"kubectl --kubeconfig {settings.files.kubeconfig} describe nodes",
+            ),
+        ),
+    )
+
+
+def _pods(settings: Settings) -> Step:
+    pods = len(settings.lab.pods)
+    return Step(
+        id="pods",
+        title=f"{pods} pods, and a helper on each node that has some",
+        actions=(
+            WriteFile(path=settings.files.workloads, text=workloads(settings)),
+            _apply(settings, settings.files.workloads),
+            WaitForPods(
+                kubectl=settings.kubectl(),
+                namespace=settings.namespace,
+                selector=LAB_LABEL,
+                count=pods + len(nodes_with_helper(settings)),
+                what=f"pods ({CONTAINER} image {settings.cluster.tools_image})",
+                timeout_s=settings.cluster.ready_timeout_s,
+            ),
+        ),
+    )

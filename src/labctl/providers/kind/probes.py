@@ -1,0 +1,217 @@
+"""What the kind provider needs of this host, found by trying, each with the command that mends it.
+
+Parsers are pure; `probes` runs the tools. Kernel options are read where the kernel shows them, and are "unknown"
+where it does not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from labctl.errors import LabError
+from labctl.providers.base import Probe
+from labctl.providers.cilium.versions import Version
+from labctl.providers.kind.containers import engine_here
+from labctl.providers.kind.tools import INSTALL, Commands
+
+NEEDED_FOR = "building labs with kind"
+MEMORY_PER_NODE_BYTE = 700 * 2**20
+USUAL_NODES = 3
+_ASK_S = 20.0
+_OLDEST = {"kind": Version(0, 11), "helm": Version(3, 8), "kubectl": Version(1, 20)}
+_VERSION_ARGV = {
+    "kind": ("kind", "version"),
+    "kubectl": ("kubectl", "version", "--client", "-o", "json"),
+    "helm": ("helm", "version", "--template", "{{.Version}}"),
+}
+_VERSION = re.compile(r"v?\d+\.\d+(?:\.\d+)?(?:-[0-9A-Za-z.-]+)?")
+
+KERNEL_OPTIONS = (
+    "BPF", "BPF_SYSCALL", "BPF_JIT", "NET_CLS_BPF", "NET_CLS_ACT", "NET_SCH_INGRESS", "CGROUPS", "CGROUP_BPF",
+    "CRYPTO_SHA1", "CRYPTO_USER_API_HASH", "PERF_EVENTS", "SCHEDSTATS", "VXLAN", "FIB_RULES",
+)  # fmt: skip
+"""Cilium's system requirements: base, tunnelling and routing."""
+OPTIONAL_OPTIONS = ("SCHEDSTATS", "CRYPTO_SHA1", "CRYPTO_USER_API_HASH")
+"""Older agents hash with the kernel's SHA-1, and read the clock rate from schedstat; they run without."""
+MODULES = {"VXLAN": "vxlan", "NET_CLS_BPF": "cls_bpf", "NET_SCH_INGRESS": "sch_ingress"}
+
+
+def probes(commands: Commands, read: Callable[[str], str | None] | None = None) -> Iterator[Probe]:
+    """Every need, found or not. `read` gives a file's text or None."""
+    look = read or read_text
+    engine = engine_here(commands.find)
+    yield from _engine(commands, engine)
+    for tool in ("kind", "kubectl", "helm"):
+        yield _tool(commands, tool)
+    yield _inotify(look, "max_user_instances", 512, least=128 * 2)
+    yield _inotify(look, "max_user_watches", 524288, least=65536)
+    yield from _kernel(look)
+
+
+def read_text(path: str) -> str | None:
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8", errors="replace")
+
+
+def _engine(commands: Commands, engine: str) -> Iterator[Probe]:
+    if commands.find(engine) is None:
+        yield _lack(engine, "not on this host", INSTALL[engine])
+        return
+    where = os.environ.get("DOCKER_HOST", "") if engine == "docker" else ""
+    try:
+        asked = commands.run((engine, "info", "--format", "{{json .}}"), timeout_s=_ASK_S)
+    except LabError as failed:
+        yield _lack(f"{engine} daemon", failed.what, failed.remedy)
+        return
+    try:
+        info = json.loads(asked.text or "{}")
+    except ValueError:
+        info = {}
+    if asked.returncode != 0 or not isinstance(info, dict) or info.get("ServerErrors"):
+        said = asked.error_text.strip().splitlines()
+        yield _lack(
+            f"{engine} daemon",
+            (said[-1] if said else "does not answer") + (f" (DOCKER_HOST={where})" if where else ""),
+            "check DOCKER_HOST and: docker context ls" if where else f"systemctl start {engine}; docker context ls",
+        )
+        return
+    version = str(info.get("ServerVersion", "version unknown"))
+    yield _have(f"{engine} daemon", version + (f" at {where}" if where else ""))
+    if engine == "docker":
+        yield _cgroups(info)
+        yield _memory(info)
+
+
+def _cgroups(info: dict[str, object]) -> Probe:
+    version = str(info.get("CgroupVersion", ""))
+    return Probe(
+        name="cgroup version",
+        present=version == "2",
+        found=f"v{version}" if version else "unknown",
+        needed_for="Services by eBPF at the socket (kube-proxy replacement)",
+        remedy="boot with systemd.unified_cgroup_hierarchy=1; with v1, Kubernetes below 1.24 needs cgroupDriver: "
+        "cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
+        required=False,
+    )
+
+
+def _memory(info: dict[str, object]) -> Probe:
+    total = info.get("MemTotal")
+    have = total if isinstance(total, int) else 0
+    need = MEMORY_PER_NODE_BYTE * USUAL_NODES
+    return Probe(
+        name="memory",
+        present=have >= need,
+        found=f"{have / 2**30:.1f} GiB",
+        needed_for=f"{USUAL_NODES} nodes ({need / 2**30:.1f} GiB); comparing two labs at once takes twice that",
+        remedy="nodes: 2 in the scenario, kindCluster.controlPlane: first, kindCluster.strategy: switch",
+        required=False,
+    )
+
+
+def _tool(commands: Commands, tool: str) -> Probe:
+    if commands.find(tool) is None:
+        return _lack(tool, "not on this host", INSTALL[tool])
+    try:
+        asked = commands.run(_VERSION_ARGV[tool], timeout_s=_ASK_S)
+    except LabError as failed:
+        return _lack(tool, failed.what, INSTALL[tool])
+    version = parse_tool_version(asked.text)
+    if version is None:
+        said = (asked.error_text or asked.text).strip().splitlines()
+        return Probe(
+            name=tool, present=True, found=f"version unknown ({said[0][:60] if said else 'no word'})",
+            needed_for=NEEDED_FOR,
+        )
+    return Probe(
+        name=tool,
+        present=version >= _OLDEST[tool],
+        found=str(version),
+        needed_for=f"{NEEDED_FOR} ({_OLDEST[tool].major}.{_OLDEST[tool].minor} or later)",
+        remedy=INSTALL[tool],
+    )
+
+
+def parse_tool_version(text: str) -> Version | None:
+    """The first version in what a tool prints about itself (`kind v0.27.0 go1.26`, kubectl's JSON, `v3.16.4`)."""
+    match = _VERSION.search(text.replace('"major": "', '"').replace('"gitVersion": "', '"'))
+    if text.lstrip().startswith("{"):
+        try:
+            return Version.parse(str(json.loads(text)["clientVersion"]["gitVersion"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+    return Version.parse(match.group(0)) if match else None
+
+
+def _inotify(read: Callable[[str], str | None], name: str, wanted: int, least: int) -> Probe:
+    text = read(f"/proc/sys/fs/inotify/{name}")
+    value = int(text) if text and text.strip().isdigit() else 0
+    return Probe(
+        name=f"fs.inotify.{name}",
+        present=value >= least,
+        found=str(value) if text else "unknown",
+        needed_for="nodes that boot (each watches many files)",
+        remedy=f"sysctl -w fs.inotify.{name}={wanted}",
+        required=False,
+    )
+
+
+def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
+    release = (read("/proc/sys/kernel/osrelease") or "").strip()
+    try:
+        version: Version | None = Version.parse(release)
+    except ValueError:
+        version = None
+    yield Probe(
+        name="kernel",
+        present=version is not None and version >= Version(5, 10),
+        found=release or "unknown",
+        needed_for="BPF host routing (Linux 5.10 or later)",
+        remedy="a newer kernel, or the scenario legacy",
+        required=False,
+    )
+    text = read("/proc/config.gz") or read(f"/boot/config-{release}")
+    if text is None:
+        yield Probe(
+            name="kernel options", present=False, found="this kernel does not show them",
+            needed_for="telling beforehand whether Cilium can run", remedy="modprobe configs", required=False,
+        )
+        return
+    options = parse_kernel_config(text)
+    missing = [name for name in KERNEL_OPTIONS if name not in options and name not in OPTIONAL_OPTIONS]
+    yield Probe(
+        name="kernel options",
+        present=not missing,
+        found=f"CONFIG_{', CONFIG_'.join(missing)} not set" if missing else f"all {len(KERNEL_OPTIONS)} of Cilium's",
+        needed_for="Cilium",
+        remedy="a distribution's kernel has them: apt-get install linux-image-amd64" if missing else "",
+    )
+    modules = (read("/proc/modules") or "").split()
+    unloaded = [m for option, m in MODULES.items() if options.get(option) == "m" and m not in modules]
+    if unloaded:
+        yield Probe(
+            name="kernel modules", present=False, found=f"not loaded yet: {', '.join(unloaded)}",
+            needed_for="Cilium (nodes load them from the host)", remedy=f"modprobe -a {' '.join(unloaded)}",
+            required=False,
+        )
+
+
+def parse_kernel_config(text: str) -> dict[str, str]:
+    """Options that are set (`y` or `m`), without `CONFIG_`."""
+    return dict(re.findall(r"^CONFIG_(\w+)=([ym])$", text, re.MULTILINE))
+
+
+def _have(name: str, found: str) -> Probe:
+    return Probe(name=name, present=True, found=found, needed_for=NEEDED_FOR)
+
+
+def _lack(name: str, found: str, remedy: str) -> Probe:
+    return Probe(name=name, present=False, found=found, needed_for=NEEDED_FOR, remedy=remedy)

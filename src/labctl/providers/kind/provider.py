@@ -1,0 +1,245 @@
+"""The kind provider: plans, builds, finds, opens and removes labs that are kind clusters with real Cilium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from labctl.errors import HostLacks, LabError, UsageError
+from labctl.model.lab import Lab
+from labctl.model.plan import Plan
+from labctl.model.sections_kind import Strategy
+from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.cilium.open import open_lab
+from labctl.providers.kind import bundle, clusters, record, subnets
+from labctl.providers.kind.actions import RefuseOverlap
+from labctl.providers.kind.containers import NodeContainer, engine_here
+from labctl.providers.kind.execute import KindExecutor, write_private
+from labctl.providers.kind.images import Part, parts, sha256_of
+from labctl.providers.kind.plan import plan_lab, plan_switch
+from labctl.providers.kind.probes import MEMORY_PER_NODE_BYTE, probes, read_text
+from labctl.providers.kind.settings import Files, Settings, read_settings
+from labctl.providers.kind.tools import Commands, HostCommands
+from labctl.providers.kind.ways import KindWays
+
+_DELETE_S = 180.0
+
+
+def default_root() -> Path:
+    """Where labs of this provider keep kubeconfig, rendered chart and logs: below XDG_STATE_HOME."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "labctl" / "kind"
+
+
+class KindProvider:
+    """`Provider` of the seam."""
+
+    name = "kind"
+    statement = "real Cilium on Kubernetes in containers (kind): all nodes share this host's kernel"
+
+    def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
+        self._commands: Commands = commands or HostCommands()
+        self._root = root or default_root()
+
+    @property
+    def engine(self) -> str:
+        return engine_here(self._commands.find)
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        settings = self.settings(lab)
+        return (
+            self.statement,
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, "
+            + ("kube-proxy skipped" if lab.datapath.kube_proxy_replacement else "with kube-proxy"),
+            "the uplinks are veth pairs on one bridge: no real network card, no offload",
+            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
+        )
+
+    def settings(self, lab: Lab) -> Settings:
+        """The lab as this provider reads it, with address ranges that no other kind lab here has: its own once it has
+        some, else free ones. Raises UsageError."""
+        own = self._files(lab.name).kind_config
+        ranges = subnets.ranges_of(own.read_text(encoding="utf-8")) if own.exists() else ()
+        placed = subnets.moved(lab, *ranges) if len(ranges) == 2 else subnets.settle(lab, self._others(lab.name))
+        return read_settings(placed, self._root)
+
+    def probes(self) -> Iterator[Probe]:
+        return probes(self._commands)
+
+    def plan(self, lab: Lab) -> Plan:
+        """Makes nothing; reads which address ranges other kind labs on this host have."""
+        return plan_lab(self.settings(lab), self.engine)
+
+    def switch(self, before: Lab, after: Lab) -> Plan:
+        """From `before`, which is up, to `after` on the same cluster. `after` must have the same name, nodes, pods and
+        versions. Raises UsageError when it has not."""
+        self._refuse_different_clusters(before, after)
+        return plan_switch(self.settings(before), self.settings(after))
+
+    def images(self, lab: Lab) -> tuple[Part, ...]:
+        """Every image and the chart of the lab, with the digests that are known here."""
+        return parts(self.settings(lab), self.engine, self._commands)
+
+    def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
+        """Writes a bundle of them. Raises UsageError when an image is not in the engine."""
+        return bundle.pack(self.settings(lab), self.engine, self._commands, output)
+
+    def unpack(self, path: Path) -> dict[str, dict[str, object]]:
+        """Verifies a bundle, gives the node image to the engine, and gives what to lay over the sections `cilium` and
+        `kindCluster` of a scenario so that nothing else is used."""
+        unpacked = bundle.unpack(path, self._root / "bundles" / sha256_of(path)[:16])
+        bundle.load_node_image(unpacked, self.engine, self._commands)
+        return unpacked.settings()
+
+    def strategy(self, lab: Lab) -> Strategy:
+        """Two clusters at once or one that is switched: the scenario's word, else by free memory."""
+        settings = self.settings(lab)
+        if settings.cluster.strategy is not Strategy.AUTO:
+            return settings.cluster.strategy
+        need = 2 * len(settings.all_nodes) * MEMORY_PER_NODE_BYTE
+        return Strategy.PARALLEL if free_memory_byte() >= need else Strategy.SWITCH
+
+    @contextlib.contextmanager
+    def _executor(self, lab: Lab) -> Iterator[Executor]:
+        files = self.settings(lab).files
+
+        def recorded(whole: Lab) -> None:
+            write_private(files.record, record.encode(whole), 0o600)
+
+        yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded)
+
+    def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
+        return self._executor(lab)
+
+    def discover(self) -> tuple[RunningLab, ...]:
+        """Labs by their mark. Where no engine is there are none; where the engine is silent, those on record are told
+        as not whole."""
+        if self._commands.find(self.engine) is None:
+            return ()
+        try:
+            nodes = clusters.nodes_of(self._commands, self.engine)
+        except LabError as failed:
+            return tuple(
+                RunningLab(
+                    name=lab.name, provider=self.name, scenario=lab.scenario, digest=lab.digest, is_whole=False,
+                    lab=lab, missing=(f"{failed.what}: {failed.cause}",),
+                )
+                for lab in self._recorded()
+            )  # fmt: skip
+        by_lab: dict[str, list[NodeContainer]] = {}
+        for node in nodes:
+            if node.mark is not None:
+                by_lab.setdefault(node.mark.lab, []).append(node)
+        return tuple(self._running(name, found) for name, found in sorted(by_lab.items()))
+
+    def _running(self, name: str, nodes: list[NodeContainer]) -> RunningLab:
+        mark = nodes[0].mark
+        lab = record.read(self._files(name).record)
+        missing: list[str] = []
+        if lab is None:
+            missing.append("its record (the building was cut)")
+        else:
+            there = {node.name for node in nodes if node.is_running}
+            missing += [f"node {node}" for node in self.settings(lab).all_nodes if node not in there]
+        return RunningLab(
+            name=name,
+            provider=self.name,
+            scenario=lab.scenario if lab else (mark.scenario if mark else ""),
+            digest=lab.digest if lab else (mark.digest if mark else ""),
+            is_whole=not missing,
+            lab=lab,
+            missing=tuple(missing),
+        )
+
+    def teardown(self, name: str) -> None:
+        files = self._files(name)
+        if self._commands.find(self.engine) is not None:
+            nodes = clusters.nodes_of(self._commands, self.engine)
+            ours = {node.cluster for node in nodes if node.mark is not None and node.mark.lab == name}
+            for cluster in sorted(ours):
+                argv = ("kind", "delete", "cluster", "--name", cluster, "--kubeconfig", str(files.kubeconfig))
+                clusters.delete(self._commands, self.engine, cluster, name, files.kubeconfig, argv, _DELETE_S)
+        elif files.record.exists():
+            raise HostLacks(
+                what=f"lab {name} is on record, but {self.engine} is not on this host",
+                remedy="put it back on PATH, then the same command again",
+            )
+        shutil.rmtree(files.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _open(self, lab: Lab) -> Iterator[OpenLab]:
+        settings = self.settings(lab)
+        if not settings.files.kubeconfig.exists():
+            self._fetch_kubeconfig(settings)
+        ways = KindWays(settings=settings, engine=self.engine, commands=self._commands)
+        yield open_lab(settings, self._commands, ways)
+
+    def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
+        return self._open(lab)
+
+    def _fetch_kubeconfig(self, settings: Settings) -> None:
+        """The state folder may be gone while the cluster is there: kind can write the file anew."""
+        done = self._commands.run(
+            ("kind", "get", "kubeconfig", "--name", settings.cluster_name), timeout_s=clusters.LOOK_S
+        )
+        if done.returncode != 0 or done.timed_out:
+            raise UsageError(
+                what=f"lab {settings.lab.name} is not up: there is no kind cluster {settings.cluster_name}",
+                cause=done.error_text.strip()[-200:],
+                remedy=f"labctl up {settings.lab.scenario} --provider kind",
+            )
+        write_private(settings.files.kubeconfig, done.text, 0o600)
+
+    def _files(self, name: str) -> Files:
+        return Files(folder=self._root / name, logs=self._root / "logs" / name)
+
+    def _recorded(self) -> tuple[Lab, ...]:
+        labs = (record.read(path) for path in sorted(self._root.glob("*/lab.json")))
+        return tuple(lab for lab in labs if lab is not None)
+
+    def _others(self, name: str) -> tuple[tuple[str, subnets.Ranges], ...]:
+        """The ranges of the other labs, also of those that are still being built: their kind configuration has them."""
+        configs = sorted(self._root.glob("*/kind.yaml"))
+        found = ((path.parent.name, subnets.ranges_of(path.read_text(encoding="utf-8"))) for path in configs)
+        return tuple((lab, ranges) for lab, ranges in found if lab != name and ranges)
+
+    def _overlapping(self, action: RefuseOverlap) -> Sequence[str]:
+        return subnets.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))
+
+    def _refuse_different_clusters(self, before: Lab, after: Lab) -> None:
+        one, two = self.settings(before), self.settings(after)
+        differing = [
+            word
+            for word, same in (
+                ("name", before.name == after.name),
+                ("nodes", one.nodes == two.nodes),
+                ("pods", [(p.name, p.node) for p in before.pods] == [(p.name, p.node) for p in after.pods]),
+                ("address ranges", before.network.pod_cidr == after.network.pod_cidr),
+                ("Kubernetes", one.kubernetes == two.kubernetes),
+                ("Cilium", one.cilium_version == two.cilium_version),
+                (
+                    "kube-proxy replacement",
+                    before.datapath.kube_proxy_replacement == after.datapath.kube_proxy_replacement,
+                ),
+            )
+            if not same
+        ]
+        if differing:
+            raise UsageError(
+                what=f"one cluster cannot be switched from {before.scenario} to {after.scenario}",
+                cause=f"they differ in: {', '.join(differing)}",
+                remedy="compare them side by side: kindCluster.strategy: parallel",
+            )
+
+
+def free_memory_byte() -> int:
+    """MemAvailable of this host; with a remote engine it says nothing of that one."""
+    for line in (read_text("/proc/meminfo") or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,241 @@
+"""A lab as the kind provider reads it: sections validated, names, versions, images and places decided. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from labctl.errors import UsageError
+from labctl.model.lab import Lab
+from labctl.model.section import Section
+from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
+from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of
+from labctl.providers.cilium.versions import Version
+
+CLUSTER_PREFIX = "labctl-"
+API_PORT = 6443
+UPLINK = "eth0"
+DEFAULT_KUBERNETES = "1.32.2"
+
+NODE_IMAGES: Mapping[str, str] = {
+    "1.20.2": "kindest/node:v1.20.2@sha256:8f7ea6e7642c0da54f04a7ee10431549c0257315b3a634f6ef2fecaaedb19bab",
+    "1.21.1": "kindest/node:v1.21.1@sha256:69860bda5563ac81e3c0057d654b5253219618a22ec3a346306239bba8cfa1a6",
+    "1.23.4": "kindest/node:v1.23.4@sha256:0e34f0d0fd448aa2f2819cfd74e99fe5793a6e4938b328f657c8e3f81ee0dfb9",
+    "1.24.0": "kindest/node:v1.24.0@sha256:0866296e693efe1fed79d5e6c7af8df71fc73ae45e3679af05342239cdc5bc8e",
+    "1.25.3": "kindest/node:v1.25.3@sha256:f52781bc0d7a19fb6c405c2af83abfeb311f130707a0e219175677e366cc45d1",
+    "1.26.3": "kindest/node:v1.26.3@sha256:61b92f38dff6ccc29969e7aa154d34e38b89443af1a2c14e6cfbd2df6419c66f",
+    "1.27.3": "kindest/node:v1.27.3@sha256:3966ac761ae0136263ffdb6cfd4db23ef8a83cba8a463690e98317add2c9ba72",
+    "1.29.2": "kindest/node:v1.29.2@sha256:51a1434a5397193442f0be2a297b488b6c919ce8a3931be0ce822606ea5ca245",
+    "1.30.0": "kindest/node:v1.30.0@sha256:047357ac0cfea04663786a612ba1eaba9702bef25227a794b52890dd8bcd692e",
+    "1.31.2": "kindest/node:v1.31.2@sha256:18fbefc20a7113353c7b75b5c869d7145a6abd6269154825872dc59c1329912e",
+    "1.32.2": "kindest/node:v1.32.2@sha256:f226345927d7e348497136874b6d207e0b32cc52154ad8323129352923a3142f",
+    "1.33.1": "kindest/node:v1.33.1@sha256:050072256b9a903bd914c0b2866828150cb229cea0efe5892e2b644d5dd3b34f",
+    "1.34.0": "kindest/node:v1.34.0@sha256:7416a61b42b1662ca6ca89f02028ac133a309a2a30ba309614e8ec94d976dc5a",
+    "1.35.0": "kindest/node:v1.35.0@sha256:452d707d4862f52530247495d180205e029056831160e22870e37e3f6c1ac31f",
+    "1.36.1": "kindest/node:v1.36.1@sha256:3489c7674813ba5d8b1a9977baea8a6e553784dab7b84759d1014dbd78f7ebd5",
+}
+"""The default node image of each kind release (pkg/apis/config/defaults/image.go), newest release per version."""
+
+_TAG = re.compile(r":v?(\d+\.\d+\.\d+)")
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where a lab's own files are: nothing of it is the user's `~/.kube`."""
+
+    folder: Path
+    logs: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "kubeconfig"
+
+    @property
+    def kind_config(self) -> Path:
+        return self.folder / "kind.yaml"
+
+    @property
+    def values(self) -> Path:
+        return self.folder / "cilium-values.yaml"
+
+    @property
+    def rendered(self) -> Path:
+        return self.folder / "cilium.yaml"
+
+    @property
+    def workloads(self) -> Path:
+        return self.folder / "workloads.yaml"
+
+    @property
+    def charts(self) -> Path:
+        return self.folder / "charts"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "lab.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything decided. `nodes` maps the scenario's nodes to Kubernetes nodes (which are also the containers)."""
+
+    lab: Lab
+    cluster: KindCluster
+    cilium: Cilium
+    cluster_name: str
+    node_image: str
+    kubernetes: Version
+    cilium_version: Version
+    nodes: Mapping[str, str]
+    control_planes: tuple[str, ...]
+    files: Files
+
+    @property
+    def namespace(self) -> str:
+        return f"labctl-{self.lab.name}"
+
+    @property
+    def all_nodes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.control_planes, *self.nodes.values())))
+
+    @property
+    def user_values(self) -> Mapping[str, object]:
+        return self.cilium.values
+
+    @property
+    def tools_image(self) -> str:
+        return self.cluster.tools_image
+
+    @property
+    def pulls_images(self) -> bool:
+        return self.cluster.pull
+
+    def uplink(self, node: str) -> str:
+        """The engine gives every container its network as `eth0`."""
+        return UPLINK
+
+    @property
+    def api_host(self) -> str:
+        """The API server's name on the engine's network, which the nodes resolve."""
+        if len(self.control_planes) > 1:
+            return f"{self.cluster_name}-external-load-balancer"
+        return self.control_planes[0]
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(
+            version=self.cilium_version,
+            datapath=self.lab.datapath,
+            pod_cidr=self.lab.network.pod_cidr,
+            node_mask_size=self.lab.nodes[0].pod_cidr.prefixlen,
+            api_host=self.api_host,
+            api_port=API_PORT,
+            devices=self.cluster.devices,
+            images=self.cilium_images,
+        )
+
+    @property
+    def cilium_images(self) -> Images:
+        """`Never` where nothing may be fetched: a missing image then fails at once and says so."""
+        policy = "IfNotPresent" if self.cluster.pull else "Never"
+        cilium, tag = self.cilium, f"v{self.cilium_version}"
+        if cilium.image_repository:
+            return Images(
+                agent=f"{cilium.image_repository}/cilium:{tag}",
+                operator=f"{cilium.image_repository}/operator-generic:{tag}",
+                pull_policy=policy,
+            )
+        return Images(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """What the nodes need besides the node image: agent, operator, tools."""
+        agent, operator = images_of(helm_values(self.wanted, self.cilium.values), self.cilium_version)
+        return (agent, operator, self.cluster.tools_image)
+
+    def kubectl(self, *arguments: str) -> tuple[str, ...]:
+        """kubectl under the lab's own kubeconfig; the user's context is never read."""
+        return ("kubectl", "--kubeconfig", str(self.files.kubeconfig), *arguments)
+
+
+def read_settings(lab: Lab, root: Path) -> Settings:
+    """Raises UsageError for what cannot be decided from the scenario alone."""
+    cluster = _section(KindCluster, lab, "kindCluster")
+    cilium = _section(Cilium, lab, "cilium")
+    image, kubernetes = _node_image(cluster)
+    cluster_name = str(lab.settings.get("clusterName") or f"{CLUSTER_PREFIX}{lab.name}")
+    nodes, control_planes = _nodes(lab, cluster, cluster_name)
+    return Settings(
+        lab=lab,
+        cluster=cluster,
+        cilium=cilium,
+        cluster_name=cluster_name,
+        node_image=image,
+        kubernetes=kubernetes,
+        cilium_version=Version.parse(cilium.version),
+        nodes=nodes,
+        control_planes=control_planes,
+        files=Files(folder=root / lab.name, logs=root / "logs" / lab.name),
+    )
+
+
+def _section(model: type[S], lab: Lab, name: str) -> S:
+    content = lab.settings.get(name) or {}
+    if isinstance(content, model):
+        return content
+    try:
+        return model.model_validate_json(json.dumps(content))
+    except ValidationError as failed:
+        first = failed.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            what=f"{name}{'.' if place else ''}{place}: {first['msg']}",
+            cause=f"in {lab.source}",
+            remedy=f"labctl validate {shlex.quote(lab.source)}",
+        ) from failed
+
+
+def _node_image(cluster: KindCluster) -> tuple[str, Version]:
+    version = (cluster.kubernetes or "").removeprefix("v")
+    if cluster.image is None:
+        version = version or DEFAULT_KUBERNETES
+        if version not in NODE_IMAGES:
+            raise UsageError(
+                what=f"labctl knows no node image of Kubernetes {version}",
+                cause=f"it knows the defaults of kind's releases: {', '.join(NODE_IMAGES)}",
+                remedy=f"kindCluster.image: kindest/node:v{version}@sha256:… "
+                "(digests: https://github.com/kubernetes-sigs/kind/releases)",
+            )
+        return NODE_IMAGES[version], Version.parse(version)
+    tag = _TAG.search(cluster.image.partition("@")[0])
+    if not version and tag is None:
+        raise UsageError(
+            what=f"which Kubernetes is in the node image {cluster.image}?",
+            cause="its tag does not tell, and value names and checks depend on it",
+            remedy='say it: kindCluster.kubernetes: "1.20.2"',
+        )
+    return cluster.image, Version.parse(version or (tag.group(1) if tag else ""))
+
+
+def _nodes(lab: Lab, cluster: KindCluster, name: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """kind calls its nodes NAME-control-plane, NAME-control-plane2, NAME-worker, NAME-worker2, …
+
+    The control plane is kept apart from the pods where the scenario leaves a node without any.
+    """
+    control_planes = tuple(
+        f"{name}-control-plane{number if number > 1 else ''}" for number in range(1, cluster.control_planes + 1)
+    )
+    leader = lab.nodes[0].name if cluster.control_plane is ControlPlane.FIRST else ""
+    if cluster.control_plane is ControlPlane.AUTO:
+        leader = next((node.name for node in reversed(lab.nodes) if not lab.pods_on(node.name)), "")
+    workers = [node.name for node in lab.nodes if node.name != leader]
+    roles = {worker: f"{name}-worker{n if n > 1 else ''}" for n, worker in enumerate(workers, start=1)}
+    return {node.name: roles.get(node.name, control_planes[0]) for node in lab.nodes}, control_planes

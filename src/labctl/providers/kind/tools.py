@@ -1,0 +1,45 @@
+"""The door to docker, kind, kubectl and helm: argv in, what they printed out. Owns no knowledge of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from labctl.errors import HostLacks
+from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.commands import Commands as Commands
+from labctl.system import process
+
+INSTALL = {
+    "docker": "apt-get install docker.io, or https://docs.docker.com/engine/install/",
+    "podman": "apt-get install podman",
+    "nerdctl": "https://github.com/containerd/nerdctl/releases",
+    "kind": "go install sigs.k8s.io/kind@v0.27.0, or https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
+    "kubectl": "https://kubernetes.io/docs/tasks/tools/",
+    "helm": "go install helm.sh/helm/v3/cmd/helm@v3.16.4, or https://helm.sh/docs/intro/install/",
+}
+
+
+class HostCommands:
+    """The programs of this host. `DOCKER_HOST`, docker contexts and KIND_EXPERIMENTAL_PROVIDER pass through."""
+
+    def find(self, program: str) -> str | None:
+        return process.find_program(program)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+        self._require(argv)
+        return process.run(argv, timeout_s=timeout_s, stdin=stdin)
+
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        self._require(argv)
+        return process.Process(argv, stdin=stdin, output=output)
+
+    def _require(self, argv: Sequence[str]) -> None:
+        if self.find(argv[0]) is None:
+            raise HostLacks(
+                what=f"the kind provider needs {argv[0]}, which is not on this host",
+                remedy=INSTALL.get(argv[0], "labctl doctor --provider kind"),
+            )
+

@@ -1,0 +1,394 @@
+"""Building a kind lab with scripted tools: the documented commands in order, and every failure undone and explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from kind_world import World, expect_rendering, lab_of
+
+from labctl.engine.build import build
+from labctl.engine.events import silent
+from labctl.errors import HostLacks, LabError, StepFailed, UsageError
+from labctl.model.lab import Lab
+from labctl.providers.kind.provider import KindProvider
+from labctl.providers.kind.tools import INSTALL, HostCommands
+
+IMAGES = ("local/cilium:v1.13.12", "local/operator-generic:v1.13.12", "local/tools:1")
+NODES = ("labctl-bpf-control-plane", "labctl-bpf-worker", "labctl-bpf-worker2")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def provider(world: World, tmp_path: Path) -> KindProvider:
+    return KindProvider(commands=world, root=tmp_path / "state")
+
+
+def built(provider: KindProvider, lab: Lab) -> None:
+    expect_rendering(provider, lab)
+    build(provider, lab, silent)
+
+
+def test_up_issues_exactly_the_documented_commands_in_order(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    state = tmp_path / "state" / "bpf"
+    kubectl = f"kubectl --kubeconfig {state}/kubeconfig"
+    look = "docker ps --all --filter label=io.x-k8s.kind.cluster=labctl-bpf --format '{{.Names}}'"
+    assert world.said == [
+        look,
+        *(f"docker image inspect {image}" for image in ("local/node:v1.20.2", *IMAGES)),
+        (
+            f"helm template cilium {tmp_path}/chart --namespace kube-system --kube-version 1.20.2 "
+            f"--values {state}/cilium-values.yaml"
+        ),
+        look,
+        f"kind create cluster --name labctl-bpf --config {state}/kind.yaml --kubeconfig {state}/kubeconfig --retain",
+        *(f"kind load docker-image {image} --name labctl-bpf" for image in IMAGES),
+        *(f"docker exec {node} ctr --namespace k8s.io images ls -q" for node in NODES),
+        f"{kubectl} apply --validate=false -f {state}/cilium.yaml",
+        f"{kubectl} -n kube-system get pods -l k8s-app=cilium -o json",
+        f"{kubectl} -n kube-system get pods -l name=cilium-operator -o json",
+        f"{kubectl} wait node --all --for=condition=Ready --timeout=5s",
+        f"{kubectl} apply --validate=false -f {state}/workloads.yaml",
+        f"{kubectl} -n labctl-bpf get pods -l labctl.io/lab -o json",
+    ]
+
+
+def test_two_labs_side_by_side_share_no_address(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    legacy, bpf = lab_of(tmp_path, "legacy", "legacy"), lab_of(tmp_path, "bpf", "bpf")
+    built(provider, legacy)
+    built(provider, bpf)
+    first, second = provider.settings(legacy).lab.network, provider.settings(bpf).lab.network
+    assert not first.pod_cidr.overlaps(second.pod_cidr)
+    assert not first.service_cidr.overlaps(second.service_cidr)
+    assert (str(first.pod_cidr), str(first.service_cidr)) == ("10.244.0.0/16", "10.96.0.0/16")
+    assert sorted(world.clusters) == ["labctl-bpf", "labctl-legacy"]
+
+
+def test_the_kubeconfig_is_the_labs_own_and_private(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    built(provider, lab_of(tmp_path))
+    kubeconfig = tmp_path / "state" / "bpf" / "kubeconfig"
+    assert kubeconfig.stat().st_mode & 0o777 == 0o600
+    assert all("--kubeconfig" in line for line in world.said if line.startswith("kubectl"))
+
+
+def test_a_built_lab_is_found_whole_and_taken_down(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    lab = lab_of(tmp_path)
+    built(provider, lab)
+    (found,) = provider.discover()
+    assert (found.name, found.is_whole, found.digest, found.lab) == ("bpf", True, lab.digest, lab)
+    provider.teardown("bpf")
+    assert world.clusters == {}
+    assert provider.discover() == ()
+    assert not (tmp_path / "state" / "bpf").exists()
+
+
+def test_taking_down_what_is_not_there_does_nothing(world: World, provider: KindProvider) -> None:
+    provider.teardown("bpf")
+    assert not [line for line in world.said if "delete" in line or " rm " in line]
+
+
+def test_a_half_made_lab_is_found_by_its_mark_without_a_record(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    (tmp_path / "state" / "bpf" / "lab.json").unlink()
+    (found,) = provider.discover()
+    assert (found.name, found.scenario, found.is_whole, found.lab) == ("bpf", "bpf", False, None)
+    provider.teardown("bpf")
+    assert world.clusters == {}
+
+
+def test_a_lab_whose_node_is_gone_is_not_whole(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    built(provider, lab_of(tmp_path))
+    world.clusters["labctl-bpf"]["nodes"].remove("labctl-bpf-worker2")
+    (found,) = provider.discover()
+    assert (found.is_whole, found.missing) == (False, ("node labctl-bpf-worker2",))
+
+
+def test_a_cluster_of_somebody_else_is_refused_and_never_deleted(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    lab = lab_of(tmp_path)
+    world.make_cluster("labctl-bpf", {"nodes": [{"role": "control-plane"}]}, is_ours=False)
+    with pytest.raises(UsageError, match="a kind cluster named labctl-bpf is there, and labctl did not make it"):
+        built(provider, lab)
+    assert "labctl-bpf" in world.clusters
+    provider.teardown("bpf")
+    assert not [line for line in world.said if "delete cluster" in line or "docker rm" in line]
+    assert provider.discover() == ()
+
+
+def test_a_cluster_that_a_cut_up_left_whole_is_kept(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    lab = lab_of(tmp_path)
+    built(provider, lab)
+    world.said.clear()
+    built(provider, lab)
+    assert not [line for line in world.said if "kind create" in line]
+
+
+def test_a_cluster_that_a_cut_up_left_half_is_made_anew(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    lab = lab_of(tmp_path)
+    built(provider, lab)
+    world.clusters["labctl-bpf"]["nodes"].pop()
+    world.said.clear()
+    built(provider, lab)
+    acts = [line.split()[1] for line in world.said if re.match(r"kind (create|delete)", line)]
+    assert acts == ["delete", "create"]
+
+
+FAILURES = {
+    "docker stopped": ("docker ps", "Cannot connect to the Docker daemon at unix:///x", "systemctl start docker"),
+    "no right to the socket": ("docker ps", "permission denied ... /var/run/docker.sock", "run labctl as root"),
+    "chart does not render": ("helm template", "Error: chart requires kubeVersion: >= 1.21.0-0", "kindCluster.kubern"),
+    "name taken meanwhile": (
+        "kind create", 'ERROR: node(s) already exist for a cluster with the name "labctl-bpf"', "another --name",
+    ),
+    "port taken": ("kind create", "Bind for 127.0.0.1:6443 failed: port is already allocated", "apiServerPort: 0"),
+    "disk full while loading": ("kind load", "write /tmp/x: no space left on device", "docker system df"),
+    "inotify exhausted": ("kind create", "Failed to create inotify object: Too many open files", "fs.inotify"),
+    "a node does not boot": ("kind create", "could not find a log line that matches \"Reached target\"", "inotify"),
+    "kubelet on cgroup v1": (
+        "kind create", "[kubelet-check] The kubelet is not running or healthy", "cgroupDriver: cgroupfs",
+    ),
+    "image lost": ("kind load", 'ERROR: image: "local/tools:1" not present locally', "docker load -i"),
+    "multi-platform image": ("kind load", "ctr: content digest sha256:1: not found", "kindCluster.archives"),
+    "API server gone": (
+        "apply .*cilium.yaml", "The connection to the server 127.0.0.1:1 was refused", "apiServerAddress",
+    ),
+    "nodes never ready": ("wait node", "error: timed out waiting for the condition on nodes/x", "describe nodes"),
+    "pods refused": ("apply .*workloads.yaml", "Error from server (Forbidden): pods is forbidden", "by hand: kubectl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_every_failure_is_undone_and_says_what_to_do(
+    case: str, world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    pattern, words, remedy = FAILURES[case]
+    world.fail(pattern, words, happens="kind create" in pattern)
+    expected = HostLacks if pattern == "docker ps" else StepFailed
+    with pytest.raises(expected) as failed:
+        built(provider, lab_of(tmp_path))
+    assert remedy in failed.value.remedy
+    assert words.split(":")[-1].strip()[:20] in failed.value.cause
+    assert world.clusters == {}
+
+
+def test_a_tool_that_hangs_is_told_with_its_deadline(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    world.fail("kind create", "", code=-9, timed_out=True, happens=True)
+    with pytest.raises(StepFailed, match=r"kind create cluster labctl-bpf did not end in 900 s"):
+        built(provider, lab_of(tmp_path))
+    assert world.clusters == {}
+
+
+def test_the_logs_of_a_failure_are_kept_before_the_cluster_goes(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.fail("wait node", "error: timed out")
+    with pytest.raises(StepFailed):
+        built(provider, lab_of(tmp_path))
+    order = [line.split()[1] for line in world.said if re.match(r"kind (export|delete)", line)]
+    assert order == ["export", "delete"]
+    summary = (tmp_path / "state" / "logs" / "bpf" / "summary.txt").read_text()
+    assert "agents.txt: level=error msg=oops" in summary
+
+
+def test_retain_leaves_everything(world: World, provider: KindProvider, tmp_path: Path) -> None:
+    world.fail("wait node", "error: timed out")
+    lab = lab_of(tmp_path)
+    expect_rendering(provider, lab)
+    with pytest.raises(StepFailed):
+        build(provider, lab, silent, retain=True)
+    assert "labctl-bpf" in world.clusters
+    (found,) = provider.discover()
+    assert found.is_whole is False
+
+
+@pytest.mark.parametrize("at", ["image inspect", "helm", "kind create", "kind load", "apply", "get pods", "wait node"])
+def test_ctrl_c_at_any_point_leaves_nothing(at: str, world: World, provider: KindProvider, tmp_path: Path) -> None:
+    real, pressed = world.run, False
+
+    def run(argv: tuple[str, ...], *, timeout_s: float, stdin: bytes = b"") -> object:
+        nonlocal pressed
+        if at in " ".join(argv) and not pressed:
+            pressed = True
+            real(argv, timeout_s=timeout_s, stdin=stdin)
+            raise KeyboardInterrupt
+        return real(argv, timeout_s=timeout_s, stdin=stdin)
+
+    world.run = run  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        built(provider, lab_of(tmp_path))
+    assert pressed
+    assert world.clusters == {}
+
+
+def test_an_image_that_may_not_be_fetched_is_a_lack_of_the_host(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.images.remove("local/cilium:v1.13.12")
+    with pytest.raises(HostLacks) as lacks:
+        built(provider, lab_of(tmp_path))
+    assert lacks.value.what == "the image local/cilium:v1.13.12 is not in docker, and nothing may be fetched"
+    assert not [line for line in world.said if line.startswith("kind create")]
+
+
+def test_an_image_that_is_missing_is_pulled_where_that_is_allowed(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.images.remove("local/cilium:v1.13.12")
+    built(provider, lab_of(tmp_path, kindCluster={"pull": True}))
+    assert "docker pull local/cilium:v1.13.12" in world.said
+
+
+def test_an_image_missing_on_one_node_is_named_with_the_node(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.lost_on["labctl-bpf-worker2"] = {"local/tools:1"}
+    with pytest.raises(StepFailed) as failed:
+        built(provider, lab_of(tmp_path))
+    assert failed.value.what == "node labctl-bpf-worker2 lacks local/tools:1"
+    assert "--nodes labctl-bpf-worker2" in failed.value.remedy
+
+
+def test_a_pod_that_can_never_start_is_told_at_once_with_its_events(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    waiting = {"reason": "ErrImageNeverPull", "message": 'image "local/tools:1" is not present'}
+    world.unready["server"] = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": "tools", "state": {"waiting": waiting}, "restartCount": 0}],
+    }
+    with pytest.raises(StepFailed) as failed:
+        built(provider, lab_of(tmp_path))
+    assert failed.value.what.endswith("4 of 5 are ready; the others will not become ready")
+    assert "server on labctl-bpf-worker2: tools: ErrImageNeverPull" in failed.value.cause
+    assert "Failed: it went wrong" in failed.value.cause
+    assert "the image is not in that node" in failed.value.remedy
+
+
+def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    ended = {"exitCode": 1, "message": "starting\nBPF masquerade requires NodePort"}
+    world.unready["cilium-1"] = {
+        "phase": "Running",
+        "containerStatuses": [
+            {
+                "name": "cilium-agent",
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": ended},
+                "restartCount": 4,
+            }
+        ],
+    }
+    with pytest.raises(StepFailed) as failed:
+        built(provider, lab_of(tmp_path))
+    assert "cilium-agent: CrashLoopBackOff (BPF masquerade requires NodePort)" in failed.value.cause
+    assert "its log: level=error msg=oops" in failed.value.cause
+
+
+@pytest.mark.parametrize("tool", ["docker", "kind", "kubectl", "helm"])
+def test_a_tool_that_is_not_there_is_named_with_how_to_get_it(tool: str, tmp_path: Path) -> None:
+    class Without(HostCommands):
+        def find(self, program: str) -> str | None:
+            return None
+
+    with pytest.raises(HostLacks) as lacks:
+        Without().run((tool, "version"), timeout_s=1)
+    assert (lacks.value.what, lacks.value.remedy) == (
+        f"the kind provider needs {tool}, which is not on this host", INSTALL[tool],
+    )  # fmt: skip
+
+
+def test_without_an_engine_there_are_no_labs(world: World, provider: KindProvider) -> None:
+    world.absent_tools = {"docker", "podman", "nerdctl"}
+    assert provider.discover() == ()
+    assert world.said == []
+
+
+def test_with_a_silent_daemon_labs_on_record_are_told_as_not_whole(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    world.daemon_is_up = False
+    (found,) = provider.discover()
+    assert found.is_whole is False
+    assert "docker does not answer" in found.missing[0]
+
+
+def test_a_chart_of_another_version_is_refused_before_any_cluster(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    lab = lab_of(tmp_path, cilium={"version": "1.13.11"})
+    with pytest.raises(UsageError) as refused:
+        built(provider, lab)
+    assert (refused.value.remedy, world.clusters) == ('cilium.version: "1.13.12"', {})
+
+
+def test_a_value_that_the_chart_ignores_is_refused_before_any_cluster(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="1 value does not take effect"):
+        built(provider, lab_of(tmp_path, cilium={"values": {"bpf": {"masqerade": True}}}))
+    assert not [line for line in world.said if line.startswith("kind create")]
+
+
+def test_a_name_of_another_version_is_refused_before_any_command(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        provider.plan(lab_of(tmp_path, cilium={"values": {"routingMode": "native"}}))
+    assert "use tunnel: vxlan | geneve | disabled" in refused.value.cause
+    assert world.said == []
+
+
+def test_one_cluster_is_switched_by_configuration_restart_and_new_pods(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    before, after = lab_of(tmp_path, "cmp", "legacy"), lab_of(tmp_path, "cmp", "bpf")
+    built(provider, before)
+    world.said.clear()
+    plan = provider.switch(before, after)
+    expect_rendering(provider, after)
+    with provider.executor(after) as executor:
+        for step in plan.steps:
+            executor.execute(step.actions)
+    state = tmp_path / "state" / "cmp"
+    kubectl = f"kubectl --kubeconfig {state}/kubeconfig"
+    assert world.said[1:] == [
+        f"{kubectl} apply --validate=false -f {state}/cilium.yaml",
+        f"{kubectl} -n kube-system rollout restart daemonset/cilium",
+        f"{kubectl} -n kube-system rollout status daemonset/cilium --timeout=5s",
+        f"{kubectl} -n kube-system get pods -l k8s-app=cilium -o json",
+        f"{kubectl} -n labctl-cmp delete pods -l labctl.io/lab --wait --timeout=120s",
+        f"{kubectl} apply --validate=false -f {state}/workloads.yaml",
+        f"{kubectl} -n labctl-cmp get pods -l labctl.io/lab -o json",
+    ]
+    assert "hostLegacyRouting: false" in (state / "cilium-values.yaml").read_text()
+
+
+def test_labs_that_differ_in_more_than_the_datapath_cannot_share_a_cluster(
+    provider: KindProvider, tmp_path: Path
+) -> None:
+    before = lab_of(tmp_path, "one", "legacy")
+    with pytest.raises(UsageError) as refused:
+        provider.switch(before, lab_of(tmp_path, "two", "bpf"))
+    assert "name" in refused.value.cause
+
+
+def test_every_error_of_this_provider_is_one_that_labctl_can_show(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.fail("helm template", "")
+    with pytest.raises(LabError) as failed:
+        built(provider, lab_of(tmp_path))
+    assert failed.value.lines()[1] == "  why: it printed nothing"
