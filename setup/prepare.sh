@@ -50,6 +50,26 @@ apt_name() {
   fi
 }
 
+# Tests start their own sshd in namespaces; a package that they need must not open a port on this machine. Debian's way
+# to say so is a policy-rc.d that forbids every start; a later boot is kept from it by disabling what was enabled.
+no_services() {
+  local policy=/usr/sbin/policy-rc.d made=''
+  if [ ! -e "$policy" ]; then
+    made=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  local result=0
+  "$@" || result=$?
+  [ -z "$made" ] || rm -f "$policy"
+  return $result
+}
+
+keep_disabled() { # PACKAGES
+  ! in_list openssh-server "$1" || ! command -v systemctl >/dev/null ||
+    systemctl --quiet disable ssh.service ssh.socket >/dev/null 2>&1 || true
+}
+
 # apt_install PACKAGE…: without questions. What it says is shown when it fails. No service that it starts may inherit
 # our lock (9<&-).
 apt_install() {
@@ -58,13 +78,14 @@ apt_install() {
   for name in "$@"; do wanted+=("$(apt_name "$name")"); done
   say "installing ${wanted[*]}"
   log=$(mktemp)
-  DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
+  DEBIAN_FRONTEND=noninteractive no_services apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
     install "${wanted[@]}" </dev/null >"$log" 2>&1 9<&- || {
     tail -n 20 "$log" >&2
     lack "apt-get could not install ${wanted[*]}" "its own last words stand above" \
       "apt-get update && apt-get install -y ${wanted[*]}"
   }
   rm -f "$log"
+  keep_disabled "${wanted[*]}"
 }
 
 is_present() { # HOW NAME

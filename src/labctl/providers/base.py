@@ -15,34 +15,12 @@ from enum import StrEnum
 from typing import Protocol
 
 from labctl.model.lab import Lab, Pair
+from labctl.model.movement import Movement
 from labctl.model.plan import Action, Plan
+from labctl.model.process import Completed as Completed
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """A process that has ended. `returncode` is negative for a signal, as in subprocess.
-
-    `cpu_s` is the user and system time of the process and its waited-for children, or None where the provider
-    cannot tell. `timed_out` says that it was killed at its deadline.
-    """
-
-    argv: tuple[str, ...]
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-    duration_s: float
-    cpu_s: float | None = None
-    timed_out: bool = False
-
-    @property
-    def text(self) -> str:
-        return self.stdout.decode("utf-8", errors="replace")
-
-    @property
-    def error_text(self) -> str:
-        return self.stderr.decode("utf-8", errors="replace")
+from labctl.model.state import DatapathState
 
 
 class Running(Protocol):
@@ -90,8 +68,11 @@ class Target(Protocol):
         program is not there."""
         ...
 
-    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> AbstractContextManager[Running]:
-        """Starts argv; leaving the context ends it whatever happens."""
+    def start(
+        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        """Starts argv; leaving the context ends it whatever happens. With `output`, a descriptor, what it prints on
+        standard output goes there as it comes and is not kept."""
         ...
 
 
@@ -111,6 +92,22 @@ class OpenDevice:
 
     role: str
     mac: str
+
+
+class Watch(Protocol):
+    """What a provider's witnesses saw of single packets, since it was opened. See `OpenLab.watching`."""
+
+    def movements(self) -> tuple[Movement, ...]:
+        """Everything so far, each node's in the order in which it happened."""
+        ...
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What the nodes show of the pair now: connections tracked, rules that dropped."""
+        ...
+
+    def gaps(self) -> tuple[str, ...]:
+        """What could not be watched, each as a sentence; events that were lost, too."""
+        ...
 
 
 class OpenLab(Protocol):
@@ -141,6 +138,16 @@ class OpenLab(Protocol):
         and says what the difference means. Must not read what was asked except to judge `supports`."""
         ...
 
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        """Has every node of the lab tell of each packet between the two pods, plain or in its envelope, while the
+        context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
+        ...
+
+    def datapath_state(self) -> DatapathState:
+        """What is attached to the nodes' devices now and what the maps hold, with the commands that show it by hand.
+        Raises MeasureFailed."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
@@ -169,6 +176,10 @@ class RunningLab:
     is_whole: bool
     lab: Lab | None
     missing: tuple[str, ...] = ()
+    is_resumable: bool = False
+    """A half-built one is gone on with, not removed first."""
+    is_being_built: bool = False
+    """A labctl that is alive is building it now; nobody else may touch it."""
 
 
 class Provider(Protocol):
@@ -180,6 +191,11 @@ class Provider(Protocol):
     @property
     def statement(self) -> str:
         """One sentence about what the datapath is, for status and reports (netns: labctl's own, not Cilium)."""
+        ...
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        """What a reader must know before any figure of this lab: `statement`, and what the node carries (iptables
+        rules, conntrack), since the size of an effect depends on it."""
         ...
 
     def probes(self) -> Iterator[Probe]:
@@ -194,7 +210,9 @@ class Provider(Protocol):
         """What carries out the actions of this provider's plans."""
         ...
 
-    def discover(self) -> tuple[RunningLab, ...]: ...
+    def discover(self) -> tuple[RunningLab, ...]:
+        """Every lab of this provider on this host, whole or in pieces. Raises HostLacks when it may not look."""
+        ...
 
     def teardown(self, name: str) -> None:
         """Removes the lab of that name, whole or in pieces, and nothing that does not carry its mark.

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from labctl.errors import MeasureFailed
 from labctl.providers.cilium.status import IN_AGENT
 
 READY = "Press Ctrl-C to quit"
@@ -38,8 +39,13 @@ class Trace:
 
 
 def argv_monitor(endpoints: Iterable[int]) -> tuple[str, ...]:
-    """Every trace event that involves one of these endpoints."""
+    """Every trace event that involves one of these endpoints. Raises MeasureFailed without any: see above."""
     related = [word for endpoint in endpoints for word in ("--related-to", str(endpoint))]
+    if not related:
+        raise MeasureFailed(
+            what="the pod has no endpoint to watch",
+            cause="a monitor of every packet would trace its own output without end",
+        )
     return (*IN_AGENT, "monitor", "-t", "trace", *related)
 
 

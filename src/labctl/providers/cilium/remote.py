@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, ToolMissing
 from labctl.providers.base import Completed
 
 TIMES = "labctl-times"
@@ -44,7 +44,7 @@ def argv_signal(pid_file: str, number: int) -> tuple[str, ...]:
 def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
     """The program's own end out of the door's: its stderr without the script's lines, its status, its CPU time.
 
-    Raises MeasureFailed when the door did not open, or the program is not there. A program that was cut off by its
+    Raises MeasureFailed when the door did not open, ToolMissing when the program is not there. A program that was cut off by its
     deadline has no CPU time.
     """
     stderr = _KUBECTL_STATUS.sub(b"", done.stderr)
@@ -59,10 +59,10 @@ def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
             remedy=f"is it still there? by hand: {' '.join(done.argv[:10])} …",
         )
     if done.returncode in _MISSING_STATUS and re.search(rb"(No such file|not found|can't execute)", text):
-        raise MeasureFailed(
+        raise ToolMissing(
             what=f"the program {argv[0]} is not in {where}",
             cause=text.decode(errors="replace").strip().splitlines()[-1],
-            remedy="kindCluster.toolsImage: an image that has it (docs/kind.md lists what is needed)",
+            remedy="a toolsImage (kindCluster:, kubeadm:) that has it; docs/kind.md lists what is needed",
         )
     code = done.returncode
     if _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from labctl.providers.kind.waiting import wait_for_pods
 from labctl.system.files import write_atomically
 
 _LOOK_S = 30.0
+_NO_IMAGE = re.compile(r"no such (image|object)|not found|not known|image not known|no such manifest", re.IGNORECASE)
 
 
 class KindExecutor:
@@ -124,8 +126,8 @@ class KindExecutor:
         has = self._commands.run((action.engine, "image", "inspect", action.reference), timeout_s=_LOOK_S)
         if has.returncode == 0 and not has.timed_out:
             return
-        text = has.error_text
-        if has.timed_out or "daemon" in text.lower() or "connect" in text.lower():
+        # Since 28 docker says "Error response from daemon: No such image": the daemon is not what is missing.
+        if has.timed_out or not _NO_IMAGE.search(has.error_text):
             raise failed_command(has, timeout_s=_LOOK_S)
         if action.pull:
             self._run((action.engine, "pull", action.reference), action.timeout_s, "")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from labctl.errors import NeedsRoot
 from labctl.model.interfaces import LO_INDEX
 from labctl.names import split_namespace
 from labctl.providers.base import RunningLab
+from labctl.providers.netns.claim import is_claimed
 from labctl.providers.netns.mark import Mark, parse_mark
 from labctl.providers.netns.plan import parts_of
 from labctl.providers.netns.record import parse_document, record_path
@@ -76,7 +79,13 @@ def _recorded() -> Iterable[str]:
 
 
 def discover() -> tuple[RunningLab, ...]:
-    """Every lab of this provider, whole or in pieces, by name."""
+    """Every lab of this provider, whole or in pieces, by name. Raises NeedsRoot when there are some and this user may
+    not look inside: their marks are in the namespaces."""
+    if os.geteuid() != 0 and any(map(split_namespace, netns.names())):
+        raise NeedsRoot(
+            what="finding labs needs root",
+            cause="there are namespaces that look like labctl's; only root may look inside them for its mark",
+        )
     return tuple(_running(name, of_lab) for name, of_lab in sorted(remains().items()) if of_lab.is_ours)
 
 
@@ -95,6 +104,7 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
             is_whole=False,
             lab=None,
             missing=(RECORD,),
+            is_being_built=is_claimed(name),
         )
     missing = tuple(part for part in parts_of(lab) if part not in of_lab.namespaces)
     return RunningLab(
@@ -105,4 +115,5 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
         is_whole=not missing,
         lab=lab,
         missing=missing,
+        is_being_built=bool(missing) and is_claimed(name),
     )

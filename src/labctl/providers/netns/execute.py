@@ -10,13 +10,12 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from labctl.datapath import bpf, loader
-from labctl.errors import HostLacks, StepFailed, UsageError
+from labctl.errors import NeedsRoot, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.model.process import Completed
@@ -30,6 +29,7 @@ from labctl.providers.netns.actions import (
     RecordWrite,
     Sysctls,
 )
+from labctl.providers.netns.claim import claimed
 from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, MapsFill
 from labctl.system import files, netlink, netns, rtnetlink
 from labctl.system.process import Process
@@ -255,20 +255,11 @@ def _failed(action: Action, failed: OSError) -> StepFailed:
 
 @contextlib.contextmanager
 def executor(lab: Lab) -> Iterator[NetnsExecutor]:
-    """The executor for one lab. Raises HostLacks without root, and UsageError when the lab is there already or is
+    """The executor for one lab. Raises NeedsRoot, and UsageError when the lab is there already or is
     being built by another labctl (one that builds holds the lab's name as a socket, which ends with it)."""
     if os.geteuid() != 0:
-        raise HostLacks(
-            what="building a lab needs root", cause="network namespaces and eBPF programs are root's", remedy="sudo !!"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as claim:
-        try:
-            claim.bind(f"\0labctl/{lab.name}")
-        except OSError as taken:
-            raise UsageError(
-                what=f"the lab {lab.name} is being built by another labctl right now",
-                remedy="wait for it, or choose another name: labctl up … --name OTHER",
-            ) from taken
+        raise NeedsRoot(what="building a lab needs root", cause="network namespaces and eBPF programs are root's")
+    with claimed(lab.name):
         _refuse_existing(lab)
         netns.prepare_directory()
         running = NetnsExecutor()

@@ -16,12 +16,13 @@ from labctl.model.proof import Evidence
 from labctl.model.signature import Role
 from labctl.model.state import DatapathState
 from labctl.names import UNDERLAY, namespace_of
-from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind
+from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import readings
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.evidence import Look, testify
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.plan import parts_of
+from labctl.providers.netns.watch import watching
 from labctl.system import netns, process, rtnetlink
 from labctl.system.netlink import Socket
 
@@ -40,8 +41,10 @@ class NamespaceTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         return process.run(argv, timeout_s=timeout_s, namespace=netns.path_of(self.namespace), cpu=cpu, stdin=stdin)
 
-    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> AbstractContextManager[Running]:
-        return process.Process(argv, namespace=netns.path_of(self.namespace), cpu=cpu)
+    def start(
+        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        return process.Process(argv, namespace=netns.path_of(self.namespace), cpu=cpu, output=output)
 
 
 class NetnsOpenLab:
@@ -99,6 +102,9 @@ class NetnsOpenLab:
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
+
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        return watching(self.lab, pair)
 
     def _read(self, node: str) -> readings.Reading:
         return readings.read(node, self._targets[node].namespace)

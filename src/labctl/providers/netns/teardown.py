@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 
-from labctl.errors import HostLacks, StepFailed
+from labctl.errors import NeedsRoot, StepFailed
 from labctl.providers.netns.datapath_actions import pins
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
@@ -21,13 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 def teardown(name: str) -> None:
-    """Idempotent. Raises StepFailed when something does not go away, HostLacks without root."""
+    """Idempotent. Raises StepFailed when something does not go away, NeedsRoot."""
     if os.geteuid() != 0:
-        raise HostLacks(
-            what="removing a lab needs root",
-            cause="network namespaces are root's",
-            remedy=f"sudo labctl down {name}",
-        )
+        raise NeedsRoot(what="removing a lab needs root", cause="network namespaces are root's")
     of_lab = remains().get(name, Remains())
     for stranger in of_lab.strangers:
         _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)

@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+"""Writes down what a machine is like before labctl changes it, and puts it back so.
+
+    machine.py save    --to /etc/labctl/before  < wanted.json
+    machine.py restore --to /etc/labctl/before [--packages]
+
+Runs on the machine itself, by its own Python (3.6 or newer), with nothing but the standard library. `wanted.json`
+names the files, directories, sysctls, services and packages that labctl may change. Prints one line for everything
+that it changed. `--root` puts another directory in front of all paths (for tests).
+"""
+
+# ruff: noqa
+# pathlib and newer forms are left out: Python 3.6 to the newest has to take this file.
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+
+def run(*argv):
+    """Exit code and output; 127 where the program is not there."""
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=300, check=False
+        )
+    except FileNotFoundError:
+        return 127, ""
+    except subprocess.TimeoutExpired:
+        return 124, "no end after 300 s"
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
+def say(text):
+    sys.stdout.write(text + "\n")
+
+
+class Machine:
+    def __init__(self, root, store):
+        self.root = root.rstrip("/")
+        self.store = self.at(store)
+
+    def at(self, path):
+        return self.root + path
+
+    # What is read
+
+    def sysctl(self, name):
+        try:
+            with open(self.at("/proc/sys/" + name.replace(".", "/"))) as file:
+                return file.read().strip()
+        except OSError:
+            return None
+
+    def swaps(self):
+        try:
+            with open(self.at("/proc/swaps")) as file:
+                return [line.split()[0] for line in file.readlines()[1:]]
+        except OSError:
+            return []
+
+    def modules(self):
+        try:
+            with open(self.at("/proc/modules")) as file:
+                return sorted(line.split()[0] for line in file)
+        except OSError:
+            return []
+
+    def entries(self, path):
+        try:
+            return sorted(os.listdir(self.at(path)))
+        except OSError:
+            return None
+
+    def save_file(self, path):
+        """Keeps a copy and says how the file was; None where there was none."""
+        real = self.at(path)
+        if not os.path.lexists(real):
+            return None
+        state = os.lstat(real)
+        if os.path.islink(real):
+            return {"link": os.readlink(real)}
+        copy = os.path.join(self.store, "files", path.strip("/").replace("/", "%"))
+        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+        shutil.copyfile(real, copy)
+        return {
+            "copy": os.path.basename(copy),
+            "mode": state.st_mode & 0o7777,
+            "uid": state.st_uid,
+            "gid": state.st_gid,
+        }
+
+    def save(self, wanted):
+        record_path = os.path.join(self.store, "record.json")
+        if os.path.exists(record_path):
+            return
+        os.makedirs(self.store, mode=0o700, exist_ok=True)
+        record = {
+            "files": {path: self.save_file(path) for path in wanted["files"]},
+            "directories": {path: self.entries(path) for path in wanted["directories"]},
+            "sysctls": {name: self.sysctl(name) for name in wanted["sysctls"]},
+            "modules": self.modules(),
+            "wantedModules": wanted["modules"],
+            "swaps": self.swaps(),
+            "services": {name: service_state(name) for name in wanted["services"]},
+            "packages": {name: package_version(name) for name in wanted["packages"]},
+            "images": images(wanted.get("socket", "")),
+            "socket": wanted.get("socket", ""),
+            "selinux": run("getenforce")[1] or None,
+        }
+        # Written last and by renaming: a record that is there is whole.
+        with open(record_path + ".new", "w") as file:
+            json.dump(record, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(record_path + ".new", record_path)
+        say("saved")
+
+    # What is put back
+
+    def restore(self, with_packages):
+        record_path = os.path.join(self.store, "record.json")
+        try:
+            with open(record_path) as file:
+                record = json.load(file)
+        except OSError:
+            return
+        if with_packages:
+            restore_images(record)
+            remove_packages(record["packages"])
+        changed = [path for path, state in record["files"].items() if self.restore_file(path, state)]
+        for path, before in record["directories"].items():
+            self.restore_directory(path, before)
+        if any("systemd" in path or "containerd" in path for path in changed):
+            run("systemctl", "daemon-reload")
+        for name, state in record["services"].items():
+            restore_service(name, state, must_restart=name == "containerd" and any("containerd" in p for p in changed))
+        for name, value in record["sysctls"].items():
+            self.restore_sysctl(name, value)
+        for device in record["swaps"]:
+            if device not in self.swaps() and run("swapon", device)[0] == 0:
+                say("swap on " + device + " is on again")
+        for module in reversed(record.get("wantedModules", [])):
+            name = module.replace("-", "_")
+            if name not in record["modules"] and name in self.modules() and run("modprobe", "-r", name)[0] == 0:
+                say("module " + name + " is unloaded")
+        if record["selinux"] == "Enforcing" and run("getenforce")[1] == "Permissive":
+            run("setenforce", "1")
+            say("SELinux enforces again")
+
+    def restore_file(self, path, state):
+        real = self.at(path)
+        if state is None:
+            if not os.path.lexists(real):
+                return False
+            os.unlink(real)
+            say("removed " + path)
+            return True
+        if "link" in state:
+            if os.path.islink(real) and os.readlink(real) == state["link"]:
+                return False
+            if os.path.lexists(real):
+                os.unlink(real)
+            os.symlink(state["link"], real)
+            say("put back " + path)
+            return True
+        with open(os.path.join(self.store, "files", state["copy"]), "rb") as file:
+            content = file.read()
+        try:
+            with open(real, "rb") as file:
+                same = file.read() == content and os.stat(real).st_mode & 0o7777 == state["mode"]
+        except OSError:
+            same = False
+        if same:
+            return False
+        os.makedirs(os.path.dirname(real), exist_ok=True)
+        with open(real + ".labctl", "wb") as file:
+            file.write(content)
+        os.chown(real + ".labctl", state["uid"], state["gid"])
+        os.chmod(real + ".labctl", state["mode"])
+        os.rename(real + ".labctl", real)
+        say("put back " + path)
+        return True
+
+    def restore_directory(self, path, before):
+        """Takes away what was not in it; the directory as well if it was not there."""
+        now = self.entries(path)
+        if now is None:
+            if before is not None:
+                os.makedirs(self.at(path), exist_ok=True)
+                say("made " + path + " again")
+            return
+        for name in now:
+            if before is None or name not in before:
+                remove_tree(os.path.join(self.at(path), name))
+                say("removed " + os.path.join(path, name))
+        if before is None:
+            try:
+                os.rmdir(self.at(path))
+                say("removed " + path)
+            except OSError as kept:
+                say("could not remove " + path + ": " + str(kept.strerror))
+
+    def restore_sysctl(self, name, value):
+        now = self.sysctl(name)
+        if value is None or now is None or now == value:
+            return
+        try:
+            with open(self.at("/proc/sys/" + name.replace(".", "/")), "w") as file:
+                file.write(value + "\n")
+            say("%s is %s again" % (name, value))
+        except OSError as refused:
+            say("could not set %s to %s: %s" % (name, value, refused.strerror))
+
+
+def remove_tree(path):
+    """Never follows a link and never leaves the file system: what is mounted below is unmounted first."""
+    for mount in reversed(sorted(mounts_below(path))):
+        run("umount", "-l", mount)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def mounts_below(path):
+    try:
+        with open("/proc/self/mounts") as file:
+            points = [line.split()[1] for line in file]
+    except OSError:
+        return []
+    real = os.path.realpath(path)
+    return [point for point in points if point == real or point.startswith(real + "/")]
+
+
+def service_state(name):
+    enabled = run("systemctl", "is-enabled", name)[1].splitlines()
+    return {"enabled": enabled[-1] if enabled else "", "active": run("systemctl", "is-active", "--quiet", name)[0] == 0}
+
+
+def restore_service(name, before, must_restart):
+    now = service_state(name)
+    if now["active"] and not before["active"]:
+        run("systemctl", "stop", name)
+        say("service " + name + " is stopped")
+    elif before["active"] and (must_restart or not now["active"]):
+        run("systemctl", "restart", name)
+        say("service " + name + " runs as before")
+    if now["enabled"] == "enabled" and before["enabled"] != "enabled":
+        run("systemctl", "disable", name)
+    elif before["enabled"] == "enabled" and now["enabled"] != "enabled":
+        run("systemctl", "enable", name)
+
+
+def package_version(name):
+    """The version that is installed, or None. An apt package of which only the settings are left is not installed."""
+    if shutil.which("dpkg-query"):
+        code, text = run("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Version}", name)
+        return text.split()[1] if code == 0 and text.startswith("ii") else None
+    if shutil.which("rpm"):
+        code, text = run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
+        return text if code == 0 else None
+    return None
+
+
+def remove_packages(before):
+    ours = [name for name, version in before.items() if version is None and package_version(name) is not None]
+    if not ours:
+        return
+    if shutil.which("apt-get"):
+        os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+        run("apt-mark", "unhold", *ours)
+        code, text = run("apt-get", "purge", "-y", "--autoremove", *ours)
+    else:
+        code, text = run("dnf", "-y", "remove", *ours)
+    if code == 0:
+        say("removed packages " + " ".join(ours))
+    else:
+        sys.exit("could not remove packages %s: %s" % (" ".join(ours), text[-400:]))
+
+
+def images(socket):
+    """References of the images that the kubelet can use, or None where nobody answers."""
+    if not socket:
+        return None
+    code, text = run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "list", "-q")
+    return text.split() if code == 0 else None
+
+
+def restore_images(record):
+    now = images(record.get("socket", ""))
+    if now is None or record.get("images") is None:
+        return
+    ours = [name for name in now if name not in record["images"]]
+    if ours:
+        run("ctr", "--address", record["socket"], "--namespace", "k8s.io", "images", "remove", *ours)
+        say("removed %d images" % len(ours))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("save", "restore"))
+    parser.add_argument("--to", default="/etc/labctl/before")
+    parser.add_argument("--root", default="")
+    parser.add_argument("--packages", action="store_true")
+    parser.add_argument("--wanted", default="{}")
+    arguments = parser.parse_args()
+    machine = Machine(arguments.root, arguments.to)
+    if arguments.what == "save":
+        machine.save(json.loads(arguments.wanted))
+    else:
+        machine.restore(arguments.packages)
+
+
+if __name__ == "__main__":
+    main()

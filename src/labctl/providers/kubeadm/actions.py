@@ -1,0 +1,141 @@
+"""The acts that a kubeadm lab is built from, as frozen values. Each knows its shell equivalent and its record; none
+acts: `execute.py` carries them out.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl.providers.cilium.values import Wanted, expected_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Every machine is looked at over SSH; what stands in the way is told before anything is changed."""
+
+    machines: tuple[str, ...]
+
+    def shell(self) -> str:
+        return "\n".join(f"ssh {place} true" for place in self.machines)
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "survey", "machines": list(self.machines)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeMachines:
+    """`vagrant up`, from labctl's own Vagrantfile."""
+
+    lab: str
+    scenario: str
+    nodes: int
+    provider: str
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return ("vagrant", "up", f"--provider={self.provider}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"LABCTL_SCENARIO": self.scenario, "LABCTL_NODES": str(self.nodes), "LABCTL_LAB": self.lab}
+
+    def shell(self) -> str:
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join((*words, shlex.join(self.argv)))
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "make-machines", "argv": list(self.argv), "environment": self.environment}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderCilium:
+    """Writes the values, renders the chart on this host, and compares `cilium-config` with what was meant."""
+
+    values: str
+    pull: tuple[str, ...]
+    argv: tuple[str, ...]
+    output: Path
+    values_path: Path
+    chart: str
+    wanted: Wanted
+    user_values: Mapping[str, object]
+
+    def shell(self) -> str:
+        lines = [f"mkdir -p -m 700 {shlex.quote(str(self.output.parent))}"]
+        lines.append(f"cat > {shlex.quote(str(self.values_path))} <<'LABCTL_END'\n{self.values}LABCTL_END")
+        if self.pull:
+            lines.append(f"mkdir -p {shlex.quote(str(Path(self.chart).parent))}")
+            lines.append(shlex.join(self.pull))
+        lines.append(f"{shlex.join(self.argv)} > {shlex.quote(str(self.output))}")
+        return "\n".join(lines)
+
+    def record(self) -> Mapping[str, object]:
+        return {
+            "kind": "render-cilium",
+            "argv": list(self.argv),
+            "output": str(self.output),
+            "expected": expected_config(self.wanted, self.user_values),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile:
+    """Puts text into one of the lab's own files on this host."""
+
+    path: Path
+    text: str
+
+    def shell(self) -> str:
+        return f"cat > {shlex.quote(str(self.path))} <<'LABCTL_END'\n{self.text}LABCTL_END"
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "write-file", "path": str(self.path), "text": self.text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """One playbook against all machines. `by_hand` is what a person would type instead."""
+
+    playbook: str
+    by_hand: str
+    variables: Mapping[str, Any]
+
+    def shell(self) -> str:
+        return self.by_hand
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "play", "playbook": f"playbooks/{self.playbook}.yml", "variables": dict(self.variables)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchKubeconfig:
+    """Copies the cluster's kubeconfig into the lab's directory, for the owner's eyes only."""
+
+    place: str
+    path: Path
+    is_root: bool
+
+    def shell(self) -> str:
+        path, sudo = shlex.quote(str(self.path)), "" if self.is_root else "sudo "
+        return f"(umask 077; ssh {self.place} {sudo}cat /etc/kubernetes/admin.conf > {path})"
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "fetch-kubeconfig", "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovePods:
+    """Deletes the lab's pods, since a pod keeps the route MTU it was born with."""
+
+    argv: tuple[str, ...]
+    place: str
+
+    def shell(self) -> str:
+        return f"ssh {self.place} sudo {shlex.join(self.argv)}"
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "remove-pods", "argv": list(self.argv)}

@@ -1,0 +1,157 @@
+"""What a person would type instead of each playbook: the sequence that this project's notes began with. Pure text.
+
+Every block runs on a machine through `ssh … sudo sh -eu`, so that the whole plan is one script for this host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labctl.model.sections_kubeadm import CgroupDriver, PackageSource, Swap
+from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
+from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
+from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
+
+END = "ON_THE_MACHINE"
+
+
+def on(machine: Machine, script: str) -> str:
+    """The script, run as root on that machine."""
+    sudo = "" if machine.user == "root" else "sudo "
+    return f"ssh {machine.place} {sudo}sh -eu <<'{END}'\n{script.rstrip()}\n{END}"
+
+
+def everywhere(machines: Sequence[Machine], script: str) -> str:
+    """The same script on every machine, one after the other."""
+    places = " ".join(f"'{machine.place}{'' if machine.user == 'root' else ' sudo'}'" for machine in machines)
+    return f"for machine in {places}; do\n  ssh $machine sh -eu <<'{END}'\n{script.rstrip()}\n{END}\ndone"
+
+
+def kubeadm_init(settings: Settings) -> str:
+    """The command of the notes, with what real machines need after it."""
+    kubeadm, network = settings.kubeadm, settings.lab.network
+    words = [f"kubeadm init --kubernetes-version=v{settings.kubernetes}"]
+    if kubeadm.image_repository:
+        words.append(f"--image-repository {kubeadm.image_repository}")
+    words += [
+        f"--pod-network-cidr={network.pod_cidr}",
+        f"--service-cidr={network.service_cidr}",
+        "--skip-phases=addon/kube-proxy",
+    ]
+    if kubeadm.ignore_preflight_errors:
+        words.append(f"--ignore-preflight-errors={','.join(kubeadm.ignore_preflight_errors)}")
+    line = " ".join(words)
+    machine = settings.control_plane
+    more = []
+    if machine.cluster_address:
+        more += [f"--apiserver-advertise-address={machine.cluster_address}", f"--node-name={machine.node}"]
+    if kubeadm.api_port != 6443:
+        more.append(f"--apiserver-bind-port={kubeadm.api_port}")
+    return " \\\n  ".join([line, *more])
+
+
+def prepare(settings: Settings) -> str:
+    kubeadm, modules = settings.kubeadm, kernel_modules(settings.lab.datapath)
+    lines = [
+        "# kernel modules and forwarding, now and after a reboot",
+        f"printf '%s\\n' {' '.join(modules)} > /etc/modules-load.d/labctl.conf",
+        f'for module in {" ".join(modules)}; do modprobe "$module" || true; done',
+        "cat > /etc/sysctl.d/99-labctl.conf <<'EOF'",
+        *(f"{name} = {value}" for name, value in SYSCTLS.items()),
+        "EOF",
+    ]
+    if needs_rp_filter_override(settings.cilium_version):
+        lines += ["cat > /etc/sysctl.d/99-override_cilium_rp_filter.conf <<'EOF'", RP_FILTER.rstrip(), "EOF"]
+    lines.append("sysctl --system >/dev/null")
+    if kubeadm.swap is Swap.OFF:
+        lines += ["# swap", "swapoff -a"]
+    lines += _packages(settings)
+    if kubeadm.runtime.configure:
+        lines += _runtime(settings)
+    blocks = [everywhere(settings.machines, "\n".join(lines)), "# the kubelet: cgroup driver, swap, its own address"]
+    for machine in settings.machines:
+        arguments = f"KUBELET_EXTRA_ARGS={_kubelet_arguments(settings, machine)}"
+        blocks.append(on(machine, f"echo '{arguments}' > /etc/default/kubelet\nsystemctl enable kubelet"))
+    return "\n".join(blocks)
+
+
+def _kubelet_arguments(settings: Settings, machine: Machine) -> str:
+    words = [f"--cgroup-driver={_driver(settings)}"]
+    if settings.kubeadm.swap is Swap.KEEP:
+        words.append("--fail-swap-on=false")
+    if machine.cluster_address:
+        words.append(f"--node-ip={machine.cluster_address}")
+    return " ".join(words)
+
+
+def _driver(settings: Settings) -> str:
+    asked = settings.kubeadm.cgroup_driver
+    return str(CgroupDriver.SYSTEMD if asked is CgroupDriver.AUTO else asked)
+
+
+def _packages(settings: Settings) -> list[str]:
+    kubeadm, version = settings.kubeadm, settings.kubernetes
+    if kubeadm.package_source is PackageSource.INSTALLED:
+        return ["# kubeadm, kubelet, kubectl and containerd are there", "kubeadm version -o short"]
+    where = sources(kubeadm, "Debian")
+    source_line = f"deb [signed-by=/etc/apt/keyrings/labctl-kubernetes.asc] {where.kubernetes} /"
+    lines = ["# containerd and Kubernetes (Debian and Ubuntu; with dnf on the RHEL family)"]
+    if kubeadm.package_source in (PackageSource.AUTO, PackageSource.REPOSITORY):
+        lines += [
+            "mkdir -p /etc/apt/keyrings",
+            f"curl -fsSL {where.kubernetes_key} -o /etc/apt/keyrings/labctl-kubernetes.asc",
+            f"echo '{source_line}' > /etc/apt/sources.list.d/labctl-kubernetes.list",
+        ]
+    if version.series < FIRST_IN_VENDOR_REPOSITORY and not kubeadm.packages.repository:
+        lines = [f"# the vendor's repository begins with 1.24: bring the packages of {version}, or a mirror of them"]
+    pinned = " ".join(f"'{name}={version}-*'" for name in ("kubeadm", "kubelet", "kubectl"))
+    install = f"apt-get install -y containerd conntrack socat {pinned}"
+    return [*lines, "apt-get update", install, "apt-mark hold kubeadm kubelet kubectl"]
+
+
+def _runtime(settings: Settings) -> list[str]:
+    is_systemd = "true" if _driver(settings) == "systemd" else "false"
+    edits = [f"-e 's/SystemdCgroup = .*/SystemdCgroup = {is_systemd}/'"]
+    image = sandbox_image(settings.kubeadm)
+    if image:
+        edits.append(f"-e 's#sandbox_image = .*#sandbox_image = \"{image}\"#'")
+    return [
+        "# containerd",
+        "mkdir -p /etc/containerd",
+        f"containerd config default | sed {' '.join(edits)} > /etc/containerd/config.toml",
+        "systemctl enable containerd && systemctl restart containerd",
+    ]
+
+
+def control_plane(settings: Settings) -> str:
+    untaint = (
+        f"kubectl --kubeconfig {ADMIN_CONF} taint nodes --all node-role.kubernetes.io/master- "
+        "node-role.kubernetes.io/control-plane- || true"
+    )
+    return on(settings.control_plane, f"{kubeadm_init(settings)}\n{untaint}")
+
+
+def join(settings: Settings) -> str:
+    leader = settings.control_plane
+    sudo = "" if leader.user == "root" else "sudo "
+    lines = [f"join=$(ssh {leader.place} {sudo}kubeadm token create --ttl 15m --print-join-command)"]
+    ignored = ",".join(settings.kubeadm.ignore_preflight_errors)
+    flags = f" --ignore-preflight-errors={ignored}" if ignored else ""
+    for machine in settings.machines[1:]:
+        sudo = "" if machine.user == "root" else "sudo "
+        # The token goes through standard input: a command line can be read by every user of the machine.
+        lines.append(f'echo "$join --node-name={machine.node}{flags}" | ssh {machine.place} {sudo}sh -eu')
+    return "\n".join(lines)
+
+
+def apply(settings: Settings, path: str, then: str) -> str:
+    """Sends a manifest to the control plane and applies it there."""
+    leader = settings.control_plane
+    sudo = "" if leader.user == "root" else "sudo "
+    there = f"ssh {leader.place} {sudo}{' '.join(settings.kubectl())}"
+    return f"{there} apply --validate=false -f - < {path}\n{there} {then}"
+
+
+def reset(settings: Settings) -> str:
+    return everywhere(settings.machines, "kubeadm reset --force\nrm -rf /etc/cni/net.d/05-cilium.conf* /var/run/cilium")

@@ -1,0 +1,129 @@
+"""The kubeadm configuration documents of one cluster, by Kubernetes version. Pure: settings in, data out.
+
+What only the machine knows (its cgroup driver, its own address) stays out of here where it is left to `auto`; the
+playbook puts it in. Tokens and hashes are never part of these documents: a join gets them on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from labctl.model.sections_kubeadm import CgroupDriver, Kubeadm, Swap
+from labctl.providers.cilium.values import merged
+from labctl.providers.kubeadm.kubernetes import (
+    ConfigApi,
+    SkipProxy,
+    config_api,
+    cri_socket,
+    parse_version,
+    skip_proxy,
+)
+
+KUBELET_API = "kubelet.config.k8s.io/v1beta1"
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterShape:
+    """What a cluster's configuration depends on, besides the settings."""
+
+    name: str
+    pod_cidr: str
+    service_cidr: str
+    control_plane: str
+
+
+def extra_args(api: ConfigApi, arguments: Mapping[str, str]) -> Any:
+    """Extra arguments as this API spells them: a map until v1beta3, a list of names and values since v1beta4."""
+    if api is ConfigApi.V1BETA4:
+        return [{"name": name, "value": value} for name, value in arguments.items()]
+    return dict(arguments)
+
+
+def node_registration(settings: Kubeadm, node: str, address: str) -> Document:
+    """How a machine becomes a node: under the lab's name for it, at the address the cluster uses."""
+    version = parse_version(settings.kubernetes)
+    arguments = {"node-ip": address} if address else {}
+    registration: Document = {
+        "name": node,
+        "criSocket": cri_socket(version, settings.runtime.socket),
+        "kubeletExtraArgs": extra_args(config_api(version), arguments),
+    }
+    ignored = [*settings.ignore_preflight_errors]
+    if not settings.pulls_images:
+        # kubeadm would want kube-proxy's image too, which nobody uses; labctl looks for the others itself.
+        ignored.append("ImagePull")
+    if ignored:
+        registration["ignorePreflightErrors"] = list(dict.fromkeys(ignored))
+    return registration
+
+
+def init_document(settings: Kubeadm, shape: ClusterShape, address: str) -> Document:
+    version = parse_version(settings.kubernetes)
+    endpoint: Document = {"bindPort": settings.api_port}
+    if address:
+        endpoint["advertiseAddress"] = address
+    document: Document = {
+        "apiVersion": str(config_api(version)),
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": endpoint,
+        "nodeRegistration": node_registration(settings, shape.control_plane, address) | {"taints": []},
+    }
+    if skip_proxy(version) is not SkipProxy.FLAG:
+        document["skipPhases"] = ["addon/kube-proxy"]
+    return merged(document, settings.init)
+
+
+def cluster_document(settings: Kubeadm, shape: ClusterShape) -> Document:
+    version = parse_version(settings.kubernetes)
+    document: Document = {
+        "apiVersion": str(config_api(version)),
+        "kind": "ClusterConfiguration",
+        "clusterName": shape.name,
+        "kubernetesVersion": f"v{version}",
+        "networking": {
+            "podSubnet": shape.pod_cidr,
+            "serviceSubnet": shape.service_cidr,
+            "dnsDomain": "cluster.local",
+        },
+    }
+    if settings.image_repository:
+        document["imageRepository"] = settings.image_repository
+    if skip_proxy(version) is SkipProxy.DISABLED:
+        document["proxy"] = {"disabled": True}
+    return merged(document, settings.cluster)
+
+
+def kubelet_document(settings: Kubeadm) -> Document:
+    document: Document = {"apiVersion": KUBELET_API, "kind": "KubeletConfiguration"}
+    if settings.cgroup_driver is not CgroupDriver.AUTO:
+        document["cgroupDriver"] = str(settings.cgroup_driver)
+    if settings.swap is Swap.KEEP:
+        document["failSwapOn"] = False
+    return merged(document, settings.kubelet)
+
+
+def init_documents(settings: Kubeadm, shape: ClusterShape, address: str) -> tuple[Document, ...]:
+    """Everything `kubeadm init --config` reads, in the order that people expect."""
+    return (init_document(settings, shape, address), cluster_document(settings, shape), kubelet_document(settings))
+
+
+def join_document(settings: Kubeadm, node: str, address: str, endpoint: str) -> Document:
+    """A JoinConfiguration without its secrets: `discovery.bootstrapToken.token` and `.caCertHashes` are put in
+    by the play that joins, and the file is removed when the join is over."""
+    version = parse_version(settings.kubernetes)
+    return {
+        "apiVersion": str(config_api(version)),
+        "kind": "JoinConfiguration",
+        "discovery": {"bootstrapToken": {"apiServerEndpoint": endpoint}},
+        "nodeRegistration": node_registration(settings, node, address),
+    }
+
+
+def to_yaml(documents: Iterable[Document]) -> str:
+    """The documents as one YAML file, keys in the order they were given."""
+    return "---\n".join(yaml.safe_dump(document, sort_keys=False, default_flow_style=False) for document in documents)

@@ -1,0 +1,229 @@
+"""Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed, UsageError
+from labctl.model.lab import Lab
+from labctl.model.plan import Action
+from labctl.planning.record import lab_to_json
+from labctl.providers.cilium.chart import read_chart
+from labctl.providers.cilium.pods import parse_pods
+from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
+from labctl.providers.kubeadm.actions import (
+    FetchKubeconfig,
+    MakeMachines,
+    Play,
+    RemovePods,
+    RenderCilium,
+    Survey,
+    WriteFile,
+)
+from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
+from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
+from labctl.providers.kubeadm.ssh import Fleet
+from labctl.providers.kubeadm.survey import Seen, refuse_obstacles, survey
+from labctl.system import process
+from labctl.system.files import write_atomically
+
+_HELM_S = 120.0
+_PULL_S = 600.0
+_VAGRANT_S = 3600.0
+_WAITS_FOR_PODS = ("cilium", "pods")
+INSTALL_HELM = "https://helm.sh/docs/intro/install/"
+
+
+class KubeadmExecutor:
+    """`providers.base.Executor` for one lab. `fleet` and `runner` are opened and closed by the provider."""
+
+    def __init__(self, settings: Settings, fleet: Fleet, runner: AnsibleRunner) -> None:
+        self._settings, self._fleet, self._runner = settings, fleet, runner
+        self._seen: tuple[Seen, ...] = ()
+
+    def execute(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Survey():
+                    self._survey()
+                case MakeMachines():
+                    make_machines(action, self._settings)
+                case RenderCilium():
+                    render(action)
+                case WriteFile():
+                    write_private(action.path, action.text)
+                case Play():
+                    self._play(action)
+                case FetchKubeconfig():
+                    self._fetch(action)
+                case RemovePods():
+                    self._kubectl(action.argv)
+                case _:
+                    raise TypeError(f"the kubeadm provider has no action {type(action).__name__}")
+
+    def finish(self, lab: Lab) -> None:
+        write_private(self._settings.files.record, json.dumps(lab_to_json(lab), indent=1) + "\n")
+
+    def _survey(self) -> None:
+        settings = self._settings
+        self._seen = survey(self._fleet, [machine.node for machine in settings.machines])
+        refuse_obstacles(settings, self._seen)
+        # From here on machines are changed: which ones is known even if this process dies.
+        write_private(settings.files.state, state_text(settings, self._family))
+
+    @property
+    def _family(self) -> str:
+        return self._seen[0].family if self._seen else "Debian"
+
+    def _play(self, action: Play) -> None:
+        settings = self._settings
+        documents = join_documents(settings.kubeadm, settings.machines)
+        try:
+            self._runner.play(
+                action.playbook, inventory(settings.machines, documents), play_variables(settings, self._family)
+            )
+        except StepFailed as failed:
+            waiting = self._waiting_pods() if action.playbook in _WAITS_FOR_PODS else ""
+            if not waiting:
+                raise
+            cause = f"{failed.cause}; not ready: {waiting}"
+            raise StepFailed(what=failed.what, cause=cause, remedy=failed.remedy) from failed
+
+    def _waiting_pods(self) -> str:
+        """The pods that are not ready, with their reasons; empty when they cannot be asked for."""
+        with contextlib.suppress(LabError):
+            argv = self._settings.kubectl("get", "pods", "--all-namespaces", "-o", "json")
+            pods = parse_pods(self._fleet.control_plane.run(argv, timeout_s=30.0).text)
+            waiting = [f"{pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in pods if not pod.is_ready]
+            return "; ".join(waiting[:4])[:800]
+        return ""
+
+    def _fetch(self, action: FetchKubeconfig) -> None:
+        try:
+            content = self._fleet.control_plane.read_file(ADMIN_CONF)
+        except MeasureFailed as failed:
+            raise StepFailed(what=failed.what, cause=failed.cause, remedy="labctl up again") from failed
+        write_private(action.path, content.decode())
+
+    def _kubectl(self, argv: tuple[str, ...]) -> None:
+        done = self._fleet.control_plane.run(argv, timeout_s=180.0)
+        if done.returncode != 0:
+            raise StepFailed(
+                what=f"{self._settings.control_plane.node}: {' '.join(argv[:1])} failed",
+                cause=done.error_text.strip()[-300:],
+                remedy=f"ssh {self._settings.control_plane.place} sudo {shlex.join(argv)}",
+            )
+
+
+def state_text(settings: Settings, family: str) -> str:
+    """Everything that `down` needs to know, without any scenario file. Holds no secret."""
+    lab = settings.lab
+    return json.dumps(
+        {
+            "lab": lab.name,
+            "scenario": lab.scenario,
+            "digest": lab.digest,
+            "machineSource": str(settings.kubeadm.machines),
+            "vagrantProvider": str(settings.kubeadm.vagrant.provider),
+            "machines": [machine.record() for machine in settings.machines],
+            "variables": play_variables(settings, family),
+        },
+        indent=1,
+    )
+
+
+def render(action: RenderCilium) -> None:
+    """Raises UsageError when the chart does not say what was meant, StepFailed when helm fails."""
+    if process.find_program("helm") is None:
+        raise HostLacks(
+            what="helm is not on this host", cause="it renders Cilium's chart, here and not on the machines",
+            remedy=INSTALL_HELM,
+        )  # fmt: skip
+    write_private(action.values_path, action.values)
+    if action.pull and not Path(action.chart).exists():
+        Path(action.chart).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _helm(action.pull, _PULL_S, "cilium.chart: PATH of a local .tgz, if this host cannot reach the repository")
+    chart = read_chart(Path(action.chart))
+    if chart.version != action.wanted.version:
+        raise UsageError(
+            what=f"the chart {action.chart} is version {chart.version}, not {action.wanted.version}",
+            cause="value names and images go by the version",
+            remedy=f'cilium.version: "{chart.version}"',
+        )
+    refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
+    text = _helm(action.argv, _HELM_S, "helm show chart CHART")
+    found = differences(parse_rendered(text), action.wanted, action.user_values)
+    if found:
+        raise UsageError(
+            what="the rendered cilium-config does not say what was meant",
+            cause="; ".join(found),
+            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
+        )
+    write_private(action.output, text)
+
+
+def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
+    done = process.run(argv, timeout_s=timeout_s)
+    if done.timed_out or done.returncode != 0:
+        raise StepFailed(
+            what=f"helm {argv[1]} " + (f"did not end in {timeout_s:g} s" if done.timed_out else "failed"),
+            cause=done.error_text.strip()[-400:],
+            remedy=remedy,
+        )
+    return done.text
+
+
+def write_private(path: Path, text: str) -> None:
+    """One of the lab's own files, mode 0600 in directories of mode 0700."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, text.encode(), mode=0o600)
+    except OSError as failed:
+        raise StepFailed(
+            what=f"cannot write {path}", cause=os.strerror(failed.errno or 0), remedy=f"df -h {path.parent}"
+        ) from failed
+
+
+def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
+    """Runs Vagrant where labctl's Vagrantfile is. Its output goes to a terminal nobody watches: errors are told."""
+    if process.find_program("vagrant") is None:
+        raise HostLacks(
+            what="vagrant is not on this host", remedy="apt-get install vagrant vagrant-libvirt, or machines: hosts"
+        )
+    try:
+        done = subprocess.run(
+            argv, cwd=playbooks_directory().parent, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=_VAGRANT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        raise StepFailed(what=f"{shlex.join(argv)} did not end in {_VAGRANT_S:g} s", remedy="vagrant status") from late
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        raise StepFailed(
+            what=f"{shlex.join(argv)} failed",
+            cause="; ".join(lines[:3])[:400],
+            remedy=f"by hand, in {playbooks_directory().parent}: {shlex.join(argv)}",
+        )
+
+
+def make_machines(action: MakeMachines, settings: Settings) -> None:
+    """Makes the VMs and takes down their host keys: on a private network of this host, first sight is trusted."""
+    vagrant(action.argv, action.environment)
+    keys = []
+    for machine in settings.machines:
+        done = process.run(("ssh-keyscan", "-T", "10", machine.address), timeout_s=30.0)
+        if done.returncode != 0 or not done.stdout:
+            raise StepFailed(
+                what=f"{machine.node} ({machine.address}) shows no SSH host key", cause=done.error_text.strip()[-200:],
+                remedy=f"vagrant ssh {machine.node}",
+            )  # fmt: skip
+        keys.append(done.text)
+    write_private(settings.files.known_hosts, "".join(keys))

@@ -1,0 +1,206 @@
+"""What Ansible is told: the inventory and the variables of one lab. Pure; holds no secret and no path to remember.
+
+The inventory is generated for every run. Hosts carry the names of the lab's nodes, so that messages do as well.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from labctl.model.lab import Lab
+from labctl.model.sections_kubeadm import Kubeadm
+from labctl.providers.cilium.versions import Version
+from labctl.providers.kubeadm.config import ClusterShape, Document, init_documents, join_document
+from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, kernel_options, needs_rp_filter_override
+from labctl.providers.kubeadm.kubernetes import SkipProxy, cri_socket, parse_version, skip_proxy
+from labctl.providers.kubeadm.machines import Machine
+
+CONTROL_PLANE_GROUP = "control_plane"
+WORKER_GROUP = "workers"
+FIRST_IN_VENDOR_REPOSITORY = (1, 24)
+
+FILES = (
+    "/etc/containerd/config.toml",
+    "/etc/crictl.yaml",
+    "/etc/fstab",
+    "/etc/modules-load.d/labctl.conf",
+    "/etc/sysctl.d/99-labctl.conf",
+    "/etc/sysctl.d/99-override_cilium_rp_filter.conf",
+    "/etc/apt/keyrings/labctl-kubernetes.asc",
+    "/etc/apt/sources.list.d/labctl-kubernetes.list",
+    "/etc/yum.repos.d/labctl-kubernetes.repo",
+    "/etc/yum.repos.d/labctl-containerd.repo",
+    "/etc/systemd/system/kubelet.service",
+)
+"""Files of the machine that the playbooks write; `down` puts back what was there, or nothing where nothing was."""
+
+DIRECTORIES = (
+    "/etc/kubernetes/manifests",
+    "/etc/kubernetes/pki",
+    "/etc/kubernetes",
+    "/var/lib/kubelet",
+    "/var/lib/etcd",
+    "/var/lib/cni",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/var/run/cilium",
+    "/var/lib/cilium",
+    "/var/log/pods",
+    "/var/log/containers",
+)
+"""Directories of which `down` removes what was not in them. Deepest first."""
+
+PACKAGES = (
+    "kubeadm", "kubelet", "kubectl", "cri-tools", "kubernetes-cni", "containerd", "containerd.io", "runc",
+    "conntrack", "conntrack-tools", "iptables", "iptables-nft", "iproute2", "iproute-tc", "ethtool", "socat", "ipset",
+)  # fmt: skip
+SERVICES = ("containerd", "kubelet", "firewalld")
+WATCHED_SYSCTLS = ("net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter", "net.core.bpf_jit_enable")
+
+
+def inventory(machines: Sequence[Machine], join: Mapping[str, Document] | None = None) -> Document:
+    """The machines as an Ansible inventory. `join` gives each worker's JoinConfiguration."""
+    hosts = {machine.node: host_variables(machine) for machine in machines}
+    for node, document in (join or {}).items():
+        hosts[node]["join_document"] = document
+    control = {m.node: hosts[m.node] for m in machines if m.is_control_plane}
+    workers = {m.node: hosts[m.node] for m in machines if not m.is_control_plane}
+    return {
+        "all": {"children": {CONTROL_PLANE_GROUP: {"hosts": control}, WORKER_GROUP: {"hosts": workers}}},
+    }
+
+
+def host_variables(machine: Machine) -> Document:
+    variables: Document = {
+        "ansible_host": machine.address,
+        "ansible_port": machine.port,
+        "ansible_user": machine.user,
+        "ansible_python_interpreter": "auto_silent",
+    }
+    if machine.key:
+        variables["ansible_ssh_private_key_file"] = machine.key
+    if machine.known_hosts:
+        variables["ansible_ssh_common_args"] = f"-o UserKnownHostsFile={shlex.quote(machine.known_hosts)}"
+    if machine.user == "root":
+        variables["ansible_become"] = False
+    elif machine.sudo_password_file:
+        # Read by Ansible when it is needed: the password itself is in no file that labctl writes.
+        path = machine.sudo_password_file.replace("'", "''")
+        variables["ansible_become_password"] = "{{ lookup('ansible.builtin.file', '" + path + "') }}"
+    return variables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where packages come from when they are not there yet. URLs; empty where not used."""
+
+    kubernetes: str
+    kubernetes_key: str
+    runtime: str = "https://download.docker.com/linux/centos/$releasever/$basearch/stable"
+    runtime_key: str = "https://download.docker.com/linux/centos/gpg"
+
+
+def sources(settings: Kubeadm, family: str) -> Sources:
+    """The vendor's repository for that minor version, or the mirror that the settings name."""
+    version = parse_version(settings.kubernetes)
+    minor = f"v{version.major}.{version.minor}"
+    kind = "deb" if family == "Debian" else "rpm"
+    vendor = f"https://pkgs.k8s.io/core:/stable:/{minor}/{kind}/"
+    key = f"{vendor}Release.key" if family == "Debian" else f"{vendor}repodata/repomd.xml.key"
+    if settings.packages.repository:
+        return Sources(
+            kubernetes=settings.packages.repository.replace("{minor}", minor),
+            kubernetes_key=settings.packages.repository_key.replace("{minor}", minor),
+        )
+    return Sources(kubernetes=vendor, kubernetes_key=key)
+
+
+def sandbox_image(settings: Kubeadm) -> str:
+    """The pause image that containerd is told to use; empty leaves what it has."""
+    if settings.runtime.sandbox_image:
+        return settings.runtime.sandbox_image
+    if settings.image_repository:
+        return f"{settings.image_repository}/pause:{pause_tag(parse_version(settings.kubernetes))}"
+    return ""
+
+
+def pause_tag(version: Version) -> str:
+    """The pause image of each Kubernetes, from kubeadm's constants (`PauseVersion`)."""
+    for since, tag in (((1, 34), "3.10.1"), ((1, 31), "3.10"), ((1, 26), "3.9"), ((1, 25), "3.8"), ((1, 24), "3.7"),
+                       ((1, 23), "3.6"), ((1, 22), "3.5"), ((1, 21), "3.4.1")):  # fmt: skip
+        if version.series >= since:
+            return tag
+    return "3.2"
+
+
+def shape_of(lab: Lab, machines: Sequence[Machine]) -> ClusterShape:
+    return ClusterShape(
+        name=lab.name,
+        pod_cidr=str(lab.network.pod_cidr),
+        service_cidr=str(lab.network.service_cidr),
+        control_plane=machines[0].node,
+    )
+
+
+def join_documents(settings: Kubeadm, machines: Sequence[Machine]) -> dict[str, Document]:
+    endpoint = f"{machines[0].cluster_address}:{settings.api_port}"
+    return {
+        m.node: join_document(settings, m.node, m.cluster_address, endpoint) for m in machines if not m.is_control_plane
+    }
+
+
+def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: Version, family: str) -> Document:
+    """The variable `labctl` that every playbook reads."""
+    version = parse_version(settings.kubernetes)
+    where = sources(settings, family)
+    return {
+        "labctl": {
+            "lab": lab.name,
+            "scenario": lab.scenario,
+            "digest": lab.digest,
+            "kubernetes": str(version),
+            "kubernetes_minor": f"{version.major}.{version.minor}",
+            "image_repository": settings.image_repository or "",
+            "sandbox_image": sandbox_image(settings),
+            "package_source": str(settings.package_source),
+            "bundle": settings.packages.bundle.rstrip("/"),
+            "repository": where.kubernetes,
+            "repository_key": where.kubernetes_key,
+            "runtime_repository": where.runtime,
+            "runtime_repository_key": where.runtime_key,
+            "pull": settings.pulls_images,
+            "archives": [{"path": path, "name": PurePath(path).name} for path in settings.images.archives],
+            "socket": settings.runtime.socket,
+            "cri_socket": cri_socket(version, settings.runtime.socket),
+            "configure_runtime": settings.runtime.configure,
+            "cgroup_driver": str(settings.cgroup_driver),
+            "swap": str(settings.swap),
+            "kernel_checks": settings.kernel_checks,
+            "kernel_options": ";".join(f"{o.name}:{o.module}:{o.needed_for}" for o in kernel_options(lab.datapath)),
+            "modules": list(kernel_modules(lab.datapath)),
+            "sysctls": SYSCTLS,
+            "rp_filter": RP_FILTER if needs_rp_filter_override(cilium) else "",
+            "init_documents": list(init_documents(settings, shape_of(lab, machines), machines[0].cluster_address)),
+            "init_flags": str(SkipProxy.FLAG) if skip_proxy(version) is SkipProxy.FLAG else "",
+            "pod_cidr": str(lab.network.pod_cidr),
+            "remove_packages": settings.remove_packages,
+            "wait_s": 300,
+            "remember": remembered(lab),
+        }
+    }
+
+
+def remembered(lab: Lab) -> dict[str, Any]:
+    """What is written down of a machine before anything is changed."""
+    return {
+        "files": list(FILES),
+        "directories": list(DIRECTORIES),
+        "sysctls": [*SYSCTLS, *WATCHED_SYSCTLS],
+        "services": list(SERVICES),
+        "packages": list(PACKAGES),
+        "modules": list(kernel_modules(lab.datapath)),
+    }

@@ -1,0 +1,69 @@
+"""What the kernels of the machines must be able to do for Cilium and the kubelet. Pure data.
+
+Source: Cilium's system requirements (base, tunnel, iptables masquerading), without what only L7 and IPsec need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labctl.model.datapath import Datapath, Encapsulation
+from labctl.providers.cilium.versions import Version
+
+MODULES = ("overlay", "br_netfilter", "ip_tables", "xt_comment", "xt_mark", "xt_set", "ip_set_hash_ip", "sch_ingress")
+VXLAN_MODULE = "vxlan"
+
+SYSCTLS: dict[str, str] = {
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+    "fs.inotify.max_user_instances": "512",
+    "fs.inotify.max_user_watches": "524288",
+}
+
+RP_FILTER = "net.ipv4.conf.lxc*.rp_filter = 0\nnet.ipv4.conf.all.rp_filter = 0\n"
+"""systemd 245 and later turn rp_filter on for every new device, which breaks Cilium up to 1.13 (cilium#10645)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOption:
+    """An option that must be `y` or `m`, and the module that it is in the second case."""
+
+    name: str
+    module: str
+    needed_for: str
+
+
+_BASE = (
+    KernelOption("CONFIG_BPF", "", "eBPF"),
+    KernelOption("CONFIG_BPF_SYSCALL", "", "eBPF"),
+    KernelOption("CONFIG_BPF_JIT", "", "eBPF at full speed"),
+    KernelOption("CONFIG_CGROUP_BPF", "", "services without kube-proxy"),
+    KernelOption("CONFIG_NET_CLS_BPF", "cls_bpf", "Cilium's programs on devices"),
+    KernelOption("CONFIG_NET_CLS_ACT", "", "Cilium's programs on devices"),
+    KernelOption("CONFIG_NET_SCH_INGRESS", "sch_ingress", "Cilium's programs on devices"),
+    KernelOption("CONFIG_CRYPTO_SHA1", "sha1_generic", "loading Cilium's programs"),
+    KernelOption("CONFIG_CRYPTO_USER_API_HASH", "algif_hash", "loading Cilium's programs"),
+    KernelOption("CONFIG_PERF_EVENTS", "", "cilium monitor"),
+    KernelOption("CONFIG_FIB_RULES", "", "routing"),
+    KernelOption("CONFIG_NETFILTER_XT_SET", "xt_set", "masquerading"),
+    KernelOption("CONFIG_IP_SET", "ip_set", "masquerading"),
+    KernelOption("CONFIG_IP_SET_HASH_IP", "ip_set_hash_ip", "masquerading"),
+    KernelOption("CONFIG_NETFILTER_XT_MATCH_COMMENT", "xt_comment", "the kubelet's and Cilium's rules"),
+    KernelOption("CONFIG_NETFILTER_XT_MATCH_MARK", "xt_mark", "the kubelet's and Cilium's rules"),
+    KernelOption("CONFIG_VETH", "veth", "pods"),
+    KernelOption("CONFIG_OVERLAY_FS", "overlay", "containers"),
+)
+_VXLAN = (KernelOption("CONFIG_VXLAN", "vxlan", "encapsulation: vxlan"),)
+
+
+def kernel_options(datapath: Datapath) -> tuple[KernelOption, ...]:
+    return _BASE + (_VXLAN if datapath.encapsulation is Encapsulation.VXLAN else ())
+
+
+def kernel_modules(datapath: Datapath) -> tuple[str, ...]:
+    return MODULES + ((VXLAN_MODULE,) if datapath.encapsulation is Encapsulation.VXLAN else ())
+
+
+def needs_rp_filter_override(cilium: Version) -> bool:
+    """Up to 1.13; from 1.14 on the chart's own `sysctlfix` does it."""
+    return cilium.series < (1, 14)

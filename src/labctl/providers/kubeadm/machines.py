@@ -1,0 +1,188 @@
+"""Which machine becomes which node of the lab. Pure: settings and lab in, machines out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from pydantic import ValidationError
+
+from labctl.errors import UsageError
+from labctl.model.lab import Lab
+from labctl.model.sections_kubeadm import HOSTS, Host, Kubeadm, MachineSource, Role
+
+FIRST_VAGRANT_HOST = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine with its part in the lab. `node` is its Kubernetes name; `address` and `port` are where SSH goes.
+
+    `node_address` is empty where the machine itself has to say it. `known_hosts` is empty for the user's own file.
+    """
+
+    node: str
+    role: Role
+    address: str
+    port: int = 22
+    user: str = "root"
+    key: str = ""
+    node_address: str = ""
+    interface: str = ""
+    sudo_password_file: str = ""
+    known_hosts: str = ""
+
+    @property
+    def is_control_plane(self) -> bool:
+        return self.role is Role.CONTROL_PLANE
+
+    @property
+    def place(self) -> str:
+        """What a person types after `ssh`."""
+        return f"{self.user}@{self.address}" if self.port == 22 else f"-p {self.port} {self.user}@{self.address}"
+
+    @property
+    def cluster_address(self) -> str:
+        """The address that the cluster uses, as far as it is known: SSH's own where nothing else is said."""
+        return self.node_address or (self.address if _is_ipv4(self.address) else "")
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self) | {"role": str(self.role)}
+
+
+def machine_from_record(record: Mapping[str, Any]) -> Machine:
+    """The machine that `Machine.record` was made from. Raises KeyError, TypeError or ValueError."""
+    return Machine(**{**record, "role": Role(record["role"])})
+
+
+def settings_of(lab: Lab) -> Kubeadm:
+    """The `kubeadm:` section of the lab, defaults where it says nothing."""
+    given = lab.settings.get("kubeadm")
+    if isinstance(given, Kubeadm):
+        return given
+    with _named("kubeadm"):
+        return Kubeadm.model_validate_json(json.dumps(given or {}))
+
+
+def hosts_of(lab: Lab) -> tuple[Host, ...]:
+    with _named("hosts"):
+        return HOSTS.validate_json(json.dumps(lab.settings.get("hosts") or []))
+
+
+@contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Labs from scenario files are valid; one that was put together by a program may not be."""
+    try:
+        yield
+    except ValidationError as invalid:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors())
+        raise UsageError(
+            what=f"the section {section}: is not valid", cause=problems, remedy="labctl validate lab.yaml"
+        ) from invalid
+
+
+def has_no_machines(lab: Lab) -> bool:
+    """True when lab.yaml lists no machines and no VMs are to be made."""
+    return settings_of(lab).machines is MachineSource.HOSTS and not hosts_of(lab)
+
+
+def machines_of(lab: Lab) -> tuple[Machine, ...]:
+    """One machine for every node of the lab, control plane first. Raises UsageError when they do not fit.
+
+    Where no machines are listed at all, the plan can still be shown: it then says `node1` where an address belongs.
+    """
+    settings = settings_of(lab)
+    nodes = [node.name for node in lab.nodes]
+    if has_no_machines(lab):
+        return tuple(
+            Machine(node=node, role=Role.WORKER if index else Role.CONTROL_PLANE, address=node)
+            for index, node in enumerate(nodes)
+        )
+    if settings.machines is MachineSource.VAGRANT:
+        return vagrant_machines(lab.name, nodes, settings)
+    return host_machines(nodes, hosts_of(lab))
+
+
+def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine, ...]:
+    """Machines from `hosts:`. The first node of the scenario is the control plane; so is the host that has that
+    role, and the first host where none has it. Hosts that are left over are not used."""
+    if len(hosts) < len(nodes):
+        raise UsageError(
+            what=f"the scenario has {len(nodes)} nodes and lab.yaml lists {len(hosts)} machines under hosts:",
+            cause="each node of the lab needs a machine of its own",
+            remedy="list the missing machines under hosts: in lab.yaml (see docs/kubeadm.md), "
+            f"or build fewer nodes: --set nodes={max(1, len(hosts))}",
+        )
+    ordered = sorted(hosts, key=lambda host: host.role is not Role.CONTROL_PLANE)
+    by_node = {host.node: host for host in ordered if host.node}
+    if by_node:
+        unknown = sorted(set(nodes) - set(by_node))
+        if unknown:
+            raise UsageError(
+                what=f"no machine under hosts: is node {unknown[0]}",
+                cause=f"the machines are: {', '.join(sorted(by_node))}; the scenario's nodes: {', '.join(nodes)}",
+                remedy="correct node: of the machines in lab.yaml",
+            )
+        leader = next((host for host in ordered if host.role is Role.CONTROL_PLANE), None)
+        if leader is not None and leader.node != nodes[0]:
+            raise UsageError(
+                what=f"the control plane is node {nodes[0]}, the scenario's first, but {leader.node} has that role",
+                remedy=f"give role: control-plane to the machine with node: {nodes[0]}",
+            )
+        chosen = [(node, by_node[node]) for node in nodes]
+    else:
+        chosen = list(zip(nodes, ordered, strict=False))
+    return tuple(
+        Machine(
+            node=node,
+            role=Role.CONTROL_PLANE if number == 0 else Role.WORKER,
+            address=host.address,
+            port=host.port,
+            user=host.user,
+            key=host.key,
+            node_address=str(host.node_address or ""),
+            interface=host.interface or "",
+            sudo_password_file=host.sudo_password_file,
+            known_hosts=host.known_hosts,
+        )
+        for number, (node, host) in enumerate(chosen)
+    )
+
+
+def vagrant_address(network: IPv4Network, index: int) -> IPv4Address:
+    """The private address of VM number `index` (from 0); the Vagrantfile counts in the same way."""
+    return network[FIRST_VAGRANT_HOST + index]
+
+
+def vagrant_machines(lab: str, nodes: Sequence[str], settings: Kubeadm) -> tuple[Machine, ...]:
+    """The VMs that the Vagrantfile makes for this lab, reached at their private addresses."""
+    network = IPv4Network(settings.vagrant.network, strict=False)
+    if FIRST_VAGRANT_HOST + len(nodes) >= network.num_addresses:
+        raise UsageError(
+            what=f"{len(nodes)} VMs do not fit into {network}",
+            remedy="a larger kubeadm.vagrant.network in lab.yaml, such as 192.168.56.0/24",
+        )
+    return tuple(
+        Machine(
+            node=node,
+            role=Role.CONTROL_PLANE if index == 0 else Role.WORKER,
+            address=str(vagrant_address(network, index)),
+            user="vagrant",
+            key=f".vagrant/machines/{node}/{settings.vagrant.provider}/private_key",
+            node_address=str(vagrant_address(network, index)),
+            interface=settings.vagrant.interface,
+        )
+        for index, node in enumerate(nodes)
+    )
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True

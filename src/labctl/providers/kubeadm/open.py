@@ -1,0 +1,127 @@
+"""A running lab on machines, opened: pods and nodes reached over SSH, by `nsenter` into pods' namespaces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from labctl.errors import MeasureFailed
+from labctl.providers.base import TargetKind
+from labctl.providers.cilium.open import OpenCiliumLab, open_lab
+from labctl.providers.cilium.pods import PodState
+from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.providers.cilium.workloads import CONTAINER, helper_name, nodes_with_helper
+from labctl.providers.kubeadm.clock import ClockOffset, measure
+from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.ssh import Fleet
+
+_ASK_S = 30.0
+_NAMESPACES = ("--mount", "--net", "--uts", "--ipc", "--pid", "--root", "--wd")
+
+
+def argv_container(pod: str, namespace: str, container: str) -> tuple[str, ...]:
+    """The container's id, as crictl lists it by the labels that the kubelet gives."""
+    return (
+        "crictl", "ps", "--quiet", "--state", "Running",
+        "--label", f"io.kubernetes.pod.name={pod}",
+        "--label", f"io.kubernetes.pod.namespace={namespace}",
+        "--label", f"io.kubernetes.container.name={container}",
+    )  # fmt: skip
+
+
+def argv_inspect(container: str) -> tuple[str, ...]:
+    return ("crictl", "inspect", "--output", "json", container)
+
+
+def parse_pid(text: str) -> int:
+    """The container's first process, from `crictl inspect`. Raises MeasureFailed."""
+    try:
+        return int(json.loads(text)["info"]["pid"])
+    except (ValueError, KeyError, TypeError) as failed:
+        raise MeasureFailed(what="crictl does not tell the container's process", cause=text.strip()[:200]) from failed
+
+
+def door_into(pid: int) -> Door:
+    """Into all namespaces of a container but the user's: its programs, its files, its network."""
+    words = ("nsenter", f"--target={pid}", *_NAMESPACES, "--")
+    return Door(closed=words, open=words)
+
+
+@dataclass(frozen=True, slots=True)
+class SshWays:
+    """How to get into the nodes and pods of this lab (`providers.cilium.open.Ways`)."""
+
+    settings: Settings
+    fleet: Fleet
+
+    def node(self, node: str) -> DoorTarget:
+        return DoorTarget(
+            name=node, kind=TargetKind.NODE, commands=self.fleet[node], door=Door(closed=(), open=()),
+            shown_as=self._shown(node),
+        )  # fmt: skip
+
+    def pod(self, pod: PodState, node: str) -> DoorTarget:
+        return self._into(pod.name, node, pod.name, TargetKind.POD)
+
+    def capture(self, node: DoorTarget) -> DoorTarget:
+        """On the machine itself if it has tcpdump, else in the helper pod, which shares the node's network. A node
+        without pods of the lab has no helper, and nothing is captured there."""
+        if node.name not in nodes_with_helper(self.settings) or self.fleet[node.name].find("tcpdump"):
+            return node
+        return self._into(helper_name(node.name), node.name, node.name, TargetKind.NODE)
+
+    def _into(self, pod: str, node: str, name: str, kind: TargetKind) -> DoorTarget:
+        commands = self.fleet[node]
+        argv = argv_container(pod, self.settings.namespace, CONTAINER)
+        listed = commands.run(argv, timeout_s=_ASK_S).text.split()
+        if not listed:
+            raise MeasureFailed(
+                what=f"pod {pod} has no running container on {node}",
+                remedy=f"ssh {commands.machine.place} sudo crictl pods --name {pod}",
+            )
+        pid = parse_pid(commands.run(argv_inspect(listed[0]), timeout_s=_ASK_S).text)
+        return DoorTarget(name=name, kind=kind, commands=commands, door=door_into(pid), shown_as=self._shown(node))
+
+    def _shown(self, node: str) -> tuple[str, ...]:
+        machine = self.fleet[node].machine
+        return ("ssh", *machine.place.split(), *(() if machine.user == "root" else ("sudo",)))
+
+
+def uplinks(settings: Settings, fleet: Fleet) -> dict[str, str]:
+    """The device on each machine that carries its cluster address, found on the machine."""
+    found = {}
+    for machine in settings.machines:
+        address = machine.cluster_address
+        done = fleet[machine.node].run(("ip", "-json", "-4", "address", "show"), timeout_s=_ASK_S)
+        found[machine.node] = machine.interface or device_of(done.text, address)
+    return {node: device for node, device in found.items() if device}
+
+
+def device_of(text: str, address: str) -> str:
+    """The device with that address in `ip -json address`; empty when none has it."""
+    try:
+        links = json.loads(text)
+    except ValueError:
+        return ""
+    return next(
+        (
+            str(link.get("ifname", ""))
+            for link in links
+            if any(entry.get("local") == address for entry in link.get("addr_info") or ())
+        ),
+        "",
+    )
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[OpenCiliumLab]:
+    with Fleet(settings.machines) as fleet:
+        known = replace(settings, uplinks=uplinks(settings, fleet))
+        yield open_lab(known, fleet.control_plane, SshWays(known, fleet))
+
+
+def clock_offsets(fleet: Fleet, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+    """How far each machine's clock is from this host's: told where times of two machines are joined."""
+    return tuple(measure(node, fleet[node]) for node in nodes)

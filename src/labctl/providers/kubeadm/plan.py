@@ -1,0 +1,187 @@
+"""A lab as a plan for machines: which steps, in which order. Pure.
+
+Steps have no undo of their own: what was built on machines stays when a later step fails, `labctl up` goes on from
+there, and `labctl down` puts the machines back as they were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from labctl.model.lab import Lab
+from labctl.model.plan import Action, Plan, Step
+from labctl.model.sections_kubeadm import MachineSource
+from labctl.providers.cilium.install import argv_pull, argv_render, chart_place
+from labctl.providers.cilium.values import helm_values
+from labctl.providers.cilium.workloads import LAB_LABEL, workloads
+from labctl.providers.kubeadm import by_hand
+from labctl.providers.kubeadm.actions import (
+    FetchKubeconfig,
+    MakeMachines,
+    Play,
+    RemovePods,
+    RenderCilium,
+    Survey,
+    WriteFile,
+)
+from labctl.providers.kubeadm.inventory import variables
+from labctl.providers.kubeadm.settings import Settings
+
+
+def plan_lab(settings: Settings) -> Plan:
+    machines = settings.machines
+    count = f"{len(machines)} {'machine' if len(machines) == 1 else 'machines'}"
+    values = play_variables(settings)
+    steps = [
+        Step(id="look", title=f"{count}: reached and looked at", actions=(_survey(settings),)),
+        _render(settings),
+        Step(
+            id="prepare",
+            title=f"{count}: kernel, packages, containerd",
+            actions=(Play(playbook="prepare", by_hand=by_hand.prepare(settings), variables=values),),
+        ),
+        Step(
+            id="control-plane",
+            title=f"{settings.control_plane.node}: Kubernetes {settings.kubernetes} without kube-proxy",
+            actions=(
+                Play(playbook="control-plane", by_hand=by_hand.control_plane(settings), variables=values),
+                FetchKubeconfig(
+                    place=settings.control_plane.place,
+                    path=settings.files.kubeconfig,
+                    is_root=settings.control_plane.user == "root",
+                ),
+            ),
+        ),
+        Step(
+            id="join",
+            title=f"{', '.join(m.node for m in machines[1:])}: join",
+            actions=(Play(playbook="join", by_hand=by_hand.join(settings), variables=values),),
+        ),
+        _cilium(settings),
+        _pods(settings),
+    ]
+    if len(machines) == 1:
+        steps = [step for step in steps if step.id != "join"]
+    if settings.kubeadm.machines is MachineSource.VAGRANT:
+        steps.insert(0, _vagrant(settings, count))
+    return Plan(
+        lab=settings.lab.name,
+        provider="kubeadm",
+        steps=tuple(steps),
+        preamble=_preamble(settings),
+        is_resumable=True,
+    )
+
+
+def plan_switch(before: Settings, after: Settings) -> Plan:
+    """From one datapath to another on the cluster that is there: Cilium anew, then the pods anew."""
+    title = f"Cilium: {_mode(before.lab)} → {_mode(after.lab)}"
+    remove = after.kubectl(
+        "--namespace", after.namespace, "delete", "pods", "--selector", LAB_LABEL, "--wait", "--timeout=120s"
+    )
+    cilium = _cilium(after)
+    switch = Step(
+        id="switch",
+        title=title,
+        actions=(*cilium.actions, RemovePods(argv=remove, place=after.control_plane.place)),
+    )
+    return Plan(lab=after.lab.name, provider="kubeadm", steps=(_render(after), switch, _pods(after)), is_resumable=True)
+
+
+def _mode(lab: Lab) -> str:
+    return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
+
+
+def play_variables(settings: Settings, family: str = "Debian") -> dict[str, Any]:
+    """What the playbooks read. The family decides the form of the vendor's repository."""
+    found = variables(settings.lab, settings.kubeadm, settings.machines, settings.cilium_version, family)
+    found["labctl"] |= {
+        "cilium_manifest": str(settings.files.rendered),
+        "pods_manifest": str(settings.files.workloads),
+        "namespace": settings.namespace,
+    }
+    return found
+
+
+def _survey(settings: Settings) -> Survey:
+    return Survey(machines=tuple(machine.place for machine in settings.machines))
+
+
+def _vagrant(settings: Settings, count: str) -> Step:
+    vagrant = settings.kubeadm.vagrant
+    return Step(
+        id="machines",
+        title=f"{count}: {vagrant.box} by Vagrant ({vagrant.provider})",
+        actions=(
+            MakeMachines(
+                lab=settings.lab.name,
+                scenario=settings.lab.source,
+                nodes=len(settings.machines),
+                provider=str(vagrant.provider),
+            ),
+        ),
+    )
+
+
+def _render(settings: Settings) -> Step:
+    cilium, version, files = settings.cilium, settings.cilium_version, settings.files
+    return Step(
+        id="chart",
+        title=f"Cilium {version} rendered for {_mode(settings.lab)} and verified",
+        actions=(
+            RenderCilium(
+                values=yaml.safe_dump(helm_values(settings.wanted, cilium.values), sort_keys=False),
+                pull=argv_pull(cilium, version, files.charts),
+                argv=argv_render(cilium, version, settings.kubernetes, files.charts, files.values),
+                output=files.rendered,
+                values_path=files.values,
+                chart=chart_place(cilium, version, files.charts),
+                wanted=settings.wanted,
+                user_values=cilium.values,
+            ),
+        ),
+    )
+
+
+def _cilium(settings: Settings) -> Step:
+    then = "--namespace kube-system rollout status daemonset/cilium --timeout 300s"
+    return Step(
+        id="cilium",
+        title=f"Cilium {settings.cilium_version} on every node",
+        actions=(
+            Play(
+                playbook="cilium",
+                by_hand=by_hand.apply(settings, str(settings.files.rendered), then),
+                variables=play_variables(settings),
+            ),
+        ),
+    )
+
+
+def _pods(settings: Settings) -> Step:
+    then = f"--namespace {settings.namespace} wait --for condition=Ready pods --all --timeout 300s"
+    actions: list[Action] = [
+        WriteFile(path=settings.files.workloads, text=workloads(settings)),
+        Play(
+            playbook="pods",
+            by_hand=by_hand.apply(settings, str(settings.files.workloads), then),
+            variables=play_variables(settings),
+        ),
+    ]
+    return Step(
+        id="pods", title=f"{len(settings.lab.pods)} pods, and a helper on each of their nodes", actions=tuple(actions)
+    )
+
+
+def _preamble(settings: Settings) -> str:
+    lines = [
+        "# Run it on a host that reaches every machine by SSH and has helm. Each block between ON_THE_MACHINE lines",
+        "# can also be typed on the machine itself, as root. labctl does the same by the playbooks in playbooks/,",
+        "# with kubeadm's settings in a file instead of on its command line.",
+        "umask 077",
+    ]
+    if all(machine.address == machine.node for machine in settings.machines):
+        lines.insert(0, "# lab.yaml lists no machines yet: node1, node2, … stand for their addresses.")
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""The kubeadm provider: plans, builds, finds, opens and removes labs on machines, with real Cilium."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import LabError, StepFailed, UsageError
+from labctl.model.lab import Lab
+from labctl.model.plan import Plan
+from labctl.model.sections_kubeadm import MachineSource
+from labctl.planning.record import lab_from_json
+from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.kubeadm.inventory import inventory
+from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
+from labctl.providers.kubeadm.plan import plan_lab, plan_switch
+from labctl.providers.kubeadm.probes import probes
+from labctl.providers.kubeadm.runner import playbooks_directory
+from labctl.providers.kubeadm.settings import Files, Settings, read_settings
+from labctl.providers.kubeadm.story import TaskObserver, unheard
+
+
+def default_root() -> Path:
+    """Where labs of this provider keep kubeconfig, rendered chart and logs: below XDG_STATE_HOME."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "labctl" / "kubeadm"
+
+
+class KubeadmProvider:
+    """`Provider` of the seam. `observer` hears every Ansible task; `site` gives the machines of lab.yaml, for labs
+    whose record on this host is lost."""
+
+    name = "kubeadm"
+    statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        observer: TaskObserver = unheard,
+        site: Callable[[], tuple[Machine, ...]] = tuple,
+    ) -> None:
+        self._root = root or default_root()
+        self._observer = observer
+        self._site = site
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        settings = self.settings(lab)
+        return (
+            self.statement,
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, kube-proxy skipped",
+            f"{len(settings.machines)} machines: {', '.join(m.address for m in settings.machines)}",
+            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
+        )
+
+    def settings(self, lab: Lab) -> Settings:
+        settings = read_settings(lab, self._root)
+        if settings.kubeadm.machines is MachineSource.VAGRANT:
+            known, keys = str(settings.files.known_hosts), playbooks_directory().parent
+            machines = tuple(
+                replace(machine, known_hosts=known, key=str(keys / machine.key)) for machine in settings.machines
+            )
+            return replace(settings, machines=machines)
+        return settings
+
+    def probes(self) -> Iterator[Probe]:
+        return probes()
+
+    def plan(self, lab: Lab) -> Plan:
+        return plan_lab(self.settings(lab))
+
+    def switch(self, before: Lab, after: Lab) -> Plan:
+        """From `before`, which is up, to `after` on the same cluster, by Cilium's configuration alone."""
+        differing = [
+            what
+            for what, a, b in (
+                ("name", before.name, after.name),
+                ("nodes", [n.name for n in before.nodes], [n.name for n in after.nodes]),
+                ("pods", [(p.name, p.node) for p in before.pods], [(p.name, p.node) for p in after.pods]),
+                ("pod range", before.network.pod_cidr, after.network.pod_cidr),
+                ("kubeadm:", before.settings.get("kubeadm"), after.settings.get("kubeadm")),
+                ("hosts:", before.settings.get("hosts"), after.settings.get("hosts")),
+            )
+            if a != b
+        ]
+        if differing:
+            raise UsageError(
+                what=f"one cluster cannot be switched from {before.scenario} to {after.scenario}",
+                cause=f"they differ in: {', '.join(differing)}",
+                remedy=f"labctl down {before.name}, then build the other one",
+            )
+        return plan_switch(self.settings(before), self.settings(after))
+
+    @contextlib.contextmanager
+    def _executor(self, lab: Lab) -> Iterator[Executor]:
+        from labctl.providers.kubeadm.execute import KubeadmExecutor
+        from labctl.providers.kubeadm.runner import AnsibleRunner
+        from labctl.providers.kubeadm.ssh import Fleet
+
+        if has_no_machines(lab):
+            raise UsageError(
+                what="the provider kubeadm has no machines to build on",
+                cause=f"lab.yaml lists none under hosts:, and {len(lab.nodes)} are needed",
+                remedy="list them under hosts: in lab.yaml, or kubeadm: {machines: vagrant} (see docs/kubeadm.md)",
+            )
+        settings = self.settings(lab)
+        with (
+            Fleet(settings.machines) as fleet,
+            AnsibleRunner(settings.files.logs, settings.machines, self._observer) as runner,
+        ):
+            yield KubeadmExecutor(settings, fleet, runner)
+
+    def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
+        return self._executor(lab)
+
+    def discover(self) -> tuple[RunningLab, ...]:
+        """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""
+        if not self._root.is_dir():
+            return ()
+        return tuple(
+            self._running(folder.name, state)
+            for folder in sorted(self._root.iterdir())
+            if (state := self._state(folder.name)) is not None
+        )
+
+    def _files(self, name: str) -> Files:
+        return Files(folder=self._root / name, logs=self._root / "logs" / name)
+
+    def _state(self, name: str) -> dict[str, Any] | None:
+        try:
+            state = json.loads(self._files(name).state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return state if isinstance(state, dict) else None
+
+    def _running(self, name: str, state: dict[str, Any]) -> RunningLab:
+        lab: Lab | None = None
+        with contextlib.suppress(OSError, ValueError, LabError):
+            lab = lab_from_json(json.loads(self._files(name).record.read_text(encoding="utf-8")))
+        return RunningLab(
+            name=name,
+            provider=self.name,
+            scenario=str(state.get("scenario", "")),
+            digest=str(state.get("digest", "")),
+            is_whole=lab is not None,
+            lab=lab,
+            missing=() if lab else ("finished build",),
+            is_resumable=True,
+        )
+
+    def teardown(self, name: str) -> None:
+        """Puts the lab's machines back as they were. Only machines with this lab's mark are touched; where some
+        cannot be reached the others are done, the error names them, and the record stays."""
+        from labctl.providers.kubeadm.execute import vagrant
+        from labctl.providers.kubeadm.runner import AnsibleRunner
+
+        files, state = self._files(name), self._state(name)
+        if state is not None and state.get("machineSource") == MachineSource.VAGRANT:
+            vagrant(("vagrant", "destroy", "--force"), {"LABCTL_LAB": name})
+        else:
+            machines = self._machines(name, state)
+            if machines:
+                variables = (state or {}).get("variables") or _least_variables(name)
+                with AnsibleRunner(files.logs, machines, self._observer) as runner:
+                    runner.play("reset", inventory(machines), variables)
+        shutil.rmtree(files.folder, ignore_errors=True)
+
+    def _machines(self, name: str, state: dict[str, Any] | None) -> tuple[Machine, ...]:
+        if state is None:
+            # Nothing is on record here: the machines of lab.yaml are asked, and those without the mark left alone.
+            return self._site()
+        try:
+            return tuple(machine_from_record(record) for record in state["machines"])
+        except (KeyError, TypeError, ValueError) as broken:
+            raise StepFailed(
+                what=f"the record of lab {name} cannot be read", cause=str(broken),
+                remedy=f"rm {self._files(name).state}, with the machines under hosts: in lab.yaml, then labctl down",
+            ) from broken  # fmt: skip
+
+    @contextlib.contextmanager
+    def _open(self, lab: Lab) -> Iterator[OpenLab]:
+        from labctl.providers.kubeadm.open import opened
+
+        with opened(self.settings(lab)) as running:
+            yield running
+
+    def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
+        return self._open(lab)
+
+
+def _least_variables(name: str) -> dict[str, Any]:
+    """What the reset needs when nothing but the mark is left."""
+    return {
+        "labctl": {
+            "lab": name,
+            "cri_socket": "unix:///run/containerd/containerd.sock",
+            "pod_cidr": "10.244.0.0/16",
+            "remove_packages": True,
+        }
+    }

@@ -1,0 +1,238 @@
+"""Runs one playbook by ansible-runner: its events become progress, its failures one error that can be acted on.
+
+Everything that Ansible is told and says is kept in one directory (inventory, variables, events, standard output).
+The module is imported only when machines are really worked on: ansible-runner takes a while to load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import HostLacks, StepFailed
+from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
+from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.story import Outcome, PlaybookResult, TaskEnded, TaskObserver, TaskStarted, unheard
+
+_SSH_ARGS = (
+    "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
+    "-o StrictHostKeyChecking=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+)
+_PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
+_END_S = 15.0
+
+
+def playbooks_directory() -> Path:
+    """Where the playbooks are: beside the source tree that this module is part of."""
+    for parent in Path(__file__).resolve().parents:
+        if (parent / "playbooks" / "prepare.yml").is_file():
+            return parent / "playbooks"
+    raise HostLacks(
+        what="the playbooks are not there",
+        cause="the provider kubeadm needs labctl's source tree, with its directory playbooks/",
+        remedy="git clone labctl and run ./labctl in it",
+    )
+
+
+def ansible_playbook() -> str | None:
+    """The program, of the same installation as this Python first."""
+    beside = Path(sys.executable).with_name("ansible-playbook")
+    return str(beside) if beside.is_file() else shutil.which("ansible-playbook")
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Collects the events of one run. Called by ansible-runner's thread, one event after the other."""
+
+    observer: TaskObserver
+    failures: list[TaskFailure] = field(default_factory=list)
+    counts: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    changed: list[str] = field(default_factory=list)
+    refused: str = ""
+
+    def hear(self, event: Mapping[str, Any]) -> bool:
+        data = event.get("event_data") or {}
+        kind, task, node = event.get("event", ""), str(data.get("task", "")), str(data.get("host", ""))
+        match kind:
+            case "playbook_on_task_start" | "playbook_on_handler_task_start":
+                self.observer(TaskStarted(play=str(data.get("play", "")), task=task))
+            case "runner_on_ok":
+                changed = bool((data.get("res") or {}).get("changed"))
+                self._ended(node, task, Outcome.CHANGED if changed else Outcome.OK, data)
+            case "runner_on_skipped":
+                self._ended(node, task, Outcome.SKIPPED, data)
+            case "runner_on_failed" if not data.get("ignore_errors"):
+                self.failures.append(failure_of(node, task, data.get("res") or {}))
+                self._ended(node, task, Outcome.FAILED, data)
+            case "runner_on_unreachable":
+                self.failures.append(failure_of(node, task, data.get("res") or {}, unreachable=True))
+                self._ended(node, task, Outcome.UNREACHABLE, data)
+            case "error" | "verbose" if "ERROR" in str(event.get("stdout", "")):
+                self.refused = str(event["stdout"])
+        # Kept on disk by ansible-runner as well.
+        return True
+
+    def _ended(self, node: str, task: str, outcome: Outcome, data: Mapping[str, Any]) -> None:
+        self.counts[outcome] += 1
+        if outcome is Outcome.CHANGED:
+            self.changed.append(f"{node}: {task}")
+        self.observer(TaskEnded(node=node, task=task, outcome=outcome, duration_s=float(data.get("duration") or 0.0)))
+
+
+class AnsibleRunner:
+    """Playbooks against one set of machines. `directory` keeps everything (made with mode 0700)."""
+
+    def __init__(self, directory: Path, machines: Sequence[Machine], observer: TaskObserver = unheard) -> None:
+        self.directory = directory
+        self.machines = tuple(machines)
+        self.observer = observer
+        self._sockets = Path(tempfile.mkdtemp(prefix="labctl-ssh-"))
+        self._number = 0
+
+    def close(self) -> None:
+        """Ends the SSH connections that Ansible kept open."""
+        for socket in self._sockets.iterdir():
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(
+                    ("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"),
+                    stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False,
+                )  # fmt: skip
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def __enter__(self) -> AnsibleRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def play(
+        self,
+        playbook: str,
+        inventory: Mapping[str, Any],
+        variables: Mapping[str, Any],
+        *,
+        check: bool = False,
+        tags: Sequence[str] = (),
+        limit: str = "",
+        timeout_s: float = 3600.0,
+    ) -> PlaybookResult:
+        """Runs `playbook` (its name without .yml). Raises StepFailed naming machine, task, message and remedy.
+
+        With `check` nothing is changed, and `changed` counts what would be.
+        """
+        program = ansible_playbook()
+        if program is None:
+            raise HostLacks(what="ansible-playbook is not on this host", remedy=_PACKAGE)
+        try:
+            from ansible_runner.interface import run  # type: ignore[import-untyped]
+        except ImportError as missing:
+            raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
+        listener = _Listener(self.observer)
+        ident = self._prepare(playbook, inventory, variables)
+        begun = time.monotonic()
+        arguments: dict[str, Any] = {
+            "private_data_dir": str(self.directory),
+            "project_dir": str(playbooks_directory()),
+            "playbook": f"{playbook}.yml",
+            "ident": ident,
+            "quiet": True,
+            "event_handler": listener.hear,
+            "envvars": self._environment(program),
+            "settings": {"suppress_ansible_output": True, "job_timeout": int(timeout_s), "idle_timeout": 0},
+        }
+        if check:
+            arguments["cmdline"] = "--check"
+        if tags:
+            arguments["tags"] = ",".join(tags)
+        if limit:
+            arguments["limit"] = limit
+        result = self._in_thread(run, arguments)
+        log = self.directory / "artifacts" / ident / "stdout"
+        if listener.failures:
+            raise step_failed(listener.failures, self.machines, str(log))
+        if result.status != "successful":
+            raise StepFailed(
+                what=f"the playbook {playbook}.yml did not run to its end ({result.status})",
+                cause=listener.refused.strip() or _last_lines(log),
+                remedy=f"read the log: less {log}",
+            )
+        return PlaybookResult(
+            playbook=playbook,
+            ok=listener.counts[Outcome.OK],
+            changed=listener.counts[Outcome.CHANGED],
+            skipped=listener.counts[Outcome.SKIPPED],
+            changed_tasks=tuple(listener.changed),
+            duration_s=time.monotonic() - begun,
+            log=str(log),
+        )
+
+    def _prepare(self, playbook: str, inventory: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
+        for part in ("inventory", "env", "artifacts", "tmp"):
+            (self.directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        (self.directory / "inventory" / "hosts.json").write_text(json.dumps(inventory, indent=1))
+        (self.directory / "env" / "extravars").write_text(json.dumps(variables, indent=1))
+        # ansible-runner keeps the arguments of a run for the next one: --check would never end.
+        (self.directory / "env" / "cmdline").unlink(missing_ok=True)
+        self._number += 1
+        return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{self._number}-{playbook}"
+
+    def _environment(self, program: str) -> dict[str, str]:
+        return {
+            "PATH": f"{Path(program).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "ANSIBLE_CONFIG": str(playbooks_directory() / "ansible.cfg"),
+            "ANSIBLE_HOME": str(self.directory / "tmp"),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
+            "ANSIBLE_SSH_ARGS": _SSH_ARGS,
+            "ANSIBLE_HOST_KEY_CHECKING": "True",
+            "ANSIBLE_PIPELINING": "True",
+            "ANSIBLE_FORKS": str(max(5, len(self.machines))),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_DEPRECATION_WARNINGS": "False",
+            "PYTHONWARNINGS": "ignore",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def _in_thread(self, run: Any, arguments: Mapping[str, Any]) -> Any:
+        """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on."""
+        stop = threading.Event()
+        outcome: dict[str, Any] = {}
+
+        def work() -> None:
+            try:
+                outcome["result"] = run(**arguments, cancel_callback=stop.is_set)
+            except BaseException as failed:
+                outcome["failed"] = failed
+
+        thread = threading.Thread(target=work, name="labctl-ansible", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.2)
+        except BaseException:
+            stop.set()
+            thread.join(_END_S)
+            raise
+        if "failed" in outcome:
+            raise outcome["failed"]
+        return outcome["result"]
+
+
+def _last_lines(log: Path) -> str:
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "it left no log"
+    return "; ".join(lines[-3:]) or "it said nothing"

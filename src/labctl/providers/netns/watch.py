@@ -1,0 +1,317 @@
+"""The witnesses of single packets on a netns lab: the eBPF programs' own events, and netfilter's trace.
+
+Every node of the lab is watched, also those that are not the pair's: a packet may come to one that it should not. A
+node's ring has one reader at a time, so two watchings of one lab take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from labctl.datapath import bpf
+from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
+from labctl.datapath.layout import Verdict
+from labctl.errors import MeasureFailed
+from labctl.model.lab import Lab, Pair
+from labctl.model.movement import Act, Movement, Mover, PacketKey
+from labctl.model.proof import Evidence
+from labctl.names import UNDERLAY, namespace_of
+from labctl.providers.netns import netfilter_watch
+from labctl.providers.netns.datapath_actions import Direction
+from labctl.system import conntrack, netns, process, rtnetlink
+from labctl.system.clock import Deadline
+from labctl.system.netlink import NetlinkError, Socket
+from labctl.system.nftrace import TraceSocket, TraceStep
+
+_NFT_TIMEOUT_S = 5.0
+_TURN_TIMEOUT_S = 15.0
+_TURN_POLL_S = 0.02
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
+_ECHOES = (0, 8)
+_ACTS = {
+    Verdict.TO_STACK: Act.TO_STACK,
+    Verdict.REDIRECT: Act.REDIRECT,
+    Verdict.REDIRECT_PEER: Act.REDIRECT_PEER,
+    Verdict.REDIRECT_NEIGH: Act.REDIRECT_NEIGH,
+    Verdict.TUNNEL: Act.TUNNEL,
+    Verdict.TO_HOST: Act.REDIRECT,
+    Verdict.PASS: Act.PASS,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Node:
+    """One node that is being watched."""
+
+    name: str
+    namespace: str
+    device_names: dict[int, str]
+    configs: tuple[int, ...]
+    readers: tuple[EventReader, ...]
+    trace: TraceSocket | None = None
+    events: list[Event] = field(default_factory=list)
+    steps: list[TraceStep] = field(default_factory=list)
+
+    def collect(self) -> None:
+        for reader in self.readers:
+            self.events.extend(reader.read())
+        if self.trace is not None:
+            self.steps.extend(self.trace.read())
+
+
+class NetnsWatch:
+    """`Watch` of the provider seam."""
+
+    def __init__(self, lab: Lab, pair: Pair, nodes: tuple[_Node, ...], clock_offset_ns: int, gaps: list[str]) -> None:
+        self._lab, self._pair, self._nodes = lab, pair, nodes
+        self._clock_offset_ns = clock_offset_ns
+        self._gaps = gaps
+
+    def movements(self) -> tuple[Movement, ...]:
+        found: list[Movement] = []
+        for node in self._nodes:
+            node.collect()
+            found += (
+                event_movement(event, node.name, node.device_names, self._clock_offset_ns) for event in node.events
+            )
+            rules = _rule_texts(node)
+            found += netfilter_watch.movements_of(
+                node.steps, node=node.name, device_names=node.device_names, rules=rules
+            )
+        return tuple(found)
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        return tuple(_conntrack(node, self._lab, self._pair) for node in self._nodes if self._is_pairs(node))
+
+    def gaps(self) -> tuple[str, ...]:
+        lost = (
+            f"{n.name}: some steps of netfilter's trace were lost" for n in self._nodes if n.trace and n.trace.has_lost
+        )
+        return (*self._gaps, *lost)
+
+    def _is_pairs(self, node: _Node) -> bool:
+        return node.name in {self._lab.pod(self._pair.client).node, self._lab.pod(self._pair.server).node}
+
+
+def event_movement(event: Event, node: str, device_names: dict[int, str], clock_offset_ns: int) -> Movement:
+    """A program's event as the path knows it. Pure."""
+    is_other_icmp = event.protocol == 1 and event.icmp_type not in _ECHOES
+    words = event.verdict.words
+    return Movement(
+        node=node,
+        mover=Mover.PROGRAM,
+        what=event.program.function,
+        device=device_names.get(event.ifindex, f"if{event.ifindex}"),
+        hook=event.hook,
+        helper=Act.DROP if event.verdict.is_drop else _ACTS.get(event.verdict, words),
+        packet=PacketKey(
+            src=str(event.source),
+            dst=str(event.destination),
+            protocol=_PROTOCOLS.get(event.protocol, str(event.protocol)),
+            first=0 if is_other_icmp else event.source_port,
+            second=0 if is_other_icmp else event.destination_port,
+            ip_id=event.ip_id,
+        ),
+        time_ns=event.time_ns + clock_offset_ns,
+        target=device_names.get(event.target_ifindex, "") if event.target_ifindex else "",
+        reason=words.removeprefix("dropped: ") if event.verdict.is_drop else "",
+        ttl_in=event.ttl_in,
+        ttl_out=event.ttl_out,
+        identity=event.identity,
+        encapsulated=event.encapsulated,
+        raw=words,
+    )
+
+
+@contextlib.contextmanager
+def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
+    """Raises MeasureFailed when a node or its programs cannot be reached."""
+    one, other = lab.pod(pair.client).address, lab.pod(pair.server).address
+    gaps: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_taking_turns(lab))
+        nodes = tuple(_open(stack, lab, node.name) for node in lab.nodes)
+        stack.enter_context(_netfilter_traced(nodes, netfilter_watch.ruleset(one, other), gaps))
+        for node in nodes:
+            if not node.readers:
+                gaps.append(f"{node.name}: no program of labctl's is attached that could tell of packets")
+            for reader in node.readers:
+                list(reader.read())  # what an earlier watching left behind
+            for descriptor in node.configs:
+                stack.callback(_stop, descriptor)
+                trace_pair(descriptor, one, other)
+        yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
+
+
+@contextlib.contextmanager
+def _taking_turns(lab: Lab) -> Iterator[None]:
+    """A lock on the lab's first namespace itself: it is gone with the lab, so nothing has to be tidied away."""
+    path = netns.path_of(namespace_of(lab.name, UNDERLAY))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as failed:
+        raise MeasureFailed(what=f"lab {lab.name} cannot be watched", cause=str(failed)) from failed
+    try:
+        deadline = Deadline.after(_TURN_TIMEOUT_S)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as taken:
+                if deadline.is_over():
+                    raise MeasureFailed(
+                        what=f"lab {lab.name} is being traced by somebody else",
+                        cause=f"waited {_TURN_TIMEOUT_S:g} s for it to end",
+                        remedy=f"fuser -v {path}  # who holds it",
+                    ) from taken
+                time.sleep(_TURN_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def config_maps(namespace: str) -> Iterator[tuple[int, ...]]:
+    """Open descriptors of the config maps that the programs attached in a node use. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        with netns.entered(netns.path_of(namespace)), Socket() as channel:
+            links = [rtnetlink.parse_link(answer).index for answer in channel.ask(rtnetlink.all_links())]
+            programs = {program for index in links for program in _programs(channel, index)}
+        configs, _ = _maps(stack, programs)
+        yield configs
+
+
+def _stop(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # the programs may be gone with the lab
+        stop_tracing(descriptor)
+
+
+def _open(stack: contextlib.ExitStack, lab: Lab, name: str) -> _Node:
+    namespace = namespace_of(lab.name, name)
+    try:
+        with netns.entered(netns.path_of(namespace)), Socket() as channel:
+            links = {link.index: link.name for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
+            programs = {program for index in links for program in _programs(channel, index)}
+        configs, rings = _maps(stack, programs)
+        readers = tuple(stack.enter_context(EventReader(ring)) for ring in rings)
+    except OSError as failed:
+        raise MeasureFailed(
+            what=f"node {name} cannot be watched",
+            cause=str(failed),
+            remedy=f"tc -n {namespace} filter show dev eth0 ingress",
+        ) from failed
+    return _Node(name=name, namespace=namespace, device_names=links, configs=configs, readers=readers)
+
+
+def _programs(channel: Socket, index: int) -> Iterator[int]:
+    for direction in Direction:
+        with contextlib.suppress(NetlinkError):  # a device without hooks
+            for answer in channel.ask(rtnetlink.filters_of(index, direction.hook)):
+                if (found := rtnetlink.parse_filter(answer)) is not None:
+                    yield found.program_id
+
+
+def _maps(stack: contextlib.ExitStack, programs: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Open descriptors of every config map and every ring that the programs use: usually one of each."""
+    ids: set[int] = set()
+    for program in programs:
+        descriptor = bpf.program_descriptor(program)
+        try:
+            ids.update(bpf.program_info(descriptor).map_ids)
+        finally:
+            bpf.close_all([descriptor])
+    configs, rings = [], []
+    for map_id in sorted(ids):
+        descriptor = bpf.map_descriptor(map_id)
+        stack.callback(bpf.close_all, [descriptor])
+        name = bpf.map_info(descriptor).name
+        if name == "config":
+            configs.append(descriptor)
+        elif name == "events":
+            rings.append(descriptor)
+    return tuple(configs), tuple(rings)
+
+
+@contextlib.contextmanager
+def _netfilter_traced(nodes: tuple[_Node, ...], rules: str, gaps: list[str]) -> Iterator[None]:
+    """Every node's netfilter tells, where it can; where it cannot, `gaps` gets the reason."""
+    if process.find_program("nft") is None:
+        gaps.append("netfilter was not watched: the program nft is not on this host (apt-get install nftables)")
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            refused = _nft(nodes, rules)
+            stack.callback(_nft, [node for node in nodes if node.name not in refused], netfilter_watch.removal())
+            gaps += (f"{name}: netfilter was not watched: {why}" for name, why in refused.items())
+            for node in nodes:
+                if node.name not in refused:
+                    with netns.entered(netns.path_of(node.namespace)):
+                        node.trace = TraceSocket()
+                    stack.callback(node.trace.close)
+        except OSError as failed:
+            gaps.append(f"netfilter was not watched: {failed}")
+        yield
+
+
+def _nft(nodes: tuple[_Node, ...] | list[_Node], commands: str) -> dict[str, str]:
+    """Runs the same commands on all nodes at once; gives what nft said where it refused."""
+    refused: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                process.Process(
+                    netfilter_watch.argv_nft(), namespace=netns.path_of(node.namespace), stdin=commands.encode()
+                )
+            )
+            for node in nodes
+        ]
+        for node, one in zip(nodes, running, strict=True):
+            done = one.wait(timeout_s=_NFT_TIMEOUT_S)
+            if done.returncode:
+                refused[node.name] = (done.error_text.strip().splitlines() or [f"nft ended with {done.returncode}"])[0]
+    return refused
+
+
+def _rule_texts(node: _Node) -> dict[tuple[str, str, int], str]:
+    texts: dict[tuple[str, str, int], str] = {}
+    for table, chain in sorted(netfilter_watch.dropped_in(node.steps)):
+        argv = netfilter_watch.argv_chain(table, chain)
+        done = process.run(argv, timeout_s=_NFT_TIMEOUT_S, namespace=netns.path_of(node.namespace))
+        texts |= netfilter_watch.parse_chain(done.text, table, chain)
+    return texts
+
+
+def _conntrack(node: _Node, lab: Lab, pair: Pair) -> Evidence:
+    pods = {lab.pod(pair.client).address, lab.pod(pair.server).address}
+    argv = ("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
+    command = " ".join(netns.command(node.namespace, argv))
+    try:
+        with netns.entered(netns.path_of(node.namespace)):
+            entries = [found for found in conntrack.connections() if {found.source, found.destination} == pods]
+    except OSError as failed:
+        finding = f"the connections cannot be read: {failed}"
+        return Evidence(witness="conntrack", where=node.name, finding=finding, supports=None, command=command)
+    answered = sum(entry.is_answered for entry in entries)
+    finding = (
+        f"conntrack knows {len(entries)} connection{'s' if len(entries) != 1 else ''} of the pair, {answered} answered"
+        if entries
+        else "conntrack knows no connection of the pair: its packets did not pass the node's connection tracking"
+    )
+    return Evidence(witness="conntrack", where=node.name, finding=finding, supports=None, command=command)
+
+
+def _clock_offset_ns() -> int:
+    """Wall clock less CLOCK_MONOTONIC, from the reading of both that took least time."""
+    readings = []
+    for _ in range(5):
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        after = time.monotonic_ns()
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]

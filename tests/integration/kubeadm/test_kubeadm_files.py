@@ -1,0 +1,70 @@
+"""The files that people read and edit: the playbooks read by ansible-lint, the Vagrantfile by Vagrant."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def beside_python(name: str) -> str:
+    found = Path(sys.executable).with_name(name)
+    path = str(found) if found.exists() else shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not on this host: pip install ansible-core ansible-lint")
+    return path
+
+
+def quiet(*argv: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "ignore", **more}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=180)
+
+
+def test_the_playbooks_pass_ansible_lint_at_its_strictest(tmp_path: Path) -> None:
+    lint = beside_python("ansible-lint")
+    shutil.copytree(ROOT / "playbooks", tmp_path / "playbooks")
+    done = quiet(lint, "--offline", "--nocolor", "--profile", "production", cwd=tmp_path / "playbooks")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_playbook_can_be_read_by_ansible() -> None:
+    playbook = beside_python("ansible-playbook")
+    names = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
+    assert names == ["cilium.yml", "control-plane.yml", "join.yml", "pods.yml", "prepare.yml", "reset.yml", "site.yml"]
+    done = quiet(playbook, "--syntax-check", "-i", "localhost,", *names, cwd=ROOT / "playbooks")
+    assert done.returncode == 0, done.stderr
+
+
+VAGRANT_CASES = {
+    "defaults": "",
+    "virtualbox": "kubeadm:\n  vagrant: {provider: virtualbox, cpus: 4, network: 192.168.77.0/24}\nnodes: 2\n",
+}
+
+
+def vagrant(directory: Path, site: str, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("vagrant") is None:
+        pytest.skip("vagrant is not on this host: apt-get install vagrant")
+    shutil.copy(ROOT / "Vagrantfile", directory)
+    shutil.copytree(ROOT / "scenarios", directory / "scenarios")
+    (directory / "lab.yaml").write_text(f"apiVersion: labctl/v1\nkind: Site\n{site}")
+    return quiet("vagrant", *argv, cwd=directory, VAGRANT_HOME=str(directory / "home"), **more)
+
+
+@pytest.mark.parametrize("name", VAGRANT_CASES)
+def test_vagrant_takes_the_vagrantfile(tmp_path: Path, name: str) -> None:
+    done = vagrant(tmp_path, VAGRANT_CASES[name], "validate", "--ignore-provider", LABCTL_SCENARIO="bpf-native")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "validated successfully" in done.stdout
+
+
+def test_vagrant_says_which_scenario_is_not_there(tmp_path: Path) -> None:
+    done = vagrant(tmp_path, "", "validate", "--ignore-provider", LABCTL_SCENARIO="nosuch")
+    assert done.returncode != 0
+    assert "there is no scenario nosuch" in done.stderr

@@ -1,0 +1,241 @@
+"""The playbooks, run for real by ansible-runner over real sshd: up, up again, check, down; and what can go wrong.
+
+Kubernetes programs on the machines are stand-ins; everything else (SSH, files, sysctls, services, state) is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
+
+from kubeadm_labs import make_lab
+from labctl.errors import StepFailed
+from labctl.model.lab import Lab
+from labctl.providers.kubeadm.actions import RenderCilium
+from labctl.providers.kubeadm.execute import KubeadmExecutor, write_private
+from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.provider import KubeadmProvider
+from labctl.providers.kubeadm.runner import AnsibleRunner
+from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.story import Outcome, TaskEnded, TaskEvent
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """Two machines for all tests of this module."""
+    yield from two_machines(tmp_path_factory.mktemp("machines"))
+
+
+IMAGES = "k8s.gcr.io/kube-apiserver:v1.20.2\nk8s.gcr.io/etcd:3.4.13-0\n"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Farm]:
+    """Two machines of this test's own."""
+    directory = tmp_path / "machines"
+    directory.mkdir()
+    yield from two_machines(directory)
+
+
+def lab_on(grown: Farm, count: int = 2, **kubeadm: Any) -> Lab:
+    settings = {"kubernetes": "1.20.2", "offline": True, "kernelChecks": False, **kubeadm}
+    return make_lab(hosts=grown.hosts()[:count], nodes=count, kubeadm=settings)
+
+
+class Story:
+    """Hears every task."""
+
+    def __init__(self) -> None:
+        self.events: list[TaskEvent] = []
+
+    def __call__(self, event: TaskEvent) -> None:
+        self.events.append(event)
+
+    def ended(self, *outcomes: Outcome) -> list[str]:
+        return [f"{e.node}: {e.task}" for e in self.events if isinstance(e, TaskEnded) and e.outcome in outcomes]
+
+
+def build(provider: KubeadmProvider, lab: Lab) -> None:
+    """Every step of the plan, but for helm and the chart, which are not on every host."""
+    settings = provider.settings(lab)
+    with provider.executor(lab) as executor:
+        assert isinstance(executor, KubeadmExecutor)
+        for step in provider.plan(lab).steps:
+            for action in step.actions:
+                if isinstance(action, RenderCilium):
+                    write_private(settings.files.rendered, "kind: ConfigMap\n")
+                else:
+                    executor.execute((action,))
+        executor.finish(lab)
+
+
+def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_back(fresh: Farm, tmp_path: Path) -> None:
+    fresh.machines[0].write("/var/standin/images", IMAGES)
+    before = [machine.state() for machine in fresh.machines]
+    lab, root = lab_on(fresh), tmp_path / "state"
+    first, second, last = Story(), Story(), Story()
+
+    build(KubeadmProvider(root=root, observer=first), lab)
+    assert "node1: Kubernetes starts (kubeadm init)" in first.ended(Outcome.CHANGED)
+    assert "node2: The worker joins (kubeadm join)" in first.ended(Outcome.CHANGED)
+    provider = KubeadmProvider(root=root, observer=second)
+    found = provider.discover()
+    assert [(one.name, one.is_whole, one.is_resumable) for one in found] == [("legacy", True, True)]
+    kubeconfig = root / "legacy" / "kubeconfig"
+    assert kubeconfig.stat().st_mode & 0o777 == 0o600
+
+    build(provider, lab)
+    assert second.ended(Outcome.CHANGED, Outcome.FAILED, Outcome.UNREACHABLE) == []
+    assert len(second.ended(Outcome.OK)) > 30
+
+    inits = [call for call in fresh.machines[0].calls() if call.startswith("kubeadm init")]
+    assert inits == ["kubeadm init --config /etc/labctl/kubeadm.yaml --skip-token-print --skip-phases=addon/kube-proxy"]
+    assert fresh.machines[0].run("cat", "/var/standin/tokens") == ""
+    assert not fresh.machines[1].exists("/etc/labctl/join.yaml")
+    kept = "".join(p.read_text(errors="replace") for p in (root / "logs").rglob("*") if p.is_file())
+    assert "abcdef.0123456789abcdef" not in kept
+    assert "5eec7e7" not in kept
+
+    teller = KubeadmProvider(root=root, observer=last)
+    teller.teardown("legacy")
+    assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(Outcome.CHANGED)
+    assert [machine.state() for machine in fresh.machines] == before
+    assert teller.discover() == ()
+    assert not (root / "legacy").exists()
+    teller.teardown("legacy")
+
+
+class Play:
+    """One playbook at a time against machines of this test."""
+
+    def __init__(self, settings: Settings, runner: AnsibleRunner) -> None:
+        self.settings, self.runner = settings, runner
+
+    def __call__(self, playbook: str, **keys: Any) -> tuple[str, ...]:
+        """Runs it; gives the tasks that changed something."""
+        documents = join_documents(self.settings.kubeadm, self.settings.machines)
+        result = self.runner.play(
+            playbook, inventory(self.settings.machines, documents), play_variables(self.settings), **keys
+        )
+        return result.changed_tasks
+
+
+def playing(lab: Lab, tmp_path: Path) -> Iterator[Play]:
+    settings = KubeadmProvider(root=tmp_path / "state").settings(lab)
+    with AnsibleRunner(tmp_path / "ansible", settings.machines) as runner:
+        yield Play(settings, runner)
+
+
+@pytest.fixture
+def play(machines: Farm, tmp_path: Path) -> Iterator[Play]:
+    """On the first machine of the module, which is cleaned of traces afterwards."""
+    yield from playing(lab_on(machines, 1), tmp_path)
+    machines.machines[0].run("sh", "-c", "rm -rf /etc/labctl /etc/kubernetes /var/standin/port-taken /var/lib/kubelet")
+
+
+def test_check_mode_says_what_would_change_and_changes_nothing(machines: Farm, play: Play) -> None:
+    before = machines.machines[0].state()
+    assert "node1: The machine carries the lab's mark" in play("prepare", check=True, tags=["look"])
+    assert machines.machines[0].state() == before
+
+
+def test_a_taken_port_ends_with_machine_reason_and_remedy(machines: Farm, play: Play) -> None:
+    machines.machines[0].write("/var/standin/port-taken", "")
+    machines.machines[0].run("mkdir", "-p", "/etc/labctl")
+    with pytest.raises(StepFailed) as failed:
+        play("control-plane")
+    assert failed.value.what == "node1 (127.0.0.1): kubernetes starts (kubeadm init): failed"
+    assert "port 6443 is taken" in failed.value.cause
+    assert "sport = :6443" in failed.value.remedy
+
+
+def test_a_start_that_was_cut_off_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
+    machines.machines[0].write("/var/standin/init-cut-off", "")
+    machines.machines[0].run("mkdir", "-p", "/etc/labctl")
+    with pytest.raises(StepFailed) as failed:
+        play("control-plane")
+    assert "does not start the control plane" in failed.value.cause
+    changed = play("control-plane")
+    assert "node1: What a cut-off start left behind is cleared away" in changed
+    assert "node1: Kubernetes starts (kubeadm init)" in changed
+
+
+def test_a_machine_of_another_cluster_is_left_alone(machines: Farm, play: Play) -> None:
+    machines.machines[0].write("/etc/kubernetes/kubelet.conf", "somebody else's")
+    with pytest.raises(StepFailed) as failed:
+        play("prepare", tags=["look"])
+    assert "labctl leaves it alone" in failed.value.cause
+    assert play("reset") == ()
+    assert machines.machines[0].read("/etc/kubernetes/kubelet.conf") == "somebody else's"
+    assert not machines.machines[0].exists("/etc/labctl")
+
+
+def test_a_machine_of_another_lab_is_not_reset(machines: Farm, play: Play) -> None:
+    machines.machines[0].write("/etc/labctl/lab.json", '{"lab": "bpf"}', 0o600)
+    with pytest.raises(StepFailed) as failed:
+        play("reset")
+    assert failed.value.remedy.startswith("labctl down bpf")
+    assert machines.machines[0].exists("/etc/labctl/lab.json")
+
+
+def test_swap_is_refused_where_that_is_asked(machines: Farm, tmp_path: Path) -> None:
+    machine = machines.machines[0]
+    machine.run("sh", "-c", "cp /proc/swaps /tmp/s && echo '/dev/vdb partition 1024 0 -2' >> /tmp/s")
+    machine.run("mount", "--bind", "/tmp/s", "/proc/swaps")
+    for on in playing(lab_on(machines, 1, swap="refuse"), tmp_path):
+        with pytest.raises(StepFailed) as failed:
+            on("prepare", tags=["swap"])
+        assert "swap is on" in failed.value.cause
+        assert "kubeadm.swap: keep" in failed.value.remedy
+    machine.run("umount", "/proc/swaps")
+
+
+def test_a_machine_that_drops_is_named_and_the_other_is_finished(machines: Farm, tmp_path: Path) -> None:
+    machines.machines[1].drop.set()
+    try:
+        for on in playing(lab_on(machines), tmp_path):
+            with pytest.raises(StepFailed) as failed:
+                on("prepare", tags=["look"])
+    finally:
+        machines.machines[1].drop.clear()
+    assert failed.value.what == "node2 (127.0.0.1): cannot be reached"
+    assert "dropped the connection" in failed.value.cause
+    assert machines.machines[0].exists("/etc/labctl/lab.json")
+    machines.machines[0].run("rm", "-rf", "/etc/labctl")
+
+
+def test_ansible_is_told_by_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
+    machine, password = machines.machines[0], tmp_path / "password"
+    password.write_text("wrong")
+    password.chmod(0o600)
+    let_user_in(machine, machines.key)
+    lab = make_lab(
+        hosts=[machines.hosts()[0] | {"user": USER, "sudoPasswordFile": str(password)}], nodes=1,
+        kubeadm={"offline": True},
+    )  # fmt: skip
+    for on in playing(lab, tmp_path):
+        with pytest.raises(StepFailed) as failed:
+            on("prepare", tags=["look"])
+        assert f"sudo does not take the password of {USER}" in failed.value.cause
+        password.write_text(PASSWORD)
+        assert "node1: The machine carries the lab's mark" in on("prepare", tags=["look"])
+    kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "ansible").rglob("*") if p.is_file())
+    assert PASSWORD not in kept
+    machine.run("rm", "-rf", "/etc/labctl")
+
+
+def test_without_the_programs_offline_work_is_refused_with_what_is_there(machines: Farm, play: Play) -> None:
+    machines.machines[0].run("mv", "/usr/local/bin/kubelet", "/usr/local/bin/kubelet.away")
+    try:
+        with pytest.raises(StepFailed) as failed:
+            play("prepare", tags=["look", "packages"])
+    finally:
+        machines.machines[0].run("mv", "/usr/local/bin/kubelet.away", "/usr/local/bin/kubelet")
+    assert "nothing may be downloaded" in failed.value.cause

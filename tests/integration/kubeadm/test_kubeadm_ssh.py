@@ -1,0 +1,212 @@
+"""Fabric against real sshds: programs, bytes, signals, sudo, host keys, clocks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
+
+from kubeadm_labs import make_lab
+from labctl.errors import LabError, MeasureFailed, StepFailed
+from labctl.providers.base import TargetKind
+from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.providers.kubeadm.clock import measure
+from labctl.providers.kubeadm.machines import Machine, machines_of
+from labctl.providers.kubeadm.settings import read_settings
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.providers.kubeadm.survey import look_at, refuse_obstacles, survey
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """Two machines for all tests of this module."""
+    yield from two_machines(tmp_path_factory.mktemp("machines"))
+
+
+@pytest.fixture
+def commands(machines: Farm) -> Iterator[MachineCommands]:
+    opened = MachineCommands(machine(machines))
+    yield opened
+    opened.close()
+
+
+def machine(grown: Farm, **changes: object) -> Machine:
+    lab = make_lab(hosts=[grown.hosts()[0] | changes], nodes=1)
+    return machines_of(lab)[0]
+
+
+def target(commands: MachineCommands) -> DoorTarget:
+    return DoorTarget(name="node1", kind=TargetKind.NODE, commands=commands, door=Door(closed=(), open=()))
+
+
+def test_a_program_runs_on_the_machine_with_its_bytes_and_status(commands: MachineCommands) -> None:
+    done = commands.run(("sh", "-c", r"printf '\000\377'; hostname >&2; exit 7"), timeout_s=20)
+    assert (done.stdout, done.text and done.error_text.strip(), done.returncode) == (b"\x00\xff", "machine1", 7)
+
+
+def test_words_with_shell_characters_arrive_as_they_are(commands: MachineCommands) -> None:
+    words = ("a b", "$HOME", "`id`", "x;reboot", "quote'", "line\nbreak")
+    assert commands.run(("printf", r"%s\n", *words), timeout_s=20).text == "".join(f"{word}\n" for word in words)
+
+
+def test_standard_input_is_fed_and_large_output_is_whole(commands: MachineCommands) -> None:
+    data = bytes(range(256)) * 8192
+    assert commands.run(("cat",), timeout_s=30, stdin=data).stdout == data
+
+
+def test_one_connection_serves_many_programs(commands: MachineCommands) -> None:
+    ports = {commands.run(("sh", "-c", "echo $SSH_CONNECTION"), timeout_s=20).text for _ in range(4)}
+    assert len(ports) == 1
+
+
+def test_a_program_that_does_not_end_is_cut_off_at_its_deadline(commands: MachineCommands) -> None:
+    done = commands.run(("sleep", "30"), timeout_s=0.5)
+    assert done.timed_out
+    assert done.duration_s < 5
+
+
+def test_a_target_starts_a_program_waits_for_its_word_and_stops_it_by_signal(commands: MachineCommands) -> None:
+    script = "trap 'echo stopped; exit 3' INT; echo ready; while :; do sleep 0.05; done"
+    with target(commands).start(("sh", "-c", script)) as running:
+        running.wait_for_output("ready", timeout_s=20)
+        done = running.stop(sig=signal.SIGINT, timeout_s=20)
+    assert done.text == "ready\nstopped\n"
+    assert done.returncode == 3
+
+
+def test_output_can_go_to_a_descriptor_as_it_comes(commands: MachineCommands, tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    with path.open("wb") as file:
+        script = "echo first; echo aside >&2; sleep 0.5; echo last"
+        with target(commands).start(("sh", "-c", script), output=file.fileno()) as running:
+            done = running.wait(timeout_s=20)
+    assert path.read_text() == "first\nlast\n"
+    assert (done.stdout, done.error_text, done.returncode) == (b"", "aside\n", 0)
+
+
+def test_leaving_the_context_ends_the_program_on_the_machine(machines: Farm, commands: MachineCommands) -> None:
+    with target(commands).start(("sleep", "4242")) as running:
+        assert running.is_alive()
+        assert "sleep 4242" in machines.machines[0].run("ps", "-eo", "args")
+    assert "sleep 4242" not in machines.machines[0].run("ps", "-eo", "args")
+
+
+def test_a_target_tells_the_cpu_time_of_what_it_ran(commands: MachineCommands) -> None:
+    burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+    done = target(commands).run(("sh", "-c", burn), timeout_s=60)
+    assert done.cpu_s is not None
+    assert 0 < done.cpu_s <= done.duration_s + 0.1
+
+
+def test_a_program_that_is_not_there_is_an_error_that_names_it(commands: MachineCommands) -> None:
+    with pytest.raises(MeasureFailed, match="sockperf-of-old is not in node1"):
+        target(commands).run(("sockperf-of-old",), timeout_s=20)
+
+
+def test_a_file_of_root_is_copied_here(machines: Farm, commands: MachineCommands, tmp_path: Path) -> None:
+    machines.machines[0].write("/root/result.bin", "content", 0o600)
+    commands.get("/root/result.bin", tmp_path / "here")
+    assert (tmp_path / "here").read_text() == "content"
+
+
+def test_an_unknown_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    refused = MachineCommands(machine(machines, knownHosts=str(tmp_path / "empty")))
+    with pytest.raises(StepFailed) as failed:
+        refused.run(("true",), timeout_s=20)
+    assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
+    assert "is not known yet" in failed.value.cause
+    assert f"ssh -p {machines.machines[0].port} root@127.0.0.1 true" in failed.value.remedy
+
+
+def test_a_changed_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path: Path) -> None:
+    other, port = machines.machines[1].host_key.split()[:2], machines.machines[0].port
+    (tmp_path / "changed").write_text(f"[127.0.0.1]:{port} {' '.join(other)}\n")
+    refused = MachineCommands(machine(machines, knownHosts=str(tmp_path / "changed")))
+    with pytest.raises(StepFailed) as failed:
+        refused.run(("true",), timeout_s=20)
+    assert "shows another host key" in failed.value.cause
+    assert f"ssh-keygen -R '[127.0.0.1]:{port}'" in failed.value.remedy
+
+
+def test_a_key_that_the_machine_does_not_know_is_told_as_such(machines: Farm, tmp_path: Path) -> None:
+    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "wrong")), check=True)
+    refused = MachineCommands(machine(machines, key=str(tmp_path / "wrong")))
+    with pytest.raises(StepFailed) as failed:
+        refused.run(("true",), timeout_s=20)
+    assert "does not let root in" in failed.value.cause
+
+
+def as_user(grown: Farm, password: str, directory: Path, mode: int = 0o600) -> Machine:
+    file = directory / "sudo-password"
+    file.write_text(password + "\n")
+    file.chmod(mode)
+    let_user_in(grown.machines[0], grown.key)
+    return machine(grown, user=USER, sudoPasswordFile=str(file))
+
+
+def test_sudo_gets_its_password_through_standard_input(machines: Farm, tmp_path: Path) -> None:
+    commands = MachineCommands(as_user(machines, PASSWORD, tmp_path))
+    try:
+        done = commands.run(("sh", "-c", "id -u; cat"), timeout_s=30, stdin=b"after the password")
+        assert done.text == "0\nafter the password"
+        assert PASSWORD not in " ".join((*commands.become(True), *done.argv))
+    finally:
+        commands.close()
+
+
+def test_a_wrong_sudo_password_is_told_as_such(machines: Farm, tmp_path: Path) -> None:
+    commands = MachineCommands(as_user(machines, "wrong", tmp_path))
+    try:
+        with pytest.raises(StepFailed) as failed:
+            look_at(commands)
+        assert "sudo does not take the password" in failed.value.cause
+        assert "wrong" not in "".join(failed.value.lines()).replace("sudo does not", "")
+    finally:
+        commands.close()
+
+
+def test_a_password_file_that_others_may_read_is_refused(machines: Farm, tmp_path: Path) -> None:
+    commands = MachineCommands(as_user(machines, PASSWORD, tmp_path, mode=0o644))
+    with pytest.raises(StepFailed, match="others may read the sudo password") as failed:
+        commands.run(("true",), timeout_s=20)
+    assert failed.value.remedy.startswith("chmod 600 ")
+
+
+def test_the_clock_of_a_machine_on_this_host_is_this_hosts_clock(commands: MachineCommands) -> None:
+    offset = measure("node1", commands)
+    assert abs(offset.offset_s) <= offset.error_s + 0.001
+    assert 0 < offset.error_s < 5
+
+
+def test_the_survey_tells_what_a_machine_has(machines: Farm, tmp_path: Path) -> None:
+    lab = make_lab(hosts=machines.hosts(), nodes=2, kubeadm={"offline": True})
+    settings = read_settings(lab, tmp_path)
+    with Fleet(settings.machines) as fleet:
+        seen = survey(fleet, ["node1", "node2"])
+    refuse_obstacles(settings, seen)
+    assert [str(one.installed.kubeadm) for one in seen] == ["1.20.2", "1.20.2"]
+    assert all(one.is_root and one.has_systemd and one.has_python and one.family == "Debian" for one in seen)
+    # An address that no device has is found out before anything is built.
+    wrong = make_lab(hosts=[machines.hosts()[0], machines.hosts()[1] | {"nodeAddress": "10.9.9.9"}], nodes=2)
+    with pytest.raises(StepFailed, match="1 of 2 machines cannot be used") as failed:
+        refuse_obstacles(read_settings(wrong, tmp_path), seen)
+    assert "node2 (127.0.0.1): it has no address 10.9.9.9; it has none" in failed.value.cause
+
+
+def test_every_machine_that_cannot_be_reached_is_named(machines: Farm, tmp_path: Path) -> None:
+    lab = make_lab(hosts=machines.hosts(), nodes=2)
+    machines.machines[1].drop.set()
+    try:
+        with Fleet(read_settings(lab, tmp_path).machines) as fleet, pytest.raises(LabError) as failed:
+            survey(fleet, ["node1", "node2"])
+    finally:
+        machines.machines[1].drop.clear()
+    assert failed.value.what == "node2 (127.0.0.1): cannot be reached"
+    assert "dropped the connection" in failed.value.cause

@@ -1,0 +1,149 @@
+"""Failures that people meet: each ends with the machine, the reason, and what to try."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from labctl.model.sections_kubeadm import Role
+from labctl.providers.kubeadm.failures import KNOWN, TaskFailure, failure_of, recognise, shortened, step_failed
+from labctl.providers.kubeadm.machines import Machine
+
+MACHINES = (
+    Machine(node="node1", role=Role.CONTROL_PLANE, address="192.168.56.10", user="debian"),
+    Machine(node="node2", role=Role.WORKER, address="192.168.56.11", user="debian", port=2222),
+)
+
+# The messages are OpenSSH's, sudo's, apt's, kubeadm's and Ansible's own, as they print them.
+MET = {
+    "unreachable": (
+        "Failed to connect to the host via ssh: ssh: connect to host 192.168.56.10 port 22: Connection timed out",
+        "192.168.56.10 does not answer", "ping -c 1 192.168.56.10",
+    ),
+    "no sshd": (
+        "Failed to connect to the host via ssh: ssh: connect to host 192.168.56.10 port 22: Connection refused",
+        "no SSH server answers at 192.168.56.10", "apt-get install openssh-server",
+    ),
+    "key refused": (
+        "debian@192.168.56.10: Permission denied (publickey).", "does not let debian in", "ssh-copy-id",
+    ),
+    "host key changed": (
+        "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@\nHost key verification failed.",
+        "shows another host key", "ssh-keygen -R '192.168.56.10'",
+    ),
+    "host key unknown": (
+        ("No ED25519 host key is known for 192.168.56.10 and you have requested strict checking.\nHost key "
+        "verification failed."), "is not known yet", "ssh debian@192.168.56.10 true",
+    ),
+    "wrong sudo password": ("Incorrect sudo password", "sudo does not take the password of debian", "sudoPasswordFile"),
+    "sudo asks": ("Missing sudo password", "sudo asks debian for a password", "NOPASSWD"),
+    "not in sudoers": (
+        "debian is not in the sudoers file.  This incident will be reported.", "may not become root", "usermod",
+    ),
+    "apt lock": (
+        "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1207 (unattended-upgr)",
+        "another package manager is at work", "fuser /var/lib/dpkg/lock-frontend",
+    ),
+    "port taken": (
+        ("error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR Port-6443]: Port 6443 is "
+        "in use\n[preflight] If you know what you are doing, you can make a check non-fatal"),
+        "port 6443 is taken", "sport = :6443",
+    ),
+    "swap on": (
+        ("error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR Swap]: running with swap "
+        "on is not supported. Please disable swap"), "swap is on", "kubeadm.swap: keep",
+    ),
+    "cgroup driver": (
+        ('failed to run Kubelet: misconfiguration: kubelet cgroup driver: "cgroupfs" is different from docker cgroup '
+        'driver: "systemd"'), "use different cgroup drivers", "kubeadm.cgroupDriver: systemd",
+    ),
+    "time skew": (
+        ("error execution phase preflight: couldn't validate the identity of the API Server: Get https://10.0.0.1: "
+        "x509: certificate has expired or is not yet valid: current time 2020-01-01T00:00:00Z is before"),
+        "the clocks of the machines are too far apart", "timedatectl set-ntp true",
+    ),
+    "disk full": (
+        "dpkg: error processing archive: cannot copy extracted data: failed to write (No space left on device)",
+        "the disk of the machine is full", "df -h / /var",
+    ),
+    "no python": ("labctl: there is no python3 on this machine", "needs Python 3", "apt-get install -y python3"),
+    "old containerd": (
+        ("[ERROR CRI]: container runtime is not running: rpc error: code = Unimplemented desc = unknown service "
+        "runtime.v1.RuntimeService"), "containerd is older than this Kubernetes needs", "containerd --version",
+    ),
+    "foreign cluster": (
+        "labctl: this machine is part of a cluster that labctl did not make (/etc/kubernetes/kubelet.conf)",
+        "labctl leaves it alone", "kubeadm reset",
+    ),
+    "br_netfilter": (
+        "\t[ERROR FileContent--proc-sys-net-bridge-bridge-nf-call-iptables]: /proc/sys/net/bridge does not exist",
+        "br_netfilter is not loaded", "modprobe br_netfilter",
+    ),
+    "any other check of kubeadm": (
+        "\t[ERROR SystemVerification]: unsupported kernel", "check SystemVerification failed", "[Swap, SystemVer",
+    ),
+    "another lab": ("labctl: this machine is part of lab bpf", "belongs to lab bpf", "labctl down bpf"),
+    "image missing": (
+        "labctl: nothing may be pulled (images.pull: false) and containerd has not got k8s.gcr.io/etcd:3.4.13-0",
+        "has not got k8s.gcr.io/etcd:3.4.13-0", "kubeadm.images.archives",
+    ),
+    "no package": (
+        "No package matching 'kubeadm=1.20.5-*' is available", "have not got this version", "packages.source",
+    ),
+    "dropped": (
+        "Shared connection to 192.168.56.10 closed.", "dropped the connection", "it goes on where it stopped",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MET)
+def test_a_known_failure_tells_machine_reason_and_remedy(name: str) -> None:
+    message, cause, remedy = MET[name]
+    failed = step_failed([TaskFailure(node="node1", task="Kubernetes is installed", message=message)], MACHINES, "LOG")
+    assert failed.what == "node1 (192.168.56.10): kubernetes is installed: failed"
+    assert cause in failed.cause
+    assert remedy in failed.remedy
+    assert failed.remedy.endswith("(log: LOG)")
+
+
+def test_no_known_failure_leaves_a_hole_in_its_sentence() -> None:
+    for known in KNOWN:
+        names = set(known.pattern.groupindex) | {"host", "place", "address", "user", "key_name"}
+        assert set(re.findall(r"\{(\w+)\}", known.cause + known.remedy)) <= names, known.cause
+
+
+def test_an_unknown_failure_points_to_the_log_and_says_what_was_said() -> None:
+    failed = step_failed([TaskFailure(node="node1", task="X", message="the moon is full")], MACHINES, "/run/LOG")
+    assert failed.cause == "the moon is full"
+    assert failed.remedy == "read the log: less /run/LOG"
+
+
+def test_the_others_that_failed_are_named() -> None:
+    both = [TaskFailure(node=node, task="T", message="boom") for node in ("node1", "node2")]
+    assert step_failed(both, MACHINES, "L").what == "node1 (192.168.56.10): T: failed (as on node2)"
+
+
+def test_a_changed_key_on_another_port_is_removed_under_its_name_with_port() -> None:
+    failed = step_failed(
+        [TaskFailure(node="node2", task="T", message="REMOTE HOST IDENTIFICATION HAS CHANGED", unreachable=True)],
+        MACHINES,
+        "L",
+    )
+    assert failed.what == "node2 (192.168.56.11): cannot be reached"
+    assert "ssh-keygen -R '[192.168.56.11]:2222'" in failed.remedy
+
+
+def test_what_the_program_said_is_preferred_to_ansibles_phrase() -> None:
+    failure = failure_of("node1", "T", {"msg": "non-zero return code", "stderr": "E: nothing", "stdout": "…"})
+    assert failure.message == "E: nothing"
+
+
+def test_a_long_message_is_cut_to_the_lines_that_tell() -> None:
+    text = "\n".join([*("noise" for _ in range(50)), "E: the one that matters", *("more" for _ in range(50))])
+    assert shortened(text) == "E: the one that matters"
+    assert len(shortened("error " * 400)) <= 301
+
+
+def test_an_unmet_message_is_not_mistaken_for_a_known_one() -> None:
+    assert recognise(TaskFailure(node="node1", task="T", message="everything went well")) is None

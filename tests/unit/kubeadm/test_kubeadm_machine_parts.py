@@ -1,0 +1,253 @@
+"""The parts that run on or look at machines: containerd's configuration, survey, clocks, crictl, save and restore."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kubeadm_labs import THREE_HOSTS, make_lab
+from labctl.errors import MeasureFailed
+from labctl.providers.cilium.versions import Version
+from labctl.providers.kubeadm.clock import ClockOffset, Exchange, between, in_words, offset_of, parse_time
+from labctl.providers.kubeadm.inventory import inventory, pause_tag, sandbox_image, sources
+from labctl.providers.kubeadm.machines import machines_of, settings_of
+from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
+from labctl.providers.kubeadm.settings import read_settings
+from labctl.providers.kubeadm.survey import judge_survey, parse_survey
+
+PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def containerd() -> ModuleType:
+    return load(PLAYBOOKS / "filter_plugins" / "containerd_config.py")
+
+
+VERSION_2 = """version = 2
+# a comment that stays
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    sandbox_image = "k8s.gcr.io/pause:3.6"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      BinaryName = ""
+      SystemdCgroup = false
+"""
+VERSION_3 = """version = 3
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = 'registry.k8s.io/pause:3.10'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  SystemdCgroup = false
+"""
+
+
+@pytest.mark.parametrize("text", [VERSION_2, VERSION_3], ids=["containerd 1", "containerd 2"])
+def test_both_settings_are_changed_where_they_stand_and_nothing_else(containerd: ModuleType, text: str) -> None:
+    changed = containerd.containerd_config(text, systemd_cgroup=True, sandbox_image="mirror/pause:3.2")
+    assert containerd.cgroup_driver(changed) == "systemd"
+    assert containerd.sandbox_image_of(changed) == "mirror/pause:3.2"
+    different = [(a, b) for a, b in zip(text.splitlines(), changed.splitlines(), strict=True) if a != b]
+    assert len(different) == 2
+    assert containerd.containerd_config(changed, systemd_cgroup=True, sandbox_image="mirror/pause:3.2") == changed
+
+
+def test_missing_tables_are_added(containerd: ModuleType) -> None:
+    changed = containerd.containerd_config("", systemd_cgroup=True, sandbox_image="p:1")
+    assert containerd.cgroup_driver(changed) == "systemd"
+    assert containerd.sandbox_image_of(changed) == "p:1"
+    assert changed.startswith("version = 2\n")
+
+
+def test_a_missing_key_goes_into_its_own_table(containerd: ModuleType) -> None:
+    text = VERSION_2.replace("      SystemdCgroup = false\n", "")
+    lines = containerd.containerd_config(text, systemd_cgroup=True).splitlines()
+    assert lines[lines.index('      BinaryName = ""') - 1].strip() == "SystemdCgroup = true"
+
+
+def test_what_is_not_asked_stays(containerd: ModuleType) -> None:
+    assert containerd.containerd_config(VERSION_2) == VERSION_2
+
+
+def test_a_disabled_cri_is_enabled_and_other_plugins_stay_disabled(containerd: ModuleType) -> None:
+    text = 'disabled_plugins = ["cri", "btrfs"]\nversion = 2\n'
+    assert containerd.has_cri_disabled(text)
+    assert containerd.containerd_config(text).splitlines()[0] == 'disabled_plugins = ["btrfs"]'
+
+
+def machine(tmp_path: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        (sys.executable, str(PLAYBOOKS / "files" / "machine.py"), *arguments, "--root", str(tmp_path)),
+        capture_output=True, check=True, timeout=60, text=True, env={"PATH": "/nonexistent"},
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_what_was_written_down_is_put_back_and_only_that(tmp_path: Path) -> None:
+    for directory in ("etc/cni/net.d", "etc/containerd", "proc/sys/net"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "etc/containerd/config.toml").write_text("before\n")
+    (tmp_path / "etc/containerd/config.toml").chmod(0o640)
+    (tmp_path / "etc/cni/net.d/10-theirs.conf").write_text("theirs")
+    (tmp_path / "proc/sys/net/forward").write_text("0\n")
+    (tmp_path / "link").symlink_to("somewhere")
+    wanted = {
+        "files": ["/etc/containerd/config.toml", "/etc/crictl.yaml", "/link"],
+        "directories": ["/etc/cni/net.d", "/var/lib/etcd"],
+        "sysctls": ["net.forward", "net.absent"], "services": [], "packages": [], "modules": [],
+    }  # fmt: skip
+    assert machine(tmp_path, "save", "--wanted", json.dumps(wanted)) == "saved\n"
+
+    (tmp_path / "etc/containerd/config.toml").write_text("after\n")
+    (tmp_path / "etc/crictl.yaml").write_text("ours")
+    (tmp_path / "etc/cni/net.d/05-cilium.conflist").write_text("ours")
+    (tmp_path / "var/lib/etcd/member").mkdir(parents=True)
+    (tmp_path / "proc/sys/net/forward").write_text("1\n")
+    (tmp_path / "link").unlink()
+    # A second save, after things were changed, must not take the changes for what was before.
+    assert machine(tmp_path, "save", "--wanted", json.dumps(wanted)) == ""
+
+    said = machine(tmp_path, "restore")
+    assert (tmp_path / "etc/containerd/config.toml").read_text() == "before\n"
+    assert (tmp_path / "etc/containerd/config.toml").stat().st_mode & 0o777 == 0o640
+    assert not (tmp_path / "etc/crictl.yaml").exists()
+    assert [p.name for p in (tmp_path / "etc/cni/net.d").iterdir()] == ["10-theirs.conf"]
+    assert not (tmp_path / "var/lib/etcd").exists()
+    assert (tmp_path / "proc/sys/net/forward").read_text() == "0\n"
+    assert (tmp_path / "link").readlink() == Path("somewhere")
+    assert "put back /etc/containerd/config.toml" in said.splitlines()
+    assert machine(tmp_path, "restore") == ""
+
+
+SURVEY = """Welcome to this machine = have fun
+uid=0
+kernel=6.1.0-18-amd64
+family= debian
+systemd=yes
+python=yes
+kubeadm=v1.20.2
+kubelet=Kubernetes v1.20.2
+containerd=containerd github.com/containerd/containerd 1.6.20
+mark=
+device=lo 127.0.0.1
+device=eth0 10.0.2.15
+device=eth1@if3 192.168.56.10
+"""
+
+
+def problems(tmp_path: Path, text: str, *, clock: ClockOffset | None = None, **kubeadm: Any) -> list[str]:
+    lab = make_lab(hosts=[{**THREE_HOSTS[0], "nodeAddress": "192.168.56.10"}], nodes=1, kubeadm=dict(kubeadm))
+    settings = read_settings(lab, tmp_path)
+    return [o.cause for o in judge_survey(settings, [parse_survey("node1", text, clock)])]
+
+
+def test_a_machine_that_fits_has_nothing_against_it(tmp_path: Path) -> None:
+    seen = parse_survey("node1", SURVEY)
+    assert seen.device_of("192.168.56.10") == "eth1"
+    assert problems(tmp_path, SURVEY, offline=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "cause"),
+    [
+        (("uid=0", "uid=1000"), {}, "debian is not root there"),
+        (("python=yes\n", ""), {}, "Ansible needs Python 3"),
+        (("systemd=yes\n", ""), {}, "it does not run systemd"),
+        (("mark=", "mark=bpf"), {}, "it belongs to lab bpf"),
+        (("mark=", "mark=\ncluster=yes"), {}, "it is a node of a cluster that labctl did not make"),
+        (("6.1.0-18", "4.9.0-1"), {}, "does not run on Linux 4.9"),
+        (("kubeadm=v1.20.2", "kubeadm=v1.24.0"), {}, "kubeadm 1.24.0 builds Kubernetes 1.24 and 1.23, not 1.20.2"),
+        (("kubeadm=v1.20.2", "kubeadm="), {"offline": True}, "it has not got kubeadm"),
+        (("kubeadm=v1.20.2", "kubeadm="), {}, "in no vendor repository any more"),
+        (("192.168.56.10\n", "192.168.56.99\n"), {}, "it has no address 192.168.56.10; it has 10.0.2.15 (eth0)"),
+    ],
+)
+def test_each_obstacle_is_told(tmp_path: Path, change: tuple[str, str], keys: dict[str, Any], cause: str) -> None:
+    assert any(cause in said for said in problems(tmp_path, SURVEY.replace(*change), **keys)), cause
+
+
+def test_this_labs_own_machines_are_no_obstacle(tmp_path: Path) -> None:
+    assert problems(tmp_path, SURVEY.replace("mark=", "mark=legacy\ncluster=yes"), offline=True) == []
+
+
+def test_a_clock_that_is_far_off_is_told_with_the_gap(tmp_path: Path) -> None:
+    off = ClockOffset(node="node1", offset_s=-3600.0, error_s=0.01)
+    said = problems(tmp_path, SURVEY, clock=off, offline=True)
+    assert said == [
+        "the clock of node1 is 3600000.0 ms behind, ± 10.0 ms, and certificates are not valid across such a gap"
+    ]
+    near = ClockOffset(node="node1", offset_s=4.9, error_s=0.01)
+    assert problems(tmp_path, SURVEY, clock=near, offline=True) == []
+
+
+def test_the_shortest_round_trip_decides_the_offset() -> None:
+    slow = Exchange(sent_s=100.0, answered_s=101.0, said_s=100.9)
+    fast = Exchange(sent_s=200.0, answered_s=200.002, said_s=200.501)
+    offset = offset_of("node1", [slow, fast])
+    assert offset.offset_s == pytest.approx(0.5)
+    assert offset.error_s == pytest.approx(0.001)
+    assert in_words(offset) == "node1 is 500.0 ms ahead, ± 1.0 ms"
+
+
+def test_between_two_machines_the_errors_add_up() -> None:
+    a, b = (ClockOffset(node=n, offset_s=o, error_s=0.001) for n, o in (("node1", 0.5), ("node2", -0.25)))
+    assert between(a, b).offset_s == pytest.approx(-0.75)
+    assert between(a, b).error_s == pytest.approx(0.002)
+
+
+def test_a_time_that_is_no_number_is_an_error() -> None:
+    assert parse_time("1700000000.123456789\n") == pytest.approx(1700000000.123456789)
+    with pytest.raises(MeasureFailed):
+        parse_time("date: bad")
+
+
+def test_a_pods_process_is_read_from_crictl_and_entered_by_its_namespaces() -> None:
+    assert parse_pid(json.dumps({"info": {"pid": 4711}, "status": {}})) == 4711
+    assert door_into(4711).closed[:2] == ("nsenter", "--target=4711")
+    with pytest.raises(MeasureFailed):
+        parse_pid("{}")
+
+
+def test_the_uplink_is_the_device_with_the_nodes_address() -> None:
+    links = {"eth0": "10.0.2.15", "eth1": "10.0.0.1"}
+    text = json.dumps([{"ifname": name, "addr_info": [{"local": address}]} for name, address in links.items()])
+    assert device_of(text, "10.0.0.1") == "eth1"
+    assert device_of(text, "10.0.0.9") == ""
+    assert device_of("no JSON", "10.0.0.1") == ""
+
+
+def test_the_inventory_holds_no_password_and_reads_it_when_needed() -> None:
+    hosts = [{**THREE_HOSTS[0], "sudoPasswordFile": "/home/me/it's", "key": "/k"}, *THREE_HOSTS[1:]]
+    found = inventory(machines_of(make_lab(hosts=hosts)))
+    leader = found["all"]["children"]["control_plane"]["hosts"]["node1"]
+    assert leader["ansible_become_password"] == "{{ lookup('ansible.builtin.file', '/home/me/it''s') }}"
+    assert list(found["all"]["children"]["workers"]["hosts"]) == ["node2", "node3"]
+
+
+def test_a_mirror_serves_the_sandbox_image_too() -> None:
+    mirror = settings_of(make_lab(kubeadm={"imageRepository": "registry.aliyuncs.com/google_containers"}))
+    assert sandbox_image(mirror) == "registry.aliyuncs.com/google_containers/pause:3.2"
+    assert sandbox_image(settings_of(make_lab())) == ""
+    assert [pause_tag(Version.parse(v)) for v in ("1.20.5", "1.25.0", "1.31.4")] == ["3.2", "3.8", "3.10"]
+
+
+def test_the_vendors_repository_goes_by_minor_version_and_family() -> None:
+    settings = settings_of(make_lab(kubeadm={"kubernetes": "1.31.4"}))
+    assert sources(settings, "Debian").kubernetes == "https://pkgs.k8s.io/core:/stable:/v1.31/deb/"
+    assert sources(settings, "RedHat").kubernetes_key.endswith("/v1.31/rpm/repodata/repomd.xml.key")
+    mirrored = settings_of(make_lab(kubeadm={"packages": {"repository": "http://mirror/{minor}/"}}))
+    assert sources(mirrored, "Debian").kubernetes == "http://mirror/v1.20/"

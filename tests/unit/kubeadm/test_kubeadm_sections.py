@@ -1,0 +1,56 @@
+"""What may stand under `kubeadm:` and `hosts:`, and what contradicts itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from labctl.model.sections_kubeadm import HOSTS, Kubeadm, PackageSource
+
+
+def kubeadm(**keys: Any) -> Kubeadm:
+    return Kubeadm.model_validate_json(json.dumps(keys))
+
+
+def test_offline_stands_for_installed_packages_and_no_pulling() -> None:
+    settings = kubeadm(offline=True)
+    assert settings.package_source is PackageSource.INSTALLED
+    assert not settings.pulls_images
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kubernetes": "1.20"}, "should match pattern"),
+        ({"kubernetes": 1.2}, "valid string"),
+        ({"packages": {"source": "bundle"}}, "bundle: DIRECTORY"),
+        ({"offline": True, "packages": {"source": "repository"}}, "cannot be had"),
+        ({"imageRepositry": "x"}, "Extra inputs are not permitted"),
+        ({"swap": "on"}, "'keep', 'off' or 'refuse'"),
+        ({"devices": ["eth0; reboot"]}, "should match pattern"),
+        ({"vagrant": {"network": "10.0.0.0/30"}}, "should match pattern"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        kubeadm(**keys)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "message"),
+    [
+        ([{"address": "10.0.0.1"}, {"address": "10.0.0.1"}], "listed twice: 10.0.0.1:22"),
+        ([{"address": "a", "role": "control-plane"}, {"address": "b", "role": "control-plane"}], "not 2"),
+        ([{"address": "a", "node": "node1"}, {"address": "b"}], "every machine its node"),
+        ([{"address": "a", "node": "node1"}, {"address": "b", "node": "node1"}], "the same node"),
+        ([{"address": "-oProxyCommand=reboot"}], "should match pattern"),
+        ([{"address": "a", "user": "root; reboot"}], "should match pattern"),
+        ([{"address": "a", "password": "secret"}], "Extra inputs are not permitted"),
+    ],
+)
+def test_machines_that_do_not_fit_together_are_refused(hosts: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        HOSTS.validate_json(json.dumps(hosts))
