@@ -15,7 +15,7 @@ from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
 from labctl.checks.raw import RawFiles
-from labctl.checks.served import Service, exchange
+from labctl.checks.served import Service, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -201,7 +201,7 @@ class IperfCheck:
         parameters = context.spec.parameters
         if not isinstance(parameters, IperfParameters):
             raise TypeError(f"iperf cannot run with {type(parameters).__name__}")
-        address = str(context.open_lab.lab.pod(context.pair.server).address)
+        address = str(address_of(context.open_lab.lab, context.pair.server))
 
         def body(raw: RawFiles) -> Measured:
             ended = exchange(

@@ -13,14 +13,14 @@ from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
 from labctl.checks.raw import RawFiles
-from labctl.checks.served import Exchange, Service, exchange
+from labctl.checks.served import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 
 PORT = 11111
 _SLACK_S = 20.0
-_APART_S = 0.25
+APART_S = 0.25
 """Between the measuring parts of two overlapping runs, seconds: ten times what their starts were seen to vary by."""
 _SHORTEST_SHARE = 0.9
 _PERCENTILES = (50, 90, 99)
@@ -92,6 +92,13 @@ def parse_sockperf(text: str) -> SockperfReport:
     if missing:
         raise MeasureFailed("sockperf's output cannot be read", f"percentile {missing[0]} is missing")
     return report
+
+
+def unreached(text: str) -> str:
+    """sockperf's words for a server that could not be reached; empty when it says nothing of the kind."""
+    complaint = _ERROR.search(_COLOUR.sub("", text))
+    found = complaint is not None and any(words in complaint[1] for words in _UNREACHED)
+    return complaint[1].strip() if complaint is not None and found else ""
 
 
 def judge_sockperf(report: SockperfReport, parameters: LatencyParameters) -> Judgement:
@@ -170,13 +177,13 @@ class LatencyCheck:
         """sockperf sleeps for 2 s before it sends anything: the next run may sleep while this one measures."""
         if not isinstance(parameters, LatencyParameters):
             raise TypeError(f"latency cannot run with {type(parameters).__name__}")
-        return whole_seconds(parameters.duration_s) + _APART_S
+        return whole_seconds(parameters.duration_s) + APART_S
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
         if not isinstance(parameters, LatencyParameters):
             raise TypeError(f"latency cannot run with {type(parameters).__name__}")
-        address = str(context.open_lab.lab.pod(context.pair.server).address)
+        address = str(address_of(context.open_lab.lab, context.pair.server))
 
         def body(raw: RawFiles) -> Measured:
             ended = exchange(

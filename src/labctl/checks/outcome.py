@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.raw import RawFiles
-from labctl.errors import MeasureFailed
-from labctl.model.result import CheckResult, Metric, Sample, Verdict
+from labctl.errors import MeasureFailed, ToolMissing
+from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
 from labctl.providers.base import Completed
 
@@ -29,6 +29,7 @@ class Measured:
     judgement: Judgement
     values: Mapping[str, float]
     signature: Signature | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def passed(reason: str) -> Judgement:
@@ -42,11 +43,14 @@ def failed(reason: str) -> Judgement:
 def measure(context: CheckContext, metrics: Sequence[Metric], body: Callable[[RawFiles], Measured]) -> CheckResult:
     """Runs `body` and makes its outcome a result. Only declared metrics become samples, in the declared order.
 
-    A MeasureFailed of the body is a result with verdict `error`, with the raw files that it got to save.
+    A MeasureFailed of the body is a result with verdict `error`, with the raw files that it got to save; a program
+    that is not there is a `skip`.
     """
     raw = RawFiles(context.raw)
     try:
         measured = body(raw)
+    except ToolMissing as error:
+        measured = Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=error.what), values={})
     except MeasureFailed as error:
         reason = f"{error.what}: {error.cause}" if error.cause else error.what
         measured = Measured(judgement=Judgement(verdict=Verdict.ERROR, reason=reason), values={})
@@ -66,6 +70,7 @@ def measure(context: CheckContext, metrics: Sequence[Metric], body: Callable[[Ra
         samples=samples,
         raw=raw.paths,
         signature=measured.signature,
+        findings=measured.findings,
     )
 
 

@@ -12,6 +12,7 @@ from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended, said
 from labctl.checks.percentile import percentile
 from labctl.checks.raw import RawFiles
+from labctl.checks.served import address_of
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, PingParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -191,7 +192,7 @@ class PingCheck:
         if not isinstance(parameters, PingParameters):
             raise TypeError(f"ping cannot run with {type(parameters).__name__}")
         client = context.open_lab.target(context.pair.client)
-        destination = str(context.open_lab.lab.pod(context.pair.server).address)
+        destination = str(address_of(context.open_lab.lab, context.pair.server))
 
         def body(raw: RawFiles) -> Measured:
             argv = argv_ping(destination, parameters)

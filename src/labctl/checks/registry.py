@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check
+from labctl.checks.connect import ConnectCheck
 from labctl.checks.iperf import IperfCheck
 from labctl.checks.latency import LatencyCheck
+from labctl.checks.netfilter import NetfilterCheck
+from labctl.checks.paced import PacedCheck
 from labctl.checks.ping import PingCheck
 from labctl.checks.tcpdump import TcpdumpCheck
 
 
 def all_checks() -> Mapping[str, Check]:
     """A check of each kind, by its kind."""
-    checks: tuple[Check, ...] = (PingCheck(), LatencyCheck(), IperfCheck(), TcpdumpCheck())
+    checks: tuple[Check, ...] = (
+        PingCheck(),
+        LatencyCheck(),
+        PacedCheck(),
+        ConnectCheck(),
+        IperfCheck(),
+        TcpdumpCheck(),
+        AddressingCheck(),
+        NetfilterCheck(),
+    )
     return MappingProxyType({check.kind: check for check in checks})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import require_ended, said
 from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
+from labctl.model.lab import Lab
 from labctl.providers.base import Completed
 
 
@@ -26,6 +28,11 @@ class Exchange:
 
     client: Completed
     server: Completed
+
+
+def address_of(lab: Lab, name: str) -> IPv4Address:
+    """The address of a pod, or of a node on the underlay: a pair of nodes shows what the wire between them gives."""
+    return next((node.address.ip for node in lab.nodes if node.name == name), None) or lab.pod(name).address
 
 
 def exchange(

@@ -44,6 +44,16 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "duration_s": "Seconds of measuring.",
             "message_byte": "Bytes in each request and each response.",
         },
+        "paced": {
+            "": "sockperf requests over TCP at a fixed rate, each measured from when it was due: queueing shows.",
+            "duration_s": "Seconds of measuring.",
+            "message_byte": "Bytes in each request and each response.",
+            "rate_per_s": "Requests per second; well below what the path can carry.",
+        },
+        "connect": {
+            "": "Short TCP connections one after the other: connections/s, and own CPU per connection.",
+            "duration_s": "Seconds of measuring.",
+        },
         "tcpdump": {
             "": "Captures at every tap while a known packet goes through; the signature must be that of the mode.",
             "count": "How many echo requests go through while the captures run.",

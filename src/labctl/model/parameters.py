@@ -51,6 +51,22 @@ class LatencyParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PacedParameters:
+    """sockperf over TCP at a fixed rate: `rate_per_s` requests of `message_byte` bytes each second."""
+
+    duration_s: Seconds = 1.0
+    message_byte: Annotated[int, Ge(14), Le(65_507)] = 64
+    rate_per_s: Annotated[int, Ge(1), Le(1_000_000)] = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectParameters:
+    """TCP connections one after the other, a byte each way in each, for `duration_s` seconds."""
+
+    duration_s: Seconds = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpdumpParameters:
     """Captures on every tap while `count` echo requests go through; the signature must be the expected one."""
 
@@ -75,12 +91,14 @@ CheckParameters = (
     PingParameters
     | IperfParameters
     | LatencyParameters
+    | PacedParameters
+    | ConnectParameters
     | TcpdumpParameters
     | AddressingParameters
     | NetfilterParameters
 )
 
-TimedParameters = IperfParameters | LatencyParameters
+TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
 """The checks that run for a time, not for a number of packets."""
 
 PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
@@ -88,6 +106,8 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "ping": PingParameters,
         "iperf": IperfParameters,
         "latency": LatencyParameters,
+        "paced": PacedParameters,
+        "connect": ConnectParameters,
         "tcpdump": TcpdumpParameters,
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,

@@ -13,7 +13,7 @@ class Evidence:
     `witness` says what kind it is (`programs`, `signature`, `netfilter`, `conntrack`, `agent-status`, …), `finding` is
     a sentence with the figures, `supports` is false when it contradicts what was asked, and None when the witness
     tells nothing about it. `command` shows the same by hand. `found` holds the claims that the witness makes about the
-    mode (`{"hostRouting": "legacy"}`).
+    mode (`{"hostRouting": "legacy"}`). A witness that knows why it is so says what mends it (`remedy`).
     """
 
     witness: str
@@ -22,6 +22,7 @@ class Evidence:
     supports: bool | None
     command: str = ""
     found: Mapping[str, object] | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

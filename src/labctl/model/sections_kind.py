@@ -136,7 +136,9 @@ class KindCluster(Section):
         1, description="How many control-plane nodes, with controlPlane: extra: 1, 3 or 5."
     )
     api_server_address: str = Field(
-        "127.0.0.1", description="Where the API server listens on the engine's host. For a remote engine: its address."
+        "",
+        description="Where the API server listens on the engine's host. Without it: the address in DOCKER_HOST if it "
+        "names another host, else 127.0.0.1.",
     )
     api_server_port: Annotated[int, Ge(0), Le(65535)] = Field(0, description="Its port; 0 takes a free one.")
     network: str = Field("", description="The engine's network for the nodes. Without it: the one named kind.")

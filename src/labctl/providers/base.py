@@ -8,11 +8,12 @@ check therefore runs in a namespace, a kind node or a virtual machine.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Movement
@@ -150,6 +151,24 @@ class OpenLab(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockOffset:
+    """`offset_s` is the node's clock minus this host's; the truth is within `error_s` of it on either side."""
+
+    node: str
+    offset_s: float
+    error_s: float
+
+
+@runtime_checkable
+class HasClocks(Protocol):
+    """An open lab whose nodes have clocks of their own."""
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        """Measured now. Raises MeasureFailed or StepFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """One thing the host must have, and whether it has it.
 
@@ -220,6 +239,93 @@ class Provider(Protocol):
         ...
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools` or `chart`; `digest` is empty
+    where it is not known on this host (not pulled yet)."""
+
+    role: str
+    reference: str
+    digest: str
+
+    def record(self) -> dict[str, object]:
+        return {"role": self.role, "reference": self.reference, "digest": self.digest or None}
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A provider whose labs are made from images and a chart, which can be listed and carried to another host."""
+
+    def images(self, lab: Lab) -> tuple[Part, ...]:
+        """Every image and the chart of the lab, with the digests that are known here."""
+        ...
+
+    def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
+        """Writes a bundle of them. Raises UsageError when one is not here, StepFailed when the disk refuses."""
+        ...
+
+    def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
+        """Verifies a bundle, puts it where this host needs it, and gives what to lay over a lab's settings, section by
+        section, so that nothing else is used; None takes a key away. Raises UsageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyChoice:
+    """Whether the sides of a comparison take turns on one lab (`switches`), or stand side by side. `because` is a
+    sentence for the report; `is_asked` means that the scenario says so."""
+
+    switches: bool
+    because: str
+    is_asked: bool = False
+
+
+@runtime_checkable
+class Switches(Protocol):
+    """A provider that can change the datapath of a lab that is up."""
+
+    def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
+        """What the scenario says, else what this host has room for."""
+        ...
+
+    def switch(self, before: Lab, after: Lab) -> Plan:
+        """From `before`, which is up, to `after`, which has the same name. Pure. Raises UsageError when they differ in
+        more than the datapath."""
+        ...
+
+
+@runtime_checkable
+class ProvenWhenBuilt(Protocol):
+    """A provider that asks others for the datapath: what came of it is looked at as soon as the lab is up."""
+
+    @property
+    def is_proven_when_built(self) -> bool: ...
+
+
+Tell = Callable[[str, float | None], None]
+"""Hears a phrase when an act begins (None), and one when it has ended, with its seconds. An act that turned out to be
+unneeded has no end."""
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A provider whose steps take long: it tells what happens within them."""
+
+    def telling(self, tell: Tell) -> AbstractContextManager[None]:
+        """While the context lasts `tell` hears of each act, of building and of teardown alike."""
+        ...
+
+
+@runtime_checkable
+class Seeks(Protocol):
+    """A provider whose labs are on other machines, where their mark outlives what this host has on record."""
+
+    def seek(self, name: str) -> RunningLab | None:
+        """Asks the machines themselves, which takes seconds. None when no machine carries that lab's mark. Raises
+        StepFailed when none does and some do not answer."""
+        ...
 
 
 class Executor(Protocol):

@@ -35,6 +35,8 @@ def check_view(results: Sequence[CheckResult], *, words: Words = ENGLISH) -> Ren
         table.add_row(verdict, Text(result.check), Text(pair), Text(_seen(result)))
     parts: list[RenderableType] = [table]
     for result in results:
+        if result.findings:
+            parts += [Text(""), _findings(result, words)]
         if result.signature is not None:
             parts += [Text(""), _signature(result, words)]
     parts += [Text(""), Text(_count(results, words), style="bold")]
@@ -50,6 +52,24 @@ def _seen(result: CheckResult) -> str:
     """The reason, then the numbers in readable units."""
     numbers = ", ".join(f"{sample.metric} {units.readable(sample.value, sample.unit)}" for sample in result.samples)
     return "\n".join(part for part in (result.reason, numbers) if part)
+
+
+def _findings(result: CheckResult, words: Words) -> RenderableType:
+    """A line each; the lesson under it, and the command that shows the same by hand."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    place = placement_name(result.placement, words)
+    table.add_column("", no_wrap=True)
+    table.add_column(Text(f"{result.check} {place} {result.client}→{result.server}"), overflow="fold")
+    for finding in result.findings:
+        verdict = Text(words.check_verdicts[finding.verdict], style=_STYLES[finding.verdict])
+        table.add_row(verdict, Text(f"{finding.name}: {finding.sentence}"))
+        for text in (finding.lesson, finding.command and f"$ {finding.command}"):
+            if text:
+                table.add_row("", Text(f"  {text}", style="dim"))
+    return table
 
 
 def _signature(result: CheckResult, words: Words) -> RenderableType:

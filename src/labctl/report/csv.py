@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 from labctl.model.comparison import Comparison
 
@@ -27,11 +28,17 @@ COLUMNS = (
 
 def comparison_csv(comparison: Comparison) -> str:
     """A header line and the samples, in base units. A run without samples has one line with an empty metric."""
-    scenarios = {side.key: side.scenario for side in (comparison.a, comparison.b)}
+    return comparisons_csv((comparison,))
+
+
+def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
+    """The same for several comparisons of one measurement; the runs of a side that they share stand there once."""
+    scenarios = {side.key: side.scenario for each in comparisons for side in (each.a, each.b)}
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
-    for run in comparison.runs:
+    runs = dict.fromkeys(run for comparison in comparisons for run in comparison.runs)
+    for run in sorted(runs, key=lambda run: (run.block, run.position, run.side)):
         head = (run.side, scenarios.get(run.side, ""), run.block, run.position, run.check, str(run.placement))
         pair = (run.client, run.server)
         tail = (str(run.verdict), run.started_at, " ".join(run.raw))

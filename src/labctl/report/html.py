@@ -29,6 +29,7 @@ from labctl.report.sentences import (
     interval_text,
     label,
     level,
+    limit_lines,
     method_text,
     mode_text,
     placement_name,
@@ -61,6 +62,7 @@ def comparison_page(comparison: Comparison, words: Words = ENGLISH) -> str:
             _statements(comparison),
             _warnings(comparison, words),
             _section("results", words.results, _results(comparison, words)),
+            _section("limit", words.limit_note, _limits(comparison, words)),
             _section("samples", words.samples, _cards(comparison, words)),
             _section("signatures", words.signatures, _signatures(comparison, words)),
             _section("proof", words.mode_in_force, _proof(comparison, words)),
@@ -149,6 +151,14 @@ def _result_line(row: MetricRow, reach: float, words: Words) -> str:
         f'<td><span class="word {row.verdict or ""}">{escape(verdict)}</span> <small>{escape(detail)}</small></td>'
     )
     return f'<tr class="{"secondary" if row.verdict is None else ""}">{cells}</tr>'
+
+
+def _limits(comparison: Comparison, words: Words) -> str:
+    """Each side against what was measured between the nodes; empty without a reference."""
+    titled: dict[str, list[str]] = {}
+    for title, line in limit_lines(comparison, words):
+        titled.setdefault(title, []).append(f"<li>{escape(line)}</li>")
+    return "".join(f"<p>{escape(title)}</p><ul>{''.join(items)}</ul>" for title, items in titled.items())
 
 
 def _anchor(row: MetricRow) -> str:

@@ -9,7 +9,18 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
-from labctl.model.comparison import Caution, Change, Comparison, MetricRow, RunRecord, Side, SideSamples
+from labctl.compare.fail_if import Judgement
+from labctl.model.comparison import (
+    Caution,
+    Change,
+    Comparison,
+    Limit,
+    MetricRow,
+    RunRecord,
+    Side,
+    SideSamples,
+    Stopping,
+)
 from labctl.model.lab import Lab
 from labctl.model.proof import Evidence, ModeInForce
 from labctl.model.result import CheckResult, Sample
@@ -20,7 +31,7 @@ from labctl.report.words import ENGLISH
 API_VERSION = "labctl/v1"
 
 
-def comparison_document(comparison: Comparison) -> dict[str, object]:
+def comparison_document(comparison: Comparison, judgements: Sequence[Judgement] = ()) -> dict[str, object]:
     """The comparison as JSON-ready data. Numbers that are not finite become null."""
     environment = comparison.environment
     return {
@@ -62,10 +73,30 @@ def comparison_document(comparison: Comparison) -> dict[str, object]:
                 "block": reading.block,
                 "cpuPressure": _number(reading.cpu_pressure_share),
                 "steal": _number(reading.steal_share),
+                "neighbours": _number(reading.neighbours_share),
+                "frequencyHz": _number(reading.frequency_hz),
             }
             for reading in comparison.noise
         ],
+        "stopping": None if comparison.stopping is None else _stopping(comparison.stopping),
+        "thresholds": [_threshold(judgement) for judgement in judgements],
         "runs": [_run(run) for run in comparison.runs],
+    }
+
+
+def matrix_document(
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()
+) -> dict[str, object]:
+    """One comparison is its own document; several are a `ComparisonMatrix` that holds each of them whole."""
+    of_each = judgements or [()] * len(comparisons)
+    documents = [comparison_document(each, judged) for each, judged in zip(comparisons, of_each, strict=True)]
+    if len(documents) == 1:
+        return documents[0]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ComparisonMatrix",
+        "headlines": [headline(comparison) for comparison in comparisons],
+        "comparisons": documents,
     }
 
 
@@ -95,6 +126,16 @@ def check_document(lab: Lab, results: Iterable[CheckResult], modes: Sequence[Mod
                 "samples": _samples(result.samples),
                 "raw": list(result.raw),
                 "signature": None if result.signature is None else signature_record(result.signature),
+                "findings": [
+                    {
+                        "name": finding.name,
+                        "verdict": str(finding.verdict),
+                        "sentence": finding.sentence,
+                        "lesson": finding.lesson,
+                        "command": finding.command,
+                    }
+                    for finding in result.findings
+                ],
             }
             for result in results
         ],
@@ -154,6 +195,7 @@ def _row(row: MetricRow) -> dict[str, object]:
         "verdict": None if row.verdict is None else str(row.verdict),
         "reason": refusal_text(row.refusal, ENGLISH),
         "autocorrelation": _number(row.autocorrelation),
+        "limit": None if row.limit is None else _limit(row.limit),
     }
 
 
@@ -175,6 +217,38 @@ def _change(change: Change) -> dict[str, object]:
         "detectable": _number(change.detectable),
         "pValue": change.p_value,
         "pHolm": change.p_holm,
+    }
+
+
+def _limit(limit: Limit) -> dict[str, object]:
+    return {
+        "client": limit.client,
+        "server": limit.server,
+        "a": None if limit.a is None else _change(limit.a),
+        "b": None if limit.b is None else _change(limit.b),
+    }
+
+
+def _stopping(stopping: Stopping) -> dict[str, object]:
+    return {
+        "until": stopping.until,
+        "reached": stopping.is_reached,
+        "halfWidth": _number(stopping.half_width),
+        "after": stopping.after,
+        "looks": [{"rounds": look.rounds, "level": look.level} for look in stopping.looks],
+    }
+
+
+def _threshold(judgement: Judgement) -> dict[str, object]:
+    row = judgement.row
+    return {
+        "failIf": judgement.threshold.text,
+        "check": row.check,
+        "placement": str(row.placement),
+        "client": row.client,
+        "server": row.server,
+        "metric": row.metric.name,
+        "outcome": str(judgement.outcome),
     }
 
 

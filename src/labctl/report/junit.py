@@ -19,6 +19,16 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def comparison_junit(comparison: Comparison, judgements: Sequence[Judgement] = ()) -> str:
     """One test case a row. A crossed threshold fails its row; a refused row is skipped, or an error if a threshold
     was set on it, since then the question was asked and not answered."""
+    return _text(_comparison_suite(comparison, judgements))
+
+
+def comparisons_junit(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()) -> str:
+    """One suite for each comparison."""
+    of_each = judgements or [()] * len(comparisons)
+    return _text(*(_comparison_suite(each, judged) for each, judged in zip(comparisons, of_each, strict=True)))
+
+
+def _comparison_suite(comparison: Comparison, judgements: Sequence[Judgement]) -> ElementTree.Element:
     suite = _suite(f"labctl compare {comparison.a.scenario} {comparison.b.scenario}")
     for row in comparison.rows:
         case = _case(suite, f"{row.placement}.{row.check}", f"{row.metric.name} {row.client}→{row.server}")
@@ -35,7 +45,7 @@ def comparison_junit(comparison: Comparison, judgements: Sequence[Judgement] = (
         a, b = row_values(row)
         output = ElementTree.SubElement(case, "system-out")
         output.text = _clean(f"A {a}, B {b}. {row_sentence(comparison, row)}".strip())
-    return _text(suite)
+    return suite
 
 
 def check_junit(lab: str, results: Iterable[CheckResult]) -> str:
@@ -63,12 +73,13 @@ def _child(case: ElementTree.Element, tag: str, message: str) -> None:
     ElementTree.SubElement(case, tag, {"message": _clean(message)})
 
 
-def _text(suite: ElementTree.Element) -> str:
-    suite.set("tests", str(len(suite)))
-    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
+def _text(*suites: ElementTree.Element) -> str:
     root = ElementTree.Element("testsuites")
-    root.append(suite)
+    for suite in suites:
+        suite.set("tests", str(len(suite)))
+        for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+            suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
+        root.append(suite)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

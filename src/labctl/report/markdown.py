@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from labctl.compare.fail_if import Judgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.sentences import (
     caution_text,
@@ -13,7 +14,9 @@ from labctl.report.sentences import (
     headline,
     in_report_order,
     interval_text,
+    judgement_text,
     label,
+    limit_lines,
     method_text,
     mode_text,
     placement_name,
@@ -27,7 +30,7 @@ from labctl.report.signature import cell_text, matrices
 from labctl.report.words import ENGLISH, Words
 
 
-def comparison_markdown(comparison: Comparison, words: Words = ENGLISH) -> str:
+def comparison_markdown(comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()) -> str:
     """Headline, table, warnings; proof, signatures and environment are folded away."""
     a, b = side_names(comparison)
     columns = (words.metric, _escape(a), _escape(b), words.change, words.interval, words.pairs, words.verdict)
@@ -38,6 +41,8 @@ def comparison_markdown(comparison: Comparison, words: Words = ENGLISH) -> str:
     if any(row.verdict is ChangeVerdict.UNDETECTED for row in comparison.rows):
         lines.append(_escape(words.undetected_note))
     lines += ["", *(f"- {who}: {_escape(what)}" for who, what in statements(comparison))]
+    lines += _section(words.thresholds, (_escape(judgement_text(judgement, words)) for judgement in judgements))
+    lines += _section(words.limit_note, (_escape(line) for _, line in limit_lines(comparison, words)))
     lines += _section(words.warnings, (_escape(caution_text(caution, words)) for caution in comparison.cautions))
     lines += _folded(words.mode_in_force, _proof(comparison, words))
     lines += _folded(words.signatures, _signatures(comparison, (a, b), words))

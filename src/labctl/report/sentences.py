@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from labctl import units
+from labctl.compare.fail_if import Judgement, Outcome
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, Side
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, MetricFamily
@@ -53,7 +54,8 @@ def headline(comparison: Comparison, words: Words = ENGLISH) -> str:
     row = headline_row(comparison)
     if row is None:
         return words.headline_nothing
-    return row_sentence(comparison, row, words)
+    said = row_sentence(comparison, row, words)
+    return said if comparison.is_paired else words.headline_unpaired.format(headline=said)
 
 
 def row_sentence(comparison: Comparison, row: MetricRow, words: Words = ENGLISH) -> str:
@@ -183,11 +185,51 @@ def refused_rows(comparison: Comparison) -> tuple[tuple[str, tuple[MetricRow, ..
     return tuple((reason, tuple(rows)) for reason, rows in gathered.items())
 
 
+def stopping_text(comparison: Comparison, words: Words) -> str:
+    """Until when it went on; empty for a comparison with a fixed number of blocks."""
+    stopping = comparison.stopping
+    if stopping is None:
+        return ""
+    pattern = words.stopped_narrow if stopping.is_reached else words.stopped_limit
+    return pattern.format(
+        until=units.percent(stopping.until),
+        reached="–" if stopping.half_width is None else units.percent(stopping.half_width),
+        after=stopping.after,
+        looks=", ".join(str(look.rounds) for look in stopping.looks),
+    )
+
+
+def limit_lines(comparison: Comparison, words: Words) -> tuple[tuple[str, str], ...]:
+    """What the rows with a reference say, as titles with lines: `round-trip p50: A +57 % [+51, +62] %, B +10 % […]`."""
+    lines = []
+    for row in in_report_order(comparison.rows):
+        if row.limit is None or row.verdict is None:
+            continue
+        texts = [
+            f"{letter} {change_text(change)} {interval_text(change)}"
+            for letter, change in (("A", row.limit.a), ("B", row.limit.b))
+        ]
+        title = words.limit.format(client=row.limit.client, server=row.limit.server)
+        lines.append((title, f"{label(row.metric, words)}: {', '.join(texts)}"))
+    return tuple(lines)
+
+
+def judgement_text(judgement: Judgement, words: Words) -> str:
+    """`CROSSED: cross-node rtt_p50 > +5% (+12 % [+9, +15] %)`."""
+    named = {Outcome.CROSSED: words.crossed, Outcome.HELD: words.held, Outcome.UNKNOWN: words.unknown}
+    row = judgement.row
+    where = f"{placement_name(row.placement, words)} {label(row.metric, words)}"
+    why = refusal_text(row.refusal, words) if judgement.outcome is Outcome.UNKNOWN else ""
+    seen = f"{change_text(row.change)} {interval_text(row.change)}"
+    return f"{named[judgement.outcome]}: {judgement.threshold.text} ({where}: {why or seen})"
+
+
 def method_text(comparison: Comparison, words: Words) -> str:
     family = sum(row.change is not None and row.change.p_holm is not None for row in comparison.rows)
     levels = [row.change.confidence for row in comparison.rows if row.change is not None]
     pattern = words.method_paired if comparison.is_paired else words.method_unpaired
-    return pattern.format(seed=comparison.seed, rows=family, level=units.percent(max(levels, default=0.95)))
+    method = pattern.format(seed=comparison.seed, rows=family, level=units.percent(max(levels, default=0.95)))
+    return f"{method} {stopping_text(comparison, words)}".rstrip()
 
 
 def environment_lines(comparison: Comparison) -> tuple[tuple[str, str], ...]:
@@ -210,6 +252,8 @@ def _readable_facts(facts: Mapping[str, str | int | float], words: Words) -> dic
     for key, value in facts.items():
         if key in _SHARES and isinstance(value, float):
             readable[key] = units.percent(value)
+        elif key.endswith("_hz") and isinstance(value, float):
+            readable[key] = f"{units.significant(value / units.GIGA)} GHz"
         elif key == "placement":
             readable[key] = placement_name(str(value), words)
         elif key == "label":

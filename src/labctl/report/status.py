@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from labctl.model.lab import Lab
 from labctl.model.proof import ModeInForce
 from labctl.report.json import mode_record
+from labctl.report.terminal import telling
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 # A lab of 1,000 pods is summarised; the JSON always has all of them.
 PODS_SHOWN = 24
+# Details of a finding longer than this are left to --json.
+LONGEST_DETAIL = 200
 
 
 def status_record(lab: Lab, mode: ModeInForce | None, *, statement: str) -> dict[str, object]:
@@ -54,37 +58,74 @@ def status_record(lab: Lab, mode: ModeInForce | None, *, statement: str) -> dict
 
 
 def status_table(lab: Lab, mode: ModeInForce | None, *, statement: str) -> Iterator[RenderableType]:
-    """The parts, from the most important down, ready for a rich console."""
+    """What was asked and what is in force, the parts, then the evidence, ready for a rich console."""
     from rich.table import Table
+    from rich.text import Text
 
-    datapath = lab.datapath
-    yield (
-        f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}. {statement}\n"
-        f"asked for: host routing {datapath.host_routing}, encapsulation {datapath.encapsulation}, "
-        f"masquerade {datapath.masquerade}"
-    )
+    yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
+    yield Text(statement, style="dim")
+    yield Text(f"asked for: {_claims(lab.datapath.asked())}")
     if mode is not None:
-        yield from mode_table(mode)
-    nodes = Table("node", "address", "pod CIDR", "router (cilium_host)", box=None)
+        yield in_force(mode)
+    yield Text("")
+    nodes = Table("node", "address", "pod CIDR", "router (cilium_host)", box=None, pad_edge=False)
     for node in lab.nodes:
         nodes.add_row(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router))
     yield nodes
-    pods = Table("pod", "node", "address", "lxc on the node", "identity", box=None)
+    yield Text("")
+    pods = Table("pod", "node", "address", "lxc on the node", "identity", box=None, pad_edge=False)
     for pod in lab.pods[:PODS_SHOWN]:
         pods.add_row(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity))
     yield pods
     if len(lab.pods) > PODS_SHOWN:
-        yield f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)"
+        yield Text(f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)")
+    if mode is not None:
+        yield from evidence_view(mode)
 
 
-def mode_table(mode: ModeInForce) -> Iterator[RenderableType]:
-    """The verdict in one sentence, then every witness with the command that shows the same by hand."""
-    from rich.table import Table
+def in_force(mode: ModeInForce) -> Text:
+    """The verdict about the mode in one sentence."""
+    from rich.text import Text
 
-    found = ", ".join(f"{key} {value}" for key, value in mode.found.items())
-    yield f"in force: {found} (proven)" if mode.proven else f"in force: NOT what was asked. {mode.reason}"
-    evidence = Table("", "witness", "where", "what it shows", box=None)
-    for piece in mode.evidence:
-        sign = {True: "for", False: "AGAINST", None: "-"}[piece.supports]
-        evidence.add_row(sign, piece.witness, piece.where, piece.finding)
-    yield evidence
+    if mode.proven:
+        return Text(f"in force:  {_claims(_in_order(mode))} (proven)")
+    found = _claims(_in_order(mode)) or "unknown"
+    return Text(f"in force:  {found}: NOT what was asked. {mode.reason}", style="bold red")
+
+
+def evidence_view(mode: ModeInForce) -> Iterator[RenderableType]:
+    """All that contradicts, and one finding for each supporting witness, each with the command that shows the same by
+    hand. `--json` has every piece of evidence."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    pieces = telling(mode)
+    yield Text("")
+    yield Text(f"evidence, the most telling of {len(mode.evidence)} findings; $ shows the same by hand:")
+    for piece in pieces:
+        sign = "for" if piece.supports else "AGAINST"
+        finding = f"{sign}: {piece.witness}, {piece.where}: {shortened(piece.finding)}"
+        yield Padding(Text(finding, style="" if piece.supports else "bold red"), (0, 0, 0, 2))
+        if piece.command:
+            yield Padding(Text(f"$ {piece.command}", overflow="fold"), (0, 0, 0, 6))
+
+
+def shortened(finding: str) -> str:
+    """A finding for a screen: what comes before its list of details."""
+    head, colon, rest = finding.partition(": ")
+    return head if colon and len(rest) > LONGEST_DETAIL else finding
+
+
+def _in_order(mode: ModeInForce) -> dict[str, object]:
+    """What was found, in the order in which it was asked."""
+    known = {key: mode.found[key] for key in mode.asked if key in mode.found}
+    return {**known, **{key: claim for key, claim in mode.found.items() if key not in known}}
+
+
+def _claims(claims: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {_word(claim)}" for key, claim in claims.items())
+
+
+def _word(claim: object) -> str:
+    """As the scenario writes it."""
+    return str(claim).lower() if isinstance(claim, bool) else str(claim)

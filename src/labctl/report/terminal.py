@@ -7,9 +7,10 @@ is the same as plain text of a given width.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from labctl.compare.fail_if import Judgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.proof import Evidence, ModeInForce
 from labctl.report.sentences import (
@@ -19,7 +20,9 @@ from labctl.report.sentences import (
     headline,
     in_report_order,
     interval_text,
+    judgement_text,
     label,
+    limit_lines,
     method_text,
     mode_text,
     placement_name,
@@ -49,7 +52,9 @@ _STYLES = {
 }
 
 
-def comparison_view(comparison: Comparison, *, width: int, words: Words = ENGLISH) -> RenderableType:
+def comparison_view(
+    comparison: Comparison, *, width: int, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()
+) -> RenderableType:
     """Everything that a terminal shows of a comparison; `width` decides between the narrow and the wide table."""
     from rich.console import Group
     from rich.text import Text
@@ -62,6 +67,8 @@ def comparison_view(comparison: Comparison, *, width: int, words: Words = ENGLIS
         _rows_table(comparison, width >= WIDE, words),
         Text(method_text(comparison, words), style="dim"),
         *_undetected_note(comparison, words),
+        *_list_of(words.thresholds, (judgement_text(judgement, words) for judgement in judgements), "bold"),
+        *_limits(comparison, words),
         *_list_of(words.statements, (f"{who}: {what}" for who, what in statements(comparison)), ""),
         *_list_of(words.refused_rows, _refusals(comparison, words), "yellow"),
         *_list_of(words.warnings, (caution_text(caution, words) for caution in comparison.cautions), "yellow"),
@@ -168,6 +175,14 @@ def _refusals(comparison: Comparison, words: Words) -> Iterable[str]:
     return (f"{', '.join(names)}: {reason}" for reason, names in gathered.items())
 
 
+def _limits(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
+    titled: dict[str, list[str]] = {}
+    for title, line in limit_lines(comparison, words):
+        titled.setdefault(title, []).append(line)
+    for title, lines in titled.items():
+        yield from _list_of(f"{title}: {words.limit_note}", lines, "")
+
+
 def _undetected_note(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
     from rich.text import Text
 
@@ -202,6 +217,8 @@ def _proof(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
+    from labctl.report.status import shortened  # which takes `telling` from here
+
     yield Text(words.mode_in_force, style="bold")
     for letter, side in sides(comparison):
         mode = comparison.mode(side.key)
@@ -219,7 +236,8 @@ def _proof(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
         yield Padding(_bullet(Text(f"{words.found}: {mode_text(mode.found)}")), (0, 0, 0, 4))
         for evidence in telling(mode):
             mark = "" if evidence.supports else "✗ "
-            line = f"{words.evidence} {mark}{evidence.witness} ({evidence.where}): {evidence.finding}"
+            finding = shortened(evidence.finding) if evidence.supports else evidence.finding
+            line = f"{words.evidence} {mark}{evidence.witness} ({evidence.where}): {finding}"
             yield Padding(_bullet(Text(line)), (0, 0, 0, 4))
 
 

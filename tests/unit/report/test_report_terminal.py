@@ -18,7 +18,8 @@ from labctl.model.result import CheckResult, Sample, Verdict
 from labctl.report.check import check_text
 from labctl.report.sentences import headline, headline_row, row_sentence
 from labctl.report.terminal import comparison_text, comparison_view
-from labctl.report.words import CHINESE, ENGLISH, Language, Words, words_for
+from labctl.report.words import ENGLISH, Language, Words, words_for
+from labctl.report.words_zh import CHINESE
 
 
 def line_of(text: str, label: str, nth: int = 0) -> str:

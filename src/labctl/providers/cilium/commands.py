@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -12,6 +13,11 @@ from labctl.providers.base import Completed, Running
 
 class Commands(Protocol):
     """Runs programs somewhere. Tests script it."""
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What a person types before argv to run it there; nothing for this host."""
+        ...
 
     def find(self, program: str) -> str | None:
         """Where the program is, or None."""
@@ -29,6 +35,25 @@ class Commands(Protocol):
         ...
 
 
+def shown(commands: Commands, argv: Sequence[str]) -> str:
+    """argv as it can be pasted into a shell of this host."""
+    return pasted(commands.prefix, argv)
+
+
+def pasted(prefix: Sequence[str], argv: Sequence[str]) -> str:
+    """Behind ssh a second shell reads the words, so they are quoted once more where that matters."""
+    there = shlex.join(argv)
+    if not prefix:
+        return there
+    return shlex.join(prefix) + " " + (there if there == " ".join(argv) else shlex.quote(there))
+
+
+def with_kubeconfig(text: str, commands: Commands, kubectl: Sequence[str]) -> str:
+    """A remedy that begins with a bare `kubectl`, for this cluster and from this host."""
+    found = text.removeprefix("kubectl ")
+    return text if found == text else f"{shown(commands, kubectl)} {found}"
+
+
 def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Completed:
     """Runs argv to look at something. Raises MeasureFailed when it fails."""
     done = commands.run(argv, timeout_s=timeout_s)
@@ -37,6 +62,6 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
         raise MeasureFailed(
             what=f"{' '.join(argv[:2])} … " + (f"did not end in {timeout_s:g} s" if done.timed_out else "failed"),
             cause=lines[-1] if lines else f"exit status {done.returncode}, and no word",
-            remedy=" ".join(argv),
+            remedy=shown(commands, argv),
         )
     return done

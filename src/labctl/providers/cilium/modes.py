@@ -44,12 +44,13 @@ def agent_evidence(
     found = found_by_agent(status, config)
     differing = [f"{key} {found[key]} (asked {want})" for key, want in asked.items() if found.get(key, want) != want]
     said = ", ".join(f"{key} {value}" for key, value in found.items())
-    finding = f"the agent ({status.version}) says: {said}"
+    finding, remedy = f"the agent ({status.version}) says: {said}", ""
     if differing:
         finding = f"the agent ({status.version}) says {', '.join(differing)}"
         if fallback is not None and asked.get("hostRouting") == HostRouting.BPF:
             finding += f": {fallback.reason}" + (f" (“{fallback.line}”)" if fallback.line else "")
             finding += f"; remedy: {fallback.remedy}"
+            remedy = fallback.remedy
     if not status.host_routing:
         return Evidence(
             witness="agent-status", where=node, command=shlex.join(command), found=found, supports=None,
@@ -57,7 +58,7 @@ def agent_evidence(
         )
     return Evidence(
         witness="agent-status", where=node, finding=finding, supports=not differing,
-        command=shlex.join(command), found=found,
+        command=shlex.join(command), found=found, remedy=remedy,
     )
 
 

@@ -15,7 +15,7 @@ from labctl.model.signature import Role
 from labctl.model.state import DatapathState
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster import Cluster
-from labctl.providers.cilium.commands import Commands, must
+from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
 from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, endpoint_of, parse_endpoints
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.live import (
@@ -203,7 +203,12 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
         cilium_nodes={node: ciliums[name] for node, name in settings.nodes.items() if name in ciliums},
         uplinks={node: settings.uplink(node) for node in settings.nodes},
     )
-    return OpenCiliumLab(settings, with_facts(settings.lab, facts, namespace), facts, targets, capture, agents)
+    try:
+        lab = with_facts(settings.lab, facts, namespace)
+    except MeasureFailed as failed:
+        failed.remedy = with_kubeconfig(failed.remedy, commands, settings.kubectl())
+        raise
+    return OpenCiliumLab(settings, lab, facts, targets, capture, agents)
 
 
 def list_pods(settings: Cluster, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:
@@ -220,7 +225,7 @@ def _agents(settings: Cluster, commands: Commands) -> dict[str, DoorTarget]:
     if without:
         raise MeasureFailed(
             what=f"no Cilium agent is ready on {', '.join(without)}",
-            remedy=" ".join(settings.kubectl("-n", "kube-system", "get", "pods", "-o", "wide")),
+            remedy=shown(commands, settings.kubectl("-n", "kube-system", "get", "pods", "-o", "wide")),
         )
     return {
         node: DoorTarget(

@@ -44,8 +44,8 @@ def argv_signal(pid_file: str, number: int) -> tuple[str, ...]:
 def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
     """The program's own end out of the door's: its stderr without the script's lines, its status, its CPU time.
 
-    Raises MeasureFailed when the door did not open, ToolMissing when the program is not there. A program that was cut off by its
-    deadline has no CPU time.
+    Raises MeasureFailed when the door did not open, ToolMissing when the program is not there. A program that was cut
+    off by its deadline has no CPU time.
     """
     stderr = _KUBECTL_STATUS.sub(b"", done.stderr)
     text, found, times = stderr.rpartition(f"{TIMES}\n".encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from labctl.errors import LabError
 from labctl.providers.base import Completed, Running, TargetKind
-from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.commands import Commands, pasted
 from labctl.providers.cilium.remote import argv_signal, unwrapped, wrapped
 
 _GRACE_S = 5.0
@@ -78,11 +77,9 @@ class DoorTarget:
     kind: TargetKind
     door: Door
     commands: Commands
-    shown_as: tuple[str, ...] = ()
-    """What a person types to reach the place that `commands` runs in, where that is not this host."""
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return (*self.shown_as, *self.door.closed, *argv)
+        return (*self.commands.prefix, *self.door.closed, *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         pid_file = _pid_file()
@@ -123,7 +120,7 @@ class DoorTarget:
         return done.text
 
     def shown(self, argv: Sequence[str]) -> str:
-        return shlex.join(self.command(argv))
+        return pasted(self.commands.prefix, (*self.door.closed, *argv))
 
 
 def _pid_file() -> str:

@@ -6,14 +6,14 @@ import contextlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.lab import Lab, Pair, Placement, Pod
 from labctl.model.proof import Evidence
 from labctl.providers.base import Running
 from labctl.providers.cilium.cluster import Cluster
-from labctl.providers.cilium.commands import must
+from labctl.providers.cilium.commands import must, with_kubeconfig
 from labctl.providers.cilium.endpoints import argv_tunnels, endpoint_of, parse_tunnels
 from labctl.providers.cilium.live import COUNTERS_SCRIPT, Facts
 from labctl.providers.cilium.modes import (
@@ -67,6 +67,9 @@ class Witnesses:
         for node, agent in self.agents.items():
             status = self.status(node)
             fallback = explain(self._log(node), config, status) if asked["hostRouting"] == "bpf" else None
+            if fallback is not None:
+                there = with_kubeconfig(fallback.remedy, agent.commands, self.settings.kubectl())
+                fallback = replace(fallback, remedy=there)
             pieces.append(agent_evidence(node, status, config, asked, fallback, agent.command(argv_status())))
         return tuple(pieces)
 
@@ -98,12 +101,7 @@ class Witnesses:
         """`cilium monitor` on that node for those pods while the context lasts; its lines go to `into`, and what went
         wrong, as sentences, to the list that it gives. A monitor that fails never stops the traffic."""
         trouble: list[str] = []
-        ids = [
-            endpoint.id
-            for pod in pods
-            if (endpoint := endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}"))
-            is not None
-        ]
+        ids = self._endpoint_ids(pods)
         with contextlib.ExitStack() as stack:
             running: Running | None = None
             try:
@@ -118,6 +116,12 @@ class Witnesses:
                     into += parse_monitor(running.stop(sig=signal.SIGTERM, timeout_s=10.0).text)
                 except LabError as failed:
                     trouble.append(f"{failed.what}: {failed.cause}")
+
+    def _endpoint_ids(self, pods: tuple[Pod, ...]) -> tuple[int, ...]:
+        found = (
+            endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}") for pod in pods
+        )
+        return tuple(endpoint.id for endpoint in found if endpoint is not None)
 
     def _log(self, node: str) -> list[str]:
         name = self.agents[node].name.split()[0]
@@ -166,7 +170,8 @@ class Witnesses:
         )
 
     def _monitor_evidence(self, client: Pod, server: Pod, traces: list[Trace], trouble: list[str]) -> Evidence:
-        command = self.agents[client.node].command(argv_monitor(()))
+        ids = self._endpoint_ids((client,))
+        command = self.agents[client.node].command(argv_monitor(ids) if ids else ())
         if trouble:
             return Evidence(
                 witness="monitor", where=client.node, command=" ".join(command), finding="; ".join(trouble),

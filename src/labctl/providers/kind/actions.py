@@ -20,7 +20,7 @@ def quoted(argv: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Act:
+class Act:
     def record(self) -> Mapping[str, object]:
         name = re.sub(r"(?<!^)([A-Z])", r"-\1", type(self).__name__).lower()
         return {"kind": name, **{key: _plain(value) for key, value in asdict(self).items()}}
@@ -39,7 +39,7 @@ def _plain(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile(_Act):
+class WriteFile(Act):
     """Puts text into one of the lab's own files."""
 
     path: Path
@@ -57,7 +57,7 @@ class WriteFile(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command(_Act):
+class Command(Act):
     """One command of a tool. `remedy` is for its failure, where the tool's own words give none."""
 
     argv: tuple[str, ...]
@@ -69,7 +69,7 @@ class Command(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseForeign(_Act):
+class RefuseForeign(Act):
     """Stops when a cluster of that name exists that does not carry this lab's mark."""
 
     engine: str
@@ -84,7 +84,7 @@ class RefuseForeign(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseOverlap(_Act):
+class RefuseOverlap(Act):
     """Stops when another lab's pods or Services have addresses of these ranges."""
 
     lab: str
@@ -95,21 +95,7 @@ class RefuseOverlap(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HaveImage(_Act):
-    """Sees to it that the engine has an image: pulls it where that is allowed, else says that it is missing."""
-
-    engine: str
-    reference: str
-    pull: bool
-    timeout_s: float
-
-    def shell(self) -> str:
-        has = f"{self.engine} image inspect {shlex.quote(self.reference)} >/dev/null"
-        return f"{has} 2>&1 || {self.engine} pull {shlex.quote(self.reference)}" if self.pull else has
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderChart(_Act):
+class RenderChart(Act):
     """Renders the chart into a file: what is verified is what is applied."""
 
     argv: tuple[str, ...]
@@ -121,7 +107,7 @@ class RenderChart(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyChart(_Act):
+class VerifyChart(Act):
     """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows."""
 
     rendered: Path
@@ -151,7 +137,7 @@ class VerifyChart(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateCluster(_Act):
+class CreateCluster(Act):
     """`kind create cluster`; a whole cluster of this lab that is there already is kept, half a one is replaced."""
 
     engine: str
@@ -171,7 +157,7 @@ class CreateCluster(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteCluster(_Act):
+class DeleteCluster(Act):
     """Removes the cluster, if it carries this lab's mark."""
 
     engine: str
@@ -189,7 +175,7 @@ class DeleteCluster(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectLogs(_Act):
+class CollectLogs(Act):
     """Keeps what a failed build said: `kind export logs`, the agents' logs, the events. Never fails."""
 
     cluster: str
@@ -221,64 +207,7 @@ class CollectLogs(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodesHaveImages(_Act):
-    """Stops when an image is missing on a node, and says on which."""
-
-    engine: str
-    nodes: tuple[str, ...]
-    references: tuple[str, ...]
-
-    def shell(self) -> str:
-        lines = []
-        for node in self.nodes:
-            for reference in self.references:
-                listed = f"{self.engine} exec {node} ctr --namespace k8s.io images ls -q"
-                lines.append(f"{listed} | grep -qxF {shlex.quote(stored_name(reference))}")
-        return "\n".join(lines)
-
-
-def stored_name(reference: str) -> str:
-    """The name that containerd gives to a reference: with its registry, `library/` and tag spelt out."""
-    name, _, digest = reference.partition("@")
-    head, slash, rest = name.partition("/")
-    if not slash:
-        name = f"docker.io/library/{name}"
-    elif "." not in head and ":" not in head and head != "localhost":
-        name = f"docker.io/{head}/{rest}"
-    if digest:
-        return f"{name}@{digest}"
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteMirrors(_Act):
-    """Tells each node's containerd to ask a mirror for one registry's images."""
-
-    engine: str
-    nodes: tuple[str, ...]
-    registry: str
-    mirror: str
-
-    @property
-    def text(self) -> str:
-        return f'server = "https://{self.registry}"\n\n[host."{self.mirror}"]\n  capabilities = ["pull", "resolve"]\n'
-
-    @property
-    def script(self) -> str:
-        folder = f"/etc/containerd/certs.d/{self.registry}"
-        return f"mkdir -p {shlex.quote(folder)} && cat > {shlex.quote(folder + '/hosts.toml')}"
-
-    def argv(self, node: str) -> tuple[str, ...]:
-        return (self.engine, "exec", "-i", node, "sh", "-c", self.script)
-
-    def shell(self) -> str:
-        return "\n".join(
-            f"printf '%s' {shlex.quote(self.text)} | {quoted(self.argv(node))}" for node in self.nodes
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitForPods(_Act):
+class WaitForPods(Act):
     """Waits until `count` pods are ready (all containers), and says which are not and why."""
 
     kubectl: tuple[str, ...]
@@ -313,7 +242,7 @@ class WaitForPods(_Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestartAgents(_Act):
+class RestartAgents(Act):
     """Restarts every Cilium agent, so that it reads its configuration anew, and waits for the last one."""
 
     kubectl: tuple[str, ...]

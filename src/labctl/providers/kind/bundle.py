@@ -48,12 +48,14 @@ class Unpacked:
                 "chart": str(self.chart),
                 "image": named["agent"],
                 "operatorImage": named["operator"],
+                "imageRepository": None,
             },
             "kindCluster": {
                 "image": named["node"],
                 "kubernetes": self.manifest["kubernetes"],
                 "toolsImage": named["tools"],
                 "pull": False,
+                "preloaded": False,
                 "archives": [str(path) for path in self.archives],
             },
         }

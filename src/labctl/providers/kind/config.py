@@ -52,7 +52,7 @@ def kind_config(settings: Settings) -> str:
         "kubeProxyMode": "none" if lab.datapath.kube_proxy_replacement else "iptables",
         "podSubnet": str(lab.network.pod_cidr),
         "serviceSubnet": str(lab.network.service_cidr),
-        "apiServerAddress": cluster.api_server_address,
+        "apiServerAddress": settings.api_server_address,
     }
     if cluster.api_server_port:
         networking["apiServerPort"] = cluster.api_server_port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,6 @@ from labctl.providers.kind.actions import (
     Command,
     CreateCluster,
     DeleteCluster,
-    HaveImage,
-    NodesHaveImages,
     RefuseForeign,
     RefuseOverlap,
     RenderChart,
@@ -29,15 +28,18 @@ from labctl.providers.kind.actions import (
     VerifyChart,
     WaitForPods,
     WriteFile,
-    WriteMirrors,
-    stored_name,
 )
+from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors, stored_name
 from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
 from labctl.providers.kind.tools import Commands
 from labctl.providers.kind.waiting import wait_for_pods
 from labctl.system.files import write_atomically
 
 _LOOK_S = 30.0
+_LACKS_PLATFORM = re.compile(r"content digest \S+ not found", re.IGNORECASE)
+_ONE_PLATFORM = (
+    "docker save --platform linux/amd64 {image} -o FILE (docker 28 or later), then kindCluster.archives: [FILE]"
+)
 _NO_IMAGE = re.compile(r"no such (image|object)|not found|not known|image not known|no such manifest", re.IGNORECASE)
 
 
@@ -93,6 +95,8 @@ class KindExecutor:
                 )  # fmt: skip
             case CollectLogs():
                 self._collect(action)
+            case LoadImage():
+                self._load(action)
             case NodesHaveImages():
                 self._nodes_have(action)
             case WriteMirrors():
@@ -137,6 +141,19 @@ class KindExecutor:
             cause="kindCluster.pull is false",
             remedy=f"{action.engine} load -i ARCHIVE; or name one that is there ({action.engine} image ls)",
         )
+
+    def _load(self, action: LoadImage) -> None:
+        done = self._commands.run(action.argv, timeout_s=action.timeout_s)
+        if done.returncode == 0 and not done.timed_out:
+            return
+        if not _LACKS_PLATFORM.search(done.error_text + done.text):
+            raise failed_command(done, timeout_s=action.timeout_s)
+        with tempfile.TemporaryDirectory(prefix="labctl-image-") as folder:
+            archive = str(Path(folder) / "image.tar")
+            self._run(action.argv_save(archive), action.timeout_s, "")
+            for node in action.nodes:
+                for argv in action.argvs_import(archive, node):
+                    self._run(argv, action.timeout_s, _ONE_PLATFORM.format(image=action.reference))
 
     def _create(self, action: CreateCluster) -> None:
         nodes = clusters.nodes_of(self._commands, action.engine, action.cluster)

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.providers.base import Part as Part
 from labctl.providers.cilium.install import REPOSITORY
 from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
 
 _LOOK_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools` or `chart`; `digest` is empty
-    where it is not known on this host (not pulled yet)."""
-
-    role: str
-    reference: str
-    digest: str
-
-    def record(self) -> dict[str, object]:
-        return {"role": self.role, "reference": self.reference, "digest": self.digest or None}
 
 
 def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ...]:
@@ -40,7 +27,6 @@ def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ..
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
     digest = f"sha256:{sha256_of(chart)}" if chart.is_file() else ""
     return (*found, Part(role="chart", reference=reference, digest=digest))
-
 
 
 

@@ -22,8 +22,6 @@ from labctl.providers.kind.actions import (
     Command,
     CreateCluster,
     DeleteCluster,
-    HaveImage,
-    NodesHaveImages,
     RefuseForeign,
     RefuseOverlap,
     RenderChart,
@@ -31,8 +29,8 @@ from labctl.providers.kind.actions import (
     VerifyChart,
     WaitForPods,
     WriteFile,
-    WriteMirrors,
 )
+from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.settings import Settings
 
@@ -230,7 +228,7 @@ def _load(settings: Settings, engine: str) -> Step:
     ]
     if not cluster.archives and not cluster.preloaded:
         actions += [
-            Command(argv=("kind", "load", "docker-image", image, "--name", name), timeout_s=_PULL_S)
+            LoadImage(engine=engine, cluster=name, nodes=settings.all_nodes, reference=image, timeout_s=_PULL_S)
             for image in settings.images
         ]
     if not cluster.pull:

@@ -13,8 +13,8 @@ from pathlib import Path
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.model.sections_kind import Strategy
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.model.sections_kind import KindCluster, Strategy
+from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.kind import bundle, clusters, record, subnets
 from labctl.providers.kind.actions import RefuseOverlap
@@ -23,7 +23,7 @@ from labctl.providers.kind.execute import KindExecutor, write_private
 from labctl.providers.kind.images import Part, parts, sha256_of
 from labctl.providers.kind.plan import plan_lab, plan_switch
 from labctl.providers.kind.probes import MEMORY_PER_NODE_BYTE, probes, read_text
-from labctl.providers.kind.settings import Files, Settings, read_settings
+from labctl.providers.kind.settings import Files, Settings, engine_address, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands
 from labctl.providers.kind.ways import KindWays
 
@@ -41,6 +41,7 @@ class KindProvider:
 
     name = "kind"
     statement = "real Cilium on Kubernetes in containers (kind): all nodes share this host's kernel"
+    is_proven_when_built = True
 
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
@@ -66,7 +67,7 @@ class KindProvider:
         own = self._files(lab.name).kind_config
         ranges = subnets.ranges_of(own.read_text(encoding="utf-8")) if own.exists() else ()
         placed = subnets.moved(lab, *ranges) if len(ranges) == 2 else subnets.settle(lab, self._others(lab.name))
-        return read_settings(placed, self._root)
+        return read_settings(placed, self._root, os.environ.get("DOCKER_HOST", ""))
 
     def probes(self) -> Iterator[Probe]:
         return probes(self._commands)
@@ -91,18 +92,29 @@ class KindProvider:
 
     def unpack(self, path: Path) -> dict[str, dict[str, object]]:
         """Verifies a bundle, gives the node image to the engine, and gives what to lay over the sections `cilium` and
-        `kindCluster` of a scenario so that nothing else is used."""
+        `kindCluster` of a lab so that nothing else is used."""
         unpacked = bundle.unpack(path, self._root / "bundles" / sha256_of(path)[:16])
         bundle.load_node_image(unpacked, self.engine, self._commands)
         return unpacked.settings()
 
-    def strategy(self, lab: Lab) -> Strategy:
-        """Two clusters at once or one that is switched: the scenario's word, else by free memory."""
+    def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
+        """Clusters side by side or one that is switched: the scenario's word, else by free memory."""
         settings = self.settings(lab)
-        if settings.cluster.strategy is not Strategy.AUTO:
-            return settings.cluster.strategy
-        need = 2 * len(settings.all_nodes) * MEMORY_PER_NODE_BYTE
-        return Strategy.PARALLEL if free_memory_byte() >= need else Strategy.SWITCH
+        asked = settings.cluster.strategy
+        if asked is not Strategy.AUTO:
+            return StrategyChoice(
+                switches=asked is Strategy.SWITCH, because=f"kindCluster.strategy is {asked}", is_asked=True
+            )
+        nodes = sides * len(settings.all_nodes)
+        what = f"{sides} clusters of together {nodes} nodes"
+        return by_memory(nodes * MEMORY_PER_NODE_BYTE, self._free_memory(), what)
+
+    def _free_memory(self) -> int:
+        """Of this host, or all that a remote engine's host has: how much of that is free it does not tell."""
+        if not engine_address(os.environ.get("DOCKER_HOST", "")):
+            return free_memory_byte()
+        asked = self._commands.run((self.engine, "info", "--format", "{{.MemTotal}}"), timeout_s=clusters.LOOK_S)
+        return int(asked.text) if asked.text.strip().isdigit() else 0
 
     @contextlib.contextmanager
     def _executor(self, lab: Lab) -> Iterator[Executor]:
@@ -220,7 +232,8 @@ class KindProvider:
                 ("nodes", one.nodes == two.nodes),
                 ("pods", [(p.name, p.node) for p in before.pods] == [(p.name, p.node) for p in after.pods]),
                 ("address ranges", before.network.pod_cidr == after.network.pod_cidr),
-                ("Kubernetes", one.kubernetes == two.kubernetes),
+                ("Kubernetes", (one.kubernetes, one.node_image) == (two.kubernetes, two.node_image)),
+                ("kindCluster", _cluster_less_strategy(one) == _cluster_less_strategy(two)),
                 ("Cilium", one.cilium_version == two.cilium_version),
                 (
                     "kube-proxy replacement",
@@ -237,8 +250,18 @@ class KindProvider:
             )
 
 
+def _cluster_less_strategy(settings: Settings) -> KindCluster:
+    return settings.cluster.model_copy(update={"strategy": Strategy.AUTO})
+
+
+def by_memory(need_byte: int, free_byte: int, what: str) -> StrategyChoice:
+    """Side by side where there is room for it."""
+    figures = f"{what} need about {need_byte / 2**30:.1f} GiB, {free_byte / 2**30:.1f} GiB are free"
+    return StrategyChoice(switches=free_byte < need_byte, because=figures)
+
+
 def free_memory_byte() -> int:
-    """MemAvailable of this host; with a remote engine it says nothing of that one."""
+    """MemAvailable of this host."""
     for line in (read_text("/proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -7,8 +7,10 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -21,6 +23,7 @@ from labctl.providers.cilium.versions import Version
 
 CLUSTER_PREFIX = "labctl-"
 API_PORT = 6443
+LOOPBACK = "127.0.0.1"
 UPLINK = "eth0"
 DEFAULT_KUBERNETES = "1.32.2"
 
@@ -97,6 +100,7 @@ class Settings:
     nodes: Mapping[str, str]
     control_planes: tuple[str, ...]
     files: Files
+    api_server_address: str
 
     @property
     def namespace(self) -> str:
@@ -166,8 +170,23 @@ class Settings:
         return ("kubectl", "--kubeconfig", str(self.files.kubeconfig), *arguments)
 
 
-def read_settings(lab: Lab, root: Path) -> Settings:
-    """Raises UsageError for what cannot be decided from the scenario alone."""
+def engine_address(docker_host: str) -> str:
+    """The address of the engine's host out of DOCKER_HOST; empty when it is this host, or not told by an address.
+
+    kind publishes the API server on the engine's host, and 127.0.0.1 there is not 127.0.0.1 here.
+    """
+    try:
+        place = urlsplit(docker_host)
+        address = ip_address(place.hostname or "")
+    except ValueError:
+        return ""
+    if place.scheme not in ("tcp", "http", "https", "ssh"):
+        return ""
+    return "" if address.is_loopback or address.is_unspecified else str(address)
+
+
+def read_settings(lab: Lab, root: Path, docker_host: str = "") -> Settings:
+    """Raises UsageError for what cannot be decided from the scenario alone. `docker_host` is what DOCKER_HOST says."""
     cluster = _section(KindCluster, lab, "kindCluster")
     cilium = _section(Cilium, lab, "cilium")
     image, kubernetes = _node_image(cluster)
@@ -184,6 +203,7 @@ def read_settings(lab: Lab, root: Path) -> Settings:
         nodes=nodes,
         control_planes=control_planes,
         files=Files(folder=root / lab.name, logs=root / "logs" / lab.name),
+        api_server_address=cluster.api_server_address or engine_address(docker_host) or LOOPBACK,
     )
 
 

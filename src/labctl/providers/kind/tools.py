@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from labctl.errors import HostLacks
 from labctl.providers.base import Completed, Running
@@ -20,21 +21,34 @@ INSTALL = {
 }
 
 
+SPDY = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"
+"""kubectl 1.31 and later try `exec` by websocket first. API servers before 1.30 refuse that, and kubectl then asks
+again by SPDY, which every server takes: asked for at once, each `exec` is one connection less."""
+
+
+def as_run(argv: Sequence[str]) -> tuple[str, ...]:
+    """argv as it is really run; what is shown to people is argv itself, which does the same."""
+    return ("env", SPDY, *argv) if argv[0] == "kubectl" else tuple(argv)
+
+
 class HostCommands:
     """The programs of this host. `DOCKER_HOST`, docker contexts and KIND_EXPERIMENTAL_PROVIDER pass through."""
+
+    prefix: tuple[str, ...] = ()
 
     def find(self, program: str) -> str | None:
         return process.find_program(program)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
         self._require(argv)
-        return process.run(argv, timeout_s=timeout_s, stdin=stdin)
+        done = process.run(as_run(argv), timeout_s=timeout_s, stdin=stdin)
+        return replace(done, argv=tuple(argv))
 
     def start(
         self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         self._require(argv)
-        return process.Process(argv, stdin=stdin, output=output)
+        return process.Process(as_run(argv), stdin=stdin, output=output)
 
     def _require(self, argv: Sequence[str]) -> None:
         if self.find(argv[0]) is None:
@@ -42,4 +56,3 @@ class HostCommands:
                 what=f"the kind provider needs {argv[0]}, which is not on this host",
                 remedy=INSTALL.get(argv[0], "labctl doctor --provider kind"),
             )
-

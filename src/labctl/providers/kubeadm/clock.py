@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.commands import Commands
 
 _ROUNDS = 5
@@ -24,15 +25,6 @@ class Exchange:
     sent_s: float
     answered_s: float
     said_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockOffset:
-    """`offset_s` is the machine's clock minus ours; the truth is within `error_s` of it on either side."""
-
-    node: str
-    offset_s: float
-    error_s: float
 
 
 def argv_time() -> tuple[str, ...]:
@@ -54,11 +46,6 @@ def offset_of(node: str, exchanges: Iterable[Exchange]) -> ClockOffset:
         offset_s=best.said_s - (best.sent_s + best.answered_s) / 2,
         error_s=(best.answered_s - best.sent_s) / 2,
     )
-
-
-def between(a: ClockOffset, b: ClockOffset) -> ClockOffset:
-    """B's clock minus A's, where the times of two machines are joined."""
-    return ClockOffset(node=f"{b.node} to {a.node}", offset_s=b.offset_s - a.offset_s, error_s=a.error_s + b.error_s)
 
 
 def in_words(offset: ClockOffset) -> str:

@@ -15,6 +15,7 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.planning.record import lab_to_json
 from labctl.providers.cilium.chart import read_chart
+from labctl.providers.cilium.commands import shown
 from labctl.providers.cilium.pods import parse_pods
 from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
 from labctl.providers.kubeadm.actions import (
@@ -119,7 +120,7 @@ class KubeadmExecutor:
             raise StepFailed(
                 what=f"{self._settings.control_plane.node}: {' '.join(argv[:1])} failed",
                 cause=done.error_text.strip()[-300:],
-                remedy=f"ssh {self._settings.control_plane.place} sudo {shlex.join(argv)}",
+                remedy=shown(self._fleet.control_plane, argv),
             )
 
 

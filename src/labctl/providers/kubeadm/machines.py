@@ -136,20 +136,33 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
         chosen = [(node, by_node[node]) for node in nodes]
     else:
         chosen = list(zip(nodes, ordered, strict=False))
+    return tuple(_machine(host, node, is_first=number == 0) for number, (node, host) in enumerate(chosen))
+
+
+def site_machines(section: object) -> tuple[Machine, ...]:
+    """Every machine that the section `hosts:` lists, whichever lab it may be part of. Nodes' names are those that a
+    scenario with `nodes: N` would give, where the section gives none."""
+    with _named("hosts"):
+        hosts = HOSTS.validate_json(json.dumps(section or []))
+    ordered = sorted(hosts, key=lambda host: host.role is not Role.CONTROL_PLANE)
     return tuple(
-        Machine(
-            node=node,
-            role=Role.CONTROL_PLANE if number == 0 else Role.WORKER,
-            address=host.address,
-            port=host.port,
-            user=host.user,
-            key=host.key,
-            node_address=str(host.node_address or ""),
-            interface=host.interface or "",
-            sudo_password_file=host.sudo_password_file,
-            known_hosts=host.known_hosts,
-        )
-        for number, (node, host) in enumerate(chosen)
+        _machine(host, host.node or f"node{number}", is_first=number == 1)
+        for number, host in enumerate(ordered, start=1)
+    )
+
+
+def _machine(host: Host, node: str, *, is_first: bool) -> Machine:
+    return Machine(
+        node=node,
+        role=Role.CONTROL_PLANE if is_first else Role.WORKER,
+        address=host.address,
+        port=host.port,
+        user=host.user,
+        key=host.key,
+        node_address=str(host.node_address or ""),
+        interface=host.interface or "",
+        sudo_password_file=host.sudo_password_file,
+        known_hosts=host.known_hosts,
     )
 
 

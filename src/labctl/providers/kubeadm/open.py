@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from labctl.errors import MeasureFailed
-from labctl.providers.base import TargetKind
+from labctl.providers.base import ClockOffset, TargetKind
+from labctl.providers.cilium.commands import shown
 from labctl.providers.cilium.open import OpenCiliumLab, open_lab
 from labctl.providers.cilium.pods import PodState
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.workloads import CONTAINER, helper_name, nodes_with_helper
-from labctl.providers.kubeadm.clock import ClockOffset, measure
+from labctl.providers.kubeadm.clock import measure
 from labctl.providers.kubeadm.settings import Settings
 from labctl.providers.kubeadm.ssh import Fleet
 
@@ -59,7 +60,6 @@ class SshWays:
     def node(self, node: str) -> DoorTarget:
         return DoorTarget(
             name=node, kind=TargetKind.NODE, commands=self.fleet[node], door=Door(closed=(), open=()),
-            shown_as=self._shown(node),
         )  # fmt: skip
 
     def pod(self, pod: PodState, node: str) -> DoorTarget:
@@ -79,14 +79,10 @@ class SshWays:
         if not listed:
             raise MeasureFailed(
                 what=f"pod {pod} has no running container on {node}",
-                remedy=f"ssh {commands.machine.place} sudo crictl pods --name {pod}",
+                remedy=shown(commands, ("crictl", "pods", "--name", pod)),
             )
         pid = parse_pid(commands.run(argv_inspect(listed[0]), timeout_s=_ASK_S).text)
-        return DoorTarget(name=name, kind=kind, commands=commands, door=door_into(pid), shown_as=self._shown(node))
-
-    def _shown(self, node: str) -> tuple[str, ...]:
-        machine = self.fleet[node].machine
-        return ("ssh", *machine.place.split(), *(() if machine.user == "root" else ("sudo",)))
+        return DoorTarget(name=name, kind=kind, commands=commands, door=door_into(pid))
 
 
 def uplinks(settings: Settings, fleet: Fleet) -> dict[str, str]:
@@ -115,13 +111,19 @@ def device_of(text: str, address: str) -> str:
     )
 
 
+class OpenMachinesLab(OpenCiliumLab):
+    """With clocks of its own on every node (`HasClocks` of the seam)."""
+
+    def __init__(self, opened: OpenCiliumLab, fleet: Fleet) -> None:
+        super().__init__(opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents)
+        self._fleet = fleet
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return tuple(measure(node, self._fleet[node]) for node in nodes)
+
+
 @contextmanager
-def opened(settings: Settings) -> Iterator[OpenCiliumLab]:
+def opened(settings: Settings) -> Iterator[OpenMachinesLab]:
     with Fleet(settings.machines) as fleet:
         known = replace(settings, uplinks=uplinks(settings, fleet))
-        yield open_lab(known, fleet.control_plane, SshWays(known, fleet))
-
-
-def clock_offsets(fleet: Fleet, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
-    """How far each machine's clock is from this host's: told where times of two machines are joined."""
-    return tuple(measure(node, fleet[node]) for node in nodes)
+        yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)

@@ -17,14 +17,14 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import MachineSource
 from labctl.planning.record import lab_from_json
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import Files, Settings, read_settings
-from labctl.providers.kubeadm.story import TaskObserver, unheard
+from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
 
 
 def default_root() -> Path:
@@ -39,6 +39,7 @@ class KubeadmProvider:
 
     name = "kubeadm"
     statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
+    is_proven_when_built = True
 
     def __init__(
         self,
@@ -97,6 +98,10 @@ class KubeadmProvider:
             )
         return plan_switch(self.settings(before), self.settings(after))
 
+    def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
+        """The machines are there once, so the sides take turns on them."""
+        return StrategyChoice(switches=True, because="the machines are there once", is_asked=True)
+
     @contextlib.contextmanager
     def _executor(self, lab: Lab) -> Iterator[Executor]:
         from labctl.providers.kubeadm.execute import KubeadmExecutor
@@ -118,6 +123,21 @@ class KubeadmProvider:
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
+
+    @contextlib.contextmanager
+    def telling(self, tell: Tell) -> Iterator[None]:
+        """Every Ansible task is an act, on all machines together."""
+        before, narrator = self._observer, Narrator(tell)
+
+        def both(event: TaskEvent) -> None:
+            before(event)
+            narrator(event)
+
+        self._observer = both
+        try:
+            yield
+        finally:
+            self._observer = before
 
     def discover(self) -> tuple[RunningLab, ...]:
         """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""
@@ -154,6 +174,28 @@ class KubeadmProvider:
             is_resumable=True,
         )
 
+    def seek(self, name: str) -> RunningLab | None:
+        """Asks the machines of lab.yaml."""
+        from labctl.providers.kubeadm.marks import seek_mark
+
+        machines = self._site()
+        if not machines:
+            return None
+        marked = seek_mark(name, machines)
+        marked.refuse_silence(name)
+        if marked.mark is None:
+            return None
+        return RunningLab(
+            name=name,
+            provider=self.name,
+            scenario=marked.mark.scenario,
+            digest=marked.mark.digest,
+            is_whole=False,
+            lab=None,
+            missing=("its record on this host",),
+            is_resumable=True,
+        )
+
     def teardown(self, name: str) -> None:
         """Puts the lab's machines back as they were. Only machines with this lab's mark are touched; where some
         cannot be reached the others are done, the error names them, and the record stays."""
@@ -164,23 +206,32 @@ class KubeadmProvider:
         if state is not None and state.get("machineSource") == MachineSource.VAGRANT:
             vagrant(("vagrant", "destroy", "--force"), {"LABCTL_LAB": name})
         else:
-            machines = self._machines(name, state)
+            machines, variables = self._marked(name) if state is None else self._recorded(name, state)
             if machines:
-                variables = (state or {}).get("variables") or _least_variables(name)
                 with AnsibleRunner(files.logs, machines, self._observer) as runner:
                     runner.play("reset", inventory(machines), variables)
         shutil.rmtree(files.folder, ignore_errors=True)
 
-    def _machines(self, name: str, state: dict[str, Any] | None) -> tuple[Machine, ...]:
-        if state is None:
-            # Nothing is on record here: the machines of lab.yaml are asked, and those without the mark left alone.
-            return self._site()
+    def _marked(self, name: str) -> tuple[tuple[Machine, ...], dict[str, Any]]:
+        """Nothing is on record here: the machines of lab.yaml that carry the mark. Those that do not answer are tried
+        too, so that the error names them."""
+        from labctl.providers.kubeadm.marks import seek_mark
+
+        site = self._site()
+        if not site:
+            return (), {}
+        marked = seek_mark(name, site)
+        marked.refuse_silence(name)
+        return ((*marked.machines, *marked.silent), marked.mark.variables) if marked.mark else ((), {})
+
+    def _recorded(self, name: str, state: dict[str, Any]) -> tuple[tuple[Machine, ...], dict[str, Any]]:
         try:
-            return tuple(machine_from_record(record) for record in state["machines"])
+            return tuple(machine_from_record(record) for record in state["machines"]), state["variables"]
         except (KeyError, TypeError, ValueError) as broken:
             raise StepFailed(
                 what=f"the record of lab {name} cannot be read", cause=str(broken),
-                remedy=f"rm {self._files(name).state}, with the machines under hosts: in lab.yaml, then labctl down",
+                remedy=f"rm {self._files(name).state}, with the machines under hosts: in lab.yaml, then labctl down "
+                f"{name}: the machines know what they were",
             ) from broken  # fmt: skip
 
     @contextlib.contextmanager
@@ -192,15 +243,3 @@ class KubeadmProvider:
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)
-
-
-def _least_variables(name: str) -> dict[str, Any]:
-    """What the reset needs when nothing but the mark is left."""
-    return {
-        "labctl": {
-            "lab": name,
-            "cri_socket": "unix:///run/containerd/containerd.sock",
-            "pod_cidr": "10.244.0.0/16",
-            "remove_packages": True,
-        }
-    }

@@ -23,7 +23,15 @@ from typing import Any
 from labctl.errors import HostLacks, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
 from labctl.providers.kubeadm.machines import Machine
-from labctl.providers.kubeadm.story import Outcome, PlaybookResult, TaskEnded, TaskObserver, TaskStarted, unheard
+from labctl.providers.kubeadm.story import (
+    Outcome,
+    PlaybookEnded,
+    PlaybookResult,
+    TaskEnded,
+    TaskObserver,
+    TaskStarted,
+    unheard,
+)
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
@@ -157,7 +165,10 @@ class AnsibleRunner:
             arguments["tags"] = ",".join(tags)
         if limit:
             arguments["limit"] = limit
-        result = self._in_thread(run, arguments)
+        try:
+            result = self._in_thread(run, arguments)
+        finally:
+            self.observer(PlaybookEnded(playbook=playbook))
         log = self.directory / "artifacts" / ident / "stdout"
         if listener.failures:
             raise step_failed(listener.failures, self.machines, str(log))

@@ -238,6 +238,10 @@ class MachineCommands:
                 self._connection.close()
                 self._connection = None
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return ("ssh", *self.machine.place.split(), *(() if self.machine.user == "root" else ("sudo",)))
+
     def find(self, program: str) -> str | None:
         done = self.run(("sh", "-c", 'command -v "$0"', program), timeout_s=_CONNECT_S)
         return done.text.strip() or None

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from labctl.providers.base import Tell
+
 
 class Outcome(StrEnum):
     OK = "ok"
@@ -33,13 +35,51 @@ class TaskEnded:
     duration_s: float
 
 
-TaskEvent = TaskStarted | TaskEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaybookEnded:
+    """Nothing of this playbook runs any more."""
+
+    playbook: str
+
+
+TaskEvent = TaskStarted | TaskEnded | PlaybookEnded
 TaskObserver = Callable[[TaskEvent], None]
 
 
 def unheard(event: TaskEvent) -> None:
     """The observer of callers that do not show tasks."""
     del event
+
+
+class Narrator:
+    """Makes one phrase of what all machines report of a task. A task that every machine skipped has no end."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._ended: list[TaskEnded] = []
+
+    def __call__(self, event: TaskEvent) -> None:
+        match event:
+            case TaskStarted():
+                self._end()
+                self._tell(event.task, None)
+            case TaskEnded():
+                self._ended.append(event)
+            case PlaybookEnded():
+                self._end()
+
+    def _end(self) -> None:
+        done = [one for one in self._ended if one.outcome is not Outcome.SKIPPED]
+        self._ended = []
+        if not done:
+            return
+        told = [
+            f"{outcome}: {', '.join(nodes)}"
+            for outcome in (Outcome.CHANGED, Outcome.FAILED, Outcome.UNREACHABLE)
+            if (nodes := [one.node for one in done if one.outcome is outcome])
+        ]
+        text = done[0].task + (f" ({'; '.join(told)})" if told else "")
+        self._tell(text, max(one.duration_s for one in done))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

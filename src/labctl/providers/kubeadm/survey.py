@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from labctl.errors import LabError, StepFailed, UsageError
 from labctl.model.sections_kubeadm import PackageSource
+from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.clock import ClockOffset, in_words, measure
+from labctl.providers.kubeadm.clock import in_words, measure
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import Installed, nearest, parse_version, skew

@@ -176,14 +176,13 @@ def _taking_turns(lab: Lab) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def config_maps(namespace: str) -> Iterator[tuple[int, ...]]:
-    """Open descriptors of the config maps that the programs attached in a node use. Raises OSError."""
+def node_maps(namespace: str, name: str) -> Iterator[tuple[int, ...]]:
+    """Open descriptors of the maps of that name that the programs attached in a node use. Raises OSError."""
     with contextlib.ExitStack() as stack:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = [rtnetlink.parse_link(answer).index for answer in channel.ask(rtnetlink.all_links())]
             programs = {program for index in links for program in _programs(channel, index)}
-        configs, _ = _maps(stack, programs)
-        yield configs
+        yield _maps(stack, programs).get(name, ())
 
 
 def _stop(descriptor: int) -> None:
@@ -197,15 +196,15 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str) -> _Node:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = {link.index: link.name for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
             programs = {program for index in links for program in _programs(channel, index)}
-        configs, rings = _maps(stack, programs)
-        readers = tuple(stack.enter_context(EventReader(ring)) for ring in rings)
+        maps = _maps(stack, programs)
+        readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
     except OSError as failed:
         raise MeasureFailed(
             what=f"node {name} cannot be watched",
             cause=str(failed),
             remedy=f"tc -n {namespace} filter show dev eth0 ingress",
         ) from failed
-    return _Node(name=name, namespace=namespace, device_names=links, configs=configs, readers=readers)
+    return _Node(name=name, namespace=namespace, device_names=links, configs=maps.get("config", ()), readers=readers)
 
 
 def _programs(channel: Socket, index: int) -> Iterator[int]:
@@ -216,8 +215,8 @@ def _programs(channel: Socket, index: int) -> Iterator[int]:
                     yield found.program_id
 
 
-def _maps(stack: contextlib.ExitStack, programs: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Open descriptors of every config map and every ring that the programs use: usually one of each."""
+def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[int, ...]]:
+    """Open descriptors, by name, of every map that the programs use: usually one of each name."""
     ids: set[int] = set()
     for program in programs:
         descriptor = bpf.program_descriptor(program)
@@ -225,16 +224,13 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> tuple[tuple[int, .
             ids.update(bpf.program_info(descriptor).map_ids)
         finally:
             bpf.close_all([descriptor])
-    configs, rings = [], []
+    found: dict[str, tuple[int, ...]] = {}
     for map_id in sorted(ids):
         descriptor = bpf.map_descriptor(map_id)
         stack.callback(bpf.close_all, [descriptor])
         name = bpf.map_info(descriptor).name
-        if name == "config":
-            configs.append(descriptor)
-        elif name == "events":
-            rings.append(descriptor)
-    return tuple(configs), tuple(rings)
+        found[name] = (*found.get(name, ()), descriptor)
+    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,183 @@
+"""The addressing check: how a pod reaches others at all, from its mask to the envelope on the wire, found by looking.
+
+It sees only the seam. What the findings should be, and what they teach, is `addressing_findings`'s.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from labctl.checks import addressing_findings as judges
+from labctl.checks.addressing_findings import Wrapped
+from labctl.checks.arp import arp_of_pod
+from labctl.checks.base import CheckContext
+from labctl.checks.findings import judge_findings
+from labctl.checks.outcome import Measured, measure, require_ended, said
+from labctl.checks.ping import argv_ping, ping_timeout_s
+from labctl.checks.pod_network import (
+    ICMP_OVER_IPV4_BYTE,
+    argv_addresses,
+    argv_forget_neighbour,
+    argv_largest,
+    argv_neighbours,
+    argv_routes,
+    parse_default_route,
+    parse_device,
+    parse_neighbour,
+)
+from labctl.checks.raw import RawFiles
+from labctl.checks.tcpdump import expected_for, mac_roles, require_trustworthy
+from labctl.errors import MeasureFailed
+from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.parameters import AddressingParameters, CheckParameters, PingParameters
+from labctl.model.result import CheckResult, Finding, Metric
+from labctl.model.signature import Role
+from labctl.path.capture import TapCapture, capturing, echo_filter
+from labctl.path.frame import Ipv4, decode
+from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
+from labctl.providers.base import Completed, Target
+
+_DEVICE = "eth0"
+_TIMEOUT_S = 10.0
+_INTERVAL_S = 0.01
+_SETTLE_S = (0.05, 0.25, 1.0)
+_TOKEN_BYTE = 16
+_IPV4_BYTE = 14
+"""The Ethernet header before the length that an IPv4 header tells."""
+_UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
+
+
+class AddressingCheck:
+    """Mask, gateway, ARP, TTLs, envelope and MTU of one pair, each a finding with what it teaches.
+
+    `token` and `sleep` are for tests: the mark in the packets' payload, and how to wait.
+    """
+
+    kind = "addressing"
+    tools = ("ip", "ping", "tcpdump")
+
+    def __init__(
+        self,
+        *,
+        token: Callable[[], bytes] = lambda: secrets.token_bytes(_TOKEN_BYTE),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._token = token
+        self._sleep = sleep
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return ()
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
+
+    def run(self, context: CheckContext) -> CheckResult:
+        parameters = context.spec.parameters
+        if not isinstance(parameters, AddressingParameters):
+            raise TypeError(f"addressing cannot run with {type(parameters).__name__}")
+
+        def body(raw: RawFiles) -> Measured:
+            findings = tuple(self._look(context, raw, parameters))
+            return Measured(judgement=judge_findings(findings), values={}, findings=findings)
+
+        return measure(context, self.metrics(parameters), body)
+
+    def _look(self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters) -> Iterator[Finding]:
+        open_lab, pair = context.open_lab, context.pair
+        lab, pod = open_lab.lab, open_lab.target(pair.client)
+        server = str(lab.pod(pair.server).address)
+
+        def ask(name: str, argv: Sequence[str]) -> str:
+            return _answer(pod, raw, name, argv)
+
+        device = parse_device(ask("address", argv_addresses(_DEVICE)))
+        route = parse_default_route(ask("route", argv_routes()))
+        yield judges.judge_address(lab, pair, device, pod.command(argv_addresses(_DEVICE)))
+        yield judges.judge_gateway(lab, pair, route, pod.command(argv_routes()))
+        gateway = str(lab.node(lab.pod(pair.client).node).router) if route is None else route.gateway
+        token = self._token()
+        captures = self._capture(context, raw, parameters, gateway, token)
+        mac = parse_neighbour(ask("neighbour", argv_neighbours(_DEVICE)), gateway)
+        yield judges.judge_gateway_mac(lab, pair, gateway, mac, pod.command(argv_neighbours(_DEVICE)))
+        client = lab.pod(pair.client)
+        arp = tuple(arp_of_pod(captures, client.address, [client.mac]))
+        yield from judges.judge_arp(lab, pair, arp, gateway, _look_at(context, Role.CLIENT_LXC, "arp"))
+        matcher = match_echo(client.address, lab.pod(pair.server).address, token)
+        seen = tuple(
+            one
+            for capture in captures
+            for one in sightings(capture.records(), matcher, tap=capture.tap.name, role=capture.tap.role)
+        )
+        expected = expected_for(lab, pair, packets=parameters.count)
+        yield judges.judge_ttl(pair, seen, expected, pod.command(("ping", "-c", "1", server)))
+        wrapped = tuple(one for capture in captures for one in _wrapped(capture, matcher))
+        plain = [one for one in seen if one.role in _UPLINKS and one.envelope is None]
+        look = _look_at(context, Role.CLIENT_UPLINK, f"icmp or udp port {VXLAN_PORT}")
+        yield from judges.judge_envelope(lab, pair, wrapped, plain, mac_roles(context), look)
+        mtu = device.mtu if route is None or route.mtu is None else route.mtu
+        tries = [(f"ping-{size}", argv_largest(server, size)) for size in _sizes(mtu)]
+        largest, next_byte = (raw.save_completed(name, pod.run(argv, timeout_s=_TIMEOUT_S)) for name, argv in tries)
+        commands = (pod.command(tries[0][1]), pod.command(tries[1][1]))
+        yield from judges.judge_mtu(lab, mtu, largest, next_byte, commands)
+
+    def _capture(
+        self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str, token: bytes
+    ) -> tuple[TapCapture, ...]:
+        """Captures on every tap while the pod, which has forgotten its gateway's MAC, sends marked requests."""
+        open_lab, pair = context.open_lab, context.pair
+        lab, pod = open_lab.lab, open_lab.target(pair.client)
+        client, server = lab.pod(pair.client).address, lab.pod(pair.server).address
+        # The nodes' own neighbours are resolved first, so that the only ARP to be seen is the pod's.
+        once = PingParameters(count=1, interval_s=_INTERVAL_S)
+        argv = argv_ping(str(server), once)
+        raw.save_completed("warm-up", pod.run(argv, timeout_s=ping_timeout_s(once)))
+        marked = PingParameters(count=parameters.count, interval_s=_INTERVAL_S)
+        expression = f"arp or {echo_filter(client, server)}"
+        for attempt, settle_s in enumerate(_SETTLE_S, start=1):
+            again = "" if attempt == 1 else f"-{attempt}"
+            with capturing(open_lab.taps(pair), expression) as live:
+                _answer(pod, raw, f"forget{again}", argv_forget_neighbour(gateway, _DEVICE))
+                argv = argv_ping(str(server), marked, pattern=token)
+                sent = raw.save_completed(f"ping{again}", pod.run(argv, timeout_s=ping_timeout_s(marked)))
+                self._sleep(settle_s)
+                captures = live.stop()
+            for capture in captures:
+                raw.save_completed(f"{capture.tap.role}{again}", capture.completed, output="pcap")
+            require_trustworthy(captures)
+            if not any(capture.counts is not None and capture.counts.left_behind for capture in captures):
+                return captures
+        raise MeasureFailed("the capture is not complete", f"tcpdump left packets behind; ping: {said(sent)}")
+
+
+def _look_at(context: CheckContext, role: Role, expression: str) -> tuple[str, ...]:
+    """What shows the same by hand at the tap of that role."""
+    tap = next((tap for tap in context.open_lab.taps(context.pair) if tap.role is role), None)
+    return () if tap is None else tap.target.command(("tcpdump", "-nei", tap.interface, f"'{expression}'"))
+
+
+def _sizes(mtu_byte: int) -> tuple[int, int]:
+    """The largest payload that should pass, and one byte more."""
+    return mtu_byte - ICMP_OVER_IPV4_BYTE, mtu_byte - ICMP_OVER_IPV4_BYTE + 1
+
+
+def _answer(target: Target, raw: RawFiles, name: str, argv: Sequence[str]) -> str:
+    """What the program printed. Raises MeasureFailed when it failed."""
+    completed: Completed = raw.save_completed(name, target.run(argv, timeout_s=_TIMEOUT_S))
+    require_ended(completed)
+    if completed.returncode:
+        raise MeasureFailed(f"{' '.join(argv)} ended with status {completed.returncode}", said(completed))
+    return completed.text
+
+
+def _wrapped(capture: TapCapture, matcher: Matcher) -> Iterator[Wrapped]:
+    """The marked packets that were in an envelope at this tap, with the lengths of both frames."""
+    for record in capture.records():
+        frame = decode(record.frame)
+        inner = frame.inner if frame is not None else None
+        if inner is None or not isinstance(inner.network, Ipv4):
+            continue
+        found: tuple[Sighting, ...] = tuple(sightings([record], matcher, tap=capture.tap.name, role=capture.tap.role))
+        length = inner.network.length_byte
+        yield from (Wrapped(sighting=one, outer_byte=record.wire_byte, inner_byte=length + _IPV4_BYTE) for one in found)

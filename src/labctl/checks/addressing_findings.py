@@ -1,0 +1,277 @@
+"""What a pod's addresses, its ARP, the TTLs, the envelope and the MTU should be, and what they teach. Judges, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from labctl.checks.arp import ArpSight
+from labctl.checks.findings import finding, unknown
+from labctl.checks.pod_network import ICMP_OVER_IPV4_BYTE, DefaultRoute, Device, refused_mtu
+from labctl.model.datapath import Encapsulation
+from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.result import Finding
+from labctl.model.signature import ExpectedSignature, Role
+from labctl.path.sighting import Sighting, Way
+from labctl.providers.base import Completed
+
+VXLAN_OVERHEAD_BYTE = 50
+"""Outer IPv4 header 20, UDP 8, VXLAN 8, and the inner Ethernet header 14."""
+_SEES_ARP = frozenset((Role.CLIENT_ETH0, Role.CLIENT_LXC))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapped:
+    """A sighting in its envelope, with the length of both frames in bytes."""
+
+    sighting: Sighting
+    outer_byte: int
+    inner_byte: int
+
+
+def judge_address(lab: Lab, pair: Pair, device: Device, command: Sequence[str]) -> Finding:
+    pod = lab.pod(pair.client)
+    has = ", ".join(f"{one.address}/{one.prefix_length}" for one in device.addresses) or "no address"
+    return finding(
+        "pod-mask",
+        holds=[(one.address, one.prefix_length) for one in device.addresses] == [(str(pod.address), 32)],
+        sentence=f"{pod.name}'s eth0 has {has}",
+        lesson="With /32 a pod has no neighbours: even a pod of the same node is reached through the gateway, "
+        "so every packet comes by the eBPF program on the lxc.",
+        command=command,
+    )
+
+
+def judge_gateway(lab: Lab, pair: Pair, route: DefaultRoute | None, command: Sequence[str]) -> Finding:
+    router = lab.node(lab.pod(pair.client).node).router
+    if route is None:
+        sentence = "the pod has no default route"
+    else:
+        link = "on the link" if route.is_on_link else "NOT declared to be on the link"
+        sentence = f"the default route goes to {route.gateway} ({link}); the node's router (cilium_host) is {router}"
+    return finding(
+        "gateway",
+        holds=route is not None and route.gateway == str(router) and route.is_on_link,
+        sentence=sentence,
+        lesson="The gateway is cilium_host's address. It lies outside the pod's /32, so a route of scope link has to "
+        "say that it is on eth0.",
+        command=command,
+    )
+
+
+def judge_gateway_mac(lab: Lab, pair: Pair, gateway: str, mac: str | None, command: Sequence[str]) -> Finding:
+    pod = lab.pod(pair.client)
+    is_lxc = mac is not None and mac == pod.lxc_mac.lower()
+    if mac is None:
+        sentence = f"the pod's neighbour table has no MAC for the gateway {gateway}"
+    else:
+        whose = f"that is {pod.lxc}'s" if is_lxc else f"NOT {pod.lxc}'s, which is {pod.lxc_mac}"
+        sentence = f"the gateway {gateway} has {mac} in the pod's neighbour table: {whose}"
+    return finding(
+        "gateway-mac",
+        holds=is_lxc,
+        sentence=sentence,
+        lesson="Frames are addressed to the node's end of the pod's own veth pair, although the address that was asked "
+        "for is cilium_host's.",
+        command=command,
+    )
+
+
+def judge_arp(
+    lab: Lab, pair: Pair, seen: Sequence[ArpSight], gateway: str, command: Sequence[str]
+) -> Iterator[Finding]:
+    """The question, the answer, and where they were seen."""
+    pod = lab.pod(pair.client)
+    asked = sorted({one.subject for one in seen if not one.is_reply})
+    yield finding(
+        "arp-question",
+        holds=asked == [gateway],
+        sentence=f"after its neighbour entry was flushed, the pod asked for {', '.join(asked) or 'nobody'}",
+        lesson="A pod asks for its gateway and never for another pod: one neighbour entry serves all destinations.",
+        command=command,
+    )
+    answers = sorted({(one.subject, one.mac) for one in seen if one.is_reply})
+    said = ", ".join(f"{subject} is at {mac}" for subject, mac in answers) or "nobody answered"
+    yield finding(
+        "arp-answer",
+        holds=answers == [(gateway, pod.lxc_mac.lower())],
+        sentence=f"{said} ({pod.lxc} has {pod.lxc_mac.lower()})",
+        lesson="It is the lxc that answers, with its own MAC; the question does not get to cilium_host.",
+        command=command,
+    )
+    places = {is_reply: sorted({one.role for one in seen if one.is_reply is is_reply}) for is_reply in (False, True)}
+    yield finding(
+        "arp-where",
+        holds=all(set(roles) == _SEES_ARP for roles in places.values()),
+        sentence=f"the question was seen at {_listed(places[False])}, the answer at {_listed(places[True])}",
+        lesson="ARP of a pod ends at its own lxc: no other pod, no other device of the node and no wire sees it.",
+        command=command,
+    )
+
+
+def judge_ttl(pair: Pair, seen: Sequence[Sighting], expected: ExpectedSignature, command: Sequence[str]) -> Finding:
+    """How much was taken from the request's TTL on its way, against what real Cilium takes."""
+    ttls = {one.role: one.ttl for one in reversed(seen) if one.way is Way.REQUEST}
+    should = {tap.role: tap.request.ttl for tap in expected.signature.taps if tap.request is not None}
+    left, arrived = ttls.get(Role.CLIENT_ETH0), ttls.get(Role.SERVER_ETH0)
+    lesson = (
+        "Every eBPF program that delivers or forwards takes one from the TTL, and so does the kernel where it "
+        "forwards; putting a packet into an envelope takes none."
+    )
+    if left is None or arrived is None:
+        where = "left the client" if left is None else "reached the server"
+        return finding("ttl", holds=False, sentence=f"no request was seen that {where}", lesson=lesson, command=command)
+    wanted = should[Role.CLIENT_ETH0] - should[Role.SERVER_ETH0]
+    return finding(
+        "ttl",
+        holds=left - arrived == wanted,
+        sentence=f"the request left {pair.client} with TTL {left} and reached {pair.server} with {arrived}: "
+        f"{left - arrived} less, as expected are {wanted}",
+        lesson=lesson,
+        command=command,
+    )
+
+
+def judge_envelope(
+    lab: Lab,
+    pair: Pair,
+    seen: Sequence[Wrapped],
+    plain: Sequence[Sighting],
+    mac_roles: Mapping[str, str],
+    command: Sequence[str],
+) -> Iterator[Finding]:
+    """What stood on the wire between the nodes: with vxlan the envelope, part by part; with native routing none."""
+    if pair.placement is not Placement.CROSS_NODE:
+        return
+    if lab.datapath.encapsulation is Encapsulation.NATIVE:
+        yield finding(
+            "no-envelope",
+            holds=not seen and bool(plain),
+            sentence=f"{len(plain)} packets with the pods' own addresses left the uplinks, {len(seen)} in an envelope",
+            lesson="With native routing the underlay sees the pods' addresses and has to know the way to them.",
+            command=command,
+        )
+        return
+    requests = [one for one in seen if one.sighting.way is Way.REQUEST and one.sighting.role is Role.CLIENT_UPLINK]
+    if not requests:
+        yield finding(
+            "vtep",
+            holds=False,
+            sentence="no request in an envelope was seen at the client's uplink",
+            lesson="With vxlan, what goes to another node goes inside UDP between the nodes' own addresses.",
+            command=command,
+        )
+        return
+    yield from _envelope(lab, pair, requests, mac_roles, command)
+    yield _source_ports(seen, command)
+
+
+def _envelope(
+    lab: Lab, pair: Pair, requests: Sequence[Wrapped], mac_roles: Mapping[str, str], command: Sequence[str]
+) -> Iterator[Finding]:
+    client, server = lab.pod(pair.client), lab.pod(pair.server)
+    vteps = (str(lab.node(client.node).address.ip), str(lab.node(server.node).address.ip))
+    first = requests[0]
+    envelope = first.sighting.envelope
+    if envelope is None:
+        raise ValueError("a request in an envelope has one")
+    yield finding(
+        "vtep",
+        holds=(envelope.src, envelope.dst) == vteps,
+        sentence=f"the envelope goes {envelope.src} → {envelope.dst}; {client.node} is {vteps[0]}, "
+        f"{server.node} is {vteps[1]}",
+        lesson="The tunnel's ends (VTEPs) are the nodes' own addresses: the underlay knows nothing of pods.",
+        command=command,
+    )
+    macs = tuple(mac_roles.get(mac, mac) for mac in (envelope.src_mac, envelope.dst_mac))
+    yield finding(
+        "outer-macs",
+        holds=macs == (str(Role.CLIENT_UPLINK), str(Role.SERVER_UPLINK)),
+        sentence=f"the envelope's frame goes {macs[0]} → {macs[1]}",
+        lesson="The kernel found the outer MAC by ARP on the underlay, as for any packet between the nodes.",
+        command=command,
+    )
+    yield finding(
+        "vxlan-port",
+        holds=envelope.dst_port == VXLAN_PORT,
+        sentence=f"the envelope is UDP to port {envelope.dst_port}",
+        lesson=f"{VXLAN_PORT} is Linux's own port for VXLAN and Cilium's; the registered one is 4789. A firewall "
+        "between nodes has to let it through.",
+        command=command,
+    )
+    yield finding(
+        "vni",
+        holds=envelope.vni == client.identity,
+        sentence=f"the VNI is {envelope.vni}; the identity of {client.name} is {client.identity}",
+        lesson="Cilium does not number networks with the VNI: it carries the sender's security identity, so that the "
+        "other node knows who sent it.",
+        command=command,
+    )
+    overhead = first.outer_byte - first.inner_byte
+    yield finding(
+        "overhead",
+        holds=overhead == VXLAN_OVERHEAD_BYTE,
+        sentence=f"a frame of {first.inner_byte} bytes is {first.outer_byte} bytes long in its envelope: "
+        f"{overhead} more",
+        lesson="20 (IPv4) + 8 (UDP) + 8 (VXLAN) + 14 (inner Ethernet): this is why pods may send 50 bytes less.",
+        command=command,
+    )
+
+
+def _source_ports(seen: Sequence[Wrapped], command: Sequence[str]) -> Finding:
+    ports: dict[Way, set[int]] = {}
+    for one in seen:
+        sender = Role.CLIENT_UPLINK if one.sighting.way is Way.REQUEST else Role.SERVER_UPLINK
+        if one.sighting.role is sender and one.sighting.envelope is not None:
+            ports.setdefault(one.sighting.way, set()).add(one.sighting.envelope.src_port)
+    listed = "; ".join(f"{way}: {', '.join(map(str, sorted(found)))}" for way, found in sorted(ports.items()))
+    count = sum(1 for one in seen if one.sighting.role in (Role.CLIENT_UPLINK, Role.SERVER_UPLINK))
+    return finding(
+        "source-port",
+        holds=all(len(found) == 1 for found in ports.values()),
+        sentence=f"UDP source port in {count} sightings at the uplinks: {listed}",
+        lesson="The source port is a hash of the inner flow: one flow keeps its port and so its order, several flows "
+        "spread over the underlay's paths and the receiver's queues.",
+        command=command,
+    )
+
+
+def judge_mtu(
+    lab: Lab, mtu_byte: int, largest: Completed, next_byte: Completed, commands: tuple[Sequence[str], Sequence[str]]
+) -> Iterator[Finding]:
+    """The largest ping that may not be fragmented, and what one byte more gets."""
+    payload = mtu_byte - ICMP_OVER_IPV4_BYTE
+    less = "50 bytes less than the device's, for the envelope" if mtu_byte < lab.network.mtu else "the device's own"
+    yield finding(
+        "largest-ping",
+        holds=largest.returncode == 0 and mtu_byte == lab.network.route_mtu,
+        sentence=f"{payload} bytes of payload {'pass' if largest.returncode == 0 else 'do NOT pass'} unfragmented: "
+        f"the route's MTU is {mtu_byte}; expected is {lab.network.route_mtu}",
+        lesson=f"{payload} + 8 (ICMP) + 20 (IPv4) = {mtu_byte}, {less}.",
+        command=commands[0],
+    )
+    lesson = "The pod's own kernel refuses, before anything is sent: the limit is in the pod's route."
+    if next_byte.returncode not in (0, 1):
+        yield unknown(
+            "next-byte",
+            sentence=f"ping ended with status {next_byte.returncode}: {next_byte.error_text.strip()[-200:]}",
+            lesson=lesson,
+            command=commands[1],
+        )
+        return
+    refused = refused_mtu(next_byte)
+    got = f"local error: message too long, mtu={refused}" if refused is not None else (
+        "an answer" if next_byte.returncode == 0 else "neither an answer nor an error"
+    )  # fmt: skip
+    yield finding(
+        "next-byte",
+        holds=refused == mtu_byte,
+        sentence=f"{payload + 1} bytes get: {got}",
+        lesson=lesson,
+        command=commands[1],
+    )
+
+
+def _listed(roles: Sequence[Role]) -> str:
+    return ", ".join(roles) or "no tap"

@@ -1,0 +1,101 @@
+"""The mark that a lab leaves on its machines, and what it tells when this host has no record of the lab any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from labctl.errors import LabError, StepFailed
+from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+
+MARK_FILE = "/etc/labctl/lab.json"
+_ASK_S = 30.0
+_SOCKET = "unix:///run/containerd/containerd.sock"
+_POD_CIDR = "10.244.0.0/16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What `MARK_FILE` says. The last three are what the reset has to know; marks of older labctls lack them."""
+
+    lab: str
+    scenario: str = ""
+    digest: str = ""
+    node: str = ""
+    cri_socket: str = _SOCKET
+    pod_cidr: str = _POD_CIDR
+    remove_packages: bool = True
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variable that the playbook `reset` reads."""
+        return {
+            "labctl": {
+                "lab": self.lab,
+                "cri_socket": self.cri_socket,
+                "pod_cidr": self.pod_cidr,
+                "remove_packages": self.remove_packages,
+            }
+        }
+
+
+def parse_mark(text: str) -> Mark | None:
+    """The mark; None where the file is not one."""
+    try:
+        said = json.loads(text)
+        return Mark(
+            lab=str(said["lab"]),
+            scenario=str(said.get("scenario", "")),
+            digest=str(said.get("digest", "")),
+            node=str(said.get("node", "")),
+            cri_socket=str(said.get("criSocket", _SOCKET)),
+            pod_cidr=str(said.get("podCidr", _POD_CIDR)),
+            remove_packages=said.get("removePackages") is not False,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """The machines that carry one lab's mark, under the names that they have in it, and those that did not answer."""
+
+    mark: Mark | None
+    machines: tuple[Machine, ...]
+    silent: tuple[Machine, ...]
+    failure: LabError | None = None
+
+    def refuse_silence(self, name: str) -> None:
+        """Raises StepFailed when nobody has the mark but not everybody was heard."""
+        if self.mark is None and self.failure is not None:
+            raise StepFailed(
+                what=f"whether lab {name} is on the machines of lab.yaml is not known: {self.failure.what}",
+                cause=self.failure.cause,
+                remedy=self.failure.remedy,
+            ) from self.failure
+
+
+def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
+    """Asks all machines at the same time for the mark of lab `name`."""
+
+    def ask(commands: MachineCommands) -> Mark | LabError | None:
+        try:
+            return parse_mark(commands.run(("cat", MARK_FILE), timeout_s=_ASK_S).text)
+        except LabError as failed:
+            return failed
+
+    with Fleet(machines) as fleet, ThreadPoolExecutor(max_workers=16) as pool:
+        answers = list(zip(machines, pool.map(ask, fleet), strict=True))
+    found = [(machine, said) for machine, said in answers if isinstance(said, Mark) and said.lab == name]
+    failures = [said for _, said in answers if isinstance(said, LabError)]
+    return Marked(
+        mark=found[0][1] if found else None,
+        machines=tuple(replace(machine, node=mark.node or machine.node) for machine, mark in found),
+        # By their addresses: their names in the lab are theirs to tell.
+        silent=tuple(replace(m, node=m.address) for m, said in answers if isinstance(said, LabError)),
+        failure=failures[0] if failures else None,
+    )

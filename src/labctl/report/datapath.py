@@ -1,0 +1,143 @@
+"""What is attached to a lab and what its maps hold, as tables and as JSON: `labctl status LAB --datapath`.
+
+Next to every list stands the command that shows the same by hand. Records in, tables out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ROWS_SHOWN = 40
+"""Of one map on the terminal; the JSON has all of them."""
+STATISTICS_ON = "sysctl -w kernel.bpf_stats_enabled=1"
+
+
+def datapath_record(state: DatapathState) -> dict[str, object]:
+    """`{"runsCounted", "nodes": [{"node", "commands", "programs": […], "maps": [{"name", "entries": [{…}]}]}]}`."""
+    return {
+        "runsCounted": state.counts_runs,
+        "nodes": [
+            {
+                "node": node.node,
+                "commands": [command for command in node.commands if command],
+                "programs": [_program_record(program) for program in node.programs],
+                "maps": [_map_record(table) for table in node.maps],
+            }
+            for node in state.nodes
+        ],
+    }
+
+
+def _program_record(program: AttachedProgram) -> dict[str, object]:
+    return {
+        "device": program.device,
+        "hook": program.hook,
+        "attach": program.attach,
+        "name": program.name,
+        "id": program.program_id,
+        "tag": program.tag or None,
+        "did": list(program.did),
+        "runs": program.run_count,
+        "runTimeNs": program.run_time_ns,
+        "command": program.command,
+    }
+
+
+def _map_record(table: MapTable) -> dict[str, object]:
+    return {
+        "name": table.name,
+        "id": table.map_id,
+        "kind": table.kind,
+        "meaning": table.meaning,
+        "maxEntries": table.max_entries,
+        "command": table.command,
+        "ciliumCommand": table.cilium_command or None,
+        "entries": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
+    }
+
+
+def datapath_tables(state: DatapathState) -> Iterator[RenderableType]:
+    """One block a node: its programs, then its maps."""
+    for node in state.nodes:
+        yield ""
+        yield from _programs(node, state)
+        for table in node.maps:
+            yield ""
+            yield from _map(table)
+    yield ""
+    yield (
+        "Runs are counted by the kernel. Back to how it was: sysctl -w kernel.bpf_stats_enabled=0"
+        if state.counts_runs
+        else f"The kernel does not count runs of programs now. To count them: {STATISTICS_ON} "
+        "(on the whole host; every program then runs a little slower)."
+    )
+
+
+def _programs(node: NodeDatapath, state: DatapathState) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    yield _bold(f"{node.node}: {len(node.programs)} programs attached")
+    yield from (_command(command) for command in node.commands if command)
+    runs = ("runs",) if state.counts_runs or any(p.run_count is not None for p in node.programs) else ()
+    tags = ("tag",) if any(program.tag for program in node.programs) else ()
+    table = Table("device", "hook", "program", "id", *tags, *runs, "what it did with packets so far", box=None)
+    for program in node.programs:
+        table.add_row(
+            Text(program.device),
+            f"{program.attach} {program.hook}",
+            Text(program.name),
+            str(program.program_id),
+            *((program.tag,) if tags else ()),
+            *((_runs(program),) if runs else ()),
+            Text("; ".join(program.did) or "-"),
+        )
+    yield table
+
+
+def _runs(program: AttachedProgram) -> str:
+    if program.run_count is None:
+        return "-"
+    if not program.run_count or not program.run_time_ns:
+        return str(program.run_count)
+    return f"{program.run_count} ({program.run_time_ns / program.run_count:.0f} ns each)"
+
+
+def _map(table: MapTable) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    noun = "entry" if len(table.rows) == 1 else "entries"
+    size = f" of at most {table.max_entries}" if table.max_entries is not None else ""
+    yield _bold(f"{table.name} ({table.kind}): {len(table.rows)} {noun}{size}. {_sentence(table.meaning)}")
+    yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
+    if not table.rows:
+        return
+    shown = Table(*table.columns, box=None)
+    for row in table.rows[:ROWS_SHOWN]:
+        shown.add_row(*(Text(cell) for cell in row))
+    yield shown
+    if len(table.rows) > ROWS_SHOWN:
+        yield f"  … and {len(table.rows) - ROWS_SHOWN} more entries (--json has all of them)"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _bold(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style="bold")
+
+
+def _command(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(f"  $ {text}", style="dim", overflow="fold")

@@ -1,0 +1,201 @@
+"""Where the boxes of a trace stand: pods above their nodes, devices one under the other, the wire in the middle. Pure.
+
+The way from pod to pod is a U: down the client's column, across, up the server's. Devices that the way does not
+need stand at the outer side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.model.lab import Placement
+from labctl.model.path import Trace, TraceTap
+from labctl.model.signature import Role
+
+
+class Side(StrEnum):
+    """Which half of the picture something stands in. The wire belongs to neither."""
+
+    CLIENT = "client"
+    SERVER = "server"
+    WIRE = "wire"
+
+
+class Kind(StrEnum):
+    """What a box is."""
+
+    DEVICE = "device"
+    KERNEL = "kernel"
+    PLACE = "place"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rectangle around its middle (`x`, `y`), in pixels."""
+
+    name: str
+    kind: Kind
+    side: Side
+    x: float
+    y: float
+    width: float
+    height: float
+    role: Role | None = None
+    note: str = ""
+
+    @property
+    def top(self) -> float:
+        return self.y - self.height / 2
+
+    @property
+    def bottom(self) -> float:
+        return self.y + self.height / 2
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """All boxes of one picture. `kernels` are the stacks of the nodes, which have no tap of their own; `across_y` is
+    the height at which a way goes from the client's column to the server's when there is no wire."""
+
+    width: float
+    height: float
+    places: tuple[Box, ...]
+    devices: Mapping[Role, Box]
+    kernels: Mapping[Side, Box]
+    across_y: float
+
+    def boxes(self) -> Iterator[Box]:
+        yield from self.devices.values()
+        yield from self.kernels.values()
+
+
+DEVICE_WIDTH, DEVICE_HEIGHT = 172.0, 56.0
+_COLUMN_X, _OUTER_X = 490.0, 118.0
+_NODE_LEFT, _NODE_RIGHT = 16.0, 768.0
+_POD_Y, _POD_TOP, _POD_BOTTOM = 84.0, 14.0, 126.0
+_POD_WIDTH = 350.0
+_ASIDE_FROM_X = 250.0
+_NODE_TOP = 162.0
+_ROW = 122.0
+_FIRST_ROW_Y = 234.0
+_WIRE_WIDTH = 292.0
+_PORT_WIDTH, _PORT_FROM_MIDDLE = 88.0, 72.0
+_WIRE_ABOVE, _WIRE_BELOW = 118.0, 54.0
+
+_ON_THE_WAY = (Role.CLIENT_LXC, Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_UPLINK)
+_ASIDE = (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET, Role.CLIENT_LO)
+_TWIN = {
+    Role.CLIENT_ETH0: Role.SERVER_ETH0,
+    Role.CLIENT_LXC: Role.SERVER_LXC,
+    Role.CLIENT_CILIUM_HOST: Role.SERVER_CILIUM_HOST,
+    Role.CLIENT_CILIUM_NET: Role.SERVER_CILIUM_NET,
+    Role.CLIENT_CILIUM_VXLAN: Role.SERVER_CILIUM_VXLAN,
+    Role.CLIENT_UPLINK: Role.SERVER_UPLINK,
+    Role.CLIENT_LO: Role.SERVER_LO,
+    Role.CLIENT_BRIDGE_PORT: Role.SERVER_BRIDGE_PORT,
+}
+
+
+def topology_of(trace: Trace) -> Topology:
+    taps = {tap.role: tap for tap in trace.taps}
+    return _same_node(trace, taps) if trace.placement is Placement.SAME_NODE else _cross_node(trace, taps)
+
+
+def _cross_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
+    width = 2 * _NODE_RIGHT + _WIRE_WIDTH
+    rows = [role for role in _ON_THE_WAY if role in taps or _TWIN[role] in taps]
+    heights = {role: _FIRST_ROW_Y + _ROW * number for number, role in enumerate(rows[:-1])}
+    kernel_y = _FIRST_ROW_Y + _ROW * len(heights)
+    bottom_y = kernel_y + _ROW
+    heights |= {Role.CLIENT_ETH0: _POD_Y, rows[-1]: bottom_y}
+    heights |= {role: _FIRST_ROW_Y + (bottom_y - _FIRST_ROW_Y) / 2 * number for number, role in enumerate(_ASIDE)}
+    devices: dict[Role, Box] = {}
+    for role, y in heights.items():
+        x = _OUTER_X if role in _ASIDE else _COLUMN_X
+        if role in taps:
+            devices[role] = _device(taps[role], Side.CLIENT, x, y)
+        if _TWIN[role] in taps:
+            devices[_TWIN[role]] = _device(taps[_TWIN[role]], Side.SERVER, width - x, y)
+    middle = width / 2
+    for role, side in ((Role.CLIENT_BRIDGE_PORT, -1), (Role.SERVER_BRIDGE_PORT, 1)):
+        if role in taps:
+            devices[role] = _device(taps[role], Side.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH)
+    node_bottom = bottom_y + DEVICE_HEIGHT / 2 + 40
+    places = (
+        _pod(trace.client, trace.client_address, Side.CLIENT, _COLUMN_X),
+        _pod(trace.server, trace.server_address, Side.SERVER, width - _COLUMN_X),
+        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
+        _node(trace.server_node, Side.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
+        _place(
+            "wire", Side.WIRE, middle, bottom_y - _WIRE_ABOVE, bottom_y + _WIRE_BELOW, _WIRE_WIDTH - 16, "the underlay"
+        ),
+    )
+    kernels = {
+        Side.CLIENT: _kernel(Side.CLIENT, _COLUMN_X, kernel_y),
+        Side.SERVER: _kernel(Side.SERVER, width - _COLUMN_X, kernel_y),
+    }
+    return Topology(
+        width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=bottom_y
+    )
+
+
+def _same_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
+    """One node under both pods; what the way does not need stands in one row at the bottom."""
+    width = 1320.0
+    left, right, across = 330.0, width - 330.0, _FIRST_ROW_Y + 150
+    aside_y = across + 150
+    placed = {
+        Role.CLIENT_ETH0: (Side.CLIENT, left, _POD_Y),
+        Role.CLIENT_LXC: (Side.CLIENT, left, _FIRST_ROW_Y),
+        Role.SERVER_LXC: (Side.SERVER, right, _FIRST_ROW_Y),
+        Role.SERVER_ETH0: (Side.SERVER, right, _POD_Y),
+    }
+    aside = [role for role in taps if role not in placed]
+    for number, role in enumerate(aside):
+        step = (width - _ASIDE_FROM_X - 40) / len(aside)
+        placed[role] = (Side.CLIENT, _ASIDE_FROM_X + step * (number + 0.5), aside_y)
+    devices = {role: _device(taps[role], *where) for role, where in placed.items() if role in taps}
+    node_bottom = aside_y + DEVICE_HEIGHT / 2 + 40
+    places = (
+        _pod(trace.client, trace.client_address, Side.CLIENT, left),
+        _pod(trace.server, trace.server_address, Side.SERVER, right),
+        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
+    )
+    kernels = {Side.CLIENT: _kernel(Side.CLIENT, _OUTER_X + 12, aside_y)}
+    return Topology(
+        width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=across
+    )
+
+
+def _device(tap: TraceTap, side: Side, x: float, y: float, width: float = DEVICE_WIDTH) -> Box:
+    return Box(name=tap.device, kind=Kind.DEVICE, side=side, x=x, y=y, width=width, height=DEVICE_HEIGHT, role=tap.role)
+
+
+def _kernel(side: Side, x: float, y: float) -> Box:
+    return Box(
+        name="kernel stack", kind=Kind.KERNEL, side=side, x=x, y=y, width=DEVICE_WIDTH, height=DEVICE_HEIGHT,
+        note="routing, netfilter",
+    )  # fmt: skip
+
+
+def _place(name: str, side: Side, x: float, top: float, bottom: float, width: float, note: str) -> Box:
+    middle = (top + bottom) / 2
+    return Box(name=name, kind=Kind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
+
+
+def _pod(name: str, address: str, side: Side, x: float) -> Box:
+    return _place(name, side, x, _POD_TOP, _POD_BOTTOM, _POD_WIDTH, f"pod, {address}")
+
+
+def _node(name: str, side: Side, left: float, right: float, bottom: float) -> Box:
+    return _place(name, side, (left + right) / 2, _NODE_TOP, bottom, right - left, "node")

@@ -1,0 +1,129 @@
+"""Several comparisons side by side: a column for each, a line for each primary metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
+from labctl.report.html_style import STYLE
+from labctl.report.sentences import change_text, detectable_text, headline, in_report_order, label, placement_name
+from labctl.report.words import ENGLISH, Words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixLine:
+    """One judged metric of one pair: what each comparison says of it, None where it has no such row."""
+
+    placement: str
+    name: str
+    rows: tuple[MetricRow | None, ...]
+
+
+def matrix_lines(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> tuple[MatrixLine, ...]:
+    """The judged rows of all comparisons, in the order of the reports."""
+    by_key = [{_key(row): row for row in each.rows if row.verdict is not None} for each in comparisons]
+    every = {key: row for rows in by_key for key, row in rows.items()}
+    lines = []
+    for row in in_report_order(every.values()):
+        name = label(row.metric, words)
+        alike = [r for r in every.values() if (r.metric.name, r.placement) == (row.metric.name, row.placement)]
+        if len(alike) > 1:
+            name += f" ({row.check} {row.client}→{row.server})"
+        placement = placement_name(row.placement, words)
+        lines.append(MatrixLine(placement=placement, name=name, rows=tuple(rows.get(_key(row)) for rows in by_key)))
+    return tuple(lines)
+
+
+def cell(row: MetricRow | None, words: Words = ENGLISH) -> str:
+    """`−21 % faster`, `~ (≥ 4 %)`, `refused`: what one comparison says of one metric."""
+    if row is None or row.verdict is None:
+        return "–"
+    word = words.verdicts[row.verdict]
+    if row.verdict is ChangeVerdict.REFUSED:
+        return word
+    if row.verdict is ChangeVerdict.UNDETECTED:
+        return f"~ ({detectable_text(row.change)})"
+    return f"{change_text(row.change, row.verdict)} {word}"
+
+
+def matrix_view(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> RenderableType:
+    """For a terminal: the headline of each comparison, then the table."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"{words.change} / {comparisons[0].a.scenario}", overflow="fold")
+    for name in column_names(comparisons):
+        table.add_column(name, overflow="fold")
+    placement = ""
+    for line in matrix_lines(comparisons, words):
+        if line.placement != placement:
+            placement = line.placement
+            table.add_row(Text(placement, style="bold"))
+        table.add_row(Text(f"  {line.name}"), *(Text(cell(row, words)) for row in line.rows))
+    headlines = [Text(f"- {headline(comparison, words)}") for comparison in comparisons]
+    return Group(*headlines, Text(""), table)
+
+
+def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> str:
+    """The same table in GitHub's dialect."""
+    names = column_names(comparisons)
+    lines = [
+        f"| {words.change} / {comparisons[0].a.scenario} | {' | '.join(names)} |",
+        "|---|" + "---|" * len(names),
+    ]
+    for line in matrix_lines(comparisons, words):
+        cells = " | ".join(cell(row, words) for row in line.rows)
+        lines.append(f"| {line.placement} {line.name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: Words = ENGLISH) -> str:
+    """One page with the table; each column leads to the page of its comparison (`links`, in the same order)."""
+    heads = "".join(
+        f'<th scope="col"><a href="{escape(link)}">{escape(name)}</a></th>'
+        for name, link in zip(column_names(comparisons), links, strict=True)
+    )
+    body = "".join(
+        f'<tr><th scope="row">{escape(line.placement)} {escape(line.name)}</th>'
+        + "".join(
+            f'<td><span class="word {row.verdict if row is not None else ""}">{escape(cell(row, words))}</span></td>'
+            for row in line.rows
+        )
+        + "</tr>"
+        for line in matrix_lines(comparisons, words)
+    )
+    items = "".join(f"<li>{escape(headline(comparison, words))}</li>" for comparison in comparisons)
+    first = comparisons[0].a.scenario
+    language = "zh-CN" if words.tag == "zh" else words.tag
+    return (
+        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(words.change)} / {escape(first)}</title><style>{STYLE}</style></head><body><main>"
+        f"<h1>{escape(words.change)} / {escape(first)}</h1><ul>{items}</ul>"
+        f'<div class="scroll"><table><thead><tr><th scope="col">{escape(words.metric)}</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></main></body></html>\n"
+    )
+
+
+def column_names(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """What to call the other side of each comparison: its scenario, with its key where two are the same; both sides
+    where the first one is not the same everywhere (stored runs)."""
+    if len({(each.a.key, each.a.scenario) for each in comparisons}) > 1 or not all(c.is_paired for c in comparisons):
+        return tuple(f"{each.a.scenario} → {each.b.scenario}" for each in comparisons)
+    scenarios = [comparison.b.scenario for comparison in comparisons]
+    return tuple(
+        each.b.scenario if scenarios.count(each.b.scenario) == 1 else f"{each.b.scenario} ({each.b.key})"
+        for each in comparisons
+    )
+
+
+def _key(row: MetricRow) -> tuple[str, str, str, str, str]:
+    return row.placement, row.check, row.client, row.server, row.metric.name

@@ -1,0 +1,207 @@
+"""A trace on the terminal: a sequence diagram, one lane a place, hop by hop down the page, request then reply.
+
+Lanes are on the left, words on the right, so that the same picture holds on 80 and on 140 columns. Colours only repeat
+what the words and signs say.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
+from labctl.report.trace_lanes import lane_of, lanes
+from labctl.report.trace_words import (
+    NotSeen,
+    carried_words,
+    different,
+    direction_words,
+    envelope_lines,
+    headline,
+    mac_words,
+    movement_words,
+    path_title,
+    seen_words,
+    since_words,
+    steps,
+    way_words,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+_STYLES = {Way.REQUEST: "bold cyan", Way.REPLY: "bold yellow"}
+_NARROW, _BROAD = 7, 14
+_NARROW_BELOW = 110
+_LEAST_TEXT = 24
+
+
+def trace_view(trace: Trace, *, width: int) -> RenderableType:
+    """The whole trace, `width` columns wide (80 and more; less is cut)."""
+    from rich.console import Group
+
+    return Group(*_parts(trace, width))
+
+
+def _parts(trace: Trace, width: int) -> Iterator[RenderableType]:
+    yield _line(_sentence(headline(trace)), "bold red" if trace.wrong is not None else "bold", width)
+    yield _line(
+        f"{trace.client} {trace.client_address} on {trace.client_node} → "
+        f"{trace.server} {trace.server_address} on {trace.server_node}, {trace.placement}, {trace.protocol}",
+        "",
+        width,
+    )
+    if seen := seen_words(trace):
+        yield _line(seen, "", width)
+    lane_width = _NARROW if width < _NARROW_BELOW else _BROAD
+    for path, numbers in different(trace):
+        picture = _Picture(trace, path, lane_width=lane_width, width=width)
+        yield ""
+        yield from picture.lines()
+        if len(numbers) > 1:
+            others = ", ".join(str(number) for number in numbers[1:])
+            yield _line(f"{way_words(path.way)} {others}: the same way", "dim", width)
+    yield ""
+    yield from _after(trace, width)
+
+
+def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
+    for text in trace.differences:
+        yield _line(f"differs: {text}", "", width)
+    if trace.expected_source and trace.differences:
+        yield _line(f"expected: {trace.expected_source}", "dim", width)
+    for piece in trace.evidence:
+        yield _line(f"{piece.witness}, {piece.where}: {piece.finding}", "", width)
+        if piece.command:
+            yield _line(f"  $ {piece.command}", "dim", width)
+    for note in trace.notes:
+        yield _line(f"note: {note}", "", width)
+    yield _line(trace.statement, "dim", width)
+    if trace.command:
+        yield _line(f"by hand: {trace.command}", "dim", width)
+
+
+class _Picture:
+    """One packet's way, as lines: a gutter with the lanes, and what happened there in words."""
+
+    def __init__(self, trace: Trace, path: PacketPath, *, lane_width: int, width: int) -> None:
+        self._trace, self._path = trace, path
+        self._lanes = lanes(trace)
+        self._lane_width = lane_width
+        self._gutter = lane_width * len(self._lanes)
+        self._text_width = max(width - self._gutter - 1, _LEAST_TEXT)
+        self._style = _STYLES[path.way]
+
+    def lines(self) -> Iterator[Text]:
+        yield self._row("".join(self._title(lane.title) for lane in self._lanes), path_title(self._path), self._style)
+        kinds = "".join(self._title("" if lane.kind == lane.title else lane.kind) for lane in self._lanes)
+        if self._lane_width == _BROAD:
+            yield self._row(kinds, "", "dim")
+        # A packet that nobody saw leave is nowhere yet.
+        lane, last, number = -1, None, 0
+        for step in steps(self._path):
+            if isinstance(step, NotSeen):
+                where = lane_of(step.roles[0], self._trace.placement)
+                yield from self._block(self._idle(lane, {where: "○"}), [self._not_seen(step)], "dim", lane)
+                continue
+            number += 1
+            if last is not None:
+                yield from self._moved(step, lane)
+            here = lane_of(step.role, self._trace.placement)
+            yield from self._hop(step, last, lane, here, number)
+            lane, last = here, step
+        for movement in self._path.after:
+            yield from self._block(self._idle(lane), [f"⇣ {movement_words(movement, self._trace)}"], "", lane)
+        if self._path.lost:
+            yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [f"LOST: {self._path.lost}"], "bold red", -1)
+        else:
+            yield self._row(self._idle(-1), "arrived", "dim")
+
+    def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
+        words = [f"⇣ {movement_words(movement, self._trace)}" for movement in hop.moved_by]
+        if not words or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
+            words.append(f"⇣ {carried_words(hop)}")
+        if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
+            for text in words:
+                yield from self._block(self._idle(lane), [text], "", lane)
+
+    def _hop(self, hop: Hop, last: Hop | None, lane: int, here: int, number: int) -> Iterator[Text]:
+        facts = [f"{number}  {self._name(hop.tap)}", direction_words(hop), f"ttl {hop.ttl}", since_words(hop)]
+        details = []
+        if last is None or (hop.src_mac, hop.dst_mac) != (last.src_mac, last.dst_mac):
+            details.append(f"   {mac_words(hop)}")
+        if hop.envelope is not None and (last is None or hop.envelope != last.envelope):
+            details += [f"   {text}" for text in envelope_lines(hop.envelope)]
+        yield from self._block(
+            self._arrow(lane, here), ["  ".join(fact for fact in facts if fact), *details], self._style, here
+        )
+
+    def _name(self, tap: str) -> str:
+        """Narrow lanes leave no room to say again which node or pod it is: the lane says it."""
+        return tap.partition(":")[2] if self._lane_width == _NARROW and ":" in tap else tap
+
+    def _not_seen(self, step: NotSeen) -> str:
+        return f"not seen at {', '.join(map(self._name, step.taps))}: {step.reason}"
+
+    def _block(self, gutter: str, texts: list[str], style: str, lane: int) -> Iterator[Text]:
+        """The first text beside `gutter`, what follows and what is wrapped beside idle lanes."""
+        first = True
+        for text in texts:
+            indent = " " * (len(text) - len(text.lstrip()) + 2)
+            for wrapped in textwrap.wrap(
+                text, self._text_width, subsequent_indent=indent, drop_whitespace=True, break_on_hyphens=False
+            ):
+                yield self._row(gutter if first else self._idle(lane), wrapped, style if first else "")
+                first = False
+
+    def _row(self, gutter: str, text: str, style: str) -> Text:
+        from rich.text import Text
+
+        row = Text(no_wrap=True, overflow="crop")
+        row.append(gutter.ljust(self._gutter), style=style if "●" in gutter or "▶" in gutter else "dim")
+        row.append(" ")
+        row.append(text, style=style)
+        return row
+
+    def _title(self, text: str) -> str:
+        room = self._lane_width - 1
+        return (text if len(text) <= room else text[: room - 1] + "…").center(room) + " "
+
+    def _middle(self, lane: int) -> int:
+        return lane * self._lane_width + (self._lane_width - 1) // 2
+
+    def _idle(self, lane: int, signs: dict[int, str] | None = None) -> str:
+        """Every lane's line; `lane` is where the packet is."""
+        cells = [" "] * self._gutter
+        for number in range(len(self._lanes)):
+            cells[self._middle(number)] = "┃" if number == lane else "┊"
+        for number, sign in (signs or {}).items():
+            cells[self._middle(number)] = sign
+        return "".join(cells)
+
+    def _arrow(self, start: int, end: int) -> str:
+        """The packet comes to lane `end`, from another lane or from nowhere."""
+        if start in (-1, end):
+            return self._idle(-1, {end: "●"})
+        cells = list(self._idle(-1))
+        low, high = sorted((self._middle(start), self._middle(end)))
+        for column in range(low + 1, high):
+            cells[column] = "─"
+        is_right = start < end
+        cells[self._middle(start)] = "╰" if is_right else "╯"
+        cells[self._middle(end)] = "●"
+        cells[high - 1 if is_right else low + 1] = "▶" if is_right else "◀"
+        return "".join(cells)
+
+
+def _line(text: str, style: str, width: int) -> Text:
+    from rich.text import Text
+
+    wrapped = textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    return Text("\n".join(wrapped), style=style, overflow="fold")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

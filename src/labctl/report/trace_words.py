@@ -1,0 +1,198 @@
+"""The sentences of a trace that every view of it shares: what moved a packet, whose a MAC is, what the envelope says.
+
+Names and words only; where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labctl import units
+from labctl.model.movement import Movement, Mover
+from labctl.model.path import Carriage, Direction, Hop, HopEnvelope, Named, PacketPath, Skipped, Trace, Way
+from labctl.model.signature import Role
+
+HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}
+_CARRIED = {
+    Carriage.WIRE: "veth: what one end sends, the other receives",
+    Carriage.BRIDGE: "the underlay's bridge passes it on",
+    Carriage.TUNNEL: "the kernel's vxlan device",
+    Carriage.KERNEL: "the kernel's stack forwards it",
+    Carriage.UNOBSERVED: "no witness saw what moved it",
+}
+_ORDER = {role: number for number, role in enumerate(Role)}
+
+
+def way_words(way: Way) -> str:
+    return "request" if way is Way.REQUEST else "reply"
+
+
+def path_title(path: PacketPath) -> str:
+    """`request 1: ICMP echo request`."""
+    return f"{way_words(path.way)} {path.number}: {path.what}" if path.what else f"{way_words(path.way)} {path.number}"
+
+
+def owner(named: Named) -> str:
+    """Whose address it is; the address itself when it is nobody's in the lab."""
+    return named.owner or named.role or named.address
+
+
+def mac_words(hop: Hop) -> str:
+    return f"MAC {owner(hop.src_mac)} → {owner(hop.dst_mac)}"
+
+
+def direction_words(hop: Hop) -> str:
+    return {Direction.IN: "in", Direction.OUT: "out", None: ""}[hop.direction]
+
+
+def since_words(hop: Hop) -> str:
+    """`+12.3 µs`, empty for the first hop."""
+    if hop.since_previous_ns is None:
+        return ""
+    return f"+{units.readable(hop.since_previous_ns * units.NANO, 's')}"
+
+
+def vni_words(envelope: HopEnvelope) -> str:
+    """`VNI 51130 = identity of client (app=client)`."""
+    if not envelope.identity_pods:
+        return f"VNI {envelope.vni}: no pod of this lab has that identity"
+    labels = f" ({', '.join(envelope.identity_labels)})" if envelope.identity_labels else ""
+    whose = "the sender's identity" if envelope.is_senders else "NOT the sender's identity"
+    return f"VNI {envelope.vni} = {', '.join(envelope.identity_pods)}{labels}, {whose}"
+
+
+def envelope_lines(envelope: HopEnvelope) -> tuple[str, ...]:
+    """The outer header in three lines: addresses, ports and TTL, then the VNI, then the MACs."""
+    ports = f"UDP {envelope.src_port} → {envelope.dst_port}, outer TTL {envelope.ttl}"
+    return (
+        f"VXLAN {_with_owner(envelope.src)} → {_with_owner(envelope.dst)}, {ports}",
+        vni_words(envelope),
+        f"outer MAC {owner(envelope.src_mac)} → {owner(envelope.dst_mac)}",
+    )
+
+
+def _with_owner(named: Named) -> str:
+    return f"{named.address} ({named.owner})" if named.owner else f"{named.address} (nobody's in this lab)"
+
+
+def movement_words(movement: Movement, trace: Trace) -> str:
+    """`cil_from_container @ lxc… ingress: bpf_redirect_peer → eth0, TTL 64 → 63`; a node that is neither the
+    client's nor the server's is named first."""
+    is_elsewhere = movement.node and movement.node not in (trace.client_node, trace.server_node)
+    return (f"on {movement.node}: " if is_elsewhere else "") + _act_words(movement)
+
+
+def _act_words(movement: Movement) -> str:
+    did = HELPERS.get(movement.helper, movement.helper)
+    if movement.mover in (Mover.NETFILTER, Mover.CONNTRACK):
+        return _kernel_words(movement, did)
+    where = " ".join(part for part in (movement.device, movement.hook) if part)
+    if movement.target:
+        did += f" → {movement.target}"
+    if movement.reason:
+        did += f" ({movement.reason})"
+    if movement.ttl_in and movement.ttl_out and movement.ttl_in != movement.ttl_out:
+        did += f", TTL {movement.ttl_in} → {movement.ttl_out}"
+    who = f"{movement.what} @ {where}" if where else movement.what
+    return f"{who}: {did}" if did else who
+
+
+def _kernel_words(movement: Movement, did: str) -> str:
+    """`netfilter FORWARD: accept (lxc… → eth0)`; the device that it came by, and the one that it is to leave by."""
+    hook = movement.what.upper() if movement.mover is Mover.NETFILTER else movement.hook.upper()
+    who = " ".join(part for part in (str(movement.mover), hook) if part)
+    devices = f"{movement.device} → {movement.target}".strip(" →") if movement.target else movement.device
+    rest = "; ".join(part for part in (devices, movement.reason) if part)
+    return f"{who}: {did}" + (f" ({rest})" if rest else "")
+
+
+def carried_words(hop: Hop) -> str:
+    """What brought the packet here, in a sentence; empty for its first sighting."""
+    if hop.carriage is Carriage.START:
+        return ""
+    return hop.because or _CARRIED.get(hop.carriage, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSeen:
+    """Neighbouring taps of the way that did not see the packet, all for one reason."""
+
+    taps: tuple[str, ...]
+    roles: tuple[Role, ...]
+    reason: str
+
+
+Step = Hop | NotSeen
+
+
+def steps(path: PacketPath) -> tuple[Step, ...]:
+    """Hops in the order of time, with what was skipped put where it lies on the way."""
+    left = sorted(path.skipped, key=lambda one: _place(one.role, path.way))
+    found: list[Step] = []
+    for hop in path.hops:
+        here = _place(hop.role, path.way)
+        before = [one for one in left if _place(one.role, path.way) < here]
+        left = [one for one in left if one not in before]
+        found += [*_grouped(before), hop]
+    return (*found, *_grouped(left))
+
+
+def _grouped(skipped: Sequence[Skipped]) -> list[NotSeen]:
+    groups: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        groups.setdefault(one.reason, []).append(one)
+    return [
+        NotSeen(taps=tuple(one.tap for one in group), roles=tuple(one.role for one in group), reason=reason)
+        for reason, group in groups.items()
+    ]
+
+
+def _place(role: Role, way: Way) -> int:
+    return _ORDER[role] if way is Way.REQUEST else -_ORDER[role]
+
+
+def shape(path: PacketPath) -> tuple[object, ...]:
+    """What makes two packets' ways the same: places, TTLs, movers and the end; not times, ports or packet ids."""
+    hops = tuple(
+        (
+            hop.tap,
+            hop.ttl,
+            hop.carriage,
+            hop.src_mac,
+            hop.dst_mac,
+            hop.envelope.vni if hop.envelope else None,
+            tuple((m.what, m.device, m.hook, m.helper, m.target) for m in hop.moved_by),
+        )
+        for hop in path.hops
+    )
+    return (path.way, path.what, hops, tuple(one.tap for one in path.skipped), path.lost)
+
+
+def different(trace: Trace) -> tuple[tuple[PacketPath, tuple[int, ...]], ...]:
+    """Each way that differs from those before it, with the numbers of the packets that went it."""
+    found: dict[tuple[object, ...], tuple[PacketPath, list[int]]] = {}
+    for path in trace.paths:
+        found.setdefault(shape(path), (path, []))[1].append(path.number)
+    return tuple((path, tuple(numbers)) for path, numbers in found.values())
+
+
+def headline(trace: Trace) -> str:
+    """The outcome in one sentence."""
+    if trace.wrong is not None:
+        place = trace.wrong.tap or trace.wrong.role
+        where = f" at {place}" if place and place not in trace.wrong.sentence else ""
+        return f"the {way_words(trace.wrong.way)} goes wrong{where}: {trace.wrong.sentence}"
+    return f"{trace.sent} sent, {trace.replied} answered: {_as_it_should(trace)}"
+
+
+def seen_words(trace: Trace) -> str:
+    """The mode that the packets themselves show."""
+    if not trace.host_routing:
+        return f"the sightings do not tell the host routing: {trace.recognised}" if trace.recognised else ""
+    return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
+
+
+def _as_it_should(trace: Trace) -> str:
+    mode = f"host routing {trace.asked.get('hostRouting')}, {trace.asked.get('encapsulation')}"
+    return f"every tap shows what it should with {mode}, {trace.placement}"
