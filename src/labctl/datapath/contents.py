@@ -31,7 +31,7 @@ from labctl.model.interfaces import (
     device_mac,
     lxc_indexes,
 )
-from labctl.model.lab import Lab, Node
+from labctl.model.lab import Lab, Node, Placement
 
 Entries = tuple[tuple[bytes, bytes], ...]
 
@@ -110,13 +110,20 @@ def _tunnel_endpoint(lab: Lab, node: str, other: Node) -> IPv4Address:
     """The underlay address that packets for pods on `other` are tunnelled to, or none for this node's own and
     with native routing.
 
-    With the fault WRONG_VTEP it is the address of the node after the right one (never this node's own), or where there
-    is no third node the underlay's last address but one, which nobody has.
+    With the fault WRONG_VTEP it is, on the clients' nodes, the address of the node after the right one (never this
+    node's own), or where there is no third node the underlay's last address but one, which nobody has. The other nodes
+    are right, so that the third one sends on what it should not have got, as a Cilium node does.
     """
     if other.name == node or lab.datapath.encapsulation is not Encapsulation.VXLAN:
         return NO_ADDRESS
-    if Fault.WRONG_VTEP not in lab.datapath.faults:
+    if Fault.WRONG_VTEP not in lab.datapath.faults or node not in _misled(lab):
         return other.address.ip
     rest = [lab.nodes[(other.index + step) % len(lab.nodes)] for step in range(1, len(lab.nodes))]
     third = [candidate for candidate in rest if candidate.name != node]
     return third[0].address.ip if third else lab.network.underlay_cidr.broadcast_address - 1
+
+
+def _misled(lab: Lab) -> frozenset[str]:
+    """The nodes that the fault WRONG_VTEP is on: those of clients whose servers are elsewhere, else the first."""
+    clients = (lab.pod(pair.client).node for pair in lab.pairs if pair.placement is Placement.CROSS_NODE)
+    return frozenset(clients) or frozenset((lab.nodes[0].name,))

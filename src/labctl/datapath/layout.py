@@ -28,7 +28,7 @@ NO_ADDRESS = IPv4Address(0)
 
 MAX_EXTRA_DELAY_NS = 10_000
 """The longest busy-wait. The loop ends after 4096 readings of the clock (some 5 ns each where this was measured). It
-looks at the time after every 16 of them: a delay is 0.1 to 0.3 µs longer than asked."""
+looks at the time after every 16 of them: a delay is some tenths of a µs longer than asked."""
 
 
 class ConfigFlag(IntFlag):

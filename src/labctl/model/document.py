@@ -18,6 +18,7 @@ from labctl.model.document_sections import PROVIDER_SECTIONS
 from labctl.model.lab import Placement
 from labctl.model.parameters import Seconds, Share
 from labctl.model.section import Section
+from labctl.model.service import Protocol, ServiceType
 from labctl.names import NAME_PATTERN
 
 API_VERSION = "labctl/v1"
@@ -66,6 +67,29 @@ class PairEntry(Section):
     server: Name = Field(description="The pod that answers.")
     placement: Placement | None = Field(
         None, description="Where the two are to each other. It follows from the pods; if you write it, it must be true."
+    )
+
+
+Port = Annotated[int, Ge(1), Le(65_535)]
+NodePort = Annotated[int, Ge(30_000), Le(32_767)]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN)]
+
+
+class ServiceEntry(Section):
+    """A Service: one address in front of pods. Only the providers for real clusters have Services."""
+
+    name: Name = Field(description="The Service's name.")
+    port: Port = Field(description="The port that clients use.")
+    target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
+    protocol: Protocol = Field(Protocol.TCP, description="What it carries.")
+    type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
+    node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
+    backends: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="The pods that answer: exactly those that have their common labels."
+    )
+    selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1)] | None = Field(
+        None, description="Labels of the pods that answer, in place of backends."
     )
 
 
@@ -160,6 +184,9 @@ class _Scenario(_Common):
     )
     pairs: Annotated[tuple[PairEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(
         None, description="Which pod talks to which: every check runs on every pair."
+    )
+    services: Annotated[tuple[ServiceEntry, ...], Field(max_length=1_000)] | None = Field(
+        None, description="Services in front of pods."
     )
 
 

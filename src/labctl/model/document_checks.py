@@ -62,6 +62,10 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Pod mask, gateway, ARP, TTLs, VXLAN envelope and MTU, each found by looking and explained.",
             "count": "How many echo requests go through while the captures run.",
         },
+        "service": {
+            "": "Services that the server is a backend of: who answered, where the address was translated, and how.",
+            "connections": "How many connections are made to each Service.",
+        },
         "netfilter": {
             "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",
             "count": "How many echo requests are sent.",

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.model.datapath import Datapath
 from labctl.model.parameters import CheckParameters, CompareParameters
+from labctl.model.service import Service
 
 
 class Placement(StrEnum):
@@ -106,6 +107,7 @@ class Lab:
     compare: CompareParameters
     digest: str
     settings: Mapping[str, object] = field(default_factory=dict)
+    services: tuple[Service, ...] = ()
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""

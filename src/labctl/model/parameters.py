@@ -87,6 +87,13 @@ class NetfilterParameters:
     count: Annotated[int, Ge(1), Le(1_000)] = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceParameters:
+    """`connections` from the client to every Service that the server is a backend of."""
+
+    connections: Annotated[int, Ge(1), Le(1_000)] = 40
+
+
 CheckParameters = (
     PingParameters
     | IperfParameters
@@ -96,6 +103,7 @@ CheckParameters = (
     | TcpdumpParameters
     | AddressingParameters
     | NetfilterParameters
+    | ServiceParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -111,6 +119,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "tcpdump": TcpdumpParameters,
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,
+        "service": ServiceParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

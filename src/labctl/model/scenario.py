@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from labctl.model.datapath import Datapath
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import CompareParameters
+from labctl.model.service import ScenarioService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +46,4 @@ class Scenario:
     checks: tuple[CheckSpec, ...]
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
+    services: tuple[ScenarioService, ...] = ()

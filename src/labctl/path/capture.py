@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -81,12 +82,18 @@ class LiveCapture:
 
     def stop(self, *, timeout_s: float = 5.0) -> tuple[TapCapture, ...]:
         """Ends every capture and gives them in the order of the taps."""
-        ended = []
-        for tap, direction, running in self._running:
-            completed = running.stop(sig=signal.SIGINT, timeout_s=timeout_s)
-            counts = parse_counts(completed.error_text)
-            ended.append(TapCapture(tap=tap, direction=direction, completed=completed, counts=counts))
-        return tuple(ended)
+        if not self._running:
+            return ()
+        # At once: the kernel takes tens of milliseconds to close each capture's socket.
+        with ThreadPoolExecutor(max_workers=len(self._running)) as pool:
+            stopping = [
+                pool.submit(running.stop, sig=signal.SIGINT, timeout_s=timeout_s) for _, _, running in self._running
+            ]
+            completed = [one.result() for one in stopping]
+        return tuple(
+            TapCapture(tap=tap, direction=direction, completed=done, counts=parse_counts(done.error_text))
+            for (tap, direction, _), done in zip(self._running, completed, strict=True)
+        )
 
 
 @contextmanager
@@ -96,6 +103,7 @@ def capturing(
     *,
     directions: Sequence[Direction | None] = (None,),
     snap_byte: int = _SNAP_BYTE,
+    nanoseconds: bool = False,
     ready_timeout_s: float = 10.0,
 ) -> Iterator[LiveCapture]:
     """Captures what `expression` (a pcap filter) selects on every tap; the body runs when all of them listen.
@@ -109,7 +117,11 @@ def capturing(
             (
                 tap,
                 direction,
-                stack.enter_context(tap.target.start(argv_tcpdump(tap.interface, expression, direction, snap_byte))),
+                stack.enter_context(
+                    tap.target.start(
+                        argv_tcpdump(tap.interface, expression, direction, snap_byte, nanoseconds=nanoseconds)
+                    )
+                ),
             )
             for tap in taps
             for direction in directions
@@ -119,13 +131,45 @@ def capturing(
         yield LiveCapture(running)
 
 
+def packets_left_behind(captures: Sequence[TapCapture]) -> int:
+    """How many packets were still in the kernel's buffers when these captures ended.
+
+    libpcap looks at the direction after the filter: of two captures of one tap, each counts what both received, and
+    together they captured it. (The filter's own `inbound` loses packets until the ring has gone round once.)
+    """
+    by_tap: dict[str, list[CaptureCounts]] = {}
+    for capture in captures:
+        if capture.counts is not None:
+            by_tap.setdefault(capture.tap.name, []).append(capture.counts)
+    return sum(
+        max(0, max(counts.received for counts in each) - sum(counts.captured for counts in each))
+        for each in by_tap.values()
+    )
+
+
 def argv_tcpdump(
-    interface: str, expression: str, direction: Direction | None = None, snap_byte: int = _SNAP_BYTE
+    interface: str,
+    expression: str,
+    direction: Direction | None = None,
+    snap_byte: int = _SNAP_BYTE,
+    *,
+    nanoseconds: bool = False,
+    immediate: bool = True,
+    buffer_kib: int = 0,
 ) -> tuple[str, ...]:
-    """tcpdump that writes pcap to standard output, each packet (-U) as soon as it is there (--immediate-mode)."""
+    """tcpdump that writes pcap to standard output, each packet (-U) as soon as it is there (--immediate-mode).
+
+    Not `immediate`, packets come in blocks and up to a second late; the kernel's buffer then holds what arrives in full
+    length, where an immediate one reserves the full length for every packet.
+    """
     limit = () if direction is None else ("-Q", str(direction))
-    options = ("-n", "-U", "--immediate-mode", "-s", str(snap_byte), *limit, "-i", interface, "-w", "-")
-    return ("tcpdump", *options, expression)
+    precision = ("--time-stamp-precision=nano",) if nanoseconds else ()
+    at_once = ("--immediate-mode",) if immediate else ()
+    buffer = ("-B", str(buffer_kib)) if buffer_kib else ()
+    # -Z root: a tcpdump that changes its user would no longer die with labctl (the kernel forgets PR_SET_PDEATHSIG).
+    what = ("-n", "-U", "-Z", "root", *at_once, *buffer, *precision, "-s", str(snap_byte), *limit)
+    options = (*what, "-i", interface, "-w", "-")
+    return ("tcpdump", *options, expression) if expression else ("tcpdump", *options)
 
 
 def echo_filter(client: IPv4Address, server: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:
@@ -157,3 +201,15 @@ def parse_counts(text: str) -> CaptureCounts | None:
 def last_line(text: str) -> str:
     """The last line that says something: what a tool complained about."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
+
+
+def require_trustworthy(captures: Sequence[TapCapture]) -> None:
+    """Raises MeasureFailed for a tcpdump that ended badly or lost packets: silence there would mean nothing."""
+    for capture in captures:
+        name, completed, counts = capture.tap.name, capture.completed, capture.counts
+        if completed.timed_out or counts is None:
+            raise MeasureFailed(f"the capture on {name} ended badly", f"tcpdump: {last_line(completed.error_text)}")
+        if counts.dropped:
+            raise MeasureFailed(
+                f"the capture on {name} is not complete", f"the kernel dropped {counts.dropped} packets before tcpdump"
+            )

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Placement
+from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
 from labctl.path.signature import CLIENT_NODE, SERVER_NODE
 
@@ -60,6 +60,18 @@ def expected_signature(
             ping_ttl=ping_ttl,
         ),
         source=SOURCE,
+    )
+
+
+def expected_for(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+    """What real Cilium shows for this pair in the mode that the lab asks for."""
+    return expected_signature(
+        lab.datapath.host_routing,
+        lab.datapath.encapsulation,
+        pair.placement,
+        packets=packets,
+        client_identity=lab.pod(pair.client).identity,
+        server_identity=lab.pod(pair.server).identity,
     )
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 ETHERNET = 1
 """LINKTYPE_ETHERNET, the only link type that pods, bridges, veths and VXLAN devices have."""
 
-_MAGICS = {
+MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1_000),
     b"\xa1\xb2\xc3\xd4": (">", 1_000),
     b"\x4d\x3c\xb2\xa1": ("<", 1),
@@ -50,11 +50,11 @@ class PcapReader:
         header = _read_exactly(stream, _FILE_HEADER_BYTE)
         if header[:4] == _PCAPNG_MAGIC:
             raise PcapError("this is a pcapng file; a classic pcap file was expected")
-        if header[:4] not in _MAGICS:
+        if header[:4] not in MAGICS:
             raise PcapError(f"not a pcap file: it begins with {header[:4].hex(' ') or 'nothing'}")
         if len(header) < _FILE_HEADER_BYTE:
             raise PcapError(f"the file header is cut short after {len(header)} bytes")
-        self._order, self._tick_ns = _MAGICS[header[:4]]
+        self._order, self._tick_ns = MAGICS[header[:4]]
         self.snap_byte: int
         self.link_type: int
         self.snap_byte, link = struct.unpack(self._order + "II", header[16:24])

@@ -8,37 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Address
 
+from labctl.model.movement import PacketKey
+from labctl.model.path import Direction as Direction
+from labctl.model.path import Way as Way
 from labctl.model.signature import Role
-from labctl.path.frame import Frame, Icmp, Ipv4, Udp, decode, ip_text, mac_text
+from labctl.path.frame import (
+    PROTOCOL_ICMP,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    Frame,
+    Icmp,
+    Ipv4,
+    Tcp,
+    Udp,
+    decode,
+    ip_text,
+    mac_text,
+)
 from labctl.path.pcap import Record
 
 _ECHO_REQUEST = 8
 _ECHO_REPLY = 0
 
 
-class Way(StrEnum):
-    """Which half of an exchange a packet belongs to."""
-
-    REQUEST = "request"
-    REPLY = "reply"
-
-
-class Direction(StrEnum):
-    """How a packet met the tap's device, from the device's own side (as `tcpdump -Q` has it)."""
-
-    IN = "in"
-    OUT = "out"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """A packet that counts: its half of the exchange, and its number in it (both halves have the same number)."""
+    """A packet that counts: its half of the exchange, its number in it (both halves have the same number), and what it
+    is in words."""
 
     way: Way
     number: int
+    what: str = ""
 
 
 Matcher = Callable[[Frame], Match | None]
@@ -56,13 +58,20 @@ class Envelope:
     vni: int
     src_mac: str
     dst_mac: str
+    ip_id: int = 0
+
+    @property
+    def key(self) -> PacketKey:
+        return PacketKey(
+            src=self.src, dst=self.dst, protocol="udp", first=self.src_port, second=self.dst_port, ip_id=self.ip_id
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
     """One packet at one tap. TTL, addresses and MACs are the inner frame's when it came in an envelope.
 
-    `direction` is None where the capture did not tell it.
+    `direction` is None where the capture did not tell it. `key` is how witnesses of other kinds know the packet.
     """
 
     tap: str
@@ -77,6 +86,8 @@ class Sighting:
     src_mac: str
     dst_mac: str
     envelope: Envelope | None = None
+    key: PacketKey | None = None
+    what: str = ""
 
 
 def match_echo(client: IPv4Address, server: IPv4Address, token: bytes) -> Matcher:
@@ -90,9 +101,9 @@ def match_echo(client: IPv4Address, server: IPv4Address, token: bytes) -> Matche
         if not isinstance(transport, Icmp) or not isinstance(network, Ipv4) or token not in transport.payload:
             return None
         if transport.kind == _ECHO_REQUEST and network.src == client_bytes and network.dst == server_bytes:
-            return Match(way=Way.REQUEST, number=transport.sequence)
+            return Match(way=Way.REQUEST, number=transport.sequence, what="ICMP echo request")
         if transport.kind == _ECHO_REPLY and network.src == server_bytes and network.dst == client_bytes:
-            return Match(way=Way.REPLY, number=transport.sequence)
+            return Match(way=Way.REPLY, number=transport.sequence, what="ICMP echo reply")
         return None
 
     return match
@@ -123,7 +134,33 @@ def sightings(
             src_mac=mac_text(subject.src_mac),
             dst_mac=mac_text(subject.dst_mac),
             envelope=_envelope(frame),
+            key=packet_key(subject),
+            what=match.what,
         )
+
+
+_PROTOCOL_NAMES = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
+
+
+def packet_key(frame: Frame) -> PacketKey | None:
+    """What any witness would call this packet; None for a frame that is not IPv4."""
+    network, transport = frame.network, frame.transport
+    if not isinstance(network, Ipv4):
+        return None
+    first, second = 0, 0
+    if isinstance(transport, Icmp):
+        if transport.kind in (_ECHO_REQUEST, _ECHO_REPLY):
+            first, second = transport.identifier, transport.sequence
+    elif isinstance(transport, Tcp | Udp):
+        first, second = transport.src_port, transport.dst_port
+    return PacketKey(
+        src=ip_text(network.src),
+        dst=ip_text(network.dst),
+        protocol=_PROTOCOL_NAMES.get(network.protocol, str(network.protocol)),
+        first=first,
+        second=second,
+        ip_id=network.identification,
+    )
 
 
 def _envelope(frame: Frame) -> Envelope | None:
@@ -139,4 +176,5 @@ def _envelope(frame: Frame) -> Envelope | None:
         vni=vni,
         src_mac=mac_text(frame.src_mac),
         dst_mac=mac_text(frame.dst_mac),
+        ip_id=network.identification,
     )

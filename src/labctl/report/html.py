@@ -32,6 +32,7 @@ from labctl.report.sentences import (
     limit_lines,
     method_text,
     mode_text,
+    noise_floor_text,
     placement_name,
     refusal_text,
     row_sentence,
@@ -59,7 +60,7 @@ def comparison_page(comparison: Comparison, words: Words = ENGLISH) -> str:
         (
             f'<p class="over">{keys}</p>',
             f"<h1>{escape(headline(comparison, words))}</h1>",
-            _statements(comparison),
+            _statements(comparison, words),
             _warnings(comparison, words),
             _section("results", words.results, _results(comparison, words)),
             _section("limit", words.limit_note, _limits(comparison, words)),
@@ -83,8 +84,11 @@ def _section(name: str, title: str, content: str) -> str:
     return f'<section id="{name}"><h2>{escape(title)}</h2>{content}</section>' if content else ""
 
 
-def _statements(comparison: Comparison) -> str:
-    lines = "".join(f"<p>{escape(who)}: {escape(what)}</p>" for who, what in statements(comparison))
+def _statements(comparison: Comparison, words: Words) -> str:
+    floor = noise_floor_text(comparison, words)
+    lines = (f"<p>{escape(floor)}</p>" if floor else "") + "".join(
+        f"<p>{escape(who)}: {escape(what)}</p>" for who, what in statements(comparison)
+    )
     return f'<div class="statement">{lines}</div>' if lines else ""
 
 

@@ -19,6 +19,7 @@ from labctl.report.sentences import (
     limit_lines,
     method_text,
     mode_text,
+    noise_floor_text,
     placement_name,
     refusal_text,
     row_values,
@@ -38,6 +39,7 @@ def comparison_markdown(comparison: Comparison, words: Words = ENGLISH, judgemen
     lines = [f"**{_escape(headline(comparison, words))}**", "", f"| {head} |", "|---|--:|--:|--:|--:|--:|---|"]
     lines += [_row(row, words) for row in in_report_order(comparison.rows)]
     lines += ["", _escape(method_text(comparison, words))]
+    lines += [_escape(said) for said in (noise_floor_text(comparison, words),) if said]
     if any(row.verdict is ChangeVerdict.UNDETECTED for row in comparison.rows):
         lines.append(_escape(words.undetected_note))
     lines += ["", *(f"- {who}: {_escape(what)}" for who, what in statements(comparison))]

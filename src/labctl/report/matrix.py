@@ -59,7 +59,7 @@ def matrix_view(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> Re
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"{words.change} / {comparisons[0].a.scenario}", overflow="fold")
+    table.add_column(title(comparisons, words), overflow="fold")
     for name in column_names(comparisons):
         table.add_column(name, overflow="fold")
     placement = ""
@@ -76,7 +76,7 @@ def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -
     """The same table in GitHub's dialect."""
     names = column_names(comparisons)
     lines = [
-        f"| {words.change} / {comparisons[0].a.scenario} | {' | '.join(names)} |",
+        f"| {title(comparisons, words)} | {' | '.join(names)} |",
         "|---|" + "---|" * len(names),
     ]
     for line in matrix_lines(comparisons, words):
@@ -92,7 +92,7 @@ def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: 
         for name, link in zip(column_names(comparisons), links, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row">{escape(line.placement)} {escape(line.name)}</th>'
+        f'<tr><th scope="row" style="white-space:normal">{escape(line.placement)} {escape(line.name)}</th>'
         + "".join(
             f'<td><span class="word {row.verdict if row is not None else ""}">{escape(cell(row, words))}</span></td>'
             for row in line.rows
@@ -101,16 +101,22 @@ def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: 
         for line in matrix_lines(comparisons, words)
     )
     items = "".join(f"<li>{escape(headline(comparison, words))}</li>" for comparison in comparisons)
-    first = comparisons[0].a.scenario
+    name = escape(title(comparisons, words))
     language = "zh-CN" if words.tag == "zh" else words.tag
     return (
         f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(words.change)} / {escape(first)}</title><style>{STYLE}</style></head><body><main>"
-        f"<h1>{escape(words.change)} / {escape(first)}</h1><ul>{items}</ul>"
+        f"<title>{name}</title><style>{STYLE}</style></head><body><main>"
+        f"<h1>{name}</h1><ul>{items}</ul>"
         f'<div class="scroll"><table><thead><tr><th scope="col">{escape(words.metric)}</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></main></body></html>\n"
-    )
+    ).replace(" %", "\u00a0%")
+
+
+def title(comparisons: Sequence[Comparison], words: Words) -> str:
+    """`Compared with legacy`, or only “change” where the first side is not the same in all of them."""
+    firsts = {comparison.a.scenario for comparison in comparisons}
+    return words.against_first.format(a=firsts.pop()) if len(firsts) == 1 else words.change
 
 
 def column_names(comparisons: Sequence[Comparison]) -> tuple[str, ...]:

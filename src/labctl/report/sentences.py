@@ -58,6 +58,22 @@ def headline(comparison: Comparison, words: Words = ENGLISH) -> str:
     return said if comparison.is_paired else words.headline_unpaired.format(headline=said)
 
 
+def noise_floor_text(comparison: Comparison, words: Words = ENGLISH) -> str:
+    """What `compare X X` is for, in one sentence; empty when the sides differ, or nothing could be judged."""
+    changes = [
+        row.change
+        for row in comparison.rows
+        if row.margin is not None and row.refusal is None and row.change is not None
+    ]
+    detectable = [change.detectable for change in changes if change.detectable is not None]
+    if comparison.a.digest != comparison.b.digest or not comparison.is_paired or not detectable:
+        return ""
+    return words.noise_floor.format(
+        largest=units.percent(max(abs(change.estimate) for change in changes)),
+        detectable=units.percent(max(detectable)),
+    )
+
+
 def row_sentence(comparison: Comparison, row: MetricRow, words: Words = ENGLISH) -> str:
     """What one judged row says, as a sentence. Rows without a verdict have no sentence (empty)."""
     if row.verdict is None:

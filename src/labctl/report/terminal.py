@@ -25,6 +25,7 @@ from labctl.report.sentences import (
     limit_lines,
     method_text,
     mode_text,
+    noise_floor_text,
     placement_name,
     refusal_text,
     row_values,
@@ -62,6 +63,7 @@ def comparison_view(
     a, b = side_names(comparison)
     parts: list[RenderableType] = [
         Text(headline(comparison, words), style="bold"),
+        *_noise_floor(comparison, words),
         Text(""),
         Text(words.against.format(a=comparison.a.scenario, b=comparison.b.scenario)),
         _rows_table(comparison, width >= WIDE, words),
@@ -173,6 +175,13 @@ def _refusals(comparison: Comparison, words: Words) -> Iterable[str]:
             name = f"{placement_name(row.placement, words)} {label(row.metric, words)}"
             gathered.setdefault(refusal_text(row.refusal, words), []).append(name)
     return (f"{', '.join(names)}: {reason}" for reason, names in gathered.items())
+
+
+def _noise_floor(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
+    from rich.text import Text
+
+    if said := noise_floor_text(comparison, words):
+        yield Text(said)
 
 
 def _limits(comparison: Comparison, words: Words) -> Iterable[RenderableType]:

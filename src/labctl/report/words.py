@@ -30,6 +30,7 @@ class Words:
 
     tag: str
     against: str
+    against_first: str
     headline_difference: str
     headline_negligible: str
     headline_same: str
@@ -38,6 +39,7 @@ class Words:
     headline_refused: str
     headline_nothing: str
     headline_unpaired: str
+    noise_floor: str
     joiner: str
     to: str
     placements: Mapping[str, str]
@@ -111,6 +113,7 @@ class Words:
 ENGLISH = Words(
     tag="en",
     against="{a} (A) against {b} (B)",
+    against_first="Compared with {a}",
     headline_difference="{what}: {b} is {size} {word} ({level}: {low}–{high}) than {a}",
     headline_negligible="{what}: {b} and {a} differ by {change} ({level}: {low} to {high}), "
     "less than the margin of {margin}",
@@ -120,6 +123,8 @@ ENGLISH = Words(
     headline_undetected_unknown="{what}: no difference detectable between {a} and {b} ({level}: {low} to {high})",
     headline_refused="{what}: no verdict, {reason}",
     headline_nothing="Nothing was measured",
+    noise_floor="Both sides are built alike, so this is the noise floor of this machine: primary rows differ by up to "
+    "{largest}, and the least that every one of them could have seen is {detectable}.",
     headline_unpaired="{headline} (two runs, not interleaved: it may be the machine's doing)",
     joiner=" ",
     to="{low} to {high}",

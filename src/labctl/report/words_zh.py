@@ -9,6 +9,7 @@ from labctl.report.words import Words
 CHINESE = Words(
     tag="zh",
     against="{a}（A）对比 {b}（B）",
+    against_first="与 {a} 相比",
     headline_difference="{what}：{b} 比 {a} {word} {size}（{level} 区间：{low}–{high}）",
     headline_negligible="{what}：{b} 与 {a} 相差 {change}（{level} 区间：{low} 至 {high}），小于容许差 {margin}",
     headline_same="{what}：{b} 与 {a} 在 {margin} 以内相同（{level} 区间：{low} 至 {high}）",
@@ -16,6 +17,7 @@ CHINESE = Words(
     headline_undetected_unknown="{what}：{a} 与 {b} 之间未检出差异（{level} 区间：{low} 至 {high}）",
     headline_refused="{what}：不作判定，{reason}",
     headline_nothing="没有测得任何数据",
+    noise_floor="两侧构成相同，这就是本机的噪声水平：主要指标至多相差 {largest}，都能检出 {detectable} 的变化。",
     headline_unpaired="{headline}（两次运行，未交错测量：差异可能来自机器）",
     joiner="",
     to="{low} 至 {high}",

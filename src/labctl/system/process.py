@@ -4,7 +4,8 @@ All of them are started by one thread that lives as long as labctl does. It alon
 thread is ever in a wrong one; and "die with the parent" (prctl PR_SET_PDEATHSIG) means the parent *thread*, so a
 process that a short-lived thread started would die with that thread.
 
-Output goes to memory files, not to pipes: nothing has to be read for a process to go on.
+Output goes to memory files, not to pipes: nothing has to be read for a process to go on. What prints without end gets
+a descriptor of the caller's instead.
 """
 
 from __future__ import annotations
@@ -117,8 +118,10 @@ class Process:
         namespace: Path | None = None,
         cpu: int | None = None,
         stdin: bytes = b"",
+        output: int | None = None,
     ) -> None:
-        """Raises MeasureFailed when the program is not there or the namespace is gone."""
+        """`output` is a descriptor that gets its standard output, which is then not kept here. Raises MeasureFailed
+        when the program is not there or the namespace is gone."""
         self.argv = tuple(argv)
         program = find_program(self.argv[0])
         if program is None:
@@ -138,7 +141,7 @@ class Process:
                     namespace=namespace,
                     cpu=cpu,
                     stdin=source,
-                    stdout=self._stdout,
+                    stdout=self._stdout if output is None else output,
                     stderr=self._stderr,
                     done=Future(),
                 )

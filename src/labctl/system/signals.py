@@ -43,6 +43,20 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def asked_to_stop() -> Iterator[Callable[[], int]]:
+    """Within it, SIGINT and SIGTERM are only counted; what it gives says how often one came. For work whose normal end
+    is that a person stops it. A blocking wait is cut short by the signal and then goes on: wait with a time limit."""
+    count = 0
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+
+    with _handled_by(remember):
+        yield lambda: count
+
+
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Within it, SIGINT and SIGTERM wait; the last one is delivered at its end.
 

@@ -8,6 +8,7 @@ An argv that the script has no answer for is an error of the test (`Unscripted`)
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair
+from labctl.model.movement import Movement
 from labctl.model.proof import Evidence
 from labctl.model.state import DatapathState
-from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind
+from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
 
 class Unscripted(AssertionError):
@@ -118,10 +120,14 @@ class ScriptedTarget:
         return self._answer(argv).completed(argv)
 
     @contextmanager
-    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> Iterator[Running]:
+    def start(
+        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
+    ) -> Iterator[Running]:
         argv = tuple(argv)
         self.calls.append(Call(argv=argv, started=True, cpu=cpu))
         running = ScriptedRunning(argv, self._answer(argv))
+        if output is not None:
+            os.write(output, running.answer.completed(argv).stdout)
         self.started.append(running)
         try:
             yield running
@@ -143,6 +149,27 @@ class ScriptedTarget:
 NO_STATE = DatapathState(nodes=(), counts_runs=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedWatch:
+    """What the witnesses of a script saw."""
+
+    moved: tuple[Movement, ...] = ()
+    shown: tuple[Evidence, ...] = ()
+    missed: tuple[str, ...] = ()
+
+    def movements(self) -> tuple[Movement, ...]:
+        return self.moved
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        return self.shown
+
+    def gaps(self) -> tuple[str, ...]:
+        return self.missed
+
+
+NOTHING_WATCHED = ScriptedWatch()
+
+
 class ScriptedLab:
     """An open lab made of scripted targets. `testimony` sends the traffic and gives the evidence it was made with."""
 
@@ -155,6 +182,7 @@ class ScriptedLab:
         devices: Sequence[OpenDevice] = (),
         evidence: Sequence[Evidence] = (),
         state: DatapathState = NO_STATE,
+        watch: ScriptedWatch = NOTHING_WATCHED,
     ) -> None:
         self.lab = lab
         self._targets = {target.name: target for target in targets}
@@ -162,6 +190,7 @@ class ScriptedLab:
         self._devices = tuple(devices)
         self._evidence = tuple(evidence)
         self._state = state
+        self._watch = watch
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -183,6 +212,10 @@ class ScriptedLab:
 
     def datapath_state(self) -> DatapathState:
         return self._state
+
+    @contextmanager
+    def watching(self, pair: Pair) -> Iterator[Watch]:
+        yield self._watch
 
 
 class MemoryRaw:

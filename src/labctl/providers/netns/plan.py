@@ -49,8 +49,9 @@ _BRIDGE_ONLY = (("net.bridge.bridge-nf-call-iptables", "0"),)
 
 
 def plan(lab: Lab) -> Plan:
-    """Raises UsageError when two parts of the lab would be the same namespace."""
+    """Raises UsageError when two parts of the lab would be the same namespace, and for Services."""
     _refuse_same_names(lab)
+    _refuse_services(lab)
     return Plan(
         lab=lab.name,
         provider="netns",
@@ -73,6 +74,15 @@ def parts_of(lab: Lab) -> tuple[str, ...]:
 
 def _part_names(lab: Lab) -> tuple[str, ...]:
     return (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods))
+
+
+def _refuse_services(lab: Lab) -> None:
+    if lab.services:
+        raise UsageError(
+            what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
+            cause="labctl's own programs do not translate Service addresses; real Cilium does",
+            remedy="--provider kind, or a scenario without services:",
+        )
 
 
 def _refuse_same_names(lab: Lab) -> None:

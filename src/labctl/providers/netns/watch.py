@@ -297,7 +297,7 @@ def _conntrack(node: _Node, lab: Lab, pair: Pair) -> Evidence:
     finding = (
         f"conntrack knows {len(entries)} connection{'s' if len(entries) != 1 else ''} of the pair, {answered} answered"
         if entries
-        else "conntrack knows no connection of the pair: its packets did not pass the node's connection tracking"
+        else "conntrack knows no connection of the pair"
     )
     return Evidence(witness="conntrack", where=node.name, finding=finding, supports=None, command=command)
 

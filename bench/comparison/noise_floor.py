@@ -1,0 +1,58 @@
+"""How often `labctl compare X X` finds a difference that is not there. The acceptance: 1 of 20 comparisons at most.
+
+    sudo .venv/bin/python bench/comparison/noise_floor.py [--count 20] [--rounds N --duration S --checks …]
+
+With labctl's defaults twenty comparisons take three quarters of an hour; the options make it shorter, and the result
+then says that it was. The exit code is 1 when more than one of twenty had a primary verdict of difference.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from trials import DIFFERENCES, compare, options_of, parser, primary, row_name, store, warnings_of
+
+
+def main() -> int:
+    made = parser(__doc__ or "", count=20)
+    made.add_argument("--scenario", default="legacy", help="the scenario that is compared with itself")
+    given = made.parse_args()
+    documents = []
+    trials = []
+    for number in range(1, given.count + 1):
+        document, duration_s = compare(given.scenario, given.scenario, *options_of(given))
+        documents.append(document)
+        rows = {
+            row_name(row): {
+                "verdict": row["verdict"],
+                "estimate": row["change"]["estimate"] if row["change"] else None,
+                "low": row["change"]["low"] if row["change"] else None,
+                "high": row["change"]["high"] if row["change"] else None,
+            }
+            for row in primary(document)
+        }
+        found = sorted(name for name, row in rows.items() if row["verdict"] in DIFFERENCES)
+        refused = sum(row["verdict"] == "refused" for row in rows.values())
+        trials.append({"seed": document["seed"], "durationS": duration_s, "differences": found, "rows": rows})
+        said = f"differences: {', '.join(found) or 'none'}" + (f", {refused} rows refused" if refused else "")
+        print(f"{number}/{given.count}: {duration_s:.0f} s, {said}", file=sys.stderr, flush=True)
+    wrong = sum(bool(trial["differences"]) for trial in trials)
+    judged = [row for trial in trials for row in trial["rows"].values() if row["verdict"] != "refused"]
+    covering = sum(row["low"] <= 0 <= row["high"] for row in judged)
+    result = {
+        "scenario": given.scenario,
+        "comparisons": len(trials),
+        "withADifference": wrong,
+        "judgedRows": len(judged),
+        "intervalsThatCoverZero": covering,
+        "warnings": warnings_of(documents),
+        "trials": trials,
+    }
+    path = store("noise_floor", given, documents[0]["environment"], result)
+    print(f"{wrong} of {len(trials)} comparisons found a difference; {covering} of {len(judged)} intervals cover 0")
+    print(path)
+    return 1 if wrong > max(1, len(trials) // 20) or not judged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

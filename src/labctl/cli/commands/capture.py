@@ -1,0 +1,176 @@
+"""`labctl capture LAB [TAP…]`: what goes by at many taps at once, as lines or as one pcapng file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from labctl.cli.options import as_json, find_lab
+from labctl.cli.output import emit_json
+from labctl.errors import MeasureFailed, UsageError
+
+if TYPE_CHECKING:
+    from labctl.engine.capture import Batch, Ended, Source
+
+API = "labctl/v1"
+_LIVE_SNAP, _FILE_SNAP = 320, 262_144
+
+
+@click.command("capture")
+@click.argument("lab")
+@click.argument("taps", nargs=-1, metavar="[TAP…]")
+@click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng, an interface per tap; - is stdout.")
+@click.option(
+    "--filter", "expression", default="", metavar="EXPR", help="What to capture: a pcap expression, as for tcpdump."
+)
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
+@click.option("--duration", type=click.FloatRange(min=0.01), metavar="S", help="End after S seconds.")
+@click.option("--snap", type=click.IntRange(64, 262_144), metavar="BYTES", help="Keep so much of each packet.")
+@click.option("--sanity", is_flag=True, help="First prove with known packets that the filter can see any.")
+@click.option("--list", "only_list", is_flag=True, help="Only list the taps.")
+@as_json
+def command(
+    lab: str,
+    taps: tuple[str, ...],
+    file: str | None,
+    expression: str,
+    count: int | None,
+    duration: float | None,
+    snap: int | None,
+    sanity: bool,
+    only_list: bool,
+    as_json: bool,
+) -> int:
+    """Captures at every TAP of LAB at once: a name like node1:eth0, or all taps of a pod, a node, a device or a role.
+    Without TAP: all on the way of the lab's pairs. Every line says its tap and direction; VXLAN is opened. Ctrl-C ends
+    it, and it says what was lost."""
+    from labctl.engine.capture import Limits, capture, check_filter, sources_of, streaming
+    from labctl.engine.capture_sanity import prove_filter
+    from labctl.engine.capture_taps import chosen_taps, known_taps
+    from labctl.system.signals import asked_to_stop, interruptible
+
+    found, provider = find_lab(lab)
+    if file == "-" and as_json:
+        raise UsageError(what="--json and -w - both want stdout", remedy=f"labctl capture {lab} -w FILE --json")
+    if file == "-" and sys.stdout.isatty():
+        raise UsageError(what="pcapng is not for a terminal", remedy=f"labctl capture {lab} -w - | wireshark -k -i -")
+    with provider.open(found) as open_lab:
+        if only_list:
+            known = known_taps(open_lab)
+            if as_json:
+                emit_json(
+                    {"apiVersion": API, "kind": "Taps", "taps": [{"tap": t.name, "role": str(t.role)} for t in known]}
+                )
+            else:
+                click.echo("\n".join(f"{tap.name:<28} {tap.role}" for tap in known))
+            return 0
+        with interruptible():
+            chosen = chosen_taps(open_lab, taps)
+            check_filter(chosen, expression)
+            if sanity:
+                _say(f"sanity: {prove_filter(open_lab, chosen, expression).sentence}")
+        sources = sources_of(chosen)
+        snap_byte = snap or (_FILE_SNAP if file else _LIVE_SNAP)
+        limits = Limits(packets=count, duration_s=duration)
+        code = 0
+        with (
+            _reader_may_go(),
+            asked_to_stop() as stops,
+            streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
+        ):
+            _say(f"capturing at {len(chosen)} taps of {lab}: {', '.join(tap.name for tap in chosen)} (Ctrl-C ends it)")
+            printer = Printer(sources, keeps=as_json)
+            if file is None:
+                ended, seen = capture(stream, limits, printer, stops, immediate=True)
+            else:
+                from labctl.engine.capture_file import CaptureFile
+
+                with CaptureFile(file, chosen, sources, expression=expression, snap_byte=snap_byte) as writing:
+                    ended, seen = capture(stream, limits, writing.write, stops, immediate=False)
+                    writing.finish(ended, time.time_ns())
+                    _say(f"{file}: {writing.size_byte} bytes")
+            if as_json:
+                emit_json(_document(lab, file, expression, ended, seen, printer.kept))
+            code = _summary(ended, seen, lab, sanity)
+    return code
+
+
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """`labctl capture … | head`: that the reader goes away is its right, and a normal end."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+class Printer:
+    """Prints packets as they come, a line each; or keeps them (`keeps`), for one document at the end."""
+
+    def __init__(self, sources: Sequence[Source], *, keeps: bool) -> None:
+        self._keeps = keeps
+        self.kept: list[dict[str, object]] = []
+        self._tap_width = max(len(source.tap.name) for source in sources)
+        self._names = [(source.tap.name, str(source.direction or "")) for source in sources]
+
+    def __call__(self, batch: Batch) -> None:
+        from labctl.path.decode_text import packet_text, time_text
+
+        lines = []
+        for time_ns, number, record in batch:
+            tap, direction = self._names[number]
+            text = packet_text(record.frame, record.wire_byte)
+            if self._keeps:
+                self.kept.append({"timeNs": time_ns, "tap": tap, "direction": direction or None, "text": text})
+                continue
+            lines.append(f"{time_text(time_ns)} {tap:<{self._tap_width}} {direction:<3} {text}\n")
+        sys.stdout.write("".join(lines))
+        sys.stdout.flush()
+
+
+def _document(
+    lab: str, file: str | None, expression: str, ended: Sequence[Ended], seen: int, kept: Sequence[dict[str, object]]
+) -> dict[str, object]:
+    """With a file its packets are in there; without one they are in the document."""
+    from labctl.engine.capture import counts_by_tap
+
+    counts = counts_by_tap(ended)
+    return {
+        "apiVersion": API,
+        "kind": "Capture",
+        "lab": lab,
+        "filter": expression,
+        "file": file,
+        "captured": seen,
+        "lost": sum(one.lost for one in counts.values()),
+        "taps": [{"tap": name, "received": one.received, "lost": one.lost} for name, one in counts.items()],
+        "packets": None if file else list(kept),
+    }
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool) -> int:
+    from labctl.engine.capture import counts_by_tap
+
+    losses = {name: counts.lost for name, counts in counts_by_tap(ended).items() if counts.lost}
+    lost = sum(losses.values())
+    where = f": {', '.join(f'{name} {number}' for name, number in losses.items())}" if losses else ""
+    share = f" ({lost / (seen + lost):.1%} of what the filter let through)" if lost else ""
+    _say(f"{seen} packets captured, {lost} lost{share}{where}")
+    if not seen and not sanity and not lost:
+        _say(f"nothing was seen; that the filter can see packets is proven by: labctl capture {lab} --sanity …")
+    troubles = [f"{one.source.tap.name}: {one.trouble}" for one in ended if one.trouble]
+    if troubles:
+        raise MeasureFailed(
+            what="the capture is not complete", cause="; ".join(dict.fromkeys(troubles)), remedy=f"labctl status {lab}"
+        )
+    return 0

@@ -1,0 +1,322 @@
+"""`labctl capture`: many taps at once, in one stream of packets, live or into one file, with every loss counted.
+
+Two tcpdumps per tap, one per direction, write pcap into pipes that are read as it comes. Packets are held back for a
+moment, so that those of different taps come out in the order of their times; never more than `_HELD_BYTE` of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.path import Direction
+from labctl.model.signature import Role
+from labctl.path.capture import LISTENING, CaptureCounts, argv_tcpdump, last_line, parse_counts
+from labctl.path.feed import PcapFeed
+from labctl.path.pcap import PcapError, Record
+from labctl.providers.base import Completed, Running, Tap
+
+READY_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 5.0
+_LOOK_S = 0.05
+_HELD_BYTE = 48 << 20
+_READ_BYTE = 1 << 20
+_PIPE_BYTE = 1 << 20
+_BUFFER_KIB, _LEAST_BUFFER_KIB = 96 << 10, 2 << 10
+_BLOCK_S = 1.1
+"""The kernel hands over packets in blocks, at the latest after a second (tcpdump's time limit)."""
+_LOOPBACKS = (Role.CLIENT_LO, Role.SERVER_LO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One tap in one direction: what one tcpdump captures."""
+
+    tap: Tap
+    direction: Direction | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What came of one source, by tcpdump's own counts (see `counts_by_tap`); `trouble` says why it ended early."""
+
+    source: Source
+    received: int
+    captured: int
+    dropped: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapCounts:
+    """What passed the filter at one tap, and how much of it was lost."""
+
+    received: int
+    lost: int
+
+
+def counts_by_tap(ended: Sequence[Ended]) -> dict[str, TapCounts]:
+    """libpcap looks at the direction after the filter and after the kernel's buffer: each tcpdump of a tap counts, and
+    drops, packets of both directions. So what is lost is what neither captured, and no more than what both dropped:
+    the rest came after the end."""
+    by_tap: dict[str, list[Ended]] = {}
+    for one in ended:
+        by_tap.setdefault(one.source.tap.name, []).append(one)
+    found = {}
+    for name, each in by_tap.items():
+        received = max(one.received for one in each)
+        missing = max(0, received - sum(one.captured for one in each))
+        found[name] = TapCounts(received=received, lost=min(missing, sum(one.dropped for one in each)))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a capture ends by itself; None where only a person ends it."""
+
+    packets: int | None = None
+    duration_s: float | None = None
+
+
+Batch = list[tuple[int, int, Record]]
+"""(time in ns, number of the source, packet) in the order of time."""
+
+
+_INWARD = (
+    (Role.CLIENT_UPLINK, Role.SERVER_UPLINK),
+    (Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN),
+    (Role.CLIENT_LXC, Role.SERVER_LXC),
+    (Role.CLIENT_ETH0, Role.SERVER_ETH0),
+)
+"""A packet keeps the kernel's stamp on its way up from an uplink: of one time, the taps come in this order."""
+
+
+def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
+    """Both directions of every tap, in the order in which packets of one time are told; a loopback device shows every
+    packet in both, so it is taken once."""
+
+    def rank(tap: Tap) -> int:
+        return next((number for number, roles in enumerate(_INWARD) if tap.role in roles), len(_INWARD))
+
+    return tuple(
+        Source(tap=tap, direction=direction)
+        for tap in sorted(taps, key=rank)
+        for direction in ((Direction.IN,) if tap.role in _LOOPBACKS else (Direction.IN, Direction.OUT))
+    )
+
+
+def check_filter(taps: Sequence[Tap], expression: str) -> None:
+    """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words."""
+    first = taps[0]
+    argv = ("tcpdump", "-d", "-i", first.interface, expression)
+    done = first.target.run(argv, timeout_s=READY_TIMEOUT_S)
+    if done.returncode:
+        words = last_line(done.error_text).removeprefix("tcpdump: ").removeprefix("can't parse filter expression: ")
+        raise UsageError(
+            what=f"this is no filter that tcpdump understands: {expression}",
+            cause=words,
+            remedy="man pcap-filter, or try it: " + " ".join(first.target.command(("tcpdump", "-d", expression))),
+        )
+
+
+class Stream:
+    """Captures that are running. Made by `streaming`."""
+
+    def __init__(
+        self, sources: Sequence[Source], running: Sequence[Running], pipes: Sequence[int], hold_s: float
+    ) -> None:
+        self._sources, self._running, self._pipes = tuple(sources), tuple(running), tuple(pipes)
+        self._feeds = [PcapFeed() for _ in sources]
+        self._troubles = [""] * len(self._sources)
+        self._hold_ns = int(hold_s * 1e9)
+        self._held: Batch = []
+        self._held_byte = 0
+        self._next_release_s = 0.0
+        self._selector = selectors.DefaultSelector()
+        for number, pipe in enumerate(pipes):
+            self._selector.register(pipe, selectors.EVENT_READ, number)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every tcpdump has ended."""
+        return not self._selector.get_map()
+
+    def read(self, *, wait_s: float = _LOOK_S) -> Batch:
+        """What is ripe: the packets that no earlier one can come before any more (up to the limit of memory)."""
+        for key, _ in self._selector.select(wait_s):
+            self._take(key.fd, key.data)
+        if self._held_byte > _HELD_BYTE:
+            return self._release(None)
+        now_s = time.monotonic()
+        if now_s < self._next_release_s:
+            return []
+        self._next_release_s = now_s + _LOOK_S
+        return self._release(time.time_ns() - self._hold_ns)
+
+    def drain(self, *, timeout_s: float) -> Batch:
+        """Everything that is left, after the captures have been stopped."""
+        deadline = time.monotonic() + timeout_s
+        while self._selector.get_map() and time.monotonic() < deadline:
+            for key, _ in self._selector.select(_LOOK_S):
+                self._take(key.fd, key.data)
+        return self._release(None)
+
+    def stop(self) -> tuple[tuple[Ended, ...], Batch]:
+        """Ends every tcpdump while its output is still being read; gives the counts and the last packets."""
+        with ThreadPoolExecutor(max_workers=len(self._running)) as pool:
+            ending = [
+                pool.submit(running.stop, sig=signal.SIGINT, timeout_s=_STOP_TIMEOUT_S) for running in self._running
+            ]
+            rest = self.drain(timeout_s=_STOP_TIMEOUT_S + 1.0)
+            ended = [one.result() for one in ending]
+        return tuple(self._ended(number, done) for number, done in enumerate(ended)), rest
+
+    def _ended(self, number: int, done: Completed) -> Ended:
+        counts = parse_counts(done.error_text)
+        trouble = self._troubles[number]
+        if counts is None:
+            trouble = trouble or f"tcpdump ended without its summary: {last_line(done.error_text)}"
+            counts = CaptureCounts(captured=0, received=0, dropped=0)
+        if not trouble and self._feeds[number].is_inside_packet:
+            trouble = "tcpdump's output ended inside a packet"
+        return Ended(
+            source=self._sources[number],
+            received=counts.received,
+            captured=counts.captured,
+            dropped=counts.dropped,
+            trouble=trouble,
+        )
+
+    def _take(self, pipe: int, number: int) -> None:
+        data = os.read(pipe, _READ_BYTE)
+        if not data:
+            self._selector.unregister(pipe)
+            return
+        try:
+            for record in self._feeds[number].feed(data):
+                self._held.append((record.time_ns, number, record))
+            self._held_byte += len(data)
+        except PcapError as error:
+            self._troubles[number] = str(error)
+            self._selector.unregister(pipe)
+
+    def _release(self, until_ns: int | None) -> Batch:
+        if not self._held:
+            return []
+        self._held.sort()
+        ripe = len(self._held) if until_ns is None else _count_until(self._held, until_ns)
+        batch, self._held = self._held[:ripe], self._held[ripe:]
+        self._held_byte = sum(len(record.frame) for _, _, record in self._held) if self._held else 0
+        return batch
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def _time(item: tuple[int, int, Record]) -> int:
+    return item[0]
+
+
+def _count_until(held: Batch, until_ns: int) -> int:
+    import bisect
+
+    return bisect.bisect_right(held, until_ns, key=_time)
+
+
+@contextlib.contextmanager
+def streaming(
+    sources: Sequence[Source],
+    expression: str,
+    *,
+    snap_byte: int,
+    immediate: bool,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[Stream]:
+    """The body runs when every tap listens. Raises MeasureFailed with tcpdump's words for one that does not.
+
+    `immediate`: packets come at once, for eyes; else in blocks, for files.
+    """
+    buffer_kib = max(_LEAST_BUFFER_KIB, _BUFFER_KIB // len(sources))
+    with contextlib.ExitStack() as stack:
+        running: list[Running] = []
+        pipes: list[int] = []
+        for source in sources:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, reading)
+            pipes.append(reading)
+            with contextlib.suppress(OSError):  # a wish: without it there is less room, and losses are counted
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTE)
+            argv = argv_tcpdump(
+                source.tap.interface,
+                expression,
+                source.direction,
+                snap_byte,
+                nanoseconds=True,
+                immediate=immediate,
+                buffer_kib=buffer_kib,
+            )
+            try:
+                running.append(stack.enter_context(source.tap.target.start(argv, output=writing)))
+            finally:
+                os.close(writing)
+        for source, one in zip(sources, running, strict=True):
+            try:
+                one.wait_for_output(LISTENING, timeout_s=ready_timeout_s)
+            except MeasureFailed as failed:
+                raise MeasureFailed(
+                    what=f"tap {source.tap.name} cannot be captured", cause=failed.cause, remedy=failed.remedy
+                ) from failed
+        stream = Stream(sources, running, pipes, hold_s=_LOOK_S if immediate else _BLOCK_S)
+        stack.callback(stream.close)
+        yield stream
+
+
+def capture(
+    stream: Stream,
+    limits: Limits,
+    take: Callable[[Batch], None],
+    stops: Callable[[], int],
+    *,
+    immediate: bool,
+) -> tuple[tuple[Ended, ...], int]:
+    """Hands every packet to `take` until a limit is reached, `stops` says that a person asked, or every tcpdump ended.
+
+    Gives what became of each source, and how many packets were taken. A packet that came after the end is not taken.
+    """
+    begun_s = time.monotonic()
+    count = 0
+
+    def hand_over(batch: Batch, until_ns: int | None = None) -> None:
+        nonlocal count
+        if until_ns is not None:
+            batch = batch[: _count_until(batch, until_ns)]
+        if limits.packets is not None:
+            batch = batch[: limits.packets - count]
+        if batch:
+            take(batch)
+            count += len(batch)
+
+    def is_over() -> bool:
+        too_long = limits.duration_s is not None and time.monotonic() - begun_s >= limits.duration_s
+        enough = limits.packets is not None and count >= limits.packets
+        return bool(stops()) or too_long or enough or stream.is_over
+
+    while not is_over():
+        hand_over(stream.read())
+    end_ns = time.time_ns()
+    if not immediate and not stream.is_over and not (limits.packets is not None and count >= limits.packets):
+        # What was captured up to now comes with the kernel's next block; a second signal does without it.
+        flushed_s, so_far = time.monotonic() + _BLOCK_S, stops()
+        while time.monotonic() < flushed_s and stops() <= max(1, so_far):
+            hand_over(stream.read(), end_ns)
+    ended, rest = stream.stop()
+    hand_over(rest, end_ns)
+    return ended, count

@@ -1,0 +1,114 @@
+"""The file of a capture: pcapng that is valid after every write, also when the disk is full or the reader has gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from labctl import __version__
+from labctl.engine.capture import Batch, Ended, Source, counts_by_tap
+from labctl.errors import LabError, MeasureFailed
+from labctl.path import pcapng
+from labctl.providers.base import Tap
+
+
+class CaptureFile:
+    """Writes whole blocks. `path` `-` is standard output. Use it in a `with`.
+
+    Raises LabError when the file cannot be made; a write raises MeasureFailed when the disk is full, after the part of
+    a block that went in has been cut off again, and BrokenPipeError when the reader has gone.
+    """
+
+    def __init__(
+        self, path: str, taps: Sequence[Tap], sources: Sequence[Source], *, expression: str, snap_byte: int
+    ) -> None:
+        self._path = path
+        self._numbers: dict[str, int] = {}
+        self._owns = path != "-"
+        try:
+            mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._file = os.open(path, mode, 0o644) if self._owns else os.dup(1)
+        except OSError as failed:
+            raise LabError(
+                what=f"the capture cannot be written to {path}",
+                cause=os.strerror(failed.errno or 0),
+                remedy=f"ls -ld {Path(path).parent}",
+            ) from failed
+        self._is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        self._written = 0
+        head = [pcapng.section(f"labctl {__version__}")]
+        for number, tap in enumerate(taps):
+            self._numbers[tap.name] = number
+            about = pcapng.Interface(
+                name=tap.name,
+                description=f"{tap.target.kind} {tap.name.rpartition(':')[0]}, {tap.role}",
+                filter=expression,
+                snap_byte=snap_byte,
+            )
+            head.append(pcapng.interface(about))
+        self._makers = [pcapng.packet_maker(self._numbers[s.tap.name], s.direction) for s in sources]
+        try:
+            self._write(head)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    @property
+    def size_byte(self) -> int:
+        return self._written
+
+    def write(self, batch: Batch) -> None:
+        makers = self._makers
+        self._write([makers[number](time_ns, record.frame, record.wire_byte) for time_ns, number, record in batch])
+
+    def finish(self, ended: Sequence[Ended], time_ns: int) -> None:
+        """Adds what each interface received and lost."""
+        self._write(
+            [
+                pcapng.statistics(self._numbers[name], time_ns=time_ns, received=counts.received, dropped=counts.lost)
+                for name, counts in counts_by_tap(ended).items()
+            ]
+        )
+
+    def _write(self, blocks: Sequence[bytes]) -> None:
+        data = b"".join(blocks)
+        view, done = memoryview(data), 0
+        try:
+            while done < len(data):
+                done += os.write(self._file, view[done:])
+        except OSError as failed:
+            self._cut(blocks, done)
+            if failed.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise MeasureFailed(
+                    what=f"the capture ended early: {os.strerror(failed.errno)}",
+                    cause=f"{self._path} holds {self._written} bytes and is a valid file up to there",
+                    remedy=f"df -h {Path(self._path).parent}  # then capture less: --filter, --snap, --duration",
+                ) from failed
+            raise
+        self._written += len(data)
+
+    def _cut(self, blocks: Sequence[bytes], done: int) -> None:
+        """Takes away the block that went in only half."""
+        whole = 0
+        for block in blocks:
+            if whole + len(block) > done:
+                break
+            whole += len(block)
+        self._written += whole
+        if self._is_regular:
+            os.ftruncate(self._file, self._written)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> CaptureFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,259 @@
+"""One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from labctl.engine.clocks import clocks_between
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.movement import Movement
+from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
+from labctl.model.proof import Evidence
+from labctl.model.signature import Role
+from labctl.path.capture import TapCapture, capturing, last_line, packets_left_behind, require_trustworthy
+from labctl.path.difference import differences
+from labctl.path.expected import expected_for
+from labctl.path.join import join
+from labctl.path.marked import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
+from labctl.path.naming import names_of
+from labctl.path.recognise import recognise
+from labctl.path.sighting import Sighting, sightings
+from labctl.path.signature import build_signature, vtep_roles
+from labctl.path.wrong import first_wrong
+from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
+
+_SETTLE_S = (0.03, 0.25, 1.0)
+"""How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
+_LOOPBACKS = (Role.CLIENT_LO, Role.SERVER_LO)
+_TOKEN_BYTE = 16
+_NEIGHBOURS_S = 5.0
+_NO_WAY = ("Network is unreachable", "No route to host")
+
+
+def pair_between(lab: Lab, client: str, server: str) -> Pair:
+    """The two pods as a pair, whether the scenario has it or not. Raises UsageError with a suggestion."""
+    for name in (client, server):
+        if name not in {pod.name for pod in lab.pods}:
+            raise unknown_pod(lab, name)
+    if client == server:
+        raise UsageError(
+            what=f"{client} cannot be traced to itself: its packets would not leave the pod",
+            remedy=f"labctl trace {lab.name} {client} OTHER  # pods: {', '.join(pod.name for pod in lab.pods)}",
+        )
+    same = lab.pod(client).node == lab.pod(server).node
+    return Pair(client=client, server=server, placement=Placement.SAME_NODE if same else Placement.CROSS_NODE)
+
+
+def unknown_pod(lab: Lab, name: str) -> UsageError:
+    import difflib
+
+    pods = [pod.name for pod in lab.pods]
+    near = difflib.get_close_matches(name, pods, n=1)
+    is_node = name in {node.name for node in lab.nodes}
+    return UsageError(
+        what=f"{name} is a node of lab {lab.name}, not a pod" if is_node else f"lab {lab.name} has no pod named {name}",
+        cause=f"its pods are: {', '.join(pods)}",
+        remedy=f"did you mean {near[0]}?" if near else f"labctl status {lab.name}",
+    )
+
+
+def marked_packets(lab: Lab, pair: Pair, protocol: Protocol, count: int) -> Marked:
+    """The packets to send. Raises UsageError for a count that cannot be carried out."""
+    most = MOST_DATAGRAMS if protocol is Protocol.UDP else MOST_PACKETS
+    if not 1 <= count <= most:
+        why = "a closed port answers only a few datagrams at once (the kernel's icmp_ratelimit)"
+        raise UsageError(
+            what=f"--count {count}: from 1 to {most} packets can be traced with {protocol}",
+            cause=why if protocol is Protocol.UDP else "",
+        )
+    return Marked(
+        protocol=protocol,
+        client=lab.pod(pair.client).address,
+        server=lab.pod(pair.server).address,
+        count=count,
+        token=secrets.token_bytes(_TOKEN_BYTE),
+        port=FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count),
+    )
+
+
+def trace(
+    open_lab: OpenLab,
+    pair: Pair,
+    *,
+    protocol: Protocol = Protocol.ICMP,
+    count: int = 1,
+    statement: str = "",
+    sleep: Callable[[float], None] = time.sleep,
+) -> Trace:
+    """Raises MeasureFailed when the captures or the sender cannot be trusted; what the network does is no error."""
+    begun_s, started_ns = time.monotonic(), time.time_ns()
+    lab = open_lab.lab
+    taps = tuple(tap for tap in open_lab.taps(pair) if tap.role not in _LOOPBACKS)
+    where = trace_taps(lab, pair, taps)
+    can_talk = _warm_up(open_lab, marked_packets(lab, pair, Protocol.ICMP, 1), pair)
+    for settle_s in _SETTLE_S:
+        marked = marked_packets(lab, pair, protocol, count)
+        watched = _watch(open_lab, pair, taps, marked, lambda s=settle_s: sleep(s))  # type: ignore[misc]
+        seen = tuple(_sightings(watched.captures, marked))
+        left = packets_left_behind(watched.captures)
+        # Where no echo comes back either, it is the network's doing that the pod sends nothing: that is a finding.
+        unseen = can_talk and not any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+        if not left and not unseen:
+            break
+    else:
+        _refuse(watched, unseen)
+    movements, told = watched.movements, watched.notes
+    if (clocks := clocks_between(open_lab, pair)) is not None:
+        node_of = {tap.name: tap.node for tap in where}
+        clocks = clocks.narrowed(seen, node_of)
+        seen, movements, told = clocks.sightings(seen, node_of), clocks.movements(movements), (*told, clocks.in_words())
+    devices = tuple(open_lab.devices(pair))
+    names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
+    ends = tuple(next(tap.name for tap in where if tap.role is role) for role in (Role.CLIENT_ETH0, Role.SERVER_ETH0))
+    paths = join(where, seen, movements, names, sent=count, ends=(ends[0], ends[1]))
+    mac_roles: dict[str, str] = {}
+    for device in devices:
+        mac_roles.setdefault(device.mac.lower(), str(device.role))
+    signature = build_signature(
+        taps=[(tap.name, tap.role) for tap in taps],
+        sightings=seen,
+        mac_roles=mac_roles,
+        vtep_roles=vtep_roles(lab, pair),
+        placement=pair.placement,
+        encapsulation=lab.datapath.encapsulation,
+    )
+    recognised = recognise(signature)
+    expected = expected_for(lab, pair, packets=count)
+    # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
+    expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
+    found = tuple(differences(expected, signature))
+    return Trace(
+        lab=lab.name,
+        scenario=lab.scenario,
+        provider=lab.provider,
+        statement=statement,
+        client=pair.client,
+        server=pair.server,
+        client_address=str(lab.pod(pair.client).address),
+        server_address=str(lab.pod(pair.server).address),
+        client_node=lab.pod(pair.client).node,
+        server_node=lab.pod(pair.server).node,
+        placement=pair.placement,
+        asked=lab.datapath.asked(),
+        protocol=protocol,
+        sent=count,
+        replied=sum(path.arrived for path in paths if path.way is Way.REPLY),
+        taps=where,
+        paths=paths,
+        signature=signature,
+        host_routing="" if recognised.host_routing is None else str(recognised.host_routing),
+        recognised=recognised.because,
+        expected_source=expected.source,
+        differences=tuple(difference.sentence for difference in found),
+        wrong=first_wrong(lab, pair, where, paths, found),
+        evidence=watched.evidence,
+        notes=(*watched.gaps, *watched.notes, *(() if seen else _unresolved(open_lab, pair))),
+        command=" ".join(open_lab.target(pair.client).command(marked.argv())),
+        started_ns=started_ns,
+        duration_s=time.monotonic() - begun_s,
+    )
+
+
+def trace_taps(lab: Lab, pair: Pair, taps: Sequence[Tap]) -> tuple[TraceTap, ...]:
+    node_of = {pod.name: pod.node for pod in lab.pods} | {node.name: node.name for node in lab.nodes}
+    return tuple(
+        TraceTap(
+            name=tap.name,
+            role=tap.role,
+            part=tap.name.rpartition(":")[0],
+            part_kind=_kind(tap, {pod.name for pod in lab.pods}),
+            node=node_of.get(tap.name.rpartition(":")[0], ""),
+            device=tap.interface,
+        )
+        for tap in taps
+    )
+
+
+def _kind(tap: Tap, pods: set[str]) -> str:
+    part = tap.name.rpartition(":")[0]
+    return str(TargetKind.POD) if part in pods else str(tap.target.kind)
+
+
+class _Watched:
+    """What one sending of the marked packets gave."""
+
+    def __init__(self, sent: Completed) -> None:
+        self.sent = sent
+        self.captures: tuple[TapCapture, ...] = ()
+        self.movements: tuple[Movement, ...] = ()
+        self.evidence: tuple[Evidence, ...] = ()
+        self.gaps: tuple[str, ...] = ()
+        words = sent.error_text + sent.text
+        self.no_way = next((text for text in _NO_WAY if text in words), "")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (f"the sender was told: {self.no_way}",) if self.no_way else ()
+
+
+def _watch(open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, settle: Callable[[], None]) -> _Watched:
+    directions = (Direction.IN, Direction.OUT)
+    with (
+        open_lab.watching(pair) as watch,
+        capturing(taps, marked.expression(), directions=directions, nanoseconds=True) as live,
+    ):
+        watched = _Watched(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
+        settle()
+        watched.captures = live.stop()
+        watched.movements = watch.movements()
+        watched.evidence = watch.evidence()
+        watched.gaps = watch.gaps()
+    require_trustworthy(watched.captures)
+    sent = watched.sent
+    if (sent.returncode not in (0, 1) and not watched.no_way) or sent.timed_out:
+        raise MeasureFailed(f"{sent.argv[0]} in {pair.client} ended with status {sent.returncode}", _said(sent))
+    return watched
+
+
+def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
+    """One echo before the watching, so that no packet waits for ARP while it is watched. Whether it was answered."""
+    return open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s).returncode == 0
+
+
+def _unresolved(open_lab: OpenLab, pair: Pair) -> tuple[str, ...]:
+    """Why a pod may have sent nothing: neighbours that did not answer its ARP requests."""
+    done = open_lab.target(pair.client).run(("ip", "-4", "neigh", "show"), timeout_s=_NEIGHBOURS_S)
+    failed = (line.strip() for line in done.text.splitlines() if "FAILED" in line or "INCOMPLETE" in line)
+    return tuple(f"{pair.client} got no answer to its ARP request: ip neigh shows {line}" for line in failed)
+
+
+def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting, ...]:
+    matcher = marked.matcher()
+    return tuple(
+        sighting
+        for capture in captures
+        for sighting in sightings(
+            capture.records(), matcher, tap=capture.tap.name, role=capture.tap.role, direction=capture.direction
+        )
+    )
+
+
+def _said(done: Completed) -> str:
+    return last_line(done.error_text if done.error_text.strip() else done.text)
+
+
+def _refuse(watched: _Watched, unseen: bool) -> None:
+    if unseen:
+        raise MeasureFailed(
+            "the capture sees nothing",
+            "the marked packet was not even seen at the client's own eth0, and yet an echo is answered; "
+            f"{watched.sent.argv[0]}: {_said(watched.sent)}",
+        )
+    raise MeasureFailed(
+        "the capture is not complete",
+        f"in {len(_SETTLE_S)} attempts tcpdump left packets behind in the kernel's buffer: the host is overloaded",
+    )
