@@ -10,10 +10,10 @@ ARGS ?=
 TESTS ?=
 BENCHES ?= $(wildcard bench/*.py)
 
-.PHONY: help setup compare test unit lint static objects format bench clean
+.PHONY: help setup compare test test-kind unit lint static objects format bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 setup: ## install the packages that labs need, and .venv
 	@$(PREPARE) --root "make setup" run
@@ -26,6 +26,11 @@ test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests
 	@$(PREPARE) --root "make test" run lint test
 	@$(MAKE) static objects
 	$(PYTHON) -m pytest $(TESTS)
+
+test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says what is missing where that cannot be
+	@$(PREPARE) --root "make test-kind" run test
+	@$(PYTHON) tests/kind_cluster/preflight.py
+	LABCTL_TEST_KIND=1 $(PYTHON) -m pytest tests/kind_cluster -v
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint

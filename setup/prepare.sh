@@ -213,6 +213,49 @@ give_to_owner() {
   chown -R --reference="$root" "$venv" "$root"/src/*.egg-info
 }
 
+# ---- kind and helm for the tests, from their Go modules
+
+tools=$root/.tools
+kind_version=v0.27.0
+helm_version=v3.16.4
+
+# find_go: a Go of 1.21 or later, which brings the toolchain that a module asks for by itself.
+find_go() {
+  local candidate path minor
+  for candidate in go /usr/local/go/bin/go; do
+    path=$(command -v "$candidate") || continue
+    minor=$("$path" env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+    if [ "${minor:-0}" -ge 21 ]; then
+      echo "$path"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# prepare_tools: .tools/bin with kind and helm. Tests that need them are skipped where they cannot be had, and say so.
+prepare_tools() {
+  local go versions="kind $kind_version helm $helm_version"
+  if [ -x "$tools/bin/kind" ] && [ -x "$tools/bin/helm" ] && [ "$(cat "$tools/stamp" 2>/dev/null)" = "$versions" ]; then
+    return 0
+  fi
+  go=$(find_go) || {
+    say "no Go 1.21 or later here: tests that need kind and helm will be skipped"
+    return 0
+  }
+  [ -w "$root" ] || return 0
+  mkdir -p "$tools/bin"
+  rm -f "$tools/stamp"
+  say "building kind $kind_version and helm $helm_version into .tools/bin (once; a few minutes)"
+  if GOBIN=$tools/bin nice "$go" install "sigs.k8s.io/kind@$kind_version" >&2 9<&- &&
+    GOBIN=$tools/bin nice "$go" install "helm.sh/helm/v3/cmd/helm@$helm_version" >&2 9<&-; then
+    echo "$versions" >"$tools/stamp.new" && mv "$tools/stamp.new" "$tools/stamp"
+  else
+    say "they could not be built (its own message stands above): tests that need them will be skipped"
+  fi
+  ! is_root || [ "$(stat -c %u "$root")" = 0 ] || chown -R --reference="$root" "$tools"
+}
+
 # ---- the order of things
 
 main() {
@@ -251,6 +294,7 @@ main() {
       echo "install them with your distribution's package tool (the names are Debian's)")"
   fi
   prepare_venv "$extras"
+  ! in_list test "$groups" || prepare_tools
 }
 
 main "$@"

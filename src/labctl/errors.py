@@ -4,8 +4,10 @@
     ├── UsageError           2   the command line or a name in it is wrong
     │   └── ScenarioInvalid  2   every problem of one or more scenario files, with its place
     ├── HostLacks            3   a tool, kernel feature or right is missing on this host
+    │   └── NeedsRoot        3   only root may do this
     ├── StepFailed           4   building or removing a lab stopped
     ├── MeasureFailed        4   a check could not be carried out (which is not: the network failed it)
+    │   └── ToolMissing      4   …because a program is not in the pod or on the node; a check is then skipped
     ├── NotInForce           4   the lab does not run in the mode that was asked for
     └── Interrupted        130   Ctrl-C or SIGTERM, after everything was undone
 
@@ -100,12 +102,20 @@ class HostLacks(LabError):
     exit_code = 3
 
 
+class NeedsRoot(HostLacks):
+    """Only root may do this. The remedy is the same command again with sudo, which only the command line knows."""
+
+
 class StepFailed(LabError):
     """A step of building or removing a lab failed; what was built has been undone."""
 
 
 class MeasureFailed(LabError):
     """A check could not measure: the tool failed, not the network."""
+
+
+class ToolMissing(MeasureFailed):
+    """A program that a check runs is not where it should run."""
 
 
 class NotInForce(LabError):

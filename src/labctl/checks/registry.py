@@ -13,6 +13,7 @@ from labctl.checks.latency import LatencyCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
 from labctl.checks.ping import PingCheck
+from labctl.checks.service import ServiceCheck
 from labctl.checks.tcpdump import TcpdumpCheck
 
 
@@ -27,5 +28,6 @@ def all_checks() -> Mapping[str, Check]:
         TcpdumpCheck(),
         AddressingCheck(),
         NetfilterCheck(),
+        ServiceCheck(),
     )
     return MappingProxyType({check.kind: check for check in checks})

@@ -15,13 +15,13 @@ from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, 
 from labctl.checks.ping import PingReport, argv_ping, parse_ping, ping_timeout_s
 from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
-from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult, Metric
 from labctl.model.signature import ExpectedSignature, Role, Signature
-from labctl.path.capture import TapCapture, capturing, echo_filter, last_line
+from labctl.path.capture import TapCapture, capturing, echo_filter
+from labctl.path.capture import require_trustworthy as require_trustworthy
 from labctl.path.difference import differences
-from labctl.path.expected import expected_signature
+from labctl.path.expected import expected_for as expected_for
 from labctl.path.recognise import recognise
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.path.signature import build_signature, vtep_roles
@@ -117,18 +117,6 @@ class TcpdumpCheck:
         )
 
 
-def expected_for(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-    """What real Cilium shows for this pair in the mode that the lab asks for."""
-    return expected_signature(
-        lab.datapath.host_routing,
-        lab.datapath.encapsulation,
-        pair.placement,
-        packets=packets,
-        client_identity=lab.pod(pair.client).identity,
-        server_identity=lab.pod(pair.server).identity,
-    )
-
-
 def judge_signature(expected: ExpectedSignature, observed: Signature) -> Judgement:
     """Passes when every tap shows what real Cilium shows; else fails with the first difference on the way."""
     found = tuple(differences(expected, observed))
@@ -136,18 +124,6 @@ def judge_signature(expected: ExpectedSignature, observed: Signature) -> Judgeme
         more = f" (and {len(found) - 1} more {'difference' if len(found) == 2 else 'differences'})" if found[1:] else ""
         return failed(f"{found[0].sentence}{more}")
     return passed(f"every tap shows what real Cilium shows: {recognise(observed).because}")
-
-
-def require_trustworthy(captures: Sequence[TapCapture]) -> None:
-    """Raises MeasureFailed for a tcpdump that ended badly or lost packets: silence there would mean nothing."""
-    for capture in captures:
-        name, completed, counts = capture.tap.name, capture.completed, capture.counts
-        if completed.timed_out or counts is None:
-            raise MeasureFailed(f"the capture on {name} ended badly", f"tcpdump: {last_line(completed.error_text)}")
-        if counts.dropped:
-            raise MeasureFailed(
-                f"the capture on {name} is not complete", f"the kernel dropped {counts.dropped} packets before tcpdump"
-            )
 
 
 def mac_roles(context: CheckContext) -> dict[str, str]:

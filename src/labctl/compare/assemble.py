@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from labctl.compare.cautions import cut_short, differing, noisy, resembling, too_few_rounds, unexpected
 from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
+from labctl.compare.sequential import half_width
+from labctl.compare.statistics import CONFIDENCE
 from labctl.model.comparison import (
     Caution,
     CautionKind,
@@ -22,6 +25,7 @@ from labctl.model.comparison import (
     RunRecord,
     Side,
     SideSignature,
+    Stopping,
 )
 from labctl.model.parameters import CompareParameters
 from labctl.model.proof import ModeInForce
@@ -39,21 +43,27 @@ def assemble(
     schedule: Schedule,
     parameters: CompareParameters,
     noise: Sequence[Noise] = (),
+    confidence: float = CONFIDENCE,
+    limits: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType({}),
+    stopping: Stopping | None = None,
 ) -> Comparison:
     """The comparison of sides `a` and `b` out of everything that was run.
 
     Records of other sides are left out, so that of three sides any two can be compared. `modes` and the signatures
-    are keyed by side, as the records are.
+    are keyed by side, as the records are. `limits` gives for a pair (client, server) the two nodes between which the
+    physical limit was measured; those runs make no rows of their own.
     """
     keys = (a.key, b.key)
     records = _in_order(record for record in runs if record.side in keys)
     refusal = unproven((a, b), modes)
+    between_nodes = set(limits.values())
     drafts = [
-        paired_draft(cell, metric, records, keys, refusal, parameters)
+        paired_draft(cell, metric, records, keys, refusal, parameters, confidence, limits)
         for cell, metrics in cells(checks, records)
+        if (cell.client, cell.server) not in between_nodes
         for metric in metrics
     ]
-    rows = judged(drafts)
+    rows = judged(drafts, confidence)
     seen = tuple(signature for signature in signatures if signature.side in keys)
     return Comparison(
         a=a,
@@ -67,13 +77,14 @@ def assemble(
         signatures=seen,
         cautions=(
             *cut_short(records, schedule, keys),
-            *too_few_rounds(rows),
+            *too_few_rounds(rows, confidence),
             *noisy(noise),
             *resembling(rows),
             *unexpected(seen),
         ),
         runs=records,
         noise=tuple(noise),
+        stopping=None if stopping is None else replace(stopping, half_width=half_width(rows)),
     )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labctl.compare.order import Schedule
-from labctl.compare.statistics import fewest_pairs, is_autocorrelated
+from labctl.compare.statistics import CONFIDENCE, fewest_pairs, is_autocorrelated
 from labctl.compare.verdict import is_judged
 from labctl.model.comparison import Caution, CautionKind, Environment, MetricRow, Noise, RunRecord, SideSignature
 
 CPU_PRESSURE_LIMIT = 0.20
 STEAL_LIMIT = 0.02
+NEIGHBOURS_LIMIT = 0.05
+FREQUENCY_LIMIT = 0.10
 
 
 def cut_short(records: Sequence[RunRecord], schedule: Schedule, keys: tuple[str, str]) -> list[Caution]:
+    """`schedule` is what was to be measured; a comparison that stopped because it had enough is not cut short."""
     done = {(run.block, run.side, run.check, run.client, run.server) for run in records}
     whole = sum(
         all(
@@ -28,13 +31,13 @@ def cut_short(records: Sequence[RunRecord], schedule: Schedule, keys: tuple[str,
     return [Caution(kind=CautionKind.CUT_SHORT, facts={"done": whole, "planned": schedule.rounds})]
 
 
-def too_few_rounds(rows: Sequence[MetricRow]) -> list[Caution]:
+def too_few_rounds(rows: Sequence[MetricRow], confidence: float = CONFIDENCE) -> list[Caution]:
     """With few pairs and many rows, Holm leaves no room for any difference word: say so, and how many it takes."""
     judged = [row for row in rows if row.change is not None and row.change.p_holm is not None]
     if not judged:
         return []
     most = max(row.change.n for row in judged if row.change is not None)
-    needed = fewest_pairs(len(judged))
+    needed = fewest_pairs(len(judged), 1 - confidence)
     if most >= needed:
         return []
     facts: dict[str, str | int | float] = {"pairs": most, "rows": len(judged), "needed": needed}
@@ -42,21 +45,43 @@ def too_few_rounds(rows: Sequence[MetricRow]) -> list[Caution]:
 
 
 def noisy(noise: Sequence[Noise]) -> list[Caution]:
-    cautions = []
-    for kind, limit, shares in (
-        (CautionKind.CPU_PRESSURE, CPU_PRESSURE_LIMIT, [reading.cpu_pressure_share for reading in noise]),
-        (CautionKind.STEAL, STEAL_LIMIT, [reading.steal_share for reading in noise]),
-    ):
-        over = [share for share in shares if share is not None and share > limit]
-        if over:
-            facts: dict[str, str | int | float] = {
-                "blocks": len(over),
-                "of": len(noise),
-                "most": max(over),
-                "limit": limit,
-            }
-            cautions.append(Caution(kind=kind, facts=facts))
-    return cautions
+    """What the blocks' noise is held against: neighbours, steal, and a CPU frequency that moved.
+
+    PSI `some` counts our own processes' waits too, which on a small machine are many in every block. So pressure
+    warns where other processes used a share worth speaking of, or where nobody can tell how much they used.
+    """
+    pressed = [reading for reading in noise if reading.cpu_pressure_share is None or _is_pressed(reading)]
+    return [
+        *_over(CautionKind.NEIGHBOURS, NEIGHBOURS_LIMIT, [reading.neighbours_share for reading in pressed], len(noise)),
+        *_over(
+            CautionKind.CPU_PRESSURE,
+            CPU_PRESSURE_LIMIT,
+            [reading.cpu_pressure_share for reading in noise if reading.neighbours_share is None],
+            len(noise),
+        ),
+        *_over(CautionKind.STEAL, STEAL_LIMIT, [reading.steal_share for reading in noise], len(noise)),
+        *_moving_frequency(noise),
+    ]
+
+
+def _is_pressed(reading: Noise) -> bool:
+    return (reading.cpu_pressure_share or 0.0) > CPU_PRESSURE_LIMIT
+
+
+def _over(kind: CautionKind, limit: float, shares: Sequence[float | None], blocks: int) -> list[Caution]:
+    over = [share for share in shares if share is not None and share > limit]
+    if not over:
+        return []
+    facts: dict[str, str | int | float] = {"blocks": len(over), "of": blocks, "most": max(over), "limit": limit}
+    return [Caution(kind=kind, facts=facts)]
+
+
+def _moving_frequency(noise: Sequence[Noise]) -> list[Caution]:
+    found = [reading.frequency_hz for reading in noise if reading.frequency_hz]
+    if not found or max(found) <= min(found) * (1 + FREQUENCY_LIMIT):
+        return []
+    facts: dict[str, str | int | float] = {"lowest_hz": min(found), "highest_hz": max(found)}
+    return [Caution(kind=CautionKind.FREQUENCY, facts=facts)]
 
 
 def resembling(rows: Sequence[MetricRow]) -> list[Caution]:

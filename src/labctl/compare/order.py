@@ -3,13 +3,17 @@
 A block is one run of every side × check × pair in random order. Interleaving so turns a neighbour's load, which hits
 whole minutes, from a difference between the sides into a difference between blocks, and pairing removes that. Both
 labs are rebuilt in the middle, with another one first, so that build luck is noise too.
+
+Where the sides take turns on one lab, a block runs all of one side, then all of the other, in random order within
+each turn; the order of the turns is reversed from block to block (a b, b a, a b, …), so that there is one switch a
+block, and drift over a few blocks hits both sides alike. Nothing is rebuilt: every switch makes the datapath anew.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from labctl.model.lab import Placement
@@ -50,12 +54,16 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Everything that will happen, in order. Equal arguments give an equal schedule on every machine."""
+    """Everything that will happen, in order. Equal arguments give an equal schedule on every machine.
+
+    With `takes_turns` there is one lab, which is switched to the side of the run that is next.
+    """
 
     sides: tuple[str, ...]
     seed: int
     builds: tuple[Build, ...]
     blocks: tuple[tuple[PlannedRun, ...], ...]
+    takes_turns: bool = False
 
     @property
     def rounds(self) -> int:
@@ -64,6 +72,18 @@ class Schedule:
     def build_before(self, block: int) -> Build | None:
         """The build that is due before that block, if any."""
         return next((build for build in self.builds if build.before_block == block), None)
+
+    def last_build(self, block: int) -> Build:
+        """The build that the labs of that block come from."""
+        return max((build for build in self.builds if build.before_block <= block), key=lambda b: b.before_block)
+
+    def first(self, blocks: int) -> Schedule:
+        """The same schedule, ended after that many blocks."""
+        return replace(
+            self,
+            blocks=self.blocks[:blocks],
+            builds=tuple(build for build in self.builds if build.before_block <= blocks),
+        )
 
     def runs(self) -> Iterator[PlannedRun]:
         for block in self.blocks:
@@ -76,7 +96,13 @@ class Schedule:
             build = self.build_before(number)
             if build is not None:
                 lines.append(f"{'build' if number == 1 else 'rebuild'}: {', '.join(build.sides)}")
-            lines.append(f"block {number}: {'; '.join(str(run) for run in block)}")
+            runs = []
+            before = "" if number == 1 else self.blocks[number - 2][-1].side
+            for run in block:
+                is_switch = self.takes_turns and before and run.side != before
+                runs.append(f"switch to {run.side}; {run}" if is_switch else str(run))
+                before = run.side
+            lines.append(f"block {number}: {'; '.join(runs)}")
         return "\n".join(lines)
 
 
@@ -88,10 +114,12 @@ def schedule(
     *,
     rebuilds: int = 1,
     together: Collection[str] = (),
+    takes_turns: bool = False,
 ) -> Schedule:
     """Plans `rounds` blocks of `work` on every side, with `rebuilds` rebuilds spread evenly between the blocks.
 
     The runs of a check named in `together` stand next to each other in a block, in random order among themselves.
+    With `takes_turns` all runs of a side in a block do, and nothing is rebuilt.
     Fewer rebuilds are planned when there are not enough blocks to put them between. Raises ValueError for fewer than
     two sides, for a side named twice, for no work and for no rounds.
     """
@@ -102,6 +130,8 @@ def schedule(
     # random() alone is promised to stay the same in later Pythons; shuffle() is not.
     source = random.Random(seed)
     first = _shuffled(tuple(sides), source)
+    if takes_turns:
+        return _in_turns(tuple(sides), first, tuple(work), rounds, seed, frozenset(together), source)
     points = min(rebuilds, rounds - 1)
     starts = (1, *(1 + round(rounds * (i + 1) / (points + 1)) for i in range(points)))
     builds = tuple(
@@ -116,6 +146,31 @@ def schedule(
         for number in range(1, rounds + 1)
     )
     return Schedule(sides=tuple(sides), seed=seed, builds=builds, blocks=blocks)
+
+
+def _in_turns(
+    sides: tuple[str, ...],
+    first: tuple[str, ...],
+    work: tuple[WorkItem, ...],
+    rounds: int,
+    seed: int,
+    together: frozenset[str],
+    source: random.Random,
+) -> Schedule:
+    blocks = []
+    for number in range(1, rounds + 1):
+        turns = first if number % 2 else first[::-1]
+        runs = (
+            run for side in turns for run in _shuffled_block(tuple((side, item) for item in work), together, source)
+        )
+        blocks.append(
+            tuple(
+                PlannedRun(block=number, position=position, side=side, item=item)
+                for position, (side, item) in enumerate(runs, start=1)
+            )
+        )
+    build = Build(before_block=1, sides=first[:1])
+    return Schedule(sides=sides, seed=seed, builds=(build,), blocks=tuple(blocks), takes_turns=True)
 
 
 def _shuffled_block(

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from labctl.compare.statistics import (
+    CONFIDENCE,
     Estimate,
     autocorrelation,
     centre,
@@ -25,6 +27,7 @@ from labctl.model.comparison import (
     Change,
     ChangeVerdict,
     CheckMetrics,
+    Limit,
     MetricRow,
     Refusal,
     RefusalKind,
@@ -78,12 +81,10 @@ def paired_draft(
     keys: tuple[str, str],
     lab_refusal: Refusal | None,
     parameters: CompareParameters,
+    confidence: float = CONFIDENCE,
+    limits: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType({}),
 ) -> Draft:
-    runs = [
-        run
-        for run in records
-        if (run.check, run.client, run.server, run.placement) == (cell.check, cell.client, cell.server, cell.placement)
-    ]
+    runs = _runs_between(records, cell.check, cell.client, cell.server)
     values_a, values_b = (_values(runs, key, metric) for key in keys)
     both = tuple(block for block in values_a if block in values_b)
     a = tuple(values_a[block] for block in both)
@@ -91,7 +92,7 @@ def paired_draft(
     refusal = lab_refusal or _bad_run(runs) or _bad_values(a, b)
     can_divide = bool(both) and _bad_values(a, b) is None
     differences = log_ratios(a, b) if can_divide else ()
-    estimate = paired_estimate(differences) if differences else None
+    estimate = paired_estimate(differences, confidence) if differences else None
     if refusal is None and len(both) < FEWEST_PAIRS:
         refusal = Refusal(kind=RefusalKind.TOO_FEW_PAIRS, facts={"pairs": len(both), "needed": FEWEST_PAIRS})
     row = MetricRow(
@@ -105,13 +106,49 @@ def paired_draft(
         b=_samples(values_b),
         blocks=both if differences else (),
         differences=differences,
-        change=None if estimate is None else _change(estimate, detectable_log_ratio(differences)),
+        change=None if estimate is None else _change(estimate, detectable_log_ratio(differences, confidence)),
         margin=margin(metric, parameters),
         verdict=None,
         refusal=refusal,
         autocorrelation=autocorrelation(differences),
+        limit=_limit(cell, metric, records, keys, confidence, limits.get((cell.client, cell.server))),
     )
     return Draft(row=row, estimate=estimate)
+
+
+def _limit(
+    cell: Cell,
+    metric: Metric,
+    records: Sequence[RunRecord],
+    keys: tuple[str, str],
+    confidence: float,
+    nodes: tuple[str, str] | None,
+) -> Limit | None:
+    """Each side against what was measured between the nodes in the same blocks; None without a reference."""
+    if nodes is None:
+        return None
+    reference = _runs_between(records, cell.check, *nodes)
+    if not reference:
+        return None
+    of_pods = _runs_between(records, cell.check, cell.client, cell.server)
+    a, b = (_against(of_pods, reference, key, metric, confidence) for key in keys)
+    return Limit(client=nodes[0], server=nodes[1], a=a, b=b)
+
+
+def _against(
+    runs: Sequence[RunRecord], reference: Sequence[RunRecord], side: str, metric: Metric, confidence: float
+) -> Change | None:
+    values, limits = _values(runs, side, metric), _values(reference, side, metric)
+    both = [block for block in values if block in limits]
+    mine, theirs = [values[block] for block in both], [limits[block] for block in both]
+    if _bad_values(mine, theirs) is not None:
+        return None
+    differences = log_ratios(theirs, mine)
+    return _change(paired_estimate(differences, confidence), detectable_log_ratio(differences, confidence))
+
+
+def _runs_between(records: Sequence[RunRecord], check: str, client: str, server: str) -> list[RunRecord]:
+    return [run for run in records if (run.check, run.client, run.server) == (check, client, server)]
 
 
 def unpaired_draft(mine: MetricRow, other: MetricRow, is_mine_a: bool, is_other_a: bool) -> Draft:
@@ -141,6 +178,7 @@ def unpaired_draft(mine: MetricRow, other: MetricRow, is_mine_a: bool, is_other_
         refusal=refusal,
         verdict=None,
         autocorrelation=None,
+        limit=None,
     )
     return Draft(row=row, estimate=estimate)
 
@@ -209,19 +247,19 @@ def _change(estimate: Estimate, detectable: float | None) -> Change:
     )
 
 
-def judged(drafts: Sequence[Draft]) -> tuple[MetricRow, ...]:
+def judged(drafts: Sequence[Draft], confidence: float = CONFIDENCE) -> tuple[MetricRow, ...]:
     """The rows with their words: Holm over every primary row that is not refused."""
     family = [draft for draft in drafts if is_judged(draft.row.metric) and draft.row.refusal is None]
     adjusted = holm([draft.row.change.p_value for draft in family if draft.row.change is not None])
     holms = {id(draft): value for draft, value in zip(family, adjusted, strict=True)}
-    return tuple(_with_verdict(draft, holms.get(id(draft))) for draft in drafts)
+    return tuple(_with_verdict(draft, holms.get(id(draft)), confidence) for draft in drafts)
 
 
-def _with_verdict(draft: Draft, p_holm: float | None) -> MetricRow:
+def _with_verdict(draft: Draft, p_holm: float | None, confidence: float) -> MetricRow:
     row = draft.row
     if not is_judged(row.metric):
         return row
     if p_holm is None or draft.estimate is None or row.change is None or row.margin is None:
         return replace(row, verdict=ChangeVerdict.REFUSED)
-    verdict = judge(row.metric, draft.estimate, p_holm, row.margin)
+    verdict = judge(row.metric, draft.estimate, p_holm, row.margin, confidence)
     return replace(row, verdict=verdict, change=replace(row.change, p_holm=p_holm))

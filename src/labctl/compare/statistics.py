@@ -141,12 +141,12 @@ def rank_sum_p(a: Sequence[float], b: Sequence[float]) -> float:
     return min(1.0, 2 * normal_cdf(-(abs(of_a - centre) - 1) / math.sqrt(variance)))
 
 
-def detectable_log_ratio(differences: Sequence[float]) -> float | None:
+def detectable_log_ratio(differences: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
     """The smallest true difference (log scale) that such a run finds with 80 % power; None below two pairs."""
     n = len(differences)
     if n < 2:
         return None
-    quantiles = t_quantile((1 + CONFIDENCE) / 2, n - 1) + t_quantile(POWER, n - 1)
+    quantiles = t_quantile((1 + confidence) / 2, n - 1) + t_quantile(POWER, n - 1)
     return stdev(differences) * quantiles / math.sqrt(n)
 
 

@@ -40,10 +40,12 @@ def margin(metric: Metric, parameters: CompareParameters) -> float | None:
     }[metric.family]
 
 
-def judge(metric: Metric, estimate: Estimate, p_holm: float, margin_share: float) -> ChangeVerdict:
+def judge(
+    metric: Metric, estimate: Estimate, p_holm: float, margin_share: float, confidence: float = CONFIDENCE
+) -> ChangeVerdict:
     """The word for a judged metric with enough pairs; `estimate` is on the log scale, `margin_share` relative."""
     limit = math.log1p(margin_share)
-    is_real = (estimate.low > 0 or estimate.high < 0) and p_holm < 1 - CONFIDENCE
+    is_real = (estimate.low > 0 or estimate.high < 0) and p_holm < 1 - confidence
     if is_real and abs(estimate.estimate) > limit:
         better, worse = _WORDS[metric.family]
         is_lower = estimate.estimate < 0

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from contextlib import suppress
+from collections.abc import Iterator
 
-from labctl.engine.events import BuildDone, BuildStarted, Note, Observer, Removed, StepDone, StepStarted, Undoing
-from labctl.errors import Interrupted, LabError
+from labctl.engine.events import (
+    BuildDone,
+    BuildStarted,
+    Event,
+    Note,
+    Observer,
+    Removed,
+    StepDone,
+    StepStarted,
+    Undoing,
+    Working,
+)
+from labctl.errors import HostLacks, Interrupted, LabError, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
-from labctl.providers.base import Executor, Provider
+from labctl.providers.base import Executor, Provider, Tells
 from labctl.system.signals import uninterrupted
 
 
@@ -21,7 +33,7 @@ def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = Fa
     plan = provider.plan(lab)
     begun = time.monotonic()
     observer(BuildStarted(lab=lab.name, steps=len(plan.steps)))
-    with provider.executor(lab) as executor:
+    with telling(provider, lab.name, observer), provider.executor(lab) as executor:
         undo: list[Step] = []
         try:
             for number, step in enumerate(plan.steps, start=1):
@@ -32,23 +44,58 @@ def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = Fa
                 observer(StepDone(lab=lab.name, id=step.id, title=step.title, duration_s=time.monotonic() - step_begun))
             executor.finish(lab)
         except BaseException as stop:
-            if plan.is_resumable:
-                observer(
-                    Note(text=f"what was built stays: the same command goes on; labctl down {lab.name} takes it back")
-                )
-            elif not retain:
-                with uninterrupted():
-                    _undo(executor, lab, undo, stop, observer)
-                    # The record of a lab and whatever a half-done step left outside its own undo.
-                    with suppress(LabError):
-                        provider.teardown(lab.name)
+            with uninterrupted():
+                _after_stop(provider, executor, plan, lab, undo, stop, _never_raising(observer), retain=retain)
             raise
     observer(BuildDone(lab=lab.name, duration_s=time.monotonic() - begun))
     return plan
 
 
+@contextlib.contextmanager
+def built(provider: Provider, lab: Lab, observer: Observer) -> Iterator[Plan]:
+    """The lab, up within it and gone after it, whatever happens and whenever Ctrl-C comes.
+
+    A lab of that name that was there before, or that another labctl is building, is not touched.
+    """
+    is_ours = True
+    try:
+        try:
+            plan = build(provider, lab, observer)
+        except (UsageError, HostLacks):
+            is_ours = False
+            raise
+        yield plan
+    finally:
+        if is_ours:
+            remove(provider, lab.name, _never_raising(observer))
+
+
+def _after_stop(
+    provider: Provider,
+    executor: Executor,
+    plan: Plan,
+    lab: Lab,
+    done: list[Step],
+    stop: BaseException,
+    observer: Observer,
+    *,
+    retain: bool,
+) -> None:
+    if plan.is_resumable:
+        observer(Note(text=f"what was built stays: the same command goes on; labctl down {lab.name} takes it back"))
+    elif retain:
+        observer(Note(text=f"what was built stays, to look at it; labctl down {lab.name} takes it back"))
+    else:
+        _undo(executor, lab, done, stop, observer)
+        # The record of a lab and whatever a half-done step left outside its own undo.
+        try:
+            provider.teardown(lab.name)
+        except LabError as failed:
+            observer(Note(text=f"something of {lab.name} may be left: {failed.what}; try: labctl down {lab.name}"))
+
+
 def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, observer: Observer) -> None:
-    because = "interrupted" if isinstance(stop, KeyboardInterrupt | Interrupted) else str(stop)
+    because = "interrupted" if isinstance(stop, KeyboardInterrupt | Interrupted) else str(stop) or type(stop).__name__
     observer(Undoing(lab=lab.name, because=because, steps=len(done)))
     for step in reversed(done):
         try:
@@ -57,9 +104,30 @@ def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, o
             observer(Note(text=f"undoing '{step.title}' failed: {failed.what}; going on with the rest"))
 
 
+def telling(provider: Provider, lab: str, observer: Observer) -> contextlib.AbstractContextManager[None]:
+    """While it lasts the observer hears what the provider does within steps, if it is one that tells."""
+    if not isinstance(provider, Tells):
+        return contextlib.nullcontext()
+
+    def tell(text: str, duration_s: float | None) -> None:
+        observer(Working(lab=lab, text=text, duration_s=duration_s))
+
+    return provider.telling(tell)
+
+
+def _never_raising(observer: Observer) -> Observer:
+    """Undo has to finish even when whoever listens has gone (`labctl up bpf 2>&1 | head -1`)."""
+
+    def observe(event: Event) -> None:
+        with contextlib.suppress(Exception):
+            observer(event)
+
+    return observe
+
+
 def remove(provider: Provider, name: str, observer: Observer) -> None:
     """Removes the lab of that name, whole or in pieces."""
     begun = time.monotonic()
-    with uninterrupted():
+    with uninterrupted(), telling(provider, name, observer):
         provider.teardown(name)
     observer(Removed(lab=name, duration_s=time.monotonic() - begun))

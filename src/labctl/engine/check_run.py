@@ -14,6 +14,10 @@ from labctl.model.lab import CheckSpec
 from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult
 from labctl.providers.base import OpenLab
+from labctl.store.encoding import plain
+
+PROVEN = "mode"
+CHECKED = "check"
 
 
 class Journal(Protocol):
@@ -43,19 +47,9 @@ def check_lab(
 ) -> Checked:
     """Checks go on when the mode is not the one asked for: what the network does is still worth knowing."""
     proven = prove(checks, open_lab, journal.sink, observer)
+    journal.record(PROVEN, {"mode": plain(proven.mode)})
     results = []
     for result in run_checks(checks, open_lab, specs, open_lab.lab.pairs, journal.sink, observer):
-        journal.record(
-            "check",
-            {
-                "check": result.check,
-                "client": result.client,
-                "server": result.server,
-                "verdict": str(result.verdict),
-                "reason": result.reason,
-                "raw": list(result.raw),
-                "samples": [{"metric": s.metric, "value": s.value, "unit": s.unit} for s in result.samples],
-            },
-        )
+        journal.record(CHECKED, {"result": plain(result)})
         results.append(result)
     return Checked(mode=proven.mode, results=tuple(results))

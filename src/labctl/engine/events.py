@@ -25,6 +25,15 @@ class StepStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """What a provider does within a step, or while it removes a lab. `duration_s` is None when it begins."""
+
+    lab: str
+    text: str
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
     lab: str
     id: str
@@ -92,6 +101,7 @@ class Note:
 Event = (
     BuildStarted
     | StepStarted
+    | Working
     | StepDone
     | BuildDone
     | Undoing

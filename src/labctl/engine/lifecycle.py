@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from labctl.engine.build import build, remove
 from labctl.engine.events import Note, Observer
-from labctl.errors import UsageError
+from labctl.errors import HostLacks, UsageError
 from labctl.model.lab import Lab
 from labctl.planning.difference import differences
 from labctl.providers.base import Provider, RunningLab
@@ -28,11 +28,20 @@ class Found:
 
 
 def find(providers: Iterable[Provider], name: str) -> Found | None:
-    """The running lab of that name, whichever provider made it."""
+    """The running lab of that name, whichever provider made it. Raises HostLacks when none has it and one of them
+    may not look."""
+    refused: HostLacks | None = None
     for provider in providers:
-        for running in provider.discover():
+        try:
+            found = provider.discover()
+        except HostLacks as lacks:
+            refused = refused or lacks
+            continue
+        for running in found:
             if running.name == name:
                 return Found(running=running, provider=provider)
+    if refused is not None:
+        raise refused
     return None
 
 
@@ -42,6 +51,8 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
     existing = find([provider], lab.name)
     if existing is not None:
         running = existing.running
+        if running.is_being_built:
+            raise being_built(running.name)
         if running.is_whole and running.digest == lab.digest:
             return Outcome.UNCHANGED
         if running.is_whole:
@@ -58,6 +69,20 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
             remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
     return Outcome.BUILT
+
+
+def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
+    """Removes a lab, whole or in pieces, except under the hands of a labctl that is building it."""
+    if running.is_being_built:
+        raise being_built(running.name)
+    remove(provider, running.name, observer)
+
+
+def being_built(name: str) -> UsageError:
+    return UsageError(
+        what=f"the lab {name} is being built by another labctl right now",
+        remedy="wait for it or stop it with Ctrl-C, which takes back what it built; labctl list shows when it is there",
+    )
 
 
 def _what_differs(running: RunningLab, lab: Lab) -> str:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from labctl.checks.base import Check
 from labctl.compare.order import PlannedRun, Schedule
@@ -19,29 +18,40 @@ from labctl.engine.build import build, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.events import BlockStarted, Event, Note, Observer
 from labctl.engine.inspect import run_check
+from labctl.engine.lifecycle import find
+from labctl.engine.noise import ReadNoise
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
+from labctl.engine.recorded import (
+    MODE,
+    NOISE,
+    PREPARED,
+    RUN,
+    SIGNATURE,
+    STOPPED,
+    Measured,
+    mode_entry,
+    noise_entry,
+    run_entry,
+    signature_entry,
+)
 from labctl.engine.sides import LabSide
+from labctl.engine.switching import switch
 from labctl.errors import LabError, NotInForce
-from labctl.model.comparison import Noise, RunRecord, SideSignature
+from labctl.model.comparison import RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import TimedParameters
-from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 from labctl.system.clock import utc_now
+from labctl.system.signals import uninterrupted
 
-ReadNoise = Callable[[int], Noise]
-"""How busy the machine was with other things since the last call, for the block of that number."""
+IsEnough = Callable[[int, Measured], bool]
+"""Asked after each whole block, with its number: whether to stop there."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Measured:
-    """Everything that was seen, in the order in which it was seen; filled while the measurement goes on."""
-
-    records: list[RunRecord] = field(default_factory=list)
-    modes: dict[str, ModeInForce] = field(default_factory=dict)
-    signatures: list[SideSignature] = field(default_factory=list)
-    noise: list[Noise] = field(default_factory=list)
+def never(block: int, measured: Measured) -> bool:
+    """Goes on to the last block."""
+    return False
 
 
 class Measurement:
@@ -56,7 +66,10 @@ class Measurement:
         observer: Observer,
         *,
         keep: bool = False,
+        measured: Measured | None = None,
+        is_resumed: bool = False,
     ) -> None:
+        """`measured` is filled. The whole blocks that are in it (of a resumed run) are not measured again."""
         self._sides = {side.key: side for side in sides}
         self._specs = {spec.name: spec for spec in specs}
         self._checks = checks
@@ -64,47 +77,80 @@ class Measurement:
         self._observer = observer
         self._keep = keep
         self._built: list[LabSide] = []
+        self._turn: LabSide | None = None
+        self._missing: dict[tuple[str, str], str] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
-        self.measured = Measured()
+        self.measured = Measured() if measured is None else measured
+        self._is_resumed = is_resumed
 
     def __enter__(self) -> Measurement:
         return self
 
     def __exit__(self, *ended: object) -> None:
-        self._stack.close()
-        if not self._keep or ended[0] is not None:
-            self._remove_all()
+        with uninterrupted():  # a second Ctrl-C between two labs must not leave the other one behind
+            self._stack.close()
+            if not self._keep or ended[0] is not None:
+                self._remove_all()
 
-    def run(self, schedule: Schedule, noise_since_last: ReadNoise) -> Measured:
-        """Carries out the schedule. Raises NotInForce before any number is taken from a lab that is not what was
-        asked for."""
-        begun_s: float | None = None
+    def run(self, schedule: Schedule, noise_since_last: ReadNoise, is_enough: IsEnough = never) -> Measured:
+        """Carries out what is left of the schedule. Raises NotInForce before any number is taken from a lab that is
+        not what was asked for."""
+        done = self.measured.whole_blocks()
+        if self._is_resumed:
+            self._remove_remains()
+        begun_s, here = 0.0, 0
         for number, block in enumerate(schedule.blocks, start=1):
-            due = schedule.build_before(number)
-            if due is not None:
-                self._rebuild(due.sides)
-                self._warm_up(block)
+            if number in done:
+                continue
+            if schedule.takes_turns:
+                self._take_turn(block[0].side, block)
+                if not here:
+                    noise_since_last(number)
+            elif not self._open or schedule.build_before(number) is not None:
+                self._prepare(schedule.last_build(number).sides, block)
                 noise_since_last(number)
-            if begun_s is None:
-                begun_s = time.monotonic()
-            done = number - 1
-            left_s = (time.monotonic() - begun_s) / done * (schedule.rounds - done) if done else None
+            begun_s = begun_s or time.monotonic()
+            left = schedule.rounds - number + 1
+            left_s = (time.monotonic() - begun_s) / here * left if here else None
             self._observer(BlockStarted(number=number, blocks=schedule.rounds, left_s=left_s))
             for bunch in self._bunches(block):
+                if schedule.takes_turns:
+                    self._take_turn(bunch[0].side, block)
                 self._run_bunch(bunch)
+            here += 1
             noise = noise_since_last(number)
             self.measured.noise.append(noise)
-            self._journal.record(
-                "noise",
-                {"block": number, "cpuPressureShare": noise.cpu_pressure_share, "stealShare": noise.steal_share},
-            )
+            self._journal.record(NOISE, noise_entry(noise))
             self._journal.sync()
+            if is_enough(number, self.measured):
+                self.measured.stopped_after = number
+                self._journal.record(STOPPED, {"after": number})
+                break
         return self.measured
 
+    def _remove_remains(self) -> None:
+        """What the process before left behind when it was killed: labs of this run's own names, found by their mark."""
+        for side in self._sides.values():
+            if find([side.provider], side.lab.name) is not None:
+                self._observer(Note(text=f"removing lab {side.lab.name}, which was left behind"))
+                remove(side.provider, side.lab.name, self._observer)
+
+    def _prepare(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
+        """All labs anew, in that order, each proven and warm; the journal tells how long each of these took."""
+        durations_s = {}
+        acts: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("built", lambda: self._rebuild(order)),
+            ("proven", self._prove_all),
+            ("warmedUp", lambda: self._warm_up(block)),
+        )
+        for name, act in acts:
+            begun_s = time.monotonic()
+            act()
+            durations_s[name] = time.monotonic() - begun_s
+        self._journal.record(PREPARED, {"order": list(order), "durationsS": durations_s})
+
     def _rebuild(self, order: Sequence[str]) -> None:
-        """All labs anew, in that order, each proven. A lab that is not in force stops the comparison only after
-        every side was looked at, so that the message names them all."""
         self._stack.close()
         self._open.clear()
         self._remove_all()
@@ -112,15 +158,14 @@ class Measurement:
             side = self._sides[key]
             self._built.append(side)
             build(side.provider, side.lab, self._observer)
+
+    def _prove_all(self) -> None:
+        """A lab that is not in force stops the comparison only after every side was looked at, so that the message
+        names them all."""
         refusals: list[NotInForce] = []
         for key in sorted(self._sides):
-            side = self._sides[key]
-            open_lab = self._stack.enter_context(side.provider.open(side.lab))
-            self._open[key] = open_lab
-            proven = prove(self._checks, open_lab, self._journal.sink, self._observer)
-            self._keep_proof(key, proven)
             try:
-                refuse_unless_proven(proven.mode, side.title)
+                self._open_proven(self._sides[key])
             except NotInForce as refusal:
                 refusals.append(refusal)
         if refusals:
@@ -130,23 +175,47 @@ class Measurement:
                 remedy=refusals[0].remedy,
             )
 
+    def _open_proven(self, side: LabSide) -> None:
+        """Raises NotInForce."""
+        open_lab = self._stack.enter_context(side.provider.open(side.lab))
+        self._open[side.key] = open_lab
+        proven = prove(self._checks, open_lab, self._journal.sink, self._observer)
+        self._keep_proof(side.key, proven)
+        refuse_unless_proven(proven.mode, side.title, again=side.look_again)
+
+    def _take_turn(self, key: str, block: Sequence[PlannedRun]) -> None:
+        """The one lab in the datapath of that side, proven and warmed up; nothing when it is that already."""
+        side = self._sides[key]
+        if self._turn is not None and self._turn.key == key:
+            return
+        self._stack.close()
+        self._open.clear()
+        if self._turn is None:
+            self._built.append(side)
+            build(side.provider, side.lab, self._observer)
+        else:
+            switch(side.provider, self._turn.lab, side.lab, self._observer)
+        self._turn = side
+        self._open_proven(side)
+        self._warm_up([planned for planned in block if planned.side == key])
+
     def _keep_proof(self, key: str, proven: Proven) -> None:
-        self._journal.record("mode", {"side": key, "proven": proven.mode.proven, "reason": proven.mode.reason})
-        if key in self.measured.modes:
-            return  # the first build's proof is the one reported; every later one had to succeed too
-        self.measured.modes[key] = proven.mode
+        is_first = key not in self.measured.modes
         for result in proven.results:
-            if result.signature is not None:
-                self.measured.signatures.append(
-                    SideSignature(
-                        side=key,
-                        client=result.client,
-                        server=result.server,
-                        signature=result.signature,
-                        is_expected=result.verdict is Verdict.PASS,
-                        mismatch="" if result.verdict is Verdict.PASS else result.reason,
-                    )
+            # The first build's proof is the one reported; every later one has to succeed too.
+            if is_first and result.signature is not None:
+                seen = SideSignature(
+                    side=key,
+                    client=result.client,
+                    server=result.server,
+                    signature=result.signature,
+                    is_expected=result.verdict is Verdict.PASS,
+                    mismatch="" if result.verdict is Verdict.PASS else result.reason,
                 )
+                self.measured.signatures.append(seen)
+                self._journal.record(SIGNATURE, signature_entry(seen))
+        self.measured.keep_mode(key, proven.mode)
+        self._journal.record(MODE, mode_entry(key, proven.mode))
 
     def _warm_up(self, block: Sequence[PlannedRun]) -> None:
         """The runs of a block whose checks count packets, once and discarded: they fill caches and neighbour tables.
@@ -154,14 +223,21 @@ class Measurement:
         The timed ones are left out: iperf3 and sockperf cannot run for less than a second, and sockperf discards its
         own first 400 ms.
         """
-        for planned in block:
-            parameters = self._specs[planned.item.check].parameters
-            if not isinstance(parameters, TimedParameters):
-                self._check(planned, "warm-up", observer=_only_notes(self._observer))
+        cold = [run for run in block if not isinstance(self._specs[run.item.check].parameters, TimedParameters)]
+        if not cold:
+            return
+        # All at once: nobody looks at what they measure.
+        with ThreadPoolExecutor(max_workers=len(cold), thread_name_prefix="labctl-warm-up") as pool:
+            begun = [pool.submit(self._check, run, "warm-up", observer=_only_notes(self._observer)) for run in cold]
+        for running in begun:
+            running.result()
 
     def _bunches(self, block: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ...]]:
         """The runs of a block one by one, except neighbours of a check whose runs may overlap."""
-        for check, runs in itertools.groupby(block, key=lambda planned: planned.item.check):
+        by_turn = len(self._open) == 1
+        for (check, _), runs in itertools.groupby(
+            block, key=lambda planned: (planned.item.check, planned.side if by_turn else "")
+        ):
             neighbours = tuple(runs)
             if self._next_start_s(check) is None:
                 yield from ((planned,) for planned in neighbours)
@@ -196,7 +272,14 @@ class Measurement:
     def _run_one(self, planned: PlannedRun) -> RunRecord:
         started_at = utc_now()
         begun = time.monotonic()
-        result = self._check(planned, f"block{planned.block:03}", observer=self._observer)
+        missing = self._missing.get((planned.side, planned.item.check))
+        if missing is None:
+            result = self._check(planned, f"block{planned.block:03}", observer=self._observer)
+        else:
+            result = self._skipped(planned, missing)
+        if result.verdict is Verdict.SKIP:
+            # What a pod lacks now it will lack in every block.
+            self._missing[planned.side, planned.item.check] = result.reason
         return RunRecord(
             block=planned.block,
             position=planned.position,
@@ -214,9 +297,21 @@ class Measurement:
             raw=result.raw,
         )
 
+    def _skipped(self, planned: PlannedRun, reason: str) -> CheckResult:
+        item = planned.item
+        return CheckResult(
+            check=item.check,
+            kind=self._specs[item.check].kind,
+            client=item.client,
+            server=item.server,
+            placement=item.placement,
+            verdict=Verdict.SKIP,
+            reason=reason,
+        )
+
     def _add(self, record: RunRecord) -> None:
         self.measured.records.append(record)
-        self._journal.record("run", run_entry(record))
+        self._journal.record(RUN, run_entry(record))
 
     def _check(self, planned: PlannedRun, prefix: str, *, observer: Observer) -> CheckResult:
         item = planned.item
@@ -232,26 +327,6 @@ class Measurement:
                 remove(side.provider, side.lab.name, self._observer)
             except LabError as failed:
                 self._observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
-
-
-def run_entry(record: RunRecord) -> dict[str, object]:
-    """The record as it stands in the journal."""
-    return {
-        "block": record.block,
-        "position": record.position,
-        "side": record.side,
-        "check": record.check,
-        "checkKind": record.kind,
-        "client": record.client,
-        "server": record.server,
-        "placement": str(record.placement),
-        "verdict": str(record.verdict),
-        "reason": record.reason,
-        "startedAt": record.started_at,
-        "durationSeconds": record.duration_s,
-        "samples": [{"metric": s.metric, "value": s.value, "unit": s.unit} for s in record.samples],
-        "raw": list(record.raw),
-    }
 
 
 def _only_notes(observer: Observer) -> Observer:

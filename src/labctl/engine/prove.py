@@ -6,7 +6,7 @@ netfilter, an agent's status) while known packets go through, and what the packe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.checks.base import Check
@@ -21,6 +21,8 @@ from labctl.path.recognise import signature_evidence
 from labctl.providers.base import OpenLab
 
 TCPDUMP = "tcpdump"
+SIGNATURE = "signature"
+HOST_ROUTING = "hostRouting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 def judge_mode(
     lab: str, asked: Mapping[str, object], evidence: tuple[Evidence, ...], results: tuple[CheckResult, ...]
 ) -> ModeInForce:
-    """Proven when at least one witness supports what was asked, none contradicts it, and every capture was possible.
+    """Proven when at least one witness of host routing supports what was asked, none contradicts any of it, and every
+    capture was possible.
 
     Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`.
     """
@@ -74,15 +77,17 @@ def judge_mode(
         for key, claim in (piece.found or {}).items():
             found[key] = claim if found.get(key, claim) == claim else "unclear"
     against = [piece for piece in evidence if piece.supports is False]
-    unmeasured = [result for result in results if result.verdict is Verdict.ERROR]
-    supporting = [piece for piece in evidence if piece.supports]
+    # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
+    unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
+    # A witness of the tunnel alone says nothing about what the lab is for.
+    supporting = [piece for piece in evidence if piece.supports and HOST_ROUTING in (piece.found or {})]
     reason = ""
     if against:
-        reason = "; ".join(dict.fromkeys(f"{piece.where}: {piece.finding}" for piece in against))
+        reason = _worst(against)
     elif unmeasured:
         reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
     elif not supporting:
-        reason = "no witness could tell which mode is in force"
+        reason = "no witness could tell which host routing is in force"
     return ModeInForce(
         lab=lab,
         asked=asked,
@@ -90,22 +95,42 @@ def judge_mode(
         evidence=evidence,
         proven=not reason,
         reason=reason,
-        remedy=f"labctl status {lab} --evidence" if reason else "",
+        remedy=_remedy(lab, against) if reason else "",
     )
 
 
-def refuse_unless_proven(mode: ModeInForce, side: str) -> None:
-    """Raises NotInForce that names the side, what was asked, what was found, and the evidence against it."""
+def _worst(against: Sequence[Evidence]) -> str:
+    """The most telling piece, and how many more there are: packets before counters, since people can repeat those."""
+    first = min(against, key=lambda piece: piece.witness != SIGNATURE)
+    others = sorted({f"{piece.witness} on {piece.where}" for piece in against if piece.witness != SIGNATURE})
+    also = f" (so say also: {', '.join(others)})" if others and first.witness == SIGNATURE else ""
+    knowing = next((piece for piece in against if piece.remedy and piece is not first), None)
+    why = f"; {knowing.where}: {knowing.finding}" if knowing else ""
+    return f"{first.where}: {first.finding}{also}{why}"
+
+
+def _remedy(lab: str, against: Sequence[Evidence]) -> str:
+    """What the first witness that knows the cause says, or where all evidence is shown."""
+    return next((piece.remedy for piece in against if piece.remedy), f"labctl status {lab}")
+
+
+def refuse_unless_proven(mode: ModeInForce, side: str, *, again: str) -> None:
+    """Raises NotInForce that names the side, what was asked, what was found, and the evidence against it.
+
+    `again` is the command that builds the same lab to look at.
+    """
     if mode.proven:
         return
-    differing = [
+    raise NotInForce(
+        what=f"{side}: the mode that was asked for is not in force{differing(mode)}", cause=mode.reason, remedy=again
+    )
+
+
+def differing(mode: ModeInForce) -> str:
+    """What was found otherwise than asked, in brackets; nothing where no witness says what is."""
+    found = [
         f"{key} asked {asked}, found {mode.found[key]}"
         for key, asked in mode.asked.items()
         if key in mode.found and mode.found[key] != asked
     ]
-    raise NotInForce(
-        what=f"{side}: the mode that was asked for is not in force"
-        + (f" ({'; '.join(differing)})" if differing else ""),
-        cause=mode.reason,
-        remedy=f"look at it: labctl up {side.split(' ')[-1]}, then {mode.remedy}" if mode.remedy else "",
-    )
+    return f" ({'; '.join(found)})" if found else ""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from labctl.checks.base import Check
 from labctl.compare.order import WorkItem
 from labctl.engine.inspect import cpus_for_pair
+from labctl.engine.switching import SIDE_BY_SIDE, Turns
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, Side
 from labctl.model.lab import CheckSpec, Lab, Pair
-from labctl.model.parameters import CheckParameters, CompareParameters, TimedParameters
+from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters, TimedParameters
 from labctl.providers.base import Provider
 
 KEYS = "abcdefghijklmnopqrstuvwxyz"
@@ -26,10 +27,18 @@ class LabSide:
     key: str
     lab: Lab
     provider: Provider
+    statements: tuple[str, ...] = ()
+    """What a reader must know beyond what the provider says."""
 
     @property
     def title(self) -> str:
         return f"side {self.key} ({self.lab.scenario})"
+
+    @property
+    def look_again(self) -> str:
+        """The commands that build this side by itself and show its evidence."""
+        source = self.lab.source or self.lab.scenario
+        return f"labctl up {source} --name look && labctl status look"
 
     def described(self) -> Side:
         """The side as reports show it."""
@@ -41,18 +50,26 @@ class LabSide:
             digest=self.lab.digest,
             datapath=self.lab.datapath.asked(),
             source=self.lab.source,
-            statements=self.provider.statements(self.lab),
+            statements=(*self.provider.statements(self.lab), *self.statements),
         )
 
 
-def sides_of(labs: Sequence[Lab], providers: Mapping[str, Provider], token: str) -> tuple[LabSide, ...]:
+def sides_of(
+    labs: Sequence[Lab], providers: Mapping[str, Provider], token: str, turns: Turns = SIDE_BY_SIDE
+) -> tuple[LabSide, ...]:
     """The sides in the order given. `token` makes the labs' names the run's own, so that a comparison never meets
-    a lab that is up already."""
+    a lab that is up already. Sides that take turns are one lab, and have one name."""
+
+    def name(key: str, lab: Lab) -> str:
+        scenario = lab.scenario[:SCENARIO_IN_NAME].rstrip("-")
+        return f"in-turns-{token}" if turns.takes_turns else f"{scenario}-{key}-{token}"
+
     return tuple(
         LabSide(
             key=key,
-            lab=replace(lab, name=f"{lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"),
+            lab=replace(lab, name=name(key, lab)),
             provider=providers[lab.provider],
+            statements=(turns.statement,) if turns.statement else (),
         )
         for key, lab in zip(KEYS, labs, strict=False)
     )
@@ -73,7 +90,8 @@ def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
 
 
 def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[CheckSpec, ...]:
-    """The checks that a block runs, with the comparison's duration.
+    """The checks that a block runs, with the comparison's duration. A kind of check that no scenario has a check of
+    is run with its default parameters.
 
     Raises UsageError when the scenarios give a check of one name different parameters: the sides would not be
     measured alike.
@@ -82,6 +100,8 @@ def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[
     specs = []
     for name in parameters.checks:
         found = [specs_of.get(name) for specs_of in by_name]
+        if name in PARAMETERS_OF and not any(found):
+            found = [CheckSpec(name=name, kind=name, parameters=PARAMETERS_OF[name]())] * len(labs)
         first = found[0]
         if first is None or any(other != first for other in found[1:]):
             raise UsageError(

@@ -15,6 +15,8 @@ from labctl.model.document_sections import PROVIDER_SECTIONS
 from labctl.model.lab import CheckSpec, Pair, Placement
 from labctl.model.parameters import PARAMETERS_OF, CompareParameters
 from labctl.model.scenario import Scenario, ScenarioPod
+from labctl.model.service import Protocol, ScenarioService, ServiceType
+from labctl.planning.selectors import selected, selector_of
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -28,6 +30,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         for pod in data["pods"]
     )
     checks = tuple(_check(entry) for entry in data["checks"])
+    labels = {pod.name: pod.labels for pod in pods}
     return Scenario(
         name=name,
         source=source,
@@ -47,6 +50,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             for section, part in PROVIDER_SECTIONS.items()
             if section in data and data["provider"] in part.providers
         },
+        services=tuple(_service(entry, labels) for entry in data.get("services", ())),
     )
 
 
@@ -65,6 +69,20 @@ def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[P
             else Placement.CROSS_NODE,
         )
         for entry in entries
+    )
+
+
+def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:
+    selector = entry.get("selector") or selector_of(entry["backends"], labels) or {}
+    return ScenarioService(
+        name=entry["name"],
+        port=entry["port"],
+        target_port=entry.get("targetPort", entry["port"]),
+        protocol=Protocol(entry.get("protocol", Protocol.TCP)),
+        backends=tuple(entry["backends"]) if "backends" in entry else selected(selector, labels),
+        selector=dict(selector),
+        type=ServiceType(entry.get("type", ServiceType.CLUSTER_IP)),
+        node_port=entry.get("nodePort"),
     )
 
 

@@ -15,6 +15,7 @@ from labctl.loading.structure import structure_problems
 from labctl.loading.tree import Place, find, merge, text_of
 from labctl.loading.wording import as_name, shown
 from labctl.model.document import SITE
+from labctl.model.document_matrix import MATRIX
 from labctl.model.scenario import Scenario
 from labctl.names import is_name
 
@@ -63,6 +64,10 @@ def _file_problems(path: Path, project: Project) -> tuple[Problem, ...]:
         told = (*problems, *structure_problems(tree, SITE))
         around = Project(start=project.start, root=None)
         return (*told, *site_problems(merge(site_layer(around)[0], tree)))
+    if tree is not None and text_of(find(tree, "kind")) == MATRIX:
+        from labctl.loading.matrix import matrix_problems  # which loads its scenarios with this module
+
+        return (*problems, *matrix_problems(tree, path, project)[1])
     return _all_problems(layered(path, project, first=(tree, problems)), path, project)
 
 

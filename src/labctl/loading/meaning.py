@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from labctl.errors import Problem
 from labctl.loading.meaning_addresses import address_problems
+from labctl.loading.meaning_services import service_problems
 from labctl.loading.tree import Block, Listing, Path, Place, Scalar, Tree, find, items_of, place_of, text_of
 from labctl.loading.wording import listed, nearest, path_text, shown
 from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
@@ -63,6 +64,7 @@ def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...
         *_pods(tree, facts),
         *_pairs(tree, facts),
         *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
+        *service_problems(tree),
         *_datapath(tree),
         *_checks(tree),
         *_compared(tree, ranks),

@@ -13,10 +13,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from labctl.model.document import API_VERSION, SCENARIO, SITE, ScenarioDocument, SiteDocument
+from labctl.model.document_matrix import MATRIX, MatrixDocument
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_DOCUMENTS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument}
+_DOCUMENTS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
 
 
 # The order in which people write a file; sections of providers come last.
@@ -29,6 +30,7 @@ _FIRST = (
     "nodes",
     "pods",
     "pairs",
+    "services",
     "network",
     "datapath",
     "checks",
@@ -51,7 +53,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def schema(kind: str = SCENARIO) -> dict[str, Any]:
-    """The schema of one kind of file: `Scenario` or `Site`."""
+    """The schema of one kind of file: `Scenario`, `Site` or `Matrix`."""
     made = _DOCUMENTS[kind].model_json_schema(schema_generator=_Generator)
     for part in (made, *made["$defs"].values()):
         part.pop("title", None)

@@ -7,7 +7,7 @@ two equal). What values mean together is `meaning.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -26,10 +26,11 @@ from labctl.model.document import (
     ScenarioDocument,
     SiteDocument,
 )
+from labctl.model.document_matrix import MATRIX, MatrixDocument
 from labctl.model.document_sections import VERSION_PATTERN
 from labctl.names import NAME_PATTERN
 
-_MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument}
+_MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
 _MOST = 100
 
 _PATTERNS = {
@@ -59,18 +60,23 @@ def structure_problems(tree: Tree, kind: str) -> tuple[Problem, ...]:
     try:
         _MODELS[kind].model_validate_json(json.dumps(data))
     except ValidationError as invalid:
-        for error in invalid.errors(include_url=False, include_input=False):
+        errors = invalid.errors(include_url=False, include_input=False)
+        for error in errors:
             path = _path(tree, error["type"], error["loc"])
             place = _place(tree, error["type"], path)
             if path in empty:
                 continue
-            if error["type"] == "too_short" and isinstance(found := find(tree, *path), Listing) and found.items:
+            if error["type"] == "too_short" and _has_errors_below(errors, error["loc"]):
                 continue  # its items were wrong, each of which has its own error
             problems.append(_told(tree, data, kind, error, path, place))
             if len(problems) >= _MOST:
                 problems.append(_problem(place, (), f"there are more than {_MOST} problems; the rest is not shown"))
                 break
     return tuple(problems)
+
+
+def _has_errors_below(errors: Sequence[Any], location: tuple[str | int, ...]) -> bool:
+    return any(len(e["loc"]) > len(location) and e["loc"][: len(location)] == location for e in errors)
 
 
 def _in_free_form(kind: str, path: Path, data: Any) -> bool:

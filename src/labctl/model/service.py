@@ -36,7 +36,7 @@ class ScenarioService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A Service with its cluster address, which is of the lab's `service_cidr`. `node_port` is None but for NodePort."""
+    """A Service with its cluster address, one of the lab's `service_cidr`. `node_port` is None but for NodePort."""
 
     name: str
     address: IPv4Address

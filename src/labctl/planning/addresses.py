@@ -14,6 +14,19 @@ FIRST_POD_HOST = 10
 PODS_PER_NODE = 2 ** (32 - NODE_PREFIX) - 1 - FIRST_POD_HOST
 SMALLEST_SERVICE_PREFIX = 28
 """A cluster's DNS service has the tenth address of the range by convention: a /28 is the smallest that has one."""
+FIRST_SERVICE_HOST = 11
+"""The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that nobody chose from the
+upper part of the range."""
+
+
+def service_capacity(service_cidr: IPv4Network) -> int:
+    """How many Services of a scenario the range has addresses for."""
+    return max(0, service_cidr.num_addresses - FIRST_SERVICE_HOST - 1)
+
+
+def service_address(service_cidr: IPv4Network, number: int) -> IPv4Address:
+    """The cluster address of Service number `number` (from 0)."""
+    return service_cidr.network_address + FIRST_SERVICE_HOST + number
 
 
 def node_capacity(underlay: IPv4Network) -> int:

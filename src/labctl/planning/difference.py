@@ -9,18 +9,18 @@ from labctl.model.lab import Lab
 from labctl.planning.record import lab_to_json
 
 _IGNORED = ("apiVersion", "kind", "name", "scenario", "source", "digest")
-_NAMED = {"nodes": "node", "pods": "pod", "checks": "check"}
+_NAMED = {"nodes": "node", "pods": "pod", "checks": "check", "services": "service"}
 
 
 def differences(lab_a: Lab, lab_b: Lab) -> tuple[str, ...]:
     """One sentence for each thing that is otherwise in `lab_b` than in `lab_a`; names and files do not count."""
     a, b = lab_to_json(lab_a), lab_to_json(lab_b)
     told: list[str] = []
-    for section in a:
-        if section in _IGNORED or a[section] == b[section]:
+    for section in {**a, **b}:
+        if section in _IGNORED or a.get(section) == b.get(section):
             continue
         if section in _NAMED:
-            told.extend(_of_named(_NAMED[section], a[section], b[section]))
+            told.extend(_of_named(_NAMED[section], a.get(section, []), b.get(section, [])))
         elif section == "pairs":
             told.extend(_of_pairs(a[section], b[section]))
         else:

@@ -17,6 +17,7 @@ from labctl.errors import LabError
 from labctl.model.datapath import Datapath, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.lab import CheckSpec, Lab, Network, Node, Pair, Placement, Pod
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
+from labctl.model.service import Protocol, Service, ServiceType
 
 API_VERSION = "labctl/v1"
 KIND = "Lab"
@@ -105,7 +106,37 @@ def _content(lab: Lab) -> dict[str, Any]:
         ],
         "compare": _parameters_to_json(lab.compare),
         "settings": dict(lab.settings),
+        # Left out where there are none: what labs without Services are has not changed, nor have their digests.
+        **({"services": [_service_to_json(service) for service in lab.services]} if lab.services else {}),
     }
+
+
+def _service_to_json(service: Service) -> dict[str, Any]:
+    return {
+        "name": service.name,
+        "address": str(service.address),
+        "port": service.port,
+        "targetPort": service.target_port,
+        "protocol": str(service.protocol),
+        "backends": list(service.backends),
+        "selector": dict(service.selector),
+        "type": str(service.type),
+        "nodePort": service.node_port,
+    }
+
+
+def _service(data: Mapping[str, Any]) -> Service:
+    return Service(
+        name=_text(data, "name"),
+        address=IPv4Address(_text(data, "address")),
+        port=_exactly(int, data, "port"),
+        target_port=_exactly(int, data, "targetPort"),
+        protocol=Protocol(data["protocol"]),
+        backends=tuple(data["backends"]),
+        selector=dict(data["selector"]),
+        type=ServiceType(data["type"]),
+        node_port=None if data["nodePort"] is None else _exactly(int, data, "nodePort"),
+    )
 
 
 def _lab(data: Mapping[str, Any]) -> Lab:
@@ -126,6 +157,7 @@ def _lab(data: Mapping[str, Any]) -> Lab:
         compare=_parameters_from_json(CompareParameters, data["compare"]),
         digest=_text(data, "digest"),
         settings=dict(data["settings"]),
+        services=tuple(_service(service) for service in data.get("services", ())),
     )
 
 

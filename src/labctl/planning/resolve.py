@@ -11,6 +11,7 @@ from labctl.errors import UsageError
 from labctl.model.datapath import Encapsulation
 from labctl.model.lab import Lab, Network, Node, Pod
 from labctl.model.scenario import Scenario
+from labctl.model.service import Service
 from labctl.planning import addresses
 from labctl.planning.identities import identities, label_key
 from labctl.planning.record import digest_of
@@ -45,8 +46,26 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         compare=scenario.compare,
         digest="",
         settings=scenario.settings,
+        services=_services(scenario),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
+
+
+def _services(scenario: Scenario) -> tuple[Service, ...]:
+    return tuple(
+        Service(
+            name=service.name,
+            address=addresses.service_address(scenario.service_cidr, number),
+            port=service.port,
+            target_port=service.target_port,
+            protocol=service.protocol,
+            backends=service.backends,
+            selector=service.selector,
+            type=service.type,
+            node_port=service.node_port,
+        )
+        for number, service in enumerate(scenario.services)
+    )
 
 
 def _network(scenario: Scenario) -> Network:

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import MeasureFailed
+from labctl.checks.base import CheckContext
+from labctl.checks.raw import RawFiles
+from labctl.checks.served import Service, exchange
+from labctl.errors import MeasureFailed, ToolMissing
+from labctl.model.lab import CheckSpec
+from labctl.model.parameters import LatencyParameters
 from labctl.providers.base import Completed, TargetKind
+from labctl.providers.cilium.monitor import argv_monitor
 from labctl.providers.cilium.remote import parse_times, unwrapped
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kind.tools import HostCommands
+from labctl.testing.labs import example_lab
+from labctl.testing.scripted import MemoryRaw, ScriptedLab
 
 
 @pytest.fixture
@@ -138,3 +146,36 @@ def test_output_can_go_straight_to_a_file(here: DoorTarget, tmp_path: Path) -> N
     with (tmp_path / "out").open("wb") as file, here.start(("echo", "streamed"), output=file.fileno()) as running:
         done = running.wait(timeout_s=10)
     assert (done.text, (tmp_path / "out").read_text()) == ("", "streamed\n")
+
+
+def test_a_program_that_is_not_in_the_pod_is_missing_and_no_failure_of_the_network() -> None:
+    text = b"env: 'sockperf': No such file or directory\nlabctl-times\n0m0.00s 0m0.00s\n0m0.01s 0m0.01s\n"
+    done = Completed(argv=("kubectl",), returncode=127, stdout=b"", stderr=text, duration_s=0.1, timed_out=False)
+    with pytest.raises(ToolMissing, match="the program sockperf is not in server"):
+        unwrapped(done, ("sockperf", "server"), "server")
+
+
+def test_a_monitor_without_an_endpoint_is_never_started() -> None:
+    with pytest.raises(MeasureFailed, match="no endpoint to watch"):
+        argv_monitor(())
+    assert "--related-to" in argv_monitor((7,))
+
+
+def test_a_server_program_that_the_image_lacks_is_told_at_once_and_by_name() -> None:
+    """Through real shells: what a pod without sockperf does."""
+    lab = example_lab()
+    here = Door(closed=(), open=())
+    pods = [DoorTarget(name=pod.name, kind=TargetKind.POD, door=here, commands=HostCommands()) for pod in lab.pods]
+    raw = MemoryRaw()
+    spec = CheckSpec(name="latency", kind="latency", parameters=LatencyParameters())
+    context = CheckContext(open_lab=ScriptedLab(lab, pods), pair=lab.pairs[0], spec=spec, raw=raw)  # type: ignore[arg-type]
+    begun = time.monotonic()
+    with pytest.raises(ToolMissing, match="the program no-such-sockperf is not in server"):
+        exchange(
+            context,
+            RawFiles(raw),
+            service=Service(argv=("no-such-sockperf", "server"), ready="ready"),
+            client_argv=("true",),
+            timeout_s=5,
+        )
+    assert time.monotonic() - begun < 5

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+import yaml
 from kind_world import World, expect_rendering, lab_of
 
 from labctl.engine.build import build
 from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
+from labctl.model.service import Protocol, Service, ServiceType
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.tools import INSTALL, HostCommands
+from labctl.providers.kind.tools import INSTALL, HostCommands, as_run
 
 IMAGES = ("local/cilium:v1.13.12", "local/operator-generic:v1.13.12", "local/tools:1")
 NODES = ("labctl-bpf-control-plane", "labctl-bpf-worker", "labctl-bpf-worker2")
@@ -159,7 +163,7 @@ FAILURES = {
         "kind create", "[kubelet-check] The kubelet is not running or healthy", "cgroupDriver: cgroupfs",
     ),
     "image lost": ("kind load", 'ERROR: image: "local/tools:1" not present locally', "docker load -i"),
-    "multi-platform image": ("kind load", "ctr: content digest sha256:1: not found", "kindCluster.archives"),
+    "image that no node takes": ("kind load|images import", "ctr: content digest sha256:1: not found", "archives: ["),
     "API server gone": (
         "apply .*cilium.yaml", "The connection to the server 127.0.0.1:1 was refused", "apiServerAddress",
     ),
@@ -249,6 +253,30 @@ def test_an_image_that_is_missing_is_pulled_where_that_is_allowed(
     assert "docker pull local/cilium:v1.13.12" in world.said
 
 
+def test_an_image_of_which_the_engine_has_one_platform_only_is_loaded_without_kind(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.fail("kind load docker-image local/tools:1", "Command Output: ctr: content digest sha256:1: not found")
+    built(provider, lab_of(tmp_path))
+    imported = [line for line in world.said if "images import" in line]
+    inside = "/kind/labctl-image.tar"
+    assert imported == [f"docker exec {node} ctr --namespace k8s.io images import --digests {inside}" for node in NODES]
+    copied = [line.split()[-1] for line in world.said if line.startswith("docker cp")]
+    assert copied == [f"{node}:{inside}" for node in NODES]
+    assert [line for line in world.said if "rm -f" in line] == [f"docker exec {node} rm -f {inside}" for node in NODES]
+
+
+@pytest.mark.parametrize(
+    "words", ["Error: No such image: x", "Error response from daemon: No such image: x:latest", "x: image not known"]
+)
+def test_every_engines_words_for_a_missing_image_are_understood(
+    words: str, world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.fail("docker image inspect local/tools:1", words)
+    with pytest.raises(HostLacks, match="the image local/tools:1 is not in docker, and nothing may be fetched"):
+        built(provider, lab_of(tmp_path))
+
+
 def test_an_image_missing_on_one_node_is_named_with_the_node(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
@@ -294,6 +322,13 @@ def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
         built(provider, lab_of(tmp_path))
     assert "cilium-agent: CrashLoopBackOff (BPF masquerade requires NodePort)" in failed.value.cause
     assert "its log: level=error msg=oops" in failed.value.cause
+
+
+def test_kubectl_is_run_without_websockets_and_shown_without_ado() -> None:
+    assert as_run(("kubectl", "exec")) == ("env", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "kubectl", "exec")
+    assert as_run(("docker", "ps")) == ("docker", "ps")
+    done = HostCommands().run(("true", "x"), timeout_s=5)
+    assert (done.argv, done.returncode) == (("true", "x"), 0)
 
 
 @pytest.mark.parametrize("tool", ["docker", "kind", "kubectl", "helm"])
@@ -392,3 +427,58 @@ def test_every_error_of_this_provider_is_one_that_labctl_can_show(
     with pytest.raises(LabError) as failed:
         built(provider, lab_of(tmp_path))
     assert failed.value.lines()[1] == "  why: it printed nothing"
+
+
+def test_services_become_kubernetes_services_with_the_addresses_of_the_labs_own_range(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    web = Service(
+        name="web",
+        address=IPv4Address("10.96.0.11"),
+        port=80,
+        target_port=5205,
+        protocol=Protocol.TCP,
+        backends=("server",),
+        selector={"app": "server"},
+        type=ServiceType.NODE_PORT,
+        node_port=30205,
+    )
+    built(provider, lab_of(tmp_path, "first"))
+    lab = replace(lab_of(tmp_path), services=(web,))
+    built(provider, lab)
+    documents = list(yaml.safe_load_all((tmp_path / "state" / "bpf" / "workloads.yaml").read_text()))
+    (made,) = [document for document in documents if document["kind"] == "Service"]
+    assert made["spec"] == {
+        "type": "NodePort",
+        "clusterIP": "10.97.0.11",
+        "selector": {"labctl.io/lab": "bpf", "app": "server"},
+        "ports": [{"port": 80, "targetPort": 5205, "protocol": "TCP", "nodePort": 30205}],
+    }
+    assert str(provider.settings(lab).lab.services[0].address) == "10.97.0.11"
+
+
+@pytest.mark.parametrize(("free_gib", "switches"), [(1.0, True), (64.0, False)])
+def test_there_is_one_cluster_where_memory_is_short_and_the_reason_has_the_figures(
+    free_gib: float, switches: bool, provider: KindProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("labctl.providers.kind.provider.free_memory_byte", lambda: int(free_gib * 2**30))
+    choice = provider.strategy(lab_of(tmp_path))
+    assert (choice.switches, choice.is_asked) == (switches, False)
+    assert choice.because == f"2 clusters of together 6 nodes need about 4.1 GiB, {free_gib:.1f} GiB are free"
+
+
+@pytest.mark.parametrize(("word", "switches"), [("switch", True), ("parallel", False)])
+def test_the_scenarios_word_about_the_strategy_counts(
+    word: str, switches: bool, provider: KindProvider, tmp_path: Path
+) -> None:
+    choice = provider.strategy(lab_of(tmp_path, kindCluster={"strategy": word}))
+    assert (choice.switches, choice.is_asked, choice.because) == (switches, True, f"kindCluster.strategy is {word}")
+
+
+def test_a_cluster_made_otherwise_cannot_be_switched_to(provider: KindProvider, tmp_path: Path) -> None:
+    before = lab_of(tmp_path, "cmp", "legacy")
+    with pytest.raises(UsageError, match="one cluster cannot be switched") as refused:
+        provider.switch(before, lab_of(tmp_path, "cmp", "bpf", kindCluster={"apiServerPort": 7000}))
+    assert refused.value.cause == "they differ in: kindCluster"
+    assert provider.switch(before, lab_of(tmp_path, "cmp", "bpf", kindCluster={"strategy": "switch"})).steps

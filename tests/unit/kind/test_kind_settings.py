@@ -15,7 +15,7 @@ from labctl.planning.render import as_record, as_script
 from labctl.providers.kind.config import Mark, kind_config, mark_path, parse_mark
 from labctl.providers.kind.plan import plan_lab
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.settings import NODE_IMAGES, Settings
+from labctl.providers.kind.settings import NODE_IMAGES, Settings, read_settings
 from labctl.providers.kind.subnets import overlapping, ranges_of, settle
 
 
@@ -177,3 +177,27 @@ def test_no_range_left_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 def test_the_ranges_of_another_lab_are_read_from_its_configuration(tmp_path: Path) -> None:
     found = ranges_of(kind_config(settings_of(tmp_path)))
     assert found == (IPv4Network("10.244.0.0/16"), IPv4Network("10.96.0.0/16"))
+
+
+@pytest.mark.parametrize(
+    ("docker_host", "address"),
+    [
+        ("", "127.0.0.1"),
+        ("unix:///run/my-docker.sock", "127.0.0.1"),
+        ("tcp://127.0.0.1:2375", "127.0.0.1"),
+        ("tcp://10.0.0.5:2376", "10.0.0.5"),
+        ("ssh://root@192.0.2.7", "192.0.2.7"),
+        ("tcp://[2001:db8::1]:2375", "2001:db8::1"),
+        ("tcp://docker:2375", "127.0.0.1"),
+        ("tcp://0.0.0.0:2375", "127.0.0.1"),
+        ("not a url at all", "127.0.0.1"),
+    ],
+)
+def test_the_api_server_listens_where_the_engine_is(docker_host: str, address: str, tmp_path: Path) -> None:
+    assert read_settings(lab_of(tmp_path), tmp_path, docker_host).api_server_address == address
+
+
+def test_an_address_in_the_scenario_comes_before_that_of_the_engine(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, kindCluster={"apiServerAddress": "192.0.2.9"})
+    settings = read_settings(lab, tmp_path, "tcp://10.0.0.5:2376")
+    assert yaml.safe_load(kind_config(settings))["networking"]["apiServerAddress"] == "192.0.2.9"

@@ -18,6 +18,7 @@ from labctl.loading.schema import schema
 from labctl.loading.structure import structure_problems
 from labctl.loading.tree import Place, Tree, find, plain, planted, text_of
 from labctl.model.document import SCENARIO, SITE
+from labctl.model.document_matrix import MATRIX
 from labctl.model.parameters import CompareParameters
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -33,6 +34,10 @@ PARSER_ONLY = {
     "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
     "pod-cidr-too-small", "pod-named-like-a-node", "pod-on-misspelt-node", "pod-on-unknown-node", "reserved-name",
     "service-cidr-too-small", "site-as-parent", "underlay-too-small",
+    "service-named-twice", "service-node-port-missing", "service-node-port-of-cluster-ip", "service-node-port-twice",
+    "service-of-unknown-pod", "service-that-begins-with-a-digit", "service-that-no-label-says",
+    "service-that-selects-nobody", "service-with-backends-and-selector", "service-with-one-backend-twice",
+    "service-without-backends", "services-without-room",
 }  # fmt: skip
 
 
@@ -66,12 +71,12 @@ VALIDATORS = {kind: _validator(kind) for kind in (SCENARIO, SITE)}
 TREES = {file: tree for file in FILES if (tree := _tree(file)) is not None}
 
 
-@pytest.mark.parametrize("kind", [SCENARIO, SITE])
+@pytest.mark.parametrize("kind", [SCENARIO, SITE, MATRIX])
 def test_the_schema_is_a_schema(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(kind))
 
 
-@pytest.mark.parametrize("kind", [SCENARIO, SITE])
+@pytest.mark.parametrize("kind", [SCENARIO, SITE, MATRIX])
 def test_the_copy_in_docs_is_current(kind: str) -> None:
     refresh = _refresh()
     shipped = (CHECKOUT / "docs" / "schema" / refresh.SCHEMAS[kind]).read_text(encoding="utf-8")

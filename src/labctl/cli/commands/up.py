@@ -1,11 +1,14 @@
-"""`labctl up SCENARIO`: builds the lab, or says that it is there already."""
+"""`labctl up SCENARIO`: builds the lab, or says that it is there already, and shows the mode that it is in."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from labctl.cli.bundles import with_bundle
 from labctl.cli.options import as_json, load_lab, provider_of, require_host, scenario_options
-from labctl.cli.output import emit_json
+from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.model.lab import Lab
 
@@ -13,23 +16,40 @@ from labctl.model.lab import Lab
 @click.command("up")
 @click.argument("scenario")
 @scenario_options
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Images and chart from this bundle only."
+)
 @click.option("--retain", is_flag=True, help="Keep what was built when a step fails, to look at it.")
 @as_json
 def command(
-    scenario: str, provider: str | None, name: str | None, overrides: tuple[str, ...], retain: bool, as_json: bool
+    scenario: str,
+    provider: str | None,
+    name: str | None,
+    overrides: tuple[str, ...],
+    bundle: Path | None,
+    retain: bool,
+    as_json: bool,
 ) -> None:
     """Build the lab of SCENARIO (a name in scenarios/, or a file).
 
-    The same lab again changes nothing. A failure or Ctrl-C undoes everything.
+    The same lab again changes nothing. A failure or Ctrl-C undoes everything. Where real Cilium was asked for a mode,
+    the mode in force is proven at the end: another one is exit code 4, and the lab stays up to be looked at.
     """
+    from labctl import app
+    from labctl.engine.arrived import arrived, refuse_fallback
     from labctl.engine.lifecycle import Outcome, up
+    from labctl.report.json import mode_record
+    from labctl.store.raw import MemorySinks
     from labctl.system.signals import interruptible
 
     lab = load_lab(scenario, provider=provider, name=name, overrides=overrides)
     chosen = provider_of(lab)
     require_host(chosen)
+    if bundle is not None:
+        lab = with_bundle(chosen, lab, bundle)
     with interruptible(), Progress() as progress:
         outcome = up(chosen, lab, progress, retain=retain)
+        found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
         emit_json(
             {
@@ -42,26 +62,38 @@ def command(
                 "digest": lab.digest,
                 "nodes": [node.name for node in lab.nodes],
                 "pods": [pod.name for pod in lab.pods],
+                "addresses": {pod.name: str(pod.address) for pod in found.lab.pods},
+                "modeInForce": None if found.mode is None else mode_record(None, found.mode),
             }
         )
+        refuse_fallback(found)
         return
+    refuse_fallback(found)
     if outcome is Outcome.UNCHANGED:
-        click.echo(f"lab {lab.name} is up already and equal to the scenario: nothing to do")
+        say(f"lab {lab.name} is up already and equal to the scenario: nothing to do")
     else:
-        click.echo(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods. {chosen.statement}")
-    click.echo("\n".join(next_things(lab)))
+        say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
+        say(chosen.statement)
+    if found.mode is not None:
+        said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
+        say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
+    emit("\n".join(next_things(found.lab)))
 
 
 def next_things(lab: Lab) -> list[str]:
-    """What a person would try next, with names of this lab."""
-    if not lab.pairs:
-        return [f"  labctl status {lab.name}", f"  labctl down {lab.name}"]
-    pair = lab.pairs[-1]
-    server = lab.pod(pair.server)
-    return [
-        "try next:",
-        f"  labctl status {lab.name}",
-        f"  labctl exec {lab.name} {pair.client} -- ping -c 3 {server.address}",
-        f"  labctl check {lab.name}",
-        f"  labctl down {lab.name}",
+    """What a person would try next, with names and addresses of this lab."""
+    traffic = []
+    if lab.pairs:
+        pair = lab.pairs[-1]
+        server = lab.pod(pair.server)
+        traffic = [
+            (f"labctl exec {lab.name} {pair.client} -- ping -c 3 {server.address}", "traffic by hand"),
+            (f"labctl check {lab.name}", "all checks, judged"),
+        ]
+    commands = [
+        (f"labctl status {lab.name}", "the mode in force"),
+        *traffic,
+        (f"labctl down {lab.name}", "take it away"),
     ]
+    width = max(len(command) for command, _ in commands)
+    return ["try next:", *(f"  {command:<{width}}  # {what}" for command, what in commands)]

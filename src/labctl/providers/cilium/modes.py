@@ -53,12 +53,21 @@ def agent_evidence(
             remedy = fallback.remedy
     if not status.host_routing:
         return Evidence(
-            witness="agent-status", where=node, command=shlex.join(command), found=found, supports=None,
+            witness="agent-status",
+            where=node,
+            command=shlex.join(command),
+            found=found,
+            supports=None,
             finding="the agent's status tells no host routing mode",
         )
     return Evidence(
-        witness="agent-status", where=node, finding=finding, supports=not differing,
-        command=shlex.join(command), found=found, remedy=remedy,
+        witness="agent-status",
+        where=node,
+        finding=finding,
+        supports=not differing,
+        command=shlex.join(command),
+        found=found,
+        remedy=remedy,
     )
 
 
@@ -72,7 +81,9 @@ def config_evidence(
         if config.get(key) != meant and not (meant == "false" and key not in config)
     ]
     return Evidence(
-        witness="cilium-config", where="kube-system/cilium-config", command=shlex.join(command),
+        witness="cilium-config",
+        where="kube-system/cilium-config",
+        command=shlex.join(command),
         finding="; ".join(differing) or "says what was asked (which does not prove that it is in force)",
         supports=False if differing else None,
     )
@@ -86,9 +97,7 @@ class LinkCounters:
     received: int
 
     def since(self, before: LinkCounters) -> LinkCounters:
-        return LinkCounters(
-            transmitted=self.transmitted - before.transmitted, received=self.received - before.received
-        )
+        return LinkCounters(transmitted=self.transmitted - before.transmitted, received=self.received - before.received)
 
 
 def lxc_evidence(
@@ -103,14 +112,21 @@ def lxc_evidence(
     counted = f"pod {pod} sent {delta.received} packets through {lxc}, and {delta.transmitted} were transmitted to it"
     if delta.received < _MIN_PACKETS:
         return Evidence(
-            witness="lxc-counters", where=where, command=shlex.join(command), supports=None,
+            witness="lxc-counters",
+            where=where,
+            command=shlex.join(command),
+            supports=None,
             finding=f"{counted}: too few to tell",
         )
     mode = "legacy" if delta.transmitted * 2 > delta.received else "bpf"
     meaning = "the way of Legacy" if mode == "legacy" else "replies bypass it, the way of bpf_redirect_peer"
     return Evidence(
-        witness="lxc-counters", where=where, finding=f"{counted}: {meaning}", command=shlex.join(command),
-        supports=mode == asked.get("hostRouting"), found={"hostRouting": mode},
+        witness="lxc-counters",
+        where=where,
+        finding=f"{counted}: {meaning}",
+        command=shlex.join(command),
+        supports=mode == asked.get("hostRouting"),
+        found={"hostRouting": mode},
     )
 
 
@@ -120,12 +136,17 @@ def netfilter_evidence(
     """Conntrack entries of the pods' own addresses on a node: only Legacy with native routing makes them."""
     if asked.get("encapsulation") != "native":
         return Evidence(
-            witness="conntrack", where=node, command=shlex.join(command), supports=None,
+            witness="conntrack",
+            where=node,
+            command=shlex.join(command),
+            supports=None,
             finding="with a tunnel no mode shows pod addresses to the node's conntrack",
         )
     mode = "legacy" if packets else "bpf"
     return Evidence(
-        witness="conntrack", where=node, command=shlex.join(command),
+        witness="conntrack",
+        where=node,
+        command=shlex.join(command),
         finding=f"{packets} conntrack entries of {client} → {server} on the node",
         # No entry does not prove BPF: NOTRACK rules or an idle flow look the same.
         supports=None if not packets else mode == asked.get("hostRouting"),
@@ -134,7 +155,11 @@ def netfilter_evidence(
 
 
 def monitor_evidence(
-    node: str, traces: Iterable[Trace], source: str, destination: str, asked: Mapping[str, object],
+    node: str,
+    traces: Iterable[Trace],
+    source: str,
+    destination: str,
+    asked: Mapping[str, object],
     command: Sequence[str],
 ) -> Evidence:
     """What the programs themselves said of the packets while they went through."""
@@ -143,10 +168,17 @@ def monitor_evidence(
     points = ", ".join(dict.fromkeys(t.point for t in seen if source in t.source and destination in t.destination))
     if mode is None:
         return Evidence(
-            witness="monitor", where=node, command=shlex.join(command), supports=None,
+            witness="monitor",
+            where=node,
+            command=shlex.join(command),
+            supports=None,
             finding=f"the programs saw the packets at: {points or 'nowhere'}; that is the same in both modes",
         )
     return Evidence(
-        witness="monitor", where=node, command=shlex.join(command), supports=mode == asked.get("hostRouting"),
-        finding=f"the programs passed the packets to: {points}", found={"hostRouting": mode},
+        witness="monitor",
+        where=node,
+        command=shlex.join(command),
+        supports=mode == asked.get("hostRouting"),
+        finding=f"the programs passed the packets to: {points}",
+        found={"hostRouting": mode},
     )

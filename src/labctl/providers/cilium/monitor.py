@@ -78,9 +78,7 @@ def host_routing_of(traces: Iterable[Trace], source: str, destination: str) -> s
     """What the way from one pod to another tells, seen on the source's node: up the stack is Legacy, straight to the
     network is BPF. With a tunnel both modes print the same, and the answer is None."""
     points = [
-        trace.point
-        for trace in traces
-        if _host(trace.source) == source and _host(trace.destination) == destination
+        trace.point for trace in traces if _host(trace.source) == source and _host(trace.destination) == destination
     ]
     if "to-stack" in points:
         return "legacy"

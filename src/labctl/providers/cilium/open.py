@@ -142,9 +142,7 @@ class OpenCiliumLab:
             ids[pod.node] = (*ids.get(pod.node, ()), *((endpoint.id,) if endpoint else ()))
         witnesses = self.witnesses
         aggregation = witnesses.config().get("monitor-aggregation", "")
-        return watching(
-            self._lab, pair, self._agents, ids, aggregation, lambda: witnesses.conntrack_evidence(pair)
-        )
+        return watching(self._lab, pair, self._agents, ids, aggregation, lambda: witnesses.conntrack_evidence(pair))
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})

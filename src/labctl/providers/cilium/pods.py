@@ -98,6 +98,6 @@ def parse_events(text: str, limit: int = 3) -> tuple[str, ...]:
         return ()
     warnings = [item for item in items if item.get("type") == "Warning"]
     warnings.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
-    return tuple(
-        dict.fromkeys(f"{item.get('reason')}: {str(item.get('message', '')).strip()}" for item in warnings)
-    )[-limit:]
+    return tuple(dict.fromkeys(f"{item.get('reason')}: {str(item.get('message', '')).strip()}" for item in warnings))[
+        -limit:
+    ]

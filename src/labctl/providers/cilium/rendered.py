@@ -72,9 +72,7 @@ def _containers(node: object) -> Iterator[dict[str, object]]:
             yield from _containers(entry)
 
 
-def differences(
-    rendered: Rendered, wanted: Wanted, user: Mapping[str, object] | None = None
-) -> tuple[str, ...]:
+def differences(rendered: Rendered, wanted: Wanted, user: Mapping[str, object] | None = None) -> tuple[str, ...]:
     """One sentence for each key of `cilium-config` that does not say what was meant."""
     found = []
     for key, expected in expected_config(wanted, user).items():

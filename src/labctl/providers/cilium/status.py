@@ -15,7 +15,8 @@ from labctl.errors import MeasureFailed
 from labctl.providers.cilium.versions import Version
 
 IN_AGENT = (
-    "sh", "-c",
+    "sh",
+    "-c",
     'if command -v cilium-dbg >/dev/null 2>&1; then exec cilium-dbg "$@"; else exec cilium "$@"; fi',
     "cilium",
 )
@@ -128,39 +129,48 @@ class _Known:
 _KNOWN = (
     _Known(
         re.compile(r"BPF host routing is incompatible with enable-ipsec"),
-        "IPsec is on", "cilium.values: {encryption: {enabled: false}}",
+        "IPsec is on",
+        "cilium.values: {encryption: {enabled: false}}",
     ),
     _Known(
         re.compile(r"BPF host routing requires enable-bpf-masquerade"),
-        "masquerading is done by iptables", "--set datapath.masquerade=bpf",
+        "masquerading is done by iptables",
+        "--set datapath.masquerade=bpf",
     ),
     _Known(
         re.compile(r"BPF masquerade could not be enabled"),
-        "masquerading by eBPF could not start", "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i masq",
+        "masquerading by eBPF could not start",
+        "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i masq",
     ),
     _Known(
         re.compile(r"BPF host routing requires kube-proxy-replacement"),
-        "kube-proxy replacement is not fully on", "--set datapath.kubeProxyReplacement=true",
+        "kube-proxy replacement is not fully on",
+        "--set datapath.kubeProxyReplacement=true",
     ),
     _Known(
         re.compile(r"Auto-disabling .*falling back to .{0,2}enable-host-legacy-routing"),
-        "kube-proxy replacement is off", "--set datapath.kubeProxyReplacement=true",
+        "kube-proxy replacement is off",
+        "--set datapath.kubeProxyReplacement=true",
     ),
     _Known(
         re.compile(r"BPF host routing is currently not supported with enable-endpoint-routes"),
-        "endpoint routes are on", "cilium.values: {endpointRoutes: {enabled: false}}",
+        "endpoint routes are on",
+        "cilium.values: {endpointRoutes: {enabled: false}}",
     ),
     _Known(
         re.compile(r"BPF host routing is currently not supported with devices without L2 addr"),
-        "a device has no MAC address", "cilium.values: {devices: eth0}",
+        "a device has no MAC address",
+        "cilium.values: {devices: eth0}",
     ),
     _Known(
         re.compile(r"BPF host routing is currently not compatible with Wireguard"),
-        "WireGuard is on", "cilium.values: {encryption: {enabled: false}}",
+        "WireGuard is on",
+        "cilium.values: {encryption: {enabled: false}}",
     ),
     _Known(
         re.compile(r"BPF host routing requires kernel 5\.10"),
-        "the kernel lacks bpf_redirect_peer or bpf_redirect_neigh", "a kernel of 5.10 or later",
+        "the kernel lacks bpf_redirect_peer or bpf_redirect_neigh",
+        "a kernel of 5.10 or later",
     ),
 )
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
@@ -181,9 +191,7 @@ def silent_fallback(config: Mapping[str, str], status: AgentStatus) -> Fallback:
     """The likeliest reason when the log has no word of it: some versions say nothing when kube-proxy replacement is
     off or partial, or when masquerading fell back to iptables."""
     if config.get("enable-host-legacy-routing") == "true":
-        return Fallback(
-            reason="cilium-config itself asks for Legacy", remedy="--set datapath.hostRouting=bpf"
-        )
+        return Fallback(reason="cilium-config itself asks for Legacy", remedy="--set datapath.hostRouting=bpf")
     if not status.replaces_kube_proxy:
         return Fallback(
             reason=f"kube-proxy replacement is '{status.kube_proxy_replacement or 'off'}', and this version does not "

@@ -84,9 +84,7 @@ class DoorTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         pid_file = _pid_file()
         words = self.door.words(with_input=bool(stdin))
-        done = self.commands.run(
-            (*words, *wrapped(argv, pid_file=pid_file, cpu=cpu)), timeout_s=timeout_s, stdin=stdin
-        )
+        done = self.commands.run((*words, *wrapped(argv, pid_file=pid_file, cpu=cpu)), timeout_s=timeout_s, stdin=stdin)
         if done.timed_out:
             with contextlib.suppress(LabError):
                 self.send_signal(pid_file, signal.SIGKILL)

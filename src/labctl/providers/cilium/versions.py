@@ -70,4 +70,3 @@ class Series:
 
 def _minor(series: tuple[int, int]) -> str:
     return f"{series[0]}.{series[1]}"
-

@@ -79,7 +79,8 @@ class Witnesses:
         done = agent.run(argv_status(), timeout_s=_ASK_S)
         if not done.stdout:
             raise MeasureFailed(
-                what=f"the agent on {node} gives no status", cause=done.error_text.strip()[-200:],
+                what=f"the agent on {node} gives no status",
+                cause=done.error_text.strip()[-200:],
                 remedy=agent.shown(argv_status()),
             )
         return parse_status(done.text)
@@ -118,9 +119,7 @@ class Witnesses:
                     trouble.append(f"{failed.what}: {failed.cause}")
 
     def _endpoint_ids(self, pods: tuple[Pod, ...]) -> tuple[int, ...]:
-        found = (
-            endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}") for pod in pods
-        )
+        found = (endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}") for pod in pods)
         return tuple(endpoint.id for endpoint in found if endpoint is not None)
 
     def _log(self, node: str) -> list[str]:
@@ -174,7 +173,10 @@ class Witnesses:
         command = self.agents[client.node].command(argv_monitor(ids) if ids else ())
         if trouble:
             return Evidence(
-                witness="monitor", where=client.node, command=" ".join(command), finding="; ".join(trouble),
+                witness="monitor",
+                where=client.node,
+                command=" ".join(command),
+                finding="; ".join(trouble),
                 supports=None,
             )
         return monitor_evidence(

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from labctl.model.service import Service
 from labctl.providers.cilium.cluster import Cluster
 
 CONTAINER = "tools"
@@ -35,6 +36,7 @@ def workloads(settings: Cluster) -> str:
     documents = [_namespace(settings), _service_account(settings)]
     documents += [_pod(settings, pod.name, pod.node, dict(pod.labels)) for pod in settings.lab.pods]
     documents += [_helper(settings, node) for node in nodes_with_helper(settings)]
+    documents += [_service(settings, service) for service in settings.lab.services]
     return yaml.safe_dump_all(documents, sort_keys=False)
 
 
@@ -98,6 +100,32 @@ def _helper(settings: Cluster, node: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "containers": [{**_container(settings), "securityContext": {"privileged": True}}],
             "tolerations": [{"operator": "Exists"}],
+        },
+    }
+
+
+def _service(settings: Cluster, service: Service) -> dict[str, Any]:
+    """The endpoints follow from the selector: Kubernetes keeps them."""
+    port: dict[str, Any] = {
+        "port": service.port,
+        "targetPort": service.target_port,
+        "protocol": service.protocol.upper(),
+    }
+    if service.node_port is not None:
+        port["nodePort"] = service.node_port
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service.name,
+            "namespace": settings.namespace,
+            "labels": {LAB_LABEL: settings.lab.name},
+        },
+        "spec": {
+            "type": str(service.type),
+            "clusterIP": str(service.address),
+            "selector": {LAB_LABEL: settings.lab.name, **service.selector},
+            "ports": [port],
         },
     }
 

@@ -150,10 +150,7 @@ class CreateCluster(Act):
     timeout_s: float
 
     def shell(self) -> str:
-        return (
-            f"{' '.join((*self.environment, quoted(self.argv)))}\n"
-            f"chmod 600 {shlex.quote(str(self.kubeconfig))}"
-        )
+        return f"{' '.join((*self.environment, quoted(self.argv)))}\nchmod 600 {shlex.quote(str(self.kubeconfig))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +190,15 @@ class CollectLogs(Act):
             (
                 "agents.txt",
                 (
-                    *kubectl, "-n", "kube-system", "logs", "-l", "k8s-app=cilium", "-c", "cilium-agent", "--prefix",
+                    *kubectl,
+                    "-n",
+                    "kube-system",
+                    "logs",
+                    "-l",
+                    "k8s-app=cilium",
+                    "-c",
+                    "cilium-agent",
+                    "--prefix",
                     "--tail=500",
                 ),
             ),
@@ -226,8 +231,14 @@ class WaitForPods(Act):
         names = quoted((*self.kubectl, "-n", self.namespace, "get", "pods", *self._chosen(), "-o", "name"))
         wait = quoted(
             (
-                *self.kubectl, "-n", self.namespace, "wait", "pod", *(self._chosen() or ("--all",)),
-                "--for=condition=Ready", f"--timeout={self.timeout_s:.0f}s",
+                *self.kubectl,
+                "-n",
+                self.namespace,
+                "wait",
+                "pod",
+                *(self._chosen() or ("--all",)),
+                "--for=condition=Ready",
+                f"--timeout={self.timeout_s:.0f}s",
             )
         )
         missing = shlex.quote(f"{self.what}: not all there")

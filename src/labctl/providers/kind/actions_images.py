@@ -108,6 +108,4 @@ class WriteMirrors(Act):
         return (self.engine, "exec", "-i", node, "sh", "-c", self.script)
 
     def shell(self) -> str:
-        return "\n".join(
-            f"printf '%s' {shlex.quote(self.text)} | {quoted(self.argv(node))}" for node in self.nodes
-        )
+        return "\n".join(f"printf '%s' {shlex.quote(self.text)} | {quoted(self.argv(node))}" for node in self.nodes)

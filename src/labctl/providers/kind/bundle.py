@@ -207,6 +207,7 @@ def _extract(
 
 def _broken(bundle: Path, cause: str) -> UsageError:
     return UsageError(
-        what=f"{bundle} is not a whole bundle", cause=cause,
+        what=f"{bundle} is not a whole bundle",
+        cause=cause,
         remedy="pack it anew where the images are: labctl bundle SCENARIO -o FILE",
     )

@@ -72,16 +72,12 @@ def kind_config(settings: Settings) -> str:
     containerd = [*cluster.containerd_config_patches]
     if cluster.registry_mirrors and settings.kubernetes.series < (1, 32):
         # Node images since kind 0.27 look there by themselves.
-        containerd.append(
-            '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n'
-        )
+        containerd.append('[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n')
     if containerd:
         config["containerdConfigPatches"] = containerd
     workers = len(settings.all_nodes) - len(settings.control_planes)
     roles = ["control-plane"] * len(settings.control_planes) + ["worker"] * workers
-    config["nodes"] = [
-        {"role": role, "image": settings.node_image, "extraMounts": _mounts(settings)} for role in roles
-    ]
+    config["nodes"] = [{"role": role, "image": settings.node_image, "extraMounts": _mounts(settings)} for role in roles]
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=1000)
 
 

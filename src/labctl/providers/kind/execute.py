@@ -246,9 +246,7 @@ def verify_chart(action: VerifyChart) -> None:
             remedy=f'cilium.version: "{chart.version}"',
         )
     refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
-    found = differences(
-        parse_rendered(action.rendered.read_text(encoding="utf-8")), action.wanted, action.user_values
-    )
+    found = differences(parse_rendered(action.rendered.read_text(encoding="utf-8")), action.wanted, action.user_values)
     if found:
         raise UsageError(
             what="the rendered cilium-config does not say what was meant",
@@ -264,6 +262,7 @@ def write_private(path: Path, text: str, mode: int) -> None:
         write_atomically(path, text.encode(), mode=mode)
     except OSError as failed:
         raise StepFailed(
-            what=f"cannot write {path}", cause=os.strerror(failed.errno or 0),
+            what=f"cannot write {path}",
+            cause=os.strerror(failed.errno or 0),
             remedy=remedy_for(str(failed), f"df -h {path.parent}; or another place: XDG_STATE_HOME"),
         ) from failed

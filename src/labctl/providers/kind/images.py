@@ -29,7 +29,6 @@ def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ..
     return (*found, Part(role="chart", reference=reference, digest=digest))
 
 
-
 def digest_of(reference: str, engine: str, commands: Commands) -> str:
     """The digest in the reference itself, else the registry's, else the local image's id; empty when it is not here."""
     if "@" in reference:

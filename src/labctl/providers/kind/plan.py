@@ -106,9 +106,7 @@ def _mode(lab: Lab) -> str:
 
 
 def _refuse_wrong_values(settings: Settings) -> None:
-    refuse_wrong_values(
-        wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source
-    )
+    refuse_wrong_values(wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source)
 
 
 def _look(settings: Settings, engine: str) -> Step:
@@ -196,8 +194,16 @@ def _cluster(settings: Settings, engine: str) -> Step:
                 lab=settings.lab.name,
                 nodes=settings.all_nodes,
                 argv=(
-                    "kind", "create", "cluster", "--name", settings.cluster_name, "--config", str(files.kind_config),
-                    "--kubeconfig", str(files.kubeconfig), "--retain",
+                    "kind",
+                    "create",
+                    "cluster",
+                    "--name",
+                    settings.cluster_name,
+                    "--config",
+                    str(files.kind_config),
+                    "--kubeconfig",
+                    str(files.kubeconfig),
+                    "--retain",
                 ),
                 environment=environment,
                 kubeconfig=files.kubeconfig,
@@ -209,7 +215,10 @@ def _cluster(settings: Settings, engine: str) -> Step:
                 cluster=settings.cluster_name, kubeconfig=files.kubeconfig, folder=files.logs, timeout_s=_QUICK_S
             ),
             DeleteCluster(
-                engine=engine, cluster=settings.cluster_name, lab=settings.lab.name, kubeconfig=files.kubeconfig,
+                engine=engine,
+                cluster=settings.cluster_name,
+                lab=settings.lab.name,
+                kubeconfig=files.kubeconfig,
                 timeout_s=180.0,
             ),
         ),
@@ -261,13 +270,15 @@ def _cilium(settings: Settings) -> Step:
             _apply(settings, settings.files.rendered),
             _wait_for_agents(settings),
             WaitForPods(
-                kubectl=settings.kubectl(), namespace="kube-system", selector=OPERATOR, count=1,
-                what="the Cilium operator", timeout_s=timeout_s,
+                kubectl=settings.kubectl(),
+                namespace="kube-system",
+                selector=OPERATOR,
+                count=1,
+                what="the Cilium operator",
+                timeout_s=timeout_s,
             ),
             Command(
-                argv=settings.kubectl(
-                    "wait", "node", "--all", "--for=condition=Ready", f"--timeout={timeout_s:.0f}s"
-                ),
+                argv=settings.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={timeout_s:.0f}s"),
                 timeout_s=timeout_s + 30,
                 remedy=f"kubectl --kubeconfig {settings.files.kubeconfig} describe nodes",
             ),

@@ -128,7 +128,9 @@ def _tool(commands: Commands, tool: str) -> Probe:
     if version is None:
         said = (asked.error_text or asked.text).strip().splitlines()
         return Probe(
-            name=tool, present=True, found=f"version unknown ({said[0][:60] if said else 'no word'})",
+            name=tool,
+            present=True,
+            found=f"version unknown ({said[0][:60] if said else 'no word'})",
             needed_for=NEEDED_FOR,
         )
     return Probe(
@@ -181,8 +183,12 @@ def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
     text = read("/proc/config.gz") or read(f"/boot/config-{release}")
     if text is None:
         yield Probe(
-            name="kernel options", present=False, found="this kernel does not show them",
-            needed_for="telling beforehand whether Cilium can run", remedy="modprobe configs", required=False,
+            name="kernel options",
+            present=False,
+            found="this kernel does not show them",
+            needed_for="telling beforehand whether Cilium can run",
+            remedy="modprobe configs",
+            required=False,
         )
         return
     options = parse_kernel_config(text)
@@ -199,8 +205,11 @@ def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
     unloaded = [m for option, m in MODULES.items() if options.get(option) == "m" and m not in modules]
     if unloaded:
         yield Probe(
-            name="kernel modules", present=False, found=f"not loaded yet: {', '.join(unloaded)}",
-            needed_for="Cilium (nodes load them from the host)", remedy=f"modprobe -a {' '.join(unloaded)}",
+            name="kernel modules",
+            present=False,
+            found=f"not loaded yet: {', '.join(unloaded)}",
+            needed_for="Cilium (nodes load them from the host)",
+            remedy=f"modprobe -a {' '.join(unloaded)}",
             required=False,
         )
 

@@ -26,11 +26,7 @@ def ranges_of(kind_config: str) -> Ranges:
 def overlapping(wanted: Iterable[IPv4Network], others: Iterable[tuple[str, Ranges]]) -> tuple[str, ...]:
     """Names of the labs whose pods or Services share an address with one of these ranges."""
     ranges = tuple(wanted)
-    return tuple(
-        name
-        for name, theirs in others
-        if any(mine.overlaps(other) for mine in ranges for other in theirs)
-    )
+    return tuple(name for name, theirs in others if any(mine.overlaps(other) for mine in ranges for other in theirs))
 
 
 def settle(lab: Lab, others: Iterable[tuple[str, Ranges]]) -> Lab:
@@ -52,6 +48,7 @@ def moved(lab: Lab, pods: IPv4Network, services: IPv4Network) -> Lab:
     if (pods, services) == (network.pod_cidr, network.service_cidr):
         return lab
     shift = int(pods.network_address) - int(network.pod_cidr.network_address)
+    service_shift = int(services.network_address) - int(network.service_cidr.network_address)
     return replace(
         lab,
         network=replace(network, pod_cidr=pods, service_cidr=services),
@@ -64,6 +61,7 @@ def moved(lab: Lab, pods: IPv4Network, services: IPv4Network) -> Lab:
             for node in lab.nodes
         ),
         pods=tuple(replace(pod, address=pod.address + shift) for pod in lab.pods),
+        services=tuple(replace(service, address=service.address + service_shift) for service in lab.services),
     )
 
 

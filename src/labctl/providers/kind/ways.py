@@ -36,9 +36,7 @@ class KindWays:
         )
 
     def pod(self, pod: PodState, node: str) -> DoorTarget:
-        return DoorTarget(
-            name=pod.name, kind=TargetKind.POD, door=self._door(pod.name), commands=self.commands
-        )
+        return DoorTarget(name=pod.name, kind=TargetKind.POD, door=self._door(pod.name), commands=self.commands)
 
     def capture(self, node: DoorTarget) -> DoorTarget:
         """Where tcpdump sees the node's devices: the node's container if it has tcpdump, else the helper pod, which

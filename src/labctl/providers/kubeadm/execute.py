@@ -87,10 +87,10 @@ class KubeadmExecutor:
     def _play(self, action: Play) -> None:
         settings = self._settings
         documents = join_documents(settings.kubeadm, settings.machines)
+        variables = play_variables(settings, self._family)
+        variables["labctl"]["kubectl_here"] = process.find_program("kubectl") or ""
         try:
-            self._runner.play(
-                action.playbook, inventory(settings.machines, documents), play_variables(settings, self._family)
-            )
+            self._runner.play(action.playbook, inventory(settings.machines, documents), variables)
         except StepFailed as failed:
             waiting = self._waiting_pods() if action.playbook in _WAITS_FOR_PODS else ""
             if not waiting:

@@ -159,6 +159,17 @@ KNOWN: tuple[Known, ...] = (
         "ssh {place} 'systemctl status containerd; sudo crictl info'",
     ),
     _known(
+        r"nothing may be pulled.*has not got (?P<images>[^\n\"]+) \(the sandbox image",
+        "nothing may be pulled, and containerd has not got its sandbox image {images}",
+        "put a pause image into an archive under kubeadm.images.archives, and kubeadm.runtime: {sandboxImage: IMAGE}",
+    ),
+    _known(
+        r"containerd looks for CNI plugins in (?P<there>\S+).* goes to (?P<here>\S+)",
+        "containerd looks for CNI plugins in {there}, Cilium puts its own into {here}, and containerd's "
+        "configuration is to be left alone",
+        "cilium.values: {cni: {binPath: {there}}}, or kubeadm.runtime: {configure: true}",
+    ),
+    _known(
         r"nothing may be pulled.*has not got (?P<images>[^\n\"]+)",
         "nothing may be pulled, and containerd has not got {images}",
         "put them in an archive and name it under kubeadm.images.archives, or kubeadm.images.pull: true",
@@ -177,7 +188,8 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"failed to pull image|ErrImagePull|ImagePullBackOff",
         "an image cannot be had from its registry",
-        "kubeadm.imageRepository: a mirror that the machines reach, or kubeadm.images.archives and pull: false",
+        "kubeadm.offline: true if the images are on the machines; else kubeadm.imageRepository: a mirror "
+        "that they reach, or kubeadm.images.archives",
     ),
     _known(
         r"No package matching|Unable to locate package|Version .* was not found|No match for argument|"

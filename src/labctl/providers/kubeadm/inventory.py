@@ -47,6 +47,7 @@ DIRECTORIES = (
     "/var/lib/cni",
     "/etc/cni/net.d",
     "/opt/cni/bin",
+    "/opt/labctl",
     "/var/run/cilium",
     "/var/lib/cilium",
     "/var/log/pods",
@@ -180,7 +181,7 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "cgroup_driver": str(settings.cgroup_driver),
             "swap": str(settings.swap),
             "kernel_checks": settings.kernel_checks,
-            "kernel_options": ";".join(f"{o.name}:{o.module}:{o.needed_for}" for o in kernel_options(lab.datapath)),
+            "kernel_options": ";".join(option.line for option in kernel_options(lab.datapath)),
             "modules": list(kernel_modules(lab.datapath)),
             "sysctls": SYSCTLS,
             "rp_filter": RP_FILTER if needs_rp_filter_override(cilium) else "",
@@ -189,6 +190,8 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "pod_cidr": str(lab.network.pod_cidr),
             "remove_packages": settings.remove_packages,
             "wait_s": 300,
+            # The executor says where this host has one.
+            "kubectl_here": "",
             "remember": remembered(lab),
         }
     }

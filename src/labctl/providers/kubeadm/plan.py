@@ -101,7 +101,12 @@ def play_variables(settings: Settings, family: str = "Debian") -> dict[str, Any]
         "cilium_manifest": str(settings.files.rendered),
         "pods_manifest": str(settings.files.workloads),
         "namespace": settings.namespace,
+        "images": list(settings.images),
+        "cni_directory": settings.cni_directory,
     }
+    found["labctl"]["remember"]["directories"] = list(
+        dict.fromkeys((*found["labctl"]["remember"]["directories"], settings.cni_directory))
+    )
     return found
 
 

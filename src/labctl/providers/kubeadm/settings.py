@@ -147,6 +147,23 @@ class Settings:
         return Images(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Every image of Cilium and of the pods, which any machine may have to run."""
+        tag, images = f"v{self.cilium_version}", self.cilium_images
+        return (
+            images.agent or f"quay.io/cilium/cilium:{tag}",
+            images.operator or f"quay.io/cilium/operator-generic:{tag}",
+            self.tools_image,
+        )
+
+    @property
+    def cni_directory(self) -> str:
+        """Where Cilium puts its CNI plugin on the machines."""
+        cni = self.cilium.values.get("cni")
+        given = cni.get("binPath") if isinstance(cni, Mapping) else None
+        return str(given or "/opt/cni/bin")
+
+    @property
     def is_local_chart(self) -> bool:
         return bool(self.cilium.chart) and "://" not in self.cilium.chart
 

@@ -29,6 +29,8 @@ from labctl.system.clock import Deadline
 if TYPE_CHECKING:
     from fabric import Connection  # type: ignore[import-untyped]
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/labctl/bin"
+"""sudo's own has no /usr/local/bin on the RHEL family."""
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 5
 _DRAIN_S = 5.0
@@ -262,7 +264,7 @@ class MachineCommands:
         password = self._sudo_password()
         try:
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(shlex.join((*self.become(bool(password)), *argv)))
+            channel.exec_command(shlex.join((*self.become(bool(password)), "env", f"PATH={PATH}", *argv)))
         except (OSError, EOFError, paramiko.SSHException) as failed:
             self.close()
             message = _in_words(failed) or "Connection closed by remote host"

@@ -5,9 +5,11 @@ One script a machine prints `key=value` lines; everything that is wrong on any m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 
 from labctl.errors import LabError, StepFailed, UsageError
 from labctl.model.sections_kubeadm import PackageSource
@@ -27,6 +29,8 @@ echo "kernel=$(uname -r)"
 echo "family=$(. /etc/os-release 2>/dev/null; echo " $ID $ID_LIKE ")"
 [ -d /run/systemd/system ] && echo systemd=yes
 command -v python3 >/dev/null && echo python=yes
+echo "pythonversion=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+for tool in crictl conntrack iptables ip mount nsenter; do command -v $tool >/dev/null || echo "lacks=$tool"; done
 echo "kubeadm=$(kubeadm version -o short 2>/dev/null)"
 echo "kubelet=$(kubelet --version 2>/dev/null)"
 echo "containerd=$(containerd --version 2>/dev/null)"
@@ -49,6 +53,9 @@ class Seen:
     has_python: bool
     installed: Installed
     has_containerd: bool
+    containerd: Version | None
+    python: Version | None
+    lacks: tuple[str, ...]
     mark: str
     is_in_cluster: bool
     devices: tuple[tuple[str, str], ...]
@@ -62,7 +69,7 @@ class Seen:
 def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen:
     """From what `SCRIPT` prints. Unknown lines (a login banner) are passed over."""
     said: dict[str, str] = {}
-    devices = []
+    devices, lacks = [], []
     for line in text.splitlines():
         key, found, value = line.partition("=")
         if not found:
@@ -70,6 +77,8 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen
         if key == "device":
             name, _, address = value.partition(" ")
             devices.append((name.partition("@")[0], address))
+        elif key == "lacks":
+            lacks.append(value.strip())
         else:
             said[key] = value.strip()
     family = f" {said.get('family', '')} "
@@ -84,6 +93,9 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen
             host=node, kubeadm=_version(said.get("kubeadm", "")), kubelet=_version(said.get("kubelet", ""))
         ),
         has_containerd=bool(said.get("containerd")),
+        containerd=_version(said.get("containerd", "").rpartition("containerd ")[2]),
+        python=_version(said.get("pythonversion", "")),
+        lacks=tuple(lacks),
         mark=said.get("mark", ""),
         is_in_cluster="cluster" in said,
         devices=tuple(devices),
@@ -119,6 +131,10 @@ def _judge(settings: Settings, seen: Seen) -> list[Obstacle]:
         found.append((f"{machine.user} is not root there", f"ssh {machine.place} sudo -n id -u  # must print 0"))
     if not seen.has_python:
         found.append(("Ansible needs Python 3", f"ssh {machine.place} sudo apt-get install -y python3"))
+    elif seen.python is not None and seen.python.series < (least := least_python(_ansible_core())):
+        has, wants = (".".join(map(str, series)) for series in (seen.python.series, least))
+        problem = f"its Python is {has}, and ansible-core {_ansible_core()} works with {wants} and later"
+        found.append((problem, 'here: .venv/bin/pip install "ansible-core<2.17"; or a newer python3 on the machine'))
     if not seen.has_systemd:
         found.append(("it does not run systemd", "a machine or VM that does"))
     if seen.mark and seen.mark != settings.lab.name:
@@ -153,7 +169,18 @@ def _judge_versions(settings: Settings, seen: Seen) -> list[tuple[str, str]]:
             found.append((f"{refused.what}: {refused.cause}", refused.remedy))
     source = settings.kubeadm.package_source
     installed = seen.installed
+    if seen.containerd is not None and (problem := cri_problem(asked, seen.containerd)):
+        found.append((problem, "another containerd on the machine, or another kubeadm.kubernetes"))
     if source is PackageSource.INSTALLED:
+        forgiven = settings.kubeadm.ignore_preflight_errors
+        # labctl itself finds the pods by crictl; the others are kubeadm's wish.
+        lacks = [tool for tool in seen.lacks if tool == "crictl" or f"FileExisting-{tool}" not in forgiven]
+        if lacks:
+            waived = ", ".join(("Swap", *(f"FileExisting-{tool}" for tool in lacks if tool != "crictl")))
+            also = f", or kubeadm.ignorePreflightErrors: [{waived}]" if "crictl" not in lacks else ""
+            found.append(
+                (f"nothing may be downloaded, and it has not got {' and '.join(lacks)}", f"install them by hand{also}")
+            )
         missing = [
             name
             for name, there in (
@@ -184,6 +211,32 @@ def _judge_versions(settings: Settings, seen: Seen) -> list[tuple[str, str]]:
         better = nearest(asked, installed)
         found.append((problem, f"--set kubeadm.kubernetes={better}" if better else f"install kubelet {asked}"))
     return found
+
+
+def cri_problem(kubernetes: Version, containerd: Version) -> str:
+    """A kubelet before 1.23 speaks CRI v1alpha2 only, which containerd 2 has not; one since 1.26 speaks v1 only, which
+    came with containerd 1.6."""
+    if kubernetes.series < (1, 23) and containerd.series >= (2, 0):
+        return f"containerd {containerd} does not speak with the kubelet of Kubernetes {kubernetes} (CRI v1alpha2)"
+    if kubernetes.series >= (1, 26) and containerd.series < (1, 6):
+        return f"containerd {containerd} is too old for Kubernetes {kubernetes}, which needs 1.6 (CRI v1)"
+    return ""
+
+
+def least_python(ansible_core: str) -> tuple[int, int]:
+    """The oldest Python on a machine that this ansible-core works with, from its support matrix."""
+    numbers = [int(word) for word in re.findall(r"\d+", ansible_core)[:2]]
+    for since, least in (([2, 20], (3, 9)), ([2, 18], (3, 8)), ([2, 17], (3, 7))):
+        if numbers >= since:
+            return least
+    return (3, 6)
+
+
+def _ansible_core() -> str:
+    try:
+        return metadata.version("ansible-core")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[Seen, ...]:

@@ -48,6 +48,7 @@ TOOLS = (
         needed_for="only labctl plan --shell, and rebuilding the eBPF objects",
         required=False,
     ),
+    Tool(program="python3", package="python3", needed_for="only check connect", required=False),
     Tool(program="clang", package="clang", needed_for="only rebuilding the eBPF objects", required=False),
     Tool(
         program="conntrack",

@@ -1,0 +1,201 @@
+"""The service check: a client connects to Services that the server is a backend of, while every backend is captured.
+
+Needs nothing in the pods but iperf3 and tcpdump. Nothing listens on the backends' port while the connections are made:
+which pod was chosen is seen from the packet that arrives there, and its refusal is the answer. A Service of one backend
+is then used for a real exchange, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from labctl.checks.base import CheckContext
+from labctl.checks.findings import judge_findings
+from labctl.checks.outcome import Judgement, Measured, measure, require_ended, said
+from labctl.checks.raw import RawFiles
+from labctl.checks.served import Service as Server
+from labctl.checks.served import exchange
+from labctl.checks.service_findings import Attempts, Rules, ServiceLook, Transfer, judge_service
+from labctl.errors import MeasureFailed
+from labctl.model.parameters import CheckParameters, ServiceParameters
+from labctl.model.result import CheckResult, Finding, Metric, Verdict
+from labctl.model.service import Protocol, Service
+from labctl.model.signature import Role
+from labctl.path.capture import TapCapture, argv_tcpdump, capturing, last_line
+from labctl.path.frame import Ipv4, Tcp, decode, ip_text
+from labctl.providers.base import Tap
+
+_CONNECT_MS = 3000
+_PER_CONNECTION_S = 4.0
+_SLACK_S = 30.0
+_SETTLE_S = 1.0
+_SYN = 0x02
+_BYTES = "64K"
+_REFUSED = "Connection refused"
+_LOOP = (
+    'n=0; while [ "$n" -lt "$1" ]; do '
+    f'iperf3 -c "$2" -p "$3" -n 1 --connect-timeout {_CONNECT_MS} 2>&1 | tail -n 1; n=$((n+1)); done'
+)
+_RULES = (
+    "for list in iptables-legacy-save iptables-nft-save; do "
+    'if command -v "$list" >/dev/null 2>&1; then echo "#listed-by $list"; "$list" 2>/dev/null; fi; done; true'
+)
+_ACCEPTED = re.compile(r"Accepted connection from ([0-9.]+)")
+
+
+def argv_connections(service: Service, count: int) -> tuple[str, ...]:
+    """`count` connections, one after the other; the last line of each says how it ended."""
+    return ("sh", "-c", _LOOP, "sh", str(count), str(service.address), str(service.port))
+
+
+def parse_connections(text: str, made: int) -> Attempts:
+    """Raises MeasureFailed when it is not one line a connection."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) != made:
+        raise MeasureFailed("iperf3's output cannot be read", f"{len(lines)} lines for {made} connections")
+    refused = sum(_REFUSED in line for line in lines)
+    others = Counter(line.rpartition(": ")[2] for line in lines if _REFUSED not in line)
+    return Attempts(made=made, refused=refused, others=dict(others))
+
+
+def syn_filter(client: str, service: Service) -> str:
+    """The pcap expression for the first packets of the client's connections, translated or not."""
+    return (
+        f"tcp[tcpflags] & tcp-syn != 0 and src host {client} and "
+        f"((dst host {service.address} and dst port {service.port}) or dst port {service.target_port})"
+    )
+
+
+def connections_to(capture: TapCapture, destination: str) -> int:
+    """How many connections to that address the capture has; a first packet that was repeated counts once."""
+    ports: set[int] = set()
+    for record in capture.records():
+        frame = decode(record.frame)
+        if frame is None or not isinstance(frame.network, Ipv4) or not isinstance(frame.transport, Tcp):
+            continue
+        if frame.transport.flags & _SYN and ip_text(frame.network.dst) == destination:
+            ports.add(frame.transport.src_port)
+    return len(ports)
+
+
+def parse_rules(text: str, address: str) -> Rules:
+    """The lines with that address, out of every list of rules that the node could print."""
+    whole = re.compile(rf"(?<![0-9.]){re.escape(address)}(?![0-9.]*[0-9])")
+    listed = tuple(line.split()[1] for line in text.splitlines() if line.startswith("#listed-by "))
+    return Rules(listed_by=listed, lines=tuple(line for line in text.splitlines() if whole.search(line)))
+
+
+def argv_exchange(service: Service) -> tuple[str, ...]:
+    return ("iperf3", "-J", "-c", str(service.address), "-p", str(service.port), "-n", _BYTES)
+
+
+def parse_exchange(client: str, server: str) -> Transfer:
+    """Raises MeasureFailed with iperf3's own words."""
+    try:
+        document = json.loads(client)
+        error = document.get("error")
+        peer = str(document["start"]["connected"][0]["remote_host"])
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as failed:
+        raise MeasureFailed("iperf3's output cannot be read", client.strip()[-200:]) from failed
+    accepted = _ACCEPTED.search(server)
+    if error or accepted is None:
+        raise MeasureFailed("the exchange through the Service failed", str(error or "the server accepted nothing"))
+    return Transfer(peer=peer, seen_from=accepted[1])
+
+
+class ServiceCheck:
+    """Services in front of the pair's server. `sleep` is for tests."""
+
+    kind = "service"
+    tools = ("iperf3", "tcpdump")
+
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return ()
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
+
+    def run(self, context: CheckContext) -> CheckResult:
+        parameters = context.spec.parameters
+        if not isinstance(parameters, ServiceParameters):
+            raise TypeError(f"service cannot run with {type(parameters).__name__}")
+        lab, server = context.open_lab.lab, context.pair.server
+        services = [one for one in lab.services if server in one.backends and one.protocol is Protocol.TCP]
+
+        def body(raw: RawFiles) -> Measured:
+            if not services:
+                reason = f"no TCP Service of the scenario has {server} among its backends"
+                return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=reason), values={})
+            # Asked by itself, so that a pod without it is told from a network that lets nothing through.
+            context.open_lab.target(context.pair.client).run(("iperf3", "--version"), timeout_s=_SLACK_S)
+            findings: list[Finding] = []
+            for service in services:
+                look = self._look(context, raw, service, parameters.connections)
+                findings += judge_service(look, replaces_kube_proxy=lab.datapath.kube_proxy_replacement)
+            return Measured(judgement=judge_findings(findings), values={}, findings=tuple(findings))
+
+        return measure(context, self.metrics(parameters), body)
+
+    def _look(self, context: CheckContext, raw: RawFiles, service: Service, count: int) -> ServiceLook:
+        open_lab, client = context.open_lab, context.pair.client
+        lab, target = open_lab.lab, open_lab.target(client)
+        address = str(lab.pod(client).address)
+        others = [name for name in service.backends if name != client]
+        taps = [_tap(context, Role.CLIENT_ETH0, client), *(_tap(context, Role.SERVER_ETH0, name) for name in others)]
+        expression = syn_filter(address, service)
+        with capturing(taps, expression) as live:
+            argv = argv_connections(service, count)
+            done = target.run(argv, timeout_s=count * _PER_CONNECTION_S + _SLACK_S)
+            self._sleep(_SETTLE_S)
+            captures = live.stop()
+        raw.save_completed(f"connections-{service.name}", done)
+        for capture in captures:
+            raw.save_completed(f"{service.name}-{capture.tap.target.name}", capture.completed, output="pcap")
+        require_ended(done)
+        _require_trustworthy(captures)
+        by_pod = {capture.tap.target.name: capture for capture in captures}
+        node = open_lab.target(lab.pod(client).node)
+        argv_rules = ("sh", "-c", _RULES)
+        listed = raw.save_completed(f"rules-{service.name}", node.run(argv_rules, timeout_s=_SLACK_S))
+        return ServiceLook(
+            service=service,
+            client=client,
+            client_address=address,
+            itself=client if client in service.backends else "",
+            attempts=parse_connections(done.text, count),
+            to_service_on_wire=connections_to(by_pod[client], str(service.address)),
+            at_backends={name: connections_to(by_pod[name], str(lab.pod(name).address)) for name in others},
+            rules=parse_rules(listed.text, str(service.address)),
+            transfer=self._transfer(context, raw, service) if service.backends == (context.pair.server,) else None,
+            capture_command=target.command(argv_tcpdump("eth0", expression)),
+            rules_command=node.command(argv_rules),
+        )
+
+    def _transfer(self, context: CheckContext, raw: RawFiles, service: Service) -> Transfer:
+        listening = ("iperf3", "-s", "-p", str(service.target_port), "--forceflush")
+        server = Server(argv=listening, ready="Server listening")
+        ended = exchange(context, raw, service=server, client_argv=argv_exchange(service), timeout_s=_SLACK_S)
+        return parse_exchange(ended.client.text, ended.server.text)
+
+
+def _tap(context: CheckContext, role: Role, pod: str) -> Tap:
+    return Tap(name=f"{pod}:eth0", role=role, target=context.open_lab.target(pod), interface="eth0")
+
+
+def _require_trustworthy(captures: Sequence[TapCapture]) -> None:
+    """Raises MeasureFailed for a capture that ended badly or lost packets: what it does not show would mean nothing."""
+    for capture in captures:
+        counts = capture.counts
+        if capture.completed.timed_out or counts is None:
+            told = last_line(capture.completed.error_text) or said(capture.completed)
+            raise MeasureFailed(f"the capture on {capture.tap.name} ended badly", f"tcpdump: {told}")
+        if counts.dropped or counts.left_behind:
+            lost = counts.dropped + counts.left_behind
+            raise MeasureFailed(f"the capture on {capture.tap.name} is not complete", f"{lost} packets are missing")

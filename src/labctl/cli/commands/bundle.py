@@ -1,0 +1,55 @@
+"""`labctl bundle SCENARIO -o FILE`: everything that a lab is made from in one file, for hosts without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from labctl.cli.bundles import packing
+from labctl.cli.options import as_json, load_lab, provider_of, provider_option, require_host, set_option
+from labctl.cli.output import emit_json, say
+from labctl.errors import UsageError
+
+
+@click.command("bundle")
+@click.argument("scenario")
+@provider_option
+@set_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
+)
+@as_json
+def command(scenario: str, provider: str | None, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Pack the images and the chart of SCENARIO into FILE, with checksums.
+
+    On the other host: labctl up SCENARIO --provider kind --bundle FILE
+    """
+    from labctl.system.signals import interruptible
+
+    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides)
+    chosen = provider_of(lab)
+    packs = packing(chosen, lab)
+    if output.exists():
+        raise UsageError(what=f"{output} is there already", remedy=f"another name, or: rm {output}")
+    if not output.parent.is_dir():
+        raise UsageError(what=f"there is no directory {output.parent}", remedy=f"mkdir -p {output.parent}")
+    require_host(chosen)
+    with interruptible():
+        parts = packs.pack(lab, output)
+    size_byte = output.stat().st_size
+    if as_json:
+        emit_json(
+            {
+                "apiVersion": "labctl/v1",
+                "kind": "Bundle",
+                "scenario": lab.scenario,
+                "provider": lab.provider,
+                "file": str(output),
+                "sizeByte": size_byte,
+                "parts": [part.record() for part in parts],
+            }
+        )
+        return
+    say(f"{output}: {len(parts)} parts, {size_byte / 1e6:.0f} MB")
+    say(f"on the other host: labctl up {lab.scenario} --provider {lab.provider} --bundle {output.name}")

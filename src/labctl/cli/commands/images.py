@@ -1,0 +1,44 @@
+"""`labctl images SCENARIO`: everything that a lab is made from, with digests."""
+
+from __future__ import annotations
+
+import click
+
+from labctl.cli.options import as_json, load_lab, provider_of, provider_option, set_option
+from labctl.cli.output import emit_json, say, show
+from labctl.providers.base import Packs
+
+
+@click.command("images")
+@click.argument("scenario")
+@provider_option
+@set_option
+@as_json
+def command(scenario: str, provider: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List every image and the chart of SCENARIO. A digest is shown where this host knows it."""
+    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides)
+    chosen = provider_of(lab)
+    parts = chosen.images(lab) if isinstance(chosen, Packs) else ()
+    if as_json:
+        emit_json(
+            {
+                "apiVersion": "labctl/v1",
+                "kind": "Images",
+                "scenario": lab.scenario,
+                "provider": lab.provider,
+                "parts": [part.record() for part in parts],
+            }
+        )
+        return
+    if not parts:
+        say(f"the provider {chosen.name} needs no images: {chosen.statement}")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("reference", overflow="fold")
+    table.add_column("digest", overflow="fold")
+    for part in parts:
+        table.add_row(part.role, part.reference, part.digest or "not on this host")
+    show(table)

@@ -1,0 +1,165 @@
+"""From labs and options to what a comparison is asked: refused in words before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labctl.checks.base import Check
+from labctl.compare.fail_if import candidates, named_by, parse_threshold
+from labctl.compare.sequential import looks
+from labctl.compare.verdict import FEWEST_PAIRS
+from labctl.engine.asked import Asked, Reference
+from labctl.engine.sides import (
+    KEYS,
+    LabSide,
+    common_pairs,
+    compared_specs,
+    declared_metrics,
+    overlapping,
+    sides_of,
+    work_of,
+)
+from labctl.engine.switching import Strategy, choose
+from labctl.errors import UsageError
+from labctl.model.comparison import Look
+from labctl.model.lab import CheckSpec, Lab, Pair, Placement
+from labctl.model.parameters import CompareParameters
+from labctl.providers.base import Provider
+
+SEQUENTIAL_BLOCKS = 4
+"""How many times the blocks of `--rounds` a comparison with `until` has at most, unless it is told."""
+FEWEST_SEQUENTIAL = 8
+"""With the 1.25 % that the first of three looks has, no interval of fewer pairs can reach its level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line or the matrix file says beside the scenarios.
+
+    `until` is half the width (relative) that the primary intervals should have; `most_rounds` bounds it.
+    """
+
+    seed: int
+    token: str
+    placements: tuple[Placement, ...] = ()
+    reference: bool = False
+    until: float | None = None
+    most_rounds: int | None = None
+    fail_if: tuple[str, ...] = ()
+    strategy: Strategy = Strategy.AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, and the labs and checks with which it is answered."""
+
+    asked: Asked
+    sides: tuple[LabSide, ...]
+    specs: tuple[CheckSpec, ...]
+
+
+def ask(
+    labs: Sequence[Lab],
+    providers: Mapping[str, Provider],
+    checks: Mapping[str, Check],
+    parameters: CompareParameters,
+    options: Options,
+) -> Question:
+    """Raises UsageError when the labs cannot be compared so, or when a threshold names nothing that is measured."""
+    if not 2 <= len(labs) <= len(KEYS):
+        raise UsageError(
+            what=f"a comparison has 2 to {len(KEYS)} sides, not {len(labs)}", remedy="labctl compare legacy bpf"
+        )
+    specs = compared_specs(labs, parameters)
+    pairs = _placed(common_pairs(labs), options.placements)
+    references = _references(labs, pairs) if options.reference else ()
+    turns = choose(labs, providers, options.strategy)
+    sides = sides_of(labs, providers, options.token, turns)
+    work = work_of(specs, [*pairs, *_once(reference.pair() for reference in references)])
+    rounds = parameters.rounds
+    planned: tuple[Look, ...] = ()
+    rebuilds = 1 if rounds >= FEWEST_PAIRS else 0
+    if options.until is not None:
+        first = max(rounds, FEWEST_SEQUENTIAL)
+        rounds = max(first, options.most_rounds or SEQUENTIAL_BLOCKS * first)
+        planned = looks(first, rounds)
+        rebuilds = round(2 * rounds / first) - 1
+    asked = Asked(
+        sides=tuple(side.described() for side in sides),
+        token=options.token,
+        seed=options.seed,
+        rounds=rounds,
+        rebuilds=rebuilds,
+        work=work,
+        together=tuple(sorted(overlapping(checks, specs))),
+        checks=declared_metrics(checks, specs),
+        parameters=parameters,
+        references=references,
+        until=options.until,
+        looks=planned,
+        fail_if=options.fail_if,
+        takes_turns=turns.takes_turns,
+    )
+    require_thresholds(asked, pairs)
+    return Question(asked=asked, sides=sides, specs=specs)
+
+
+def require_thresholds(asked: Asked, pairs: Sequence[Pair]) -> None:
+    """Raises UsageError for a threshold that cannot be read or that names nothing that will be measured."""
+    among = candidates(asked.checks, [pair.placement for pair in pairs])
+    for text in asked.fail_if:
+        named_by(parse_threshold(text), among)
+
+
+def again(asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provider]) -> Question:
+    """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest."""
+    sides = tuple(
+        LabSide(key=side.key, lab=labs[side.key], provider=providers[labs[side.key].provider]) for side in asked.sides
+    )
+    return Question(asked=asked, sides=sides, specs=compared_specs([side.lab for side in sides], asked.parameters))
+
+
+def without_token(asked: Asked) -> Asked:
+    """What was asked less what is different each time: the names of the labs, the seed."""
+    sides = tuple(replace(side, lab="") for side in asked.sides)
+    return replace(asked, token="", seed=0, sides=sides)
+
+
+def _placed(pairs: Sequence[Pair], placements: Sequence[Placement]) -> tuple[Pair, ...]:
+    chosen = tuple(pair for pair in pairs if not placements or pair.placement in placements)
+    if not chosen:
+        raise UsageError(
+            what=f"the scenarios have no {' or '.join(placements)} pair in common",
+            cause=f"they have: {', '.join(f'{pair.name} ({pair.placement})' for pair in pairs)}",
+            remedy="take other placements, or give the scenarios such a pair",
+        )
+    return chosen
+
+
+def _references(labs: Sequence[Lab], pairs: Sequence[Pair]) -> tuple[Reference, ...]:
+    """For each pair across nodes, the nodes of its pods: the same in every lab."""
+    found = []
+    for pair in pairs:
+        if pair.placement is not Placement.CROSS_NODE:
+            continue
+        between = {(lab.pod(pair.client).node, lab.pod(pair.server).node) for lab in labs}
+        if len(between) > 1:
+            raise UsageError(
+                what=f"there is no common reference for {pair.name}",
+                cause="its pods are on other nodes in each scenario",
+                remedy="leave out --reference, or put the pods on the same nodes",
+            )
+        client, server = between.pop()
+        found.append(Reference(client=pair.client, server=pair.server, client_node=client, server_node=server))
+    if not found:
+        raise UsageError(
+            what="--reference needs a pair across nodes",
+            cause="the reference is what the wire between two nodes gives",
+            remedy="leave it out, or compare scenarios with a cross-node pair",
+        )
+    return tuple(found)
+
+
+def _once(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    return tuple(dict.fromkeys(pairs))
