@@ -39,10 +39,12 @@ def main() -> int:
     wrong = sum(bool(trial["differences"]) for trial in trials)
     judged = [row for trial in trials for row in trial["rows"].values() if row["verdict"] != "refused"]
     covering = sum(row["low"] <= 0 <= row["high"] for row in judged)
+    able = sum("too-few-rounds" not in {warning["kind"] for warning in each["warnings"]} for each in documents)
     result = {
         "scenario": given.scenario,
         "comparisons": len(trials),
         "withADifference": wrong,
+        "thatCouldHaveFoundOne": able,
         "judgedRows": len(judged),
         "intervalsThatCoverZero": covering,
         "warnings": warnings_of(documents),
@@ -50,8 +52,10 @@ def main() -> int:
     }
     path = store("noise_floor", given, documents[0]["environment"], result)
     print(f"{wrong} of {len(trials)} comparisons found a difference; {covering} of {len(judged)} intervals cover 0")
+    if able < len(trials):
+        print(f"only {able} of {len(trials)} had enough blocks for any difference word: take more --rounds")
     print(path)
-    return 1 if wrong > max(1, len(trials) // 20) or not judged else 0
+    return 1 if wrong > max(1, len(trials) // 20) or not judged or not able else 0
 
 
 if __name__ == "__main__":

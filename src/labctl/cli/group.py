@@ -6,14 +6,14 @@ Subcommands are imported when they are called, so that `labctl --help` costs an 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 
 import click
 
 from labctl import __version__
-from labctl.errors import LabError
+from labctl.cli.output import reader_gone
+from labctl.errors import LabError, NeedsRoot
 
 # name → (module in labctl.cli.commands, the line that `labctl --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -22,9 +22,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("list_labs", "The labs on this host."),
     "status": ("status", "What a lab is, and which mode is in force."),
     "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
+    "images": ("images", "The images and the chart that a lab is made from."),
+    "bundle": ("bundle", "Pack them into one file, for hosts without a network."),
     "validate": ("validate", "Check scenario files without building anything."),
     "check": ("check", "Run a lab's checks and judge them."),
     "compare": ("compare", "Measure scenarios against each other, interleaved."),
+    "trace": ("trace", "The whole way of a packet between two pods, hop by hop."),
+    "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
+    "matrix": ("matrix", "Measure what a file says, and go on after an interruption."),
+    "runs": ("runs", "The runs on disk, and how they ended."),
+    "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),
     "doctor": ("doctor", "What this host has and lacks, with the command that mends it."),
     "schema": ("schema", "The JSON Schema of scenario files."),
@@ -54,8 +61,7 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else " 'labctl --help' lists the commands."
-            ctx.fail(f"there is no command '{args[0]}'.{hint}")
+            ctx.fail(f"there is no command '{args[0]}'" + (f": did you mean '{near[0]}'?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -91,26 +97,53 @@ def run(args: list[str]) -> int:
     try:
         code = labctl.main(args=args, prog_name="labctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except NeedsRoot as error:
+        from labctl.cli.options import as_root
+
+        _show(NeedsRoot(error.what, error.cause, as_root()).lines(), verbose)
+        return error.exit_code
     except LabError as error:
         _show(error.lines(), verbose)
         return error.exit_code
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        bare.show()
+        return 2
     except click.ClickException as wrong:
-        wrong.show()
+        _show(_usage(wrong), verbose)
         return 2
     except (click.Abort, KeyboardInterrupt):
         _show(("interrupted",), verbose)
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`labctl plan bpf --shell | head`): that is its right.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as left:
+        # click and rich leave with 1, which means that a check failed, when the reader of our output went away
+        # (`labctl plan bpf --shell | head`): that is its right.
+        if not isinstance(left.__context__, OSError):
+            raise
+        reader_gone()
         return 0
     except Exception as bug:
         # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
         traceback.print_exc()
         click.echo(f"error: labctl itself failed: {type(bug).__name__}: {bug}", err=True)
         return LabError.exit_code
+
+
+def _usage(wrong: click.ClickException) -> tuple[str, ...]:
+    """What click found wrong with the command line, in the words of every other error."""
+    message = wrong.format_message().rstrip(".")
+    context = wrong.ctx if isinstance(wrong, click.UsageError) else None
+    told = context is None or message.endswith("?")
+    return (
+        f"error: {message[:1].lower()}{message[1:]}",
+        *(() if told or context is None else (f"  why: usage: {context.command_path} {_pieces(context)}",)),
+        f"  try: {context.command_path if context else 'labctl'} --help",
+    )
+
+
+def _pieces(context: click.Context) -> str:
+    return " ".join(context.command.collect_usage_pieces(context))
 
 
 def _show(lines: tuple[str, ...], verbose: bool) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from labctl.errors import HostLacks, UsageError
+from labctl.errors import HostLacks, LabError, NeedsRoot, UsageError
 from labctl.model.lab import Lab
-from labctl.providers.base import Provider
+from labctl.providers.base import Provider, RunningLab
+
+ROOT = "root"
+"""How providers call the probe for this right."""
+
+PARTS_NAMED = 3
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,39 +62,92 @@ def provider_of(lab: Lab) -> Provider:
 def require_host(provider: Provider) -> None:
     """Raises HostLacks with everything that is missing and required, and what mends it."""
     missing = [probe for probe in provider.probes() if probe.required and not probe.present]
-    if missing:
-        raise HostLacks(
-            what=f"this host cannot run {provider.name} labs: it lacks {', '.join(p.name for p in missing)}",
-            cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in missing),
-            remedy=" && ".join(dict.fromkeys(p.remedy for p in missing if p.remedy)),
-        )
+    if not missing:
+        return
+    others = [probe for probe in missing if probe.name != ROOT]
+    if not others:
+        raise NeedsRoot(what=f"building {provider.name} labs needs root", cause=f"this is {missing[0].found}")
+    raise HostLacks(
+        what=f"this host cannot run {provider.name} labs: it lacks {', '.join(p.name for p in missing)}",
+        cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in missing),
+        remedy=" && ".join(dict.fromkeys(p.remedy for p in others if p.remedy)),
+    )
+
+
+def as_root() -> str:
+    """This command line with sudo before it. sudo has its own PATH, so labctl is named by its place."""
+    launcher = Path(__file__).resolve().parents[3] / "labctl"
+    program = str(launcher) if os.access(launcher, os.X_OK) else shutil.which("labctl") or sys.argv[0]
+    return shlex.join(["sudo", program, *sys.argv[1:]])
 
 
 def find_lab(name: str) -> tuple[Lab, Provider]:
     """A running lab, whole, by its name. Raises UsageError that names what is up, or what is missing of it."""
     from labctl import app
-    from labctl.engine.lifecycle import find
+    from labctl.engine.lifecycle import being_built, find
 
     found = find(app.providers(), name)
     if found is None:
         raise unknown_lab(name, app.providers())
     running = found.running
+    if running.is_being_built:
+        raise being_built(name)
     if running.lab is None or not running.is_whole:
         raise UsageError(
             what=f"lab {name} is only half there",
-            cause=f"missing: {', '.join(running.missing) or 'its record'}",
+            cause=f"missing: {_missing_parts(running)}",
             remedy=f"labctl down {name}, then labctl up {running.scenario or 'SCENARIO'}",
         )
     return running.lab, found.provider
 
 
+def _missing_parts(running: RunningLab) -> str:
+    """What a half-built lab lacks; of many parts the first few."""
+    parts = running.missing or ("its record",)
+    more = f" and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else ""
+    return ", ".join(parts[:PARTS_NAMED]) + more
+
+
+def discover_all(providers: Iterable[Provider]) -> tuple[list[tuple[RunningLab, Provider]], list[LabError]]:
+    """Every lab that can be seen, and what providers said that may not look."""
+    found: list[tuple[RunningLab, Provider]] = []
+    refused: list[LabError] = []
+    for provider in providers:
+        try:
+            found += [(running, provider) for running in provider.discover()]
+        except LabError as error:
+            refused.append(error)
+    return found, refused
+
+
+def names_up(providers: Iterable[Provider]) -> list[str]:
+    """The names of all labs that can be seen, sorted."""
+    return sorted(running.name for running, _ in discover_all(providers)[0])
+
+
+def sought_lab(name: str, providers: Iterable[Provider]) -> tuple[RunningLab, Provider] | None:
+    """A lab that this host has no record of, and other machines may carry the mark of."""
+    from labctl.providers.base import Seeks
+
+    for provider in providers:
+        if isinstance(provider, Seeks) and (found := provider.seek(name)) is not None:
+            return found, provider
+    return None
+
+
 def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
     import difflib
 
-    up = sorted(running.name for provider in providers for running in provider.discover())
+    from labctl.loading import scenario_names
+
+    up = names_up(providers)
     near = difflib.get_close_matches(name, up, n=1)
+    if near:
+        remedy = f"did you mean '{near[0]}'?"
+    else:
+        remedy = f"labctl up {name}" if name in scenario_names() else "labctl list"
     return UsageError(
-        what=f"no lab named {name} is up",
+        what=f"no lab named '{name}' is up",
         cause=f"up are: {', '.join(up)}" if up else "no lab is up",
-        remedy=f"did you mean {near[0]}?" if near else f"labctl up {name}",
+        remedy=remedy,
     )

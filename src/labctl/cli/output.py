@@ -1,25 +1,64 @@
-"""Writing to stdout: one JSON document, or text."""
+"""Writing to stdout: one JSON document, or text. A reader who goes away (`labctl list | true`) changes no verdict."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+
+WIDTH_WITHOUT_TERMINAL = 100
 
 
 def emit_json(document: object) -> None:
     """Exactly one JSON document on stdout."""
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    emit(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def emit(text: str, *, nl: bool = True) -> None:
+    """Text as it is: what a person may paste or a program may read is never wrapped."""
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        reader_gone()
+
+
+def say(text: str) -> None:
+    """A sentence for people, wrapped between words where there is a terminal to wrap for."""
+    width = screen_width()
+    emit(textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False) if width else text)
+
+
+def screen_width() -> int:
+    """The width of the terminal; 0 when stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def show(*parts: RenderableType) -> None:
+    """Tables and other renderables."""
+    screen = console()
+    try:
+        for part in parts:
+            screen.print(part)
+    except (BrokenPipeError, SystemExit):  # rich exits on a broken pipe, with the code that means that a check failed
+        reader_gone()
 
 
 def console() -> Console:
     """A terminal for tables: as wide as the window, 100 columns where there is none."""
-    import shutil
-
     from rich.console import Console
 
-    return Console(width=shutil.get_terminal_size((100, 24)).columns, highlight=False, soft_wrap=False)
+    width = shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns
+    return Console(width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def reader_gone() -> None:
+    """From here on what is written to stdout goes nowhere; the command goes on to the exit code that it has earned."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

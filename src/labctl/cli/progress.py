@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from types import TracebackType
@@ -19,11 +20,15 @@ from labctl.engine.events import (
     StepDone,
     StepStarted,
     Undoing,
+    Working,
 )
 from labctl.model.result import Verdict
 
 # Beyond this many steps only every tenth of the way is told, so that a lab of 1,000 pods does not scroll by.
 MANY_STEPS = 40
+# A step that took less is told without its time.
+SLOW_S = 1.0
+_INDENT = " " * 6
 
 
 class Progress:
@@ -34,6 +39,9 @@ class Progress:
         self._rewrites = sys.stderr.isatty()
         self._pending = False
         self._block = ""
+        self._step = ""
+        self._is_told = False
+        self._unread = False
 
     def __enter__(self) -> Progress:
         return self
@@ -48,18 +56,25 @@ class Progress:
             return
         match event:
             case BuildStarted():
-                self._say(f"building {event.lab}: {event.steps} steps")
+                self._working(f"building {event.lab}: {event.steps} steps")
             case StepStarted():
-                if self._rewrites or self._tells_step(event):
-                    self._working(f"[{event.number}/{event.steps}] {event.title}")
+                self._step = f"[{event.number}/{event.steps}] "
+                self._is_told = not self._rewrites and self._tells_step(event)
+                if self._rewrites or self._is_told:
+                    self._working(f"{self._step}{event.title}")
+            case Working():
+                self._within(event)
             case StepDone():
-                pass
+                if event.duration_s >= SLOW_S:
+                    took = _seconds(event.duration_s)
+                    self._say(f"{_INDENT}done in {took}" if self._is_told else f"{self._step}{event.title}  {took}")
+                self._step = ""
             case BuildDone():
-                self._say(f"built {event.lab} in {event.duration_s:.2f} s")
+                self._say(f"built {event.lab} in {_total(event.duration_s)}")
             case Undoing():
                 self._say(f"{event.lab}: undoing {event.steps} steps: {event.because}")
             case Removed():
-                self._say(f"removed {event.lab} in {event.duration_s:.2f} s")
+                self._say(f"removed {event.lab} in {_total(event.duration_s)}")
             case CheckStarted():
                 self._working(f"{self._block}{event.lab}: {event.check} {event.client} → {event.server}")
             case CheckDone():
@@ -82,6 +97,15 @@ class Progress:
             case Note():
                 self._say(f"note: {event.text}")
 
+    def _within(self, event: Working) -> None:
+        """A terminal shows what is being done; a log keeps what was done, with its time where that was long."""
+        if event.duration_s is None:
+            if self._rewrites:
+                self._working(f"{self._block}{self._step}{event.text}")
+        elif not self._rewrites and not self._block:
+            took = f"  {_seconds(event.duration_s)}" if event.duration_s >= SLOW_S else ""
+            self._write(f"{_INDENT}{event.text}{took}\n")
+
     @staticmethod
     def _tells_step(event: StepStarted) -> bool:
         return event.steps <= MANY_STEPS or event.number % max(1, event.steps // 10) == 0
@@ -90,19 +114,36 @@ class Progress:
         """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are told."""
         if self._rewrites:
             width = shutil.get_terminal_size((80, 24)).columns - 1
-            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+            self._write(f"\r\x1b[K{text[:width]}")
             self._pending = True
         elif not self._block:
-            print(text, file=sys.stderr, flush=True)
+            self._write(text + "\n")
 
     def _say(self, text: str) -> None:
         self._clear()
-        print(text, file=sys.stderr, flush=True)
+        self._write(text + "\n")
 
     def _clear(self) -> None:
         if self._pending:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._write("\r\x1b[K")
             self._pending = False
+
+    def _write(self, text: str) -> None:
+        """Work goes on when nobody reads its progress any more (`labctl up bpf 2>&1 | head -1`)."""
+        if not self._unread:
+            try:
+                print(text, end="", file=sys.stderr, flush=True)
+            except OSError:
+                self._unread = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _total(duration_s: float) -> str:
+    return f"{duration_s:.2f} s" if duration_s < 10 else _seconds(duration_s)
+
+
+def _seconds(duration_s: float) -> str:
+    return f"{duration_s:.1f} s" if duration_s < 100 else _duration(duration_s)
 
 
 def _duration(seconds: float) -> str:

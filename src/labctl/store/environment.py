@@ -92,52 +92,6 @@ def fingerprint(run_text: RunText, root: Path = Path("/")) -> Environment:
     return replace(read_environment(root), versions=read_versions(run_text))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuTicks:
-    """Clock ticks over all CPUs since boot: those that the hypervisor gave to others, and all."""
-
-    steal: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pressure:
-    """Counters since boot that tell, as a difference of two readings, how busy the machine was with other things.
-
-    `cpu_some_us` is PSI: microseconds in which a task that could run waited for a CPU. None: the kernel does not tell.
-    """
-
-    at_s: float
-    cpu_some_us: int | None
-    ticks: CpuTicks | None
-
-    def cpu_pressure_share(self, earlier: Pressure) -> float | None:
-        """The share of the time between two readings in which somebody waited for a CPU."""
-        elapsed_s = self.at_s - earlier.at_s
-        if self.cpu_some_us is None or earlier.cpu_some_us is None or elapsed_s <= 0:
-            return None
-        return (self.cpu_some_us - earlier.cpu_some_us) / 1e6 / elapsed_s
-
-    def steal_share(self, earlier: Pressure) -> float | None:
-        """The share of all CPU time between two readings that was given to others."""
-        if self.ticks is None or earlier.ticks is None or self.ticks.total <= earlier.ticks.total:
-            return None
-        return (self.ticks.steal - earlier.ticks.steal) / (self.ticks.total - earlier.ticks.total)
-
-
-def read_pressure(at_s: float, root: Path = Path("/")) -> Pressure:
-    """The counters now; `at_s` is the monotonic clock's reading (`system.clock.monotonic_s()`)."""
-    waited = re.search(r"^some .*\btotal=(\d+)", _text(root / "proc/pressure/cpu"), re.MULTILINE)
-    # user nice system idle iowait irq softirq steal guest guest_nice; guest is part of user already (proc(5)).
-    cpu = re.search(r"^cpu +((?:\d+ ?)+)", _text(root / "proc/stat"), re.MULTILINE)
-    ticks = [int(word) for word in cpu.group(1).split()][:8] if cpu else []
-    return Pressure(
-        at_s=at_s,
-        cpu_some_us=int(waited.group(1)) if waited else None,
-        ticks=CpuTicks(steal=ticks[7], total=sum(ticks)) if len(ticks) == 8 else None,
-    )
-
-
 def _text(path: Path) -> str:
     """The file's text without surrounding white space; empty when it cannot be read."""
     try:

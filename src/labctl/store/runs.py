@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -26,7 +27,6 @@ from pathlib import Path
 from labctl import __version__
 from labctl.errors import Interrupted, LabError, UsageError
 from labctl.model.comparison import Environment
-from labctl.model.lab import Lab
 from labctl.store.disk import told
 from labctl.store.encoding import json_document, plain
 from labctl.store.environment import read_environment
@@ -54,7 +54,7 @@ class Run:
         self._manifest = manifest
         self._journal = JournalWriter(path / JOURNAL_FILE)
         self._unsynced: list[Path] = []
-        self._sinks = _last_raw_number(path)
+        self._sinks = itertools.count(_last_raw_number(path) + 1)  # threads ask for sinks at the same time
 
     @property
     def id(self) -> str:
@@ -71,8 +71,7 @@ class Run:
 
     def sink(self, name: str) -> RawDirectory:
         """The place for the raw files of one check run: a new directory `raw/NUMBER-NAME` at every call."""
-        self._sinks += 1
-        return RawDirectory(self.path, f"{self._sinks:04d}-{safe_name(name)}", self._unsynced.append)
+        return RawDirectory(self.path, f"{next(self._sinks):04d}-{safe_name(name)}", self._unsynced.append)
 
     def settle(self, settings: Mapping[str, object]) -> None:
         """Adds what the command decided (seed, order, rounds) to `run.json`."""
@@ -113,14 +112,15 @@ def create_run(
     *,
     kind: str,
     name: str,
-    labs: Mapping[str, Lab],
+    labs: Mapping[str, object],
     settings: Mapping[str, object] | None = None,
     environment: Environment | None = None,
     argv: Sequence[str] | None = None,
 ) -> Iterator[Run]:
     """A new run in `runs_dir`, ended when the context is left: complete, interrupted or failed by how it is left.
 
-    Without `environment`, what files tell of this machine is recorded. Raises LabError when the disk refuses.
+    `labs` are the resolved labs by side, as `planning.record.lab_to_json` gives them. Without `environment`, what files
+    tell of this machine is recorded. Raises LabError when the disk refuses.
     """
     started = datetime.now(UTC)
     with told(runs_dir):

@@ -240,6 +240,30 @@ def test_pressure_and_steal_above_their_limits_are_warned_of_and_below_are_not()
     assert kinds(compared(noise=(quiet, loud))) == [CautionKind.CPU_PRESSURE, CautionKind.STEAL]
 
 
+def test_pressure_that_we_make_ourselves_is_no_warning_and_neighbours_are() -> None:
+    """On two CPUs a client, a server and the stack between them wait for each other in every block."""
+    ours = Noise(block=1, cpu_pressure_share=0.9, neighbours_share=0.05)
+    theirs = Noise(block=2, cpu_pressure_share=0.9, neighbours_share=0.3)
+    assert kinds(compared(noise=(ours, ours))) == []
+    found = compared(noise=(ours, theirs)).cautions
+    assert [caution.kind for caution in found] == [CautionKind.NEIGHBOURS]
+    assert found[0].facts == {"blocks": 1, "of": 2, "most": 0.3, "limit": 0.05}
+
+
+def test_neighbours_that_nobody_waits_for_are_no_warning() -> None:
+    """A machine with CPUs to spare."""
+    assert kinds(compared(noise=(Noise(block=1, cpu_pressure_share=0.1, neighbours_share=0.3),))) == []
+    assert kinds(compared(noise=(Noise(block=1, neighbours_share=0.3),))) == [CautionKind.NEIGHBOURS]
+
+
+def test_a_frequency_that_moves_by_more_than_a_tenth_is_warned_of() -> None:
+    def at(*frequencies_hz: float) -> list[CautionKind]:
+        return kinds(compared(noise=[Noise(block=n, frequency_hz=f) for n, f in enumerate(frequencies_hz, start=1)]))
+
+    assert at(2.0e9, 2.19e9) == []
+    assert at(2.0e9, 2.21e9) == [CautionKind.FREQUENCY]
+
+
 def test_differences_that_drift_are_warned_of() -> None:
     plan = schedule(("a", "b"), WORK, 12, seed=7)
     runs = [

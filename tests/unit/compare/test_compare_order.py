@@ -79,6 +79,24 @@ def test_what_cannot_be_compared_is_refused(sides: tuple[str, ...], work: tuple[
         schedule(sides, work, rounds, seed=1)
 
 
+def test_runs_of_a_check_that_belongs_together_stand_next_to_each_other_in_random_order() -> None:
+    plan = schedule(("a", "b"), WORK, 30, seed=5, together=("ping",))
+    orders = set()
+    for block in plan.blocks:
+        positions = [run.position for run in block if run.item.check == "ping"]
+        assert positions == list(range(positions[0], positions[0] + len(positions)))
+        assert len(block) == 2 * len(WORK)
+        orders.add(tuple(run.side for run in block if run.item.check == "ping"))
+    assert len(orders) > 3
+
+
+def test_a_recorded_seed_gives_the_recorded_turns() -> None:
+    """Recorded once, as the order of sides that stand side by side is."""
+    plan = schedule(("a", "b"), WORK[:2], 3, seed=7, rebuilds=2, takes_turns=True)
+    assert plan.text() == RECORDED_TURNS
+    assert plan.first(2).takes_turns
+
+
 RECORDED = """\
 build: b, a
 block 1: b iperf client→near; b ping client→near; a ping client→far; a iperf client→far; \
@@ -86,3 +104,9 @@ b iperf client→far; b ping client→far; a iperf client→near; a ping client�
 rebuild: a, b
 block 2: a ping client→near; a ping client→far; b ping client→near; b ping client→far; \
 a iperf client→near; b iperf client→near; a iperf client→far; b iperf client→far"""
+
+RECORDED_TURNS = """\
+build: b
+block 1: b ping client→far; b ping client→near; switch to a; a ping client→far; a ping client→near
+block 2: a ping client→near; a ping client→far; switch to b; b ping client→near; b ping client→far
+block 3: b ping client→near; b ping client→far; switch to a; a ping client→near; a ping client→far"""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.store.environment import CpuTicks, Pressure, fingerprint, read_environment, read_pressure, read_versions
+from labctl.store.environment import fingerprint, read_environment, read_versions
 
 # First lines as printed on Debian 12.
 SAID = {
@@ -97,7 +97,6 @@ def test_an_empty_machine_is_told_as_unknown_and_not_guessed(tmp_path: Path) -> 
     found = read_environment(tmp_path)
     assert (found.kernel, found.cpu_model, found.cpus, found.memory_byte) == ("unknown", "unknown", 0, 0)
     assert found.sysctls == found.settings == {}
-    assert read_pressure(1.0, tmp_path) == Pressure(at_s=1.0, cpu_some_us=None, ticks=None)
 
 
 def test_the_kernel_config_is_read_from_boot_where_the_kernel_does_not_show_it(machine: Path) -> None:
@@ -114,23 +113,6 @@ def test_a_broken_kernel_config_is_left_out(machine: Path) -> None:
 def test_an_arm_machine_is_named_by_its_part_numbers(machine: Path) -> None:
     put(machine, "proc/cpuinfo", "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
     assert read_environment(machine).cpu_model == "CPU implementer 0x41 CPU part 0xd0c"
-
-
-def test_pressure_and_steal_are_shares_of_the_time_between_two_readings(machine: Path) -> None:
-    earlier = read_pressure(10.0, machine)
-    assert earlier == Pressure(at_s=10.0, cpu_some_us=5_000_000, ticks=CpuTicks(steal=20, total=1000))
-    put(machine, "proc/pressure/cpu", "some avg10=0.00 avg60=1.00 avg300=0.00 total=5500000\n")
-    put(machine, "proc/stat", "cpu  150 0 50 810 10 0 20 40 5 0\n")
-    later = read_pressure(12.0, machine)
-    assert later.cpu_pressure_share(earlier) == pytest.approx(0.25)
-    assert later.steal_share(earlier) == pytest.approx(20 / 80)
-
-
-def test_shares_are_unknown_where_the_kernel_does_not_tell_or_no_time_went_by(machine: Path) -> None:
-    now = read_pressure(10.0, machine)
-    silent = Pressure(at_s=9.0, cpu_some_us=None, ticks=None)
-    assert now.cpu_pressure_share(silent) is now.steal_share(silent) is None
-    assert now.cpu_pressure_share(now) is now.steal_share(now) is None
 
 
 def test_this_machine_can_be_read() -> None:

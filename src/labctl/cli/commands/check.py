@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, require_host, runs_dir_option, scenario_options
-from labctl.cli.output import console, emit_json
+from labctl.cli.output import emit, emit_json, say, show
 from labctl.cli.progress import Progress
 from labctl.errors import MeasureFailed, NotInForce, UsageError
 from labctl.model.lab import CheckSpec, Lab
+from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import Provider
@@ -36,11 +37,12 @@ def command(
 ) -> int:
     """Run the checks of a lab that is up; a scenario that is not up is built, checked and removed."""
     from labctl import app
-    from labctl.engine.build import build, remove
+    from labctl.engine.build import built
     from labctl.engine.check_run import check_lab
+    from labctl.planning.record import lab_to_json
     from labctl.report.check import check_view
     from labctl.report.json import check_document
-    from labctl.report.status import mode_table
+    from labctl.report.status import evidence_view, in_force
     from labctl.store.runs import create_run
     from labctl.system.signals import interruptible
 
@@ -49,11 +51,10 @@ def command(
     require_host(chosen)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
-        run = stack.enter_context(create_run(runs_dir, kind="check", name=lab.name, labs={"lab": lab}))
+        run = stack.enter_context(create_run(runs_dir, kind="check", name=lab.name, labs={"lab": lab_to_json(lab)}))
         stack.enter_context(interruptible())
         if not is_up:
-            build(chosen, lab, progress)
-            stack.callback(remove, chosen, lab.name, progress)
+            stack.enter_context(built(chosen, lab, progress))
         with chosen.open(lab) as open_lab:
             checked = check_lab(app.checks(), open_lab, specs, run, progress)
         document = check_document(lab, checked.results, (checked.mode,))
@@ -61,11 +62,15 @@ def command(
     if as_json:
         emit_json(document)
     else:
-        screen = console()
-        for part in mode_table(checked.mode):
-            screen.print(part)
-        screen.print(check_view(checked.results))
-        click.echo(f"raw files: {run.path}")
+        show(in_force(checked.mode))
+        if not checked.mode.proven:
+            show(*evidence_view(checked.mode))
+        show("", check_view(checked.results))
+        # Repeated where the eye is when everything has scrolled by.
+        for result in checked.results:
+            if result.verdict in (Verdict.FAIL, Verdict.ERROR):
+                say(f"{result.verdict}: {result.check} {result.client} → {result.server}: {result.reason}")
+        emit(f"raw files: {run.path}")
     return exit_code(checked.mode, checked.results)
 
 
@@ -84,24 +89,40 @@ def _lab_or_scenario(
 ) -> tuple[Lab, Provider, bool]:
     """The running lab of that name, or the scenario's lab that has yet to be built."""
     from labctl import app
-    from labctl.cli.options import find_lab
+    from labctl.cli.options import find_lab, names_up
     from labctl.engine.lifecycle import find
+    from labctl.loading import scenario_names
+    from labctl.names import is_name
 
     if not overrides and find(app.providers(), name or wanted) is not None:
         return (*find_lab(name or wanted), True)
+    if is_name(wanted) and wanted not in scenario_names():
+        raise neither(wanted, names_up(app.providers()), scenario_names())
     lab = load_lab(wanted, provider=provider, name=name, overrides=overrides)
     return lab, provider_of(lab), False
 
 
+def neither(wanted: str, labs: Sequence[str], scenarios: Sequence[str]) -> UsageError:
+    near = difflib.get_close_matches(wanted, [*labs, *scenarios], n=1)
+    return UsageError(
+        what=f"there is neither a lab nor a scenario named '{wanted}'",
+        cause=f"labs: {', '.join(labs) or 'none is up'}; scenarios: {', '.join(scenarios) or 'none'}",
+        remedy=f"did you mean '{near[0]}'?" if near else "labctl list",
+    )
+
+
 def chosen_checks(lab: Lab, names: tuple[str, ...]) -> tuple[CheckSpec, ...]:
-    """The lab's checks of those names, all without names. Raises UsageError for a name that it has not got."""
+    """The lab's checks of those names, all without names. A kind of check that the scenario does not list can be
+    named too, and runs with its defaults. Raises UsageError for any other name."""
     known = {spec.name: spec for spec in lab.checks}
+    for kind, made in PARAMETERS_OF.items():
+        known.setdefault(kind, CheckSpec(name=kind, kind=kind, parameters=made()))
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(
                 what=f"lab {lab.name} has no check named {name}",
                 cause=f"it has: {', '.join(known)}",
-                remedy=f"did you mean {near[0]}?" if near else "",
+                remedy=f"did you mean '{near[0]}'?" if near else "",
             )
     return tuple(known[name] for name in names) if names else lab.checks

@@ -1,151 +1,180 @@
-"""`labctl compare A B`: measures two scenarios against each other, interleaved, and says how they differ."""
+"""`labctl compare A B…`: measures scenarios against each other, interleaved, and says how they differ."""
 
 from __future__ import annotations
 
+import re
 import secrets
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_option, require_host, runs_dir_option, set_option
-from labctl.cli.output import console, emit_json
-from labctl.cli.progress import Progress
-from labctl.errors import MeasureFailed
+from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option
+from labctl.cli.reports import Output, judge, report_options, show
+from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
-from labctl.model.result import Verdict
+
+if TYPE_CHECKING:
+    from labctl.engine.stored import StoredComparison
+
+_STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 
 
 @click.command("compare")
-@click.argument("scenario_a", metavar="A")
-@click.argument("scenario_b", metavar="B")
+@click.argument("sides", metavar="A B…", nargs=-1)
 @click.option("--rounds", type=click.IntRange(1, 10_000), help="Blocks to measure (default: the scenario's, 10).")
 @click.option(
     "--duration", "duration_s", type=click.FloatRange(0.05, 3600), metavar="S", help="Seconds of each timed check."
 )
+@click.option("--checks", metavar="NAME,…", help="The checks of a block (default: the scenario's compare.checks).")
 @click.option("--seed", type=click.IntRange(0), help="Decides the order of the runs (default: a new one, recorded).")
+@click.option(
+    "--until",
+    type=click.FloatRange(0, 100, min_open=True),
+    metavar="PERCENT",
+    help="Go on until every primary interval is within ± PERCENT, looking after --rounds blocks, twice as many, …",
+)
+@click.option(
+    "--max-rounds", type=click.IntRange(1, 10_000), help="With --until: at most so many blocks (default: 4×)."
+)
+@click.option("--reference", is_flag=True, help="Measure node to node too: how far each side is from the wire's limit.")
+@click.option("--baseline", metavar="RUN", help="Compare with the same scenarios of a stored run too (unpaired).")
+@click.option("--resume", metavar="RUN", help="Go on with a comparison that was cut short.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "parallel", "switch"]),
+    help="Labs side by side, or one lab whose datapath is switched (default: the scenario's, else by free memory).",
+)
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as one HTML file.")
 @provider_option
 @set_option
 @runs_dir_option
-@as_json
+@report_options
 def command(
-    scenario_a: str,
-    scenario_b: str,
+    sides: tuple[str, ...],
     rounds: int | None,
     duration_s: float | None,
+    checks: str | None,
     seed: int | None,
+    until: float | None,
+    max_rounds: int | None,
+    reference: bool,
+    baseline: str | None,
+    resume: str | None,
+    strategy: str | None,
     keep: bool,
-    html: Path | None,
     provider: str | None,
     overrides: tuple[str, ...],
     runs_dir: Path,
+    fail_if: tuple[str, ...],
+    html: Path | None,
+    markdown: Path | None,
+    csv: Path | None,
+    junit: Path | None,
+    lang: str | None,
     as_json: bool,
 ) -> int:
-    """Measure scenario B against scenario A.
+    """Measure scenario B (and C, …) against scenario A.
 
-    Builds both labs, proves the mode in force on both (and refuses otherwise), measures them in interleaved blocks,
+    Builds all labs, proves the mode in force on each (and refuses otherwise), measures them in interleaved blocks,
     and prints one line a metric: effect, interval, verdict.
+
+    A and B can be stored runs instead (labctl runs lists them; RUN@SCENARIO picks a side): they are then compared as
+    they are, unpaired.
     """
     from labctl import app
-    from labctl.compare.assemble import assemble
-    from labctl.compare.order import schedule
-    from labctl.compare.verdict import FEWEST_PAIRS
-    from labctl.engine.measure import Measurement
-    from labctl.engine.noise import noise_meter
-    from labctl.engine.sides import (
-        common_pairs,
-        compared_specs,
-        declared_metrics,
-        overlapping,
-        pinning,
-        sides_of,
-        work_of,
-    )
-    from labctl.report.json import comparison_document
-    from labctl.report.terminal import comparison_view
-    from labctl.store.environment import fingerprint
-    from labctl.store.runs import create_run
-    from labctl.system.process import output_of
-    from labctl.system.signals import interruptible
+    from labctl.cli.measuring import measure_new, measure_rest, present
+    from labctl.engine.asking import Options, ask
+    from labctl.engine.stored import COMPARE
+    from labctl.engine.switching import Strategy
+    from labctl.engine.unpaired import require_common
 
-    labs = [load_lab(name, provider=provider, name=None, overrides=overrides) for name in (scenario_a, scenario_b)]
+    output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+    output.require_places()
+    if max_rounds is not None and until is None:
+        raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
+    if resume is not None:
+        asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
+        given = (*asked, strategy)
+        _require_nothing_else(any(value not in (None, ()) for value in given), resume)
+        from labctl.engine.stored import read_comparison
+        from labctl.store.reading import find_run
+
+        stored = find_run(runs_dir, resume)
+        return present(measure_rest(stored, keep=keep), output, fail_if or read_comparison(stored).asked.fail_if)
+    stored_sides = [bool(_STORED.match(side)) or (Path(side) / "run.json").exists() for side in sides]
+    if len(sides) == 2 and all(stored_sides):
+        return _compare_stored(runs_dir, sides[0], sides[1], fail_if, output)
+    if any(stored_sides):
+        raise UsageError(
+            what="stored runs and scenarios cannot stand side by side",
+            cause="a scenario has yet to be measured, and a stored run cannot be interleaved with it",
+            remedy="labctl compare A B --baseline RUN measures A and B, and compares both with the run",
+        )
+    if len(sides) < 2:
+        raise UsageError(what="a comparison needs two scenarios", remedy="labctl compare legacy bpf")
+    against = None if baseline is None else _stored(runs_dir, baseline)
+    labs = [load_lab(name, provider=provider, name=None, overrides=overrides) for name in sides]
     parameters = labs[0].compare
     if rounds is not None:
         parameters = replace(parameters, rounds=rounds)
     if duration_s is not None:
         parameters = replace(parameters, duration_s=duration_s)
-    pairs = common_pairs(labs)
-    specs = compared_specs(labs, parameters)
+    if checks is not None:
+        parameters = replace(parameters, checks=tuple(name.strip() for name in checks.split(",") if name.strip()))
     providers = {name: app.provider(name) for name in {lab.provider for lab in labs}}
-    for needed in providers.values():
-        require_host(needed)
-    checks = app.checks()
-    sides = sides_of(labs, providers, secrets.token_hex(2))
-    seed = secrets.randbelow(1_000_000) if seed is None else seed
-    plan = schedule(
-        [side.key for side in sides],
-        work_of(specs, pairs),
-        parameters.rounds,
-        seed,
-        rebuilds=1 if parameters.rounds >= FEWEST_PAIRS else 0,
-        together=overlapping(checks, specs),
+    options = Options(
+        seed=secrets.randbelow(1_000_000) if seed is None else seed,
+        token=secrets.token_hex(2),
+        reference=reference,
+        until=None if until is None else until / 100,
+        most_rounds=max_rounds,
+        fail_if=fail_if,
+        strategy=Strategy(strategy or "auto"),
     )
-    environment = replace(fingerprint(output_of), pinning=pinning())
-    with ExitStack() as stack:
-        progress = stack.enter_context(Progress())
-        run = stack.enter_context(
-            create_run(
-                runs_dir,
-                kind="compare",
-                name=f"{labs[0].scenario}-{labs[1].scenario}",
-                labs={side.key: side.lab for side in sides},
-                settings={"seed": seed, "rounds": parameters.rounds, "order": plan.text()},
-                environment=environment,
-            )
+    question = ask(labs, providers, app.checks(), parameters, options)
+    if against is not None:
+        require_common(against, question.asked)
+    answer = measure_new(
+        question, kind=COMPARE, name="-".join(lab.scenario for lab in labs), runs_dir=runs_dir, keep=keep
+    )
+    more = () if against is None or not answer.comparisons else _against_baseline(against, runs_dir, answer.path)
+    return present(answer, output, fail_if, more)
+
+
+def _require_nothing_else(is_given: bool, resume: str) -> None:
+    if is_given:
+        raise UsageError(
+            what="--resume goes on with what the run was asked, and takes nothing else",
+            cause="other scenarios or rounds would make another comparison of it",
+            remedy=f"labctl compare --resume {resume}",
         )
-        stack.enter_context(interruptible())
-        with Measurement(sides, specs, checks, run, progress, keep=keep) as measurement:
-            measured = measurement.run(plan, noise_meter())
-        comparison = assemble(
-            a=sides[0].described(),
-            b=sides[1].described(),
-            checks=declared_metrics(checks, specs),
-            runs=measured.records,
-            modes=measured.modes,
-            signatures=measured.signatures,
-            environment=environment,
-            schedule=plan,
-            parameters=parameters,
-            noise=measured.noise,
-        )
-        document = comparison_document(comparison)
-        run.save_result(document)
-    if html is not None:
-        _write_page(html, comparison)
-    if as_json:
-        emit_json(document)
-    else:
-        screen = console()
-        screen.print(comparison_view(comparison, width=screen.width))
-        click.echo(f"raw files: {run.path}")
-    if keep:
-        click.echo(f"kept: labctl down {' '.join(side.lab.name for side in sides)}", err=True)
-    return exit_code(comparison)
 
 
-def exit_code(comparison: Comparison) -> int:
-    """4 when a run could not be measured, 1 when the network failed one, 0 when all of them passed."""
-    verdicts = {run.verdict for run in comparison.runs}
-    if Verdict.ERROR in verdicts:
-        return MeasureFailed.exit_code
-    return 1 if Verdict.FAIL in verdicts else 0
+def _stored(runs_dir: Path, wanted: str) -> StoredComparison:
+    from labctl.engine.stored import read_comparison
+    from labctl.store.reading import find_run
+
+    return read_comparison(find_run(runs_dir, wanted.removesuffix("/run.json")))
 
 
-def _write_page(path: Path, comparison: Comparison) -> None:
-    from labctl.report.html import comparison_page
-    from labctl.system.files import write_atomically
+def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: Output) -> int:
+    """Two stored runs: the sides that were picked, or else every scenario that both have."""
+    from labctl.cli.reports import exit_code
+    from labctl.engine.unpaired import chosen_sides, unpaired
 
-    write_atomically(path, comparison_page(comparison).encode())
+    (run_a, _, side_a), (run_b, _, side_b) = (text.partition("@") for text in (wanted_a, wanted_b))
+    a, b = _stored(runs_dir, run_a), _stored(runs_dir, run_b)
+    found = tuple(unpaired(a, key_a, b, key_b) for key_a, key_b in chosen_sides(a, side_a, b, side_b))
+    judgements = judge(found, fail_if)
+    show(found, judgements, output)
+    return exit_code(found, judgements)
+
+
+def _against_baseline(baseline: StoredComparison, runs_dir: Path, now: Path) -> tuple[Comparison, ...]:
+    from labctl.engine.unpaired import chosen_sides, unpaired
+
+    measured = _stored(runs_dir, str(now))
+    return tuple(unpaired(baseline, a, measured, b) for a, b in chosen_sides(baseline, "", measured, ""))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
-from labctl.cli.options import as_json
-from labctl.cli.output import console, emit_json
+from labctl.cli.options import ROOT, as_json, as_root
+from labctl.cli.output import emit, emit_json, say, show
 from labctl.errors import HostLacks
+from labctl.providers.base import Probe
 
 
 @click.command("doctor")
@@ -39,16 +42,24 @@ def command(provider: str, as_json: bool) -> int:
             }
         )
         return HostLacks.exit_code if missing else 0
+    _show_table(probes)
+    lacking = [probe for probe in probes if not probe.present and probe.remedy]
+    for required in (True, False):
+        these = [probe for probe in lacking if probe.required is required]
+        if these:
+            say("What is missing, and what mends it:" if required else "Labs work without these:")
+        for probe in these:
+            emit(f"  {probe.name}: {as_root() if probe.name == ROOT else probe.remedy}")
+    if not missing:
+        say(f"this host can run {provider} labs")
+    return HostLacks.exit_code if missing else 0
+
+
+def _show_table(probes: Sequence[Probe]) -> None:
     from rich.table import Table
 
-    table = Table("", "what", "found", "needed for", box=None)
+    table = Table("", "what", "found", "needed for", box=None, pad_edge=False)
     for probe in probes:
         sign = "ok" if probe.present else ("MISSING" if probe.required else "absent")
         table.add_row(sign, probe.name, probe.found, probe.needed_for)
-    console().print(table)
-    for probe in probes:
-        if not probe.present and probe.remedy:
-            click.echo(f"{probe.name}: {probe.remedy}")
-    if not missing:
-        click.echo(f"this host can run {provider} labs")
-    return HostLacks.exit_code if missing else 0
+    show(table)

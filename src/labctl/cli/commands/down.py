@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from labctl.cli.options import as_json, unknown_lab
-from labctl.cli.output import emit_json
+from labctl.cli.options import as_json, discover_all, sought_lab, unknown_lab
+from labctl.cli.output import emit_json, say
 from labctl.cli.progress import Progress
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 
 
 @click.command("down")
@@ -17,23 +17,38 @@ from labctl.errors import UsageError
 def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
     """Remove labs, whole or in pieces, and nothing that is not theirs."""
     from labctl import app
-    from labctl.engine.build import remove
+    from labctl.engine.lifecycle import down
 
     if bool(labs) == every:
         raise UsageError(
             what="which lab?" if not labs else "either names or --all, not both",
             remedy="labctl down LAB… or labctl down --all; labctl list shows the names",
         )
-    providers = tuple(app.providers())
-    running = {lab.name: provider for provider in providers for lab in provider.discover()}
+    found, refused = discover_all(app.providers())
+    running = {lab.name: (lab, provider) for lab, provider in found}
+    if refused and (every or not set(labs) <= set(running)):
+        raise refused[0]
     for name in labs:
         if name not in running:
-            raise unknown_lab(name, providers)
-    removed = list(dict.fromkeys(labs)) if labs else list(running)
+            sought = sought_lab(name, app.providers())
+            if sought is None:
+                raise unknown_lab(name, app.providers())
+            running[name] = sought
+    removed: list[str] = []
+    failures: list[LabError] = []
     with Progress() as progress:
-        for name in removed:
-            remove(running[name], name, progress)
+        for name in dict.fromkeys(labs or running):
+            lab, provider = running[name]
+            try:
+                down(provider, lab, progress)
+                removed.append(name)
+            except LabError as failed:  # one that stays must not keep the others
+                failures.append(failed)
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "Down", "removed": removed})
-    elif not removed:
-        click.echo("no lab is up: nothing to do")
+    elif every and not running:
+        say("no lab is up: nothing to do")
+    if failures:
+        for one in failures[:-1]:
+            click.echo("\n".join(one.lines()), err=True)
+        raise failures[-1]

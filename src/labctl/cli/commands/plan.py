@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options
-from labctl.cli.output import emit_json
+from labctl.cli.output import emit, emit_json
 
 
 @click.command("plan")
@@ -24,4 +24,4 @@ def command(
     if as_json:
         emit_json(as_record(plan))
     else:
-        click.echo(as_script(plan) if shell else as_text(plan), nl=False)
+        emit(as_script(plan) if shell else as_text(plan), nl=False)

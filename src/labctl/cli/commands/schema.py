@@ -8,10 +8,17 @@ from labctl.cli.output import emit_json
 
 
 @click.command("schema")
+@click.option(
+    "--kind",
+    type=click.Choice(["scenario", "site", "matrix"]),
+    default="scenario",
+    show_default=True,
+    help="Of which kind of file.",
+)
 @click.option("--json", "as_json", is_flag=True, hidden=True, help="It is always JSON.")
-def command(as_json: bool) -> None:
-    """The JSON Schema of scenario files."""
+def command(kind: str, as_json: bool) -> None:
+    """The JSON Schema of scenario files, lab.yaml or matrix files."""
     from labctl.loading.schema import schema
 
     del as_json
-    emit_json(schema())
+    emit_json(schema(kind.capitalize()))

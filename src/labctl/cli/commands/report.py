@@ -1,0 +1,96 @@
+"""`labctl report RUN`: what a stored run says, computed again from its journal, in any form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from labctl.cli.options import runs_dir_option
+from labctl.cli.output import emit_json
+from labctl.cli.output import show as show_parts
+from labctl.cli.reports import Output, exit_code, judge, report_options, show, write_text
+from labctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from labctl.store.reading import StoredRun
+
+
+@click.command("report")
+@click.argument("run", metavar="RUN")
+@runs_dir_option
+@report_options
+def command(
+    run: str,
+    runs_dir: Path,
+    fail_if: tuple[str, ...],
+    html: Path | None,
+    markdown: Path | None,
+    csv: Path | None,
+    junit: Path | None,
+    lang: str | None,
+    as_json: bool,
+) -> int:
+    """Show a stored run again: a path, a name from `labctl runs`, the beginning of one, or `last`.
+
+    Everything is computed from the run's journal and manifest; that gives the same result as when it was measured.
+    """
+    from labctl.engine.stored import CHECK, read_comparison
+    from labctl.store.reading import find_run
+
+    output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+    output.require_places()
+    stored = find_run(runs_dir, run)
+    _say_state(stored)
+    if stored.manifest.run_kind == CHECK:
+        if fail_if or html or markdown or csv:
+            raise UsageError(
+                what="a run of labctl check has no such report",
+                cause="it has verdicts and no comparison",
+                remedy=f"labctl report {run} [--json] [--junit FILE]",
+            )
+        return _report_checks(stored, output)
+    comparison = read_comparison(stored)
+    if not comparison.measured.records:
+        raise UsageError(
+            what=f"run {stored.manifest.id} has nothing to report",
+            cause=f"it ended before the first check: {stored.manifest.reason or stored.manifest.state}",
+            remedy=f"labctl compare --resume {stored.path}",
+        )
+    found = comparison.comparisons()
+    judgements = judge(found, fail_if or comparison.asked.fail_if)
+    show(found, judgements, output)
+    return exit_code(found, judgements)
+
+
+def _say_state(stored: StoredRun) -> None:
+    """A run that did not end by itself says so before its figures."""
+    from labctl.store.manifest import RunState
+
+    manifest = stored.manifest
+    if manifest.state is not RunState.COMPLETE:
+        because = f": {manifest.reason}" if manifest.reason else ""
+        click.echo(f"note: run {manifest.id} is {manifest.state}{because}; this is what it has", err=True)
+
+
+def _report_checks(stored: StoredRun, output: Output) -> int:
+    from labctl.cli.commands.check import exit_code as check_exit_code
+    from labctl.engine.stored import read_checks
+    from labctl.report.check import check_view
+    from labctl.report.json import check_document
+    from labctl.report.junit import check_junit
+    from labctl.report.status import evidence_view, in_force
+
+    checks = read_checks(stored)
+    if output.junit is not None:
+        write_text(output.junit, check_junit(checks.lab.name, checks.results))
+    if output.is_json:
+        emit_json(check_document(checks.lab, checks.results, () if checks.mode is None else (checks.mode,)))
+    else:
+        if checks.mode is not None:
+            show_parts(in_force(checks.mode))
+            if not checks.mode.proven:
+                show_parts(*evidence_view(checks.mode))
+        show_parts("", check_view(checks.results, words=output.words))
+    return 4 if checks.mode is None else check_exit_code(checks.mode, checks.results)

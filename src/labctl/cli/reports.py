@@ -1,0 +1,177 @@
+"""How comparisons leave the command line: on the terminal or as JSON, and into files; the same for every command."""
+
+from __future__ import annotations
+
+import locale
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from labctl.cli.options import as_json
+from labctl.cli.output import console, emit_json
+from labctl.cli.output import show as show_parts
+from labctl.errors import LabError, MeasureFailed
+from labctl.model.comparison import Comparison
+from labctl.model.result import Verdict
+
+if TYPE_CHECKING:
+    from labctl.compare.fail_if import Judgement
+    from labctl.report.words import Words
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+CROSSED = 1
+
+fail_if_option = click.option(
+    "--fail-if",
+    metavar="EXPR",
+    multiple=True,
+    help="Exit 1 when a change is beyond this: 'cross-node rtt_p50 > +5%'; repeatable.",
+)
+html_option = click.option("--html", type=_FILE, metavar="FILE", help="Write the report as one HTML file.")
+markdown_option = click.option("--markdown", type=_FILE, metavar="FILE", help="Write it as Markdown.")
+csv_option = click.option("--csv", type=_FILE, metavar="FILE", help="Write every sample as CSV.")
+junit_option = click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML for CI.")
+lang_option = click.option(
+    "--lang", type=click.Choice(["en", "zh"]), help="Language of the report's own words (default: the locale's)."
+)
+
+
+def report_options(function: F) -> F:
+    """--fail-if, --html, --markdown, --csv, --junit, --lang and --json; taken by `Output.of`."""
+    for option in (as_json, lang_option, junit_option, csv_option, markdown_option, html_option, fail_if_option):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where a report goes, and in which language."""
+
+    is_json: bool
+    language: str | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    csv: Path | None = None
+    junit: Path | None = None
+
+    @property
+    def words(self) -> Words:
+        from labctl.report.words import Language, words_for
+
+        return words_for(Language(self.language or locale_language()))
+
+    def require_places(self) -> None:
+        """Raises LabError for a file that cannot be written, before anything is measured."""
+        for path in (self.html, self.markdown, self.csv, self.junit):
+            if path is not None and not os.access(path.parent, os.W_OK):
+                raise LabError(
+                    what=f"cannot write {path}",
+                    cause=f"{path.parent} {'is not writable' if path.parent.is_dir() else 'is not a directory'}",
+                    remedy=f"mkdir -p {path.parent}",
+                )
+
+
+def locale_language() -> str:
+    """`zh` in a Chinese locale, else `en`."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if value := os.environ.get(name):
+            return "zh" if locale.normalize(value).lower().startswith("zh") else "en"
+    return "en"
+
+
+def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[Judgement, ...], ...]:
+    """Every threshold on every comparison. Raises UsageError for one that names nothing."""
+    from labctl.compare.fail_if import judge_thresholds, parse_threshold
+
+    thresholds = [parse_threshold(expression) for expression in expressions]
+    return tuple(judge_thresholds(thresholds, comparison) for comparison in comparisons)
+
+
+def show(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
+    """Writes the files that were asked for, then stdout: one JSON document, or the tables."""
+    from labctl.report.json import matrix_document
+
+    _write_files(comparisons, judgements, output)
+    if output.is_json:
+        emit_json(matrix_document(comparisons, judgements))
+        return
+    from labctl.report.matrix import matrix_view
+    from labctl.report.terminal import comparison_view
+
+    width = console().width
+    words = output.words
+    for number, (comparison, judged) in enumerate(zip(comparisons, judgements, strict=True)):
+        if number:
+            show_parts("", "─" * width, "")
+        show_parts(comparison_view(comparison, width=width, words=words, judgements=judged))
+    if len(comparisons) > 1:
+        show_parts("", "─" * width, "", matrix_view(comparisons, words))
+
+
+def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()) -> int:
+    """4 when a run could not be measured, 1 when the network failed one or a threshold was crossed, 4 when a threshold
+    cannot be judged, else 0."""
+    from labctl.compare.fail_if import Outcome
+
+    verdicts = {run.verdict for comparison in comparisons for run in comparison.runs}
+    outcomes = {judgement.outcome for judged in judgements for judgement in judged}
+    if Verdict.ERROR in verdicts:
+        return MeasureFailed.exit_code
+    if Verdict.FAIL in verdicts or Outcome.CROSSED in outcomes:
+        return CROSSED
+    return MeasureFailed.exit_code if Outcome.UNKNOWN in outcomes else 0
+
+
+def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
+    if output.html is not None:
+        _write_pages(output.html, comparisons, output.words)
+    if output.markdown is not None:
+        from labctl.report.markdown import comparison_markdown
+        from labctl.report.matrix import matrix_markdown
+
+        texts = [
+            comparison_markdown(comparison, output.words, judged)
+            for comparison, judged in zip(comparisons, judgements, strict=True)
+        ]
+        if len(comparisons) > 1:
+            texts.insert(0, matrix_markdown(comparisons, output.words))
+        write_text(output.markdown, "\n".join(texts))
+    if output.csv is not None:
+        from labctl.report.csv import comparisons_csv
+
+        write_text(output.csv, comparisons_csv(comparisons))
+    if output.junit is not None:
+        from labctl.report.junit import comparisons_junit
+
+        write_text(output.junit, comparisons_junit(comparisons, judgements))
+
+
+def _write_pages(path: Path, comparisons: Sequence[Comparison], words: Words) -> None:
+    """One page for one comparison. For several, a page each beside it (`report-b.html`, …), and the table of all."""
+    from labctl.report.html import comparison_page
+    from labctl.report.matrix import matrix_page
+
+    if len(comparisons) == 1:
+        write_text(path, comparison_page(comparisons[0], words))
+        return
+    links = []
+    for number, comparison in enumerate(comparisons, start=1):
+        beside = path.with_name(f"{path.stem}-{number}-{comparison.b.scenario}{path.suffix}")
+        write_text(beside, comparison_page(comparison, words))
+        links.append(beside.name)
+    write_text(path, matrix_page(comparisons, links, words))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises LabError when the disk refuses."""
+    from labctl.store.disk import told
+    from labctl.system.files import write_atomically
+
+    with told(path):
+        write_atomically(path, text.encode())

@@ -1,0 +1,228 @@
+"""Comparisons on real labs: killed and gone on with, re-read from raw files, reported in every form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from labctl.checks.iperf import measured_iperf
+from labctl.checks.latency import measured_sockperf
+from labctl.checks.outcome import Measured
+from labctl.checks.ping import measured_ping
+from labctl.checks.raw import load_completed
+from labctl.checks.served import Exchange
+from labctl.engine.stored import StoredComparison, read_comparison, stored_labs
+from labctl.model.comparison import RunRecord
+from labctl.model.parameters import IperfParameters, LatencyParameters, PingParameters
+from labctl.store.journal import read_journal
+from labctl.store.manifest import RunState
+from labctl.store.reading import open_run
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="building namespaces needs root"),
+    pytest.mark.skipif(
+        not all(shutil.which(tool) for tool in ("ping", "iperf3", "sockperf", "tcpdump")),
+        reason="needs ping, iperf3, sockperf and tcpdump: labctl doctor",
+    ),
+]
+
+SCENARIO = """apiVersion: labctl/v1
+kind: Scenario
+nodes: 2
+pods:
+  - {{ name: client, node: node1 }}
+  - {{ name: server, node: node2 }}
+pairs:
+  - {{ client: client, server: server }}
+datapath:
+  hostRouting: {mode}
+  encapsulation: native
+"""
+DEADLINE_S = 120
+
+
+def labctl(*args: str, cwd: Path, code: int = 0) -> str:
+    """Standard output of a command that ends with that code."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "labctl", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture
+def scenarios(tmp_path: Path, host_as_found: str) -> tuple[str, str]:
+    """Two scenario files whose names begin with this test's own prefix, which the names of their labs then do too."""
+    for mode in ("legacy", "bpf"):
+        (tmp_path / f"{host_as_found}-{mode}.yaml").write_text(SCENARIO.format(mode=mode))
+    return f"{host_as_found}-legacy.yaml", f"{host_as_found}-bpf.yaml"
+
+
+def only_run(directory: Path) -> Path:
+    (path,) = (each.parent for each in (directory / "runs").glob("*/run.json"))
+    return path
+
+
+def stored(directory: Path) -> StoredComparison:
+    return read_comparison(open_run(only_run(directory)))
+
+
+def whole_blocks(directory: Path) -> int:
+    return sum(
+        entry.kind == "noise" for path in (directory / "runs").glob("*/journal.jsonl") for entry in read_journal(path)
+    )
+
+
+def test_a_matrix_that_was_killed_goes_on_by_the_same_command(tmp_path: Path, scenarios: tuple[str, str]) -> None:
+    (tmp_path / "two.yaml").write_text(
+        f"apiVersion: labctl/v1\nkind: Matrix\nscenarios: [{', '.join(scenarios)}]\nchecks: [ping]\nrounds: 8\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-m", "labctl", "matrix", "two.yaml"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while whole_blocks(tmp_path) < 2:
+        assert running.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "no two blocks were measured"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+
+    before = stored(tmp_path)
+    assert before.run.manifest.state is RunState.INTERRUPTED
+    assert "killed" in before.run.manifest.reason
+    assert len(before.comparisons()) == 1
+    whole = before.measured.whole_blocks()
+    kept = [record for record in before.measured.records if record.block in whole]
+
+    labctl("matrix", "two.yaml", "--json", cwd=tmp_path)
+    after = stored(tmp_path)
+    assert after.run.manifest.state is RunState.COMPLETE
+    times = Counter((r.block, r.side, r.check, r.client, r.server) for r in after.measured.records)
+    assert set(times.values()) == {1}
+    assert {block for block, *_ in times} == set(range(1, 9))
+    assert [record for record in after.measured.records if record.block in whole] == kept
+    journalled = Counter(
+        entry.content["reading"]["block"]  # type: ignore[index]
+        for entry in read_journal(only_run(tmp_path) / "journal.jsonl")
+        if entry.kind == "noise"
+    )
+    assert set(journalled.values()) == {1}, "a whole block was measured twice"
+
+
+def test_ctrl_c_removes_the_labs_reports_what_there_is_and_can_be_gone_on_with(
+    tmp_path: Path, scenarios: tuple[str, str]
+) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "labctl", "compare", *scenarios, "--checks", "ping", "--rounds", "9", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while whole_blocks(tmp_path) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    out, error = running.communicate(timeout=DEADLINE_S)
+    assert running.returncode == 130, error
+    document = json.loads(out)
+    assert "cut-short" in [warning["kind"] for warning in document["warnings"]]
+    assert "labctl compare --resume" in error
+    finished = json.loads(labctl("compare", "--resume", "last", "--json", cwd=tmp_path))
+    assert "cut-short" not in [warning["kind"] for warning in finished["warnings"]]
+    assert labctl("compare", "--resume", "last", cwd=tmp_path, code=2) == ""
+
+
+def reparsed(record: RunRecord, read: StoredComparison) -> Measured:
+    """The values of a run, parsed again from what the tools had printed."""
+    directory = str(Path(record.raw[0]).parent)
+
+    def load(name: str) -> bytes:
+        return read.run.raw(f"{directory}/{name}")
+
+    labs = stored_labs(read.run)
+    parameters = next(spec.parameters for spec in labs[record.side].checks if spec.name == record.check)
+    if isinstance(parameters, PingParameters):
+        return measured_ping(load_completed("ping", load), parameters)
+    client, server = load_completed("client", load), load_completed("server", load)
+    if isinstance(parameters, IperfParameters):
+        return measured_iperf(client, parameters)
+    assert isinstance(parameters, LatencyParameters)
+    return measured_sockperf(Exchange(client=client, server=server), parameters)
+
+
+def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, scenarios: tuple[str, str]) -> None:
+    printed = labctl(
+        "compare", *scenarios, "--rounds", "1", "--duration", "0.3", "--reference", "--json",
+        "--html", "r.html", "--markdown", "r.md", "--csv", "r.csv", "--junit", "r.xml",
+        cwd=tmp_path,
+    )  # fmt: skip
+    document = json.loads(printed)
+    read = stored(tmp_path)
+    assert document == json.loads((only_run(tmp_path) / "result.json").read_text())
+    assert document == json.loads(labctl("report", "last", "--json", cwd=tmp_path))
+
+    kinds: set[str] = set()
+    for record in read.measured.records:
+        values = reparsed(record, read).values
+        assert {sample.metric: sample.value for sample in record.samples} == {
+            sample.metric: values[sample.metric] for sample in record.samples
+        }
+        assert record.samples
+        kinds.add(record.kind)
+    assert kinds == {"ping", "latency", "iperf"}
+
+    rows: list[dict[str, Any]] = document["metrics"]
+    assert {row["placement"] for row in rows} == {"cross-node"}
+    assert all(row["limit"]["client"] == "node1" for row in rows)
+    with (tmp_path / "r.csv").open(newline="") as file:
+        samples = [float(line["value"]) for line in csv.DictReader(file) if line["metric"] == "rtt_p50"]
+    assert len(samples) == 4, "two sides, each between the pods and between the nodes"
+    assert set(rows[0]["a"]["samples"] + rows[0]["b"]["samples"]) < set(samples)
+    cases = ElementTree.parse(tmp_path / "r.xml").getroot().findall("testsuite/testcase")
+    assert len(cases) == len(rows)
+    for name in ("r.html", "r.md"):
+        assert scenarios[0].removesuffix(".yaml") in (tmp_path / name).read_text()
+    for form in ("r.html", "r.md", "r.csv", "r.xml"):
+        flag = {"r.html": "--html", "r.md": "--markdown", "r.csv": "--csv", "r.xml": "--junit"}[form]
+        labctl("report", "last", flag, f"again-{form}", cwd=tmp_path)
+        assert (tmp_path / f"again-{form}").read_text() == (tmp_path / form).read_text()
+
+
+def test_a_threshold_that_cannot_be_judged_ends_with_4_and_one_that_names_nothing_builds_nothing(
+    tmp_path: Path, scenarios: tuple[str, str]
+) -> None:
+    labctl("compare", *scenarios, "--fail-if", "rtt_p51 > +5%", cwd=tmp_path, code=2)
+    assert not (tmp_path / "runs").exists()
+    ping = ("--checks", "ping", "--rounds", "1")
+    labctl("compare", *scenarios, *ping, "--fail-if", "cross-node rtt_p50 > +5%", cwd=tmp_path, code=4)
+    labctl("report", "last", cwd=tmp_path, code=4)
+    runs = json.loads(labctl("runs", "--json", cwd=tmp_path))["runs"]
+    assert [(run["state"], run["blocks"], run["rounds"]) for run in runs] == [("complete", 1, 1)]
+
+
+def test_a_check_run_is_reported_again_as_it_was(tmp_path: Path, scenarios: tuple[str, str]) -> None:
+    printed = labctl("check", scenarios[1], "ping", "tcpdump", "--json", cwd=tmp_path)
+    assert json.loads(labctl("report", "last", "--json", cwd=tmp_path)) == json.loads(printed)
