@@ -120,9 +120,7 @@ class ScriptedTarget:
         return self._answer(argv).completed(argv)
 
     @contextmanager
-    def start(
-        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
-    ) -> Iterator[Running]:
+    def start(self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None) -> Iterator[Running]:
         argv = tuple(argv)
         self.calls.append(Call(argv=argv, started=True, cpu=cpu))
         running = ScriptedRunning(argv, self._answer(argv))

@@ -27,9 +27,10 @@ from labctl.model.process import Completed
 from labctl.model.proof import Evidence
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen
+from labctl.model.state import DatapathState
 from labctl.path.capture import capturing
 from labctl.path.sighting import Direction, Way, match_echo, sightings
-from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind
+from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.system.process import Process, run
 from labctl.testing.labs import CLIENT, SERVER, example_lab
 from labctl.testing.scripted import MemoryRaw
@@ -63,8 +64,10 @@ class NamespaceTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         return run(argv, timeout_s=timeout_s, namespace=self.namespace, cpu=cpu, stdin=stdin)
 
-    def start(self, argv: Sequence[str], *, cpu: int | None = None) -> AbstractContextManager[Running]:
-        return Process(argv, namespace=self.namespace, cpu=cpu)
+    def start(
+        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        return Process(argv, namespace=self.namespace, cpu=cpu, output=output)
 
 
 class TwoNamespaces:
@@ -97,6 +100,12 @@ class TwoNamespaces:
 
     def testimony(self, pair: Pair, send: object) -> tuple[Evidence, ...]:
         return ()
+
+    def datapath_state(self) -> DatapathState:
+        raise NotImplementedError("two namespaces have no programs to show")
+
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        raise NotImplementedError("two namespaces have no witness")
 
 
 PLAIN_TAPS = ((Role.CLIENT_ETH0, CLIENT, "eth0"), (Role.SERVER_ETH0, SERVER, "eth0"))

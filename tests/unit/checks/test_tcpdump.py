@@ -289,7 +289,8 @@ def test_the_filter_finds_the_inner_addresses_behind_the_envelope() -> None:
 def test_a_direction_is_asked_of_tcpdump() -> None:
     argv = argv_tcpdump("eth0", "icmp", Direction.IN)
     assert argv == (
-        *("tcpdump", "-n", "-U", "-Z", "root", "--immediate-mode", "-s", "512", "-Q", "in", "-i", "eth0", "-w", "-", "icmp"),
+        *("tcpdump", "-n", "-U", "-Z", "root", "--immediate-mode", "-s", "512"),
+        *("-Q", "in", "-i", "eth0", "-w", "-", "icmp"),
     )
     assert "-Q" not in argv_tcpdump("eth0", "icmp")
 
