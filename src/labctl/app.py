@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from labctl.checks.base import Check
 from labctl.errors import UsageError
 from labctl.providers.base import Provider
+
+if TYPE_CHECKING:
+    from labctl.providers.kubeadm.machines import Machine
 
 PROVIDERS = ("netns", "kind", "kubeadm")
 
@@ -24,11 +28,24 @@ def provider(name: str) -> Provider:
     if name == "kubeadm":
         from labctl.providers.kubeadm.provider import KubeadmProvider
 
-        return KubeadmProvider()
+        return KubeadmProvider(site=_machines_of_site)
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
     )
+
+
+def _machines_of_site() -> tuple[Machine, ...]:
+    """The machines of lab.yaml, for labs that only their machines remember."""
+    from labctl.loading.site import site_section
+    from labctl.providers.kubeadm.machines import site_machines
+
+    return site_machines(site_section("hosts"))
+
+
+def runs_tools_here(name: str) -> bool:
+    """True when the provider's tools are children of this process, so that their CPU time can be told from others'."""
+    return name == "netns"
 
 
 def providers() -> Iterator[Provider]:

@@ -64,6 +64,19 @@ def test_in_ci_a_test_marked_as_needing_docker_may_be_skipped(tmp_path: Path) ->
     assert "failed" not in said
 
 
+@pytest.mark.parametrize(("has_go", "outcome_word"), [(True, "1 failed"), (False, "1 skipped")])
+def test_in_ci_tests_of_the_real_kind_may_be_skipped_only_where_go_is_missing(
+    tmp_path: Path, has_go: bool, outcome_word: str
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    if has_go:
+        (tools / "go").write_text("#!/bin/sh\n")
+        (tools / "go").chmod(0o755)
+    body = f'import conftest\nconftest.GO_PLACES = "{tools}"\n@pytest.mark.needs_kind' + textwrap.dedent(SKIPS)
+    assert outcome_word in outcome(tmp_path, body, LABCTL_NO_SKIP="1", PATH=str(tmp_path / "nowhere"))
+
+
 def test_in_ci_an_expected_failure_stays_one(tmp_path: Path) -> None:
     said = outcome(tmp_path, "@pytest.mark.xfail\ndef test_it():\n    assert False\n", LABCTL_NO_SKIP="1")
     assert "1 xfailed" in said

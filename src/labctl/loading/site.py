@@ -1,4 +1,4 @@
-"""One section of lab.yaml by itself, for who has no scenario: `labctl down` of a lab that only its machines remember."""
+"""One section of lab.yaml by itself, for who has no scenario: `labctl down` of a lab that only machines remember."""
 
 from __future__ import annotations
 

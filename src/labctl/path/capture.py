@@ -80,7 +80,7 @@ class LiveCapture:
     def __init__(self, running: Sequence[tuple[Tap, Direction | None, Running]]) -> None:
         self._running = tuple(running)
 
-    def stop(self, *, timeout_s: float = 5.0) -> tuple[TapCapture, ...]:
+    def stop(self, *, timeout_s: float = 15.0) -> tuple[TapCapture, ...]:
         """Ends every capture and gives them in the order of the taps."""
         if not self._running:
             return ()
@@ -104,7 +104,7 @@ def capturing(
     directions: Sequence[Direction | None] = (None,),
     snap_byte: int = _SNAP_BYTE,
     nanoseconds: bool = False,
-    ready_timeout_s: float = 10.0,
+    ready_timeout_s: float = 30.0,
 ) -> Iterator[LiveCapture]:
     """Captures what `expression` (a pcap filter) selects on every tap; the body runs when all of them listen.
 

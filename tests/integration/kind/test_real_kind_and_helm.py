@@ -1,8 +1,8 @@
 """The real kind and helm on what labctl writes: kind's own parser and kubeadm templates, Cilium's own charts.
 
-No container runs: `docker` and `kubectl` are stand-ins (engine_shim.py) that answer what kind asks. kind and helm come
-from their Go modules (`go install sigs.k8s.io/kind@v0.27.0 helm.sh/helm/v3/cmd/helm@v3.16.4`), charts from the folder
-that LABCTL_CILIUM_CHARTS names (`cilium-VERSION.tgz`, by `helm pull cilium --repo https://helm.cilium.io`).
+No container runs: `docker` and `kubectl` are stand-ins (engine_shim.py) that answer what kind asks. kind and helm are
+built from their Go modules by `setup/prepare.sh test`, into .tools/bin; charts come from the folder that
+LABCTL_CILIUM_CHARTS names (`cilium-VERSION.tgz`, by `helm pull cilium --repo https://helm.cilium.io`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "unit" / "kind"))
 from kind_world import lab_of
 
 KIND, HELM = shutil.which("kind"), shutil.which("helm")
-pytestmark = pytest.mark.skipif(KIND is None, reason="needs kind: go install sigs.k8s.io/kind@v0.27.0")
+pytestmark = [
+    pytest.mark.needs_kind,
+    pytest.mark.skipif(KIND is None, reason="needs kind: setup/prepare.sh test builds it where Go is"),
+]
 
 CHART_TEMPLATE = """apiVersion: v1
 kind: ConfigMap
@@ -105,10 +108,8 @@ def chart(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(HELM is None, reason="needs helm: go install helm.sh/helm/v3/cmd/helm@v3.16.4")
-def test_the_plans_script_runs_to_its_end_with_the_real_kind_and_helm(
-    host: Host, tmp_path: Path, chart: Path
-) -> None:
+@pytest.mark.skipif(HELM is None, reason="needs helm: setup/prepare.sh test builds it where Go is")
+def test_the_plans_script_runs_to_its_end_with_the_real_kind_and_helm(host: Host, tmp_path: Path, chart: Path) -> None:
     ended = host.run("sh", "-s", text=script(tmp_path, cilium={"chart": str(chart)}))
     assert ended.returncode == 0, ended.stderr[-2000:]
     started = [call["argv"] for call in host.calls() if call["argv"][0] == "run"]
@@ -173,10 +174,10 @@ CHARTS = Path(os.environ.get("LABCTL_CILIUM_CHARTS", "/nonexistent"))
 FOUND = sorted(path.name.removeprefix("cilium-").removesuffix(".tgz") for path in CHARTS.glob("cilium-*.tgz"))
 
 
-@pytest.mark.skipif(HELM is None, reason="needs helm: go install helm.sh/helm/v3/cmd/helm@v3.16.4")
+@pytest.mark.skipif(HELM is None, reason="needs helm: setup/prepare.sh test builds it where Go is")
 @pytest.mark.parametrize("encapsulation", ["vxlan", "native"])
 @pytest.mark.parametrize("host_routing", ["legacy", "bpf"])
-@pytest.mark.parametrize("version", FOUND or [pytest.param("", marks=pytest.mark.needs_docker)])
+@pytest.mark.parametrize("version", FOUND or [pytest.param("", marks=pytest.mark.needs_charts)])
 def test_a_real_chart_renders_what_was_meant(
     version: str, host_routing: str, encapsulation: str, tmp_path: Path
 ) -> None:

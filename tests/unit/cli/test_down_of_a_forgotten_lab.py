@@ -1,0 +1,46 @@
+"""`labctl down` of a lab that this host has no record of, and other machines remember."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from labctl import app
+from labctl.cli import group
+from labctl.providers.base import RunningLab
+from labctl.testing.labs import example_lab
+from labctl.testing.provider import ScriptedProvider, running_lab
+
+
+@dataclass(slots=True, kw_only=True)
+class Seeker(ScriptedProvider):
+    """Has no lab on record; its machines carry the mark of the lab `remembered`."""
+
+    def seek(self, name: str) -> RunningLab | None:
+        self.log.append(f"seek {name}")
+        found = replace(running_lab(example_lab()), name="remembered", is_whole=False, lab=None)
+        return found if name == "remembered" else None
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Seeker:
+    seeker = Seeker()
+    monkeypatch.setattr(app, "providers", lambda: iter((ScriptedProvider(), seeker)))
+    return seeker
+
+
+def test_the_machines_are_asked_and_the_lab_is_taken_down(world: Seeker) -> None:
+    assert group.run(["down", "remembered"]) == 0
+    assert world.log == ["seek remembered", "teardown remembered"]
+
+
+def test_a_lab_that_nobody_remembers_is_unknown(world: Seeker, capsys: pytest.CaptureFixture[str]) -> None:
+    assert group.run(["down", "nosuch"]) == 2
+    assert world.log == ["seek nosuch"]
+    assert "no lab named 'nosuch' is up" in capsys.readouterr().err
+
+
+def test_all_labs_are_those_on_record(world: Seeker) -> None:
+    assert group.run(["down", "--all"]) == 0
+    assert world.log == []

@@ -1,0 +1,236 @@
+"""What a person reads who mistypes a name, and that labs of different names do not touch each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from labctl.model.result import Verdict
+
+from .conftest import Bench
+
+SCENARIOS = "bpf, bpf-native, legacy, legacy-native"
+
+
+@pytest.fixture(autouse=True)
+def only_the_shipped_scenarios(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Names are looked for around the current directory first; without any there, labctl's own checkout has them."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setattr("labctl.loading.project.Project.names", lambda self: tuple(SCENARIOS.split(", ")))
+
+
+def test_a_mistyped_command_names_the_one_that_was_meant(bench: Bench) -> None:
+    said = bench.run("lits")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "error: there is no command 'lits': did you mean 'list'?\n  try: labctl --help\n"
+
+
+def test_a_command_like_no_other_leads_to_the_help(bench: Bench) -> None:
+    said = bench.run("xyzzy")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: there is no command 'xyzzy'",
+        "  why: usage: labctl [OPTIONS] COMMAND [ARGS]...",
+        "  try: labctl --help",
+    ]
+
+
+def test_a_missing_argument_shows_how_the_command_is_used(bench: Bench) -> None:
+    said = bench.run("up")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: missing argument 'SCENARIO'",
+        "  why: usage: labctl up [OPTIONS] SCENARIO",
+        "  try: labctl up --help",
+    ]
+
+
+def test_a_mistyped_option_names_the_one_that_was_meant(bench: Bench) -> None:
+    said = bench.run("up", "bpf", "--nmae", "x")
+    assert said.code == 2
+    assert said.err.startswith("error: no such option")
+    assert "--name" in said.err
+    assert said.err.endswith("  try: labctl up --help\n")
+
+
+def test_a_mistyped_scenario_names_the_one_that_was_meant(bench: Bench) -> None:
+    said = bench.run("up", "bfp")
+    assert said.code == 2
+    assert said.err.splitlines()[0] == "error: there is no scenario 'bfp'"
+    assert said.err.splitlines()[-1] == f"  try: did you mean 'bpf'? there are: {SCENARIOS}"
+
+
+def test_a_mistyped_lab_names_the_one_that_was_meant(bench: Bench) -> None:
+    bench.is_up("mine")
+    for args in (("status", "mien"), ("down", "mien"), ("exec", "mien", "client", "--", "true")):
+        said = bench.run(*args)
+        assert said.code == 2
+        assert said.err.splitlines() == [
+            "error: no lab named 'mien' is up",
+            "  why: up are: mine",
+            "  try: did you mean 'mine'?",
+        ]
+
+
+def test_a_lab_that_is_not_up_but_has_a_scenario_is_offered_to_be_built(bench: Bench) -> None:
+    said = bench.run("status", "bpf")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: no lab named 'bpf' is up",
+        "  why: no lab is up",
+        "  try: labctl up bpf",
+    ]
+
+
+def test_a_lab_like_no_other_leads_to_the_list(bench: Bench) -> None:
+    bench.is_up("mine")
+    assert bench.run("down", "xyzzy").err.splitlines()[-1] == "  try: labctl list"
+
+
+def test_check_of_what_is_neither_a_lab_nor_a_scenario_names_both_kinds(bench: Bench) -> None:
+    bench.is_up("mine")
+    said = bench.run("check", "xyzzy")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: there is neither a lab nor a scenario named 'xyzzy'",
+        f"  why: labs: mine; scenarios: {SCENARIOS}",
+        "  try: labctl list",
+    ]
+    assert bench.run("check", "mien").err.splitlines()[-1] == "  try: did you mean 'mine'?"
+    assert bench.run("check", "legcay").err.splitlines()[-1] == "  try: did you mean 'legacy'?"
+
+
+def test_a_mistyped_check_names_the_one_that_was_meant(bench: Bench) -> None:
+    bench.is_up("mine")
+    said = bench.run("check", "mine", "pingg")
+    assert said.code == 2
+    what, why, remedy = said.err.splitlines()
+    assert what == "error: lab mine has no check named pingg"
+    # Its own first, then the kinds that it does not list, which run with their defaults.
+    assert why.startswith("  why: it has: ping, latency, iperf, iperf-udp, tcpdump, ")
+    assert {"addressing", "netfilter"} <= set(why.split(", "))
+    assert remedy == "  try: did you mean 'ping'?"
+
+
+@pytest.mark.parametrize("args", [("down",), ("down", "mine", "--all")])
+def test_down_wants_names_or_all_and_not_both(bench: Bench, args: tuple[str, ...]) -> None:
+    bench.is_up("mine")
+    said = bench.run(*args)
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == ("  try: labctl down LAB… or labctl down --all; labctl list shows the names")
+    assert [lab.name for lab in bench.provider.running] == ["mine"]
+
+
+def test_two_labs_of_one_scenario_stand_side_by_side(bench: Bench) -> None:
+    bench.is_up("first")
+    bench.is_up("second")
+    assert [lab["lab"] for lab in bench.run("list", "--json").document["labs"]] == ["first", "second"]
+    assert bench.run("down", "first").code == 0
+    assert [lab["lab"] for lab in bench.run("list", "--json").document["labs"]] == ["second"]
+
+
+def test_down_with_one_wrong_name_removes_none(bench: Bench) -> None:
+    bench.is_up("first")
+    assert bench.run("down", "first", "xyzzy").code == 2
+    assert [lab.name for lab in bench.provider.running] == ["first"]
+
+
+def test_a_lab_that_does_not_go_away_does_not_keep_the_others(bench: Bench) -> None:
+    from labctl.errors import StepFailed
+
+    for name in ("first", "second", "third"):
+        bench.is_up(name)
+    bench.provider.fails["teardown first"] = StepFailed("busy")
+    said = bench.run("down", "--all", "--json")
+    assert said.code == 4
+    assert said.document["removed"] == ["second", "third"]
+    assert said.err.endswith("error: busy\n")
+
+
+def test_the_same_up_again_says_that_there_is_nothing_to_do(bench: Bench) -> None:
+    bench.is_up("mine")
+    said = bench.run("up", "bpf", "--name", "mine")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        "lab mine is up already and equal to the scenario: nothing to do",
+        "try next:",
+        "  labctl status mine                                # the mode in force",
+        "  labctl exec mine client -- ping -c 3 10.244.1.10  # traffic by hand",
+        "  labctl check mine                                 # all checks, judged",
+        "  labctl down mine                                  # take it away",
+    ]
+
+
+def test_another_scenario_under_the_same_name_says_what_differs(bench: Bench) -> None:
+    bench.is_up("mine")
+    said = bench.run("up", "legacy", "--name", "mine")
+    assert said.code == 2
+    assert "  why: datapath.hostRouting is legacy, was bpf" in said.err.splitlines()
+
+
+def test_list_without_a_lab_says_how_to_start_one(bench: Bench) -> None:
+    assert bench.run("list").out == "no lab is up. Start one: labctl up bpf\n"
+
+
+def test_list_tells_whole_broken_and_unfinished_labs_apart(bench: Bench) -> None:
+    bench.is_up("whole")
+    bench.is_up("broken", is_whole=False, missing=("labctl.broken.node2", "labctl.broken.server"))
+    bench.is_up("growing", is_whole=False, lab=None, is_being_built=True)
+    lines = bench.run("list").out.splitlines()
+    states = {line.split()[0]: line.rstrip().rpartition("  ")[2] for line in lines[1:4]}
+    assert lines[0].split("  ")[0] == "lab"
+    assert states == {
+        "whole": "up",
+        "broken": "half there, 2 parts missing",
+        "growing": "being built",
+    }
+    assert lines[4].endswith("labctl down broken")
+
+
+def test_a_lab_that_is_half_there_is_not_checked(bench: Bench) -> None:
+    bench.is_up("broken", is_whole=False, missing=tuple(f"labctl.broken.pod{n}" for n in range(9)))
+    said = bench.run("check", "broken")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: lab broken is only half there",
+        "  why: missing: labctl.broken.pod0, labctl.broken.pod1, labctl.broken.pod2 and 6 more",
+        "  try: labctl down broken, then labctl up bpf",
+    ]
+
+
+@pytest.mark.parametrize("args", [("status", "new"), ("up", "bpf", "--name", "new"), ("down", "new")])
+def test_a_lab_in_the_making_is_left_to_the_labctl_that_makes_it(bench: Bench, args: tuple[str, ...]) -> None:
+    bench.is_up("new", is_whole=False, is_being_built=True)
+    said = bench.run(*args)
+    assert said.code == 2 if args[0] != "down" else 4
+    assert "error: the lab new is being built by another labctl right now" in said.err
+    assert bench.provider.log == []
+
+
+def test_a_failed_check_is_repeated_at_the_end_of_the_screen(bench: Bench) -> None:
+    bench.is_up("mine")
+    bench.verdicts["ping"] = Verdict.FAIL
+    lines = bench.run("check", "mine").out.splitlines()
+    assert lines[-3:-1] == [
+        "fail: ping client → neighbour: scripted to fail",
+        "fail: ping client → server: scripted to fail",
+    ]
+    assert lines[-1].startswith("raw files: ")
+
+
+def test_a_scenario_that_is_not_up_is_built_checked_and_removed(bench: Bench) -> None:
+    from labctl.cli.options import load_lab
+
+    bench.opens(load_lab("bpf", provider=None, name=None, overrides=()))
+    said = bench.run("check", "bpf", "ping")
+    assert said.code == 0, said.err
+    assert bench.provider.log[-1] == "teardown bpf"
+    assert bench.provider.things == []
+
+
+def test_a_check_that_is_interrupted_takes_its_lab_with_it(bench: Bench) -> None:
+    from labctl.cli.options import load_lab
+
+    bench.opens(load_lab("bpf", provider=None, name=None, overrides=()))
+    bench.provider.fails["finish"] = KeyboardInterrupt()
+    assert bench.run("check", "bpf").code == 130
+    assert bench.provider.things == []
