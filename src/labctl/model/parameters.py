@@ -37,7 +37,7 @@ class IperfParameters:
     protocol: Literal["tcp", "udp"] = "tcp"
     duration_s: Seconds = 1.0
     streams: Annotated[int, Ge(1), Le(128)] = 1
-    rate_bit_per_s: Annotated[int, Ge(1_000), Le(1_000_000_000_000)] = 100_000_000
+    rate_bit_per_s: Annotated[int, Ge(1_000), Le(1_000_000_000_000)] = 20_000_000
     min_throughput_bit_per_s: Annotated[float, Ge(0)] = 0.0
     max_loss: Share = 0.01
 

@@ -49,3 +49,18 @@ def test_other_threads_may_use_them_without_effect() -> None:
     thread.start()
     thread.join()
     assert seen == ["ran"]
+
+
+def test_a_closed_terminal_stops_the_work_like_a_kill() -> None:
+    with pytest.raises(Interrupted, match="SIGHUP"), interruptible():
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_signal_that_the_caller_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
