@@ -99,6 +99,7 @@ class Machine:
         os.makedirs(self.store, mode=0o700, exist_ok=True)
         record = {
             "files": {path: self.save_file(path) for path in wanted["files"]},
+            "parents": absent_parents(self, wanted["files"]),
             "directories": {path: self.entries(path) for path in wanted["directories"]},
             "sysctls": {name: self.sysctl(name) for name in wanted["sysctls"]},
             "modules": self.modules(),
@@ -106,6 +107,7 @@ class Machine:
             "swaps": self.swaps(),
             "services": {name: service_state(name) for name in wanted["services"]},
             "packages": {name: package_version(name) for name in wanted["packages"]},
+            "installed": installed_packages() if wanted["packages"] else [],
             "images": images(wanted.get("socket", "")),
             "socket": wanted.get("socket", ""),
             "selinux": run("getenforce")[1] or None,
@@ -129,10 +131,14 @@ class Machine:
             return
         if with_packages:
             restore_images(record)
-            remove_packages(record["packages"])
+            remove_packages(record["packages"], record.get("installed"))
         changed = [path for path, state in record["files"].items() if self.restore_file(path, state)]
         for path, before in record["directories"].items():
             self.restore_directory(path, before)
+        for path in record.get("parents", []):
+            if self.entries(path) == []:
+                os.rmdir(self.at(path))
+                say("removed " + path)
         if any("systemd" in path or "containerd" in path for path in changed):
             run("systemctl", "daemon-reload")
         for name, state in record["services"].items():
@@ -215,6 +221,17 @@ class Machine:
             say("could not set %s to %s: %s" % (name, value, refused.strerror))
 
 
+def absent_parents(machine, paths):
+    """Directories of those files that are not there, deepest first: they go again when they are empty."""
+    absent = set()
+    for path in paths:
+        parent = os.path.dirname(path)
+        while parent != "/" and not os.path.lexists(machine.at(parent)):
+            absent.add(parent)
+            parent = os.path.dirname(parent)
+    return sorted(absent, key=len, reverse=True)
+
+
 def remove_tree(path):
     """Never follows a link and never leaves the file system: what is mounted below is unmounted first."""
     for mount in reversed(sorted(mounts_below(path))):
@@ -255,24 +272,38 @@ def restore_service(name, before, must_restart):
 
 
 def package_version(name):
-    """The version that is installed, or None. An apt package of which only the settings are left is not installed."""
+    """The version that is installed, or None. An apt package of which only the settings are left is not installed; one
+    that is held is ("hi")."""
     if shutil.which("dpkg-query"):
         code, text = run("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Version}", name)
-        return text.split()[1] if code == 0 and text.startswith("ii") else None
+        return text.split()[1] if code == 0 and text[1:2] == "i" else None
     if shutil.which("rpm"):
         code, text = run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
         return text if code == 0 else None
     return None
 
 
-def remove_packages(before):
+def installed_packages():
+    """The names of all packages of a Debian system."""
+    code, text = run("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n")
+    return [line.split()[1] for line in text.splitlines() if line[1:2] == "i"] if code == 0 else []
+
+
+def remove_packages(before, installed):
     ours = [name for name, version in before.items() if version is None and package_version(name) is not None]
     if not ours:
         return
     if shutil.which("apt-get"):
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         run("apt-mark", "unhold", *ours)
-        code, text = run("apt-get", "purge", "-y", "--autoremove", *ours)
+        code, text = run("apt-get", "purge", "-y", *ours)
+        # What came along with them goes as well; what nobody needed before is not ours to remove.
+        unneeded = [
+            line.split()[1] for line in run("apt-get", "-s", "autoremove")[1].splitlines() if line[:5] == "Remv "
+        ]
+        along = [name for name in unneeded if installed and name not in installed]
+        if code == 0 and along:
+            code, text = run("apt-get", "purge", "-y", *along)
     else:
         code, text = run("dnf", "-y", "remove", *ours)
     if code == 0:

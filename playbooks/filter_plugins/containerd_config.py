@@ -1,4 +1,5 @@
-"""The Ansible filter `containerd_config`: containerd's configuration with a cgroup driver and a sandbox image.
+"""The Ansible filter `containerd_config`: containerd's configuration with a cgroup driver, a sandbox image, and the
+directory of the CNI plugins.
 
 Works on the text, line by line, so that comments and order stay; it knows the tables of configuration versions 2
 (containerd 1.x) and 3 (containerd 2.x). Pure.
@@ -8,25 +9,41 @@ from __future__ import annotations
 
 import re
 
-# Per configuration version: the table and key of each of the two settings.
-RUNTIME_OPTIONS = {
-    2: 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options',
-    3: "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options",
+# Per configuration version: the table (and key) of each setting.
+RUNTIME = {
+    2: 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc',
+    3: "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc",
 }
+RUNC = "io.containerd.runc.v2"
 SANDBOX = {
     2: ('plugins."io.containerd.grpc.v1.cri"', "sandbox_image"),
     3: ("plugins.'io.containerd.cri.v1.images'.pinned_images", "sandbox"),
 }
+CNI = {
+    2: 'plugins."io.containerd.grpc.v1.cri".cni',
+    3: "plugins.'io.containerd.cri.v1.runtime'.cni",
+}
+DEFAULT_CNI_DIRECTORY = "/opt/cni/bin"
 
 
-def containerd_config(text: str, systemd_cgroup: bool | None = None, sandbox_image: str = "") -> str:
+def containerd_config(
+    text: str, systemd_cgroup: bool | None = None, sandbox_image: str = "", cni_directory: str = ""
+) -> str:
     """`text` with the settings that are given; what is None or empty stays as it is."""
     version = config_version(text)
     if systemd_cgroup is not None:
-        text = with_setting(text, RUNTIME_OPTIONS[version], "SystemdCgroup", "true" if systemd_cgroup else "false")
+        # A table for runc replaces containerd's own, and without a type it is none that options could be given to.
+        if not has_setting(text, RUNTIME[version], "runtime_type"):
+            text = with_setting(text, RUNTIME[version], "runtime_type", f'"{RUNC}"')
+        text = with_setting(text, f"{RUNTIME[version]}.options", "SystemdCgroup", "true" if systemd_cgroup else "false")
     if sandbox_image:
         table, key = SANDBOX[version]
         text = with_setting(text, table, key, f'"{sandbox_image}"')
+    if cni_directory and cni_directory not in cni_directories_of(text):
+        # Since 2.1 the key may be a list.
+        listed = re.search(r"^\s*bin_dirs\s*=", text, re.MULTILINE)
+        key, value = ("bin_dirs", f'["{cni_directory}"]') if listed else ("bin_dir", f'"{cni_directory}"')
+        text = with_setting(text, CNI[version], key, value)
     return without_disabled_cri(text)
 
 
@@ -49,15 +66,21 @@ def sandbox_image_of(text: str) -> str:
     return found[1] if found else ""
 
 
+def cni_directories_of(text: str) -> list[str]:
+    """Where containerd looks for CNI plugins. Debian's package says /usr/lib/cni, where Cilium puts nothing."""
+    found = re.search(r"^\s*bin_dirs?\s*=\s*(\[[^\]]*\]|['\"][^'\"]*['\"])", text, re.MULTILINE)
+    named = re.findall(r"['\"]([^'\"]+)['\"]", found[1]) if found else []
+    return named or [DEFAULT_CNI_DIRECTORY]
+
+
 def with_setting(text: str, table: str, key: str, value: str) -> str:
     """`key = value` in `[table]`: replaced where it stands, else put at the table's head, else the table is added."""
     lines = text.splitlines()
     if not lines:
         lines = [f"version = {config_version(text)}"]
-    start = next((n for n, line in enumerate(lines) if _table_of(line) == _plain(table)), None)
+    start, end = _span(lines, table)
     if start is None:
         return "\n".join([*lines, "", f"[{table}]", f"  {key} = {value}", ""])
-    end = next((n for n in range(start + 1, len(lines)) if _table_of(lines[n]) is not None), len(lines))
     for number in range(start + 1, end):
         if re.match(rf"^\s*{re.escape(key)}\s*=", lines[number]):
             indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
@@ -68,6 +91,20 @@ def with_setting(text: str, table: str, key: str, value: str) -> str:
         indent = head[: len(head) - len(head.lstrip())]
         lines.insert(start + 1, f"{indent}  {key} = {value}")
     return "\n".join(lines) + "\n"
+
+
+def has_setting(text: str, table: str, key: str) -> bool:
+    lines = text.splitlines()
+    start, end = _span(lines, table)
+    return start is not None and any(re.match(rf"^\s*{re.escape(key)}\s*=", line) for line in lines[start + 1 : end])
+
+
+def _span(lines: list[str], table: str) -> tuple[int | None, int]:
+    """Where the table's head is, and where the next one is."""
+    start = next((n for n, line in enumerate(lines) if _table_of(line) == _plain(table)), None)
+    if start is None:
+        return None, len(lines)
+    return start, next((n for n in range(start + 1, len(lines)) if _table_of(lines[n]) is not None), len(lines))
 
 
 def has_cri_disabled(text: str) -> bool:
@@ -104,4 +141,5 @@ class FilterModule:
             "containerd_cgroup_driver": cgroup_driver,
             "containerd_sandbox_image": sandbox_image_of,
             "containerd_has_cri_disabled": has_cri_disabled,
+            "containerd_cni_directories": cni_directories_of,
         }

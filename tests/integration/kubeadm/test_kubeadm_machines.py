@@ -5,11 +5,14 @@ Kubernetes programs on the machines are stand-ins; everything else (SSH, files, 
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
 from kubeadm_labs import make_lab
@@ -18,6 +21,7 @@ from labctl.model.lab import Lab
 from labctl.providers.kubeadm.actions import RenderCilium
 from labctl.providers.kubeadm.execute import KubeadmExecutor, write_private
 from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import AnsibleRunner
@@ -33,7 +37,23 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     yield from two_machines(tmp_path_factory.mktemp("machines"))
 
 
-IMAGES = "k8s.gcr.io/kube-apiserver:v1.20.2\nk8s.gcr.io/etcd:3.4.13-0\n"
+IMAGES = "\n".join(
+    (
+        "k8s.gcr.io/kube-apiserver:v1.20.2", "k8s.gcr.io/etcd:3.4.13-0", "k8s.gcr.io/pause:3.2",
+        "quay.io/cilium/cilium:v1.13.12", "quay.io/cilium/operator-generic:v1.13.12",
+        "docker.io/nicolaka/netshoot:v0.13", "",
+    )
+)  # fmt: skip
+DEBIANS_CONTAINERD = """version = 2
+
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    [plugins."io.containerd.grpc.v1.cri".cni]
+      bin_dir = "/usr/lib/cni"
+      conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.internal.v1.opt"]
+    path = "/var/lib/containerd/opt"
+"""
 
 
 @pytest.fixture
@@ -77,7 +97,12 @@ def build(provider: KubeadmProvider, lab: Lab) -> None:
 
 
 def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_back(fresh: Farm, tmp_path: Path) -> None:
-    fresh.machines[0].write("/var/standin/images", IMAGES)
+    for each in fresh.machines:
+        each.write("/var/standin/images", IMAGES)
+    fresh.machines[1].write("/etc/containerd/config.toml", DEBIANS_CONTAINERD)
+    # A kernel without br_netfilter.
+    hide = "if [ -d /proc/sys/net/bridge ]; then mount -t tmpfs tmpfs /proc/sys/net/bridge; fi"
+    fresh.machines[0].run("sh", "-c", hide)
     before = [machine.state() for machine in fresh.machines]
     lab, root = lab_on(fresh), tmp_path / "state"
     first, second, last = Story(), Story(), Story()
@@ -85,6 +110,19 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     build(KubeadmProvider(root=root, observer=first), lab)
     assert "node1: Kubernetes starts (kubeadm init)" in first.ended(Outcome.CHANGED)
     assert "node2: The worker joins (kubeadm join)" in first.ended(Outcome.CHANGED)
+    # Debian's containerd looks for CNI plugins elsewhere, and the sandbox image of its defaults is not there.
+    for each in fresh.machines:
+        config = each.read("/etc/containerd/config.toml")
+        assert 'sandbox_image = "k8s.gcr.io/pause:3.2"' in config
+        assert "/usr/lib/cni" not in config
+    assert 'bin_dir = "/opt/cni/bin"' in fresh.machines[1].read("/etc/containerd/config.toml")
+    # With cgroup v1 the driver that containerd uses by itself, and without br_netfilter no check of it.
+    written = list(yaml.safe_load_all(fresh.machines[0].read("/etc/labctl/kubeadm.yaml")))
+    assert next(d for d in written if d and d["kind"] == "KubeletConfiguration")["cgroupDriver"] == "cgroupfs"
+    waived = next(d for d in written if d and d["kind"] == "InitConfiguration")["nodeRegistration"]
+    assert waived["ignorePreflightErrors"] == [
+        "Swap", "ImagePull", "FileContent--proc-sys-net-bridge-bridge-nf-call-iptables",
+    ]  # fmt: skip
     provider = KubeadmProvider(root=root, observer=second)
     found = provider.discover()
     assert [(one.name, one.is_whole, one.is_resumable) for one in found] == [("legacy", True, True)]
@@ -103,8 +141,18 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     assert "abcdef.0123456789abcdef" not in kept
     assert "5eec7e7" not in kept
 
-    teller = KubeadmProvider(root=root, observer=last)
-    teller.teardown("legacy")
+    # This host forgets the lab; its machines do not.
+    shutil.rmtree(root / "legacy")
+    teller = KubeadmProvider(root=root, observer=last, site=lambda: site_machines(fresh.hosts()))
+    sought = teller.seek("legacy")
+    assert sought is not None
+    assert (sought.scenario, sought.digest, sought.is_whole) == ("legacy", lab.digest, False)
+    assert teller.seek("another") is None
+    told: list[tuple[str, float | None]] = []
+    with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
+        teller.teardown("legacy")
+    assert ("See whose the machine is", None) in told
+    assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
     assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(Outcome.CHANGED)
     assert [machine.state() for machine in fresh.machines] == before
     assert teller.discover() == ()
@@ -183,6 +231,37 @@ def test_a_machine_of_another_lab_is_not_reset(machines: Farm, play: Play) -> No
         play("reset")
     assert failed.value.remedy.startswith("labctl down bpf")
     assert machines.machines[0].exists("/etc/labctl/lab.json")
+
+
+def debs(directory: Path, *names: str) -> Path:
+    """Packages of Kubernetes 1.20.2 with nothing inside."""
+    for name in names:
+        control = directory / name / "DEBIAN" / "control"
+        control.parent.mkdir(parents=True)
+        control.write_text(
+            f"Package: {name}\nVersion: 1.20.2-00\nArchitecture: all\nMaintainer: a <a@b>\nDescription: {name}\n"
+        )
+        built = ("dpkg-deb", "--build", str(control.parent.parent), str(directory / f"{name}.deb"))
+        subprocess.run(built, check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(control.parent.parent)
+    return directory
+
+
+def test_a_bundle_is_installed_without_sources_and_removed_again(machines: Farm, tmp_path: Path) -> None:
+    machine = machines.machines[0]
+    bundle = debs(tmp_path / "bundle", "kubeadm", "kubelet", "kubectl")
+    machine.run("mv", "/usr/local/bin/crictl", "/usr/local/bin/crictl.away")
+    machine.run("dpkg", "--purge", "kubeadm", "kubelet", "kubectl")
+    listing = ("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${db:Status-Want}\n")
+    before = machine.run(*listing)
+    lab = lab_on(machines, 1, offline=False, packages={"source": "bundle", "bundle": str(bundle)})
+    for on in playing(lab, tmp_path):
+        changed = on("prepare", tags=["look", "packages"])
+        assert "node1: The bundle is installed, and nothing is downloaded" in changed
+        assert "kubelet 1.20.2-00 hold" in machine.run(*listing).splitlines()
+        assert "node1: The machine is as it was" in on("reset")
+    assert machine.run(*listing) == before
+    machine.run("mv", "/usr/local/bin/crictl.away", "/usr/local/bin/crictl")
 
 
 def test_swap_is_refused_where_that_is_asked(machines: Farm, tmp_path: Path) -> None:

@@ -45,10 +45,24 @@ MET = {
         "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1207 (unattended-upgr)",
         "another package manager is at work", "fuser /var/lib/dpkg/lock-frontend",
     ),
+    "bundle older than what is there": (
+        "E: Packages were downgraded and -y was used without --allow-downgrades.",
+        "a newer version of a package of the bundle is installed", "dpkg -l | grep -i kube",
+    ),
     "port taken": (
         ("error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR Port-6443]: Port 6443 is "
         "in use\n[preflight] If you know what you are doing, you can make a check non-fatal"),
         "port 6443 is taken", "sport = :6443",
+    ),
+    "no sandbox image": (
+        ("labctl: nothing may be pulled (images.pull: false) and containerd has not got registry.k8s.io/pause:3.6 (the "
+        "sandbox image it is configured for)"),
+        "has not got its sandbox image registry.k8s.io/pause:3.6", "kubeadm.runtime: {sandboxImage: IMAGE}",
+    ),
+    "containerd of Debian, left alone": (
+        "labctl: containerd looks for CNI plugins in /usr/lib/cni and Cilium's goes to /opt/cni/bin",
+        "looks for CNI plugins in /usr/lib/cni, Cilium puts its own into /opt/cni/bin",
+        "cilium.values: {cni: {binPath: /usr/lib/cni}}",
     ),
     "swap on": (
         ("error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR Swap]: running with swap "

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +16,17 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
+from labctl.model.datapath import Masquerade
+from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.clock import ClockOffset, Exchange, between, in_words, offset_of, parse_time
+from labctl.providers.kubeadm.clock import Exchange, in_words, offset_of, parse_time
 from labctl.providers.kubeadm.inventory import inventory, pause_tag, sandbox_image, sources
+from labctl.providers.kubeadm.kernel import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
 from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
+from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.settings import read_settings
-from labctl.providers.kubeadm.survey import judge_survey, parse_survey
+from labctl.providers.kubeadm.survey import judge_survey, least_python, parse_survey
 
 PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
 
@@ -44,6 +50,8 @@ VERSION_2 = """version = 2
 [plugins]
   [plugins."io.containerd.grpc.v1.cri"]
     sandbox_image = "k8s.gcr.io/pause:3.6"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       BinaryName = ""
       SystemdCgroup = false
@@ -51,6 +59,8 @@ VERSION_2 = """version = 2
 VERSION_3 = """version = 3
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = 'registry.k8s.io/pause:3.10'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   SystemdCgroup = false
 """
@@ -64,6 +74,55 @@ def test_both_settings_are_changed_where_they_stand_and_nothing_else(containerd:
     different = [(a, b) for a, b in zip(text.splitlines(), changed.splitlines(), strict=True) if a != b]
     assert len(different) == 2
     assert containerd.containerd_config(changed, systemd_cgroup=True, sandbox_image="mirror/pause:3.2") == changed
+
+
+DEBIANS = """version = 2
+
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    [plugins."io.containerd.grpc.v1.cri".cni]
+      bin_dir = "/usr/lib/cni"
+      conf_dir = "/etc/cni/net.d"
+"""
+
+
+def test_debians_containerd_is_told_where_cilium_puts_its_plugin(containerd: ModuleType) -> None:
+    assert containerd.cni_directories_of(DEBIANS) == ["/usr/lib/cni"]
+    changed = containerd.containerd_config(DEBIANS, cni_directory="/opt/cni/bin")
+    assert changed == DEBIANS.replace("/usr/lib/cni", "/opt/cni/bin")
+    assert containerd.containerd_config(DEBIANS, cni_directory="/usr/lib/cni") == DEBIANS
+
+
+@pytest.mark.parametrize(
+    ("line", "directories"),
+    [
+        ("", ["/opt/cni/bin"]),
+        ("bin_dir = ''", ["/opt/cni/bin"]),
+        ("bin_dirs = ['/usr/libexec/cni', '/opt/cni/bin']", ["/usr/libexec/cni", "/opt/cni/bin"]),
+    ],
+)
+def test_a_directory_that_is_there_already_is_left(containerd: ModuleType, line: str, directories: list[str]) -> None:
+    text = f"version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\n  {line}\n"
+    assert containerd.cni_directories_of(text) == directories
+    assert containerd.containerd_config(text, cni_directory="/opt/cni/bin") == text
+
+
+def test_a_table_for_runc_has_its_type(containerd: ModuleType) -> None:
+    """containerd 1.6.20 shows `runtime_type = ""` in `config dump` for a file that gives runc only options."""
+    parsed = tomllib.loads(containerd.containerd_config(DEBIANS, systemd_cgroup=True, sandbox_image="p:1"))
+    cri = parsed["plugins"]["io.containerd.grpc.v1.cri"]
+    assert cri["containerd"]["runtimes"]["runc"] == {
+        "runtime_type": "io.containerd.runc.v2", "options": {"SystemdCgroup": True},
+    }  # fmt: skip
+    assert cri["sandbox_image"] == "p:1"
+    own = "version = 2\n[" + containerd.RUNTIME[2] + ']\n  runtime_type = "io.containerd.runc.v1"\n'
+    assert 'runtime_type = "io.containerd.runc.v1"' in containerd.containerd_config(own, systemd_cgroup=True)
+
+
+def test_a_list_of_directories_stays_a_list(containerd: ModuleType) -> None:
+    text = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dirs = ['/usr/lib/cni']\n"
+    changed = containerd.containerd_config(text, cni_directory="/opt/cni/bin")
+    assert changed == text.replace("['/usr/lib/cni']", '["/opt/cni/bin"]')
 
 
 def test_missing_tables_are_added(containerd: ModuleType) -> None:
@@ -155,6 +214,73 @@ def problems(tmp_path: Path, text: str, *, clock: ClockOffset | None = None, **k
     return [o.cause for o in judge_survey(settings, [parse_survey("node1", text, clock)])]
 
 
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("lacks=crictl\nlacks=conntrack\n", "nothing may be downloaded, and it has not got crictl and conntrack"),
+        ("containerd=containerd github.com/containerd/containerd v2.0.1 c\n",
+         "containerd 2.0.1 does not speak with the kubelet of Kubernetes 1.20.2 (CRI v1alpha2)"),
+        ("pythonversion=3.5\n", "its Python is 3.5, and ansible-core"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_lacks_for_offline_work_is_told_early(tmp_path: Path, change: str, cause: str) -> None:
+    found = problems(tmp_path, SURVEY + change, offline=True)
+    assert len(found) == 1
+    assert found[0].startswith(cause)
+
+
+def test_a_check_of_kubeadm_that_is_waived_is_waived_early_too(tmp_path: Path) -> None:
+    text = SURVEY + "lacks=conntrack\n"
+    assert problems(tmp_path, text, offline=True, ignorePreflightErrors=["Swap", "FileExisting-conntrack"]) == []
+
+
+@pytest.mark.parametrize(
+    ("ansible_core", "least"), [("2.15.13", (3, 6)), ("2.17.1", (3, 7)), ("2.19.14", (3, 8)), ("2.20.0", (3, 9))]
+)
+def test_each_ansible_works_with_its_own_pythons(ansible_core: str, least: tuple[int, int]) -> None:
+    assert least_python(ansible_core) == least
+
+
+def test_only_what_cilium_cannot_do_without_stops_a_machine() -> None:
+    by_bpf = {option.name: option for option in kernel_options(make_lab().datapath)}
+    by_iptables = {o.name for o in kernel_options(replace(make_lab().datapath, masquerade=Masquerade.IPTABLES))}
+    assert not by_bpf["CONFIG_CRYPTO_USER_API_HASH"].required
+    assert by_bpf["CONFIG_NET_CLS_BPF"].required
+    assert by_bpf["CONFIG_NET_CLS_BPF"].line == "CONFIG_NET_CLS_BPF:cls_bpf:Cilium's programs on devices:must"
+    assert "CONFIG_IP_SET" in by_iptables - set(by_bpf)
+
+
+def test_the_kernel_is_judged_by_what_it_must_have_and_what_it_may() -> None:
+    script = PLAYBOOKS / "files" / "kernel-check.sh"
+    options = "CONFIG_NO_SUCH:nosuch:x:must;CONFIG_NONE_EITHER:none_either:y:may;CONFIG_BPF::z:must"
+    done = subprocess.run(("sh", str(script), options), capture_output=True, check=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("unknown")]
+    if lines:  # a kernel whose configuration can be read
+        assert lines == ["missing CONFIG_NO_SUCH (needed for x)", "without CONFIG_NONE_EITHER (needed for y)"]
+    else:
+        assert done.stdout.startswith("unknown: the kernel's configuration cannot be read")
+
+
+def test_every_image_that_a_machine_needs_is_known_before(tmp_path: Path) -> None:
+    own = {"image": "local/cilium:1", "operatorImage": "local/operator-generic:1"}
+    lab = make_lab(hosts=THREE_HOSTS, kubeadm={"offline": True, "toolsImage": "docker.io/library/tools:1"}, cilium=own)
+    assert read_settings(lab, tmp_path).images == (
+        "local/cilium:1",
+        "local/operator-generic:1",
+        "docker.io/library/tools:1",
+    )
+    assert "quay.io/cilium/cilium:v1.13.12" in read_settings(make_lab(hosts=THREE_HOSTS), tmp_path).images
+
+
+def test_cilium_is_told_by_its_own_values_where_its_plugin_goes(tmp_path: Path) -> None:
+    lab = make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": "/usr/lib/cni"}}})
+    settings = read_settings(lab, tmp_path)
+    assert settings.cni_directory == "/usr/lib/cni"
+    labctl = play_variables(settings)["labctl"]
+    assert labctl["cni_directory"] == "/usr/lib/cni"
+    assert "/usr/lib/cni" in labctl["remember"]["directories"]
+
+
 def test_a_machine_that_fits_has_nothing_against_it(tmp_path: Path) -> None:
     seen = parse_survey("node1", SURVEY)
     assert seen.device_of("192.168.56.10") == "eth1"
@@ -201,12 +327,6 @@ def test_the_shortest_round_trip_decides_the_offset() -> None:
     assert offset.offset_s == pytest.approx(0.5)
     assert offset.error_s == pytest.approx(0.001)
     assert in_words(offset) == "node1 is 500.0 ms ahead, ± 1.0 ms"
-
-
-def test_between_two_machines_the_errors_add_up() -> None:
-    a, b = (ClockOffset(node=n, offset_s=o, error_s=0.001) for n, o in (("node1", 0.5), ("node2", -0.25)))
-    assert between(a, b).offset_s == pytest.approx(-0.75)
-    assert between(a, b).error_s == pytest.approx(0.002)
 
 
 def test_a_time_that_is_no_number_is_an_error() -> None:

@@ -22,6 +22,7 @@ from labctl.providers.kubeadm.machines import Machine, machine_from_record, mach
 from labctl.providers.kubeadm.open import SshWays
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.settings import read_settings
+from labctl.providers.kubeadm.ssh import MachineCommands
 
 NOTES = (
     "kubeadm init --kubernetes-version=v1.20.5 --image-repository registry.aliyuncs.com/google_containers "
@@ -163,6 +164,7 @@ def test_pods_and_nodes_are_entered_over_the_ssh_of_their_own_machine(tmp_path: 
     class Scripted:
         def __init__(self, machine: Machine) -> None:
             self.machine = machine
+            self.prefix = MachineCommands(machine).prefix
 
         def find(self, program: str) -> str | None:
             return None

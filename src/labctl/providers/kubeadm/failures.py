@@ -92,6 +92,11 @@ KNOWN: tuple[Known, ...] = (
         "wait until this prints nothing: ssh {place} sudo fuser /var/lib/dpkg/lock-frontend; then the same command",
     ),
     _known(
+        r"Packages were downgraded",
+        "a newer version of a package of the bundle is installed, and labctl could not put it back afterwards",
+        "ssh {place} 'dpkg -l | grep -i kube', take it away, or bring the bundle of that version",
+    ),
+    _known(
         r"dpkg was interrupted",
         "an earlier installation was cut off",
         "ssh {place} sudo dpkg --configure -a",
