@@ -47,8 +47,11 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Callable[[], int]]:
-    """Within it, the signals of STOPPING are only counted; what it gives says how often one came. For work whose normal end
-    is that a person stops it. A blocking wait is cut short by the signal and then goes on: wait with a time limit."""
+    """Within it, the signals of STOPPING are only counted; what it gives says how often one came.
+
+    For work whose normal end is that a person stops it. A blocking wait is cut short by the signal and then goes on:
+    wait with a time limit.
+    """
     count = 0
 
     def remember(number: int, frame: FrameType | None) -> None:
