@@ -76,7 +76,7 @@ class Narrator:
         told = [
             f"{outcome}: {', '.join(nodes)}"
             for outcome in (Outcome.CHANGED, Outcome.FAILED, Outcome.UNREACHABLE)
-            if (nodes := [one.node for one in done if one.outcome is outcome])
+            if (nodes := sorted(one.node for one in done if one.outcome is outcome))
         ]
         text = done[0].task + (f" ({'; '.join(told)})" if told else "")
         self._tell(text, max(one.duration_s for one in done))
