@@ -16,7 +16,7 @@ def packing(provider: Provider, lab: Lab) -> Packs:
     raise UsageError(
         what=f"labs of the provider {provider.name} are not made from images that could be packed",
         cause=f"scenario {lab.scenario} is built by {provider.name}: {provider.statement}",
-        remedy="say which provider the bundle is for: --provider kind",
+        remedy="say which provider the bundle is for: --provider kind, or --provider kubeadm",
     )
 
 

@@ -243,15 +243,18 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools` or `chart`; `digest` is empty
-    where it is not known on this host (not pulled yet)."""
+    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools`, `chart`, or the name of one of
+    Kubernetes' own images; `digest` is empty where it is not known here (not pulled yet). `source` says who lists it,
+    where that is not the scenario."""
 
     role: str
     reference: str
     digest: str
+    source: str = ""
 
     def record(self) -> dict[str, object]:
-        return {"role": self.role, "reference": self.reference, "digest": self.digest or None}
+        said = {"source": self.source} if self.source else {}
+        return {"role": self.role, "reference": self.reference, "digest": self.digest or None, **said}
 
 
 @runtime_checkable

@@ -76,7 +76,7 @@ def test_the_providers_with_images_are_those_that_offer_to_pack_them() -> None:
     from labctl import app
 
     offers = {name: isinstance(app.provider(name), Packs) for name in app.PROVIDERS}
-    assert (offers["netns"], offers["kind"]) == (False, True)
+    assert (offers["netns"], offers["kind"], offers["kubeadm"]) == (False, True, True)
 
 
 def test_images_lists_every_part_with_its_digest(bench: Bench, packing: PackingProvider) -> None:
@@ -87,6 +87,17 @@ def test_images_lists_every_part_with_its_digest(bench: Bench, packing: PackingP
     document = bench.run("images", "bpf", "--json").document
     assert document["kind"] == "Images"
     assert document["parts"][1] == {"role": "agent", "reference": "local/cilium:v1.13.12", "digest": None}
+
+
+def test_images_says_who_lists_what_the_scenario_does_not(
+    bench: Bench, packing: PackingProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tuple(
+        Part(role=role, reference=f"r/{role}:1", digest="", source="kubeadm on m") for role in ("etcd", "pause")
+    )
+    monkeypatch.setattr(PackingProvider, "images", lambda *_: (*PARTS, *listed))
+    assert bench.run("images", "bpf").out.splitlines()[-1] == "etcd, pause: by kubeadm on m"
+    assert bench.run("images", "bpf", "--json").document["parts"][-1]["source"] == "kubeadm on m"
 
 
 def test_a_provider_without_images_says_that_it_needs_none(bench: Bench) -> None:

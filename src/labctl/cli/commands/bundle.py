@@ -23,7 +23,7 @@ from labctl.errors import UsageError
 def command(scenario: str, provider: str | None, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
     """Pack the images and the chart of SCENARIO into FILE, with checksums.
 
-    On the other host: labctl up SCENARIO --provider kind --bundle FILE
+    On the other host: labctl up SCENARIO --provider PROVIDER --bundle FILE
     """
     from labctl.system.signals import interruptible
 

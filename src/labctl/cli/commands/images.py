@@ -42,3 +42,6 @@ def command(scenario: str, provider: str | None, overrides: tuple[str, ...], as_
     for part in parts:
         table.add_row(part.role, part.reference, part.digest or "not on this host")
     show(table)
+    for source in dict.fromkeys(part.source for part in parts if part.source):
+        roles = ", ".join(part.role for part in parts if part.source == source)
+        say(f"{roles}: by {source}")

@@ -18,6 +18,7 @@ from labctl.providers.cilium.cluster import Cluster
 from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
 from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, endpoint_of, parse_endpoints
 from labctl.providers.cilium.inspect_datapath import read_state
+from labctl.providers.cilium.listeners import wishes
 from labctl.providers.cilium.live import (
     LINKS_SCRIPT,
     Facts,
@@ -141,8 +142,15 @@ class OpenCiliumLab:
             endpoint = endpoint_of(self._facts.endpoints[pod.node], f"{self._settings.namespace}/{name}")
             ids[pod.node] = (*ids.get(pod.node, ()), *((endpoint.id,) if endpoint else ()))
         witnesses = self.witnesses
-        aggregation = witnesses.config().get("monitor-aggregation", "")
-        return watching(self._lab, pair, self._agents, ids, aggregation, lambda: witnesses.conntrack_evidence(pair))
+        config = witnesses.config()
+        others = wishes(
+            self._lab, pair, namespace=self._settings.namespace, agents=self._agents, targets=self._targets,
+            config=config, values=self._settings.user_values,
+        )  # fmt: skip
+        return watching(
+            self._lab, pair, self._agents, ids, config.get("monitor-aggregation", ""),
+            lambda: witnesses.conntrack_evidence(pair), others,
+        )  # fmt: skip
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})

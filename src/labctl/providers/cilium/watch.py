@@ -1,20 +1,22 @@
 """`cilium monitor` as a witness of single packets: its trace lines of one pair as movements, node by node.
 
 Monitor tells the ports of TCP and UDP, and neither id nor sequence number of an echo: those keys have 0 there, and the
-lines' order has to do. Needs monitor aggregation `none`; anything else is told as a gap.
+lines' order has to do. Needs monitor aggregation `none`; anything else is told as a gap. Hubble and pwru are heard
+beside it where they can be (`listeners`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Act, Movement, Mover, PacketKey
 from labctl.model.proof import Evidence
 from labctl.providers.base import Running
+from labctl.providers.cilium.listeners import Ears, Wish
 from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, parse_monitor
 from labctl.providers.cilium.targets import DoorTarget
 
@@ -66,16 +68,21 @@ def _protocol(what: str) -> str:
 
 
 class MonitorWatch:
-    """`Watch` of the seam. Asking for movements ends the monitors: they are read when they have ended."""
+    """`Watch` of the seam. Asking for movements ends the monitors and the other witnesses: they are read when they have
+    ended."""
 
-    def __init__(self, lab: Lab, pair: Pair, running: Mapping[str, Running], gaps: list[str], evidence: Ask) -> None:
-        self._addresses = {str(lab.pod(name).address) for name in (pair.client, pair.server)}
-        self._running, self._gaps, self._evidence = running, gaps, evidence
+    def __init__(
+        self, addresses: set[str], running: Mapping[str, Running], ears: Ears, gaps: list[str], evidence: Ask
+    ) -> None:
+        self._addresses = addresses
+        self._running, self._ears, self._gaps, self._evidence = running, ears, gaps, evidence
         self._movements: tuple[Movement, ...] | None = None
 
     def movements(self) -> tuple[Movement, ...]:
         if self._movements is None:
             found: list[Movement] = []
+            # Before monitor's: its lines have no place of their own, and what follows them would be put after them.
+            others = self._ears.stop()
             for node, running in self._running.items():
                 try:
                     done = running.stop(sig=signal.SIGTERM, timeout_s=_STOP_S)
@@ -83,11 +90,12 @@ class MonitorWatch:
                     self._gaps.append(f"monitor on {node}: {failed.what}")
                     continue
                 found += (movement_of(node, trace) for trace in parse_monitor(done.text))
-            self._movements = tuple(m for m in found if {m.packet.src, m.packet.dst} == self._addresses)
+            told = tuple(m for m in found if {m.packet.src, m.packet.dst} == self._addresses)
+            self._movements = (*others, *told)
         return self._movements
 
     def evidence(self) -> tuple[Evidence, ...]:
-        return self._evidence()
+        return (*self._evidence(), *self._ears.evidence())
 
     def gaps(self) -> tuple[str, ...]:
         return tuple(self._gaps)
@@ -101,9 +109,11 @@ def watching(
     endpoints: Mapping[str, tuple[int, ...]],
     aggregation: str,
     evidence: Ask,
+    others: Sequence[Wish] = (),
 ) -> Iterator[MonitorWatch]:
-    """Monitors on the nodes of the pair's pods. `endpoints` are the pods' endpoint ids by node. Raises MeasureFailed
-    when no node can be watched."""
+    """Monitors on the nodes of the pair's pods, and the `others` that can be heard. `endpoints` are the pods' endpoint
+    ids by node. Raises MeasureFailed when no node can be watched."""
+    addresses = {str(lab.pod(name).address) for name in (pair.client, pair.server)}
     gaps = [] if aggregation == "none" else [f"monitor aggregation is '{aggregation}': not every packet is told"]
     running: dict[str, Running] = {}
     with contextlib.ExitStack() as stack:
@@ -116,4 +126,6 @@ def watching(
                 gaps.append(f"monitor on {node}: {failed.what} ({failed.cause})")
         if not running:
             raise MeasureFailed(what="no node's programs can be watched", cause="; ".join(gaps))
-        yield MonitorWatch(lab, pair, running, gaps, evidence)
+        ears = Ears(addresses, gaps)
+        ears.start(others, stack)
+        yield MonitorWatch(addresses, running, ears, gaps, evidence)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from labctl.providers.base import Part as Part
+from labctl.providers.cilium.bundle import engine_digest
+from labctl.providers.cilium.bundle import parse_digest as parse_digest
+from labctl.providers.cilium.bundle import sha256_of as sha256_of
 from labctl.providers.cilium.install import REPOSITORY
 from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
-
-_LOOK_S = 30.0
 
 
 def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ...]:
@@ -33,22 +32,4 @@ def digest_of(reference: str, engine: str, commands: Commands) -> str:
     """The digest in the reference itself, else the registry's, else the local image's id; empty when it is not here."""
     if "@" in reference:
         return reference.partition("@")[2]
-    if commands.find(engine) is None:
-        return ""
-    done = commands.run((engine, "image", "inspect", reference), timeout_s=_LOOK_S)
-    return parse_digest(done.text) if done.returncode == 0 and not done.timed_out else ""
-
-
-def parse_digest(text: str) -> str:
-    """From `image inspect`: the first repository digest, or the image's id (which is a digest of its configuration)."""
-    try:
-        entry = json.loads(text)[0]
-    except (ValueError, IndexError, KeyError, TypeError):
-        return ""
-    known = entry.get("RepoDigests") or ()
-    return str(known[0]).partition("@")[2] if known else str(entry.get("Id", ""))
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return engine_digest(reference, engine, commands)

@@ -17,7 +17,8 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import MachineSource
 from labctl.planning.record import lab_from_json
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
@@ -97,6 +98,38 @@ class KubeadmProvider:
                 remedy=f"labctl down {before.name}, then build the other one",
             )
         return plan_switch(self.settings(before), self.settings(after))
+
+    def images(self, lab: Lab) -> tuple[Part, ...]:
+        """Every image and the chart of the lab. kubeadm and containerd on the machines are asked where they answer."""
+        settings = self.settings(lab)
+        with self._doors(lab, settings) as doors:
+            return (*(found.part for found in locate(settings, doors)), chart_part(settings))
+
+    def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
+        """Writes a bundle of them. Raises UsageError that names every image that is neither in an archive, nor on a
+        machine, nor in docker."""
+        from labctl.providers.kubeadm import bundle
+
+        settings = self.settings(lab)
+        with self._doors(lab, settings) as doors:
+            return bundle.pack(settings, doors, output)
+
+    def unpack(self, path: Path) -> dict[str, dict[str, object]]:
+        """Verifies a bundle, and gives what to lay over the sections `cilium` and `kubeadm` of a lab so that nothing
+        else is used. The playbooks bring the archives to the machines."""
+        from labctl.providers.cilium.bundle import sha256_of
+        from labctl.providers.kubeadm import bundle
+
+        return bundle.unpack(path, self._root / "bundles" / sha256_of(path)[:16])
+
+    @contextlib.contextmanager
+    def _doors(self, lab: Lab, settings: Settings) -> Iterator[Doors]:
+        """Where images may be, now. Machines that do not answer are told, and do not stop anything."""
+        from labctl.providers.kubeadm.doors import open_doors
+        from labctl.providers.kubeadm.ssh import Fleet
+
+        with Fleet(() if has_no_machines(lab) else settings.machines) as fleet:
+            yield open_doors(settings, fleet)
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
         """The machines are there once, so the sides take turns on them."""
