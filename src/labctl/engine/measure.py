@@ -127,6 +127,7 @@ class Measurement:
                 self.measured.stopped_after = number
                 self._journal.record(STOPPED, {"after": number})
                 break
+        self._prove_still()
         return self.measured
 
     def _remove_remains(self) -> None:
@@ -151,6 +152,7 @@ class Measurement:
         self._journal.record(PREPARED, {"order": list(order), "durationsS": durations_s})
 
     def _rebuild(self, order: Sequence[str]) -> None:
+        self._prove_still()
         self._stack.close()
         self._open.clear()
         self._remove_all()
@@ -160,12 +162,19 @@ class Measurement:
             build(side.provider, side.lab, self._observer)
 
     def _prove_all(self) -> None:
+        self._refusing_together(self._open_proven, sorted(self._sides))
+
+    def _prove_still(self) -> None:
+        """What was in force when measuring began must be so when it ends: else the figures are of two modes."""
+        self._refusing_together(self._proven_open, sorted(self._open))
+
+    def _refusing_together(self, look: Callable[[LabSide], None], keys: Sequence[str]) -> None:
         """A lab that is not in force stops the comparison only after every side was looked at, so that the message
         names them all."""
         refusals: list[NotInForce] = []
-        for key in sorted(self._sides):
+        for key in keys:
             try:
-                self._open_proven(self._sides[key])
+                look(self._sides[key])
             except NotInForce as refusal:
                 refusals.append(refusal)
         if refusals:
@@ -177,9 +186,12 @@ class Measurement:
 
     def _open_proven(self, side: LabSide) -> None:
         """Raises NotInForce."""
-        open_lab = self._stack.enter_context(side.provider.open(side.lab))
-        self._open[side.key] = open_lab
-        proven = prove(self._checks, open_lab, self._journal.sink, self._observer)
+        self._open[side.key] = self._stack.enter_context(side.provider.open(side.lab))
+        self._proven_open(side)
+
+    def _proven_open(self, side: LabSide) -> None:
+        """Raises NotInForce."""
+        proven = prove(self._checks, self._open[side.key], self._journal.sink, self._observer)
         self._keep_proof(side.key, proven)
         refuse_unless_proven(proven.mode, side.title, again=side.look_again)
 
@@ -188,6 +200,7 @@ class Measurement:
         side = self._sides[key]
         if self._turn is not None and self._turn.key == key:
             return
+        self._prove_still()
         self._stack.close()
         self._open.clear()
         if self._turn is None:

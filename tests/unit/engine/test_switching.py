@@ -192,7 +192,7 @@ def test_measuring_in_turns_builds_once_switches_once_a_block_and_proves_every_t
     assert measured.whole_blocks() == {1, 2, 3, 4}
     assert {(run.block, run.side) for run in measured.records} == {(n, s) for n in range(1, 5) for s in "ab"}
     proofs = [content["side"] for kind, content in journal.entries if kind == "mode"]
-    assert len(proofs) == 5
+    assert len(proofs) == 10  # each of the five turns is proven when it begins and again when it ends
     assert any(isinstance(event, StepDone) and event.id.startswith("switch-to-") for event in events)
 
 
