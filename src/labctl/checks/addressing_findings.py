@@ -9,15 +9,13 @@ from labctl.checks.arp import ArpSight
 from labctl.checks.findings import finding, unknown
 from labctl.checks.pod_network import ICMP_OVER_IPV4_BYTE, DefaultRoute, Device, refused_mtu
 from labctl.model.datapath import Encapsulation
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
 from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.result import Finding
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.path.sighting import Sighting, Way
 from labctl.providers.base import Completed
 
-VXLAN_OVERHEAD_BYTE = 50
-"""Outer IPv4 header 20, UDP 8, VXLAN 8, and the inner Ethernet header 14."""
 _SEES_ARP = frozenset((Role.CLIENT_ETH0, Role.CLIENT_LXC))
 
 

@@ -27,7 +27,6 @@ class _Command(IntEnum):
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     MAP_UPDATE_BATCH = 26
-    ENABLE_STATS = 32
 
 
 class MapType(IntEnum):
@@ -218,13 +217,6 @@ def maps_of_program(descriptor: int) -> dict[str, int]:
         opened = map_descriptor(map_id)
         found[map_info(opened).name] = opened
     return found
-
-
-def enable_statistics() -> int:
-    """Run counts and times of all programs are kept until the file descriptor given here is closed."""
-    attribute = bytearray(_ATTRIBUTE_BYTES)
-    struct.pack_into("=I", attribute, 0, 0)
-    return _call(_Command.ENABLE_STATS, attribute)
 
 
 def run_program(descriptor: int, packet: bytes, *, context: bytes = b"", repeat: int = 1) -> ProgramRun:

@@ -14,10 +14,8 @@ from labctl.loading.tree import Place, Scalar, Tree, find, items_of, text_of
 from labctl.loading.wording import path_text
 from labctl.model.datapath import Encapsulation
 from labctl.model.document import SMALLEST_MTU_BYTE
+from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.planning import addresses
-
-VXLAN_OVERHEAD_BYTE = 50
-"""Outer Ethernet, IPv4, UDP and VXLAN headers: 14 + 20 + 8 + 8."""
 
 KEYS = ("underlayCIDR", "podCIDR", "serviceCIDR")
 

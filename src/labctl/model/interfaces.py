@@ -28,6 +28,8 @@ BRIDGE_INDEX = 2
 FIRST_PORT_INDEX = 10
 
 VXLAN_PORT = 8472
+VXLAN_OVERHEAD_BYTE = 50
+"""Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header: 20 + 8 + 8 + 14."""
 
 
 def bridge_port(node_index: int) -> str:

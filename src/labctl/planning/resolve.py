@@ -9,15 +9,13 @@ from ipaddress import IPv4Network
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.datapath import Encapsulation
+from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Lab, Network, Node, Pod
 from labctl.model.scenario import Scenario
 from labctl.model.service import Service
 from labctl.planning import addresses
 from labctl.planning.identities import identities, label_key
 from labctl.planning.record import digest_of
-
-VXLAN_OVERHEAD_BYTE = 50
-"""Outer Ethernet, IPv4, UDP and VXLAN headers: 14 + 20 + 8 + 8."""
 
 
 def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:

@@ -34,16 +34,12 @@ from labctl.store.journal import JOURNAL_FILE, JournalWriter
 from labctl.store.manifest import Manifest, RunState, read_manifest, write_manifest
 from labctl.store.raw import RAW_DIRECTORY, RawDirectory, safe_name
 from labctl.store.seal import LOCK_FILE, SEAL_FILE, write_seal
+from labctl.system.clock import utc_now
 from labctl.system.files import write_atomically
 
 RESULT_FILE = "result.json"
 
 _RAW_NUMBER = re.compile(r"^(\d+)-")
-
-
-def utc_now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Run:

@@ -92,14 +92,6 @@ def parse_tunnels(text: str) -> tuple[Tunnel, ...]:
     return tuple(tunnels)
 
 
-def argv_services() -> tuple[str, ...]:
-    return (*IN_AGENT, "service", "list")
-
-
-def argv_identities() -> tuple[str, ...]:
-    return (*IN_AGENT, "identity", "list", "-o", "json")
-
-
 def endpoint_of(endpoints: Sequence[Endpoint], pod: str) -> Endpoint | None:
     """The endpoint of `namespace/name`, or None."""
     return next((endpoint for endpoint in endpoints if endpoint.pod == pod), None)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
-from labctl.providers.cilium.versions import Version
 
 IN_AGENT = (
     "sh",
@@ -211,8 +210,3 @@ def explain(log: Iterable[str], config: Mapping[str, str], status: AgentStatus) 
     if status.host_routing == "bpf":
         return None
     return fallback_in_log(log) or silent_fallback(config, status)
-
-
-def tool_name(version: Version) -> str:
-    """The command-line tool inside the agent's image."""
-    return "cilium-dbg" if version.series >= (1, 15) else "cilium"

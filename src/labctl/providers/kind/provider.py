@@ -15,6 +15,7 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kind import KindCluster, Strategy
 from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice
+from labctl.providers.cilium.files import state_root
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.kind import bundle, clusters, record, subnets
 from labctl.providers.kind.actions import RefuseOverlap
@@ -30,12 +31,6 @@ from labctl.providers.kind.ways import KindWays
 _DELETE_S = 180.0
 
 
-def default_root() -> Path:
-    """Where labs of this provider keep kubeconfig, rendered chart and logs: below XDG_STATE_HOME."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "labctl" / "kind"
-
-
 class KindProvider:
     """`Provider` of the seam."""
 
@@ -45,7 +40,7 @@ class KindProvider:
 
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
-        self._root = root or default_root()
+        self._root = root or state_root(self.name)
 
     @property
     def engine(self) -> str:

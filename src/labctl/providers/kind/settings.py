@@ -18,6 +18,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
+from labctl.providers.cilium.files import LabFiles
 from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of
 from labctl.providers.cilium.versions import Version
 
@@ -51,39 +52,12 @@ S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """Where a lab's own files are: nothing of it is the user's `~/.kube`."""
-
-    folder: Path
-    logs: Path
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.folder / "kubeconfig"
+class Files(LabFiles):
+    """With the cluster's configuration."""
 
     @property
     def kind_config(self) -> Path:
         return self.folder / "kind.yaml"
-
-    @property
-    def values(self) -> Path:
-        return self.folder / "cilium-values.yaml"
-
-    @property
-    def rendered(self) -> Path:
-        return self.folder / "cilium.yaml"
-
-    @property
-    def workloads(self) -> Path:
-        return self.folder / "workloads.yaml"
-
-    @property
-    def charts(self) -> Path:
-        return self.folder / "charts"
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "lab.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

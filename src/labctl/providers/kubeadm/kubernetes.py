@@ -61,12 +61,6 @@ def cri_socket(version: Version, path: str) -> str:
     return f"unix://{path}" if version.series >= (1, 24) else path
 
 
-def control_plane_label(version: Version) -> str:
-    """The taint of a control plane node, which a lab takes away so that pods can run there too."""
-    suffix = "control-plane" if version.series >= (1, 24) else "master"
-    return f"node-role.kubernetes.io/{suffix}"
-
-
 def default_image_repository(version: Version) -> str:
     """The vendor's registry: k8s.gcr.io was frozen in April 2023 and these releases were the first without it."""
     last_old = {22: 17, 23: 15, 24: 9}

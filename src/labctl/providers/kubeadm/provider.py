@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.cilium.files import state_root
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
@@ -26,12 +26,6 @@ from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import Files, Settings, read_settings
 from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
-
-
-def default_root() -> Path:
-    """Where labs of this provider keep kubeconfig, rendered chart and logs: below XDG_STATE_HOME."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "labctl" / "kubeadm"
 
 
 class KubeadmProvider:
@@ -48,7 +42,7 @@ class KubeadmProvider:
         observer: TaskObserver = unheard,
         site: Callable[[], tuple[Machine, ...]] = tuple,
     ) -> None:
-        self._root = root or default_root()
+        self._root = root or state_root(self.name)
         self._observer = observer
         self._site = site
 

@@ -14,6 +14,7 @@ from labctl.model.lab import Lab
 from labctl.model.sections_kind import Cilium
 from labctl.model.sections_kubeadm import Kubeadm
 from labctl.providers.cilium.compatibility import refuse_impossible
+from labctl.providers.cilium.files import LabFiles
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import Images, Wanted
 from labctl.providers.cilium.versions import Version
@@ -24,41 +25,13 @@ ADMIN_CONF = "/etc/kubernetes/admin.conf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """Where a lab's own files are on this host."""
-
-    folder: Path
-    logs: Path
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.folder / "kubeconfig"
-
-    @property
-    def values(self) -> Path:
-        return self.folder / "cilium-values.yaml"
-
-    @property
-    def rendered(self) -> Path:
-        return self.folder / "cilium.yaml"
-
-    @property
-    def workloads(self) -> Path:
-        return self.folder / "workloads.yaml"
-
-    @property
-    def charts(self) -> Path:
-        return self.folder / "charts"
+class Files(LabFiles):
+    """With what is known of the machines."""
 
     @property
     def state(self) -> Path:
         """Which machines the lab is on and how to take it from them: written before anything is done to one."""
         return self.folder / "machines.json"
-
-    @property
-    def record(self) -> Path:
-        """The resolved lab: written when it is whole."""
-        return self.folder / "lab.json"
 
     @property
     def known_hosts(self) -> Path:
