@@ -3,8 +3,9 @@
     sudo .venv/bin/python bench/comparison/injected_slowdown.py [--count 10] [--share 0.10] [--rounds N …]
 
 Side B is the same scenario with `datapath.extraDelayNs`: a busy-wait once for each packet that a pod sends, so twice in
-a round trip. A pilot finds the delay that makes the wanted share of the median. The truth of a trial follows from the
-delay and side A's own samples, block by block: 2 · delay / a. The exit code is 1 when the acceptance is missed.
+a round trip. A pilot finds the delay that makes the wanted share of the median, and the kernel says what the program
+then really adds to a packet. The truth of a trial follows from that and side A's own samples, block by block:
+2 · added / a. The exit code is 1 when the acceptance is missed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from delay import added_ns
 from trials import compare, options_of, parser, primary, row_name, store, warnings_of
 
 from labctl.compare.statistics import paired_estimate, relative
@@ -35,9 +37,9 @@ def row_of(document: dict[str, Any], wanted: str) -> dict[str, Any]:
     return next(row for row in primary(document) if row_name(row) == wanted)
 
 
-def truth_of(row: dict[str, Any], delay_ns: int) -> float:
+def truth_of(row: dict[str, Any], packet_ns: float) -> float:
     """The change that the delay makes, relative: the same estimate as labctl's, on what the blocks must have been."""
-    added_s = PACKETS_PER_ROUND_TRIP * delay_ns * 1e-9
+    added_s = PACKETS_PER_ROUND_TRIP * packet_ns * 1e-9
     return relative(paired_estimate([math.log1p(added_s / a) for a in row["a"]["samples"]]).estimate)
 
 
@@ -45,7 +47,7 @@ def main() -> int:
     made = parser(__doc__ or "", count=10)
     made.add_argument("--scenario", default="legacy-native", help="the scenario that is slowed")
     made.add_argument("--share", type=float, default=0.10, help="the slowdown of the median (default: 0.10)")
-    made.add_argument("--row", default="cross-node latency_p50", help="the row that is looked at")
+    made.add_argument("--row", default="cross-node rtt_p50", help="the row that is looked at")
     given = made.parse_args()
     words = options_of(given)
     trials = []
@@ -55,13 +57,15 @@ def main() -> int:
         pilot, _ = compare(given.scenario, given.scenario, *words, "--rounds", "2")
         median_s = row_of(pilot, given.row)["a"]["median"]
         delay_ns = min(LARGEST_DELAY_NS, round(given.share * median_s / PACKETS_PER_ROUND_TRIP * 1e9))
-        print(f"pilot: median {median_s * 1e6:.1f} µs, delay {delay_ns} ns a packet", file=sys.stderr, flush=True)
+        packet_ns = added_ns(delay_ns)
+        said = f"pilot: median {median_s * 1e6:.1f} µs, delay {delay_ns} ns a packet, which adds {packet_ns:.0f} ns"
+        print(said, file=sys.stderr, flush=True)
         other = slowed(directory, given.scenario, delay_ns)
         for number in range(1, given.count + 1):
             document, duration_s = compare(given.scenario, other, *words)
             documents.append(document)
             row = row_of(document, given.row)
-            truth = truth_of(row, delay_ns)
+            truth = truth_of(row, packet_ns)
             change = row["change"]
             trial = {
                 "seed": document["seed"],
@@ -86,6 +90,7 @@ def main() -> int:
         "scenario": given.scenario,
         "row": given.row,
         "delayNs": delay_ns,
+        "addedNs": packet_ns,
         "comparisons": len(trials),
         "found": found,
         "covered": covered,
