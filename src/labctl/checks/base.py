@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric
 from labctl.providers.base import OpenLab
+
+T = TypeVar("T")
 
 
 class RawSink(Protocol):
@@ -60,3 +63,22 @@ class Check(Protocol):
     def run(self, context: CheckContext) -> CheckResult:
         """Never raises for a tool that failed: that is a result with verdict `error` and a reason."""
         ...
+
+
+@runtime_checkable
+class InSlices(Protocol):
+    """A check whose run can be cut into slices, so that short disturbances of the machine hit all sides alike."""
+
+    def run_in_slices(self, context: CheckContext) -> Generator[None, None, CheckResult]:
+        """As `run`; yields wherever another run may take its turn. Nothing of it is running then."""
+        ...
+
+
+def to_the_end(slices: Generator[None, None, T]) -> T:
+    """Runs slice after slice; gives what they come to."""
+    while True:
+        try:
+            next(slices)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
@@ -49,11 +49,31 @@ def measure(context: CheckContext, metrics: Sequence[Metric], body: Callable[[Ra
     raw = RawFiles(context.raw)
     try:
         measured = body(raw)
-    except ToolMissing as error:
-        measured = Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=error.what), values={})
     except MeasureFailed as error:
-        reason = f"{error.what}: {error.cause}" if error.cause else error.what
-        measured = Measured(judgement=Judgement(verdict=Verdict.ERROR, reason=reason), values={})
+        measured = _unmeasured(error)
+    return _result(context, metrics, raw, measured)
+
+
+def measure_in_slices(
+    context: CheckContext, metrics: Sequence[Metric], body: Callable[[RawFiles], Generator[None, None, Measured]]
+) -> Generator[None, None, CheckResult]:
+    """As `measure`, for a body that yields between its slices."""
+    raw = RawFiles(context.raw)
+    try:
+        measured = yield from body(raw)
+    except MeasureFailed as error:
+        measured = _unmeasured(error)
+    return _result(context, metrics, raw, measured)
+
+
+def _unmeasured(error: MeasureFailed) -> Measured:
+    if isinstance(error, ToolMissing):
+        return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=error.what), values={})
+    reason = f"{error.what}: {error.cause}" if error.cause else error.what
+    return Measured(judgement=Judgement(verdict=Verdict.ERROR, reason=reason), values={})
+
+
+def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, measured: Measured) -> CheckResult:
     samples = tuple(
         Sample(metric=metric.name, value=measured.values[metric.name], unit=metric.unit)
         for metric in metrics

@@ -1,16 +1,27 @@
 """The ping check: ICMP echo from client to server with iputils' ping, round-trip times from every reply, and loss.
 
-Output that cannot be read, or a tool that failed, is `error`. Loss is only what ping itself counted.
+Output that cannot be read, or a tool that failed, is `error`. Loss is only what ping itself counted. A run may be cut
+into slices, each a process of its own; what all of them saw makes one set of samples.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
-from labctl.checks.base import CheckContext
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended, said
-from labctl.checks.percentile import percentile
+from labctl.checks.base import CheckContext, to_the_end
+from labctl.checks.outcome import (
+    Judgement,
+    Measured,
+    failed,
+    measure_in_slices,
+    passed,
+    require_ended,
+    said,
+)
+from labctl.checks.percentile import grouped_percentile
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import address_of
 from labctl.errors import MeasureFailed
@@ -21,6 +32,13 @@ from labctl.providers.base import Completed
 _WAIT_S = 1
 _SLACK_S = 10.0
 _NO_ROUTE = "Network is unreachable"
+_NOT_ROOT = "minimal interval"
+_UNANSWERED_S = 0.01
+"""Without replies, back to back means a hundred requests a second."""
+_TRIMMED = 8
+_DEAR_START_S = 0.1
+_DEAR_SLICES = 4
+"""Where starting a process takes that long (kubectl exec), a run has no more slices than these."""
 
 _REPLY = re.compile(
     r"\d+ bytes from (?P<source>[^:]+(?::[^ ]+)*): icmp_(?:seq|req)=(?P<sequence>\d+) ttl=(?P<ttl>\d+)"
@@ -68,13 +86,20 @@ class PingReport:
 def argv_ping(destination: str, parameters: PingParameters, *, pattern: bytes = b"") -> tuple[str, ...]:
     """iputils' ping with a time stamp on every line. `pattern` (up to 16 bytes) fills the payload, to be known by."""
     fill = ("-p", pattern.hex()) if pattern else ()
-    count, interval, size = str(parameters.count), f"{parameters.interval_s:g}", str(parameters.size_byte)
-    return ("ping", "-n", "-D", "-c", count, "-i", interval, "-s", size, "-W", str(_WAIT_S), *fill, destination)
+    pace = ("-i", f"{parameters.interval_s:g}") if parameters.interval_s else ("-A", "-i", "0")
+    count, size = str(parameters.count), str(parameters.size_byte)
+    return ("ping", "-n", "-D", "-c", count, *pace, "-s", size, "-W", str(_WAIT_S), *fill, destination)
 
 
 def ping_timeout_s(parameters: PingParameters) -> float:
     """When a ping with these parameters has surely ended."""
-    return parameters.count * parameters.interval_s + _WAIT_S + _SLACK_S
+    return parameters.count * (parameters.interval_s or _UNANSWERED_S) + _WAIT_S + _SLACK_S
+
+
+def slice_counts(count: int, slices: int) -> tuple[int, ...]:
+    """How many requests each slice sends: as equal as can be, none empty."""
+    slices = min(slices, count)
+    return tuple(count // slices + (number < count % slices) for number in range(slices))
 
 
 def parse_ping(text: str) -> PingReport:
@@ -132,35 +157,74 @@ def judge_ping(report: PingReport, parameters: PingParameters) -> Judgement:
     if not report.received:
         return passed(f"{answered}, which the scenario allows")
     ttls = ", ".join(str(ttl) for ttl in report.ttls)
-    return passed(f"{answered}, median round trip {percentile(report.rtts_s, 50) * 1e6:.0f} µs, ttl {ttls}")
+    return passed(f"{answered}, median round trip {rtt_percentile_s(report.rtts_s, 50) * 1e6:.0f} µs, ttl {ttls}")
 
 
-def ping_values(report: PingReport) -> dict[str, float]:
-    """The metrics of a report. Without a reply there is loss and no round-trip time."""
-    values = {"loss": report.loss}
-    if rtts_s := report.rtts_s:
+def rtt_percentile_s(rtts_s: Sequence[float], percent: float) -> float:
+    """A percentile of ping's round-trip times, ascending, not empty. ping prints three digits, and at most whole µs,
+    which near 10 µs is a tenth of the figure: the percentile is that of grouped data."""
+    middle = rtts_s[len(rtts_s) // 2]
+    width = next((width for limit, width in ((0.001, 1e-6), (0.01, 1e-5), (0.1, 1e-4)) if middle < limit), 1e-3)
+    return grouped_percentile(rtts_s, percent, width)
+
+
+def ping_values(slices: Sequence[PingReport]) -> dict[str, float]:
+    """The metrics of a run. Without a reply there is loss and no round-trip time.
+
+    The median is that of each slice, averaged over the slices without the eighth of them at either end. A machine
+    whose CPUs change their pace every few milliseconds gives round trips with two humps: the median of all of them
+    jumps from one to the other, the average moves as the share of each does.
+    """
+    whole = joined(slices)
+    values = {"loss": whole.loss}
+    if rtts_s := whole.rtts_s:
+        medians_s = sorted(rtt_percentile_s(report.rtts_s, 50) for report in slices if report.rtts_s)
+        cut = len(medians_s) // _TRIMMED
         values |= {
-            "rtt_p50": percentile(rtts_s, 50),
+            "rtt_p50": fmean(medians_s[cut : len(medians_s) - cut]),
             "rtt_min": rtts_s[0],
-            "rtt_p90": percentile(rtts_s, 90),
-            "rtt_p99": percentile(rtts_s, 99),
+            "rtt_p90": rtt_percentile_s(rtts_s, 90),
+            "rtt_p99": rtt_percentile_s(rtts_s, 99),
             "rtt_max": rtts_s[-1],
         }
     return values
 
 
-def measured_ping(completed: Completed, parameters: PingParameters) -> Measured:
-    """From ping's end to its values. Raises MeasureFailed when ping failed, not the network.
+def joined(reports: Sequence[PingReport]) -> PingReport:
+    """The slices of a run as one report; sequence numbers begin anew in each."""
+    return PingReport(
+        replies=tuple(reply for report in reports for reply in report.replies),
+        transmitted=sum(report.transmitted for report in reports),
+        received=sum(report.received for report in reports),
+        troubles=tuple(trouble for report in reports for trouble in report.troubles),
+    )
 
-    iputils: exit status 0 with replies, 1 without enough of them, 2 for everything else.
-    """
+
+def measured_ping(slices: Sequence[Completed], parameters: PingParameters) -> Measured:
+    """From the end of every slice's ping to the values. Raises MeasureFailed when ping failed, not the network."""
+    if any(_has_no_route(completed) for completed in slices):
+        return Measured(judgement=failed(f"the client has no route to the server: {_NO_ROUTE}"), values={})
+    reports = [_report(completed) for completed in slices]
+    return Measured(judgement=judge_ping(joined(reports), parameters), values=ping_values(reports))
+
+
+def _has_no_route(completed: Completed) -> bool:
+    return completed.returncode not in (0, 1) and _NO_ROUTE in completed.error_text
+
+
+def _report(completed: Completed) -> PingReport:
+    """iputils: exit status 0 with replies, 1 without enough of them, 2 for everything else."""
     require_ended(completed)
     if completed.returncode not in (0, 1):
-        if _NO_ROUTE in completed.error_text:
-            return Measured(judgement=failed(f"the client has no route to the server: {_NO_ROUTE}"), values={})
-        raise MeasureFailed(f"ping ended with status {completed.returncode}", said(completed))
-    report = parse_ping(completed.text)
-    return Measured(judgement=judge_ping(report, parameters), values=ping_values(report))
+        hint = "; only root may ping faster: set a longer intervalS" if _NOT_ROOT in completed.error_text else ""
+        raise MeasureFailed(f"ping ended with status {completed.returncode}", said(completed) + hint)
+    return parse_ping(completed.text)
+
+
+def _is_dear(completed: Completed, part: PingParameters) -> bool:
+    """Whether it took long until ping was there at all."""
+    pinging_s = max(part.count * part.interval_s, sum(_report(completed).rtts_s))
+    return completed.duration_s - pinging_s > _DEAR_START_S
 
 
 class PingCheck:
@@ -188,15 +252,34 @@ class PingCheck:
         return None
 
     def run(self, context: CheckContext) -> CheckResult:
+        return to_the_end(self.run_in_slices(context))
+
+    def run_in_slices(self, context: CheckContext) -> Generator[None, None, CheckResult]:
         parameters = context.spec.parameters
         if not isinstance(parameters, PingParameters):
             raise TypeError(f"ping cannot run with {type(parameters).__name__}")
         client = context.open_lab.target(context.pair.client)
         destination = str(address_of(context.open_lab.lab, context.pair.server))
 
-        def body(raw: RawFiles) -> Measured:
-            argv = argv_ping(destination, parameters)
-            completed = client.run(argv, timeout_s=ping_timeout_s(parameters), cpu=context.client_cpu)
-            return measured_ping(raw.save_completed("ping", completed), parameters)
+        def body(raw: RawFiles) -> Generator[None, None, Measured]:
+            done: list[Completed] = []
+            left = list(slice_counts(parameters.count, parameters.slices))
+            while left:
+                part = replace(parameters, count=left.pop(0), slices=1)
+                argv, timeout_s = argv_ping(destination, part), ping_timeout_s(part)
+                completed = client.run(argv, timeout_s=timeout_s, cpu=context.client_cpu)
+                done.append(raw.save_completed(slice_name(len(done)), completed))
+                if _has_no_route(completed):
+                    break
+                if len(done) == 1 and left and _is_dear(completed, part):
+                    left = list(slice_counts(sum(left), _DEAR_SLICES - 1))
+                if left:
+                    yield
+            return measured_ping(done, parameters)
 
-        return measure(context, self.metrics(parameters), body)
+        return measure_in_slices(context, self.metrics(parameters), body)
+
+
+def slice_name(number: int) -> str:
+    """The name under which the raw output of a slice is kept; they count from 0."""
+    return f"ping-{number + 1}" if number else "ping"

@@ -16,15 +16,16 @@ from labctl.engine.sides import (
     common_pairs,
     compared_specs,
     declared_metrics,
-    overlapping,
+    neighbouring,
     sides_of,
     work_of,
 )
-from labctl.engine.switching import Strategy, choose
+from labctl.engine.switching import choose
 from labctl.errors import UsageError
-from labctl.model.comparison import Look
+from labctl.model.comparison import CheckMetrics, Look
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.parameters import CompareParameters
+from labctl.model.strategy import Strategy
 from labctl.providers.base import Provider
 
 SEQUENTIAL_BLOCKS = 4
@@ -76,13 +77,17 @@ def ask(
     references = _references(labs, pairs) if options.reference else ()
     turns = choose(labs, providers, options.strategy)
     sides = sides_of(labs, providers, options.token, turns)
-    work = work_of(specs, [*pairs, *_once(reference.pair() for reference in references)])
+    declared = declared_metrics(checks, specs)
+    work = (
+        *work_of(specs, pairs),
+        *work_of(_measuring(specs, declared), _once(reference.pair() for reference in references)),
+    )
     rounds = parameters.rounds
     planned: tuple[Look, ...] = ()
     rebuilds = 1 if rounds >= FEWEST_PAIRS else 0
     if options.until is not None:
         first = max(rounds, FEWEST_SEQUENTIAL)
-        rounds = max(first, options.most_rounds or SEQUENTIAL_BLOCKS * first)
+        rounds = _most_rounds(first, options)
         planned = looks(first, rounds)
         rebuilds = round(2 * rounds / first) - 1
     asked = Asked(
@@ -92,8 +97,8 @@ def ask(
         rounds=rounds,
         rebuilds=rebuilds,
         work=work,
-        together=tuple(sorted(overlapping(checks, specs))),
-        checks=declared_metrics(checks, specs),
+        together=tuple(sorted(neighbouring(checks, specs))),
+        checks=declared,
         parameters=parameters,
         references=references,
         until=options.until,
@@ -124,6 +129,24 @@ def without_token(asked: Asked) -> Asked:
     """What was asked less what is different each time: the names of the labs, the seed."""
     sides = tuple(replace(side, lab="") for side in asked.sides)
     return replace(asked, token="", seed=0, sides=sides)
+
+
+def _most_rounds(first: int, options: Options) -> int:
+    """How many blocks a comparison with `until` has at most. Raises UsageError when that is before its first look."""
+    most = options.most_rounds or SEQUENTIAL_BLOCKS * first
+    if most < first:
+        raise UsageError(
+            what=f"at most {most} blocks leave no room for the first look, which is after {first}",
+            cause=f"intervals are looked at after --rounds blocks, and never before {FEWEST_SEQUENTIAL}",
+            remedy=f"--max-rounds {first} or more, or fewer --rounds",
+        )
+    return most
+
+
+def _measuring(specs: Sequence[CheckSpec], declared: Sequence[CheckMetrics]) -> tuple[CheckSpec, ...]:
+    """The checks that yield numbers: what a way between two nodes can be the limit of. The others ask about pods."""
+    with_numbers = {each.check for each in declared if each.metrics}
+    return tuple(spec for spec in specs if spec.name in with_numbers)
 
 
 def _placed(pairs: Sequence[Pair], placements: Sequence[Placement]) -> tuple[Pair, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
-from labctl.checks.base import Check, CheckContext, RawSink
+from labctl.checks.base import Check, CheckContext, InSlices, RawSink, to_the_end
 from labctl.engine.events import CheckDone, CheckStarted, Observer
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.result import CheckResult
@@ -25,14 +25,22 @@ def run_check(
     check: Check, open_lab: OpenLab, pair: Pair, spec: CheckSpec, raw: RawSink, observer: Observer
 ) -> CheckResult:
     """One run of one check on one pair, with client and server pinned to different CPUs."""
+    return to_the_end(run_check_in_slices(check, open_lab, pair, spec, raw, observer))
+
+
+def run_check_in_slices(
+    check: Check, open_lab: OpenLab, pair: Pair, spec: CheckSpec, raw: RawSink, observer: Observer
+) -> Generator[None, None, CheckResult]:
+    """As `run_check`; yields where another run may take its turn, which only checks in slices do."""
     client_cpu, server_cpu = cpus_for_pair()
     lab = open_lab.lab.name
     observer(
         CheckStarted(lab=lab, check=spec.name, client=pair.client, server=pair.server, placement=str(pair.placement))
     )
-    result = check.run(
-        CheckContext(open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu)
+    context = CheckContext(
+        open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu
     )
+    result = (yield from check.run_in_slices(context)) if isinstance(check, InSlices) else check.run(context)
     observer(CheckDone(lab=lab, result=result))
     return result
 

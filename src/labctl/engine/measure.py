@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from labctl.checks.base import Check
+from labctl.checks.base import Check, InSlices, to_the_end
 from labctl.compare.order import PlannedRun, Schedule
 from labctl.engine.build import build, remove
+from labctl.engine.bunch import Run, alternating, overlapping, timed
 from labctl.engine.check_run import Journal
 from labctl.engine.events import BlockStarted, Event, Note, Observer
-from labctl.engine.inspect import run_check
+from labctl.engine.inspect import run_check_in_slices
 from labctl.engine.lifecycle import find
 from labctl.engine.noise import ReadNoise
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
@@ -241,55 +242,44 @@ class Measurement:
             return
         # All at once: nobody looks at what they measure.
         with ThreadPoolExecutor(max_workers=len(cold), thread_name_prefix="labctl-warm-up") as pool:
-            begun = [pool.submit(self._check, run, "warm-up", observer=_only_notes(self._observer)) for run in cold]
+            begun = [
+                pool.submit(to_the_end, self._check(run, "warm-up", observer=_only_notes(self._observer)))
+                for run in cold
+            ]
         for running in begun:
             running.result()
 
     def _bunches(self, block: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ...]]:
-        """The runs of a block one by one, except neighbours of a check whose runs may overlap."""
+        """The runs of a block, neighbours of one check together; of one side only where there is one lab."""
         by_turn = len(self._open) == 1
-        for (check, _), runs in itertools.groupby(
+        for _, runs in itertools.groupby(
             block, key=lambda planned: (planned.item.check, planned.side if by_turn else "")
         ):
-            neighbours = tuple(runs)
-            if self._next_start_s(check) is None:
-                yield from ((planned,) for planned in neighbours)
-            else:
-                yield neighbours
-
-    def _next_start_s(self, check: str) -> float | None:
-        spec = self._specs[check]
-        return self._checks[spec.kind].next_start_s(spec.parameters)
+            yield tuple(runs)
 
     def _run_bunch(self, bunch: tuple[PlannedRun, ...]) -> None:
-        """Runs neighbours, each as soon as it may be started, and records them in their order."""
-        apart_s = self._next_start_s(bunch[0].item.check)
-        if apart_s is None:
-            for planned in bunch:
-                self._add(self._run_one(planned))
-            return
-        with ThreadPoolExecutor(max_workers=len(bunch), thread_name_prefix="labctl-run") as pool:
-            begun = []
-            try:
-                for number, planned in enumerate(bunch):
-                    if number:
-                        time.sleep(apart_s)
-                    begun.append(pool.submit(self._run_one, planned))
-                for running in begun:
-                    self._add(running.result())
-            except BaseException:
-                for running in begun:
-                    running.cancel()
-                raise
-
-    def _run_one(self, planned: PlannedRun) -> RunRecord:
-        started_at = utc_now()
-        begun = time.monotonic()
-        missing = self._missing.get((planned.side, planned.item.check))
-        if missing is None:
-            result = self._check(planned, f"block{planned.block:03}", observer=self._observer)
+        """Runs neighbours and records them in their order."""
+        spec = self._specs[bunch[0].item.check]
+        check = self._checks[spec.kind]
+        apart_s = check.next_start_s(spec.parameters)
+        runs = [self._run_one(planned) for planned in bunch]
+        if apart_s is not None:
+            records = overlapping(runs, apart_s)
+        elif isinstance(check, InSlices):
+            records = alternating(runs)
         else:
-            result = self._skipped(planned, missing)
+            records = map(to_the_end, runs)
+        for record in records:
+            self._add(record)
+
+    def _run_one(self, planned: PlannedRun) -> Run:
+        started_at = utc_now()
+        missing = self._missing.get((planned.side, planned.item.check))
+        result, duration_s = (
+            (yield from timed(self._check(planned, f"block{planned.block:03}", observer=self._observer)))
+            if missing is None
+            else (self._skipped(planned, missing), 0.0)
+        )
         if result.verdict is Verdict.SKIP:
             # What a pod lacks now it will lack in every block.
             self._missing[planned.side, planned.item.check] = result.reason
@@ -305,7 +295,7 @@ class Measurement:
             verdict=result.verdict,
             reason=result.reason,
             started_at=started_at,
-            duration_s=time.monotonic() - begun,
+            duration_s=duration_s,
             samples=result.samples,
             raw=result.raw,
         )
@@ -326,12 +316,12 @@ class Measurement:
         self.measured.records.append(record)
         self._journal.record(RUN, run_entry(record))
 
-    def _check(self, planned: PlannedRun, prefix: str, *, observer: Observer) -> CheckResult:
+    def _check(self, planned: PlannedRun, prefix: str, *, observer: Observer) -> Generator[None, None, CheckResult]:
         item = planned.item
         spec = self._specs[item.check]
         sink = self._journal.sink(f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}")
         pair = Pair(client=item.client, server=item.server, placement=item.placement)
-        return run_check(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)
+        return run_check_in_slices(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)
 
     def _remove_all(self) -> None:
         while self._built:

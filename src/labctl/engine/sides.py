@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
-from labctl.checks.base import Check
+from labctl.checks.base import Check, InSlices
 from labctl.compare.order import WorkItem
 from labctl.engine.inspect import cpus_for_pair
 from labctl.engine.switching import SIDE_BY_SIDE, Turns
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, Side
 from labctl.model.lab import CheckSpec, Lab, Pair
-from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters, TimedParameters
+from labctl.model.parameters import (
+    PARAMETERS_OF,
+    CheckParameters,
+    CompareParameters,
+    PingParameters,
+    TimedParameters,
+)
 from labctl.providers.base import Provider
 
 KEYS = "abcdefghijklmnopqrstuvwxyz"
@@ -102,6 +109,8 @@ def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[
         found = [specs_of.get(name) for specs_of in by_name]
         if name in PARAMETERS_OF and not any(found):
             found = [CheckSpec(name=name, kind=name, parameters=PARAMETERS_OF[name]())] * len(labs)
+        if not any(found):
+            raise _no_check(name, by_name)
         first = found[0]
         if first is None or any(other != first for other in found[1:]):
             raise UsageError(
@@ -112,15 +121,29 @@ def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[
                 ),
                 remedy="give the check the same parameters in both, or choose others with --set compare.checks=[…]",
             )
-        specs.append(replace(first, parameters=with_duration(first.parameters, parameters.duration_s)))
+        specs.append(replace(first, parameters=as_compared(first.parameters, parameters)))
     return tuple(specs)
 
 
-def with_duration(parameters: CheckParameters, duration_s: float) -> CheckParameters:
-    """The same check for another duration; checks that count packets instead keep their count."""
-    if isinstance(parameters, TimedParameters):
-        return replace(parameters, duration_s=duration_s)
-    return parameters
+def _no_check(name: str, by_name: Sequence[Mapping[str, CheckSpec]]) -> UsageError:
+    there_are = sorted({*PARAMETERS_OF, *(each for specs in by_name for each in specs)})
+    near = get_close_matches(name, there_are, n=1)
+    return UsageError(
+        what=f"no check is called {name}",
+        cause=f"there are: {', '.join(there_are)}",
+        remedy=f"did you mean {near[0]}?" if near else "name one of those",
+    )
+
+
+def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckParameters:
+    """The same check with the comparison's duration, or its way to ping; other checks stay as they are."""
+    if isinstance(check, TimedParameters):
+        return replace(check, duration_s=compared.duration_s)
+    if isinstance(check, PingParameters):
+        return replace(
+            check, count=compared.ping_count, interval_s=compared.ping_interval_s, slices=compared.ping_slices
+        )
+    return check
 
 
 def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
@@ -132,9 +155,13 @@ def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem
     )
 
 
-def overlapping(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> frozenset[str]:
-    """The checks whose runs may overlap, and so stand together in a block."""
-    return frozenset(spec.name for spec in specs if checks[spec.kind].next_start_s(spec.parameters) is not None)
+def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> frozenset[str]:
+    """The checks whose runs stand together in a block, since they may overlap or take turns slice by slice."""
+    return frozenset(
+        spec.name
+        for spec in specs
+        if isinstance(checks[spec.kind], InSlices) or checks[spec.kind].next_start_s(spec.parameters) is not None
+    )
 
 
 def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:

@@ -125,6 +125,7 @@ def _compare(section: dict[str, Any], checks: tuple[CheckSpec, ...], *, is_stric
         measuring = tuple(check.name for check in checks if check.kind != "tcpdump")
         chosen = tuple(name for name in chosen if name in known) or measuring or tuple(known)
     margins = {f"margin_{key}": value for key, value in section.get("margins", {}).items()}
-    given = {snake_case(key): value for key, value in section.items() if key not in ("checks", "margins")}
-    made: CompareParameters = _typed(CompareParameters, {**given, **margins, "checks": chosen})
+    ping = {f"ping_{snake_case(key)}": value for key, value in section.get("ping", {}).items()}
+    given = {snake_case(key): value for key, value in section.items() if key not in ("checks", "margins", "ping")}
+    made: CompareParameters = _typed(CompareParameters, {**given, **margins, **ping, "checks": chosen})
     return made

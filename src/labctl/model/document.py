@@ -138,6 +138,20 @@ class MarginsSection(Section):
     throughput: Share | None = Field(None, description="Margin of throughput metrics.")
 
 
+class ComparedPingSection(Section):
+    """How a comparison pings: many requests in little time, in slices that alternate between the sides."""
+
+    count: Annotated[int, Ge(1), Le(100_000)] | None = Field(
+        None, description="Echo requests of a run, in place of the count of every ping."
+    )
+    interval_s: Annotated[float, Ge(0), Le(60)] | None = Field(
+        None, description="Seconds from one request to the next. 0: each goes when the reply to the one before came."
+    )
+    slices: Annotated[int, Ge(1), Le(1_000)] | None = Field(
+        None, description="In how many slices a run is cut; the runs of the other sides take turns with it."
+    )
+
+
 class CompareSection(Section):
     """How `labctl compare` works on this scenario."""
 
@@ -147,6 +161,7 @@ class CompareSection(Section):
     duration_s: Seconds | None = Field(
         None, description="Seconds, in place of the duration of every check that has one."
     )
+    ping: ComparedPingSection | None = Field(None, description="How every ping of a comparison is done.")
     checks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
         None, description="Names of the checks that a block runs."
     )

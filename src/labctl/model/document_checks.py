@@ -26,8 +26,9 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ping": {
             "": "ICMP echo from the client to the server: loss and round-trip times, from every reply.",
             "count": "How many echo requests are sent.",
-            "interval_s": "Seconds from one request to the next.",
+            "interval_s": "Seconds from one request to the next. 0: each goes when the reply to the one before came.",
             "size_byte": "Bytes of payload in each request.",
+            "slices": "How many processes share the requests; other runs of a comparison take their turn between.",
             "max_loss": "The share of requests that may go unanswered: 0 is none, 1 is all.",
         },
         "iperf": {

@@ -19,11 +19,16 @@ Seconds = Annotated[float, Gt(0), Le(3600)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PingParameters:
-    """ICMP echo: `count` requests of `size_byte` bytes of payload, one every `interval_s` seconds."""
+    """ICMP echo: `count` requests of `size_byte` bytes of payload, one every `interval_s` seconds.
+
+    With an interval of 0 they go back to back: each when the reply to the one before has come. `slices` is how many
+    processes share the requests; between them, the other runs of a comparison take their turn.
+    """
 
     count: Annotated[int, Ge(1), Le(100_000)] = 50
-    interval_s: Annotated[float, Ge(0.002), Le(60)] = 0.005
+    interval_s: Annotated[float, Ge(0), Le(60)] = 0.005
     size_byte: Annotated[int, Ge(16), Le(65_507)] = 56
+    slices: Annotated[int, Ge(1), Le(1_000)] = 1
     max_loss: Share = 0.0
 
 
@@ -130,12 +135,16 @@ class CompareParameters:
     """How a comparison is carried out.
 
     `rounds` is the number of blocks; `duration_s` replaces the duration of every check that has one;
+    `ping_count`, `ping_interval_s` and `ping_slices` replace those of every ping;
     `checks` names the checks (of the scenario) that a block runs. `margin_latency` and `margin_cpu` and
     `margin_throughput` are relative differences that nobody would mind.
     """
 
     rounds: Annotated[int, Ge(1), Le(10_000)] = 10
     duration_s: Seconds = 1.0
+    ping_count: Annotated[int, Ge(1), Le(100_000)] = 1_600
+    ping_interval_s: Annotated[float, Ge(0), Le(60)] = 0.0
+    ping_slices: Annotated[int, Ge(1), Le(1_000)] = 32
     checks: tuple[str, ...] = ("ping", "latency", "iperf")
     margin_latency: Share = 0.03
     margin_cpu: Share = 0.03

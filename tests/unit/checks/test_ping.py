@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median_grouped
 
 import pytest
 
-from labctl.checks.percentile import percentile
-from labctl.checks.ping import PingCheck, argv_ping, judge_ping, parse_ping, ping_values
+from labctl.checks.percentile import grouped_percentile, percentile
+from labctl.checks.ping import PingCheck, PingReport, argv_ping, judge_ping, parse_ping, ping_values, slice_counts
 from labctl.checks.raw import load_completed
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import PingParameters
@@ -49,7 +50,7 @@ def test_every_reply_of_a_recorded_run_is_read(recorded: Recorded) -> None:
 
 def test_total_loss_has_loss_and_no_round_trip(recorded: Recorded) -> None:
     report = parse_ping(recorded("ping-lost.txt").decode())
-    assert ping_values(report) == {"loss": 1.0}
+    assert ping_values([report]) == {"loss": 1.0}
     judgement = judge_ping(report, PingParameters(count=2))
     assert judgement.verdict is Verdict.FAIL
     assert judgement.reason == "0 of 2 requests were answered: 100.0% loss, allowed is 0.0%"
@@ -128,6 +129,81 @@ def test_total_loss_that_is_allowed_passes_and_says_so(recorded: Recorded) -> No
 def test_percentiles_interpolate_as_numpy_does(percent: float, value: float) -> None:
     # numpy.percentile([1, 2, 3, 4], percent)
     assert percentile([1.0, 2.0, 3.0, 4.0], percent) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("values", [[13, 13, 14, 14, 14, 15], [7], [9, 9], [1, 2, 2, 3, 4, 4, 4, 5, 9]])
+def test_the_grouped_median_is_that_of_the_standard_library(values: list[float]) -> None:
+    # It may not leave the samples, which the library's does by half a width at most.
+    expected = min(max(median_grouped(values, interval=1), values[0]), values[-1])
+    assert grouped_percentile(values, 50, 1) == pytest.approx(expected)
+
+
+def test_grouped_percentiles_tell_more_than_the_rounding_does() -> None:
+    true_us = [13 + number / 500 for number in range(1000)]
+    rounded = sorted(round(value) for value in true_us)
+    for percent in (10, 50, 90, 99):
+        assert grouped_percentile(rounded, percent, 1) == pytest.approx(percentile(true_us, percent), abs=0.26)
+    assert abs(percentile(rounded, 50) - percentile(true_us, 50)) < 0.6
+
+
+def test_grouped_percentiles_ascend_and_stay_within_the_samples() -> None:
+    values = [3.0, 3.0, 4.0, 4.0, 4.0, 9.0]
+    got = [grouped_percentile(values, percent, 1) for percent in range(101)]
+    assert got == sorted(got)
+    assert (got[0], got[-1]) == (3.0, 9.0)
+
+
+def test_back_to_back_is_an_adaptive_ping_without_an_interval() -> None:
+    argv = argv_ping("10.0.0.2", PingParameters(count=50, interval_s=0, slices=4))
+    assert argv == ("ping", "-n", "-D", "-c", "50", "-A", "-i", "0", "-s", "56", "-W", "1", "10.0.0.2")
+
+
+def test_slices_are_as_equal_as_can_be_and_none_is_empty() -> None:
+    assert slice_counts(10, 4) == (3, 3, 2, 2)
+    assert slice_counts(2, 4) == (1, 1)
+    assert slice_counts(50, 1) == (50,)
+
+
+def sliced(*medians_us: float) -> list[PingReport]:
+    line = "64 bytes from 10.0.0.2: icmp_seq=1 ttl=64 time={:.3f} ms"
+    summary = "1 packets transmitted, 1 received, 0% packet loss, time 0ms"
+    return [parse_ping(f"{line.format(us / 1000)}\n{summary}\n") for us in medians_us]
+
+
+def test_the_median_of_a_sliced_run_moves_with_the_share_of_each_hump_and_no_slice_alone_can_spoil_it() -> None:
+    half, quarter = sliced(*[10, 14] * 8), sliced(*[10, 10, 10, 14] * 4)
+    assert ping_values(half)["rtt_p50"] == pytest.approx(12e-6)
+    assert ping_values(quarter)["rtt_p50"] == pytest.approx((10 * 10 + 14 * 2) / 12 * 1e-6)
+    assert ping_values(sliced(*[10] * 15, 900))["rtt_p50"] == pytest.approx(10e-6)
+    assert ping_values(sliced(*[10] * 15, 900))["rtt_max"] == pytest.approx(900e-6)
+
+
+def test_a_sliced_run_is_one_run_with_the_output_of_every_slice(run_check: RunCheck, recorded: Recorded) -> None:
+    answers = [Answer(argv=("ping",), stdout=recorded("ping-pass.txt"), duration_s=0.03) for _ in range(3)]
+    ran = run_check(PingCheck(), PingParameters(count=15, slices=3), answers, [])
+    assert ran.result.verdict is Verdict.PASS
+    assert ran.result.reason.startswith("15 of 15 requests were answered")
+    assert [path for path in ran.result.raw if path.endswith("stdout")] == [
+        "raw/ping.stdout", "raw/ping-2.stdout", "raw/ping-3.stdout"
+    ]  # fmt: skip
+    assert [call.argv[call.argv.index("-c") + 1] for call in ran.client.calls] == ["5", "5", "5"]
+
+
+def test_where_starting_ping_is_dear_there_are_four_slices_and_as_many_requests(
+    run_check: RunCheck, recorded: Recorded
+) -> None:
+    answers = [Answer(argv=("ping",), stdout=recorded("ping-pass.txt"), duration_s=0.4) for _ in range(4)]
+    ran = run_check(PingCheck(), PingParameters(count=50, slices=10), answers, [])
+    assert [call.argv[call.argv.index("-c") + 1] for call in ran.client.calls] == ["5", "15", "15", "15"]
+
+
+def test_a_user_who_may_not_ping_back_to_back_is_told_what_to_set(run_check: RunCheck) -> None:
+    answer = Answer(
+        argv=("ping",), returncode=2, stderr=b"ping: cannot flood; minimal interval allowed for user is 2ms"
+    )
+    ran = run_check(PingCheck(), PingParameters(count=5, interval_s=0), [answer], [])
+    assert ran.result.verdict is Verdict.ERROR
+    assert ran.result.reason.endswith("only root may ping faster: set a longer intervalS")
 
 
 def test_a_run_gives_every_declared_metric_and_keeps_the_raw_output(run_check: RunCheck, recorded: Recorded) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_world import SPECS, World, lab
+from engine_world import SPECS, ImaginedPing, World, lab
 
 from labctl.checks.served import address_of
 from labctl.engine.asked import asked_from
@@ -15,7 +15,8 @@ from labctl.engine.asking import Options, ask
 from labctl.engine.sides import compared_specs
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
-from labctl.model.parameters import CompareParameters, ConnectParameters, PingParameters
+from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters
+from labctl.model.result import Metric
 from labctl.store.encoding import json_line
 
 OPTIONS = Options(seed=7, token="abcd")
@@ -35,8 +36,9 @@ def test_what_was_asked_comes_back_from_the_manifest_as_it_was(world: World) -> 
 
 
 def test_a_manifest_without_what_was_asked_is_refused() -> None:
-    with pytest.raises(LabError, match=r"run\.json cannot be read"):
+    with pytest.raises(LabError, match=r"run\.json cannot be read") as refused:
         asked_from({"seed": 7}, "run.json")
+    assert refused.value.cause == "Asked: it is missing"
 
 
 def test_the_labs_are_named_after_the_run_and_so_never_meet_another(world: World) -> None:
@@ -96,6 +98,37 @@ def test_a_reference_adds_the_pair_of_nodes_to_every_block(world: World) -> None
     assert asked.limits() == {("client", "server"): ("node1", "node2")}
 
 
+class WithoutNumbers(ImaginedPing):
+    """As a netfilter check: it asks about pods, and would find none by a node's name."""
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return ()
+
+
+def test_checks_without_numbers_are_not_run_between_the_nodes(world: World) -> None:
+    labs = [lab("legacy"), lab("bpf")]
+    both = replace(PARAMETERS, checks=("ping", "netfilter"))
+    checks = {**world.checks, "netfilter": WithoutNumbers()}
+    asked = ask(labs, {"imagined": world.provider}, checks, both, replace(OPTIONS, reference=True)).asked
+    assert [(item.check, item.client, item.server) for item in asked.work] == [
+        ("ping", "client", "server"),
+        ("netfilter", "client", "server"),
+        ("ping", "node1", "node2"),
+    ]
+
+
+def test_fewer_blocks_than_the_first_look_needs_are_refused(world: World) -> None:
+    options = replace(OPTIONS, until=0.02, most_rounds=7)
+    with pytest.raises(UsageError, match="at most 7 blocks leave no room for the first look, which is after 8"):
+        ask([lab("legacy"), lab("bpf")], {"imagined": world.provider}, world.checks, PARAMETERS, options)
+
+
+def test_a_check_that_no_scenario_has_is_told_with_the_nearest(world: World) -> None:
+    with pytest.raises(UsageError, match="no check is called pingg") as refused:
+        compared_specs([lab("legacy"), lab("bpf")], replace(PARAMETERS, checks=("pingg",)))
+    assert refused.value.remedy == "did you mean ping?"
+
+
 def test_a_reference_makes_no_rows_of_its_own_but_a_limit_beside_the_pairs_row(world: World) -> None:
     options = replace(OPTIONS, reference=True)
     question = ask([lab("legacy"), lab("bpf")], {"imagined": world.provider}, world.checks, PARAMETERS, options)
@@ -148,7 +181,7 @@ def test_a_kind_that_no_scenario_has_a_check_of_is_run_with_its_defaults() -> No
     parameters = CompareParameters(checks=("ping", "connect"), duration_s=0.5)
     specs = compared_specs([lab("legacy"), lab("bpf")], parameters)
     assert [(spec.name, spec.parameters) for spec in specs] == [
-        ("ping", PingParameters()),
+        ("ping", PingParameters(count=1600, interval_s=0, slices=32)),
         ("connect", ConnectParameters(duration_s=0.5)),
     ]
 
