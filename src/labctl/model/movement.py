@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Mover(StrEnum):
@@ -27,6 +28,12 @@ class Act(StrEnum):
     REDIRECT_NEIGH = "bpf_redirect_neigh"
     TUNNEL = "tunnel redirect"
     TO_STACK = "to-stack"
+    TO_ENDPOINT = "to-endpoint"
+    """Given to a pod's device. Like the next two a witness's word that does not tell which redirect it was."""
+    TO_NETWORK = "to-network"
+    TO_OVERLAY = "to-overlay"
+    SEEN = "seen"
+    """The program had the packet before it; what it did with it is told by another movement, or by none."""
     PASS = "pass"
     DROP = "drop"
     ACCEPT = "accept"
@@ -34,9 +41,9 @@ class Act(StrEnum):
     """A netfilter hook that the packet entered and did not leave, with no word about why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PacketKey:
-    """Which packet it was, by its own content: enough to find it again at any tap.
+class PacketKey(NamedTuple):
+    """Which packet it was, by its own content: enough to find it again at any tap. A tuple, since every packet of a
+    capture is given one.
 
     `first` and `second` are the ICMP echo's id and sequence, or the source and destination port; 0 for other ICMP.
     `ip_id` is the IPv4 identification, 0 where the witness does not tell it.
@@ -51,9 +58,7 @@ class PacketKey:
 
     def is_of(self, other: PacketKey) -> bool:
         """Whether both keys are of one packet: identifications count where both are known."""
-        mine = (self.src, self.dst, self.protocol, self.first, self.second)
-        theirs = (other.src, other.dst, other.protocol, other.first, other.second)
-        return mine == theirs and (not self.ip_id or not other.ip_id or self.ip_id == other.ip_id)
+        return self[:-1] == other[:-1] and (not self.ip_id or not other.ip_id or self.ip_id == other.ip_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,9 @@ from labctl.model.signature import Role
 from labctl.path.sighting import Sighting
 
 REDIRECTS = (Act.REDIRECT, Act.REDIRECT_PEER, Act.REDIRECT_NEIGH, Act.TUNNEL)
+HANDED = (Act.TO_ENDPOINT, Act.TO_NETWORK, Act.TO_OVERLAY)
+"""A program gave the packet to a device, and the witness does not tell how."""
+_MOVES_NOTHING = (Act.PASS, Act.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)
 _VETH_PAIRS = frozenset(
@@ -50,16 +53,20 @@ def carried(
         return Carried(carriage=Carriage.START, because=f"sent by the pod{f'; {said}' if said else ''}")
     if not movements and (link := _link(previous, here)) is not None:
         return link
-    said = told(movements, nodes=nodes)
+    # That a device's own program saw it leave is what the tap there shows too.
+    told_here = [m for m in movements if not (m.helper == Act.SEEN and m.hook == "egress" and m.device == device)]
+    said = told(told_here, nodes=nodes)
     if (previous.envelope is None) != (here.envelope is None):
         act = "put it into its envelope" if here.envelope is not None else "took it out of its envelope"
         return Carried(carriage=Carriage.TUNNEL, because=f"the kernel's vxlan device {act}")
-    last = next((m for m in reversed(movements) if m.mover is Mover.PROGRAM and m.helper != Act.PASS), None)
-    if last is not None and last.helper in REDIRECTS and _fits(last, here, device):
+    last = next((m for m in reversed(movements) if m.mover is Mover.PROGRAM and m.helper not in _MOVES_NOTHING), None)
+    if last is not None and last.helper in (*REDIRECTS, *HANDED) and _fits(last, here, device):
         return Carried(carriage=Carriage.PROGRAM, because=said)
     if any(m.mover is Mover.NETFILTER for m in movements):
         return Carried(carriage=Carriage.KERNEL, because=said)
     nobody = "what moved it from there was not observed" if said else "no witness saw what moved it here"
+    if last is not None and last.helper == Act.TO_STACK:
+        nobody = "what the stack did with it was not observed"
     return Carried(carriage=Carriage.UNOBSERVED, because=f"{said}; {nobody}" if said else nobody)
 
 
@@ -91,7 +98,7 @@ def _where(movement: Movement, at: str, nodes: frozenset[str]) -> tuple[str, str
 
 
 def _act(movement: Movement) -> str:
-    who = f"{movement.what} on {movement.device} {movement.hook}"
+    who = f"{movement.what} on {movement.device} {movement.hook}" if movement.device else movement.what
     target = movement.target or "another device"
     match movement.helper:
         case Act.REDIRECT_PEER:
@@ -106,6 +113,12 @@ def _act(movement: Movement) -> str:
             return f"{who} left it to the kernel's stack"
         case Act.DROP:
             return f"{who} dropped it: {movement.reason}"
+        case Act.SEEN:
+            return f"{who} saw it {'leave' if movement.hook == 'egress' else 'come in'}"
+        case Act.TO_OVERLAY:
+            return f"{who} gave it to {target} for the tunnel, as identity {movement.identity}"
+        case Act.TO_ENDPOINT | Act.TO_NETWORK:
+            return f"{who} gave it to {target} ({movement.helper}; with which redirect is not told)"
         case _:
             return f"{who}: {movement.helper}"
 
@@ -145,6 +158,7 @@ def _fits(movement: Movement, here: Sighting, device: str) -> bool:
     """Whether the redirect leads to this sighting: out of its target, or into the pod behind it."""
     if not movement.target:
         return True
+    into_pod = here.role in (Role.CLIENT_ETH0, Role.SERVER_ETH0) and here.direction is not Direction.OUT
     if movement.helper == Act.REDIRECT_PEER:
-        return here.role in (Role.CLIENT_ETH0, Role.SERVER_ETH0) and here.direction is not Direction.OUT
-    return movement.target == device
+        return into_pod
+    return movement.target == device or (movement.helper == Act.TO_ENDPOINT and into_pod)

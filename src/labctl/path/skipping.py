@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from labctl.model.movement import Act, Movement, Mover
 from labctl.model.path import Carriage, Hop, Skipped, TraceTap, Way
-from labctl.path.carried import REDIRECTS
+from labctl.path.carried import HANDED, REDIRECTS
 
 _NOT_SO_FAR = "the packet did not come this far"
 
@@ -30,6 +30,11 @@ def _reason(
     for act in acts:
         if act.node == tap.node and tap.part_kind == "node" and (seen := _kept_off(act, tap.device)):
             return f"never transmitted on {tap.device}: {seen}", True
+    for hop in hops:
+        for act in hop.moved_by if hop.carriage is Carriage.PROGRAM and hop.tap != tap.name else ():
+            if act.helper == Act.TO_ENDPOINT and (act.node, act.target) == (tap.node, tap.device):
+                given = f"{act.what} on {act.device} gave it to this endpoint, and the pod had it next"
+                return f"never transmitted on {tap.device}: {given}", True
     if not _is_before_last(tap, taps, hops, way):
         return _NOT_SO_FAR, bool(hops)
     for hop in hops:
@@ -54,6 +59,8 @@ def _past(hop: Hop) -> str:
     for act in reversed(hop.moved_by):
         if act.mover is Mover.PROGRAM and act.helper in REDIRECTS:
             return f"{act.what} on {act.device} sent it to {act.target} with {act.helper}"
+        if act.mover is Mover.PROGRAM and act.helper in HANDED:
+            return f"{act.what} on {act.device} gave it to {act.target} ({act.helper})"
     came = next((act for act in hop.moved_by if act.mover is Mover.NETFILTER), None)
     return f"the kernel forwarded it from {came.device} to {hop.device}" if came else hop.because
 

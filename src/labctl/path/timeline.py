@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from labctl.model.movement import Act, Movement, PacketKey
+from labctl.model.movement import Act, Movement, Mover, PacketKey
 from labctl.model.path import Direction, TraceTap, Way
 from labctl.model.signature import Role
 from labctl.path.sighting import Sighting
@@ -22,6 +22,8 @@ _SKEW_NS = 200_000
 """Within this, an order that cannot be is taken for an error of the clocks, not for another passage."""
 _LONGEST_KEPT_NS = 100_000_000
 _LEAVING = ("output", "postrouting", "egress")
+_IN_ORDER = (Mover.PROGRAM, Mover.AGENT)
+"""Who tells all that it has to tell of a node in its order, apart from what others tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +85,13 @@ def timeline(
     ordered = sorted((*seen, *timed), key=place)
     slots: list[list[Entry]] = [[] for _ in range(len(ordered) + 1)]
     at = 0
-    node = ""
+    teller: tuple[str, Mover | None] = ("", None)
     for movement in movements:
         if movement.time_ns is not None:
             continue
-        at = at if movement.node == node else 0
-        node = movement.node
+        told_by = (movement.node, movement.mover if movement.mover in _IN_ORDER else None)
+        at = at if told_by == teller else 0
+        teller = told_by
         at = _slot(movement, ordered, at)
         slots[at].append(_entry(movement, ordered[at - 1].time_ns if at else 0))
     result: list[Entry] = list(slots[0])
@@ -152,6 +155,9 @@ def _slot(movement: Movement, ordered: Sequence[Entry], earliest: int) -> int:
         came_in = [number for number, entry in here if entry.device == movement.device and entry.is_entering]
         if came_in:
             return max(earliest, _run_end(ordered, came_in[0] if earliest <= came_in[0] else earliest - 1))
+    if movement.mover in _IN_ORDER and earliest:
+        # Nothing was seen at its device: right after what it told before, and not after all that its node ever saw.
+        return earliest
     return max(earliest, here[-1][0] + 1 if here else len(ordered))
 
 

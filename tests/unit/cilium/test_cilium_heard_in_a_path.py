@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+from cilium_exchange import exchange, sections
 from cilium_recordings import recorded
 
+from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Placement
 from labctl.model.movement import Movement, PacketKey
 from labctl.model.path import Carriage, Direction, PacketPath, TraceTap, Way
 from labctl.model.signature import Role
@@ -62,7 +65,7 @@ def path_with(movements: tuple[Movement, ...]) -> PacketPath:
 
 def flow(point: str, interface: str = "") -> Flow:
     """A documented flow of this connection, at another point."""
-    line = json.loads(recorded("documented/hubble-jsonpb.txt").splitlines()[1])
+    line = json.loads(recorded("encoded/hubble-jsonpb.1.16.0.txt").splitlines()[1])
     line["flow"] |= {"trace_observation_point": point, "interface": {"name": interface}}
     (told,) = parse_hubble(json.dumps(line))
     return told
@@ -101,3 +104,34 @@ def test_pwrus_events_stand_by_their_time() -> None:
     place = Place(name="node1", boot="b", netns=4026532575, links={12: A.lxc})
     events = parse_pwru(recorded("documented/pwru-json.txt"), (place,), clock_ns=2_100 - 5_000_000_000)
     assert heard_before(path_with(events)) == {"node1:cilium_vxlan": ["ip_rcv", "ip_forward"]}
+
+
+def test_hubbles_echoes_are_put_to_packets_by_their_turn_beside_monitors() -> None:
+    """Hubble tells no echo's number; each of its events came once for each of the three echoes."""
+    cell = (HostRouting.BPF, Encapsulation.VXLAN, Placement.CROSS_NODE)
+    three = exchange(*cell, fixture="encoded/{cell}.monitor-json.1.16.0.txt", echoes=3)
+    pods = {str(pod.address): (pod.node, pod.lxc) for pod in three.lab.pods}
+    flows = sections(recorded("encoded/bpf-vxlan.hubble-jsonpb.1.16.0.txt"))
+    told = [m for node, text in flows.items() for m in movements_of(node, parse_hubble(text), pods, {})]
+    paths = three.paths((*told, *three.movements()))
+    for path in paths:
+        server = "server" if path.way is Way.REQUEST else "client"
+        assert [(hop.role, [(m.what, m.helper) for m in hop.moved_by]) for hop in path.hops if hop.moved_by] == [
+            (
+                f"{'client' if path.way is Way.REQUEST else 'server'}-node-cilium_vxlan",
+                [
+                    ("hubble", "from-endpoint forwarded"), ("hubble", "to-overlay forwarded"),
+                    ("hubble", "to-overlay forwarded"), ("cil_from_container", "to-overlay"),
+                    ("cil_to_overlay", "seen"),
+                ],
+            ),
+            (
+                f"{server}-eth0",
+                [
+                    ("hubble", "from-overlay forwarded"), ("hubble", "to-endpoint forwarded"),
+                    ("cil_from_overlay", "to-endpoint"),
+                ],
+            ),
+        ]  # fmt: skip
+        assert [hop.carriage for hop in path.hops] == [hop.carriage for hop in three.paths()[0].hops]
+    assert len(paths) == 6

@@ -1,8 +1,8 @@
-"""Hubble's flows, in shapes from its documentation (tests/fixtures/cilium/documented), as movements of a trace."""
+"""Hubble's flows as movements of a trace: lines written by hubble's own printer (tests/fixtures/cilium/encoded)."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import pytest
 from cilium_recordings import recorded
@@ -19,7 +19,7 @@ from labctl.providers.cilium.hubble import (
     trouble_in_status,
 )
 
-JSON = recorded("documented/hubble-jsonpb.txt")
+JSON = recorded("encoded/hubble-jsonpb.1.16.0.txt")
 COMPACT = recorded("documented/hubble-compact.txt")
 PODS = {"10.244.0.10": ("node1", "lxcclient"), "10.244.1.20": ("node2", "lxcserver")}
 NAMES = {"labctl-example/client": "10.244.0.10", "labctl-example/server": "10.244.1.20"}
@@ -51,8 +51,19 @@ def test_json_flows_carry_point_ports_identity_and_device() -> None:
 
 
 def test_older_json_without_an_envelope_is_read_the_same() -> None:
-    bare = "\n".join(json.dumps(json.loads(line).get("flow")) for line in JSON.splitlines()[:4])
-    assert [flow.point for flow in parse_hubble(bare)] == [flow.point for flow in parse_hubble(JSON)]
+    bare = parse_hubble(recorded("encoded/hubble-json.1.16.0.txt"))
+    assert [replace(flow, raw="") for flow in bare] == [replace(flow, raw="") for flow in parse_hubble(JSON)]
+
+
+def test_compact_text_tells_the_same_flows_without_devices() -> None:
+    *told, reply = parse_hubble(recorded("encoded/hubble-compact.1.16.0.txt"))
+    for text, flow in zip(told, parse_hubble(JSON), strict=True):
+        assert (text.verdict, text.protocol, text.identity) == (flow.verdict, flow.protocol, flow.identity)
+        assert (text.source, text.source_port, text.destination, text.destination_port) == (
+            flow.source, flow.source_port, flow.destination, flow.destination_port,
+        )  # fmt: skip
+    assert [text.point for text in told] == ["from-endpoint", "from-endpoint", "to-overlay", "Policy denied"]
+    assert (reply.source, reply.source_port, reply.identity) == ("10.244.1.20", 80, 23579)
 
 
 def test_every_line_of_flows_shows_that_hubble_is_listening() -> None:

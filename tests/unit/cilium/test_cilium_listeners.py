@@ -16,6 +16,7 @@ from labctl.model.lab import Lab, Placement
 from labctl.model.proof import Evidence
 from labctl.providers.base import Completed, Running, TargetKind
 from labctl.providers.cilium.listeners import Unheard, Wish, host_of, wishes
+from labctl.providers.cilium.monitor_acts import Devices
 from labctl.providers.cilium.pwru import MOST_EVENTS
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.watch import MonitorWatch, watching
@@ -29,7 +30,7 @@ PLACES = {
     "client": "boot=here\nnetns=net:[4026532801]\nlink=2 eth0\n",
     "server": "boot=here\nnetns=net:[4026532802]\nlink=2 eth0\n",
 }
-HUBBLE = recorded("documented/hubble-jsonpb.txt")
+HUBBLE = recorded("encoded/hubble-jsonpb.1.16.0.txt")
 PWRU = recorded("documented/pwru-json.txt")
 RUNS = '{"hubble": {"state": "Ok"}}'
 TCP_EVENTS = 3
@@ -41,7 +42,8 @@ def done(argv: Sequence[str], text: str) -> Completed:
 
 @dataclass
 class Tools:
-    """Answers by what stands in the command line. `silent` and `broken` are programs that never get ready."""
+    """Answers by what stands in the command line. `silent` and `broken` are programs that never get ready, `ending`
+    those that end by themselves."""
 
     found: tuple[str, ...] = ("pwru",)
     prefix: tuple[str, ...] = ()
@@ -49,8 +51,10 @@ class Tools:
     status: str = RUNS
     hubble: str = HUBBLE
     pwru: str = PWRU
+    monitor: str = ""
     silent: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=lambda: dict(PLACES))
     said: list[str] = field(default_factory=list)
 
@@ -90,7 +94,7 @@ class Told:
     ended: bool = False
 
     def is_alive(self) -> bool:
-        return not self.ended and self.word not in self.tools.broken
+        return not self.ended and self.word not in (*self.tools.broken, *self.tools.ending)
 
     def wait_for_output(self, text: str, *, timeout_s: float) -> None:
         if self.word in (*self.tools.silent, *self.tools.broken):
@@ -102,7 +106,8 @@ class Told:
 
     def wait(self, *, timeout_s: float) -> Completed:
         self.ended = True
-        return done(self.argv, {"hubble": self.tools.hubble, "pwru": self.tools.pwru}.get(self.word, ""))
+        told = {"hubble": self.tools.hubble, "pwru": self.tools.pwru, "monitor": self.tools.monitor}
+        return done(self.argv, told[self.word])
 
 
 def behind(tools: Tools, name: str, *door: str) -> DoorTarget:
@@ -121,14 +126,14 @@ def wished(tools: Tools, lab: Lab, config: Mapping[str, str], *, on_machines: bo
 def watched(tools: Tools, lab: Lab | None = None, hubble: str = "true") -> Iterator[MonitorWatch]:
     lab = lab or example_lab()
     agents = {name: behind(tools, f"agent-{name}", "into", f"agent-{name}") for name in ("node1", "node2")}
-    ids: dict[str, tuple[int, ...]] = {lab.pod(name).node: (7,) for name in ("client", "server")}
+    devices = {lab.pod(name).node: Devices(lxcs={7: lab.pod(name).lxc}) for name in ("client", "server")}
     others = wished(tools, lab, {"enable-hubble": hubble})
-    with watching(lab, lab.pairs[0], agents, ids, "none", lambda: (), others) as watch:
+    with watching(lab, lab.pairs[0], agents, devices, "none", lambda: (), others) as watch:
         yield watch
 
 
 def findings(watch: MonitorWatch) -> list[str]:
-    return [f"{one.witness} {one.where}: {one.finding}" for one in watch.evidence()]
+    return [f"{one.witness} {one.where}: {one.finding}" for one in watch.evidence() if one.witness != "monitor"]
 
 
 def test_both_are_heard_and_told_by_node() -> None:
@@ -139,8 +144,10 @@ def test_both_are_heard_and_told_by_node() -> None:
         ("hubble", "node1"), ("hubble", "node2"), ("pwru", "node1"), ("pwru", "node2"),
     }  # fmt: skip
     assert [(one.witness, one.where, one.supports) for one in evidence] == [
+        ("monitor", "node1", None), ("monitor", "node2", None),
         ("pwru", "this host", None), ("hubble", "node1", None), ("hubble", "node2", None),
     ]  # fmt: skip
+    evidence = evidence[2:]
     assert evidence[0].finding.startswith("3 events of the pair: node1 ip_rcv 1×, node1 ip_forward 1×, node2 kfree_skb")
     assert evidence[1].command.startswith("into agent-node1 hubble observe --follow")
 
@@ -271,4 +278,32 @@ def test_what_is_not_heard_judges_nothing() -> None:
     told = Unheard(witness="pwru", where="this host", why="there is no program pwru").evidence()
     assert told == Evidence(
         witness="pwru", where="this host", finding="not heard: there is no program pwru", supports=None
+    )
+
+
+def test_what_each_nodes_monitor_told_of_the_pair_is_a_line_with_its_command() -> None:
+    line = (
+        "-> overlay flow 0x0 , identity 16843->23579 state new ifindex cilium_vxlan orig-ip 0.0.0.0: "
+        "10.244.0.10 -> 10.244.1.20 EchoRequest\n"
+    )
+    with watched(Tools(monitor=line * 2 + line.replace("10.244.1.20", "10.244.1.99")), hubble="false") as watch:
+        movements = [one for one in watch.movements() if one.helper == "to-overlay"]
+        told = [one for one in watch.evidence() if one.witness == "monitor"]
+    assert [(one.where, one.finding, one.supports) for one in told] == [
+        ("node1", "2 events of the pair: to-overlay 2×", None), ("node2", "2 events of the pair: to-overlay 2×", None),
+    ]  # fmt: skip
+    assert len(movements) == 4
+    assert told[0].command.startswith("into agent-node1 sh -c ")
+    assert told[0].command.endswith("cilium monitor -j -t trace -t drop")
+
+
+def test_events_that_monitor_lost_and_a_monitor_that_ended_are_gaps() -> None:
+    with watched(Tools(monitor="CPU 01: Lost 12 events\n", ending=("monitor",)), hubble="false") as watch:
+        watch.movements()
+        gaps = watch.gaps()
+    assert gaps == (
+        "monitor on node1 ended by itself: what came after is not told",
+        "monitor on node1 lost 12 events, of these packets or of others",
+        "monitor on node2 ended by itself: what came after is not told",
+        "monitor on node2 lost 12 events, of these packets or of others",
     )

@@ -78,6 +78,14 @@ def test_events_go_to_their_node_by_namespace_and_to_their_device_by_index() -> 
     assert [m.time_ns for m in seen] == [5_000_001_100, 5_000_001_200, 5_000_001_400]
 
 
+def test_a_release_without_its_reason_is_left_out_since_every_capture_makes_one() -> None:
+    """pwru before 1.0.9 does not give the reason of `sk_skb_reason_drop` (Linux 6.11 and later)."""
+    bare = JSON.replace("sk_skb_reason_drop(SKB_CONSUMED)", "sk_skb_reason_drop")
+    assert parse_pwru(bare, PLACES) == parse_pwru(JSON, PLACES)
+    named = JSON.replace("sk_skb_reason_drop(SKB_CONSUMED)", "sk_skb_reason_drop(SKB_DROP_REASON_NETFILTER_DROP)")
+    assert len(parse_pwru(named, PLACES)) == len(parse_pwru(JSON, PLACES)) + 1
+
+
 def test_without_the_offset_of_the_clocks_events_have_no_time() -> None:
     assert {m.time_ns for m in parse_pwru(JSON, PLACES)} == {None}
 

@@ -78,8 +78,8 @@ def test_lines_of_versions_without_a_comma_and_with_ports_are_read() -> None:
         "-> overlay flow 0xae1c1868 identity 26328->9764 state new ifindex cilium_vxlan orig-ip 0.0.0.0: "
         "10.244.2.173:41600 -> 10.244.1.9:80 tcp SYN"
     )
-    assert (trace.point, trace.source, trace.destination, trace.what) == (
-        "to-overlay", "10.244.2.173:41600", "10.244.1.9:80", "tcp SYN",
+    assert (trace.point, trace.source, trace.first, trace.destination, trace.second, trace.what) == (
+        "to-overlay", "10.244.2.173", 41600, "10.244.1.9", 80, "tcp SYN",
     )  # fmt: skip
 
 

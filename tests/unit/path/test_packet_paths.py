@@ -172,8 +172,8 @@ def test_a_path_without_witnesses_never_says_what_moved_the_packet() -> None:
 
 
 def test_acts_on_other_packets_are_left_out() -> None:
-    stranger = replace(MOVEMENTS[0], packet=replace(KEY, second=2))
-    other_passage = replace(MOVEMENTS[0], packet=replace(KEY, ip_id=41))
+    stranger = replace(MOVEMENTS[0], packet=KEY._replace(second=2))
+    other_passage = replace(MOVEMENTS[0], packet=KEY._replace(ip_id=41))
     assert joined(movements=(*MOVEMENTS, stranger, other_passage)) == joined()
 
 
@@ -233,7 +233,7 @@ def test_a_packet_that_was_dropped_is_lost_where_and_by_whom(act: Movement, sent
 
 
 def test_a_packet_that_vanished_is_told_by_how_it_was_addressed_when_last_seen() -> None:
-    astray = replace(ENVELOPE, dst_mac="02:aa:aa:aa:aa:aa")
+    astray = ENVELOPE._replace(dst_mac="02:aa:aa:aa:aa:aa")
     (request,) = joined((*SIGHTINGS[:3], seen("node1:eth0", 1500, OUT, envelope=astray)), MOVEMENTS[:3])
     assert request.lost == (
         "the request was last seen leaving by node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
@@ -248,7 +248,7 @@ def test_a_packet_that_was_never_seen_is_said_not_to_have_been_sent() -> None:
 
 
 def test_an_envelope_to_a_node_that_the_pod_is_not_on_is_the_first_wrong() -> None:
-    astray = replace(ENVELOPE, dst="172.30.0.9")
+    astray = ENVELOPE._replace(dst="172.30.0.9")
     paths = joined((*SIGHTINGS[:3], seen("node1:eth0", 1500, OUT, envelope=astray)), MOVEMENTS[:3])
     wrong = first_wrong(LAB, PAIR, TAPS, paths, ())
     assert wrong is not None
@@ -271,7 +271,7 @@ def test_the_kernels_forwarding_is_told_with_its_hooks_its_hops_and_conntrack() 
         netfilter("node1", "POSTROUTING", A.lxc, "eth0", ttl_in=62, packet=KEY, encapsulated=False),
     )
     assert told(hooks) == "the kernel forwarded it: PREROUTING, FORWARD, POSTROUTING (conntrack: new), TTL 63 → 62"
-    here = replace(SIGHTINGS[3], envelope=None)
+    here = SIGHTINGS[3]._replace(envelope=None)
     assert carried(SIGHTINGS[1], hooks, here, "eth0").carriage is Carriage.KERNEL
 
 

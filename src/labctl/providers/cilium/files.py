@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+RECORD = "lab.json"
+"""The resolved lab, once it is whole."""
+
 
 def state_root(provider: str) -> Path:
     """Where labs of that provider keep kubeconfig, rendered chart and logs: below XDG_STATE_HOME."""
@@ -42,4 +45,4 @@ class LabFiles:
 
     @property
     def record(self) -> Path:
-        return self.folder / "lab.json"
+        return self.folder / RECORD

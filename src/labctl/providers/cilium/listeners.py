@@ -235,7 +235,7 @@ def _told(listener: Listener, movements: Sequence[Movement]) -> Evidence:
     rest = f", and {len(kinds) - _MOST_NAMED} other kinds" if len(kinds) > _MOST_NAMED else ""
     finding = f"{len(movements)} events of the pair: {named}{rest}" if movements else "no event of the pair"
     if any(one.packet.protocol == "icmp" for one in movements):
-        finding += "; it does not tell an echo's number, so they are not put to single packets"
+        finding += "; it does not tell an echo's number: they are put to packets by their turn"
     return Evidence(
         witness=listener.witness, where=listener.where, finding=finding, supports=None,
         command=listener.target.shown(listener.argv),

@@ -16,7 +16,7 @@ from labctl.model.state import DatapathState
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster import Cluster
 from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, endpoint_of, parse_endpoints
+from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.listeners import wishes
 from labctl.providers.cilium.live import (
@@ -27,6 +27,7 @@ from labctl.providers.cilium.live import (
     parse_links,
     with_facts,
 )
+from labctl.providers.cilium.monitor_acts import Devices
 from labctl.providers.cilium.pods import PodState, parse_pods
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.watch import watching
@@ -136,11 +137,13 @@ class OpenCiliumLab:
         return self.witnesses.testimony(pair, send)
 
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
-        ids: dict[str, tuple[int, ...]] = {}
-        for name in (pair.client, pair.server):
-            pod = self._lab.pod(name)
-            endpoint = endpoint_of(self._facts.endpoints[pod.node], f"{self._settings.namespace}/{name}")
-            ids[pod.node] = (*ids.get(pod.node, ()), *((endpoint.id,) if endpoint else ()))
+        devices = {
+            node: Devices(
+                lxcs={one.id: one.lxc for one in self._facts.endpoints[node] if one.pod and one.lxc},
+                uplink=self._facts.uplinks.get(node, ""),
+            )
+            for node in dict.fromkeys(self._lab.pod(name).node for name in (pair.client, pair.server))
+        }
         witnesses = self.witnesses
         config = witnesses.config()
         others = wishes(
@@ -148,7 +151,7 @@ class OpenCiliumLab:
             config=config, values=self._settings.user_values,
         )  # fmt: skip
         return watching(
-            self._lab, pair, self._agents, ids, config.get("monitor-aggregation", ""),
+            self._lab, pair, self._agents, devices, config.get("monitor-aggregation", ""),
             lambda: witnesses.conntrack_evidence(pair), others,
         )  # fmt: skip
 

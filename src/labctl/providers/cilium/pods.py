@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 
-HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
+HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
 """Reasons that no waiting mends."""
+STUCK = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+"""Reasons that a busy node mends by itself (containerd answers late) and that stay when something is wrong."""
 _RESTARTS = 4
 
 
@@ -25,6 +27,11 @@ class PodState:
     reason: str
     is_hopeless: bool
     restarts: int
+
+    @property
+    def is_stuck(self) -> bool:
+        """True for what may pass, and is hopeless when it does not."""
+        return any(f": {word}" in self.reason for word in STUCK)
 
 
 def parse_pods(text: str) -> tuple[PodState, ...]:

@@ -43,6 +43,7 @@ _BOOT = re.compile(r"^boot=(\S+)$", re.MULTILINE)
 _LINK = re.compile(r"^link=(\d+) (\S+)$", re.MULTILINE)
 _CONSUMED = "SKB_CONSUMED"
 """The reason with which every capture lets go of its copy (Linux 6.11 and later): no drop, and at every tap."""
+_UNTOLD = "sk_skb_reason_drop"
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
 
 
@@ -148,7 +149,8 @@ def _movement(line: str, places: Mapping[int, Place], clock_ns: int | None) -> M
         return None
     place, packet = places.get(_number(event.get("netns"))), event.get("tuple")
     function, time = str(event.get("func", "")), event.get("time")
-    if place is None or not isinstance(packet, dict) or _CONSUMED in function:
+    # Before 1.0.9 it gives this function's reason to no one: a drop cannot be told from a capture's copy let go.
+    if place is None or not isinstance(packet, dict) or _CONSUMED in function or function == _UNTOLD:
         return None
     return Movement(
         node=place.name,

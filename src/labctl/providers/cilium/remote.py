@@ -7,6 +7,7 @@ process id to a file and becomes the program; the outer one waits and prints the
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -56,7 +57,7 @@ def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
         raise MeasureFailed(
             what=f"could not run {argv[0]} in {where}",
             cause=lines[-1] if lines else f"the door ended with status {done.returncode}, and no word",
-            remedy=f"is it still there? by hand: {' '.join(done.argv[:10])} …",
+            remedy=f"is it still there? by hand: {shlex.join((*_door(done.argv), *argv))}",
         )
     if done.returncode in _MISSING_STATUS and re.search(rb"(No such file|not found|can't execute)", text):
         raise ToolMissing(
@@ -68,6 +69,12 @@ def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
     if _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:
         code = _SIGNAL_BASE - code
     return replace(done, argv=tuple(argv), returncode=code, stderr=text, cpu_s=parse_times(times.decode()))
+
+
+def _door(argv: Sequence[str]) -> tuple[str, ...]:
+    """What stands before the script: the words that open the door."""
+    words = tuple(argv)
+    return words[: words.index("sh")] if "sh" in words else words
 
 
 def parse_times(text: str) -> float | None:

@@ -75,7 +75,11 @@ def _pod(settings: Cluster, name: str, node: str, labels: dict[str, str]) -> dic
             "containers": [
                 {
                     **_container(settings),
-                    "securityContext": {"capabilities": {"add": ["NET_ADMIN", "NET_RAW", "SYS_NICE"]}},
+                    # As root, whatever user the image names: ping, tcpdump and neighbour tables need it.
+                    "securityContext": {
+                        "runAsUser": 0,
+                        "capabilities": {"add": ["NET_ADMIN", "NET_RAW", "SYS_NICE"]},
+                    },
                 }
             ],
             "tolerations": [{"operator": "Exists"}],
@@ -98,7 +102,7 @@ def _helper(settings: Cluster, node: str) -> dict[str, Any]:
             "terminationGracePeriodSeconds": 1,
             "serviceAccountName": ACCOUNT,
             "automountServiceAccountToken": False,
-            "containers": [{**_container(settings), "securityContext": {"privileged": True}}],
+            "containers": [{**_container(settings), "securityContext": {"privileged": True, "runAsUser": 0}}],
             "tolerations": [{"operator": "Exists"}],
         },
     }
