@@ -34,10 +34,9 @@ def lacking(provider: KindProvider, lab: Lab, commands: Commands) -> Iterator[st
         yield f"{failed.what}: {failed.cause}; try: {failed.remedy}"
         return
     cluster = provider.settings(lab).cluster
-    in_engine = {"node"} if cluster.archives or cluster.preloaded else {"node", "agent", "operator", "tools"}
-    absent = [
-        part for part in parts if part.role in in_engine and not _is_here(provider.engine, part.reference, commands)
-    ]
+    only_node = bool(cluster.archives or cluster.preloaded)
+    in_engine = [part for part in parts if part.role == "node" or (part.role != "chart" and not only_node)]
+    absent = [part for part in in_engine if not _is_here(provider.engine, part.reference, commands)]
     for part in absent:
         yield (
             f"the {part.role} image {part.reference} is not in {provider.engine}; try: "

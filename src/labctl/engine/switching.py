@@ -8,21 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import pairwise
 
 from labctl.engine.events import BuildDone, BuildStarted, Observer, StepDone, StepStarted
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
+from labctl.model.strategy import Strategy
 from labctl.providers.base import Provider, Switches
-
-
-class Strategy(StrEnum):
-    """What was asked for: labs side by side, one lab that is switched, or whatever there is room for."""
-
-    AUTO = "auto"
-    PARALLEL = "parallel"
-    SWITCH = "switch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,8 @@ class Placement(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node. `index` counts from 0 in the scenario's order; the first is the control plane on Kubernetes.
+    """One node. `index` counts from 0 in the scenario's order. Which of them runs Kubernetes itself is the provider's
+    to say: one without pods or none of them (kind), the host with that role (kubeadm).
 
     `address` is on the underlay; `router` is the address of `cilium_host`, the pods' gateway, inside `pod_cidr`.
     """

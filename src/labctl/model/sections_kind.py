@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, StringConstraints, model_validator
 
 from labctl.model.section import Section
+from labctl.model.strategy import Strategy
 
 VERSION_PATTERN = r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"
@@ -55,14 +56,6 @@ class Cilium(Section):
         if bool(self.image) != bool(self.operator_image):
             raise ValueError("image and operatorImage go together: one alone would mix two versions")
         return self
-
-
-class Strategy(StrEnum):
-    """How two scenarios are compared: two clusters at once, or one that is switched between modes."""
-
-    AUTO = "auto"
-    PARALLEL = "parallel"
-    SWITCH = "switch"
 
 
 class ControlPlane(StrEnum):
@@ -122,6 +115,10 @@ class KindCluster(Section):
     tools_image: Reference = Field(
         DEFAULT_TOOLS_IMAGE, description="The pods' image. It must have sh, ping, iperf3, tcpdump and ip."
     )
+    extra_images: tuple[Reference, ...] = Field(
+        (),
+        description="More images to bring into the nodes, such as those of hubble-relay or Envoy if values ask for it.",
+    )
     image_repository: Reference | None = Field(
         None, description="A mirror of the Kubernetes images, such as registry.aliyuncs.com/google_containers."
     )
@@ -137,8 +134,8 @@ class KindCluster(Section):
     )
     api_server_address: str = Field(
         "",
-        description="Where the API server listens on the engine's host. Without it: the address in DOCKER_HOST if it "
-        "names another host, else 127.0.0.1.",
+        description="Where the API server listens on the engine's host. Without it: that host's address if DOCKER_HOST "
+        "or a docker context names another host, else 127.0.0.1.",
     )
     api_server_port: Annotated[int, Ge(0), Le(65535)] = Field(0, description="Its port; 0 takes a free one.")
     network: str = Field("", description="The engine's network for the nodes. Without it: the one named kind.")
@@ -149,7 +146,8 @@ class KindCluster(Section):
     devices: str = Field("eth0", description="The devices that Cilium works on. Empty: Cilium looks for itself.")
     capture: Capture = Field(Capture.AUTO, description="Where tcpdump for a node's devices runs.")
     strategy: Strategy = Field(
-        Strategy.AUTO, description="compare: parallel has two clusters, switch has one; auto decides by free memory."
+        Strategy.AUTO,
+        description="compare: parallel has two clusters, switch has one; auto goes by free memory and inotify limits.",
     )
     create_timeout_s: Annotated[float, Gt(0), Le(7200)] = Field(900.0, description="For kind create cluster.")
     ready_timeout_s: Annotated[float, Gt(0), Le(7200)] = Field(600.0, description="For each wait for pods and nodes.")

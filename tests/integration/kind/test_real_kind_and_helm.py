@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,15 @@ from labctl.planning.render import as_script
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.rendered import differences, parse_rendered, wrong_values
 from labctl.providers.cilium.values import helm_values
+from labctl.providers.cilium.versions import Version
+from labctl.providers.kind.actions import RenderChart, VerifyChart, WriteFile
 from labctl.providers.kind.config import kind_config
-from labctl.providers.kind.containers import argv_inspect, argv_list, parse_inspect
+from labctl.providers.kind.containers import argv_inspect, parse_inspect
+from labctl.providers.kind.endpoint import endpoint_of
+from labctl.providers.kind.engine import argv_list
+from labctl.providers.kind.execute import verify_chart
 from labctl.providers.kind.provider import KindProvider
+from labctl.providers.kind.settings import read_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "unit" / "kind"))
 from kind_world import lab_of
@@ -164,10 +171,40 @@ def test_kinds_own_parser_takes_every_setting(host: Host, tmp_path: Path, sectio
     assert "already exist for a cluster with the name" in ended.stderr, ended.stderr
 
 
+def test_kind_publishes_the_api_server_at_a_remote_engines_address_at_a_port_of_its_choice(
+    host: Host, tmp_path: Path
+) -> None:
+    """kind would look for a free port by listening at that address here, and fail: it is told to leave that."""
+    settings = read_settings(lab_of(tmp_path), tmp_path / "state", endpoint_of("tcp://192.0.2.7:2376"))
+    config = tmp_path / "kind.yaml"
+    config.write_text(kind_config(settings))
+    created = host.run(
+        "kind", "create", "cluster", "--name", "labctl-bpf", "--config", str(config), "--kubeconfig",
+        str(tmp_path / "kc"), "--retain",
+    )  # fmt: skip
+    assert created.returncode == 0, created.stderr[-2000:]
+    started = [word for call in host.calls() if call["argv"][0] == "run" for word in call["argv"]]
+    assert [word for word in started if word.startswith("--publish")] == ["--publish=192.0.2.7:0:6443/TCP"]
+    kubeadm = next(call["stdin"] for call in host.calls() if "/kind/kubeadm.conf" in call["argv"])
+    cluster = next(d for d in yaml.safe_load_all(kubeadm) if d["kind"] == "ClusterConfiguration")
+    assert "192.0.2.7" in cluster["apiServer"]["certSANs"]
+
+
 def test_kinds_own_parser_refuses_what_is_not_its(host: Host) -> None:
     config = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodez: []\n"
     ended = host.run("kind", "create", "cluster", "--name", "x", "--config", "-", text=config)
     assert "field nodez not found" in ended.stderr
+
+
+def containers_of(node: object) -> Iterator[dict[str, Any]]:
+    """Every container of a manifest, wherever its pod template is."""
+    entries = node.items() if isinstance(node, dict) else ()
+    for key, value in entries:
+        if key in ("containers", "initContainers") and isinstance(value, list):
+            yield from value
+        yield from containers_of(value)
+    for value in node if isinstance(node, list) else ():
+        yield from containers_of(value)
 
 
 CHARTS = Path(os.environ.get("LABCTL_CILIUM_CHARTS", "/nonexistent"))
@@ -201,3 +238,41 @@ def test_a_real_chart_renders_what_was_meant(
     assert set(seen.images) == set(settings.images[:2])
     chart = read_chart(Path(settings.cilium.chart))
     assert wrong_values(values, chart.version, chart) == ()
+
+
+@pytest.mark.skipif(HELM is None, reason="needs helm: setup/prepare.sh test builds it where Go is")
+@pytest.mark.parametrize("encapsulation", ["vxlan", "native"])
+@pytest.mark.parametrize("host_routing", ["legacy", "bpf"])
+@pytest.mark.parametrize("version", FOUND or [pytest.param("", marks=pytest.mark.needs_charts)])
+def test_local_images_are_rendered_exactly_as_given_and_no_other(
+    version: str, host_routing: str, encapsulation: str, tmp_path: Path
+) -> None:
+    if not version:
+        pytest.skip("needs Cilium's charts: LABCTL_CILIUM_CHARTS=FOLDER with cilium-VERSION.tgz in it")
+    agent, operator = f"local/cilium:v{version}", f"registry.example:5000/x/operator-generic:v{version}"
+    lab = lab_of(
+        tmp_path,
+        host_routing=host_routing,
+        encapsulation=encapsulation,
+        cilium={
+            "version": version, "chart": str(CHARTS / f"cilium-{version}.tgz"), "allowUntested": True,
+            "image": agent, "operatorImage": operator,
+        },
+        kindCluster={"kubernetes": "1.20.2" if Version.parse(version).series < (1, 19) else "1.32.0"},
+    )  # fmt: skip
+    plan = KindProvider(root=tmp_path / "state").plan(lab)
+    actions = [action for step in plan.steps for action in step.actions]
+    render = next(action for action in actions if isinstance(action, RenderChart))
+    verify = next(action for action in actions if isinstance(action, VerifyChart))
+    values = next(a for a in actions if isinstance(a, WriteFile) and str(a.path) in render.argv)
+    values.path.parent.mkdir(parents=True)
+    values.path.write_text(values.text)
+    rendered = subprocess.run(render.argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    used = {
+        (container["image"], container["imagePullPolicy"])
+        for document in yaml.safe_load_all(rendered)
+        for container in containers_of(document)
+    }
+    assert used == {(agent, "Never"), (operator, "Never")}
+    verify.rendered.write_text(rendered)
+    verify_chart(verify)

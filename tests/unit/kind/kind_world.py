@@ -106,6 +106,7 @@ class World:
         }  # fmt: skip
         self.absent_tools: set[str] = set()
         self.daemon_is_up = True
+        self.also_rendered = ""
         self.unready: dict[str, dict[str, Any]] = {}
         self.lost_on: dict[str, set[str]] = {}
         self._failures: list[tuple[re.Pattern[str], Completed, bool]] = []
@@ -151,13 +152,15 @@ class World:
             case ("kubectl", *rest):
                 return self._kubectl(argv, tuple(rest))
             case ("helm", "template", *_):
-                return completed(argv, render(Path(argv[argv.index("--values") + 1])))
+                return completed(argv, render(Path(argv[argv.index("--values") + 1])) + self.also_rendered)
         raise AssertionError(f"unexpected command: {shlex.join(argv)}")
 
     def _docker(self, argv: tuple[str, ...], rest: tuple[str, ...]) -> Completed:
         if not self.daemon_is_up:
             return completed(argv, err="Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", code=1)
         match rest:
+            case ("context", "inspect", *_):
+                return completed(argv, "unix:///var/run/docker.sock\n")
             case ("ps", "--all", "--filter", chosen, *_):
                 cluster = chosen.removeprefix("label=io.x-k8s.kind.cluster").removeprefix("=")
                 chosen_ones = [made for name, made in self.clusters.items() if cluster in ("", name)]

@@ -16,8 +16,12 @@ from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.service import Protocol, Service, ServiceType
+from labctl.providers.kind.actions import DeleteCluster, WaitForPods
+from labctl.providers.kind.config import kind_config
+from labctl.providers.kind.execute import KindExecutor
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.tools import INSTALL, HostCommands, as_run
+from labctl.providers.kind.waiting import wait_for_pods
 
 IMAGES = ("local/cilium:v1.13.12", "local/operator-generic:v1.13.12", "local/tools:1")
 NODES = ("labctl-bpf-control-plane", "labctl-bpf-worker", "labctl-bpf-worker2")
@@ -144,6 +148,37 @@ def test_a_cluster_that_a_cut_up_left_half_is_made_anew(world: World, provider: 
     world.clusters["labctl-bpf"]["nodes"].pop()
     world.said.clear()
     built(provider, lab)
+    acts = [line.split()[1] for line in world.said if re.match(r"kind (create|delete)", line)]
+    assert acts == ["delete", "create"]
+
+
+def test_a_container_that_the_engine_makes_after_kind_was_stopped_is_removed_too(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    lab = lab_of(tmp_path)
+    expect_rendering(provider, lab)
+    step = next(step for step in provider.plan(lab).steps if step.id == "cluster")
+    undo = next(action for action in step.undo if isinstance(action, DeleteCluster))
+    config = yaml.safe_load(kind_config(provider.settings(lab)))
+
+    def late(duration_s: float) -> None:
+        if not world.clusters and len(sleeps) == 0:
+            world.make_cluster("labctl-bpf", config)
+        sleeps.append(duration_s)
+
+    sleeps: list[float] = []
+    executor = KindExecutor(world, overlapping=lambda _: (), record=lambda _: None, sleep=late)
+    executor.execute([undo])
+    assert world.clusters == {}
+    assert len(sleeps) == 1
+
+
+def test_a_whole_cluster_that_was_made_from_another_content_is_made_anew(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    world.said.clear()
+    built(provider, lab_of(tmp_path, kindCluster={"image": "local/node:v1.20.2", "readyTimeoutS": 6.0}))
     acts = [line.split()[1] for line in world.said if re.match(r"kind (create|delete)", line)]
     assert acts == ["delete", "create"]
 
@@ -301,6 +336,56 @@ def test_a_pod_that_can_never_start_is_told_at_once_with_its_events(
     assert "server on labctl-bpf-worker2: tools: ErrImageNeverPull" in failed.value.cause
     assert "Failed: it went wrong" in failed.value.cause
     assert "the image is not in that node" in failed.value.remedy
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerError", "RunContainerError"])
+def test_a_container_that_a_busy_node_makes_late_is_waited_for(
+    reason: str, world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    waiting = {"reason": reason, "message": "context deadline exceeded"}
+    world.unready["server"] = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": "tools", "state": {"waiting": waiting}, "restartCount": 0}],
+    }
+    sleeps: list[float] = []
+
+    def asleep(duration_s: float) -> None:
+        sleeps.append(duration_s)
+        if len(sleeps) == 3:
+            del world.unready["server"]
+
+    wait_for_pods(world_with_lab(world, provider, tmp_path), pods_of_the_lab(provider, tmp_path), asleep)
+    assert len(sleeps) == 3
+
+
+def world_with_lab(world: World, provider: KindProvider, tmp_path: Path) -> World:
+    """The cluster is there; the pods are as `unready` says."""
+    unready, world.unready = world.unready, {}
+    built(provider, lab_of(tmp_path))
+    world.unready = unready
+    return world
+
+
+def pods_of_the_lab(provider: KindProvider, tmp_path: Path) -> WaitForPods:
+    actions = provider.plan(lab_of(tmp_path)).steps[-1].actions
+    return next(action for action in actions if isinstance(action, WaitForPods))
+
+
+def test_an_image_that_the_chart_wants_and_nobody_brings_is_refused_before_any_cluster(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    world.also_rendered = """---
+kind: Deployment
+metadata: {name: hubble-relay}
+spec: {template: {spec: {containers: [{name: relay, image: "quay.io/cilium/hubble-relay:v1.13.12"}]}}}
+"""
+    with pytest.raises(UsageError, match=r"nobody brings to the nodes: quay\.io/cilium/hubble-relay") as refused:
+        built(provider, lab_of(tmp_path))
+    assert "kindCluster.extraImages: [quay.io/cilium/hubble-relay:v1.13.12]" in refused.value.remedy
+    assert not world.clusters
+    world.images.add("quay.io/cilium/hubble-relay:v1.13.12")
+    built(provider, lab_of(tmp_path, kindCluster={"pull": True}))
+    assert world.clusters
 
 
 def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
@@ -463,9 +548,25 @@ def test_there_is_one_cluster_where_memory_is_short_and_the_reason_has_the_figur
 ) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr("labctl.providers.kind.provider.free_memory_byte", lambda: int(free_gib * 2**30))
+    monkeypatch.setattr("labctl.providers.kind.provider.inotify_instances", lambda: 512)
     choice = provider.strategy(lab_of(tmp_path))
     assert (choice.switches, choice.is_asked) == (switches, False)
     assert choice.because == f"2 clusters of together 6 nodes need about 4.1 GiB, {free_gib:.1f} GiB are free"
+
+
+@pytest.mark.parametrize(("instances", "switches"), [(128, True), (512, False), (None, False)])
+def test_there_is_one_cluster_where_the_kernel_would_not_let_six_nodes_boot(
+    instances: int | None, switches: bool, provider: KindProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("labctl.providers.kind.provider.free_memory_byte", lambda: 2**40)
+    monkeypatch.setattr("labctl.providers.kind.provider.inotify_instances", lambda: instances)
+    choice = provider.strategy(lab_of(tmp_path))
+    assert (choice.switches, choice.is_asked) == (switches, False)
+    if switches:
+        assert choice.because == (
+            "fs.inotify.max_user_instances is 128, and kind advises 512 for 2 clusters of together 6 nodes"
+        )
 
 
 @pytest.mark.parametrize(("word", "switches"), [("switch", True), ("parallel", False)])

@@ -128,10 +128,10 @@ class Cluster(World):
 
 class Monitor:
     def __init__(self, argv: tuple[str, ...], cluster: Cluster) -> None:
-        self.argv, self._cluster = argv, cluster
+        self.argv, self._cluster, self._ended = argv, cluster, False
 
     def is_alive(self) -> bool:
-        return False
+        return not self._ended
 
     def wait_for_output(self, text: str, *, timeout_s: float) -> None:
         if self._cluster.monitor_fails:
@@ -285,6 +285,9 @@ def test_watching_gives_the_movements_of_the_pair_alone(tmp_path: Path) -> None:
         ("10.244.0.187", "10.244.1.67"), ("10.244.1.67", "10.244.0.187"),
     }  # fmt: skip
     assert gaps == ()
+    lines = [line for line in cluster.said if " monitor -j " in line]
+    assert len(lines) == 2
+    assert all("10[.]244[.]0[.]187" in line and "--related-to" not in line for line in lines)
 
 
 def test_an_aggregated_monitor_is_told_as_a_gap(tmp_path: Path) -> None:

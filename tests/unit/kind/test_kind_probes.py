@@ -7,7 +7,8 @@ import pytest
 from kind_world import World, completed
 
 from labctl.providers.base import Completed, Probe
-from labctl.providers.kind.containers import engine_of
+from labctl.providers.kind import endpoint
+from labctl.providers.kind.engine import engine_of
 from labctl.providers.kind.probes import KERNEL_OPTIONS, parse_tool_version, probes
 
 GOOD_INFO = {"ServerVersion": "28.2.2", "CgroupVersion": "2", "MemTotal": 16 * 2**30}
@@ -65,8 +66,33 @@ def test_a_stopped_daemon_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPat
     host.daemon_is_up = False
     daemon = found(host)["docker daemon"]
     assert (daemon.present, daemon.required) == (False, True)
-    assert daemon.found == "Cannot connect to the Docker daemon at unix:///x (DOCKER_HOST=tcp://10.0.0.9:2375)"
+    assert daemon.found == "Cannot connect to the Docker daemon at unix:///x (at tcp://10.0.0.9:2375)"
     assert "docker context ls" in daemon.remedy
+
+
+def test_a_remote_engine_is_judged_by_its_own_host_and_needs_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.9:2375")
+    seen = found(Host({**GOOD_INFO, "KernelVersion": "6.18.0"}), {})
+    assert seen["address of the engine's host"].present
+    assert seen["address of the engine's host"].found == "10.0.0.9 (kernel 6.18.0 there)"
+    assert not {"kernel", "kernel options", "fs.inotify.max_user_watches"} & set(seen)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build.example:2375")
+    monkeypatch.setattr(endpoint, "resolved", lambda name: "")
+    lost = found(Host(GOOD_INFO))["address of the engine's host"]
+    assert (lost.present, lost.required) == (False, True)
+    assert "kindCluster.apiServerAddress" in lost.remedy
+
+
+def test_a_rootless_engine_is_a_lack() -> None:
+    options = ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]
+    rootless = found(Host({**GOOD_INFO, "SecurityOptions": options}))["docker with root"]
+    assert (rootless.present, rootless.required) == (False, True)
+
+
+def test_podmans_own_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIND_EXPERIMENTAL_PROVIDER", "podman")
+    seen = found(Host({"version": {"Version": "5.4.2"}, "host": {"cgroupVersion": "v2"}}))
+    assert seen["podman daemon"].found == "5.4.2"
 
 
 def test_cgroup_v1_and_little_memory_are_warnings() -> None:
@@ -116,6 +142,7 @@ def test_an_old_kernel_is_said_to_lack_bpf_host_routing() -> None:
     [
         ({}, {"docker", "podman"}, "docker"),
         ({}, {"podman"}, "podman"),
+        ({}, {"podman", "nerdctl"}, "nerdctl"),
         ({"KIND_EXPERIMENTAL_PROVIDER": "nerdctl"}, {"docker"}, "nerdctl"),
         ({}, set(), "docker"),
     ],

@@ -13,6 +13,7 @@ from kind_world import lab_of
 from labctl.errors import UsageError
 from labctl.planning.render import as_record, as_script
 from labctl.providers.kind.config import Mark, kind_config, mark_path, parse_mark
+from labctl.providers.kind.endpoint import endpoint_of
 from labctl.providers.kind.plan import plan_lab
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import NODE_IMAGES, Settings, read_settings
@@ -180,24 +181,50 @@ def test_the_ranges_of_another_lab_are_read_from_its_configuration(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("docker_host", "address"),
+    ("docker_host", "address", "port"),
     [
-        ("", "127.0.0.1"),
-        ("unix:///run/my-docker.sock", "127.0.0.1"),
-        ("tcp://127.0.0.1:2375", "127.0.0.1"),
-        ("tcp://10.0.0.5:2376", "10.0.0.5"),
-        ("ssh://root@192.0.2.7", "192.0.2.7"),
-        ("tcp://[2001:db8::1]:2375", "2001:db8::1"),
-        ("tcp://docker:2375", "127.0.0.1"),
-        ("tcp://0.0.0.0:2375", "127.0.0.1"),
-        ("not a url at all", "127.0.0.1"),
+        ("", "127.0.0.1", None),
+        ("unix:///run/my-docker.sock", "127.0.0.1", None),
+        ("tcp://127.0.0.1:2375", "127.0.0.1", None),
+        ("tcp://10.0.0.5:2376", "10.0.0.5", -1),
+        ("ssh://root@192.0.2.7", "192.0.2.7", -1),
+        ("tcp://[2001:db8::1]:2375", "2001:db8::1", -1),
     ],
 )
-def test_the_api_server_listens_where_the_engine_is(docker_host: str, address: str, tmp_path: Path) -> None:
-    assert read_settings(lab_of(tmp_path), tmp_path, docker_host).api_server_address == address
+def test_the_api_server_listens_where_the_engine_is_at_a_port_that_the_engine_picks(
+    docker_host: str, address: str, port: int | None, tmp_path: Path
+) -> None:
+    settings = read_settings(lab_of(tmp_path), tmp_path, endpoint_of(docker_host))
+    networking = yaml.safe_load(kind_config(settings))["networking"]
+    # kind looks for a free port by listening at that address itself, which only the engine's host can.
+    assert (networking["apiServerAddress"], networking.get("apiServerPort")) == (address, port)
+
+
+def test_a_host_without_an_address_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    nowhere = endpoint_of("tcp://build.example:2375", resolve=lambda name: "")
+    with pytest.raises(UsageError, match=r"engine is on build\.example, and that name has no address here"):
+        plan_lab(read_settings(lab_of(tmp_path), tmp_path, nowhere), "docker")
+    said = lab_of(tmp_path, kindCluster={"apiServerAddress": "192.0.2.9"})
+    assert plan_lab(read_settings(said, tmp_path, nowhere), "docker").steps
 
 
 def test_an_address_in_the_scenario_comes_before_that_of_the_engine(tmp_path: Path) -> None:
-    lab = lab_of(tmp_path, kindCluster={"apiServerAddress": "192.0.2.9"})
-    settings = read_settings(lab, tmp_path, "tcp://10.0.0.5:2376")
-    assert yaml.safe_load(kind_config(settings))["networking"]["apiServerAddress"] == "192.0.2.9"
+    lab = lab_of(tmp_path, kindCluster={"apiServerAddress": "192.0.2.9", "apiServerPort": 6443})
+    settings = read_settings(lab, tmp_path, endpoint_of("tcp://10.0.0.5:2376"))
+    networking = yaml.safe_load(kind_config(settings))["networking"]
+    assert (networking["apiServerAddress"], networking["apiServerPort"]) == ("192.0.2.9", 6443)
+
+
+def test_old_charts_are_not_given_an_operator_image_that_they_cannot_name(tmp_path: Path) -> None:
+    section = {"version": "1.11.0", "image": "local/cilium:v1.11.0", "operatorImage": "local/operator:v1.11.0"}
+    with pytest.raises(UsageError, match=r"cannot be told to use local/operator:v1\.11\.0") as refused:
+        settings_of(tmp_path, cilium=section)
+    assert "docker tag local/operator:v1.11.0 local/operator-generic:v1.11.0" in refused.value.remedy
+    assert settings_of(tmp_path, cilium={**section, "version": "1.13.12"}).images[1] == "local/operator:v1.11.0"
+
+
+def test_more_images_go_into_the_nodes_where_they_are_named(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, kindCluster={"extraImages": ["local/relay:1"]})
+    script = as_script(KindProvider(root=tmp_path / "state").plan(lab))
+    assert "docker image inspect local/relay:1" in script
+    assert "kind load docker-image local/relay:1 --name labctl-bpf" in script

@@ -108,12 +108,15 @@ class RenderChart(Act):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyChart(Act):
-    """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows."""
+    """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows.
+
+    `images` are those that the nodes will have, where nothing may be fetched; None where the chart may name others."""
 
     rendered: Path
     chart: str
     wanted: Wanted
     user_values: Mapping[str, object]
+    images: tuple[str, ...] | None = None
 
     def shell(self) -> str:
         path = shlex.quote(str(self.rendered))
@@ -138,11 +141,13 @@ class VerifyChart(Act):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateCluster(Act):
-    """`kind create cluster`; a whole cluster of this lab that is there already is kept, half a one is replaced."""
+    """`kind create cluster`; a whole cluster of this very lab (`digest`) that is there already is kept, half a one or
+    one that was made from another content is replaced."""
 
     engine: str
     cluster: str
     lab: str
+    digest: str
     nodes: tuple[str, ...]
     argv: tuple[str, ...]
     environment: tuple[str, ...]

@@ -10,7 +10,7 @@ from typing import Any
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.cilium.bundle import CHART, chart_file, entry, plain_reference, read, write
 from labctl.providers.kind.failures import failed_command, remedy_for
-from labctl.providers.kind.images import Part, parts
+from labctl.providers.kind.images import EXTRA, Part, parts
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
 
@@ -43,6 +43,7 @@ class Unpacked:
                 "image": named["node"],
                 "kubernetes": self.manifest["kubernetes"],
                 "toolsImage": named["tools"],
+                "extraImages": [reference for role, reference in named.items() if role.startswith(EXTRA)],
                 "pull": False,
                 "preloaded": False,
                 "archives": [str(path) for path in self.archives],
@@ -102,7 +103,7 @@ def unpack(bundle: Path, folder: Path) -> Unpacked:
         manifest=manifest,
         chart=roles["chart"],
         node_archive=roles["node"],
-        archives=tuple(roles[role] for role in ("agent", "operator", "tools")),
+        archives=tuple(path for role, path in roles.items() if role not in ("node", "chart")),
     )
 
 

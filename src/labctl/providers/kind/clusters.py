@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.errors import HostLacks, StepFailed, UsageError
-from labctl.providers.kind.containers import NodeContainer, argv_inspect, argv_list, parse_inspect
+from labctl.providers.kind.containers import NodeContainer, argv_inspect, parse_inspect
+from labctl.providers.kind.engine import argv_list
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kind.tools import Commands
 

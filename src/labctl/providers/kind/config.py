@@ -30,10 +30,16 @@ class Mark:
     digest: str
 
 
+def mark_of(lab: Lab) -> Mark:
+    """What the nodes of this lab say."""
+    scenario = _UNSAFE.sub("_", lab.scenario)[:80] or "_"
+    return Mark(lab=lab.name, scenario=scenario, digest=lab.digest[:_DIGEST_DIGITS] or "_")
+
+
 def mark_path(lab: Lab) -> str:
     """The mount point that marks a node of this lab."""
-    scenario = _UNSAFE.sub("_", lab.scenario)[:80] or "_"
-    return f"{MARK_FOLDER}/{lab.name}/{scenario}/{lab.digest[:_DIGEST_DIGITS] or '_'}"
+    mark = mark_of(lab)
+    return f"{MARK_FOLDER}/{mark.lab}/{mark.scenario}/{mark.digest}"
 
 
 def parse_mark(destination: str) -> Mark | None:
@@ -54,8 +60,8 @@ def kind_config(settings: Settings) -> str:
         "serviceSubnet": str(lab.network.service_cidr),
         "apiServerAddress": settings.api_server_address,
     }
-    if cluster.api_server_port:
-        networking["apiServerPort"] = cluster.api_server_port
+    if settings.api_server_port:
+        networking["apiServerPort"] = settings.api_server_port
     config: dict[str, Any] = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.providers.kind.config import Mark, parse_mark
-
-ENGINES = ("docker", "podman", "nerdctl")
-CLUSTER_LABEL = "io.x-k8s.kind.cluster"
-ROLE_LABEL = "io.x-k8s.kind.role"
-
-
-def engine_of(environment: Mapping[str, str], find: Callable[[str], str | None]) -> str:
-    """The engine that kind will use: the one that KIND_EXPERIMENTAL_PROVIDER names, else the first that is there."""
-    named = environment.get("KIND_EXPERIMENTAL_PROVIDER", "")
-    if named in ENGINES:
-        return named
-    return next((engine for engine in ENGINES if find(engine)), ENGINES[0])
-
-
-def engine_here(find: Callable[[str], str | None]) -> str:
-    return engine_of(os.environ, find)
+from labctl.providers.kind.engine import CLUSTER_LABEL, ROLE_LABEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +21,6 @@ class NodeContainer:
     is_running: bool
     mark: Mark | None
     pid: int
-
-
-def argv_list(engine: str, cluster: str = "") -> tuple[str, ...]:
-    """Names of the node containers, of every kind cluster or of one, running or not."""
-    chosen = f"label={CLUSTER_LABEL}={cluster}" if cluster else f"label={CLUSTER_LABEL}"
-    return (engine, "ps", "--all", "--filter", chosen, "--format", "{{.Names}}")
 
 
 def argv_inspect(engine: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from labctl.providers.kind.waiting import wait_for_pods
 from labctl.system.files import write_atomically
 
 _LOOK_S = 30.0
+_LATE_S = 1.0
 _LACKS_PLATFORM = re.compile(r"content digest \S+ not found", re.IGNORECASE)
 _ONE_PLATFORM = (
     "docker save --platform linux/amd64 {image} -o FILE (docker 28 or later), then kindCluster.archives: [FILE]"
@@ -89,10 +90,10 @@ class KindExecutor:
             case CreateCluster():
                 self._create(action)
             case DeleteCluster():
-                clusters.delete(
-                    self._commands, action.engine, action.cluster, action.lab, action.kubeconfig, action.argv,
-                    action.timeout_s,
-                )  # fmt: skip
+                self._delete(action)
+                # The engine may still be making a container that was asked for just before kind was stopped.
+                self._sleep(_LATE_S)
+                self._delete(action)
             case CollectLogs():
                 self._collect(action)
             case LoadImage():
@@ -158,7 +159,9 @@ class KindExecutor:
     def _create(self, action: CreateCluster) -> None:
         nodes = clusters.nodes_of(self._commands, action.engine, action.cluster)
         clusters.refuse_foreign(nodes, action.cluster, action.lab)
-        if nodes and self._is_whole(action, nodes_running={node.name for node in nodes if node.is_running}):
+        running = {node.name for node in nodes if node.is_running}
+        is_this = all(node.mark is not None and node.mark.digest == action.digest for node in nodes)
+        if nodes and is_this and self._is_whole(action, nodes_running=running):
             return
         if nodes:
             clusters.delete(
@@ -170,6 +173,11 @@ class KindExecutor:
         self._run(argv, action.timeout_s, "the logs of the nodes are kept; see docs/kind.md")
         if action.kubeconfig.exists():
             action.kubeconfig.chmod(0o600)
+
+    def _delete(self, action: DeleteCluster) -> None:
+        clusters.delete(
+            self._commands, action.engine, action.cluster, action.lab, action.kubeconfig, action.argv, action.timeout_s
+        )
 
     def _is_whole(self, action: CreateCluster, nodes_running: set[str]) -> bool:
         """True for a cluster that an earlier, cut `up` finished making: every node runs and the API server knows it."""
@@ -246,7 +254,16 @@ def verify_chart(action: VerifyChart) -> None:
             remedy=f'cilium.version: "{chart.version}"',
         )
     refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
-    found = differences(parse_rendered(action.rendered.read_text(encoding="utf-8")), action.wanted, action.user_values)
+    rendered = parse_rendered(action.rendered.read_text(encoding="utf-8"))
+    unknown = [] if action.images is None else [image for image in rendered.images if image not in action.images]
+    if unknown:
+        raise UsageError(
+            what=f"the chart wants images that nobody brings to the nodes: {', '.join(unknown)}",
+            cause=f"kindCluster.pull is false, and known are {', '.join(action.images or ())}",
+            remedy="take what needs them out of cilium.values (envoy, hubble.relay, …), or have them in the engine and "
+            f"say kindCluster.extraImages: [{', '.join(unknown)}]",
+        )
+    found = differences(rendered, action.wanted, action.user_values)
     if found:
         raise UsageError(
             what="the rendered cilium-config does not say what was meant",

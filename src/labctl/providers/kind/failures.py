@@ -30,7 +30,7 @@ def _known(pattern: str, remedy: str) -> Remedy:
 REMEDIES = (
     _known(
         r"cannot connect to the docker daemon|is the docker daemon running|error during connect|docker info",
-        "systemctl start docker; or check DOCKER_HOST and: docker context ls",
+        "systemctl start docker; or check DOCKER_HOST (sudo forgets it: sudo -E) and: docker context ls",
     ),
     _known(r"permission denied.*docker\.sock", "run labctl as root, or: usermod -aG docker $USER (then log in again)"),
     _known(
@@ -40,6 +40,10 @@ REMEDIES = (
     _known(
         r"port is already allocated|address already in use",
         "kindCluster.apiServerPort: 0 takes a free port; who has it: ss -ltnp",
+    ),
+    _known(
+        r"failed to get random host port|cannot assign requested address|invalid IP address",
+        "kindCluster.apiServerAddress: an IP address that the engine's host itself has, and that this host reaches",
     ),
     _known(r"no space left on device", "docker system df; docker system prune; df -h"),
     _known(

@@ -13,11 +13,15 @@ from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
 
+EXTRA = "extra"
+"""Images that a lab has beyond the usual three are `extra1`, `extra2`, …"""
+
 
 def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ...]:
     """Every image and the chart. Digests are those of this engine and of the local chart file."""
-    agent, operator, tools = settings.images
+    agent, operator, tools, *extra = settings.images
     listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]
+    listed += [(f"{EXTRA}{number}", reference) for number, reference in enumerate(extra, start=1)]
     found = [
         Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
         for role, reference in listed

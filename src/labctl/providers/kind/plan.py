@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.providers.cilium import install
@@ -31,7 +32,7 @@ from labctl.providers.kind.actions import (
     WriteFile,
 )
 from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
-from labctl.providers.kind.config import kind_config
+from labctl.providers.kind.config import kind_config, mark_of
 from labctl.providers.kind.settings import Settings
 
 AGENTS = "k8s-app=cilium"
@@ -41,7 +42,9 @@ _PULL_S = 1800.0
 
 
 def plan_lab(settings: Settings, engine: str) -> Plan:
-    """Raises UsageError for pairs of versions that cannot work and for values that do not take effect."""
+    """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for an engine
+    on a host whose address is not known."""
+    _refuse_unknown_host(settings)
     refuse_impossible(
         cilium=settings.cilium_version,
         kubernetes=settings.kubernetes,
@@ -109,6 +112,16 @@ def _refuse_wrong_values(settings: Settings) -> None:
     refuse_wrong_values(wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source)
 
 
+def _refuse_unknown_host(settings: Settings) -> None:
+    if not settings.api_server_address:
+        raise UsageError(
+            what=f"the container engine is on {settings.endpoint.host}, and that name has no address here",
+            cause=f"it is in {settings.endpoint.url}; kind publishes the API server at an address of that host, and "
+            "kubectl has to reach it from here",
+            remedy="kindCluster.apiServerAddress: ADDRESS-OF-THAT-HOST",
+        )
+
+
 def _look(settings: Settings, engine: str) -> Step:
     network = settings.lab.network
     return Step(
@@ -171,6 +184,7 @@ def _chart(settings: Settings) -> Step:
             chart=chart_place(settings),
             wanted=settings.wanted,
             user_values=settings.cilium.values,
+            images=None if settings.cluster.pull else settings.images,
         ),
     ]
     return Step(
@@ -192,6 +206,7 @@ def _cluster(settings: Settings, engine: str) -> Step:
                 engine=engine,
                 cluster=settings.cluster_name,
                 lab=settings.lab.name,
+                digest=mark_of(settings.lab).digest,
                 nodes=settings.all_nodes,
                 argv=(
                     "kind",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +15,15 @@ from pathlib import Path
 from labctl.errors import LabError
 from labctl.providers.base import Probe
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.containers import engine_here
+from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
+from labctl.providers.kind.engine import engine_here
 from labctl.providers.kind.tools import INSTALL, Commands
 
 NEEDED_FOR = "building labs with kind"
 MEMORY_PER_NODE_BYTE = 700 * 2**20
 USUAL_NODES = 3
+INOTIFY_INSTANCES = 512
+"""What kind advises (its known issues, "too many open files"). The kernel's default, 128, is short for two clusters."""
 _ASK_S = 20.0
 _OLDEST = {"kind": Version(0, 11), "helm": Version(3, 8), "kubectl": Version(1, 20)}
 _VERSION_ARGV = {
@@ -45,10 +47,13 @@ def probes(commands: Commands, read: Callable[[str], str | None] | None = None) 
     """Every need, found or not. `read` gives a file's text or None."""
     look = read or read_text
     engine = engine_here(commands.find)
-    yield from _engine(commands, engine)
+    endpoint = engine_endpoint(engine, commands)
+    yield from _engine(commands, engine, endpoint)
     for tool in ("kind", "kubectl", "helm"):
         yield _tool(commands, tool)
-    yield _inotify(look, "max_user_instances", 512, least=128 * 2)
+    if endpoint.is_remote:
+        return  # What follows is read from this host's kernel, which is not the nodes'.
+    yield _inotify(look, "max_user_instances", INOTIFY_INSTANCES, least=128 * 2)
     yield _inotify(look, "max_user_watches", 524288, least=65536)
     yield from _kernel(look)
 
@@ -61,11 +66,11 @@ def read_text(path: str) -> str | None:
     return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8", errors="replace")
 
 
-def _engine(commands: Commands, engine: str) -> Iterator[Probe]:
+def _engine(commands: Commands, engine: str, endpoint: Endpoint) -> Iterator[Probe]:
     if commands.find(engine) is None:
         yield _lack(engine, "not on this host", INSTALL[engine])
         return
-    where = os.environ.get("DOCKER_HOST", "") if engine == "docker" else ""
+    where = endpoint.url
     try:
         asked = commands.run((engine, "info", "--format", "{{json .}}"), timeout_s=_ASK_S)
     except LabError as failed:
@@ -79,15 +84,47 @@ def _engine(commands: Commands, engine: str) -> Iterator[Probe]:
         said = asked.error_text.strip().splitlines()
         yield _lack(
             f"{engine} daemon",
-            (said[-1] if said else "does not answer") + (f" (DOCKER_HOST={where})" if where else ""),
-            "check DOCKER_HOST and: docker context ls" if where else f"systemctl start {engine}; docker context ls",
+            (said[-1] if said else "does not answer") + (f" (at {where})" if where else ""),
+            "check DOCKER_HOST (sudo forgets it: sudo -E) and: docker context ls"
+            if where
+            else f"systemctl start {engine}; docker context ls; sudo forgets DOCKER_HOST (sudo -E keeps it)",
         )
         return
-    version = str(info.get("ServerVersion", "version unknown"))
-    yield _have(f"{engine} daemon", version + (f" at {where}" if where else ""))
-    if engine == "docker":
+    yield _have(f"{engine} daemon", _engine_version(info) + (f" at {where}" if where else ""))
+    if endpoint.is_remote:
+        yield _remote(endpoint, info)
+    if "MemTotal" in info:  # podman tells all this in words of its own
+        if _is_rootless(info):
+            yield _lack(
+                f"{engine} with root",
+                "it runs rootless",
+                "an engine that runs as root: Cilium's programs cannot be loaded from a user namespace",
+            )
         yield _cgroups(info)
         yield _memory(info)
+
+
+def _engine_version(info: dict[str, object]) -> str:
+    podman = info.get("version")
+    said = info.get("ServerVersion") or (podman.get("Version") if isinstance(podman, dict) else "")
+    return str(said or "version unknown")
+
+
+def _is_rootless(info: dict[str, object]) -> bool:
+    options = info.get("SecurityOptions")
+    return any("name=rootless" in str(option).split(",") for option in (options if isinstance(options, list) else ()))
+
+
+def _remote(endpoint: Endpoint, info: dict[str, object]) -> Probe:
+    """The API server is published on that host, and kubectl asks it from here."""
+    return Probe(
+        name="address of the engine's host",
+        present=bool(endpoint.address),
+        found=(endpoint.address or f"{endpoint.host} does not resolve here")
+        + f" (kernel {info.get('KernelVersion', 'unknown')} there)",
+        needed_for="reaching the API server of the nodes, which are on that host",
+        remedy="kindCluster.apiServerAddress: ADDRESS-OF-THAT-HOST",
+    )
 
 
 def _cgroups(info: dict[str, object]) -> Probe:
@@ -97,8 +134,8 @@ def _cgroups(info: dict[str, object]) -> Probe:
         present=version == "2",
         found=f"v{version}" if version else "unknown",
         needed_for="Services by eBPF at the socket (kube-proxy replacement)",
-        remedy="boot with systemd.unified_cgroup_hierarchy=1; with v1, Kubernetes below 1.24 needs cgroupDriver: "
-        "cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
+        remedy="v1 beside a cgroup2 mount does as well; else boot with systemd.unified_cgroup_hierarchy=1. Where old "
+        "nodes' kubelets do not start: cgroupDriver: cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
         required=False,
     )
 

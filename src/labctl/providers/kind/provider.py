@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,18 +12,21 @@ from pathlib import Path
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.model.sections_kind import KindCluster, Strategy
+from labctl.model.sections_kind import KindCluster
+from labctl.model.strategy import Strategy
 from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice
 from labctl.providers.cilium.files import state_root
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.kind import bundle, clusters, record, subnets
 from labctl.providers.kind.actions import RefuseOverlap
-from labctl.providers.kind.containers import NodeContainer, engine_here
+from labctl.providers.kind.containers import NodeContainer
+from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
+from labctl.providers.kind.engine import engine_here
 from labctl.providers.kind.execute import KindExecutor, write_private
 from labctl.providers.kind.images import Part, parts, sha256_of
 from labctl.providers.kind.plan import plan_lab, plan_switch
-from labctl.providers.kind.probes import MEMORY_PER_NODE_BYTE, probes, read_text
-from labctl.providers.kind.settings import Files, Settings, engine_address, read_settings
+from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
+from labctl.providers.kind.settings import Files, Settings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands
 from labctl.providers.kind.ways import KindWays
 
@@ -41,10 +43,18 @@ class KindProvider:
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
         self._root = root or state_root(self.name)
+        self._found_endpoint: Endpoint | None = None
 
     @property
     def engine(self) -> str:
         return engine_here(self._commands.find)
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        """Asked once: a name has to be resolved."""
+        if self._found_endpoint is None:
+            self._found_endpoint = engine_endpoint(self.engine, self._commands)
+        return self._found_endpoint
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -62,7 +72,7 @@ class KindProvider:
         own = self._files(lab.name).kind_config
         ranges = subnets.ranges_of(own.read_text(encoding="utf-8")) if own.exists() else ()
         placed = subnets.moved(lab, *ranges) if len(ranges) == 2 else subnets.settle(lab, self._others(lab.name))
-        return read_settings(placed, self._root, os.environ.get("DOCKER_HOST", ""))
+        return read_settings(placed, self._root, self._endpoint)
 
     def probes(self) -> Iterator[Probe]:
         return probes(self._commands)
@@ -93,7 +103,7 @@ class KindProvider:
         return unpacked.settings()
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
-        """Clusters side by side or one that is switched: the scenario's word, else by free memory."""
+        """Clusters side by side or one that is switched: the scenario's word, else by what this host has room for."""
         settings = self.settings(lab)
         asked = settings.cluster.strategy
         if asked is not Strategy.AUTO:
@@ -102,11 +112,18 @@ class KindProvider:
             )
         nodes = sides * len(settings.all_nodes)
         what = f"{sides} clusters of together {nodes} nodes"
-        return by_memory(nodes * MEMORY_PER_NODE_BYTE, self._free_memory(), what)
+        choice = by_memory(nodes * MEMORY_PER_NODE_BYTE, self._free_memory(), what)
+        watches = None if choice.switches or self._endpoint.is_remote else inotify_instances()
+        if watches is not None and nodes > USUAL_NODES and watches < INOTIFY_INSTANCES:
+            return StrategyChoice(
+                switches=True,
+                because=f"fs.inotify.max_user_instances is {watches}, and kind advises {INOTIFY_INSTANCES} for {what}",
+            )
+        return choice
 
     def _free_memory(self) -> int:
         """Of this host, or all that a remote engine's host has: how much of that is free it does not tell."""
-        if not engine_address(os.environ.get("DOCKER_HOST", "")):
+        if not self._endpoint.is_remote:
             return free_memory_byte()
         asked = self._commands.run((self.engine, "info", "--format", "{{.MemTotal}}"), timeout_s=clusters.LOOK_S)
         return int(asked.text) if asked.text.strip().isdigit() else 0
@@ -253,6 +270,12 @@ def by_memory(need_byte: int, free_byte: int, what: str) -> StrategyChoice:
     """Side by side where there is room for it."""
     figures = f"{what} need about {need_byte / 2**30:.1f} GiB, {free_byte / 2**30:.1f} GiB are free"
     return StrategyChoice(switches=free_byte < need_byte, because=figures)
+
+
+def inotify_instances() -> int | None:
+    """How many inotify instances root may have on this host; every node's systemd, containerd and kubelet take some."""
+    text = (read_text("/proc/sys/fs/inotify/max_user_instances") or "").strip()
+    return int(text) if text.isdigit() else None
 
 
 def free_memory_byte() -> int:

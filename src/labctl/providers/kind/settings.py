@@ -7,10 +7,8 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -19,12 +17,12 @@ from labctl.model.lab import Lab
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
 from labctl.providers.cilium.files import LabFiles
-from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of
+from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of, split_reference
 from labctl.providers.cilium.versions import Version
+from labctl.providers.kind.endpoint import HERE, LOOPBACK, Endpoint
 
 CLUSTER_PREFIX = "labctl-"
 API_PORT = 6443
-LOOPBACK = "127.0.0.1"
 UPLINK = "eth0"
 DEFAULT_KUBERNETES = "1.32.2"
 
@@ -74,7 +72,7 @@ class Settings:
     nodes: Mapping[str, str]
     control_planes: tuple[str, ...]
     files: Files
-    api_server_address: str
+    endpoint: Endpoint
 
     @property
     def namespace(self) -> str:
@@ -83,6 +81,18 @@ class Settings:
     @property
     def all_nodes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.control_planes, *self.nodes.values())))
+
+    @property
+    def api_server_address(self) -> str:
+        """Where the API server is published: 127.0.0.1 of another host is not 127.0.0.1 here. Empty when the engine is
+        on a host whose name does not resolve."""
+        return self.cluster.api_server_address or (self.endpoint.address if self.endpoint.is_remote else LOOPBACK)
+
+    @property
+    def api_server_port(self) -> int:
+        """0 lets kind look for a free port by listening at the address itself, which it can only where that is this
+        host's: -1 leaves it to the engine."""
+        return self.cluster.api_server_port or (0 if self.api_server_address == LOOPBACK else -1)
 
     @property
     def user_values(self) -> Mapping[str, object]:
@@ -135,35 +145,22 @@ class Settings:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """What the nodes need besides the node image: agent, operator, tools."""
+        """What the nodes need besides the node image: agent, operator, tools, and what else was said."""
         agent, operator = images_of(helm_values(self.wanted, self.cilium.values), self.cilium_version)
-        return (agent, operator, self.cluster.tools_image)
+        return (agent, operator, self.cluster.tools_image, *self.cluster.extra_images)
 
     def kubectl(self, *arguments: str) -> tuple[str, ...]:
         """kubectl under the lab's own kubeconfig; the user's context is never read."""
         return ("kubectl", "--kubeconfig", str(self.files.kubeconfig), *arguments)
 
 
-def engine_address(docker_host: str) -> str:
-    """The address of the engine's host out of DOCKER_HOST; empty when it is this host, or not told by an address.
-
-    kind publishes the API server on the engine's host, and 127.0.0.1 there is not 127.0.0.1 here.
-    """
-    try:
-        place = urlsplit(docker_host)
-        address = ip_address(place.hostname or "")
-    except ValueError:
-        return ""
-    if place.scheme not in ("tcp", "http", "https", "ssh"):
-        return ""
-    return "" if address.is_loopback or address.is_unspecified else str(address)
-
-
-def read_settings(lab: Lab, root: Path, docker_host: str = "") -> Settings:
-    """Raises UsageError for what cannot be decided from the scenario alone. `docker_host` is what DOCKER_HOST says."""
+def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
+    """Raises UsageError for what cannot be decided from the scenario alone. `endpoint` is where the engine is."""
     cluster = _section(KindCluster, lab, "kindCluster")
     cilium = _section(Cilium, lab, "cilium")
     image, kubernetes = _node_image(cluster)
+    version = Version.parse(cilium.version)
+    _refuse_operator_image(cilium, version)
     cluster_name = str(lab.settings.get("clusterName") or f"{CLUSTER_PREFIX}{lab.name}")
     nodes, control_planes = _nodes(lab, cluster, cluster_name)
     return Settings(
@@ -173,11 +170,11 @@ def read_settings(lab: Lab, root: Path, docker_host: str = "") -> Settings:
         cluster_name=cluster_name,
         node_image=image,
         kubernetes=kubernetes,
-        cilium_version=Version.parse(cilium.version),
+        cilium_version=version,
         nodes=nodes,
         control_planes=control_planes,
         files=Files(folder=root / lab.name, logs=root / "logs" / lab.name),
-        api_server_address=cluster.api_server_address or engine_address(docker_host) or LOOPBACK,
+        endpoint=endpoint,
     )
 
 
@@ -195,6 +192,19 @@ def _section(model: type[S], lab: Lab, name: str) -> S:
             cause=f"in {lab.source}",
             remedy=f"labctl validate {shlex.quote(lab.source)}",
         ) from failed
+
+
+def _refuse_operator_image(cilium: Cilium, version: Version) -> None:
+    """Charts before 1.12 put the suffix to the name themselves, and take no whole reference."""
+    image = cilium.operator_image or ""
+    if not image or version.series >= (1, 12) or split_reference(image)[0].endswith("-generic"):
+        return
+    name, tag = split_reference(image)
+    raise UsageError(
+        what=f"cilium.operatorImage: the chart of Cilium {version} cannot be told to use {image}",
+        cause="it adds -generic to the name by itself",
+        remedy=f"docker tag {image} {name}-generic:{tag}, and cilium.operatorImage: {name}-generic:{tag}",
+    )
 
 
 def _node_image(cluster: KindCluster) -> tuple[str, Version]:

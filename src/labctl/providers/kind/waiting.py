@@ -15,11 +15,14 @@ from labctl.system.clock import Deadline
 
 _ASK_S = 30.0
 _POLL_S = 1.0
+_PATIENCE_S = 60.0
+"""How long some pod may be stuck before it counts as hopeless."""
 
 
 def wait_for_pods(commands: Commands, wait: WaitForPods, sleep: Callable[[float], None] = time.sleep) -> None:
     """Raises StepFailed with each missing pod's reason, its events, and the end of a crashing container's log."""
     deadline = Deadline.after(wait.timeout_s)
+    patience: Deadline | None = None
     while True:
         asked = commands.run(wait.argv, timeout_s=_ASK_S)
         if asked.returncode == 0 and not asked.timed_out:
@@ -27,7 +30,8 @@ def wait_for_pods(commands: Commands, wait: WaitForPods, sleep: Callable[[float]
             missing = [pod for pod in pods if not pod.is_ready]
             if len(pods) >= wait.count and not missing:
                 return
-            if any(pod.is_hopeless for pod in missing):
+            patience = (patience or Deadline.after(_PATIENCE_S)) if any(pod.is_stuck for pod in missing) else None
+            if any(pod.is_hopeless for pod in missing) or (patience is not None and patience.is_over()):
                 raise _not_ready(commands, wait, pods, "will not become ready")
             if deadline.is_over():
                 raise _not_ready(commands, wait, pods, f"are not ready after {wait.timeout_s:.0f} s")

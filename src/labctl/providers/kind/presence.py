@@ -1,0 +1,34 @@
+"""Whether labs of kind can be on this host, told without loading the provider: for commands that look for any lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labctl.model.process import Completed
+from labctl.providers.cilium.files import RECORD, state_root
+from labctl.providers.kind.engine import argv_list, engine_here
+from labctl.system import process
+
+LOOK_S = 10.0
+
+
+def _run(argv: Sequence[str]) -> Completed:
+    return process.run(argv, timeout_s=LOOK_S)
+
+
+def may_have_labs(
+    root: Path | None = None,
+    *,
+    find: Callable[[str], str | None] = process.find_program,
+    run: Callable[[Sequence[str]], Completed] = _run,
+) -> bool:
+    """False when `KindProvider.discover` would find none: there is no engine, or it has no node of any kind cluster;
+    where it does not answer, no lab is on record either."""
+    engine = engine_here(find)
+    if find(engine) is None:
+        return False
+    listed = run(argv_list(engine))
+    if listed.timed_out or listed.returncode != 0:
+        return any((root or state_root("kind")).glob(f"*/{RECORD}"))
+    return bool(listed.text.strip())
