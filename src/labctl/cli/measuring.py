@@ -17,6 +17,7 @@ from labctl.errors import Interrupted, UsageError
 from labctl.model.comparison import Comparison, Environment
 
 if TYPE_CHECKING:
+    from labctl.engine.asked import Asked
     from labctl.engine.asking import Question
     from labctl.engine.recorded import Measured
     from labctl.store.reading import StoredRun
@@ -109,6 +110,7 @@ def _measure(
     asked = question.asked
     measured = already or Measured()
     stopped: Interrupted | None = None
+    _say_too_few(asked)
     with Progress() as progress:
         try:
             with opened as run, interruptible():
@@ -125,14 +127,29 @@ def _measure(
                     measurement.run(
                         asked.schedule(), noise_meter(knows_own=knows_own), narrow_enough(asked, environment)
                     )
-                found = comparisons(asked, measured, environment)
+                found = comparisons(asked, measured, environment, run.id)
                 run.save_result(matrix_document(found, judge(found, asked.fail_if)))
         except Interrupted as stop:
             stopped = stop
-            found = comparisons(asked, measured, environment) if measured.records else ()
+            found = comparisons(asked, measured, environment, run.id) if measured.records else ()
     if keep and stopped is None:
         click.echo(f"kept: labctl down {' '.join(dict.fromkeys(side.lab.name for side in question.sides))}", err=True)
     return Answer(path=run.path, comparisons=found, stopped=stopped)
+
+
+def _say_too_few(asked: Asked) -> None:
+    """A comparison that cannot find a difference says so before it takes anybody's time."""
+    from labctl.compare.cautions import rounds_needed
+
+    between_nodes = set(asked.limits().values())
+    runs = [item.check for item in asked.work if (item.client, item.server) not in between_nodes]
+    needed = rounds_needed(asked.checks, runs)
+    if asked.rounds < needed:
+        click.echo(
+            f"note: with --rounds {asked.rounds} no difference can be told, whatever is measured; "
+            f"that takes --rounds {needed}",
+            err=True,
+        )
 
 
 def present(answer: Answer, output: Output, fail_if: Sequence[str], more: Sequence[Comparison] = ()) -> int:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -32,13 +32,13 @@ def emit(text: str, *, nl: bool = True) -> None:
 
 def say(text: str) -> None:
     """A sentence for people, wrapped between words where there is a terminal to wrap for."""
-    width = screen_width()
-    emit(textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False) if width else text)
+    emit(wrapped(text, sys.stdout))
 
 
-def screen_width() -> int:
-    """The width of the terminal; 0 when stdout is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+def wrapped(text: str, stream: TextIO) -> str:
+    """The text as it is said on that stream: in lines of the terminal's width, as it is where there is no terminal."""
+    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False) if width else text
 
 
 def show(*parts: RenderableType) -> None:
@@ -52,11 +52,22 @@ def show(*parts: RenderableType) -> None:
 
 
 def console() -> Console:
-    """A terminal for tables: as wide as the window, 100 columns where there is none."""
+    """A terminal for tables: as wide as the window, 100 columns where there is none.
+
+    Behind a pipe (`labctl report last | less`) the window is still there, and nothing is wider than it.
+    """
     from rich.console import Console
 
-    width = shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns
+    width = shutil.get_terminal_size((min(WIDTH_WITHOUT_TERMINAL, _window_columns()), 24)).columns
     return Console(width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def _window_columns() -> int:
+    """The width of the window that stderr goes to; without one, as wide as anything."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH_WITHOUT_TERMINAL
+    except (OSError, ValueError):  # no terminal, or no file at all as under a test's capture
+        return WIDTH_WITHOUT_TERMINAL
 
 
 def reader_gone() -> None:

@@ -130,7 +130,7 @@ def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[J
 
 def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
     if output.html is not None:
-        _write_pages(output.html, comparisons, output.words)
+        _write_pages(output.html, comparisons, judgements, output.words)
     if output.markdown is not None:
         from labctl.report.markdown import comparison_markdown
         from labctl.report.matrix import matrix_markdown
@@ -152,18 +152,20 @@ def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequenc
         write_text(output.junit, comparisons_junit(comparisons, judgements))
 
 
-def _write_pages(path: Path, comparisons: Sequence[Comparison], words: Words) -> None:
+def _write_pages(
+    path: Path, comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], words: Words
+) -> None:
     """One page for one comparison. For several, a page each beside it (`report-b.html`, …), and the table of all."""
     from labctl.report.html import comparison_page
     from labctl.report.matrix import matrix_page
 
     if len(comparisons) == 1:
-        write_text(path, comparison_page(comparisons[0], words))
+        write_text(path, comparison_page(comparisons[0], words, judgements[0]))
         return
     links = []
-    for number, comparison in enumerate(comparisons, start=1):
+    for number, (comparison, judged) in enumerate(zip(comparisons, judgements, strict=True), start=1):
         beside = path.with_name(f"{path.stem}-{number}-{comparison.b.scenario}{path.suffix}")
-        write_text(beside, comparison_page(comparison, words))
+        write_text(beside, comparison_page(comparison, words, judged))
         links.append(beside.name)
     write_text(path, matrix_page(comparisons, links, words))
 

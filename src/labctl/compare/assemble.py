@@ -46,12 +46,13 @@ def assemble(
     confidence: float = CONFIDENCE,
     limits: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType({}),
     stopping: Stopping | None = None,
+    origin: str = "",
 ) -> Comparison:
     """The comparison of sides `a` and `b` out of everything that was run.
 
     Records of other sides are left out, so that of three sides any two can be compared. `modes` and the signatures
     are keyed by side, as the records are. `limits` gives for a pair (client, server) the two nodes between which the
-    physical limit was measured; those runs make no rows of their own.
+    physical limit was measured; those runs make no rows of their own. `origin` is the run on disk.
     """
     keys = (a.key, b.key)
     records = _in_order(record for record in runs if record.side in keys)
@@ -85,6 +86,7 @@ def assemble(
         runs=records,
         noise=tuple(noise),
         stopping=None if stopping is None else replace(stopping, half_width=half_width(rows)),
+        origins=dict.fromkeys(keys, origin) if origin else {},
     )
 
 
@@ -126,6 +128,11 @@ def assemble_unpaired(first: Comparison, side_a: str, second: Comparison, side_b
             *(replace(run, side="b") for run in second.runs if run.side == b.key),
         ),
         is_paired=False,
+        origins={
+            key: each.origins[side.key]
+            for key, each, side in (("a", first, a), ("b", second, b))
+            if side.key in each.origins
+        },
     )
 
 

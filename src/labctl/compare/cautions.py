@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from labctl.compare.order import Schedule
 from labctl.compare.statistics import CONFIDENCE, fewest_pairs, is_autocorrelated
-from labctl.compare.verdict import is_judged
-from labctl.model.comparison import Caution, CautionKind, Environment, MetricRow, Noise, RunRecord, SideSignature
+from labctl.compare.verdict import FEWEST_PAIRS, is_judged
+from labctl.model.comparison import (
+    Caution,
+    CautionKind,
+    CheckMetrics,
+    Environment,
+    MetricRow,
+    Noise,
+    RunRecord,
+    SideSignature,
+)
 
 CPU_PRESSURE_LIMIT = 0.20
 STEAL_LIMIT = 0.02
@@ -42,6 +51,16 @@ def too_few_rounds(rows: Sequence[MetricRow], confidence: float = CONFIDENCE) ->
         return []
     facts: dict[str, str | int | float] = {"pairs": most, "rows": len(judged), "needed": needed}
     return [Caution(kind=CautionKind.TOO_FEW_ROUNDS, facts=facts)]
+
+
+def rounds_needed(checks: Sequence[CheckMetrics], runs: Iterable[str]) -> int:
+    """How many blocks it takes until any row can get a difference word, known before anything is measured.
+
+    `runs` names the check of each run that a side makes in a block, references left out. 0 when nothing is judged.
+    """
+    judged = {each.check: sum(is_judged(metric) for metric in each.metrics) for each in checks}
+    rows = sum(judged.get(name, 0) for name in runs)
+    return max(FEWEST_PAIRS, fewest_pairs(rows)) if rows else 0
 
 
 def noisy(noise: Sequence[Noise]) -> list[Caution]:

@@ -102,10 +102,15 @@ def candidates(checks: Iterable[CheckMetrics], placements: Iterable[Placement]) 
 def named_by(threshold: Threshold, among: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """The candidates that the threshold's name means, in any placement unless it names one.
 
-    An exact metric name wins over the words of check, name and label, and those over the family (`latency`, `cpu`).
-    Raises UsageError with a suggestion when it means none.
+    A family alone (`latency`, `cpu`) means its primary metrics, also where a check has the same name. Else an exact
+    metric name wins over the words of check, name and label, and those over the family. Raises UsageError with a
+    suggestion when it means none.
     """
     words = _words(threshold.name)
+    family = words - {word for candidate in among for word in _words(candidate.placement)}
+    of_family = tuple(c for c in among if family == {str(c.metric.family)} and words <= _family_words(c))
+    if of_family:
+        return tuple(c for c in of_family if c.metric.primary) or of_family
     for vocabulary in (_exact_words, _own_words, _family_words):
         found = tuple(candidate for candidate in among if words <= vocabulary(candidate))
         if found:

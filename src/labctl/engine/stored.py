@@ -12,7 +12,7 @@ from labctl.compare.assemble import assemble
 from labctl.engine.asked import Asked, asked_from
 from labctl.engine.check_run import CHECKED, PROVEN
 from labctl.engine.recorded import Measured, measured_from
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Comparison, Environment
 from labctl.model.lab import Lab
 from labctl.model.proof import ModeInForce
@@ -37,11 +37,11 @@ class StoredComparison:
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Each side against the first."""
-        return comparisons(self.asked, self.measured, self.environment)
+        return comparisons(self.asked, self.measured, self.environment, self.run.manifest.id)
 
 
-def comparisons(asked: Asked, measured: Measured, environment: Environment) -> tuple[Comparison, ...]:
-    """Each side against the first, out of everything that was asked and seen."""
+def comparisons(asked: Asked, measured: Measured, environment: Environment, origin: str = "") -> tuple[Comparison, ...]:
+    """Each side against the first, out of everything that was asked and seen; `origin` is the run's id."""
     done = len(measured.whole_blocks())
     plan = asked.schedule()
     if measured.stopped_after is not None:
@@ -62,6 +62,7 @@ def comparisons(asked: Asked, measured: Measured, environment: Environment) -> t
             confidence=asked.confidence(done),
             limits=asked.limits(),
             stopping=asked.stopping(done),
+            origin=origin,
         )
         for other in others
     )
@@ -125,5 +126,12 @@ def stored_labs(run: StoredRun) -> Mapping[str, Lab]:
     for key, record in run.manifest.labs.items():
         if not isinstance(record, dict):
             raise UsageError(what=f"{run.path / 'run.json'} is damaged", cause=f"lab {key} is not an object")
-        labs[key] = lab_from_json(record)
+        try:
+            labs[key] = lab_from_json(record)
+        except LabError as failed:
+            raise LabError(
+                what=f"lab {key} of run {run.manifest.id} cannot be read",
+                cause=failed.cause,
+                remedy=f"use the labctl that wrote it ({run.manifest.labctl_version}), or measure again",
+            ) from failed
     return labs

@@ -32,7 +32,9 @@ def chosen_sides(a: StoredComparison, side_a: str, b: StoredComparison, side_b: 
 
 
 def require_common(baseline: StoredComparison, asked: Asked) -> None:
-    """Raises UsageError when a stored run has none of the scenarios that are about to be measured."""
+    """Raises UsageError when a stored run has none of the scenarios that are about to be measured, LabError when its
+    labs cannot be read: both before anything is measured."""
+    stored_labs(baseline.run)
     wanted = [side.scenario for side in asked.sides]
     if not {side.scenario for side in baseline.asked.sides} & set(wanted):
         raise UsageError(

@@ -259,7 +259,10 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two sides, interleaved, and what came of it. `order` is the plan of the runs as text, made from `seed`."""
+    """Two sides, interleaved, and what came of it. `order` is the plan of the runs as text, made from `seed`.
+
+    `origins` names for each side the run on disk whose raw files its samples come from.
+    """
 
     a: Side
     b: Side
@@ -275,6 +278,7 @@ class Comparison:
     noise: tuple[Noise, ...] = ()
     is_paired: bool = True
     stopping: Stopping | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def mode(self, side: str) -> ModeInForce | None:
         """The mode in force of side `a` or `b`."""

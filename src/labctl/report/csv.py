@@ -41,8 +41,14 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     for run in sorted(runs, key=lambda run: (run.block, run.position, run.side)):
         head = (run.side, scenarios.get(run.side, ""), run.block, run.position, run.check, str(run.placement))
         pair = (run.client, run.server)
-        tail = (str(run.verdict), run.started_at, " ".join(run.raw))
+        tail = (str(run.verdict), run.started_at, raw_place(run.raw))
         numbers = [(sample.metric, repr(sample.value), sample.unit) for sample in run.samples] or [("", "", "")]
         for number in numbers:
             writer.writerow((*head, *pair, *number, *tail))
     return buffer.getvalue()
+
+
+def raw_place(raw: Sequence[str]) -> str:
+    """Where the raw files of one check run are: the file, the directory that holds all of them, or else their names."""
+    directories = {name.rpartition("/")[0] for name in raw}
+    return f"{directories.pop()}/" if len(raw) > 1 and len(directories) == 1 else " ".join(raw)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from labctl.compare.fail_if import Judgement
 from labctl.model.comparison import (
@@ -38,8 +38,8 @@ def comparison_document(comparison: Comparison, judgements: Sequence[Judgement] 
         "apiVersion": API_VERSION,
         "kind": "Comparison",
         "headline": headline(comparison),
-        "a": _side(comparison.a),
-        "b": _side(comparison.b),
+        "a": _side(comparison.a, comparison.origins),
+        "b": _side(comparison.b, comparison.origins),
         "environment": {
             "kernel": environment.kernel,
             "cpuModel": environment.cpu_model,
@@ -100,8 +100,8 @@ def matrix_document(
     }
 
 
-def comparison_json(comparison: Comparison) -> str:
-    return dump(comparison_document(comparison))
+def comparison_json(comparison: Comparison, *, indent: int | None = 2) -> str:
+    return dump(comparison_document(comparison), indent=indent)
 
 
 def check_document(lab: Lab, results: Iterable[CheckResult], modes: Sequence[ModeInForce] = ()) -> dict[str, object]:
@@ -156,12 +156,12 @@ def mode_record(side: str | None, mode: ModeInForce) -> dict[str, object]:
     return record
 
 
-def dump(document: object) -> str:
+def dump(document: object, *, indent: int | None = 2) -> str:
     """One JSON document with a newline at its end. Raises ValueError for numbers that JSON does not know."""
-    return json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
 
 
-def _side(side: Side) -> dict[str, object]:
+def _side(side: Side, origins: Mapping[str, str]) -> dict[str, object]:
     return {
         "scenario": side.scenario,
         "key": side.key,
@@ -171,6 +171,7 @@ def _side(side: Side) -> dict[str, object]:
         "datapath": dict(side.datapath),
         "source": side.source,
         "statements": list(side.statements),
+        "run": origins.get(side.key),
     }
 
 

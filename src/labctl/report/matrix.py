@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.html_style import STYLE
+from labctl.report.markdown import escaped
 from labctl.report.sentences import change_text, detectable_text, headline, in_report_order, label, placement_name
 from labctl.report.words import ENGLISH, Words
 
@@ -69,7 +70,7 @@ def matrix_view(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> Re
             table.add_row(Text(placement, style="bold"))
         table.add_row(Text(f"  {line.name}"), *(Text(cell(row, words)) for row in line.rows))
     headlines = [Text(f"- {headline(comparison, words)}") for comparison in comparisons]
-    return Group(*headlines, Text(""), table)
+    return Group(*headlines, Text(""), table, Text(words.matrix_note, style="dim"))
 
 
 def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> str:
@@ -82,7 +83,8 @@ def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -
     for line in matrix_lines(comparisons, words):
         cells = " | ".join(cell(row, words) for row in line.rows)
         lines.append(f"| {line.placement} {line.name} | {cells} |")
-    return "\n".join(lines) + "\n"
+    said = [f"- {escaped(sentence)}" for sentence in _statements(comparisons)]
+    return "\n".join([*lines, "", words.matrix_note, "", *said]) + "\n"
 
 
 def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: Words = ENGLISH) -> str:
@@ -92,7 +94,7 @@ def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: 
         for name, link in zip(column_names(comparisons), links, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row" style="white-space:normal">{escape(line.placement)} {escape(line.name)}</th>'
+        f'<tr><th scope="row" class="name">{escape(line.placement)} {escape(line.name)}</th>'
         + "".join(
             f'<td><span class="word {row.verdict if row is not None else ""}">{escape(cell(row, words))}</span></td>'
             for row in line.rows
@@ -101,16 +103,27 @@ def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: 
         for line in matrix_lines(comparisons, words)
     )
     items = "".join(f"<li>{escape(headline(comparison, words))}</li>" for comparison in comparisons)
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in _statements(comparisons))
     name = escape(title(comparisons, words))
     language = "zh-CN" if words.tag == "zh" else words.tag
     return (
         f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}</title><style>{STYLE}</style></head><body><main>"
-        f"<h1>{name}</h1><ul>{items}</ul>"
+        f'<h1>{name}</h1><ul>{items}</ul><div class="statement">{said}</div>'
         f'<div class="scroll"><table><thead><tr><th scope="col">{escape(words.metric)}</th>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></main></body></html>\n"
+        f'<tbody>{body}</tbody></table></div><p class="soft">{escape(words.matrix_note)}</p></main></body></html>\n'
     ).replace(" %", "\u00a0%")
+
+
+def _statements(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """What a reader must know before the figures, each sentence once, with the scenarios that it is about."""
+    about: dict[str, dict[str, None]] = {}
+    for comparison in comparisons:
+        for side in (comparison.a, comparison.b):
+            for sentence in side.statements:
+                about.setdefault(sentence, {})[side.scenario] = None
+    return tuple(f"{', '.join(names)}: {sentence}" for sentence, names in about.items())
 
 
 def title(comparisons: Sequence[Comparison], words: Words) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 
 from labctl import units
 from labctl.compare.fail_if import Judgement, Outcome
-from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, Side
+from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
 from labctl.model.lab import Placement
-from labctl.model.result import Metric, MetricFamily
+from labctl.model.result import Metric, MetricFamily, Verdict
 from labctl.report.words import ENGLISH, Words
 
 _SHARES = ("most", "limit")
@@ -234,7 +234,7 @@ def judgement_text(judgement: Judgement, words: Words) -> str:
     """`CROSSED: cross-node rtt_p50 > +5% (+12 % [+9, +15] %)`."""
     named = {Outcome.CROSSED: words.crossed, Outcome.HELD: words.held, Outcome.UNKNOWN: words.unknown}
     row = judgement.row
-    where = f"{placement_name(row.placement, words)} {label(row.metric, words)}"
+    where = f"{placement_name(row.placement, words)} {label(row.metric, words)}, {row.client}→{row.server}"
     why = refusal_text(row.refusal, words) if judgement.outcome is Outcome.UNKNOWN else ""
     seen = f"{change_text(row.change)} {interval_text(row.change)}"
     return f"{named[judgement.outcome]}: {judgement.threshold.text} ({where}: {why or seen})"
@@ -245,7 +245,63 @@ def method_text(comparison: Comparison, words: Words) -> str:
     levels = [row.change.confidence for row in comparison.rows if row.change is not None]
     pattern = words.method_paired if comparison.is_paired else words.method_unpaired
     method = pattern.format(seed=comparison.seed, rows=family, level=units.percent(max(levels, default=0.95)))
-    return f"{method} {stopping_text(comparison, words)}".rstrip()
+    return " ".join(
+        said for said in (method, margins_text(comparison, words), stopping_text(comparison, words)) if said
+    )
+
+
+def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
+    """What `~` means, and why an interval that excludes zero can have it; empty where no row has it."""
+    changes = [row.change for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED and row.change]
+    if not changes:
+        return ()
+    corrected = any(change.low > 0 or change.high < 0 for change in changes)
+    return (words.undetected_note, words.holm_note) if corrected else (words.undetected_note,)
+
+
+def margins_text(comparison: Comparison, words: Words) -> str:
+    """The margins of this comparison, by family of metrics; empty when nothing is judged."""
+    margins = {row.metric.family: row.margin for row in comparison.rows if row.margin is not None}
+    named = ", ".join(f"{words.families[family]} ± {units.percent(margin)}" for family, margin in margins.items())
+    return words.margins.format(margins=named) if named else ""
+
+
+def row_name(comparison: Comparison, row: MetricRow, words: Words) -> str:
+    """The row's label, with check and pair where the same label stands for several rows of its placement."""
+    name = label(row.metric, words)
+    alike = [each for each in comparison.rows if (each.placement, label(each.metric, words)) == (row.placement, name)]
+    return name if len(alike) == 1 else f"{name} ({row.check} {row.client}→{row.server})"
+
+
+def failed_run_lines(comparison: Comparison, words: Words) -> tuple[str, ...]:
+    """Runs that did not pass and that no refused row tells of: those of checks that yield no numbers (netfilter,
+    service, …), and of the way between the nodes. One line for each side, check and pair."""
+    told = {(row.check, row.client, row.server) for row in comparison.rows if row.refusal is not None}
+    by_key: dict[tuple[str, str, str, str], list[RunRecord]] = {}
+    for run in comparison.runs:
+        if (run.check, run.client, run.server) not in told:
+            by_key.setdefault((run.side, run.check, run.client, run.server), []).append(run)
+    names = dict(zip((comparison.a.key, comparison.b.key), side_names(comparison), strict=True))
+    lines = []
+    for (side, check, client, server), runs in by_key.items():
+        bad = [run for run in runs if run.verdict is not Verdict.PASS]
+        if bad:
+            first = bad[0]
+            lines.append(
+                words.failed_run.format(
+                    side=names[side],
+                    placement=placement_name(first.placement, words),
+                    check=check,
+                    client=client,
+                    server=server,
+                    count=len(bad),
+                    of=len(runs),
+                    block=first.block,
+                    verdict=words.check_verdicts[first.verdict],
+                    reason=first.reason,
+                )
+            )
+    return tuple(lines)
 
 
 def environment_lines(comparison: Comparison) -> tuple[tuple[str, str], ...]:

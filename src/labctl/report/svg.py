@@ -15,7 +15,7 @@ from labctl import units
 
 WIDTH, HEIGHT = 360, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 18, 24
-_FOREST_WIDTH, _FOREST_HEIGHT = 200, 22
+_FOREST_WIDTH, _FOREST_HEIGHT, _AXIS_HEIGHT = 220, 22, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,14 @@ class _Axis:
         return round(self.start + (clipped - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
-def samples_drawing(a: Sequence[Point], b: Sequence[Point], medians: tuple[float, float], unit: str, title: str) -> str:
+def samples_drawing(
+    a: Sequence[Point],
+    b: Sequence[Point],
+    medians: tuple[float, float],
+    unit: str,
+    title: str,
+    block_word: str = "block",
+) -> str:
     """Both sides' samples in the order of the runs, with a line at each median. Values in the base unit `unit`."""
     values = [point.y for point in (*a, *b)]
     axis = _vertical(values)
@@ -49,7 +56,7 @@ def samples_drawing(a: Sequence[Point], b: Sequence[Point], medians: tuple[float
     return _svg(
         title,
         *_value_ticks(axis, scale.size, scale.symbol),
-        *_block_ticks(blocks),
+        *_block_ticks(blocks, block_word),
         _line("median a", blocks.start, axis.at(medians[0]), blocks.end, axis.at(medians[0])),
         _line("median b", blocks.start, axis.at(medians[1]), blocks.end, axis.at(medians[1])),
         _marks("a", a, blocks, axis),
@@ -58,9 +65,15 @@ def samples_drawing(a: Sequence[Point], b: Sequence[Point], medians: tuple[float
 
 
 def changes_drawing(
-    changes: Sequence[Point], estimate: float, interval: tuple[float, float], margin: float | None, title: str
+    changes: Sequence[Point],
+    estimate: float,
+    interval: tuple[float, float],
+    margin: float | None,
+    title: str,
+    block_word: str = "block",
 ) -> str:
-    """The change of each block (relative) with the estimate, its interval, zero, and the margin as a shaded band."""
+    """The change of each block (relative) with the estimate, its interval, zero, and the margin as a shaded band
+    between dotted lines."""
     ends = (-margin / (1 + margin), margin) if margin is not None else (0.0, 0.0)
     axis = _vertical([*(point.y for point in changes), *interval, *ends, 0.0])
     blocks = _horizontal([point.x for point in changes])
@@ -72,33 +85,68 @@ def changes_drawing(
         title,
         *parts,
         *_value_ticks(axis, units.PERCENT, "%", signed=True),
-        *_block_ticks(blocks),
+        *_block_ticks(blocks, block_word),
+        *(_line("edge", blocks.start, axis.at(end), blocks.end, axis.at(end)) for end in ends if margin is not None),
         _line("zero", blocks.start, axis.at(0.0), blocks.end, axis.at(0.0)),
         _line("estimate", blocks.start, axis.at(estimate), blocks.end, axis.at(estimate)),
         _marks("d", changes, blocks, axis),
     )
 
 
-def interval_drawing(estimate: float, low: float, high: float, margin: float | None, reach: float, title: str) -> str:
-    """One row of a forest plot from −reach to +reach (relative): estimate, interval, zero and margin."""
-    axis = _Axis(low=-reach, high=reach, start=4, end=_FOREST_WIDTH - 4)
+def axis_drawing(reach: float, lower: str, higher: str) -> str:
+    """The axis of a forest plot from −reach to +reach (relative), with what its two directions mean."""
+    axis = _forest_axis(reach)
+    rough = reach * 0.8
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = max(factor * power for factor in (1, 2, 5) if factor * power <= rough)
+    parts = [
+        f'<text x="2" y="11">{escape(lower)}</text>',
+        f'<text x="{_FOREST_WIDTH - 2}" y="11" text-anchor="end">{escape(higher)}</text>',
+    ]
+    for value in (-step, 0.0, step):
+        text = units.percent(value, signed=True) if value else "0"
+        parts.append(f'<text x="{axis.at(value)}" y="25" text-anchor="middle">{escape(text)}</text>')
+        parts.append(_line("zero" if value == 0 else "tick", axis.at(value), 28, axis.at(value), _AXIS_HEIGHT))
+    return (
+        f'<svg class="forest axis" viewBox="0 0 {_FOREST_WIDTH} {_AXIS_HEIGHT}" role="img">'
+        f"<title>{escape(f'{lower} · {higher}')}</title>{''.join(parts)}</svg>"
+    )
+
+
+def interval_drawing(
+    estimate: float, low: float, high: float, margin: float | None, reach: float, title: str, style: str = ""
+) -> str:
+    """One row of a forest plot from −reach to +reach (relative): estimate, interval, zero and margin.
+
+    An end beyond the axis is an arrow. `style` is the verdict's word, for the colour.
+    """
+    axis = _forest_axis(reach)
     middle = _FOREST_HEIGHT / 2
     parts = []
     if margin is not None:
-        left, right = axis.at(-margin), axis.at(margin)
+        left, right = axis.at(-margin / (1 + margin)), axis.at(margin)
         parts.append(
             f'<rect class="margin" x="{left}" y="0" width="{round(right - left, 1)}" height="{_FOREST_HEIGHT}"/>'
         )
     parts.append(_line("zero", axis.at(0), 0, axis.at(0), _FOREST_HEIGHT))
     parts.append(_line("whisker", axis.at(low), middle, axis.at(high), middle))
     for end in (low, high):
+        x = axis.at(end)
         if abs(end) <= reach:
-            parts.append(_line("whisker", axis.at(end), middle - 4, axis.at(end), middle + 4))
-    parts.append(f'<circle class="centre" cx="{axis.at(estimate)}" cy="{middle}" r="4"/>')
+            parts.append(_line("whisker", x, middle - 4, x, middle + 4))
+        else:
+            back = 5 if end < 0 else -5
+            parts.append(f'<path class="whisker" d="M{x + back} {middle - 4}L{x} {middle}L{x + back} {middle + 4}"/>')
+    if abs(estimate) <= reach:
+        parts.append(f'<circle class="centre" cx="{axis.at(estimate)}" cy="{middle}" r="4"/>')
     return (
-        f'<svg class="forest" viewBox="0 0 {_FOREST_WIDTH} {_FOREST_HEIGHT}" role="img">'
+        f'<svg class="forest {style}" viewBox="0 0 {_FOREST_WIDTH} {_FOREST_HEIGHT}" role="img">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
+
+
+def _forest_axis(reach: float) -> _Axis:
+    return _Axis(low=-reach, high=reach, start=8, end=_FOREST_WIDTH - 8)
 
 
 def _svg(title: str, *parts: str) -> str:
@@ -130,10 +178,17 @@ def _value_ticks(axis: _Axis, size: float, symbol: str, *, signed: bool = False)
     return parts
 
 
-def _block_ticks(axis: _Axis) -> list[str]:
+def _block_ticks(axis: _Axis, word: str) -> list[str]:
     first, last = math.ceil(axis.low), math.floor(axis.high)
     step = max(1, math.ceil((last - first + 1) / 10))
     y = HEIGHT - 8
+    return [
+        f'<text x="2" y="{y}">{escape(word)}</text>',
+        *_numbers(first, last, step, axis, y),
+    ]
+
+
+def _numbers(first: int, last: int, step: int, axis: _Axis, y: int) -> list[str]:
     return [
         f'<text x="{axis.at(block)}" y="{y}" text-anchor="middle">{block}</text>'
         for block in range(first, last + 1)
@@ -160,6 +215,9 @@ def _band(name: str, blocks: _Axis, top: float, bottom: float) -> str:
 
 
 def _marks(name: str, points: Sequence[Point], blocks: _Axis, axis: _Axis) -> str:
-    """All marks as one path of zero-length strokes: a few bytes a sample; the line's cap makes them round or square."""
-    path = "".join(f"M{blocks.at(point.x)} {axis.at(point.y)}h0" for point in points)
+    """All marks as one path of very short strokes: a few bytes a sample; the line's cap makes them round or square.
+
+    Not of length zero: a square cap has no direction then, and printers leave the mark out.
+    """
+    path = "".join(f"M{blocks.at(point.x)} {axis.at(point.y)}h.01" for point in points)
     return f'<path class="mark {name}" d="{path}"/>'

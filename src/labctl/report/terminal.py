@@ -17,6 +17,7 @@ from labctl.report.sentences import (
     caution_text,
     change_text,
     detectable_text,
+    failed_run_lines,
     headline,
     in_report_order,
     interval_text,
@@ -28,10 +29,12 @@ from labctl.report.sentences import (
     noise_floor_text,
     placement_name,
     refusal_text,
+    row_name,
     row_values,
     side_names,
     sides,
     statements,
+    undetected_notes,
     verdict_text,
 )
 from labctl.report.signature import Matrix, cell_text, matrices
@@ -73,6 +76,7 @@ def comparison_view(
         *_limits(comparison, words),
         *_list_of(words.statements, (f"{who}: {what}" for who, what in statements(comparison)), ""),
         *_list_of(words.refused_rows, _refusals(comparison, words), "yellow"),
+        *_list_of(words.failed_runs, failed_run_lines(comparison, words), "bold red"),
         *_list_of(words.warnings, (caution_text(caution, words) for caution in comparison.cautions), "yellow"),
         Text(""),
         *_proof(comparison, words),
@@ -133,30 +137,27 @@ def _rows_table(comparison: Comparison, is_wide: bool, words: Words) -> Table:
     for placement in dict.fromkeys(row.placement for row in rows):
         table.add_row(Text(placement_name(placement, words), style="bold"))
         for row in (row for row in rows if row.placement is placement):
-            table.add_row(*_cells(row, is_wide, words, _is_ambiguous(comparison, row, words)), style=_row_style(row))
+            table.add_row(*_cells(row, is_wide, words, row_name(comparison, row, words)), style=_row_style(row))
     return table
 
 
-def _is_ambiguous(comparison: Comparison, row: MetricRow, words: Words) -> bool:
-    """True when the same name stands for several pairs, or several checks, of that placement."""
-    name = label(row.metric, words)
-    alike = [each for each in comparison.rows if (each.placement, label(each.metric, words)) == (row.placement, name)]
-    return len(alike) > 1
-
-
-def _cells(row: MetricRow, is_wide: bool, words: Words, is_ambiguous: bool) -> Iterable[RenderableType]:
+def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> Iterable[RenderableType]:
     from rich.text import Text
 
     a, b = row_values(row)
     change = row.change
-    name = f"  {label(row.metric, words)}"
-    if is_ambiguous:
-        name += f" ({row.check} {row.client}→{row.server})"
     verdict = verdict_text(row, words)
     effect = change_text(change, row.verdict)
     if row.verdict is ChangeVerdict.UNDETECTED and not is_wide:
         effect, verdict = f"~ {detectable_text(change)}", words.verdicts[row.verdict]
-    texts = [name, a, b, effect, interval_text(change, with_sign=is_wide), "–" if change is None else str(change.n)]
+    texts = [
+        f"  {name}",
+        a,
+        b,
+        effect,
+        interval_text(change, with_sign=is_wide),
+        "–" if change is None else str(change.n),
+    ]
     if is_wide:
         texts.append(detectable_text(change))
         texts.append("–" if change is None or change.p_holm is None else f"{change.p_holm:.3f}")
@@ -170,7 +171,7 @@ def _row_style(row: MetricRow) -> str:
 
 def _refusals(comparison: Comparison, words: Words) -> Iterable[str]:
     gathered: dict[str, list[str]] = {}
-    for row in comparison.rows:
+    for row in in_report_order(comparison.rows):
         if row.verdict is ChangeVerdict.REFUSED:
             name = f"{placement_name(row.placement, words)} {label(row.metric, words)}"
             gathered.setdefault(refusal_text(row.refusal, words), []).append(name)
@@ -195,8 +196,7 @@ def _limits(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
 def _undetected_note(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
     from rich.text import Text
 
-    if any(row.verdict is ChangeVerdict.UNDETECTED for row in comparison.rows):
-        yield Text(words.undetected_note, style="dim")
+    return (Text(said, style="dim") for said in undetected_notes(comparison, words))
 
 
 def _list_of(title: str, items: Iterable[str], style: str) -> Iterable[RenderableType]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
-from labctl.model.result import Verdict
+from labctl.model.result import MetricFamily, Verdict
 
 
 class Language(StrEnum):
@@ -47,6 +47,7 @@ class Words:
     undetected_short: str
     undetected_long: str
     undetected_note: str
+    holm_note: str
     secondary: str
     refusals: Mapping[RefusalKind, str]
     cautions: Mapping[CautionKind, str]
@@ -108,6 +109,20 @@ class Words:
     better_higher: str
     started_at: str
     data_note: str
+    margins: str
+    families: Mapping[MetricFamily, str]
+    failed_runs: str
+    failed_run: str
+    matrix_note: str
+    what_counts: str
+    secondary_title: str
+    is_lower: str
+    is_higher: str
+    samples_note: str
+    always: str
+    by_block: str
+    raw_files: str
+    raw_note: str
 
 
 ENGLISH = Words(
@@ -142,6 +157,8 @@ ENGLISH = Words(
     undetected_short="undetected (≥ {detectable})",
     undetected_long="no difference detectable: this run could have seen ≥ {detectable}",
     undetected_note="~ no difference detectable; ≥ X % is the change that this run would have found in 8 of 10 cases.",
+    holm_note="A row whose interval excludes 0 and that is still undetected did not pass Holm's correction: among so "
+    "many rows such an interval comes by chance too often.",
     secondary="secondary",
     refusals={
         RefusalKind.NOT_PROVEN: "the mode in force of {side} is not proven: {reason}",
@@ -185,6 +202,11 @@ ENGLISH = Words(
         "transactions_per_s": "transactions/s",
         "cpu_per_transaction": "CPU/transaction",
         "cpu_per_byte": "own CPU per byte",
+        "response_p50": "response p50",
+        "response_p90": "response p90",
+        "response_p99": "response p99",
+        "connections_per_s": "connections/s",
+        "cpu_per_connection": "CPU/connection",
     },
     metric="metric",
     change="change",
@@ -246,6 +268,30 @@ ENGLISH = Words(
     better_higher="higher is better",
     started_at="started",
     data_note="The whole comparison with every sample, as files:",
+    margins="Margins (differences that nobody would mind): {margins}.",
+    families={
+        MetricFamily.LATENCY: "latency",
+        MetricFamily.THROUGHPUT: "throughput",
+        MetricFamily.CPU: "CPU",
+        MetricFamily.QUALITY: "quality",
+    },
+    failed_runs="Runs that did not pass",
+    failed_run="{side}, {placement} {check} {client}→{server}: {count} of {of} runs; the first, in block {block}, "
+    "ended with {verdict}: {reason}",
+    matrix_note="Each column is a comparison of its own: Holm's correction is over the primary rows of a column, not "
+    "over the whole matrix.",
+    what_counts="What counts",
+    secondary_title="Secondary metrics, without a verdict",
+    is_lower="← {b} lower",
+    is_higher="{b} higher →",
+    samples_note="Above: the samples of both sides in the order in which they were measured, with their medians. "
+    "Below: the change in each block (B against A), the estimate with its interval (blue), zero, and the margin "
+    "(grey, dotted).",
+    always="{value} on both sides, in every block",
+    by_block="the figures of each block",
+    raw_files="raw files",
+    raw_note="Every figure comes from files of a run on disk, stored before they were read ({runs}). Check that nobody "
+    "changed them: sha256sum -c SHA256SUMS. Compute the whole report again: labctl report RUN.",
 )
 
 

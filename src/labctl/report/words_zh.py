@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
-from labctl.model.result import Verdict
+from labctl.model.result import MetricFamily, Verdict
 from labctl.report.words import Words
 
 CHINESE = Words(
@@ -35,6 +35,7 @@ CHINESE = Words(
     undetected_short="未检出（≥ {detectable}）",
     undetected_long="未检出差异：本次测量能检出 ≥ {detectable}",
     undetected_note="~ 未检出差异；≥ X % 是本次测量十次中有八次能检出的变化。",
+    holm_note="区间不含 0 而仍判为未检出的行，未通过 Holm 校正：行数多时，偶然出现这样的区间并不少见。",
     secondary="次要",
     refusals={
         RefusalKind.NOT_PROVEN: "{side} 的生效模式未得到证明：{reason}",
@@ -75,6 +76,13 @@ CHINESE = Words(
         "cpu_per_byte": "每 GB 自身 CPU",
         "throughput": "吞吐量",
         "retransmits": "重传次数",
+        "loss": "丢包率",
+        "jitter": "抖动",
+        "response_p50": "固定速率响应时间 p50",
+        "response_p90": "固定速率响应时间 p90",
+        "response_p99": "固定速率响应时间 p99",
+        "connections_per_s": "每秒连接数",
+        "cpu_per_connection": "每连接自身 CPU",
     },
     metric="指标",
     change="变化",
@@ -134,4 +142,26 @@ CHINESE = Words(
     better_higher="越高越好",
     started_at="开始于",
     data_note="整个比较（含每个样本）的文件：",
+    margins="容许差（小于此值无人在意）：{margins}。",
+    families={
+        MetricFamily.LATENCY: "时延",
+        MetricFamily.THROUGHPUT: "吞吐量",
+        MetricFamily.CPU: "CPU",
+        MetricFamily.QUALITY: "质量",
+    },
+    failed_runs="未通过的运行",
+    failed_run="{side}，{placement} {check} {client}→{server}：{of} 次运行中有 {count} 次；第一次在第 {block} 轮，"
+    "结果为 {verdict}：{reason}",
+    matrix_note="每一列是一次独立的比较：Holm 校正只在该列的主要指标内进行，不跨整个矩阵。",
+    what_counts="评判依据",
+    secondary_title="次要指标（不作判定）",
+    is_lower="← {b} 更低",
+    is_higher="{b} 更高 →",
+    samples_note="上图：两侧样本，按测量顺序，虚线为中位数。下图：每轮的变化（B 相对 A）、估计值及其区间（蓝色）、"
+    "零线与容许差（灰色点线）。",
+    always="两侧每一轮均为 {value}",
+    by_block="各轮数值",
+    raw_files="原始文件",
+    raw_note="每个数字都来自磁盘上某次运行的文件，先保存后解析（{runs}）。核对是否被改动：sha256sum -c SHA256SUMS。"
+    "重新计算整份报告：labctl report RUN。",
 )

@@ -22,9 +22,11 @@ def typed(kind: type[T], data: object, *, where: str) -> T:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(step) for step in first["loc"])
+        name = getattr(kind, "__name__", str(kind))
+        told = "it is missing" if data is None else first["msg"]
         raise LabError(
             what=f"{where} cannot be read",
-            cause=f"{path}: {first['msg']}" if path else str(first["msg"]),
+            cause=f"{path}: {first['msg']}" if path else f"{name}: {told}",
             remedy="it was changed after it was written, or another version of labctl wrote it; measure again",
         ) from invalid
     return value

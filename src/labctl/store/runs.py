@@ -186,10 +186,16 @@ def _ended(run: Run) -> Iterator[Run]:
         _finish_anyway(run, RunState.INTERRUPTED, str(stopped) or "Ctrl-C")
         raise
     except BaseException as failed:
-        _finish_anyway(run, RunState.FAILED, str(failed) or type(failed).__name__)
+        _finish_anyway(run, RunState.FAILED, _reason(failed))
         raise
     else:
         run.finish(RunState.COMPLETE)
+
+
+def _reason(failed: BaseException) -> str:
+    """What a LabError says; for any other the kind too, without which `'node1'` tells nobody anything."""
+    kind = type(failed).__name__
+    return str(failed) if isinstance(failed, LabError) else f"{kind}: {failed}".rstrip(": ")
 
 
 def _finish_anyway(run: Run, state: RunState, reason: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -16,19 +18,22 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from report_page import ReportPage, raw_files
 
+from labctl import units
 from labctl.checks.iperf import measured_iperf
 from labctl.checks.latency import measured_sockperf
 from labctl.checks.outcome import Measured
 from labctl.checks.ping import measured_ping
 from labctl.checks.raw import load_completed
 from labctl.checks.served import Exchange
+from labctl.compare.statistics import CONFIDENCE, paired_estimate, relative
 from labctl.engine.stored import StoredComparison, read_comparison, stored_labs
 from labctl.model.comparison import RunRecord
-from labctl.model.parameters import IperfParameters, LatencyParameters, PingParameters
+from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, PingParameters
 from labctl.store.journal import read_journal
 from labctl.store.manifest import RunState
-from labctl.store.reading import open_run
+from labctl.store.reading import StoredRun, open_run
 
 pytestmark = [
     pytest.mark.root,
@@ -155,22 +160,83 @@ def test_ctrl_c_removes_the_labs_reports_what_there_is_and_can_be_gone_on_with(
     assert labctl("compare", "--resume", "last", cwd=tmp_path, code=2) == ""
 
 
-def reparsed(record: RunRecord, read: StoredComparison) -> Measured:
-    """The values of a run, parsed again from what the tools had printed."""
-    directory = str(Path(record.raw[0]).parent)
+def parsed(run: StoredRun, directory: str, parameters: CheckParameters) -> Measured:
+    """The values of a check run, parsed again from what the tools had printed into that directory."""
 
     def load(name: str) -> bytes:
-        return read.run.raw(f"{directory}/{name}")
+        return run.raw(f"{directory}/{name}")
 
-    labs = stored_labs(read.run)
-    parameters = next(spec.parameters for spec in labs[record.side].checks if spec.name == record.check)
     if isinstance(parameters, PingParameters):
-        return measured_ping(load_completed("ping", load), parameters)
+        slices = [path.name.removesuffix(".json") for path in (run.path / directory).glob("ping*.json")]
+        slices.sort(key=lambda name: int(name.partition("-")[2] or 1))
+        return measured_ping([load_completed(name, load) for name in slices], parameters)
     client, server = load_completed("client", load), load_completed("server", load)
     if isinstance(parameters, IperfParameters):
         return measured_iperf(client, parameters)
     assert isinstance(parameters, LatencyParameters)
     return measured_sockperf(Exchange(client=client, server=server), parameters)
+
+
+def parameters_of(run: StoredRun, side: str, check: str) -> CheckParameters:
+    return next(spec.parameters for spec in stored_labs(run)[side].checks if spec.name == check)
+
+
+def reparsed(record: RunRecord, read: StoredComparison) -> Measured:
+    directory = str(Path(record.raw[0]).parent)
+    return parsed(read.run, directory, parameters_of(read.run, record.side, record.check))
+
+
+def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_names(
+    tmp_path: Path, scenarios: tuple[str, str]
+) -> None:
+    """From the page alone: result → blocks → check run → raw files, which are parsed and computed anew."""
+    labctl(
+        "compare", *scenarios, "--checks", "ping,iperf", "--rounds", "6", "--duration", "0.2",
+        "--html", "page.html", cwd=tmp_path,
+    )  # fmt: skip
+    page = ReportPage((tmp_path / "page.html").read_text().replace("\u00a0", " "))
+    (directory,) = page.run_directories()
+    run = open_run(tmp_path / "runs" / directory)
+    assert run.seal() is not None
+    results = page.results()
+    metrics = {line.cells[0].link.rpartition("-")[2] for line in results}
+    assert {"rtt_p50", "loss", "throughput", "cpu_per_byte"} <= metrics
+    used: set[str] = set()
+    for result in results:
+        metric = result.cells[0].link.rpartition("-")[2]
+        samples: tuple[list[float], list[float]] = ([], [])
+        blocks = page.blocks(result.cells[0].link)
+        assert [line.texts[0] for line in blocks] == ["1", "2", "3", "4", "5", "6"]
+        for block in blocks:
+            for side, cell in enumerate(block.cells[1:3]):
+                line = page.run(cell.link)
+                assert line.texts[0].startswith(f"{block.texts[0]}.")
+                assert line.texts[1] == "AB"[side]
+                where, files = raw_files(line)
+                there_are = sorted(path.name for path in (run.path / where).iterdir())
+                assert files == len(there_are) if isinstance(files, int) else sorted(files) == there_are
+                values = parsed(run, where, parameters_of(run, "ab"[side], line.texts[2])).values
+                assert cell.values == [values[metric]]
+                assert values[metric] in line.cells[5].values
+                samples[side].append(values[metric])
+                used.add(where)
+        a, b = samples
+        unit = next(m.unit for c in read_comparison(run).asked.checks for m in c.metrics if m.name == metric)
+        scale = units.scale_for(unit, [statistics.median(a), statistics.median(b)])
+        shown = result.texts
+        assert shown[1:3] == [units.readable(statistics.median(side), unit, scale) for side in samples]
+        if min(*a, *b) <= 0:
+            assert shown[3] == shown[4] == "–"
+            continue
+        estimate = paired_estimate([math.log(y / x) for x, y in zip(a, b, strict=True)], CONFIDENCE)
+        low, high = (units.percent_number(relative(end), signed=True) for end in (estimate.low, estimate.high))
+        assert shown[4] == f"[{low}, {high}] %"
+        if not shown[3].startswith("~"):
+            change = units.percent(relative(estimate.estimate), signed=True)
+            assert shown[3].startswith(change)
+        for block, x, y in zip(blocks, a, b, strict=True):
+            assert block.texts[3] == units.percent(y / x - 1, signed=True)
+    assert len(used) == 6 * 2 * 2, "blocks × sides × checks"
 
 
 def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, scenarios: tuple[str, str]) -> None:
@@ -202,7 +268,8 @@ def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, 
     assert len(samples) == 4, "two sides, each between the pods and between the nodes"
     assert set(rows[0]["a"]["samples"] + rows[0]["b"]["samples"]) < set(samples)
     cases = ElementTree.parse(tmp_path / "r.xml").getroot().findall("testsuite/testcase")
-    assert len(cases) == len(rows)
+    rows_in_junit = [case for case in cases if not case.attrib["classname"].startswith("runs.")]
+    assert len(rows_in_junit) == len(rows)
     for name in ("r.html", "r.md"):
         assert scenarios[0].removesuffix(".yaml") in (tmp_path / name).read_text()
     for form in ("r.html", "r.md", "r.csv", "r.xml"):

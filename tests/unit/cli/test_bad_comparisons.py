@@ -38,7 +38,9 @@ def refused(said: Said, *parts: str) -> None:
         (("legacy", "bpf", "--duration", "0"), "0.0 is not in the range"),
         (("legacy", "bpf", "--until", "0"), "0.0 is not in the range"),
         (("legacy", "bpf", "--max-rounds", "9"), "no meaning without --until"),
-        (("legacy", "bpf", "--checks", "pong"), "do not agree on check pong"),
+        (("legacy", "bpf", "--checks", "pong"), "no check is called pong"),
+        (("legacy", "bpf", "--checks", "pong"), "did you mean ping?"),
+        (("legacy", "bpf", "--until", "2", "--rounds", "20", "--max-rounds", "10"), "no room for the first look"),
         (("legacy", "bpf", "--lang", "de"), "'de' is not one of"),
         (("legacy", "no-such-scenario"), "there is no scenario 'no-such-scenario'"),
         (("legacy", "bpf", "--fail-if", "nonsense"), "cannot read 'nonsense'"),
@@ -191,3 +193,16 @@ def test_a_check_run_has_no_comparison_reports(bench: Bench, tmp_path: Path) -> 
     stored_run(tmp_path, kind="check", name="x")
     refused(bench.run("report", "last", "--html", str(tmp_path / "r.html")), "has no such report")
     refused(bench.run("compare", "last", "last"), "is not a comparison")
+
+
+def test_the_name_of_a_run_stands_whole_on_one_line_beside_a_long_reason(bench: Bench, tmp_path: Path) -> None:
+    name = "legacy-bpf-legacy-native-bpf-native"
+    path = stored_run(tmp_path, kind="compare", name=name, state="failed", reason="the disk is full and more " * 4)
+    lines = bench.run("runs").out.splitlines()
+    assert any(line.startswith(path.name) for line in lines), lines
+
+
+def test_a_complete_run_without_checksums_is_reported_with_a_note(bench: Bench, tmp_path: Path) -> None:
+    path = stored_run(tmp_path, kind="compare", name="x")
+    said = bench.run("report", "last")
+    assert f"note: run {path.name} has no SHA256SUMS" in said.err

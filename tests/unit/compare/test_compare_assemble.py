@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from labctl.compare.assemble import assemble, assemble_unpaired
+from labctl.compare.cautions import rounds_needed
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.model.comparison import (
     CautionKind,
@@ -298,6 +299,20 @@ def test_with_too_few_pairs_for_holm_the_comparison_says_how_many_it_takes() -> 
     assert {each.verdict for each in found.rows} == {ChangeVerdict.UNDETECTED}
     caution = next(c for c in found.cautions if c.kind is CautionKind.TOO_FEW_ROUNDS)
     assert caution.facts == {"pairs": 7, "rows": 10, "needed": 9}
+
+
+def test_how_many_blocks_a_verdict_takes_is_known_before_anything_is_measured() -> None:
+    """The same number as the warning names afterwards: two rows and six pairs are one pair too few."""
+    assert rounds_needed(CHECKS, ["ping"]) == 6
+    assert rounds_needed(CHECKS, ["ping", "ping"]) == 7
+    assert rounds_needed(CHECKS, ["ping"] * 10) == 9
+    assert rounds_needed(CHECKS, ["netfilter"]) == 0
+
+
+def test_a_comparison_knows_the_runs_that_its_samples_come_from() -> None:
+    first, second = (replace(compared(), origins={"a": run, "b": run}) for run in ("run-1", "run-2"))
+    both = assemble_unpaired(first, "b", second, "a")
+    assert both.origins == {"a": "run-1", "b": "run-2"}
 
 
 def test_of_three_sides_any_two_can_be_compared() -> None:

@@ -175,3 +175,15 @@ def test_equality_counts_only_where_the_operator_says_so() -> None:
     threshold = Threshold(text="", name="", is_above=True, includes_equal=False, change=0.05)
     assert not threshold.is_beyond(0.05)
     assert replace(threshold, includes_equal=True).is_beyond(0.05)
+
+
+def test_a_family_alone_means_its_primary_metrics_also_where_a_check_is_called_the_same() -> None:
+    """`latency` is a family and a check; that check also measures transactions, of which more is better."""
+    p99 = replace(RTT, name="rtt_p99", label="round-trip p99", primary=False)
+    among = candidates((replace(CHECKS[0], metrics=(RTT, p99)), CHECKS[1]), (Placement.CROSS_NODE, Placement.SAME_NODE))
+    wanted = parse_threshold("cross-node latency > +5%")
+    assert names(named_by(wanted, among)) == ["cross-node rtt_p50", "cross-node latency_p50"]
+    assert len(named_by(parse_threshold("latency > +5%"), among)) == 4
+    assert names(named_by(parse_threshold("cross-node latency p50 > +5%"), among)) == ["cross-node latency_p50"]
+    secondary = candidates((CheckMetrics(check="ping", kind="ping", metrics=(p99,)),), (Placement.CROSS_NODE,))
+    assert names(named_by(wanted, secondary)) == ["cross-node rtt_p99"]

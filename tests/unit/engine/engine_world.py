@@ -209,7 +209,7 @@ class World:
                 question.sides, question.specs, self.checks, run, silent, measured=measured
             ) as measurement:
                 measurement.run(question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
-            found = comparisons(question.asked, measured, HERE)
+            found = comparisons(question.asked, measured, HERE, run.id)
             run.save_result(matrix_document(found))
         return found
 

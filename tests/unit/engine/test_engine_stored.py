@@ -13,7 +13,7 @@ from engine_world import HERE, World, lab, planned_of
 
 from labctl.engine.recorded import measured_from
 from labctl.engine.stored import read_comparison
-from labctl.engine.unpaired import chosen_sides, unpaired
+from labctl.engine.unpaired import chosen_sides, require_common, unpaired
 from labctl.errors import Interrupted, LabError, NotInForce, UsageError
 from labctl.model.comparison import CautionKind, ChangeVerdict
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
@@ -272,3 +272,13 @@ def test_stored_runs_of_unlike_labs_say_what_differs(tmp_path: Path) -> None:
     found = unpaired(world.read(), "a", other.read(), "a")
     assert [caution.kind for caution in found.cautions] == [CautionKind.UNPAIRED, CautionKind.DIFFERENT_LAB]
     assert "9000" in str(found.cautions[1].facts["what"])
+
+
+def test_a_baseline_whose_labs_cannot_be_read_is_refused_before_anything_is_measured(world: World) -> None:
+    world.measure(world.question())
+    stored = world.read()
+    labs = {key: {**record, "digest": "0" * 64} for key, record in stored.run.manifest.labs.items()}  # type: ignore[dict-item]
+    other = replace(stored, run=replace(stored.run, manifest=replace(stored.run.manifest, labs=labs)))
+    with pytest.raises(LabError, match=r"lab a of run .* cannot be read") as refused:
+        require_common(other, stored.asked)
+    assert "use the labctl that wrote it" in refused.value.remedy

@@ -17,7 +17,7 @@ from labctl.compare.order import Schedule
 from labctl.engine.asking import Options, Question, ask
 from labctl.engine.events import Event, StepDone, silent
 from labctl.engine.measure import Measurement
-from labctl.engine.switching import SIDE_BY_SIDE, Strategy, Turns, choose
+from labctl.engine.switching import SIDE_BY_SIDE, Turns, choose
 from labctl.errors import NotInForce, StepFailed, UsageError
 from labctl.loading import load_scenario
 from labctl.model.comparison import Noise
@@ -26,6 +26,7 @@ from labctl.model.lab import Lab
 from labctl.model.parameters import CheckParameters, CompareParameters
 from labctl.model.plan import Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
+from labctl.model.strategy import Strategy
 from labctl.planning.resolve import resolve
 from labctl.providers.base import OpenLab, StrategyChoice
 from labctl.store.raw import MemorySink

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -15,15 +16,16 @@ import pytest
 from comparison_example import example_comparison
 
 from labctl.compare.fail_if import judge_thresholds, parse_threshold
-from labctl.model.comparison import Comparison
+from labctl.model.comparison import ChangeVerdict, Comparison
 from labctl.model.lab import Placement
-from labctl.model.result import CheckResult, Verdict
-from labctl.report.csv import comparison_csv
+from labctl.model.result import CheckResult, Finding, Verdict
+from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.html import comparison_page
 from labctl.report.json import comparison_json
 from labctl.report.junit import check_junit, comparison_junit
 from labctl.report.markdown import comparison_markdown
 from labctl.report.sentences import headline
+from labctl.report.terminal import comparison_text
 from labctl.report.words_zh import CHINESE
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -88,7 +90,8 @@ def test_the_page_refers_to_nothing_outside_itself_and_runs_no_script(comparison
 def test_every_row_links_to_its_drawings(comparison: Comparison) -> None:
     page = read(comparison_page(comparison))
     targets = [link[1:] for link in page.links if link.startswith("#")]
-    assert len(targets) == len(set(targets)) == len(comparison.rows)
+    rows = [target for target in targets if not target.startswith("run-")]
+    assert len(rows) == len(set(rows)) == len(comparison.rows)
     assert set(targets) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
 
@@ -96,7 +99,7 @@ def test_every_row_links_to_its_drawings(comparison: Comparison) -> None:
 def test_the_attached_files_are_the_json_and_the_csv(comparison: Comparison) -> None:
     page = read(comparison_page(comparison))
     attached = [base64.b64decode(link.split("base64,")[1]).decode() for link in page.links if "base64," in link]
-    assert attached == [comparison_json(comparison), comparison_csv(comparison)]
+    assert attached == [comparison_json(comparison, indent=None), comparison_csv(comparison)]
 
 
 def test_the_page_holds_every_sample_and_the_file_that_it_came_from(comparison: Comparison) -> None:
@@ -104,16 +107,18 @@ def test_the_page_holds_every_sample_and_the_file_that_it_came_from(comparison: 
     for run in comparison.runs:
         assert run.raw[0] in html
         for sample in run.samples:
-            assert f">{sample.value!r}<" in html
+            assert f'<data value="{sample.value!r}">' in html
 
 
-def test_every_sample_of_a_row_is_drawn(comparison: Comparison) -> None:
+def test_every_sample_of_a_row_is_drawn_and_what_never_moves_is_said(comparison: Comparison) -> None:
     html = comparison_page(comparison)
+    moving = [row for row in comparison.rows if len({*row.a.samples, *row.b.samples}) > 1]
+    assert html.count("on both sides, in every block") == len(comparison.rows) - len(moving) == 2
     drawn = {
         name: [len(re.findall("M", path)) for path in re.findall(rf'class="mark {name}" d="([^"]*)"', html)]
         for name in "abd"
     }
-    assert drawn["a"] == drawn["b"] == [10] * len(comparison.rows)
+    assert drawn["a"] == drawn["b"] == [10] * len(moving)
     assert drawn["d"] == [10] * sum(bool(row.differences) for row in comparison.rows)
 
 
@@ -159,6 +164,14 @@ def test_the_csv_has_every_sample_with_its_place_and_unit(comparison: Comparison
     assert first["raw"] == comparison.runs[0].raw[0]
 
 
+def test_the_files_of_a_check_run_stand_in_the_csv_as_their_directory() -> None:
+    """A ping in slices has dozens of files, and each of its samples has a line."""
+    assert raw_place(()) == ""
+    assert raw_place(("raw/1-ping/ping.json",)) == "raw/1-ping/ping.json"
+    assert raw_place(("raw/1-ping/ping.json", "raw/1-ping/ping.stdout")) == "raw/1-ping/"
+    assert raw_place(("raw/1/a", "raw/2/b")) == "raw/1/a raw/2/b"
+
+
 def test_markdown_starts_with_the_headline_and_has_a_table_of_seven_columns(comparison: Comparison) -> None:
     text = comparison_markdown(comparison)
     lines = text.splitlines()
@@ -175,21 +188,117 @@ def test_markdown_does_not_take_names_for_markup() -> None:
     assert "a\\|b" in text
 
 
-def test_junit_has_a_case_a_row_and_fails_the_crossed_one(comparison: Comparison) -> None:
+def cases_of(suite: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [case for case in suite if case.attrib["classname"].startswith(f"{kind}.")]
+
+
+def test_junit_has_a_case_for_every_threshold_row_and_check_run_and_fails_the_crossed_one(
+    comparison: Comparison,
+) -> None:
     thresholds = [parse_threshold("cross-node rtt_p50 < -5%"), parse_threshold("cross-node cpu_per_byte > 1%")]
     suite = ElementTree.fromstring(comparison_junit(comparison, judge_thresholds(thresholds, comparison)))[0]
-    assert suite.attrib["tests"] == str(len(comparison.rows))
+    asked, runs = cases_of(suite, "fail-if"), cases_of(suite, "runs")
+    checks = {(run.side, run.check, run.client, run.server) for run in comparison.runs}
+    assert (len(asked), len(runs)) == (2, len(checks))
+    assert suite.attrib["tests"] == str(len(asked) + len(comparison.rows) + len(runs))
     assert (suite.attrib["failures"], suite.attrib["errors"]) == ("1", "0")
-    failure = suite.find("testcase/failure")
+    failure = asked[0].find("failure")
     assert failure is not None
-    assert failure.attrib["message"] == "crossed: cross-node rtt_p50 < -5%; change [−23, −21] %"
+    assert failure.attrib["message"].startswith("CROSSED: cross-node rtt_p50 < -5%")
+    assert "[−23, −21] %" in failure.attrib["message"]
+    held = asked[1].findtext("system-out")
+    assert held is not None
+    assert held.startswith("held: cross-node cpu_per_byte > 1%")
 
 
 def test_junit_skips_refused_rows_and_errs_where_a_threshold_asked_about_them() -> None:
     refused = example_comparison(rounds=5)
     judged = judge_thresholds([parse_threshold("cross-node rtt_p50 > 5%")], refused)
     suite = ElementTree.fromstring(comparison_junit(refused, judged))[0]
-    assert (suite.attrib["failures"], suite.attrib["errors"], suite.attrib["skipped"]) == ("0", "1", "5")
+    assert (suite.attrib["failures"], suite.attrib["errors"], suite.attrib["skipped"]) == ("0", "1", "6")
+
+
+@pytest.mark.parametrize(("verdict", "counts"), [(Verdict.FAIL, ("1", "0", "0")), (Verdict.ERROR, ("0", "1", "0"))])
+def test_runs_of_a_check_without_numbers_that_did_not_pass_are_told_in_every_report(
+    comparison: Comparison, verdict: Verdict, counts: tuple[str, str, str]
+) -> None:
+    """A netfilter check has no row in which it could be refused, and still decides the exit code."""
+    netfilter = tuple(
+        replace(
+            comparison.runs[0],
+            check="netfilter",
+            kind="netfilter",
+            block=block,
+            position=99,
+            samples=(),
+            verdict=verdict if block > 1 else Verdict.PASS,
+            reason="3 of 4 findings as expected",
+        )
+        for block in (1, 2, 3)
+    )
+    told = replace(comparison, runs=(*comparison.runs, *netfilter))
+    suite = ElementTree.fromstring(comparison_junit(told))[0]
+    assert tuple(suite.attrib[name] for name in ("failures", "errors", "skipped")) == counts
+    said = "2 of 3 runs; the first, in block 2"
+    for text in (comparison_text(told), comparison_markdown(told), read(comparison_page(told)).text):
+        assert said in " ".join(text.split()), text
+        assert "3 of 4 findings as expected" in " ".join(text.split())
+
+
+def test_junit_has_a_case_for_every_finding_of_a_check() -> None:
+    findings = (
+        Finding(name="snat", verdict=Verdict.PASS, sentence="the source is the node's", lesson="why", command="ss"),
+        Finding(name="rules", verdict=Verdict.FAIL, sentence="no rule counted", lesson="where", command="iptables"),
+    )
+    result = CheckResult(
+        check="netfilter",
+        kind="netfilter",
+        client="client",
+        server="far",
+        placement=Placement.CROSS_NODE,
+        verdict=Verdict.FAIL,
+        reason="1 of 2",
+        findings=findings,
+    )
+    suite = ElementTree.fromstring(check_junit("lab", [result]))[0]
+    assert [suite.attrib[name] for name in ("tests", "failures")] == ["3", "2"]
+    names = [(case.attrib["classname"], case.attrib["name"]) for case in suite]
+    assert names[1:] == [
+        ("cross-node.netfilter.findings", "snat client→far"),
+        ("cross-node.netfilter.findings", "rules client→far"),
+    ]
+    failure = suite[2].find("failure")
+    assert failure is not None
+    assert failure.attrib["message"] == "no rule counted"
+    assert suite[2].findtext("system-out") == "where\n$ iptables"
+    assert suite[1].findtext("system-out") == "the source is the node's\nwhy\n$ ss"
+
+
+def test_the_page_shows_thresholds_margins_and_the_run_that_the_raw_files_are_in(comparison: Comparison) -> None:
+    thresholds = [parse_threshold("cross-node rtt_p50 < -5%")]
+    judged = judge_thresholds(thresholds, comparison)
+    known = replace(comparison, origins={"a": "2026-run", "b": "2026-run"})
+    text = read(comparison_page(known, judgements=judged)).text.replace("\u00a0", " ")
+    assert "CROSSED: cross-node rtt_p50 < -5% (cross-node round-trip p50, client→far: −22 %" in text
+    assert "latency ± 3.0 %" in text
+    assert "throughput ± 5.0 %" in text
+    assert "(A, B: 2026-run)" in text
+
+
+def test_rows_of_several_pairs_of_one_placement_are_told_apart(comparison: Comparison) -> None:
+    row = next(row for row in comparison.rows if row.placement is Placement.CROSS_NODE and row.verdict)
+    several = replace(comparison, rows=(*comparison.rows, replace(row, client="other")))
+    for text in (comparison_page(several), comparison_markdown(several)):
+        assert "round-trip p50 (ping other→far)" in text
+        assert "round-trip p50 (ping client→far)" in text
+
+
+def test_an_undetected_row_whose_interval_excludes_zero_is_explained(comparison: Comparison) -> None:
+    row = next(row for row in comparison.rows if row.verdict is ChangeVerdict.FASTER)
+    corrected = replace(comparison, rows=(replace(row, verdict=ChangeVerdict.UNDETECTED),))
+    inside = next(row for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED)
+    assert "did not pass Holm's correction" in comparison_text(corrected).replace("\n", " ")
+    assert "did not pass Holm's correction" not in comparison_text(replace(comparison, rows=(inside,)))
 
 
 def test_junit_of_checks_keeps_fail_and_error_apart_and_survives_control_characters() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from xml.etree import ElementTree
 
 import pytest
@@ -91,8 +92,17 @@ def test_markdown_and_page_have_the_same_cells_and_the_page_leads_to_each_compar
             assert cell(row) in markdown
             assert cell(row) in page
     assert 'href="r-2-third.html"' in page
+    for text in (markdown, page, plain_text(matrix_view(two), width=200)):
+        assert "Holm's correction is over the primary rows of a column" in unescape(text)
     assert "<script" not in page
     assert "zh-CN" in matrix_page(two, ["a", "b"], CHINESE)
+
+
+def test_what_must_be_known_before_the_figures_stands_beside_the_matrix_once(two: Sequence[Comparison]) -> None:
+    sentence = two[0].a.statements[0]
+    for text in (unescape(matrix_page(two, ["a", "b"])), matrix_markdown(two)):
+        assert text.count(sentence) == 1
+        assert f": {sentence}" in text
 
 
 def test_the_runs_of_a_shared_side_stand_in_the_csv_once(two: Sequence[Comparison]) -> None:

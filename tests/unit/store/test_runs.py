@@ -63,16 +63,18 @@ def test_the_directory_name_sorts_by_time_and_names_kind_and_scenario(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("error", "state"),
+    ("error", "state", "reason"),
     [
-        (KeyboardInterrupt(), "interrupted"),
-        (Interrupted(what="interrupted by SIGTERM"), "interrupted"),
-        (MeasureFailed(what="no server"), "failed"),
-        (RuntimeError("a defect"), "failed"),
+        (KeyboardInterrupt(), "interrupted", "Ctrl-C"),
+        (Interrupted(what="interrupted by SIGTERM"), "interrupted", "interrupted by SIGTERM"),
+        (MeasureFailed(what="no server"), "failed", "no server"),
+        (RuntimeError("a defect"), "failed", "RuntimeError: a defect"),
+        (KeyError("node1"), "failed", "KeyError: 'node1'"),
+        (AssertionError(), "failed", "AssertionError"),
     ],
 )
 def test_a_run_that_an_error_ends_says_so_and_keeps_what_it_has(
-    tmp_path: Path, error: BaseException, state: str
+    tmp_path: Path, error: BaseException, state: str, reason: str
 ) -> None:
     def stopped() -> None:
         with create_run(tmp_path, kind="check", name="x", labs={}, environment=HERE, argv=[]) as run:
@@ -84,6 +86,7 @@ def test_a_run_that_an_error_ends_says_so_and_keeps_what_it_has(
     (path,) = tmp_path.iterdir()
     stored = open_run(path)
     assert stored.manifest.state == state
+    assert stored.manifest.reason == reason
     assert [entry.content for entry in stored.entries("check")] == [{"n": 1}]
     stored.require_intact()
 

@@ -88,8 +88,8 @@ def command(
     from labctl.cli.measuring import measure_new, measure_rest, present
     from labctl.engine.asking import Options, ask
     from labctl.engine.stored import COMPARE
-    from labctl.engine.switching import Strategy
     from labctl.engine.unpaired import require_common
+    from labctl.model.strategy import Strategy
 
     output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
     output.require_places()

@@ -37,6 +37,7 @@ def command(
     Everything is computed from the run's journal and manifest; that gives the same result as when it was measured.
     """
     from labctl.engine.stored import CHECK, read_comparison
+    from labctl.engine.trace_run import TRACE
     from labctl.store.reading import find_run
 
     output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
@@ -51,6 +52,14 @@ def command(
                 remedy=f"labctl report {run} [--json] [--junit FILE]",
             )
         return _report_checks(stored, output)
+    if stored.manifest.run_kind == TRACE:
+        if fail_if or markdown or csv or junit:
+            raise UsageError(
+                what="a run of labctl trace has no such report",
+                cause="it is the way of a packet, without figures",
+                remedy=f"labctl report {run} [--json] [--html FILE]",
+            )
+        return _report_trace(stored, output)
     comparison = read_comparison(stored)
     if not comparison.measured.records:
         raise UsageError(
@@ -72,6 +81,18 @@ def _say_state(stored: StoredRun) -> None:
     if manifest.state is not RunState.COMPLETE:
         because = f": {manifest.reason}" if manifest.reason else ""
         click.echo(f"note: run {manifest.id} is {manifest.state}{because}; this is what it has", err=True)
+    elif stored.seal() is None:
+        click.echo(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed", err=True)
+
+
+def _report_trace(stored: StoredRun, output: Output) -> int:
+    from labctl.cli.traces import exit_code as trace_exit_code
+    from labctl.cli.traces import show_trace
+    from labctl.engine.trace_run import read_trace
+
+    traced = read_trace(stored)
+    show_trace(traced, is_json=output.is_json, html=output.html)
+    return trace_exit_code(traced)
 
 
 def _report_checks(stored: StoredRun, output: Output) -> int:

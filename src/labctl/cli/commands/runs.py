@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import as_json, runs_dir_option
-from labctl.cli.output import emit, emit_json, show
+from labctl.cli.output import console, emit, emit_json, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from labctl.store.reading import StoredRun, Unreadable
+
+
+# What blocks and state need at least beside the name of a run.
+_BESIDE_THE_NAME = 22
 
 
 @click.command("runs")
@@ -82,7 +86,9 @@ def _table(found: tuple[StoredRun | Unreadable, ...]) -> Iterator[RenderableType
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("run", overflow="fold")  # whole, so that it can be pasted; kind and scenarios are in it
+    # Whole and on one line wherever it fits, so that it can be pasted; kind and scenarios are in it.
+    longest = max(len(run.path.name) for run in found)
+    table.add_column("run", overflow="fold", min_width=min(longest, console().width - _BESIDE_THE_NAME))
     table.add_column("blocks", no_wrap=True)
     table.add_column("state")
     for run in found:
