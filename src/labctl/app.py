@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from labctl.checks.base import Check
 from labctl.errors import UsageError
-from labctl.providers.base import Provider
 
 if TYPE_CHECKING:
+    from labctl.checks.base import Check
+    from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 
 PROVIDERS = ("netns", "kind", "kubeadm")
@@ -51,6 +51,24 @@ def runs_tools_here(name: str) -> bool:
 def providers() -> Iterator[Provider]:
     """All providers, the default first; each is imported when it is its turn, so that who finds stops paying."""
     return map(provider, PROVIDERS)
+
+
+def providers_with_labs() -> Iterator[Provider]:
+    """Those that can have labs on this host, the default first. The others are not loaded: who looks for labs would
+    wait for nothing."""
+    return (provider(name) for name in PROVIDERS if _may_have_labs(name))
+
+
+def _may_have_labs(name: str) -> bool:
+    if name == "kind":
+        from labctl.providers.kind import presence
+
+        return presence.may_have_labs()
+    if name == "kubeadm":
+        from labctl.providers.kubeadm import files
+
+        return files.may_have_labs()
+    return True
 
 
 def checks() -> Mapping[str, Check]:

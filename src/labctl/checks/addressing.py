@@ -5,17 +5,14 @@ It sees only the seam. What the findings should be, and what they teach, is `add
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from labctl.checks import addressing_findings as judges
 from labctl.checks.addressing_findings import Wrapped
 from labctl.checks.arp import arp_of_pod
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import judge_findings
+from labctl.checks.findings import WithoutFigures, judge_findings
 from labctl.checks.outcome import Measured, measure, require_ended, said
-from labctl.checks.ping import argv_ping, ping_timeout_s
 from labctl.checks.pod_network import (
     ICMP_OVER_IPV4_BYTE,
     argv_addresses,
@@ -28,50 +25,33 @@ from labctl.checks.pod_network import (
     parse_neighbour,
 )
 from labctl.checks.raw import RawFiles
-from labctl.checks.tcpdump import expected_for, mac_roles, require_trustworthy
+from labctl.checks.tcpdump import expected_for, mac_roles
+from labctl.checks.watched_ping import Watched, WatchedPing
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.parameters import AddressingParameters, CheckParameters, PingParameters
-from labctl.model.result import CheckResult, Finding, Metric
+from labctl.model.parameters import AddressingParameters
+from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture, capturing, echo_filter
+from labctl.path.capture import TapCapture, echo_filter
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.providers.base import Completed, Target
 
 _DEVICE = "eth0"
 _TIMEOUT_S = 10.0
-_INTERVAL_S = 0.01
-_SETTLE_S = (0.05, 0.25, 1.0)
-_TOKEN_BYTE = 16
 _IPV4_BYTE = 14
 """The Ethernet header before the length that an IPv4 header tells."""
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 
 
-class AddressingCheck:
-    """Mask, gateway, ARP, TTLs, envelope and MTU of one pair, each a finding with what it teaches.
-
-    `token` and `sleep` are for tests: the mark in the packets' payload, and how to wait.
-    """
+class AddressingCheck(WithoutFigures):
+    """Mask, gateway, ARP, TTLs, envelope and MTU of one pair, each a finding with what it teaches."""
 
     kind = "addressing"
     tools = ("ip", "ping", "tcpdump")
 
-    def __init__(
-        self,
-        *,
-        token: Callable[[], bytes] = lambda: secrets.token_bytes(_TOKEN_BYTE),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._token = token
-        self._sleep = sleep
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
+    def __init__(self, ping: WatchedPing | None = None) -> None:
+        self._ping = ping or WatchedPing()
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
@@ -97,14 +77,14 @@ class AddressingCheck:
         yield judges.judge_address(lab, pair, device, pod.command(argv_addresses(_DEVICE)))
         yield judges.judge_gateway(lab, pair, route, pod.command(argv_routes()))
         gateway = str(lab.node(lab.pod(pair.client).node).router) if route is None else route.gateway
-        token = self._token()
-        captures = self._capture(context, raw, parameters, gateway, token)
+        watched = self._watch(context, raw, parameters, gateway)
+        captures = watched.captures
         mac = parse_neighbour(ask("neighbour", argv_neighbours(_DEVICE)), gateway)
         yield judges.judge_gateway_mac(lab, pair, gateway, mac, pod.command(argv_neighbours(_DEVICE)))
         client = lab.pod(pair.client)
         arp = tuple(arp_of_pod(captures, client.address, [client.mac]))
         yield from judges.judge_arp(lab, pair, arp, gateway, _look_at(context, Role.CLIENT_LXC, "arp"))
-        matcher = match_echo(client.address, lab.pod(pair.server).address, token)
+        matcher = match_echo(client.address, lab.pod(pair.server).address, watched.token)
         seen = tuple(
             one
             for capture in captures
@@ -122,33 +102,15 @@ class AddressingCheck:
         commands = (pod.command(tries[0][1]), pod.command(tries[1][1]))
         yield from judges.judge_mtu(lab, mtu, largest, next_byte, commands)
 
-    def _capture(
-        self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str, token: bytes
-    ) -> tuple[TapCapture, ...]:
-        """Captures on every tap while the pod, which has forgotten its gateway's MAC, sends marked requests."""
-        open_lab, pair = context.open_lab, context.pair
-        lab, pod = open_lab.lab, open_lab.target(pair.client)
-        client, server = lab.pod(pair.client).address, lab.pod(pair.server).address
-        # The nodes' own neighbours are resolved first, so that the only ARP to be seen is the pod's.
-        once = PingParameters(count=1, interval_s=_INTERVAL_S)
-        argv = argv_ping(str(server), once)
-        raw.save_completed("warm-up", pod.run(argv, timeout_s=ping_timeout_s(once)))
-        marked = PingParameters(count=parameters.count, interval_s=_INTERVAL_S)
-        expression = f"arp or {echo_filter(client, server)}"
-        for attempt, settle_s in enumerate(_SETTLE_S, start=1):
-            again = "" if attempt == 1 else f"-{attempt}"
-            with capturing(open_lab.taps(pair), expression) as live:
-                _answer(pod, raw, f"forget{again}", argv_forget_neighbour(gateway, _DEVICE))
-                argv = argv_ping(str(server), marked, pattern=token)
-                sent = raw.save_completed(f"ping{again}", pod.run(argv, timeout_s=ping_timeout_s(marked)))
-                self._sleep(settle_s)
-                captures = live.stop()
-            for capture in captures:
-                raw.save_completed(f"{capture.tap.role}{again}", capture.completed, output="pcap")
-            require_trustworthy(captures)
-            if not any(capture.counts is not None and capture.counts.left_behind for capture in captures):
-                return captures
-        raise MeasureFailed("the capture is not complete", f"tcpdump left packets behind; ping: {said(sent)}")
+    def _watch(self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str) -> Watched:
+        """One sending by the pod, which has forgotten its gateway's MAC: the only ARP to be seen is the pod's."""
+        lab, pair, pod = context.open_lab.lab, context.pair, context.open_lab.target(context.pair.client)
+        expression = f"arp or {echo_filter(lab.pod(pair.client).address, lab.pod(pair.server).address)}"
+
+        def forget(again: str) -> None:
+            _answer(pod, raw, f"forget{again}", argv_forget_neighbour(gateway, _DEVICE))
+
+        return next(self._ping.sendings(context, raw, expression, count=parameters.count, before=forget))
 
 
 def _look_at(context: CheckContext, role: Role, expression: str) -> tuple[str, ...]:

@@ -1,11 +1,22 @@
-"""Findings to one judgement: a check that looks at many things fails with the first that does not hold."""
+"""What checks that look at many things have in common: they take no figures, and fail with what does not hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from labctl.checks.outcome import Judgement, failed, passed
-from labctl.model.result import Finding, Verdict
+from labctl.model.parameters import CheckParameters
+from labctl.model.result import Finding, Metric, Verdict
+
+
+class WithoutFigures:
+    """The half of `Check` that checks have in common which look and measure nothing: no metrics, no hurry."""
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return ()
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
 
 
 def finding(name: str, *, holds: bool, sentence: str, lesson: str, command: Sequence[str] = ()) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import judge_findings
+from labctl.checks.findings import WithoutFigures, judge_findings
 from labctl.checks.hooks import (
     Connection,
     Counting,
@@ -30,8 +30,8 @@ from labctl.checks.ping import argv_ping, parse_ping, ping_timeout_s
 from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
-from labctl.model.parameters import CheckParameters, NetfilterParameters, PingParameters
-from labctl.model.result import CheckResult, Finding, Metric
+from labctl.model.parameters import NetfilterParameters, PingParameters
+from labctl.model.result import CheckResult, Finding
 from labctl.providers.base import Target
 
 _TIMEOUT_S = 20.0
@@ -39,7 +39,7 @@ _INTERVAL_S = 0.01
 _MARK_BYTE = 4
 
 
-class NetfilterCheck:
+class NetfilterCheck(WithoutFigures):
     """Packets per hook and conntrack entries of one pair, on both of its nodes.
 
     `mark` is for tests: what the comments of the counting rules begin with.
@@ -50,12 +50,6 @@ class NetfilterCheck:
 
     def __init__(self, *, mark: Callable[[], str] = lambda: f"labctl-{secrets.token_hex(_MARK_BYTE)}") -> None:
         self._mark = mark
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

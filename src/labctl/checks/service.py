@@ -11,21 +11,21 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import judge_findings
-from labctl.checks.outcome import Judgement, Measured, measure, require_ended, said
+from labctl.checks.findings import WithoutFigures, judge_findings
+from labctl.checks.outcome import Judgement, Measured, measure, require_ended
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Service as Server
 from labctl.checks.served import exchange
 from labctl.checks.service_findings import Attempts, Rules, ServiceLook, Transfer, judge_service
 from labctl.errors import MeasureFailed
-from labctl.model.parameters import CheckParameters, ServiceParameters
-from labctl.model.result import CheckResult, Finding, Metric, Verdict
+from labctl.model.parameters import ServiceParameters
+from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.model.service import Protocol, Service
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture, argv_tcpdump, capturing, last_line
+from labctl.path.capture import TapCapture, argv_tcpdump, capturing, packets_left_behind, require_trustworthy
 from labctl.path.frame import Ipv4, Tcp, decode, ip_text
 from labctl.providers.base import Tap
 
@@ -107,7 +107,7 @@ def parse_exchange(client: str, server: str) -> Transfer:
     return Transfer(peer=peer, seen_from=accepted[1])
 
 
-class ServiceCheck:
+class ServiceCheck(WithoutFigures):
     """Services in front of the pair's server. `sleep` is for tests."""
 
     kind = "service"
@@ -115,12 +115,6 @@ class ServiceCheck:
 
     def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
@@ -159,7 +153,9 @@ class ServiceCheck:
         for capture in captures:
             raw.save_completed(f"{service.name}-{capture.tap.target.name}", capture.completed, output="pcap")
         require_ended(done)
-        _require_trustworthy(captures)
+        require_trustworthy(captures)
+        if left := packets_left_behind(captures):
+            raise MeasureFailed("the capture is not complete", f"{left} packets are missing")
         by_pod = {capture.tap.target.name: capture for capture in captures}
         node = open_lab.target(lab.pod(client).node)
         argv_rules = ("sh", "-c", _RULES)
@@ -187,15 +183,3 @@ class ServiceCheck:
 
 def _tap(context: CheckContext, role: Role, pod: str) -> Tap:
     return Tap(name=f"{pod}:eth0", role=role, target=context.open_lab.target(pod), interface="eth0")
-
-
-def _require_trustworthy(captures: Sequence[TapCapture]) -> None:
-    """Raises MeasureFailed for a capture that ended badly or lost packets: what it does not show would mean nothing."""
-    for capture in captures:
-        counts = capture.counts
-        if capture.completed.timed_out or counts is None:
-            told = last_line(capture.completed.error_text) or said(capture.completed)
-            raise MeasureFailed(f"the capture on {capture.tap.name} ended badly", f"tcpdump: {told}")
-        if counts.dropped or counts.left_behind:
-            lost = counts.dropped + counts.left_behind
-            raise MeasureFailed(f"the capture on {capture.tap.name} is not complete", f"{lost} packets are missing")

@@ -8,13 +8,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from labctl.errors import HostLacks, LabError, NeedsRoot, UsageError
-from labctl.model.lab import Lab
-from labctl.providers.base import Provider, RunningLab
+
+if TYPE_CHECKING:
+    from labctl.model.lab import Lab
+    from labctl.providers.base import Provider, RunningLab
 
 ROOT = "root"
 """How providers call the probe for this right."""
@@ -86,9 +88,9 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
     from labctl import app
     from labctl.engine.lifecycle import being_built, find
 
-    found = find(app.providers(), name)
+    found = find(app.providers_with_labs(), name)
     if found is None:
-        raise unknown_lab(name, app.providers())
+        raise unknown_lab(name, app.providers_with_labs())
     running = found.running
     if running.is_being_built:
         raise being_built(name)

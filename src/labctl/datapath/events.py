@@ -21,6 +21,7 @@ from labctl.datapath.layout import (
     CONFIG_KEY,
     EVENT,
     NO_ADDRESS,
+    Config,
     ConfigFlag,
     Program,
     Verdict,
@@ -28,6 +29,7 @@ from labctl.datapath.layout import (
     unpack_config,
 )
 from labctl.datapath.loader import LIBBPF
+from labctl.units import MILLI
 
 ICMP = 1
 
@@ -129,11 +131,12 @@ def stop_tracing(config_map: int) -> None:
     _reconfigure(config_map, flag=False, source=NO_ADDRESS, destination=NO_ADDRESS)
 
 
+def is_tracing(config_map: int) -> bool:
+    return ConfigFlag.TRACE in _config(config_map).flags
+
+
 def _reconfigure(config_map: int, *, flag: bool, source: IPv4Address, destination: IPv4Address) -> None:
-    data = bpf.lookup(config_map, CONFIG_KEY, CONFIG.size)
-    if data is None:
-        raise ValueError("the map has no entry 0: it is not a config map")
-    config = unpack_config(data)
+    config = _config(config_map)
     changed = dataclasses.replace(
         config,
         flags=config.flags | ConfigFlag.TRACE if flag else config.flags & ~ConfigFlag.TRACE,
@@ -141,6 +144,13 @@ def _reconfigure(config_map: int, *, flag: bool, source: IPv4Address, destinatio
         trace_destination=destination,
     )
     bpf.update(config_map, [(CONFIG_KEY, pack_config(changed))])
+
+
+def _config(config_map: int) -> Config:
+    data = bpf.lookup(config_map, CONFIG_KEY, CONFIG.size)
+    if data is None:
+        raise ValueError("the map has no entry 0: it is not a config map")
+    return unpack_config(data)
 
 
 class EventReader:
@@ -161,7 +171,7 @@ class EventReader:
 
     def read(self, *, timeout_s: float = 0.0) -> Iterator[Event]:
         """What is in the ring; when it is empty, what comes within `timeout_s` seconds."""
-        self._library.ring_buffer__poll(self._ring, int(timeout_s * 1000))
+        self._library.ring_buffer__poll(self._ring, int(timeout_s / MILLI))
         pending, self._pending = self._pending, []
         for data in pending:
             yield decode_event(data)

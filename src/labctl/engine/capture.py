@@ -23,6 +23,7 @@ from labctl.path.capture import LISTENING, CaptureCounts, argv_tcpdump, last_lin
 from labctl.path.feed import PcapFeed
 from labctl.path.pcap import PcapError, Record
 from labctl.providers.base import Completed, Running, Tap
+from labctl.units import NANO
 
 READY_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 5.0
@@ -136,7 +137,7 @@ class Stream:
         self._sources, self._running, self._pipes = tuple(sources), tuple(running), tuple(pipes)
         self._feeds = [PcapFeed() for _ in sources]
         self._troubles = [""] * len(self._sources)
-        self._hold_ns = int(hold_s * 1e9)
+        self._hold_ns = int(hold_s / NANO)
         self._held: Batch = []
         self._held_byte = 0
         self._next_release_s = 0.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from labctl.model.lab import Lab, Pair
 from labctl.path.clocks import Clocks
 from labctl.providers.base import HasClocks, OpenLab
-
-_NS_PER_S = 1e9
+from labctl.units import NANO
 
 
 def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
@@ -19,6 +18,6 @@ def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
     return Clocks(
         reference=client,
         node=server,
-        offset_ns=round((offsets[server].offset_s - offsets[client].offset_s) * _NS_PER_S),
-        error_ns=round((offsets[server].error_s + offsets[client].error_s) * _NS_PER_S),
+        offset_ns=round((offsets[server].offset_s - offsets[client].offset_s) / NANO),
+        error_ns=round((offsets[server].error_s + offsets[client].error_s) / NANO),
     )

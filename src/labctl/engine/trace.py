@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from labctl.checks.base import RawSink
+from labctl.checks.raw import RawFiles
 from labctl.engine.clocks import clocks_between
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair, Placement
@@ -20,11 +22,13 @@ from labctl.path.expected import expected_for
 from labctl.path.join import join
 from labctl.path.marked import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
 from labctl.path.naming import names_of
+from labctl.path.numbering import numbered
 from labctl.path.recognise import recognise
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, vtep_roles
 from labctl.path.wrong import first_wrong
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
+from labctl.store.raw import MemorySink
 
 _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
@@ -87,9 +91,14 @@ def trace(
     protocol: Protocol = Protocol.ICMP,
     count: int = 1,
     statement: str = "",
+    sink: RawSink | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Trace:
-    """Raises MeasureFailed when the captures or the sender cannot be trusted; what the network does is no error."""
+    """Raises MeasureFailed when the captures or the sender cannot be trusted; what the network does is no error.
+
+    What ping and tcpdump gave goes to `sink` before anything reads it.
+    """
+    raw = RawFiles(sink or MemorySink())
     begun_s, started_ns = time.monotonic(), time.time_ns()
     lab = open_lab.lab
     taps = tuple(tap for tap in open_lab.taps(pair) if tap.role not in _LOOPBACKS)
@@ -97,7 +106,7 @@ def trace(
     can_talk = _warm_up(open_lab, marked_packets(lab, pair, Protocol.ICMP, 1), pair)
     for settle_s in _SETTLE_S:
         marked = marked_packets(lab, pair, protocol, count)
-        watched = _watch(open_lab, pair, taps, marked, lambda s=settle_s: sleep(s))  # type: ignore[misc]
+        watched = _watch(open_lab, pair, taps, marked, raw, lambda s=settle_s: sleep(s))  # type: ignore[misc]
         seen = tuple(_sightings(watched.captures, marked))
         left = packets_left_behind(watched.captures)
         # Where no echo comes back either, it is the network's doing that the pod sends nothing: that is a finding.
@@ -111,6 +120,7 @@ def trace(
         node_of = {tap.name: tap.node for tap in where}
         clocks = clocks.narrowed(seen, node_of)
         seen, movements, told = clocks.sightings(seen, node_of), clocks.movements(movements), (*told, clocks.in_words())
+    movements, uneven = numbered(movements, seen)
     devices = tuple(open_lab.devices(pair))
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
     ends = tuple(next(tap.name for tap in where if tap.role is role) for role in (Role.CLIENT_ETH0, Role.SERVER_ETH0))
@@ -156,7 +166,7 @@ def trace(
         differences=tuple(difference.sentence for difference in found),
         wrong=first_wrong(lab, pair, where, paths, found),
         evidence=watched.evidence,
-        notes=(*watched.gaps, *watched.notes, *(() if seen else _unresolved(open_lab, pair))),
+        notes=(*watched.gaps, *uneven, *told, *(() if seen else _unresolved(open_lab, pair))),
         command=" ".join(open_lab.target(pair.client).command(marked.argv())),
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
@@ -200,7 +210,9 @@ class _Watched:
         return (f"the sender was told: {self.no_way}",) if self.no_way else ()
 
 
-def _watch(open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, settle: Callable[[], None]) -> _Watched:
+def _watch(
+    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, raw: RawFiles, settle: Callable[[], None]
+) -> _Watched:
     directions = (Direction.IN, Direction.OUT)
     with (
         open_lab.watching(pair) as watch,
@@ -212,8 +224,10 @@ def _watch(open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, s
         watched.movements = watch.movements()
         watched.evidence = watch.evidence()
         watched.gaps = watch.gaps()
+    sent = raw.save_completed("sender", watched.sent)
+    for capture in watched.captures:
+        raw.save_completed(f"{capture.tap.role}-{capture.direction}", capture.completed, output="pcap")
     require_trustworthy(watched.captures)
-    sent = watched.sent
     if (sent.returncode not in (0, 1) and not watched.no_way) or sent.timed_out:
         raise MeasureFailed(f"{sent.argv[0]} in {pair.client} ended with status {sent.returncode}", _said(sent))
     return watched

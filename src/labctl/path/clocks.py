@@ -35,7 +35,7 @@ class Clocks:
     def sightings(self, seen: Iterable[Sighting], node_of: Mapping[str, str]) -> tuple[Sighting, ...]:
         """By the reference's clock. `node_of` gives the node of each tap."""
         return tuple(
-            replace(one, time_ns=one.time_ns - self.offset_ns) if node_of.get(one.tap) == self.node else one
+            one._replace(time_ns=one.time_ns - self.offset_ns) if node_of.get(one.tap) == self.node else one
             for one in seen
         )
 

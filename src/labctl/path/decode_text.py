@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
-from labctl.path.frame import Arp, Frame, Icmp, Ipv4, Tcp, Udp, decode, ip_text, mac_text
+from labctl.path.frame import Arp, Frame, Icmp, Ipv4, Tcp, Transport, Udp, decode, ip_text, mac_text
 from labctl.path.marked import quoted_udp_port
 
 _ICMP = {0: "echo reply", 3: "destination unreachable", 8: "echo request", 11: "time exceeded"}
@@ -16,7 +17,12 @@ _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 132: "SCTP"}
 def time_text(time_ns: int) -> str:
     """Local time of day to the microsecond, as tcpdump has it."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds).strftime('%H:%M:%S')}.{rest // 1000:06d}"
+    return f"{_second_text(seconds)}.{rest // 1000:06d}"
+
+
+@lru_cache(maxsize=64)
+def _second_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S")
 
 
 def packet_text(data: bytes, wire_byte: int) -> str:
@@ -34,9 +40,9 @@ def _macs(frame: Frame) -> str:
     return f"{mac_text(frame.src_mac)} > {mac_text(frame.dst_mac)}"
 
 
-def _ends(network: Ipv4, transport: object) -> str:
+def _ends(network: Ipv4, transport: Transport) -> str:
     src, dst = ip_text(network.src), ip_text(network.dst)
-    if isinstance(transport, Tcp | Udp):
+    if isinstance(transport, (Tcp, Udp)):
         return f"{src}.{transport.src_port} > {dst}.{transport.dst_port}"
     return f"{src} > {dst}"
 
@@ -59,7 +65,7 @@ def _arp(arp: Arp) -> str:
     return f"ARP operation {arp.operation}"
 
 
-def _transport(transport: Icmp | Tcp | Udp | None, network: Ipv4) -> str:
+def _transport(transport: Transport, network: Ipv4) -> str:
     if isinstance(transport, Icmp):
         return _icmp(transport)
     if isinstance(transport, Tcp):

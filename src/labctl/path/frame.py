@@ -21,6 +21,7 @@ PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 _VXLAN_HAS_VNI = 0x08
 
+_ethernet = struct.Struct("!6s6sH").unpack_from
 _ipv4 = struct.Struct("!BBHHHBBH4s4s").unpack_from
 _icmp = struct.Struct("!BBHHH").unpack_from
 _tcp = struct.Struct("!HHIIBBH").unpack_from
@@ -82,6 +83,10 @@ class Udp(NamedTuple):
     payload: bytes
 
 
+Transport = Icmp | Tcp | Udp | None
+"""None: not one of these, cut off, or in the first fragment of several."""
+
+
 class Frame(NamedTuple):
     """One Ethernet frame. `vni` and `inner` are set when it is a VXLAN envelope (RFC 7348)."""
 
@@ -89,7 +94,7 @@ class Frame(NamedTuple):
     src_mac: bytes
     ether_type: int
     network: Ipv4 | Arp | None
-    transport: Icmp | Tcp | Udp | None
+    transport: Transport
     vni: int | None = None
     inner: Frame | None = None
 
@@ -118,27 +123,13 @@ def _decode(data: bytes, start: int, stop: int, vxlan_port: int) -> Frame | None
     at = start + 14
     if at > stop:
         return None
-    dst_mac, src_mac = data[start : start + 6], data[start + 6 : start + 12]
-    ether_type = (data[start + 12] << 8) | data[start + 13]
+    dst_mac, src_mac, ether_type = _ethernet(data, start)
     while ether_type in _ETHER_TAGS and at + 4 <= stop:
         ether_type = (data[at + 2] << 8) | data[at + 3]
         at += 4
-    if ether_type == ETHER_IPV4:
-        return _decode_ipv4(data, at, stop, vxlan_port, dst_mac, src_mac)
-    network = _decode_arp(data, at, stop) if ether_type == ETHER_ARP else None
-    return Frame(dst_mac, src_mac, ether_type, network, None)
-
-
-def _decode_arp(data: bytes, at: int, stop: int) -> Arp | None:
-    if at + 28 > stop:
-        return None
-    hardware, protocol, mac_byte, ip_byte, operation, *addresses = _arp(data, at)
-    if (hardware, protocol, mac_byte, ip_byte) != (1, ETHER_IPV4, 6, 4):
-        return None
-    return Arp(operation, *addresses)
-
-
-def _decode_ipv4(data: bytes, at: int, stop: int, vxlan_port: int, dst_mac: bytes, src_mac: bytes) -> Frame:
+    if ether_type != ETHER_IPV4:
+        arp = _decode_arp(data, at, stop) if ether_type == ETHER_ARP else None
+        return Frame(dst_mac, src_mac, ether_type, arp, None)
     if at + 20 > stop:
         return Frame(dst_mac, src_mac, ETHER_IPV4, None, None)
     first, _tos, length_byte, identification, fragment, ttl, protocol, _sum, src, dst = _ipv4(data, at)
@@ -151,7 +142,7 @@ def _decode_ipv4(data: bytes, at: int, stop: int, vxlan_port: int, dst_mac: byte
     if at + length_byte < stop:
         stop = at + length_byte
     at += header_byte
-    transport: Icmp | Tcp | Udp | None = None
+    transport: Transport = None
     vni: int | None = None
     inner: Frame | None = None
     if fragment_byte:
@@ -164,12 +155,21 @@ def _decode_ipv4(data: bytes, at: int, stop: int, vxlan_port: int, dst_mac: byte
         src_port, dst_port, _length, _sum = _udp(data, at)
         at += 8
         transport = _new(Udp, (src_port, dst_port, data[at:stop]))
-        if vxlan_port in (dst_port, src_port) and vxlan_port and at + 8 <= stop:
+        if vxlan_port and (dst_port == vxlan_port or src_port == vxlan_port) and at + 8 <= stop:
             vni, inner = _decode_vxlan(data, at, stop)
     elif protocol == PROTOCOL_ICMP and at + 8 <= stop:
         kind, code, _sum, identifier, sequence = _icmp(data, at)
         transport = _new(Icmp, (kind, code, identifier, sequence, data[at + 8 : stop]))
     return _new(Frame, (dst_mac, src_mac, ETHER_IPV4, network, transport, vni, inner))
+
+
+def _decode_arp(data: bytes, at: int, stop: int) -> Arp | None:
+    if at + 28 > stop:
+        return None
+    hardware, protocol, mac_byte, ip_byte, operation, *addresses = _arp(data, at)
+    if (hardware, protocol, mac_byte, ip_byte) != (1, ETHER_IPV4, 6, 4):
+        return None
+    return Arp(operation, *addresses)
 
 
 def _decode_vxlan(data: bytes, at: int, stop: int) -> tuple[int | None, Frame | None]:

@@ -1,14 +1,14 @@
 """Sightings: one packet seen at one tap, with what a path is told by. Which packets count is the matcher's to say.
 
 A packet is known by its own content (the token that the sender put into its payload, and its sequence number), never
-by the time alone: other traffic may cross the same tap at the same moment.
+by the time alone: other traffic may cross the same tap at the same moment. Tuples, as in `frame` and for its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from labctl.model.movement import PacketKey
 from labctl.model.path import Direction as Direction
@@ -21,7 +21,7 @@ from labctl.path.frame import (
     Frame,
     Icmp,
     Ipv4,
-    Tcp,
+    Transport,
     Udp,
     decode,
     ip_text,
@@ -31,10 +31,10 @@ from labctl.path.pcap import Record
 
 _ECHO_REQUEST = 8
 _ECHO_REPLY = 0
+_ECHOES = (_ECHO_REQUEST, _ECHO_REPLY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """A packet that counts: its half of the exchange, its number in it (both halves have the same number), and what it
     is in words."""
 
@@ -46,8 +46,7 @@ class Match:
 Matcher = Callable[[Frame], Match | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The outer header of a frame that was seen inside VXLAN, as it stood on the wire."""
 
     src: str
@@ -67,8 +66,7 @@ class Envelope:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One packet at one tap. TTL, addresses and MACs are the inner frame's when it came in an envelope.
 
     `direction` is None where the capture did not tell it. `key` is how witnesses of other kinds know the packet.
@@ -113,68 +111,64 @@ def sightings(
     records: Iterable[Record], matcher: Matcher, *, tap: str, role: Role, direction: Direction | None = None
 ) -> Iterator[Sighting]:
     """The records that the matcher knows, in the order of the capture. Envelopes are opened first."""
-    for record in records:
-        frame = decode(record.frame)
+    for time_ns, data, _wire_byte in records:
+        frame = decode(data)
         if frame is None:
             continue
-        subject = frame if frame.inner is None else frame.inner
-        match = matcher(subject)
-        if match is None or not isinstance(subject.network, Ipv4):
+        subject = frame.inner or frame
+        match, network = matcher(subject), subject.network
+        if match is None or not isinstance(network, Ipv4):
             continue
+        key = packet_key(network, subject.transport)
         yield Sighting(
             tap=tap,
             role=role,
-            time_ns=record.time_ns,
+            time_ns=time_ns,
             direction=direction,
             way=match.way,
             number=match.number,
-            src=ip_text(subject.network.src),
-            dst=ip_text(subject.network.dst),
-            ttl=subject.network.ttl,
+            src=key.src,
+            dst=key.dst,
+            ttl=network.ttl,
             src_mac=mac_text(subject.src_mac),
             dst_mac=mac_text(subject.dst_mac),
-            envelope=_envelope(frame),
-            key=packet_key(subject),
+            envelope=None if frame.vni is None else _envelope(frame),
+            key=key,
             what=match.what,
         )
 
 
-_PROTOCOL_NAMES = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
+_PROTOCOL_NAMES = {number: str(number) for number in range(256)} | {
+    PROTOCOL_ICMP: "icmp",
+    PROTOCOL_TCP: "tcp",
+    PROTOCOL_UDP: "udp",
+}
 
 
-def packet_key(frame: Frame) -> PacketKey | None:
-    """What any witness would call this packet; None for a frame that is not IPv4."""
-    network, transport = frame.network, frame.transport
-    if not isinstance(network, Ipv4):
-        return None
+def packet_key(network: Ipv4, transport: Transport) -> PacketKey:
+    """What any witness would call this packet."""
+    src, dst, protocol, _ttl, ip_id, *_ = network
     first, second = 0, 0
     if isinstance(transport, Icmp):
-        if transport.kind in (_ECHO_REQUEST, _ECHO_REPLY):
+        if transport.kind in _ECHOES:
             first, second = transport.identifier, transport.sequence
-    elif isinstance(transport, Tcp | Udp):
+    elif transport is not None:
         first, second = transport.src_port, transport.dst_port
-    return PacketKey(
-        src=ip_text(network.src),
-        dst=ip_text(network.dst),
-        protocol=_PROTOCOL_NAMES.get(network.protocol, str(network.protocol)),
-        first=first,
-        second=second,
-        ip_id=network.identification,
-    )
+    return PacketKey(ip_text(src), ip_text(dst), _PROTOCOL_NAMES[protocol], first, second, ip_id)
 
 
 def _envelope(frame: Frame) -> Envelope | None:
-    network, transport, vni = frame.network, frame.transport, frame.vni
+    dst_mac, src_mac, _type, network, transport, vni, _inner = frame
     if vni is None or not isinstance(network, Ipv4) or not isinstance(transport, Udp):
         return None
     return Envelope(
-        src=ip_text(network.src),
-        dst=ip_text(network.dst),
-        src_port=transport.src_port,
-        dst_port=transport.dst_port,
-        ttl=network.ttl,
-        vni=vni,
-        src_mac=mac_text(frame.src_mac),
-        dst_mac=mac_text(frame.dst_mac),
-        ip_id=network.identification,
+        ip_text(network.src),
+        ip_text(network.dst),
+        transport.src_port,
+        transport.dst_port,
+        network.ttl,
+        vni,
+        mac_text(src_mac),
+        mac_text(dst_mac),
+        network.identification,
     )

@@ -13,15 +13,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Movement
-from labctl.model.plan import Action, Plan
 from labctl.model.process import Completed as Completed
-from labctl.model.proof import Evidence
-from labctl.model.signature import Role
-from labctl.model.state import DatapathState
+
+if TYPE_CHECKING:  # who only looks for labs does not load what is said of their packets
+    from labctl.model.lab import Lab, Pair
+    from labctl.model.movement import Movement
+    from labctl.model.plan import Action, Plan
+    from labctl.model.proof import Evidence
+    from labctl.model.signature import Role
+    from labctl.model.state import DatapathState
 
 
 class Running(Protocol):

@@ -17,6 +17,7 @@ from pathlib import Path
 from labctl.errors import StepFailed
 from labctl.system.clock import Deadline
 from labctl.system.files import locked
+from labctl.units import MILLI
 
 DIRECTORY = Path("/run/netns")
 RUN_DIRECTORY = Path("/run/labctl")
@@ -276,7 +277,7 @@ def _end(pid: int, wanted: Collection[tuple[int, int]], deadline: Deadline) -> i
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        poll.poll(deadline.left_s() * 1000)
+        poll.poll(deadline.left_s() / MILLI)
         return 1
     except ProcessLookupError:
         return 0

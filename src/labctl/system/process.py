@@ -30,6 +30,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.process import Completed
 from labctl.system import netns
 from labctl.system.clock import Deadline
+from labctl.units import MILLI
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLL_OUTPUT_S = 0.001
@@ -209,7 +210,7 @@ class Process:
             return True
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return bool(poll.poll(timeout_s / MILLI))
 
     def _signal(self, sig: int) -> None:
         """To its group: it leads one of its own, and stays its leader as a zombie until it is collected."""

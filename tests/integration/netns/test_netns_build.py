@@ -19,7 +19,7 @@ from labctl.errors import LabError, StepFailed, UsageError
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.names import namespace_of
 from labctl.providers.netns.execute import NetnsExecutor
-from labctl.providers.netns.plan import parts_of
+from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import record_path
 from labctl.system import netns

@@ -16,7 +16,7 @@ from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
 from labctl.model.lab import Lab
 from labctl.names import namespace_of
 from labctl.planning.render import as_script
-from labctl.providers.netns.plan import parts_of
+from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system import netns
 from labctl.testing.sample_lab import sample_lab

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tracing_labs import acts, labctl, needs, running, traced
+from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, unpack_config
@@ -14,6 +17,8 @@ from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.lab import Placement
 from labctl.model.path import Carriage, Protocol, Trace, Way
 from labctl.model.signature import Role
+from labctl.path.pcap import read_pcap
+from labctl.providers.netns.provider import NetnsProvider
 
 pytestmark = needs
 
@@ -154,6 +159,40 @@ def test_the_nodes_are_as_before_when_a_trace_is_over(host_as_found: str) -> Non
         assert _processes_in(host_as_found, ["client", "node1", "underlay"]) == []
 
 
+KILLED = """
+import os, signal, subprocess, sys
+from labctl.engine.trace import pair_between
+from labctl.providers.netns.discover import discover
+from labctl.providers.netns.watch import watching
+
+lab = next(found.lab for found in discover() if found.name == sys.argv[1])
+with watching(lab, pair_between(lab, "client", "server")):
+    for node in lab.nodes:
+        subprocess.run(("ip", "netns", "exec", f"labctl.{lab.name}.{node.name}", "nft", "list", "tables"))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_of_a_killed_trace_stays(host_as_found: str) -> None:
+    with running(host_as_found, BPF, VXLAN) as (lab, _):
+        nodes = [node.name for node in lab.nodes]
+        argv = (sys.executable, "-c", KILLED, host_as_found)
+        killed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert (killed.returncode, killed.stdout.count("labctl_trace")) == (-signal.SIGKILL, len(nodes)), killed.stderr
+        assert not any("labctl_trace" in _tables(host_as_found, node) for node in nodes)
+        assert _tracing_nodes(host_as_found, nodes) == nodes  # maps have no owner: the next look at the lab ends it
+        with NetnsProvider().open(lab):
+            assert _tracing_nodes(host_as_found, nodes) == []
+
+
+def test_a_trace_that_lives_is_not_taken_for_a_killed_one(host_as_found: str) -> None:
+    with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
+        nodes = [node.name for node in lab.nodes]
+        with open_lab.watching(lab.pairs[0]), NetnsProvider().open(lab):
+            assert _tracing_nodes(host_as_found, nodes) == nodes
+        assert _tracing_nodes(host_as_found, nodes) == []
+
+
 def test_the_command_prints_one_json_document_and_exits_with_0(host_as_found: str) -> None:
     import json
 
@@ -165,6 +204,25 @@ def test_the_command_prints_one_json_document_and_exits_with_0(host_as_found: st
     assert document["wrong"] is None
     assert [path["way"] for path in document["paths"]] == ["request", "reply"]
     assert document["paths"][0]["hops"][-1]["movedBy"][-1]["helper"] == "bpf_redirect_peer"
+
+
+def test_a_trace_is_kept_with_its_captures_and_shown_again_as_it_was(host_as_found: str, tmp_path: Path) -> None:
+    with running(host_as_found, BPF, VXLAN):
+        done = labctl("trace", host_as_found, "client", "server", runs_dir=tmp_path)
+        nothing_kept = labctl("trace", host_as_found, "client", "server", "--no-run", runs_dir=tmp_path)
+    assert (done.returncode, nothing_kept.returncode) == (0, 0), done.stderr + nothing_kept.stderr
+    (run,) = tmp_path.iterdir()
+    shown, _, where = done.stdout.rpartition("raw files: ")
+    assert where == f"{run}\n"
+    assert labctl("report", "last", runs_dir=tmp_path).stdout == shown
+    document = as_json(labctl("report", "last", "--json", runs_dir=tmp_path).stdout)
+    assert document == as_json((run / "result.json").read_text())
+    (way,) = (run / "raw").iterdir()
+    for path in document["paths"]:
+        for hop in path["hops"]:
+            assert list(read_pcap((way / f"{hop['role']}-{hop['direction']}.pcap").read_bytes()))
+    sent = read_pcap((way / "client-eth0-out.pcap").read_bytes())
+    assert [record.time_ns for record in sent] == [document["paths"][0]["hops"][0]["timeNs"]]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,10 +57,17 @@ def acts(path: PacketPath) -> list[str]:
     return [f"{act.what}:{act.helper}" for hop in path.hops for act in hop.moved_by]
 
 
-def labctl(*argv: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (sys.executable, "-m", "labctl", *argv), capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+def labctl(*argv: str, timeout_s: float = 60.0, runs_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs are kept in `runs_dir`; without it they are gone with the command."""
+    with tempfile.TemporaryDirectory() as gone:
+        return subprocess.run(
+            (sys.executable, "-m", "labctl", *argv),
+            env=os.environ | {"LABCTL_RUNS_DIR": str(runs_dir or gone)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
 
 
 def tshark(file: str, *fields: str, options: tuple[str, ...] = ()) -> list[list[str]]:

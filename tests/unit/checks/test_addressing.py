@@ -209,7 +209,7 @@ def envelope_of(lab_way: Way = Way.REQUEST, **changes: str | int) -> Wrapped:
         vni=POD.identity, src_mac=client.mac, dst_mac=server.mac,
     )  # fmt: skip
     role = Role.CLIENT_UPLINK if lab_way is Way.REQUEST else Role.SERVER_UPLINK
-    seen = sighting(role, 64, way=lab_way, envelope=replace(made, **changes))  # type: ignore[arg-type]
+    seen = sighting(role, 64, way=lab_way, envelope=made._replace(**changes))  # type: ignore[arg-type]
     return Wrapped(sighting=seen, outer_byte=148, inner_byte=98)
 
 

@@ -11,6 +11,7 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.registry import all_checks
 from labctl.checks.tcpdump import TcpdumpCheck, expected_for
+from labctl.checks.watched_ping import WatchedPing
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.lab import CheckSpec, Lab, Placement
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
@@ -67,7 +68,7 @@ class Scene:
             self.taps.append(target)
             taps.append(Tap(name=f"node:{sight.role}", role=sight.role, target=target, interface=f"if-{sight.role}"))
         open_lab = ScriptedLab(self.lab, [self.client], taps=taps, devices=example_devices(self.lab))
-        check = TcpdumpCheck(token=lambda: TOKEN, sleep=self.clock.sleep)
+        check = TcpdumpCheck(WatchedPing(token=lambda: TOKEN, sleep=self.clock.sleep))
         return check.run(
             CheckContext(
                 open_lab=open_lab,

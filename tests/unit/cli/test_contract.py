@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -259,3 +260,23 @@ def test_the_help_imports_neither_yaml_nor_pydantic_nor_rich() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert not {"yaml", "pydantic", "rich"} & set(json.loads(ended.stderr.splitlines()[-1]))
+
+
+def test_listing_labs_loads_no_provider_that_can_have_none(tmp_path: Path) -> None:
+    """What makes `labctl list` quick; bench/startup.py has the time."""
+    program = (
+        "import json, sys\nfrom labctl.cli.group import run\nrun(['list', '--json'])\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path), "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    loaded = json.loads(ended.stderr.splitlines()[-1])
+    assert not {"yaml", "pydantic", "rich", "fabric", "ansible_runner"} & set(loaded)
+    assert "labctl.providers.kind.provider" not in loaded
+    assert "labctl.providers.kubeadm.provider" not in loaded

@@ -118,7 +118,7 @@ def test_a_bundle_of_a_lab_without_images_is_a_usage_error_that_names_the_other_
 def test_a_bundle_is_written_and_said_with_its_size(bench: Bench, packing: PackingProvider, tmp_path: Path) -> None:
     said = bench.run("bundle", "bpf", "-o", str(tmp_path / "b.tar"))
     assert said.code == 0
-    assert said.out.splitlines()[0].endswith("b.tar: 2 parts, 2 MB")
+    assert said.out.splitlines()[0].endswith("b.tar: 2 parts, 2.00 MB")
     document = bench.run("bundle", "bpf", "-o", str(tmp_path / "c.tar"), "--json").document
     assert (document["kind"], document["sizeByte"]) == ("Bundle", 2_000_000)
 

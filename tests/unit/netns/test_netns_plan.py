@@ -22,7 +22,8 @@ from labctl.providers.netns.actions import (
     VxlanAdd,
 )
 from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, MapsFill
-from labctl.providers.netns.plan import parts_of, plan
+from labctl.providers.netns.parts import parts_of
+from labctl.providers.netns.plan import plan
 from labctl.testing.sample_lab import sample_lab
 
 

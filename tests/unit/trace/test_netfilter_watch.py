@@ -110,9 +110,9 @@ table ip filter {
     }
 
 
-def test_the_table_replaces_its_own_remains_and_marks_the_pair_alone() -> None:
+def test_the_table_goes_with_its_owner_and_marks_the_pair_alone() -> None:
     text = ruleset(IPv4Address(A), IPv4Address(B))
-    assert text.startswith(f"table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{")
+    assert text.startswith(f"table ip {TABLE} {{\n flags owner;\n")
     assert text.count("meta nftrace set 1") == 8  # two hooks, two ways, plain and enveloped
     assert f"ip saddr {A} ip daddr {B}" in text
     assert f"ip saddr {B} ip daddr {A}" in text

@@ -10,6 +10,7 @@ from labctl.cli.bundles import packing
 from labctl.cli.options import as_json, load_lab, provider_of, provider_option, require_host, set_option
 from labctl.cli.output import emit_json, say
 from labctl.errors import UsageError
+from labctl.units import readable
 
 
 @click.command("bundle")
@@ -51,5 +52,5 @@ def command(scenario: str, provider: str | None, overrides: tuple[str, ...], out
             }
         )
         return
-    say(f"{output}: {len(parts)} parts, {size_byte / 1e6:.0f} MB")
+    say(f"{output}: {len(parts)} parts, {readable(size_byte, 'byte')}")
     say(f"on the other host: labctl up {lab.scenario} --provider {lab.provider} --bundle {output.name}")

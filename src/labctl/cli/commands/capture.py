@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import emit_json
+from labctl.cli.output import emit_json, wrapped
 from labctl.errors import MeasureFailed, UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(
     only_list: bool,
     as_json: bool,
 ) -> int:
-    """Captures at every TAP of LAB at once: a name like node1:eth0, or all taps of a pod, a node, a device or a role.
+    """Capture at every TAP of LAB at once: a name like node1:eth0, or all taps of a pod, a node, a device or a role.
     Without TAP: all on the way of the lab's pairs. Every line says its tap and direction; VXLAN is opened. Ctrl-C ends
     it, and it says what was lost."""
     from labctl.engine.capture import Limits, capture, check_filter, sources_of, streaming
@@ -84,7 +84,7 @@ def command(
             asked_to_stop() as stops,
             streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
         ):
-            _say(f"capturing at {len(chosen)} taps of {lab}: {', '.join(tap.name for tap in chosen)} (Ctrl-C ends it)")
+            _say(f"capturing at {len(chosen)} taps of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
             printer = Printer(sources, keeps=as_json)
             if file is None:
                 ended, seen = capture(stream, limits, printer, stops, immediate=True)
@@ -155,7 +155,7 @@ def _document(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(wrapped(text, sys.stderr), err=True)
 
 
 def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool) -> int:

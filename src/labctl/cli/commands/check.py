@@ -94,10 +94,10 @@ def _lab_or_scenario(
     from labctl.loading import scenario_names
     from labctl.names import is_name
 
-    if not overrides and find(app.providers(), name or wanted) is not None:
+    if not overrides and find(app.providers_with_labs(), name or wanted) is not None:
         return (*find_lab(name or wanted), True)
     if is_name(wanted) and wanted not in scenario_names():
-        raise neither(wanted, names_up(app.providers()), scenario_names())
+        raise neither(wanted, names_up(app.providers_with_labs()), scenario_names())
     lab = load_lab(wanted, provider=provider, name=name, overrides=overrides)
     return lab, provider_of(lab), False
 

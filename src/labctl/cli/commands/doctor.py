@@ -58,7 +58,9 @@ def command(provider: str, as_json: bool) -> int:
 def _show_table(probes: Sequence[Probe]) -> None:
     from rich.table import Table
 
-    table = Table("", "what", "found", "needed for", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "what", "found", "needed for"):
+        table.add_column(title, overflow="fold")  # whole: the end of a path says which program it is
     for probe in probes:
         sign = "ok" if probe.present else ("MISSING" if probe.required else "absent")
         table.add_row(sign, probe.name, probe.found, probe.needed_for)

@@ -24,7 +24,7 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
             what="which lab?" if not labs else "either names or --all, not both",
             remedy="labctl down LAB… or labctl down --all; labctl list shows the names",
         )
-    found, refused = discover_all(app.providers())
+    found, refused = discover_all(app.providers_with_labs())
     running = {lab.name: (lab, provider) for lab, provider in found}
     if refused and (every or not set(labs) <= set(running)):
         raise refused[0]
@@ -32,7 +32,7 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
         if name not in running:
             sought = sought_lab(name, app.providers())
             if sought is None:
-                raise unknown_lab(name, app.providers())
+                raise unknown_lab(name, app.providers_with_labs())
             running[name] = sought
     removed: list[str] = []
     failures: list[LabError] = []

@@ -12,10 +12,15 @@ from labctl.errors import HostLacks
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @click.argument("lab")
-@click.argument("target")
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("target", metavar="POD|NODE")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ARGV…")
 def command(lab: str, target: str, argv: tuple[str, ...]) -> None:
-    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's."""
+    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's.
+
+    \b
+    labctl exec bpf client -- ping -c 3 10.244.1.10
+    labctl exec bpf node1 -- tcpdump -nei cilium_vxlan
+    """
     found, provider = find_lab(lab)
     with provider.open(found) as open_lab:
         full = open_lab.target(target).command(argv)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from labctl.cli.options import as_json, discover_all
 from labctl.cli.output import emit_json, say, show
-from labctl.providers.base import RunningLab
+
+if TYPE_CHECKING:
+    from labctl.providers.base import RunningLab
 
 
 @click.command("list")
@@ -15,7 +19,7 @@ def command(as_json: bool) -> None:
     """The labs on this host."""
     from labctl import app
 
-    found, refused = discover_all(app.providers())
+    found, refused = discover_all(app.providers_with_labs())
     if refused and not found:
         raise refused[0]
     for error in refused:
@@ -47,7 +51,11 @@ def _record(running: RunningLab) -> dict[str, object]:
 def _show_table(labs: list[RunningLab]) -> None:
     from rich.table import Table
 
-    table = Table("lab", "scenario", "provider", "host routing", "nodes", "pods", "state", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("lab", "scenario", "provider", "datapath", "nodes", "pods", "state"):
+        table.add_column(title, overflow="fold")
+    for column, names in zip(table.columns, ([lab.name for lab in labs], [lab.scenario for lab in labs]), strict=False):
+        column.min_width = max(map(len, names))  # whole, to be pasted
     for running in labs:
         lab = running.lab
         table.add_row(

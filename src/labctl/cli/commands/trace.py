@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import console, emit_json
-from labctl.errors import LabError
+from labctl.cli.options import as_json, find_lab, runs_dir_option
+from labctl.cli.output import emit
+from labctl.cli.traces import exit_code, show_trace
 
 
 @click.command("trace")
@@ -29,11 +29,24 @@ from labctl.errors import LabError
     metavar="FILE",
     help="Also write the picture: one self-contained page.",
 )
+@click.option("--no-run", is_flag=True, help="Keep nothing: no run directory with the captures.")
+@runs_dir_option
 @as_json
-def command(lab: str, client: str, server: str, protocol: str, count: int, html: Path | None, as_json: bool) -> int:
+def command(
+    lab: str,
+    client: str,
+    server: str,
+    protocol: str,
+    count: int,
+    html: Path | None,
+    no_run: bool,
+    runs_dir: Path,
+    as_json: bool,
+) -> int:
     """Where does a packet from CLIENT to SERVER go? Sends marked packets between the two pods, captures at every tap of
     their way, and shows for each hop what moved the packet there, as it was observed. Exits with 1 when a packet is
-    lost or takes another way than the mode that was asked for should show."""
+    lost or takes another way than the mode that was asked for should show. The captures are kept in a run directory;
+    `labctl report last` shows the trace again."""
     from labctl.engine.trace import marked_packets, pair_between, trace
     from labctl.model.path import Protocol
     from labctl.system.signals import interruptible
@@ -42,32 +55,26 @@ def command(lab: str, client: str, server: str, protocol: str, count: int, html:
     pair = pair_between(found, client, server)
     wanted = Protocol(protocol)
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
-    with interruptible(), provider.open(found) as open_lab:
-        traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
-    if html is not None:
-        from labctl.report.trace_html import trace_page
+    if no_run:
+        with interruptible(), provider.open(found) as open_lab:
+            traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
+        show_trace(traced, is_json=as_json, html=html)
+        return exit_code(traced)
 
-        _write(html, trace_page(traced))
-    if as_json:
-        from labctl.report.trace_json import trace_document
+    from labctl.engine.trace_run import TRACE, trace_into
+    from labctl.planning.record import lab_to_json
+    from labctl.report.trace_json import trace_document
+    from labctl.store.runs import create_run
 
-        emit_json(trace_document(traced))
-    else:
-        from labctl.report.trace_text import trace_view
-
-        screen = console()
-        screen.print(trace_view(traced, width=screen.width))
-        if html is not None:
-            click.echo(f"picture: {html}")
-    return 0 if traced.is_well else 1
-
-
-def _write(path: Path, text: str) -> None:
-    from labctl.system.files import write_atomically
-
-    try:
-        write_atomically(path, text.encode())
-    except OSError as failed:
-        raise LabError(
-            what=f"the picture cannot be written to {path}", cause=str(failed), remedy=f"ls -ld {path.parent}"
-        ) from failed
+    labs = {"lab": lab_to_json(found)}
+    with (
+        create_run(runs_dir, kind=TRACE, name=f"{lab}-{client}-{server}", labs=labs) as run,
+        interruptible(),
+        provider.open(found) as open_lab,
+    ):
+        traced = trace_into(run, open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
+        run.save_result(trace_document(traced))
+    show_trace(traced, is_json=as_json, html=html)
+    if not as_json:
+        emit(f"raw files: {run.path}")
+    return exit_code(traced)

@@ -12,7 +12,7 @@ from labctl.names import split_namespace
 from labctl.providers.base import RunningLab
 from labctl.providers.netns.claim import is_claimed
 from labctl.providers.netns.mark import Mark, parse_mark
-from labctl.providers.netns.plan import parts_of
+from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.record import parse_document, record_path
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket

@@ -1,8 +1,9 @@
 """Netfilter of one node as a witness of single packets: which hooks they enter and leave, and which rule drops them.
 
-A table of labctl's own, for the time of the watching and in the lab node's namespace only, marks the pair's packets for
-nf_tables' trace and stands first and last in every hook. Between its two chains are all the rules there are: a packet
-that comes to the first and not to the last was taken away in that hook. The pure half is `movements_of`.
+A table of labctl's own, in the lab node's namespace only, marks the pair's packets for nf_tables' trace and stands
+first and last in every hook. It has an owner: the kernel removes it with the watching, however that ends. Between its
+two chains are all the rules there are: a packet that comes to the first and not to the last was taken away in that
+hook. The pure half is `movements_of`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,10 @@ _UDP = 17
 _ECHOES = (0, 8)
 
 
-def argv_nft() -> tuple[str, ...]:
-    """nft that reads its commands from standard input."""
-    return ("nft", "-f", "-")
-
-
 def ruleset(one: IPv4Address, other: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:
-    """The table, in place of one that an earlier watching could not take away. Marks what goes between the two
+    """The table. Marks what goes between the two
     addresses, as it is or inside VXLAN (where the addresses have a fixed offset from the outer UDP header)."""
-    lines = [f"table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
+    lines = [f"table ip {TABLE} {{", " flags owner;"]
     for hook in HOOKS:
         lines.append(f" chain {hook}_first {{ type filter hook {hook} priority {_FIRST}; policy accept;")
         if hook in _MARKING:
@@ -45,10 +41,6 @@ def ruleset(one: IPv4Address, other: IPv4Address, *, vxlan_port: int = VXLAN_POR
         lines.append(" }")
         lines.append(f" chain {hook}_last {{ type filter hook {hook} priority {_LAST}; policy accept; }}")
     return "\n".join((*lines, "}", ""))
-
-
-def removal() -> str:
-    return f"delete table ip {TABLE}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

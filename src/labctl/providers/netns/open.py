@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed, UsageError
@@ -21,8 +21,8 @@ from labctl.providers.netns import readings
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.evidence import Look, testify
 from labctl.providers.netns.inspect_datapath import read_state
-from labctl.providers.netns.plan import parts_of
-from labctl.providers.netns.watch import watching
+from labctl.providers.netns.parts import parts_of
+from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import netns, process, rtnetlink
 from labctl.system.netlink import Socket
 
@@ -60,8 +60,8 @@ class NetnsOpenLab:
             near = difflib.get_close_matches(name, self._targets, n=1)
             raise UsageError(
                 what=f"the lab {self.lab.name} has no pod or node named {name}",
-                cause=f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(self._targets)}",
-                remedy=f"labctl status {self.lab.name}",
+                cause=f"it has: {', '.join(self._targets)}",
+                remedy=f"did you mean '{near[0]}'?" if near else f"labctl status {self.lab.name}",
             )
         return self._targets[name]
 
@@ -173,7 +173,8 @@ def _port(node: Node) -> str:
 
 @contextmanager
 def open_lab(lab: Lab) -> Iterator[NetnsOpenLab]:
-    """Raises UsageError when the lab is not up or a part of it is missing."""
+    """The lab, with nothing left on that a killed `labctl trace` switched on: no figure is taken while programs tell of
+    packets that nobody hears of. Raises UsageError when the lab is not up or a part of it is missing."""
     missing = [part for part in parts_of(lab) if read_mark(part) is None]
     if missing:
         raise UsageError(
@@ -181,4 +182,6 @@ def open_lab(lab: Lab) -> Iterator[NetnsOpenLab]:
             cause=f"missing: {', '.join(missing)}",
             remedy=f"labctl up {lab.scenario}",
         )
+    with suppress(OSError):  # what cannot be looked at says so where it is looked at
+        end_abandoned(lab)
     yield NetnsOpenLab(lab)

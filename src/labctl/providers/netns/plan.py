@@ -34,6 +34,7 @@ from labctl.providers.netns.actions import (
 )
 from labctl.providers.netns.datapath_actions import pins
 from labctl.providers.netns.mark import mark_of
+from labctl.providers.netns.parts import part_names
 from labctl.providers.netns.plan_pods import NO_IPV6, datapath_steps, device_of, pod_steps
 from labctl.providers.netns.record import as_document, record_path
 from labctl.system import netns
@@ -67,15 +68,6 @@ def plan(lab: Lab) -> Plan:
     )
 
 
-def parts_of(lab: Lab) -> tuple[str, ...]:
-    """The namespaces that a whole lab has."""
-    return tuple(namespace_of(lab.name, part) for part in _part_names(lab))
-
-
-def _part_names(lab: Lab) -> tuple[str, ...]:
-    return (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods))
-
-
 def _refuse_services(lab: Lab) -> None:
     if lab.services:
         raise UsageError(
@@ -86,7 +78,7 @@ def _refuse_services(lab: Lab) -> None:
 
 
 def _refuse_same_names(lab: Lab) -> None:
-    twice = [name for name, count in Counter(_part_names(lab)).items() if count > 1]
+    twice = [name for name, count in Counter(part_names(lab)).items() if count > 1]
     if twice:
         raise UsageError(
             what=f"the name {twice[0]} is used twice in lab {lab.name}",

@@ -1,4 +1,7 @@
-"""The netns provider as a whole: nodes and pods are namespaces of this host, the datapath is labctl's own."""
+"""The netns provider as a whole: nodes and pods are namespaces of this host, the datapath is labctl's own.
+
+Each act loads its own half when it is asked for: `labctl list` neither plans nor opens a lab.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from contextlib import AbstractContextManager
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
-from labctl.providers.netns import discover, execute, plan, probes, rules, teardown
-from labctl.providers.netns.open import open_lab
 
 
 class NetnsProvider:
@@ -21,28 +22,42 @@ class NetnsProvider:
     )
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
+        from labctl.providers.netns.rules import count_of
+
         extra = lab.datapath.extra_iptables_rules
         return (
             self.statement,
-            f"Each node carries {rules.count_of(lab)} iptables rules"
+            f"Each node carries {count_of(lab)} iptables rules"
             + (f", {extra} of them extra ones that no packet matches" if extra else "")
             + ", and tracks connections; the size of a difference depends on it.",
         )
 
     def probes(self) -> Iterator[Probe]:
-        return probes.probes()
+        from labctl.providers.netns.probes import probes
+
+        return probes()
 
     def plan(self, lab: Lab) -> Plan:
-        return plan.plan(lab)
+        from labctl.providers.netns.plan import plan
+
+        return plan(lab)
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
-        return execute.executor(lab)
+        from labctl.providers.netns.execute import executor
+
+        return executor(lab)
 
     def discover(self) -> tuple[RunningLab, ...]:
-        return discover.discover()
+        from labctl.providers.netns.discover import discover
+
+        return discover()
 
     def teardown(self, name: str) -> None:
-        teardown.teardown(name)
+        from labctl.providers.netns.teardown import teardown
+
+        teardown(name)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
+        from labctl.providers.netns.open import open_lab
+
         return open_lab(lab)

@@ -7,14 +7,12 @@ node's ring has one reader at a time, so two watchings of one lab take turns.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from labctl.datapath import bpf
-from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
+from labctl.datapath.events import Event, EventReader, is_tracing, stop_tracing, trace_pair
 from labctl.datapath.layout import Verdict
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
@@ -23,14 +21,14 @@ from labctl.model.proof import Evidence
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns import netfilter_watch
 from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.turns import turn
 from labctl.system import conntrack, netns, process, rtnetlink
-from labctl.system.clock import Deadline
 from labctl.system.netlink import NetlinkError, Socket
+from labctl.system.nftables import Nftables
 from labctl.system.nftrace import TraceSocket, TraceStep
 
 _NFT_TIMEOUT_S = 5.0
 _TURN_TIMEOUT_S = 15.0
-_TURN_POLL_S = 0.02
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 _ECHOES = (0, 8)
 _ACTS = {
@@ -134,9 +132,9 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     one, other = lab.pod(pair.client).address, lab.pod(pair.server).address
     gaps: list[str] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_taking_turns(lab))
+        stack.enter_context(_my_turn(lab))
         nodes = tuple(_open(stack, lab, node.name) for node in lab.nodes)
-        stack.enter_context(_netfilter_traced(nodes, netfilter_watch.ruleset(one, other), gaps))
+        _trace_netfilter(stack, nodes, netfilter_watch.ruleset(one, other), gaps)
         for node in nodes:
             if not node.readers:
                 gaps.append(f"{node.name}: no program of labctl's is attached that could tell of packets")
@@ -148,31 +146,33 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
         yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
 
 
+def end_abandoned(lab: Lab) -> None:
+    """Switches off what a watching that was killed left on in the nodes' programs: they would go on telling of packets,
+    and be slower for it. Raises OSError."""
+    with turn(lab.name, timeout_s=0) as is_mine:
+        if not is_mine:
+            return  # somebody watches now
+        for node in lab.nodes:
+            with node_maps(namespace_of(lab.name, node.name), "config") as configs:
+                for config in filter(is_tracing, configs):
+                    stop_tracing(config)
+
+
 @contextlib.contextmanager
-def _taking_turns(lab: Lab) -> Iterator[None]:
-    """A lock on the lab's first namespace itself: it is gone with the lab, so nothing has to be tidied away."""
+def _my_turn(lab: Lab) -> Iterator[None]:
     path = netns.path_of(namespace_of(lab.name, UNDERLAY))
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as failed:
-        raise MeasureFailed(what=f"lab {lab.name} cannot be watched", cause=str(failed)) from failed
-    try:
-        deadline = Deadline.after(_TURN_TIMEOUT_S)
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as taken:
-                if deadline.is_over():
-                    raise MeasureFailed(
-                        what=f"lab {lab.name} is being traced by somebody else",
-                        cause=f"waited {_TURN_TIMEOUT_S:g} s for it to end",
-                        remedy=f"fuser -v {path}  # who holds it",
-                    ) from taken
-                time.sleep(_TURN_POLL_S)
+    with contextlib.ExitStack() as stack:
+        try:
+            is_mine = stack.enter_context(turn(lab.name, timeout_s=_TURN_TIMEOUT_S))
+        except OSError as failed:
+            raise MeasureFailed(what=f"lab {lab.name} cannot be watched", cause=str(failed)) from failed
+        if not is_mine:
+            raise MeasureFailed(
+                what=f"lab {lab.name} is being traced by somebody else",
+                cause=f"waited {_TURN_TIMEOUT_S:g} s for it to end",
+                remedy=f"fuser -v {path}  # who holds it",
+            )
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -233,45 +233,19 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[in
     return found
 
 
-@contextlib.contextmanager
-def _netfilter_traced(nodes: tuple[_Node, ...], rules: str, gaps: list[str]) -> Iterator[None]:
-    """Every node's netfilter tells, where it can; where it cannot, `gaps` gets the reason."""
-    if process.find_program("nft") is None:
-        gaps.append("netfilter was not watched: the program nft is not on this host (apt-get install nftables)")
-        yield
-        return
-    with contextlib.ExitStack() as stack:
+def _trace_netfilter(stack: contextlib.ExitStack, nodes: tuple[_Node, ...], rules: str, gaps: list[str]) -> None:
+    """Every node's netfilter tells until the stack is left, where it can; where it cannot, `gaps` gets the reason."""
+    for node in nodes:
         try:
-            refused = _nft(nodes, rules)
-            stack.callback(_nft, [node for node in nodes if node.name not in refused], netfilter_watch.removal())
-            gaps += (f"{name}: netfilter was not watched: {why}" for name, why in refused.items())
-            for node in nodes:
-                if node.name not in refused:
-                    with netns.entered(netns.path_of(node.namespace)):
-                        node.trace = TraceSocket()
-                    stack.callback(node.trace.close)
+            with netns.entered(netns.path_of(node.namespace)):
+                refused = stack.enter_context(Nftables()).run(rules)
+                node.trace = None if refused else TraceSocket()
         except OSError as failed:
-            gaps.append(f"netfilter was not watched: {failed}")
-        yield
-
-
-def _nft(nodes: tuple[_Node, ...] | list[_Node], commands: str) -> dict[str, str]:
-    """Runs the same commands on all nodes at once; gives what nft said where it refused."""
-    refused: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        running = [
-            stack.enter_context(
-                process.Process(
-                    netfilter_watch.argv_nft(), namespace=netns.path_of(node.namespace), stdin=commands.encode()
-                )
-            )
-            for node in nodes
-        ]
-        for node, one in zip(nodes, running, strict=True):
-            done = one.wait(timeout_s=_NFT_TIMEOUT_S)
-            if done.returncode:
-                refused[node.name] = (done.error_text.strip().splitlines() or [f"nft ended with {done.returncode}"])[0]
-    return refused
+            refused = str(failed)
+        if refused:
+            gaps.append(f"{node.name}: netfilter was not watched: {refused}")
+        elif node.trace is not None:
+            stack.callback(node.trace.close)
 
 
 def _rule_texts(node: _Node) -> dict[tuple[str, str, int], str]:
