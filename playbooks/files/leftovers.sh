@@ -58,8 +58,10 @@ if [ -d /sys/fs/bpf/tc/globals ] && [ -z "$(ls -A /sys/fs/bpf/tc/globals)" ]; th
     rm -f /sys/fs/bpf/ip /sys/fs/bpf/xdp 2>/dev/null
     rmdir /sys/fs/bpf/tc 2>/dev/null
 fi
-awk '$2 ~ "^/(var/)?run/cilium/" || $2 ~ "^/var/lib/kubelet/" {print $2}' /proc/self/mounts | sort -r |
+# Where / is not shared, the kubelet mounts its own directory onto itself. A disk that is mounted there is in fstab.
+awk '$2 ~ "^/(var/)?run/cilium/" || $2 ~ "^/var/lib/kubelet(/|$)" {print $2}' /proc/self/mounts | sort -r |
     while read -r mount; do
+        awk -v m="$mount" '$2 == m {found = 1} END {exit !found}' /etc/fstab 2>/dev/null && continue
         umount -l "$mount" && echo "unmounted $mount"
     done
 for file in /etc/cni/net.d/05-cilium.conf* /opt/cni/bin/cilium-cni /etc/cni/net.d/*.cilium_bak; do

@@ -99,7 +99,7 @@ class Machine:
         os.makedirs(self.store, mode=0o700, exist_ok=True)
         record = {
             "files": {path: self.save_file(path) for path in wanted["files"]},
-            "parents": absent_parents(self, wanted["files"]),
+            "parents": absent_parents(self, wanted["files"] + [path + "/." for path in wanted.get("hollow", [])]),
             "directories": {path: self.entries(path) for path in wanted["directories"]},
             "sysctls": {name: self.sysctl(name) for name in wanted["sysctls"]},
             "modules": self.modules(),
@@ -186,7 +186,12 @@ class Machine:
             file.write(content)
         os.chown(real + ".labctl", state["uid"], state["gid"])
         os.chmod(real + ".labctl", state["mode"])
-        os.rename(real + ".labctl", real)
+        try:
+            os.rename(real + ".labctl", real)
+        except OSError:
+            # A mount of its own, as /etc/hosts is in containers: written over.
+            shutil.copyfile(real + ".labctl", real)
+            os.unlink(real + ".labctl")
         say("put back " + path)
         return True
 

@@ -27,6 +27,7 @@ def built_in() -> Tree:
                 {"check": "ping"},
                 {"check": "latency"},
                 {"check": "iperf"},
+                {"check": "iperf", "name": "iperf-many", "streams": 4},
                 {"check": "iperf", "name": "iperf-udp", "protocol": "udp"},
                 {"check": "tcpdump"},
             ],

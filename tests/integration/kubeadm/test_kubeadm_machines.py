@@ -5,6 +5,7 @@ Kubernetes programs on the machines are stand-ins; everything else (SSH, files, 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -103,13 +104,20 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     # A kernel without br_netfilter.
     hide = "if [ -d /proc/sys/net/bridge ]; then mount -t tmpfs tmpfs /proc/sys/net/bridge; fi"
     fresh.machines[0].run("sh", "-c", hide)
+    # A machine that no name server knows and whose name is not in its own /etc/hosts.
+    fresh.machines[1].run("hostname", "nobody-knows")
+    archive = tmp_path / "tools.tar"
+    archive.write_bytes(b"an image")
     before = [machine.state() for machine in fresh.machines]
-    lab, root = lab_on(fresh), tmp_path / "state"
+    lab, root = lab_on(fresh, images={"archives": [str(archive)]}), tmp_path / "state"
     first, second, last = Story(), Story(), Story()
 
     build(KubeadmProvider(root=root, observer=first), lab)
     assert "node1: Kubernetes starts (kubeadm init)" in first.ended(Outcome.CHANGED)
     assert "node2: The worker joins (kubeadm join)" in first.ended(Outcome.CHANGED)
+    for each in fresh.machines:
+        assert "docker.io/library/tools.tar:1" in each.read("/var/standin/images")
+    assert "127.0.1.1 nobody-knows" in fresh.machines[1].read("/etc/hosts").splitlines()
     # Debian's containerd looks for CNI plugins elsewhere, and the sandbox image of its defaults is not there.
     for each in fresh.machines:
         config = each.read("/etc/containerd/config.toml")
@@ -117,9 +125,12 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
         assert "/usr/lib/cni" not in config
     assert 'bin_dir = "/opt/cni/bin"' in fresh.machines[1].read("/etc/containerd/config.toml")
     # With cgroup v1 the driver that containerd uses by itself, and without br_netfilter no check of it.
-    written = list(yaml.safe_load_all(fresh.machines[0].read("/etc/labctl/kubeadm.yaml")))
-    assert next(d for d in written if d and d["kind"] == "KubeletConfiguration")["cgroupDriver"] == "cgroupfs"
-    waived = next(d for d in written if d and d["kind"] == "InitConfiguration")["nodeRegistration"]
+    # kubeadm refuses a document without a kind, even one that holds nothing but a comment.
+    init, _, kubelet = yaml.safe_load_all(fresh.machines[0].read("/etc/labctl/kubeadm.yaml"))
+    assert (init["kind"], kubelet["kind"]) == ("InitConfiguration", "KubeletConfiguration")
+    assert not re.search(r"\A(#.*\n)*---", fresh.machines[0].read("/etc/labctl/kubeadm.yaml"))
+    assert kubelet["cgroupDriver"] == "cgroupfs"
+    waived = init["nodeRegistration"]
     assert waived["ignorePreflightErrors"] == [
         "Swap", "ImagePull", "FileContent--proc-sys-net-bridge-bridge-nf-call-iptables",
     ]  # fmt: skip

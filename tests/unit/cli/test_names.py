@@ -106,7 +106,7 @@ def test_a_mistyped_check_names_the_one_that_was_meant(bench: Bench) -> None:
     what, why, remedy = said.err.splitlines()
     assert what == "error: lab mine has no check named pingg"
     # Its own first, then the kinds that it does not list, which run with their defaults.
-    assert why.startswith("  why: it has: ping, latency, iperf, iperf-udp, tcpdump, ")
+    assert why.startswith("  why: it has: ping, latency, iperf, iperf-many, iperf-udp, tcpdump, ")
     assert {"addressing", "netfilter"} <= set(why.split(", "))
     assert remedy == "  try: did you mean 'ping'?"
 

@@ -161,3 +161,11 @@ def test_a_long_message_is_cut_to_the_lines_that_tell() -> None:
 
 def test_an_unmet_message_is_not_mistaken_for_a_known_one() -> None:
     assert recognise(TaskFailure(node="node1", task="T", message="everything went well")) is None
+
+
+def test_what_kubeadm_says_of_its_configuration_is_told_and_not_its_hint_at_more_output() -> None:
+    said = (
+        "invalid configuration for GroupVersionKind /, Kind=: kind and apiVersion is mandatory information "
+        "that must be specified\nTo see the stack trace of this error execute with --v=5 or higher"
+    )
+    assert shortened(said) == said.splitlines()[0]

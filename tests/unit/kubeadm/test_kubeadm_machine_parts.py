@@ -1,4 +1,4 @@
-"""The parts that run on or look at machines: containerd's configuration, survey, clocks, crictl, save and restore."""
+"""The parts that run on or look at machines: containerd's configuration, survey, crictl, save and restore."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ import pytest
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
 from labctl.model.datapath import Masquerade
-from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.clock import Exchange, in_words, offset_of, parse_time
 from labctl.providers.kubeadm.inventory import inventory, pause_tag, sandbox_image, sources
 from labctl.providers.kubeadm.kernel import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
@@ -208,10 +206,10 @@ device=eth1@if3 192.168.56.10
 """
 
 
-def problems(tmp_path: Path, text: str, *, clock: ClockOffset | None = None, **kubeadm: Any) -> list[str]:
+def problems(tmp_path: Path, text: str, **kubeadm: Any) -> list[str]:
     lab = make_lab(hosts=[{**THREE_HOSTS[0], "nodeAddress": "192.168.56.10"}], nodes=1, kubeadm=dict(kubeadm))
     settings = read_settings(lab, tmp_path)
-    return [o.cause for o in judge_survey(settings, [parse_survey("node1", text, clock)])]
+    return [o.cause for o in judge_survey(settings, [parse_survey("node1", text)])]
 
 
 @pytest.mark.parametrize(
@@ -308,31 +306,6 @@ def test_each_obstacle_is_told(tmp_path: Path, change: tuple[str, str], keys: di
 
 def test_this_labs_own_machines_are_no_obstacle(tmp_path: Path) -> None:
     assert problems(tmp_path, SURVEY.replace("mark=", "mark=legacy\ncluster=yes"), offline=True) == []
-
-
-def test_a_clock_that_is_far_off_is_told_with_the_gap(tmp_path: Path) -> None:
-    off = ClockOffset(node="node1", offset_s=-3600.0, error_s=0.01)
-    said = problems(tmp_path, SURVEY, clock=off, offline=True)
-    assert said == [
-        "the clock of node1 is 3600000.0 ms behind, ± 10.0 ms, and certificates are not valid across such a gap"
-    ]
-    near = ClockOffset(node="node1", offset_s=4.9, error_s=0.01)
-    assert problems(tmp_path, SURVEY, clock=near, offline=True) == []
-
-
-def test_the_shortest_round_trip_decides_the_offset() -> None:
-    slow = Exchange(sent_s=100.0, answered_s=101.0, said_s=100.9)
-    fast = Exchange(sent_s=200.0, answered_s=200.002, said_s=200.501)
-    offset = offset_of("node1", [slow, fast])
-    assert offset.offset_s == pytest.approx(0.5)
-    assert offset.error_s == pytest.approx(0.001)
-    assert in_words(offset) == "node1 is 500.0 ms ahead, ± 1.0 ms"
-
-
-def test_a_time_that_is_no_number_is_an_error() -> None:
-    assert parse_time("1700000000.123456789\n") == pytest.approx(1700000000.123456789)
-    with pytest.raises(MeasureFailed):
-        parse_time("date: bad")
 
 
 def test_a_pods_process_is_read_from_crictl_and_entered_by_its_namespaces() -> None:

@@ -14,8 +14,12 @@ from labctl.errors import StepFailed
 from labctl.providers.kubeadm.machines import Machine
 
 _LONGEST_MESSAGE = 300
-_WARNINGS = re.compile(r"^sudo: unable to resolve host .*$|^Warning: Permanently added .*$", re.MULTILINE)
+_WARNINGS = re.compile(
+    r"^sudo: unable to resolve host .*$|^Warning: Permanently added .*$|^To see the stack trace of this error .*$",
+    re.MULTILINE,
+)
 """Lines that stand beside a failure and have nothing to do with it."""
+_TELLING = re.compile(r"\[ERROR|^E: |error|fail|denied|refused|invalid|not ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,6 @@ def _uncapitalised(task: str) -> str:
 def shortened(message: str) -> str:
     """The lines that say what was wrong: errors first, then the last ones; one line, not too long."""
     lines = [line.strip() for line in _WARNINGS.sub("", message).splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"\[ERROR|^E: |error|fail|denied|refused|not ", line, re.IGNORECASE)]
+    telling = [line for line in lines if _TELLING.search(line)]
     text = "; ".join((telling or lines)[:3])
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE].rstrip() + "…"

@@ -27,6 +27,7 @@ FILES = (
     "/etc/containerd/config.toml",
     "/etc/crictl.yaml",
     "/etc/fstab",
+    "/etc/hosts",
     "/etc/modules-load.d/labctl.conf",
     "/etc/sysctl.d/99-labctl.conf",
     "/etc/sysctl.d/99-override_cilium_rp_filter.conf",
@@ -60,7 +61,14 @@ PACKAGES = (
     "conntrack", "conntrack-tools", "iptables", "iptables-nft", "iproute2", "iproute-tc", "ethtool", "socat", "ipset",
 )  # fmt: skip
 SERVICES = ("containerd", "kubelet", "firewalld")
-WATCHED_SYSCTLS = ("net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter", "net.core.bpf_jit_enable")
+WATCHED_SYSCTLS = (
+    "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter", "net.core.bpf_jit_enable",
+    "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes",
+    "vm.overcommit_memory", "vm.panic_on_oom",
+)  # fmt: skip
+"""What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
+HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
+"""Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
 
 
 def inventory(machines: Sequence[Machine], join: Mapping[str, Document] | None = None) -> Document:
@@ -202,6 +210,7 @@ def remembered(lab: Lab) -> dict[str, Any]:
     return {
         "files": list(FILES),
         "directories": list(DIRECTORIES),
+        "hollow": list(HOLLOW),
         "sysctls": [*SYSCTLS, *WATCHED_SYSCTLS],
         "services": list(SERVICES),
         "packages": list(PACKAGES),

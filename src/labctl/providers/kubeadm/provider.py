@@ -18,13 +18,14 @@ from labctl.model.sections_kubeadm import MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.cilium.files import state_root
+from labctl.providers.kubeadm.files import Files
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
-from labctl.providers.kubeadm.settings import Files, Settings, read_settings
+from labctl.providers.kubeadm.settings import Settings, read_settings
 from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
 
 

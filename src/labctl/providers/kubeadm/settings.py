@@ -14,28 +14,14 @@ from labctl.model.lab import Lab
 from labctl.model.sections_kind import Cilium
 from labctl.model.sections_kubeadm import Kubeadm
 from labctl.providers.cilium.compatibility import refuse_impossible
-from labctl.providers.cilium.files import LabFiles
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import Images, Wanted
 from labctl.providers.cilium.versions import Version
+from labctl.providers.kubeadm.files import Files
 from labctl.providers.kubeadm.kubernetes import parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files(LabFiles):
-    """With what is known of the machines."""
-
-    @property
-    def state(self) -> Path:
-        """Which machines the lab is on and how to take it from them: written before anything is done to one."""
-        return self.folder / "machines.json"
-
-    @property
-    def known_hosts(self) -> Path:
-        return self.folder / "known_hosts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,14 +15,14 @@ from labctl.errors import LabError, StepFailed, UsageError
 from labctl.model.sections_kubeadm import PackageSource
 from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.clock import in_words, measure
+from labctl.providers.kubeadm.clock import are_apart, in_words, measure
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import Installed, nearest, parse_version, skew
 from labctl.providers.kubeadm.settings import Settings, refuse_kernel
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 
-_ASK_S = 30.0
+_ASK_S = 90.0
 SCRIPT = r"""
 echo "uid=$(id -u)"
 echo "kernel=$(uname -r)"
@@ -121,10 +121,12 @@ class Obstacle:
 
 def judge_survey(settings: Settings, seen: Iterable[Seen]) -> tuple[Obstacle, ...]:
     """Everything that stands in the way, in the order of the machines."""
-    return tuple(obstacle for one in seen for obstacle in _judge(settings, one))
+    seen = tuple(seen)
+    apart = are_apart((one.clock for one in seen if one.clock), settings.kubeadm.max_clock_offset_s)
+    return tuple(obstacle for one in seen for obstacle in _judge(settings, one, clocks_are_apart=apart))
 
 
-def _judge(settings: Settings, seen: Seen) -> list[Obstacle]:
+def _judge(settings: Settings, seen: Seen, *, clocks_are_apart: bool) -> list[Obstacle]:
     machine = next(m for m in settings.machines if m.node == seen.node)
     found: list[tuple[str, str]] = []
     if not seen.is_root:
@@ -150,13 +152,17 @@ def _judge(settings: Settings, seen: Seen) -> list[Obstacle]:
     if machine.node_address and not seen.device_of(machine.node_address) and seen.devices:
         has = ", ".join(f"{address} ({device})" for device, address in seen.devices if device != "lo")
         found.append((f"it has no address {machine.node_address}; it has {has or 'none'}", "correct nodeAddress:"))
-    if seen.clock and abs(seen.clock.offset_s) - seen.clock.error_s > settings.kubeadm.max_clock_offset_s:
-        found.append(
-            (
-                f"the clock of {in_words(seen.clock)}, and certificates are not valid across such a gap",
-                f"ssh {machine.place} 'sudo timedatectl set-ntp true; timedatectl'",
-            )
+    # Certificates are made on one machine and read on the others: this host's clock is a measure, not a party.
+    if clocks_are_apart and seen.clock and abs(seen.clock.offset_s) > settings.kubeadm.max_clock_offset_s:
+        cause = (
+            f"the clock of {in_words(seen.clock)}, as seen from here; the machines differ from each other, and "
+            "certificates are not valid across such a gap"
         )
+        remedy = (
+            f"ssh {machine.place} sudo timedatectl set-ntp true; where no time server can be reached: "
+            f'ssh {machine.place} sudo date --set="@$(date +%s)"'
+        )
+        found.append((cause, remedy))
     return [Obstacle(node=seen.node, cause=cause, remedy=remedy) for cause, remedy in found]
 
 
@@ -252,15 +258,32 @@ def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[Seen, ...]:
         answers = dict(zip(nodes, pool.map(ask, nodes), strict=True))
     failed = [answer for answer in answers.values() if isinstance(answer, LabError)]
     if failed:
-        raise StepFailed(
-            what="; ".join(f.what for f in failed), cause=failed[0].cause, remedy=failed[0].remedy
-        ) from failed[0]
+        raise _together(failed) from failed[0]
     return tuple(answer for answer in answers.values() if isinstance(answer, Seen))
+
+
+def _together(failed: Sequence[LabError]) -> StepFailed:
+    """One error for all machines: each cause with what it is the cause of where they differ, every remedy once."""
+    causes = [f.cause for f in failed]
+    if len(failed) > 1 and len(set(causes)) > 1:
+        causes = [f"{f.what}: {f.cause}" for f in failed]
+    return StepFailed(
+        what="; ".join(f.what for f in failed),
+        cause="\n       ".join(dict.fromkeys(causes)),
+        remedy="\n       ".join(dict.fromkeys(f.remedy for f in failed if f.remedy)),
+    )
 
 
 def look_at(commands: MachineCommands) -> Seen:
     node = commands.machine.node
     done = commands.run(("sh", "-c", SCRIPT), timeout_s=_ASK_S)
+    if done.timed_out:
+        # What it said until then would read as programs that are not there.
+        raise StepFailed(
+            what=f"{node} ({commands.machine.address}): did not say in {_ASK_S:g} s what is installed",
+            cause="it takes commands over SSH, and is too slow to end them: overloaded, or out of memory",
+            remedy=f"ssh {commands.machine.place} uptime",
+        )
     if done.returncode != 0 and "uid=" not in done.text:
         raise step_failed(
             [TaskFailure(node=node, task="Look at the machine", message=done.error_text)], [commands.machine]

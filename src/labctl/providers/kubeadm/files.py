@@ -1,0 +1,29 @@
+"""Where a lab of the provider kubeadm keeps its own files on this host, and whether any lab does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.providers.cilium.files import LabFiles, state_root
+
+STATE = "machines.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files(LabFiles):
+    """With what is known of the machines."""
+
+    @property
+    def state(self) -> Path:
+        """Which machines the lab is on and how to take it from them: written before anything is done to one."""
+        return self.folder / STATE
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+
+def may_have_labs(root: Path | None = None) -> bool:
+    """False when `KubeadmProvider.discover` would find none, told without loading the provider."""
+    return any((root or state_root("kubeadm")).glob(f"*/{STATE}"))
