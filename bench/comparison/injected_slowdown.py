@@ -56,7 +56,9 @@ def main() -> int:
         directory = Path(name)
         pilot, _ = compare(given.scenario, given.scenario, *words, "--rounds", "2")
         median_s = row_of(pilot, given.row)["a"]["median"]
-        delay_ns = min(LARGEST_DELAY_NS, round(given.share * median_s / PACKETS_PER_ROUND_TRIP * 1e9))
+        wanted_ns = min(LARGEST_DELAY_NS, round(given.share * median_s / PACKETS_PER_ROUND_TRIP * 1e9))
+        # Less what the program adds beyond the delay.
+        delay_ns = 2 * wanted_ns - round(added_ns(wanted_ns))
         packet_ns = added_ns(delay_ns)
         said = f"pilot: median {median_s * 1e6:.1f} µs, delay {delay_ns} ns a packet, which adds {packet_ns:.0f} ns"
         print(said, file=sys.stderr, flush=True)
