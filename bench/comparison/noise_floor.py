@@ -3,24 +3,31 @@
     sudo .venv/bin/python bench/comparison/noise_floor.py [--count 20] [--rounds N --duration S --checks …]
 
 With labctl's defaults twenty comparisons take three quarters of an hour; the options make it shorter, and the result
-then says that it was. The exit code is 1 when more than one of twenty had a primary verdict of difference.
+then says that it was. An interrupted one goes on with `--done RUN…`, the runs of the comparisons that it had made.
+The exit code is 1 when more than one of twenty had a primary verdict of difference.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from trials import DIFFERENCES, compare, options_of, parser, primary, row_name, store, warnings_of
+from trials import DIFFERENCES, compare, options_of, parser, primary, row_name, store, stored, warnings_of
 
 
 def main() -> int:
     made = parser(__doc__ or "", count=20)
     made.add_argument("--scenario", default="legacy", help="the scenario that is compared with itself")
+    made.add_argument("--done", type=Path, nargs="*", default=[], help="runs of comparisons that count")
     given = made.parse_args()
     documents = []
     trials = []
     for number in range(1, given.count + 1):
-        document, duration_s = compare(given.scenario, given.scenario, *options_of(given))
+        document, duration_s = (
+            stored(given.done[number - 1])
+            if number <= len(given.done)
+            else compare(given.scenario, given.scenario, *options_of(given))
+        )
         documents.append(document)
         rows = {
             row_name(row): {

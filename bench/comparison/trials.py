@@ -40,14 +40,25 @@ def options_of(given: argparse.Namespace) -> list[str]:
 
 
 def compare(*arguments: str) -> tuple[dict[str, Any], float]:
-    """The document of one comparison and how long it took, in seconds. Ends the bench when it could not be made."""
+    """The document of one comparison and how long it took, in seconds. Ends the bench when it could not be made.
+
+    A comparison in which a run could not be measured (exit code 4, with a document) counts like any other.
+    """
     begun = time.monotonic()
     argv = [sys.executable, "-m", "labctl", "compare", *arguments, "--json"]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if ended.returncode not in (0, 1) or not ended.stdout:
+    if ended.returncode not in (0, 1, 4) or not ended.stdout:
         raise SystemExit(f"{shlex.join(argv)} ended with {ended.returncode}:\n{ended.stderr}")
     document: dict[str, Any] = json.loads(ended.stdout)
     return document, time.monotonic() - begun
+
+
+def stored(run: Path) -> tuple[dict[str, Any], float]:
+    """The document of a comparison that an interrupted bench left behind, and how long it took, in seconds."""
+    document: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    begun, ended = (datetime.fromisoformat(manifest[key]) for key in ("startedAt", "endedAt"))
+    return document, (ended - begun).total_seconds()
 
 
 def primary(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

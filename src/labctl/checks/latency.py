@@ -24,6 +24,7 @@ APART_S = 0.25
 """Between the measuring parts of two overlapping runs, seconds: ten times what their starts were seen to vary by."""
 _SHORTEST_SHARE = 0.9
 _PERCENTILES = (50, 90, 99)
+_NONE_VALID = "No valid observations found"
 _UNREACHED = ("Connection timed out", "No route to host", "Network is unreachable", "Host is unreachable")
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,6 +72,12 @@ def parse_sockperf(text: str) -> SockperfReport:
             "sockperf's output cannot be read", "it shows half round trips: --full-rtt was not in force"
         )
     total, valid = _TOTAL.search(text), _VALID.search(text)
+    if total is not None and _NONE_VALID in text:
+        raise MeasureFailed(
+            "sockperf measured nothing",
+            f"{total[2]} round trips in {total[1]} s, and none in the part that it takes its statistics from: something "
+            "else kept the CPUs, or packets were lost; take a longer --duration",
+        )
     if total is None or valid is None:
         complaint = _ERROR.search(text)
         if complaint is not None:

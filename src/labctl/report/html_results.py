@@ -13,7 +13,6 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.html_names import anchor
 from labctl.report.sentences import (
     change_text,
-    detectable_text,
     in_report_order,
     interval_text,
     method_text,
@@ -23,6 +22,7 @@ from labctl.report.sentences import (
     row_values,
     side_names,
     undetected_notes,
+    undetected_text,
 )
 from labctl.report.svg import axis_drawing, interval_drawing
 from labctl.report.words import Words
@@ -100,7 +100,7 @@ def _verdict(row: MetricRow, words: Words) -> str:
         return ""
     detail = ""
     if row.verdict is ChangeVerdict.UNDETECTED:
-        detail = detectable_text(row.change)
+        detail = undetected_text(row.change)
     elif row.verdict is ChangeVerdict.REFUSED:
         detail = refusal_text(row.refusal, words)
     return (

@@ -9,7 +9,6 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.sentences import (
     caution_text,
     change_text,
-    detectable_text,
     environment_lines,
     failed_run_lines,
     headline,
@@ -28,6 +27,7 @@ from labctl.report.sentences import (
     sides,
     statements,
     undetected_notes,
+    undetected_text,
 )
 from labctl.report.signature import cell_text, matrices
 from labctl.report.words import ENGLISH, Words
@@ -61,7 +61,7 @@ def _row(comparison: Comparison, row: MetricRow, words: Words) -> str:
     name = f"{placement_name(row.placement, words)} {row_name(comparison, row, words)}"
     verdict = words.secondary if row.verdict is None else words.verdicts[row.verdict]
     if row.verdict is ChangeVerdict.UNDETECTED:
-        verdict += f" ({detectable_text(row.change)})"
+        verdict += f" ({undetected_text(row.change)})"
     elif row.verdict is ChangeVerdict.REFUSED:
         verdict += f": {refusal_text(row.refusal, words)}"
     elif row.verdict is not None:

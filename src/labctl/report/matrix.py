@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.html_style import STYLE
 from labctl.report.markdown import escaped
-from labctl.report.sentences import change_text, detectable_text, headline, in_report_order, label, placement_name
+from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def cell(row: MetricRow | None, words: Words = ENGLISH) -> str:
     if row.verdict is ChangeVerdict.REFUSED:
         return word
     if row.verdict is ChangeVerdict.UNDETECTED:
-        return f"~ ({detectable_text(row.change)})"
+        return f"~ ({undetected_text(row.change)})"
     return f"{change_text(row.change, row.verdict)} {word}"
 
 

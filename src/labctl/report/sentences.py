@@ -107,6 +107,8 @@ def row_sentence(comparison: Comparison, row: MetricRow, words: Words = ENGLISH)
         return words.headline_negligible.format(**facts)
     if row.verdict is ChangeVerdict.SAME:
         return words.headline_same.format(**facts)
+    if is_uncorrected(change):
+        return words.headline_uncorrected.format(**facts, p=_p_text(change))
     if change.detectable is None:
         return words.headline_undetected_unknown.format(**facts)
     return words.headline_undetected.format(**facts, detectable=units.percent(change.detectable))
@@ -144,10 +146,26 @@ def detectable_text(change: Change | None) -> str:
     return "–" if change is None or change.detectable is None else f"≥ {units.percent(change.detectable)}"
 
 
+def is_uncorrected(change: Change) -> bool:
+    """Whether the interval excludes 0 but Holm's correction over the primary rows does not bear the row out."""
+    return change.p_holm is not None and (change.low > 0 or change.high < 0)
+
+
+def undetected_text(change: Change | None) -> str:
+    """What an undetected row could have seen, `≥ 4.1 %`; for one whose interval excludes 0, Holm's p."""
+    return f"p {_p_text(change)}" if change is not None and is_uncorrected(change) else detectable_text(change)
+
+
+def _p_text(change: Change) -> str:
+    return f"{change.p_holm:.2g}"
+
+
 def verdict_text(row: MetricRow, words: Words, *, long: bool = False) -> str:
-    """The verdict's word; `undetected` always with the difference that could have been seen."""
+    """The verdict's word; `undetected` always with the difference that could have been seen, or why it is none."""
     if row.verdict is None:
         return words.secondary if row.refusal is None or row.change is not None else "–"
+    if row.verdict is ChangeVerdict.UNDETECTED and row.change is not None and is_uncorrected(row.change):
+        return f"{words.verdicts[row.verdict]} ({undetected_text(row.change)})"
     if row.verdict is ChangeVerdict.UNDETECTED and row.change is not None and row.change.detectable is not None:
         pattern = words.undetected_long if long else words.undetected_short
         return pattern.format(detectable=units.percent(row.change.detectable))
@@ -255,7 +273,7 @@ def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
     changes = [row.change for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED and row.change]
     if not changes:
         return ()
-    corrected = any(change.low > 0 or change.high < 0 for change in changes)
+    corrected = any(is_uncorrected(change) for change in changes)
     return (words.undetected_note, words.holm_note) if corrected else (words.undetected_note,)
 
 

@@ -35,6 +35,7 @@ from labctl.report.sentences import (
     sides,
     statements,
     undetected_notes,
+    undetected_text,
     verdict_text,
 )
 from labctl.report.signature import Matrix, cell_text, matrices
@@ -90,12 +91,13 @@ def comparison_text(comparison: Comparison, *, width: int = 80, words: Words = E
     return plain_text(comparison_view(comparison, width=width, words=words), width=width)
 
 
-def plain_text(view: RenderableType, *, width: int) -> str:
-    """Any rich view as plain text of that width, without spaces at the ends of lines."""
+def plain_text(view: RenderableType, *, width: int, crop: bool = True) -> str:
+    """Any rich view as plain text of that width, without spaces at the ends of lines. What is wider is cut, or stays as
+    it is without `crop`."""
     from rich.console import Console
 
     buffer = io.StringIO()
-    Console(file=buffer, width=width, no_color=True, highlight=False, emoji=False, markup=False).print(view)
+    Console(file=buffer, width=width, no_color=True, highlight=False, emoji=False, markup=False).print(view, crop=crop)
     return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
 
 
@@ -149,7 +151,7 @@ def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> Iterable[R
     verdict = verdict_text(row, words)
     effect = change_text(change, row.verdict)
     if row.verdict is ChangeVerdict.UNDETECTED and not is_wide:
-        effect, verdict = f"~ {detectable_text(change)}", words.verdicts[row.verdict]
+        effect, verdict = f"~ {undetected_text(change)}", words.verdicts[row.verdict]
     texts = [
         f"  {name}",
         a,

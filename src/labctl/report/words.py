@@ -36,6 +36,7 @@ class Words:
     headline_same: str
     headline_undetected: str
     headline_undetected_unknown: str
+    headline_uncorrected: str
     headline_refused: str
     headline_nothing: str
     headline_unpaired: str
@@ -136,6 +137,8 @@ ENGLISH = Words(
     headline_undetected="{what}: no difference detectable between {a} and {b}; this run could have seen {detectable} "
     "or more",
     headline_undetected_unknown="{what}: no difference detectable between {a} and {b} ({level}: {low} to {high})",
+    headline_uncorrected="{what}: {b} was {change} against {a} ({level}: {low} to {high}), which among so many rows "
+    "may be chance (Holm's p is {p})",
     headline_refused="{what}: no verdict, {reason}",
     headline_nothing="Nothing was measured",
     noise_floor="Both sides are built alike, so this is the noise floor of this machine: primary rows differ by up to "
@@ -157,8 +160,8 @@ ENGLISH = Words(
     undetected_short="undetected (≥ {detectable})",
     undetected_long="no difference detectable: this run could have seen ≥ {detectable}",
     undetected_note="~ no difference detectable; ≥ X % is the change that this run would have found in 8 of 10 cases.",
-    holm_note="A row whose interval excludes 0 and that is still undetected did not pass Holm's correction: among so "
-    "many rows such an interval comes by chance too often.",
+    holm_note="A row whose interval excludes 0 and that is still undetected did not pass Holm's correction (p is "
+    "the corrected one): among so many rows such an interval comes by chance too often.",
     secondary="secondary",
     refusals={
         RefusalKind.NOT_PROVEN: "the mode in force of {side} is not proven: {reason}",

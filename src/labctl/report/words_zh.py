@@ -15,6 +15,8 @@ CHINESE = Words(
     headline_same="{what}：{b} 与 {a} 在 {margin} 以内相同（{level} 区间：{low} 至 {high}）",
     headline_undetected="{what}：{a} 与 {b} 之间未检出差异；本次测量能检出 {detectable} 及以上的差异",
     headline_undetected_unknown="{what}：{a} 与 {b} 之间未检出差异（{level} 区间：{low} 至 {high}）",
+    headline_uncorrected="{what}：{b} 相对 {a} 为 {change}（{level} 区间：{low} 至 {high}），"
+    "但行数较多，可能出于偶然（Holm p = {p}）",
     headline_refused="{what}：不作判定，{reason}",
     headline_nothing="没有测得任何数据",
     noise_floor="两侧构成相同，这就是本机的噪声水平：主要指标至多相差 {largest}，都能检出 {detectable} 的变化。",
@@ -35,7 +37,8 @@ CHINESE = Words(
     undetected_short="未检出（≥ {detectable}）",
     undetected_long="未检出差异：本次测量能检出 ≥ {detectable}",
     undetected_note="~ 未检出差异；≥ X % 是本次测量十次中有八次能检出的变化。",
-    holm_note="区间不含 0 而仍判为未检出的行，未通过 Holm 校正：行数多时，偶然出现这样的区间并不少见。",
+    holm_note="区间不含 0 而仍判为未检出的行，未通过 Holm 校正（p 为校正后的值）："
+    "行数多时，偶然出现这样的区间并不少见。",
     secondary="次要",
     refusals={
         RefusalKind.NOT_PROVEN: "{side} 的生效模式未得到证明：{reason}",

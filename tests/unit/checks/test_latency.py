@@ -47,6 +47,13 @@ def test_the_recorded_figures_are_read(recorded: Recorded) -> None:
     assert report.transactions_per_s == report.valid_transactions / report.valid_s
 
 
+def test_a_run_that_got_no_cpu_says_how_little_it_did_and_what_to_try(recorded: Recorded) -> None:
+    with pytest.raises(MeasureFailed) as raised:
+        parse_sockperf(recorded("sockperf-starved.txt").decode())
+    assert raised.value.cause.startswith("294 round trips in 1.612 s, and none in the part")
+    assert raised.value.cause.endswith("take a longer --duration")
+
+
 def test_half_round_trips_are_refused(recorded: Recorded) -> None:
     with pytest.raises(MeasureFailed) as raised:
         parse_sockperf(recorded("sockperf-half.txt").decode())

@@ -18,6 +18,7 @@ from comparison_example import example_comparison
 from labctl.compare.fail_if import judge_thresholds, parse_threshold
 from labctl.model.comparison import ChangeVerdict, Comparison
 from labctl.model.lab import Placement
+from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.html import comparison_page
@@ -27,6 +28,8 @@ from labctl.report.markdown import comparison_markdown
 from labctl.report.sentences import headline
 from labctl.report.terminal import comparison_text
 from labctl.report.words_zh import CHINESE
+
+PROVEN = ModeInForce(lab="lab", asked={"hostRouting": "bpf"}, found={"hostRouting": "bpf"}, evidence=(), proven=True)
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 # HTML lets the end tags of these be left out.
@@ -260,8 +263,9 @@ def test_junit_has_a_case_for_every_finding_of_a_check() -> None:
         reason="1 of 2",
         findings=findings,
     )
-    suite = ElementTree.fromstring(check_junit("lab", [result]))[0]
-    assert [suite.attrib[name] for name in ("tests", "failures")] == ["3", "2"]
+    mode_in_force, *suite = ElementTree.fromstring(check_junit("lab", [result], PROVEN))[0]
+    assert mode_in_force.findtext("system-out") == "hostRouting bpf"
+    assert sum(case.find("failure") is not None for case in suite) == 2
     names = [(case.attrib["classname"], case.attrib["name"]) for case in suite]
     assert names[1:] == [
         ("cross-node.netfilter.findings", "snat client→far"),
@@ -297,7 +301,13 @@ def test_an_undetected_row_whose_interval_excludes_zero_is_explained(comparison:
     row = next(row for row in comparison.rows if row.verdict is ChangeVerdict.FASTER)
     corrected = replace(comparison, rows=(replace(row, verdict=ChangeVerdict.UNDETECTED),))
     inside = next(row for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED)
-    assert "did not pass Holm's correction" in comparison_text(corrected).replace("\n", " ")
+    text = comparison_text(corrected).replace("\n", " ")
+    assert "did not pass Holm's correction" in text
+    assert "no difference detectable between" not in text, "that would deny what the interval says"
+    assert "which among so many rows may be chance (Holm's p is" in text
+    assert row.change is not None
+    assert row.change.p_holm is not None
+    assert f"~ p {row.change.p_holm:.2g}" in text
     assert "did not pass Holm's correction" not in comparison_text(replace(comparison, rows=(inside,)))
 
 
@@ -314,11 +324,21 @@ def test_junit_of_checks_keeps_fail_and_error_apart_and_survives_control_charact
         )
         for verdict in Verdict
     ]
-    suite = ElementTree.fromstring(check_junit("lab", results))[0]
-    assert [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")] == ["4", "1", "1", "1"]
+    suite = ElementTree.fromstring(check_junit("lab", results, PROVEN))[0]
+    assert [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")] == ["5", "1", "1", "1"]
     failure = suite.find("testcase/failure")
     assert failure is not None
     assert failure.attrib["message"] == "bell \ufffd <&>"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(None, "not looked at"), (replace(PROVEN, proven=False, reason="it is Legacy"), "it is Legacy")]
+)
+def test_junit_of_checks_is_not_green_when_the_mode_in_force_is_not_proven(mode: ModeInForce | None, said: str) -> None:
+    suite = ElementTree.fromstring(check_junit("lab", [], mode))[0]
+    error = suite.find("testcase/error")
+    assert error is not None
+    assert said in error.attrib["message"]
 
 
 def test_the_json_and_the_page_say_the_same_headline(comparison: Comparison) -> None:
