@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import host_snapshot
+from labctl.system import netns
 
 MAY_SKIP = {
     "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
@@ -24,6 +25,7 @@ NEEDS_KIND = "needs_kind"
 """Marks tests that need the real kind and helm, which setup/prepare.sh builds into .tools/bin where Go is: they may be
 skipped even in CI where Go itself is missing, and only there."""
 
+UNIT = Path(__file__).parent / "unit"
 TOOLS = Path(__file__).resolve().parents[1] / ".tools" / "bin"
 GO_PLACES = "/usr/local/go/bin"
 
@@ -76,6 +78,20 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if report.skipped and _skips_are_failures():
         _forbid(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def unit_tests_see_no_labs(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whoever runs them may have labs up, and be root: a `down --all` that meets the real providers would take them."""
+    if UNIT not in request.path.parents:
+        return
+    nowhere = tmp_path_factory.getbasetemp() / f"nowhere-{secrets.token_hex(4)}"
+    names, host = netns.names, netns.DIRECTORY
+    monkeypatch.setattr(netns, "names", lambda: names() if host != netns.DIRECTORY else ())
+    monkeypatch.setattr(netns, "RUN_DIRECTORY", nowhere / "labctl")
+    monkeypatch.setenv("XDG_STATE_HOME", str(nowhere / "state"))
 
 
 @pytest.fixture

@@ -1,5 +1,10 @@
 """`python -m labctl`, which the launcher runs."""
 
-from labctl.cli import main
+import sys
 
+try:
+    from labctl.cli import main
+except KeyboardInterrupt:
+    # Ctrl-C while modules are still read in, which nothing else can answer yet.
+    sys.exit(130)
 main()

@@ -9,6 +9,7 @@ from labctl.errors import UsageError
 
 if TYPE_CHECKING:
     from labctl.checks.base import Check
+    from labctl.model.sections_kubeadm import Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 
@@ -28,7 +29,7 @@ def provider(name: str) -> Provider:
     if name == "kubeadm":
         from labctl.providers.kubeadm.provider import KubeadmProvider
 
-        return KubeadmProvider(site=_machines_of_site)
+        return KubeadmProvider(site=_machines_of_site, site_section=_kubeadm_of_site)
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
@@ -41,6 +42,14 @@ def _machines_of_site() -> tuple[Machine, ...]:
     from labctl.providers.kubeadm.machines import site_machines
 
     return site_machines(site_section("hosts"))
+
+
+def _kubeadm_of_site() -> Kubeadm:
+    """What lab.yaml says under `kubeadm:`, for `doctor`, which has no scenario."""
+    from labctl.loading.site import site_section
+    from labctl.providers.kubeadm.machines import section_of
+
+    return section_of(site_section("kubeadm"))
 
 
 def runs_tools_here(name: str) -> bool:

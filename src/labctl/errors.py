@@ -123,6 +123,10 @@ class NotInForce(LabError):
 
 
 class Interrupted(LabError):
-    """The person (or the CI system) stopped the command."""
+    """The person (or the CI system) stopped the command. That is no error, and is not called one."""
 
     exit_code = 130
+
+    def lines(self) -> tuple[str, ...]:
+        _, *rest = super().lines()
+        return (f"interrupted: {self.what}", *rest)

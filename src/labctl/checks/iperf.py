@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
@@ -16,6 +17,7 @@ from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Service, address_of, exchange
+from labctl.checks.unread import Unread, counting_unread
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -32,8 +34,8 @@ _UNREACHED = ("Connection timed out", "No route to host", "Network is unreachabl
 class IperfReport:
     """What one run of iperf3 transferred, by what the receiver counted.
 
-    `retransmits` is None where the sender's system does not count them (and for UDP); `loss` (a share) and `jitter_s`
-    are None for TCP. `cpu_s` is the CPU time of client and server together.
+    `retransmits` is None where the sender's system does not count them (and for UDP); `loss` (a share), `datagrams`
+    (that were sent) and `jitter_s` are None for TCP. `cpu_s` is the CPU time of client and server together.
     """
 
     duration_s: float
@@ -42,6 +44,7 @@ class IperfReport:
     cpu_s: float
     retransmits: int | None = None
     loss: float | None = None
+    datagrams: int | None = None
     jitter_s: float | None = None
 
     @property
@@ -115,6 +118,7 @@ def parse_iperf(text: str) -> IperfReport:
             throughput_bit_per_s=throughput,
             cpu_s=cpu_s,
             loss=min(1.0, max(0.0, _figure(total, "lost_packets") / packets)),
+            datagrams=int(packets),
             jitter_s=_figure(total, "jitter_ms") / 1000,
         )
     if received_byte <= 0:
@@ -128,12 +132,14 @@ def parse_iperf(text: str) -> IperfReport:
     )
 
 
-def judge_iperf(report: IperfReport, parameters: IperfParameters) -> Judgement:
-    """Fails on too little throughput or (UDP) too much loss. Raises MeasureFailed when the run was cut short."""
+def judge_iperf(report: IperfReport, parameters: IperfParameters, *, unread: int | None = None) -> Judgement:
+    """Fails on too little throughput or (UDP) too much loss. Raises MeasureFailed when the run was cut short, and when
+    what is called loss reached the server's pod: `unread` datagrams, which its program did not read in time."""
     asked_s = whole_seconds(parameters.duration_s)
     if report.duration_s < _SHORTEST_SHARE * asked_s:
         raise MeasureFailed("iperf3 ended early", f"it ran for {report.duration_s:.2f} s of {asked_s} s")
     rate = f"{report.throughput_bit_per_s / 1e9:.2f} Gbit/s"
+    _require_read(report, parameters, unread)
     if report.throughput_bit_per_s < parameters.min_throughput_bit_per_s:
         return failed(f"{rate}, at least {parameters.min_throughput_bit_per_s / 1e9:.2f} Gbit/s was expected")
     if report.loss is not None and report.loss > parameters.max_loss:
@@ -141,6 +147,18 @@ def judge_iperf(report: IperfReport, parameters: IperfParameters) -> Judgement:
     if report.loss is not None:
         return passed(f"{rate} with {report.loss:.2%} loss in {report.duration_s:.1f} s")
     return passed(f"{rate} in {report.duration_s:.1f} s, {report.cpu_s_per_byte * 1e9:.2f} CPU-s/GB")
+
+
+def _require_read(report: IperfReport, parameters: IperfParameters, unread: int | None) -> None:
+    if not unread or report.loss is None or not report.datagrams or report.loss <= parameters.max_loss:
+        return
+    lost = max(0.0, report.loss - unread / report.datagrams)
+    if lost <= parameters.max_loss:
+        raise MeasureFailed(
+            "the iperf3 server did not read what the network delivered",
+            f"{unread} of {report.datagrams} datagrams reached its pod and found its socket's buffer full, "
+            f"as on a busy machine; {lost:.2%} were lost on the way",
+        )
 
 
 def iperf_values(report: IperfReport) -> dict[str, float]:
@@ -153,7 +171,7 @@ def iperf_values(report: IperfReport) -> dict[str, float]:
     return values
 
 
-def measured_iperf(client: Completed, parameters: IperfParameters) -> Measured:
+def measured_iperf(client: Completed, parameters: IperfParameters, *, unread: int | None = None) -> Measured:
     """From the client's end to its values. The server is known to have lived through it."""
     if not client.stdout.strip():
         raise MeasureFailed(f"iperf3 ended with status {client.returncode} and no output", said(client))
@@ -161,7 +179,7 @@ def measured_iperf(client: Completed, parameters: IperfParameters) -> Measured:
         report = parse_iperf(client.text)
     except Unreached as error:
         return Measured(judgement=failed(f"the server listens but was not reached: {error.cause}"), values={})
-    return Measured(judgement=judge_iperf(report, parameters), values=iperf_values(report))
+    return Measured(judgement=judge_iperf(report, parameters, unread=unread), values=iperf_values(report))
 
 
 class IperfCheck:
@@ -204,14 +222,16 @@ class IperfCheck:
         address = str(address_of(context.open_lab.lab, context.pair.server))
 
         def body(raw: RawFiles) -> Measured:
-            ended = exchange(
-                context,
-                raw,
-                service=Service(argv=argv_iperf_server(), ready="Server listening"),
-                client_argv=argv_iperf_client(address, parameters),
-                timeout_s=whole_seconds(parameters.duration_s) + _CONNECT_TIMEOUT_S + _SLACK_S,
-            )
-            return measured_iperf(ended.client, parameters)
+            server = context.open_lab.target(context.pair.server)
+            with counting_unread(server, raw) if parameters.protocol == "udp" else nullcontext(Unread()) as unread:
+                ended = exchange(
+                    context,
+                    raw,
+                    service=Service(argv=argv_iperf_server(), ready="Server listening"),
+                    client_argv=argv_iperf_client(address, parameters),
+                    timeout_s=whole_seconds(parameters.duration_s) + _CONNECT_TIMEOUT_S + _SLACK_S,
+                )
+            return measured_iperf(ended.client, parameters, unread=unread.datagrams)
 
         return measure(context, self.metrics(parameters), body)
 

@@ -75,8 +75,8 @@ def parse_sockperf(text: str) -> SockperfReport:
     if total is not None and _NONE_VALID in text:
         raise MeasureFailed(
             "sockperf measured nothing",
-            f"{total[2]} round trips in {total[1]} s, and none in the part that it takes its statistics from: something "
-            "else kept the CPUs, or packets were lost; take a longer --duration",
+            f"{total[2]} round trips in {total[1]} s, and none in the part that it takes its statistics from: "
+            "something else kept the CPUs, or packets were lost; take a longer --duration",
         )
     if total is None or valid is None:
         complaint = _ERROR.search(text)

@@ -12,7 +12,7 @@ import traceback
 import click
 
 from labctl import __version__
-from labctl.cli.output import reader_gone
+from labctl.cli.output import open_standard_streams, reader_gone, tell
 from labctl.errors import LabError, NeedsRoot
 
 # name → (module in labctl.cli.commands, the line that `labctl --help` shows)
@@ -88,6 +88,7 @@ def labctl(verbose: bool) -> None:
 
 def main() -> None:
     """Runs the command line and ends the process with the exit code of the contract."""
+    open_standard_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -116,17 +117,14 @@ def run(args: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _show(("interrupted",), verbose)
         return 130
-    except SystemExit as left:
-        # click and rich leave with 1, which means that a check failed, when the reader of our output went away
-        # (`labctl plan bpf --shell | head`): that is its right.
-        if not isinstance(left.__context__, OSError):
-            raise
+    except SystemExit:
+        # Nothing in labctl leaves so. click does, with 1, which means that a check failed, when the reader of its help
+        # went away (`labctl --help | head`): that is its right.
         reader_gone()
         return 0
     except Exception as bug:
         # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
-        traceback.print_exc()
-        click.echo(f"error: labctl itself failed: {type(bug).__name__}: {bug}", err=True)
+        tell(f"{traceback.format_exc()}error: labctl itself failed: {type(bug).__name__}: {bug}")
         return LabError.exit_code
 
 
@@ -148,6 +146,6 @@ def _pieces(context: click.Context) -> str:
 
 def _show(lines: tuple[str, ...], verbose: bool) -> None:
     if verbose:
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip())
     for line in lines:
-        click.echo(line, err=True)
+        tell(line)

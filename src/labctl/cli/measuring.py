@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from labctl.cli.options import require_host
+from labctl.cli.output import emit, tell
 from labctl.cli.progress import Progress
 from labctl.cli.reports import Output, exit_code, judge, show
 from labctl.errors import Interrupted, UsageError
@@ -133,7 +132,7 @@ def _measure(
             stopped = stop
             found = comparisons(asked, measured, environment, run.id) if measured.records else ()
     if keep and stopped is None:
-        click.echo(f"kept: labctl down {' '.join(dict.fromkeys(side.lab.name for side in question.sides))}", err=True)
+        tell(f"kept: labctl down {' '.join(dict.fromkeys(side.lab.name for side in question.sides))}")
     return Answer(path=run.path, comparisons=found, stopped=stopped)
 
 
@@ -145,10 +144,9 @@ def _say_too_few(asked: Asked) -> None:
     runs = [item.check for item in asked.work if (item.client, item.server) not in between_nodes]
     needed = rounds_needed(asked.checks, runs)
     if asked.rounds < needed:
-        click.echo(
+        tell(
             f"note: with --rounds {asked.rounds} no difference can be told, whatever is measured; "
-            f"that takes --rounds {needed}",
-            err=True,
+            f"that takes --rounds {needed}"
         )
 
 
@@ -162,7 +160,7 @@ def present(answer: Answer, output: Output, fail_if: Sequence[str], more: Sequen
     if shown:
         show(shown, judgements, output)
     said = "raw files" if answer.stopped is None else "what there is"
-    click.echo(f"{said}: {answer.path}", err=output.is_json)
+    (tell if output.is_json else emit)(f"{said}: {answer.path}")
     if answer.stopped is not None:
         raise Interrupted(
             what=answer.stopped.what,

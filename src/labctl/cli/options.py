@@ -51,8 +51,18 @@ def load_lab(scenario: str, *, provider: str | None, name: str | None, overrides
     from labctl.loading import load_scenario
     from labctl.planning.resolve import resolve
 
+    if provider is not None:
+        require_provider(provider)
     wanted = [*overrides, *([f"provider={provider}"] if provider else [])]
     return resolve(load_scenario(scenario, overrides=wanted), name=name)
+
+
+def require_provider(name: str) -> None:
+    """Raises UsageError for a name that is no provider's, in the words of --provider and not of a scenario file."""
+    from labctl import app
+
+    if name not in app.PROVIDERS:
+        app.provider(name)
 
 
 def provider_of(lab: Lab) -> Provider:
@@ -98,7 +108,8 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
         raise UsageError(
             what=f"lab {name} is only half there",
             cause=f"missing: {_missing_parts(running)}",
-            remedy=f"labctl down {name}, then labctl up {running.scenario or 'SCENARIO'}",
+            remedy=f"labctl up {running.scenario or 'SCENARIO'}{'' if running.scenario == name else f' --name {name}'}"
+            f"  # builds it anew; or labctl down {name}",
         )
     return running.lab, found.provider
 

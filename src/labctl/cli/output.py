@@ -1,7 +1,9 @@
-"""Writing to stdout: one JSON document, or text. A reader who goes away (`labctl list | true`) changes no verdict."""
+"""Writing to stdout and stderr: one JSON document, tables, sentences. A reader who goes away (`labctl list | true`)
+changes no verdict."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,8 @@ import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 import click
+
+from labctl.errors import LabError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,12 +26,26 @@ def emit_json(document: object) -> None:
     emit(json.dumps(document, indent=1, ensure_ascii=False))
 
 
-def emit(text: str, *, nl: bool = True) -> None:
-    """Text as it is: what a person may paste or a program may read is never wrapped."""
+def emit(text: str, *, nl: bool = True, color: bool | None = None) -> None:
+    """Text as it is: what a person may paste or a program may read is never wrapped.
+
+    `color` says that escape codes in it were already decided upon; without it they are left out where there is no
+    terminal.
+    """
     try:
-        click.echo(text, nl=nl)
+        click.echo(text, nl=nl, color=color)
     except BrokenPipeError:
         reader_gone()
+    except OSError as refused:
+        raise _unwritable(refused) from refused
+
+
+def tell(text: str) -> None:
+    """A line on stderr: an error, a note, what goes on. That nobody reads it changes nothing."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        reader_gone(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -42,24 +60,34 @@ def wrapped(text: str, stream: TextIO) -> str:
 
 
 def show(*parts: RenderableType) -> None:
-    """Tables and other renderables."""
-    screen = console()
-    try:
-        for part in parts:
-            screen.print(part)
-    except (BrokenPipeError, SystemExit):  # rich exits on a broken pipe, with the code that means that a check failed
-        reader_gone()
+    """Tables and other renderables. Commands in them are whole, however long, and no line ends with spaces."""
+    from rich.console import Group
+
+    for part in parts:
+        drawn = io.StringIO()
+        console(drawn).print(Group(part), crop=False)  # in a Group a Text keeps what it says about wrapping
+        emit("".join(line.rstrip(" ") + "\n" for line in drawn.getvalue().splitlines()), nl=False, color=True)
 
 
-def console() -> Console:
+def console(drawn: TextIO | None = None) -> Console:
     """A terminal for tables: as wide as the window, 100 columns where there is none.
+
+    What it draws goes into `drawn`, in the colours that stdout has.
 
     Behind a pipe (`labctl report last | less`) the window is still there, and nothing is wider than it.
     """
     from rich.console import Console
 
     width = shutil.get_terminal_size((min(WIDTH_WITHOUT_TERMINAL, _window_columns()), 24)).columns
-    return Console(width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    return Console(
+        file=drawn,
+        force_terminal=True if sys.stdout.isatty() else None,  # None leaves it to FORCE_COLOR
+        width=width,
+        highlight=False,
+        soft_wrap=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def _window_columns() -> int:
@@ -70,6 +98,30 @@ def _window_columns() -> int:
         return WIDTH_WITHOUT_TERMINAL
 
 
-def reader_gone() -> None:
-    """From here on what is written to stdout goes nowhere; the command goes on to the exit code that it has earned."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def reader_gone(stream: TextIO | None = None) -> None:
+    """From here on what is written to stdout (or the stream) goes nowhere; the command goes on to the exit code that it
+    has earned."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+def _unwritable(refused: OSError) -> LabError:
+    """A full disk behind `labctl plan bpf > FILE`. What is still buffered would fail again when the process ends."""
+    reader_gone()
+    return LabError(
+        what="stdout cannot be written",
+        cause=refused.strerror or str(refused),
+        remedy="df -h .  # or send it elsewhere: labctl … > FILE",
+    )
+
+
+def open_standard_streams() -> None:
+    """Puts /dev/null where the caller closed stdin, stdout or stderr (`labctl up bpf 2>&-`), so that no socket of ours
+    gets that number and with it what somebody prints."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            assert opened == number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))

@@ -69,12 +69,22 @@ class Output:
     def require_places(self) -> None:
         """Raises LabError for a file that cannot be written, before anything is measured."""
         for path in (self.html, self.markdown, self.csv, self.junit):
-            if path is not None and not os.access(path.parent, os.W_OK):
-                raise LabError(
-                    what=f"cannot write {path}",
-                    cause=f"{path.parent} {'is not writable' if path.parent.is_dir() else 'is not a directory'}",
-                    remedy=f"mkdir -p {path.parent}",
-                )
+            if path is not None:
+                require_place(path)
+
+
+def require_place(path: Path) -> None:
+    """Raises LabError for a file that cannot be written, before it is known what to write."""
+    parent = path.parent
+    if os.access(parent, os.W_OK | os.X_OK) and not path.is_dir():
+        return
+    cause, remedy = f"{parent} is not writable", f"ls -ld {parent}; or name a file elsewhere"
+    if path.is_dir():
+        cause, remedy = f"{path} is a directory", f"name a file in it: {path / 'report'}"
+    elif not parent.is_dir():
+        cause = f"{parent} is not a directory"
+        remedy = "name a file elsewhere" if parent.exists() else f"mkdir -p {parent}"
+    raise LabError(what=f"cannot write {path}", cause=cause, remedy=remedy)
 
 
 def locale_language() -> str:
@@ -175,5 +185,5 @@ def write_text(path: Path, text: str) -> None:
     from labctl.store.disk import told
     from labctl.system.files import write_atomically
 
-    with told(path):
+    with told(path.parent, elsewhere="name another file"):
         write_atomically(path, text.encode())

@@ -61,7 +61,7 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
                 cause=_what_differs(running, lab),
                 remedy=f"labctl down {lab.name}, then the same command again; or give this one another --name",
             )
-        half = f"lab {lab.name} is half there ({', '.join(running.missing)})"
+        half = f"lab {lab.name} is half there (missing: {', '.join(running.missing) or 'its record'})"
         if running.is_resumable:
             observer(Note(text=f"{half}: going on where it stopped"))
         else:

@@ -50,7 +50,7 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
 
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
-        evidence.extend(signature_evidence(result, lab.datapath) for result in seen)
+        evidence.extend(signature_evidence(result, lab.datapath, lab.name) for result in seen)
     mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results))
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))

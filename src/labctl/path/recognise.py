@@ -74,8 +74,9 @@ def recognise_encapsulation(signature: Signature) -> Encapsulation | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def signature_evidence(result: CheckResult, datapath: Datapath) -> Evidence:
-    """What the packets of one tcpdump check testify. What was asked for is read only to say whether that supports it.
+def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evidence:
+    """What the packets of one tcpdump check of a lab testify. What was asked for is read only to say whether that
+    supports it.
 
     One observation of the other mode is enough to contradict, even if another one speaks for the mode asked for.
     """
@@ -95,13 +96,13 @@ def signature_evidence(result: CheckResult, datapath: Datapath) -> Evidence:
         found["encapsulation"] = str(encapsulation)
         claims.append(encapsulation is datapath.encapsulation)
         finding += f"; between the nodes the packets were {_ON_WIRE[encapsulation]}"
-    lxc = next((sight.tap.rpartition(":")[2] for sight in signature.taps if sight.role is Role.SERVER_LXC), "")
+    node, _, lxc = next((s.tap for s in signature.taps if s.role is Role.SERVER_LXC), "").rpartition(":")
     return Evidence(
         witness="signature",
         where=where,
         finding=finding,
         supports=all(claims) if claims else None,
-        command=f"tcpdump -nei {lxc} icmp  # on the server's node" if lxc else "",
+        command=f"labctl exec {lab} {node} -- tcpdump -nei {lxc} icmp" if node else "",
         found=found,
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from labctl import units
 from labctl.model.result import CheckResult, Verdict
+from labctl.report.pasteable import command_line
 from labctl.report.sentences import placement_name
 from labctl.report.signature import cell_text
 from labctl.report.terminal import plain_text
@@ -44,8 +45,8 @@ def check_view(results: Sequence[CheckResult], *, words: Words = ENGLISH) -> Ren
 
 
 def check_text(results: Sequence[CheckResult], *, width: int = 80, words: Words = ENGLISH) -> str:
-    """The same as plain text, no line wider than `width`."""
-    return plain_text(check_view(results, words=words), width=width)
+    """The same as plain text; only commands are wider than `width`."""
+    return plain_text(check_view(results, words=words), width=width, crop=False)
 
 
 def _seen(result: CheckResult) -> str:
@@ -55,21 +56,31 @@ def _seen(result: CheckResult) -> str:
 
 
 def _findings(result: CheckResult, words: Words) -> RenderableType:
-    """A line each; the lesson under it, and the command that shows the same by hand."""
+    """A line each; the lesson under it, and the command that shows the same by hand, in one line to be pasted."""
+    from rich.cells import cell_len
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    verdicts = {finding.verdict: words.check_verdicts[finding.verdict] for finding in result.findings}
+    room = max(map(cell_len, verdicts.values()))
+    indent = room + 2
     place = placement_name(result.placement, words)
-    table.add_column("", no_wrap=True)
-    table.add_column(Text(f"{result.check} {place} {result.client}→{result.server}"), overflow="fold")
+    title = Text(f"{result.check} {place} {result.client}→{result.server}", style="bold")
+    parts: list[RenderableType] = [Padding(title, (0, 0, 0, indent))]
     for finding in result.findings:
-        verdict = Text(words.check_verdicts[finding.verdict], style=_STYLES[finding.verdict])
-        table.add_row(verdict, Text(f"{finding.name}: {finding.sentence}"))
-        for text in (finding.lesson, finding.command and f"$ {finding.command}"):
-            if text:
-                table.add_row("", Text(f"  {text}", style="dim"))
-    return table
+        line = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        line.add_column(no_wrap=True, min_width=room)
+        line.add_column(overflow="fold")
+        verdict = Text(verdicts[finding.verdict], style=_STYLES[finding.verdict])
+        line.add_row(verdict, Text(f"{finding.name}: {finding.sentence}"))
+        parts.append(line)
+        if finding.lesson:
+            parts.append(Padding(Text(finding.lesson, style="dim"), (0, 0, 0, indent + 2)))
+        if finding.command:
+            parts.append(command_line(finding.command, indent=indent + 2, style="dim"))
+    return Group(*parts)
 
 
 def _signature(result: CheckResult, words: Words) -> RenderableType:

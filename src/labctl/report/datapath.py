@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.report.pasteable import command_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ROWS_SHOWN = 40
 """Of one map on the terminal; the JSON has all of them."""
+WIDE = 110
+"""Columns of a terminal from which tags are shown; the JSON always has them."""
+_LONGEST_ACT = len("bpf_skb_set_tunnel_key,")
 STATISTICS_ON = "sysctl -w kernel.bpf_stats_enabled=1"
 
 
@@ -62,11 +66,11 @@ def _map_record(table: MapTable) -> dict[str, object]:
     }
 
 
-def datapath_tables(state: DatapathState) -> Iterator[RenderableType]:
-    """One block a node: its programs, then its maps."""
+def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableType]:
+    """One block a node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
     for node in state.nodes:
         yield ""
-        yield from _programs(node, state)
+        yield from _programs(node, state, is_wide=width >= WIDE)
         for table in node.maps:
             yield ""
             yield from _map(table)
@@ -79,15 +83,21 @@ def datapath_tables(state: DatapathState) -> Iterator[RenderableType]:
     )
 
 
-def _programs(node: NodeDatapath, state: DatapathState) -> Iterator[RenderableType]:
+def _programs(node: NodeDatapath, state: DatapathState, *, is_wide: bool) -> Iterator[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
     yield _bold(f"{node.node}: {len(node.programs)} programs attached")
     yield from (_command(command) for command in node.commands if command)
     runs = ("runs",) if state.counts_runs or any(p.run_count is not None for p in node.programs) else ()
-    tags = ("tag",) if any(program.tag for program in node.programs) else ()
-    table = Table("device", "hook", "program", "id", *tags, *runs, "what it did with packets so far", box=None)
+    tags = ("tag",) if is_wide and any(program.tag for program in node.programs) else ()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    # Names are whole: bpf_redirect and bpf_redirect_peer are two modes.
+    table.add_column("device", no_wrap=True)
+    table.add_column("hook", max_width=None if is_wide else len("tc clsact"))
+    for whole in ("program", "id", *tags, *runs):
+        table.add_column(whole, no_wrap=True)
+    table.add_column("what it did with packets so far", overflow="fold", min_width=_LONGEST_ACT)
     for program in node.programs:
         table.add_row(
             Text(program.device),
@@ -96,7 +106,7 @@ def _programs(node: NodeDatapath, state: DatapathState) -> Iterator[RenderableTy
             str(program.program_id),
             *((program.tag,) if tags else ()),
             *((_runs(program),) if runs else ()),
-            Text("; ".join(program.did) or "-"),
+            Text("\n".join(program.did) or "-"),
         )
     yield table
 
@@ -119,7 +129,9 @@ def _map(table: MapTable) -> Iterator[RenderableType]:
     yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
     if not table.rows:
         return
-    shown = Table(*table.columns, box=None)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in table.columns:
+        shown.add_column(title, overflow="fold")
     for row in table.rows[:ROWS_SHOWN]:
         shown.add_row(*(Text(cell) for cell in row))
     yield shown
@@ -138,6 +150,4 @@ def _bold(text: str) -> RenderableType:
 
 
 def _command(text: str) -> RenderableType:
-    from rich.text import Text
-
-    return Text(f"  $ {text}", style="dim", overflow="fold")
+    return command_line(text, indent=2, style="dim")

@@ -21,10 +21,9 @@ from labctl.report.sentences import (
     row_name,
     row_values,
     side_names,
-    undetected_notes,
-    undetected_text,
 )
 from labctl.report.svg import axis_drawing, interval_drawing
+from labctl.report.undetected import undetected_notes, undetected_text
 from labctl.report.words import Words
 
 

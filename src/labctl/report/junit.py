@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from labctl.compare.fail_if import Judgement, Outcome
 from labctl.model.comparison import ChangeVerdict, Comparison, RunRecord
+from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.report.sentences import judgement_text, refusal_text, row_sentence, row_values
 from labctl.report.words import ENGLISH
@@ -78,10 +79,19 @@ def _runs(suite: ElementTree.Element, comparison: Comparison) -> None:
             _said(case, f"{len(runs)} of {len(runs)} runs passed")
 
 
-def check_junit(lab: str, results: Iterable[CheckResult]) -> str:
-    """One test case a result, and one for each finding of it: fail is a failure, error an error, skip skipped, each
-    with its reason; a finding's lesson and command stand in its output."""
+def check_junit(lab: str, results: Iterable[CheckResult], mode: ModeInForce | None) -> str:
+    """A test case for the mode in force, one a result, and one for each finding of it: fail is a failure, error an
+    error, skip skipped, each with its reason; a finding's lesson and command stand in its output.
+
+    A mode that was not proven is an error, and so is None (it was cut short before): the file is green exactly when the
+    exit code is 0.
+    """
     suite = _suite(f"labctl check {lab}")
+    case = _case(suite, "mode-in-force", "the mode that was asked for is in force")
+    if mode is None or not mode.proven:
+        _child(case, "error", "it was not looked at" if mode is None else mode.reason)
+    else:
+        _said(case, ", ".join(f"{key} {claim}" for key, claim in mode.found.items()))
     for result in results:
         where, pair = f"{result.placement}.{result.check}", f"{result.client}→{result.server}"
         _judged(_case(suite, where, pair), result.verdict, result.reason)

@@ -26,10 +26,9 @@ from labctl.report.sentences import (
     side_names,
     sides,
     statements,
-    undetected_notes,
-    undetected_text,
 )
 from labctl.report.signature import cell_text, matrices
+from labctl.report.undetected import undetected_notes, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 

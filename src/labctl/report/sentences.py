@@ -12,6 +12,7 @@ from labctl.compare.fail_if import Judgement, Outcome
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, MetricFamily, Verdict
+from labctl.report.undetected import is_uncorrected, p_text, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 _SHARES = ("most", "limit")
@@ -108,7 +109,7 @@ def row_sentence(comparison: Comparison, row: MetricRow, words: Words = ENGLISH)
     if row.verdict is ChangeVerdict.SAME:
         return words.headline_same.format(**facts)
     if is_uncorrected(change):
-        return words.headline_uncorrected.format(**facts, p=_p_text(change))
+        return words.headline_uncorrected.format(**facts, p=p_text(change))
     if change.detectable is None:
         return words.headline_undetected_unknown.format(**facts)
     return words.headline_undetected.format(**facts, detectable=units.percent(change.detectable))
@@ -139,25 +140,6 @@ def interval_text(change: Change | None, *, with_sign: bool = True) -> str:
         return "–"
     low, high = (units.percent_number(end, signed=True) for end in (change.low, change.high))
     return f"[{low}, {high}]" + (" %" if with_sign else "")
-
-
-def detectable_text(change: Change | None) -> str:
-    """`≥ 4.1 %`: what the run could have seen, or a dash."""
-    return "–" if change is None or change.detectable is None else f"≥ {units.percent(change.detectable)}"
-
-
-def is_uncorrected(change: Change) -> bool:
-    """Whether the interval excludes 0 but Holm's correction over the primary rows does not bear the row out."""
-    return change.p_holm is not None and (change.low > 0 or change.high < 0)
-
-
-def undetected_text(change: Change | None) -> str:
-    """What an undetected row could have seen, `≥ 4.1 %`; for one whose interval excludes 0, Holm's p."""
-    return f"p {_p_text(change)}" if change is not None and is_uncorrected(change) else detectable_text(change)
-
-
-def _p_text(change: Change) -> str:
-    return f"{change.p_holm:.2g}"
 
 
 def verdict_text(row: MetricRow, words: Words, *, long: bool = False) -> str:
@@ -266,15 +248,6 @@ def method_text(comparison: Comparison, words: Words) -> str:
     return " ".join(
         said for said in (method, margins_text(comparison, words), stopping_text(comparison, words)) if said
     )
-
-
-def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
-    """What `~` means, and why an interval that excludes zero can have it; empty where no row has it."""
-    changes = [row.change for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED and row.change]
-    if not changes:
-        return ()
-    corrected = any(is_uncorrected(change) for change in changes)
-    return (words.undetected_note, words.holm_note) if corrected else (words.undetected_note,)
 
 
 def margins_text(comparison: Comparison, words: Words) -> str:

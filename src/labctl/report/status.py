@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from labctl.model.lab import Lab
 from labctl.model.proof import ModeInForce
 from labctl.report.json import mode_record
+from labctl.report.pasteable import command_line
 from labctl.report.terminal import telling
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def evidence_view(mode: ModeInForce) -> Iterator[RenderableType]:
         finding = f"{sign}: {piece.witness}, {piece.where}: {shortened(piece.finding)}"
         yield Padding(Text(finding, style="" if piece.supports else "bold red"), (0, 0, 0, 2))
         if piece.command:
-            yield Padding(Text(f"$ {piece.command}", overflow="fold"), (0, 0, 0, 6))
+            yield command_line(piece.command, indent=6)
 
 
 def shortened(finding: str) -> str:

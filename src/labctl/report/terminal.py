@@ -16,7 +16,6 @@ from labctl.model.proof import Evidence, ModeInForce
 from labctl.report.sentences import (
     caution_text,
     change_text,
-    detectable_text,
     failed_run_lines,
     headline,
     in_report_order,
@@ -34,11 +33,10 @@ from labctl.report.sentences import (
     side_names,
     sides,
     statements,
-    undetected_notes,
-    undetected_text,
     verdict_text,
 )
 from labctl.report.signature import Matrix, cell_text, matrices
+from labctl.report.undetected import detectable_text, undetected_notes, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
+from labctl.report.pasteable import command_line
 from labctl.report.trace_lanes import lane_of, lanes
 from labctl.report.trace_words import (
     NotSeen,
@@ -39,7 +40,7 @@ _LEAST_TEXT = 24
 
 
 def trace_view(trace: Trace, *, width: int) -> RenderableType:
-    """The whole trace, `width` columns wide (80 and more; less is cut)."""
+    """The whole trace, `width` columns wide (80 and more; less is cut). Commands are lines of their own, unbroken."""
     from rich.console import Group
 
     return Group(*_parts(trace, width))
@@ -75,12 +76,13 @@ def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
     for piece in trace.evidence:
         yield _line(f"{piece.witness}, {piece.where}: {piece.finding}", "", width)
         if piece.command:
-            yield _line(f"  $ {piece.command}", "dim", width)
+            yield command_line(piece.command, indent=2, style="dim")
     for note in trace.notes:
         yield _line(f"note: {note}", "", width)
     yield _line(trace.statement, "dim", width)
     if trace.command:
-        yield _line(f"by hand: {trace.command}", "dim", width)
+        yield _line("by hand:", "dim", width)
+        yield command_line(trace.command, indent=2, style="dim")
 
 
 class _Picture:

@@ -59,7 +59,7 @@ def test_every_tap_shows_what_real_cilium_shows(host_routing: HostRouting, encap
         for placement in Placement:
             result = observe(lab, open_lab, placement)
             assert result.verdict is Verdict.PASS, f"{placement}: {result.reason}"
-            evidence = signature_evidence(result, lab.datapath)
+            evidence = signature_evidence(result, lab.datapath, lab.name)
             assert evidence.supports is True
             assert evidence.found is not None
             assert evidence.found["hostRouting"] == host_routing

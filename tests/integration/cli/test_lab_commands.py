@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 
 import pytest
 from cli_running import Desk, needs_labs
 from cli_running import desk_fixture as desk_fixture
 
 from labctl.providers.netns.record import record_path
+from labctl.system import netns
 
 pytestmark = needs_labs
 
@@ -24,7 +26,7 @@ def test_up_check_and_down_leave_the_host_as_found(desk: Desk) -> None:
     assert up.code == 0, up.err
     assert f"  labctl check {name} " in up.out
     check = desk.run("check", name, "--json")
-    assert check.code in (0, 1), check.err  # a busy machine may lose UDP packets; everything was measured
+    assert check.code in (0, 4), check.err  # a busy machine may not read its UDP packets in time: error, not fail
     assert check.document["modeInForce"][0]["proven"] is True
     verdicts = {(r["check"], r["placement"]): r["verdict"] for r in check.document["results"]}
     for kind in ("ping", "latency", "iperf", "tcpdump"):
@@ -102,9 +104,23 @@ def test_down_works_without_a_record(desk: Desk) -> None:
     assert (lab["whole"], lab["scenario"]) == (False, "bpf")
     check = desk.run("check", desk.prefix)
     assert check.code == 2
-    assert f"  try: labctl down {desk.prefix}, then labctl up bpf" in check.err
+    assert f"  try: labctl up bpf --name {desk.prefix}  # builds it anew" in check.err
     assert desk.run("down", desk.prefix).code == 0
     assert desk.labs() == []
+
+
+def test_a_namespace_that_is_not_labctls_is_left_alone_and_said_to_be_in_the_way(desk: Desk) -> None:
+    taken = f"labctl.{desk.prefix}.node1"
+    subprocess.run(["ip", "netns", "add", taken], check=True)
+    try:
+        said = desk.run("up", "bpf", "--name", desk.prefix)
+        assert said.code == 2
+        assert f"  why: without labctl's mark, and so left alone: {taken}" in said.err
+        assert f"ip netns delete {taken}" in said.err
+        assert netns.names().count(taken) == 1
+        assert len(desk.labs()) <= 1
+    finally:
+        subprocess.run(["ip", "netns", "delete", taken], check=True)
 
 
 def test_without_root_there_is_one_message_with_the_command_to_run(desk: Desk) -> None:

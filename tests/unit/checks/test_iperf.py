@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from labctl.checks.iperf import IperfCheck, argv_iperf_client, judge_iperf, parse_iperf
+from labctl.checks.unread import parse_udp_counters
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import IperfParameters
 from labctl.model.result import Verdict
@@ -23,6 +24,17 @@ UDP = IperfParameters(protocol="udp")
 
 def client(stdout: bytes, **more: Any) -> Answer:
     return Answer(argv=("iperf3", "-c"), stdout=stdout, **more)
+
+
+def counted(unread: int | None) -> Answer:
+    """What a pod's kernel has counted so far (recorded with Linux 6.18; the number is the test's own)."""
+    text = (
+        "Tcp: RtoAlgorithm RtoMin\nTcp: 1 200\n"
+        "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n"
+        f"Udp: 1478 0 {unread} 1 {unread} 0 0 0 0\n"
+        "UdpLite: InDatagrams NoPorts\nUdpLite: 0 0\n"
+    )
+    return Answer(argv=("cat", "/proc/net/snmp"), stdout=b"" if unread is None else text.encode(), times=1)
 
 
 def spoilt(data: bytes, *path: str, to: object) -> str:
@@ -127,9 +139,42 @@ def test_a_run_starts_the_server_pinned_and_ends_it(run_check: RunCheck, recorde
 
 
 def test_udp_has_metrics_of_its_own(run_check: RunCheck, recorded: Recorded) -> None:
-    ran = run_check(IperfCheck(), UDP, [client(recorded("iperf-udp.json"))], [SERVER])
+    ran = run_check(IperfCheck(), UDP, [client(recorded("iperf-udp.json"))], [counted(0), SERVER, counted(0)])
+    assert {"unread-before.stdout", "unread-after.stdout"} <= set(ran.raw.files)
     assert list(ran.values) == [metric.name for metric in IperfCheck().metrics(UDP)]
     assert not any(metric.primary for metric in IperfCheck().metrics(UDP))
+
+
+def test_what_reached_the_pod_and_was_not_read_is_no_loss_of_the_network(
+    run_check: RunCheck, recorded: Recorded
+) -> None:
+    """431 of 8626 datagrams, 5 %; 1 % is allowed."""
+    lossy = client(spoilt(recorded("iperf-udp.json"), "end", "sum", "lost_packets", to=431).encode())
+    ran = run_check(IperfCheck(), UDP, [lossy], [counted(7), SERVER, counted(407)])
+    assert ran.result.verdict is Verdict.ERROR
+    assert ran.result.reason == (
+        "the iperf3 server did not read what the network delivered: 400 of 8626 datagrams reached its pod and found "
+        "its socket's buffer full, as on a busy machine; 0.36% were lost on the way"
+    )
+    assert ran.result.samples == ()
+
+
+@pytest.mark.parametrize("after", [7, 107, None])
+def test_loss_that_the_counter_does_not_explain_is_a_failure(
+    run_check: RunCheck, recorded: Recorded, after: int | None
+) -> None:
+    lossy = client(spoilt(recorded("iperf-udp.json"), "end", "sum", "lost_packets", to=431).encode())
+    ran = run_check(IperfCheck(), UDP, [lossy], [counted(7), SERVER, counted(after)])
+    assert ran.result.verdict is Verdict.FAIL
+    assert ran.values["loss"] == pytest.approx(431 / 8626)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Udp: InDatagrams\n", "Udp: InDatagrams\nUdp: 3\n", "Udp: RcvbufErrors\nUdp: x\n"]
+)
+def test_a_system_without_the_counter_is_told(text: str) -> None:
+    with pytest.raises(MeasureFailed, match="cannot be read"):
+        parse_udp_counters(text)
 
 
 def test_a_server_that_died_is_an_error_whatever_the_client_says(run_check: RunCheck, recorded: Recorded) -> None:

@@ -252,6 +252,64 @@ def test_a_reader_who_goes_away_does_not_turn_a_bad_verdict_into_a_good_one(tmp_
         assert process.wait(timeout=30) == 2
 
 
+@pytest.mark.parametrize("args", [("--help",), ("validate", "--help")], ids=" ".join)
+def test_a_reader_of_the_help_who_goes_away_is_no_error(args: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "labctl", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        error = process.stderr.read()
+        assert (process.wait(timeout=30), error) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("args", "code"), [(("validate", "nothing"), 2), (("plan", "nothing"), 2), (("--help",), 0)], ids=str
+)
+def test_a_reader_of_errors_who_goes_away_changes_no_exit_code(args: tuple[str, ...], code: int) -> None:
+    """`labctl validate FILE 2>&1 | true`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "labctl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=30) == code
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(closed: str) -> None:
+    """As under cron and daemons. `validate` tells with its exit code too."""
+    for scenario, code in (("bpf", 0), ("nothing", 2)):
+        command = f'"$0" -m labctl validate {scenario} {closed}'
+        assert subprocess.run(["sh", "-c", command, sys.executable], timeout=30).returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [("plan", "bpf"), ("schema",), ("validate", "bpf"), ("runs",)], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_told_without_a_traceback(args: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "labctl", *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    assert ended.returncode == 4
+    assert ended.stderr.splitlines()[:2] == ["error: stdout cannot be written", "  why: No space left on device"]
+    assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_while_modules_are_read_in_is_no_traceback(tmp_path: Path) -> None:
+    """A module that interrupts its own import stands for the person who is that quick."""
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "labctl", "list"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_the_help_imports_neither_yaml_nor_pydantic_nor_rich() -> None:
     """What makes `labctl --help` quick; bench/startup.py has the time."""
     program = (

@@ -27,6 +27,7 @@ class Seeker(ScriptedProvider):
 def world(monkeypatch: pytest.MonkeyPatch) -> Seeker:
     seeker = Seeker()
     monkeypatch.setattr(app, "providers", lambda: iter((ScriptedProvider(), seeker)))
+    monkeypatch.setattr(app, "providers_with_labs", lambda: iter((ScriptedProvider(), seeker)))
     return seeker
 
 
@@ -42,5 +43,6 @@ def test_a_lab_that_nobody_remembers_is_unknown(world: Seeker, capsys: pytest.Ca
 
 
 def test_all_labs_are_those_on_record(world: Seeker) -> None:
+    world.running.append(running_lab(example_lab()))
     assert group.run(["down", "--all"]) == 0
-    assert world.log == []
+    assert world.log == ["teardown example"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from xml.etree import ElementTree
+
 import pytest
 
+from labctl import app
 from labctl.model.result import Verdict
 
 from .conftest import Bench
 
+REAL_PROVIDER = app.provider
 SCENARIOS = "bpf, bpf-native, legacy, legacy-native"
 
 
@@ -193,7 +198,7 @@ def test_a_lab_that_is_half_there_is_not_checked(bench: Bench) -> None:
     assert said.err.splitlines() == [
         "error: lab broken is only half there",
         "  why: missing: labctl.broken.pod0, labctl.broken.pod1, labctl.broken.pod2 and 6 more",
-        "  try: labctl down broken, then labctl up bpf",
+        "  try: labctl up bpf --name broken  # builds it anew; or labctl down broken",
     ]
 
 
@@ -204,6 +209,56 @@ def test_a_lab_in_the_making_is_left_to_the_labctl_that_makes_it(bench: Bench, a
     assert said.code == 2 if args[0] != "down" else 4
     assert "error: the lab new is being built by another labctl right now" in said.err
     assert bench.provider.log == []
+
+
+@pytest.mark.parametrize("command", ["up", "plan", "check", "images"])
+def test_a_mistyped_provider_is_told_in_its_own_words(
+    bench: Bench, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labctl.app.provider", REAL_PROVIDER)
+    said = bench.run(command, "bpf", "--provider", "docker")
+    assert said.code == 2
+    assert said.err == "error: there is no provider named docker\n  try: one of: netns, kind, kubeadm\n"
+
+
+def test_set_on_a_lab_that_is_up_is_refused_by_name(bench: Bench) -> None:
+    bench.is_up("mine")
+    said = bench.run("check", "mine", "--set", "checks.ping.count=3")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        "error: --set changes a scenario before it is built, and mine is a lab that is up",
+        "  try: labctl check mine; or give the scenario: labctl check SCENARIO --set checks.ping.count=3",
+    ]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL])
+def test_check_writes_junit_that_is_green_when_the_exit_code_is_0(
+    bench: Bench, tmp_path: Path, verdict: Verdict
+) -> None:
+    bench.is_up("mine")
+    bench.verdicts["ping"] = verdict
+    file = tmp_path / "checks.xml"
+    said = bench.run("check", "mine", "ping", "--junit", str(file))
+    suite = ElementTree.parse(file).getroot()[0]
+    assert suite.attrib["errors"] == "0"
+    assert (said.code == 0) == (suite.attrib["failures"] == "0") == (verdict is Verdict.PASS)
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_runs(bench: Bench, tmp_path: Path) -> None:
+    bench.is_up("mine")
+    for args in (
+        ("check", "mine", "--junit", str(tmp_path / "no" / "x.xml")),
+        ("trace", "mine", "client", "server", "--html", str(tmp_path / "no" / "x.html")),
+        ("capture", "mine", "-w", str(tmp_path / "no" / "x.pcapng")),
+    ):
+        said = bench.run(*args)
+        assert (said.code, said.out) == (4, "")
+        assert said.err.splitlines() == [
+            f"error: cannot write {args[-1]}",
+            f"  why: {tmp_path / 'no'} is not a directory",
+            f"  try: mkdir -p {tmp_path / 'no'}",
+        ]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_failed_check_is_repeated_at_the_end_of_the_screen(bench: Bench) -> None:

@@ -56,7 +56,7 @@ def test_what_is_left_of_a_lab_is_removed_before_it_is_built(digest: str) -> Non
     events: list[Event] = []
     assert up(world, LAB, events.append) is Outcome.BUILT
     assert world.log == ["teardown example", *acts(), "closed"]
-    assert events[0] == Note(text="lab example is half there (node2): removing what is left of it")
+    assert events[0] == Note(text="lab example is half there (missing: node2): removing what is left of it")
 
 
 def test_a_lab_that_can_be_gone_on_with_is_not_removed_first() -> None:
@@ -64,7 +64,7 @@ def test_a_lab_that_can_be_gone_on_with_is_not_removed_first() -> None:
     events: list[Event] = []
     assert up(world, LAB, events.append) is Outcome.BUILT
     assert world.log == [*acts(), "closed"]
-    assert events[0] == Note(text="lab example is half there (node2): going on where it stopped")
+    assert events[0] == Note(text="lab example is half there (missing: node2): going on where it stopped")
 
 
 BEING_BUILT = (

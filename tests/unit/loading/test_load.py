@@ -76,7 +76,14 @@ def test_a_shipped_scenario_is_what_its_name_says(
     assert scenario.datapath.kube_proxy_replacement
     assert scenario.nodes == ("node1", "node2", "node3")
     assert [pair.placement for pair in scenario.pairs] == [Placement.SAME_NODE, Placement.CROSS_NODE]
-    assert [check.name for check in scenario.checks] == ["ping", "latency", "iperf", "iperf-many", "iperf-udp", "tcpdump"]
+    assert [check.name for check in scenario.checks] == [
+        "ping",
+        "latency",
+        "iperf",
+        "iperf-many",
+        "iperf-udp",
+        "tcpdump",
+    ]
 
 
 def test_the_shipped_lab_yaml_says_what_holds_without_it(tmp_path: Path) -> None:
@@ -264,8 +271,8 @@ def test_an_override_wins_over_every_file(project: Path) -> None:
             ["checks.pnig.count=5"],
             [
                 (
-                    "--set:1:1: checks: no item is called 'pnig' (allowed: ping, latency, iperf, iperf-many, iperf-udp, tcpdump); "
-                    "did you mean 'ping'?"
+                    "--set:1:1: checks: no item is called 'pnig' "
+                    "(allowed: ping, latency, iperf, iperf-many, iperf-udp, tcpdump); did you mean 'ping'?"
                 )
             ],
         ),

@@ -283,7 +283,9 @@ def asked(mode: HostRouting, encapsulation: Encapsulation) -> Datapath:
 def test_the_packets_testify_for_or_against_what_was_asked(
     mode: HostRouting, encapsulation: Encapsulation, supports: bool
 ) -> None:
-    evidence = signature_evidence(result_with(expected(BPF, VXLAN, CROSS).signature), asked(mode, encapsulation))
+    evidence = signature_evidence(
+        result_with(expected(BPF, VXLAN, CROSS).signature), asked(mode, encapsulation), "mine"
+    )
     assert evidence.supports is supports
     assert evidence.found == {"hostRouting": "bpf", "encapsulation": "vxlan"}
     assert "never on its lxc" in evidence.finding
@@ -294,12 +296,12 @@ def test_one_observation_of_the_other_mode_contradicts() -> None:
     bpf, legacy = expected(BPF, NATIVE, CROSS).signature, expected(LEGACY, NATIVE, CROSS).signature
     lxc = {tap.role: tap for tap in legacy.taps}
     mixed = replace(bpf, taps=tuple(lxc[t.role] if "lxc" in t.role else t for t in bpf.taps))
-    evidence = signature_evidence(result_with(mixed), asked(BPF, NATIVE))
+    evidence = signature_evidence(result_with(mixed), asked(BPF, NATIVE), "mine")
     assert evidence.supports is False
     assert evidence.found == {"encapsulation": "native"}
 
 
 def test_no_signature_is_no_testimony() -> None:
-    evidence = signature_evidence(result_with(None), asked(BPF, VXLAN))
+    evidence = signature_evidence(result_with(None), asked(BPF, VXLAN), "mine")
     assert evidence.supports is None
     assert evidence.finding == "no signature could be taken: no tcpdump here"

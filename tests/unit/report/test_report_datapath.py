@@ -36,10 +36,10 @@ STATE = DatapathState(
 )
 
 
-def shown(state: DatapathState) -> str:
-    console = Console(width=140, color_system=None, highlight=False)
+def shown(state: DatapathState, *, width: int = 140) -> str:
+    console = Console(width=width, color_system=None, highlight=False)
     with console.capture() as captured:
-        for part in datapath_tables(state):
+        for part in datapath_tables(state, width=width):
             console.print(part)
     return captured.get()
 
@@ -51,6 +51,17 @@ def test_every_list_has_the_command_that_shows_it_by_hand() -> None:
     assert "cil_from_container" in text
     assert "3 × bpf_redirect_peer" in text
     assert "1 entry of at most 4096" in text
+
+
+def test_names_are_whole_on_80_columns() -> None:
+    """bpf_redirect… would be either mode."""
+    busy = replace(PROGRAM, device="lxc0123456789ab", did=("13 × bpf_redirect_peer", "5 × bpf_redirect_neigh"))
+    state = replace(STATE, nodes=(replace(STATE.nodes[0], programs=(busy,)),))
+    text = shown(state, width=80)
+    for name in ("lxc0123456789ab", "cil_from_container", "bpf_redirect_peer", "bpf_redirect_neigh"):
+        assert name in text
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
 def test_runs_that_the_kernel_does_not_count_are_not_shown_as_zero() -> None:

@@ -40,6 +40,15 @@ def test_no_line_is_wider_than_the_terminal(
         assert len(line) <= width, line
 
 
+def test_a_command_is_one_line_that_can_be_pasted() -> None:
+    command = "nsenter --net=/run/netns/labctl.a.client -- ping -n -c 1 -p " + "ab" * 16 + " 10.244.1.10"
+    trace = replace(example_trace(BPF, VXLAN, CROSS), command=command)
+    console = Console(width=80, color_system=None, highlight=False)
+    with console.capture() as captured:
+        console.print(trace_view(trace, width=80), crop=False)
+    assert f"  $ {command}" in captured.get().splitlines()
+
+
 @each_cell
 def test_every_hop_has_its_number_tap_and_ttl(mode: HostRouting, how: Encapsulation, where: Placement) -> None:
     trace = example_trace(mode, how, where)

@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import emit_json, wrapped
+from labctl.cli.output import emit, emit_json, tell, wrapped
+from labctl.cli.reports import require_place
 from labctl.errors import MeasureFailed, UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ def command(
         raise UsageError(what="--json and -w - both want stdout", remedy=f"labctl capture {lab} -w FILE --json")
     if file == "-" and sys.stdout.isatty():
         raise UsageError(what="pcapng is not for a terminal", remedy=f"labctl capture {lab} -w - | wireshark -k -i -")
+    if file is not None and file != "-" and not only_list:
+        require_place(Path(file))
     with provider.open(found) as open_lab:
         if only_list:
             known = known_taps(open_lab)
@@ -68,7 +72,7 @@ def command(
                     {"apiVersion": API, "kind": "Taps", "taps": [{"tap": t.name, "role": str(t.role)} for t in known]}
                 )
             else:
-                click.echo("\n".join(f"{tap.name:<28} {tap.role}" for tap in known))
+                emit("\n".join(f"{tap.name:<28} {tap.role}" for tap in known))
             return 0
         with interruptible():
             chosen = chosen_taps(open_lab, taps)
@@ -84,7 +88,8 @@ def command(
             asked_to_stop() as stops,
             streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
         ):
-            _say(f"capturing at {len(chosen)} taps of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
+            count_of_taps = f"{len(chosen)} tap{'' if len(chosen) == 1 else 's'}"
+            _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
             printer = Printer(sources, keeps=as_json)
             if file is None:
                 ended, seen = capture(stream, limits, printer, stops, immediate=True)
@@ -155,7 +160,7 @@ def _document(
 
 
 def _say(text: str) -> None:
-    click.echo(wrapped(text, sys.stderr), err=True)
+    tell(wrapped(text, sys.stderr))
 
 
 def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool) -> int:

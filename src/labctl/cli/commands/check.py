@@ -12,6 +12,7 @@ import click
 from labctl.cli.options import as_json, load_lab, provider_of, require_host, runs_dir_option, scenario_options
 from labctl.cli.output import emit, emit_json, say, show
 from labctl.cli.progress import Progress
+from labctl.cli.reports import junit_option, require_place, write_text
 from labctl.errors import MeasureFailed, NotInForce, UsageError
 from labctl.model.lab import CheckSpec, Lab
 from labctl.model.parameters import PARAMETERS_OF
@@ -25,6 +26,7 @@ from labctl.providers.base import Provider
 @click.argument("names", nargs=-1, metavar="[CHECK…]")
 @scenario_options
 @runs_dir_option
+@junit_option
 @as_json
 def command(
     lab_or_scenario: str,
@@ -33,6 +35,7 @@ def command(
     name: str | None,
     overrides: tuple[str, ...],
     runs_dir: Path,
+    junit: Path | None,
     as_json: bool,
 ) -> int:
     """Run the checks of a lab that is up; a scenario that is not up is built, checked and removed."""
@@ -42,10 +45,13 @@ def command(
     from labctl.planning.record import lab_to_json
     from labctl.report.check import check_view
     from labctl.report.json import check_document
+    from labctl.report.junit import check_junit
     from labctl.report.status import evidence_view, in_force
     from labctl.store.runs import create_run
     from labctl.system.signals import interruptible
 
+    if junit is not None:
+        require_place(junit)
     lab, chosen, is_up = _lab_or_scenario(lab_or_scenario, provider, name, overrides)
     specs = chosen_checks(lab, names)
     require_host(chosen)
@@ -59,6 +65,8 @@ def command(
             checked = check_lab(app.checks(), open_lab, specs, run, progress)
         document = check_document(lab, checked.results, (checked.mode,))
         run.save_result(document)
+    if junit is not None:
+        write_text(junit, check_junit(lab.name, checked.results, checked.mode))
     if as_json:
         emit_json(document)
     else:
@@ -96,6 +104,11 @@ def _lab_or_scenario(
 
     if not overrides and find(app.providers_with_labs(), name or wanted) is not None:
         return (*find_lab(name or wanted), True)
+    if overrides and wanted not in scenario_names() and find(app.providers_with_labs(), wanted) is not None:
+        raise UsageError(
+            what=f"--set changes a scenario before it is built, and {wanted} is a lab that is up",
+            remedy=f"labctl check {wanted}; or give the scenario: labctl check SCENARIO --set {overrides[0]}",
+        )
     if is_name(wanted) and wanted not in scenario_names():
         raise neither(wanted, names_up(app.providers_with_labs()), scenario_names())
     lab = load_lab(wanted, provider=provider, name=name, overrides=overrides)

@@ -1,4 +1,5 @@
-"""`labctl doctor`: what this host has and lacks, each lack with the command that mends it."""
+"""`labctl doctor`: what this host, and the machines of lab.yaml where labs are on them, have and lack, each lack with
+the command that mends it."""
 
 from __future__ import annotations
 
@@ -9,17 +10,20 @@ import click
 from labctl.cli.options import ROOT, as_json, as_root
 from labctl.cli.output import emit, emit_json, say, show
 from labctl.errors import HostLacks
-from labctl.providers.base import Probe
+from labctl.providers.base import Probe, ProbesMachines
 
 
 @click.command("doctor")
 @click.option("--provider", default="netns", show_default=True, metavar="P", help="For labs of this provider.")
 @as_json
 def command(provider: str, as_json: bool) -> int:
-    """What this host has and lacks, found by trying, with the command that mends it."""
+    """What this host has and lacks, found by trying, with the command that mends it; for kubeadm the machines too."""
     from labctl import app
 
-    probes = list(app.provider(provider).probes())
+    chosen = app.provider(provider)
+    probes = list(chosen.probes())
+    if isinstance(chosen, ProbesMachines):
+        probes += chosen.machine_probes()
     missing = [probe for probe in probes if probe.required and not probe.present]
     if as_json:
         emit_json(

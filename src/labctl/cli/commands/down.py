@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from labctl.cli.options import as_json, discover_all, sought_lab, unknown_lab
-from labctl.cli.output import emit_json, say
+from labctl.cli.output import emit_json, say, tell
 from labctl.cli.progress import Progress
 from labctl.errors import LabError, UsageError
 
@@ -50,5 +50,5 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
         say("no lab is up: nothing to do")
     if failures:
         for one in failures[:-1]:
-            click.echo("\n".join(one.lines()), err=True)
+            tell("\n".join(one.lines()))
         raise failures[-1]

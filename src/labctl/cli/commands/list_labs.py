@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import as_json, discover_all
-from labctl.cli.output import emit_json, say, show
+from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
     from labctl.providers.base import RunningLab
@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     if refused and not found:
         raise refused[0]
     for error in refused:
-        click.echo(f"note: {error.what}" + (f": {error.remedy}" if error.remedy else ""), err=True)
+        tell(f"note: {error.what}" + (f": {error.remedy}" if error.remedy else ""))
     labs = [running for running, _ in found]
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab) for lab in labs]})

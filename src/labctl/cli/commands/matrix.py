@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import provider_option, runs_dir_option, set_option
+from labctl.cli.output import tell
 from labctl.cli.reports import Output, report_options
 from labctl.errors import LabError, UsageError
 
@@ -58,7 +59,7 @@ def command(
     question = _question(matrix, fail_if)
     unfinished = None if is_new else _unfinished(runs_dir, matrix, question.asked)
     if unfinished is not None:
-        click.echo(f"going on with run {unfinished.manifest.id} (--new measures from the first block)", err=True)
+        tell(f"going on with run {unfinished.manifest.id} (--new measures from the first block)")
         answer = measure_rest(unfinished)
     else:
         answer = measure_new(question, kind=MATRIX, name=matrix.name, runs_dir=runs_dir)
@@ -112,12 +113,10 @@ def _unfinished(runs_dir: Path, matrix: Matrix, asked: Asked) -> StoredRun | Non
         try:
             before = read_comparison(run).asked
         except LabError as damaged:
-            click.echo(f"note: run {run.manifest.id} cannot be gone on with: {damaged.what}", err=True)
+            tell(f"note: run {run.manifest.id} cannot be gone on with: {damaged.what}")
             continue
         is_same_seed = matrix.seed is None or matrix.seed == before.seed
         if is_same_seed and without_token(before) == without_token(asked):
             return run
-        click.echo(
-            f"note: run {run.manifest.id} was cut short and was asked something else; it stays as it is", err=True
-        )
+        tell(f"note: run {run.manifest.id} was cut short and was asked something else; it stays as it is")
     return None

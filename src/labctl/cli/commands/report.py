@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import runs_dir_option
-from labctl.cli.output import emit_json
+from labctl.cli.output import emit_json, tell
 from labctl.cli.output import show as show_parts
 from labctl.cli.reports import Output, exit_code, judge, report_options, show, write_text
 from labctl.errors import UsageError
@@ -80,9 +80,9 @@ def _say_state(stored: StoredRun) -> None:
     manifest = stored.manifest
     if manifest.state is not RunState.COMPLETE:
         because = f": {manifest.reason}" if manifest.reason else ""
-        click.echo(f"note: run {manifest.id} is {manifest.state}{because}; this is what it has", err=True)
+        tell(f"note: run {manifest.id} is {manifest.state}{because}; this is what it has")
     elif stored.seal() is None:
-        click.echo(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed", err=True)
+        tell(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed")
 
 
 def _report_trace(stored: StoredRun, output: Output) -> int:
@@ -105,7 +105,7 @@ def _report_checks(stored: StoredRun, output: Output) -> int:
 
     checks = read_checks(stored)
     if output.junit is not None:
-        write_text(output.junit, check_junit(checks.lab.name, checks.results))
+        write_text(output.junit, check_junit(checks.lab.name, checks.results, checks.mode))
     if output.is_json:
         emit_json(check_document(checks.lab, checks.results, () if checks.mode is None else (checks.mode,)))
     else:

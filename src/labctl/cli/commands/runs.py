@@ -90,7 +90,7 @@ def _table(found: tuple[StoredRun | Unreadable, ...]) -> Iterator[RenderableType
     longest = max(len(run.path.name) for run in found)
     table.add_column("run", overflow="fold", min_width=min(longest, console().width - _BESIDE_THE_NAME))
     table.add_column("blocks", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", overflow="fold")
     for run in found:
         record = _record(run)
         if "problem" in record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import emit_json, show
+from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
 from labctl.errors import NotInForce
 
@@ -43,5 +43,5 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
         emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)
     else:
         parts = [*status_table(found, mode, statement=provider.statement)]
-        show(*parts, *(datapath_tables(state) if state is not None else ()))
+        show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))
     return NotInForce.exit_code if mode is not None and not mode.proven else 0

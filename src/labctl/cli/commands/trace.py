@@ -8,6 +8,7 @@ import click
 
 from labctl.cli.options import as_json, find_lab, runs_dir_option
 from labctl.cli.output import emit
+from labctl.cli.reports import require_place
 from labctl.cli.traces import exit_code, show_trace
 
 
@@ -51,6 +52,8 @@ def command(
     from labctl.model.path import Protocol
     from labctl.system.signals import interruptible
 
+    if html is not None:
+        require_place(html)
     found, provider = find_lab(lab)
     pair = pair_between(found, client, server)
     wanted = Protocol(protocol)

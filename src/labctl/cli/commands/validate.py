@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from labctl.cli.options import as_json
-from labctl.cli.output import emit, emit_json
+from labctl.cli.output import emit, emit_json, tell
 
 
 @click.command("validate")
@@ -38,14 +38,13 @@ def command(files: tuple[str, ...], as_json: bool) -> int:
         )
     else:
         for problem in problems:
-            click.echo(str(problem), err=True)
+            tell(str(problem))
         if not problems:
             emit(f"{len(files)} files are valid" if len(files) > 1 else f"{files[0]} is valid")
         else:
             wrong = len({problem.file for problem in problems})
-            click.echo(
+            tell(
                 f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {wrong} "
-                f"{'file' if wrong == 1 else 'files'}; docs/scenario.md explains every key",
-                err=True,
+                f"{'file' if wrong == 1 else 'files'}; docs/scenario.md explains every key"
             )
     return 2 if problems else 0

@@ -31,6 +31,7 @@ from labctl.providers.netns.actions import (
 )
 from labctl.providers.netns.claim import claimed
 from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, MapsFill
+from labctl.providers.netns.discover import read_mark
 from labctl.system import files, netlink, netns, rtnetlink
 from labctl.system.process import Process
 
@@ -271,6 +272,12 @@ def executor(lab: Lab) -> Iterator[NetnsExecutor]:
 
 def _refuse_existing(lab: Lab) -> None:
     there = [name for name in netns.names() if (parts := split_namespace(name)) and parts[0] == lab.name]
+    if foreign := [name for name in there if read_mark(name) is None]:
+        raise UsageError(
+            what=f"the name {lab.name} is taken by network namespaces that are not labctl's",
+            cause=f"without labctl's mark, and so left alone: {', '.join(foreign)}",
+            remedy=f"another name: --name my-lab; or, when nobody needs it: ip netns delete {foreign[0]}",
+        )
     if there:
         raise UsageError(
             what=f"the lab {lab.name} is there already, whole or in pieces",
