@@ -19,6 +19,10 @@ import shutil
 import subprocess
 import sys
 
+KUBELETS = "k8s.io"
+IPTABLES = ("filter", "nat", "mangle", "raw", "security")
+CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
 
 def run(*argv):
     """Exit code and output; 127 where the program is not there."""
@@ -110,6 +114,8 @@ class Machine:
             "installed": installed_packages() if wanted["packages"] else [],
             "images": images(wanted.get("socket", "")),
             "socket": wanted.get("socket", ""),
+            "namespaces": namespaces(wanted.get("socket", "")),
+            "tables": nft_tables(),
             "selinux": run("getenforce")[1] or None,
         }
         # Written last and by renaming: a record that is there is whole.
@@ -129,8 +135,10 @@ class Machine:
                 record = json.load(file)
         except OSError:
             return
+        restore_tables(record.get("tables"))
         if with_packages:
             restore_images(record)
+            restore_namespace(record)
             remove_packages(record["packages"], record.get("installed"))
         changed = [path for path, state in record["files"].items() if self.restore_file(path, state)]
         for path, before in record["directories"].items():
@@ -331,8 +339,57 @@ def restore_images(record):
         return
     ours = [name for name in now if name not in record["images"]]
     if ours:
-        run("ctr", "--address", record["socket"], "--namespace", "k8s.io", "images", "remove", *ours)
+        # Waits until what the images were made of is gone too.
+        run("ctr", "--address", record["socket"], "--namespace", "k8s.io", "images", "remove", "--sync", *ours)
         say("removed %d images" % len(ours))
+
+
+def namespaces(socket):
+    """containerd's namespaces, or None where nobody answers."""
+    if not socket:
+        return None
+    code, text = run("ctr", "--address", socket, "namespaces", "list", "-q")
+    return text.split() if code == 0 else None
+
+
+def restore_namespace(record):
+    """The kubelet's namespace goes if it was not there and is empty: containerd keeps one that is not."""
+    socket, before = record.get("socket", ""), record.get("namespaces")
+    if before is None or KUBELETS in before or KUBELETS not in (namespaces(socket) or ()):
+        return
+    if run("ctr", "--address", socket, "namespaces", "remove", KUBELETS)[0] == 0:
+        say("removed containerd's namespace " + KUBELETS)
+
+
+def nft_tables():
+    """Every table of nftables as (family, name), or None where nobody could tell: iptables may be nftables inside."""
+    code, text = run("nft", "list", "tables")
+    return [line.split()[1:3] for line in text.splitlines() if line.startswith("table ")] if code == 0 else None
+
+
+def restore_tables(before):
+    """The kubelet's and Cilium's iptables leaves its tables behind without a rule. Those that were not there go."""
+    if before is None:
+        return
+    for family, name in nft_tables() or ():
+        if [family, name] in before or family not in ("ip", "ip6") or name not in IPTABLES:
+            continue
+        code, text = run("nft", "list", "table", family, name)
+        if code == 0 and is_empty_table(text) and run("nft", "delete", "table", family, name)[0] == 0:
+            say("removed the empty table %s %s" % (family, name))
+
+
+def is_empty_table(text):
+    """True for a table that has nothing but iptables' own chains, without a rule, that let everything through."""
+    for line in (line.strip() for line in text.splitlines()):
+        if line in ("", "}") or line[:1] == "#" or line.startswith("table "):
+            continue
+        if line.startswith("chain ") and line.split()[1] in CHAINS:
+            continue
+        if line.startswith("type ") and line.endswith("policy accept;"):
+            continue
+        return False
+    return True
 
 
 def main():

@@ -185,6 +185,11 @@ class Probe:
     required: bool = True
 
 
+@runtime_checkable  # labs on machines other than this host: what those of lab.yaml have and lack, asked of them
+class ProbesMachines(Protocol):
+    def machine_probes(self) -> Iterator[Probe]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningLab:
     """A lab that was found by its mark. `is_whole` is false when parts are missing; `lab` is None when only the

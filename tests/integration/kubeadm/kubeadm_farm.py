@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-STAND_INS = ("kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "modprobe", "systemctl")
+STAND_INS = ("kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "journalctl", "modprobe", "systemctl")
 HERE = Path(__file__).parent
 USER = "learner"
 PASSWORD = "right-horse"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +14,16 @@ from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, MeasureFailed, StepFailed
+from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.providers.base import TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kubeadm.clock import measure
-from labctl.providers.kubeadm.machines import Machine, machines_of
+from labctl.providers.kubeadm.fitness import refuse_obstacles
+from labctl.providers.kubeadm.machine_probes import machine_probes
+from labctl.providers.kubeadm.machines import Machine, machines_of, site_machines
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
-from labctl.providers.kubeadm.survey import look_at, refuse_obstacles, survey
+from labctl.providers.kubeadm.survey import look_at, survey
 
 pytestmark = pytest.mark.root
 
@@ -122,7 +127,9 @@ def test_an_unknown_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path
         refused.run(("true",), timeout_s=20)
     assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
     assert "is not known yet" in failed.value.cause
-    assert f"ssh -p {machines.machines[0].port} root@127.0.0.1 true" in failed.value.remedy
+    # What is answered with yes goes into the file that labctl goes by.
+    ways = f"-p {machines.machines[0].port} -i {machines.key} -o UserKnownHostsFile={tmp_path / 'empty'}"
+    assert f"ssh {ways} root@127.0.0.1 true" in failed.value.remedy
 
 
 def test_a_changed_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path: Path) -> None:
@@ -210,3 +217,37 @@ def test_every_machine_that_cannot_be_reached_is_named(machines: Farm, tmp_path:
         machines.machines[1].drop.clear()
     assert failed.value.what == "node2 (127.0.0.1): cannot be reached"
     assert "dropped the connection" in failed.value.cause
+
+
+def test_doctor_asks_every_machine_and_says_of_each_what_is_wrong(machines: Farm) -> None:
+    machines.machines[1].drop.set()
+    try:
+        probes = list(machine_probes(Kubeadm(kubernetes="1.20.2", offline=True), site_machines(machines.hosts())))
+    finally:
+        machines.machines[1].drop.clear()
+    fits, silent = probes
+    assert fits.present
+    assert fits.name == f"127.0.0.1:{machines.machines[0].port}"
+    assert re.fullmatch(
+        r"Debian family, Linux [\d.]+, \d+ CPUs?, [\d.]+ GB memory, [\d.]+ GB free, cgroup v1, containerd 1.6.20, "
+        r"kubeadm 1.20.2", fits.found
+    )  # fmt: skip
+    assert (silent.present, silent.required) == (False, True)
+    assert "dropped the connection" in silent.found
+    assert f"-i {machines.key} " in silent.remedy
+
+
+def test_a_machine_that_is_too_slow_for_doctor_does_not_hold_it_up(machines: Farm) -> None:
+    machines.machines[0].write("/usr/local/bin/nproc", "#!/bin/sh\nsleep 20\n", 0o755)
+    begun_s = time.monotonic()
+    try:
+        probes = list(machine_probes(Kubeadm(), site_machines(machines.hosts()[:1]), deadline_s=2.0))
+    finally:
+        machines.machines[0].run("rm", "/usr/local/bin/nproc")
+    assert time.monotonic() - begun_s < 6
+    assert [(probe.present, probe.name) for probe in probes] == [(False, f"127.0.0.1:{machines.machines[0].port}")]
+
+
+def test_doctor_misses_machines_where_lab_yaml_lists_none_and_none_are_made() -> None:
+    assert [probe.found for probe in machine_probes(Kubeadm(), ())] == ["lab.yaml lists none under hosts:"]
+    assert list(machine_probes(Kubeadm(machines=MachineSource.VAGRANT), ())) == []

@@ -12,10 +12,11 @@ from labctl.errors import MeasureFailed, StepFailed
 from labctl.providers.base import ClockOffset, Completed
 from labctl.providers.kubeadm import clock
 from labctl.providers.kubeadm.clock import Exchange, are_apart, in_words, measure, offset_of, parse_time
+from labctl.providers.kubeadm.fitness import judge_survey
 from labctl.providers.kubeadm.machines import machines_of
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import MachineCommands
-from labctl.providers.kubeadm.survey import judge_survey, look_at, parse_survey
+from labctl.providers.kubeadm.survey import look_at, parse_survey
 
 SURVEY = """uid=0
 kernel=6.1.0-18-amd64

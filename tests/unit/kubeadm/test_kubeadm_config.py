@@ -12,7 +12,8 @@ import yaml
 from labctl.errors import UsageError
 from labctl.model.sections_kubeadm import Kubeadm
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.config import ClusterShape, init_documents, join_document, to_yaml
+from labctl.providers.kubeadm.config import ClusterShape, checks_apart, init_documents, join_document, to_yaml
+from labctl.providers.kubeadm.inventory import init_flags
 from labctl.providers.kubeadm.kubernetes import (
     ConfigApi,
     Installed,
@@ -174,6 +175,24 @@ def test_a_kubernetes_older_than_the_configuration_is_refused_with_the_nearest()
     assert refused.value.lines()[-1] == "  try: the nearest that works: --set kubeadm.kubernetes=1.20.15"
 
 
-def test_offline_kubeadm_does_not_insist_on_images_that_nobody_uses() -> None:
-    init = init_documents(settings(kubernetes="1.20.2", offline=True), SHAPE, "10.0.0.1")[0]
-    assert init["nodeRegistration"]["ignorePreflightErrors"] == ["Swap", "ImagePull"]
+@pytest.mark.parametrize(
+    ("version", "policy", "is_apart"),
+    [("1.20.2", None, True), ("1.21.14", None, True), ("1.22.0", "Never", False), ("1.35.0", "Never", False)],
+)
+def test_offline_nothing_is_pulled_and_no_check_is_waived_for_it(
+    version: str, policy: str | None, is_apart: bool
+) -> None:
+    """kube-proxy's image is nowhere: a kubeadm that may pull tries five times, which took a minute or more."""
+    offline = settings(kubernetes=version, offline=True)
+    registration = init_documents(offline, SHAPE, "10.0.0.1")[0]["nodeRegistration"]
+    assert registration["ignorePreflightErrors"] == ["Swap"]
+    assert registration.get("imagePullPolicy") == policy
+    assert checks_apart(offline) is is_apart
+    assert not checks_apart(settings(kubernetes=version))
+    assert "imagePullPolicy" not in init_documents(settings(kubernetes=version), SHAPE, "")[0]["nodeRegistration"]
+
+
+def test_only_a_start_whose_checks_ran_before_leaves_them_out() -> None:
+    assert init_flags(settings(kubernetes="1.20.2", offline=True)) == "--skip-phases=addon/kube-proxy,preflight"
+    assert init_flags(settings(kubernetes="1.20.2")) == "--skip-phases=addon/kube-proxy"
+    assert init_flags(settings(kubernetes="1.22.0", offline=True)) == ""

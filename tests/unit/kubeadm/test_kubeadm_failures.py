@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +40,10 @@ MET = {
         "verification failed."), "is not known yet", "ssh debian@192.168.56.10 true",
     ),
     "wrong sudo password": ("Incorrect sudo password", "sudo does not take the password of debian", "sudoPasswordFile"),
+    "sudo is silent": (
+        "Task failed: Timeout (12s) waiting for privilege escalation prompt:",
+        "waits for a name server to tell the machine's own name", "sudo tee -a /etc/hosts",
+    ),
     "sudo asks": ("Missing sudo password", "sudo asks debian for a password", "NOPASSWD"),
     "not in sudoers": (
         "debian is not in the sudoers file.  This incident will be reported.", "may not become root", "usermod",
@@ -71,6 +78,10 @@ MET = {
     "cgroup driver": (
         ('failed to run Kubelet: misconfiguration: kubelet cgroup driver: "cgroupfs" is different from docker cgroup '
         'driver: "systemd"'), "use different cgroup drivers", "kubeadm.cgroupDriver: systemd",
+    ),
+    "cgroup driver, left alone": (
+        ("labctl: cgroup driver systemd of the kubelet is different from containerd's, whose configuration is to be "
+        "left alone"), "the kubelet and containerd use different cgroup drivers", "kubeadm.runtime.configure: true",
     ),
     "time skew": (
         ("error execution phase preflight: couldn't validate the identity of the API Server: Get https://10.0.0.1: "
@@ -123,7 +134,7 @@ def test_a_known_failure_tells_machine_reason_and_remedy(name: str) -> None:
 
 def test_no_known_failure_leaves_a_hole_in_its_sentence() -> None:
     for known in KNOWN:
-        names = set(known.pattern.groupindex) | {"host", "place", "address", "user", "key_name"}
+        names = set(known.pattern.groupindex) | {"host", "place", "address", "user", "forget"}
         assert set(re.findall(r"\{(\w+)\}", known.cause + known.remedy)) <= names, known.cause
 
 
@@ -169,3 +180,64 @@ def test_what_kubeadm_says_of_its_configuration_is_told_and_not_its_hint_at_more
         "that must be specified\nTo see the stack trace of this error execute with --v=5 or higher"
     )
     assert shortened(said) == said.splitlines()[0]
+
+
+WAITED = "error execution phase wait-control-plane: couldn't initialize a Kubernetes cluster\n"
+# Recorded with kubelet 1.20.2 and containerd 1.6.20 on a machine that may not nest containers.
+NO_NESTING = (
+    "RunPodSandbox from runtime service failed: rpc error: code = Unknown desc = failed to create containerd task: "
+    "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
+    "can't get final child's PID from pipe: EOF: unknown"
+)
+OTHER_DRIVER = (
+    'failed to run Kubelet: misconfiguration: kubelet cgroup driver: "cgroupfs" is different from docker cgroup '
+    'driver: "systemd"'
+)
+
+
+@pytest.mark.parametrize(
+    ("says", "cause", "remedy"),
+    [
+        (NO_NESTING, "not even the sandbox of a pod: failed to create shim task: OCI", "journalctl -u containerd"),
+        (OTHER_DRIVER, "use different cgroup drivers", "kubeadm.cgroupDriver: systemd"),
+        ('failed to pull image "k8s.gcr.io/etcd:1"', "cannot be had from its registry", "kubeadm.offline: true"),
+        ("the moon is full", "the kubelet says: the moon is full", "journalctl -u kubelet -n 30"),
+    ],
+)  # fmt: skip
+def test_why_a_control_plane_does_not_come_up_is_what_the_kubelet_says(says: str, cause: str, remedy: str) -> None:
+    message = f"{WAITED}the kubelet says: {says}\n"
+    failed = step_failed([TaskFailure(node="node1", task="Kubernetes starts", message=message)], MACHINES, "LOG")
+    assert cause in failed.cause
+    assert remedy in failed.remedy
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Get "http://127.0.0.1:10248/healthz": dial tcp 127.0.0.1:10248: connect: connection refused',
+        "Error: cannot reach 10.0.0.1:6443: Connection timed out",
+    ],
+)
+def test_a_connection_that_a_program_was_refused_is_not_taken_for_ssh(message: str) -> None:
+    failure = TaskFailure(node="node1", task="Kubernetes starts", message=message)
+    assert recognise(failure) is None
+    assert recognise(replace(failure, unreachable=True)) is not None
+
+
+KLOG = """I1122 14:44:00.1 1 kubelet.go:1] starting
+E1122 14:49:52.786273    1489 kubelet.go:2243] node "node1" not found
+E1122 14:49:52.887401    1489 kubelet.go:2243] node "node1" not found
+E1122 14:49:52.887401    1489 kubelet.go:2243] node "node1" not found
+E1122 14:49:53.000001    1489 remote_runtime.go:116] RunPodSandbox from runtime service failed: why
+E1122 14:49:53.100001    1489 remote_runtime.go:116] RunPodSandbox from runtime service failed: why
+E1122 14:49:53.100002    1489 other.go:1] once
+"""
+
+
+def test_of_the_kubelets_log_the_line_that_comes_most_often_and_tells_something(tmp_path: Path) -> None:
+    (tmp_path / "journalctl").write_text(f"#!/bin/sh\ncat <<'END'\n{KLOG}END\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    script = Path(__file__).resolve().parents[3] / "playbooks" / "files" / "kubelet-says.sh"
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(("sh", str(script)), env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stderr == "the kubelet says: RunPodSandbox from runtime service failed: why\n"

@@ -18,13 +18,14 @@ from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
 from labctl.model.datapath import Masquerade
 from labctl.providers.cilium.versions import Version
+from labctl.providers.kubeadm.fitness import judge_survey, least_python
 from labctl.providers.kubeadm.inventory import inventory, pause_tag, sandbox_image, sources
 from labctl.providers.kubeadm.kernel import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
 from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.settings import read_settings
-from labctl.providers.kubeadm.survey import judge_survey, least_python, parse_survey
+from labctl.providers.kubeadm.survey import parse_survey
 
 PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
 

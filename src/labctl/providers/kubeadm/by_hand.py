@@ -5,6 +5,7 @@ Every block runs on a machine through `ssh … sudo sh -eu`, so that the whole p
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from labctl.model.sections_kubeadm import CgroupDriver, PackageSource, Swap
@@ -24,8 +25,11 @@ def on(machine: Machine, script: str) -> str:
 
 def everywhere(machines: Sequence[Machine], script: str) -> str:
     """The same script on every machine, one after the other."""
-    places = " ".join(f"'{machine.place}{'' if machine.user == 'root' else ' sudo'}'" for machine in machines)
-    return f"for machine in {places}; do\n  ssh $machine sh -eu <<'{END}'\n{script.rstrip()}\n{END}\ndone"
+    places = [machine.place + ("" if machine.user == "root" else " sudo") for machine in machines]
+    # A path with a blank in it is quoted within the place, which only a second reading takes.
+    ssh = 'eval ssh "$machine"' if any("'" in place for place in places) else "ssh $machine"
+    listed = " ".join(f"'{place}'" if "'" not in place else shlex.quote(place) for place in places)
+    return f"for machine in {listed}; do\n  {ssh} sh -eu <<'{END}'\n{script.rstrip()}\n{END}\ndone"
 
 
 def kubeadm_init(settings: Settings) -> str:

@@ -16,7 +16,8 @@ from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.commands import Commands
 
 _ROUNDS = 5
-_ASK_S = 20.0
+_ASK_S = 60.0
+"""Where sudo waits for a name server that is not there, each command takes 20 s."""
 _ENOUGH_S = 10.0
 """After it no further question is asked of a machine that has answered once: a slow one need not hold up the others."""
 

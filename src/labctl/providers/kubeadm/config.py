@@ -53,13 +53,18 @@ def node_registration(settings: Kubeadm, node: str, address: str) -> Document:
         "criSocket": cri_socket(version, settings.runtime.socket),
         "kubeletExtraArgs": extra_args(config_api(version), arguments),
     }
-    ignored = [*settings.ignore_preflight_errors]
-    if not settings.pulls_images:
+    if settings.ignore_preflight_errors:
+        registration["ignorePreflightErrors"] = list(dict.fromkeys(settings.ignore_preflight_errors))
+    if not settings.pulls_images and not checks_apart(settings):
         # kubeadm would want kube-proxy's image too, which nobody uses; labctl looks for the others itself.
-        ignored.append("ImagePull")
-    if ignored:
-        registration["ignorePreflightErrors"] = list(dict.fromkeys(ignored))
+        registration["imagePullPolicy"] = "Never"
     return registration
+
+
+def checks_apart(settings: Kubeadm) -> bool:
+    """Whether kubeadm's checks have to run apart from its start. Up to 1.21 no configuration forbids pulling, which is
+    part of the checks, and only a dry run has the one without the other."""
+    return not settings.pulls_images and config_api(parse_version(settings.kubernetes)) is ConfigApi.V1BETA2
 
 
 def init_document(settings: Kubeadm, shape: ClusterShape, address: str) -> Document:

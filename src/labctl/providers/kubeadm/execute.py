@@ -27,12 +27,13 @@ from labctl.providers.kubeadm.actions import (
     Survey,
     WriteFile,
 )
+from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
 from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
 from labctl.providers.kubeadm.ssh import Fleet
-from labctl.providers.kubeadm.survey import Seen, refuse_obstacles, survey
+from labctl.providers.kubeadm.survey import Seen, survey
 from labctl.system import process
 from labctl.system.files import write_atomically
 

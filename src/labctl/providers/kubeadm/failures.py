@@ -19,6 +19,7 @@ _WARNINGS = re.compile(
     re.MULTILINE,
 )
 """Lines that stand beside a failure and have nothing to do with it."""
+_OF_SSH = re.compile(r"\bssh:|via ssh|Shared connection|closed by remote host|^Connection to ", re.MULTILINE)
 _TELLING = re.compile(r"\[ERROR|^E: |error|fail|denied|refused|invalid|not ", re.IGNORECASE)
 
 
@@ -30,10 +31,12 @@ class Known:
     pattern: re.Pattern[str]
     cause: str
     remedy: str
+    is_ssh: bool = False
+    """Only what SSH says counts: programs on the machine have connections of their own that are refused."""
 
 
-def _known(pattern: str, cause: str, remedy: str) -> Known:
-    return Known(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, remedy)
+def _known(pattern: str, cause: str, remedy: str, *, is_ssh: bool = False) -> Known:
+    return Known(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, remedy, is_ssh)
 
 
 KNOWN: tuple[Known, ...] = (
@@ -41,7 +44,7 @@ KNOWN: tuple[Known, ...] = (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed|host key .* does not match",
         "the machine at {address} shows another host key than the one known for it: it was installed anew, or it is "
         "another machine",
-        "if you know why: ssh-keygen -R '{key_name}' && ssh {place} true  # and compare the key it shows",
+        "if you know why: ssh-keygen {forget} && ssh {place} true  # and compare the key it shows",
     ),
     _known(
         r"Host key verification failed|No .* host key is known for|not found in known_hosts",
@@ -57,17 +60,25 @@ KNOWN: tuple[Known, ...] = (
         r"Connection refused",
         "no SSH server answers at {address}",
         "on the machine: apt-get install openssh-server (or dnf), or set port: under hosts: in lab.yaml",
+        is_ssh=True,
     ),
     _known(
         r"Could not resolve hostname|Name or service not known|Temporary failure in name resolution",
         "the name {address} leads nowhere",
         "use the machine's address under hosts: in lab.yaml",
+        is_ssh=True,
     ),
     _known(
         r"Connection timed out|No route to host|Network is unreachable|Operation timed out|"
         r"Connection reset|Broken pipe|closed by remote host|Shared connection .* closed|Timeout before authentication",
         "{address} does not answer, or dropped the connection",
         "ping -c 1 {address}; ssh {place} true; then the same labctl command: it goes on where it stopped",
+        is_ssh=True,
+    ),
+    _known(
+        r"waiting for privilege escalation prompt",
+        "sudo does not answer in time on {address}; mostly it waits for a name server to tell the machine's own name",
+        "ssh -t {place} 'echo \"127.0.1.1 $(hostname)\" | sudo tee -a /etc/hosts'",
     ),
     _known(
         r"(Incorrect|Sorry, try again|incorrect password attempt).*sudo|sudo.*(incorrect|Sorry)",
@@ -120,6 +131,23 @@ KNOWN: tuple[Known, ...] = (
         r"failed to create kubelet: .*cgroup driver",
         "the kubelet and containerd use different cgroup drivers",
         "kubeadm.cgroupDriver: systemd (or cgroupfs), and kubeadm.runtime.configure: true",
+    ),
+    _known(
+        r"failed to pull image|ErrImagePull|ImagePullBackOff",
+        "an image cannot be had from its registry",
+        "kubeadm.offline: true if the images are on the machines; else kubeadm.imageRepository: a mirror "
+        "that they reach, or kubeadm.images.archives",
+    ),
+    _known(
+        r"the kubelet says: [^\n]*?(?P<said>(OCI runtime create failed|failed to create shim)[^\n]*)",
+        "no container can be started on the machine, not even the sandbox of a pod: {said}",
+        "ssh {place} 'sudo journalctl -u containerd -n 20; runc --version'; where the machine is a container "
+        "itself, it has to be one that may nest others",
+    ),
+    _known(
+        r"the kubelet says: (?P<said>[^\n]+)",
+        "the control plane or the node did not come up; the kubelet says: {said}",
+        "ssh {place} 'sudo journalctl -u kubelet -n 30; sudo crictl ps -a'",
     ),
     _known(
         r"The kubelet is not running|kubelet isn.t running|phase wait-control-plane|"
@@ -195,12 +223,6 @@ KNOWN: tuple[Known, ...] = (
         "[Swap, FileContent--proc-sys-net-bridge-bridge-nf-call-iptables]",
     ),
     _known(
-        r"failed to pull image|ErrImagePull|ImagePullBackOff",
-        "an image cannot be had from its registry",
-        "kubeadm.offline: true if the images are on the machines; else kubeadm.imageRepository: a mirror "
-        "that they reach, or kubeadm.images.archives",
-    ),
-    _known(
         r"No package matching|Unable to locate package|Version .* was not found|No match for argument|"
         r"no available installation candidate|Unable to find a match",
         "the machine's package sources have not got this version",
@@ -267,8 +289,9 @@ def failure_of(node: str, task: str, result: Mapping[str, Any], *, unreachable: 
 def recognise(failure: TaskFailure) -> tuple[Known, dict[str, str]] | None:
     """The first known failure in the message, with its groups."""
     message = _WARNINGS.sub("", failure.message)
+    is_ssh = failure.unreachable or _OF_SSH.search(message)
     for known in KNOWN:
-        found = known.pattern.search(message)
+        found = known.pattern.search(message) if is_ssh or not known.is_ssh else None
         if found:
             return known, {name: text or "" for name, text in found.groupdict().items()}
     return None
@@ -291,10 +314,10 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     known, groups = recognised
     words = {
         "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
-        "key_name": machine.address if machine.port == 22 else f"[{machine.address}]:{machine.port}", **groups,
+        "forget": machine.forget, **groups,
     }  # fmt: skip
     cause = _filled(known.cause, words)
-    if said and said not in cause and not said.startswith("labctl:"):
+    if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
         cause += f". It said: {said}"
     remedy = _filled(known.remedy, words)
     return StepFailed(what=what, cause=cause, remedy=f"{remedy}   (log: {log})" if log else remedy)

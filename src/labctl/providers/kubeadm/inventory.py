@@ -14,7 +14,7 @@ from typing import Any
 from labctl.model.lab import Lab
 from labctl.model.sections_kubeadm import Kubeadm
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.config import ClusterShape, Document, init_documents, join_document
+from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, kernel_options, needs_rp_filter_override
 from labctl.providers.kubeadm.kubernetes import SkipProxy, cri_socket, parse_version, skip_proxy
 from labctl.providers.kubeadm.machines import Machine
@@ -194,7 +194,8 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "sysctls": SYSCTLS,
             "rp_filter": RP_FILTER if needs_rp_filter_override(cilium) else "",
             "init_documents": list(init_documents(settings, shape_of(lab, machines), machines[0].cluster_address)),
-            "init_flags": str(SkipProxy.FLAG) if skip_proxy(version) is SkipProxy.FLAG else "",
+            "init_flags": init_flags(settings),
+            "checks_apart": checks_apart(settings),
             "pod_cidr": str(lab.network.pod_cidr),
             "remove_packages": settings.remove_packages,
             "wait_s": 300,
@@ -203,6 +204,13 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "remember": remembered(lab),
         }
     }
+
+
+def init_flags(settings: Kubeadm) -> str:
+    """What kubeadm init is told on its command line, since this version's configuration has no place for it."""
+    if skip_proxy(parse_version(settings.kubernetes)) is not SkipProxy.FLAG:
+        return ""
+    return f"{SkipProxy.FLAG},preflight" if checks_apart(settings) else str(SkipProxy.FLAG)
 
 
 def remembered(lab: Lab) -> dict[str, Any]:

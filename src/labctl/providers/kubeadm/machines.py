@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -41,9 +42,25 @@ class Machine:
         return self.role is Role.CONTROL_PLANE
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """The options that ssh needs to get there as labctl does: port, key and file of host keys, where lab.yaml says
+        so. `ssh-copy-id` takes them too."""
+        port = () if self.port == 22 else ("-p", str(self.port))
+        key = ("-i", self.key) if self.key else ()
+        known_hosts = ("-o", f"UserKnownHostsFile={self.known_hosts}") if self.known_hosts else ()
+        return (*port, *key, *known_hosts)
+
+    @property
     def place(self) -> str:
         """What a person types after `ssh`."""
-        return f"{self.user}@{self.address}" if self.port == 22 else f"-p {self.port} {self.user}@{self.address}"
+        return " ".join((*map(_typed, self.ways), f"{self.user}@{self.address}"))
+
+    @property
+    def forget(self) -> str:
+        """What a person types after `ssh-keygen` so that this machine's host key is forgotten."""
+        name = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+        where = f" -f {_typed(self.known_hosts)}" if self.known_hosts else ""
+        return f"-R '{name}'{where}"
 
     @property
     def cluster_address(self) -> str:
@@ -54,6 +71,11 @@ class Machine:
         return asdict(self) | {"role": str(self.role)}
 
 
+def _typed(word: str) -> str:
+    """A word as a shell takes it, a leading `~/` left for the shell to read."""
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") and len(word) > 2 else shlex.quote(word)
+
+
 def machine_from_record(record: Mapping[str, Any]) -> Machine:
     """The machine that `Machine.record` was made from. Raises KeyError, TypeError or ValueError."""
     return Machine(**{**record, "role": Role(record["role"])})
@@ -61,7 +83,11 @@ def machine_from_record(record: Mapping[str, Any]) -> Machine:
 
 def settings_of(lab: Lab) -> Kubeadm:
     """The `kubeadm:` section of the lab, defaults where it says nothing."""
-    given = lab.settings.get("kubeadm")
+    return section_of(lab.settings.get("kubeadm"))
+
+
+def section_of(given: object) -> Kubeadm:
+    """The section `kubeadm:`, from its plain value or what was made of it. Raises UsageError."""
     if isinstance(given, Kubeadm):
         return given
     with _named("kubeadm"):

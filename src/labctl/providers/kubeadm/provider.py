@@ -14,7 +14,7 @@ from typing import Any
 from labctl.errors import LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.model.sections_kubeadm import MachineSource
+from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.cilium.files import state_root
@@ -31,7 +31,7 @@ from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, un
 
 class KubeadmProvider:
     """`Provider` of the seam. `observer` hears every Ansible task; `site` gives the machines of lab.yaml, for labs
-    whose record on this host is lost."""
+    whose record on this host is lost and for `doctor`; `site_section` what lab.yaml says under `kubeadm:`."""
 
     name = "kubeadm"
     statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
@@ -42,10 +42,12 @@ class KubeadmProvider:
         root: Path | None = None,
         observer: TaskObserver = unheard,
         site: Callable[[], tuple[Machine, ...]] = tuple,
+        site_section: Callable[[], Kubeadm] = Kubeadm,
     ) -> None:
         self._root = root or state_root(self.name)
         self._observer = observer
         self._site = site
+        self._site_section = site_section
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -68,6 +70,14 @@ class KubeadmProvider:
 
     def probes(self) -> Iterator[Probe]:
         return probes()
+
+    def machine_probes(self) -> Iterator[Probe]:
+        """Of the machines of lab.yaml, asked over SSH."""
+        from labctl.providers.kubeadm.machine_probes import machine_probes
+
+        # Without Fabric nobody can be asked, which `probes` has told.
+        if all(probe.present for probe in probes() if probe.name == "fabric"):
+            yield from machine_probes(self._site_section(), self._site())
 
     def plan(self, lab: Lab) -> Plan:
         return plan_lab(self.settings(lab))

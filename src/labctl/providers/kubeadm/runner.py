@@ -39,6 +39,7 @@ _SSH_ARGS = (
 )
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
+_CLOSE_S = 2.0
 
 
 def playbooks_directory() -> Path:
@@ -116,7 +117,11 @@ class AnsibleRunner:
                     ("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"),
                     stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False,
                 )  # fmt: skip
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        # A connection that is just ending still has its socket there, and takes it away by itself.
+        until_s = time.monotonic() + _CLOSE_S
+        while self._sockets.exists() and time.monotonic() < until_s:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            time.sleep(0.02)
 
     def __enter__(self) -> AnsibleRunner:
         return self
@@ -208,6 +213,8 @@ class AnsibleRunner:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
             "ANSIBLE_SSH_ARGS": _SSH_ARGS,
             "ANSIBLE_HOST_KEY_CHECKING": "True",
+            # For sudo, which waits 20 s on a machine that cannot find its own name. Connections have their own limit.
+            "ANSIBLE_TIMEOUT": "60",
             "ANSIBLE_PIPELINING": "True",
             "ANSIBLE_FORKS": str(max(5, len(self.machines))),
             "ANSIBLE_NOCOLOR": "1",

@@ -242,7 +242,10 @@ class MachineCommands:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        return ("ssh", *self.machine.place.split(), *(() if self.machine.user == "root" else ("sudo",)))
+        machine = self.machine
+        # Shown quoted, so that no shell would read the ~ any more.
+        ways = (str(Path(word).expanduser()) if word.startswith("~") else word for word in machine.ways)
+        return ("ssh", *ways, f"{machine.user}@{machine.address}", *(() if self.machine.user == "root" else ("sudo",)))
 
     def find(self, program: str) -> str | None:
         done = self.run(("sh", "-c", 'command -v "$0"', program), timeout_s=_CONNECT_S)

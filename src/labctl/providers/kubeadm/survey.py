@@ -1,25 +1,20 @@
-"""What the machines are like before anything is done to them: asked all at once over SSH, then judged.
+"""What the machines are like before anything is done to them: asked all at once over SSH. `fitness.py` judges it.
 
-One script a machine prints `key=value` lines; everything that is wrong on any machine is told in one error.
+One script a machine prints `key=value` lines; machines that cannot be asked are told in one error.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 
-from labctl.errors import LabError, StepFailed, UsageError
-from labctl.model.sections_kubeadm import PackageSource
+from labctl.errors import LabError, StepFailed
 from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.clock import are_apart, in_words, measure
+from labctl.providers.kubeadm.clock import measure
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
-from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
-from labctl.providers.kubeadm.kubernetes import Installed, nearest, parse_version, skew
-from labctl.providers.kubeadm.settings import Settings, refuse_kernel
+from labctl.providers.kubeadm.kubernetes import Installed, parse_version
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 
 _ASK_S = 90.0
@@ -28,6 +23,13 @@ echo "uid=$(id -u)"
 echo "kernel=$(uname -r)"
 echo "family=$(. /etc/os-release 2>/dev/null; echo " $ID $ID_LIKE ")"
 [ -d /run/systemd/system ] && echo systemd=yes
+echo "cpus=$(nproc 2>/dev/null)"
+echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+for directory in /var/lib /var/lib/containerd /var/lib/kubelet; do
+    [ -d "$directory" ] || continue
+    df -Pk "$directory" 2>/dev/null | awk -v d="$directory" 'NR == 2 {print "free=" $4 " " d}'
+done
+echo "cgroup=$(stat -fc %T /sys/fs/cgroup 2>/dev/null)"
 command -v python3 >/dev/null && echo python=yes
 echo "pythonversion=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
 for tool in crictl conntrack iptables ip mount nsenter; do command -v $tool >/dev/null || echo "lacks=$tool"; done
@@ -36,6 +38,7 @@ echo "kubelet=$(kubelet --version 2>/dev/null)"
 echo "containerd=$(containerd --version 2>/dev/null)"
 echo "mark=$(sed -n 's/.*"lab": *"\([^"]*\)".*/\1/p' /etc/labctl/lab.json 2>/dev/null)"
 [ -e /etc/kubernetes/kubelet.conf ] && echo cluster=yes
+ss -Hltn 2>/dev/null | awk '{sub(/.*:/, "", $4); print "port=" $4}' | sort -u
 ip -o -4 address show 2>/dev/null | while read -r _ device _ address _; do echo "device=$device ${address%/*}"; done
 true
 """
@@ -43,7 +46,8 @@ true
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One machine as it was found. `devices` are (name, address)."""
+    """One machine as it was found. `devices` are (name, address), `free_byte` (directory, bytes). Numbers are 0 where
+    the machine did not tell."""
 
     node: str
     is_root: bool
@@ -60,6 +64,13 @@ class Seen:
     is_in_cluster: bool
     devices: tuple[tuple[str, str], ...]
     clock: ClockOffset | None = None
+    cpus: int = 0
+    memory_byte: int = 0
+    free_byte: tuple[tuple[str, int], ...] = ()
+    ports: frozenset[int] = frozenset()
+    """TCP ports that somebody listens on."""
+    cgroup: str = ""
+    """The type of the file system at /sys/fs/cgroup: `cgroup2fs` with cgroup v2 alone."""
 
     def device_of(self, address: str) -> str:
         """The device that has this address; empty when none has."""
@@ -69,7 +80,7 @@ class Seen:
 def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen:
     """From what `SCRIPT` prints. Unknown lines (a login banner) are passed over."""
     said: dict[str, str] = {}
-    devices, lacks = [], []
+    devices, lacks, free, ports = [], [], [], set[int]()
     for line in text.splitlines():
         key, found, value = line.partition("=")
         if not found:
@@ -77,6 +88,11 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen
         if key == "device":
             name, _, address = value.partition(" ")
             devices.append((name.partition("@")[0], address))
+        elif key == "port":
+            ports.add(_number(value.strip()))
+        elif key == "free":
+            size, _, directory = value.partition(" ")
+            free.append((directory, _number(size) * 1024))
         elif key == "lacks":
             lacks.append(value.strip())
         else:
@@ -100,7 +116,16 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen
         is_in_cluster="cluster" in said,
         devices=tuple(devices),
         clock=clock,
+        cpus=_number(said.get("cpus", "")),
+        memory_byte=_number(said.get("memory", "")) * 1024,
+        free_byte=tuple(free),
+        ports=frozenset(ports),
+        cgroup=said.get("cgroup", ""),
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
 
 
 def _version(text: str) -> Version | None:
@@ -108,141 +133,6 @@ def _version(text: str) -> Version | None:
         return parse_version(text)
     except ValueError:
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obstacle:
-    """Something about one machine that stops the lab."""
-
-    node: str
-    cause: str
-    remedy: str
-
-
-def judge_survey(settings: Settings, seen: Iterable[Seen]) -> tuple[Obstacle, ...]:
-    """Everything that stands in the way, in the order of the machines."""
-    seen = tuple(seen)
-    apart = are_apart((one.clock for one in seen if one.clock), settings.kubeadm.max_clock_offset_s)
-    return tuple(obstacle for one in seen for obstacle in _judge(settings, one, clocks_are_apart=apart))
-
-
-def _judge(settings: Settings, seen: Seen, *, clocks_are_apart: bool) -> list[Obstacle]:
-    machine = next(m for m in settings.machines if m.node == seen.node)
-    found: list[tuple[str, str]] = []
-    if not seen.is_root:
-        found.append((f"{machine.user} is not root there", f"ssh {machine.place} sudo -n id -u  # must print 0"))
-    if not seen.has_python:
-        found.append(("Ansible needs Python 3", f"ssh {machine.place} sudo apt-get install -y python3"))
-    elif seen.python is not None and seen.python.series < (least := least_python(_ansible_core())):
-        has, wants = (".".join(map(str, series)) for series in (seen.python.series, least))
-        problem = f"its Python is {has}, and ansible-core {_ansible_core()} works with {wants} and later"
-        found.append((problem, 'here: .venv/bin/pip install "ansible-core<2.17"; or a newer python3 on the machine'))
-    if not seen.has_systemd:
-        found.append(("it does not run systemd", "a machine or VM that does"))
-    if seen.mark and seen.mark != settings.lab.name:
-        found.append((f"it belongs to lab {seen.mark}", f"labctl down {seen.mark}"))
-    elif seen.is_in_cluster and not seen.mark:
-        found.append(
-            (
-                "it is a node of a cluster that labctl did not make, and labctl leaves it alone",
-                f"another machine; or, if that cluster may go: ssh {machine.place} sudo kubeadm reset",
-            )
-        )
-    found += _judge_versions(settings, seen)
-    if machine.node_address and not seen.device_of(machine.node_address) and seen.devices:
-        has = ", ".join(f"{address} ({device})" for device, address in seen.devices if device != "lo")
-        found.append((f"it has no address {machine.node_address}; it has {has or 'none'}", "correct nodeAddress:"))
-    # Certificates are made on one machine and read on the others: this host's clock is a measure, not a party.
-    if clocks_are_apart and seen.clock and abs(seen.clock.offset_s) > settings.kubeadm.max_clock_offset_s:
-        cause = (
-            f"the clock of {in_words(seen.clock)}, as seen from here; the machines differ from each other, and "
-            "certificates are not valid across such a gap"
-        )
-        remedy = (
-            f"ssh {machine.place} sudo timedatectl set-ntp true; where no time server can be reached: "
-            f'ssh {machine.place} sudo date --set="@$(date +%s)"'
-        )
-        found.append((cause, remedy))
-    return [Obstacle(node=seen.node, cause=cause, remedy=remedy) for cause, remedy in found]
-
-
-def _judge_versions(settings: Settings, seen: Seen) -> list[tuple[str, str]]:
-    asked, found = settings.kubernetes, []
-    if seen.kernel is not None:
-        try:
-            refuse_kernel(settings, seen.kernel)
-        except UsageError as refused:
-            found.append((f"{refused.what}: {refused.cause}", refused.remedy))
-    source = settings.kubeadm.package_source
-    installed = seen.installed
-    if seen.containerd is not None and (problem := cri_problem(asked, seen.containerd)):
-        found.append((problem, "another containerd on the machine, or another kubeadm.kubernetes"))
-    if source is PackageSource.INSTALLED:
-        forgiven = settings.kubeadm.ignore_preflight_errors
-        # labctl itself finds the pods by crictl; the others are kubeadm's wish.
-        lacks = [tool for tool in seen.lacks if tool == "crictl" or f"FileExisting-{tool}" not in forgiven]
-        if lacks:
-            waived = ", ".join(("Swap", *(f"FileExisting-{tool}" for tool in lacks if tool != "crictl")))
-            also = f", or kubeadm.ignorePreflightErrors: [{waived}]" if "crictl" not in lacks else ""
-            found.append(
-                (f"nothing may be downloaded, and it has not got {' and '.join(lacks)}", f"install them by hand{also}")
-            )
-        missing = [
-            name
-            for name, there in (
-                ("kubeadm", installed.kubeadm), ("kubelet", installed.kubelet), ("containerd", seen.has_containerd)
-            )
-            if not there
-        ]  # fmt: skip
-        if missing:
-            found.append(
-                (
-                    f"nothing may be downloaded, and it has not got {' and '.join(missing)}",
-                    "install them by hand, or packages.source: bundle with the files in packages.bundle",
-                )
-            )
-    elif (
-        source in (PackageSource.AUTO, PackageSource.REPOSITORY)
-        and not settings.kubeadm.packages.repository
-        and installed.kubeadm is None
-        and asked.series < FIRST_IN_VENDOR_REPOSITORY
-    ):
-        found.append(
-            (
-                f"packages of Kubernetes {asked} are in no vendor repository any more (pkgs.k8s.io begins with 1.24)",
-                "packages.source: bundle or installed, a mirror in packages.repository, or a newer kubeadm.kubernetes",
-            )
-        )
-    for problem in skew(asked, installed):
-        better = nearest(asked, installed)
-        found.append((problem, f"--set kubeadm.kubernetes={better}" if better else f"install kubelet {asked}"))
-    return found
-
-
-def cri_problem(kubernetes: Version, containerd: Version) -> str:
-    """A kubelet before 1.23 speaks CRI v1alpha2 only, which containerd 2 has not; one since 1.26 speaks v1 only, which
-    came with containerd 1.6."""
-    if kubernetes.series < (1, 23) and containerd.series >= (2, 0):
-        return f"containerd {containerd} does not speak with the kubelet of Kubernetes {kubernetes} (CRI v1alpha2)"
-    if kubernetes.series >= (1, 26) and containerd.series < (1, 6):
-        return f"containerd {containerd} is too old for Kubernetes {kubernetes}, which needs 1.6 (CRI v1)"
-    return ""
-
-
-def least_python(ansible_core: str) -> tuple[int, int]:
-    """The oldest Python on a machine that this ansible-core works with, from its support matrix."""
-    numbers = [int(word) for word in re.findall(r"\d+", ansible_core)[:2]]
-    for since, least in (([2, 20], (3, 9)), ([2, 18], (3, 8)), ([2, 17], (3, 7))):
-        if numbers >= since:
-            return least
-    return (3, 6)
-
-
-def _ansible_core() -> str:
-    try:
-        return metadata.version("ansible-core")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[Seen, ...]:
@@ -274,13 +164,14 @@ def _together(failed: Sequence[LabError]) -> StepFailed:
     )
 
 
-def look_at(commands: MachineCommands) -> Seen:
+def look_at(commands: MachineCommands, *, ask_s: float = _ASK_S) -> Seen:
+    """Asks one machine. Raises StepFailed or MeasureFailed."""
     node = commands.machine.node
-    done = commands.run(("sh", "-c", SCRIPT), timeout_s=_ASK_S)
+    done = commands.run(("sh", "-c", SCRIPT), timeout_s=ask_s)
     if done.timed_out:
         # What it said until then would read as programs that are not there.
         raise StepFailed(
-            what=f"{node} ({commands.machine.address}): did not say in {_ASK_S:g} s what is installed",
+            what=f"{node} ({commands.machine.address}): did not say in {ask_s:g} s what is installed",
             cause="it takes commands over SSH, and is too slow to end them: overloaded, or out of memory",
             remedy=f"ssh {commands.machine.place} uptime",
         )
@@ -289,16 +180,3 @@ def look_at(commands: MachineCommands) -> Seen:
             [TaskFailure(node=node, task="Look at the machine", message=done.error_text)], [commands.machine]
         )
     return parse_survey(node, done.text, measure(node, commands))
-
-
-def refuse_obstacles(settings: Settings, seen: Iterable[Seen]) -> None:
-    """Raises StepFailed that tells every obstacle with its machine."""
-    obstacles = judge_survey(settings, seen)
-    if not obstacles:
-        return
-    address = {machine.node: machine.address for machine in settings.machines}
-    raise StepFailed(
-        what=f"{len({o.node for o in obstacles})} of {len(settings.machines)} machines cannot be used as they are",
-        cause="\n       ".join(f"{o.node} ({address[o.node]}): {o.cause}" for o in obstacles),
-        remedy="\n       ".join(dict.fromkeys(o.remedy for o in obstacles)),
-    )
