@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.model.movement import Movement, Mover, PacketKey
+from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 
 READY = '"flow"'
 """Stands in every line of `-o jsonpb`: the newest earlier flow of the pair shows that hubble is listening."""
@@ -96,9 +97,9 @@ def lost_events(text: str) -> int:
     """How many events hubble itself says that it lost."""
     lost = 0
     for line in text.splitlines():
-        told = _object(line.strip()).get("lost_events")
+        told = object_of(line.strip()).get("lost_events")
         if isinstance(told, dict):
-            lost += _number(told.get("num_events_lost"))
+            lost += number_of(told.get("num_events_lost"))
     return lost
 
 
@@ -142,18 +143,18 @@ def movements_of(
 
 def _flow_of_line(line: str) -> Flow | None:
     if line.startswith("{"):
-        told = _object(line)
-        return _flow_of_json(_mapping(told.get("flow")) or told, line)
+        told = object_of(line)
+        return _flow_of_json(mapping_of(told.get("flow")) or told, line)
     return _flow_of_text(line)
 
 
 def _flow_of_json(flow: dict[str, object], raw: str) -> Flow | None:
-    ip, source = _mapping(flow.get("IP")), _mapping(flow.get("source"))
+    ip, source = mapping_of(flow.get("IP")), mapping_of(flow.get("source"))
     if not ip.get("source") or not ip.get("destination"):
         return None
-    l4 = _mapping(flow.get("l4"))
+    l4 = mapping_of(flow.get("l4"))
     word = next((name for name in l4 if name in _PROTOCOLS), "")
-    ports = _mapping(l4.get(word))
+    ports = mapping_of(l4.get(word))
     point = str(flow.get("trace_observation_point", "")).lower().replace("_", "-")
     return Flow(
         point="" if point == "unknown-point" else point,
@@ -161,10 +162,10 @@ def _flow_of_json(flow: dict[str, object], raw: str) -> Flow | None:
         source=str(ip["source"]),
         destination=str(ip["destination"]),
         protocol=word.lower() or ("icmp" if any(name.startswith("ICMP") for name in l4) else ""),
-        source_port=_number(ports.get("source_port")),
-        destination_port=_number(ports.get("destination_port")),
-        identity=_number(source.get("identity")),
-        interface=str(_mapping(flow.get("interface")).get("name", "")),
+        source_port=number_of(ports.get("source_port")),
+        destination_port=number_of(ports.get("destination_port")),
+        identity=number_of(source.get("identity")),
+        interface=str(mapping_of(flow.get("interface")).get("name", "")),
         reason=str(flow.get("drop_reason_desc", "")),
         raw=raw,
     )
@@ -187,7 +188,7 @@ def _flow_of_text(line: str) -> Flow | None:
         protocol=word.lower() if word in _PROTOCOLS else "icmp" if word.startswith("ICMP") else "",
         source_port=source_port,
         destination_port=destination_port,
-        identity=_number((match[f"{ends[0]}_id"] or "").removeprefix("ID:")),
+        identity=number_of((match[f"{ends[0]}_id"] or "").removeprefix("ID:")),
         raw=line,
     )
 
@@ -195,21 +196,3 @@ def _flow_of_text(line: str) -> Flow | None:
 def _split(end: str) -> tuple[str, int]:
     host, _, port = end.rpartition(":")
     return (host, int(port)) if host and port.isdigit() else (end, 0)
-
-
-def _object(line: str) -> dict[str, object]:
-    try:
-        return _mapping(json.loads(line))
-    except ValueError:
-        return {}
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> int:
-    """protojson writes 64-bit numbers as strings."""
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and value.isdigit() else 0

@@ -8,12 +8,12 @@ numbers: that is for single packets.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 from labctl.providers.cilium.status import IN_AGENT
 
 READY = "Press Ctrl-C to quit"
@@ -115,14 +115,14 @@ def _of_text(line: str) -> Trace | None:
 
 
 def _of_json(line: str) -> Trace | None:
-    event = _object(line)
-    kind, summary = event.get("type"), _mapping(event.get("summary"))
-    l3, l4 = _mapping(summary.get("l3")), _mapping(summary.get("l4"))
+    event = object_of(line)
+    kind, summary = event.get("type"), mapping_of(event.get("summary"))
+    l3, l4 = mapping_of(summary.get("l3")), mapping_of(summary.get("l4"))
     if kind not in ("trace", "drop") or not l3.get("src") or not l3.get("dst"):
         return None
     point, endpoint = ("drop", None) if kind == "drop" else _point(str(event.get("traceSummary", "")))
     what = next((name for name in ("tcp", "udp", "sctp", "icmpv4") if name in summary), "")
-    first, second = _number(l4.get("src")), _number(l4.get("dst"))
+    first, second = number_of(l4.get("src")), number_of(l4.get("dst"))
     if what == "icmpv4":
         icmp = str(summary["icmpv4"])
         what = _field(icmp, "TypeCode")
@@ -138,7 +138,7 @@ def _of_json(line: str) -> Trace | None:
         source=str(l3["src"]),
         destination=str(l3["dst"]),
         what=what,
-        teller=_number(event.get("source")),
+        teller=number_of(event.get("source")),
         first=first,
         second=second,
         ip_id=int(_field(str(summary.get("ipv4", "")), "Id") or 0),
@@ -177,20 +177,3 @@ def _split(address: str) -> tuple[str, int]:
     """An IPv4 address and its port, 0 without one; anything else as it stands."""
     host, colon, port = address.rpartition(":")
     return (host, int(port)) if colon and host.count(":") == 0 and port.isdigit() else (address, 0)
-
-
-def _object(line: str) -> dict[str, object]:
-    try:
-        return _mapping(json.loads(line))
-    except ValueError:
-        return {}
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> int:
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and value.isdigit() else 0
