@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,11 +35,16 @@ def wrapped(argv: Sequence[str], *, pid_file: str, cpu: int | None = None) -> tu
 
 
 def argv_signal(pid_file: str, number: int) -> tuple[str, ...]:
-    """Sends a signal to the program that wrote the file; waits for the file, as it may only just be starting."""
+    """Sends a signal to the program that wrote the file; waits for the file, as it may only just be starting.
+
+    After SIGKILL the file goes too: the script that would have removed it may have died with the door.
+    """
     script = (
         'n=0; while [ ! -s "$0" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; '
         f'[ ! -s "$0" ] || kill -{number} "$(cat "$0")" 2>/dev/null || true'
     )
+    if number == signal.SIGKILL:
+        script += '; rm -f "$0"'
     return ("sh", "-c", script, pid_file)
 
 
