@@ -20,6 +20,7 @@ from trials import compare, options_of, parser, store
 
 from labctl.store.journal import read_journal
 
+SLICED = "ping"
 TARGET = 0.05
 
 
@@ -36,10 +37,25 @@ def union_s(spans: Iterable[tuple[float, float]]) -> float:
     return covered
 
 
+def spans_of(runs: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
+    """When checks ran. Runs in slices take turns: those of a block are one span, as long as all of them together."""
+    spans: list[tuple[float, float]] = []
+    turns: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        if run["kind"] == SLICED:
+            turns.setdefault((run["block"], run["check"]), []).append(run)
+        else:
+            spans.append((at_s(run["started_at"]), at_s(run["started_at"]) + run["duration_s"]))
+    for together in turns.values():
+        begun = min(at_s(run["started_at"]) for run in together)
+        spans.append((begun, begun + sum(run["duration_s"] for run in together)))
+    return spans
+
+
 def parts_of(run: Path, wall_s: float) -> dict[str, float]:
     entries = list(read_journal(run / "journal.jsonl"))
     runs: list[dict[str, Any]] = [dict(entry.content["run"]) for entry in entries if entry.kind == "run"]  # type: ignore[call-overload]
-    spans = [(at_s(run["started_at"]), at_s(run["started_at"]) + run["duration_s"]) for run in runs]
+    spans = spans_of(runs)
     prepared: list[dict[str, float]] = [
         dict(entry.content["durationsS"])  # type: ignore[call-overload]
         for entry in entries

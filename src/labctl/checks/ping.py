@@ -234,17 +234,25 @@ class PingCheck:
     tools = ("ping",)
 
     def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        def latency(name: str, label: str, *, primary: bool = False) -> Metric:
+        is_closed = isinstance(parameters, PingParameters) and not parameters.interval_s
+        what = "ping round trip (closed loop)" if is_closed else "ping round trip"
+
+        def latency(name: str, figure: str, *, primary: bool = False) -> Metric:
             return Metric(
-                name=name, label=label, unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=primary
+                name=name,
+                label=f"{what}, {figure}",
+                unit="s",
+                better=Better.LOWER,
+                family=MetricFamily.LATENCY,
+                primary=primary,
             )
 
         return (
-            latency("rtt_p50", "ping round trip, median", primary=True),
-            latency("rtt_min", "ping round trip, least"),
-            latency("rtt_p90", "ping round trip, 90th percentile"),
-            latency("rtt_p99", "ping round trip, 99th percentile"),
-            latency("rtt_max", "ping round trip, most"),
+            latency("rtt_p50", "median", primary=True),
+            latency("rtt_min", "least"),
+            latency("rtt_p90", "90th percentile"),
+            latency("rtt_p99", "99th percentile"),
+            latency("rtt_max", "most"),
             Metric(name="loss", label="ping loss", unit="1", better=Better.LOWER, family=MetricFamily.QUALITY),
         )
 

@@ -250,3 +250,8 @@ def test_a_tool_that_failed_is_an_error_and_never_loss(
     ran = run_check(PingCheck(), PingParameters(count=5), [answer], [])
     assert (ran.result.verdict, ran.result.reason) == (verdict, reason)
     assert ran.result.samples == ()
+
+
+def test_round_trips_back_to_back_are_labelled_as_a_closed_loop() -> None:
+    paced, closed = (PingCheck().metrics(PingParameters(interval_s=each))[0].label for each in (0.005, 0))
+    assert (paced, closed) == ("ping round trip, median", "ping round trip (closed loop), median")
