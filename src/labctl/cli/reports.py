@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import locale
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl.cli.options import as_json
+from labctl.cli.options import as_json as json_option
 from labctl.cli.output import console, emit_json
 from labctl.cli.output import show as show_parts
 from labctl.errors import LabError, MeasureFailed
@@ -21,8 +22,6 @@ from labctl.model.result import Verdict
 if TYPE_CHECKING:
     from labctl.compare.fail_if import Judgement
     from labctl.report.words import Words
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CROSSED = 1
@@ -40,13 +39,6 @@ junit_option = click.option("--junit", type=_FILE, metavar="FILE", help="Write J
 lang_option = click.option(
     "--lang", type=click.Choice(["en", "zh"]), help="Language of the report's own words (default: the locale's)."
 )
-
-
-def report_options(function: F) -> F:
-    """--fail-if, --html, --markdown, --csv, --junit, --lang and --json; taken by `Output.of`."""
-    for option in (as_json, lang_option, junit_option, csv_option, markdown_option, html_option, fail_if_option):
-        function = option(function)
-    return function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +63,30 @@ class Output:
         for path in (self.html, self.markdown, self.csv, self.junit):
             if path is not None:
                 require_place(path)
+
+
+def report_options(function: Callable[..., int]) -> Callable[..., int]:
+    """--fail-if, which the command takes as it is; and --html, --markdown, --csv, --junit, --lang and --json, which it
+    takes as one `output`. Raises LabError for a file that cannot be written before the command does anything."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        html: Path | None,
+        markdown: Path | None,
+        csv: Path | None,
+        junit: Path | None,
+        lang: str | None,
+        as_json: bool,
+        **options: Any,
+    ) -> int:
+        output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+        output.require_places()
+        return function(*args, output=output, **options)
+
+    for option in (json_option, lang_option, junit_option, csv_option, markdown_option, html_option, fail_if_option):
+        command = option(command)
+    return command
 
 
 def require_place(path: Path) -> None:

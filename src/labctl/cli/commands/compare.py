@@ -69,12 +69,7 @@ def command(
     overrides: tuple[str, ...],
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    html: Path | None,
-    markdown: Path | None,
-    csv: Path | None,
-    junit: Path | None,
-    lang: str | None,
-    as_json: bool,
+    output: Output,
 ) -> int:
     """Measure scenario B (and C, …) against scenario A.
 
@@ -91,8 +86,6 @@ def command(
     from labctl.engine.unpaired import require_common
     from labctl.model.strategy import Strategy
 
-    output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
-    output.require_places()
     if max_rounds is not None and until is None:
         raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
     if resume is not None:

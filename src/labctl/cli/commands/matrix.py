@@ -37,12 +37,7 @@ def command(
     overrides: tuple[str, ...],
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    html: Path | None,
-    markdown: Path | None,
-    csv: Path | None,
-    junit: Path | None,
-    lang: str | None,
-    as_json: bool,
+    output: Output,
 ) -> int:
     """Measure the scenarios × checks × placements of FILE in the same interleaved blocks; each against the first.
 
@@ -52,8 +47,6 @@ def command(
     from labctl.engine.stored import MATRIX
     from labctl.loading.matrix import load_matrix
 
-    output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
-    output.require_places()
     wanted = (*overrides, *((f"provider={provider}",) if provider else ()))
     matrix = load_matrix(file, overrides=wanted)
     question = _question(matrix, fail_if)

@@ -25,12 +25,7 @@ def command(
     run: str,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    html: Path | None,
-    markdown: Path | None,
-    csv: Path | None,
-    junit: Path | None,
-    lang: str | None,
-    as_json: bool,
+    output: Output,
 ) -> int:
     """Show a stored run again: a path, a name from `labctl runs`, the beginning of one, or `last`.
 
@@ -40,12 +35,10 @@ def command(
     from labctl.engine.trace_run import TRACE
     from labctl.store.reading import find_run
 
-    output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
-    output.require_places()
     stored = find_run(runs_dir, run)
     _say_state(stored)
     if stored.manifest.run_kind == CHECK:
-        if fail_if or html or markdown or csv:
+        if fail_if or output.html or output.markdown or output.csv:
             raise UsageError(
                 what="a run of labctl check has no such report",
                 cause="it has verdicts and no comparison",
@@ -53,7 +46,7 @@ def command(
             )
         return _report_checks(stored, output)
     if stored.manifest.run_kind == TRACE:
-        if fail_if or markdown or csv or junit:
+        if fail_if or output.markdown or output.csv or output.junit:
             raise UsageError(
                 what="a run of labctl trace has no such report",
                 cause="it is the way of a packet, without figures",

@@ -7,13 +7,13 @@ the wire between two devices of a veth pair. Its JSON has no id and sequence num
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.model.movement import Movement, Mover, PacketKey
+from labctl.providers.cilium.json_lines import number_of, object_of
 from labctl.providers.cilium.versions import Version
 
 PROGRAM = "pwru"
@@ -143,11 +143,8 @@ def parse_pwru(text: str, places: Iterable[Place], *, clock_ns: int | None = Non
 def _movement(line: str, places: Mapping[int, Place], clock_ns: int | None) -> Movement | None:
     if not line.startswith("{"):
         return None
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    place, packet = places.get(_number(event.get("netns"))), event.get("tuple")
+    event = object_of(line)
+    place, packet = places.get(number_of(event.get("netns"))), event.get("tuple")
     function, time = str(event.get("func", "")), event.get("time")
     # Before 1.0.9 it gives this function's reason to no one: a drop cannot be told from a capture's copy let go.
     if place is None or not isinstance(packet, dict) or _CONSUMED in function or function == _UNTOLD:
@@ -162,17 +159,13 @@ def _movement(line: str, places: Mapping[int, Place], clock_ns: int | None) -> M
         packet=PacketKey(
             src=str(packet.get("saddr", "")),
             dst=str(packet.get("daddr", "")),
-            protocol=_PROTOCOLS.get(_number(packet.get("proto")), ""),
-            first=_number(packet.get("sport")),
-            second=_number(packet.get("dport")),
+            protocol=_PROTOCOLS.get(number_of(packet.get("proto")), ""),
+            first=number_of(packet.get("sport")),
+            second=number_of(packet.get("dport")),
         ),
         time_ns=time + clock_ns if isinstance(time, int) and clock_ns is not None else None,
         raw=line,
     )
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _device(iface: str, place: Place) -> str:
