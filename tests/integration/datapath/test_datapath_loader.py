@@ -228,5 +228,5 @@ def test_the_extra_delay_is_in_one_program_only(host_routing: HostRouting, encap
             name: min(bpf.run_program(program, frame, repeat=200).duration_ns for _ in range(10))
             for name, program in loaded.programs.items()
         }
-    assert 0.95 * delay_ns <= took_ns.pop("cil_from_container") < 1.5 * delay_ns
+    assert delay_ns <= took_ns.pop("cil_from_container") < 1.5 * delay_ns
     assert max(took_ns.values()) < delay_ns / 2

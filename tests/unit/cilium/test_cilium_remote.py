@@ -120,6 +120,15 @@ def test_a_deadline_ends_the_program_behind_the_door(here: DoorTarget, tmp_path:
     assert beat.read_text() == last
 
 
+def test_a_deadline_leaves_no_pid_file_behind(
+    here: DoorTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid_file = tmp_path / "pid"
+    monkeypatch.setattr("labctl.providers.cilium.targets._pid_file", lambda: str(pid_file))
+    assert here.run(("sleep", "60"), timeout_s=0.5).timed_out
+    assert not pid_file.exists()
+
+
 def test_kubectls_own_line_about_the_status_is_not_the_programs() -> None:
     done = Completed(
         argv=("kubectl",), returncode=1, stdout=b"", duration_s=1.0,

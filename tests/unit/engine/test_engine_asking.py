@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from engine_world import SPECS, ImaginedPing, World, lab
 
+from labctl.checks.base import CheckContext
 from labctl.checks.served import address_of
 from labctl.engine.asked import asked_from
 from labctl.engine.asking import Options, ask
@@ -16,7 +18,7 @@ from labctl.engine.sides import compared_specs
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
 from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters
-from labctl.model.result import Metric
+from labctl.model.result import CheckResult, Metric
 from labctl.store.encoding import json_line
 
 OPTIONS = Options(seed=7, token="abcd")
@@ -190,3 +192,30 @@ def test_a_pair_of_nodes_is_addressed_on_the_underlay() -> None:
     made = lab("legacy")
     assert str(address_of(made, "node2")) == "172.30.0.4"
     assert address_of(made, "server") == made.pod("server").address
+
+
+@dataclass
+class SlicedPing(ImaginedPing):
+    """A run of three slices; `slices` tells whose turn it was, warm-up left out."""
+
+    slices: list[str] = field(default_factory=list)
+
+    def run_in_slices(self, context: CheckContext) -> Generator[None, None, CheckResult]:
+        result = self.run(context)
+        for number in range(3):
+            if number:
+                yield
+            if "warm-up" not in result.raw[0]:
+                self.slices.append(context.open_lab.lab.scenario)
+        return result
+
+
+def test_runs_in_slices_stand_together_in_a_block_and_take_turns_forth_and_back(world: World) -> None:
+    world.ping = ping = SlicedPing()
+    question = world.question(rounds=6)
+    assert question.asked.together == ("ping",)
+    (comparison,) = world.measure(question)
+    planned = [[{"a": "legacy", "b": "bpf"}[run.side] for run in block] for block in question.asked.schedule().blocks]
+    assert ping.slices == [side for block in planned for side in (*block, *block[::-1], *block)]
+    assert comparison.rows[0].change is not None
+    assert comparison.rows[0].change.n == 6
