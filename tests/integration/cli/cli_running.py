@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import shutil
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,16 +76,20 @@ class Desk:
 
     @contextlib.contextmanager
     def started(self, *args: str) -> Iterator[Running]:
-        with subprocess.Popen(
+        """A labctl whose progress is read as the test asks for it. It gets a few lines ahead and no further: a test
+        that stops it after a line stops it there, however busy the machine is."""
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel makes it its smallest: some six lines
+        with ours, subprocess.Popen(
             [sys.executable, "-m", "labctl", *args],
             cwd=self.directory,
             env=self.environment(),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+            stderr=theirs.fileno(),
+        ) as process:  # fmt: skip
+            theirs.close()
             try:
-                yield Running(process)
+                yield Running(process, ours)
             finally:
                 process.kill()
 
@@ -99,28 +102,19 @@ class Desk:
 class Running:
     """A labctl at work, whose progress can be waited for."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], progress: socket.socket) -> None:
         self._process = process
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._progress = progress
         self.seen: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with contextlib.suppress(ValueError):  # closed when the test is over
-            for line in self._process.stderr:
-                self._lines.put(line)
 
     def wait_for(self, text: str) -> None:
+        """Reads on until a line has `text`."""
         deadline = time.monotonic() + TIMEOUT_S
         while not any(text in line for line in self.seen):
-            try:
-                self.seen.append(self._lines.get(timeout=0.05))
-            except queue.Empty:
-                has_ended = self._process.poll() is not None and not self._reader.is_alive() and self._lines.empty()
-                if has_ended or time.monotonic() > deadline:
-                    pytest.fail(f"“{text}” did not come; last seen: {self.seen[-5:]}")
+            line = self._next_line(deadline)
+            if not line:
+                pytest.fail(f"“{text}” did not come; last seen: {self.seen[-5:]}")
+            self.seen.append(line)
 
     def send(self, signal_number: int) -> None:
         self._process.send_signal(signal_number)
@@ -128,10 +122,24 @@ class Running:
     def end(self, signal_number: int) -> int:
         """Sends the signal and gives the exit code."""
         self.send(signal_number)
-        code = self._process.wait(timeout=TIMEOUT_S)
-        while not self._lines.empty():
-            self.seen.append(self._lines.get())
-        return code
+        deadline = time.monotonic() + TIMEOUT_S
+        while line := self._next_line(deadline):
+            self.seen.append(line)
+        return self._process.wait(timeout=TIMEOUT_S)
+
+    def _next_line(self, deadline_s: float) -> str:
+        """The next line; empty at the end and at the deadline. Byte by byte: what is read on makes room for more."""
+        line = b""
+        while not line.endswith(b"\n"):
+            self._progress.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                byte = self._progress.recv(1)
+            except (TimeoutError, ConnectionResetError):
+                byte = b""
+            if not byte:
+                return ""
+            line += byte
+        return line.decode()
 
 
 @pytest.fixture(name="desk")
