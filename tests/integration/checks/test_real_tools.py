@@ -217,7 +217,7 @@ def test_iperf_over_udp_measures_loss_and_jitter(namespaces: tuple[str, str]) ->
 def test_iperf_beside_a_server_that_holds_the_port_is_an_error(namespaces: tuple[str, str]) -> None:
     open_lab = open_plain(namespaces)
     with open_lab.pods[SERVER].start(("iperf3", "-s", "--forceflush")) as other:
-        other.wait_for_output("Server listening", timeout_s=5)
+        other.wait_for_output("Server listening", timeout_s=60)
         result, _ = perform(open_lab, IperfParameters(), "iperf")
     assert result.verdict is Verdict.ERROR
     assert "the iperf3 server did not come up" in result.reason
@@ -290,8 +290,8 @@ def test_two_captures_per_tap_tell_the_direction_of_each_packet(namespaces: tupl
     taps = open_lab.taps(open_lab.lab.pairs[0])
     client = open_lab.target(CLIENT)
     with capturing(taps, "icmp", directions=tuple(Direction)) as live:
-        client.run(("ping", "-c", "2", "-i", "0.01", "-p", "ab", "10.9.0.2"), timeout_s=5)
-        client.run(("sleep", "0.2"), timeout_s=5)
+        client.run(("ping", "-c", "2", "-i", "0.01", "-p", "ab", "10.9.0.2"), timeout_s=60)
+        client.run(("sleep", "0.2"), timeout_s=60)
         captures = live.stop()
     matcher = match_echo(IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"), b"\xab" * 4)
     seen = [

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -78,6 +78,14 @@ def packets(metrics: tuple[Metric, ...], program: Program, verdict: Verdict) -> 
 
 def echoes(frames: list[bytes], kind: int) -> list[Frame]:
     return [frame for frame in map(parse_frame, frames) if frame is not None and frame.icmp_type == kind]
+
+
+def eventually(look: Callable[[], object], expected: object) -> None:
+    """Waits until `look` gives that: on a busy machine a packet takes its time."""
+    deadline = time.monotonic() + 30
+    while (seen := look()) != expected:
+        assert time.monotonic() < deadline, f"{seen} in place of {expected}"
+        time.sleep(0.01)
 
 
 RECORDED_TTL = {
@@ -273,9 +281,9 @@ def test_tcp_carries_data_both_ways(built: Cluster, target: str) -> None:
         stderr=subprocess.STDOUT,
     )
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while ":5201" not in built.run(target, "ss", "-Hltn").stdout:
-            assert time.monotonic() < deadline, "the iperf3 server did not listen within 5 s"
+            assert time.monotonic() < deadline, "the iperf3 server did not listen within 60 s"
             time.sleep(0.02)
         done = built.run("a", "iperf3", "-c", address, "-t", "1", "--bidir", "--json")
         report = json.loads(done.stdout)
@@ -299,9 +307,13 @@ def test_packets_to_nobody_are_dropped_once_each_without_a_loop(built: Cluster, 
 
     before = {node: counted(built, node) for node in ("node1", "node2")}
     inside(built.namespace(source), send)
-    time.sleep(0.05)
+
+    def dropped() -> int:
+        after = (difference(before[node], counted(built, node)) for node in before)
+        return sum(packets(metrics, Program.FROM_HOST, Verdict.UNROUTABLE) for metrics in after)
+
+    eventually(dropped, count)
     after = {node: difference(before[node], counted(built, node)) for node in before}
-    assert sum(packets(metrics, Program.FROM_HOST, Verdict.UNROUTABLE) for metrics in after.values()) == count
     # Seven programs on the longest way there. The last node may answer a few of them with an ICMP redirect, which has
     # as long a way back. A loop would show as up to 64 hops a packet.
     assert sum(m.packets for metrics in after.values() for m in metrics) <= 2 * 7 * count
@@ -319,9 +331,13 @@ def test_a_spoofed_source_address_is_dropped(built: Cluster) -> None:
     before = counted(built, "node1")
     with capturing(built, [("c", "eth0"), ("node1", UPLINK)]) as captured:
         inject(built, "a", frame)
-        time.sleep(0.1)
+        eventually(
+            lambda: packets(
+                difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.INVALID_SOURCE
+            ),
+            1,
+        )
         assert [echoes(captured[tap](), 8) for tap in (("c", "eth0"), ("node1", UPLINK))] == [[], []]
-    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.INVALID_SOURCE) == 1
 
 
 @pytest.mark.parametrize("target", ["b", "node1"])
@@ -336,8 +352,9 @@ def test_what_is_neither_ipv4_nor_arp_is_dropped_at_the_lxc(built: Cluster) -> N
     head = bytes.fromhex((pod.lxc_mac + pod.mac).replace(":", ""))
     before = counted(built, "node1")
     inject(built, "a", head + b"\x86\xdd" + bytes(40))
-    time.sleep(0.05)
-    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.UNSUPPORTED_L3) == 1
+    eventually(
+        lambda: packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.UNSUPPORTED_L3), 1
+    )
 
 
 def test_the_host_routing_helper_shows_in_the_counters(built: Cluster) -> None:
@@ -393,10 +410,14 @@ def test_a_tunnelled_packet_that_claims_to_be_from_the_host_is_dropped(built: Cl
     before = counted(built, "node2")
     with capturing(built, [("c", "eth0"), ("node2", CILIUM_VXLAN)]) as captured:
         inject(built, "node1", outer, device=UPLINK)
-        time.sleep(0.1)
-        assert len(echoes(captured["node2", CILIUM_VXLAN](), 8)) == 1
+        eventually(
+            lambda: packets(
+                difference(before, counted(built, "node2")), Program.FROM_OVERLAY, Verdict.INVALID_IDENTITY
+            ),
+            1,
+        )
+        eventually(lambda: len(echoes(captured["node2", CILIUM_VXLAN](), 8)), 1)
         assert echoes(captured["c", "eth0"](), 8) == []
-    assert packets(difference(before, counted(built, "node2")), Program.FROM_OVERLAY, Verdict.INVALID_IDENTITY) == 1
 
 
 def test_counters_name_the_device(built: Cluster) -> None:

@@ -151,7 +151,7 @@ def _make(name: str, directory: Path, key: Path, address: str) -> TestMachine:
          "sh", "-c", _SETUP, "setup", str(base), name),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     pid = 0
     while time.monotonic() < deadline:
         pid = next(iter(_children(process.pid)), 0)

@@ -49,7 +49,7 @@ def test_a_lab_comes_up_answers_and_goes_away(
 
 
 def assert_programs_are_freed(ids: set[int]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left := {number for number in ids if program_exists(number)}:
         assert time.monotonic() < deadline, f"programs {left} are still loaded"
         time.sleep(0.05)
@@ -233,7 +233,7 @@ def test_processes_inside_the_lab_end_with_it_and_others_do_not(host_as_found: s
         with running(lab):
             inside = Process(("sleep", "60"), namespace=netns.path_of(namespace_of(lab.name, "client")))
             assert inside.is_alive()
-        assert inside.wait(timeout_s=1).returncode == -signal.SIGKILL
+        assert inside.wait(timeout_s=60).returncode == -signal.SIGKILL
         assert outside.is_alive()
 
 

@@ -121,15 +121,27 @@ def until(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
+def until_printed(running: subprocess.Popen[bytes], text: bytes) -> bytes:
+    """What it printed up to there; `communicate` gives the rest."""
+    assert running.stdout is not None
+    printed = b""
+    while text not in printed:
+        piece = os.read(running.stdout.fileno(), 65_536)
+        assert piece, f"ended before it printed {text!r}: {printed!r}"
+        printed += piece
+    return printed
+
+
 @pytest.mark.parametrize("ready", [1, 2], ids=["stdout", "stderr"])
 def test_only_the_pairs_events_leave_the_agent_and_a_signal_ends_the_monitor(tmp_path: Path, ready: int) -> None:
     cells = recorded("encoded/bpf-vxlan.monitor-json.1.16.0.txt")
     noise = '{"type":"trace","summary":{"l3":{"src":"10.244.0.187","dst":"10.244.11.67"}}}\n'
     with in_agent(tmp_path, f"{noise}{cells}CPU 00: Lost 3 events\n", ready) as running:
         until(tmp_path)
-        time.sleep(0.2)
+        printed = until_printed(running, b"Lost 3 events")
         running.send_signal(signal.SIGTERM)
-        out, err = running.communicate(timeout=DEADLINE_S)
+        rest, err = running.communicate(timeout=DEADLINE_S)
+    out = printed + rest
     assert b"Press Ctrl-C" in out + err
     told = parse_monitor(out.decode())
     assert len(told) == 30

@@ -63,7 +63,7 @@ def acting(act: Callable[[], object], name: str = "") -> Run:
 
 
 def test_overlapping_runs_are_at_work_at_the_same_time() -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     records = overlapping([acting(both.wait, "a"), acting(both.wait, "b")], apart_s=0)
     assert [str(record) for record in records] == ["a", "b"]
 
@@ -72,13 +72,13 @@ def test_what_an_overlapping_run_raises_reaches_the_caller_after_the_others_have
     is_begun, is_failing, is_ended = threading.Event(), threading.Event(), threading.Event()
 
     def fail() -> None:
-        assert is_begun.wait(10)
+        assert is_begun.wait(60)
         is_failing.set()
         raise ValueError("no")
 
     def work() -> None:
         is_begun.set()
-        assert is_failing.wait(10)
+        assert is_failing.wait(60)
         time.sleep(0.05)
         is_ended.set()
 
