@@ -91,7 +91,8 @@ def test_a_process_left_behind_fails_the_test_even_when_it_was_set_adrift(tmp_pa
         import host_snapshot, subprocess
         host_snapshot.SETTLE_S = 0.3
         def test_it(host_as_found):
-            subprocess.run(["sh", "-c", "setsid sleep 9 >/dev/null 2>&1 &"], check=True)
+            started = 'until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
+            subprocess.run(["sh", "-c", f"setsid sleep 9 >/dev/null 2>&1 & {started}"], check=True)
     """
     said = outcome(tmp_path, body)
     assert "the host is not as it was found" in said

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any, TypeVar, cast
 
 from labctl.errors import LabError
 
 T = TypeVar("T")
+
+
+def parse_json(data: bytes) -> object:
+    """The value of that JSON text, whoever wrote it. Raises ValueError, also for what is nested too deeply to read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def typed(kind: type[T], data: object, *, where: str) -> T:

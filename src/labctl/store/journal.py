@@ -5,16 +5,21 @@ An entry has `kind`, `at` (UTC) and the fields of its kind. What an entry means 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labctl.errors import LabError
+from labctl.store.decoding import parse_json
 from labctl.store.encoding import json_line
+from labctl.system.files import MIB, Folder, open_folder
 
 JOURNAL_FILE = "journal.jsonl"
+LONGEST_LINE_BYTE = 8 * MIB
+LARGEST_JOURNAL_BYTE = 128 * MIB
+"""A comparison of 200 rounds of every check writes some 10 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +34,9 @@ class Entry:
 class JournalWriter:
     """Appends entries. Each is with the kernel when `append` returns, and on the disk when `sync` does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, run: Folder) -> None:
         """Opens or makes the journal. A last line that a crash cut short is removed: it was never told to anybody."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._descriptor = run.open_own(JOURNAL_FILE)
         _cut_half_line(self._descriptor)
 
     def append(self, kind: str, at: str, content: Mapping[str, object]) -> None:
@@ -64,22 +69,40 @@ def _cut_half_line(descriptor: int) -> None:
 def read_journal(path: Path) -> Iterator[Entry]:
     """The entries in order. A last line without its newline is left out: the writer was stopped in the middle of it.
 
-    No journal reads as no entries. Raises LabError with the line's number for any other line that is not an entry.
+    No journal reads as no entries. Raises LabError with the line's number for any other line that is not an entry, and
+    for a journal that is larger than one of labctl's can be.
     """
     try:
-        file = path.open("rb")
+        with open_folder(path.parent, follow=True) as run:
+            yield from _entries(run, path)
     except FileNotFoundError:
         return
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
+    except OSError as failed:
+        raise LabError(
+            what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=f"ls -l {path}"
+        ) from failed
+
+
+def _entries(run: Folder, path: Path) -> Iterator[Entry]:
+    number, size_byte, rest = 0, 0, b""
+    for piece in run.stream(JOURNAL_FILE):
+        size_byte += len(piece)
+        *lines, rest = (rest + piece).split(b"\n")
+        if max(map(len, (*lines, rest))) > LONGEST_LINE_BYTE or size_byte > LARGEST_JOURNAL_BYTE:
+            raise LabError(
+                what=f"{path}:{number + 1}: this is not a journal of labctl",
+                cause=f"a line is longer than {LONGEST_LINE_BYTE // MIB} MiB, or all of it than "
+                f"{LARGEST_JOURNAL_BYTE // MIB} MiB",
+                remedy="the file was changed after it was written; restore it, or measure again",
+            )
+        for line in lines:
+            number += 1
             yield _entry(line, path, number)
 
 
 def _entry(line: bytes, path: Path, number: int) -> Entry:
     try:
-        content = json.loads(line)
+        content: Any = parse_json(line)
         kind, at = content.pop("kind"), content.pop("at")
     except (ValueError, KeyError, AttributeError, TypeError) as failed:
         raise LabError(

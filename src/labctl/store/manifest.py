@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from labctl.errors import UsageError
+from labctl.store.decoding import parse_json
 from labctl.store.encoding import json_document
-from labctl.system.files import write_atomically
+from labctl.system.files import MIB, Folder, open_folder
 
 MANIFEST_FILE = "run.json"
 API_VERSION = "labctl/v1"
 KIND = "Run"
+LARGEST_BYTE = 16 * MIB
+"""A lab of 10,000 pods has a record of some 4 MiB."""
 
 
 class RunState(StrEnum):
@@ -50,7 +52,7 @@ class Manifest:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-def write_manifest(run: Path, manifest: Manifest) -> None:
+def write_manifest(run: Folder, manifest: Manifest) -> None:
     """Raises OSError."""
     document = {
         "apiVersion": API_VERSION,
@@ -68,20 +70,23 @@ def write_manifest(run: Path, manifest: Manifest) -> None:
         "environment": manifest.environment,
         "labs": manifest.labs,
     }
-    write_atomically(run / MANIFEST_FILE, json_document(document))
+    run.write(MANIFEST_FILE, json_document(document))
 
 
 def read_manifest(run: Path) -> Manifest:
     """Raises UsageError when there is no run, when it is damaged, or when it is of another apiVersion."""
     path = run / MANIFEST_FILE
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError as failed:
+        with open_folder(run, follow=True) as folder:
+            document = parse_json(folder.read(MANIFEST_FILE, most_byte=LARGEST_BYTE))
+    except (FileNotFoundError, NotADirectoryError) as failed:
         raise UsageError(
             what=f"{run} is not a run", cause=f"it has no {MANIFEST_FILE}", remedy="labctl runs"
         ) from failed
     except OSError as failed:
-        raise UsageError(what=f"{path} cannot be read", cause=str(failed), remedy=f"ls -l {path}") from failed
+        raise UsageError(
+            what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=f"ls -l {path}"
+        ) from failed
     except ValueError as failed:
         raise _damaged(path, f"it is not JSON: {failed}") from failed
     if not isinstance(document, dict):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from labctl.store.disk import told
+from labctl.system.files import Folder
 
 RAW_DIRECTORY = "raw"
 
@@ -30,12 +31,13 @@ def _numbered(name: str, number: int) -> str:
 class RawDirectory:
     """The raw files of one check run, in a directory of their own; a `RawSink`. The directory is made when first used.
 
-    `written` is told of every file, so that the run can bring them to the disk when a block is done.
+    `written` is told the path of every file, relative to the run, so that the run can bring them to the disk when a
+    block is done.
     """
 
-    def __init__(self, run: Path, directory: str, written: Callable[[Path], None]) -> None:
+    def __init__(self, run: Folder, directory: str, written: Callable[[str], None]) -> None:
         self._run = run
-        self._directory = run / RAW_DIRECTORY / directory
+        self._directory = directory
         self._written = written
 
     def save(self, name: str, data: bytes) -> str:
@@ -43,24 +45,29 @@ class RawDirectory:
 
         Raises LabError when the disk does not take it.
         """
-        with told(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            path = self._write_new(safe_name(name), data)
+        with (
+            told(self._run.path / RAW_DIRECTORY / self._directory),
+            self._run.sub(RAW_DIRECTORY, make=True) as raw,
+            raw.sub(self._directory, make=True) as directory,
+        ):
+            made = _write_new(directory, safe_name(name), data)
+        path = f"{RAW_DIRECTORY}/{self._directory}/{made}"
         self._written(path)
-        return str(path.relative_to(self._run))
+        return path
 
-    def _write_new(self, name: str, data: bytes) -> Path:
-        number = 1
-        while True:
-            path = self._directory / _numbered(name, number)
-            try:
-                file = path.open("xb")
-            except FileExistsError:
-                number += 1
-                continue
-            with file:
-                file.write(data)
-            return path
+
+def _write_new(directory: Folder, name: str, data: bytes) -> str:
+    number = 1
+    while True:
+        free = _numbered(name, number)
+        try:
+            descriptor = directory.create(free)
+        except FileExistsError:
+            number += 1
+            continue
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        return free
 
 
 class MemorySink:

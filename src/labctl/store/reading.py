@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
+from labctl.store.decoding import parse_json
 from labctl.store.journal import JOURNAL_FILE, Entry, read_journal
 from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
 from labctl.store.runs import RESULT_FILE, is_being_written
 from labctl.store.seal import SealCheck, check_seal
+from labctl.system.files import open_folder, read_file
 
 LAST = "last"
 
@@ -34,7 +36,7 @@ class StoredRun:
         """The document that the command printed; None when the run ended before there was one."""
         path = self.path / RESULT_FILE
         try:
-            document = json.loads(path.read_bytes())
+            document = parse_json(read_file(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as failed:
@@ -46,12 +48,19 @@ class StoredRun:
     def raw(self, name: str) -> bytes:
         """A raw file, by the path relative to the run that its `RawSink` gave. Raises LabError."""
         path = self.path / name
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise LabError(what=f"{name} is not inside run {self.manifest.id}", remedy=self._verify)
+        *folders, last = name.split("/")
         try:
-            return path.read_bytes()
+            with contextlib.ExitStack() as stack:
+                folder = stack.enter_context(open_folder(self.path, follow=True))
+                for each in folders:
+                    folder = stack.enter_context(folder.sub(each))
+                return folder.read(last)
+        except ValueError as failed:
+            raise LabError(what=f"{name} is not inside run {self.manifest.id}", remedy=self._verify) from failed
         except OSError as failed:
-            raise LabError(what=f"{path} cannot be read", cause=str(failed), remedy=self._verify) from failed
+            raise LabError(
+                what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=self._verify
+            ) from failed
 
     def seal(self) -> SealCheck | None:
         """What differs from the sealed run; None when it was cut short before it was sealed."""

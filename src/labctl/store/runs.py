@@ -30,27 +30,28 @@ from labctl.model.comparison import Environment
 from labctl.store.disk import told
 from labctl.store.encoding import json_document, plain
 from labctl.store.environment import read_environment
-from labctl.store.journal import JOURNAL_FILE, JournalWriter
+from labctl.store.journal import JournalWriter
 from labctl.store.manifest import Manifest, RunState, read_manifest, write_manifest
 from labctl.store.raw import RAW_DIRECTORY, RawDirectory, safe_name
 from labctl.store.seal import LOCK_FILE, SEAL_FILE, write_seal
 from labctl.system.clock import utc_now
-from labctl.system.files import write_atomically
+from labctl.system.files import Folder, open_folder, why_untrusted
 
 RESULT_FILE = "result.json"
 
-_RAW_NUMBER = re.compile(r"^(\d+)-")
+_RAW_NUMBER = re.compile(r"^([0-9]{1,9})-")
 
 
 class Run:
     """A run that is being written. Made by `create_run` and `resume_run`."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self.path = folder.path
+        self._folder = folder
         self._manifest = manifest
-        self._journal = JournalWriter(path / JOURNAL_FILE)
-        self._unsynced: list[Path] = []
-        self._sinks = itertools.count(_last_raw_number(path) + 1)  # threads ask for sinks at the same time
+        self._journal = JournalWriter(folder)
+        self._unsynced: list[str] = []
+        self._sinks = itertools.count(_last_raw_number(folder) + 1)  # threads ask for sinks at the same time
 
     @property
     def id(self) -> str:
@@ -67,7 +68,7 @@ class Run:
 
     def sink(self, name: str) -> RawDirectory:
         """The place for the raw files of one check run: a new directory `raw/NUMBER-NAME` at every call."""
-        return RawDirectory(self.path, f"{next(self._sinks):04d}-{safe_name(name)}", self._unsynced.append)
+        return RawDirectory(self._folder, f"{next(self._sinks):04d}-{safe_name(name)}", self._unsynced.append)
 
     def settle(self, settings: Mapping[str, object]) -> None:
         """Adds what the command decided (seed, order, rounds) to `run.json`."""
@@ -77,16 +78,16 @@ class Run:
         """Brings everything so far to the disk: call it where a block ends, since it takes milliseconds."""
         with told(self.path):
             while self._unsynced:
-                _sync_file(self._unsynced[-1])
+                _sync_file(self._folder, self._unsynced[-1])
                 self._unsynced.pop()
             self._journal.sync()
 
     def save_result(self, document: object) -> None:
         """Stores the document that the command prints. Also after the run has ended, whose seal then covers it."""
         with told(self.path):
-            write_atomically(self.path / RESULT_FILE, json_document(document))
+            self._folder.write(RESULT_FILE, json_document(document))
             if self._manifest.state is not RunState.RUNNING:
-                write_seal(self.path)
+                write_seal(self._folder)
 
     def finish(self, state: RunState, reason: str = "") -> None:
         """Ends the run: nothing but `save_result` may follow. Raises LabError when the disk is full."""
@@ -94,11 +95,11 @@ class Run:
         self._journal.close()
         self._write(replace(self._manifest, state=state, reason=reason, ended_at=utc_now()))
         with told(self.path):
-            write_seal(self.path)
+            write_seal(self._folder)
 
     def _write(self, manifest: Manifest) -> None:
         with told(self.path):
-            write_manifest(self.path, manifest)
+            write_manifest(self._folder, manifest)
         self._manifest = manifest
 
 
@@ -120,10 +121,10 @@ def create_run(
     """
     started = datetime.now(UTC)
     with told(runs_dir):
-        path = _new_directory(runs_dir, f"{started:%Y%m%dT%H%M%SZ}-{safe_name(kind)}-{safe_name(name)}")
-    with _held(path):
+        folder = _new_directory(runs_dir, f"{started:%Y%m%dT%H%M%SZ}-{safe_name(kind)}-{safe_name(name)}")
+    with _held(folder):
         manifest = Manifest(
-            id=path.name,
+            id=folder.path.name,
             run_kind=kind,
             name=name,
             labctl_version=__version__,
@@ -134,29 +135,38 @@ def create_run(
             labs={side: plain(lab) for side, lab in labs.items()},
             settings=dict(settings or {}),
         )
-        with told(path):
-            write_manifest(path, manifest)
-            run = Run(path, manifest)
+        with told(folder.path):
+            write_manifest(folder, manifest)
+            run = Run(folder, manifest)
         with _ended(run):
             yield run
 
 
 @contextlib.contextmanager
-def resume_run(path: Path) -> Iterator[Run]:
+def resume_run(path: Path, *, trust: bool = False) -> Iterator[Run]:
     """A run that was cut short, opened to go on where it stopped. Its seal is broken until it ends again.
 
-    Raises UsageError when it is complete, of another version, or still being written by another process.
+    Raises UsageError when it is complete, of another version, still being written by another process, or in a folder
+    that somebody else could have written (unless `trust`).
     """
-    manifest = read_manifest(path)
-    with _held(path):
-        manifest = read_manifest(path)
+    read_manifest(path)
+    with told(path):
+        folder = open_folder(path)
+    if not trust and (why := why_untrusted(folder.stat())):
+        raise UsageError(
+            what=f"run {path.name} may have been written by somebody else",
+            cause=f"{why}: {path}",
+            remedy="look at it, then again with --trust",
+        )
+    with _held(folder):
+        manifest = read_manifest(folder.path)
         if manifest.state is RunState.COMPLETE:
             raise UsageError(what=f"run {manifest.id} is complete", cause="there is nothing left to do in it")
         manifest = replace(manifest, state=RunState.RUNNING, reason="", ended_at="")
-        with told(path):
-            (path / SEAL_FILE).unlink(missing_ok=True)
-            write_manifest(path, manifest)
-            run = Run(path, manifest)
+        with told(folder.path):
+            folder.remove(SEAL_FILE)
+            write_manifest(folder, manifest)
+            run = Run(folder, manifest)
         with _ended(run):
             run.record("resumed", {})
             yield run
@@ -165,7 +175,7 @@ def resume_run(path: Path) -> Iterator[Run]:
 def is_being_written(path: Path) -> bool:
     """True while a process holds the run."""
     try:
-        descriptor = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -205,17 +215,17 @@ def _finish_anyway(run: Run, state: RunState, reason: str) -> None:
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _held(folder: Folder) -> Iterator[None]:
     """Holds the run's lock, which the kernel drops when the process ends, however it ends."""
-    with told(path):
-        descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with told(folder.path):
+        descriptor = folder.open_own(LOCK_FILE)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as busy:
             raise UsageError(
-                what=f"run {path.name} is being written by another labctl",
-                cause=f"it holds the lock on {path / LOCK_FILE}",
+                what=f"run {folder.path.name} is being written by another labctl",
+                cause=f"it holds the lock on {folder.path / LOCK_FILE}",
                 remedy="wait until it has ended; labctl runs shows it",
             ) from busy
         yield
@@ -223,27 +233,27 @@ def _held(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _new_directory(runs_dir: Path, stem: str) -> Path:
+def _new_directory(runs_dir: Path, stem: str) -> Folder:
     """Makes a directory that did not exist: mkdir is atomic, so two processes never get the same one."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    while True:
-        path = runs_dir / f"{stem}-{secrets.token_hex(3)}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
+    with open_folder(runs_dir, make=True, follow=True) as parent:
+        while True:
+            name = f"{stem}-{secrets.token_hex(3)}"
+            with contextlib.suppress(FileExistsError):
+                parent.make(name)
+                return parent.sub(name)
 
 
-def _last_raw_number(path: Path) -> int:
-    names = (entry.name for entry in (path / RAW_DIRECTORY).glob("*"))
-    return max((int(match.group(1)) for match in map(_RAW_NUMBER.match, names) if match), default=0)
+def _last_raw_number(run: Folder) -> int:
+    if not run.kind(RAW_DIRECTORY):
+        return 0
+    with run.sub(RAW_DIRECTORY) as raw:
+        return max((int(match.group(1)) for match in map(_RAW_NUMBER.match, raw.names()) if match), default=0)
 
 
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_file(run: Folder, name: str) -> None:
+    raw, directory, file = name.split("/")
+    with run.sub(raw) as outer, outer.sub(directory) as inner:
+        inner.sync(file)
 
 
 def _as_object(environment: Environment) -> Mapping[str, object]:

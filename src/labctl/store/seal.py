@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import LabError
-from labctl.system.files import write_atomically
+from labctl.system.files import Folder, open_folder
 
 SEAL_FILE = "SHA256SUMS"
 LOCK_FILE = ".lock"
@@ -27,31 +29,40 @@ class SealCheck:
         return not (self.edited or self.missing or self.added)
 
 
-def write_seal(run: Path) -> None:
+def write_seal(run: Folder) -> None:
     """Seals every file of the run as it is now. Raises OSError."""
-    sums = {name: _digest(run / name) for name in _files(run)}
-    write_atomically(run / SEAL_FILE, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+    sums = {name: _digest(run, name) for name in _files(run)}
+    run.write(SEAL_FILE, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
 
 
-def check_seal(run: Path) -> SealCheck | None:
-    """Compares the run with its seal; None when it was never sealed. Raises LabError when the seal is unreadable."""
-    path = run / SEAL_FILE
-    if not path.exists():
-        return None
-    sealed = _parse_seal(path)
-    present = set(_files(run))
-    return SealCheck(
-        edited=tuple(sorted(name for name in present & set(sealed) if _digest(run / name) != sealed[name])),
-        missing=tuple(sorted(set(sealed) - present)),
-        added=tuple(sorted(present - set(sealed))),
-    )
+def check_seal(path: Path) -> SealCheck | None:
+    """Compares the run with its seal; None when it was never sealed. Raises LabError when it cannot be read."""
+    try:
+        with open_folder(path, follow=True) as run:
+            if not run.kind(SEAL_FILE):
+                return None
+            sealed = _parse_seal(run)
+            present = set(_files(run))
+            return SealCheck(
+                edited=tuple(sorted(name for name in present & set(sealed) if _digest(run, name) != sealed[name])),
+                missing=tuple(sorted(set(sealed) - present)),
+                added=tuple(sorted(present - set(sealed))),
+            )
+    except OSError as failed:
+        raise LabError(
+            what=f"{path} cannot be compared with its seal",
+            cause=failed.strerror or str(failed),
+            remedy=f"ls -lR {path}",
+        ) from failed
 
 
-def _parse_seal(path: Path) -> Mapping[str, str]:
+def _parse_seal(run: Folder) -> Mapping[str, str]:
     sums: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    text = run.read(SEAL_FILE).decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
         digest, gap, name = line.partition("  ")
         if not gap or len(digest) != hashlib.sha256().digest_size * 2:
+            path = run.path / SEAL_FILE
             raise LabError(
                 what=f"{path}:{number}: this line is not a checksum",
                 cause="the file was changed after it was written",
@@ -61,12 +72,21 @@ def _parse_seal(path: Path) -> Mapping[str, str]:
     return sums
 
 
-def _files(run: Path) -> Iterator[str]:
-    for path in sorted(run.rglob("*")):
-        if path.is_file() and path.name not in (SEAL_FILE, LOCK_FILE):
-            yield str(path.relative_to(run))
+def _files(run: Folder) -> Iterator[str]:
+    """Every entry but folders, links too: a seal covers no link, so one that was put there counts as added."""
+    yield from (name for name in run.entries() if name.rpartition("/")[2] not in (SEAL_FILE, LOCK_FILE))
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(run: Folder, name: str) -> str:
+    """Of the content; of a link or a special file, which labctl never wrote, no digest that could be equal."""
+    *folders, last = name.split("/")
+    with contextlib.ExitStack() as stack:
+        folder = run
+        for each in folders:
+            folder = stack.enter_context(folder.sub(each))
+        if folder.kind(last) != stat.S_IFREG:
+            return "not a regular file"
+        digest = hashlib.sha256()
+        for piece in folder.stream(last):
+            digest.update(piece)
+        return digest.hexdigest()

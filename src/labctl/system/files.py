@@ -1,50 +1,349 @@
-"""Files that are whole or not there: written aside, flushed to the disk, then renamed. Knows no formats."""
+"""The door to files. Nobody is led elsewhere by it: not by a symbolic link, a pipe, or a file without an end.
+
+What is read has to be a regular file of bounded size; what is written is whole or not there (written aside, flushed,
+renamed). A folder is opened once and everything in it is reached through its descriptor, so that a folder that is
+swapped for a link meanwhile changes nothing. Files of labctl's own are 0600 and folders 0700 whatever the umask, and
+under sudo they belong to the person who called. Knows no formats. docs/security.md says who is trusted with what.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+MIB = 1 << 20
+MOST_BYTE = 64 * MIB
+"""The largest file that is read as a whole, unless the caller says otherwise."""
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+DEEPEST = 32
+"""Levels of folders that are walked down; labctl's own have three."""
+
+OWN_FILE = 0o600
+OWN_FOLDER = 0o700
+TO_SHOW = 0o644
+"""The mode of a file that a person asked for by name; their umask is taken off it."""
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK_BYTE = MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Who called labctl: the user behind sudo where root was reached by sudo, otherwise the process's own user."""
+
+    uid: int
+    gid: int
+
+
+def person() -> Person:
+    """Only root believes SUDO_UID and SUDO_GID: anybody else could have set them to anything."""
+    if os.geteuid() == 0:
+        uid, gid = (os.environ.get(name, "") for name in ("SUDO_UID", "SUDO_GID"))
+        if uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit():
+            return Person(uid=int(uid), gid=int(gid))
+    return Person(uid=os.geteuid(), gid=os.getegid())
+
+
+def trusted_users() -> frozenset[int]:
+    """User ids whose files may decide what labctl does: root, the process's own user, and the person behind sudo."""
+    return frozenset({0, os.geteuid(), person().uid})
+
+
+def why_untrusted(found: os.stat_result) -> str:
+    """Why a file or folder could have been written by somebody else than `trusted_users`; empty when it could not."""
+    if found.st_uid not in trusted_users():
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody may write it"
+    if found.st_mode & stat.S_IWGRP and found.st_gid not in (0, person().gid):
+        return f"group {found.st_gid} may write it"
+    return ""
+
+
+# ---- one file by its path
+
+
+def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, owned: bool = False) -> bytes:
+    """The content of a regular file of at most `most_byte` bytes.
+
+    Raises OSError: ELOOP for a symbolic link (`follow` allows one), EINVAL for what is no regular file, EFBIG for a
+    larger one, EPERM with `owned` when somebody else could have written it.
+    """
+    flags = _READ & ~os.O_NOFOLLOW if follow else _READ
+    return _content(os.open(path, flags), str(path), most_byte, owned=owned)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
     """Puts `data` at `path` such that a reader, or a crash, sees the old file or the new one and nothing between.
 
-    Raises OSError. Makes no directories.
+    A symbolic link at `path` is replaced, never followed; other things that are no regular file are refused. The file
+    belongs to the person. Raises OSError. Makes no folders.
     """
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).rename(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(aside).unlink()
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the rename itself last: the new name is in the directory, which is a file of its own."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_folder(path.parent, follow=True) as folder:
+        folder.write(path.name, data, mode=mode & ~_umask() if mode == TO_SHOW else mode)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on `path` (made if missing), so that two labctl processes take turns."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+# ---- folders, by descriptor
+
+
+class Folder:
+    """An open folder. Names are single components; a name with a separator, `.` or `..` raises ValueError.
+
+    Made by `open_folder` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the object's life.
+    """
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self.path = path
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def stat(self) -> os.stat_result:
+        return os.fstat(self._descriptor)
+
+    def names(self) -> tuple[str, ...]:
+        """What is in the folder, sorted."""
+        return tuple(sorted(os.listdir(self._descriptor)))  # noqa: PTH208  # by descriptor
+
+    def kind(self, name: str) -> int:
+        """The type bits of the entry itself (`stat.S_IFREG`, …), without following it; 0 when there is none."""
+        try:
+            return stat.S_IFMT(os.stat(_one(name), dir_fd=self._descriptor, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return 0
+
+    def sub(self, name: str, *, make: bool = False) -> Folder:
+        """The folder of that name inside; with `make` it is made when it is missing. Raises OSError for a link."""
+        if make:
+            with contextlib.suppress(FileExistsError):
+                self.make(name)
+        return Folder(os.open(_one(name), _FOLDER, dir_fd=self._descriptor), self.path / name)
+
+    def make(self, name: str) -> None:
+        """A new folder, 0700, the person's. Raises FileExistsError."""
+        os.mkdir(_one(name), OWN_FOLDER, dir_fd=self._descriptor)
+        made = os.open(name, _FOLDER, dir_fd=self._descriptor)
+        try:
+            os.fchmod(made, OWN_FOLDER)
+            _give(made)
+        finally:
+            os.close(made)
+
+    def read(self, name: str, *, most_byte: int = MOST_BYTE) -> bytes:
+        """As `read_file`."""
+        return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=False)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """The content of a regular file in pieces of at most 1 MiB, however large it is."""
+        descriptor = self._opened(name, _READ)
+        try:
+            _require_regular(descriptor, str(self.path / name))
+            while piece := os.read(descriptor, _CHUNK_BYTE):
+                yield piece
+        finally:
+            os.close(descriptor)
+
+    def create(self, name: str, *, mode: int = OWN_FILE) -> int:
+        """A descriptor for writing a file that did not exist. Raises FileExistsError, also for a link."""
+        descriptor = self._opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
+        os.fchmod(descriptor, mode)
+        _give(descriptor)
+        return descriptor
+
+    def open_own(self, name: str) -> int:
+        """A descriptor for reading and appending to a regular file of one name, made when it is missing (0600).
+
+        Raises OSError for a link (symbolic or hard) and for what is no regular file.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with contextlib.suppress(FileExistsError):
+            os.close(self.create(name))
+        descriptor = self._opened(name, flags)
+        try:
+            found = _require_regular(descriptor, str(self.path / name))
+            if found.st_nlink > 1:
+                raise OSError(errno.EMLINK, "it has a second name (a hard link)", str(self.path / name))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def write(self, name: str, data: bytes, *, mode: int = OWN_FILE) -> None:
+        """A whole file: written aside, flushed to the disk, renamed. Raises OSError."""
+        if self.kind(name) not in (0, stat.S_IFREG, stat.S_IFLNK):
+            raise OSError(errno.EINVAL, "it is no regular file", str(self.path / name))
+        aside = f".{name[:200]}.{secrets.token_hex(6)}"
+        descriptor = self.create(aside, mode=mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(aside, _one(name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException:
+            self.remove(aside)
+            raise
+        os.fsync(self._descriptor)
+
+    def remove(self, name: str) -> None:
+        """Removes one file, or the link itself; nothing when there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_one(name), dir_fd=self._descriptor)
+
+    def remove_tree(self, name: str) -> None:
+        """Removes a folder and what is in it, never what a link in it points to; nothing when there is none."""
+        try:
+            inner = self.sub(name)
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            self.remove(name)
+            return
+        except OSError as failed:
+            if failed.errno != errno.ELOOP:
+                raise
+            self.remove(name)
+            return
+        with inner:
+            for entry in inner.names():
+                if inner.kind(entry) == stat.S_IFDIR:
+                    inner.remove_tree(entry)
+                else:
+                    inner.remove(entry)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(name, dir_fd=self._descriptor)
+
+    def entries(self, *, deepest: int = DEEPEST) -> Iterator[str]:
+        """Everything below that is no folder, links too, by path relative to this folder; sorted in each folder.
+
+        Raises OSError for folders nested more than `deepest` levels.
+        """
+        for name in self.names():
+            if self.kind(name) != stat.S_IFDIR:
+                yield name
+                continue
+            if deepest == 0:
+                raise OSError(errno.ELOOP, "folders are nested too deeply", str(self.path / name))
+            with self.sub(name) as inner:
+                yield from (f"{name}/{below}" for below in inner.entries(deepest=deepest - 1))
+
+    def sync(self, name: str) -> None:
+        """Brings a file to the disk."""
+        descriptor = self._opened(name, _READ)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _opened(self, name: str, flags: int, mode: int = 0) -> int:
+        return os.open(_one(name), flags, mode, dir_fd=self._descriptor)
+
+
+def open_folder(path: Path, *, make: bool = False, follow: bool = False) -> Folder:
+    """The folder at `path`. With `make`, what is missing of the path is made (0700, the person's).
+
+    A symbolic link as its last component is refused with ENOTDIR or ELOOP unless `follow` allows it: for folders that
+    the person named on the command line. Raises OSError.
+    """
+    if make:
+        _make_folders(path)
+    return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes the folder at `path` and what is in it. Links are removed, not followed. Nothing when there is none."""
+    try:
+        parent = open_folder(path.parent, follow=True)
+    except FileNotFoundError:
+        return
+    with parent:
+        parent.remove_tree(path.name)
+
+
+def _make_folders(path: Path) -> None:
+    missing = []
+    at = path
+    while not at.exists() and at != at.parent:
+        missing.append(at)
+        at = at.parent
+    for folder in reversed(missing):
+        with open_folder(folder.parent, follow=True) as parent, contextlib.suppress(FileExistsError):
+            parent.make(folder.name)
+
+
+def _one(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not the name of one file")
+    return name
+
+
+def _give(descriptor: int) -> None:
+    """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
+    who = person()
+    if os.geteuid() == 0 and who.uid != 0:
+        os.fchown(descriptor, who.uid, who.gid)
+
+
+def _require_regular(descriptor: int, shown: str) -> os.stat_result:
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), shown)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", shown)
+    return found
+
+
+def _content(descriptor: int, shown: str, most_byte: int, *, owned: bool) -> bytes:
+    try:
+        found = _require_regular(descriptor, shown)
+        if owned and (why := why_untrusted(found)):
+            raise PermissionError(errno.EPERM, why, shown)
+        pieces, size_byte = [], 0
+        while piece := os.read(descriptor, _CHUNK_BYTE):
+            size_byte += len(piece)
+            # /proc and a growing file say a size of 0: what counts is what comes.
+            if size_byte > most_byte:
+                raise OSError(errno.EFBIG, f"it is larger than {most_byte:,} bytes", shown)
+            pieces.append(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)
+
+
+def _umask() -> int:
+    """Read from the kernel without changing it, which another thread would notice."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022

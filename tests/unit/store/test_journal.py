@@ -8,10 +8,11 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.store.journal import JournalWriter, read_journal
+from labctl.system.files import open_folder
 
 
 def written(path: Path, count: int) -> bytes:
-    journal = JournalWriter(path)
+    journal = JournalWriter(open_folder(path.parent))
     for number in range(count):
         journal.append("block", "2026-11-22T10:00:00Z", {"n": number, "text": "über\nzwei Zeilen"})
     journal.sync()
@@ -48,7 +49,7 @@ def test_a_half_line_longer_than_one_read_is_removed_whole(tmp_path: Path) -> No
     path = tmp_path / "journal.jsonl"
     data = written(path, 1)
     path.write_bytes(data + b"x" * 200_000)
-    JournalWriter(path).close()
+    JournalWriter(open_folder(path.parent)).close()
     assert path.read_bytes() == data
 
 
@@ -67,7 +68,7 @@ def test_a_damaged_line_in_the_middle_is_told_with_its_number(tmp_path: Path, li
 
 def test_what_has_no_plain_form_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    journal = JournalWriter(path)
+    journal = JournalWriter(open_folder(path.parent))
     with pytest.raises(TypeError, match="object has no plain JSON form"):
         journal.append("block", "now", {"what": object()})
     journal.close()

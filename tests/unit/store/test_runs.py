@@ -18,6 +18,7 @@ from labctl.model.comparison import Environment
 from labctl.store.manifest import RunState
 from labctl.store.reading import StoredRun, Unreadable, find_run, list_runs, open_run
 from labctl.store.runs import Run, create_run, is_being_written, resume_run
+from labctl.system.files import open_folder
 
 HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2)
 
@@ -171,7 +172,7 @@ def test_runs_that_start_in_the_same_second_never_share_a_directory(tmp_path: Pa
 
 def test_a_result_saved_after_the_end_is_under_the_seal(tmp_path: Path) -> None:
     path = make_run(tmp_path)
-    run = Run(path, open_run(path).manifest)
+    run = Run(open_folder(path), open_run(path).manifest)
     run.save_result({"kind": "Check", "late": True})
     stored = open_run(path)
     assert stored.result() == {"kind": "Check", "late": True}
