@@ -14,12 +14,40 @@ MARK = "labctl"
 UNDERLAY = "underlay"
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 
+LABEL_KEY_PATTERN = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+
 _NAME = re.compile(NAME_PATTERN)
+_LABEL_KEY = re.compile(LABEL_KEY_PATTERN)
+_LABEL_VALUE = re.compile(LABEL_VALUE_PATTERN)
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,14}")
 
 
 def is_name(text: str) -> bool:
     """True for a DNS label (RFC 1123) of at most 40 characters: what labs, nodes and pods may be called."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_label_key(text: str) -> bool:
+    """True for the key of a Kubernetes label."""
+    return _LABEL_KEY.fullmatch(text) is not None
+
+
+def is_label_value(text: str) -> bool:
+    """True for the value of a Kubernetes label, which may be empty."""
+    return _LABEL_VALUE.fullmatch(text) is not None
+
+
+def is_mac(text: str) -> bool:
+    """True for six octets in lower-case hexadecimal."""
+    return _MAC.fullmatch(text) is not None
+
+
+def is_device(text: str) -> bool:
+    """True for what labctl calls network devices: at most 15 characters (IFNAMSIZ - 1), none that a tool could read as
+    an option or a path."""
+    return _DEVICE.fullmatch(text) is not None
 
 
 def namespace_of(lab: str, part: str) -> str:

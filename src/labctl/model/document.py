@@ -19,7 +19,7 @@ from labctl.model.lab import Placement
 from labctl.model.parameters import Seconds, Share
 from labctl.model.section import Section
 from labctl.model.service import Protocol, ServiceType
-from labctl.names import NAME_PATTERN
+from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 API_VERSION = "labctl/v1"
 SCENARIO = "Scenario"
@@ -27,8 +27,6 @@ SITE = "Site"
 
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
-LABEL_KEY_PATTERN = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
-LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
 REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
 
 SMALLEST_MTU_BYTE = 576

@@ -1,23 +1,28 @@
 """A `Lab` as JSON-ready data and back, without loss; and the digest that equal labs have in common.
 
-Storing the data is not its business. Reading is strict: data of another form is refused in words, since a record may
-have been cut short, edited, or written by another version.
+Storing the data is not its business. Reading is strict: names, devices, addresses and parameters have to be what the
+loader would have let through, since a record may have been cut short, edited, or written by another version, or by
+somebody who wants labctl to remove another folder than the lab's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le
 
 from labctl.errors import LabError
 from labctl.model.datapath import Datapath, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.lab import CheckSpec, Lab, Network, Node, Pair, Placement, Pod
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
 from labctl.model.service import Protocol, Service, ServiceType
+from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
 API_VERSION = "labctl/v1"
 KIND = "Lab"
@@ -48,9 +53,10 @@ def lab_from_json(data: Mapping[str, Any]) -> Lab:
         if (data["apiVersion"], data["kind"]) != (API_VERSION, KIND):
             raise ValueError(f"it is a {data['kind']} of {data['apiVersion']}, not a {KIND} of {API_VERSION}")
         lab = _lab(data)
+        _refuse_dangling(lab)
         if digest_of(lab) != lab.digest:
             raise ValueError("its digest does not fit its content")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         cause = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise LabError(
             "the lab's record cannot be read", cause, "remove the lab and build it again: labctl down LAB"
@@ -127,30 +133,30 @@ def _service_to_json(service: Service) -> dict[str, Any]:
 
 def _service(data: Mapping[str, Any]) -> Service:
     return Service(
-        name=_text(data, "name"),
+        name=_name(data, "name"),
         address=IPv4Address(_text(data, "address")),
-        port=_exactly(int, data, "port"),
-        target_port=_exactly(int, data, "targetPort"),
+        port=_port(data, "port"),
+        target_port=_port(data, "targetPort"),
         protocol=Protocol(data["protocol"]),
-        backends=tuple(data["backends"]),
-        selector=dict(data["selector"]),
+        backends=tuple(_fits(is_name, name, "backends") for name in data["backends"]),
+        selector=_labels(data, "selector"),
         type=ServiceType(data["type"]),
-        node_port=None if data["nodePort"] is None else _exactly(int, data, "nodePort"),
+        node_port=None if data["nodePort"] is None else _port(data, "nodePort"),
     )
 
 
 def _lab(data: Mapping[str, Any]) -> Lab:
     return Lab(
-        name=_text(data, "name"),
+        name=_name(data, "name"),
         scenario=_text(data, "scenario"),
         source=_text(data, "source"),
-        provider=_text(data, "provider"),
+        provider=_name(data, "provider"),
         datapath=_datapath(data["datapath"]),
         network=_network(data["network"]),
         nodes=tuple(_node(node, index) for index, node in enumerate(data["nodes"])),
         pods=tuple(_pod(pod) for pod in data["pods"]),
         pairs=tuple(
-            Pair(client=_text(pair, "client"), server=_text(pair, "server"), placement=Placement(pair["placement"]))
+            Pair(client=_name(pair, "client"), server=_name(pair, "server"), placement=Placement(pair["placement"]))
             for pair in data["pairs"]
         ),
         checks=tuple(_check(check) for check in data["checks"]),
@@ -167,8 +173,8 @@ def _datapath(data: Mapping[str, Any]) -> Datapath:
         encapsulation=Encapsulation(data["encapsulation"]),
         masquerade=Masquerade(data["masquerade"]),
         kube_proxy_replacement=_exactly(bool, data, "kubeProxyReplacement"),
-        extra_iptables_rules=_exactly(int, data, "extraIptablesRules"),
-        extra_delay_ns=_exactly(int, data, "extraDelayNs"),
+        extra_iptables_rules=_within(data, "extraIptablesRules", 0, 20_000),
+        extra_delay_ns=_within(data, "extraDelayNs", 0, 10_000),
         faults=tuple(Fault(fault) for fault in data["faults"]),
     )
 
@@ -178,17 +184,17 @@ def _network(data: Mapping[str, Any]) -> Network:
         underlay_cidr=IPv4Network(_text(data, "underlayCIDR")),
         pod_cidr=IPv4Network(_text(data, "podCIDR")),
         service_cidr=IPv4Network(_text(data, "serviceCIDR")),
-        mtu=_exactly(int, data, "mtu"),
-        route_mtu=_exactly(int, data, "routeMtu"),
+        mtu=_within(data, "mtu", 68, 65_535),
+        route_mtu=_within(data, "routeMtu", 0, 65_535),
     )
 
 
 def _node(data: Mapping[str, Any], index: int) -> Node:
     return Node(
-        name=_text(data, "name"),
+        name=_name(data, "name"),
         index=index,
         address=IPv4Interface(_text(data, "address")),
-        mac=_text(data, "mac"),
+        mac=_fits(is_mac, data["mac"], "mac"),
         pod_cidr=IPv4Network(_text(data, "podCIDR")),
         router=IPv4Address(_text(data, "router")),
     )
@@ -196,14 +202,14 @@ def _node(data: Mapping[str, Any], index: int) -> Node:
 
 def _pod(data: Mapping[str, Any]) -> Pod:
     return Pod(
-        name=_text(data, "name"),
-        node=_text(data, "node"),
+        name=_name(data, "name"),
+        node=_name(data, "node"),
         address=IPv4Address(_text(data, "address")),
-        mac=_text(data, "mac"),
-        lxc=_text(data, "lxc"),
-        lxc_mac=_text(data, "lxcMac"),
-        identity=_exactly(int, data, "identity"),
-        labels=dict(data["labels"]),
+        mac=_fits(is_mac, data["mac"], "mac"),
+        lxc=_fits(is_device, data["lxc"], "lxc"),
+        lxc_mac=_fits(is_mac, data["lxcMac"], "lxcMac"),
+        identity=_within(data, "identity", 0, 0xFFFFFF),
+        labels=_labels(data, "labels"),
     )
 
 
@@ -212,7 +218,7 @@ def _check(data: Mapping[str, Any]) -> CheckSpec:
     if kind not in PARAMETERS_OF:
         raise ValueError(f"it has a check of the unknown kind '{kind}'")
     parameters: CheckParameters = _parameters_from_json(PARAMETERS_OF[kind], data["parameters"])
-    return CheckSpec(name=_text(data, "name"), kind=kind, parameters=parameters)
+    return CheckSpec(name=_fits(is_name, data["name"], "name"), kind=kind, parameters=parameters)
 
 
 def _parameters_to_json(parameters: CheckParameters | CompareParameters) -> dict[str, Any]:
@@ -224,6 +230,7 @@ def _parameters_to_json(parameters: CheckParameters | CompareParameters) -> dict
 
 
 def _parameters_from_json(kind: Any, data: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
     names = {_camel(field.name): field for field in fields(kind)}
     unknown = sorted(set(data) - set(names))
     if unknown:
@@ -232,13 +239,98 @@ def _parameters_from_json(kind: Any, data: Mapping[str, Any]) -> Any:
     for key, field in names.items():
         if key in data or field.default is MISSING:
             value = data[key]
-            given[field.name] = tuple(value) if isinstance(value, list) else value
+            given[field.name] = _conforming(hints[field.name], tuple(value) if isinstance(value, list) else value, key)
     return kind(**given)
 
 
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
+
+
+def _conforming(hint: Any, value: Any, key: str) -> Any:
+    """`value`, which the parameter's type has to allow with all its bounds. Raises ValueError."""
+    if get_origin(hint) is Annotated:
+        inner, *bounds = get_args(hint)
+        _conforming(inner, value, key)
+        if not all(_is_inside(bound, value) for bound in bounds):
+            raise ValueError(f"its '{key}' is out of bounds")
+        return value
+    allowed = get_args(hint)
+    if get_origin(hint) is Literal:
+        fits = value in allowed
+    elif get_origin(hint) is tuple:
+        fits = isinstance(value, tuple) and all(_conforming(allowed[0], item, key) == item for item in value)
+    elif get_origin(hint) is UnionType:
+        fits = any(_is_of(kind, value) for kind in allowed)
+    else:
+        fits = _is_of(hint, value)
+    if not fits:
+        raise ValueError(f"its '{key}' is not of the right type")
+    return value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float)
+    return value is None if kind is NoneType else type(value) is kind
+
+
+def _is_inside(bound: object, value: Any) -> bool:
+    match bound:
+        case Ge(ge=least):
+            return bool(value >= least)
+        case Gt(gt=below):
+            return bool(value > below)
+        case Le(le=most):
+            return bool(value <= most)
+        case _:
+            return True
+
+
+def _refuse_dangling(lab: Lab) -> None:
+    """Raises ValueError for a pod on no node, and for a pair or Service of nothing that is there."""
+    nodes, pods = {node.name for node in lab.nodes}, {pod.name for pod in lab.pods}
+    if len(nodes) != len(lab.nodes) or len(pods) != len(lab.pods) or nodes & pods:
+        raise ValueError("two of its nodes or pods have one name")
+    for pod in lab.pods:
+        if pod.node not in nodes:
+            raise ValueError(f"pod {pod.name} is on no node of it")
+    for pair in lab.pairs:
+        if not {pair.client, pair.server} <= pods:
+            raise ValueError(f"the pair {pair.client} → {pair.server} is none of its pods")
+    for service in lab.services:
+        if not set(service.backends) <= pods:
+            raise ValueError(f"the Service {service.name} has backends that are none of its pods")
+
+
+def _name(data: Mapping[str, Any], key: str) -> str:
+    return _fits(is_name, data[key], key)
+
+
+def _fits(is_right: Callable[[str], bool], value: Any, key: str) -> str:
+    if type(value) is not str or not is_right(value):
+        raise ValueError(f"its '{key}' is not the name of such a thing: {str(value)[:60]!r}")
+    return value
+
+
+def _port(data: Mapping[str, Any], key: str) -> int:
+    return _within(data, key, 1, 65_535)
+
+
+def _within(data: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    value = int(_exactly(int, data, key))
+    if not least <= value <= most:
+        raise ValueError(f"its '{key}' is out of bounds")
+    return value
+
+
+def _labels(data: Mapping[str, Any], key: str) -> dict[str, str]:
+    labels = dict(data[key])
+    for name, value in labels.items():
+        if not is_label_key(name) or type(value) is not str or not is_label_value(value):
+            raise ValueError(f"its '{key}' are not labels: {str(name)[:60]!r}")
+    return labels
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -103,3 +104,79 @@ def test_a_record_changed_at_random_is_refused_or_the_same_lab(seed: int) -> Non
 @pytest.mark.parametrize("data", [{}, {"apiVersion": "labctl/v1"}, {"apiVersion": None, "kind": []}])
 def test_what_is_no_record_is_refused(data: dict[str, Any]) -> None:
     assert _refused(data).what == "the lab's record cannot be read"
+
+
+def _sealed(data: dict[str, Any]) -> dict[str, Any]:
+    """With the digest that its content has: what somebody would write who knows the format."""
+    content = {key: value for key, value in data.items() if key not in DESCRIPTION}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return data | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+DESCRIPTION = ("apiVersion", "kind", "name", "scenario", "source", "digest")
+HOSTILE = (
+    "../../../etc",
+    "/etc",
+    "..",
+    "",
+    "-rf",
+    "a/b",
+    "a.b",
+    "a\nb",
+    "$(id)",
+    "{{ 7*7 }}",
+    "<b>",
+    "x" * 41,
+    7,
+    None,
+    [],
+)
+NAMES = (
+    ("name",), ("provider",), ("nodes", 0, "name"), ("pods", 0, "name"), ("pods", 0, "node"), ("pairs", 0, "client"),
+    ("pairs", 0, "server"), ("checks", 0, "name"), ("checks", 0, "check"),
+)  # fmt: skip
+DEVICES = (("nodes", 0, "mac"), ("pods", 0, "mac"), ("pods", 0, "lxc"), ("pods", 0, "lxcMac"), ("nodes", 0, "address"))
+
+
+def _with(data: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    changed: Any = copy.deepcopy(data)
+    *steps, last = path
+    at = changed
+    for step in steps:
+        at = at[step]
+    at[last] = value
+    return _sealed(changed)
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=repr)
+@pytest.mark.parametrize("path", NAMES + DEVICES, ids=lambda path: ".".join(map(str, path)))
+def test_a_record_whose_names_lead_elsewhere_is_refused_though_its_digest_fits(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    data = lab_to_json(LABS[0])
+    assert lab_from_json(_sealed(data)) == LABS[0]
+    assert _refused(_with(data, path, value)).what == "the lab's record cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("checks", 0, "parameters", "count"), 10**12),
+        (("checks", 0, "parameters", "count"), "-f"),
+        (("checks", 0, "parameters", "count"), True),
+        (("compare", "rounds"), 10**9),
+        (("compare", "rounds"), "many"),
+        (("network", "mtu"), -1),
+        (("datapath", "extraIptablesRules"), 10**9),
+        (("pods", 0, "identity"), 2**32),
+        (("pods", 0, "labels"), {"$(id)": "x"}),
+        (("pods", 0, "labels"), {"app": "a\nb"}),
+        (("pairs", 0, "server"), "nobody"),
+        (("pods", 1, "name"), "client"),
+    ],
+    ids=str,
+)
+def test_a_record_with_values_that_no_scenario_could_have_is_refused(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    assert _refused(_with(lab_to_json(LABS[0]), path, value)).cause
