@@ -5,6 +5,7 @@ Together with the journal this gives the result again, and lets a run that was c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,10 +15,18 @@ from labctl.compare.statistics import CONFIDENCE
 from labctl.model.comparison import CheckMetrics, Look, Side, Stopping
 from labctl.model.lab import Pair, Placement
 from labctl.model.parameters import CompareParameters
+from labctl.names import is_name
 from labctl.store.decoding import typed
 from labctl.store.encoding import plain
 
 SETTING = "asked"
+MOST_ROUNDS = 10_000
+MOST_WORK = 10_000
+MOST_RUNS = 1_000_000
+"""The schedule of a comparison is made in memory: what a run on disk asks for has to fit there."""
+
+_TOKEN = re.compile(r"[a-z0-9]{0,40}")
+_KEY = re.compile(r"[a-z]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +51,21 @@ class Asked:
     looks: tuple[Look, ...] = ()
     fail_if: tuple[str, ...] = ()
     takes_turns: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no command line could have asked: a run on disk may say anything."""
+        keys = [side.key for side in self.sides]
+        if not all(map(_KEY.fullmatch, keys)) or len(set(keys)) != len(keys) or len(keys) < 2:
+            raise ValueError(f"its sides are {', '.join(key[:20] for key in keys)}, not a, b, …")
+        if not _TOKEN.fullmatch(self.token):
+            raise ValueError("its token cannot be part of a lab's name")
+        if not all(is_name(side.lab) or not side.lab for side in self.sides):
+            raise ValueError("a side has a lab whose name cannot be one")
+        runs = self.rounds * len(self.work) * len(self.sides)
+        if not 1 <= self.rounds <= MOST_ROUNDS or len(self.work) > MOST_WORK or runs > MOST_RUNS:
+            raise ValueError(f"it asks for {self.rounds:,} rounds of {len(self.work):,} runs a side")
+        if not 0 <= self.rebuilds <= self.rounds:
+            raise ValueError(f"it asks for {self.rebuilds:,} rebuilds in {self.rounds:,} rounds")
 
     def schedule(self) -> Schedule:
         return schedule(

@@ -18,8 +18,6 @@ from labctl.loading.tree import Block, Listing, Path, Place, Scalar, Tree, child
 from labctl.loading.wording import as_name, brief, listed, nearest, path_text, said, shown
 from labctl.model.document import (
     CIDR_PATTERN,
-    LABEL_KEY_PATTERN,
-    LABEL_VALUE_PATTERN,
     REFERENCE_PATTERN,
     SCENARIO,
     SITE,
@@ -28,7 +26,7 @@ from labctl.model.document import (
 )
 from labctl.model.document_matrix import MATRIX, MatrixDocument
 from labctl.model.document_sections import VERSION_PATTERN
-from labctl.names import NAME_PATTERN
+from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 _MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
 _MOST = 100

@@ -114,7 +114,7 @@ def _sealed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 DESCRIPTION = ("apiVersion", "kind", "name", "scenario", "source", "digest")
-HOSTILE = (
+HOSTILE: tuple[object, ...] = (
     "../../../etc",
     "/etc",
     "..",
@@ -131,11 +131,17 @@ HOSTILE = (
     None,
     [],
 )
-NAMES = (
+NAMES: tuple[tuple[str | int, ...], ...] = (
     ("name",), ("provider",), ("nodes", 0, "name"), ("pods", 0, "name"), ("pods", 0, "node"), ("pairs", 0, "client"),
     ("pairs", 0, "server"), ("checks", 0, "name"), ("checks", 0, "check"),
 )  # fmt: skip
-DEVICES = (("nodes", 0, "mac"), ("pods", 0, "mac"), ("pods", 0, "lxc"), ("pods", 0, "lxcMac"), ("nodes", 0, "address"))
+DEVICES: tuple[tuple[str | int, ...], ...] = (
+    ("nodes", 0, "mac"),
+    ("pods", 0, "mac"),
+    ("pods", 0, "lxc"),
+    ("pods", 0, "lxcMac"),
+    ("nodes", 0, "address"),
+)
 
 
 def _with(data: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
