@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
-from labctl.report.html_style import STYLE
 from labctl.report.markdown import escaped
 from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name
 from labctl.report.undetected import undetected_text
@@ -90,31 +88,28 @@ def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -
 
 def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: Words = ENGLISH) -> str:
     """One page with the table; each column leads to the page of its comparison (`links`, in the same order)."""
-    heads = "".join(
-        f'<th scope="col"><a href="{escape(link)}">{escape(name)}</a></th>'
-        for name, link in zip(column_names(comparisons), links, strict=True)
+    from labctl.report.pages import language_tag, page
+
+    return page(
+        "matrix.html",
+        language=language_tag(words.tag),
+        title=title(comparisons, words),
+        styles=("report.css",),
+        words=words,
+        headlines=[headline(comparison, words) for comparison in comparisons],
+        statements=_statements(comparisons),
+        columns=list(zip(column_names(comparisons), links, strict=True)),
+        lines=[
+            {
+                "name": f"{line.placement} {line.name}",
+                "cells": [
+                    {"verdict": str(row.verdict or "") if row is not None else "", "text": cell(row, words)}
+                    for row in line.rows
+                ],
+            }
+            for line in matrix_lines(comparisons, words)
+        ],
     )
-    body = "".join(
-        f'<tr><th scope="row" class="name">{escape(line.placement)} {escape(line.name)}</th>'
-        + "".join(
-            f'<td><span class="word {row.verdict if row is not None else ""}">{escape(cell(row, words))}</span></td>'
-            for row in line.rows
-        )
-        + "</tr>"
-        for line in matrix_lines(comparisons, words)
-    )
-    items = "".join(f"<li>{escape(headline(comparison, words))}</li>" for comparison in comparisons)
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in _statements(comparisons))
-    name = escape(title(comparisons, words))
-    language = "zh-CN" if words.tag == "zh" else words.tag
-    return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{name}</h1><ul>{items}</ul><div class="statement">{said}</div>'
-        f'<div class="scroll"><table><thead><tr><th scope="col">{escape(words.metric)}</th>{heads}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div><p class="soft">{escape(words.matrix_note)}</p></main></body></html>\n'
-    ).replace(" %", "\u00a0%")
 
 
 def _statements(comparisons: Sequence[Comparison]) -> tuple[str, ...]:

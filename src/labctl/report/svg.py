@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 from labctl import units
 
 WIDTH, HEIGHT = 360, 170
@@ -107,7 +109,7 @@ def axis_drawing(reach: float, lower: str, higher: str) -> str:
         text = units.percent(value, signed=True) if value else "0"
         parts.append(f'<text x="{axis.at(value)}" y="25" text-anchor="middle">{escape(text)}</text>')
         parts.append(_line("zero" if value == 0 else "tick", axis.at(value), 28, axis.at(value), _AXIS_HEIGHT))
-    return (
+    return Markup(
         f'<svg class="forest axis" viewBox="0 0 {_FOREST_WIDTH} {_AXIS_HEIGHT}" role="img">'
         f"<title>{escape(f'{lower} · {higher}')}</title>{''.join(parts)}</svg>"
     )
@@ -139,8 +141,8 @@ def interval_drawing(
             parts.append(f'<path class="whisker" d="M{x + back} {middle - 4}L{x} {middle}L{x + back} {middle + 4}"/>')
     if abs(estimate) <= reach:
         parts.append(f'<circle class="centre" cx="{axis.at(estimate)}" cy="{middle}" r="4"/>')
-    return (
-        f'<svg class="forest {style}" viewBox="0 0 {_FOREST_WIDTH} {_FOREST_HEIGHT}" role="img">'
+    return Markup(
+        f'<svg class="forest {escape(style)}" viewBox="0 0 {_FOREST_WIDTH} {_FOREST_HEIGHT}" role="img">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
 
@@ -150,7 +152,8 @@ def _forest_axis(reach: float) -> _Axis:
 
 
 def _svg(title: str, *parts: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+    drawn = "".join(parts)
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>{drawn}</svg>')
 
 
 def _vertical(values: Sequence[float]) -> _Axis:

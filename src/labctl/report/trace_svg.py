@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from markupsafe import Markup
+
 from labctl.model.movement import Movement, Mover
 from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
 from labctl.model.signature import Role
@@ -39,7 +41,7 @@ def trace_drawing(trace: Trace) -> str:
         *(_badges(path, topology) for path in paths),
         *(_lost(path, topology) for path in paths if path.lost),
     ]
-    return (
+    return Markup(
         f'<svg class="way" viewBox="0 0 {topology.width:g} {topology.height:g}" role="img" '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
     )
