@@ -7,7 +7,8 @@
     │   └── NeedsRoot        3   only root may do this
     ├── StepFailed           4   building or removing a lab stopped
     ├── MeasureFailed        4   a check could not be carried out (which is not: the network failed it)
-    │   └── ToolMissing      4   …because a program is not in the pod or on the node; a check is then skipped
+    │   ├── ToolMissing      4   …because a program is not in the pod or on the node; a check is then skipped
+    │   └── Starved          4   …because a program did not get going, as for want of CPU; it is tried once more
     ├── NotInForce           4   the lab does not run in the mode that was asked for
     └── Interrupted        130   Ctrl-C or SIGTERM, after everything was undone
 
@@ -116,6 +117,10 @@ class MeasureFailed(LabError):
 
 class ToolMissing(MeasureFailed):
     """A program that a check runs is not where it should run."""
+
+
+class Starved(MeasureFailed):
+    """A program did not get going in its time, or measured nothing in it, as where it gets no CPU."""
 
 
 class NotInForce(LabError):

@@ -12,7 +12,7 @@ from labctl.checks.addressing_findings import Wrapped
 from labctl.checks.arp import arp_of_pod
 from labctl.checks.base import CheckContext
 from labctl.checks.findings import WithoutFigures, judge_findings
-from labctl.checks.outcome import Measured, measure, require_ended, said
+from labctl.checks.outcome import Measured, measure
 from labctl.checks.pod_network import (
     ICMP_OVER_IPV4_BYTE,
     argv_addresses,
@@ -27,11 +27,11 @@ from labctl.checks.pod_network import (
 from labctl.checks.raw import RawFiles
 from labctl.checks.tcpdump import expected_for, mac_roles
 from labctl.checks.watched_ping import Watched, WatchedPing
-from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
+from labctl.model.tools import require_output, require_success
 from labctl.path.capture import TapCapture, echo_filter
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
@@ -70,7 +70,7 @@ class AddressingCheck(WithoutFigures):
         server = str(lab.pod(pair.server).address)
 
         def ask(name: str, argv: Sequence[str]) -> str:
-            return _answer(pod, raw, name, argv)
+            return require_output(_asked(pod, raw, name, argv), f"{' '.join(argv)} cannot be read")
 
         device = parse_device(ask("address", argv_addresses(_DEVICE)))
         route = parse_default_route(ask("route", argv_routes()))
@@ -108,7 +108,8 @@ class AddressingCheck(WithoutFigures):
         expression = f"arp or {echo_filter(lab.pod(pair.client).address, lab.pod(pair.server).address)}"
 
         def forget(again: str) -> None:
-            _answer(pod, raw, f"forget{again}", argv_forget_neighbour(gateway, _DEVICE))
+            argv = argv_forget_neighbour(gateway, _DEVICE)
+            require_success(_asked(pod, raw, f"forget{again}", argv), f"{' '.join(argv)} failed")
 
         return next(self._ping.sendings(context, raw, expression, count=parameters.count, before=forget))
 
@@ -124,13 +125,8 @@ def _sizes(mtu_byte: int) -> tuple[int, int]:
     return mtu_byte - ICMP_OVER_IPV4_BYTE, mtu_byte - ICMP_OVER_IPV4_BYTE + 1
 
 
-def _answer(target: Target, raw: RawFiles, name: str, argv: Sequence[str]) -> str:
-    """What the program printed. Raises MeasureFailed when it failed."""
-    completed: Completed = raw.save_completed(name, target.run(argv, timeout_s=_TIMEOUT_S))
-    require_ended(completed)
-    if completed.returncode:
-        raise MeasureFailed(f"{' '.join(argv)} ended with status {completed.returncode}", said(completed))
-    return completed.text
+def _asked(target: Target, raw: RawFiles, name: str, argv: Sequence[str]) -> Completed:
+    return raw.save_completed(name, target.run(argv, timeout_s=_TIMEOUT_S))
 
 
 def _wrapped(capture: TapCapture, matcher: Matcher) -> Iterator[Wrapped]:

@@ -11,17 +11,20 @@ import json
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended, said
+from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.model.tools import UNREACHED, is_of_the_network, require_success
 
 PORT = 11112
 _SLACK_S = 20.0
 _SHORTEST_SHARE = 0.9
-_UNREACHED = ("timed out", "No route to host", "Network is unreachable", "Host is unreachable")
+_UNREACHED = (*UNREACHED, "timed out")
+_ENDED = ("the server answered with something else", "Broken pipe", "Operation not permitted")
+"""What else a connection may come to that is no fault of the client: a rule on the way out refuses its first packet."""
 
 SERVER = """
 import socket, sys
@@ -90,7 +93,10 @@ def parse_connect(text: str) -> ConnectReport:
 
 
 def judge_connect(report: ConnectReport, parameters: ConnectParameters) -> Judgement:
-    """Fails when a connection failed. Raises MeasureFailed when the run was cut short without a reason."""
+    """Fails when the network or the server refused a connection. Raises MeasureFailed when the client itself could
+    make none (no port or descriptor left), and when the run was cut short without a reason."""
+    if report.error and not is_of_the_network(report.error) and report.error not in _ENDED:
+        raise MeasureFailed("the client could not connect", f"after {report.connections} connections: {report.error}")
     if report.error:
         reached = "was not reached" if any(words in report.error for words in _UNREACHED) else "ended a connection"
         return failed(f"the server {reached} after {report.connections} connections: {report.error}")
@@ -102,9 +108,7 @@ def judge_connect(report: ConnectReport, parameters: ConnectParameters) -> Judge
 def measured_connect(ended: Exchange, parameters: ConnectParameters) -> Measured:
     """From the end of client and server to the values; own CPU where the provider tells a process's time."""
     client, server = ended.client, ended.server
-    require_ended(client)
-    if client.returncode != 0:
-        raise MeasureFailed(f"the client ended with status {client.returncode}", said(client))
+    require_success(client, f"the client ended with status {client.returncode}")
     report = parse_connect(client.text)
     judgement = judge_connect(report, parameters)
     values = {"connections_per_s": report.connections_per_s} if not report.error else {}

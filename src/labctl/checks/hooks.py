@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.process import Completed
+from labctl.model.tools import require_success, said
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _TABLE = "mangle"
 _COUNTED = re.compile(r'^\[(?P<packets>\d+):\d+\] -A (?P<hook>[A-Z]+) .*--comment "?(?P<comment>[^" ]+)"?')
 _ENTRY = re.compile(r"^(?:ipv4\s+2\s+)?(?P<protocol>[a-z]\w*)\s+\d+\s")
+_SHOWN = re.compile(r"(\d+) flow entries have been shown")
 _FIELD = re.compile(r"(?P<key>src|dst|sport|dport|id)=(?P<value>\S+)")
 
 
@@ -147,3 +151,19 @@ def parse_connections(text: str) -> tuple[Connection, ...]:
             )
         )
     return tuple(found)
+
+
+def read_connections(completed: Completed, node: str) -> tuple[Connection, ...]:
+    """What `conntrack -L` listed on a node. Raises MeasureFailed when it failed, for an entry that cannot be read, and
+    when it does not say itself how many it has shown: no entry must not be what a tool made of it."""
+    what = f"conntrack on {node} cannot be read"
+    text = require_success(completed, what).text
+    found = parse_connections(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    shown = _SHOWN.search(completed.error_text)
+    if len(found) != len(lines):
+        unread = next(line for line in lines if _ENTRY.match(line) is None)
+        raise MeasureFailed(what, f"conntrack printed a line that is no entry: {unread[:200]}")
+    if shown is None if not found else shown is not None and int(shown[1]) != len(found):
+        raise MeasureFailed(what, f"conntrack printed {len(found)} entries, and of their number {said(completed)}")
+    return found

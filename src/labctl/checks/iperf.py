@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
+from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Service, address_of, exchange
 from labctl.checks.unread import Unread, counting_unread
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.model.tools import TOOLS, UNREACHED, identify, numbers, remedy_for, why
 from labctl.providers.base import Completed
 
 PORT = 5201
 _CONNECT_TIMEOUT_S = 3
 _SLACK_S = 20.0
 _SHORTEST_SHARE = 0.9
-_UNREACHED = ("Connection timed out", "No route to host", "Network is unreachable", "Host is unreachable")
+_DECODER = json.JSONDecoder()
+_IS_ERROR = re.compile(r"\berror\b|unable to", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,8 @@ class IperfReport:
     """What one run of iperf3 transferred, by what the receiver counted.
 
     `retransmits` is None where the sender's system does not count them (and for UDP); `loss` (a share), `datagrams`
-    (that were sent) and `jitter_s` are None for TCP. `cpu_s` is the CPU time of client and server together.
+    (that were sent) and `jitter_s` are None for TCP. `cpu_s` is the CPU time of client and server together. `remarks`
+    are warnings that it printed beside its figures.
     """
 
     duration_s: float
@@ -46,6 +50,7 @@ class IperfReport:
     loss: float | None = None
     datagrams: int | None = None
     jitter_s: float | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def cpu_s_per_byte(self) -> float:
@@ -85,24 +90,72 @@ def argv_iperf_client(address: str, parameters: IperfParameters) -> tuple[str, .
 def parse_iperf(text: str) -> IperfReport:
     """Reads the JSON of an iperf3 client.
 
-    Raises MeasureFailed with iperf3's own words when it reports an error, and when nothing was transferred or a figure
-    is missing; Unreached when the error says that the server's address could not be reached.
+    Raises MeasureFailed with iperf3's own words when it reports an error, and when a figure is missing, as in versions
+    that are too old; Starved when nothing was transferred; Unreached when the error says that the server's address
+    could not be reached.
     """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise MeasureFailed("iperf3's output cannot be read", f"it is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise MeasureFailed("iperf3's output cannot be read", "it is not a JSON object")
+    document, remarks = read_iperf(text)
     if message := document.get("error"):
-        kind = Unreached if any(words in str(message) for words in _UNREACHED) else MeasureFailed
+        kind = Unreached if any(words in str(message) for words in UNREACHED) else MeasureFailed
         raise kind("iperf3 failed", str(message))
+    if (complaint := next((line for line in remarks if _IS_ERROR.search(line)), None)) is not None:
+        raise MeasureFailed("iperf3 failed", f"beside its JSON it said: {complaint[:300]}")
+    try:
+        return replace(_report(document), remarks=remarks)
+    except Starved:
+        raise
+    except MeasureFailed as error:
+        tool, version = TOOLS["iperf3"], _version(document)
+        if version and numbers(version) < tool.oldest:
+            why = f"{error.cause}; {tool.lacking}"
+            raise MeasureFailed(f"iperf3 {version} is too old: {tool.needed} is needed", why) from error
+        raise
+
+
+def read_iperf(text: str) -> tuple[Mapping[str, object], tuple[str, ...]]:
+    """The JSON object that iperf3 printed, and the lines that it printed beside it.
+
+    Some versions (3.16, 3.17) print the object twice, some warn before it or complain after it. An object that holds
+    an error is given before any other. Raises MeasureFailed with iperf3's words when there is none, or two that differ.
+    """
+    found: list[dict[str, object]] = []
+    beside: list[str] = []
+    position = 0
+    while (begin := text.find("{", position)) >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, begin)
+        except ValueError as error:
+            words = next((line for line in reversed(text[:begin].splitlines()) if line.strip()), text[begin:][-200:])
+            said = f"it is not JSON: {error}; it said: {words.strip()[:200]}"
+            raise MeasureFailed("iperf3's output cannot be read", said) from error
+        beside.append(text[position:begin])
+        found.append(value)
+        position = end
+    beside.append(text[position:])
+    lines = tuple(line.strip() for part in beside for line in part.splitlines() if line.strip())
+    if not found:
+        raise MeasureFailed(
+            "iperf3's output cannot be read", f"it is not JSON; it said: {lines[-1][:200] if lines else 'nothing'}"
+        )
+    failed = next((one for one in found if one.get("error")), None)
+    if failed is None and any(one.get("end") != found[0].get("end") for one in found):
+        raise MeasureFailed("iperf3's output cannot be read", f"it printed {len(found)} results, and they differ")
+    return failed or found[0], lines
+
+
+def _version(document: Mapping[str, object]) -> str:
+    start = document.get("start")
+    said = str(start.get("version", "")) if isinstance(start, dict) else ""
+    return identify(TOOLS["iperf3"], said).version
+
+
+def _report(document: Mapping[str, object]) -> IperfReport:
     protocol = _part(_part(document, "start"), "test_start").get("protocol")
     end = _part(document, "end")
     sent, received = _part(end, "sum_sent"), _part(end, "sum_received")
     duration_s = _figure(sent, "seconds")
     if _figure(sent, "bytes") <= 0 or duration_s <= 0:
-        raise MeasureFailed("iperf3 transferred nothing", "the sender counted 0 bytes")
+        raise Starved("iperf3 transferred nothing", "the sender counted 0 bytes")
     cpu = _part(end, "cpu_utilization_percent")
     cpu_s = (_figure(cpu, "host_total") + _figure(cpu, "remote_total")) / 100 * duration_s
     received_byte = int(_figure(received, "bytes"))
@@ -111,7 +164,7 @@ def parse_iperf(text: str) -> IperfReport:
         total = _part(end, "sum")
         packets = _figure(total, "packets")
         if packets <= 0:
-            raise MeasureFailed("iperf3 transferred nothing", "the receiver counted 0 packets")
+            raise Starved("iperf3 transferred nothing", "the receiver counted 0 packets")
         return IperfReport(
             duration_s=duration_s,
             received_byte=received_byte,
@@ -122,7 +175,7 @@ def parse_iperf(text: str) -> IperfReport:
             jitter_s=_figure(total, "jitter_ms") / 1000,
         )
     if received_byte <= 0:
-        raise MeasureFailed("iperf3 transferred nothing", "the receiver counted 0 bytes")
+        raise Starved("iperf3 transferred nothing", "the receiver counted 0 bytes")
     return IperfReport(
         duration_s=duration_s,
         received_byte=received_byte,
@@ -144,9 +197,10 @@ def judge_iperf(report: IperfReport, parameters: IperfParameters, *, unread: int
         return failed(f"{rate}, at least {parameters.min_throughput_bit_per_s / 1e9:.2f} Gbit/s was expected")
     if report.loss is not None and report.loss > parameters.max_loss:
         return failed(f"{rate} with {report.loss:.2%} loss, allowed is {parameters.max_loss:.2%}")
+    also = f"; iperf3 also said: {report.remarks[0][:200]}" if report.remarks else ""
     if report.loss is not None:
-        return passed(f"{rate} with {report.loss:.2%} loss in {report.duration_s:.1f} s")
-    return passed(f"{rate} in {report.duration_s:.1f} s, {report.cpu_s_per_byte * 1e9:.2f} CPU-s/GB")
+        return passed(f"{rate} with {report.loss:.2%} loss in {report.duration_s:.1f} s{also}")
+    return passed(f"{rate} in {report.duration_s:.1f} s, {report.cpu_s_per_byte * 1e9:.2f} CPU-s/GB{also}")
 
 
 def _require_read(report: IperfReport, parameters: IperfParameters, unread: int | None) -> None:
@@ -174,11 +228,19 @@ def iperf_values(report: IperfReport) -> dict[str, float]:
 def measured_iperf(client: Completed, parameters: IperfParameters, *, unread: int | None = None) -> Measured:
     """From the client's end to its values. The server is known to have lived through it."""
     if not client.stdout.strip():
-        raise MeasureFailed(f"iperf3 ended with status {client.returncode} and no output", said(client))
+        raise MeasureFailed(
+            f"iperf3 ended with status {client.returncode} and no output", why(client), remedy_for(client)
+        )
     try:
         report = parse_iperf(client.text)
     except Unreached as error:
         return Measured(judgement=failed(f"the server listens but was not reached: {error.cause}"), values={})
+    except Starved:
+        raise
+    except MeasureFailed as error:
+        if not client.error_text.strip():
+            raise
+        raise MeasureFailed(error.what, f"{error.cause}; {why(client)}", error.remedy) from error
     return Measured(judgement=judge_iperf(report, parameters, unread=unread), values=iperf_values(report))
 
 

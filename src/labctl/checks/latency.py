@@ -14,9 +14,11 @@ from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Exchange, Service, address_of, exchange
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.model.tools import UNREACHED, remedy_for, why, words_of
+from labctl.providers.base import Completed
 
 PORT = 11111
 _SLACK_S = 20.0
@@ -25,7 +27,9 @@ APART_S = 0.25
 _SHORTEST_SHARE = 0.9
 _PERCENTILES = (50, 90, 99)
 _NONE_VALID = "No valid observations found"
-_UNREACHED = ("Connection timed out", "No route to host", "Network is unreachable", "Host is unreachable")
+_NO_MESSAGES = "No messages were received"
+MEASURED_NOTHING = (_NONE_VALID, _NO_MESSAGES)
+"""sockperf's words when it ran, and no answer came in the part that it takes its statistics from."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TOTAL = re.compile(r"\[Total Run\] RunTime=([\d.]+) sec;.*ReceivedMessages=(\d+)")
@@ -64,7 +68,8 @@ def argv_sockperf_client(address: str, parameters: LatencyParameters) -> tuple[s
 def parse_sockperf(text: str) -> SockperfReport:
     """Reads what `sockperf ping-pong --full-rtt` printed (3.7 to 3.10), colours and all.
 
-    Raises MeasureFailed with sockperf's own words when the statistics are missing or no transaction was completed.
+    Raises MeasureFailed with sockperf's own words when the statistics are missing, Starved when it ran and no
+    transaction was completed.
     """
     text = _COLOUR.sub("", text)
     if "avg-latency" in text:
@@ -73,7 +78,7 @@ def parse_sockperf(text: str) -> SockperfReport:
         )
     total, valid = _TOTAL.search(text), _VALID.search(text)
     if total is not None and _NONE_VALID in text:
-        raise MeasureFailed(
+        raise Starved(
             "sockperf measured nothing",
             f"{total[2]} round trips in {total[1]} s, and none in the part that it takes its statistics from: "
             "something else kept the CPUs, or packets were lost; take a longer --duration",
@@ -81,7 +86,8 @@ def parse_sockperf(text: str) -> SockperfReport:
     if total is None or valid is None:
         complaint = _ERROR.search(text)
         if complaint is not None:
-            raise MeasureFailed("sockperf failed", complaint[1].strip())
+            kind = Starved if _NO_MESSAGES in complaint[1] else MeasureFailed
+            raise kind("sockperf failed", complaint[1].strip())
         raise MeasureFailed("sockperf's output cannot be read", "its statistics are missing")
     rtts_s = {
         int(float(name)): float(value) / 1e6 for name, value in _PERCENTILE.findall(text) if name.endswith(".000")
@@ -94,7 +100,7 @@ def parse_sockperf(text: str) -> SockperfReport:
         rtts_s=rtts_s,
     )
     if report.valid_transactions <= 0 or report.valid_s <= 0:
-        raise MeasureFailed("sockperf transferred nothing", "no transaction was completed")
+        raise Starved("sockperf transferred nothing", "no transaction was completed")
     missing = [percent for percent in _PERCENTILES if not rtts_s.get(percent)]
     if missing:
         raise MeasureFailed("sockperf's output cannot be read", f"percentile {missing[0]} is missing")
@@ -104,8 +110,16 @@ def parse_sockperf(text: str) -> SockperfReport:
 def unreached(text: str) -> str:
     """sockperf's words for a server that could not be reached; empty when it says nothing of the kind."""
     complaint = _ERROR.search(_COLOUR.sub("", text))
-    found = complaint is not None and any(words in complaint[1] for words in _UNREACHED)
+    found = complaint is not None and any(words in complaint[1] for words in UNREACHED)
     return complaint[1].strip() if complaint is not None and found else ""
+
+
+def with_words(error: MeasureFailed, client: Completed) -> MeasureFailed:
+    """The error with what sockperf said, where that is not in it yet."""
+    if isinstance(error, Starved) or words_of(client) in error.cause or error.cause in words_of(client):
+        return error
+    status = f"status {client.returncode}, " if client.returncode else ""
+    return MeasureFailed(error.what, f"{error.cause}; {status}{why(client)}", remedy_for(client))
 
 
 def judge_sockperf(report: SockperfReport, parameters: LatencyParameters) -> Judgement:
@@ -136,9 +150,9 @@ def measured_sockperf(ended: Exchange, parameters: LatencyParameters) -> Measure
     try:
         report = parse_sockperf(client.text + "\n" + client.error_text)
     except MeasureFailed as error:
-        if any(words in error.cause for words in _UNREACHED):
+        if any(words in error.cause for words in UNREACHED):
             return Measured(judgement=failed(f"the server listens but was not reached: {error.cause}"), values={})
-        raise
+        raise with_words(error, client) from error
     judgement = judge_sockperf(report, parameters)
     if client.cpu_s is None or server.cpu_s is None:
         judgement = passed(f"{judgement.reason}; own CPU is not known: the provider does not tell a process's CPU time")

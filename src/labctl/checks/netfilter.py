@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from labctl.checks.base import CheckContext
 from labctl.checks.findings import WithoutFigures, judge_findings
 from labctl.checks.hooks import (
+    HOOKS,
     Connection,
     Counting,
     Counts,
@@ -21,17 +22,19 @@ from labctl.checks.hooks import (
     argv_counters,
     delete_rules,
     insert_rules,
-    parse_connections,
     parse_counters,
+    read_connections,
 )
 from labctl.checks.netfilter_findings import NodeLook, judge_node
-from labctl.checks.outcome import Measured, failed, measure, require_ended, said
-from labctl.checks.ping import argv_ping, parse_ping, ping_timeout_s
+from labctl.checks.outcome import Measured, failed, measure, said
+from labctl.checks.ping import argv_ping, ping_timeout_s
 from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import NetfilterParameters, PingParameters
 from labctl.model.result import CheckResult, Finding
+from labctl.model.tools import require_success
+from labctl.path.sent import require_sent
 from labctl.providers.base import Target
 
 _TIMEOUT_S = 20.0
@@ -111,8 +114,8 @@ class _Watch:
         parameters = PingParameters(count=count, interval_s=_INTERVAL_S)
         argv = argv_ping(self._counting.server, parameters)
         completed = self._raw.save_completed(name, self._client.run(argv, timeout_s=ping_timeout_s(parameters)))
-        require_ended(completed)
-        return parse_ping(completed.text).received
+        report = require_sent(completed, count)
+        return 0 if report is None else report.received
 
     @contextmanager
     def _counting_on(self, node: str) -> Iterator[None]:
@@ -125,19 +128,18 @@ class _Watch:
 
     def _change(self, target: Target, name: str, rules: bytes) -> None:
         done = self._raw.save_completed(name, target.run(argv_change(), timeout_s=_TIMEOUT_S, stdin=rules))
-        require_ended(done)
-        if done.returncode:
-            raise MeasureFailed(f"the counting rules on {target.name} could not be changed", said(done))
+        require_success(done, f"the counting rules on {target.name} could not be changed")
 
     def _counts(self, node: str) -> Counts:
         target = self._targets[node]
         done = self._raw.save_completed(f"counters-{node}", target.run(argv_counters(), timeout_s=_TIMEOUT_S))
-        require_ended(done)
-        if done.returncode:
-            raise MeasureFailed(f"the netfilter counters of {node} cannot be read", said(done))
-        counts = parse_counters(done.text, self._counting)
-        if not all(counts.values()):
-            raise MeasureFailed(f"the netfilter counters of {node} cannot be read", "the counting rules are not there")
+        what = f"the netfilter counters of {node} cannot be read"
+        counts = parse_counters(require_success(done, what).text, self._counting)
+        if not any(counts.values()):
+            raise MeasureFailed(what, "the counting rules are not there")
+        if missing := sorted({hook for each in counts.values() for hook in HOOKS if hook not in each}):
+            # A rule that is not listed has no count, which is not a count of zero.
+            raise MeasureFailed(what, f"counting rules are missing in {', '.join(missing)}; {said(done)}")
         return counts
 
     def _flows(self) -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -161,10 +163,7 @@ class _Watch:
             for number, argv in enumerate(asked, start=1):
                 name = f"conntrack-{what}-{number}-{when}-{node}"
                 done = self._raw.save_completed(name, self._targets[node].run(argv, timeout_s=_TIMEOUT_S))
-                require_ended(done)
-                if done.returncode:
-                    raise MeasureFailed(f"conntrack on {node} cannot be read", said(done))
-                listed += parse_connections(done.text)
+                listed += read_connections(done, node)
             found[what] = tuple(listed)
         return found
 

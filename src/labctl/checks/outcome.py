@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.raw import RawFiles
-from labctl.errors import MeasureFailed, ToolMissing
+from labctl.errors import MeasureFailed, Starved, ToolMissing
 from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
-from labctl.providers.base import Completed
+from labctl.model.tools import require_ended as require_ended
+from labctl.model.tools import said as said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +24,14 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one run measured: values by metric name, the judgement on them, and the signature if one was taken."""
+    """What one run measured: values by metric name, the judgement on them, and the signature if one was taken.
+    `is_starved`: nothing, since a tool did not get going."""
 
     judgement: Judgement
     values: Mapping[str, float]
     signature: Signature | None = None
     findings: tuple[Finding, ...] = ()
+    is_starved: bool = False
 
 
 def passed(reason: str) -> Judgement:
@@ -70,7 +72,8 @@ def _unmeasured(error: MeasureFailed) -> Measured:
     if isinstance(error, ToolMissing):
         return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=error.what), values={})
     reason = f"{error.what}: {error.cause}" if error.cause else error.what
-    return Measured(judgement=Judgement(verdict=Verdict.ERROR, reason=reason), values={})
+    judgement = Judgement(verdict=Verdict.ERROR, reason=reason)
+    return Measured(judgement=judgement, values={}, is_starved=isinstance(error, Starved))
 
 
 def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, measured: Measured) -> CheckResult:
@@ -91,27 +94,5 @@ def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, mea
         raw=raw.paths,
         signature=measured.signature,
         findings=measured.findings,
+        is_starved=measured.is_starved,
     )
-
-
-def require_ended(completed: Completed) -> None:
-    """Raises MeasureFailed when the process was killed at its deadline or by a signal."""
-    program = completed.argv[0] if completed.argv else "the tool"
-    if completed.timed_out:
-        raise MeasureFailed(
-            f"{program} did not end in time", f"killed after {completed.duration_s:.1f} s; {said(completed)}"
-        )
-    if completed.returncode < 0:
-        raise MeasureFailed(f"{program} was killed by signal {-completed.returncode}", said(completed))
-
-
-def said(completed: Completed) -> str:
-    """What a process complained about: the last line that looks like a complaint, or else its last line."""
-    texts = (completed.error_text, completed.text)
-    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
-    complaints = [line for text in lines for line in text if _COMPLAINT.search(line)]
-    found = complaints or next((text for text in lines if text), [])
-    return f"it last said: {found[-1][:300]}" if found else "it said nothing"
-
-
-_COMPLAINT = re.compile(r"\berror\b|unable to|cannot|can['`]t", re.IGNORECASE)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
-from labctl.checks.latency import APART_S, PORT, argv_sockperf_server, unreached
+from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
 from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended
 from labctl.checks.percentile import percentile
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Exchange, Service, address_of, exchange
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, PacedParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 
@@ -58,15 +58,18 @@ def argv_paced_client(address: str, parameters: PacedParameters) -> tuple[str, .
 def parse_paced(text: str, log: str) -> PacedReport:
     """Reads what sockperf printed (`text`) and its full log (3.7 to 3.10).
 
-    Raises MeasureFailed when the log is not whole: without every request the schedule cannot be found again.
+    Raises MeasureFailed when the log is not whole: without every request the schedule cannot be found again. Raises
+    Starved when sockperf ran and no request was answered in its time.
     """
     valid = _VALID.search(text)
+    if valid is None and any(words in text + log for words in MEASURED_NOTHING):
+        raise Starved("sockperf measured nothing", "something else kept the CPUs, or packets were lost")
     if valid is None:
         raise MeasureFailed("sockperf's output cannot be read", "its statistics are missing")
     rows = [(int(k), float(sent), float(answered)) for k, sent, answered in _LINE.findall(log)]
     sent_count, received_count = int(valid[2]), int(valid[3])
     if not rows:
-        raise MeasureFailed("sockperf transferred nothing", "its log has no request")
+        raise Starved("sockperf transferred nothing", "its log has no request")
     if [k for k, _, _ in rows] != list(range(len(rows))) or not len(rows) == received_count == sent_count:
         raise MeasureFailed(
             "sockperf's log is not whole",
@@ -106,7 +109,10 @@ def measured_paced(ended: Exchange, parameters: PacedParameters) -> Measured:
     text = ended.client.text
     if words := unreached(f"{text}\n{ended.client.error_text}"):
         return Measured(judgement=failed(f"the server listens but was not reached: {words}"), values={})
-    report = parse_paced(text, ended.client.error_text)
+    try:
+        report = parse_paced(text, ended.client.error_text)
+    except MeasureFailed as error:
+        raise with_words(error, ended.client) from error
     return Measured(judgement=judge_paced(report, parameters), values=paced_values(report, parameters))
 
 

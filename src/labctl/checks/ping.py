@@ -6,81 +6,31 @@ into slices, each a process of its own; what all of them saw makes one set of sa
 
 from __future__ import annotations
 
-import re
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from labctl.checks.base import CheckContext, to_the_end
-from labctl.checks.outcome import (
-    Judgement,
-    Measured,
-    failed,
-    measure_in_slices,
-    passed,
-    require_ended,
-    said,
-)
+from labctl.checks.outcome import Judgement, Measured, failed, measure_in_slices, passed
 from labctl.checks.percentile import grouped_percentile
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import address_of
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, PingParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.path.sent import PingReport as PingReport
+from labctl.path.sent import clock_step, has_no_way, read_ping
+from labctl.path.sent import parse_ping as parse_ping
 from labctl.providers.base import Completed
 
 _WAIT_S = 1
 _SLACK_S = 10.0
-_NO_ROUTE = "Network is unreachable"
-_NOT_ROOT = "minimal interval"
 _UNANSWERED_S = 0.01
 """Without replies, back to back means a hundred requests a second."""
 _TRIMMED = 8
 _DEAR_START_S = 0.1
 _DEAR_SLICES = 4
 """Where starting a process takes that long (kubectl exec), a run has no more slices than these."""
-
-_REPLY = re.compile(
-    r"\d+ bytes from (?P<source>[^:]+(?::[^ ]+)*): icmp_(?:seq|req)=(?P<sequence>\d+) ttl=(?P<ttl>\d+)"
-    r"(?: time=(?P<rtt_ms>\d+(?:\.\d+)?) ms)?(?P<rest>.*)"
-)
-_TROUBLE = re.compile(r"From (?P<source>\S+):? icmp_(?:seq|req)=(?P<sequence>\d+) (?P<what>.+)")
-_SUMMARY = re.compile(r"(?P<transmitted>\d+) packets transmitted, (?P<received>\d+) (?:packets )?received")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One reply as ping printed it. Duplicates and replies with a bad checksum are none that ping counts."""
-
-    sequence: int
-    ttl: int
-    rtt_s: float
-    is_counted: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PingReport:
-    """What ping printed: every reply, ping's own counts, and the ICMP errors that came back, in their own words."""
-
-    replies: tuple[Reply, ...]
-    transmitted: int
-    received: int
-    troubles: tuple[str, ...]
-
-    @property
-    def loss(self) -> float:
-        """The share of the requests that were not answered, 0 to 1."""
-        return 1 - self.received / self.transmitted
-
-    @property
-    def rtts_s(self) -> tuple[float, ...]:
-        """The round-trip times of the replies that count, ascending."""
-        return tuple(sorted(reply.rtt_s for reply in self.replies if reply.is_counted))
-
-    @property
-    def ttls(self) -> tuple[int, ...]:
-        """The different TTLs of the replies that count, ascending."""
-        return tuple(sorted({reply.ttl for reply in self.replies if reply.is_counted}))
 
 
 def argv_ping(destination: str, parameters: PingParameters, *, pattern: bytes = b"") -> tuple[str, ...]:
@@ -102,62 +52,37 @@ def slice_counts(count: int, slices: int) -> tuple[int, ...]:
     return tuple(count // slices + (number < count % slices) for number in range(slices))
 
 
-def parse_ping(text: str) -> PingReport:
-    """Reads the output of iputils' ping (s20121221 to 20240905: `icmp_req` or `icmp_seq`, with or without -D).
-
-    Raises MeasureFailed when the closing summary is missing, as when ping was killed, or contradicts the replies.
-    """
-    replies: list[Reply] = []
-    troubles: list[str] = []
-    summary: re.Match[str] | None = None
-    for line in text.splitlines():
-        if (found := _REPLY.search(line)) is not None:
-            if found["rtt_ms"] is None:
-                raise MeasureFailed("ping printed a reply without a round-trip time", line.strip())
-            is_counted = "DUP!" not in found["rest"] and "BAD CHECKSUM" not in found["rest"]
-            replies.append(
-                Reply(
-                    sequence=int(found["sequence"]),
-                    ttl=int(found["ttl"]),
-                    rtt_s=float(found["rtt_ms"]) / 1000,
-                    is_counted=is_counted,
-                )
-            )
-        elif (found := _TROUBLE.search(line)) is not None:
-            troubles.append(f"{found['what'].strip()} (from {found['source'].rstrip(':')})")
-        elif (found := _SUMMARY.search(line)) is not None:
-            summary = found
-    if summary is None:
-        raise MeasureFailed("ping's output cannot be read", "the summary (“… packets transmitted …”) is missing")
-    report = PingReport(
-        replies=tuple(replies),
-        transmitted=int(summary["transmitted"]),
-        received=int(summary["received"]),
-        troubles=tuple(troubles),
-    )
-    printed = len(report.rtts_s)
-    if printed != report.received or report.received > report.transmitted:
-        raise MeasureFailed(
-            "ping's output contradicts itself",
-            f"it printed {printed} replies and counted {report.received} of {report.transmitted}",
-        )
-    return report
-
-
 def judge_ping(report: PingReport, parameters: PingParameters) -> Judgement:
-    """Fails on more loss than `max_loss`. Raises MeasureFailed when fewer requests than asked for were sent."""
+    """Fails on more loss than `max_loss`, and on payload that came back altered. Raises MeasureFailed when fewer
+    requests than asked for were sent."""
     if report.transmitted < parameters.count:
         raise MeasureFailed(
             "ping ended early", f"it sent {report.transmitted} of {parameters.count} requests, so loss is not known"
         )
     answered = f"{report.received} of {report.transmitted} requests were answered"
+    also = "".join(f"; {words}" for words in _besides(report))
     if report.loss > parameters.max_loss:
         why = f"; {report.troubles[0]}" if report.troubles else ""
-        return failed(f"{answered}: {report.loss:.1%} loss, allowed is {parameters.max_loss:.1%}{why}")
+        return failed(f"{answered}: {report.loss:.1%} loss, allowed is {parameters.max_loss:.1%}{why}{also}")
+    if report.altered:
+        return failed(f"{answered}, and not with what was sent: {report.altered[0]}{also}")
     if not report.received:
-        return passed(f"{answered}, which the scenario allows")
+        return passed(f"{answered}, which the scenario allows{also}")
     ttls = ", ".join(str(ttl) for ttl in report.ttls)
-    return passed(f"{answered}, median round trip {rtt_percentile_s(report.rtts_s, 50) * 1e6:.0f} µs, ttl {ttls}")
+    median_us = rtt_percentile_s(report.rtts_s, 50) * 1e6
+    return passed(f"{answered}, median round trip {median_us:.0f} µs, ttl {ttls}{also}")
+
+
+def _besides(report: PingReport) -> Iterator[str]:
+    """What else ping told, which changes no verdict."""
+    if report.duplicates:
+        plural = "" if report.duplicates == 1 else "s"
+        yield f"{report.duplicates} duplicate{plural}: a request was answered more than once"
+    if report.corrupted:
+        yield f"{report.corrupted} replies had a bad checksum"
+    if report.warnings:
+        more = f" (and {len(report.warnings) - 1} more)" if report.warnings[1:] else ""
+        yield f"ping warned: {report.warnings[0][:200]}{more}"
 
 
 def rtt_percentile_s(rtts_s: Sequence[float], percent: float) -> float:
@@ -197,33 +122,32 @@ def joined(reports: Sequence[PingReport]) -> PingReport:
         transmitted=sum(report.transmitted for report in reports),
         received=sum(report.received for report in reports),
         troubles=tuple(trouble for report in reports for trouble in report.troubles),
+        duplicates=sum(report.duplicates for report in reports),
+        corrupted=sum(report.corrupted for report in reports),
+        altered=tuple(line for report in reports for line in report.altered),
+        warnings=tuple(dict.fromkeys(warning for report in reports for warning in report.warnings)),
     )
 
 
 def measured_ping(slices: Sequence[Completed], parameters: PingParameters) -> Measured:
-    """From the end of every slice's ping to the values. Raises MeasureFailed when ping failed, not the network."""
-    if any(_has_no_route(completed) for completed in slices):
-        return Measured(judgement=failed(f"the client has no route to the server: {_NO_ROUTE}"), values={})
-    reports = [_report(completed) for completed in slices]
+    """From the end of every slice's ping to the values. Raises MeasureFailed when ping failed, not the network, and
+    when the clock that it measures by was set meanwhile."""
+    if no_way := next(filter(None, map(has_no_way, slices)), ""):
+        return Measured(judgement=failed(f"the client has no route to the server: {no_way}"), values={})
+    for completed in slices:
+        if step := clock_step(completed):
+            raise MeasureFailed(
+                "the clock was set while ping ran, so its times mean nothing",
+                step,
+                "timedatectl timesync-status; chronyc tracking  # measure again when nothing steps the clock",
+            )
+    reports = [read_ping(completed) for completed in slices]
     return Measured(judgement=judge_ping(joined(reports), parameters), values=ping_values(reports))
-
-
-def _has_no_route(completed: Completed) -> bool:
-    return completed.returncode not in (0, 1) and _NO_ROUTE in completed.error_text
-
-
-def _report(completed: Completed) -> PingReport:
-    """iputils: exit status 0 with replies, 1 without enough of them, 2 for everything else."""
-    require_ended(completed)
-    if completed.returncode not in (0, 1):
-        hint = "; only root may ping faster: set a longer intervalS" if _NOT_ROOT in completed.error_text else ""
-        raise MeasureFailed(f"ping ended with status {completed.returncode}", said(completed) + hint)
-    return parse_ping(completed.text)
 
 
 def _is_dear(completed: Completed, part: PingParameters) -> bool:
     """Whether it took long until ping was there at all."""
-    pinging_s = max(part.count * part.interval_s, sum(_report(completed).rtts_s))
+    pinging_s = max(part.count * part.interval_s, sum(read_ping(completed).rtts_s))
     return completed.duration_s - pinging_s > _DEAR_START_S
 
 
@@ -277,7 +201,7 @@ class PingCheck:
                 argv, timeout_s = argv_ping(destination, part), ping_timeout_s(part)
                 completed = client.run(argv, timeout_s=timeout_s, cpu=context.client_cpu)
                 done.append(raw.save_completed(slice_name(len(done)), completed))
-                if _has_no_route(completed):
+                if has_no_way(completed):
                     break
                 if len(done) == 1 and left and _is_dear(completed, part):
                     left = list(slice_counts(sum(left), _DEAR_SLICES - 1))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.checks.base import CheckContext
-from labctl.checks.outcome import require_ended, said
 from labctl.checks.raw import RawFiles
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import Lab
+from labctl.model.tools import remedy_for, require_ended, why
 from labctl.providers.base import Completed
 
 
@@ -40,8 +40,9 @@ def exchange(
 ) -> Exchange:
     """Starts the server, waits until it listens, runs the client to its end, ends the server.
 
-    Both outputs are saved, also when this raises MeasureFailed: for a server that did not come up or that died while
-    the client was running (whatever the client then said), and for a client that did not end by itself.
+    Both outputs are saved, also when this raises MeasureFailed: for a server that did not come up (Starved when it was
+    still at it) or that died while the client was running (whatever the client then said), and for a client that did
+    not end by itself.
     """
     server_pod = context.open_lab.target(context.pair.server)
     client_pod = context.open_lab.target(context.pair.client)
@@ -50,8 +51,10 @@ def exchange(
         try:
             running.wait_for_output(service.ready, timeout_s=service.ready_timeout_s)
         except MeasureFailed as error:
+            is_waiting = running.is_alive()
             ended = raw.save_completed("server", running.stop())
-            raise MeasureFailed(f"the {program} server did not come up", said(ended)) from error
+            kind = Starved if is_waiting else MeasureFailed
+            raise kind(f"the {program} server did not come up", why(ended), remedy_for(ended)) from error
         try:
             completed = client_pod.run(client_argv, timeout_s=timeout_s, cpu=context.client_cpu)
         except MeasureFailed:
@@ -62,6 +65,6 @@ def exchange(
     raw.save_completed("client", completed)
     raw.save_completed("server", server)
     if not is_alive:
-        raise MeasureFailed(f"the {program} server died during the run", f"status {server.returncode}; {said(server)}")
+        raise MeasureFailed(f"the {program} server died during the run", f"status {server.returncode}; {why(server)}")
     require_ended(completed)
     return Exchange(client=completed, server=server)

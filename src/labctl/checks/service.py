@@ -7,15 +7,16 @@ is then used for a real exchange, too.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from labctl.checks.base import CheckContext
 from labctl.checks.findings import WithoutFigures, judge_findings
-from labctl.checks.outcome import Judgement, Measured, measure, require_ended
+from labctl.checks.iperf import read_iperf
+from labctl.checks.outcome import Judgement, Measured, measure
 from labctl.checks.raw import RawFiles
 from labctl.checks.served import Service as Server
 from labctl.checks.served import exchange
@@ -25,6 +26,7 @@ from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.model.service import Protocol, Service
 from labctl.model.signature import Role
+from labctl.model.tools import require_success
 from labctl.path.capture import TapCapture, argv_tcpdump, capturing, packets_left_behind, require_trustworthy
 from labctl.path.frame import Ipv4, Tcp, decode, ip_text
 from labctl.providers.base import Tap
@@ -36,14 +38,18 @@ _SETTLE_S = 1.0
 _SYN = 0x02
 _BYTES = "64K"
 _REFUSED = "Connection refused"
+_TRIED = "iperf3: error - "
+"""How iperf3 tells what a connection came to; of what it cannot do at all, such as an option, it speaks otherwise."""
 _LOOP = (
     'n=0; while [ "$n" -lt "$1" ]; do '
     f'iperf3 -c "$2" -p "$3" -n 1 --connect-timeout {_CONNECT_MS} 2>&1 | tail -n 1; n=$((n+1)); done'
 )
 _RULES = (
     "for list in iptables-legacy-save iptables-nft-save; do "
-    'if command -v "$list" >/dev/null 2>&1; then echo "#listed-by $list"; "$list" 2>/dev/null; fi; done; true'
+    'if command -v "$list" >/dev/null 2>&1; then if said=$("$list" 2>&1); '
+    'then echo "#listed-by $list"; else echo "#failed $list"; fi; printf "%s\\n" "$said"; fi; done; true'
 )
+_FAILED = re.compile(r"^#failed (\S+)\n(.*)", re.MULTILINE)
 _ACCEPTED = re.compile(r"Accepted connection from ([0-9.]+)")
 
 
@@ -53,10 +59,12 @@ def argv_connections(service: Service, count: int) -> tuple[str, ...]:
 
 
 def parse_connections(text: str, made: int) -> Attempts:
-    """Raises MeasureFailed when it is not one line a connection."""
+    """Raises MeasureFailed when it is not one line a connection, and when iperf3 did not try to make one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) != made:
         raise MeasureFailed("iperf3's output cannot be read", f"{len(lines)} lines for {made} connections")
+    if (failed := next((line for line in lines if _TRIED not in line), None)) is not None:
+        raise MeasureFailed("iperf3 made no connection", f"it said: {failed[:200]}")
     refused = sum(_REFUSED in line for line in lines)
     others = Counter(line.rpartition(": ")[2] for line in lines if _REFUSED not in line)
     return Attempts(made=made, refused=refused, others=dict(others))
@@ -83,10 +91,12 @@ def connections_to(capture: TapCapture, destination: str) -> int:
 
 
 def parse_rules(text: str, address: str) -> Rules:
-    """The lines with that address, out of every list of rules that the node could print."""
+    """The lines with that address, out of every list of rules that the node could print, and what could not be."""
     whole = re.compile(rf"(?<![0-9.]){re.escape(address)}(?![0-9.]*[0-9])")
     listed = tuple(line.split()[1] for line in text.splitlines() if line.startswith("#listed-by "))
-    return Rules(listed_by=listed, lines=tuple(line for line in text.splitlines() if whole.search(line)))
+    failed = tuple(_FAILED.findall(text))
+    lines = tuple(line for line in text.splitlines() if whole.search(line))
+    return Rules(listed_by=listed, lines=lines, failed=tuple(": ".join(one) for one in failed))
 
 
 def argv_exchange(service: Service) -> tuple[str, ...]:
@@ -95,11 +105,12 @@ def argv_exchange(service: Service) -> tuple[str, ...]:
 
 def parse_exchange(client: str, server: str) -> Transfer:
     """Raises MeasureFailed with iperf3's own words."""
+    document, _ = read_iperf(client)
+    error = document.get("error")
     try:
-        document = json.loads(client)
-        error = document.get("error")
-        peer = str(document["start"]["connected"][0]["remote_host"])
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as failed:
+        start: Any = document["start"]
+        peer = str(start["connected"][0]["remote_host"])
+    except (KeyError, IndexError, TypeError) as failed:
         raise MeasureFailed("iperf3's output cannot be read", client.strip()[-200:]) from failed
     accepted = _ACCEPTED.search(server)
     if error or accepted is None:
@@ -128,7 +139,8 @@ class ServiceCheck(WithoutFigures):
                 reason = f"no TCP Service of the scenario has {server} among its backends"
                 return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=reason), values={})
             # Asked by itself, so that a pod without it is told from a network that lets nothing through.
-            context.open_lab.target(context.pair.client).run(("iperf3", "--version"), timeout_s=_SLACK_S)
+            version = context.open_lab.target(context.pair.client).run(("iperf3", "--version"), timeout_s=_SLACK_S)
+            require_success(version)
             findings: list[Finding] = []
             for service in services:
                 look = self._look(context, raw, service, parameters.connections)
@@ -152,7 +164,7 @@ class ServiceCheck(WithoutFigures):
         raw.save_completed(f"connections-{service.name}", done)
         for capture in captures:
             raw.save_completed(f"{service.name}-{capture.tap.target.name}", capture.completed, output="pcap")
-        require_ended(done)
+        require_success(done)
         require_trustworthy(captures)
         if left := packets_left_behind(captures):
             raise MeasureFailed("the capture is not complete", f"{left} packets are missing")
@@ -160,6 +172,7 @@ class ServiceCheck(WithoutFigures):
         node = open_lab.target(lab.pod(client).node)
         argv_rules = ("sh", "-c", _RULES)
         listed = raw.save_completed(f"rules-{service.name}", node.run(argv_rules, timeout_s=_SLACK_S))
+        require_success(listed, f"the rules of {node.name} cannot be listed")
         return ServiceLook(
             service=service,
             client=client,

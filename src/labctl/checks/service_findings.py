@@ -29,10 +29,12 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What the client's node has in netfilter: the commands that listed it, the lines with the Service's address."""
+    """What the client's node has in netfilter: the commands that listed it, the lines with the Service's address, and
+    the commands that are there and failed, each with its words."""
 
     listed_by: tuple[str, ...]
     lines: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,12 @@ def _backends(look: ServiceLook) -> Iterator[Finding]:
 
 def _netfilter(look: ServiceLook, replaces_kube_proxy: bool) -> Finding:
     name, lesson = _name(look, "netfilter"), "with kube-proxy replaced no iptables rule knows the Service's address"
+    if look.rules.failed and not look.rules.lines:
+        # A list that cannot be read is not a list without the address.
+        return unknown(
+            name, sentence=f"the node's rules could not be listed: {'; '.join(look.rules.failed)}", lesson=lesson,
+            command=look.rules_command,
+        )  # fmt: skip
     if not look.rules.listed_by:
         return unknown(
             name, sentence="the node has no program that lists netfilter's rules", lesson=lesson,

@@ -16,6 +16,7 @@ from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import PingParameters
 from labctl.path.capture import TapCapture, capturing, require_trustworthy
+from labctl.path.sent import require_sent
 from labctl.providers.base import Completed
 
 _INTERVAL_S = 0.01
@@ -56,13 +57,14 @@ class WatchedPing:
         before: Callable[[str], None] = lambda again: None,
     ) -> Iterator[Watched]:
         """`count` requests whose captures are complete, and once more for as long as that is not enough. `before` is
-        called when the taps listen, with what to add to names of raw files. Raises MeasureFailed when the captures
-        cannot be trusted, or none is complete."""
+        called when the taps listen, with what to add to names of raw files. Raises MeasureFailed when ping could not
+        send, when the captures cannot be trusted, and when none is complete."""
         open_lab, pair = context.open_lab, context.pair
         pod, server = open_lab.target(pair.client), str(open_lab.lab.pod(pair.server).address)
         # The neighbours on the way are resolved first, so that no packet waits for ARP while it is being watched.
         once = PingParameters(count=1, interval_s=_INTERVAL_S)
-        raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))
+        warm = raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))
+        require_sent(warm, once.count)
         marked = PingParameters(count=count, interval_s=_INTERVAL_S)
         for attempt, settle_s in enumerate(_SETTLE_S, start=1):
             again = "" if attempt == 1 else f"-{attempt}"
@@ -76,6 +78,7 @@ class WatchedPing:
             for capture in captures:
                 raw.save_completed(f"{capture.tap.role}{again}", capture.completed, output="pcap")
             require_trustworthy(captures)
+            require_sent(sent, count)
             if not any(capture.counts is not None and capture.counts.left_behind for capture in captures):
                 yield Watched(token=token, sent=sent, captures=captures, is_last=attempt == len(_SETTLE_S))
         raise MeasureFailed(

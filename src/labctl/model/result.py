@@ -80,6 +80,8 @@ class CheckResult:
 
     `reason` is one sentence for a person: why it failed, could not be measured, or was skipped; what was seen
     when it passed. `raw` names the files, relative to the run directory, that everything was parsed from.
+    `is_starved`: an error because a tool did not get going, as for want of CPU. `retried` is the reason of such a first
+    attempt, of which this is the second; its files come first in `raw`.
     """
 
     check: str
@@ -93,3 +95,5 @@ class CheckResult:
     raw: tuple[str, ...] = ()
     signature: Signature | None = None
     findings: tuple[Finding, ...] = ()
+    is_starved: bool = False
+    retried: str = ""

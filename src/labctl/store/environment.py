@@ -10,10 +10,11 @@ import gzip
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.model.comparison import Environment
+from labctl.model.tools import TOOLS, identify
 
 RunText = Callable[[Sequence[str]], str]
 """Runs argv and gives stdout and stderr as one text; the empty text when the program is not there."""
@@ -37,30 +38,6 @@ SYSCTLS = (
     "kernel.timer_migration",
 )
 
-_VERSION = r"\d+(?:\.\d+)+(?:[-.\w]*\w)?"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A program whose version matters to the figures, how to ask for it, and where it stands in the answer."""
-
-    name: str
-    argv: tuple[str, ...]
-    pattern: str
-
-
-TOOLS = (
-    Tool(name="iproute2", argv=("ip", "-V"), pattern=r"iproute2-([\w.-]*\w)"),
-    Tool(name="libbpf", argv=("ip", "-V"), pattern=rf"libbpf ({_VERSION})"),
-    Tool(name="ping", argv=("ping", "-V"), pattern=r"iputils (\S+)"),
-    Tool(name="iperf3", argv=("iperf3", "--version"), pattern=rf"iperf ({_VERSION})"),
-    Tool(name="sockperf", argv=("sockperf", "--version"), pattern=rf"({_VERSION})"),
-    Tool(name="tcpdump", argv=("tcpdump", "--version"), pattern=rf"tcpdump version ({_VERSION})"),
-    Tool(name="libpcap", argv=("tcpdump", "--version"), pattern=rf"libpcap version ({_VERSION})"),
-    Tool(name="iptables", argv=("iptables", "--version"), pattern=r"iptables v(\S+ \(\w+\)|\S+)"),
-    Tool(name="conntrack", argv=("conntrack", "--version"), pattern=r"conntrack v(\S+)"),
-)
-
 
 def read_environment(root: Path = Path("/")) -> Environment:
     """What files tell, without the versions of tools. Takes milliseconds."""
@@ -75,15 +52,14 @@ def read_environment(root: Path = Path("/")) -> Environment:
 
 
 def read_versions(run_text: RunText) -> Mapping[str, str]:
-    """The version of each tool that is there, by its name. Each program is asked once."""
-    answers: dict[tuple[str, ...], str] = {}
-    versions = {}
-    for tool in TOOLS:
-        if tool.argv not in answers:
-            answers[tool.argv] = run_text(tool.argv)
-        match = re.search(tool.pattern, answers[tool.argv])
-        if match:
-            versions[tool.name] = match.group(1)
+    """The version of each tool that is there, and of its libraries, by name. Each program is asked once."""
+    versions: dict[str, str] = {}
+    for tool in TOOLS.values():
+        if not tool.record:
+            continue
+        identity = identify(tool, run_text((tool.program, *tool.asked)))
+        if identity.version and identity.implementation == tool.implementation:
+            versions |= {tool.record: identity.version, **dict(identity.parts)}
     return versions
 
 

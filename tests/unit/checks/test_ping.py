@@ -229,7 +229,10 @@ def test_a_run_gives_every_declared_metric_and_keeps_the_raw_output(run_check: R
         (
             Answer(argv=("ping",), returncode=2, stderr=b"ping: socket: Operation not permitted\n"),
             Verdict.ERROR,
-            "ping ended with status 2: it last said: ping: socket: Operation not permitted",
+            (
+                "ping ended with status 2: it last said: ping: socket: Operation not permitted; it may not do this: "
+                "a capability, a right or a function of the kernel is missing"
+            ),
         ),
         (
             Answer(argv=("ping",), returncode=-9, timed_out=True, duration_s=11.0),
