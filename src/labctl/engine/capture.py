@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from labctl.errors import MeasureFailed, UsageError
+from labctl.errors import UsageError
 from labctl.model.path import Direction
 from labctl.model.signature import Role
-from labctl.path.capture import LISTENING, CaptureCounts, argv_tcpdump, last_line, parse_counts
+from labctl.model.tools import require_success, why
+from labctl.path.capture import CaptureCounts, argv_tcpdump, last_line, parse_counts, require_listening
 from labctl.path.feed import PcapFeed
 from labctl.path.pcap import PcapError, Record
 from labctl.providers.base import Completed, Running, Tap
@@ -115,11 +116,14 @@ def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
 
 
 def check_filter(taps: Sequence[Tap], expression: str) -> None:
-    """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words."""
+    """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words, MeasureFailed
+    when it cannot capture there whatever the expression."""
     first = taps[0]
     argv = ("tcpdump", "-d", "-i", first.interface, expression)
     done = first.target.run(argv, timeout_s=READY_TIMEOUT_S)
-    if done.returncode:
+    if done.returncode or done.timed_out:
+        without = first.target.run((*argv[:-1], ""), timeout_s=READY_TIMEOUT_S)
+        require_success(without, f"tap {first.name} cannot be captured")
         words = last_line(done.error_text).removeprefix("tcpdump: ").removeprefix("can't parse filter expression: ")
         raise UsageError(
             what=f"this is no filter that tcpdump understands: {expression}",
@@ -184,8 +188,11 @@ class Stream:
         counts = parse_counts(done.error_text)
         trouble = self._troubles[number]
         if counts is None:
-            trouble = trouble or f"tcpdump ended without its summary: {last_line(done.error_text)}"
+            how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else "ended without its summary"
+            trouble = trouble or f"tcpdump {how}: {why(done)}"
             counts = CaptureCounts(captured=0, received=0, dropped=0)
+        if not trouble and done.returncode not in (0, -signal.SIGINT) and not done.timed_out:
+            trouble = f"tcpdump ended with status {done.returncode}: {why(done)}"
         if not trouble and self._feeds[number].is_inside_packet:
             trouble = "tcpdump's output ended inside a packet"
         return Ended(
@@ -269,12 +276,7 @@ def streaming(
             finally:
                 os.close(writing)
         for source, one in zip(sources, running, strict=True):
-            try:
-                one.wait_for_output(LISTENING, timeout_s=ready_timeout_s)
-            except MeasureFailed as failed:
-                raise MeasureFailed(
-                    what=f"tap {source.tap.name} cannot be captured", cause=failed.cause, remedy=failed.remedy
-                ) from failed
+            require_listening(source.tap, one, ready_timeout_s)
         stream = Stream(sources, running, pipes, hold_s=_LOOK_S if immediate else _BLOCK_S)
         stack.callback(stream.close)
         yield stream

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from labctl.engine.trace import marked_packets
 from labctl.errors import MeasureFailed
 from labctl.model.path import Protocol, Way
-from labctl.path.capture import capturing
+from labctl.path.capture import capturing, require_trustworthy
 from labctl.path.sighting import sightings
 from labctl.providers.base import OpenLab, Tap
 
@@ -33,7 +33,8 @@ class Sanity:
 def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> Sanity:
     """Sends one packet of each protocol between the pods of each of the lab's pairs.
 
-    Raises MeasureFailed when the filter caught none of them: then its silence would mean nothing.
+    Raises MeasureFailed when the filter caught none of them, or a sender or a capture failed: then silence would mean
+    nothing.
     """
     sent: list[str] = []
     seen: dict[str, None] = {}
@@ -44,11 +45,12 @@ def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> San
         for pair in lab.pairs:
             for protocol in Protocol:
                 marked = marked_packets(lab, pair, protocol, 1)
-                open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s)
+                marked.require_sent(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
                 matchers.append((protocol, marked.matcher()))
                 sent.append(f"{protocol} {pair.client} → {pair.server}")
         time.sleep(_SETTLE_S)
         captures = live.stop()
+    require_trustworthy(captures)
     for capture in captures:
         records = capture.records()
         for protocol, matcher in matchers:

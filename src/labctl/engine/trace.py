@@ -16,7 +16,8 @@ from labctl.model.movement import Movement
 from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture, capturing, last_line, packets_left_behind, require_trustworthy
+from labctl.model.tools import said
+from labctl.path.capture import TapCapture, capturing, packets_left_behind, require_trustworthy
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for
 from labctl.path.join import join
@@ -24,6 +25,7 @@ from labctl.path.marked import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKE
 from labctl.path.naming import names_of
 from labctl.path.numbering import numbered
 from labctl.path.recognise import recognise
+from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, vtep_roles
 from labctl.path.wrong import first_wrong
@@ -35,7 +37,6 @@ _SETTLE_S = (0.03, 0.25, 1.0)
 _LOOPBACKS = (Role.CLIENT_LO, Role.SERVER_LO)
 _TOKEN_BYTE = 16
 _NEIGHBOURS_S = 5.0
-_NO_WAY = ("Network is unreachable", "No route to host")
 
 
 def pair_between(lab: Lab, client: str, server: str) -> Pair:
@@ -202,12 +203,15 @@ class _Watched:
         self.movements: tuple[Movement, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
         self.gaps: tuple[str, ...] = ()
-        words = sent.error_text + sent.text
-        self.no_way = next((text for text in _NO_WAY if text in words), "")
+        self.no_way = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"the sender was told: {self.no_way}",) if self.no_way else ()
+        step = clock_step(self.sent) if self.sent.argv[:1] == ("ping",) else ""
+        return (
+            *((f"the sender was told: {self.no_way}",) if self.no_way else ()),
+            *((f"the clock was set meanwhile, so times and order may be wrong: {step}",) if step else ()),
+        )
 
 
 def _watch(
@@ -228,19 +232,23 @@ def _watch(
     for capture in watched.captures:
         raw.save_completed(f"{capture.tap.role}-{capture.direction}", capture.completed, output="pcap")
     require_trustworthy(watched.captures)
-    if (sent.returncode not in (0, 1) and not watched.no_way) or sent.timed_out:
-        raise MeasureFailed(f"{sent.argv[0]} in {pair.client} ended with status {sent.returncode}", _said(sent))
+    watched.no_way = marked.require_sent(sent)
     return watched
 
 
 def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
-    """One echo before the watching, so that no packet waits for ARP while it is watched. Whether it was answered."""
-    return open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s).returncode == 0
+    """One echo before the watching, so that no packet waits for ARP while it is watched. Whether it was answered.
+    Raises MeasureFailed when ping could not send."""
+    sent = open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s)
+    marked.require_sent(sent)
+    return sent.returncode == 0
 
 
 def _unresolved(open_lab: OpenLab, pair: Pair) -> tuple[str, ...]:
     """Why a pod may have sent nothing: neighbours that did not answer its ARP requests."""
     done = open_lab.target(pair.client).run(("ip", "-4", "neigh", "show"), timeout_s=_NEIGHBOURS_S)
+    if done.returncode or done.timed_out:
+        return (f"{pair.client}'s neighbours could not be read: ip: {said(done)}",)
     failed = (line.strip() for line in done.text.splitlines() if "FAILED" in line or "INCOMPLETE" in line)
     return tuple(f"{pair.client} got no answer to its ARP request: ip neigh shows {line}" for line in failed)
 
@@ -256,16 +264,12 @@ def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting
     )
 
 
-def _said(done: Completed) -> str:
-    return last_line(done.error_text if done.error_text.strip() else done.text)
-
-
 def _refuse(watched: _Watched, unseen: bool) -> None:
     if unseen:
         raise MeasureFailed(
             "the capture sees nothing",
             "the marked packet was not even seen at the client's own eth0, and yet an echo is answered; "
-            f"{watched.sent.argv[0]}: {_said(watched.sent)}",
+            f"{watched.sent.argv[0]}: {said(watched.sent)}",
         )
     raise MeasureFailed(
         "the capture is not complete",

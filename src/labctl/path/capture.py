@@ -16,11 +16,14 @@ from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.tools import meaning, remedy_for, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
 from labctl.path.sighting import Direction
 from labctl.providers.base import Completed, Running, Tap
 
 LISTENING = "listening on"
+_ENDS = (0, -signal.SIGINT)
+"""How a tcpdump that was told to end does: by itself, or (behind a shell script of that name) by the signal."""
 _SNAP_BYTE = 512
 _INNER_PROTOCOL = 8 + 8 + 14 + 9
 _INNER_SRC = 8 + 8 + 14 + 12
@@ -57,19 +60,25 @@ class TapCapture:
     counts: CaptureCounts | None
 
     def records(self) -> tuple[Record, ...]:
-        """Every whole packet. Raises MeasureFailed when the output is no pcap of Ethernet frames."""
+        """Every packet. Raises MeasureFailed when the output is no pcap of Ethernet frames, or is not all of them."""
         try:
             reader = read_pcap(self.completed.stdout)
             records = tuple(reader)
         except PcapError as error:
             raise MeasureFailed(
                 f"the capture on {self.tap.name} cannot be read",
-                f"{error}; tcpdump said: {last_line(self.completed.error_text)}",
+                f"{error}; tcpdump: {why(self.completed)}",
             ) from error
         if reader.link_type != ETHERNET:
             raise MeasureFailed(
                 f"the capture on {self.tap.name} cannot be read",
                 f"its link type is {reader.link_type}, not {ETHERNET} (Ethernet)",
+            )
+        if reader.is_truncated or (self.counts is not None and len(records) < self.counts.captured):
+            wanted = "a packet more" if self.counts is None else f"{self.counts.captured} packets"
+            raise MeasureFailed(
+                f"the capture on {self.tap.name} is cut off",
+                f"{len(records)} packets are there, and tcpdump wrote {wanted}",
             )
         return records
 
@@ -126,9 +135,25 @@ def capturing(
             for tap in taps
             for direction in directions
         ]
-        for _tap, _direction, process in running:
-            process.wait_for_output(LISTENING, timeout_s=ready_timeout_s)
+        for tap, _direction, process in running:
+            require_listening(tap, process, ready_timeout_s)
         yield LiveCapture(running)
+
+
+def require_listening(tap: Tap, process: Running, timeout_s: float) -> None:
+    """Waits until a tcpdump listens. Raises MeasureFailed with the tap's name and tcpdump's words when it does not."""
+    try:
+        process.wait_for_output(LISTENING, timeout_s=timeout_s)
+    except MeasureFailed as failed:
+        hint = ""
+        if not process.is_alive():
+            ended = process.stop()
+            hint = f"; {why(ended)}" if words_of(ended) else ""
+        raise MeasureFailed(
+            what=f"tap {tap.name} cannot be captured",
+            cause=f"{failed.what}; {failed.cause}{hint}",
+            remedy=failed.remedy,
+        ) from failed
 
 
 def packets_left_behind(captures: Sequence[TapCapture]) -> int:
@@ -204,11 +229,20 @@ def last_line(text: str) -> str:
 
 
 def require_trustworthy(captures: Sequence[TapCapture]) -> None:
-    """Raises MeasureFailed for a tcpdump that ended badly or lost packets: silence there would mean nothing."""
+    """Raises MeasureFailed for a tcpdump that failed, was killed or lost packets: silence there would mean nothing.
+
+    One whose device went away gives its counts all the same, and status 1.
+    """
     for capture in captures:
         name, completed, counts = capture.tap.name, capture.completed, capture.counts
-        if completed.timed_out or counts is None:
-            raise MeasureFailed(f"the capture on {name} ended badly", f"tcpdump: {last_line(completed.error_text)}")
+        if completed.timed_out or completed.returncode not in _ENDS or counts is None:
+            end = (
+                f"killed by signal {-completed.returncode}"
+                if completed.returncode < 0
+                else (f"status {completed.returncode}" if completed.returncode else "without its summary")
+            )
+            words = "; ".join(part for part in (words_of(completed) or "nothing", meaning(completed), end) if part)
+            raise MeasureFailed(f"the capture on {name} ended badly", f"tcpdump: {words}", remedy_for(completed))
         if counts.dropped:
             raise MeasureFailed(
                 f"the capture on {name} is not complete", f"the kernel dropped {counts.dropped} packets before tcpdump"

@@ -10,9 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.path import Protocol
+from labctl.model.process import Completed
+from labctl.model.tools import is_of_the_network, require_success
 from labctl.path.frame import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Frame, Icmp, Ipv4, Tcp, Udp
+from labctl.path.sent import NO_WAY, has_no_way, require_sent
 from labctl.path.sighting import Match, Matcher, Way, match_echo
 
 MOST_PACKETS = 100
@@ -61,6 +65,23 @@ class Marked:
             return ("ping", *options, str(self.server))
         script = _CONNECT if self.protocol is Protocol.TCP else _SEND
         return ("bash", "-c", script, "labctl-trace", str(self.server), str(self.port), count, wait, self.token.hex())
+
+    def require_sent(self, sent: Completed) -> str:
+        """The kernel's words when it had no way for the packets, else nothing. Raises MeasureFailed when the sender
+        failed: that nothing was seen is then no finding.
+
+        ping counts what it sent. The shell's loop goes on whatever becomes of a packet, and says on standard error
+        what the kernel told it of each; anything else there is a complaint of the shell or of `timeout`.
+        """
+        if self.protocol is Protocol.ICMP:
+            require_sent(sent, self.count)
+            return has_no_way(sent)
+        require_success(sent)
+        lines = [line.strip() for line in sent.error_text.splitlines() if line.strip()]
+        if (failed := next((line for line in lines if not _is_answer(line)), None)) is not None:
+            sender = f"the sender of {self.protocol} packets (bash) failed"
+            raise MeasureFailed(sender, f"it said: {failed[:300]}", "bash and timeout have to be in the client's pod")
+        return next((words for words in NO_WAY for line in lines if words in line), "")
 
     def matcher(self) -> Matcher:
         if self.protocol is Protocol.ICMP:
@@ -139,6 +160,12 @@ def quoted_udp_port(error: Icmp) -> int | None:
     if quoted[9] != PROTOCOL_UDP or len(quoted) < header_byte + 4:
         return None
     return int.from_bytes(quoted[header_byte + 2 : header_byte + 4], "big")
+
+
+def _is_answer(line: str) -> bool:
+    """Whether a line of the shell tells what became of a packet, or only warns. (A rule on the way out: EPERM.)"""
+    is_refused = "Operation not permitted" in line and ("connect:" in line or "/dev/tcp/" in line)
+    return is_refused or "warning:" in line or is_of_the_network(line)
 
 
 def _flag_words(flags: int) -> str:
