@@ -42,6 +42,8 @@ class Cluster(World):
         self.counters = {"client": [0, 0], "server": [0, 0]}
         self.monitor = ""
         self.monitor_fails = False
+        self.monitor_dies = False
+        self.log_fails = False
         self.config = {
             "enable-host-legacy-routing": "false", "kube-proxy-replacement": "strict", "tunnel": "vxlan",
             "enable-bpf-masquerade": "true", "enable-ipv4-masquerade": "true", "auto-direct-node-routes": "false",
@@ -66,7 +68,7 @@ class Cluster(World):
             case ("-n", "kube-system", "get", "configmap", *_):
                 return completed(argv, json.dumps({"data": self.config}))
             case ("-n", "kube-system", "logs", *_):
-                return completed(argv, self.log)
+                return completed(argv, self.log, "Forbidden" if self.log_fails else "", int(self.log_fails))
             case ("-n", _, "get", "pods", *_):
                 placed = {"client": "worker", "neighbour": "worker", "server": "worker2"}
                 pods = [self._pod(pod, "labctl-bpf", f"labctl-bpf-{node}") for pod, node in placed.items()]
@@ -131,7 +133,7 @@ class Monitor:
         self.argv, self._cluster, self._ended = argv, cluster, False
 
     def is_alive(self) -> bool:
-        return not self._ended
+        return not self._ended and not self._cluster.monitor_dies
 
     def wait_for_output(self, text: str, *, timeout_s: float) -> None:
         if self._cluster.monitor_fails:
@@ -264,6 +266,36 @@ def test_a_monitor_that_fails_never_stops_the_traffic(tmp_path: Path) -> None:
     told = next(piece for piece in evidence if piece.witness == "monitor")
     assert (sent, told.supports) == ([1], None)
     assert "connection refused" in told.finding
+
+
+@pytest.mark.parametrize(
+    ("says", "dies", "told"),
+    [
+        ("", True, "monitor ended by itself before the packets had gone through"),
+        ("CPU 01: Lost 7 events\n", False, "monitor lost 7 events"),
+        ("CPU 01: Lost 7 events\n", True, "monitor ended by itself"),
+    ],
+)
+def test_a_monitor_that_did_not_tell_everything_speaks_for_no_mode(
+    tmp_path: Path, says: str, dies: bool, told: str
+) -> None:
+    cluster = Cluster()
+    cluster.monitor_dies = dies
+    cluster.monitor = says + (FIXTURES / "bpf-native.monitor-none.extract.txt").read_text()
+    with opened(cluster, tmp_path) as open_lab:
+        evidence = open_lab.testimony(open_lab.lab.pairs[1], lambda: None)
+    piece = next(piece for piece in evidence if piece.witness == "monitor")
+    assert (piece.supports, piece.found or {}) == (None, {})
+    assert told in piece.finding
+
+
+def test_a_log_that_cannot_be_read_is_no_reason_to_guess(tmp_path: Path) -> None:
+    cluster = Cluster("status-legacy-vxlan.json")
+    cluster.log_fails = True
+    with opened(cluster, tmp_path) as open_lab:
+        evidence = open_lab.testimony(open_lab.lab.pairs[1], lambda: None)
+    told = next(piece.finding for piece in evidence if piece.witness == "agent-status")
+    assert "the agent's log, which could say why, cannot be read: Forbidden" in told
 
 
 def test_the_monitor_is_filtered_inside_the_agent(tmp_path: Path) -> None:

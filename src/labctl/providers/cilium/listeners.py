@@ -17,6 +17,7 @@ from labctl.errors import LabError
 from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Movement
 from labctl.model.proof import Evidence
+from labctl.model.tools import said
 from labctl.providers.base import Running, TargetKind
 from labctl.providers.cilium import hubble, pwru
 from labctl.providers.cilium.status import argv_status
@@ -114,7 +115,8 @@ def _hubble(
 
     for node in nodes:
         status = agents[node].run(argv_status(), timeout_s=_ASK_S)
-        if trouble := hubble.trouble_in_status(status.text):
+        unread = f"the agent's status could not be read: {said(status)}" if status.returncode else ""
+        if trouble := unread or hubble.trouble_in_status(status.text):
             yield Unheard(witness="hubble", where=node, why=trouble)
             continue
         yield Listener(
@@ -209,16 +211,23 @@ class Ears:
         """Ends them and gives what they told of the pair."""
         found: list[Movement] = []
         for listener, running in self._started:
+            ended_early = not running.is_alive()
             try:
-                text = running.stop(sig=signal.SIGTERM, timeout_s=_STOP_S).text
+                done = running.stop(sig=signal.SIGTERM, timeout_s=_STOP_S)
             except LabError as failed:
                 self._gap(listener, failed)
                 continue
+            text = done.text
+            is_full = listener.most is not None and text.count("\n") >= listener.most
+            if ended_early and not is_full:
+                self._gaps.append(
+                    f"{listener.witness} on {listener.where} ended by itself: what came after is not told; {said(done)}"
+                )
             told = listener.read(text)[1 if listener.repeats else 0 :]
             of_pair = [one for one in told if {one.packet.src, one.packet.dst} == self._addresses]
             if lost := listener.lost(text):
                 self._gaps.append(f"{listener.witness} on {listener.where} lost {lost} events")
-            if listener.most is not None and text.count("\n") >= listener.most:
+            if is_full:
                 self._gaps.append(f"{listener.witness} on {listener.where} ended after {listener.most} events")
             self._evidence.append(_told(listener, of_pair))
             found += of_pair

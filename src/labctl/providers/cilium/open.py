@@ -13,6 +13,7 @@ from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role
 from labctl.model.state import DatapathState
+from labctl.model.tools import require_success
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster import Cluster
 from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
@@ -198,6 +199,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
 
     def look(node: str) -> tuple[tuple[Endpoint, ...], dict[str, Link]]:
         listed = agents[node].run(argv_endpoints(), timeout_s=_ASK_S)
+        require_success(listed, f"the agent's endpoints on {node} cannot be read")
         return parse_endpoints(listed.text), parse_links(targets[node].read(LINKS_SCRIPT))
 
     with ThreadPoolExecutor(max_workers=8) as pool:

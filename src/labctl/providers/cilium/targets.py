@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from labctl.errors import LabError
+from labctl.model.tools import require_success
 from labctl.providers.base import Completed, Running, TargetKind
 from labctl.providers.cilium.commands import Commands, pasted
 from labctl.providers.cilium.remote import argv_signal, unwrapped, wrapped
@@ -114,8 +115,7 @@ class DoorTarget:
 
     def read(self, script: str, *, timeout_s: float = 30.0) -> str:
         """What a shell script prints there; for looking, so its CPU time does not matter. Raises MeasureFailed."""
-        done = self.run(("sh", "-c", script), timeout_s=timeout_s)
-        return done.text
+        return require_success(self.run(("sh", "-c", script), timeout_s=timeout_s), f"cannot look at {self.name}").text
 
     def shown(self, argv: Sequence[str]) -> str:
         return pasted(self.commands.prefix, (*self.door.closed, *argv))

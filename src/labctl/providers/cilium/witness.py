@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.lab import Lab, Pair, Placement, Pod
 from labctl.model.proof import Evidence
+from labctl.model.tools import require_success, why
 from labctl.providers.base import Running
 from labctl.providers.cilium.cluster import Cluster
 from labctl.providers.cilium.commands import must, with_kubeconfig
@@ -24,9 +25,9 @@ from labctl.providers.cilium.modes import (
     monitor_evidence,
     netfilter_evidence,
 )
-from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, parse_monitor
+from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, lost_by_monitor, parse_monitor
 from labctl.providers.cilium.rendered import CONFIG_MAP
-from labctl.providers.cilium.status import AgentStatus, argv_status, explain, parse_status
+from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, parse_status
 from labctl.providers.cilium.targets import DoorTarget
 
 _ASK_S = 60.0
@@ -66,12 +67,22 @@ class Witnesses:
         pieces = []
         for node, agent in self.agents.items():
             status = self.status(node)
-            fallback = explain(self._log(node), config, status) if asked["hostRouting"] == "bpf" else None
+            fallback = self._fallback(node, config, status) if asked["hostRouting"] == "bpf" else None
             if fallback is not None:
                 there = with_kubeconfig(fallback.remedy, agent.commands, self.settings.kubectl())
                 fallback = replace(fallback, remedy=there)
             pieces.append(agent_evidence(node, status, config, asked, fallback, agent.command(argv_status())))
         return tuple(pieces)
+
+    def _fallback(self, node: str, config: Mapping[str, str], status: AgentStatus) -> Fallback | None:
+        """Why the agent is in Legacy; that its log cannot be read is no reason to guess."""
+        try:
+            return explain(self._log(node), config, status)
+        except LabError as failed:
+            if status.host_routing == "bpf":
+                return None
+            why_not = f"the agent's log, which could say why, cannot be read: {failed.cause or failed.what}"
+            return Fallback(reason=why_not, remedy=failed.remedy)
 
     def status(self, node: str) -> AgentStatus:
         """The account of the agent on that node. Raises MeasureFailed."""
@@ -80,7 +91,7 @@ class Witnesses:
         if not done.stdout:
             raise MeasureFailed(
                 what=f"the agent on {node} gives no status",
-                cause=done.error_text.strip()[-200:],
+                cause=why(done),
                 remedy=agent.shown(argv_status()),
             )
         return parse_status(done.text)
@@ -94,7 +105,7 @@ class Witnesses:
 
     def tunnels(self, node: str) -> tuple[str, ...]:
         """`bpf tunnel list` as lines `prefix via node`. In native mode entries can remain; they prove no tunnel."""
-        done = self.agents[node].run(argv_tunnels(), timeout_s=_ASK_S)
+        done = require_success(self.agents[node].run(argv_tunnels(), timeout_s=_ASK_S))
         return tuple(f"{tunnel.prefix} via {tunnel.endpoint}" for tunnel in parse_tunnels(done.text))
 
     @contextlib.contextmanager
@@ -113,10 +124,18 @@ class Witnesses:
                 running = None
             yield trouble
             if running is not None:
+                ended_early = not running.is_alive()
                 try:
-                    into += parse_monitor(running.stop(sig=signal.SIGTERM, timeout_s=10.0).text)
+                    done = running.stop(sig=signal.SIGTERM, timeout_s=10.0)
                 except LabError as failed:
                     trouble.append(f"{failed.what}: {failed.cause}")
+                    return
+                if ended_early:
+                    trouble.append(f"monitor ended by itself before the packets had gone through; {why(done)}")
+                elif lost := lost_by_monitor(done.text + done.error_text):
+                    trouble.append(f"monitor lost {lost} events, of these packets or of others")
+                else:
+                    into += parse_monitor(done.text)
 
     def _endpoint_ids(self, pods: tuple[Pod, ...]) -> tuple[int, ...]:
         found = (endpoint_of(self.facts.endpoints[pod.node], f"{self.settings.namespace}/{pod.name}") for pod in pods)
@@ -127,8 +146,7 @@ class Witnesses:
         argv = self.settings.kubectl(
             "-n", "kube-system", "logs", name, "-c", "cilium-agent", f"--limit-bytes={_LOG_LINES * 400}"
         )
-        done = self.agents[node].commands.run(argv, timeout_s=_ASK_S)
-        return done.text.splitlines()
+        return must(self.agents[node].commands, argv, timeout_s=_ASK_S).text.splitlines()
 
     def _config_evidence(self) -> Evidence:
         argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "yaml")

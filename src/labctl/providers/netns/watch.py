@@ -18,6 +18,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Act, Movement, Mover, PacketKey
 from labctl.model.proof import Evidence
+from labctl.model.tools import require_output
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns import netfilter_watch
 from labctl.providers.netns.datapath_actions import Direction
@@ -77,7 +78,7 @@ class NetnsWatch:
             found += (
                 event_movement(event, node.name, node.device_names, self._clock_offset_ns) for event in node.events
             )
-            rules = _rule_texts(node)
+            rules = _rule_texts(node, self._gaps)
             found += netfilter_watch.movements_of(
                 node.steps, node=node.name, device_names=node.device_names, rules=rules
             )
@@ -248,12 +249,18 @@ def _trace_netfilter(stack: contextlib.ExitStack, nodes: tuple[_Node, ...], rule
             stack.callback(node.trace.close)
 
 
-def _rule_texts(node: _Node) -> dict[tuple[str, str, int], str]:
+def _rule_texts(node: _Node, gaps: list[str]) -> dict[tuple[str, str, int], str]:
+    """The texts of the rules that dropped something. Without them a drop is still told, by the rule's number."""
     texts: dict[tuple[str, str, int], str] = {}
     for table, chain in sorted(netfilter_watch.dropped_in(node.steps)):
         argv = netfilter_watch.argv_chain(table, chain)
-        done = process.run(argv, timeout_s=_NFT_TIMEOUT_S, namespace=netns.path_of(node.namespace))
-        texts |= netfilter_watch.parse_chain(done.text, table, chain)
+        try:
+            done = process.run(argv, timeout_s=_NFT_TIMEOUT_S, namespace=netns.path_of(node.namespace))
+            text = require_output(done, f"nft could not list {table} {chain}")
+        except MeasureFailed as failed:
+            gaps.append(f"{node.name}: the rule that dropped a packet cannot be shown: {failed.what}; {failed.cause}")
+            continue
+        texts |= netfilter_watch.parse_chain(text, table, chain)
     return texts
 
 
