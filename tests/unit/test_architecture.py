@@ -141,7 +141,9 @@ def is_allowed(importer: str, imported: str) -> bool:
 def provider_of(name: str) -> str:
     """`netns` for `providers.netns.plan`; empty for the seam and for what providers share."""
     parts = name.split(".")
-    return parts[1] if parts[0] == "providers" and len(parts) > 1 and parts[1] not in ("base", "cilium") else ""
+    return (
+        parts[1] if parts[0] == "providers" and len(parts) > 1 and parts[1] not in ("base", "cilium", "tools") else ""
+    )
 
 
 def attributes_used(tree: ast.Module, name: str) -> frozenset[str]:

@@ -174,7 +174,9 @@ class HasClocks(Protocol):
 class Probe:
     """One thing the host must have, and whether it has it.
 
-    `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it.
+    `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it. Of a program,
+    `path`, `implementation` and `version` are those of the one that was found (empty where not known), and `needs` is
+    what will do.
     """
 
     name: str
@@ -183,6 +185,10 @@ class Probe:
     needed_for: str
     remedy: str = ""
     required: bool = True
+    path: str = ""
+    implementation: str = ""
+    version: str = ""
+    needs: str = ""
 
 
 @runtime_checkable  # labs on machines other than this host: what those of lab.yaml have and lack, asked of them

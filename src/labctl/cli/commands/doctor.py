@@ -40,6 +40,10 @@ def command(provider: str, as_json: bool) -> int:
                         "neededFor": p.needed_for,
                         "remedy": p.remedy,
                         "required": p.required,
+                        "path": p.path or None,
+                        "implementation": p.implementation or None,
+                        "version": p.version or None,
+                        "needs": p.needs or None,
                     }
                     for p in probes
                 ],
@@ -66,6 +70,14 @@ def _show_table(probes: Sequence[Probe]) -> None:
     for title in ("", "what", "found", "needed for"):
         table.add_column(title, overflow="fold")  # whole: the end of a path says which program it is
     for probe in probes:
-        sign = "ok" if probe.present else ("MISSING" if probe.required else "absent")
-        table.add_row(sign, probe.name, probe.found, probe.needed_for)
+        table.add_row(sign_of(probe), probe.name, probe.found, probe.needed_for)
     show(table)
+
+
+def sign_of(probe: Probe) -> str:
+    """`UNFIT` is a program that is there and will not do: another implementation, or too old."""
+    if probe.present:
+        return "ok"
+    if probe.path:
+        return "UNFIT" if probe.required else "unfit"
+    return "MISSING" if probe.required else "absent"

@@ -155,7 +155,8 @@ def _memory(info: dict[str, object]) -> Probe:
 
 
 def _tool(commands: Commands, tool: str) -> Probe:
-    if commands.find(tool) is None:
+    path = commands.find(tool)
+    if path is None:
         return _lack(tool, "not on this host", INSTALL[tool])
     try:
         asked = commands.run(_VERSION_ARGV[tool], timeout_s=_ASK_S)
@@ -174,6 +175,9 @@ def _tool(commands: Commands, tool: str) -> Probe:
         name=tool,
         present=version >= _OLDEST[tool],
         found=str(version),
+        path=path,
+        version=str(version),
+        needs=f"{tool} {_OLDEST[tool].major}.{_OLDEST[tool].minor} or newer",
         needed_for=f"{NEEDED_FOR} ({_OLDEST[tool].major}.{_OLDEST[tool].minor} or later)",
         remedy=INSTALL[tool],
     )

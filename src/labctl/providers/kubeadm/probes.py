@@ -9,9 +9,14 @@ from importlib import metadata
 from labctl.errors import HostLacks
 from labctl.providers.base import Probe
 from labctl.providers.kubeadm.runner import ansible_playbook, playbooks_directory
+from labctl.providers.tools import Need, tool_probes
 from labctl.system import process
 
 _BUILDING = "building labs on machines"
+TOOLS = (
+    Need(program="ssh", needed_for=_BUILDING),
+    Need(program="helm", needed_for="rendering Cilium's chart", remedy="https://helm.sh/docs/intro/install/"),
+)
 _LEAST = {"ansible-core": (2, 15), "ansible-runner": (2, 3), "fabric": (3, 2)}
 
 
@@ -28,16 +33,12 @@ def probes() -> Iterator[Probe]:
         yield Probe(name="playbooks", present=True, found=place, needed_for=_BUILDING)
     except HostLacks as lacks:
         yield Probe(name="playbooks", present=False, found="not found", needed_for=_BUILDING, remedy=lacks.remedy)
-    for name, needed_for, remedy, required in (
-        ("ssh", _BUILDING, "apt-get install openssh-client", True),
-        ("helm", "rendering Cilium's chart", "https://helm.sh/docs/intro/install/", True),
-        ("vagrant", "machines: vagrant", "apt-get install vagrant vagrant-libvirt", False),
-    ):
-        path = process.find_program(name)
-        yield Probe(
-            name=name, present=path is not None, found=path or "not found", needed_for=needed_for, remedy=remedy,
-            required=required,
-        )  # fmt: skip
+    yield from tool_probes(TOOLS)
+    path = process.find_program("vagrant")  # its own account of its version takes a second
+    yield Probe(
+        name="vagrant", present=path is not None, found=path or "not found", needed_for="machines: vagrant",
+        remedy="apt-get install vagrant vagrant-libvirt", required=False,
+    )  # fmt: skip
 
 
 def _package(name: str, least: tuple[int, int]) -> Probe:

@@ -1,4 +1,4 @@
-"""What the host must have for netns labs: tools are looked for, kernel features are tried in a throwaway namespace."""
+"""What the host must have for netns labs: tools tell their versions, the kernel is tried in a throwaway namespace."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from labctl.errors import LabError
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.providers.base import Probe
 from labctl.providers.netns.actions import Device
+from labctl.providers.tools import Need, tool_probes
 from labctl.system import conntrack, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket
 
@@ -21,41 +22,23 @@ _EVIDENCE = "proving the mode in force"
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A program, the Debian package that has it, and what it is for."""
-
-    program: str
-    package: str
-    needed_for: str
-    required: bool = True
-
-
 TOOLS = (
-    Tool(program="ip", package="iproute2", needed_for="looking at labs, labctl plan --shell"),
-    Tool(program="tc", package="iproute2", needed_for="looking at labs, labctl plan --shell"),
-    Tool(program="sysctl", package="procps", needed_for="labctl plan --shell"),
-    Tool(program="iptables-restore", package="iptables", needed_for=_BUILDING),
-    Tool(program="iptables-save", package="iptables", needed_for=_EVIDENCE),
-    Tool(program="nft", package="nftables", needed_for="looking at netfilter"),
-    Tool(program="ping", package="iputils-ping", needed_for="check ping"),
-    Tool(program="iperf3", package="iperf3", needed_for="check iperf"),
-    Tool(program="sockperf", package="sockperf", needed_for="check latency"),
-    Tool(program="tcpdump", package="tcpdump", needed_for=f"check tcpdump, {_EVIDENCE}"),
-    Tool(
-        program="bpftool",
-        package="bpftool",
-        needed_for="only labctl plan --shell, and rebuilding the eBPF objects",
-        required=False,
-    ),
-    Tool(program="python3", package="python3", needed_for="only check connect", required=False),
-    Tool(program="clang", package="clang", needed_for="only rebuilding the eBPF objects", required=False),
-    Tool(
-        program="conntrack",
-        package="conntrack",
-        needed_for="only the command that evidence shows for doing it by hand",
-        required=False,
-    ),
+    Need(program="ip", needed_for="looking at labs, labctl plan --shell"),
+    Need(program="tc", needed_for="looking at labs, labctl plan --shell"),
+    Need(program="sysctl", needed_for="labctl plan --shell"),
+    Need(program="iptables-restore", needed_for=_BUILDING),
+    Need(program="iptables-save", needed_for=_EVIDENCE),
+    Need(program="nft", needed_for="looking at netfilter"),
+    Need(program="ping", needed_for="check ping"),
+    Need(program="iperf3", needed_for="check iperf"),
+    Need(program="sockperf", needed_for="check latency"),
+    Need(program="tcpdump", needed_for=f"check tcpdump, {_EVIDENCE}"),
+    Need(program="bpftool", needed_for="only labctl plan --shell, and rebuilding the eBPF objects", required=False),
+    Need(program="python3", needed_for="only check connect", required=False),
+    Need(program="bash", needed_for="only labctl trace --protocol tcp and udp", required=False),
+    Need(program="clang", needed_for="only rebuilding the eBPF objects", required=False),
+    Need(program="conntrack", needed_for="check netfilter, and the commands that evidence shows", required=False),
+    Need(program="nsenter", needed_for="only the commands that labctl shows for doing it by hand", required=False),
 )
 
 
@@ -74,16 +57,7 @@ class Feature:
 
 def probes() -> Iterator[Probe]:
     """Tools, then libbpf, then the kernel. Without root the kernel's features cannot be tried, and that is said."""
-    for tool in TOOLS:
-        found = process.find_program(tool.program)
-        yield Probe(
-            name=tool.program,
-            present=found is not None,
-            found=found or "not there",
-            needed_for=tool.needed_for,
-            remedy=f"apt-get install {tool.package}",
-            required=tool.required,
-        )
+    yield from tool_probes(TOOLS)
     yield _libbpf()
     is_root = os.geteuid() == 0
     yield Probe(

@@ -1,0 +1,106 @@
+"""Which programs this host has, by their own words: implementation and version, and whether that is what labctl needs.
+
+All of them are asked at once. What is needed of each is `model.tools`'; what it is needed for is the provider's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed
+from labctl.model.tools import TOOLS, UNKNOWN, Identity, Tool, identify, shortfall
+from labctl.providers.base import Probe
+from labctl.system import process
+
+_ASK_S = 5.0
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """A program of the table, and what a provider wants it for."""
+
+    program: str
+    needed_for: str
+    required: bool = True
+    remedy: str = ""
+    """Where the distribution's package is not the way; empty: it is."""
+
+    @property
+    def tool(self) -> Tool:
+        return TOOLS[self.program]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A program as it was found; `path` is empty where there is none. `said` is its answer about its version."""
+
+    path: str
+    identity: Identity = UNKNOWN
+    said: str = ""
+
+
+def tool_probes(needs: Sequence[Need]) -> Iterator[Probe]:
+    """A probe for each need, in their order."""
+    with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="labctl-tool") as pool:
+        found = list(pool.map(lambda need: ask(need.tool), needs))
+    by_name = {need.program: one for need, one in zip(needs, found, strict=True)}
+    for need, one in zip(needs, found, strict=True):
+        yield probe_of(need, one, also=_other_backend(need.program, by_name))
+
+
+def ask(tool: Tool) -> Found:
+    """Looks the program up and has it tell its version."""
+    path = process.find_program(tool.program)
+    if path is None:
+        return Found(path="")
+    try:
+        done = process.run((path, *tool.asked), timeout_s=_ASK_S)
+        said = f"{done.text}\n{done.error_text}"
+        if done.timed_out:
+            said = f"nothing within {_ASK_S:g} s"
+        elif done.returncode < 0:
+            said = f"it was killed by signal {-done.returncode}\n{said}"
+    except MeasureFailed as failed:
+        said = f"{failed.what}: {failed.cause}"
+    return Found(path=path, identity=identify(tool, said), said=said)
+
+
+def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
+    """What doctor says of one program. `also` is a further reason why it will not do. Pure."""
+    tool = need.tool
+    package = need.remedy or f"apt-get install {tool.package}"
+    if not found.path:
+        return Probe(
+            name=tool.program, present=False, found="not there", needed_for=need.needed_for, remedy=package,
+            required=need.required, needs=tool.needed,
+        )  # fmt: skip
+    short = shortfall(tool, found.identity, found.said) or also
+    words = found.identity.words or "version unknown"
+    return Probe(
+        name=tool.program,
+        present=not short,
+        found=f"{words} ({found.path}{', first on PATH): ' + short if short else ')'}",
+        needed_for=need.needed_for,
+        remedy=package,
+        required=need.required,
+        path=found.path,
+        implementation=found.identity.implementation,
+        version=found.identity.version,
+        needs=tool.needed,
+    )
+
+
+def _other_backend(program: str, found: Mapping[str, Found]) -> str:
+    """iptables has two: rules that are written through nf_tables are not in the tables that the legacy one reads."""
+    pair = ("iptables-restore", "iptables-save")
+    if program != pair[1] or any(name not in found or "(" not in found[name].identity.version for name in pair):
+        return ""
+    writes, reads = (found[name].identity.version.rpartition("(")[2].rstrip(")") for name in pair)
+    return (
+        ""
+        if writes == reads
+        else f"it reads {reads}, and {pair[0]} writes {writes}: update-alternatives --config iptables"
+    )
