@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from labctl.compare.cautions import cut_short, differing, noisy, resembling, too_few_rounds, unexpected
+from labctl.compare.cautions import cut_short, differing, noisy, resembling, retried, too_few_rounds, unexpected
 from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
 from labctl.compare.sequential import half_width
@@ -82,6 +82,7 @@ def assemble(
             *noisy(noise),
             *resembling(rows),
             *unexpected(seen),
+            *retried(records, keys),
         ),
         runs=records,
         noise=tuple(noise),
@@ -107,6 +108,11 @@ def assemble_unpaired(first: Comparison, side_a: str, second: Comparison, side_b
     cautions = [Caution(kind=CautionKind.UNPAIRED)]
     if differences:
         cautions.append(Caution(kind=CautionKind.DIFFERENT_ENVIRONMENT, facts={"what": ", ".join(differences)}))
+    runs = (
+        *(replace(run, side="a") for run in first.runs if run.side == a.key),
+        *(replace(run, side="b") for run in second.runs if run.side == b.key),
+    )
+    cautions += retried(runs, ("a", "b"))
     return Comparison(
         a=replace(a, key="a"),
         b=replace(b, key="b"),
@@ -123,10 +129,7 @@ def assemble_unpaired(first: Comparison, side_a: str, second: Comparison, side_b
             *(replace(seen, side="b") for seen in second.signatures if seen.side == b.key),
         ),
         cautions=tuple(cautions),
-        runs=(
-            *(replace(run, side="a") for run in first.runs if run.side == a.key),
-            *(replace(run, side="b") for run in second.runs if run.side == b.key),
-        ),
+        runs=runs,
         is_paired=False,
         origins={
             key: each.origins[side.key]

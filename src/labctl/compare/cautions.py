@@ -130,6 +130,23 @@ def unexpected(signatures: Sequence[SideSignature]) -> list[Caution]:
     ]
 
 
+def retried(records: Sequence[RunRecord], keys: tuple[str, str]) -> list[Caution]:
+    """How many runs of each side are second attempts: more on one side would say that it is not held up by chance."""
+    again = [run for run in records if run.retried]
+    if not again:
+        return []
+    counts = [sum(run.side == key for run in again) for key in keys]
+    facts: dict[str, str | int | float] = {
+        "count": len(again),
+        "of": len(records),
+        "a": counts[0],
+        "b": counts[1],
+        "checks": ", ".join(dict.fromkeys(run.check for run in again)),
+        "reason": again[0].retried,
+    }
+    return [Caution(kind=CautionKind.RETRIED, facts=facts)]
+
+
 def differing(first: Environment, second: Environment) -> list[str]:
     """The names of what is not the same on both machines (or hours)."""
     named = [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from labctl.checks.base import Check, CheckContext, InSlices, RawSink, to_the_end
 from labctl.engine.events import CheckDone, CheckStarted, Observer
 from labctl.model.lab import CheckSpec, Pair
-from labctl.model.result import CheckResult
+from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 
+AGAIN = "-again"
+"""What is added to the name of the place for the raw files of a second attempt."""
 Sinks = Callable[[str], RawSink]
 """Gives the place for the raw files of one check run, by a name for that run."""
 
@@ -45,6 +48,15 @@ def run_check_in_slices(
     return result
 
 
+def second_attempt(first: CheckResult, second: CheckResult) -> CheckResult:
+    """The result of a check that was tried twice, because its tool did not get going at first: the second attempt's,
+    with the first one's reason and raw files. There is no third."""
+    told = replace(second, raw=(*first.raw, *second.raw), retried=first.reason, is_starved=False)
+    if second.verdict is Verdict.ERROR:
+        return replace(told, reason=f"{second.reason} (the second attempt; the first: {first.reason})")
+    return told
+
+
 def run_checks(
     checks: Mapping[str, Check],
     open_lab: OpenLab,
@@ -53,8 +65,12 @@ def run_checks(
     sinks: Sinks,
     observer: Observer,
 ) -> Iterator[CheckResult]:
-    """Every check on every pair, in the scenario's order."""
+    """Every check on every pair, in the scenario's order; one that got no CPU once more."""
     for pair in pairs:
         for spec in specs:
-            sink = sinks(f"{spec.name}-{pair.client}-{pair.server}")
-            yield run_check(checks[spec.kind], open_lab, pair, spec, sink, observer)
+            name = f"{spec.name}-{pair.client}-{pair.server}"
+            result = run_check(checks[spec.kind], open_lab, pair, spec, sinks(name), observer)
+            if result.is_starved:
+                sink = sinks(f"{name}{AGAIN}")
+                result = second_attempt(result, run_check(checks[spec.kind], open_lab, pair, spec, sink, observer))
+            yield result

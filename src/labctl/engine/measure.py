@@ -18,7 +18,7 @@ from labctl.engine.build import build, remove
 from labctl.engine.bunch import Run, alternating, overlapping, timed
 from labctl.engine.check_run import Journal
 from labctl.engine.events import BlockStarted, Event, Note, Observer
-from labctl.engine.inspect import run_check_in_slices
+from labctl.engine.inspect import AGAIN, run_check_in_slices, second_attempt
 from labctl.engine.lifecycle import find
 from labctl.engine.noise import ReadNoise
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
@@ -80,6 +80,7 @@ class Measurement:
         self._built: list[LabSide] = []
         self._turn: LabSide | None = None
         self._missing: dict[tuple[str, str], str] = {}
+        self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
         self.measured = Measured() if measured is None else measured
@@ -258,7 +259,7 @@ class Measurement:
             yield tuple(runs)
 
     def _run_bunch(self, bunch: tuple[PlannedRun, ...]) -> None:
-        """Runs neighbours and records them in their order."""
+        """Runs neighbours and records them in their order. Those whose tools did not get going are run once more."""
         spec = self._specs[bunch[0].item.check]
         check = self._checks[spec.kind]
         apart_s = check.next_start_s(spec.parameters)
@@ -269,17 +270,31 @@ class Measurement:
             records = alternating(runs)
         else:
             records = map(to_the_end, runs)
-        for record in records:
-            self._add(record)
+        again = []
+        for planned, record in zip(bunch, records, strict=True):
+            first = self._starved.pop((planned.side, planned.position), None)
+            if first is None:
+                self._add(record)
+            else:
+                again.append((planned, first))
+        # When its neighbours have ended: a second attempt must not disturb what they measure.
+        for planned, first in again:
+            self._add(to_the_end(self._run_one(planned, first=first)))
 
-    def _run_one(self, planned: PlannedRun) -> Run:
+    def _run_one(self, planned: PlannedRun, *, first: CheckResult | None = None) -> Run:
+        """`first`: this is the second attempt of a run whose tool did not get going, and there is no third."""
         started_at = utc_now()
         missing = self._missing.get((planned.side, planned.item.check))
+        name = f"block{planned.block:03}"
         result, duration_s = (
-            (yield from timed(self._check(planned, f"block{planned.block:03}", observer=self._observer)))
+            (yield from timed(self._check(planned, name, observer=self._observer, again=first is not None)))
             if missing is None
             else (self._skipped(planned, missing), 0.0)
         )
+        if first is not None:
+            result = second_attempt(first, result)
+        elif result.is_starved:
+            self._starved[planned.side, planned.position] = result
         if result.verdict is Verdict.SKIP:
             # What a pod lacks now it will lack in every block.
             self._missing[planned.side, planned.item.check] = result.reason
@@ -298,6 +313,7 @@ class Measurement:
             duration_s=duration_s,
             samples=result.samples,
             raw=result.raw,
+            retried=result.retried,
         )
 
     def _skipped(self, planned: PlannedRun, reason: str) -> CheckResult:
@@ -316,10 +332,13 @@ class Measurement:
         self.measured.records.append(record)
         self._journal.record(RUN, run_entry(record))
 
-    def _check(self, planned: PlannedRun, prefix: str, *, observer: Observer) -> Generator[None, None, CheckResult]:
+    def _check(
+        self, planned: PlannedRun, prefix: str, *, observer: Observer, again: bool = False
+    ) -> Generator[None, None, CheckResult]:
         item = planned.item
         spec = self._specs[item.check]
-        sink = self._journal.sink(f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}")
+        name = f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}"
+        sink = self._journal.sink(name + (AGAIN if again else ""))
         pair = Pair(client=item.client, server=item.server, placement=item.placement)
         return run_check_in_slices(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)
 

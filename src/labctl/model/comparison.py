@@ -21,6 +21,7 @@ class RunRecord:
     """One run of one check on one pair of one side. `block` and `position` (in the block) count from 1.
 
     `side` is the side's key (`a`, `b`, …). `started_at` is UTC in ISO 8601; `raw` names files relative to the run.
+    `retried` is why a first attempt measured nothing, of which this is the second; its files come first in `raw`.
     """
 
     block: int
@@ -37,6 +38,7 @@ class RunRecord:
     duration_s: float = 0.0
     samples: tuple[Sample, ...] = ()
     raw: tuple[str, ...] = ()
+    retried: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,7 @@ class CautionKind(StrEnum):
     CUT_SHORT = "cut-short"
     TOO_FEW_ROUNDS = "too-few-rounds"
     UNEXPECTED_SIGNATURE = "unexpected-signature"
+    RETRIED = "retried"
     UNPAIRED = "unpaired"
     DIFFERENT_ENVIRONMENT = "different-environment"
     DIFFERENT_LAB = "different-lab"

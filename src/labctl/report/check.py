@@ -33,7 +33,7 @@ def check_view(results: Sequence[CheckResult], *, words: Words = ENGLISH) -> Ren
     for result in results:
         pair = f"{result.client}→{result.server} {placement_name(result.placement, words)}"
         verdict = Text(words.check_verdicts[result.verdict], style=_STYLES[result.verdict])
-        table.add_row(verdict, Text(result.check), Text(pair), Text(_seen(result)))
+        table.add_row(verdict, Text(result.check), Text(pair), Text(_seen(result, words)))
     parts: list[RenderableType] = [table]
     for result in results:
         if result.findings:
@@ -49,10 +49,11 @@ def check_text(results: Sequence[CheckResult], *, width: int = 80, words: Words 
     return plain_text(check_view(results, words=words), width=width, crop=False)
 
 
-def _seen(result: CheckResult) -> str:
-    """The reason, then the numbers in readable units."""
+def _seen(result: CheckResult, words: Words) -> str:
+    """The reason, that it is a second attempt's, then the numbers in readable units."""
     numbers = ", ".join(f"{sample.metric} {units.readable(sample.value, sample.unit)}" for sample in result.samples)
-    return "\n".join(part for part in (result.reason, numbers) if part)
+    again = words.retried.format(reason=result.retried) if result.retried else ""
+    return "\n".join(part for part in (result.reason, again, numbers) if part)
 
 
 def _findings(result: CheckResult, words: Words) -> RenderableType:

@@ -125,6 +125,7 @@ def check_document(lab: Lab, results: Iterable[CheckResult], modes: Sequence[Mod
                 "reason": result.reason,
                 "samples": _samples(result.samples),
                 "raw": list(result.raw),
+                "retried": result.retried or None,
                 "signature": None if result.signature is None else signature_record(result.signature),
                 "findings": [
                     {
@@ -269,6 +270,7 @@ def _run(run: RunRecord) -> dict[str, object]:
         "durationS": _number(run.duration_s),
         "samples": _samples(run.samples),
         "raw": list(run.raw),
+        "retried": run.retried or None,
     }
 
 

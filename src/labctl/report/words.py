@@ -52,6 +52,7 @@ class Words:
     secondary: str
     refusals: Mapping[RefusalKind, str]
     cautions: Mapping[CautionKind, str]
+    retried: str
     check_verdicts: Mapping[Verdict, str]
     labels: Mapping[str, str]
     metric: str
@@ -188,10 +189,13 @@ ENGLISH = Words(
         "Holm's correction; that takes {needed} pairs (--rounds {needed})",
         CautionKind.UNEXPECTED_SIGNATURE: "side {side}, {placement}: the taps saw something else than expected: "
         "{mismatch}",
+        CautionKind.RETRIED: "{count} of {of} runs ({checks}) measured nothing at first, as for want of CPU, and "
+        "were run once more: {a} of side A, {b} of side B; the first such attempt: {reason}. Its raw files are kept",
         CautionKind.UNPAIRED: "the two sides come from different runs and were not interleaved: a difference may be "
         "the machine's and not the datapath's",
         CautionKind.DIFFERENT_ENVIRONMENT: "the two runs were not measured in the same environment; different: {what}",
     },
+    retried="the second attempt; the first measured nothing: {reason}",
     check_verdicts={Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.ERROR: "ERROR", Verdict.SKIP: "skip"},
     labels={
         "rtt_min": "round-trip min",

@@ -61,9 +61,12 @@ CHINESE = Words(
         CautionKind.TOO_FEW_ROUNDS: "只有 {pairs} 对样本、{rows} 个主要指标，经 Holm 校正后不可能判出差异；"
         "需要 {needed} 对（--rounds {needed}）",
         CautionKind.UNEXPECTED_SIGNATURE: "{side} 侧，{placement}：各抓包点看到的与预期不符：{mismatch}",
+        CautionKind.RETRIED: "{of} 次运行中有 {count} 次（{checks}）第一次没有测到任何数据（通常因为得不到 CPU），"
+        "各重跑了一次：A 侧 {a} 次，B 侧 {b} 次；其中第一例的原因：{reason}。原始文件均已保留",
         CautionKind.UNPAIRED: "两侧来自不同的运行，没有交错测量：差异可能来自机器而不是数据路径",
         CautionKind.DIFFERENT_ENVIRONMENT: "两次运行的环境不同，不同之处：{what}",
     },
+    retried="这是第二次尝试；第一次没有测到任何数据：{reason}",
     check_verdicts={Verdict.PASS: "通过", Verdict.FAIL: "失败", Verdict.ERROR: "出错", Verdict.SKIP: "跳过"},
     labels={
         "rtt_min": "往返时延最小值",
