@@ -14,6 +14,7 @@ from labctl.engine.capture import Batch, Ended, Source, counts_by_tap
 from labctl.errors import LabError, MeasureFailed
 from labctl.path import pcapng
 from labctl.providers.base import Tap
+from labctl.system.files import create_stream
 
 
 class CaptureFile:
@@ -30,12 +31,11 @@ class CaptureFile:
         self._numbers: dict[str, int] = {}
         self._owns = path != "-"
         try:
-            mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._file = os.open(path, mode, 0o644) if self._owns else os.dup(1)
+            self._file = create_stream(Path(path)) if self._owns else os.dup(1)
         except OSError as failed:
             raise LabError(
                 what=f"the capture cannot be written to {path}",
-                cause=os.strerror(failed.errno or 0),
+                cause=failed.strerror or str(failed),
                 remedy=f"ls -ld {Path(path).parent}",
             ) from failed
         self._is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)

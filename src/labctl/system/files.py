@@ -84,11 +84,28 @@ def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, o
 def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
     """Puts `data` at `path` such that a reader, or a crash, sees the old file or the new one and nothing between.
 
-    A symbolic link at `path` is replaced, never followed; other things that are no regular file are refused. The file
-    belongs to the person. Raises OSError. Makes no folders.
+    A symbolic link at `path`, and anything else that is no regular file, is refused. The file belongs to the person.
+    Raises OSError. Makes no folders.
     """
     with open_folder(path.parent, follow=True) as folder:
         folder.write(path.name, data, mode=mode & ~_umask() if mode == TO_SHOW else mode)
+
+
+def create_stream(path: Path) -> int:
+    """A descriptor for writing `path` piece by piece: a new file in place of one that was there, or the named pipe or
+    device that is there.
+
+    Raises OSError for a symbolic link, and for a pipe that somebody else could read.
+    """
+    with open_folder(path.parent, follow=True) as folder:
+        if folder.kind(path.name) in (0, stat.S_IFREG):
+            return folder.replace(path.name, mode=TO_SHOW & ~_umask())
+        descriptor = folder.open_special(path.name)
+    found = os.fstat(descriptor)
+    if not stat.S_ISCHR(found.st_mode) and (why := why_untrusted(found)):
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, why, str(path))
+    return descriptor
 
 
 @contextlib.contextmanager
@@ -199,10 +216,29 @@ class Folder:
             raise
         return descriptor
 
+    def open_special(self, name: str) -> int:
+        """A descriptor for writing to a named pipe or a character device; waits for the pipe's reader. Raises OSError
+        for anything else."""
+        if self.kind(name) not in (stat.S_IFIFO, stat.S_IFCHR):
+            raise _no_file(self.kind(name), self.path / name)
+        return self._opened(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+
+    def replace(self, name: str, *, mode: int = OWN_FILE) -> int:
+        """A descriptor for writing a new file that stands at `name` from now on, in place of the one that was there."""
+        aside = f".{name[:200]}.{secrets.token_hex(6)}"
+        descriptor = self.create(aside, mode=mode)
+        try:
+            os.rename(aside, _one(name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException:
+            os.close(descriptor)
+            self.remove(aside)
+            raise
+        return descriptor
+
     def write(self, name: str, data: bytes, *, mode: int = OWN_FILE) -> None:
-        """A whole file: written aside, flushed to the disk, renamed. Raises OSError."""
-        if self.kind(name) not in (0, stat.S_IFREG, stat.S_IFLNK):
-            raise OSError(errno.EINVAL, "it is no regular file", str(self.path / name))
+        """A whole file: written aside, flushed to the disk, renamed. Raises OSError, also for a symbolic link."""
+        if (kind := self.kind(name)) not in (0, stat.S_IFREG):
+            raise _no_file(kind, self.path / name)
         aside = f".{name[:200]}.{secrets.token_hex(6)}"
         descriptor = self.create(aside, mode=mode)
         try:
@@ -300,6 +336,12 @@ def _make_folders(path: Path) -> None:
     for folder in reversed(missing):
         with open_folder(folder.parent, follow=True) as parent, contextlib.suppress(FileExistsError):
             parent.make(folder.name)
+
+
+def _no_file(kind: int, path: Path) -> OSError:
+    if kind == stat.S_IFLNK:
+        return OSError(errno.ELOOP, "it is a symbolic link; name the file itself", str(path))
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def _one(name: str) -> str:

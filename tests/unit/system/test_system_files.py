@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from labctl.system import files
-from labctl.system.files import locked, open_folder, read_file, remove_tree, why_untrusted, write_atomically
+from labctl.system.files import (
+    create_stream,
+    locked,
+    open_folder,
+    read_file,
+    remove_tree,
+    why_untrusted,
+    write_atomically,
+)
 
 
 def test_a_file_is_replaced_whole_and_with_its_mode(tmp_path: Path) -> None:
@@ -125,21 +133,46 @@ def test_a_file_with_a_second_name_is_not_appended_to(inside: Path) -> None:
         folder.open_own("journal.jsonl")
 
 
-@pytest.mark.parametrize("trap", [a_link, a_dangling_link])
-def test_a_link_is_replaced_and_what_it_points_to_stays(inside: Path, trap: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_is_no_file_is_not_written_over_and_a_link_is_not_followed(
+    inside: Path, trap: Callable[[Path], None]
+) -> None:
     trap(inside / "page.html")
-    write_atomically(inside / "page.html", b"page")
-    assert not (inside / "page.html").is_symlink()
-    assert (inside / "page.html").read_bytes() == b"page"
+    with pytest.raises(OSError, match=r"no regular file|symbolic link"):
+        write_atomically(inside / "page.html", b"page")
     assert (inside.parent / "secret").read_bytes() == b"secret"
     assert not (inside.parent / "not there").exists()
+    assert [path.name for path in inside.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("trap", [a_pipe, a_socket, a_folder])
-def test_what_is_no_file_is_not_written_over(inside: Path, trap: Callable[[Path], None]) -> None:
-    trap(inside / "page.html")
-    with pytest.raises(OSError, match="no regular file"):
-        write_atomically(inside / "page.html", b"page")
+@pytest.mark.parametrize("trap", [a_link, a_dangling_link, a_socket, a_folder])
+def test_a_stream_is_not_written_through_a_trap(inside: Path, trap: Callable[[Path], None]) -> None:
+    trap(inside / "way.pcapng")
+    with pytest.raises(OSError, match=r"no regular file|symbolic link"):
+        create_stream(inside / "way.pcapng")
+    assert (inside.parent / "secret").read_bytes() == b"secret"
+
+
+def test_a_stream_does_not_truncate_the_file_that_another_name_still_has(inside: Path) -> None:
+    os.link(inside.parent / "secret", inside / "way.pcapng")
+    os.close(create_stream(inside / "way.pcapng"))
+    assert (inside / "way.pcapng").read_bytes() == b""
+    assert (inside.parent / "secret").read_bytes() == b"secret"
+
+
+def test_a_stream_goes_into_ones_own_pipe_and_not_into_one_that_everybody_may_use(inside: Path) -> None:
+    pipe = inside / "way.pcapng"
+    os.mkfifo(pipe, 0o600)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.write(stream := create_stream(pipe), b"packet")
+        os.close(stream)
+        assert os.read(reader, 10) == b"packet"
+        pipe.chmod(0o666)
+        with pytest.raises(PermissionError, match="everybody may write it"):
+            create_stream(pipe)
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "../secret", "a\0b"])

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.providers.netns.datapath_actions import pins
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
-from labctl.system import netns
+from labctl.system import files, netns
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def teardown(name: str) -> None:
                 remedy=f"ip netns delete {namespace}",
             ) from refused
     _remove_pins(name)
-    shutil.rmtree(record_path(name).parent, ignore_errors=True)
+    files.remove_tree(record_path(name).parent)
     if of_lab.is_ours:
         netns.tidy_directory()
 
