@@ -119,7 +119,7 @@ def check_filter(taps: Sequence[Tap], expression: str) -> None:
     """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words, MeasureFailed
     when it cannot capture there whatever the expression."""
     first = taps[0]
-    argv = ("tcpdump", "-d", "-i", first.interface, expression)
+    argv = ("tcpdump", "-d", "-i", first.interface, "--", expression)
     done = first.target.run(argv, timeout_s=READY_TIMEOUT_S)
     if done.returncode or done.timed_out:
         without = first.target.run((*argv[:-1], ""), timeout_s=READY_TIMEOUT_S)
@@ -128,7 +128,7 @@ def check_filter(taps: Sequence[Tap], expression: str) -> None:
         raise UsageError(
             what=f"this is no filter that tcpdump understands: {expression}",
             cause=words,
-            remedy="man pcap-filter, or try it: " + " ".join(first.target.command(("tcpdump", "-d", expression))),
+            remedy="man pcap-filter, or try it: " + " ".join(first.target.command(("tcpdump", "-d", "--", expression))),
         )
 
 

@@ -25,7 +25,16 @@ from labctl.model.document import (
     SiteDocument,
 )
 from labctl.model.document_matrix import MATRIX, MatrixDocument
-from labctl.model.document_sections import VERSION_PATTERN
+from labctl.model.section import OPERAND_PATTERN
+from labctl.model.sections_kind import (
+    ADDRESS_PATTERN,
+    DEVICES_PATTERN,
+    ENGINE_NAME_PATTERN,
+    REGISTRY_PATTERN,
+    VERSION_PATTERN,
+)
+from labctl.model.sections_kubeadm import ADDRESS_PATTERN as HOST_ADDRESS_PATTERN
+from labctl.model.sections_kubeadm import USER_PATTERN
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 _MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
@@ -35,6 +44,13 @@ _PATTERNS = {
     NAME_PATTERN: ("is not a name", "lower-case letters, digits and hyphens, at most 40 characters"),
     CIDR_PATTERN: ("is not an IPv4 network", "an address range such as 10.244.0.0/16"),
     REFERENCE_PATTERN: ("is not a scenario", "a scenario's name, or a path ending in .yaml"),
+    OPERAND_PATTERN: ("could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
+    ADDRESS_PATTERN: ("is not an address", "a host's name or address"),
+    HOST_ADDRESS_PATTERN: ("is not an address", "a host's name or address"),
+    REGISTRY_PATTERN: ("is not a registry", "a registry's name, such as docker.io or mirror.example:5000"),
+    ENGINE_NAME_PATTERN: ("is not a network of the engine", "letters, digits, '_', '.', '-'"),
+    DEVICES_PATTERN: ("are not devices", "names of network devices with one blank between them"),
+    USER_PATTERN: ("is not a user's name", "lower-case letters, digits, '_', '-'"),
     VERSION_PATTERN: ("is not a version", 'a version in quotes, such as "1.13.12"'),
     LABEL_KEY_PATTERN: ("is not a label's key", "a Kubernetes label key, such as app"),
     LABEL_VALUE_PATTERN: (

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from labctl.model.section import Section as Section
-from labctl.model.sections_kind import VERSION_PATTERN as VERSION_PATTERN
 from labctl.model.sections_kind import Cilium, KindCluster
 from labctl.model.sections_kubeadm import Hosts, Kubeadm
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
+
+OPERAND_PATTERN = r"^([^\x00-\x20\x7f-][^\x00-\x1f\x7f]*)?$"
+
+Operand = Annotated[str, StringConstraints(pattern=OPERAND_PATTERN, max_length=4096)]
+"""A path, a URL or a name that a tool gets as it is: it does not begin with `-`, which the tool would read as an
+option, nor with a blank, and it is one line. May be empty."""
 
 
 class Section(BaseModel):

@@ -12,15 +12,22 @@ from typing import Annotated, Any, Self
 from annotated_types import Ge, Gt, Le
 from pydantic import Field, StringConstraints, model_validator
 
-from labctl.model.section import Section
+from labctl.model.section import Operand, Section
 from labctl.model.strategy import Strategy
 
 VERSION_PATTERN = r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"
-PATH_PATTERN = r"^/[^:]*$"
+PATH_PATTERN = r"^/[^:\x00-\x1f]*$"
+REGISTRY_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$"
+ADDRESS_PATTERN = r"^([A-Za-z0-9:][A-Za-z0-9.:-]*)?$"
+ENGINE_NAME_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
+DEVICES_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9_.+-]*( [A-Za-z0-9][A-Za-z0-9_.+-]*)*)?$"
 
 Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
 Reference = Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)]
+Registry = Annotated[str, StringConstraints(pattern=REGISTRY_PATTERN)]
+"""A registry's name is a folder's name on the nodes."""
+FeatureGate = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 
 DEFAULT_CILIUM = "1.18.12"
 DEFAULT_TOOLS_IMAGE = "docker.io/nicolaka/netshoot:v0.13"
@@ -30,7 +37,7 @@ class Cilium(Section):
     """Which Cilium the kind and kubeadm providers install, and Helm values beyond those that labctl sets."""
 
     version: Version = Field(DEFAULT_CILIUM, description='Cilium\'s version, in quotes: "1.13.12".')
-    chart: str = Field(
+    chart: Operand = Field(
         "",
         description="The Helm chart: a .tgz, a folder, an oci:// reference, or the URL of a chart repository. "
         "Without it: Cilium's own repository.",
@@ -88,7 +95,7 @@ class Propagation(StrEnum):
 class ExtraMount(Section):
     """One of kind's extraMounts: a path of the host that every node sees."""
 
-    host_path: Annotated[str, StringConstraints(min_length=1)] = Field(description="The path on the engine's host.")
+    host_path: Annotated[Operand, StringConstraints(min_length=1)] = Field(description="The path on the engine's host.")
     container_path: Annotated[str, StringConstraints(pattern=PATH_PATTERN)] = Field(description="Where nodes see it.")
     read_only: bool = Field(False, description="Nodes may not write there.")
     propagation: Propagation = Field(Propagation.NONE, description="Mount propagation.")
@@ -109,7 +116,7 @@ class KindCluster(Section):
     preloaded: bool = Field(
         False, description="true: Cilium's and the tools image are inside the node image already; nothing is loaded."
     )
-    archives: tuple[str, ...] = Field(
+    archives: tuple[Operand, ...] = Field(
         (), description="Image archives (docker save) to load into the nodes, in place of the engine's images."
     )
     tools_image: Reference = Field(
@@ -122,7 +129,7 @@ class KindCluster(Section):
     image_repository: Reference | None = Field(
         None, description="A mirror of the Kubernetes images, such as registry.aliyuncs.com/google_containers."
     )
-    registry_mirrors: dict[str, str] = Field(
+    registry_mirrors: dict[Registry, Operand] = Field(
         {}, description="Mirrors by registry: {docker.io: 'http://mirror:5000'}, written to each node's certs.d."
     )
     control_plane: ControlPlane = Field(
@@ -132,18 +139,22 @@ class KindCluster(Section):
     control_planes: Annotated[int, Ge(1), Le(5)] = Field(
         1, description="How many control-plane nodes, with controlPlane: extra: 1, 3 or 5."
     )
-    api_server_address: str = Field(
+    api_server_address: Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)] = Field(
         "",
         description="Where the API server listens on the engine's host. Without it: that host's address if DOCKER_HOST "
         "or a docker context names another host, else 127.0.0.1.",
     )
     api_server_port: Annotated[int, Ge(0), Le(65535)] = Field(0, description="Its port; 0 takes a free one.")
-    network: str = Field("", description="The engine's network for the nodes. Without it: the one named kind.")
+    network: Annotated[str, StringConstraints(pattern=ENGINE_NAME_PATTERN)] = Field(
+        "", description="The engine's network for the nodes. Without it: the one named kind."
+    )
     kubeadm_config_patches: tuple[str, ...] = Field((), description="kind's kubeadmConfigPatches, passed on as is.")
     containerd_config_patches: tuple[str, ...] = Field((), description="kind's containerdConfigPatches, as is.")
     extra_mounts: tuple[ExtraMount, ...] = Field((), description="kind's extraMounts, for every node.")
-    feature_gates: dict[str, bool] = Field({}, description="kind's featureGates.")
-    devices: str = Field("eth0", description="The devices that Cilium works on. Empty: Cilium looks for itself.")
+    feature_gates: dict[FeatureGate, bool] = Field({}, description="kind's featureGates.")
+    devices: Annotated[str, StringConstraints(pattern=DEVICES_PATTERN)] = Field(
+        "eth0", description="The devices that Cilium works on. Empty: Cilium looks for itself."
+    )
     capture: Capture = Field(Capture.AUTO, description="Where tcpdump for a node's devices runs.")
     strategy: Strategy = Field(
         Strategy.AUTO,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
-from labctl.model.section import Section
+from labctl.model.section import Operand, Section
 from labctl.model.sections_kind import DEFAULT_TOOLS_IMAGE
 from labctl.names import NAME_PATTERN
 
@@ -86,9 +86,9 @@ class Packages(Section):
         PackageSource.AUTO,
         description="auto uses what is installed and fetches what is missing; installed downloads nothing.",
     )
-    repository: str = Field("", description="URL of an apt or yum repository; {minor} in it becomes v1.31.")
-    repository_key: str = Field("", description="URL of its signing key; {minor} in it becomes v1.31.")
-    bundle: str = Field("", description="A directory on this host with the .deb or .rpm files.")
+    repository: Operand = Field("", description="URL of an apt or yum repository; {minor} in it becomes v1.31.")
+    repository_key: Operand = Field("", description="URL of its signing key; {minor} in it becomes v1.31.")
+    bundle: Operand = Field("", description="A directory on this host with the .deb or .rpm files.")
 
     @model_validator(mode="after")
     def _bundle_has_a_place(self) -> Self:
@@ -101,7 +101,7 @@ class Images(Section):
     """Where container images come from."""
 
     pull: bool = Field(True, description="false: nothing is fetched from a registry, every image must be there.")
-    archives: tuple[str, ...] = Field(
+    archives: tuple[Operand, ...] = Field(
         (), description="Image archives on this host (docker save, ctr images export) to load into every machine."
     )
 
@@ -146,7 +146,7 @@ class Host(Section):
         "root", description="Who logs in: root, or a user who may use sudo."
     )
     port: Annotated[int, Ge(1), Le(65535)] = Field(22, description="The port of its SSH server.")
-    key: str = Field("", description="The private key's file. Without it: ssh's own defaults and the agent.")
+    key: Operand = Field("", description="The private key's file. Without it: ssh's own defaults and the agent.")
     role: Role | None = Field(None, description="Without it the first machine is the control plane.")
     node: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
         None, description="The scenario's node that it becomes. Without it machines are taken in order."
@@ -155,10 +155,10 @@ class Host(Section):
         None, description="The address that the cluster uses, where it is not the one that SSH goes to."
     )
     interface: Device | None = Field(None, description="The device that has nodeAddress.")
-    sudo_password_file: str = Field(
+    sudo_password_file: Operand = Field(
         "", description="A file (mode 0600) with the password that sudo asks for. Passwords stand nowhere else."
     )
-    known_hosts: str = Field("", description="A file of host keys to go by, instead of the user's own.")
+    known_hosts: Operand = Field("", description="A file of host keys to go by, instead of the user's own.")
 
 
 def _fit_together(hosts: tuple[Host, ...]) -> tuple[Host, ...]:

@@ -194,7 +194,7 @@ def argv_tcpdump(
     # -Z root: a tcpdump that changes its user would no longer die with labctl (the kernel forgets PR_SET_PDEATHSIG).
     what = ("-n", "-U", "-Z", "root", *at_once, *buffer, *precision, "-s", str(snap_byte), *limit)
     options = (*what, "-i", interface, "-w", "-")
-    return ("tcpdump", *options, expression) if expression else ("tcpdump", *options)
+    return ("tcpdump", *options, "--", expression) if expression else ("tcpdump", *options)
 
 
 def echo_filter(client: IPv4Address, server: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:

@@ -291,9 +291,15 @@ def test_a_direction_is_asked_of_tcpdump() -> None:
     argv = argv_tcpdump("eth0", "icmp", Direction.IN)
     assert argv == (
         *("tcpdump", "-n", "-U", "-Z", "root", "--immediate-mode", "-s", "512"),
-        *("-Q", "in", "-i", "eth0", "-w", "-", "icmp"),
+        *("-Q", "in", "-i", "eth0", "-w", "-", "--", "icmp"),
     )
     assert "-Q" not in argv_tcpdump("eth0", "icmp")
+
+
+@pytest.mark.parametrize("expression", ["-w/tmp/x", "--relinquish-privileges=root", "-z /bin/sh", "-F/etc/shadow", "-"])
+def test_an_expression_is_never_an_option_of_tcpdump(expression: str) -> None:
+    *_, end_of_options, last = argv_tcpdump("eth0", expression)
+    assert (end_of_options, last) == ("--", expression)
 
 
 def test_the_closing_summary_is_read(recorded: Callable[[str], bytes]) -> None:

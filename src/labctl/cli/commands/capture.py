@@ -58,6 +58,12 @@ def command(
     from labctl.system.signals import asked_to_stop, interruptible
 
     found, provider = find_lab(lab)
+    if expression.lstrip().startswith("-"):
+        raise UsageError(
+            what=f"the filter {expression!r} begins with '-'",
+            cause="tcpdump would read it as an option, and no pcap expression begins so",
+            remedy="man pcap-filter",
+        )
     if file == "-" and as_json:
         raise UsageError(what="--json and -w - both want stdout", remedy=f"labctl capture {lab} -w FILE --json")
     if file == "-" and sys.stdout.isatty():
