@@ -26,7 +26,7 @@ from typing import ClassVar
 class LabError(Exception):
     """Something a person has to know: `what` happened, its `cause`, and the `remedy` to try next.
 
-    `cause` and `remedy` may be empty. Commands inside a remedy can be pasted into a shell.
+    `cause` and `remedy` may be empty. Each line of a remedy is one thing to try, as it can be pasted into a shell.
     """
 
     exit_code: ClassVar[int] = 4
@@ -39,15 +39,13 @@ class LabError(Exception):
 
     def lines(self) -> tuple[str, ...]:
         """The message as it is printed: one line each, empty parts left out."""
-        return tuple(
-            line
-            for line in (
-                f"error: {self.what}",
-                self.cause and f"  why: {self.cause}",
-                self.remedy and f"  try: {self.remedy}",
-            )
-            if line
-        )
+        return (f"error: {self.what}", *_under("  why: ", self.cause), *_under("  try: ", self.remedy))
+
+
+def _under(heading: str, text: str) -> tuple[str, ...]:
+    """The text's lines below each other, the first one behind the heading; nothing for no text."""
+    lines = text.splitlines()
+    return tuple(f"{' ' * len(heading) if number else heading}{line}" for number, line in enumerate(lines))
 
 
 class UsageError(LabError):

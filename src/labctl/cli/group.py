@@ -5,7 +5,9 @@ Subcommands are imported when they are called, so that `labctl --help` costs an 
 
 from __future__ import annotations
 
+import errno
 import importlib
+import resource
 import sys
 import traceback
 
@@ -13,7 +15,7 @@ import click
 
 from labctl import __version__
 from labctl.cli.output import open_standard_streams, reader_gone, tell
-from labctl.errors import LabError, NeedsRoot
+from labctl.errors import LabError, NeedsRoot, StepFailed
 
 # name → (module in labctl.cli.commands, the line that `labctl --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -104,7 +106,7 @@ def run(args: list[str]) -> int:
         _show(NeedsRoot(error.what, error.cause, as_root()).lines(), verbose)
         return error.exit_code
     except LabError as error:
-        _show(error.lines(), verbose)
+        _show((out_of_files(error) or error).lines(), verbose)
         return error.exit_code
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -123,9 +125,33 @@ def run(args: list[str]) -> int:
         reader_gone()
         return 0
     except Exception as bug:
+        full = out_of_files(bug)
+        if full is not None:
+            _show(full.lines(), verbose)
+            return full.exit_code
         # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
         tell(f"{traceback.format_exc()}error: labctl itself failed: {type(bug).__name__}: {bug}")
         return LabError.exit_code
+
+
+def out_of_files(error: BaseException) -> LabError | None:
+    """What to do when this process, or the whole host, has too many files open: the reason behind an error, where that
+    is it. A lab's namespaces, captures and counters each take some."""
+    behind: BaseException | None = error
+    while behind is not None and getattr(behind, "errno", None) not in (errno.EMFILE, errno.ENFILE):
+        behind = behind.__cause__ or behind.__context__
+    if not isinstance(behind, OSError):
+        return None
+    what = error.what if isinstance(error, LabError) else "labctl cannot open any more files"
+    mine, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if behind.errno == errno.ENFILE:
+        remedy = "cat /proc/sys/fs/file-nr\nsudo sysctl -w fs.file-max=1000000  # then the same command"
+        return StepFailed(what, "the whole host has too many files open", remedy)
+    wanted = min(max(65536, mine * 4), most) if most != resource.RLIM_INFINITY else max(65536, mine * 4)
+    remedy = f"ulimit -n {wanted}  # then the same command"
+    if wanted <= mine:
+        remedy = f"sudo prlimit --pid $$ --nofile={mine * 4}  # then the same command"
+    return StepFailed(what, f"too many files are open: this process may have {mine} (ulimit -n)", remedy)
 
 
 def _usage(wrong: click.ClickException) -> tuple[str, ...]:

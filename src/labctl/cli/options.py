@@ -82,7 +82,7 @@ def require_host(provider: Provider) -> None:
     raise HostLacks(
         what=f"this host cannot run {provider.name} labs: it lacks {', '.join(p.name for p in missing)}",
         cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in missing),
-        remedy=" && ".join(dict.fromkeys(p.remedy for p in others if p.remedy)),
+        remedy="\n".join(dict.fromkeys(p.remedy for p in others if p.remedy)),
     )
 
 

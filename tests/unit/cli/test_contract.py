@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -185,6 +187,39 @@ def test_a_missing_tool_is_named_with_what_it_is_for_and_what_mends_it(bench: Be
             "  try: apt-get install iperf3",
         ]
     assert bench.provider.log == []
+
+
+def test_several_remedies_are_several_lines(bench: Bench) -> None:
+    bench.provider.lacking = (IPERF3, replace(IPERF3, name="sockperf", remedy="modprobe x\napt-get install sockperf"))
+    assert bench.run("up", "bpf").err.splitlines()[-3:] == [
+        "  try: apt-get install iperf3",
+        "       modprobe x",
+        "       apt-get install sockperf",
+    ]
+    said = bench.run("doctor").out.splitlines()
+    assert "  sockperf: modprobe x" in said
+    assert said[said.index("  sockperf: modprobe x") + 1] == "            apt-get install sockperf"
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_too_many_open_files_have_a_remedy_whoever_met_them(bench: Bench, *, wrapped: bool) -> None:
+    full: Exception = OSError(errno.EMFILE, "Too many open files", "/proc/self/ns/net")
+    if wrapped:
+        full, full.__cause__ = StepFailed("cannot open the namespace", "[Errno 24] Too many open files"), full
+    bench.provider.fails["make node1-link"] = full
+    said = bench.run("up", "bpf")
+    assert said.code == 4
+    what, why, remedy = said.err.splitlines()[-3:]
+    assert what == ("error: cannot open the namespace" if wrapped else "error: labctl cannot open any more files")
+    assert re.fullmatch(r"  why: too many files are open: this process may have \d+ \(ulimit -n\)", why)
+    assert re.fullmatch(r"  try: (ulimit -n|sudo prlimit --pid \$\$ --nofile=)\s?\d+  # then the same command", remedy)
+
+
+def test_a_host_with_too_many_open_files_is_told_apart_from_a_process(bench: Bench) -> None:
+    bench.provider.fails["make node1-link"] = OSError(errno.ENFILE, "Too many open files in system")
+    assert (
+        "       sudo sysctl -w fs.file-max=1000000  # then the same command" in bench.run("up", "bpf").err.splitlines()
+    )
 
 
 def test_without_root_the_same_command_with_sudo_is_the_remedy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ FAILURES = {
         "apply .*cilium.yaml", "The connection to the server 127.0.0.1:1 was refused", "apiServerAddress",
     ),
     "nodes never ready": ("wait node", "error: timed out waiting for the condition on nodes/x", "describe nodes"),
-    "pods refused": ("apply .*workloads.yaml", "Error from server (Forbidden): pods is forbidden", "by hand: kubectl"),
+    "pods refused": ("apply .*workloads.yaml", "Error from server (Forbidden): pods is forbidden", "  # by hand"),
 }  # fmt: skip
 
 

@@ -57,7 +57,8 @@ def command(provider: str, as_json: bool) -> int:
         if these:
             say("What is missing, and what mends it:" if required else "Labs work without these:")
         for probe in these:
-            emit(f"  {probe.name}: {as_root() if probe.name == ROOT else probe.remedy}")
+            remedies = (as_root() if probe.name == ROOT else probe.remedy).splitlines()
+            emit(f"  {probe.name}: " + ("\n" + " " * len(f"  {probe.name}: ")).join(remedies))
     if not missing:
         say(f"this host can run {provider} labs")
     return HostLacks.exit_code if missing else 0

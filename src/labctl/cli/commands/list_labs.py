@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     if refused and not found:
         raise refused[0]
     for error in refused:
-        tell(f"note: {error.what}" + (f": {error.remedy}" if error.remedy else ""))
+        tell(f"note: {error.what}" + (f": {'; '.join(error.remedy.splitlines())}" if error.remedy else ""))
     labs = [running for running, _ in found]
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab) for lab in labs]})

@@ -120,6 +120,6 @@ def refuse_wrong_values(problems: Iterable[str], *, where: str) -> None:
         return
     raise UsageError(
         what=f"{where}: {len(found)} {'value does' if len(found) == 1 else 'values do'} not take effect",
-        cause="\n       ".join(found),
+        cause="\n".join(found),
         remedy="correct cilium.values in the scenario; labctl plan SCENARIO --provider kind shows what is rendered",
     )

@@ -17,6 +17,7 @@ from labctl.providers.base import Probe
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
 from labctl.providers.kind.engine import engine_here
+from labctl.providers.kind.failures import remedy_for
 from labctl.providers.kind.tools import INSTALL, Commands
 
 NEEDED_FOR = "building labs with kind"
@@ -85,9 +86,12 @@ def _engine(commands: Commands, engine: str, endpoint: Endpoint) -> Iterator[Pro
         yield _lack(
             f"{engine} daemon",
             (said[-1] if said else "does not answer") + (f" (at {where})" if where else ""),
-            "check DOCKER_HOST (sudo forgets it: sudo -E) and: docker context ls"
-            if where
-            else f"systemctl start {engine}; docker context ls; sudo forgets DOCKER_HOST (sudo -E keeps it)",
+            remedy_for(
+                asked.error_text,
+                'echo "$DOCKER_HOST"  # sudo forgets it (sudo -E keeps it)\ndocker context ls'
+                if where
+                else f"sudo systemctl start {engine}\ndocker context ls",
+            ),
         )
         return
     yield _have(f"{engine} daemon", _engine_version(info) + (f" at {where}" if where else ""))

@@ -12,12 +12,12 @@ from labctl.providers.cilium.commands import Commands as Commands
 from labctl.system import process
 
 INSTALL = {
-    "docker": "apt-get install docker.io, or https://docs.docker.com/engine/install/",
+    "docker": "apt-get install docker.io  # or https://docs.docker.com/engine/install/",
     "podman": "apt-get install podman",
-    "nerdctl": "https://github.com/containerd/nerdctl/releases",
-    "kind": "go install sigs.k8s.io/kind@v0.27.0, or https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
-    "kubectl": "https://kubernetes.io/docs/tasks/tools/",
-    "helm": "go install helm.sh/helm/v3/cmd/helm@v3.16.4, or https://helm.sh/docs/intro/install/",
+    "nerdctl": "# https://github.com/containerd/nerdctl/releases",
+    "kind": "go install sigs.k8s.io/kind@v0.27.0  # or https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
+    "kubectl": "# https://kubernetes.io/docs/tasks/tools/",
+    "helm": "go install helm.sh/helm/v3/cmd/helm@v3.16.4  # or https://helm.sh/docs/intro/install/",
 }
 
 

@@ -68,13 +68,17 @@ def _not_ready(commands: Commands, wait: WaitForPods, pods: tuple[PodState, ...]
     return StepFailed(
         what=f"{wait.what}: {len(pods) - len(missing)} of {wait.count} are ready; the others {how}",
         cause=cause[:1500],
-        remedy=_image_remedy(cause) or remedy_for(cause, f"by hand: {shlex.join(argv)}"),
+        remedy=_image_remedy(cause) or remedy_for(cause, f"{shlex.join(argv)}  # by hand"),
     )
 
 
 def _image_remedy(cause: str) -> str:
     if "ErrImageNeverPull" in cause:
-        return "the image is not in that node: docker image ls, kind load docker-image; or kindCluster.pull: true"
+        return (
+            "docker image ls  # the image is not in that node\n"
+            "kind load docker-image IMAGE --name CLUSTER  # kind get clusters shows it\n"
+            "# or in lab.yaml, kindCluster.pull: true"
+        )
     if "ImagePullBackOff" in cause or "ErrImagePull" in cause:
-        return "docker pull it by hand and see why; or have it locally with kindCluster.pull: false"
+        return "docker pull IMAGE  # by hand, to see why\n# or have it locally, with kindCluster.pull: false"
     return ""
