@@ -143,9 +143,12 @@ class Host(Section):
         description="Where SSH goes: a name or an address. User and port have keys of their own."
     )
     user: Annotated[str, StringConstraints(pattern=USER_PATTERN)] = Field(
-        "root", description="Who logs in: root, or a user who may use sudo."
+        "root",
+        description="Who logs in: root, or a user with sudo. Without it: the one of ssh's configuration, else root.",
     )
-    port: Annotated[int, Ge(1), Le(65535)] = Field(22, description="The port of its SSH server.")
+    port: Annotated[int, Ge(1), Le(65535)] = Field(
+        22, description="The port of its SSH server. Without it: the one that ssh's configuration names, else 22."
+    )
     key: Operand = Field("", description="The private key's file. Without it: ssh's own defaults and the agent.")
     role: Role | None = Field(None, description="Without it the first machine is the control plane.")
     node: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(

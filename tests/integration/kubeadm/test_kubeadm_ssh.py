@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +28,7 @@ from labctl.providers.kubeadm.machine_probes import machine_probes
 from labctl.providers.kubeadm.machines import Machine, machines_of, site_machines
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.providers.kubeadm.ssh_config import Reached, argv_jump
 from labctl.providers.kubeadm.survey import look_at, survey
 
 pytestmark = pytest.mark.root
@@ -98,7 +104,10 @@ def test_output_can_go_to_a_descriptor_as_it_comes(commands: MachineCommands, tm
 def test_leaving_the_context_ends_the_program_on_the_machine(machines: Farm, commands: MachineCommands) -> None:
     with target(commands).start(("sleep", "4242")) as running:
         assert running.is_alive()
-        assert "sleep 4242" in machines.machines[0].run("ps", "-eo", "args")
+        until_s = time.monotonic() + 20
+        while "\nsleep 4242" not in machines.machines[0].run("ps", "-eo", "args"):
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
     assert "sleep 4242" not in machines.machines[0].run("ps", "-eo", "args")
 
 
@@ -140,6 +149,22 @@ def test_a_changed_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path:
         refused.run(("true",), timeout_s=20)
     assert "shows another host key" in failed.value.cause
     assert f"ssh-keygen -R '[127.0.0.1]:{port}'" in failed.value.remedy
+
+
+def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Path) -> None:
+    entry = f"[127.0.0.1]:{machines.machines[0].port} {' '.join(machines.machines[0].host_key.split()[:2])}\n"
+    (tmp_path / "known").write_text(f"@revoked * ssh-ed25519 AAAA\nbroken\n{entry.replace('127.0.0.1', '127.0.0.?')}")
+    commands = MachineCommands(machine(machines, knownHosts=str(tmp_path / "known")))
+    assert commands.run(("echo", "in"), timeout_s=20).text == "in\n"
+    commands.close()
+    for text, cause in (
+        (f"{entry}@revoked {entry}", "is marked @revoked in known_hosts"),
+        (f"@cert-authority {entry}", "does not follow: @cert-authority in known_hosts"),
+    ):
+        (tmp_path / "known").write_text(text)
+        with pytest.raises(StepFailed) as failed:
+            MachineCommands(machine(machines, knownHosts=str(tmp_path / "known"))).run(("true",), timeout_s=20)
+        assert cause in failed.value.cause
 
 
 def test_a_key_that_the_machine_does_not_know_is_told_as_such(machines: Farm, tmp_path: Path) -> None:
@@ -251,3 +276,157 @@ def test_a_machine_that_is_too_slow_for_doctor_does_not_hold_it_up(machines: Far
 def test_doctor_misses_machines_where_lab_yaml_lists_none_and_none_are_made() -> None:
     assert [probe.found for probe in machine_probes(Kubeadm(), ())] == ["lab.yaml lists none under hosts:"]
     assert list(machine_probes(Kubeadm(machines=MachineSource.VAGRANT), ())) == []
+
+
+def sudoers(grown: Farm, line: str) -> None:
+    """Replaces what sudo on the first machine says of the user (in the machine's own /etc, gone with it)."""
+    grown.machines[0].write(f"/etc/sudoers.d/{USER}", f"{line}\nDefaults:{USER} !lecture\n", 0o440)
+
+
+@pytest.fixture
+def csh_user(machines: Farm) -> Iterator[Farm]:
+    """The first machine, its user with csh as login shell and sudo asking for the password; as before afterwards."""
+    let_user_in(machines.machines[0], machines.key)
+    machines.machines[0].run("usermod", "--shell", "/usr/bin/tcsh", USER)
+    # Without a name server sudo would wait for the machine's own name.
+    machines.machines[0].run("sh", "-c", "grep -q machine1 /etc/hosts || echo 127.0.1.1 machine1 >> /etc/hosts")
+    yield machines
+    machines.machines[0].run("usermod", "--shell", "/bin/sh", USER)
+    sudoers(machines, f"{USER} ALL=(ALL) ALL")
+
+
+@pytest.mark.parametrize(
+    ("line", "password", "cause"),
+    [
+        (f"{USER} ALL=(ALL) ALL\nDefaults:{USER} requiretty", PASSWORD, "wants a terminal (requiretty)"),
+        (f"{USER} ALL=(ALL) ALL", "", "asks learner for a password and none is given"),
+        (f"{USER} ALL=(ALL) NOPASSWD: /bin/true", PASSWORD, "lets learner run some programs"),
+        ("# nothing", PASSWORD, "learner may not become root"),
+    ],
+    ids=["requiretty", "no password", "some programs", "not in sudoers"],
+)
+def test_what_real_sudo_refuses_is_told_behind_csh(
+    csh_user: Farm, tmp_path: Path, line: str, password: str, cause: str
+) -> None:
+    sudoers(csh_user, line)
+    wanted = as_user(csh_user, PASSWORD, tmp_path)
+    commands = MachineCommands(wanted if password else machine(csh_user, user=USER))
+    try:
+        with pytest.raises(StepFailed) as failed:
+            look_at(commands)
+    finally:
+        commands.close()
+    assert cause in failed.value.cause
+
+
+def test_a_password_that_sudo_does_not_ask_for_does_not_reach_the_program(csh_user: Farm, tmp_path: Path) -> None:
+    sudoers(csh_user, f"{USER} ALL=(ALL) NOPASSWD: ALL")
+    commands = MachineCommands(as_user(csh_user, PASSWORD, tmp_path))
+    try:
+        script = "cat\necho 'it''s' !$0 >&2"  # what csh would take apart
+        done = commands.run(("sh", "-c", script, "x"), timeout_s=30, stdin=b"all of it")
+        assert (done.text, done.error_text.splitlines()[-1]) == ("all of it", "its !x")
+        assert look_at(commands).is_root
+    finally:
+        commands.close()
+
+
+_CLIENT = r"""
+import json, subprocess, sys
+from pathlib import Path
+from kubeadm_labs import make_lab
+from labctl.providers.kubeadm.inventory import inventory
+from labctl.providers.kubeadm.machines import machines_of
+from labctl.providers.kubeadm.runner import AnsibleRunner
+from labctl.providers.kubeadm.ssh import MachineCommands
+from labctl.providers.kubeadm.ssh_config import settled
+
+work, password = Path(sys.argv[1]), sys.argv[2]
+machines = settled(machines_of(make_lab(hosts=[{"address": "behind", "sudoPasswordFile": password}], nodes=1)))
+commands = MachineCommands(machines[0])
+by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=30).text.split()
+commands.close()
+program = Path(sys.executable).with_name("ansible")
+(work / "hosts.json").write_text(json.dumps(inventory(machines)))
+with AnsibleRunner(work / "run", machines) as runner:
+    environment = {**__import__("os").environ, **runner._environment(str(program))}
+    said = subprocess.run(
+        (program, "-i", work / "hosts.json", "all", "--become", "-m", "raw", "-a", "id -u; hostname"),
+        env=environment, capture_output=True, text=True,
+    )
+print(json.dumps([machines[0].user, by_fabric, said.stdout.partition(">>")[2].split()[:2], said.stderr]))
+"""
+
+
+def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_says(
+    csh_user: Farm, tmp_path: Path
+) -> None:
+    """By Fabric and by Ansible. The machine's name resolves on the jump host alone, user and port stand in the
+    configuration alone, and every path has characters that ssh, Ansible or a shell would split or expand."""
+    behind, home = csh_user.machines[0], tmp_path / "root's home"
+    keys = home / ".ssh"
+    keys.mkdir(parents=True, mode=0o700)
+    (keys / "my key 100%").write_bytes(csh_user.key.read_bytes())
+    (keys / "my key 100%").chmod(0o600)
+    (keys / "sudo's password").write_text(PASSWORD + "\n")
+    (keys / "sudo's password").chmod(0o600)
+    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "jump")), check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost machine.behind.invalid\n")
+    hops = f"mount --bind '{tmp_path}/hosts' /etc/hosts && exec \"$@\""
+    options = (
+        f"Port={port}", "ListenAddress=127.0.0.1", f"HostKey={tmp_path}/jump", "PidFile=none", "UsePAM=no",
+        f"AuthorizedKeysFile={csh_user.key}.pub", "StrictModes=no", "PermitRootLogin=yes",
+    )  # fmt: skip
+    (keys / "known_hosts").write_text(
+        f"behind-it {behind.host_key}\n[127.0.0.1]:{port} {(tmp_path / 'jump.pub').read_text()}"
+    )
+    (keys / "config").write_text(
+        f'Host jump\n HostName 127.0.0.1\n Port {port}\n IdentityFile "~/.ssh/my key 100%%"\n'
+        f"Host behind\n HostName machine.behind.invalid\n Port {behind.port}\n User {USER}\n ProxyJump jump\n"
+        ' HostKeyAlias behind-it\n IdentityFile "~/.ssh/my key 100%%"\n IdentitiesOnly yes\n'
+        " LocalForward 127.0.0.1:1 localhost:1\n ExitOnForwardFailure yes\n RemoteCommand false\n"
+    )
+    # root's home is another one where the client runs, and only there.
+    passwd = Path("/etc/passwd").read_text().replace(":/root:", f":{home}:", 1)
+    (tmp_path / "passwd").write_text(passwd)
+    own_home = f"mount --bind '{tmp_path}/passwd' /etc/passwd && exec \"$@\""
+    alone = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+    jump = subprocess.Popen(
+        (*alone, hops, "sh", "/usr/sbin/sshd", "-D", "-f", "/dev/null", *(word for o in options for word in ("-o", o))),
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until_s = time.monotonic() + 20
+        while time.monotonic() < until_s:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.02)
+        client = subprocess.run(
+            (*alone, own_home, "sh", sys.executable, "-c", _CLIENT, str(tmp_path), str(keys / "sudo's password")),
+            env={**os.environ, "HOME": str(home), "PYTHONPATH": ":".join(p for p in sys.path if p)},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    finally:
+        jump.terminate()
+        jump.wait(timeout=10)
+    assert client.returncode == 0, client.stderr
+    user, by_fabric, by_ansible, _ = json.loads(client.stdout)
+    assert user == USER
+    assert by_fabric == by_ansible == ["0", "machine1"], client.stdout
+
+
+def test_a_jump_host_that_does_not_answer_is_told_as_the_way_there(
+    machines: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goal = Reached(
+        host="machine.behind.invalid", port=22, user="root", key_name="behind",
+        through=argv_jump("127.0.0.1:1", "machine.behind.invalid", 22), jump="-p 1 127.0.0.1",
+    )  # fmt: skip
+    monkeypatch.setattr("labctl.providers.kubeadm.ssh.reached", lambda _: goal)
+    with pytest.raises(LabError) as failed:
+        MachineCommands(machine(machines)).run(("true",), timeout_s=20)
+    assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
+    assert re.search(r"the way there, ssh .*-W .*, fails: .*Connection refused", failed.value.cause)
+    assert failed.value.remedy.splitlines()[0] == "ssh -p 1 127.0.0.1 true"

@@ -129,7 +129,153 @@ def test_a_known_failure_tells_machine_reason_and_remedy(name: str) -> None:
     assert failed.what == "node1 (192.168.56.10): kubernetes is installed: failed"
     assert cause in failed.cause
     assert remedy in failed.remedy
-    assert failed.remedy.endswith("(log: LOG)")
+    assert failed.remedy.splitlines()[-1].startswith("less LOG  #")
+
+
+# As sudo 1.9 (and 1.8, where it says so) and sudo-rs print them with LC_ALL=C; sudo-rs's from its source
+# (src/common/error.rs, src/pam/error.rs).
+SUDO = {
+    "requiretty": ("sudo: sorry, you must have a tty to run sudo", "wants a terminal (requiretty)", "!requiretty"),
+    "wrong": (
+        "Sorry, try again.\nsudo: no password was provided\nsudo: 1 incorrect password attempt",
+        "does not take the password", "sudoPasswordFile",
+    ),
+    "wrong, after the lecture": (
+        ("We trust you have received the usual lecture.\nFor security reasons, the password you type will not be "
+        "visible.\nSorry, try again.\nsudo: 3 incorrect password attempts"),
+        "does not take the password", "sudoPasswordFile",
+    ),
+    "wrong, sudo-rs": (
+        "sudo: Authentication failed, try again.\nsudo: Maximum 3 incorrect authentication attempts",
+        "does not take the password", "sudoPasswordFile",
+    ),
+    "none": ("sudo: a password is required", "asks debian for a password", "NOPASSWD"),
+    "none, sudo-rs": ("sudo: interactive authentication is required", "asks debian for a password", "NOPASSWD"),
+    "none, 1.8": (
+        "sudo: no tty present and no askpass program specified", "asks debian for a password", "NOPASSWD",
+    ),
+    "no permission": ("debian is not in the sudoers file.", "may not become root", "usermod -aG sudo debian"),
+    "no permission at all": (
+        "Sorry, user debian may not run sudo on node1.", "may not become root", "usermod -aG sudo debian",
+    ),
+    "no permission, sudo-rs": (
+        "sudo: I'm sorry debian. I'm afraid I can't do that", "may not become root", "usermod -aG sudo debian",
+    ),
+    "some programs": (
+        "Sorry, user debian is not allowed to execute '/usr/bin/env PATH=/usr/bin id' as root on node1.",
+        "lets debian run some programs", "ALL=(ALL) ALL",
+    ),
+    "not there": ("env: 'sudo': No such file or directory", "there is no sudo", "apt-get install -y sudo"),
+    "not there, in German": (
+        "env: \u201esudo\u201c: Datei oder Verzeichnis nicht gefunden", "there is no sudo", "apt-get install -y sudo",
+    ),
+    "not set-uid": (
+        "sudo: /usr/bin/sudo must be owned by uid 0 and have the setuid bit set", "cannot become root", "ls -l",
+    ),
+    "in a container": (
+        'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "cannot become root",
+        "user: root",
+    ),
+    "broken": (
+        "/etc/sudoers.d/x:1:9: syntax error\nsudo: no valid sudoers sources found, quitting",
+        "refuses its own", "visudo",
+    ),
+    "locked": (
+        "sudo: account validation failure, is your account locked?", "locked or has expired", "chage -l debian",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUDO)
+def test_what_sudo_says_is_told_for_what_it_is(name: str) -> None:
+    message, cause, remedy = SUDO[name]
+    failed = step_failed([TaskFailure(node="node1", task="Look at the machine", message=message)], MACHINES)
+    assert cause in failed.cause
+    assert remedy in failed.remedy
+
+
+# The messages are those of public reports, with what stands around them.
+MORE = {
+    "join refused": (
+        ("[kubelet-start] Starting the kubelet\nerror execution phase kubelet-start: error uploading crisocket: "
+        "Unauthorized\nTo see the stack trace of this error execute with --v=5 or higher"),
+        "does not take the token", "date",
+    ),
+    "token expired": (
+        ("error execution phase preflight: couldn't validate the identity of the API Server: could not find a JWS "
+        'signature in the cluster-info ConfigMap for token ID "abcdef"'), "does not take the token", "date",
+    ),
+    "rate limit": (
+        ("failed to pull image registry-1.docker.io/x: 429 Too Many Requests - toomanyrequests: You have reached your "
+        "pull rate limit"), "limit for those who do not log in", "imageRepository",
+    ),
+    "registry's certificate": (
+        ('failed to pull and unpack image "r:5000/pause:3.9": failed to resolve reference: failed to do request: Head '
+        '"https://r:5000/v2/": x509: certificate signed by unknown authority'),
+        "does not trust", "update-ca-certificates",
+    ),
+    "too many open files": (
+        "the kubelet says: failed to create fsnotify watcher: too many open files", "used up",
+        "fs.inotify.max_user_inst",
+    ),
+    "old cluster": (
+        "\t[ERROR FileAvailable--etc-kubernetes-kubelet.conf]: /etc/kubernetes/kubelet.conf already exists",
+        "files of an earlier cluster", "sudo kubeadm reset",
+    ),
+    "no forwarding": (
+        "\t[ERROR FileContent--proc-sys-net-ipv4-ip_forward]: contents are not set to 1", "does not forward",
+        "sysctl -w net.ipv4.ip_forward=1",
+    ),
+    "cgroup v1": (
+        "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported",
+        "refuses cgroup v1", "failCgroupV1",
+    ),
+    "a warning beside the error": (
+        ("\t[WARNING Swap]: running with swap on is not supported. Please disable swap\n"
+        "\t[ERROR FileExisting-conntrack]: conntrack not found in system path"),
+        "misses conntrack", "FileExisting-conntrack",
+    ),
+    "source not signed": (
+        ("W: GPG error: https://pkgs.k8s.io InRelease: The following signatures couldn't be verified because the "
+        "public key is not available: NO_PUBKEY 234654DA9A296436"),
+        "the key that a package source is signed with", "apt-get update",
+    ),
+    "so many keys": (
+        "Received disconnect from 192.168.56.10 port 22:2: Too many authentication failures", "so many keys",
+        "key: FILE",
+    ),
+    "long TMPDIR": (
+        'Failed to connect to the host via ssh: unix_listener: path "/tmp/x" too long for Unix domain socket',
+        "control socket is too long", "export TMPDIR=/tmp",
+    ),
+    "python too old": (
+        "SyntaxError: future feature annotations is not defined", "Python is too old", "ansible-core<2.17",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_what_is_often_reported_has_a_remedy_that_fits(name: str) -> None:
+    message, cause, remedy = MORE[name]
+    failed = step_failed([TaskFailure(node="node1", task="Kubernetes starts", message=message)], MACHINES)
+    assert cause in failed.cause
+    assert remedy in failed.remedy
+
+
+def test_every_line_of_a_remedy_can_be_pasted() -> None:
+    for known in KNOWN:
+        text = known.remedy.replace("{place}", MACHINES[1].place).replace("{user}", "debian")
+        for line in re.sub(r"\{(\w+)\}", r"\1", text).splitlines():
+            assert line.split()[0] in COMMANDS, line
+            done = subprocess.run(("bash", "-n", "-c", line), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (line, done.stderr)
+
+
+COMMANDS = {
+    "#", "ssh", "ssh-add", "ssh-copy-id", "ssh-keygen", "ping", "getent", "chmod", "export", "apt-get", "labctl",
+    ".venv/bin/pip",
+}  # fmt: skip
+"""What a remedy begins with: a command of this host, or a comment about lab.yaml."""
 
 
 def test_no_known_failure_leaves_a_hole_in_its_sentence() -> None:
@@ -141,7 +287,7 @@ def test_no_known_failure_leaves_a_hole_in_its_sentence() -> None:
 def test_an_unknown_failure_points_to_the_log_and_says_what_was_said() -> None:
     failed = step_failed([TaskFailure(node="node1", task="X", message="the moon is full")], MACHINES, "/run/LOG")
     assert failed.cause == "the moon is full"
-    assert failed.remedy == "read the log: less /run/LOG"
+    assert failed.remedy == "less /run/LOG"
 
 
 def test_the_others_that_failed_are_named() -> None:

@@ -127,8 +127,9 @@ def test_what_is_to_be_typed_goes_by_the_port_key_and_host_keys_of_lab_yaml() ->
     )
     assert plain.place == "debian@192.168.56.10"
     assert full.place == ("-p 2222 -i ~/'my keys/lab' -o UserKnownHostsFile=/etc/lab/keys debian@192.168.56.10")
-    assert plain.forget == "-R '192.168.56.10'"
-    assert full.forget == "-R '[192.168.56.10]:2222' -f /etc/lab/keys"
+    assert plain.forgetting() == "-R '192.168.56.10'"
+    assert full.forgetting() == "-R '[192.168.56.10]:2222' -f /etc/lab/keys"
+    assert full.forgetting("alias") == "-R 'alias' -f /etc/lab/keys"
     prefix = MachineCommands(full).prefix
     assert prefix[:3] == ("ssh", "-p", "2222")
     assert prefix[4] == str(Path("~/my keys/lab").expanduser())

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jinja2
 import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
@@ -325,10 +326,23 @@ def test_the_uplink_is_the_device_with_the_nodes_address() -> None:
 
 
 def test_the_inventory_holds_no_password_and_reads_it_when_needed() -> None:
-    hosts = [{**THREE_HOSTS[0], "sudoPasswordFile": "/home/me/it's", "key": "/k"}, *THREE_HOSTS[1:]]
+    hosts = [{**THREE_HOSTS[0], "sudoPasswordFile": '/home/me/it\'s "mine"', "key": "/k"}, *THREE_HOSTS[1:]]
     found = inventory(machines_of(make_lab(hosts=hosts)))
     leader = found["all"]["children"]["control_plane"]["hosts"]["node1"]
-    assert leader["ansible_become_password"] == "{{ lookup('ansible.builtin.file', '/home/me/it''s') }}"
+    # Ansible's templates are Jinja's, to which '' within quotes is the end of one text and the next one.
+    asked: list[str] = []
+    content = ""
+
+    def lookup(kind: str, path: str, *, rstrip: bool) -> str:
+        assert (kind, rstrip) == ("ansible.builtin.file", False)
+        asked.append(path)
+        return content
+
+    template = jinja2.Environment(autoescape=False).from_string(leader["ansible_become_password"])
+    assert template.render(lookup=lookup) == ""
+    content = "secret \nmore\n"
+    assert template.render(lookup=lookup) == "secret "
+    assert set(asked) == {'/home/me/it\'s "mine"'}
     assert list(found["all"]["children"]["workers"]["hosts"]) == ["node2", "node3"]
 
 

@@ -6,6 +6,7 @@ The patterns are those of OpenSSH, sudo, apt, dnf, kubeadm, containerd and of la
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from labctl.providers.kubeadm.machines import Machine
 
 _LONGEST_MESSAGE = 300
 _WARNINGS = re.compile(
-    r"^sudo: unable to resolve host .*$|^Warning: Permanently added .*$|^To see the stack trace of this error .*$",
+    r"^sudo: unable to resolve host .*$|^Warning: Permanently added .*$|^To see the stack trace of this error .*$|"
+    r"^\s*\[WARNING .*$|^For security reasons, the password you type will not be visible.*$",
     re.MULTILINE,
 )
 """Lines that stand beside a failure and have nothing to do with it."""
@@ -35,16 +37,18 @@ class Known:
     """Only what SSH says counts: programs on the machine have connections of their own that are refused."""
 
 
-def _known(pattern: str, cause: str, remedy: str, *, is_ssh: bool = False) -> Known:
-    return Known(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, remedy, is_ssh)
+def _known(pattern: str, cause: str, *remedies: str, is_ssh: bool = False) -> Known:
+    return Known(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, "\n".join(remedies), is_ssh)
 
 
 KNOWN: tuple[Known, ...] = (
     _known(
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed|host key .* does not match",
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED(?: \((?P<known_as>\S+)\))?|"
+        r"host key for .* has changed|host key .* does not match",
         "the machine at {address} shows another host key than the one known for it: it was installed anew, or it is "
         "another machine",
-        "if you know why: ssh-keygen {forget} && ssh {place} true  # and compare the key it shows",
+        "ssh-keygen {forget}  # if you know why",
+        "ssh {place} true  # and compare the key it shows",
     ),
     _known(
         r"Host key verification failed|No .* host key is known for|not found in known_hosts",
@@ -52,49 +56,117 @@ KNOWN: tuple[Known, ...] = (
         "ssh {place} true  # compare the key it shows, answer yes",
     ),
     _known(
-        r"Permission denied \((publickey|password|keyboard)[^)]*\)|Authentication failed|No authentication methods",
+        r"you must have a tty to run sudo",
+        "sudo on {address} wants a terminal (requiretty), and labctl gives it none",
+        "ssh -t {place} 'echo \"Defaults:{user} !requiretty\" | sudo tee /etc/sudoers.d/{user}-tty'",
+    ),
+    _known(
+        r"is not in the sudoers file|may not run sudo|is not allowed to run sudo|I'm afraid I can't do that",
+        "{user} may not become root",
+        "ssh -t {place} \"su -c '/usr/sbin/usermod -aG sudo {user}'\"  # RHEL: wheel; it asks for root's password",
+    ),
+    _known(
+        r"user \S+ (is not allowed to execute|may not run )",
+        "sudo lets {user} run some programs as root, and labctl needs all of them",
+        'ssh -t {place} "su -c \'echo \\"{user} ALL=(ALL) ALL\\" > /etc/sudoers.d/{user}\'"  # root\'s password',
+    ),
+    _known(
+        r"env: \W*sudo\W*: |sudo: (command )?not found|sudo: No such file|Unknown command:? \W*sudo",
+        "there is no sudo on {address}, and {user} is not root",
+        "ssh -t {place} \"su -c 'apt-get install -y sudo'\"  # RHEL: dnf; it asks for root's password",
+        "# or in lab.yaml, under hosts: user: root",
+    ),
+    _known(
+        r"no new privileges|no_new_privs|must be owned by uid 0 and have the setuid bit|effective uid is not 0|"
+        r"sudo: .{0,60}nosuid",
+        "sudo cannot become root on {address}: it is not set-uid there, or a container forbids it",
+        "ssh {place} 'ls -l $(command -v sudo); findmnt -T $(command -v sudo)'",
+        "# or in lab.yaml, under hosts: user: root",
+    ),
+    _known(
+        r"no valid sudoers sources found|sudoers\S*:\d+(:\d+)?: syntax error|syntax error near line \d+|"
+        r"sudoers is (world|group) writable|sudo: invalid configuration",
+        "sudo on {address} refuses its own configuration",
+        "ssh -t {place} \"su -c 'visudo -c'\"  # says where; it asks for root's password",
+    ),
+    _known(
+        r"sudo: .{0,60}(account validation failure|Account or password is expired|account has expired|"
+        r"PAM account management error)",
+        "the account {user} is locked or has expired, and sudo refuses it",
+        "ssh -t {place} \"su -c 'chage -l {user}'\"  # asks for root's password",
+    ),
+    _known(
+        r"waiting for privilege escalation prompt|sudo: timed out reading password",
+        "sudo does not answer in time on {address}; mostly it waits for a name server to tell the machine's own name",
+        "ssh -t {place} 'echo \"127.0.1.1 $(hostname)\" | sudo tee -a /etc/hosts'",
+    ),
+    _known(
+        r"Incorrect sudo password|incorrect (password|authentication) attempt|Sorry, try again|"
+        r"sudo: [^\n]{0,40}(Authentication failed, try again|incorrect password)",
+        "sudo does not take the password of {user}",
+        "ssh -t {place} sudo -k true  # then the right one goes into the file that sudoPasswordFile: names",
+    ),
+    _known(
+        r"Missing sudo password|(a password|interactive authentication) is required|sudo: a terminal is required|"
+        r"no tty present and no askpass program|sudo: no password was provided",
+        "sudo asks {user} for a password and none is given",
+        "# in lab.yaml, under hosts: sudoPasswordFile: FILE (mode 0600)",
+        "ssh -t {place} \"echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{user}\"  # or that",
+    ),
+    _known(
+        r"Too many authentication failures",
+        "{address} was offered so many keys that it hung up before the right one",
+        "# in lab.yaml, under hosts: key: FILE; or IdentitiesOnly yes for this Host in ~/.ssh/config",
+    ),
+    _known(
+        r"Permission denied \((publickey|password|keyboard|gssapi)[^)]*\)|Authentication failed|"
+        r"No authentication methods",
         "{address} does not let {user} in with the keys at hand",
-        "ssh-copy-id {place}, or set user: and key: of this machine under hosts: in lab.yaml",
+        "ssh-copy-id {place}",
+        "ssh-add  # if the key has a passphrase: labctl asks for none",
+        "# or in lab.yaml, under hosts: user: and key: of this machine",
     ),
     _known(
         r"Connection refused",
         "no SSH server answers at {address}",
-        "on the machine: apt-get install openssh-server (or dnf), or set port: under hosts: in lab.yaml",
+        "apt-get install openssh-server  # on the machine (or dnf)",
+        "# or in lab.yaml, under hosts: port: of this machine",
         is_ssh=True,
     ),
     _known(
-        r"Could not resolve hostname|Name or service not known|Temporary failure in name resolution",
-        "the name {address} leads nowhere",
-        "use the machine's address under hosts: in lab.yaml",
+        r"Could not resolve hostname|Name or service not known|Temporary failure in name resolution|"
+        r"No address associated with hostname",
+        "the name {address} leads nowhere, and ~/.ssh/config has no HostName for it",
+        "getent hosts {address}",
+        "# in lab.yaml, under hosts: the machine's address; or a Host entry in ~/.ssh/config",
         is_ssh=True,
+    ),
+    _known(
+        r"Bad owner or permissions on \S+",
+        "ssh does not read a configuration that others may write",
+        "chmod 600 ~/.ssh/config",
+        is_ssh=True,
+    ),
+    _known(
+        r"too long for Unix domain socket",
+        "the path of ssh's control socket is too long",
+        "export TMPDIR=/tmp  # then the same command",
+        is_ssh=True,
+    ),
+    _known(
+        r"no matching (host key type|key exchange method|cipher|MAC)[^\n]*|Unable to negotiate|"
+        r"Incompatible ssh (peer|server)",
+        "this host and {address} know no common way to encrypt: one of them is much older",
+        "ssh {place} true  # what each of them offers",
+        "# or in ~/.ssh/config, for this Host: HostKeyAlgorithms +ssh-rsa and PubkeyAcceptedAlgorithms +ssh-rsa",
     ),
     _known(
         r"Connection timed out|No route to host|Network is unreachable|Operation timed out|"
         r"Connection reset|Broken pipe|closed by remote host|Shared connection .* closed|Timeout before authentication",
         "{address} does not answer, or dropped the connection",
-        "ping -c 1 {address}; ssh {place} true; then the same labctl command: it goes on where it stopped",
+        "ping -c 1 {address}",
+        "ssh {place} true  # then the same labctl command: it goes on where it stopped",
         is_ssh=True,
-    ),
-    _known(
-        r"waiting for privilege escalation prompt",
-        "sudo does not answer in time on {address}; mostly it waits for a name server to tell the machine's own name",
-        "ssh -t {place} 'echo \"127.0.1.1 $(hostname)\" | sudo tee -a /etc/hosts'",
-    ),
-    _known(
-        r"(Incorrect|Sorry, try again|incorrect password attempt).*sudo|sudo.*(incorrect|Sorry)",
-        "sudo does not take the password of {user}",
-        "check the file that sudoPasswordFile: names: ssh {place} -t sudo -k true",
-    ),
-    _known(
-        r"Missing sudo password|sudo: a password is required|sudo: a terminal is required",
-        "sudo asks {user} for a password and none is given",
-        "sudoPasswordFile: FILE under hosts: in lab.yaml (mode 0600), or on the machine: "
-        "echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user}",
-    ),
-    _known(
-        r"is not in the sudoers file|may not run sudo|sudo: (command )?not found|sudo: No such file",
-        "{user} may not become root",
-        "on the machine, as root: usermod -aG sudo {user} (RHEL: wheel)",
     ),
     _known(
         r"no python3 on this machine|python3: (command )?not found|/usr/bin/python3?: No such file",
@@ -102,14 +174,22 @@ KNOWN: tuple[Known, ...] = (
         "ssh {place} 'sudo apt-get install -y python3'  # RHEL: dnf install -y python3",
     ),
     _known(
-        r"Could not get lock|dpkg frontend lock|dpkg/lock|lock-frontend|Failed to lock apt|waiting for cache lock",
+        r"SyntaxError: future feature annotations|ansible-core requires a minimum of Python|"
+        r"No module named '?ansible\.module_utils\.six",
+        "the machine's Python is too old for this host's Ansible",
+        "ssh {place} python3 --version",
+        ".venv/bin/pip install 'ansible-core<2.17'  # here: works with Python 3.6 on machines",
+    ),
+    _known(
+        r"Could not get lock|dpkg frontend lock|dpkg/lock|lock-frontend|Failed to lock apt|waiting for cache lock|"
+        r"Waiting for process with pid \d+ to finish|another (app|copy) is (currently )?(holding|running)",
         "another package manager is at work (often the automatic upgrade after a boot)",
-        "wait until this prints nothing: ssh {place} sudo fuser /var/lib/dpkg/lock-frontend; then the same command",
+        "ssh {place} sudo fuser /var/lib/dpkg/lock-frontend  # when it prints nothing, the same command again",
     ),
     _known(
         r"Packages were downgraded",
         "a newer version of a package of the bundle is installed, and labctl could not put it back afterwards",
-        "ssh {place} 'dpkg -l | grep -i kube', take it away, or bring the bundle of that version",
+        "ssh {place} 'dpkg -l | grep -i kube'  # take it away, or bring the bundle of that version",
     ),
     _known(
         r"dpkg was interrupted",
@@ -117,32 +197,88 @@ KNOWN: tuple[Known, ...] = (
         "ssh {place} sudo dpkg --configure -a",
     ),
     _known(
+        r"unmet dependencies|have been kept back.{0,80}broken|you have held broken packages|pkgProblemResolver",
+        "packages of the machine contradict each other",
+        "ssh {place} sudo apt-get -f install",
+        "ssh {place} 'apt-mark showhold; apt-cache policy kubeadm kubelet containerd containerd.io'",
+    ),
+    _known(
+        r"NO_PUBKEY|EXPKEYSIG|is not signed|GPG check FAILED|signatures (couldn't be verified|were invalid)",
+        "the machine does not have, or no longer takes, the key that a package source is signed with",
+        "ssh {place} sudo apt-get update  # names the source",
+        "# a mirror's own: kubeadm.packages.repositoryKey",
+    ),
+    _known(
+        r"Release file .{0,120}is not valid yet|Release file .{0,120}(is )?expired",
+        "the machine's clock does not go with its package sources",
+        "ssh {place} sudo timedatectl set-ntp true",
+        "ssh {place} date",
+    ),
+    _known(
         r"\[ERROR Port-(?P<port>\d+)\]|port (?P<port2>\d+) is in use",
         "port {port}{port2} is taken on the machine, perhaps by another cluster",
         "ssh {place} 'sudo ss -ltnp \"sport = :{port}{port2}\"'",
     ),
     _known(
-        r"running with swap on is not supported|\[ERROR Swap\]|labctl: swap is on(?P<swap>[^\n]*)",
+        r"\[ERROR Swap\]|labctl: swap is on(?P<swap>[^\n]*)|running with swap on is not supported",
         "swap is on{swap}, and it was asked to refuse that",
-        "kubeadm.swap: keep (the kubelet lives with it) or off (until labctl down) in lab.yaml",
+        "# in lab.yaml, kubeadm.swap: keep (the kubelet lives with it) or off (until labctl down)",
     ),
     _known(
         r"misconfiguration: kubelet cgroup driver|cgroup driver.{0,40}is different|cgroupDriver.{0,60}mismatch|"
         r"failed to create kubelet: .*cgroup driver",
         "the kubelet and containerd use different cgroup drivers",
-        "kubeadm.cgroupDriver: systemd (or cgroupfs), and kubeadm.runtime.configure: true",
+        "# in lab.yaml, kubeadm.cgroupDriver: systemd (or cgroupfs), and kubeadm.runtime.configure: true",
+    ),
+    _known(
+        r"configured to not run on a host using cgroup v1|\[ERROR SystemVerification\]: cgroups v1",
+        "the kubelet refuses cgroup v1 from Kubernetes 1.35 on",
+        "ssh {place} cat /proc/cmdline  # booted with systemd.unified_cgroup_hierarchy=1 it has cgroup v2",
+        '# or in lab.yaml: kubeadm: {kubelet: {failCgroupV1: false}}, or kubeadm.kubernetes: "1.34.2"',
+    ),
+    _known(
+        r"too many open files|failed to create fsnotify watcher|failed to create inotify|inotify_(init|add_watch)|"
+        r"inotify (watches|instances)",
+        "the machine has used up what it may watch or keep open",
+        "ssh {place} sudo sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288",
+        "ssh {place} 'cat /proc/sys/fs/file-nr; ulimit -n'",
+    ),
+    _known(
+        r"toomanyrequests|pull rate limit|429 Too Many Requests",
+        "the registry's limit for those who do not log in is used up",
+        "# in lab.yaml, kubeadm.imageRepository: a mirror; or kubeadm.images.archives",
+    ),
+    _known(
+        r"x509: certificate signed by unknown authority.{0,300}(ErrImagePull|pull|manifests)|"
+        r"(pull|resolve reference|manifests).{0,400}x509: certificate signed by unknown authority|"
+        r"http: server gave HTTP response to HTTPS client",
+        "the machine does not trust the registry's certificate, or that of a proxy before it",
+        "ssh {place} sudo tee /usr/local/share/ca-certificates/lab.crt < CA.crt",
+        "ssh {place} sudo update-ca-certificates",
+        "ssh {place} sudo systemctl restart containerd",
+    ),
+    _known(
+        r"proxyconnect|407 Proxy Authentication Required",
+        "the machine's proxy does not let it through",
+        "ssh {place} 'env | grep -i _proxy; systemctl show containerd --property Environment'",
     ),
     _known(
         r"failed to pull image|ErrImagePull|ImagePullBackOff",
         "an image cannot be had from its registry",
-        "kubeadm.offline: true if the images are on the machines; else kubeadm.imageRepository: a mirror "
-        "that they reach, or kubeadm.images.archives",
+        "# in lab.yaml, kubeadm.offline: true if the images are on the machines; else",
+        "# kubeadm.imageRepository: a mirror that they reach, or kubeadm.images.archives",
+    ),
+    _known(
+        r"apparmor_parser|unable to apply apparmor profile",
+        "containerd wants AppArmor, and the machine's parser is missing or refuses",
+        "ssh {place} sudo apt-get install -y apparmor",
+        "ssh {place} sudo systemctl restart apparmor containerd",
     ),
     _known(
         r"the kubelet says: [^\n]*?(?P<said>(OCI runtime create failed|failed to create shim)[^\n]*)",
         "no container can be started on the machine, not even the sandbox of a pod: {said}",
-        "ssh {place} 'sudo journalctl -u containerd -n 20; runc --version'; where the machine is a container "
-        "itself, it has to be one that may nest others",
+        "ssh {place} 'sudo journalctl -u containerd -n 20; runc --version'  # a machine that is a container itself "
+        "has to be one that may nest others",
     ),
     _known(
         r"the kubelet says: (?P<said>[^\n]+)",
@@ -161,9 +297,33 @@ KNOWN: tuple[Known, ...] = (
         "ssh {place} 'sudo timedatectl set-ntp true; timedatectl'",
     ),
     _known(
+        r"(uploading crisocket|kubelet-start|phase (preflight|discovery)|join).{0,400}Unauthorized|"
+        r"token id \S+ is invalid|could not find a JWS signature|no JWS signed token",
+        "the control plane does not take the token that this machine joins with: it has expired, or belongs to "
+        "another cluster",
+        "ssh {place} date  # on every machine: clocks that differ end what tokens are valid for",
+        "# then the same labctl command: each try makes a token of its own",
+    ),
+    _known(
+        r"\[ERROR (File|Dir)Available--[A-Za-z0-9._-]+\]",
+        "files of an earlier cluster are there, which labctl did not make",
+        "ssh {place} sudo kubeadm reset  # if that cluster may go",
+    ),
+    _known(
+        r"\[ERROR FileContent--proc-sys-net-ipv4-ip_forward\]",
+        "the machine does not forward packets",
+        "ssh {place} sudo sysctl -w net.ipv4.ip_forward=1",
+    ),
+    _known(
+        r"\[ERROR FileExisting-(?P<program>[a-z0-9]+)\]",
+        "kubeadm misses {program} on the machine",
+        "ssh {place} command -v {program}  # install it; or kubeadm.ignorePreflightErrors: "
+        "[Swap, FileExisting-{program}]",
+    ),
+    _known(
         r"timed out waiting for the condition|exceeded its progress deadline|context deadline exceeded",
         "it was not ready in the time given",
-        "ssh {place} 'sudo kubectl --kubeconfig /etc/kubernetes/admin.conf get pods -A -o wide'; then the same command",
+        "ssh {place} 'sudo kubectl --kubeconfig /etc/kubernetes/admin.conf get pods -A -o wide'  # then once more",
     ),
     _known(
         r"No space left on device|not enough free (disk )?space|You don't have enough free space|disk quota exceeded",
@@ -178,12 +338,12 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"\[ERROR NumCPU\]",
         "the control plane wants two CPUs",
-        "a larger machine, or kubeadm.ignorePreflightErrors: [Swap, NumCPU]",
+        "# a larger machine, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, NumCPU]",
     ),
     _known(
         r"\[ERROR Mem\]",
         "the control plane wants 1700 MB of memory",
-        "a larger machine, or kubeadm.ignorePreflightErrors: [Swap, Mem]",
+        "# a larger machine, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, Mem]",
     ),
     _known(
         r"unknown service runtime\.v1",
@@ -198,51 +358,54 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"nothing may be pulled.*has not got (?P<images>[^\n\"]+) \(the sandbox image",
         "nothing may be pulled, and containerd has not got its sandbox image {images}",
-        "put a pause image into an archive under kubeadm.images.archives, and kubeadm.runtime: {sandboxImage: IMAGE}",
+        "# in lab.yaml: an archive with a pause image under kubeadm.images.archives, and",
+        "# kubeadm.runtime: {sandboxImage: IMAGE}",
     ),
     _known(
         r"containerd looks for CNI plugins in (?P<there>\S+).* goes to (?P<here>\S+)",
         "containerd looks for CNI plugins in {there}, Cilium puts its own into {here}, and containerd's "
         "configuration is to be left alone",
-        "cilium.values: {cni: {binPath: {there}}}, or kubeadm.runtime: {configure: true}",
+        "# in lab.yaml, cilium.values: {cni: {binPath: {there}}}, or kubeadm.runtime: {configure: true}",
     ),
     _known(
         r"nothing may be pulled.*has not got (?P<images>[^\n\"]+)",
         "nothing may be pulled, and containerd has not got {images}",
-        "put them in an archive and name it under kubeadm.images.archives, or kubeadm.images.pull: true",
+        "# in lab.yaml: an archive with them under kubeadm.images.archives, or kubeadm.images.pull: true",
     ),
     _known(
         r"labctl: nothing may be downloaded.*this machine has (?P<has>[^\n\"]+)",
         "nothing may be downloaded, and programs are missing or of another version; it has {has}",
-        "install them by hand, or kubeadm.packages: {source: bundle, bundle: DIRECTORY}",
+        "# install them by hand, or in lab.yaml, kubeadm.packages: {source: bundle, bundle: DIRECTORY}",
     ),
     _known(
         r"\[ERROR FileContent--proc-sys-net-bridge-bridge-nf-call-iptables\]",
         "the module br_netfilter is not loaded, and kubeadm asks for it (Cilium does not)",
-        "ssh {place} sudo modprobe br_netfilter, or kubeadm.ignorePreflightErrors: "
+        "ssh {place} sudo modprobe br_netfilter",
+        "# or in lab.yaml, kubeadm.ignorePreflightErrors: "
         "[Swap, FileContent--proc-sys-net-bridge-bridge-nf-call-iptables]",
     ),
     _known(
         r"No package matching|Unable to locate package|Version .* was not found|No match for argument|"
         r"no available installation candidate|Unable to find a match",
         "the machine's package sources have not got this version",
-        "ssh {place} apt-cache madison kubeadm; or packages.source: installed | bundle in lab.yaml",
+        "ssh {place} apt-cache madison kubeadm",
+        "# or in lab.yaml, packages.source: installed | bundle",
     ),
     _known(
         r"Failed to (fetch|update apt cache)|Cannot download repomd|Could not connect to|Request failed: <urlopen|"
         r"Failed to download metadata",
         "the machine cannot reach its package sources",
-        "kubeadm.offline: true if everything is on it; else a mirror in kubeadm.packages.repository",
+        "# in lab.yaml, kubeadm.offline: true if everything is on it; else a mirror in kubeadm.packages.repository",
     ),
     _known(
         r"labctl: the kernel lacks: (?P<options>[^\n\"]+)",
         "the kernel lacks {options}",
-        "another kernel on that machine, or kubeadm.kernelChecks: false to go on at your own risk",
+        "# another kernel on that machine, or in lab.yaml, kubeadm.kernelChecks: false to go on at your own risk",
     ),
     _known(
         r"labctl: this machine is part of a cluster",
         "the machine is a node of a cluster that labctl did not make, and labctl leaves it alone",
-        "another machine; or, if that cluster may go: ssh {place} sudo kubeadm reset",
+        "ssh {place} sudo kubeadm reset  # if that cluster may go; else another machine",
     ),
     _known(
         r"labctl: this machine is part of lab (?P<lab>[a-z0-9-]+)",
@@ -250,14 +413,14 @@ KNOWN: tuple[Known, ...] = (
         "labctl down {lab}",
     ),
     _known(
-        r"\[ERROR (?P<check>[A-Za-z0-9-]+)\]",
+        r"\[ERROR (?P<check>[A-Za-z0-9._-]+)\]",
         "kubeadm's own check {check} failed",
-        "mend what it says, or kubeadm.ignorePreflightErrors: [Swap, {check}] at your own risk",
+        "# mend what it says, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, {check}] at your own risk",
     ),
     _known(
         r"labctl: cannot set (?P<name>\S+) to",
         "the machine does not let {name} be set (is it a container?)",
-        "ssh {place} sudo sysctl -w {name}=…  # or set it where the container's host does",
+        "ssh {place} sudo sysctl {name}  # or set it where the container's host does",
     ),
 )
 
@@ -310,17 +473,19 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     recognised = recognise(first)
     said = shortened(first.message)
     if recognised is None or machine is None:
-        return StepFailed(what=what, cause=said or "it said nothing", remedy=f"read the log: less {log}" if log else "")
+        return StepFailed(what=what, cause=said or "it said nothing", remedy=f"less {shlex.quote(log)}" if log else "")
     known, groups = recognised
     words = {
         "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
-        "forget": machine.forget, **groups,
+        "forget": machine.forgetting(groups.get("known_as", "")), **groups,
     }  # fmt: skip
     cause = _filled(known.cause, words)
     if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
         cause += f". It said: {said}"
     remedy = _filled(known.remedy, words)
-    return StepFailed(what=what, cause=cause, remedy=f"{remedy}   (log: {log})" if log else remedy)
+    return StepFailed(
+        what=what, cause=cause, remedy=f"{remedy}\nless {shlex.quote(log)}  # all that Ansible said" if log else remedy
+    )
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:

@@ -105,8 +105,8 @@ def clock_problem(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> Problem | N
         "certificates are not valid across such a gap"
     )
     remedy = (
-        f"ssh {machine.place} sudo timedatectl set-ntp true; where no time server can be reached: "
-        f'ssh {machine.place} sudo date --set="@$(date +%s)"'
+        f"ssh {machine.place} sudo timedatectl set-ntp true\n"
+        f'ssh {machine.place} sudo date --set="@$(date +%s)"  # where no time server can be reached'
     )
     return cause, remedy
 
@@ -254,6 +254,6 @@ def refuse_obstacles(settings: Settings, seen: Iterable[Seen]) -> None:
     address = {machine.node: machine.address for machine in settings.machines}
     raise StepFailed(
         what=f"{len({o.node for o in obstacles})} of {len(settings.machines)} machines cannot be used as they are",
-        cause="\n       ".join(f"{o.node} ({address[o.node]}): {o.cause}" for o in obstacles),
-        remedy="\n       ".join(dict.fromkeys(o.remedy for o in obstacles)),
+        cause="\n".join(f"{o.node} ({address[o.node]}): {o.cause}" for o in obstacles),
+        remedy="\n".join(dict.fromkeys(o.remedy for o in obstacles)),
     )

@@ -5,10 +5,10 @@ The inventory is generated for every run. Hosts carry the names of the lab's nod
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from labctl.model.lab import Lab
@@ -18,6 +18,7 @@ from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart
 from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, kernel_options, needs_rp_filter_override
 from labctl.providers.kubeadm.kubernetes import SkipProxy, cri_socket, parse_version, skip_proxy
 from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.ssh_config import ansible_arguments
 
 CONTROL_PLANE_GROUP = "control_plane"
 WORKER_GROUP = "workers"
@@ -67,6 +68,8 @@ WATCHED_SYSCTLS = (
     "vm.overcommit_memory", "vm.panic_on_oom",
 )  # fmt: skip
 """What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
+SUDO = "env LC_ALL=C sudo"
+"""By env, since not every login shell knows `LC_ALL=C sudo`."""
 HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
 
@@ -89,18 +92,31 @@ def host_variables(machine: Machine) -> Document:
         "ansible_port": machine.port,
         "ansible_user": machine.user,
         "ansible_python_interpreter": "auto_silent",
+        # sudo's words are recognised, by Ansible too, which waits for some of them: they come in English.
+        "ansible_become_exe": SUDO,
     }
-    if machine.key:
-        variables["ansible_ssh_private_key_file"] = machine.key
-    if machine.known_hosts:
-        variables["ansible_ssh_common_args"] = f"-o UserKnownHostsFile={shlex.quote(machine.known_hosts)}"
+    arguments = ansible_arguments(machine)
+    if arguments:
+        # Not by ansible_ssh_private_key_file, of which Ansible neither doubles % nor escapes quotes for ssh.
+        variables["ansible_ssh_common_args"] = _literal(arguments)
     if machine.user == "root":
         variables["ansible_become"] = False
     elif machine.sudo_password_file:
         # Read by Ansible when it is needed: the password itself is in no file that labctl writes.
-        path = machine.sudo_password_file.replace("'", "''")
-        variables["ansible_become_password"] = "{{ lookup('ansible.builtin.file', '" + path + "') }}"
+        path = _quoted(str(Path(machine.sudo_password_file).expanduser()))
+        lines = f"lookup('ansible.builtin.file', {path}, rstrip=False).splitlines()"
+        variables["ansible_become_password"] = "{{ " + lines + " | first | default('') }}"
     return variables
+
+
+def _quoted(text: str) -> str:
+    """The text as an expression of a template. To Ansible a backslash is itself, so nothing makes a quote plain."""
+    return ' ~ "\'" ~ '.join(f"'{part}'" for part in text.split("'"))
+
+
+def _literal(text: str) -> str:
+    """The text as Ansible's templates leave it alone."""
+    return re.sub(r"\{(?=[{%#])", "{{ '{' }}", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,9 @@ class Machine:
     interface: str = ""
     sudo_password_file: str = ""
     known_hosts: str = ""
+    names_user: bool = True
+    """False where lab.yaml leaves the user to ssh's configuration; `user` is then what holds where that is silent."""
+    names_port: bool = True
 
     @property
     def is_control_plane(self) -> bool:
@@ -46,8 +49,9 @@ class Machine:
         """The options that ssh needs to get there as labctl does: port, key and file of host keys, where lab.yaml says
         so. `ssh-copy-id` takes them too."""
         port = () if self.port == 22 else ("-p", str(self.port))
-        key = ("-i", self.key) if self.key else ()
-        known_hosts = ("-o", f"UserKnownHostsFile={self.known_hosts}") if self.known_hosts else ()
+        # What follows -i is taken for a name first and for a pattern with % afterwards: no way of writing % fits both.
+        key = ("-o", in_quotes("IdentityFile", self.key)) if "%" in self.key else ("-i", self.key) if self.key else ()
+        known_hosts = ("-o", in_quotes("UserKnownHostsFile", self.known_hosts)) if self.known_hosts else ()
         return (*port, *key, *known_hosts)
 
     @property
@@ -55,10 +59,10 @@ class Machine:
         """What a person types after `ssh`."""
         return " ".join((*map(_typed, self.ways), f"{self.user}@{self.address}"))
 
-    @property
-    def forget(self) -> str:
-        """What a person types after `ssh-keygen` so that this machine's host key is forgotten."""
-        name = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+    def forgetting(self, known_as: str = "") -> str:
+        """What a person types after `ssh-keygen` so that this machine's host key is forgotten. `known_as` is the name
+        that it has in known_hosts, where somebody said it."""
+        name = known_as or (self.address if self.port == 22 else f"[{self.address}]:{self.port}")
         where = f" -f {_typed(self.known_hosts)}" if self.known_hosts else ""
         return f"-R '{name}'{where}"
 
@@ -74,6 +78,15 @@ class Machine:
 def _typed(word: str) -> str:
     """A word as a shell takes it, a leading `~/` left for the shell to read."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") and len(word) > 2 else shlex.quote(word)
+
+
+def in_quotes(option: str, path: str) -> str:
+    """An option of ssh with a path: quoted where ssh would split it, % doubled where ssh would expand it."""
+    text = path.replace("%", "%%")
+    if not any(character in text for character in " \t\"'\\#="):
+        return f"{option}={text}"
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{option}="{text}"'
 
 
 def machine_from_record(record: Mapping[str, Any]) -> Machine:
@@ -189,6 +202,8 @@ def _machine(host: Host, node: str, *, is_first: bool) -> Machine:
         interface=host.interface or "",
         sudo_password_file=host.sudo_password_file,
         known_hosts=host.known_hosts,
+        names_user="user" in host.model_fields_set,
+        names_port="port" in host.model_fields_set,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.errors import LabError, StepFailed
+from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 
@@ -84,7 +85,12 @@ def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
 
     def ask(commands: MachineCommands) -> Mark | LabError | None:
         try:
-            return parse_mark(commands.run(("cat", MARK_FILE), timeout_s=_ASK_S).text)
+            done = commands.run(("cat", MARK_FILE), timeout_s=_ASK_S)
+            if done.returncode != 0 and "No such file" not in done.error_text:
+                # sudo refused, or nobody answered in time: not the same as no mark.
+                task = TaskFailure(node=commands.machine.node, task="Look for the mark", message=done.error_text)
+                return step_failed([task], [commands.machine])
+            return parse_mark(done.text)
         except LabError as failed:
             return failed
 

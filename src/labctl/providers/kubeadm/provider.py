@@ -26,6 +26,7 @@ from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import Settings, read_settings
+from labctl.providers.kubeadm.ssh_config import settled
 from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
 
 
@@ -66,7 +67,7 @@ class KubeadmProvider:
                 replace(machine, known_hosts=known, key=str(keys / machine.key)) for machine in settings.machines
             )
             return replace(settings, machines=machines)
-        return settings
+        return settings if has_no_machines(lab) else replace(settings, machines=settled(settings.machines))
 
     def probes(self) -> Iterator[Probe]:
         return probes()
@@ -77,7 +78,7 @@ class KubeadmProvider:
 
         # Without Fabric nobody can be asked, which `probes` has told.
         if all(probe.present for probe in probes() if probe.name == "fabric"):
-            yield from machine_probes(self._site_section(), self._site())
+            yield from machine_probes(self._site_section(), settled(self._site()))
 
     def plan(self, lab: Lab) -> Plan:
         return plan_lab(self.settings(lab))
@@ -216,7 +217,7 @@ class KubeadmProvider:
         """Asks the machines of lab.yaml."""
         from labctl.providers.kubeadm.marks import seek_mark
 
-        machines = self._site()
+        machines = settled(self._site())
         if not machines:
             return None
         marked = seek_mark(name, machines)
@@ -255,7 +256,7 @@ class KubeadmProvider:
         too, so that the error names them."""
         from labctl.providers.kubeadm.marks import seek_mark
 
-        site = self._site()
+        site = settled(self._site())
         if not site:
             return (), {}
         marked = seek_mark(name, site)

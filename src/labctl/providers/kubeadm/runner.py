@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,11 +37,17 @@ from labctl.providers.kubeadm.story import (
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
-    "-o StrictHostKeyChecking=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+    "-o StrictHostKeyChecking=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 "
+    # Of the user's own configuration, what is meant for sitting at a terminal.
+    "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o RemoteCommand=none -o RequestTTY=no -o LogLevel=INFO"
 )
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
 _CLOSE_S = 2.0
+_SOCKET_BYTE = 107
+"""What the path of a Unix socket may have (`sun_path` without its final zero)."""
+_SOCKET_NAME_BYTE = 1 + 10 + 17
+"""A slash, the ten characters that Ansible makes of a machine, and what ssh appends while it binds."""
 
 
 def playbooks_directory() -> Path:
@@ -58,6 +66,28 @@ def ansible_playbook() -> str | None:
     """The program, of the same installation as this Python first."""
     beside = Path(sys.executable).with_name("ansible-playbook")
     return str(beside) if beside.is_file() else shutil.which("ansible-playbook")
+
+
+def socket_directory() -> Path:
+    """A new directory for ssh's control sockets, mode 0700: where temporary files go, unless ssh could not bind a
+    socket there. Raises StepFailed where no place will do."""
+    refused = []
+    for parent in (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm"):
+        # ssh splits at quotes, and expands % and ${…}.
+        if not parent or re.search(r'[%"\\]|\$\{', parent):
+            continue
+        if len(os.fsencode(parent)) + len("/labctl-ssh-12345678") + _SOCKET_NAME_BYTE > _SOCKET_BYTE:
+            refused.append(f"{parent}: its name is too long")
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="labctl-ssh-", dir=parent))
+        except OSError as failed:
+            refused.append(f"{parent}: {failed.strerror}")
+    raise StepFailed(
+        what="there is no place for ssh's control sockets",
+        cause="; ".join(refused) or "the directory for temporary files has % or quotes in its name",
+        remedy="TMPDIR=DIRECTORY with a short name, before the same command",
+    )
 
 
 @dataclass(slots=True)
@@ -106,7 +136,7 @@ class AnsibleRunner:
         self.directory = directory
         self.machines = tuple(machines)
         self.observer = observer
-        self._sockets = Path(tempfile.mkdtemp(prefix="labctl-ssh-"))
+        self._sockets = socket_directory()
         self._number = 0
 
     def close(self) -> None:
@@ -181,7 +211,7 @@ class AnsibleRunner:
             raise StepFailed(
                 what=f"the playbook {playbook}.yml did not run to its end ({result.status})",
                 cause=listener.refused.strip() or _last_lines(log),
-                remedy=f"read the log: less {log}",
+                remedy=f"less {shlex.quote(str(log))}",
             )
         return PlaybookResult(
             playbook=playbook,
@@ -221,6 +251,8 @@ class AnsibleRunner:
             "ANSIBLE_DEPRECATION_WARNINGS": "False",
             "PYTHONWARNINGS": "ignore",
             "LC_ALL": "C.UTF-8",
+            # Nobody sits there to be asked in a window of its own.
+            "SSH_ASKPASS_REQUIRE": "never",
         }
 
     def _in_thread(self, run: Any, arguments: Mapping[str, Any]) -> Any:

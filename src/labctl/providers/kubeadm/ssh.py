@@ -1,29 +1,37 @@
 """SSH by Fabric: one connection to each machine, kept and reused; programs on it as `Commands` of the seam.
 
-Host keys are those of known_hosts and no others: an unknown or changed one is refused with what to do. Logging in is
-by key or agent; no password is ever sent, and none stands on a command line. A process that is started has a channel
-of its own without a terminal, so that its output is bytes.
+Where a connection goes, and by which keys, is what `ssh_config.py` says. Host keys are those of known_hosts and no
+others: an unknown or changed one is refused with what to do. Logging in is by key or agent; no password is ever sent,
+and none stands on a command line. A process that is started has a channel of its own without a terminal, so that its
+output is bytes.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import logging
 import os
+import re
 import shlex
 import signal
+import socket
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from labctl.errors import HostLacks, MeasureFailed, StepFailed
+from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.providers.base import Completed, Running
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
+from labctl.providers.kubeadm.inventory import SUDO
 from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.clock import Deadline
 
 if TYPE_CHECKING:
@@ -36,6 +44,11 @@ _KEEPALIVE_S = 5
 _DRAIN_S = 5.0
 _POLL_S = 0.005
 _CHUNK = 65536
+_SAID_S = 2.0
+_SUDO_S = 60.0
+"""sudo waits 20 s for the name server of a machine that cannot find its own name."""
+_UNSAFE = re.compile(r"[^ -~]|['!\\]")
+"""What csh, fish or rc read differently inside single quotes, and what locales do."""
 
 
 def connect(machine: Machine) -> Connection:
@@ -49,47 +62,237 @@ def connect(machine: Machine) -> Connection:
         ) from missing
     # paramiko's threads write tracebacks of their own; what they met is raised here, and told once.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
-    arguments: dict[str, Any] = {"banner_timeout": _CONNECT_S, "auth_timeout": _CONNECT_S}
-    if machine.key:
-        arguments |= {"key_filename": str(Path(machine.key).expanduser()), "look_for_keys": False}
-    connection = Connection(
-        machine.address,
-        user=machine.user,
-        port=machine.port,
-        connect_timeout=int(_CONNECT_S),
-        connect_kwargs=arguments,
-        # ssh_config could name other machines, users and jumps than lab.yaml: what is written there is what happens.
-        config=Config(overrides={"load_ssh_configs": False}),
-    )
-    client = connection.client
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    goal = reached(machine)
+    way: socket.socket | None = None
+    connection: Connection | None = None
     try:
-        if machine.known_hosts:
-            client.load_host_keys(str(Path(machine.known_hosts).expanduser()))
-        else:
-            client.load_system_host_keys()
+        way = _piped(goal) if goal.through else socket.create_connection((goal.host, goal.port), timeout=_CONNECT_S)
+        connection = Connection(
+            goal.key_name,
+            user=goal.user,
+            # A name of its own in known_hosts stands there without a port.
+            port=22 if goal.is_alias else goal.port,
+            connect_timeout=int(_CONNECT_S),
+            connect_kwargs={
+                "banner_timeout": _CONNECT_S, "auth_timeout": _CONNECT_S, "sock": way, "auth_strategy": _keys(goal),
+            },
+            # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
+            config=Config(overrides={"load_ssh_configs": False}),
+        )  # fmt: skip
+        client = connection.client
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        _know(client.get_host_keys(), goal)
         connection.open()
+        if any(
+            connection.transport.get_remote_server_key().get_base64() in words for words in _marked("@revoked", goal)
+        ):
+            raise paramiko.SSHException("the key that the machine shows is marked @revoked in known_hosts")
         connection.transport.set_keepalive(_KEEPALIVE_S)
     except (OSError, paramiko.SSHException, EOFError) as failed:
+        said = way.said() if isinstance(way, _Piped) else ""
         with contextlib.suppress(Exception):
-            connection.close()
-        message = _in_words(failed)
-        raise step_failed(
-            [TaskFailure(node=machine.node, task="connect", message=message, unreachable=True)], [machine]
-        ) from failed
+            if connection is not None:
+                connection.close()
+        if way is not None:
+            way.close()
+        raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
     return connection
 
 
-def _in_words(failed: BaseException) -> str:
-    """The exception in the words that OpenSSH has for the same, so that one table of failures knows both."""
+def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabError:
+    """Why there is no connection: what the way there said, else what the machine did; and what labctl went by."""
+    if goal.through and said:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        failed: LabError = StepFailed(
+            what=f"{machine.node} ({machine.address}): cannot be reached",
+            cause=f"the way there, {shlex.join(goal.through)}, fails: {'; '.join(lines[-2:])}",
+            remedy="\n".join([f"ssh {goal.jump} true"] * bool(goal.jump) + [f"ssh {machine.place} true"]),
+        )
+    else:
+        failed = step_failed(
+            [TaskFailure(node=machine.node, task="connect", message=message, unreachable=True)], [machine]
+        )
+    unfollowed = [*goal.unfollowed, *["@cert-authority in known_hosts"] * bool(_marked("@cert-authority", goal))]
+    if unfollowed:
+        failed.cause += f". Of ssh's configuration labctl does not follow: {', '.join(unfollowed)}"
+    behind = os.environ.get("SUDO_USER", "")
+    if os.geteuid() == 0 and behind not in ("", "root"):
+        failed.cause += (
+            f". labctl runs as root, and goes by root's keys, known_hosts and ssh configuration, not {behind}'s"
+        )
+        failed.remedy += "\nthe same command without sudo: building on machines needs no root on this host"
+    return failed
+
+
+def _lines(goal: Reached) -> Iterator[str]:
+    """The lines of every file of known hosts that can be read."""
+    for file in goal.known_hosts:
+        with contextlib.suppress(OSError):
+            yield from Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _marked(marker: str, goal: Reached) -> list[list[str]]:
+    """The words of every line of known_hosts with that marker."""
+    return [line.split() for line in _lines(goal) if line.startswith(marker)]
+
+
+def _know(keys: Any, goal: Reached) -> None:
+    """Puts the known host keys into paramiko's collection: line by line, since one that it cannot read (a marker) would
+    be the end of all of them, and with the patterns that it takes for names."""
+    from paramiko.hostkeys import HostKeyEntry  # type: ignore[import-untyped]
+
+    for line in _lines(goal):
+        entry = None
+        if not line.startswith("@"):
+            with contextlib.suppress(Exception):  # as many classes as there are ways to be broken
+                entry = HostKeyEntry.from_line(line)
+        if entry is None or entry.key is None:
+            continue
+        names = entry.hostnames
+        if any(character in name for name in names for character in "*?!"):
+            names = [goal.known_as] if matches(names, goal.known_as) else []
+        for name in names:
+            keys.add(name, entry.key.get_name(), entry.key)
+
+
+class _Piped(socket.socket):
+    """A connection that is the standard streams of a program. Closing it ends the program."""
+
+    def lead(self, program: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        """The program is at the other end, and writes its standard error there."""
+        self._program, self._errors, self._said = program, errors, ""
+        self._ending = threading.Lock()
+
+    def said(self) -> str:
+        """What the program said, its end awaited for a moment: reasons come last."""
+        self._end()
+        return self._said
+
+    def close(self) -> None:
+        super().close()
+        self._end()
+
+    def _end(self) -> None:
+        """paramiko's thread closes the connection as well, at any time."""
+        with self._ending:
+            if self._errors.closed:
+                return
+            try:
+                self._program.wait(_SAID_S)
+            except subprocess.TimeoutExpired:
+                self._program.kill()
+                self._program.wait()
+            self._errors.seek(0)
+            self._said = self._errors.read().decode(errors="replace").strip()
+            self._errors.close()
+
+
+def _piped(goal: Reached) -> _Piped:
+    """Starts the program that leads to the machine. In a session of its own it has no terminal to ask at, and Ctrl-C
+    does not end it before what was begun is undone."""
+    ours, its = socket.socketpair()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the connection
+    try:
+        program = subprocess.Popen(
+            goal.through, stdin=its.fileno(), stdout=its.fileno(), stderr=errors, start_new_session=True,
+            env={**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"},
+        )  # fmt: skip
+    except OSError:
+        ours.close()
+        errors.close()
+        raise
+    finally:
+        its.close()
+    way = _Piped(fileno=ours.detach())
+    way.lead(program, errors)
+    return way
+
+
+_AGENT = threading.Lock()
+"""paramiko finds the agent by the environment of this process, of which there is one."""
+
+
+def _keys(goal: Reached) -> Any:
+    """The keys to log in with, in OpenSSH's order: those of the named files that the agent has, the agent's others
+    unless only named ones may be offered, then the files."""
+    from paramiko.auth_strategy import AuthStrategy, InMemoryPrivateKey  # type: ignore[import-untyped]
+
+    class Keys(AuthStrategy):  # type: ignore[misc]
+        def get_sources(self) -> Iterator[Any]:
+            files = [file for file in goal.identities if Path(file).is_file()]
+            public = {blob for file in files if (blob := _public_part(file))}
+            held = _agent_keys(goal.agent)
+            yield from (InMemoryPrivateKey(goal.user, key) for key in held if key.asbytes() in public)
+            if not goal.identities_only:
+                yield from (InMemoryPrivateKey(goal.user, key) for key in held if key.asbytes() not in public)
+            for file in files:
+                if key := self._read(file):
+                    yield InMemoryPrivateKey(goal.user, key)
+
+        def _read(self, file: str) -> Any:
+            """The key in a file; one that cannot be used is told if no other will do."""
+            import paramiko
+
+            try:
+                return paramiko.PKey.from_path(file)
+            except (paramiko.PasswordRequiredException, TypeError):
+                self.unused.append(f"{file} has a passphrase, and the agent does not hold it")
+            except Exception as unreadable:  # as many classes as there are formats
+                if not file.endswith(".pub"):
+                    self.unused.append(f"{file}: {unreadable}")
+            return None
+
+        unused: list[str]
+
+    keys = Keys(ssh_config=None)
+    keys.unused = []
+    return keys
+
+
+def _public_part(file: str) -> bytes:
+    """The key that is in a public key file, or in the one beside a private key file; empty where there is none."""
+    for path in (file, f"{file}.pub"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            kind, text, *_ = Path(path).read_text(encoding="utf-8", errors="replace").split()
+            if kind.startswith(("ssh-", "ecdsa-", "sk-")):
+                return base64.b64decode(text)
+    return b""
+
+
+def _agent_keys(path: str) -> tuple[Any, ...]:
+    """What the agent holds. One that does not answer holds nothing."""
+    import paramiko
+
+    if not path:
+        return ()
+    with _AGENT:
+        before = os.environ.get("SSH_AUTH_SOCK")
+        os.environ["SSH_AUTH_SOCK"] = path
+        try:
+            return tuple(paramiko.Agent().get_keys())
+        except (OSError, paramiko.SSHException):
+            return ()
+        finally:
+            if before is None:
+                del os.environ["SSH_AUTH_SOCK"]
+            else:
+                os.environ["SSH_AUTH_SOCK"] = before
+
+
+def _in_words(failed: BaseException, known_as: str = "") -> str:
+    """The exception in the words that OpenSSH has for the same, so that one table of failures knows both. `known_as` is
+    the machine's name in known_hosts."""
     import paramiko
 
     if isinstance(failed, paramiko.BadHostKeyException):
-        return f"REMOTE HOST IDENTIFICATION HAS CHANGED ({failed.hostname})"
+        return f"REMOTE HOST IDENTIFICATION HAS CHANGED ({known_as or failed.hostname})"
     if isinstance(failed, paramiko.AuthenticationException):
-        return f"Permission denied (publickey): {failed}"
-    if isinstance(failed, paramiko.ssh_exception.NoValidConnectionsError):
-        return "; ".join(str(e) for e in failed.errors.values())
+        results = getattr(failed, "result", ())
+        if any("Too many authentication failures" in str(one.result) for one in results):
+            return "Too many authentication failures"
+        unused = getattr(getattr(results, "strategy", None), "unused", ())
+        offered = f"{len(results)} keys were offered" if len(results) != 1 else "one key was offered"
+        return f"Permission denied (publickey): {'; '.join((offered, *unused))}"
     if isinstance(failed, TimeoutError):
         return "Connection timed out"
     if isinstance(failed, paramiko.SSHException) and "not found in known_hosts" in str(failed):
@@ -97,6 +300,22 @@ def _in_words(failed: BaseException) -> str:
     if isinstance(failed, paramiko.SSHException) and "banner" in str(failed):
         return f"Connection closed by remote host: {failed}"
     return str(failed) or type(failed).__name__
+
+
+def command_line(before: Sequence[str], argv: Sequence[str]) -> str:
+    """One line that runs `before` and then argv, read alike by every login shell (sh, csh, fish, rc).
+
+    Inside single quotes they differ in few characters; where one of these is in argv, a POSIX shell gets argv in
+    octal numbers and becomes the program.
+    """
+    if any(_UNSAFE.search(word) for word in argv):
+        text = _UNSAFE.sub(_octal, f"exec {shlex.join(argv)}")
+        argv = ("sh", "-c", 'eval "$(printf %b "$0")"', text)
+    return shlex.join((*before, *argv))
+
+
+def _octal(found: re.Match[str]) -> str:
+    return "".join(f"\\0{byte:03o}" for byte in found[0].encode("utf-8", "surrogateescape"))
 
 
 class SshRunning:
@@ -226,6 +445,8 @@ class MachineCommands:
         self.machine = machine
         self._connection: Connection | None = None
         self._lock = threading.Lock()
+        self._asks: bool | None = None
+        """Whether sudo asks for a password, once that is known."""
 
     @property
     def connection(self) -> Connection:
@@ -266,8 +487,11 @@ class MachineCommands:
 
         password = self._sudo_password()
         try:
+            if password and self._is_let_without():
+                password = b""
+            become = self.become(bool(password))
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(shlex.join((*self.become(bool(password)), "env", f"PATH={PATH}", *argv)))
+            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))
         except (OSError, EOFError, paramiko.SSHException) as failed:
             self.close()
             message = _in_words(failed) or "Connection closed by remote host"
@@ -285,7 +509,19 @@ class MachineCommands:
         """The words before argv that make it run as root. A password goes through standard input, never here."""
         if self.machine.user == "root":
             return ()
-        return ("sudo", "-S", "-p", "", "--") if has_password else ("sudo", "-n", "--")
+        # -k: a password that was given a moment ago would not be read, and end up with the program.
+        return (*SUDO.split(), *(("-k", "-S", "-p", "") if has_password else ("-n",)), "--")
+
+    def _is_let_without(self) -> bool:
+        """True where sudo does not ask for the password that lab.yaml has: sent all the same, it would be the first
+        line that the program reads. Asked once."""
+        if self._asks is None:
+            channel = self.connection.transport.open_session(timeout=_CONNECT_S)
+            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))
+            with contextlib.closing(SshRunning(channel, ("sudo",), b"", self.machine.node)) as running:
+                done = running.wait(timeout_s=_SUDO_S)
+            self._asks = done.returncode != 0
+        return not self._asks
 
     def _sudo_password(self) -> bytes:
         path = self.machine.sudo_password_file
@@ -298,7 +534,7 @@ class MachineCommands:
                     what=f"others may read the sudo password of {self.machine.node} in {path}",
                     remedy=f"chmod 600 {shlex.quote(path)}",
                 )
-            return file.read_text().rstrip("\n").encode() + b"\n"
+            return file.read_bytes().partition(b"\n")[0].rstrip(b"\r") + b"\n"
         except OSError as failed:
             raise StepFailed(
                 what=f"cannot read the sudo password of {self.machine.node}", cause=str(failed),

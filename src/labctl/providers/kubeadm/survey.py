@@ -18,17 +18,17 @@ from labctl.providers.kubeadm.kubernetes import Installed, parse_version
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 
 _ASK_S = 90.0
-SCRIPT = r"""
+_LINES = r"""
 echo "uid=$(id -u)"
 echo "kernel=$(uname -r)"
 echo "family=$(. /etc/os-release 2>/dev/null; echo " $ID $ID_LIKE ")"
 [ -d /run/systemd/system ] && echo systemd=yes
 echo "cpus=$(nproc 2>/dev/null)"
 echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
-for directory in /var/lib /var/lib/containerd /var/lib/kubelet; do
-    [ -d "$directory" ] || continue
-    df -Pk "$directory" 2>/dev/null | awk -v d="$directory" 'NR == 2 {print "free=" $4 " " d}'
-done
+free() { [ -d "$1" ] && df -Pk "$1" 2>/dev/null | awk -v d="$1" 'NR == 2 {print "free=" $4 " " d}'; }
+free /var/lib
+free /var/lib/containerd
+free /var/lib/kubelet
 echo "cgroup=$(stat -fc %T /sys/fs/cgroup 2>/dev/null)"
 command -v python3 >/dev/null && echo python=yes
 echo "pythonversion=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
@@ -42,6 +42,8 @@ ss -Hltn 2>/dev/null | awk '{sub(/.*:/, "", $4); print "port=" $4}' | sort -u
 ip -o -4 address show 2>/dev/null | while read -r _ device _ address _; do echo "device=$device ${address%/*}"; done
 true
 """
+SCRIPT = "; ".join(_LINES.strip().splitlines())
+"""On one line: several in quotes are not one word to csh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +161,8 @@ def _together(failed: Sequence[LabError]) -> StepFailed:
         causes = [f"{f.what}: {f.cause}" for f in failed]
     return StepFailed(
         what="; ".join(f.what for f in failed),
-        cause="\n       ".join(dict.fromkeys(causes)),
-        remedy="\n       ".join(dict.fromkeys(f.remedy for f in failed if f.remedy)),
+        cause="\n".join(dict.fromkeys(causes)),
+        remedy="\n".join(dict.fromkeys(line for f in failed for line in f.remedy.splitlines())),
     )
 
 
