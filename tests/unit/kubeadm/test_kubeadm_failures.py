@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from labctl.model.sections_kubeadm import Role
-from labctl.providers.kubeadm.failures import KNOWN, TaskFailure, failure_of, recognise, shortened, step_failed
+from labctl.providers.kubeadm.failures import (
+    KNOWN,
+    TaskFailure,
+    failure_of,
+    recognise,
+    shortened,
+    step_failed,
+    vagrant_remedy,
+)
 from labctl.providers.kubeadm.machines import Machine
 
 MACHINES = (
@@ -260,6 +268,33 @@ def test_what_is_often_reported_has_a_remedy_that_fits(name: str) -> None:
     failed = step_failed([TaskFailure(node="node1", task="Kubernetes starts", message=message)], MACHINES)
     assert cause in failed.cause
     assert remedy in failed.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            (
+                "Error while connecting to Libvirt: Call to virConnectOpen failed: Failed to connect socket to "
+                "'/var/run/libvirt/libvirt-sock': Permission denied"
+            ),
+            "usermod -aG libvirt",
+        ),
+        (
+            "Call to virConnectOpen failed: Failed to connect socket to '/var/run/libvirt/libvirt-sock': No such file",
+            "systemctl start libvirtd",
+        ),
+        ("The provider 'libvirt' could not be found, but was requested to\nback the machine", "plugin install"),
+        (
+            "VBoxManage: error: VT-x is disabled in the BIOS for all CPU modes (VERR_VMX_MSR_ALL_VMX_DISABLED)",
+            "/dev/kvm",
+        ),
+        ("The box 'debian/bookworm64' could not be found or\ncould not be accessed in the remote catalog.", "box add"),
+        ("the moon is full", "by hand"),
+    ],
+)
+def test_what_vagrant_says_has_a_remedy_that_fits(said: str, remedy: str) -> None:
+    assert remedy in vagrant_remedy(said, "by hand")
 
 
 def test_every_line_of_a_remedy_can_be_pasted() -> None:

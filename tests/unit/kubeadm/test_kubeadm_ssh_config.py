@@ -18,7 +18,7 @@ from labctl.model.sections_kubeadm import Role
 from labctl.providers.kubeadm.inventory import host_variables
 from labctl.providers.kubeadm.machines import Machine, in_quotes, machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner, socket_directory
-from labctl.providers.kubeadm.ssh import command_line
+from labctl.providers.kubeadm.ssh import _unreached, command_line
 from labctl.providers.kubeadm.ssh_config import Reached, argv_jump, lab_options, matches, parse_answer
 from labctl.providers.kubeadm.survey import SCRIPT, parse_survey
 
@@ -100,6 +100,19 @@ def test_the_agent_is_the_one_that_the_configuration_names(agent: str, monkeypat
         agent, agent
     )
     assert goal.agent == wanted
+
+
+@pytest.mark.parametrize(
+    ("uid", "behind", "told"), [(0, "me", True), (0, "", False), (0, "root", False), (7, "me", False)]
+)
+def test_under_sudo_it_is_told_whose_configuration_counts(
+    uid: int, behind: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", behind)
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    failed = _unreached(MACHINE, reached(""), "Permission denied (publickey)", "")
+    assert ("goes by root's keys, known_hosts and ssh configuration, not me's" in failed.cause) is told
+    assert ("# the same command without sudo" in failed.remedy) is told
 
 
 PATHS = (

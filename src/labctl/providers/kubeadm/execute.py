@@ -27,6 +27,7 @@ from labctl.providers.kubeadm.actions import (
     Survey,
     WriteFile,
 )
+from labctl.providers.kubeadm.failures import vagrant_remedy
 from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.plan import play_variables
@@ -212,7 +213,10 @@ def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
         raise StepFailed(
             what=f"{shlex.join(argv)} failed",
             cause="; ".join(lines[:3])[:400],
-            remedy=f"by hand, in {playbooks_directory().parent}: {shlex.join(argv)}",
+            remedy=vagrant_remedy(
+                done.stderr.decode(errors="replace"),
+                f"cd {shlex.quote(str(playbooks_directory().parent))}\n{shlex.join(argv)}",
+            ),
         )
 
 

@@ -425,6 +425,43 @@ KNOWN: tuple[Known, ...] = (
 )
 
 
+VAGRANT: tuple[tuple[str, str], ...] = (
+    (
+        r"libvirt-sock'?: Permission denied|authentication unavailable: no polkit agent",
+        "sudo usermod -aG libvirt $USER  # then log in again",
+    ),
+    (r"libvirt-sock'?: No such file|Failed to connect socket to .*libvirt", "sudo systemctl start libvirtd"),
+    (
+        r"The provider '\S+' could not be found",
+        "vagrant plugin install vagrant-libvirt\n# or in lab.yaml, kubeadm.vagrant.provider: virtualbox",
+    ),
+    (
+        r"VT-x is (not available|disabled)|AMD-V is (not available|disabled)|KVM kernel module|/dev/kvm",
+        "ls -l /dev/kvm  # the processor's virtualisation is off in the firmware, or this host is a VM without it",
+    ),
+    (
+        r"The box .{0,80}could not be found|couldn't be accessed in the remote|could not resolve host",
+        "vagrant box list\nvagrant box add NAME FILE  # and kubeadm.vagrant.box: NAME, where no registry is reached",
+    ),
+    (
+        r"IP address configured for the host-only network is not within the",
+        "# in lab.yaml, kubeadm.vagrant.network: a part of 192.168.56.0/21, or add it to /etc/vbox/networks.conf",
+    ),
+    (
+        r"already in use by (another|the) (domain|machine)|Name .* of domain about to create is already taken",
+        "virsh list --all\nvagrant global-status --prune",
+    ),
+    (r"No space left on device|not enough (free|disk) space", "df -h"),
+    (r"Cannot allocate memory|not enough memory", "free -h  # or in lab.yaml, kubeadm.vagrant: {memoryMb: …}"),
+)
+"""What Vagrant and its providers say in public reports, and what to try; a line for each thing."""
+
+
+def vagrant_remedy(text: str, fallback: str) -> str:
+    """The remedy of the first of `VAGRANT` that is in the text, else the fallback."""
+    return next((remedy for pattern, remedy in VAGRANT if re.search(pattern, text, re.IGNORECASE)), fallback)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailure:
     """A task that failed on one machine. `unreachable` says that SSH itself did."""

@@ -120,7 +120,7 @@ def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabE
         failed.cause += (
             f". labctl runs as root, and goes by root's keys, known_hosts and ssh configuration, not {behind}'s"
         )
-        failed.remedy += "\nthe same command without sudo: building on machines needs no root on this host"
+        failed.remedy += "\n# the same command without sudo: building on machines needs no root on this host"
     return failed
 
 
