@@ -9,6 +9,7 @@ from labctl.errors import UsageError
 
 if TYPE_CHECKING:
     from labctl.checks.base import Check
+    from labctl.model.scenario import Scenario
     from labctl.model.sections_kubeadm import Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
@@ -34,6 +35,14 @@ def provider(name: str) -> Provider:
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
     )
+
+
+def refuse(scenario: Scenario) -> None:
+    """Raises UsageError for a scenario that its provider cannot build: what `validate`, `plan`, `up` and `compare` ask
+    alike, before anything is planned."""
+    from labctl.planning.resolve import resolve
+
+    provider(scenario.provider).refuse(resolve(scenario))
 
 
 def _machines_of_site() -> tuple[Machine, ...]:

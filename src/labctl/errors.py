@@ -49,9 +49,14 @@ def _under(heading: str, text: str) -> tuple[str, ...]:
 
 
 class UsageError(LabError):
-    """The command line cannot be carried out as written."""
+    """The command line cannot be carried out as written. `key` is the key of the scenario that is at fault
+    (`cilium.version`), where it is one: whoever has the file can then say its place."""
 
     exit_code = 2
+
+    def __init__(self, what: str, cause: str = "", remedy: str = "", key: str = "") -> None:
+        super().__init__(what, cause, remedy)
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

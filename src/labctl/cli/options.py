@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from labctl.cli.output import tell
 from labctl.errors import HostLacks, LabError, NeedsRoot, UsageError
 
 if TYPE_CHECKING:
@@ -46,15 +47,24 @@ def scenario_options(function: F) -> F:
     return provider_option(name_option(set_option(function)))
 
 
-def load_lab(scenario: str, *, provider: str | None, name: str | None, overrides: Sequence[str]) -> Lab:
-    """The resolved lab of a scenario name or file with the command line's overrides."""
+def load_lab(
+    scenario: str, *, provider: str | None, name: str | None, overrides: Sequence[str], is_final: bool = True
+) -> Lab:
+    """The resolved lab of a scenario name or file with the command line's overrides. Raises ScenarioInvalid also for
+    what its provider cannot build, unless something else will be laid over it (`is_final`)."""
+    from labctl import app
     from labctl.loading import load_scenario
     from labctl.planning.resolve import resolve
 
+    wanted = all_overrides(provider, overrides)
+    return resolve(load_scenario(scenario, overrides=wanted, refuse=app.refuse if is_final else None), name=name)
+
+
+def all_overrides(provider: str | None, overrides: Sequence[str]) -> list[str]:
+    """--set and --provider as overrides of a scenario. Raises UsageError for a provider that there is not."""
     if provider is not None:
         require_provider(provider)
-    wanted = [*overrides, *([f"provider={provider}"] if provider else [])]
-    return resolve(load_scenario(scenario, overrides=wanted), name=name)
+    return [*overrides, *([f"provider={provider}"] if provider else [])]
 
 
 def require_provider(name: str) -> None:
@@ -73,7 +83,7 @@ def provider_of(lab: Lab) -> Provider:
 
 def require_host(provider: Provider) -> None:
     """Raises HostLacks with everything that is missing and required, and what mends it."""
-    missing = [probe for probe in provider.probes() if probe.required and not probe.present]
+    missing = [probe for probe in provider.probes() if probe.required and probe.is_looked_at and not probe.present]
     if not missing:
         return
     others = [probe for probe in missing if probe.name != ROOT]
@@ -94,7 +104,14 @@ def as_root() -> str:
 
 
 def find_lab(name: str) -> tuple[Lab, Provider]:
-    """A running lab, whole, by its name. Raises UsageError that names what is up, or what is missing of it."""
+    """As `find_running`, for commands that only need to know what the lab is."""
+    lab, _, provider = find_running(name)
+    return lab, provider
+
+
+def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
+    """A running lab by its name, whole or damaged: what a person deleted in it by hand is for them to look at, and is
+    told. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
     from labctl import app
     from labctl.engine.lifecycle import being_built, find
 
@@ -104,18 +121,37 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
     running = found.running
     if running.is_being_built:
         raise being_built(name)
-    if running.lab is None or not running.is_whole:
+    if running.unasked is not None:
+        raise running.unasked
+    if running.lab is None or not (running.is_whole or running.can_be_opened):
         raise UsageError(
             what=f"lab {name} is only half there",
-            cause=f"missing: {_missing_parts(running)}",
-            remedy=f"labctl up {running.scenario or 'SCENARIO'}{'' if running.scenario == name else f' --name {name}'}"
-            f"  # builds it anew; or labctl down {name}",
+            cause=f"missing: {missing_parts(running)}",
+            remedy=f"{up_again(running)}  # builds it anew; or labctl down {name}",
         )
-    return running.lab, found.provider
+    if not running.is_whole:
+        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to mend it: {up_again(running)}")
+    return running.lab, running, found.provider
 
 
-def _missing_parts(running: RunningLab) -> str:
-    """What a half-built lab lacks; of many parts the first few."""
+def up_again(running: RunningLab) -> str:
+    """The command that builds the lab again, or goes on with it."""
+    name = "" if running.scenario == running.name else f" --name {running.name}"
+    return f"labctl up {_scenario_of(running)}{name}"
+
+
+def _scenario_of(running: RunningLab) -> str:
+    """As a person gives it: by name where that finds the file, else by its path."""
+    from labctl.loading import scenario_names
+
+    lab = running.lab
+    if lab is None or lab.scenario in scenario_names():
+        return running.scenario or "SCENARIO"
+    return shlex.quote(lab.source or lab.scenario)
+
+
+def missing_parts(running: RunningLab) -> str:
+    """What a lab lacks; of many parts the first few."""
     parts = running.missing or ("its record",)
     more = f" and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else ""
     return ", ".join(parts[:PARTS_NAMED]) + more

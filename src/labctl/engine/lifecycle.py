@@ -11,7 +11,7 @@ from labctl.engine.events import Note, Observer
 from labctl.errors import HostLacks, UsageError
 from labctl.model.lab import Lab
 from labctl.planning.difference import differences
-from labctl.providers.base import Provider, RunningLab
+from labctl.providers.base import HoldsProcesses, Provider, RunningLab
 
 
 class Outcome(StrEnum):
@@ -33,7 +33,7 @@ def find(providers: Iterable[Provider], name: str) -> Found | None:
     refused: HostLacks | None = None
     for provider in providers:
         try:
-            found = provider.discover()
+            found = provider.discover(name)
         except HostLacks as lacks:
             refused = refused or lacks
             continue
@@ -46,16 +46,19 @@ def find(providers: Iterable[Provider], name: str) -> Found | None:
 
 
 def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> Outcome:
-    """Makes the lab be there. The same lab again is a no-op; remains of one are removed first; a lab of that name
-    that differs is an error that says how, since taking it down is for its owner to decide."""
+    """Makes the lab be there. The same lab again is a no-op; one of which something is missing is built again; a lab of
+    that name that differs is an error that says how, since taking it down is for its owner to decide. Raises what kept
+    its provider from asking whether it is whole."""
     existing = find([provider], lab.name)
     if existing is not None:
         running = existing.running
         if running.is_being_built:
             raise being_built(running.name)
+        if running.unasked is not None:
+            raise running.unasked
         if running.is_whole and running.digest == lab.digest:
             return Outcome.UNCHANGED
-        if running.is_whole:
+        if running.is_whole or (running.can_be_opened and running.digest != lab.digest):
             raise UsageError(
                 what=f"a lab named {lab.name} is already up and it is not this one",
                 cause=_what_differs(running, lab),
@@ -65,17 +68,27 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
         if running.is_resumable:
             observer(Note(text=f"{half}: going on where it stopped"))
         else:
-            observer(Note(text=f"{half}: removing what is left of it"))
+            rest = "it, to build it again" if running.can_be_opened else "what is left of it"
+            observer(Note(text=f"{half}: removing {rest}{_and_ending(provider, lab.name)}"))
             remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
     return Outcome.BUILT
 
 
 def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
-    """Removes a lab, whole or in pieces, except under the hands of a labctl that is building it."""
+    """Removes a lab, whole or in pieces, except under the hands of a labctl that is building it. Raises what kept its
+    provider from asking for it."""
     if running.is_being_built:
         raise being_built(running.name)
+    if running.unasked is not None:
+        raise running.unasked
     remove(provider, running.name, observer)
+
+
+def _and_ending(provider: Provider, name: str) -> str:
+    """What else goes with the lab: a person may have started it hours ago."""
+    inside = provider.processes(name) if isinstance(provider, HoldsProcesses) else ()
+    return f", which ends what runs inside it: {', '.join(inside)}" if inside else ""
 
 
 def being_built(name: str) -> UsageError:

@@ -1,26 +1,34 @@
-"""Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`."""
+"""Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`.
+
+What the scenario's provider cannot build is a problem too. Loading knows no provider: `refuse` asks it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from labctl.errors import Problem, ScenarioInvalid
+from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.build import scenario_of
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.meaning import meaning_problems, problem_at, site_problems
 from labctl.loading.project import Project, project_at
 from labctl.loading.structure import structure_problems
-from labctl.loading.tree import Place, find, merge, text_of
+from labctl.loading.tree import Place, find, merge, place_of, text_of
 from labctl.loading.wording import as_name, shown
 from labctl.model.document import SITE
 from labctl.model.document_matrix import MATRIX
 from labctl.model.scenario import Scenario
 from labctl.names import is_name
 
+Refuse = Callable[[Scenario], None]
+"""Raises UsageError for a scenario that its provider cannot build, with the key at fault."""
 
-def load_scenario(name_or_path: str, *, overrides: Sequence[str] = (), start: Path | None = None) -> Scenario:
+
+def load_scenario(
+    name_or_path: str, *, overrides: Sequence[str] = (), refuse: Refuse | None = None, start: Path | None = None
+) -> Scenario:
     """The scenario of that name or file, with `key.path=value` overrides applied.
 
     `start` is where names and lab.yaml are looked for (by default the current directory). Raises UsageError for an
@@ -29,15 +37,22 @@ def load_scenario(name_or_path: str, *, overrides: Sequence[str] = (), start: Pa
     project = project_at(start)
     path = project.scenario(name_or_path)
     scenario = layered(path, project, tuple(overrides))
-    problems = _all_problems(scenario, path, project)
+    problems = _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
     if problems:
         raise ScenarioInvalid(problems)
-    source = str(path.absolute())
-    return scenario_of(scenario.tree, name=_name(scenario, path), source=source, ranks=scenario.ranks)
+    return _scenario(scenario, path)
 
 
-def validate_files(paths: Iterable[str | Path], *, start: Path | None = None) -> tuple[Problem, ...]:
+def validate_files(
+    paths: Iterable[str | Path],
+    *,
+    overrides: Sequence[str] = (),
+    refuse: Refuse | None = None,
+    start: Path | None = None,
+) -> tuple[Problem, ...]:
     """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
+
+    The overrides go to scenarios, and to those of matrix files.
 
     In the order of the paths, and for each by file, line and column.
     """
@@ -47,7 +62,7 @@ def validate_files(paths: Iterable[str | Path], *, start: Path | None = None) ->
         file = project.start / path
         if is_name(str(path)) and not os.path.lexists(file):
             file = project.scenario(str(path))
-        found = _file_problems(file, project)
+        found = _file_problems(file, project, tuple(overrides), refuse)
         problems.extend(sorted(found, key=lambda problem: (problem.file, problem.line, problem.column, problem.path)))
     return once(problems)
 
@@ -57,7 +72,9 @@ def scenario_names(start: Path | None = None) -> tuple[str, ...]:
     return project_at(start).names()
 
 
-def _file_problems(path: Path, project: Project) -> tuple[Problem, ...]:
+def _file_problems(
+    path: Path, project: Project, overrides: tuple[str, ...], refuse: Refuse | None
+) -> tuple[Problem, ...]:
     name = project.shown(path)
     tree, problems = read_tree(path, name)
     if tree is not None and text_of(find(tree, "kind")) == SITE:
@@ -67,8 +84,9 @@ def _file_problems(path: Path, project: Project) -> tuple[Problem, ...]:
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
         from labctl.loading.matrix import matrix_problems  # which loads its scenarios with this module
 
-        return (*problems, *matrix_problems(tree, path, project)[1])
-    return _all_problems(layered(path, project, first=(tree, problems)), path, project)
+        return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
+    scenario = layered(path, project, overrides, first=(tree, problems))
+    return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
 
 
 def _all_problems(scenario: Layered, path: Path, project: Project) -> tuple[Problem, ...]:
@@ -77,6 +95,24 @@ def _all_problems(scenario: Layered, path: Path, project: Project) -> tuple[Prob
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
         problems.extend(_name_problems(scenario, path, project))
     return once(problems)
+
+
+def _scenario(scenario: Layered, path: Path) -> Scenario:
+    source = str(path.absolute())
+    return scenario_of(scenario.tree, name=_name(scenario, path), source=source, ranks=scenario.ranks)
+
+
+def _refused(scenario: Layered, path: Path, refuse: Refuse | None) -> tuple[Problem, ...]:
+    """Why the provider cannot build a scenario without any other problem, at the key that is at fault."""
+    if refuse is None:
+        return ()
+    try:
+        refuse(_scenario(scenario, path))
+    except UsageError as refused:
+        at = tuple(refused.key.split(".")) if refused.key else ()
+        message = ": ".join(" ".join(text.split()) for text in (refused.what, refused.cause) if text)
+        return (problem_at(place_of(scenario.tree, at), at, message, refused.remedy),)
+    return ()
 
 
 def _name(scenario: Layered, path: Path) -> str:

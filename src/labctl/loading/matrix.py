@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.layers import once, read_tree
-from labctl.loading.load import load_scenario
+from labctl.loading.load import Refuse, load_scenario
 from labctl.loading.meaning import problem_at
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.structure import structure_problems
@@ -22,14 +22,16 @@ from labctl.names import is_name
 from labctl.units import PERCENT
 
 
-def load_matrix(path: Path, *, overrides: Sequence[str] = (), start: Path | None = None) -> Matrix:
+def load_matrix(
+    path: Path, *, overrides: Sequence[str] = (), refuse: Refuse | None = None, start: Path | None = None
+) -> Matrix:
     """The matrix in that file, with its scenarios loaded (`overrides` go to each of them).
 
     A path in it is relative to the file. Raises ScenarioInvalid with every problem of every file.
     """
     project = project_at(start)
     tree, problems = read_tree(path, project.shown(path))
-    found, told = matrix_problems(tree, path, project, tuple(overrides))
+    found, told = matrix_problems(tree, path, project, tuple(overrides), refuse)
     if problems or told or tree is None:
         raise ScenarioInvalid([*problems, *told])
     data = MatrixDocument.model_validate_json(_json(tree))
@@ -50,7 +52,7 @@ def load_matrix(path: Path, *, overrides: Sequence[str] = (), start: Path | None
 
 
 def matrix_problems(
-    tree: Tree | None, path: Path, project: Project, overrides: tuple[str, ...] = ()
+    tree: Tree | None, path: Path, project: Project, overrides: tuple[str, ...] = (), refuse: Refuse | None = None
 ) -> tuple[tuple[Scenario, ...], tuple[Problem, ...]]:
     """The scenarios of a matrix, and everything that is wrong with it and with them."""
     if tree is None:
@@ -62,7 +64,8 @@ def matrix_problems(
         if reference is None or not (reference.endswith(SUFFIX) or is_name(reference)):
             continue  # the structure has told it
         try:
-            scenarios.append(load_scenario(_file(reference, path), overrides=overrides, start=project.start))
+            file = _file(reference, path)
+            scenarios.append(load_scenario(file, overrides=overrides, refuse=refuse, start=project.start))
         except ScenarioInvalid as invalid:
             problems.extend(invalid.problems)
         except UsageError as unknown:

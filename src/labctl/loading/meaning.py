@@ -16,6 +16,7 @@ from labctl.loading.tree import Block, Listing, Path, Place, Scalar, Tree, find,
 from labctl.loading.wording import listed, nearest, path_text, shown
 from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.lab import Placement
+from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.names import UNDERLAY, is_name
 
 # A fault that nothing in the chosen datapath could show would be silently ignored.
@@ -249,6 +250,8 @@ def _checks(tree: Tree) -> Iterator[Problem]:
             yield problem_at(check.place, ("checks", index), message, "a name: of its own")
         elif name is not None:
             taken[name] = check.place.line
+        if text_of(find(check, "check")) == "ping":
+            yield from _interval(tree, ("checks", index, "intervalS"))
         if text_of(find(check, "check")) == "iperf" and text_of(find(check, "protocol")) in (None, "tcp"):
             for key in (("rateBitPerS",), ("expect", "maxLoss")):
                 if find(check, *key) is not None:
@@ -257,8 +260,19 @@ def _checks(tree: Tree) -> Iterator[Problem]:
                     yield problem_at(place_of(tree, path), path, message, "protocol: udp, or no such key")
 
 
+def _interval(tree: Tree, path: Path) -> Iterator[Problem]:
+    """ping counts whole milliseconds: it would make 0 of less, which is another way to ping."""
+    found = find(tree, *path)
+    value = found.value if isinstance(found, Scalar) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < SHORTEST_PING_INTERVAL_S:
+        message = f"{value:g} s is shorter than ping can wait"
+        allowed = f"{SHORTEST_PING_INTERVAL_S:g} or more, or 0: each request goes when the reply to the one before came"
+        yield problem_at(place_of(tree, path), path, message, allowed)
+
+
 def _compared(tree: Tree, ranks: Mapping[str, int]) -> Iterator[Problem]:
     """Names under compare.checks must exist, unless a more specific file has replaced the checks they were for."""
+    yield from _interval(tree, ("compare", "ping", "intervalS"))
     checks, compared = find(tree, "checks"), find(tree, "compare", "checks")
     if not isinstance(checks, Listing) or not isinstance(compared, Listing):
         return

@@ -30,7 +30,8 @@ CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
 REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
 
 SMALLEST_MTU_BYTE = 576
-LARGEST_MTU_BYTE = 65_535
+LARGEST_MTU_BYTE = 65_520
+"""Linux sends no longer IPv4 packet, whatever the device's MTU (IP_MAX_MTU in include/net/ip.h)."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 Share = Annotated[float, Ge(0), Le(1)]
+SHORTEST_PING_INTERVAL_S = 0.001
 Seconds = Annotated[float, Gt(0), Le(3600)]
 
 

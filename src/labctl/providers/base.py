@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from labctl.errors import LabError
 from labctl.model.process import Completed as Completed
 
 if TYPE_CHECKING:  # who only looks for labs does not load what is said of their packets
@@ -189,6 +190,8 @@ class Probe:
     implementation: str = ""
     version: str = ""
     needs: str = ""
+    is_looked_at: bool = True
+    """False where it could not even be tried: then nothing is known, and `found` says why."""
 
 
 @runtime_checkable  # labs on machines other than this host: what those of lab.yaml have and lack, asked of them
@@ -198,8 +201,8 @@ class ProbesMachines(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningLab:
-    """A lab that was found by its mark. `is_whole` is false when parts are missing; `lab` is None when only the
-    mark is left (after a crash)."""
+    """A lab that was found by its mark. `is_whole` is false when parts are missing, and where nobody could be asked;
+    `lab` is None when only the mark is left (after a crash)."""
 
     name: str
     provider: str
@@ -212,6 +215,13 @@ class RunningLab:
     """A half-built one is gone on with, not removed first."""
     is_being_built: bool = False
     """A labctl that is alive is building it now; nobody else may touch it."""
+    can_be_opened: bool = False
+    """Though something is missing, every place that commands run in is there: the lab can be looked at and measured."""
+    unasked: LabError | None = None
+    """Why whoever carries the lab could not be asked. Nothing is known but what this host has on record: it may well be
+    whole, and nothing may be done to it on that ground."""
+    is_by_record: bool = False
+    """It is told from this host's record alone; its machines were not asked."""
 
 
 class Provider(Protocol):
@@ -234,6 +244,11 @@ class Provider(Protocol):
         """What this host has and lacks, found by trying."""
         ...
 
+    def refuse(self, lab: Lab) -> None:
+        """Raises UsageError, with the key at fault, for what `plan` would refuse in any lab of that scenario, and costs
+        little. Pure: it asks nothing of the host."""
+        ...
+
     def plan(self, lab: Lab) -> Plan:
         """Pure. Raises UsageError when the lab asks for what this provider cannot do."""
         ...
@@ -242,8 +257,9 @@ class Provider(Protocol):
         """What carries out the actions of this provider's plans."""
         ...
 
-    def discover(self) -> tuple[RunningLab, ...]:
-        """Every lab of this provider on this host, whole or in pieces. Raises HostLacks when it may not look."""
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
+        """Every lab of this provider on this host, whole or in pieces; with `name` only that one, which is quicker.
+        Raises HostLacks when it may not look."""
         ...
 
     def teardown(self, name: str) -> None:
@@ -309,6 +325,15 @@ class Switches(Protocol):
     def switch(self, before: Lab, after: Lab) -> Plan:
         """From `before`, which is up, to `after`, which has the same name. Pure. Raises UsageError when they differ in
         more than the datapath."""
+        ...
+
+
+@runtime_checkable
+class HoldsProcesses(Protocol):
+    """A provider in whose labs a person's processes run as long as the lab is there."""
+
+    def processes(self, name: str) -> tuple[str, ...]:
+        """Those inside the lab now, each by its name and number."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.model.lab import Lab
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 # A lab of 1,000 pods is summarised; the JSON always has all of them.
 PODS_SHOWN = 24
+MISSING_SHOWN = 24
 # Details of a finding longer than this are left to --json.
 LONGEST_DETAIL = 200
 
 
-def status_record(lab: Lab, mode: ModeInForce | None, *, statement: str) -> dict[str, object]:
+def status_record(
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+) -> dict[str, object]:
     return {
         "apiVersion": "labctl/v1",
         "kind": "Status",
@@ -54,12 +57,16 @@ def status_record(lab: Lab, mode: ModeInForce | None, *, statement: str) -> dict
             for pod in lab.pods
         ],
         "pairs": [{"client": p.client, "server": p.server, "placement": str(p.placement)} for p in lab.pairs],
+        "whole": not missing,
+        "missing": list(missing),
         "modeInForce": mode_record(None, mode) if mode is not None else None,
     }
 
 
-def status_table(lab: Lab, mode: ModeInForce | None, *, statement: str) -> Iterator[RenderableType]:
-    """What was asked and what is in force, the parts, then the evidence, ready for a rich console."""
+def status_table(
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+) -> Iterator[RenderableType]:
+    """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console."""
     from rich.table import Table
     from rich.text import Text
 
@@ -68,6 +75,11 @@ def status_table(lab: Lab, mode: ModeInForce | None, *, statement: str) -> Itera
     yield Text(f"asked for: {_claims(lab.datapath.asked())}")
     if mode is not None:
         yield in_force(mode)
+    if missing:
+        yield Text(f"half there, {len(missing)} missing:", style="bold red")
+        yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
+        if len(missing) > MISSING_SHOWN:
+            yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
     yield Text("")
     nodes = Table("node", "address", "pod CIDR", "router (cilium_host)", box=None, pad_edge=False)
     for node in lab.nodes:

@@ -236,6 +236,14 @@ def processes_in(namespaces: Collection[tuple[int, int]]) -> tuple[int, ...]:
     )
 
 
+def name_of(pid: int) -> str:
+    """What the kernel calls the process; `?` when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "?"
+
+
 def _namespace_of_process(pid: int) -> tuple[int, int] | None:
     try:
         status = Path(f"/proc/{pid}/ns/net").stat()

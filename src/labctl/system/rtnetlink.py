@@ -22,6 +22,7 @@ from labctl.system.netlink import (
     attributes,
     mac_attribute,
     number_attribute,
+    selected,
     string,
     text_attribute,
 )
@@ -29,8 +30,11 @@ from labctl.system.netlink import (
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
 _RTM_NEWADDR = 20
+_RTM_GETADDR = 22
 _RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
 _RTM_NEWNEIGH = 28
+_RTM_GETNEIGH = 30
 _RTM_NEWQDISC = 36
 _RTM_NEWTFILTER = 44
 _RTM_GETTFILTER = 46
@@ -271,6 +275,9 @@ class Link:
     alias: str
     rx_packets: int
     tx_packets: int
+    mtu: int = 0
+    master: int = 0
+    """The index of the bridge that it is a port of; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +287,51 @@ class Filter:
     name: str
     program_id: int
     tag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An IPv4 address of the device of that index."""
+
+    index: int
+    address: str
+    prefix: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A unicast route of the main table. Texts are dotted, empty where it has none; `prefix` and `mtu` are 0 then."""
+
+    index: int
+    destination: str
+    prefix: int
+    gateway: str
+    source: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A permanent IPv4 neighbour of the device of that index."""
+
+    index: int
+    address: str
+    mac: str
+
+
+def all_addresses() -> Request:
+    """Answered by one `parse_address` each."""
+    return Request(_RTM_GETADDR, ALL, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0))
+
+
+def all_routes() -> Request:
+    """Answered by one `parse_route` each."""
+    return Request(_RTM_GETROUTE, ALL, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def all_neighbours() -> Request:
+    """Answered by one `parse_neighbour` each."""
+    return Request(_RTM_GETNEIGH, ALL, _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0))
 
 
 def all_links() -> Request:
@@ -297,9 +349,12 @@ def filters_of(index: int, hook: Hook) -> Request:
     return Request(_RTM_GETTFILTER, ALL, _TCMSG.pack(socket.AF_UNSPEC, index, 0, hook, 0))
 
 
+_OF_LINK = frozenset({_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_IFALIAS, _IFLA_STATS64})
+
+
 def parse_link(body: bytes) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    known = dict(attributes(body, _IFINFO.size))
+    known = selected(body, _IFINFO.size, _OF_LINK)
     rx_packets, tx_packets = struct.unpack_from("=QQ", known.get(_IFLA_STATS64, bytes(16)))
     return Link(
         index=index,
@@ -309,7 +364,39 @@ def parse_link(body: bytes) -> Link:
         alias=string(known.get(_IFLA_IFALIAS, b"")),
         rx_packets=rx_packets,
         tx_packets=tx_packets,
+        mtu=_number(known.get(_IFLA_MTU)),
+        master=_number(known.get(_IFLA_MASTER)),
     )
+
+
+def parse_address(body: bytes) -> Address:
+    _, prefix, _, _, index = _IFADDR.unpack_from(body)
+    return Address(index=index, address=_dotted(dict(attributes(body, _IFADDR.size)).get(_IFA_LOCAL)), prefix=prefix)
+
+
+def parse_route(body: bytes) -> Route | None:
+    """None for what is not a unicast route of the main table."""
+    _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(body)
+    if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
+        return None
+    known = dict(attributes(body, _RTMSG.size))
+    return Route(
+        index=_number(known.get(_RTA_OIF)),
+        destination=_dotted(known.get(_RTA_DST)),
+        prefix=prefix,
+        gateway=_dotted(known.get(_RTA_GATEWAY)),
+        source=_dotted(known.get(_RTA_PREFSRC)),
+        mtu=_number(dict(attributes(known.get(_RTA_METRICS, b""))).get(_RTAX_MTU)),
+    )
+
+
+def parse_neighbour(body: bytes) -> Neighbour | None:
+    """None for what is not permanent."""
+    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    if not state & _NUD_PERMANENT:
+        return None
+    known = dict(attributes(body, _NDMSG.size))
+    return Neighbour(index=index, address=_dotted(known.get(_NDA_DST)), mac=known.get(_NDA_LLADDR, b"").hex(":"))
 
 
 def parse_filter(body: bytes) -> Filter | None:
@@ -322,3 +409,11 @@ def parse_filter(body: bytes) -> Filter | None:
         program_id=int.from_bytes(options[_TCA_BPF_ID], sys.byteorder),
         tag=options.get(_TCA_BPF_TAG, b"").hex(),
     )
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", sys.byteorder)
+
+
+def _dotted(value: bytes | None) -> str:
+    return socket.inet_ntoa(value) if value else ""

@@ -56,6 +56,8 @@ class ScriptedProvider:
     refused: Exception | None = None
     """What `executor` and `discover` raise instead of working."""
     lacking: tuple[Probe, ...] = ()
+    inside: tuple[str, ...] = ()
+    """The processes inside its labs."""
     open_lab: OpenLab | None = None
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -63,6 +65,9 @@ class ScriptedProvider:
 
     def probes(self) -> Iterator[Probe]:
         return iter(self.lacking)
+
+    def refuse(self, lab: Lab) -> None:
+        """It can build every lab."""
 
     def plan(self, lab: Lab) -> Plan:
         return Plan(lab=lab.name, provider=self.name, steps=tuple(map(step, TITLES)), is_resumable=self.is_resumable)
@@ -91,10 +96,13 @@ class ScriptedProvider:
     def finish(self, lab: Lab) -> None:
         self._act("finish")
 
-    def discover(self) -> tuple[RunningLab, ...]:
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         if self.refused is not None:
             raise self.refused
-        return tuple(self.running)
+        return tuple(lab for lab in self.running if name in (None, lab.name))
+
+    def processes(self, name: str) -> tuple[str, ...]:
+        return self.inside
 
     def teardown(self, name: str) -> None:
         self._act(f"teardown {name}")

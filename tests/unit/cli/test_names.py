@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from labctl import app
+from labctl.errors import HostLacks
 from labctl.model.result import Verdict
 
 from .conftest import Bench
@@ -188,7 +189,74 @@ def test_list_tells_whole_broken_and_unfinished_labs_apart(bench: Bench) -> None
         "broken": "half there, 2 parts missing",
         "growing": "being built",
     }
-    assert lines[4].endswith("labctl down broken")
+    assert lines[4] == "broken is half there, missing: labctl.broken.node2, labctl.broken.server"
+    assert "labctl up bpf --name broken" in lines[5]
+    assert lines[5].endswith("labctl down broken")
+
+
+def test_a_lab_whose_engine_does_not_answer_is_unknown_and_nothing_destructive_is_advised(bench: Bench) -> None:
+    silent = HostLacks("docker does not answer", "permission denied: /var/run/docker.sock", "usermod -aG docker me")
+    bench.is_up("far", is_whole=False, unasked=silent)
+    bench.is_up("near")
+    said = bench.run("list")
+    assert said.code == 0
+    assert "unknown: docker does not answer" in said.out
+    assert not {"half there", "missing"} & {word for word in ("half there", "missing") if word in said.out + said.err}
+    assert "labctl down" not in said.out + said.err
+    assert said.err.splitlines() == [
+        "note: docker does not answer",
+        "  why: permission denied: /var/run/docker.sock",
+        "  try: usermod -aG docker me",
+    ]
+    far, _ = bench.run("list", "--json").document["labs"]
+    assert (far["state"], far["whole"], far["missing"]) == ("unknown: docker does not answer", None, [])
+    assert far["notAsked"]["cause"] == "permission denied: /var/run/docker.sock"
+
+
+@pytest.mark.parametrize("args", [("status", "far"), ("up", "bpf", "--name", "far"), ("down", "far"), ("check", "far")])
+def test_what_is_done_with_a_lab_that_cannot_be_asked_for_ends_with_the_true_reason(
+    bench: Bench, args: tuple[str, ...]
+) -> None:
+    bench.is_up("far", is_whole=False, unasked=HostLacks("docker does not answer", "Is the daemon running?"))
+    said = bench.run(*args)
+    assert said.code == 3
+    assert "error: docker does not answer\n  why: Is the daemon running?" in said.err
+    assert bench.provider.log == []
+
+
+def test_a_lab_that_its_record_alone_tells_of_is_said_to_be_so(bench: Bench) -> None:
+    bench.is_up("machines", is_by_record=True)
+    assert bench.run("list").out.splitlines()[1].endswith("up, by the record")
+
+
+def test_a_damaged_lab_is_looked_at_all_the_same_and_what_is_missing_is_told(bench: Bench) -> None:
+    bench.is_up("hurt", is_whole=False, can_be_opened=True, missing=("node1: device cilium_vxlan",))
+    said = bench.run("status", "hurt", "--no-proof")
+    assert said.code == 1
+    assert "half there, 1 missing:\n  node1: device cilium_vxlan\n" in said.out
+    assert said.err == (
+        "note: lab hurt is half there, missing: node1: device cilium_vxlan; to mend it: labctl up bpf --name hurt\n"
+    )
+    document = bench.run("status", "hurt", "--no-proof", "--json").document
+    assert (document["whole"], document["missing"]) == (False, ["node1: device cilium_vxlan"])
+
+
+def test_up_builds_a_damaged_lab_again_and_tells_what_ends_with_it(bench: Bench) -> None:
+    bench.is_up("hurt", is_whole=False, can_be_opened=True, missing=("node1: device cilium_vxlan",))
+    bench.provider.inside = ("iperf3 (4711)",)
+    said = bench.run("up", "bpf", "--name", "hurt")
+    assert said.code == 0
+    assert "missing: node1: device cilium_vxlan): removing it, to build it again" in said.err
+    assert "ends what runs inside it: iperf3 (4711)" in said.err
+    assert bench.provider.log[0] == "teardown hurt"
+
+
+def test_up_of_another_scenario_does_not_remove_a_damaged_lab(bench: Bench) -> None:
+    bench.is_up("hurt", is_whole=False, can_be_opened=True, missing=("node1: route default",))
+    said = bench.run("up", "legacy", "--name", "hurt")
+    assert said.code == 2
+    assert "  why: datapath.hostRouting is legacy, was bpf" in said.err.splitlines()
+    assert bench.provider.log == []
 
 
 def test_a_lab_that_is_half_there_is_not_checked(bench: Bench) -> None:

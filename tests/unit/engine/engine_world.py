@@ -73,6 +73,9 @@ class ImaginedProvider:
     def probes(self) -> Iterator[Probe]:
         return iter(())
 
+    def refuse(self, lab: Lab) -> None:
+        """It can build every lab."""
+
     def plan(self, lab: Lab) -> Plan:
         return Plan(lab=lab.name, provider=self.name, steps=())
 
@@ -88,10 +91,11 @@ class ImaginedProvider:
         self.up[lab.name] = lab
         self.events.append(f"built {lab.scenario}")
 
-    def discover(self) -> tuple[RunningLab, ...]:
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         return tuple(
             RunningLab(name=n, provider=self.name, scenario=x.scenario, digest=x.digest, is_whole=True, lab=x)
             for n, x in self.up.items()
+            if name in (None, n)
         )
 
     def teardown(self, name: str) -> None:

@@ -435,14 +435,38 @@ def test_without_an_engine_there_are_no_labs(world: World, provider: KindProvide
     assert world.said == []
 
 
-def test_with_a_silent_daemon_labs_on_record_are_told_as_not_whole(
+def test_with_a_silent_daemon_nothing_is_said_to_be_missing_of_labs_on_record(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     built(provider, lab_of(tmp_path))
     world.daemon_is_up = False
     (found,) = provider.discover()
-    assert found.is_whole is False
-    assert "docker does not answer" in found.missing[0]
+    assert (found.name, found.is_whole, found.missing) == ("bpf", False, ())
+    assert found.unasked is not None
+    assert found.unasked.what == "docker does not answer"
+    assert provider.discover("another") == ()
+
+
+def test_without_an_engine_labs_on_record_are_not_asked_for_either(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    world.absent_tools = {"docker", "podman", "nerdctl"}
+    (found,) = provider.discover()
+    assert (found.is_whole, found.missing) == (False, ())
+    assert found.unasked is not None
+    assert found.unasked.what == "docker is not on this host"
+
+
+def test_a_daemon_that_cannot_describe_the_nodes_leaves_labs_unknown(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    world.fail("inspect", "error during connect: context deadline exceeded")
+    (found,) = provider.discover()
+    assert found.missing == ()
+    assert found.unasked is not None
+    assert "deadline exceeded" in found.unasked.cause
 
 
 def test_a_chart_of_another_version_is_refused_before_any_cluster(

@@ -101,6 +101,23 @@ def test_cgroup_v1_and_little_memory_are_warnings() -> None:
     assert "cgroupDriver: cgroupfs" in seen["cgroup version"].remedy
 
 
+@pytest.mark.parametrize("place", ["/sys/fs/cgroup/unified", "/run/cilium/cgroupv2"])
+def test_cgroup_v1_with_a_cgroup2_mount_beside_it_does_as_the_remedy_says(place: str) -> None:
+    mounts = f"cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 {place} cgroup2 rw,nsdelegate 0 0\n"
+    info = {"ServerVersion": "20", "CgroupVersion": "1", "MemTotal": 2**34}
+    seen = found(Host(info), {**FILES, "/proc/mounts": mounts})["cgroup version"]
+    assert (seen.present, seen.found) == (True, f"v1 with cgroup2 at {place}")
+    alone = found(Host(info), {**FILES, "/proc/mounts": mounts.splitlines()[0]})["cgroup version"]
+    assert (alone.present, alone.found) == (False, "v1")
+
+
+def test_all_options_are_only_said_to_be_there_when_they_are() -> None:
+    assert found(Host())["kernel options"].found == f"all {len(KERNEL_OPTIONS)} of Cilium's"
+    files = {**FILES, "/proc/config.gz": FILES["/proc/config.gz"].replace("CONFIG_SCHEDSTATS=y\n", "")}
+    options = found(Host(), files)["kernel options"]
+    assert (options.present, options.found) == (True, "13 of Cilium's 14; agents run without CONFIG_SCHEDSTATS")
+
+
 def test_an_old_tool_is_a_lack() -> None:
     kind = found(Host(kind="kind v0.9.0 go1.15"))["kind"]
     assert (kind.present, kind.found) == (False, "0.9.0")

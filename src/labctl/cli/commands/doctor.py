@@ -24,14 +24,15 @@ def command(provider: str, as_json: bool) -> int:
     probes = list(chosen.probes())
     if isinstance(chosen, ProbesMachines):
         probes += chosen.machine_probes()
-    missing = [probe for probe in probes if probe.required and not probe.present]
+    missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
+    unseen = [probe for probe in probes if not probe.is_looked_at]
     if as_json:
         emit_json(
             {
                 "apiVersion": "labctl/v1",
                 "kind": "Doctor",
                 "provider": provider,
-                "ready": not missing,
+                "ready": not missing and not any(probe.required for probe in unseen),
                 "probes": [
                     {
                         "name": p.name,
@@ -44,6 +45,7 @@ def command(provider: str, as_json: bool) -> int:
                         "implementation": p.implementation or None,
                         "version": p.version or None,
                         "needs": p.needs or None,
+                        "lookedAt": p.is_looked_at,
                     }
                     for p in probes
                 ],
@@ -51,7 +53,7 @@ def command(provider: str, as_json: bool) -> int:
         )
         return HostLacks.exit_code if missing else 0
     _show_table(probes)
-    lacking = [probe for probe in probes if not probe.present and probe.remedy]
+    lacking = [probe for probe in probes if probe.is_looked_at and not probe.present and probe.remedy]
     for required in (True, False):
         these = [probe for probe in lacking if probe.required is required]
         if these:
@@ -59,7 +61,10 @@ def command(provider: str, as_json: bool) -> int:
         for probe in these:
             remedies = (as_root() if probe.name == ROOT else probe.remedy).splitlines()
             emit(f"  {probe.name}: " + ("\n" + " " * len(f"  {probe.name}: ")).join(remedies))
-    if not missing:
+    if unseen:
+        names = ", ".join(probe.name for probe in unseen)
+        say(f"{len(probes) - len(unseen)} of {len(probes)} things were looked at; nothing is known of: {names}")
+    elif not missing:
         say(f"this host can run {provider} labs")
     return HostLacks.exit_code if missing else 0
 
@@ -76,7 +81,9 @@ def _show_table(probes: Sequence[Probe]) -> None:
 
 
 def sign_of(probe: Probe) -> str:
-    """`UNFIT` is a program that is there and will not do: another implementation, or too old."""
+    """`UNFIT` is a program that is there and will not do: another implementation, or too old. `?`: nothing is known."""
+    if not probe.is_looked_at:
+        return "?"
     if probe.present:
         return "ok"
     if probe.path:

@@ -1,4 +1,4 @@
-"""`labctl list`: the labs on this host, found by their marks."""
+"""`labctl list`: the labs on this host, found by their marks. One that could not be asked for is no failure: exit 0."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, discover_all
+from labctl.cli.options import as_json, discover_all, missing_parts, up_again
 from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
+    from labctl.errors import LabError
     from labctl.providers.base import RunningLab
 
 
@@ -25,6 +26,8 @@ def command(as_json: bool) -> None:
     for error in refused:
         tell(f"note: {error.what}" + (f": {'; '.join(error.remedy.splitlines())}" if error.remedy else ""))
     labs = [running for running, _ in found]
+    for note in dict.fromkeys(_note_of(lab.unasked) for lab in labs if lab.unasked is not None):
+        tell(note)
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab) for lab in labs]})
     elif not labs:
@@ -42,10 +45,23 @@ def _record(running: RunningLab) -> dict[str, object]:
         "asked": running.lab.datapath.asked() if running.lab else None,
         "nodes": len(running.lab.nodes) if running.lab else None,
         "pods": len(running.lab.pods) if running.lab else None,
-        "whole": running.is_whole,
+        "state": state_of(running),
+        "whole": running.is_whole if running.unasked is None else None,
         "beingBuilt": running.is_being_built,
+        "byRecord": running.is_by_record,
         "missing": list(running.missing),
+        "notAsked": None if running.unasked is None else _error_record(running.unasked),
     }
+
+
+def _error_record(error: LabError) -> dict[str, str]:
+    return {"what": error.what, "cause": error.cause, "remedy": error.remedy}
+
+
+def _note_of(error: LabError) -> str:
+    """Everything that is known of why nobody could be asked, as an error has it."""
+    first, *rest = error.lines()
+    return "\n".join((first.replace("error:", "note:", 1), *rest))
 
 
 def _show_table(labs: list[RunningLab]) -> None:
@@ -68,16 +84,22 @@ def _show_table(labs: list[RunningLab]) -> None:
             state_of(running),
         )
     show(table)
-    broken = [running.name for running in labs if not running.is_whole and not running.is_being_built]
-    if broken:
-        say(f"half there means that a part is missing, after a crash for example. labctl down {' '.join(broken)}")
+    for running in labs:
+        if not running.is_whole and not running.is_being_built and running.unasked is None:
+            say(f"{running.name} is half there, missing: {missing_parts(running)}")
+            say(
+                f"  {up_again(running)}  # builds it again (with its --set, if it had any); to remove it: labctl down "
+                f"{running.name}"
+            )
 
 
 def state_of(running: RunningLab) -> str:
     """One or a few words."""
     if running.is_being_built:
         return "being built"
+    if running.unasked is not None:
+        return f"unknown: {running.unasked.what}"
     if running.is_whole:
-        return "up"
+        return "up, by the record" if running.is_by_record else "up"
     count = len(running.missing) or 1
     return f"half there, {count} {'part' if count == 1 else 'parts'} missing"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import provider_option, runs_dir_option, set_option
+from labctl.cli.options import all_overrides, provider_option, runs_dir_option, set_option
 from labctl.cli.output import tell
 from labctl.cli.reports import Output, report_options
 from labctl.errors import LabError, UsageError
@@ -43,12 +43,12 @@ def command(
 
     Stopped in the middle (Ctrl-C, kill -9, a power cut), the same command goes on: no whole block is measured twice.
     """
+    from labctl import app
     from labctl.cli.measuring import measure_new, measure_rest, present
     from labctl.engine.stored import MATRIX
     from labctl.loading.matrix import load_matrix
 
-    wanted = (*overrides, *((f"provider={provider}",) if provider else ()))
-    matrix = load_matrix(file, overrides=wanted)
+    matrix = load_matrix(file, overrides=all_overrides(provider, overrides), refuse=app.refuse)
     question = _question(matrix, fail_if)
     unfinished = None if is_new else _unfinished(runs_dir, matrix, question.asked)
     if unfinished is not None:

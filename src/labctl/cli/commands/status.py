@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from labctl.cli.options import as_json, find_lab
+from labctl.cli.options import as_json, find_running
 from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
 from labctl.errors import NotInForce
@@ -22,6 +22,8 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
 
     With --datapath: what hangs on which hook of which device, what it has done so far, and what the maps hold, with the
     command that shows each by hand. It sends nothing then, so that the counters stay as they are.
+
+    Exit code 1 when something of the lab is missing, 4 when the mode in force is not the one that was asked for.
     """
     from labctl import app
     from labctl.engine.prove import prove
@@ -30,7 +32,7 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
     from labctl.store.raw import MemorySinks
     from labctl.system.signals import interruptible
 
-    found, provider = find_lab(lab)
+    found, running, provider = find_running(lab)
     mode = state = None
     if datapath or not no_proof:
         with interruptible(), Progress(quiet=True) as progress, provider.open(found) as open_lab:
@@ -39,9 +41,11 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
             else:
                 mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
     if as_json:
-        record = status_record(found, mode, statement=provider.statement)
+        record = status_record(found, mode, statement=provider.statement, missing=running.missing)
         emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)
     else:
-        parts = [*status_table(found, mode, statement=provider.statement)]
+        parts = [*status_table(found, mode, statement=provider.statement, missing=running.missing)]
         show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))
-    return NotInForce.exit_code if mode is not None and not mode.proven else 0
+    if mode is not None and not mode.proven:
+        return NotInForce.exit_code
+    return 1 if running.missing else 0

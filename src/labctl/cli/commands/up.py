@@ -42,7 +42,7 @@ def command(
     from labctl.store.raw import MemorySinks
     from labctl.system.signals import interruptible
 
-    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides)
+    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None)
     chosen = provider_of(lab)
     require_host(chosen)
     if bundle is not None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import click
 
-from labctl.cli.options import as_json
+from labctl.cli.options import all_overrides, as_json, provider_option, set_option
 from labctl.cli.output import emit, emit_json, tell
 
 
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@provider_option
+@set_option
 @as_json
-def command(files: tuple[str, ...], as_json: bool) -> int:
-    """Check scenario files (names or paths): every problem at once, with its place."""
+def command(files: tuple[str, ...], provider: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Check scenario files (names or paths): every problem at once, with its place.
+
+    What the scenario's provider, or the one of --provider, cannot build is a problem too.
+    """
+    from labctl import app
     from labctl.loading import validate_files
 
-    problems = validate_files(files)
+    problems = validate_files(files, overrides=all_overrides(provider, overrides), refuse=app.refuse)
     if as_json:
         emit_json(
             {

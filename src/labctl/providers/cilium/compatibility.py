@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from labctl.errors import UsageError
 from labctl.model.datapath import Datapath, HostRouting
+from labctl.model.lab import Lab
 from labctl.providers.cilium.versions import Version
 
 OLDEST = (1, 10)
@@ -59,6 +60,23 @@ def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
     return max(kubernetes, chart_minimum(cilium))
 
 
+def refuse_idle(lab: Lab) -> None:
+    """Raises UsageError for what only labctl's own programs and rules do: on real Cilium it would be ignored."""
+    datapath = lab.datapath
+    for key, is_asked in (
+        ("extraIptablesRules", datapath.extra_iptables_rules),
+        ("extraDelayNs", datapath.extra_delay_ns),
+        ("faults", datapath.faults),
+    ):
+        if is_asked:
+            raise UsageError(
+                what=f"{key} does nothing with the provider {lab.provider}",
+                cause="it is done by labctl's own rules and programs, and these nodes have Cilium's",
+                remedy=f"--provider netns, or a scenario without {key}:",
+                key=f"datapath.{key}",
+            )
+
+
 def refuse_impossible(
     *, cilium: Version, kubernetes: Version, kernel: Version | None, datapath: Datapath, allow_untested: bool
 ) -> tuple[str, ...]:
@@ -72,6 +90,7 @@ def refuse_impossible(
             what=f"Cilium {cilium} is older than labctl knows",
             cause="BPF host routing for tunnels came with 1.10",
             remedy="cilium.version: 1.10.6 or later",
+            key="cilium.version",
         )
     if cilium.series >= (1, 21) or cilium.series not in SERIES:
         known = Supported(kubernetes=None, suggested="1.36", kernel=(5, 10))
@@ -84,6 +103,7 @@ def refuse_impossible(
             what=f"Cilium {cilium} does not run on Kubernetes {kubernetes}",
             cause=f"its agent needs Kubernetes {least_agent.major}.{least_agent.minor} or later",
             remedy=_other(known, kubernetes),
+            key="cilium.version",
         )
     if kubernetes < chart_minimum(cilium):
         sentence = (
@@ -96,6 +116,7 @@ def refuse_impossible(
                 cause=f"its kubeVersion asks for {chart_minimum(cilium)} or later, and labctl knows of nobody who ran "
                 "this pair",
                 remedy=f"{_other(known, kubernetes)}, or cilium.allowUntested: true",
+                key="cilium.version",
             )
         warnings.append(sentence)
     elif known.kubernetes and not known.kubernetes[0] <= kubernetes.minor <= known.kubernetes[1]:

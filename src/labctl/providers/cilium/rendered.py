@@ -122,4 +122,5 @@ def refuse_wrong_values(problems: Iterable[str], *, where: str) -> None:
         what=f"{where}: {len(found)} {'value does' if len(found) == 1 else 'values do'} not take effect",
         cause="\n".join(found),
         remedy="correct cilium.values in the scenario; labctl plan SCENARIO --provider kind shows what is rendered",
+        key="cilium.values",
     )

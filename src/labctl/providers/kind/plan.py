@@ -14,7 +14,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.providers.cilium import install
-from labctl.providers.cilium.compatibility import refuse_impossible
+from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import helm_values
 from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
@@ -41,10 +41,10 @@ _QUICK_S = 60.0
 _PULL_S = 1800.0
 
 
-def plan_lab(settings: Settings, engine: str) -> Plan:
-    """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for an engine
-    on a host whose address is not known."""
-    _refuse_unknown_host(settings)
+def refuse(settings: Settings) -> None:
+    """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for what real
+    Cilium does not do."""
+    refuse_idle(settings.lab)
     refuse_impossible(
         cilium=settings.cilium_version,
         kubernetes=settings.kubernetes,
@@ -53,6 +53,12 @@ def plan_lab(settings: Settings, engine: str) -> Plan:
         allow_untested=settings.cilium.allow_untested,
     )
     _refuse_wrong_values(settings)
+
+
+def plan_lab(settings: Settings, engine: str) -> Plan:
+    """Raises UsageError as `refuse` does, and for an engine on a host whose address is not known."""
+    _refuse_unknown_host(settings)
+    refuse(settings)
     return Plan(
         lab=settings.lab.name,
         provider="kind",

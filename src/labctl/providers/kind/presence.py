@@ -23,12 +23,11 @@ def may_have_labs(
     find: Callable[[str], str | None] = process.find_program,
     run: Callable[[Sequence[str]], Completed] = _run,
 ) -> bool:
-    """False when `KindProvider.discover` would find none: there is no engine, or it has no node of any kind cluster;
-    where it does not answer, no lab is on record either."""
+    """False when `KindProvider.discover` would find none: the engine has no node of any kind cluster, or there is none
+    or it does not answer, and no lab is on record."""
     engine = engine_here(find)
-    if find(engine) is None:
-        return False
-    listed = run(argv_list(engine))
-    if listed.timed_out or listed.returncode != 0:
-        return any((root or state_root("kind")).glob(f"*/{RECORD}"))
-    return bool(listed.text.strip())
+    if find(engine) is not None:
+        listed = run(argv_list(engine))
+        if not listed.timed_out and listed.returncode == 0:
+            return bool(listed.text.strip())
+    return any((root or state_root("kind")).glob(f"*/{RECORD}"))

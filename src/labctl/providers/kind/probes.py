@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.errors import LabError
@@ -49,7 +49,7 @@ def probes(commands: Commands, read: Callable[[str], str | None] | None = None) 
     look = read or read_text
     engine = engine_here(commands.find)
     endpoint = engine_endpoint(engine, commands)
-    yield from _engine(commands, engine, endpoint)
+    yield from _engine(commands, engine, endpoint, look)
     for tool in ("kind", "kubectl", "helm"):
         yield _tool(commands, tool)
     if endpoint.is_remote:
@@ -67,7 +67,7 @@ def read_text(path: str) -> str | None:
     return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8", errors="replace")
 
 
-def _engine(commands: Commands, engine: str, endpoint: Endpoint) -> Iterator[Probe]:
+def _engine(commands: Commands, engine: str, endpoint: Endpoint, read: Callable[[str], str | None]) -> Iterator[Probe]:
     if commands.find(engine) is None:
         yield _lack(engine, "not on this host", INSTALL[engine])
         return
@@ -104,7 +104,7 @@ def _engine(commands: Commands, engine: str, endpoint: Endpoint) -> Iterator[Pro
                 "it runs rootless",
                 "an engine that runs as root: Cilium's programs cannot be loaded from a user namespace",
             )
-        yield _cgroups(info)
+        yield _cgroups(info, None if endpoint.is_remote else read("/proc/mounts"))
         yield _memory(info)
 
 
@@ -131,15 +131,18 @@ def _remote(endpoint: Endpoint, info: dict[str, object]) -> Probe:
     )
 
 
-def _cgroups(info: dict[str, object]) -> Probe:
+def _cgroups(info: dict[str, object], mounts: str | None) -> Probe:
+    """`mounts` is /proc/mounts of the engine's host, None where it cannot be read."""
     version = str(info.get("CgroupVersion", ""))
+    beside = parse_cgroup2(mounts or "")
+    words = [f"v{version}" if version else "unknown", f"with cgroup2 at {beside}" if beside and version != "2" else ""]
     return Probe(
         name="cgroup version",
-        present=version == "2",
-        found=f"v{version}" if version else "unknown",
+        present=version == "2" or bool(beside),
+        found=" ".join(filter(None, words)),
         needed_for="Services by eBPF at the socket (kube-proxy replacement)",
-        remedy="v1 beside a cgroup2 mount does as well; else boot with systemd.unified_cgroup_hierarchy=1. Where old "
-        "nodes' kubelets do not start: cgroupDriver: cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
+        remedy="mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1. Where "
+        "old nodes' kubelets do not start: cgroupDriver: cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
         required=False,
     )
 
@@ -241,7 +244,7 @@ def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
     yield Probe(
         name="kernel options",
         present=not missing,
-        found=f"CONFIG_{', CONFIG_'.join(missing)} not set" if missing else f"all {len(KERNEL_OPTIONS)} of Cilium's",
+        found=_options_found(options, missing),
         needed_for="Cilium (what is in force is proven after building, whatever a kernel's configuration says)",
         remedy="a distribution's kernel has them: apt-get install linux-image-amd64" if missing else "",
         required=False,
@@ -257,6 +260,22 @@ def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
             remedy=f"modprobe -a {' '.join(unloaded)}",
             required=False,
         )
+
+
+def _options_found(options: Mapping[str, str], missing: Sequence[str]) -> str:
+    if missing:
+        return f"CONFIG_{', CONFIG_'.join(missing)} not set"
+    without = [name for name in OPTIONAL_OPTIONS if name not in options]
+    if without:
+        there = len(KERNEL_OPTIONS) - len(without)
+        return f"{there} of Cilium's {len(KERNEL_OPTIONS)}; agents run without CONFIG_{', CONFIG_'.join(without)}"
+    return f"all {len(KERNEL_OPTIONS)} of Cilium's"
+
+
+def parse_cgroup2(mounts: str) -> str:
+    """Where cgroup2 is mounted, by the text of /proc/mounts; empty where it is not."""
+    fields = (line.split() for line in mounts.splitlines())
+    return next((words[1] for words in fields if len(words) > 2 and words[2] == "cgroup2"), "")
 
 
 def parse_kernel_config(text: str) -> dict[str, str]:

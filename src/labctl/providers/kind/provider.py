@@ -24,7 +24,7 @@ from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
 from labctl.providers.kind.engine import engine_here
 from labctl.providers.kind.execute import KindExecutor, write_private
 from labctl.providers.kind.images import Part, parts, sha256_of
-from labctl.providers.kind.plan import plan_lab, plan_switch
+from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import Files, Settings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands
@@ -76,6 +76,10 @@ class KindProvider:
 
     def probes(self) -> Iterator[Probe]:
         return probes(self._commands)
+
+    def refuse(self, lab: Lab) -> None:
+        """Wherever the engine is, and whichever address ranges are free."""
+        refuse(read_settings(lab, self._root))
 
     def plan(self, lab: Lab) -> Plan:
         """Makes nothing; reads which address ranges other kind labs on this host have."""
@@ -140,26 +144,27 @@ class KindProvider:
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
 
-    def discover(self) -> tuple[RunningLab, ...]:
-        """Labs by their mark. Where no engine is there are none; where the engine is silent, those on record are told
-        as not whole."""
-        if self._commands.find(self.engine) is None:
-            return ()
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
+        """Labs by their mark. Where there is no engine, or it does not answer, those on record, with the reason why
+        nothing is known of them."""
         try:
+            if self._commands.find(self.engine) is None:
+                raise self._no_engine()
             nodes = clusters.nodes_of(self._commands, self.engine)
         except LabError as failed:
-            return tuple(
-                RunningLab(
-                    name=lab.name, provider=self.name, scenario=lab.scenario, digest=lab.digest, is_whole=False,
-                    lab=lab, missing=(f"{failed.what}: {failed.cause}",),
-                )
-                for lab in self._recorded()
-            )  # fmt: skip
+            return tuple(_unasked(lab, failed) for lab in self._recorded() if name in (None, lab.name))
         by_lab: dict[str, list[NodeContainer]] = {}
         for node in nodes:
-            if node.mark is not None:
+            if node.mark is not None and name in (None, node.mark.lab):
                 by_lab.setdefault(node.mark.lab, []).append(node)
-        return tuple(self._running(name, found) for name, found in sorted(by_lab.items()))
+        return tuple(self._running(lab, found) for lab, found in sorted(by_lab.items()))
+
+    def _no_engine(self) -> HostLacks:
+        return HostLacks(
+            what=f"{self.engine} is not on this host",
+            cause="it carries the nodes of kind labs, and is not in PATH",
+            remedy="put it back on PATH, then the same command again; labctl doctor --provider kind",
+        )
 
     def _running(self, name: str, nodes: list[NodeContainer]) -> RunningLab:
         mark = nodes[0].mark
@@ -189,10 +194,7 @@ class KindProvider:
                 argv = ("kind", "delete", "cluster", "--name", cluster, "--kubeconfig", str(files.kubeconfig))
                 clusters.delete(self._commands, self.engine, cluster, name, files.kubeconfig, argv, _DELETE_S)
         elif files.record.exists():
-            raise HostLacks(
-                what=f"lab {name} is on record, but {self.engine} is not on this host",
-                remedy="put it back on PATH, then the same command again",
-            )
+            raise self._no_engine()
         shutil.rmtree(files.folder, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -260,6 +262,18 @@ class KindProvider:
                 cause=f"they differ in: {', '.join(differing)}",
                 remedy="compare them side by side: kindCluster.strategy: parallel",
             )
+
+
+def _unasked(lab: Lab, why: LabError) -> RunningLab:
+    return RunningLab(
+        name=lab.name,
+        provider=KindProvider.name,
+        scenario=lab.scenario,
+        digest=lab.digest,
+        is_whole=False,
+        lab=lab,
+        unasked=why,
+    )
 
 
 def _cluster_less_strategy(settings: Settings) -> KindCluster:

@@ -204,6 +204,7 @@ def _refuse_operator_image(cilium: Cilium, version: Version) -> None:
         what=f"cilium.operatorImage: the chart of Cilium {version} cannot be told to use {image}",
         cause="it adds -generic to the name by itself",
         remedy=f"docker tag {image} {name}-generic:{tag}, and cilium.operatorImage: {name}-generic:{tag}",
+        key="cilium.operatorImage",
     )
 
 
@@ -217,6 +218,7 @@ def _node_image(cluster: KindCluster) -> tuple[str, Version]:
                 cause=f"it knows the defaults of kind's releases: {', '.join(NODE_IMAGES)}",
                 remedy=f"kindCluster.image: kindest/node:v{version}@sha256:… "
                 "(digests: https://github.com/kubernetes-sigs/kind/releases)",
+                key="kindCluster.kubernetes",
             )
         return NODE_IMAGES[version], Version.parse(version)
     tag = _TAG.search(cluster.image.partition("@")[0])
@@ -225,6 +227,7 @@ def _node_image(cluster: KindCluster) -> tuple[str, Version]:
             what=f"which Kubernetes is in the node image {cluster.image}?",
             cause="its tag does not tell, and value names and checks depend on it",
             remedy='say it: kindCluster.kubernetes: "1.20.2"',
+            key="kindCluster.image",
         )
     return cluster.image, Version.parse(version or (tag.group(1) if tag else ""))
 

@@ -76,6 +76,7 @@ def refuse_unknown(version: Version) -> None:
             what=f"Kubernetes {version} is older than labctl knows",
             cause="the configuration labctl writes is that of kubeadm 1.20 and later",
             remedy="the nearest that works: --set kubeadm.kubernetes=1.20.15",
+            key="kubeadm.kubernetes",
         )
 
 

@@ -155,6 +155,7 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
             cause="each node of the lab needs a machine of its own",
             remedy="list the missing machines under hosts: in lab.yaml (see docs/kubeadm.md), "
             f"or build fewer nodes: --set nodes={max(1, len(hosts))}",
+            key="hosts",
         )
     ordered = sorted(hosts, key=lambda host: host.role is not Role.CONTROL_PLANE)
     by_node = {host.node: host for host in ordered if host.node}
@@ -165,12 +166,14 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
                 what=f"no machine under hosts: is node {unknown[0]}",
                 cause=f"the machines are: {', '.join(sorted(by_node))}; the scenario's nodes: {', '.join(nodes)}",
                 remedy="correct node: of the machines in lab.yaml",
+                key="hosts",
             )
         leader = next((host for host in ordered if host.role is Role.CONTROL_PLANE), None)
         if leader is not None and leader.node != nodes[0]:
             raise UsageError(
                 what=f"the control plane is node {nodes[0]}, the scenario's first, but {leader.node} has that role",
                 remedy=f"give role: control-plane to the machine with node: {nodes[0]}",
+                key="hosts",
             )
         chosen = [(node, by_node[node]) for node in nodes]
     else:
@@ -219,6 +222,7 @@ def vagrant_machines(lab: str, nodes: Sequence[str], settings: Kubeadm) -> tuple
         raise UsageError(
             what=f"{len(nodes)} VMs do not fit into {network}",
             remedy="a larger kubeadm.vagrant.network in lab.yaml, such as 192.168.56.0/24",
+            key="kubeadm.vagrant.network",
         )
     return tuple(
         Machine(

@@ -80,6 +80,9 @@ class KubeadmProvider:
         if all(probe.present for probe in probes() if probe.name == "fabric"):
             yield from machine_probes(self._site_section(), settled(self._site()))
 
+    def refuse(self, lab: Lab) -> None:
+        read_settings(lab, self._root)
+
     def plan(self, lab: Lab) -> Plan:
         return plan_lab(self.settings(lab))
 
@@ -178,14 +181,14 @@ class KubeadmProvider:
         finally:
             self._observer = before
 
-    def discover(self) -> tuple[RunningLab, ...]:
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""
         if not self._root.is_dir():
             return ()
         return tuple(
             self._running(folder.name, state)
             for folder in sorted(self._root.iterdir())
-            if (state := self._state(folder.name)) is not None
+            if name in (None, folder.name) and (state := self._state(folder.name)) is not None
         )
 
     def _files(self, name: str) -> Files:
@@ -211,6 +214,7 @@ class KubeadmProvider:
             lab=lab,
             missing=() if lab else ("finished build",),
             is_resumable=True,
+            is_by_record=True,
         )
 
     def seek(self, name: str) -> RunningLab | None:

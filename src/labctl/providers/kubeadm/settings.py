@@ -13,7 +13,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections_kind import Cilium
 from labctl.model.sections_kubeadm import Kubeadm
-from labctl.providers.cilium.compatibility import refuse_impossible
+from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import Images, Wanted
 from labctl.providers.cilium.versions import Version
@@ -137,6 +137,14 @@ class Settings:
 
 def read_settings(lab: Lab, root: Path) -> Settings:
     """Raises UsageError for what cannot be decided, or cannot work, from the scenario alone."""
+    refuse_idle(lab)
+    if not lab.datapath.kube_proxy_replacement:
+        raise UsageError(
+            what="kubeProxyReplacement: false leaves a lab of the provider kubeadm without Services",
+            cause="its clusters are made without kube-proxy",
+            remedy="true (the default), or --provider kind, which then has a kube-proxy",
+            key="datapath.kubeProxyReplacement",
+        )
     kubeadm, cilium = settings_of(lab), cilium_of(lab)
     kubernetes, cilium_version = parse_version(kubeadm.kubernetes), Version.parse(cilium.version)
     refuse_unknown(kubernetes)

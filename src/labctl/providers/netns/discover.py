@@ -1,4 +1,5 @@
-"""Finds labs by their marks: what is in /run/netns decides, whatever state files say or no longer say."""
+"""Finds labs by their marks: what is in /run/netns decides, whatever state files say or no longer say. Whether a lab is
+whole is told by `observed`."""
 
 from __future__ import annotations
 
@@ -37,15 +38,16 @@ class Remains:
         return bool(self.namespaces or self.leftovers or self.has_record)
 
 
-def remains() -> Mapping[str, Remains]:
-    """By lab name, everything on this host that is a lab's or is named like one."""
+def remains(only: str | None = None) -> Mapping[str, Remains]:
+    """By lab name, everything on this host that is a lab's or is named like one; of the lab `only`, where given."""
     found: dict[str, Remains] = {}
     for name in netns.names():
         split = split_namespace(name)
-        if split is not None:
+        if split is not None and only in (None, split[0]):
             _sort(found.setdefault(split[0], Remains()), name)
     for lab in _recorded():
-        found.setdefault(lab, Remains()).has_record = True
+        if only in (None, lab):
+            found.setdefault(lab, Remains()).has_record = True
     return found
 
 
@@ -78,15 +80,15 @@ def _recorded() -> Iterable[str]:
         return ()
 
 
-def discover() -> tuple[RunningLab, ...]:
-    """Every lab of this provider, whole or in pieces, by name. Raises NeedsRoot when there are some and this user may
-    not look inside: their marks are in the namespaces."""
+def discover(only: str | None = None) -> tuple[RunningLab, ...]:
+    """Every lab of this provider, whole or in pieces, by name; or the lab `only`. Raises NeedsRoot when there are some
+    and this user may not look inside: their marks are in the namespaces."""
     if os.geteuid() != 0 and any(map(split_namespace, netns.names())):
         raise NeedsRoot(
             what="finding labs needs root",
             cause="there are namespaces that look like labctl's; only root may look inside them for its mark",
         )
-    return tuple(_running(name, of_lab) for name, of_lab in sorted(remains().items()) if of_lab.is_ours)
+    return tuple(_running(name, of_lab) for name, of_lab in sorted(remains(only).items()) if of_lab.is_ours)
 
 
 def _running(name: str, of_lab: Remains) -> RunningLab:
@@ -106,7 +108,9 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
             missing=(RECORD,),
             is_being_built=is_claimed(name),
         )
-    missing = tuple(part for part in parts_of(lab) if part not in of_lab.namespaces)
+    from labctl.providers.netns.observed import lacking  # loads the plan: not where no lab is up
+
+    missing = lacking(lab, of_lab.namespaces)
     return RunningLab(
         name=name,
         provider="netns",
@@ -116,4 +120,5 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
         lab=lab,
         missing=missing,
         is_being_built=bool(missing) and is_claimed(name),
+        can_be_opened=all(part in of_lab.namespaces for part in parts_of(lab)),
     )

@@ -49,10 +49,17 @@ _BRIDGE_ONLY = (("net.bridge.bridge-nf-call-iptables", "0"),)
 """The underlay is a wire. Where br_netfilter is built in, bridged packets would walk through netfilter there too."""
 
 
-def plan(lab: Lab) -> Plan:
-    """Raises UsageError when two parts of the lab would be the same namespace, and for Services."""
+def refuse(lab: Lab) -> None:
+    """Raises UsageError when two parts of the lab would be the same namespace, for Services, and for a choice that
+    changes nothing."""
     _refuse_same_names(lab)
     _refuse_services(lab)
+    _refuse_kube_proxy(lab)
+
+
+def plan(lab: Lab) -> Plan:
+    """Raises UsageError as `refuse` does."""
+    refuse(lab)
     return Plan(
         lab=lab.name,
         provider="netns",
@@ -74,6 +81,17 @@ def _refuse_services(lab: Lab) -> None:
             what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
             cause="labctl's own programs do not translate Service addresses; real Cilium does",
             remedy="--provider kind, or a scenario without services:",
+            key="services",
+        )
+
+
+def _refuse_kube_proxy(lab: Lab) -> None:
+    if not lab.datapath.kube_proxy_replacement:
+        raise UsageError(
+            what="kubeProxyReplacement: false does nothing with the provider netns",
+            cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
+            remedy="true (the default), or --provider kind, which then has a kube-proxy",
+            key="datapath.kubeProxyReplacement",
         )
 
 
@@ -84,6 +102,7 @@ def _refuse_same_names(lab: Lab) -> None:
             what=f"the name {twice[0]} is used twice in lab {lab.name}",
             cause=f"with the netns provider every node, every pod and '{UNDERLAY}' is a namespace of its own",
             remedy="rename the node or the pod in the scenario",
+            key="pods",
         )
 
 

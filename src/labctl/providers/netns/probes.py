@@ -67,8 +67,8 @@ def probes() -> Iterator[Probe]:
         needed_for=_BUILDING,
         remedy="sudo labctl doctor",
     )
-    for feature in FEATURES if is_root else ():
-        yield _try(feature)
+    for feature in FEATURES:
+        yield _try(feature) if is_root else _untried(feature)
 
 
 def _libbpf() -> Probe:
@@ -83,6 +83,17 @@ def _libbpf() -> Probe:
         found=found,
         needed_for=_BUILDING,
         remedy="apt-get install libbpf1",
+    )
+
+
+def _untried(feature: Feature) -> Probe:
+    return Probe(
+        name=feature.name,
+        present=False,
+        found="not looked at: only root can try it",
+        needed_for=feature.needed_for,
+        required=feature.required,
+        is_looked_at=False,
     )
 
 
@@ -151,7 +162,8 @@ def _try_rules(table: str, *rules: str) -> None:
 
 
 def _try_cgroup2() -> None:
-    mounts = Path("/proc/mounts").read_text().splitlines()
+    """Anywhere, also beside cgroup v1 (/sys/fs/cgroup/unified)."""
+    mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     if not any(line.split()[2] == "cgroup2" for line in mounts):
         raise LabError(what="no cgroup2 is mounted", cause="no cgroup2 is mounted")
 

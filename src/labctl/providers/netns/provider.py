@@ -37,6 +37,11 @@ class NetnsProvider:
 
         return probes()
 
+    def refuse(self, lab: Lab) -> None:
+        from labctl.providers.netns.plan import refuse
+
+        refuse(lab)
+
     def plan(self, lab: Lab) -> Plan:
         from labctl.providers.netns.plan import plan
 
@@ -47,10 +52,15 @@ class NetnsProvider:
 
         return executor(lab)
 
-    def discover(self) -> tuple[RunningLab, ...]:
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         from labctl.providers.netns.discover import discover
 
-        return discover()
+        return discover(name)
+
+    def processes(self, name: str) -> tuple[str, ...]:
+        from labctl.providers.netns.teardown import processes
+
+        return processes(name)
 
     def teardown(self, name: str) -> None:
         from labctl.providers.netns.teardown import teardown

@@ -12,6 +12,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,14 @@ def _decode(kind: Any, data: Any) -> object:
     if typing.get_origin(kind) is tuple:
         return tuple(_decode(typing.get_args(kind)[0], item) for item in data)
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind, include_extras=True)
+        hints = _hints(kind if isinstance(kind, type) else type(kind))
         return kind(**{name: _decode(hints[name], item) for name, item in data.items()})  # type: ignore[operator]
     if isinstance(kind, type) and (issubclass(kind, enum.Enum) or kind in _ADDRESSES):
         return kind(data)
     return data
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Once for each class, not for each of a thousand pods."""
+    return typing.get_type_hints(kind, include_extras=True)

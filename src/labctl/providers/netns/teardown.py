@@ -23,7 +23,7 @@ def teardown(name: str) -> None:
     """Idempotent. Raises StepFailed when something does not go away, NeedsRoot."""
     if os.geteuid() != 0:
         raise NeedsRoot(what="removing a lab needs root", cause="network namespaces are root's")
-    of_lab = remains().get(name, Remains())
+    of_lab = remains(name).get(name, Remains())
     for stranger in of_lab.strangers:
         _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)
     _end_processes(of_lab)
@@ -42,10 +42,20 @@ def teardown(name: str) -> None:
         netns.tidy_directory()
 
 
+def processes(name: str) -> tuple[str, ...]:
+    """What runs inside the lab and would end with it: `iperf3 (4711)`."""
+    return tuple(
+        f"{netns.name_of(pid)} ({pid})" for pid in netns.processes_in(_keys(remains(name).get(name, Remains())))
+    )
+
+
+def _keys(of_lab: Remains) -> list[tuple[int, int]]:
+    return [key for key in map(netns.key_of, of_lab.namespaces) if key is not None]
+
+
 def _end_processes(of_lab: Remains) -> None:
     """Those inside the marked namespaces only: a process elsewhere that talks about the lab is not the lab's."""
-    keys = [key for key in map(netns.key_of, of_lab.namespaces) if key is not None]
-    if keys:
+    if keys := _keys(of_lab):
         netns.end_processes(keys)
 
 
