@@ -15,7 +15,7 @@ TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "labctl"
 MAX_LINES = 600
 
-LEAVES = frozenset({"errors", "units", "names"})
+LEAVES = frozenset({"errors", "units", "names", "text"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {

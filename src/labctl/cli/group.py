@@ -14,7 +14,8 @@ import traceback
 import click
 
 from labctl import __version__
-from labctl.cli.output import open_standard_streams, reader_gone, tell
+from labctl.cli.output import tell
+from labctl.cli.streams import enter_utf8_mode, open_standard_streams, reader_gone
 from labctl.errors import LabError, NeedsRoot, StepFailed
 
 # name → (module in labctl.cli.commands, the line that `labctl --help` shows)
@@ -90,6 +91,7 @@ def labctl(verbose: bool) -> None:
 
 def main() -> None:
     """Runs the command line and ends the process with the exit code of the contract."""
+    enter_utf8_mode()
     open_standard_streams()
     sys.exit(run(sys.argv[1:]))
 

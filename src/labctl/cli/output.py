@@ -4,7 +4,6 @@ changes no verdict."""
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import sys
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from labctl.cli.streams import reader_gone
 from labctl.errors import LabError
+from labctl.text import json_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,18 +23,19 @@ WIDTH_WITHOUT_TERMINAL = 100
 
 
 def emit_json(document: object) -> None:
-    """Exactly one JSON document on stdout."""
-    emit(json.dumps(document, indent=1, ensure_ascii=False))
+    """Exactly one JSON document on stdout, in UTF-8."""
+    emit(json_bytes(document))
 
 
-def emit(text: str, *, nl: bool = True, color: bool | None = None) -> None:
-    """Text as it is: what a person may paste or a program may read is never wrapped.
+def emit(text: str | bytes, *, nl: bool = True, color: bool | None = None) -> None:
+    """Text as it is: what a person may paste or a program may read is never wrapped. Bytes are for programs, and are
+    written as they are in any locale.
 
     `color` says that escape codes in it were already decided upon; without it they are left out where there is no
     terminal.
     """
     try:
-        click.echo(text, nl=nl, color=color)
+        click.echo(text, file=sys.stdout, nl=nl, color=color)
     except BrokenPipeError:
         reader_gone()
     except OSError as refused:
@@ -43,7 +45,7 @@ def emit(text: str, *, nl: bool = True, color: bool | None = None) -> None:
 def tell(text: str) -> None:
     """A line on stderr: an error, a note, what goes on. That nobody reads it changes nothing."""
     try:
-        click.echo(text, err=True)
+        click.echo(text, file=sys.stderr)
     except OSError:
         reader_gone(sys.stderr)
 
@@ -98,12 +100,6 @@ def _window_columns() -> int:
         return WIDTH_WITHOUT_TERMINAL
 
 
-def reader_gone(stream: TextIO | None = None) -> None:
-    """From here on what is written to stdout (or the stream) goes nowhere; the command goes on to the exit code that it
-    has earned."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
-
-
 def _unwritable(refused: OSError) -> LabError:
     """A full disk behind `labctl plan bpf > FILE`. What is still buffered would fail again when the process ends."""
     reader_gone()
@@ -112,16 +108,3 @@ def _unwritable(refused: OSError) -> LabError:
         cause=refused.strerror or str(refused),
         remedy="df -h .  # or send it elsewhere: labctl … > FILE",
     )
-
-
-def open_standard_streams() -> None:
-    """Puts /dev/null where the caller closed stdin, stdout or stderr (`labctl up bpf 2>&-`), so that no socket of ours
-    gets that number and with it what somebody prints."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
-            assert opened == number
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))

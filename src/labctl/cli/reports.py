@@ -15,9 +15,11 @@ import click
 from labctl.cli.options import as_json as json_option
 from labctl.cli.output import console, emit_json
 from labctl.cli.output import show as show_parts
+from labctl.cli.streams import can_write
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
+from labctl.text import utf8
 
 if TYPE_CHECKING:
     from labctl.compare.fail_if import Judgement
@@ -57,6 +59,13 @@ class Output:
         from labctl.report.words import Language, words_for
 
         return words_for(Language(self.language or locale_language()))
+
+    @property
+    def terminal_words(self) -> Words:
+        """Those for stdout: English where the language is only the locale's and stdout has no Chinese characters."""
+        from labctl.report.words import ENGLISH
+
+        return ENGLISH if self.language is None and not can_write("中") else self.words
 
     def require_places(self) -> None:
         """Raises LabError for a file that cannot be written, before anything is measured."""
@@ -131,7 +140,7 @@ def show(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgem
     from labctl.report.terminal import comparison_view
 
     width = console().width
-    words = output.words
+    words = output.terminal_words
     for number, (comparison, judged) in enumerate(zip(comparisons, judgements, strict=True)):
         if number:
             show_parts("", "─" * width, "")
@@ -202,4 +211,4 @@ def write_text(path: Path, text: str) -> None:
     from labctl.system.files import write_atomically
 
     with told(path.parent, elsewhere="name another file"):
-        write_atomically(path, text.encode())
+        write_atomically(path, utf8(text))

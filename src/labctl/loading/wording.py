@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from labctl import names
 from labctl.loading.tree import Block, Listing, Path, Scalar, Tree
+from labctl.text import escaped
 
 _LONGEST = 40
 _LONGEST_LIST = 20
@@ -20,7 +21,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_/-]{1,60}")
 def shown(text: str) -> str:
     """The text in single quotes, cut to a readable length, with everything unprintable escaped."""
     cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-    return "'" + "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cut) + "'"
+    return "'" + "".join(sign if sign.isprintable() else escaped(sign) for sign in cut) + "'"
 
 
 def said(tree: Tree) -> str:

@@ -5,7 +5,6 @@ Base units throughout. Every run with its samples is in the document, so that a 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,6 +26,7 @@ from labctl.model.result import CheckResult, Sample
 from labctl.path.record import signature_record
 from labctl.report.sentences import caution_text, headline, refusal_text
 from labctl.report.words import ENGLISH
+from labctl.text import json_bytes
 
 API_VERSION = "labctl/v1"
 
@@ -159,7 +159,7 @@ def mode_record(side: str | None, mode: ModeInForce) -> dict[str, object]:
 
 def dump(document: object, *, indent: int | None = 2) -> str:
     """One JSON document with a newline at its end. Raises ValueError for numbers that JSON does not know."""
-    return json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+    return json_bytes(document, indent=indent).decode() + "\n"
 
 
 def _side(side: Side, origins: Mapping[str, str]) -> dict[str, object]:

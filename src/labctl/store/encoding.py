@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+
+from labctl.text import json_bytes
 
 _AS_TEXT = (IPv4Address, IPv4Interface, IPv4Network, Path)
 
@@ -41,9 +42,9 @@ def plain(value: object) -> object:
 
 def json_line(value: object) -> bytes:
     """One line of JSON with its newline."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return json_bytes(plain(value), indent=None, is_compact=True) + b"\n"
 
 
 def json_document(value: object) -> bytes:
     """JSON for people to read, with a newline at its end."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
+    return json_bytes(plain(value), indent=2) + b"\n"

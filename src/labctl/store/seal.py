@@ -14,6 +14,8 @@ from labctl.system.files import Folder, open_folder
 
 SEAL_FILE = "SHA256SUMS"
 LOCK_FILE = ".lock"
+_NAMES = "surrogateescape"
+"""Names of files stand in the seal as the bytes that they are, as sha256sum wants them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,8 @@ class SealCheck:
 def write_seal(run: Folder) -> None:
     """Seals every file of the run as it is now. Raises OSError."""
     sums = {name: _digest(run, name) for name in _files(run)}
-    run.write(SEAL_FILE, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    run.write(SEAL_FILE, text.encode(errors=_NAMES))
 
 
 def check_seal(path: Path) -> SealCheck | None:
@@ -58,7 +61,7 @@ def check_seal(path: Path) -> SealCheck | None:
 
 def _parse_seal(run: Folder) -> Mapping[str, str]:
     sums: dict[str, str] = {}
-    text = run.read(SEAL_FILE).decode(errors="replace")
+    text = run.read(SEAL_FILE).decode(errors=_NAMES)
     for number, line in enumerate(text.splitlines(), start=1):
         digest, gap, name = line.partition("  ")
         if not gap or len(digest) != hashlib.sha256().digest_size * 2:

@@ -6,6 +6,7 @@ import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options
 from labctl.cli.output import emit, emit_json
+from labctl.text import utf8
 
 
 @click.command("plan")
@@ -24,4 +25,4 @@ def command(
     if as_json:
         emit_json(as_record(plan))
     else:
-        emit(as_script(plan) if shell else as_text(plan), nl=False)
+        emit(utf8(as_script(plan)) if shell else as_text(plan), nl=False)  # a script is a file

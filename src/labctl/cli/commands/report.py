@@ -106,5 +106,5 @@ def _report_checks(stored: StoredRun, output: Output) -> int:
             show_parts(in_force(checks.mode))
             if not checks.mode.proven:
                 show_parts(*evidence_view(checks.mode))
-        show_parts("", check_view(checks.results, words=output.words))
+        show_parts("", check_view(checks.results, words=output.terminal_words))
     return 4 if checks.mode is None else check_exit_code(checks.mode, checks.results)

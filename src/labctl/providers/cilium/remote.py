@@ -74,7 +74,9 @@ def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
     code = done.returncode
     if _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:
         code = _SIGNAL_BASE - code
-    return replace(done, argv=tuple(argv), returncode=code, stderr=text, cpu_s=parse_times(times.decode()))
+    return replace(
+        done, argv=tuple(argv), returncode=code, stderr=text, cpu_s=parse_times(times.decode(errors="replace"))
+    )
 
 
 def _door(argv: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,91 @@
+"""Text that leaves labctl. JSON and files are UTF-8 whatever the locale; a stream that cannot show a character gets the
+nearest that it can, so that no figure is lost and nothing stops. Knows no streams and no files.
+
+A path may hold bytes that are no text. Python keeps each as a lone surrogate (PEP 383), which no codec writes: JSON
+gets it as the escape `\\udcfc`, which is valid and which Python's `json` reads back as the same path; anything else
+gets it as `\\xfc`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+
+NEAREST = "labctl-nearest"
+"""The name of the error handler `nearest`, once `register` has been called."""
+PLAIN_ASCII = "labctl_ascii"
+"""ASCII under another name: click replaces streams that are called ascii by streams of its own in UTF-8."""
+
+_SIGNS = {
+    "→": "->", "←": "<-", "↔": "<->", "⇣": "v", "▶": ">", "◀": "<", "─": "-", "┃": "|", "┊": ":", "│": "|", "├": "|",
+    "└": "`", "╰": "`", "╯": "'", "●": "*", "○": "o", "✗": "x", "✓": "ok", "–": "-", "—": "-", "−": "-", "…": "...",
+    "·": ".", "±": "+-", "≥": ">=", "≤": "<=", "≠": "!=", "≈": "~", "×": "x", "µ": "u", "μ": "u", "“": '"', "”": '"',
+    "„": '"', "‘": "'", "’": "'", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
+}  # fmt: skip
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
+"""The surrogates that stand for the bytes 0x80 to 0xff."""
+
+
+def json_bytes(document: object, *, indent: int | None = 1, is_compact: bool = False) -> bytes:
+    """The document in UTF-8, without a newline at its end. Raises ValueError for numbers that JSON does not know."""
+    separators = (",", ":") if is_compact else None
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+    return text.encode("utf-8", "backslashreplace")  # which writes a surrogate as JSON does
+
+
+def utf8(text: str) -> bytes:
+    """The text as a file holds it."""
+    register()
+    return text.encode("utf-8", NEAREST)
+
+
+def register() -> None:
+    """Makes `NEAREST` and `PLAIN_ASCII` known to Python's codecs. Doing it twice changes nothing."""
+    codecs.register_error(NEAREST, nearest)
+    try:
+        codecs.lookup(PLAIN_ASCII)
+    except LookupError:
+        codecs.register(_plain_ascii)
+
+
+def nearest(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler for encoding: `µs` as `us`, `−21 %` as `-21 %`, `→` as `->`; any other character as an escape
+    (`\\xfc`, `\\u7cbe`). Bytes of a path that are text in the stream's own codec are written as they are."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    end = error.end
+    if _is_byte(error.object[error.start]):
+        while end < len(error.object) and _is_byte(error.object[end]):
+            end += 1  # some codecs refuse one sign at a time, and a character may be two bytes
+    refused = error.object[error.start : end]
+    if all(map(_is_byte, refused)):
+        as_bytes = bytes(ord(sign) & 0xFF for sign in refused)
+        with contextlib.suppress(UnicodeDecodeError):
+            as_bytes.decode(error.encoding)
+            return as_bytes, end
+    return "".join(_SIGNS.get(sign) or escaped(sign) for sign in refused), end
+
+
+def escaped(sign: str) -> str:
+    """One character as an escape in ASCII: `\\n`, `\\u7cbe`; `\\xfc` also for a byte that is no text."""
+    return f"\\x{ord(sign) & 0xFF:02x}" if _is_byte(sign) else sign.encode("unicode_escape").decode("ascii")
+
+
+def _is_byte(sign: str) -> bool:
+    return _FIRST_BYTE <= ord(sign) <= _LAST_BYTE
+
+
+def _plain_ascii(name: str) -> codecs.CodecInfo | None:
+    if name != PLAIN_ASCII:
+        return None
+    ascii_codec = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        name=PLAIN_ASCII,
+        encode=ascii_codec.encode,
+        decode=ascii_codec.decode,
+        streamreader=ascii_codec.streamreader,
+        streamwriter=ascii_codec.streamwriter,
+        incrementalencoder=ascii_codec.incrementalencoder,
+        incrementaldecoder=ascii_codec.incrementaldecoder,
+    )
