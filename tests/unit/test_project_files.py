@@ -84,7 +84,7 @@ def test_the_launcher_works_through_a_symlink_from_anywhere(tmp_path: Path) -> N
     said = subprocess.run(
         [str(tmp_path / "link"), "exec", "a lab", "--", "*"], cwd="/", capture_output=True, text=True, check=True
     )
-    assert said.stdout.splitlines() == ["-P", "-m", "labctl", "exec", "a lab", "--", "*"]
+    assert said.stdout.splitlines() == ["-X", "utf8", "-P", "-m", "labctl", "exec", "a lab", "--", "*"]
 
 
 @pytest.mark.parametrize("state", ["no venv", "no stamp", "stamp older than pyproject.toml"])

@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import importlib
 import resource
+import shutil
 import sys
 import traceback
+from collections.abc import Iterable
 
 import click
 
@@ -40,9 +42,26 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "The JSON Schema of scenario files."),
 }
 
+WIDEST_HELP, LEAST_HELP = 110, 20
+_NARROW_HELP = 60
+"""Columns of help."""
+
+
+class _HelpFormatter(click.HelpFormatter):
+    """On a narrow terminal what an option does stands under it: beside it there would be room for a word a line."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, col_max if self.width >= _NARROW_HELP else 8, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _HelpFormatter
+
 
 class LazyGroup(click.Group):
     """Subcommands by name, imported on use."""
+
+    context_class = _Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -55,6 +74,7 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"labctl.cli.commands.{COMMANDS[cmd_name][0]}")
         command = module.command
         assert isinstance(command, click.Command)
+        command.context_class = _Context
         return command
 
     def resolve_command(
@@ -75,7 +95,7 @@ class LazyGroup(click.Group):
 
 @click.command(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     epilog="Exit codes: 0 all well · 1 a check failed or a threshold was crossed · 2 usage or invalid scenario · "
     "3 the host lacks something · 4 a step failed or a check could not measure · 130 interrupted.",
 )
@@ -100,7 +120,8 @@ def run(args: list[str]) -> int:
     """Runs one command line; gives the exit code. Errors go to stderr."""
     verbose = bool({"-v", "--verbose"} & set(args[:1]))
     try:
-        code = labctl.main(args=args, prog_name="labctl", standalone_mode=False)
+        width = max(min(shutil.get_terminal_size().columns, WIDEST_HELP) - 2, LEAST_HELP)
+        code = labctl.main(args=args, prog_name="labctl", standalone_mode=False, terminal_width=width)
         return code if isinstance(code, int) else 0
     except NeedsRoot as error:
         from labctl.cli.options import as_root

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from labctl.cli.streams import reader_gone
+from labctl.cli.streams import line_width, reader_gone
 from labctl.errors import LabError
 from labctl.text import json_bytes
 
@@ -56,8 +56,8 @@ def say(text: str) -> None:
 
 
 def wrapped(text: str, stream: TextIO) -> str:
-    """The text as it is said on that stream: in lines of the terminal's width, as it is where there is no terminal."""
-    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    """The text as it is said on that stream: in lines of its width, as it is where it has none."""
+    width = line_width(stream)
     return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False) if width else text
 
 

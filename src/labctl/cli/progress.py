@@ -114,7 +114,7 @@ class Progress:
         """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are told."""
         if self._rewrites:
             width = shutil.get_terminal_size((80, 24)).columns - 1
-            self._write(f"\r\x1b[K{text[:width]}")
+            self._write(f"\r\x1b[K{text if len(text) <= width else text[: width - 1] + '…'}")
             self._pending = True
         elif not self._block:
             self._write(text + "\n")

@@ -11,6 +11,7 @@ import codecs
 import io
 import locale
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -56,6 +57,17 @@ def _codec(given: str) -> str:
     except LookupError:  # a codec that the C library has and Python has not
         name = "ascii"
     return PLAIN_ASCII if name == "ascii" else name
+
+
+def line_width(stream: TextIO) -> int:
+    """Columns of a line of prose on that stream: what COLUMNS says, else the terminal's. 0 where there is neither: what
+    is piped into a program stays one line each."""
+    try:
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    except ValueError:
+        pass
+    return shutil.get_terminal_size().columns if stream.isatty() else 0
 
 
 def can_write(text: str) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from labctl.model.plan import Plan
 
 
-def as_text(plan: Plan) -> str:
-    """The steps by number, each with the commands that it stands for."""
+def as_text(plan: Plan, *, width: int = 0) -> str:
+    """The steps by number, each with the commands that it stands for. Titles are wrapped at `width` columns, unless it
+    is 0; commands never are."""
     lines = [f"plan of lab {plan.lab} ({plan.provider}): {len(plan.steps)} steps"]
     for number, step in enumerate(plan.steps, start=1):
-        lines.append(f"{number:3}. {step.title}")
+        title = f"{number:3}. {step.title}"
+        lines += textwrap.wrap(title, width, subsequent_indent="     ", break_on_hyphens=False) if width else [title]
         lines += [f"       {line}" for action in step.actions for line in action.shell().splitlines()]
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from labctl import units
 from labctl.model.result import CheckResult, Verdict
+from labctl.report.grid import Column, Grid
 from labctl.report.pasteable import command_line
 from labctl.report.sentences import placement_name
 from labctl.report.signature import cell_text
@@ -22,19 +23,20 @@ _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.ERROR: "bold
 def check_view(results: Sequence[CheckResult], *, words: Words = ENGLISH) -> RenderableType:
     """Everything that a terminal shows of checks. Verdicts are words; colour only repeats them."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(words.verdict, no_wrap=True)
-    table.add_column(words.check, no_wrap=True)
-    table.add_column(words.pair, overflow="fold")
-    table.add_column(words.seen, overflow="fold")
+    columns = (
+        Column(title=words.verdict),
+        Column(title=words.check),
+        Column(title=words.pair, is_text=True),
+        Column(title=words.seen, is_text=True),
+    )
+    rows = []
     for result in results:
         pair = f"{result.client}→{result.server} {placement_name(result.placement, words)}"
         verdict = Text(words.check_verdicts[result.verdict], style=_STYLES[result.verdict])
-        table.add_row(verdict, Text(result.check), Text(pair), Text(_seen(result, words)))
-    parts: list[RenderableType] = [table]
+        rows.append((verdict, result.check, pair, _seen(result, words)))
+    parts: list[RenderableType] = [Grid(columns, rows, heads=2)]
     for result in results:
         if result.findings:
             parts += [Text(""), _findings(result, words)]
@@ -85,17 +87,13 @@ def _findings(result: CheckResult, words: Words) -> RenderableType:
 
 
 def _signature(result: CheckResult, words: Words) -> RenderableType:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     place = placement_name(result.placement, words)
-    table.add_column(Text(f"{result.check} {place} {result.client}→{result.server}"), overflow="fold")
-    table.add_column("", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for sight in result.signature.taps if result.signature is not None else ():
-        table.add_row(Text(f"  {sight.role}"), Text(cell_text(sight)), Text(sight.tap, style="dim"))
-    return table
+    title = f"{result.check} {place} {result.client}→{result.server}"
+    taps = result.signature.taps if result.signature is not None else ()
+    rows = [(f"  {sight.role}", cell_text(sight), Text(sight.tap, style="dim")) for sight in taps]
+    return Grid((Column(), Column(), Column()), [(title,), *rows], has_head=False)
 
 
 def _count(results: Sequence[CheckResult], words: Words) -> str:

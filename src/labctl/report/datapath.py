@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.report.grid import Column, Grid
 from labctl.report.pasteable import command_line
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 40
 """Of one map on the terminal; the JSON has all of them."""
 WIDE = 110
-"""Columns of a terminal from which tags are shown; the JSON always has them."""
-_LONGEST_ACT = len("bpf_skb_set_tunnel_key,")
+"""Columns of a terminal from which the table has the programs' tags; the JSON always has them."""
+STACKED_BELOW = 76
+"""Columns below which each program is a block, which has its tag."""
 STATISTICS_ON = "sysctl -w kernel.bpf_stats_enabled=1"
 
 
@@ -70,11 +72,13 @@ def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableT
     """One block a node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
     for node in state.nodes:
         yield ""
-        yield from _programs(node, state, is_wide=width >= WIDE)
+        yield from _programs(node, state, has_tags=not STACKED_BELOW <= width < WIDE)
         for table in node.maps:
             yield ""
             yield from _map(table)
     yield ""
+    if STACKED_BELOW <= width < WIDE and any(program.tag for node in state.nodes for program in node.programs):
+        yield f"The programs' tags: on a terminal of {WIDE} columns, and in --json."
     yield (
         "Runs are counted by the kernel. Back to how it was: sysctl -w kernel.bpf_stats_enabled=0"
         if state.counts_runs
@@ -83,32 +87,30 @@ def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableT
     )
 
 
-def _programs(node: NodeDatapath, state: DatapathState, *, is_wide: bool) -> Iterator[RenderableType]:
-    from rich.table import Table
-    from rich.text import Text
-
+def _programs(node: NodeDatapath, state: DatapathState, *, has_tags: bool) -> Iterator[RenderableType]:
     yield _bold(f"{node.node}: {len(node.programs)} programs attached")
     yield from (_command(command) for command in node.commands if command)
     runs = ("runs",) if state.counts_runs or any(p.run_count is not None for p in node.programs) else ()
-    tags = ("tag",) if is_wide and any(program.tag for program in node.programs) else ()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    tags = ("tag",) if has_tags and any(program.tag for program in node.programs) else ()
     # Names are whole: bpf_redirect and bpf_redirect_peer are two modes.
-    table.add_column("device", no_wrap=True)
-    table.add_column("hook", max_width=None if is_wide else len("tc clsact"))
-    for whole in ("program", "id", *tags, *runs):
-        table.add_column(whole, no_wrap=True)
-    table.add_column("what it did with packets so far", overflow="fold", min_width=_LONGEST_ACT)
-    for program in node.programs:
-        table.add_row(
-            Text(program.device),
-            f"{program.attach} {program.hook}",
-            Text(program.name),
+    titles = ("device", "hook", "program", "id", *tags, *runs)
+    columns = (
+        *(Column(title=title) for title in titles),
+        Column(title="what it did with packets so far", is_text=True),
+    )
+    rows = [
+        (
+            program.device,
+            f"{program.attach} {program.hook}" if has_tags else f"{program.attach}\n{program.hook}",
+            program.name,
             str(program.program_id),
             *((program.tag,) if tags else ()),
             *((_runs(program),) if runs else ()),
-            Text("\n".join(program.did) or "-"),
+            "\n".join(program.did) or "-",
         )
-    yield table
+        for program in node.programs
+    ]
+    yield Grid(columns, rows)
 
 
 def _runs(program: AttachedProgram) -> str:
@@ -120,21 +122,13 @@ def _runs(program: AttachedProgram) -> str:
 
 
 def _map(table: MapTable) -> Iterator[RenderableType]:
-    from rich.table import Table
-    from rich.text import Text
-
     noun = "entry" if len(table.rows) == 1 else "entries"
     size = f" of at most {table.max_entries}" if table.max_entries is not None else ""
     yield _bold(f"{table.name} ({table.kind}): {len(table.rows)} {noun}{size}. {_sentence(table.meaning)}")
     yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
     if not table.rows:
         return
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in table.columns:
-        shown.add_column(title, overflow="fold")
-    for row in table.rows[:ROWS_SHOWN]:
-        shown.add_row(*(Text(cell) for cell in row))
-    yield shown
+    yield Grid([Column(title=title) for title in table.columns], table.rows[:ROWS_SHOWN])
     if len(table.rows) > ROWS_SHOWN:
         yield f"  … and {len(table.rows) - ROWS_SHOWN} more entries (--json has all of them)"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
+from labctl.report.grid import Column, Grid
 from labctl.report.markdown import escaped
 from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name
 from labctl.report.undetected import undetected_text
@@ -55,21 +56,18 @@ def cell(row: MetricRow | None, words: Words = ENGLISH) -> str:
 def matrix_view(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> RenderableType:
     """For a terminal: the headline of each comparison, then the table."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(title(comparisons, words), overflow="fold")
-    for name in column_names(comparisons):
-        table.add_column(name, overflow="fold")
+    columns = (Column(title=title(comparisons, words)), *(Column(title=name) for name in column_names(comparisons)))
+    rows: list[tuple[str | Text, ...]] = []
     placement = ""
     for line in matrix_lines(comparisons, words):
         if line.placement != placement:
             placement = line.placement
-            table.add_row(Text(placement, style="bold"))
-        table.add_row(Text(f"  {line.name}"), *(Text(cell(row, words)) for row in line.rows))
+            rows.append((Text(placement, style="bold"),))
+        rows.append((f"  {line.name}", *(cell(row, words) for row in line.rows)))
     headlines = [Text(f"- {headline(comparison, words)}") for comparison in comparisons]
-    return Group(*headlines, Text(""), table, Text(words.matrix_note, style="dim"))
+    return Group(*headlines, Text(""), Grid(columns, rows), Text(words.matrix_note, style="dim"))
 
 
 def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -> str:

@@ -15,6 +15,7 @@ from labctl.model.result import Metric, MetricFamily, Verdict
 from labctl.report.undetected import is_uncorrected, p_text, undetected_text
 from labctl.report.words import ENGLISH, Words
 
+USUAL_CONFIDENCE = 0.95
 _SHARES = ("most", "limit")
 
 
@@ -135,8 +136,9 @@ def change_text(change: Change | None, verdict: ChangeVerdict | None = None) -> 
 
 
 def interval_text(change: Change | None, *, with_sign: bool = True) -> str:
-    """`[−24, −19] %`, or a dash; without the percent sign where the column's heading has it."""
-    if change is None:
+    """`[−24, −19] %`; without the percent sign where the column's heading has it. A dash where there is no change, or
+    only one value, which has no interval."""
+    if change is None or not change.confidence:
         return "–"
     low, high = (units.percent_number(end, signed=True) for end in (change.low, change.high))
     return f"[{low}, {high}]" + (" %" if with_sign else "")
@@ -244,10 +246,20 @@ def method_text(comparison: Comparison, words: Words) -> str:
     family = sum(row.change is not None and row.change.p_holm is not None for row in comparison.rows)
     levels = [row.change.confidence for row in comparison.rows if row.change is not None]
     pattern = words.method_paired if comparison.is_paired else words.method_unpaired
-    method = pattern.format(seed=comparison.seed, rows=family, level=units.percent(max(levels, default=0.95)))
+    interval = _interval_words(max(levels, default=0.95), comparison, words)
+    method = pattern.format(seed=comparison.seed, rows=family, interval=interval)
     return " ".join(
         said for said in (method, margins_text(comparison, words), stopping_text(comparison, words)) if said
     )
+
+
+def _interval_words(confidence: float, comparison: Comparison, words: Words) -> str:
+    """Which interval the changes have: five pairs have no exact one of 95 %, and a single one has none at all."""
+    if not confidence:
+        return words.interval_none
+    pattern = words.interval_paired if comparison.is_paired else words.interval_unpaired
+    short = words.interval_short if confidence < USUAL_CONFIDENCE else ""
+    return pattern.format(level=units.percent(confidence)) + short
 
 
 def margins_text(comparison: Comparison, words: Words) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from labctl.model.lab import Lab
 from labctl.model.proof import ModeInForce
+from labctl.report.grid import Column, Grid
 from labctl.report.json import mode_record
 from labctl.report.pasteable import command_line
 from labctl.report.terminal import telling
@@ -67,7 +68,6 @@ def status_table(
     lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
 ) -> Iterator[RenderableType]:
     """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console."""
-    from rich.table import Table
     from rich.text import Text
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
@@ -81,19 +81,19 @@ def status_table(
         if len(missing) > MISSING_SHOWN:
             yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
     yield Text("")
-    nodes = Table("node", "address", "pod CIDR", "router (cilium_host)", box=None, pad_edge=False)
-    for node in lab.nodes:
-        nodes.add_row(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router))
-    yield nodes
+    nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
+    yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
     yield Text("")
-    pods = Table("pod", "node", "address", "lxc on the node", "identity", box=None, pad_edge=False)
-    for pod in lab.pods[:PODS_SHOWN]:
-        pods.add_row(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity))
-    yield pods
+    pods = [(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity)) for pod in lab.pods[:PODS_SHOWN]]
+    yield Grid(_titled("pod", "node", "address", "lxc on the node", "identity"), pods)
     if len(lab.pods) > PODS_SHOWN:
         yield Text(f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)")
     if mode is not None:
         yield from evidence_view(mode)
+
+
+def _titled(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title=title) for title in titles)
 
 
 def in_force(mode: ModeInForce) -> Text:

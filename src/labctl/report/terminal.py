@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from labctl.compare.fail_if import Judgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.proof import Evidence, ModeInForce
+from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
     caution_text,
     change_text,
@@ -42,9 +43,12 @@ from labctl.report.words import ENGLISH, Words
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 # From this width on there is room for the detectable effect, Holm's p-value and whole-sentence verdicts.
 WIDE = 120
+# Below this not even the narrow table has room, and each row becomes a block.
+STACKED_BELOW = 76
 
 _STYLES = {
     ChangeVerdict.FASTER: "bold green",
@@ -68,8 +72,9 @@ def comparison_view(
         *_noise_floor(comparison, words),
         Text(""),
         Text(words.against.format(a=comparison.a.scenario, b=comparison.b.scenario)),
-        _rows_table(comparison, width >= WIDE, words),
+        _rows_table(comparison, width, words),
         Text(method_text(comparison, words), style="dim"),
+        *_left_out(width, words),
         *_undetected_note(comparison, words),
         *_list_of(words.thresholds, (judgement_text(judgement, words) for judgement in judgements), "bold"),
         *_limits(comparison, words),
@@ -86,7 +91,7 @@ def comparison_view(
 
 def comparison_text(comparison: Comparison, *, width: int = 80, words: Words = ENGLISH) -> str:
     """The comparison as plain text without escape codes, no line wider than `width`."""
-    return plain_text(comparison_view(comparison, width=width, words=words), width=width)
+    return plain_text(comparison_view(comparison, width=width, words=words), width=width, crop=False)
 
 
 def plain_text(view: RenderableType, *, width: int, crop: bool = True) -> str:
@@ -99,49 +104,52 @@ def plain_text(view: RenderableType, *, width: int, crop: bool = True) -> str:
     return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
 
 
-def signature_table(matrix: Matrix, names: tuple[str, str], words: Words = ENGLISH) -> Table:
+def signature_table(matrix: Matrix, names: tuple[str, str], words: Words = ENGLISH) -> Grid:
     """One pair's taps in the order of the way, a column for each side."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    title = f"{placement_name(matrix.placement, words)} {matrix.client} → {matrix.server}"
-    table.add_column(Text(title, style="bold"), no_wrap=True, overflow="ellipsis")
+    columns = [Column(title=f"{placement_name(matrix.placement, words)} {matrix.client} → {matrix.server}")]
     for name, seen in zip(names, (matrix.a, matrix.b), strict=True):
-        heading = Text(name)
+        note, style = "", ""
         if seen is not None and seen.is_expected is not None:
             note = words.as_expected if seen.is_expected else words.not_as_expected
-            heading.append(f"\n{note}", style="" if seen.is_expected else "bold red")
-        table.add_column(heading, overflow="fold")
-    table.add_column("")
-    for row in matrix.loud:
-        mark = words.differs if row.differs else ""
-        table.add_row(Text(f"  {row.role}"), Text(cell_text(row.a)), Text(cell_text(row.b)), Text(mark, style="bold"))
-    return table
+            style = "" if seen.is_expected else "bold red"
+        columns.append(Column(title=name, note=note, note_style=style))
+    rows = [
+        (f"  {row.role}", cell_text(row.a), cell_text(row.b), Text(words.differs if row.differs else "", style="bold"))
+        for row in matrix.loud
+    ]
+    return Grid((*columns, Column()), rows)
 
 
-def _rows_table(comparison: Comparison, is_wide: bool, words: Words) -> Table:
-    from rich.table import Table
+def _rows_table(comparison: Comparison, width: int, words: Words) -> Grid:
+    """Between `STACKED_BELOW` and `WIDE` columns it leaves out two figures. Narrower, a row is a block that has all."""
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if not is_wide else (0, 2, 0, 0))
-    table.add_column(words.metric, overflow="fold", min_width=12)
+    is_wide = not STACKED_BELOW <= width < WIDE
     interval = words.interval if is_wide else f"{words.interval} %"
-    for heading in ("A", "B", words.change, interval, words.pairs):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if is_wide:
-        table.add_column(words.detectable, justify="right", no_wrap=True)
-        table.add_column(words.p_holm, justify="right", no_wrap=True)
-    table.add_column(words.verdict, overflow="fold")
+    more = (words.detectable, words.p_holm) if is_wide else ()
+    figures = (Column(title=title, is_right=True) for title in ("A", "B", words.change, interval, words.pairs, *more))
+    columns = (Column(title=words.metric), *figures, Column(title=words.verdict, is_text=is_wide))
+    cells: list[Sequence[str | Text]] = []
     rows = in_report_order(comparison.rows)
     for placement in dict.fromkeys(row.placement for row in rows):
-        table.add_row(Text(placement_name(placement, words), style="bold"))
+        cells.append((Text(placement_name(placement, words), style="bold"),))
         for row in (row for row in rows if row.placement is placement):
-            table.add_row(*_cells(row, is_wide, words, row_name(comparison, row, words)), style=_row_style(row))
-    return table
+            cells.append(_cells(row, is_wide, words, row_name(comparison, row, words)))
+    return Grid(columns, cells, gap=2 if is_wide else 1)
 
 
-def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> Iterable[RenderableType]:
+def _left_out(width: int, words: Words) -> Iterable[RenderableType]:
+    """Says what a table of this width lacks."""
+    from rich.text import Text
+
+    if STACKED_BELOW <= width < WIDE:
+        columns = f"{words.detectable}, {words.p_holm}"
+        yield Text(words.left_out.format(width=WIDE, columns=columns), style="dim")
+
+
+def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> tuple[Text, ...]:
     from rich.text import Text
 
     a, b = row_values(row)
@@ -162,7 +170,7 @@ def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> Iterable[R
         texts.append(detectable_text(change))
         texts.append("–" if change is None or change.p_holm is None else f"{change.p_holm:.3f}")
     style = "" if row.verdict is None else _STYLES.get(row.verdict, "")
-    return (*(Text(text) for text in texts), Text(verdict, style=style))
+    return (*(Text(text, style=_row_style(row)) for text in texts), Text(verdict, style=style or _row_style(row)))
 
 
 def _row_style(row: MetricRow) -> str:

@@ -1,7 +1,8 @@
 """A trace on the terminal: a sequence diagram, one lane a place, hop by hop down the page, request then reply.
 
-Lanes are on the left, words on the right, so that the same picture holds on 80 and on 140 columns. Colours only repeat
-what the words and signs say.
+Lanes are on the left, words on the right, so that the same picture holds on 80 and on 140 columns. Where there is no
+room for words beside the lanes, one sign stands for them and the words name the place. Colours only repeat what the
+words and signs say.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
+from labctl.model.signature import Role
 from labctl.report.pasteable import command_line
 from labctl.report.trace_lanes import lane_of, lanes
 from labctl.report.trace_words import (
@@ -34,13 +36,16 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {Way.REQUEST: "bold cyan", Way.REPLY: "bold yellow"}
-_NARROW, _BROAD = 7, 14
+_NARROW, _BROAD, _SIGN = 7, 14, 2
 _NARROW_BELOW = 110
-_LEAST_TEXT = 24
+_LEAST_TEXT = 44
+"""Columns beside the lanes for `10  lxcb3eacd33433b  out  ttl 63  +12.3 µs` and what moved it."""
+_UNBROKEN = "\u00a0"
+"""Stands for the spaces of a fact while lines are wrapped: `ttl 63` stays together."""
 
 
 def trace_view(trace: Trace, *, width: int) -> RenderableType:
-    """The whole trace, `width` columns wide (80 and more; less is cut). Commands are lines of their own, unbroken."""
+    """The whole trace, `width` columns wide; nothing is cut. Commands are lines of their own, unbroken."""
     from rich.console import Group
 
     return Group(*_parts(trace, width))
@@ -56,9 +61,8 @@ def _parts(trace: Trace, width: int) -> Iterator[RenderableType]:
     )
     if seen := seen_words(trace):
         yield _line(seen, "", width)
-    lane_width = _NARROW if width < _NARROW_BELOW else _BROAD
     for path, numbers in different(trace):
-        picture = _Picture(trace, path, lane_width=lane_width, width=width)
+        picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width)
         yield ""
         yield from picture.lines()
         if len(numbers) > 1:
@@ -66,6 +70,13 @@ def _parts(trace: Trace, width: int) -> Iterator[RenderableType]:
             yield _line(f"{way_words(path.way)} {others}: the same way", "dim", width)
     yield ""
     yield from _after(trace, width)
+
+
+def _lane_width(trace: Trace, width: int) -> int:
+    """Columns of a lane; `_SIGN` where words beside lanes would have no room."""
+    if width >= _NARROW_BELOW:
+        return _BROAD
+    return _NARROW if width - _NARROW * len(lanes(trace)) - 1 >= _LEAST_TEXT else _SIGN
 
 
 def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
@@ -86,18 +97,21 @@ def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
 
 
 class _Picture:
-    """One packet's way, as lines: a gutter with the lanes, and what happened there in words."""
+    """One packet's way, as lines: a gutter with the lanes, and what happened there in words. With lanes as narrow as a
+    sign all of them are one."""
 
     def __init__(self, trace: Trace, path: PacketPath, *, lane_width: int, width: int) -> None:
         self._trace, self._path = trace, path
-        self._lanes = lanes(trace)
+        self._is_stacked = lane_width == _SIGN
+        self._lanes = () if self._is_stacked else lanes(trace)
         self._lane_width = lane_width
-        self._gutter = lane_width * len(self._lanes)
-        self._text_width = max(width - self._gutter - 1, _LEAST_TEXT)
+        self._gutter = lane_width * max(len(self._lanes), 1)
+        self._text_width = max(width - self._gutter - 1, 1)
         self._style = _STYLES[path.way]
 
     def lines(self) -> Iterator[Text]:
-        yield self._row("".join(self._title(lane.title) for lane in self._lanes), path_title(self._path), self._style)
+        titles = "".join(self._title(lane.title) for lane in self._lanes)
+        yield from self._block(titles, [path_title(self._path)], self._style, -1)
         kinds = "".join(self._title("" if lane.kind == lane.title else lane.kind) for lane in self._lanes)
         if self._lane_width == _BROAD:
             yield self._row(kinds, "", "dim")
@@ -105,13 +119,13 @@ class _Picture:
         lane, last, number = -1, None, 0
         for step in steps(self._path):
             if isinstance(step, NotSeen):
-                where = lane_of(step.roles[0], self._trace.placement)
+                where = self._lane_of(step.roles[0])
                 yield from self._block(self._idle(lane, {where: "○"}), [self._not_seen(step)], "dim", lane)
                 continue
             number += 1
             if last is not None:
                 yield from self._moved(step, lane)
-            here = lane_of(step.role, self._trace.placement)
+            here = self._lane_of(step.role)
             yield from self._hop(step, last, lane, here, number)
             lane, last = here, step
         for movement in self._path.after:
@@ -120,6 +134,9 @@ class _Picture:
             yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [f"LOST: {self._path.lost}"], "bold red", -1)
         else:
             yield self._row(self._idle(-1), "arrived", "dim")
+
+    def _lane_of(self, role: Role) -> int:
+        return 0 if self._is_stacked else lane_of(role, self._trace.placement)
 
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
         words = [f"⇣ {movement_words(movement, self._trace)}" for movement in hop.moved_by]
@@ -136,13 +153,14 @@ class _Picture:
             details.append(f"   {mac_words(hop)}")
         if hop.envelope is not None and (last is None or hop.envelope != last.envelope):
             details += [f"   {text}" for text in envelope_lines(hop.envelope)]
-        yield from self._block(
-            self._arrow(lane, here), ["  ".join(fact for fact in facts if fact), *details], self._style, here
-        )
+        first = "  ".join(fact.replace(" ", _UNBROKEN) for fact in facts if fact)
+        yield from self._block(self._arrow(lane, here), [first, *details], self._style, here)
 
     def _name(self, tap: str) -> str:
-        """Narrow lanes leave no room to say again which node or pod it is: the lane says it."""
-        return tap.partition(":")[2] if self._lane_width == _NARROW and ":" in tap else tap
+        """Narrow lanes leave no room to say again which node or pod it is where the lane says it."""
+        part, colon, device = tap.partition(":")
+        is_said = self._lane_width == _NARROW and part in {lane.title for lane in self._lanes}
+        return device if colon and is_said else tap
 
     def _not_seen(self, step: NotSeen) -> str:
         return f"not seen at {', '.join(map(self._name, step.taps))}: {step.reason}"
@@ -155,7 +173,8 @@ class _Picture:
             for wrapped in textwrap.wrap(
                 text, self._text_width, subsequent_indent=indent, drop_whitespace=True, break_on_hyphens=False
             ):
-                yield self._row(gutter if first else self._idle(lane), wrapped, style if first else "")
+                said = wrapped.replace(_UNBROKEN, " ")
+                yield self._row(gutter if first else self._idle(lane), said, style if first else "")
                 first = False
 
     def _row(self, gutter: str, text: str, style: str) -> Text:
@@ -177,7 +196,7 @@ class _Picture:
     def _idle(self, lane: int, signs: dict[int, str] | None = None) -> str:
         """Every lane's line; `lane` is where the packet is."""
         cells = [" "] * self._gutter
-        for number in range(len(self._lanes)):
+        for number in range(max(len(self._lanes), 1)):
             cells[self._middle(number)] = "┃" if number == lane else "┊"
         for number, sign in (signs or {}).items():
             cells[self._middle(number)] = sign

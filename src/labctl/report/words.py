@@ -48,6 +48,7 @@ class Words:
     undetected_short: str
     undetected_long: str
     undetected_note: str
+    left_out: str
     holm_note: str
     secondary: str
     refusals: Mapping[RefusalKind, str]
@@ -81,6 +82,10 @@ class Words:
     method: str
     method_paired: str
     method_unpaired: str
+    interval_paired: str
+    interval_unpaired: str
+    interval_short: str
+    interval_none: str
     samples: str
     samples_in_order: str
     differences_in_order: str
@@ -161,6 +166,7 @@ ENGLISH = Words(
     undetected_short="undetected (≥ {detectable})",
     undetected_long="no difference detectable: this run could have seen ≥ {detectable}",
     undetected_note="~ no difference detectable; ≥ X % is the change that this run would have found in 8 of 10 cases.",
+    left_out="For a terminal of {width} columns, and in --json: {columns}.",
     holm_note="A row whose interval excludes 0 and that is still undetected did not pass Holm's correction (p is "
     "the corrected one): among so many rows such an interval comes by chance too often.",
     secondary="secondary",
@@ -239,10 +245,13 @@ ENGLISH = Words(
     environment="Environment",
     results="Results",
     method="How it was measured",
-    method_paired="Interleaved blocks in random order (seed {seed}); change = B against A per block, Hodges-Lehmann "
-    "with Wilcoxon's exact {level} interval; Holm over {rows} primary rows.",
-    method_unpaired="Two stored runs, not interleaved; Hodges-Lehmann shift with the Mann-Whitney {level} interval; "
-    "Holm over {rows} primary rows.",
+    method_paired="Interleaved blocks in random order (seed {seed}); change = B against A per block, Hodges-Lehmann"
+    "{interval}; Holm over {rows} primary rows.",
+    method_unpaired="Two stored runs, not interleaved; Hodges-Lehmann shift{interval}; Holm over {rows} primary rows.",
+    interval_paired=" with Wilcoxon's exact {level} interval",
+    interval_unpaired=" with the Mann-Whitney {level} interval",
+    interval_short=" (so few samples give no interval of 95 %)",
+    interval_none=", without an interval, which a single sample does not have",
     samples="Samples",
     samples_in_order="Samples of both sides in the order of the blocks",
     differences_in_order="Change per block, with the interval and the margin (shaded)",

@@ -37,6 +37,7 @@ CHINESE = Words(
     undetected_short="未检出（≥ {detectable}）",
     undetected_long="未检出差异：本次测量能检出 ≥ {detectable}",
     undetected_note="~ 未检出差异；≥ X % 是本次测量十次中有八次能检出的变化。",
+    left_out="{width} 列宽的终端和 --json 另有：{columns}。",
     holm_note="区间不含 0 而仍判为未检出的行，未通过 Holm 校正（p 为校正后的值）："
     "行数多时，偶然出现这样的区间并不少见。",
     secondary="次要",
@@ -114,10 +115,13 @@ CHINESE = Words(
     environment="环境",
     results="结果",
     method="测量方法",
-    method_paired="按随机顺序交错分轮测量（种子 {seed}）；变化为每轮 B 相对 A，取 Hodges-Lehmann 估计与 Wilcoxon 精确 "
-    "{level} 区间；对 {rows} 个主要指标作 Holm 校正。",
-    method_unpaired="两次已保存的运行，未交错；取 Hodges-Lehmann 位移与 Mann-Whitney {level} 区间；"
-    "对 {rows} 个主要指标作 Holm 校正。",
+    method_paired="按随机顺序交错分轮测量（种子 {seed}）；变化为每轮 B 相对 A，取 Hodges-Lehmann 估计"
+    "{interval}；对 {rows} 个主要指标作 Holm 校正。",
+    method_unpaired="两次已保存的运行，未交错；取 Hodges-Lehmann 位移{interval}；对 {rows} 个主要指标作 Holm 校正。",
+    interval_paired="与 Wilcoxon 精确 {level} 区间",
+    interval_unpaired="与 Mann-Whitney {level} 区间",
+    interval_short="（样本太少，达不到 95 %）",
+    interval_none="，只有一个样本，没有区间",
     samples="样本",
     samples_in_order="两侧样本，按轮次顺序",
     differences_in_order="每轮的变化，附区间与容许差（阴影）",

@@ -16,7 +16,7 @@ from labctl.model.comparison import CautionKind, ChangeVerdict, Comparison, Nois
 from labctl.model.lab import Placement
 from labctl.model.result import CheckResult, Sample, Verdict
 from labctl.report.check import check_text
-from labctl.report.sentences import headline, headline_row, row_sentence
+from labctl.report.sentences import headline, headline_row, interval_text, row_sentence
 from labctl.report.terminal import comparison_text, comparison_view
 from labctl.report.words import ENGLISH, Language, Words, words_for
 from labctl.report.words_zh import CHINESE
@@ -215,3 +215,23 @@ def test_check_results_are_one_line_each_with_word_reason_and_readable_numbers()
 def test_a_report_is_the_same_every_time() -> None:
     plan = example_schedule()
     assert comparison_text(example_comparison(runs=example_runs(plan))) == comparison_text(example_comparison())
+
+
+@pytest.mark.parametrize("words", [ENGLISH, CHINESE])
+@pytest.mark.parametrize(("rounds", "level"), [(2, "50 %"), (3, "75 %"), (5, "94 %"), (6, "")])
+def test_an_interval_of_few_pairs_says_what_it_holds_and_that_it_is_not_95_percent(
+    words: Words, rounds: int, level: str
+) -> None:
+    text = " ".join(comparison_text(example_comparison(rounds=rounds), width=400, words=words).split())
+    assert (words.interval_short in text) is bool(level)
+    assert words.interval_paired.format(level=level or "95 %") in text
+
+
+@pytest.mark.parametrize("words", [ENGLISH, CHINESE])
+def test_a_single_pair_has_no_interval_and_no_level(words: Words) -> None:
+    shown = example_comparison(rounds=1)
+    text = comparison_text(shown, width=400, words=words)
+    assert words.interval_none in text
+    assert "精确 0 %" not in text
+    assert "exact 0 %" not in text
+    assert {interval_text(row.change) for row in shown.rows} == {"–"}

@@ -70,14 +70,11 @@ def command(provider: str, as_json: bool) -> int:
 
 
 def _show_table(probes: Sequence[Probe]) -> None:
-    from rich.table import Table
+    from labctl.report.grid import Column, Grid
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "what", "found", "needed for"):
-        table.add_column(title, overflow="fold")  # whole: the end of a path says which program it is
-    for probe in probes:
-        table.add_row(sign_of(probe), probe.name, probe.found, probe.needed_for)
-    show(table)
+    columns = (Column(), Column(title="what"), Column(title="found", is_text=True))
+    rows = [(sign_of(probe), probe.name, probe.found, probe.needed_for) for probe in probes]
+    show(Grid((*columns, Column(title="needed for", is_text=True)), rows, heads=2))
 
 
 def sign_of(probe: Probe) -> str:

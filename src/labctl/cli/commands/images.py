@@ -33,15 +33,10 @@ def command(scenario: str, provider: str | None, overrides: tuple[str, ...], as_
     if not parts:
         say(f"the provider {chosen.name} needs no images: {chosen.statement}")
         return
-    from rich.table import Table
+    from labctl.report.grid import Column, Grid
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("what", no_wrap=True)
-    table.add_column("reference", overflow="fold")
-    table.add_column("digest", overflow="fold")
-    for part in parts:
-        table.add_row(part.role, part.reference, part.digest or "not on this host")
-    show(table)
+    columns = (Column(title="what"), Column(title="reference", is_text=True), Column(title="digest", is_text=True))
+    show(Grid(columns, [(part.role, part.reference, part.digest or "not on this host") for part in parts]))
     for source in dict.fromkeys(part.source for part in parts if part.source):
         roles = ", ".join(part.role for part in parts if part.source == source)
         say(f"{roles}: by {source}")

@@ -65,25 +65,24 @@ def _note_of(error: LabError) -> str:
 
 
 def _show_table(labs: list[RunningLab]) -> None:
-    from rich.table import Table
+    from labctl.report.grid import Column, Grid
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("lab", "scenario", "provider", "datapath", "nodes", "pods", "state"):
-        table.add_column(title, overflow="fold")
-    for column, names in zip(table.columns, ([lab.name for lab in labs], [lab.scenario for lab in labs]), strict=False):
-        column.min_width = max(map(len, names))  # whole, to be pasted
+    titles = ("lab", "scenario", "provider", "datapath", "nodes", "pods", "state")
+    rows = []
     for running in labs:
         lab = running.lab
-        table.add_row(
-            running.name,
-            running.scenario or "?",
-            running.provider,
-            f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}" if lab else "?",
-            str(len(lab.nodes)) if lab else "?",
-            str(len(lab.pods)) if lab else "?",
-            state_of(running),
+        rows.append(
+            (
+                running.name,
+                running.scenario or "?",
+                running.provider,
+                f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}" if lab else "?",
+                str(len(lab.nodes)) if lab else "?",
+                str(len(lab.pods)) if lab else "?",
+                state_of(running),
+            )
         )
-    show(table)
+    show(Grid([Column(title=title, is_text=title == "state") for title in titles], rows))
     for running in labs:
         if not running.is_whole and not running.is_being_built and running.unasked is None:
             say(f"{running.name} is half there, missing: {missing_parts(running)}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options
 from labctl.cli.output import emit, emit_json
+from labctl.cli.streams import line_width
 from labctl.text import utf8
 
 
@@ -25,4 +28,5 @@ def command(
     if as_json:
         emit_json(as_record(plan))
     else:
-        emit(utf8(as_script(plan)) if shell else as_text(plan), nl=False)  # a script is a file
+        text = utf8(as_script(plan)) if shell else as_text(plan, width=line_width(sys.stdout))  # a script is a file
+        emit(text, nl=False)

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import as_json, runs_dir_option
-from labctl.cli.output import console, emit, emit_json, show
+from labctl.cli.output import emit, emit_json, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from labctl.store.reading import StoredRun, Unreadable
-
-
-# What blocks and state need at least beside the name of a run.
-_BESIDE_THE_NAME = 22
 
 
 @click.command("runs")
@@ -82,25 +78,22 @@ def _blocks(run: StoredRun) -> int | None:
 
 
 def _table(found: tuple[StoredRun | Unreadable, ...]) -> Iterator[RenderableType]:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    # Whole and on one line wherever it fits, so that it can be pasted; kind and scenarios are in it.
-    longest = max(len(run.path.name) for run in found)
-    table.add_column("run", overflow="fold", min_width=min(longest, console().width - _BESIDE_THE_NAME))
-    table.add_column("blocks", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    from labctl.report.grid import Column, Grid
+
+    rows = []
     for run in found:
         record = _record(run)
         if "problem" in record:
-            table.add_row(Text(run.path.name), "", Text(f"unreadable: {record['problem']}", style="red"))
+            rows.append((Text(run.path.name), "", Text(f"unreadable: {record['problem']}", style="red")))
             continue
         blocks = "" if record["blocks"] is None else f"{record['blocks']}/{record['rounds']}"
         style = {"complete": "", "running": "bold"}.get(str(record["state"]), "yellow")
         state = Text(str(record["state"]), style=style)
         if record["reason"]:
             state.append(f"\n{record['reason']}", style="dim")
-        table.add_row(Text(run.path.name), blocks, state)
-    yield table
+        rows.append((Text(run.path.name), blocks, state))
+    # The name is whole, so that it can be pasted; kind and scenarios are in it.
+    yield Grid((Column(title="run"), Column(title="blocks"), Column(title="state", is_text=True)), rows)
     yield Text("look at one: labctl report RUN (or: last)", style="dim")

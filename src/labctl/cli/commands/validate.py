@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from labctl.cli.options import all_overrides, as_json, provider_option, set_option
-from labctl.cli.output import emit, emit_json, tell
+from labctl.cli.output import emit, emit_json, tell, wrapped
 
 
 @click.command("validate")
@@ -44,13 +46,12 @@ def command(files: tuple[str, ...], provider: str | None, overrides: tuple[str, 
         )
     else:
         for problem in problems:
-            tell(str(problem))
+            tell(wrapped(str(problem), sys.stderr))
         if not problems:
             emit(f"{len(files)} files are valid" if len(files) > 1 else f"{files[0]} is valid")
         else:
             wrong = len({problem.file for problem in problems})
-            tell(
-                f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {wrong} "
-                f"{'file' if wrong == 1 else 'files'}; docs/scenario.md explains every key"
-            )
+            count = f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}"
+            said = f"{count} in {wrong} {'file' if wrong == 1 else 'files'}; docs/scenario.md explains every key"
+            tell(wrapped(said, sys.stderr))
     return 2 if problems else 0
