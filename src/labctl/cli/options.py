@@ -57,7 +57,9 @@ def load_lab(
     from labctl.planning.resolve import resolve
 
     wanted = all_overrides(provider, overrides)
-    return resolve(load_scenario(scenario, overrides=wanted, refuse=app.refuse if is_final else None), name=name)
+    return resolve(
+        load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None), name=name
+    )
 
 
 def all_overrides(provider: str | None, overrides: Sequence[str]) -> list[str]:

@@ -38,11 +38,13 @@ FEWEST_SEQUENTIAL = 8
 class Options:
     """What the command line or the matrix file says beside the scenarios.
 
+    `name` is what the labs' names begin with; empty for the scenarios' own.
     `until` is half the width (relative) that the primary intervals should have; `most_rounds` bounds it.
     """
 
     seed: int
     token: str
+    name: str = ""
     placements: tuple[Placement, ...] = ()
     reference: bool = False
     until: float | None = None
@@ -76,7 +78,7 @@ def ask(
     pairs = _placed(common_pairs(labs), options.placements)
     references = _references(labs, pairs) if options.reference else ()
     turns = choose(labs, providers, options.strategy)
-    sides = sides_of(labs, providers, options.token, turns)
+    sides = sides_of(labs, providers, options.token, turns, name=options.name)
     declared = declared_metrics(checks, specs)
     work = (
         *work_of(specs, pairs),

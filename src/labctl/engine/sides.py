@@ -20,11 +20,13 @@ from labctl.model.parameters import (
     PingParameters,
     TimedParameters,
 )
+from labctl.names import is_name
 from labctl.providers.base import Provider
 
 KEYS = "abcdefghijklmnopqrstuvwxyz"
 # names.NAME_PATTERN allows 40 characters; the rest is for `-a-3fa9`.
 SCENARIO_IN_NAME = 30
+LONGEST_NAME = 33
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +64,28 @@ class LabSide:
 
 
 def sides_of(
-    labs: Sequence[Lab], providers: Mapping[str, Provider], token: str, turns: Turns = SIDE_BY_SIDE
+    labs: Sequence[Lab], providers: Mapping[str, Provider], token: str, turns: Turns = SIDE_BY_SIDE, *, name: str = ""
 ) -> tuple[LabSide, ...]:
     """The sides in the order given. `token` makes the labs' names the run's own, so that a comparison never meets
-    a lab that is up already. Sides that take turns are one lab, and have one name."""
+    a lab that is up already. Sides that take turns are one lab, and have one name. With `name` the labs' names begin
+    with it. Raises UsageError when they cannot."""
+    if name and (not is_name(name) or len(name) > LONGEST_NAME):
+        raise UsageError(
+            what=f"the labs of a comparison cannot be called {name[:60]!r}",
+            cause=f"names have lower-case letters, digits and hyphens; this one at most {LONGEST_NAME} characters, "
+            f"since the labs are called NAME-a-{token}, NAME-b-{token}, …",
+            remedy="choose another: --name my-comparison",
+        )
 
-    def name(key: str, lab: Lab) -> str:
-        scenario = lab.scenario[:SCENARIO_IN_NAME].rstrip("-")
-        return f"in-turns-{token}" if turns.takes_turns else f"{scenario}-{key}-{token}"
+    def lab_name(key: str, lab: Lab) -> str:
+        if turns.takes_turns:
+            return f"{name or 'in-turns'}-{token}"
+        return f"{name or lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"
 
     return tuple(
         LabSide(
             key=key,
-            lab=replace(lab, name=name(key, lab)),
+            lab=replace(lab, name=lab_name(key, lab)),
             provider=providers[lab.provider],
             statements=(turns.statement,) if turns.statement else (),
         )

@@ -27,20 +27,28 @@ Refuse = Callable[[Scenario], None]
 
 
 def load_scenario(
-    name_or_path: str, *, overrides: Sequence[str] = (), refuse: Refuse | None = None, start: Path | None = None
+    name_or_path: str,
+    *,
+    overrides: Sequence[str] = (),
+    refuse: Refuse | None = None,
+    start: Path | None = None,
+    lab_name: str | None = None,
 ) -> Scenario:
     """The scenario of that name or file, with `key.path=value` overrides applied.
 
-    `start` is where names and lab.yaml are looked for (by default the current directory). Raises UsageError for an
-    unknown name, ScenarioInvalid with every problem of every file that it consists of.
+    `start` is where names and lab.yaml are looked for (by default the current directory). With `lab_name`, which the
+    lab will have, the file may be called anything: the scenario's name is then what can be made of the file's.
+
+    Raises UsageError for an unknown name, ScenarioInvalid with every problem of every file that it consists of.
     """
     project = project_at(start)
     path = project.scenario(name_or_path)
     scenario = layered(path, project, tuple(overrides))
-    problems = _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    problems = _all_problems(scenario, path, project, may_be_nameless=lab_name is not None)
+    problems = problems or _refused(scenario, path, refuse, lab_name)
     if problems:
         raise ScenarioInvalid(problems)
-    return _scenario(scenario, path)
+    return _scenario(scenario, path, lab_name)
 
 
 def validate_files(
@@ -89,25 +97,30 @@ def _file_problems(
     return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
 
 
-def _all_problems(scenario: Layered, path: Path, project: Project) -> tuple[Problem, ...]:
+def _all_problems(
+    scenario: Layered, path: Path, project: Project, *, may_be_nameless: bool = False
+) -> tuple[Problem, ...]:
     problems = list(scenario.problems)
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
-        problems.extend(_name_problems(scenario, path, project))
+        problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
     return once(problems)
 
 
-def _scenario(scenario: Layered, path: Path) -> Scenario:
-    source = str(path.absolute())
-    return scenario_of(scenario.tree, name=_name(scenario, path), source=source, ranks=scenario.ranks)
+def _scenario(scenario: Layered, path: Path, lab_name: str | None = None) -> Scenario:
+    """`lab_name` names a scenario whose file is called what no scenario can be."""
+    name = _name(scenario, path)
+    if not is_name(name) and lab_name is not None:
+        name = as_name(name) or lab_name
+    return scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
 
 
-def _refused(scenario: Layered, path: Path, refuse: Refuse | None) -> tuple[Problem, ...]:
+def _refused(scenario: Layered, path: Path, refuse: Refuse | None, lab_name: str | None = None) -> tuple[Problem, ...]:
     """Why the provider cannot build a scenario without any other problem, at the key that is at fault."""
     if refuse is None:
         return ()
     try:
-        refuse(_scenario(scenario, path))
+        refuse(_scenario(scenario, path, lab_name))
     except UsageError as refused:
         at = tuple(refused.key.split(".")) if refused.key else ()
         message = ": ".join(" ".join(text.split()) for text in (refused.what, refused.cause) if text)

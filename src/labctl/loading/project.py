@@ -50,8 +50,8 @@ class Project:
             return str(path)
 
     def scenario(self, name_or_path: str) -> Path:
-        """The file of a scenario. Raises UsageError, with the names that there are."""
-        if name_or_path.endswith(SUFFIX):
+        """The file of a scenario: a name, or the path of a file. Raises UsageError, with the names that there are."""
+        if name_or_path.endswith(SUFFIX) or self._is_other_file(name_or_path):
             path = self.start / name_or_path
             if not os.path.lexists(path) and "\x00" not in name_or_path:
                 raise self._unknown(f"there is no scenario file {shown(name_or_path)}", Path(name_or_path).stem)
@@ -67,6 +67,10 @@ class Project:
             if os.path.lexists(path):
                 return path
         raise self._unknown(f"there is no scenario {shown(name_or_path)}", name_or_path)
+
+    def _is_other_file(self, text: str) -> bool:
+        """A path without the suffix: what is no scenario's name, and is there."""
+        return not is_name(text) and "\x00" not in text and bool(text) and os.path.lexists(self.start / text)
 
     def _unknown(self, what: str, name: str) -> UsageError:
         looked = " and ".join(f"{self.shown(directory)}/" for directory in self.directories())

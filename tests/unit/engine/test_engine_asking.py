@@ -19,6 +19,7 @@ from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
 from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters
 from labctl.model.result import CheckResult, Metric
+from labctl.names import is_name
 from labctl.store.encoding import json_line
 
 OPTIONS = Options(seed=7, token="abcd")
@@ -45,6 +46,35 @@ def test_a_manifest_without_what_was_asked_is_refused() -> None:
 
 def test_the_labs_are_named_after_the_run_and_so_never_meet_another(world: World) -> None:
     assert [side.lab.name for side in world.question().sides] == ["legacy-a-abcd", "bpf-b-abcd"]
+
+
+def test_the_labs_of_a_named_comparison_begin_with_its_name_and_still_never_meet_another(world: World) -> None:
+    asked = replace(OPTIONS, name="monday")
+    question = ask(
+        [lab("legacy"), lab("bpf"), lab("bpf")], {"imagined": world.provider}, world.checks, PARAMETERS, asked
+    )
+    assert [side.lab.name for side in question.sides] == ["monday-a-abcd", "monday-b-abcd", "monday-c-abcd"]
+    assert [side.lab.scenario for side in question.sides] == ["legacy", "bpf", "bpf"]
+
+
+@pytest.mark.parametrize("name", ["Monday", "a b", "-a", "a" * 34, "a/b", "ü"])
+def test_a_comparison_whose_labs_could_not_be_called_so_is_refused(world: World, name: str) -> None:
+    with pytest.raises(UsageError, match="the labs of a comparison cannot be called") as refused:
+        ask(
+            [lab("legacy"), lab("bpf")],
+            {"imagined": world.provider},
+            world.checks,
+            PARAMETERS,
+            replace(OPTIONS, name=name),
+        )
+    assert "--name" in refused.value.remedy
+    assert world.provider.events == []
+
+
+def test_the_longest_name_of_a_comparison_leaves_room_for_the_labs_of_all_its_sides(world: World) -> None:
+    asked = replace(OPTIONS, name="a" * 33)
+    question = ask([lab("legacy")] * 26, {"imagined": world.provider}, world.checks, PARAMETERS, asked)
+    assert all(is_name(side.lab.name) for side in question.sides)
 
 
 @pytest.mark.parametrize("expression", ["cross-node rtt_p51 > +5%", "rtt_p50 > 5", "jitter > +5%"])

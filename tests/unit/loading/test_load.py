@@ -18,6 +18,7 @@ from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
 from labctl.model.lab import Placement
 from labctl.model.parameters import IperfParameters, PingParameters
 from labctl.model.scenario import Scenario
+from labctl.names import is_name
 from labctl.planning.resolve import resolve
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -156,6 +157,33 @@ def test_a_missing_file_is_a_usage_error_that_lists_what_is_there(project: Path)
         "  why: looked in scenarios/",
         "  try: did you mean 'base'? there are: base",
     )
+
+
+@pytest.mark.parametrize("file", ["My Scenario (2).yaml", "传统.yaml", "Base.yml", "UPPER", "a.b c"])
+def test_a_file_may_be_called_anything_when_the_lab_has_a_name(project: Path, file: str) -> None:
+    (project / file).write_text(BASE)
+    loaded = load_scenario(file, start=project, lab_name="mine")
+    assert resolve(loaded, name="mine").name == "mine"
+    assert is_name(loaded.name)
+    assert loaded.source == str(project / file)
+
+
+def test_without_a_name_for_the_lab_such_a_file_is_refused_with_what_to_do(project: Path) -> None:
+    (project / "My Scenario (2).yaml").write_text(BASE)
+    with pytest.raises(ScenarioInvalid) as refused:
+        load_scenario("My Scenario (2).yaml", start=project)
+    assert "did you mean 'my-scenario-2'?" in str(refused.value.problems[0])
+
+
+def test_the_name_in_the_file_wins_over_the_files(project: Path) -> None:
+    (project / "My Scenario (2).yaml").write_text(BASE + "name: its-own\n")
+    assert load_scenario("My Scenario (2).yaml", start=project, lab_name="mine").name == "its-own"
+    assert load_scenario("My Scenario (2).yaml", start=project).name == "its-own"
+
+
+def test_a_name_that_is_no_file_is_still_told_as_such(project: Path) -> None:
+    with pytest.raises(UsageError, match="neither a scenario's name nor a path"):
+        load_scenario("not there.yml", start=project, lab_name="mine")
 
 
 def test_validate_takes_names_and_paths(project: Path) -> None:

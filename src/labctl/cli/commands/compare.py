@@ -47,6 +47,7 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
     type=click.Choice(["auto", "parallel", "switch"]),
     help="Labs side by side, or one lab whose datapath is switched (default: the scenario's, else by free memory).",
 )
+@click.option("--name", metavar="N", help="What the run is called, and what the names of its labs begin with.")
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
 @provider_option
 @set_option
@@ -64,6 +65,7 @@ def command(
     baseline: str | None,
     resume: str | None,
     strategy: str | None,
+    name: str | None,
     keep: bool,
     provider: str | None,
     overrides: tuple[str, ...],
@@ -90,7 +92,7 @@ def command(
         raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
     if resume is not None:
         asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
-        given = (*asked, strategy)
+        given = (*asked, strategy, name)
         _require_nothing_else(any(value not in (None, ()) for value in given), resume)
         from labctl.engine.stored import read_comparison
         from labctl.store.reading import find_run
@@ -99,6 +101,12 @@ def command(
         return present(measure_rest(stored, keep=keep), output, fail_if or read_comparison(stored).asked.fail_if)
     stored_sides = [bool(_STORED.match(side)) or (Path(side) / "run.json").exists() for side in sides]
     if len(sides) == 2 and all(stored_sides):
+        if name is not None:
+            raise UsageError(
+                what="--name has no meaning for stored runs",
+                cause="they are compared as they are: no lab is built, and no run is written",
+                remedy=f"labctl compare {' '.join(sides)}",
+            )
         return _compare_stored(runs_dir, sides[0], sides[1], fail_if, output)
     if any(stored_sides):
         raise UsageError(
@@ -109,7 +117,7 @@ def command(
     if len(sides) < 2:
         raise UsageError(what="a comparison needs two scenarios", remedy="labctl compare legacy bpf")
     against = None if baseline is None else _stored(runs_dir, baseline)
-    labs = [load_lab(name, provider=provider, name=None, overrides=overrides) for name in sides]
+    labs = [load_lab(side, provider=provider, name=name, overrides=overrides) for side in sides]
     parameters = labs[0].compare
     if rounds is not None:
         parameters = replace(parameters, rounds=rounds)
@@ -121,6 +129,7 @@ def command(
     options = Options(
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
         token=secrets.token_hex(2),
+        name=name or "",
         reference=reference,
         until=None if until is None else until / 100,
         most_rounds=max_rounds,
@@ -131,7 +140,7 @@ def command(
     if against is not None:
         require_common(against, question.asked)
     answer = measure_new(
-        question, kind=COMPARE, name="-".join(lab.scenario for lab in labs), runs_dir=runs_dir, keep=keep
+        question, kind=COMPARE, name=name or "-".join(lab.scenario for lab in labs), runs_dir=runs_dir, keep=keep
     )
     more = () if against is None or not answer.comparisons else _against_baseline(against, runs_dir, answer.path)
     return present(answer, output, fail_if, more)
