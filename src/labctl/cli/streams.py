@@ -60,13 +60,8 @@ def _codec(given: str) -> str:
 
 
 def line_width(stream: TextIO) -> int:
-    """Columns of a line of prose on that stream: what COLUMNS says, else the terminal's. 0 where there is neither: what
-    is piped into a program stays one line each."""
-    try:
-        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
-            return columns
-    except ValueError:
-        pass
+    """Columns of a sentence on that stream: the terminal's, or what COLUMNS says of it. 0 where there is none: what a
+    program reads is a line each."""
     return shutil.get_terminal_size().columns if stream.isatty() else 0
 
 

@@ -333,11 +333,27 @@ def test_a_failed_check_is_repeated_at_the_end_of_the_screen(bench: Bench) -> No
     bench.is_up("mine")
     bench.verdicts["ping"] = Verdict.FAIL
     lines = bench.run("check", "mine").out.splitlines()
-    assert lines[-3:-1] == [
+    assert lines[-2:] == [
         "fail: ping client → neighbour: scripted to fail",
         "fail: ping client → server: scripted to fail",
     ]
-    assert lines[-1].startswith("raw files: ")
+    assert lines[-3].startswith("raw files: ")
+
+
+def test_a_lab_file_of_any_name_can_be_planned_and_checked_under_a_name(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "My Scenario (2).yaml"
+    file.write_text("apiVersion: labctl/v1\nkind: Scenario\nextends: bpf\n")
+    assert bench.run("plan", str(file)).code == 2
+    assert bench.run("plan", str(file), "--name", "mine", "--json").document["lab"] == "mine"
+    bench.is_up("mine")
+    assert bench.run("check", str(file), "ping", "--name", "mine").code == 0
+
+
+def test_a_named_comparison_takes_nothing_else_that_decides_names(bench: Bench) -> None:
+    resumed = bench.run("compare", "--resume", "last", "--name", "mine")
+    assert (resumed.code, "takes nothing else" in resumed.err) == (2, True)
+    stored = bench.run("compare", "last", "last", "--name", "mine")
+    assert (stored.code, "--name has no meaning for stored runs" in stored.err) == (2, True)
 
 
 def test_a_scenario_that_is_not_up_is_built_checked_and_removed(bench: Bench) -> None:

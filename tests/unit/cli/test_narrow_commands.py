@@ -24,10 +24,15 @@ def too_long(text: str, width: int) -> list[str]:
     ]
 
 
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("labctl.cli.output.line_width", lambda stream: width)
+
+
 @each_width
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_fits(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, width: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+    narrow_terminal(monkeypatch, width)
     said = bench.run(*filter(None, (name, "--help")))
     assert said.code == 0
     assert too_long(said.out, width) == []
@@ -37,7 +42,7 @@ def test_help_fits(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, wid
 def test_the_list_names_every_lab_its_scenario_and_its_state(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+    narrow_terminal(monkeypatch, width)
     bench.is_up("a-lab-with-quite-a-long-name-of-39-signs")
     bench.is_up("broken", missing=("node1", "node2"), is_whole=False)
     said = bench.run("list")
@@ -49,7 +54,7 @@ def test_the_list_names_every_lab_its_scenario_and_its_state(
 
 @each_width
 def test_doctor_shows_every_probe_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+    narrow_terminal(monkeypatch, width)
     found = "/opt/a/rather/long/path/to/iptables-restore"
     bench.provider.lacking = (Probe(name="iptables-restore", present=True, found=found, needed_for="building labs"),)
     said = bench.run("doctor")
@@ -65,19 +70,17 @@ def test_validate_and_plan_wrap_prose_and_leave_commands_whole(
     file = tmp_path / "odd.yaml"
     file.write_text("apiVersion: labctl/v1\nkind: Scenario\nextends: bpf\nnodse: 3\n")
     wide = bench.run("validate", str(file)).err
-    monkeypatch.setenv("COLUMNS", str(width))
+    narrow_terminal(monkeypatch, width)
     narrow = bench.run("validate", str(file)).err
     assert too_long(narrow, width) == []
     assert narrow.split() == wide.split()
 
 
-def test_what_is_piped_into_a_program_is_a_line_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_piped_into_a_program_is_a_line_each_also_where_columns_is_exported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     with (tmp_path / "piped").open("w") as file:
-        monkeypatch.delenv("COLUMNS", raising=False)
         assert line_width(file) == 0
-        monkeypatch.setenv("COLUMNS", "0")
-        assert line_width(file) == 0
-        monkeypatch.setenv("COLUMNS", "forty")
-        assert line_width(file) == 0
-        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setattr(file, "isatty", lambda: True, raising=False)
         assert line_width(file) == 40

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import emit, emit_json, tell, wrapped
+from labctl.cli.output import emit_json, show, tell, wrapped
 from labctl.cli.reports import require_place
+from labctl.cli.streams import line_width
 from labctl.errors import MeasureFailed, UsageError
+from labctl.units import NANO
 
 if TYPE_CHECKING:
-    from labctl.engine.capture import Batch, Ended, Source
+    from labctl.engine.capture import Batch, Ended, Limits, Source
 
 API = "labctl/v1"
 _LIVE_SNAP, _FILE_SNAP = 320, 262_144
@@ -55,6 +58,7 @@ def command(
     from labctl.engine.capture import Limits, capture, check_filter, sources_of, streaming
     from labctl.engine.capture_sanity import prove_filter
     from labctl.engine.capture_taps import chosen_taps, known_taps
+    from labctl.engine.one_way import OneWay
     from labctl.system.signals import asked_to_stop, interruptible
 
     found, provider = find_lab(lab)
@@ -78,7 +82,9 @@ def command(
                     {"apiVersion": API, "kind": "Taps", "taps": [{"tap": t.name, "role": str(t.role)} for t in known]}
                 )
             else:
-                emit("\n".join(f"{tap.name:<28} {tap.role}" for tap in known))
+                from labctl.report.grid import Column, Grid
+
+                show(Grid((Column(), Column()), [(tap.name, str(tap.role)) for tap in known], has_head=False))
             return 0
         with interruptible():
             chosen = chosen_taps(open_lab, taps)
@@ -97,18 +103,22 @@ def command(
             count_of_taps = f"{len(chosen)} tap{'' if len(chosen) == 1 else 's'}"
             _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
             printer = Printer(sources, keeps=as_json)
+            watched = OneWay(found, sources, expression)
+            end = _End(stops, limits)
             if file is None:
-                ended, seen = capture(stream, limits, printer, stops, immediate=True)
+                ended, seen = capture(stream, limits, both(printer, watched.watch), end.asked, immediate=True)
             else:
                 from labctl.engine.capture_file import CaptureFile
 
                 with CaptureFile(file, chosen, sources, expression=expression, snap_byte=snap_byte) as writing:
-                    ended, seen = capture(stream, limits, writing.write, stops, immediate=False)
+                    ended, seen = capture(
+                        stream, limits, both(writing.write, watched.watch), end.asked, immediate=False
+                    )
                     writing.finish(ended, time.time_ns())
                     _say(f"{file}: {writing.size_byte} bytes")
             if as_json:
                 emit_json(_document(lab, file, expression, ended, seen, printer.kept))
-            code = _summary(ended, seen, lab, sanity)
+            code = _summary(ended, seen, lab, sanity, watched.sentences(ended, end.time_ns(seen)))
     return code
 
 
@@ -122,10 +132,12 @@ def _reader_may_go() -> Iterator[None]:
 
 
 class Printer:
-    """Prints packets as they come, a line each; or keeps them (`keeps`), for one document at the end."""
+    """Prints packets as they come, a line each, which a narrow terminal gets in several; or keeps them (`keeps`), for
+    one document at the end."""
 
     def __init__(self, sources: Sequence[Source], *, keeps: bool) -> None:
         self._keeps = keeps
+        self._width = line_width(sys.stdout)
         self.kept: list[dict[str, object]] = []
         self._tap_width = max(len(source.tap.name) for source in sources)
         self._names = [(source.tap.name, str(source.direction or "")) for source in sources]
@@ -140,7 +152,11 @@ class Printer:
             if self._keeps:
                 self.kept.append({"timeNs": time_ns, "tap": tap, "direction": direction or None, "text": text})
                 continue
-            lines.append(f"{time_text(time_ns)} {tap:<{self._tap_width}} {direction:<3} {text}\n")
+            line = f"{time_text(time_ns)} {tap:<{self._tap_width}} {direction:<3} {text}"
+            if self._width and len(line) > self._width:
+                words = " ".join(line.split())
+                line = textwrap.fill(words, self._width, subsequent_indent="    ", break_on_hyphens=False)
+            lines.append(f"{line}\n")
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
 
@@ -169,7 +185,42 @@ def _say(text: str) -> None:
     tell(wrapped(text, sys.stderr))
 
 
-def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool) -> int:
+class _End:
+    """When a capture ended, as far as this process knows: nothing that came later was taken."""
+
+    def __init__(self, stops: Callable[[], int], limits: Limits) -> None:
+        self._stops, self._limits = stops, limits
+        self._begun_ns = time.time_ns()
+        self._asked_ns: int | None = None
+
+    def asked(self) -> int:
+        """How often a person asked to stop."""
+        count = self._stops()
+        if count and self._asked_ns is None:
+            self._asked_ns = time.time_ns()
+        return count
+
+    def time_ns(self, seen: int) -> int | None:
+        """None when the last of `--count` packets ended it."""
+        if self._limits.packets is not None and seen >= self._limits.packets:
+            return None
+        if self._asked_ns is not None:
+            return self._asked_ns
+        duration_s = self._limits.duration_s
+        return None if duration_s is None else self._begun_ns + int(duration_s / NANO)
+
+
+def both(first: Callable[[Batch], None], second: Callable[[Batch], None]) -> Callable[[Batch], None]:
+    """Gives every batch to the one, then to the other."""
+
+    def take(batch: Batch) -> None:
+        first(batch)
+        second(batch)
+
+    return take
+
+
+def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool, one_way: Sequence[str]) -> int:
     from labctl.engine.capture import counts_by_tap
 
     losses = {name: counts.lost for name, counts in counts_by_tap(ended).items() if counts.lost}
@@ -179,6 +230,8 @@ def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool) -> int:
     _say(f"{seen} packets captured, {lost} lost{share}{where}")
     if not seen and not sanity and not lost:
         _say(f"nothing was seen; that the filter can see packets is proven by: labctl capture {lab} --sanity …")
+    for sentence in one_way:
+        tell(sentence)  # on one line: there is a command in it
     troubles = [f"{one.source.tap.name}: {one.trouble}" for one in ended if one.trouble]
     if troubles:
         raise MeasureFailed(

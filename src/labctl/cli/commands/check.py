@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import Provider
+
+if TYPE_CHECKING:
+    from labctl.report.words import Words
 
 
 @click.command("check")
@@ -43,10 +47,8 @@ def command(
     from labctl.engine.build import built
     from labctl.engine.check_run import check_lab
     from labctl.planning.record import lab_to_json
-    from labctl.report.check import check_view
     from labctl.report.json import check_document
     from labctl.report.junit import check_junit
-    from labctl.report.status import evidence_view, in_force
     from labctl.store.runs import create_run
     from labctl.system.signals import interruptible
 
@@ -70,16 +72,32 @@ def command(
     if as_json:
         emit_json(document)
     else:
-        show(in_force(checked.mode))
-        if not checked.mode.proven:
-            show(*evidence_view(checked.mode))
-        show("", check_view(checked.results))
-        # Repeated where the eye is when everything has scrolled by.
-        for result in checked.results:
-            if result.verdict in (Verdict.FAIL, Verdict.ERROR):
-                say(f"{result.verdict}: {result.check} {result.client} → {result.server}: {result.reason}")
-        emit(f"raw files: {run.path}")
+        show_results(checked.mode, checked.results, place=run.path)
     return exit_code(checked.mode, checked.results)
+
+
+def show_results(
+    mode: ModeInForce | None, results: Sequence[CheckResult], *, words: Words | None = None, place: Path | None = None
+) -> None:
+    """The mode with its evidence, the results, where their files are; and last, where the eye is when everything has
+    scrolled by, once more what is not as it should be."""
+    from labctl.report.check import check_view
+    from labctl.report.status import evidence_view, in_force
+    from labctl.report.words import ENGLISH
+
+    if mode is not None:
+        show(in_force(mode))
+        if not mode.proven:
+            show(*evidence_view(mode))
+    show("", check_view(results, words=words or ENGLISH))
+    if place is not None:
+        emit(f"raw files: {place}")
+    if mode is not None and not mode.proven:
+        show(in_force(mode))
+    for verdict in (Verdict.ERROR, Verdict.FAIL):
+        for result in results:
+            if result.verdict is verdict:
+                say(f"{verdict}: {result.check} {result.client} → {result.server}: {result.reason}")
 
 
 def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:

@@ -9,7 +9,6 @@ import click
 
 from labctl.cli.options import runs_dir_option
 from labctl.cli.output import emit_json, tell
-from labctl.cli.output import show as show_parts
 from labctl.cli.reports import Output, exit_code, judge, report_options, show, write_text
 from labctl.errors import UsageError
 
@@ -90,11 +89,10 @@ def _report_trace(stored: StoredRun, output: Output) -> int:
 
 def _report_checks(stored: StoredRun, output: Output) -> int:
     from labctl.cli.commands.check import exit_code as check_exit_code
+    from labctl.cli.commands.check import show_results
     from labctl.engine.stored import read_checks
-    from labctl.report.check import check_view
     from labctl.report.json import check_document
     from labctl.report.junit import check_junit
-    from labctl.report.status import evidence_view, in_force
 
     checks = read_checks(stored)
     if output.junit is not None:
@@ -102,9 +100,5 @@ def _report_checks(stored: StoredRun, output: Output) -> int:
     if output.is_json:
         emit_json(check_document(checks.lab, checks.results, () if checks.mode is None else (checks.mode,)))
     else:
-        if checks.mode is not None:
-            show_parts(in_force(checks.mode))
-            if not checks.mode.proven:
-                show_parts(*evidence_view(checks.mode))
-        show_parts("", check_view(checks.results, words=output.terminal_words))
+        show_results(checks.mode, checks.results, words=output.terminal_words)
     return 4 if checks.mode is None else check_exit_code(checks.mode, checks.results)
