@@ -16,6 +16,7 @@ from labctl.system import process
 
 _ASK_S = 5.0
 _AT_ONCE = 8
+_USUAL = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
     return Probe(
         name=tool.program,
         present=not short,
-        found=f"{words} ({found.path}{', first on PATH): ' + short if short else ')'}",
+        found=_in_words(words, found.path, short),
         needed_for=need.needed_for,
         remedy=package,
         required=need.required,
@@ -91,6 +92,13 @@ def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
         version=found.identity.version,
         needs=tool.needed,
     )
+
+
+def _in_words(words: str, path: str, short: str) -> str:
+    """Where the program is, only where that is not where the distribution puts it, or where it will not do."""
+    if short:
+        return f"{words} ({path}, first on PATH): {short}"
+    return words if path.rpartition("/")[0] in _USUAL else f"{words} ({path})"
 
 
 def _other_backend(program: str, found: Mapping[str, Found]) -> str:

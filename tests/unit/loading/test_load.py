@@ -226,7 +226,7 @@ def test_an_error_in_a_parent_is_shown_where_it_is(project: Path) -> None:
         ),
         (
             "scenarios/parent.yaml:6:16: network.mtu: must be a whole number, not the text 'big' "
-            "(allowed: a whole number from 576 to 65535)"
+            "(allowed: a whole number from 576 to 65520)"
         ),
     ]
 

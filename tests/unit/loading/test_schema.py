@@ -31,7 +31,7 @@ PARSER_ONLY = {
     "check-duplicate-name", "check-rate-for-tcp", "cidr-of-loopback", "cidr-with-host-bits", "compare-unknown-check",
     "duplicate-node", "duplicate-pair", "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
     "extends-itself", "extends-unknown", "false-placement", "fault-that-cannot-show", "mtu-too-small-for-vxlan",
-    "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
+    "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "ping-faster-than-ping", "pair-of-unknown-pod", "pair-with-itself",
     "pod-cidr-too-small", "pod-named-like-a-node", "pod-on-misspelt-node", "pod-on-unknown-node", "reserved-name",
     "service-cidr-too-small", "site-as-parent", "underlay-too-small",
     "service-named-twice", "service-node-port-missing", "service-node-port-of-cluster-ip", "service-node-port-twice",
