@@ -1,28 +1,32 @@
 # Every target sets up what it needs and may be repeated. Those that build labs need root: sudo make TARGET.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-PREPARE := setup/prepare.sh
-PYTHON := .venv/bin/python
+# NEWEST=1: not the versions of the lock files, but the newest that pyproject.toml allows, in a .venv of their own.
+NEWEST ?=
+PREPARE := setup/prepare.sh$(if $(filter-out 0,$(NEWEST)), --newest)
+VENV := .venv$(if $(filter-out 0,$(NEWEST)),-newest)
+PYTHON := $(VENV)/bin/python
 SCRIPTS := labctl .ci/run $(wildcard setup/*.sh)
 A ?= legacy
 B ?= bpf
 ARGS ?=
 TESTS ?=
+ONLY ?=
 BENCHES ?= $(wildcard bench/*.py)
 
-.PHONY: help setup compare test test-kind unit lint static objects format bench clean
+.PHONY: help setup compare test test-kind unit lint static objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 setup: ## install the packages that labs need, and .venv
-	@$(PREPARE) --root "make setup" run
+	@setup/prepare.sh --root "make setup" run
 
 compare: ## build both labs, measure, print the table (A=legacy B=bpf ARGS="--rounds 20")
-	@$(PREPARE) --root "make compare" run
+	@setup/prepare.sh --root "make compare" run
 	@./labctl compare $(A) $(B) $(ARGS)
 
-test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping")
+test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping"; NEWEST=1: without the lock)
 	@$(PREPARE) --root "make test" run lint test
 	@$(MAKE) static objects
 	$(PYTHON) -m pytest $(TESTS)
@@ -58,6 +62,9 @@ bench: ## run the benchmarks of bench/ (BENCHES="bench/startup.py")
 	@$(PREPARE) --root "make bench" run lint
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(PYTHON) $$bench; done
 
+upgrade: ## every package to the newest that pyproject.toml allows, in the lock files (ONLY="rich" moves it alone)
+	@python=$$(setup/prepare.sh --python) && "$$python" setup/upgrade.py $(foreach name,$(ONLY),'$(name)')
+
 clean: ## remove .venv and caches; runs/ stays, it holds measurements
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
 	find src tests setup bench -name __pycache__ -type d -prune -exec rm -rf {} +

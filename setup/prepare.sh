@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # Makes this machine ready: the distribution's packages of the named groups, and .venv with labctl in it.
 #
-#   setup/prepare.sh [--root COMMAND] [GROUP…]      groups: see setup/packages.txt
+#   setup/prepare.sh [--root COMMAND] [--newest] [GROUP…]      groups: see setup/packages.txt
+#   setup/prepare.sh --python                                  prints the path of the Python that .venv is made with
 #
 # Without a group only .venv is made, which needs no root. The groups lint and test also bring the development tools
-# into .venv. Safe to repeat (under a second when nothing is missing), to interrupt and to run twice at once.
+# into .venv. What is installed are the versions of the lock files (requirements*.txt); with --newest it is the newest
+# that pyproject.toml allows, in .venv-newest, and .venv stays as it is. Safe to repeat (under a second when nothing is
+# missing), to interrupt and to run twice at once.
 # Exit codes are labctl's: 0 ready, 2 usage, 3 the host lacks something that could not be installed.
 set -euo pipefail
 
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 venv=$root/.venv
-stamp=$venv/labctl-stamp
+mode=lock
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# What this script and pip read and write must not depend on the user's locale: setuptools writes .pth files in its
+# encoding. (bash warns where there is no C.UTF-8; Python then takes UTF-8 from the second variable.)
+{ export LC_ALL=C.UTF-8 PYTHONUTF8=1; } 2>/dev/null
 apt_lists_are_fresh=
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -23,6 +29,16 @@ lack() {
   [ -z "$3" ] || printf '  try: %s\n' "$3" >&2
   exit 3
 }
+
+# quoted PATH: as a shell has to be given it.
+quoted() {
+  case $1 in
+    *[!A-Za-z0-9/._+-]*) printf "'%s'" "${1//\'/\'\\\'\'}" ;;
+    *) printf '%s' "$1" ;;
+  esac
+}
+
+pinned() { sed -n "s/^$1 \{1,\}\([^ ]*\).*/\1/p" "$root/setup/pins.txt"; } # NAME: its version
 
 is_root() { [ "$(id -u)" = 0 ]; }
 has_apt() { command -v apt-get >/dev/null; }
@@ -109,6 +125,7 @@ missing_packages() {
 
 # ---- Python
 
+python_version() { "$1" -c 'import sys; print(".".join(map(str, sys.version_info[:3])))' 2>/dev/null; }
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 can_make_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -145,66 +162,154 @@ python_packages() {
   done
   lack "Python 3.11 or newer is missing, and this distribution has none" \
     "the newest package here is python3 ${version:-(none)}" \
-    "install one (https://docs.python.org/3/using/unix.html), then: PYTHON=/path/to/python3.12 $root/setup/prepare.sh"
+    "install one (https://docs.python.org/3/using/unix.html), then: PYTHON=/path/to/python3.12 $again"
+}
+
+# why_no_python: the reason for which find_python found none.
+why_no_python() {
+  local path
+  if path=$(find_python is_new_enough); then
+    echo "$path has no ensurepip"
+  elif path=$(command -v python3); then
+    echo "$path is Python $(python_version "$path" || echo "that does not start")"
+  else
+    echo "there is no python3"
+  fi
 }
 
 # ---- .venv
 
+# locks EXTRAS: the lock files that .venv is filled from.
+locks() {
+  echo "$root/setup/requirements-build.txt"
+  echo "$root/requirements${1:+-$1}.txt"
+}
+
 # The stamp says what .venv was made from. It is written last: a venv without it is half made.
 stamp_text() { # EXTRAS
-  printf '%s\nextras %s\ntree %s\n' "$(sha256sum <"$root/pyproject.toml")" "$1" "$root"
+  local made_from
+  mapfile -t made_from < <(locks "$1")
+  printf '%s\nextras %s\nmode %s\ntree %s\n' "$(cat "$root/pyproject.toml" "${made_from[@]}" | sha256sum)" "$1" \
+    "$mode" "$root"
 }
 
 is_venv_current() { # EXTRAS
-  [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(stamp_text "$1")" ] && is_venv_sound
+  # The newest versions are looked for each time.
+  [ "$mode" = lock ] && [ -x "$venv/bin/python" ] && [ -f "$stamp" ] &&
+    [ "$(cat "$stamp")" = "$(stamp_text "$1")" ] && is_venv_sound "$1"
 }
 
-is_venv_sound() { "$venv/bin/python" -I "$root/setup/check_venv.py" "$root"; }
+is_venv_sound() { # EXTRAS
+  local made_from=()
+  [ "$mode" != lock ] || mapfile -t made_from < <(locks "$1")
+  "$venv/bin/python" -I "$root/setup/check_venv.py" "$root" "${made_from[@]}"
+}
 
-fill_venv() { # EXTRAS
-  "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --editable "$root${1:+[$1]}" 9<&- >&2
+pip_install() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet install "$@" 9<&- >&2; }
+
+# fill_venv EXTRAS: first pip and the build back end, since these install the rest.
+fill_venv() {
+  if [ "$mode" = newest ]; then
+    pip_install --upgrade pip setuptools &&
+      pip_install --upgrade --upgrade-strategy eager --no-build-isolation --editable "$root${1:+[$1]}"
+  else
+    pip_install --require-hashes -r "$root/setup/requirements-build.txt" &&
+      pip_install --require-hashes -r "$root/requirements${1:+-$1}.txt" &&
+      pip_install --no-deps --no-build-isolation --editable "$root"
+  fi && point_to_source
+}
+
+# point_to_source: the file with which pip made Python look for labctl in src/ names that folder in full, in the
+# encoding of the locale before Python 3.13. A relative path is plain ASCII wherever the tree is.
+point_to_source() {
+  local pth
+  for pth in "$venv"/lib/python3.*/site-packages/__editable__.labctl-*.pth; do
+    [ -f "$pth" ] || return 1
+    echo ../../../../src >"$pth"
+  done
 }
 
 # is_worth_keeping: .venv answers, and was made for this place (a venv holds absolute paths).
 is_worth_keeping() {
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 && is_new_enough "$venv/bin/python" &&
-    { [ ! -f "$stamp" ] || grep -qxF "tree $root" "$stamp"; }
+    { [ ! -f "$stamp" ] || LC_ALL=C grep -qxF "tree $root" "$stamp"; }
 }
 
-make_venv() { # EXTRAS
+# make_venv EXTRAS: 1 when pip failed, 2 when what it installed is not what has to be there.
+make_venv() {
   local python
   if ! is_worth_keeping; then
-    python=$(find_python is_new_enough can_make_venv) || lack "no Python 3.11 or newer that can make a venv" \
-      "$(command -v python3 >/dev/null && echo "ensurepip is missing" || echo "there is no python3")" \
-      "sudo apt-get install -y python3 python3-venv"
-    say "making .venv with $("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"
+    python=$(find_python is_new_enough can_make_venv) ||
+      lack "no Python 3.11 or newer that can make a venv" "$(why_no_python)" "$(python_remedy)"
+    say "making $venv_name with $("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"
     rm -rf "$venv"
-    "$python" -m venv "$venv" 9<&-
+    "$python" -m venv "$venv" 9<&- >&2 || no_venv
   fi
   rm -f "$stamp"
-  say "installing labctl${1:+ and its $1 tools} into .venv"
-  fill_venv "$1" && is_venv_sound
+  say "installing $(what_is_installed "$1") into $venv_name"
+  fill_venv "$1" || return 1
+  is_venv_sound "$1" || return 2
+}
+
+what_is_installed() { # EXTRAS
+  echo "labctl${1:+ and its $1 tools}$([ "$mode" = lock ] || echo ", the newest versions,")"
+}
+
+python_remedy() {
+  if has_apt && { ! [ -x /usr/bin/python3 ] || is_new_enough /usr/bin/python3; }; then
+    echo "sudo apt-get install -y python3 python3-venv"
+  else
+    echo "install one (https://docs.python.org/3/using/unix.html), then: PYTHON=/path/to/python3.12 $again"
+  fi
+}
+
+# no_venv: Python could not make one; the folder is most often why.
+no_venv() {
+  local why="its own message stands above" try="$again"
+  if [[ $root == *:* ]]; then
+    why="the name of a folder of $root has a ':', which separates folders in PATH"
+    try="move the clone to a folder without ':'"
+  elif ! printf '%s' "$root" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1; then
+    why="the name of a folder of $root is not UTF-8, and Python writes such a path into no file"
+    try="rename the folder, or move the clone"
+  fi
+  rm -rf "$venv"
+  lack "Python could not make $venv_name" "$why" "$try"
 }
 
 prepare_venv() { # EXTRAS
-  local extras=$1
+  local extras=$1 result=0
   # Development tools that are there stay there.
   if [ -f "$stamp" ] && grep -qx 'extras dev' "$stamp"; then extras=dev; fi
   if is_venv_current "$extras"; then
-    touch "$stamp" 2>/dev/null || true # the launcher only compares its time with pyproject.toml's
+    touch "$stamp" 2>/dev/null || true # the launcher only compares its time with those of what .venv was made from
     return
   fi
-  if [ ! -w "$root" ] || { [ -e "$venv" ] && [ ! -w "$venv" ]; }; then
-    lack ".venv cannot be brought up to date" "$root or its .venv is not yours to write" "sudo $root/setup/prepare.sh"
-  fi
+  can_write
   if ! make_venv "$extras"; then
-    say ".venv is damaged; making it anew"
+    say "$venv_name is damaged; making it again"
     rm -rf "$venv"
-    make_venv "$extras" || lack "pip could not install labctl into .venv" "its own message stands above" \
-      "check the network or PIP_INDEX_URL, then again: $root/setup/prepare.sh"
+    make_venv "$extras" || result=$?
+    [ $result != 1 ] || lack "pip could not install labctl into $venv_name" "its own message stands above" \
+      "check the network, or PIP_INDEX_URL and the mirror that it names; then again: $again"
+    [ $result = 0 ] || lack "the lock files do not give labctl what it needs" "the reasons stand above" \
+      "make upgrade ONLY=NAME for a package that pyproject.toml lists and the lock files do not"
   fi
   stamp_text "$extras" >"$stamp.new" && mv "$stamp.new" "$stamp"
   give_to_owner
+}
+
+can_write() {
+  local place
+  for place in "$root" "$venv"; do
+    if [ ! -e "$place" ] || [ -w "$place" ]; then continue; fi
+    if is_root || [ -O "$place" ]; then
+      lack "$venv_name cannot be brought up to date" "$place cannot be written to (a read-only file system or folder)" \
+        "a clone in a folder that can be written to"
+    fi
+    lack "$venv_name cannot be brought up to date" "$place belongs to $(stat -c %U "$place"), not to $(id -un)" \
+      "sudo $again"
+  done
 }
 
 # Under sudo in a person's own clone, what we made is theirs.
@@ -216,8 +321,6 @@ give_to_owner() {
 # ---- kind and helm for the tests, from their Go modules
 
 tools=$root/.tools
-kind_version=v0.27.0
-helm_version=v3.16.4
 
 # find_go: a Go of 1.21 or later, which brings the toolchain that a module asks for by itself.
 find_go() {
@@ -235,7 +338,9 @@ find_go() {
 
 # prepare_tools: .tools/bin with kind and helm. Tests that need them are skipped where they cannot be had, and say so.
 prepare_tools() {
-  local go versions="kind $kind_version helm $helm_version"
+  local go kind_version helm_version versions
+  kind_version=$(pinned kind) helm_version=$(pinned helm)
+  versions="kind $kind_version helm $helm_version"
   if [ -x "$tools/bin/kind" ] && [ -x "$tools/bin/helm" ] && [ "$(cat "$tools/stamp" 2>/dev/null)" = "$versions" ]; then
     return 0
   fi
@@ -258,27 +363,49 @@ prepare_tools() {
 
 # ---- the order of things
 
+# take_turns: one setup of this tree at a time. 75: another one holds the lock; other codes are flock's own failures,
+# as on a network file system without locks.
+take_turns() {
+  local result=0
+  exec 9<"$root/pyproject.toml"
+  flock -n -E 75 9 || result=$?
+  if [ $result = 75 ]; then
+    say "waiting for another setup of this tree"
+    result=0
+    flock -w 900 -E 75 9 || result=$?
+    [ $result != 75 ] || lack "another setup of this tree did not end within 15 minutes" "" \
+      "fuser -v $(quoted "$root/pyproject.toml")"
+  fi
+}
+
 main() {
   local groups='' extras='' needs_root_for='' missing
+  again=$(quoted "$root/setup/prepare.sh")
   while [ $# -gt 0 ]; do
     case $1 in
+      --newest) mode=newest venv=$root/.venv-newest ;;
+      --python)
+        find_python is_new_enough can_make_venv ||
+          lack "no Python 3.11 or newer that can make a venv" "$(why_no_python)" "$(python_remedy)"
+        return
+        ;;
       --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
       run) groups+=" run" ;;
       lint | test) groups+=" $1" extras=dev ;;
       *)
-        printf 'usage: setup/prepare.sh [--root COMMAND] [run] [lint] [test]\n' >&2
+        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] | --python\n' >&2
         exit 2
         ;;
     esac
     shift
   done
+  venv_name=${venv##*/} stamp=$venv/labctl-stamp
+  [ "$mode" = lock ] || again+=" --newest"
   if [ -n "$needs_root_for" ] && ! is_root; then
     lack "$needs_root_for needs root" "labctl makes network namespaces and loads eBPF programs" "sudo $needs_root_for"
   fi
 
-  exec 9<"$root/pyproject.toml"
-  flock -n 9 || { say "waiting for another setup of this tree" && flock -w 900 9; } ||
-    lack "another setup of this tree did not end within 15 minutes" "" "fuser -v $root/pyproject.toml"
+  take_turns
 
   missing=$(missing_packages "$groups")
   if has_apt && is_root; then

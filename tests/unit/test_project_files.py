@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -70,16 +71,27 @@ def test_every_program_that_a_check_runs_is_in_the_package_list() -> None:
     assert needed <= listed
 
 
+MADE_FROM = ("pyproject.toml", "requirements.txt", "requirements-dev.txt", "setup/requirements-build.txt")
+
+
+def write_what_a_venv_is_made_from(tree: Path) -> None:
+    (tree / "setup").mkdir(exist_ok=True)
+    for name in MADE_FROM:
+        (tree / name).write_text("")
+
+
 def test_the_launcher_works_through_a_symlink_from_anywhere(tmp_path: Path) -> None:
     """Tried on a copy of the launcher with a .venv that only says what it was called with."""
     tree = tmp_path / "tree"
     (tree / ".venv/bin").mkdir(parents=True)
     shutil.copy(TREE / "labctl", tree / "labctl")
-    (tree / "pyproject.toml").write_text("")
+    write_what_a_venv_is_made_from(tree)
     python = tree / ".venv/bin/python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
     (tree / ".venv/labctl-stamp").write_text("")
+    for name in MADE_FROM:
+        os.utime(tree / name, (0, 0))
     (tmp_path / "link").symlink_to(tree / "labctl")
     said = subprocess.run(
         [str(tmp_path / "link"), "exec", "a lab", "--", "*"], cwd="/", capture_output=True, text=True, check=True
@@ -87,9 +99,10 @@ def test_the_launcher_works_through_a_symlink_from_anywhere(tmp_path: Path) -> N
     assert said.stdout.splitlines() == ["-X", "utf8", "-P", "-m", "labctl", "exec", "a lab", "--", "*"]
 
 
-@pytest.mark.parametrize("state", ["no venv", "no stamp", "stamp older than pyproject.toml"])
+@pytest.mark.parametrize("state", ["no venv", "no stamp", *MADE_FROM])
 def test_the_launcher_sets_up_first_when_the_venv_is_not_ready(tmp_path: Path, state: str) -> None:
-    (tmp_path / "setup").mkdir()
+    """`state` may be a file that is newer than the stamp."""
+    write_what_a_venv_is_made_from(tmp_path)
     shutil.copy(TREE / "labctl", tmp_path / "labctl")
     prepare = tmp_path / "setup/prepare.sh"
     prepare.write_text("#!/bin/sh\necho preparing; exit 3\n")
@@ -97,9 +110,11 @@ def test_the_launcher_sets_up_first_when_the_venv_is_not_ready(tmp_path: Path, s
     if state != "no venv":
         (tmp_path / ".venv/bin").mkdir(parents=True)
         (tmp_path / ".venv/bin/python").symlink_to("/bin/true")
-    if state.startswith("stamp"):
+    for name in MADE_FROM:
+        os.utime(tmp_path / name, (0, 0))
+    if state in MADE_FROM:
         (tmp_path / ".venv/labctl-stamp").write_text("")
-    (tmp_path / "pyproject.toml").write_text("")
+        os.utime(tmp_path / state, (2**31, 2**31))
     said = subprocess.run([str(tmp_path / "labctl")], capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout) == (3, "preparing\n")
 
@@ -119,8 +134,9 @@ def test_the_venv_check_names_a_package_that_lost_a_file_and_one_that_is_missing
     program += f"exec(compile(open({str(TREE / 'setup/check_venv.py')!r}).read(), 'check_venv.py', 'exec'))"
     said = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
     assert said.returncode == 1
+    venv = Path(sys.executable).parents[1].name
     assert said.stderr.splitlines() == [
-        f"setup: .venv: labctl is not installed from {tmp_path}",
-        "setup: .venv: labctl needs nothere",
-        "setup: .venv: labctl has lost labctl/lost.py",
+        f"setup: {venv}: labctl is not installed from {tmp_path}",
+        f"setup: {venv}: labctl needs nothere",
+        f"setup: {venv}: labctl has lost labctl/lost.py",
     ]
