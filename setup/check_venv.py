@@ -10,6 +10,7 @@ then what pip took it to say. Imports nothing else that it checks.
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,13 @@ from pathlib import Path
 
 
 def missing_files(distribution: Distribution) -> Iterator[str]:
-    """Files that pip recorded and that are gone. Byte code may go at any time; directories outside are not ours."""
-    for file in distribution.files or ():
-        if file.suffix != ".pyc" and not Path(str(file.locate())).exists():
-            yield str(file)
+    """Files that pip recorded and that are gone. Byte code may go at any time; directories outside are not ours.
+
+    Read from the record itself: `Distribution.files` leaves out what is gone, from Python 3.12 on.
+    """
+    for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
+        if row and not row[0].endswith(".pyc") and not Path(str(distribution.locate_file(row[0]))).exists():
+            yield row[0]
 
 
 def canonical(name: str) -> str:

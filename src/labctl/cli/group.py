@@ -179,14 +179,25 @@ def out_of_files(error: BaseException) -> LabError | None:
 
 def _usage(wrong: click.ClickException) -> tuple[str, ...]:
     """What click found wrong with the command line, in the words of every other error."""
-    message = wrong.format_message().rstrip(".")
+    message, is_told = _what_is_wrong(wrong)
     context = wrong.ctx if isinstance(wrong, click.UsageError) else None
-    told = context is None or message.endswith("?")
+    told = context is None or is_told
     return (
         f"error: {message[:1].lower()}{message[1:]}",
         *(() if told or context is None else (f"  why: usage: {context.command_path} {_pieces(context)}",)),
         f"  try: {context.command_path if context else 'labctl'} --help",
     )
+
+
+def _what_is_wrong(wrong: click.ClickException) -> tuple[str, bool]:
+    """The message, and whether it leads on by itself. click's own words change; these two are ours."""
+    if isinstance(wrong, click.MissingParameter) and wrong.param is not None:
+        return f"missing {wrong.param.param_type_name} '{wrong.param.human_readable_name}'", False
+    if isinstance(wrong, click.NoSuchOption):
+        near = f": did you mean '{sorted(wrong.possibilities)[0]}'?" if wrong.possibilities else ""
+        return f"there is no option '{wrong.option_name}'{near}", bool(near)
+    message = wrong.format_message().rstrip(".")
+    return message, message.endswith("'?")  # a command's name, which resolve_command tells
 
 
 def _pieces(context: click.Context) -> str:

@@ -2,7 +2,9 @@
 
 PyYAML's C parser gives events with their marks; composing, and deciding what a plain scalar is, is done here, because
 PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference
-and counted, so a file that would explode is refused before anything grows.
+and counted, so a file that would explode is refused before anything grows. What is wrong with a text that is not YAML
+is told by the kind of the parser's error and by what stands at its marks, never by its words, which change from one
+version to the next and from the C parser to the one in Python.
 """
 
 from __future__ import annotations
@@ -37,21 +39,16 @@ _LONGEST_NUMBER = 40
 _NOT_ALWAYS_TEXT = frozenset("~nNtTfF+-.0123456789")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff]")
 
-_SYNTAX = (
-    (r"could not find expected ':'", "a ':' is missing after a key, or a quote is not closed"),
-    (r"mapping values are not allowed", "a ':' cannot stand here; check the indentation, or put the text in quotes"),
-    (r"expected ',' or '[]}]'", "a bracket is not closed, or a ',' is missing"),
-    (r"unexpected end of stream|quoted scalar", "a quote is not closed"),
-    (r"block sequence entries are not allowed", "a '-' cannot stand here; check the indentation"),
-    (r"expected key|expected <block end>|expected '-' indicator|<block mapping start>", "the indentation does not fit"),
-    (r"undefined alias", "the alias has no anchor before it"),
-    (r"cannot start any token", "a word cannot begin with this character; put the text in quotes"),
-    (r"escape", "this escape sequence does not exist"),
-)
+_OPENS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)
+_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 
 
 class _Stop(Exception):
     """The rest of the text cannot be trusted; what was found so far stands."""
+
+
+class _TooMuch(_Stop):
+    """The text goes beyond a limit of ours."""
 
 
 @dataclass(slots=True)
@@ -85,6 +82,10 @@ class _Composer:
         if len(self.problems) >= MOST_PROBLEMS:
             raise _Stop
 
+    def too_much(self, place: Place, message: str) -> _TooMuch:
+        self.tell(place, (), message)
+        return _TooMuch()
+
     def stop(self, place: Place, path: Path, message: str, allowed: str = "") -> _Stop:
         self.tell(place, path, message, allowed)
         return _Stop()
@@ -105,7 +106,7 @@ class _Composer:
     def value(self, event: Any, events: Iterator[Any], path: Path) -> Tree:
         place = self.place(event.start_mark)
         if len(path) > DEEPEST:
-            raise self.stop(place, (), f"values are nested more than {DEEPEST} levels deep")
+            raise self.too_much(place, f"values are nested more than {DEEPEST} levels deep")
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event.anchor, place, path)
         anchor = event.anchor
@@ -131,7 +132,7 @@ class _Composer:
     def grow(self, count: int, place: Place) -> None:
         self.count += count
         if self.count > MOST_VALUES:
-            raise self.stop(place, (), f"the file has more than {MOST_VALUES:,} values, aliases counted in full")
+            raise self.too_much(place, f"the file has more than {MOST_VALUES:,} values, aliases counted in full")
 
     def alias(self, name: str | None, place: Place, path: Path) -> Tree:
         if name is None or name in self.open_anchors:
@@ -141,7 +142,7 @@ class _Composer:
         tree, count = self.anchors[name]
         self.grow(count, place)
         if len(path) + _depth(tree) > DEEPEST:
-            raise self.stop(place, (), f"values are nested more than {DEEPEST} levels deep")
+            raise self.too_much(place, f"values are nested more than {DEEPEST} levels deep")
         return tree
 
     def items(self, events: Iterator[Any], path: Path) -> tuple[Tree, ...]:
@@ -215,13 +216,17 @@ def compose(text: str, start: Place, *, is_one_line: bool = False) -> tuple[Tree
     With `is_one_line` all places are on the line of `start`, whatever the parser counts. The tree is None when there
     is none that could be looked at further.
     """
+    text = text.removeprefix("\ufeff")  # the marks of the C parser do not count it
     composer = _Composer(start, is_one_line)
     try:
         tree = composer.document(iter(yaml.parse(text, Loader=_LOADER)))
     except _Stop:
         return None, tuple(composer.problems)
     except yaml.YAMLError as error:
-        return None, (*composer.problems, _syntax_problem(error, composer, text))
+        return None, _refused_before(error, text, start, is_one_line) or (
+            *composer.problems,
+            _syntax_problem(error, composer, text),
+        )
     if tree is None:
         return None, (
             *composer.problems,
@@ -230,19 +235,92 @@ def compose(text: str, start: Place, *, is_one_line: bool = False) -> tuple[Tree
     return tree, tuple(composer.problems)
 
 
+def _refused_before(error: yaml.YAMLError, text: str, start: Place, is_one_line: bool) -> tuple[Problem, ...]:
+    """Which limit of ours the text breaks before the place where the parser gave up, or nothing.
+
+    The parser reads ahead of its events, and has limits of its own (libyaml 0.2.6: a thousand levels). Ours are lower:
+    they come first in what stands before that place.
+    """
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ()
+    composer = _Composer(start, is_one_line)
+    try:
+        composer.document(iter(yaml.parse(text[: mark.index], Loader=_LOADER)))
+    except _TooMuch:
+        return tuple(composer.problems)
+    except (_Stop, yaml.YAMLError):
+        pass  # that the text ends early is our doing
+    return ()
+
+
 def _syntax_problem(error: yaml.YAMLError, composer: _Composer, text: str) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = composer.place(mark) if mark else Place(composer.start.file, 0, 0)
-    told = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
-    words = next((words for pattern, words in _SYNTAX if re.search(pattern, told)), "")
-    if (
-        mark
-        and text.splitlines()[mark.line : mark.line + 1]
-        and "\t" in text.splitlines()[mark.line][: mark.column + 1]
-    ):
-        words = "a tab cannot indent; use spaces"
-    message = f"is not YAML: {words or told or 'the text cannot be parsed'}"
+    message = f"is not YAML: {_what_is_wrong(error, text) or _own_words(error)}"
     return Problem(file=place.file, line=place.line, column=place.column, path="", message=message)
+
+
+def _own_words(error: yaml.YAMLError) -> str:
+    told = (getattr(error, "context", None), getattr(error, "problem", None), getattr(error, "reason", None))
+    return " ".join(part for part in told if part) or "the text cannot be parsed"
+
+
+def _what_is_wrong(error: yaml.YAMLError, text: str) -> str:
+    """In plain words, or "" where the kind of error and the text at its marks do not show it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ""
+    begun = getattr(error, "context_mark", None) or mark
+    line, here, first = _line(text, mark.line), text[mark.index : mark.index + 1], text[begun.index : begun.index + 1]
+    if here == "\t" or ("\t" in line[: mark.column] and not line[: mark.column].strip()):
+        return "a tab cannot indent; use spaces"
+    if isinstance(error, yaml.scanner.ScannerError):
+        if first and first in "\"'" and begun.index < mark.index:
+            is_escape = first == '"' and "\\" in text[mark.index - 2 : mark.index + 1] and not _is_end(text, mark)
+            return "this escape sequence does not exist" if is_escape else "a quote is not closed"
+        if here == ":":
+            return "a ':' cannot stand here; check the indentation, or put the text in quotes"
+        if begun.line < mark.line or (begun.index < mark.index and not _is_property(first)):
+            return "" if _is_property(first) else "a ':' is missing after a key, or a quote is not closed"
+        if here == "-":
+            return "a '-' cannot stand here; check the indentation"
+        if here and here in "@`%|>":
+            return "a word cannot begin with this character; put the text in quotes"
+        return ""
+    if isinstance(error, yaml.parser.ParserError):
+        if _open_brackets(text[: mark.index]) > 0:
+            return "a bracket is not closed, or a ',' is missing"
+        if here and here in ",]}":
+            return f"a '{here}' cannot stand here"
+        if getattr(error, "context_mark", None) is None:
+            return "there is more text after the end of the document; check the indentation"
+        return "the indentation does not fit"
+    return ""
+
+
+def _is_property(first: str) -> bool:
+    """True where the text from here is no plain word: an anchor, an alias, a tag, a directive, a block of text."""
+    return first != "" and first in "&*!%|>"
+
+
+def _is_end(text: str, mark: Any) -> bool:
+    return not text[mark.index :].strip() or _line(text, mark.line)[:3] in {"---", "..."}
+
+
+def _line(text: str, number: int) -> str:
+    return next(iter(text.splitlines()[number : number + 1]), "")
+
+
+def _open_brackets(text: str) -> int:
+    """How many [ and { are open where the text ends, or where it stops being YAML."""
+    count = 0
+    try:
+        for token in yaml.scan(text, Loader=_LOADER):
+            count += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
+    except yaml.YAMLError:
+        pass
+    return count
 
 
 def _depth(tree: Tree) -> int:

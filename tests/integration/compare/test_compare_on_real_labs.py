@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +25,7 @@ from labctl.checks.outcome import Measured
 from labctl.checks.ping import measured_ping
 from labctl.checks.raw import load_completed
 from labctl.checks.served import Exchange
-from labctl.compare.statistics import CONFIDENCE, paired_estimate, relative
+from labctl.compare.statistics import CONFIDENCE, centre, log_ratios, paired_estimate, relative
 from labctl.engine.stored import StoredComparison, read_comparison, stored_labs
 from labctl.model.comparison import RunRecord
 from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, PingParameters
@@ -222,20 +220,23 @@ def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_n
                 used.add(where)
         a, b = samples
         unit = next(m.unit for c in read_comparison(run).asked.checks for m in c.metrics if m.name == metric)
-        scale = units.scale_for(unit, [statistics.median(a), statistics.median(b)])
+        medians = [value for value in map(centre, samples) if value is not None]
+        scale = units.scale_for(unit, medians)
         shown = result.texts
-        assert shown[1:3] == [units.readable(statistics.median(side), unit, scale) for side in samples]
+        assert shown[1:3] == [units.readable(value, unit, scale) for value in medians]
         if min(*a, *b) <= 0:
             assert shown[3] == shown[4] == "–"
             continue
-        estimate = paired_estimate([math.log(y / x) for x, y in zip(a, b, strict=True)], CONFIDENCE)
+        # A bound that ends in 5 is rounded to another figure when it is computed in another way.
+        differences = log_ratios(a, b)
+        estimate = paired_estimate(differences, CONFIDENCE)
         low, high = (units.percent_number(relative(end), signed=True) for end in (estimate.low, estimate.high))
         assert shown[4] == f"[{low}, {high}] %"
         if not shown[3].startswith("~"):
             change = units.percent(relative(estimate.estimate), signed=True)
             assert shown[3].startswith(change)
-        for block, x, y in zip(blocks, a, b, strict=True):
-            assert block.texts[3] == units.percent(y / x - 1, signed=True)
+        for block, difference in zip(blocks, differences, strict=True):
+            assert block.texts[3] == units.percent(relative(difference), signed=True)
     assert len(used) == 6 * 2 * 2, "blocks × sides × checks"
 
 

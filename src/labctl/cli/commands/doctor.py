@@ -19,11 +19,13 @@ from labctl.providers.base import Probe, ProbesMachines
 def command(provider: str, as_json: bool) -> int:
     """What this host has and lacks, found by trying, with the command that mends it; for kubeadm the machines too."""
     from labctl import app
+    from labctl.system.libraries import REMEDY, differing
 
     chosen = app.provider(provider)
     probes = list(chosen.probes())
     if isinstance(chosen, ProbesMachines):
         probes += chosen.machine_probes()
+    libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]
     if as_json:
@@ -49,10 +51,17 @@ def command(provider: str, as_json: bool) -> int:
                     }
                     for p in probes
                 ],
+                "libraries": [
+                    {"name": found.name, "locked": found.locked, "installed": found.installed or None}
+                    for found in libraries
+                ],
             }
         )
         return HostLacks.exit_code if missing else 0
     _show_table(probes)
+    if libraries:
+        say("Packages whose versions are not those of the lock files, with which labctl was tested:")
+        emit(f"  {', '.join(map(str, libraries))}: {REMEDY}")
     lacking = [probe for probe in probes if probe.is_looked_at and not probe.present and probe.remedy]
     for required in (True, False):
         these = [probe for probe in lacking if probe.required is required]
