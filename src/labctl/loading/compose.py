@@ -262,12 +262,14 @@ def _syntax_problem(error: yaml.YAMLError, composer: _Composer, text: str) -> Pr
 
 
 def _own_words(error: yaml.YAMLError) -> str:
-    told = (getattr(error, "context", None), getattr(error, "problem", None), getattr(error, "reason", None))
+    told = (getattr(error, "context", None), getattr(error, "problem", None))
     return " ".join(part for part in told if part) or "the text cannot be parsed"
 
 
 def _what_is_wrong(error: yaml.YAMLError, text: str) -> str:
     """In plain words, or "" where the kind of error and the text at its marks do not show it."""
+    if isinstance(error, yaml.reader.ReaderError) and isinstance(error.character, int):
+        return f"the character U+{error.character:04X} is not allowed"
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return ""

@@ -72,7 +72,7 @@ def test_aliases_that_nest_deeper_than_the_text_does_are_refused(tmp_path: Path)
     assert said[0].endswith(": values are nested more than 32 levels deep")
 
 
-@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{", "&a [", "- a: [", "# ü\n["])
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{", "&a ["])
 def test_values_nested_without_end_are_refused(opening: str, tmp_path: Path) -> None:
     said = _said(opening * (1_000_000 // len(opening)), tmp_path)
     assert len(said) == 1
