@@ -76,7 +76,8 @@ def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Proble
     elif seen.python is not None and seen.python.series < (least := least_python(_ansible_core())):
         has, wants = (".".join(map(str, series)) for series in (seen.python.series, least))
         problem = f"its Python is {has}, and ansible-core {_ansible_core()} works with {wants} and later"
-        found.append((problem, 'here: .venv/bin/pip install "ansible-core<2.17"; or a newer python3 on the machine'))
+        older = 'in the clone of labctl: make upgrade ONLY="ansible-core<2.17"'  # the next start installs it
+        found.append((problem, f"{older}; or a newer python3 on the machine"))
     if not seen.has_systemd:
         found.append(("it does not run systemd", "a machine or VM that does"))
     if seen.is_in_cluster and not seen.mark:
