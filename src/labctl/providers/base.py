@@ -80,6 +80,16 @@ class Target(Protocol):
         ...
 
 
+@runtime_checkable
+class Enterable(Protocol):
+    """A target that labctl's own process can enter, to become a program there."""
+
+    def enter(self) -> str:
+        """The calling process, with its only thread, is inside from now on. Gives a sentence about what is not as it
+        should be inside; "" where all is. Raises MeasureFailed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
     """An interface where packets can be seen. `name` is unique in the lab (`node1:lxc3f…`, `client:eth0`)."""

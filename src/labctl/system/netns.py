@@ -67,7 +67,8 @@ def path_of(name: str) -> Path:
 
 
 def command(name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
-    """What a person types to run argv inside. Not `ip netns exec`: that also changes the mounts that argv sees."""
+    """What a person types to run argv inside: the network is the namespace's, /sys is the host's (which `labctl exec`
+    changes). Not `ip netns exec`: its /sys is right, and lacks the cgroups and the bpffs that argv may want."""
     return ("nsenter", f"--net={path_of(name)}", "--", *argv)
 
 
@@ -79,17 +80,23 @@ def entered(namespace: Path | int) -> Iterator[None]:
         if isinstance(namespace, int):
             _setns(namespace)
         else:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _setns(descriptor)
-            finally:
-                os.close(descriptor)
+            enter_for_good(namespace)
         try:
             yield
         finally:
             _setns(home)
     finally:
         os.close(home)
+
+
+def enter_for_good(path: Path) -> None:
+    """The calling thread is inside from now on. For a process that is about to become another program. Raises
+    OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 All of them are started by one thread that lives as long as labctl does. It alone enters namespaces, so no other
 thread is ever in a wrong one; and "die with the parent" (prctl PR_SET_PDEATHSIG) means the parent *thread*, so a
-process that a short-lived thread started would die with that thread.
+process that a short-lived thread started would die with that thread. In a namespace a process sees that namespace's
+own /sys (`view`).
 
 Output goes to memory files, not to pipes: nothing has to be read for a process to go on. What prints without end gets
 a descriptor of the caller's instead.
@@ -30,6 +31,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.process import Completed
 from labctl.system import netns
 from labctl.system.clock import Deadline
+from labctl.system.view import Views
 from labctl.units import MILLI
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,7 +47,8 @@ def find_program(name: str) -> str | None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
     argv: tuple[str, ...]
-    namespace: Path | None
+    namespace: int | None
+    directory: str | None
     cpu: int | None
     stdin: int
     stdout: int
@@ -57,6 +60,7 @@ class _Spawner:
     """The one thread that starts processes."""
 
     def __init__(self) -> None:
+        self.views = Views()
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="labctl-spawner", daemon=True).start()
 
@@ -68,7 +72,7 @@ class _Spawner:
         while True:
             order = self._orders.get()
             try:
-                order.done.set_result(_spawn(order))
+                order.done.set_result(_spawn(order, self.views))
             except BaseException as failed:
                 order.done.set_exception(failed)
 
@@ -91,11 +95,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
 
 
-def _spawn(order: _Order) -> subprocess.Popen[bytes]:
+def without_own_sys() -> OSError | None:
+    """Why processes in namespaces see the host's /sys here; None where they see their own, and before the first."""
+    return _spawner().views.refused
+
+
+def _spawn(order: _Order, views: Views) -> subprocess.Popen[bytes]:
     usable = os.sched_getaffinity(0)
     with contextlib.ExitStack() as stack:
-        if order.namespace is not None:
+        if order.namespace is None:
+            views.stand_at_home()
+        else:
             stack.enter_context(netns.entered(order.namespace))
+            views.stand_inside()
         if order.cpu is not None:
             os.sched_setaffinity(0, {order.cpu})
             stack.callback(os.sched_setaffinity, 0, usable)
@@ -104,6 +116,7 @@ def _spawn(order: _Order) -> subprocess.Popen[bytes]:
             stdin=order.stdin,
             stdout=order.stdout,
             stderr=order.stderr,
+            cwd=order.directory if order.directory is not None and Path(order.directory).is_dir() else None,
             env=_environment(),
             start_new_session=True,
         )
@@ -136,23 +149,24 @@ class Process:
             on_failure.callback(os.close, self._stdout)
             self._stderr = os.memfd_create("stderr")
             on_failure.callback(os.close, self._stderr)
-            with _input(stdin) as source:
-                order = _Order(
-                    argv=(program, *self.argv[1:]),
-                    namespace=namespace,
-                    cpu=cpu,
-                    stdin=source,
-                    stdout=self._stdout if output is None else output,
-                    stderr=self._stderr,
-                    done=Future(),
-                )
-                try:
+            try:
+                with _input(stdin) as source, _opened(namespace) as entrance:
+                    order = _Order(
+                        argv=(program, *self.argv[1:]),
+                        namespace=entrance,
+                        directory=_working_directory(),
+                        cpu=cpu,
+                        stdin=source,
+                        stdout=self._stdout if output is None else output,
+                        stderr=self._stderr,
+                        done=Future(),
+                    )
                     self._popen = _spawner().spawn(order)
-                except OSError as failed:
-                    raise MeasureFailed(
-                        what=f"could not start {self.argv[0]}" + (f" in {namespace}" if namespace else ""),
-                        cause=str(failed),
-                    ) from failed
+            except OSError as failed:
+                raise MeasureFailed(
+                    what=f"could not start {self.argv[0]}" + (f" in {namespace}" if namespace else ""),
+                    cause=str(failed),
+                ) from failed
             self._pidfd = os.pidfd_open(self._popen.pid)
             on_failure.pop_all()
 
@@ -242,6 +256,27 @@ class Process:
         if self._ended is not None:
             return self._ended.stdout if descriptor == self._stdout else self._ended.stderr
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+@contextlib.contextmanager
+def _opened(namespace: Path | None) -> Iterator[int | None]:
+    """Opened here, not by the spawner: where it stands the name may not be there yet."""
+    if namespace is None:
+        yield None
+        return
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _working_directory() -> str | None:
+    """Of labctl, since the spawner has one of its own once it stood in a view. None when it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

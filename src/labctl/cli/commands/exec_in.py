@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import click
 
 from labctl.cli.options import find_lab
+from labctl.cli.output import tell
 from labctl.errors import HostLacks
+from labctl.providers.base import Enterable
+
+# As a shell has it.
+_NOT_EXECUTABLE = 126
+_NO_SUCH_PROGRAM = 127
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @click.argument("lab")
 @click.argument("target", metavar="POD|NODE")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ARGV…")
-def command(lab: str, target: str, argv: tuple[str, ...]) -> None:
-    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's.
+def command(lab: str, target: str, argv: tuple[str, ...]) -> int:
+    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's. With provider netns ARGV sees the network
+    and the /sys of the pod or node, and the files and processes of the host.
 
     \b
     labctl exec bpf client -- ping -c 3 10.244.1.10
@@ -23,10 +31,18 @@ def command(lab: str, target: str, argv: tuple[str, ...]) -> None:
     """
     found, provider = find_lab(lab)
     with provider.open(found) as open_lab:
-        full = open_lab.target(target).command(argv)
+        inside = open_lab.target(target)
+    entered = inside if isinstance(inside, Enterable) else None
+    if entered is not None and (lacking := entered.enter()):
+        tell(f"note: {lacking}")
+    full = inside.command(argv) if entered is None else argv
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     try:
         os.execvp(full[0], full)
-    except FileNotFoundError as missing:
-        raise HostLacks(
-            what=f"{full[0]} is not on this host", remedy=f"labctl doctor --provider {found.provider}"
-        ) from missing
+    except OSError as failed:
+        if entered is None:
+            raise HostLacks(
+                what=f"{full[0]} is not on this host", remedy=f"labctl doctor --provider {found.provider}"
+            ) from failed
+        tell(f"{full[0]}: {failed.strerror}")
+        return _NO_SUCH_PROGRAM if isinstance(failed, FileNotFoundError) else _NOT_EXECUTABLE

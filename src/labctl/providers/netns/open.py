@@ -23,7 +23,7 @@ from labctl.providers.netns.evidence import Look, testify
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
-from labctl.system import netns, process, rtnetlink
+from labctl.system import netns, process, rtnetlink, view
 from labctl.system.netlink import Socket
 
 
@@ -45,6 +45,19 @@ class NamespaceTarget:
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         return process.Process(argv, namespace=netns.path_of(self.namespace), cpu=cpu, output=output)
+
+    def enter(self) -> str:
+        """`Enterable` of the seam: what `run` does for a process that it starts, done to this one."""
+        try:
+            netns.enter_for_good(netns.path_of(self.namespace))
+            refused = view.enter_own_if_allowed()
+        except OSError as failed:
+            raise MeasureFailed(
+                what=f"{self.name} cannot be entered", cause=str(failed), remedy=f"ip -n {self.namespace} link"
+            ) from failed
+        return (
+            "" if refused is None else f"{self.name} shows the host's /sys, since this host allows no other: {refused}"
+        )
 
 
 class NetnsOpenLab:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def probes() -> Iterator[Probe]:
         remedy="sudo labctl doctor",
     )
     for feature in FEATURES:
-        yield _try(feature) if is_root else _untried(feature)
+        yield _try(feature) if is_root else _untried(feature.name, feature.needed_for, required=feature.required)
+    yield _own_sys() if is_root else _untried("own /sys", _OWN_SYS, required=False)
 
 
 def _libbpf() -> Probe:
@@ -86,13 +88,13 @@ def _libbpf() -> Probe:
     )
 
 
-def _untried(feature: Feature) -> Probe:
+def _untried(name: str, needed_for: str, *, required: bool) -> Probe:
     return Probe(
-        name=feature.name,
+        name=name,
         present=False,
         found="not looked at: only root can try it",
-        needed_for=feature.needed_for,
-        required=feature.required,
+        needed_for=needed_for,
+        required=required,
         is_looked_at=False,
     )
 
@@ -115,6 +117,39 @@ def _try(feature: Feature) -> Probe:
         remedy=f"{load}a kernel with {feature.option}",
         required=feature.required,
     )
+
+
+_OWN_SYS = "exec and checks: without it a pod shows the host's /sys/class/net"
+
+
+def _own_sys() -> Probe:
+    """Whether a process inside a namespace sees that namespace's devices in /sys, tried with one that looks."""
+    try:
+        with netns.throwaway(), _here() as place:
+            done = process.run(("ls", "/sys/class/net"), timeout_s=_TIMEOUT_S, namespace=place)
+        refused = process.without_own_sys()
+        seen = done.text.split() == ["lo"]
+        found = "tried, works" if seen else str(refused or done.error_text.strip() or "it shows the host's devices")
+    except (OSError, LabError) as failed:
+        seen, found = False, str(failed)
+    return Probe(
+        name="own /sys",
+        present=seen,
+        found=found,
+        needed_for=_OWN_SYS,
+        remedy="run labctl on the host itself, or in a container with: docker run --privileged --network host",
+        required=False,
+    )
+
+
+@contextlib.contextmanager
+def _here() -> Iterator[Path]:
+    """A path to the network namespace that the calling thread is in."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/{os.getpid()}/fd/{here}")
+    finally:
+        os.close(here)
 
 
 _FIRST = Device(name="probe0", index=100, mac="02:00:00:00:00:01", mtu=1500).encoded(up=False)
@@ -147,16 +182,8 @@ def _try_filters() -> None:
 def _try_rules(table: str, *rules: str) -> None:
     """Has iptables-restore put the rules into the throwaway namespace, which a descriptor names."""
     text = "\n".join((f"*{table}", *rules, "COMMIT", ""))
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        done = process.run(
-            ("iptables-restore",),
-            timeout_s=_TIMEOUT_S,
-            namespace=Path(f"/proc/{os.getpid()}/fd/{here}"),
-            stdin=text.encode(),
-        )
-    finally:
-        os.close(here)
+    with _here() as place:
+        done = process.run(("iptables-restore",), timeout_s=_TIMEOUT_S, namespace=place, stdin=text.encode())
     if done.returncode:
         raise LabError(what="iptables-restore failed", cause=done.error_text.strip().replace("\n", "; "))
 
