@@ -18,7 +18,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
-from labctl.path.capture import TapCapture, echo_filter
+from labctl.path.capture import TapCapture, echo_filter, hindrances_of, why_unsent
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for as expected_for
 from labctl.path.recognise import recognise
@@ -54,7 +54,12 @@ class TcpdumpCheck(WithoutFigures):
         client, server = lab.pod(pair.client).address, lab.pod(pair.server).address
         for watched in self._ping.sendings(context, raw, echo_filter(client, server), count=parameters.count):
             seen = tuple(_sightings(watched.captures, match_echo(client, server, watched.token)))
-            if any(sighting.role is Role.CLIENT_ETH0 for sighting in seen):
+            is_seen = any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+            hindrances = hindrances_of(watched.captures)
+            if not is_seen and watched.sent.returncode:
+                # No echo came back either: that the pod sent nothing is the network's doing, where its reason is known.
+                hindrances += (*why_unsent(open_lab.target(pair.client), watched.sent),)
+            if is_seen or (hindrances and watched.sent.returncode):
                 return build_signature(
                     taps=[(tap.name, tap.role) for tap in taps],
                     sightings=seen,
@@ -63,6 +68,7 @@ class TcpdumpCheck(WithoutFigures):
                     placement=pair.placement,
                     encapsulation=lab.datapath.encapsulation,
                     ping_ttl=_ping_ttl(watched.sent.text),
+                    hindrances=hindrances,
                 )
             if watched.is_last or watched.sent.returncode:
                 break
@@ -77,7 +83,7 @@ def judge_signature(expected: ExpectedSignature, observed: Signature) -> Judgeme
     found = tuple(differences(expected, observed))
     if found:
         more = f" (and {len(found) - 1} more {'difference' if len(found) == 2 else 'differences'})" if found[1:] else ""
-        return failed(f"{found[0].sentence}{more}")
+        return failed("; ".join((f"{found[0].sentence}{more}", *observed.hindrances)))
     return passed(f"every tap shows what real Cilium shows: {recognise(observed).because}")
 
 

@@ -22,6 +22,7 @@ from labctl.engine.events import (
     Undoing,
     Working,
 )
+from labctl.model.proof import Standing
 from labctl.model.result import Verdict
 
 # Beyond this many steps only every tenth of the way is told, so that a lab of 1,000 pods does not scroll by.
@@ -29,6 +30,11 @@ MANY_STEPS = 40
 # A step that took less is told without its time.
 SLOW_S = 1.0
 _INDENT = " " * 6
+_STANDINGS = {
+    Standing.IN_FORCE: "proven",
+    Standing.NOT_IN_FORCE: "NOT what was asked: ",
+    Standing.NOT_SHOWN: "not shown: ",
+}
 
 
 class Progress:
@@ -86,9 +92,7 @@ class Progress:
                     )
             case ModeProven():
                 proof = event.proof
-                self._say(
-                    f"{proof.lab}: mode in force " + ("proven" if proof.proven else f"NOT proven: {proof.reason}")
-                )
+                self._say(f"{proof.lab}: mode in force {_STANDINGS[proof.standing]}{proof.reason}")
             case BlockStarted():
                 left = "" if event.left_s is None else f", {_duration(event.left_s)} left"
                 self._block = f"block {event.number}/{event.blocks}{left} · "

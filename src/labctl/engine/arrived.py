@@ -15,7 +15,7 @@ from labctl.engine.inspect import Sinks
 from labctl.engine.prove import differing, prove
 from labctl.errors import NotInForce
 from labctl.model.lab import Lab
-from labctl.model.proof import ModeInForce
+from labctl.model.proof import ModeInForce, Standing
 from labctl.providers.base import ProvenWhenBuilt, Provider
 
 
@@ -37,15 +37,16 @@ def arrived(provider: Provider, lab: Lab, checks: Mapping[str, Check], sinks: Si
 
 
 def refuse_fallback(found: Arrived) -> None:
-    """Raises NotInForce when the lab is in another mode than the one asked for. It stays up, to be looked at."""
+    """Raises NotInForce when the lab is in another mode than the one asked for, or its mode is not shown. It stays up,
+    to be looked at."""
     mode = found.mode
     if mode is None or mode.proven:
         return
     name = found.lab.name
-    if any(evidence.supports is False for evidence in mode.evidence):
+    if mode.standing is Standing.NOT_IN_FORCE:
         what = f"lab {name} is up, and not in the mode that was asked for{differing(mode)}"
     else:
-        what = f"lab {name} is up, and whether it is in the mode that was asked for could not be proven"
+        what = f"lab {name} is up, and it is not shown whether it is in the mode that was asked for"
     look = f"labctl status {name}"
     remedy = f"{mode.remedy}; " if mode.remedy != look else ""
     raise NotInForce(

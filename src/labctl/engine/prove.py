@@ -15,9 +15,9 @@ from labctl.engine.inspect import Sinks, run_check
 from labctl.errors import NotInForce
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import TcpdumpParameters
-from labctl.model.proof import Evidence, ModeInForce
+from labctl.model.proof import UNCLEAR, Evidence, ModeInForce, Silence, Standing
 from labctl.model.result import CheckResult, Verdict
-from labctl.path.recognise import signature_evidence
+from labctl.path.recognise import lost_on_the_way, signature_evidence
 from labctl.providers.base import OpenLab
 
 TCPDUMP = "tcpdump"
@@ -67,27 +67,32 @@ def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 def judge_mode(
     lab: str, asked: Mapping[str, object], evidence: tuple[Evidence, ...], results: tuple[CheckResult, ...]
 ) -> ModeInForce:
-    """Proven when at least one witness of host routing supports what was asked, none contradicts any of it, and every
-    capture was possible.
+    """Proven when at least one witness of host routing supports what was asked, none contradicts any of it, every
+    capture was possible, the known packets came through, and nothing of the datapath is missing on their way.
 
-    Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`.
+    Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`. What could
+    not be read, was lost or is missing is never held against the mode: then it is not shown.
     """
     found: dict[str, object] = {}
     for piece in evidence:
         for key, claim in (piece.found or {}).items():
-            found[key] = claim if found.get(key, claim) == claim else "unclear"
+            found[key] = claim if found.get(key, claim) == claim else UNCLEAR
     against = [piece for piece in evidence if piece.supports is False]
     # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
     unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
     # A witness of the tunnel alone says nothing about what the lab is for.
     supporting = [piece for piece in evidence if piece.supports and HOST_ROUTING in (piece.found or {})]
+    lost, absent = _silent(evidence, Silence.LOST), _silent(evidence, Silence.ABSENT)
     reason = ""
     if against:
-        reason = _worst(against)
+        reason = "; ".join((_worst(against), *absent))
+    elif lost or absent:
+        reason = "; ".join((*lost, *absent))
     elif unmeasured:
         reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
     elif not supporting:
-        reason = "no witness could tell which host routing is in force"
+        nobody = "no witness could tell which host routing is in force"
+        reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
     return ModeInForce(
         lab=lab,
         asked=asked,
@@ -95,8 +100,13 @@ def judge_mode(
         evidence=evidence,
         proven=not reason,
         reason=reason,
-        remedy=_remedy(lab, against) if reason else "",
+        remedy=_remedy(lab, against, results if lost else ()) if reason else "",
     )
+
+
+def _silent(evidence: Iterable[Evidence], silence: Silence) -> tuple[str, ...]:
+    """What is said by the witnesses that are silent for that reason, each thing once."""
+    return tuple(dict.fromkeys(f"{one.where}: {one.finding}" for one in evidence if one.silence is silence))
 
 
 def _worst(against: Sequence[Evidence]) -> str:
@@ -109,21 +119,27 @@ def _worst(against: Sequence[Evidence]) -> str:
     return f"{first.where}: {first.finding}{also}{why}"
 
 
-def _remedy(lab: str, against: Sequence[Evidence]) -> str:
-    """What the first witness that knows the cause says, or where all evidence is shown."""
-    return next((piece.remedy for piece in against if piece.remedy), f"labctl status {lab}")
+def _remedy(lab: str, against: Sequence[Evidence], lost: Iterable[CheckResult]) -> str:
+    """What the first witness that knows the cause says; where lost packets went; or where all evidence is shown."""
+    if (known := next((piece.remedy for piece in against if piece.remedy), "")) or against:
+        return known or f"labctl status {lab}"
+    ways = (f"labctl trace {lab} {r.client} {r.server}" for r in lost if r.signature and lost_on_the_way(r.signature))
+    return next(ways, f"labctl status {lab}")
 
 
 def refuse_unless_proven(mode: ModeInForce, side: str, *, again: str) -> None:
-    """Raises NotInForce that names the side, what was asked, what was found, and the evidence against it.
+    """Raises NotInForce that names the side, what was asked, what was found, and the evidence against it, or why the
+    mode is not shown.
 
     `again` is the command that builds the same lab to look at.
     """
     if mode.proven:
         return
-    raise NotInForce(
-        what=f"{side}: the mode that was asked for is not in force{differing(mode)}", cause=mode.reason, remedy=again
-    )
+    if mode.standing is Standing.NOT_SHOWN:
+        what = f"{side}: it is not shown whether the mode that was asked for is in force"
+    else:
+        what = f"{side}: the mode that was asked for is not in force{differing(mode)}"
+    raise NotInForce(what=what, cause=mode.reason, remedy=again)
 
 
 def differing(mode: ModeInForce) -> str:

@@ -17,7 +17,14 @@ from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role
 from labctl.model.tools import said
-from labctl.path.capture import TapCapture, capturing, packets_left_behind, require_trustworthy
+from labctl.path.capture import (
+    TapCapture,
+    capturing,
+    hindrances_of,
+    packets_left_behind,
+    require_trustworthy,
+    why_unsent,
+)
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for
 from labctl.path.join import join
@@ -36,7 +43,6 @@ _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
 _LOOPBACKS = (Role.CLIENT_LO, Role.SERVER_LO)
 _TOKEN_BYTE = 16
-_NEIGHBOURS_S = 5.0
 
 
 def pair_between(lab: Lab, client: str, server: str) -> Pair:
@@ -116,7 +122,7 @@ def trace(
             break
     else:
         _refuse(watched, unseen)
-    movements, told = watched.movements, watched.notes
+    movements, told = watched.movements, hindrances_of(watched.captures)
     if (clocks := clocks_between(open_lab, pair)) is not None:
         node_of = {tap.name: tap.node for tap in where}
         clocks = clocks.narrowed(seen, node_of)
@@ -167,7 +173,13 @@ def trace(
         differences=tuple(difference.sentence for difference in found),
         wrong=first_wrong(lab, pair, where, paths, found),
         evidence=watched.evidence,
-        notes=(*watched.gaps, *uneven, *told, *(() if seen else _unresolved(open_lab, pair))),
+        notes=(
+            *watched.gaps,
+            *uneven,
+            *told,
+            *watched.notes,
+            *(() if seen else why_unsent(open_lab.target(pair.client), watched.sent)),
+        ),
         command=" ".join(open_lab.target(pair.client).command(marked.argv())),
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
@@ -203,15 +215,11 @@ class _Watched:
         self.movements: tuple[Movement, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
         self.gaps: tuple[str, ...] = ()
-        self.no_way = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         step = clock_step(self.sent) if self.sent.argv[:1] == ("ping",) else ""
-        return (
-            *((f"the sender was told: {self.no_way}",) if self.no_way else ()),
-            *((f"the clock was set meanwhile, so times and order may be wrong: {step}",) if step else ()),
-        )
+        return (f"the clock was set meanwhile, so times and order may be wrong: {step}",) if step else ()
 
 
 def _watch(
@@ -232,7 +240,7 @@ def _watch(
     for capture in watched.captures:
         raw.save_completed(f"{capture.tap.role}-{capture.direction}", capture.completed, output="pcap")
     require_trustworthy(watched.captures)
-    watched.no_way = marked.require_sent(sent)
+    marked.require_sent(sent)
     return watched
 
 
@@ -242,15 +250,6 @@ def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
     sent = open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s)
     marked.require_sent(sent)
     return sent.returncode == 0
-
-
-def _unresolved(open_lab: OpenLab, pair: Pair) -> tuple[str, ...]:
-    """Why a pod may have sent nothing: neighbours that did not answer its ARP requests."""
-    done = open_lab.target(pair.client).run(("ip", "-4", "neigh", "show"), timeout_s=_NEIGHBOURS_S)
-    if done.returncode or done.timed_out:
-        return (f"{pair.client}'s neighbours could not be read: ip: {said(done)}",)
-    failed = (line.strip() for line in done.text.splitlines() if "FAILED" in line or "INCOMPLETE" in line)
-    return tuple(f"{pair.client} got no answer to its ARP request: ip neigh shows {line}" for line in failed)
 
 
 def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting, ...]:

@@ -4,6 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+
+UNCLEAR = "unclear"
+"""Claimed where one mode was seen and another one too."""
+
+
+class Silence(StrEnum):
+    """Why a witness has nothing to say of the mode, where that is not as it should be. Never evidence against."""
+
+    LOST = "lost"
+    """The known packets did not come through; the finding says where they were last seen."""
+    UNREAD = "unread"
+    """It could not be read; the finding has the error and its number."""
+    ABSENT = "absent"
+    """What it would read is not there: a device, a program, a table."""
+
+
+class Standing(StrEnum):
+    """How it stands with a mode that was asked for. The two outer ones only on positive evidence."""
+
+    IN_FORCE = "in-force"
+    NOT_IN_FORCE = "not-in-force"
+    NOT_SHOWN = "not-shown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,8 +34,9 @@ class Evidence:
     """One thing that was observed.
 
     `witness` says what kind it is (`programs`, `signature`, `netfilter`, `conntrack`, `agent-status`, …), `finding` is
-    a sentence with the figures, `supports` is false when it contradicts what was asked, and None when the witness
-    tells nothing about it. `command` shows the same by hand. `found` holds the claims that the witness makes about the
+    a sentence with the figures, `supports` is false when it shows something else than what was asked, and None when the
+    witness tells nothing about it: what was not seen shows nothing. `silence` says why, where something is wrong.
+    `command` shows the same by hand. `found` holds the claims that the witness makes about the
     mode (`{"hostRouting": "legacy"}`). A witness that knows why it is so says what mends it (`remedy`).
     """
 
@@ -23,13 +47,16 @@ class Evidence:
     command: str = ""
     found: Mapping[str, object] | None = None
     remedy: str = ""
+    silence: Silence | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeInForce:
-    """The verdict over all evidence of one lab. `proven` needs at least one witness for and none against.
+    """The verdict over all evidence of one lab. `proven` needs at least one witness for and none against, and that the
+    known packets came through.
 
-    `reason` is empty when proven; otherwise it says which evidence stands against, in one sentence.
+    `reason` is empty when proven; otherwise it says in one sentence which evidence stands against, or why the mode is
+    not shown.
     """
 
     lab: str
@@ -39,3 +66,22 @@ class ModeInForce:
     proven: bool
     reason: str = ""
     remedy: str = ""
+
+    @property
+    def standing(self) -> Standing:
+        if self.proven:
+            return Standing.IN_FORCE
+        is_against = any(piece.supports is False for piece in self.evidence)
+        return Standing.NOT_IN_FORCE if is_against else Standing.NOT_SHOWN
+
+    def aspects(self) -> dict[str, Standing]:
+        """How it stands with each thing that was asked for (`hostRouting`, `encapsulation`, …). Where witnesses
+        contradict each other, one of them showed another mode."""
+        return {
+            key: Standing.NOT_SHOWN
+            if key not in self.found
+            else Standing.IN_FORCE
+            if self.found[key] == asked
+            else Standing.NOT_IN_FORCE
+            for key, asked in self.asked.items()
+        }

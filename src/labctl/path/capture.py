@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,14 +16,18 @@ from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.tools import meaning, remedy_for, why, words_of
+from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
+from labctl.path.sent import told_no_way
 from labctl.path.sighting import Direction
-from labctl.providers.base import Completed, Running, Tap
+from labctl.providers.base import Completed, Running, Tap, Target
 
 LISTENING = "listening on"
 _ENDS = (0, -signal.SIGINT)
 """How a tcpdump that was told to end does: by itself, or (behind a shell script of that name) by the signal."""
+_NO_WAY_THROUGH = {"That device is not up": "is down"}
+"""What tcpdump says of a device that no packet can pass (libpcap's IFACE_NOT_UP)."""
+_NEIGHBOURS_S = 5.0
 _SNAP_BYTE = 512
 _INNER_PROTOCOL = 8 + 8 + 14 + 9
 _INNER_SRC = 8 + 8 + 14 + 12
@@ -51,16 +55,20 @@ class CaptureCounts:
 class TapCapture:
     """One ended capture: the tap, the direction it was limited to, what tcpdump gave, and its counts.
 
-    `counts` is None when tcpdump ended without a summary; `records` then still reads what there is.
+    `counts` is None when tcpdump ended without a summary; `records` then still reads what there is. `hindrance` says
+    why no packet can pass the tap at all (`node2:eth0 is down`), empty where one can.
     """
 
     tap: Tap
     direction: Direction | None
     completed: Completed
     counts: CaptureCounts | None
+    hindrance: str = ""
 
     def records(self) -> tuple[Record, ...]:
         """Every packet. Raises MeasureFailed when the output is no pcap of Ethernet frames, or is not all of them."""
+        if self.hindrance:
+            return ()
         try:
             reader = read_pcap(self.completed.stdout)
             records = tuple(reader)
@@ -86,8 +94,9 @@ class TapCapture:
 class LiveCapture:
     """Captures that are running. Made by `capturing`."""
 
-    def __init__(self, running: Sequence[tuple[Tap, Direction | None, Running]]) -> None:
-        self._running = tuple(running)
+    def __init__(self, running: Sequence[tuple[Tap, Direction | None, Running]], hindered: Mapping[str, str]) -> None:
+        """`hindered` are the taps, by name, that no packet can pass, with the reason."""
+        self._running, self._hindered = tuple(running), hindered
 
     def stop(self, *, timeout_s: float = 15.0) -> tuple[TapCapture, ...]:
         """Ends every capture and gives them in the order of the taps."""
@@ -100,7 +109,13 @@ class LiveCapture:
             ]
             completed = [one.result() for one in stopping]
         return tuple(
-            TapCapture(tap=tap, direction=direction, completed=done, counts=parse_counts(done.error_text))
+            TapCapture(
+                tap=tap,
+                direction=direction,
+                completed=done,
+                counts=parse_counts(done.error_text),
+                hindrance=self._hindered.get(tap.name, ""),
+            )
             for (tap, direction, _), done in zip(self._running, completed, strict=True)
         )
 
@@ -118,9 +133,11 @@ def capturing(
     """Captures what `expression` (a pcap filter) selects on every tap; the body runs when all of them listen.
 
     `directions=(Direction.IN, Direction.OUT)` makes two captures per tap, so that each packet's direction is known.
-    Raises MeasureFailed with tcpdump's own words when a tap does not listen in time. Leaving the context ends every
-    tcpdump, also when the body raised.
+    A device that is down lets no packet pass: that is no failure of the capture, and said by it. Raises
+    MeasureFailed with tcpdump's own words when a tap does not listen in time for another reason. Leaving the context
+    ends every tcpdump, also when the body raised.
     """
+    hindered: dict[str, str] = {}
     with ExitStack() as stack:
         running = [
             (
@@ -136,8 +153,18 @@ def capturing(
             for direction in directions
         ]
         for tap, _direction, process in running:
-            require_listening(tap, process, ready_timeout_s)
-        yield LiveCapture(running)
+            try:
+                require_listening(tap, process, ready_timeout_s)
+            except MeasureFailed as failed:
+                if not (state := next((words for text, words in _NO_WAY_THROUGH.items() if text in failed.cause), "")):
+                    raise
+                hindered[tap.name] = f"{tap.name} {state}"
+        yield LiveCapture(running, hindered)
+
+
+def hindrances_of(captures: Sequence[TapCapture]) -> tuple[str, ...]:
+    """Why no packet can pass some of the taps, each once."""
+    return tuple(dict.fromkeys(capture.hindrance for capture in captures if capture.hindrance))
 
 
 def require_listening(tap: Tap, process: Running, timeout_s: float) -> None:
@@ -235,6 +262,8 @@ def require_trustworthy(captures: Sequence[TapCapture]) -> None:
     """
     for capture in captures:
         name, completed, counts = capture.tap.name, capture.completed, capture.counts
+        if capture.hindrance:
+            continue
         if completed.timed_out or completed.returncode not in _ENDS or counts is None:
             end = (
                 f"killed by signal {-completed.returncode}"
@@ -247,3 +276,18 @@ def require_trustworthy(captures: Sequence[TapCapture]) -> None:
             raise MeasureFailed(
                 f"the capture on {name} is not complete", f"the kernel dropped {counts.dropped} packets before tcpdump"
             )
+
+
+def why_unsent(pod: Target, sent: Completed) -> tuple[str, ...]:
+    """Why a pod may have sent nothing, in sentences: what its kernel told the sender, or neighbours that did not answer
+    its ARP requests. Empty where neither is known."""
+    if told := told_no_way(sent):
+        return (f"the sender was told: {told}",)
+    try:
+        done = pod.run(("ip", "-4", "neigh", "show"), timeout_s=_NEIGHBOURS_S)
+    except MeasureFailed:  # a pod whose image has no ip
+        return ()
+    if done.returncode or done.timed_out:
+        return (f"{pod.name}'s neighbours could not be read: ip: {said(done)}",)
+    failed = (line.strip() for line in done.text.splitlines() if "FAILED" in line or "INCOMPLETE" in line)
+    return tuple(f"{pod.name} got no answer to its ARP request: ip neigh shows {line}" for line in failed)

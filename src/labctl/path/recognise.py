@@ -6,7 +6,8 @@ Two observations tell the modes apart, and each is taken for each half of the ex
   in the pod without having been seen on the lxc came through `bpf_redirect_peer` (BPF). Silence counts only where the
   same tap saw the other half, which proves that it can see.
 - hops on the sending node, with native routing: two off the TTL mean that the kernel's forwarding took part beside the
-  eBPF program (Legacy), one means that it did not (BPF).
+  eBPF program (Legacy). One means that it did not (BPF), where the same node is seen to deliver as in BPF; else it may
+  be the kernel alone, without any program.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from labctl.model.datapath import Datapath, Encapsulation, HostRouting
-from labctl.model.proof import Evidence
+from labctl.model.proof import Evidence, Silence
 from labctl.model.result import CheckResult
 from labctl.model.signature import Role, Seen, Signature
 from labctl.path.sighting import Way
@@ -78,13 +79,18 @@ def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evi
     """What the packets of one tcpdump check of a lab testify. What was asked for is read only to say whether that
     supports it.
 
-    One observation of the other mode is enough to contradict, even if another one speaks for the mode asked for.
+    One observation of the other mode is enough to contradict, even if another one speaks for the mode asked for. Where
+    the packets did not come through, the finding says where they were last seen.
     """
     where = f"{result.client} → {result.server} ({result.placement})"
     signature = result.signature
     if signature is None:
         return Evidence(
-            witness="signature", where=where, finding=f"no signature could be taken: {result.reason}", supports=None
+            witness="signature",
+            where=where,
+            finding=f"no signature could be taken: {result.reason}",
+            supports=None,
+            silence=Silence.UNREAD,
         )
     recognised, encapsulation = recognise(signature), recognise_encapsulation(signature)
     found: dict[str, object] = {}
@@ -96,6 +102,9 @@ def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evi
         found["encapsulation"] = str(encapsulation)
         claims.append(encapsulation is datapath.encapsulation)
         finding += f"; between the nodes the packets were {_ON_WIRE[encapsulation]}"
+    missing = lost_on_the_way(signature)
+    if missing:
+        finding = f"{missing}; {finding}" if recognised.observations else missing
     node, _, lxc = next((s.tap for s in signature.taps if s.role is Role.SERVER_LXC), "").rpartition(":")
     return Evidence(
         witness="signature",
@@ -104,7 +113,26 @@ def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evi
         supports=all(claims) if claims else None,
         command=f"labctl exec {lab} {node} -- tcpdump -nei {lxc} icmp" if node else "",
         found=found,
+        silence=Silence.LOST if missing else None,
     )
+
+
+def lost_on_the_way(signature: Signature) -> str:
+    """Where the request, or else the reply, was last seen when none came to its pod; "" when both came, or when the
+    pods' own ends were not watched."""
+    if not {Role.CLIENT_ETH0, Role.SERVER_ETH0} <= {sight.role for sight in signature.taps}:
+        return ""
+    for way, end in ((Way.REQUEST, Role.SERVER_ETH0), (Way.REPLY, Role.CLIENT_ETH0)):
+        taps = signature.taps if way is Way.REQUEST else signature.taps[::-1]
+        seen = [sight for sight in taps if (sight.request if way is Way.REQUEST else sight.reply) is not None]
+        if any(sight.role is end for sight in seen):
+            continue
+        if seen:
+            lost = f"the {way} was last seen at {seen[-1].tap} and did not come to {taps[-1].tap}"
+        else:
+            lost = f"the {way} was not seen, not even at {taps[0].tap}"
+        return "; ".join((lost, *signature.hindrances))
+    return ""
 
 
 _ON_WIRE = {Encapsulation.VXLAN: "inside VXLAN", Encapsulation.NATIVE: "as the pods sent them"}
@@ -114,38 +142,45 @@ def _observations(signature: Signature) -> Iterator[Observation]:
     requests = {sight.role: sight.request for sight in signature.taps}
     replies = {sight.role: sight.reply for sight in signature.taps}
     lxc, eth0 = (Role.SERVER_LXC, Role.CLIENT_LXC), (Role.SERVER_ETH0, Role.CLIENT_ETH0)
+    to_server = to_client = None
     if lxc[0] in requests and requests.get(eth0[0]) is not None:
-        yield from _delivery("server", Way.REQUEST, requests[lxc[0]], replies[lxc[0]])
+        to_server = _delivery("server", Way.REQUEST, requests[lxc[0]], replies[lxc[0]])
     if lxc[1] in replies and replies.get(eth0[1]) is not None:
-        yield from _delivery("client", Way.REPLY, replies[lxc[1]], requests[lxc[1]])
-    yield from _hops("client", Way.REQUEST, requests.get(Role.CLIENT_ETH0), requests.get(Role.CLIENT_UPLINK))
-    yield from _hops("server", Way.REPLY, replies.get(Role.SERVER_ETH0), replies.get(Role.SERVER_UPLINK))
+        to_client = _delivery("client", Way.REPLY, replies[lxc[1]], requests[lxc[1]])
+    from_client = _hops("client", Way.REQUEST, requests.get(eth0[1]), requests.get(Role.CLIENT_UPLINK), to_client)
+    from_server = _hops("server", Way.REPLY, replies.get(eth0[0]), replies.get(Role.SERVER_UPLINK), to_server)
+    yield from filter(None, (to_server, to_client, from_client, from_server))
 
 
-def _delivery(pod: str, way: Way, on_lxc: Seen | None, other_half: Seen | None) -> Iterator[Observation]:
+def _delivery(pod: str, way: Way, on_lxc: Seen | None, other_half: Seen | None) -> Observation | None:
     if on_lxc is not None:
-        yield Observation(
+        return Observation(
             host_routing=HostRouting.LEGACY,
             because=f"the {pod}'s lxc transmitted the {way}, as bpf_redirect does",
         )
-    elif other_half is not None:
-        yield Observation(
+    if other_half is not None:
+        return Observation(
             host_routing=HostRouting.BPF,
             because=f"the {way} appeared in the {pod} pod and never on its lxc, as with bpf_redirect_peer",
         )
+    return None
 
 
-def _hops(pod: str, way: Way, sent: Seen | None, on_wire: Seen | None) -> Iterator[Observation]:
+def _hops(
+    pod: str, way: Way, sent: Seen | None, on_wire: Seen | None, delivered: Observation | None
+) -> Observation | None:
+    """`delivered` is how the same node brought the other half to its pod."""
     if sent is None or on_wire is None or on_wire.outer is not None:
-        return
+        return None
     hops = sent.ttl - on_wire.ttl
     if hops == 2:
-        yield Observation(
+        return Observation(
             host_routing=HostRouting.LEGACY,
             because=f"the {way} lost 2 hops on the {pod}'s node: the kernel's forwarding took part",
         )
-    elif hops == 1:
-        yield Observation(
+    if hops == 1 and delivered is not None and delivered.host_routing is HostRouting.BPF:
+        return Observation(
             host_routing=HostRouting.BPF,
             because=f"the {way} lost 1 hop on the {pod}'s node: the kernel's forwarding was not asked",
         )
+    return None

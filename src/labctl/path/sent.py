@@ -14,8 +14,14 @@ from labctl.errors import MeasureFailed
 from labctl.model.process import Completed
 from labctl.model.tools import TOOLS, is_of_the_network, remedy_for, require_ended, require_success, said, why
 
-NO_WAY = ("Network is unreachable", "No route to host", "Network is down")
-"""The sender's own kernel has no route, or got no answer to its ARP requests: nothing was sent, and that is found."""
+NO_WAY = (
+    "Network is unreachable",
+    "No route to host",
+    "Network is down",
+    "sendmsg: Operation not permitted",  # a rule of the pod's own; "socket: …" would be ping's own lack of a right
+)
+"""The sender's own kernel has no route, got no answer to its ARP requests, or has a rule against it: nothing was sent,
+and that is found."""
 
 _REPLY = re.compile(
     r"\d+ bytes from (?P<source>[^:]+(?::[^ ]+)*): icmp_(?:seq|req)=(?P<sequence>\d+) ttl=(?P<ttl>\d+)"
@@ -143,6 +149,11 @@ def has_no_way(completed: Completed) -> str:
     if completed.returncode in (0, 1) or completed.timed_out:
         return ""
     return next((words for words in NO_WAY if words in completed.error_text + completed.text), "")
+
+
+def told_no_way(sent: Completed) -> str:
+    """What the kernel told the sender instead of sending, whatever its exit status; else empty."""
+    return next((words for words in NO_WAY if words in sent.error_text + sent.text), "")
 
 
 def read_ping(completed: Completed) -> PingReport:

@@ -27,6 +27,7 @@ def build_signature(
     placement: Placement,
     encapsulation: Encapsulation,
     ping_ttl: int | None = None,
+    hindrances: tuple[str, ...] = (),
 ) -> Signature:
     """The signature over `taps` (name and role, in the order of the way; unseen ones stay in it, as unseen).
 
@@ -49,6 +50,7 @@ def build_signature(
             for name, role in taps
         ),
         ping_ttl=ping_ttl,
+        hindrances=hindrances,
     )
 
 

@@ -42,6 +42,7 @@ from labctl.report.sentences import (
     row_values,
     side_names,
     sides,
+    standing_text,
     statements,
 )
 from labctl.report.signature import Matrix, cell_text, matrices
@@ -315,7 +316,7 @@ def _proofs(comparison: Comparison, words: Words) -> Iterator[dict[str, Any]]:
             "style": letter.lower(),
             "title": f"{letter} {side.scenario}:",
             "proven": proven,
-            "state": words.proven if proven else words.not_proven,
+            "state": standing_text(mode, words),
             "source": f"{side.provider} · {side.source} · {side.digest[:16]}",
             "has_mode": mode is not None,
         }
@@ -335,7 +336,7 @@ def _evidence(piece: Evidence, *, is_short: bool = False) -> dict[str, str]:
     """What a witness found, with the command that shows it; short: a long finding's first part."""
     finding = shortened(piece.finding) if is_short and piece.supports else piece.finding
     return {
-        "mark": {True: "✓ ", False: "✗ ", None: ""}[piece.supports],
+        "mark": {True: "✓ ", False: "✗ ", None: "" if piece.silence is None else "? "}[piece.supports],
         "text": f"{piece.witness} ({piece.where}): {finding}",
         "command": piece.command,
     }

@@ -152,6 +152,8 @@ def mode_record(side: str | None, mode: ModeInForce) -> dict[str, object]:
         "found": dict(mode.found),
         "evidence": [_evidence(evidence) for evidence in mode.evidence],
         "proven": mode.proven,
+        "standing": str(mode.standing),
+        "aspects": {key: str(standing) for key, standing in mode.aspects().items()},
         "reason": mode.reason,
     }
     return record
@@ -286,6 +288,7 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
         "supports": evidence.supports,
         "command": evidence.command,
         "found": None if evidence.found is None else dict(evidence.found),
+        "silence": None if evidence.silence is None else str(evidence.silence),
     }
 
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from labctl.compare.fail_if import Judgement, Outcome
 from labctl.model.comparison import ChangeVerdict, Comparison, RunRecord
-from labctl.model.proof import ModeInForce
+from labctl.model.proof import ModeInForce, Standing
 from labctl.model.result import CheckResult, Verdict
 from labctl.report.sentences import judgement_text, refusal_text, row_sentence, row_values
 from labctl.report.words import ENGLISH
@@ -89,7 +89,8 @@ def check_junit(lab: str, results: Iterable[CheckResult], mode: ModeInForce | No
     suite = _suite(f"labctl check {lab}")
     case = _case(suite, "mode-in-force", "the mode that was asked for is in force")
     if mode is None or not mode.proven:
-        _child(case, "error", "it was not looked at" if mode is None else mode.reason)
+        not_shown = "" if mode is None or mode.standing is not Standing.NOT_SHOWN else "not shown: "
+        _child(case, "error", "it was not looked at" if mode is None else f"{not_shown}{mode.reason}")
     else:
         _said(case, ", ".join(f"{key} {claim}" for key, claim in mode.found.items()))
     for result in results:

@@ -25,6 +25,7 @@ from labctl.report.sentences import (
     row_values,
     side_names,
     sides,
+    standing_text,
     statements,
 )
 from labctl.report.signature import cell_text, matrices
@@ -78,10 +79,11 @@ def _verdict(text: str) -> str:
 def _proof(comparison: Comparison, words: Words) -> Iterable[str]:
     for letter, side in sides(comparison):
         mode = comparison.mode(side.key)
+        said = standing_text(mode, words)
         if mode is None:
-            yield f"- {letter} {escaped(side.scenario)}: {words.not_proven}"
+            yield f"- {letter} {escaped(side.scenario)}: {said}"
             continue
-        state = words.proven if mode.proven else f"**{words.not_proven}** {escaped(mode.reason)}"
+        state = said if mode.proven else f"**{said}** {escaped(mode.reason)}"
         yield f"- {letter} {escaped(side.scenario)}: {state}"
         yield f"  - {words.asked}: {escaped(mode_text(mode.asked))}"
         yield f"  - {words.found}: {escaped(mode_text(mode.found))}"

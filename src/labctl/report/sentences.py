@@ -11,6 +11,7 @@ from labctl import units
 from labctl.compare.fail_if import Judgement, Outcome
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
 from labctl.model.lab import Placement
+from labctl.model.proof import ModeInForce
 from labctl.model.result import Metric, MetricFamily, Verdict
 from labctl.report.undetected import is_uncorrected, p_text, undetected_text
 from labctl.report.words import ENGLISH, Words
@@ -31,6 +32,11 @@ def label(metric: Metric, words: Words) -> str:
 
 def placement_name(placement: str, words: Words) -> str:
     return words.placements.get(placement, placement)
+
+
+def standing_text(mode: ModeInForce | None, words: Words) -> str:
+    """How it stands with the mode that a side was asked for; None where nobody looked."""
+    return words.not_proven if mode is None else words.standings[mode.standing]
 
 
 def headline_row(comparison: Comparison) -> MetricRow | None:

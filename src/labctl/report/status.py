@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.model.lab import Lab
-from labctl.model.proof import ModeInForce
+from labctl.model.proof import Evidence, ModeInForce, Standing
 from labctl.report.grid import Column, Grid
 from labctl.report.json import mode_record
 from labctl.report.pasteable import command_line
@@ -102,13 +102,16 @@ def in_force(mode: ModeInForce) -> Text:
 
     if mode.proven:
         return Text(f"in force:  {_claims(_in_order(mode))} (proven)")
-    found = _claims(_in_order(mode)) or "unknown"
-    return Text(f"in force:  {found}: NOT what was asked. {mode.reason}", style="bold red")
+    found = _claims(_in_order(mode))
+    if mode.standing is Standing.NOT_SHOWN:
+        so_far = f" (what was seen: {found})" if found else ""
+        return Text(f"in force:  not shown. {mode.reason}{so_far}", style="bold yellow")
+    return Text(f"in force:  {found or 'unknown'}: NOT what was asked. {mode.reason}", style="bold red")
 
 
 def evidence_view(mode: ModeInForce) -> Iterator[RenderableType]:
-    """All that contradicts, and one finding for each supporting witness, each with the command that shows the same by
-    hand. `--json` has every piece of evidence."""
+    """All that contradicts, what could not be shown and why, and one finding for each supporting witness, each with the
+    command that shows the same by hand. `--json` has every piece of evidence."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -116,11 +119,22 @@ def evidence_view(mode: ModeInForce) -> Iterator[RenderableType]:
     yield Text("")
     yield Text(f"evidence, the most telling of {len(mode.evidence)} findings; $ shows the same by hand:")
     for piece in pieces:
-        sign = "for" if piece.supports else "AGAINST"
-        finding = f"{sign}: {piece.witness}, {piece.where}: {shortened(piece.finding)}"
-        yield Padding(Text(finding, style="" if piece.supports else "bold red"), (0, 0, 0, 2))
+        sign, style = _SIGNS[piece.supports]
+        finding = f"{sign}: {piece.witness}, {piece.where}: {_as_shown(piece)}"
+        yield Padding(Text(finding, style=style), (0, 0, 0, 2))
         if piece.command:
             yield command_line(piece.command, indent=6)
+
+
+_SIGNS: Mapping[bool | None, tuple[str, str]] = {
+    True: ("for", ""),
+    False: ("AGAINST", "bold red"),
+    None: ("not shown", "bold yellow"),
+}
+
+
+def _as_shown(piece: Evidence) -> str:
+    return piece.finding if piece.supports is None else shortened(piece.finding)
 
 
 def shortened(finding: str) -> str:

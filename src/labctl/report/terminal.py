@@ -33,6 +33,7 @@ from labctl.report.sentences import (
     row_values,
     side_names,
     sides,
+    standing_text,
     statements,
     verdict_text,
 )
@@ -240,32 +241,35 @@ def _proof(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
     for letter, side in sides(comparison):
         mode = comparison.mode(side.key)
         title = Text(f"{letter} {side.scenario}: ")
-        if mode is None or not mode.proven:
-            title.append(words.not_proven, style="bold red")
-            if mode is not None and mode.reason:
-                title.append(f" ({mode.reason})")
-        else:
-            title.append(words.proven, style="green")
+        is_proven = mode is not None and mode.proven
+        title.append(standing_text(mode, words), style="green" if is_proven else "bold red")
+        if mode is not None and mode.reason:
+            title.append(f" ({mode.reason})")
         yield Padding(title, (0, 0, 0, 2))
         if mode is None:
             continue
         yield Padding(_bullet(Text(f"{words.asked}: {mode_text(mode.asked)}")), (0, 0, 0, 4))
         yield Padding(_bullet(Text(f"{words.found}: {mode_text(mode.found)}")), (0, 0, 0, 4))
         for evidence in telling(mode):
-            mark = "" if evidence.supports else "✗ "
+            mark = _MARKS[evidence.supports]
             finding = shortened(evidence.finding) if evidence.supports else evidence.finding
             line = f"{words.evidence} {mark}{evidence.witness} ({evidence.where}): {finding}"
             yield Padding(_bullet(Text(line)), (0, 0, 0, 4))
 
 
+_MARKS = {True: "", False: "✗ ", None: "? "}
+
+
 def telling(mode: ModeInForce) -> tuple[Evidence, ...]:
-    """What a summary shows of the evidence: all that contradicts, and one finding for each supporting witness."""
+    """What a summary shows of the evidence: all that contradicts, what is silent and should not be (each once), and one
+    finding for each supporting witness."""
     against = [evidence for evidence in mode.evidence if evidence.supports is False]
+    silent = {(one.where, one.finding): one for one in mode.evidence if one.silence is not None}
     first: dict[str, Evidence] = {}
     for evidence in mode.evidence:
         if evidence.supports:
             first.setdefault(evidence.witness, evidence)
-    return (*against, *first.values())
+    return (*against, *silent.values(), *first.values())
 
 
 def _signatures(comparison: Comparison, names: tuple[str, str], words: Words) -> Iterable[RenderableType]:

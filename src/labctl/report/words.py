@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
+from labctl.model.proof import Standing
 from labctl.model.result import MetricFamily, Verdict
 
 
@@ -67,7 +68,7 @@ class Words:
     mode_in_force: str
     asked: str
     found: str
-    proven: str
+    standings: Mapping[Standing, str]
     not_proven: str
     evidence: str
     statements: str
@@ -232,7 +233,11 @@ ENGLISH = Words(
     mode_in_force="Mode in force",
     asked="asked",
     found="in force",
-    proven="proven",
+    standings={
+        Standing.IN_FORCE: "proven",
+        Standing.NOT_IN_FORCE: "NOT IN FORCE",
+        Standing.NOT_SHOWN: "NOT SHOWN",
+    },
     not_proven="NOT PROVEN",
     evidence="evidence",
     statements="What the figures are about",

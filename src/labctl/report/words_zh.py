@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
+from labctl.model.proof import Standing
 from labctl.model.result import MetricFamily, Verdict
 from labctl.report.words import Words
 
@@ -102,7 +103,11 @@ CHINESE = Words(
     mode_in_force="生效模式",
     asked="要求",
     found="生效",
-    proven="已证明",
+    standings={
+        Standing.IN_FORCE: "已证明",
+        Standing.NOT_IN_FORCE: "未生效",
+        Standing.NOT_SHOWN: "未能显示",
+    },
     not_proven="未证明",
     evidence="证据",
     statements="这些数字说的是什么",

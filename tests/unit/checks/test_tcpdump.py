@@ -18,6 +18,7 @@ from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen, TapSight
 from labctl.path.capture import argv_tcpdump, echo_filter, parse_counts
+from labctl.path.recognise import lost_on_the_way
 from labctl.path.sighting import Direction
 from labctl.providers.base import Tap
 from labctl.testing import packets
@@ -244,15 +245,73 @@ def test_a_tcpdump_that_failed_is_an_error_and_not_silence(answer: Answer, words
     assert all(running.is_over for tap in here.taps for running in tap.started)
 
 
-def test_a_client_that_cannot_send_is_an_error_in_pings_words() -> None:
+def sending_nothing(*answers: Answer) -> Scene:
     here = scene()
     here.shown = [replace(tap, request=None, reply=None) for tap in here.shown]
-    here.client = ScriptedTarget(
-        CLIENT, [Answer(argv=("ping",), returncode=2, stderr=b"ping: connect: Network is unreachable")]
+    here.client = ScriptedTarget(CLIENT, answers)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"ping: connect: Network is unreachable", "Network is unreachable"),
+        (b"ping: connect: No route to host", "No route to host"),
+        (b"ping: sendmsg: Network is down", "Network is down"),
+        (b"ping: sendmsg: Operation not permitted", "sendmsg: Operation not permitted"),
+    ],
+)
+def test_a_pod_whose_kernel_sends_nothing_is_the_networks_failure_in_the_kernels_words(said: bytes, told: str) -> None:
+    result = sending_nothing(Answer(argv=("ping",), returncode=2, stderr=said)).run()
+    assert result.verdict is Verdict.FAIL
+    assert result.reason.endswith(f"; the sender was told: {told}")
+
+
+def test_a_pod_whose_gateway_does_not_answer_is_the_networks_failure() -> None:
+    lost = Answer(argv=("ping",), returncode=1, stdout=b"3 packets transmitted, 0 received, 100% packet loss\n")
+    neighbours = Answer(argv=("ip", "-4", "neigh", "show"), stdout=b"10.244.0.1 dev eth0 FAILED\n")
+    result = sending_nothing(lost, neighbours).run()
+    assert result.verdict is Verdict.FAIL
+    assert "client got no answer to its ARP request: ip neigh shows 10.244.0.1 dev eth0 FAILED" in result.reason
+
+
+@pytest.mark.parametrize("said", [b"ping: socket: Operation not permitted", b"ping: unknown option -- p", b""])
+def test_a_ping_that_failed_for_reasons_of_its_own_is_an_error(said: bytes) -> None:
+    nobody = Answer(argv=("ip", "-4", "neigh", "show"))
+    result = sending_nothing(Answer(argv=("ping",), returncode=2, stderr=said), nobody).run()
+    assert result.verdict is Verdict.ERROR
+    assert result.reason.startswith("the capture sees nothing")
+
+
+def test_a_device_that_is_down_is_no_failure_of_tcpdump_and_named() -> None:
+    here = scene()
+    at = next(number for number, tap in enumerate(here.shown) if tap.role is Role.SERVER_UPLINK)
+    here.shown = [
+        replace(tap, request=tap.request if number < at else None, reply=None) for number, tap in enumerate(here.shown)
+    ]
+    down = Answer(argv=("tcpdump",), returncode=1, stderr=b"tcpdump: eth0: That device is not up\n")
+    here.overrides[Role.SERVER_UPLINK] = [down]
+    lost = Answer(argv=("ping",), returncode=1, stdout=b"3 packets transmitted, 0 received, 100% packet loss\n")
+    here.client = ScriptedTarget(CLIENT, [lost])
+    result = here.run()
+    assert result.verdict is Verdict.FAIL
+    assert result.reason.endswith("; node:server-node-uplink is down")
+    assert result.signature is not None
+    assert lost_on_the_way(result.signature) == (
+        "the request was last seen at node:client-node-uplink and did not come to node:server-eth0; "
+        "node:server-node-uplink is down"
     )
+
+
+def test_a_tcpdump_whose_device_goes_down_under_way_proves_nothing() -> None:
+    here = scene()
+    broken = b"\ntcpdump: pcap_loop: The interface disappeared"
+    here.overrides[Role.CLIENT_LXC] = [
+        Answer(argv=("tcpdump",), stdout=packets.pcap_file([]), stderr=summary(0) + broken)
+    ]
     result = here.run()
     assert result.verdict is Verdict.ERROR
-    assert result.reason.endswith("ping: it last said: ping: connect: Network is unreachable")
+    assert "The interface disappeared" in result.reason
 
 
 def test_lost_replies_are_a_failure_that_names_the_place() -> None:

@@ -7,8 +7,16 @@ from cilium_recordings import datapath, recorded
 
 from labctl.errors import MeasureFailed
 from labctl.providers.cilium.endpoints import endpoint_of, parse_endpoints, parse_tunnels
-from labctl.providers.cilium.modes import LinkCounters, lxc_evidence, monitor_evidence, netfilter_evidence
+from labctl.providers.cilium.modes import (
+    LinkCounters,
+    agent_evidence,
+    found_by_agent,
+    lxc_evidence,
+    monitor_evidence,
+    netfilter_evidence,
+)
 from labctl.providers.cilium.monitor import Trace, host_routing_of, parse_monitor
+from labctl.providers.cilium.status import parse_status
 
 
 def test_an_endpoint_has_the_names_and_addresses_of_its_pods_wire() -> None:
@@ -93,8 +101,26 @@ def test_the_lxc_counters_tell_the_mode_with_a_few_arp_frames_among_them(
     delta = LinkCounters(transmitted=transmitted + 10, received=received + 20).since(
         LinkCounters(transmitted=10, received=20)
     )
-    evidence = lxc_evidence("a", "node1", "lxc1", delta, datapath("bpf").asked(), ("ip",))
+    evidence = lxc_evidence("a", "node1", "lxc1", delta, datapath("bpf").asked(), ("ip",), arrived=received)
     assert (evidence.found, evidence.supports) == ({"hostRouting": mode}, mode == "bpf")
+
+
+@pytest.mark.parametrize("arrived", [None, 0, 2])
+@pytest.mark.parametrize("asked", ["bpf", "legacy"])
+def test_an_lxc_that_sent_nothing_shows_no_mode_where_nothing_is_known_to_have_come(
+    arrived: int | None, asked: str
+) -> None:
+    """Replies that were lost on the way are missing in Legacy too."""
+    delta = LinkCounters(transmitted=1, received=4)
+    evidence = lxc_evidence("a", "node1", "lxc1", delta, datapath(asked).asked(), ("ip",), arrived=arrived)
+    assert (evidence.supports, evidence.found) == (None, None)
+
+
+def test_what_an_agent_does_not_tell_is_not_claimed_for_it() -> None:
+    silent = parse_status('{"cilium": {"state": "Ok", "msg": "1.15.1"}, "routing": {"intra-host-routing-mode": "BPF"}}')
+    assert found_by_agent(silent, {}) == {"hostRouting": "bpf"}
+    evidence = agent_evidence("node1", silent, {}, datapath("bpf", "native").asked(), None, ("cilium", "status"))
+    assert evidence.supports is True
 
 
 def test_too_few_packets_prove_nothing() -> None:

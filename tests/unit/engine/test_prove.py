@@ -15,7 +15,7 @@ from labctl.errors import NotInForce
 from labctl.model.datapath import HostRouting
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.parameters import CheckParameters, TcpdumpParameters
-from labctl.model.proof import Evidence, ModeInForce
+from labctl.model.proof import Evidence, ModeInForce, Silence, Standing
 from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.store.raw import MemorySinks
 from labctl.testing.labs import example_lab
@@ -109,6 +109,52 @@ def test_a_contradiction_is_more_telling_than_a_capture_that_could_not_be_made()
     assert mode.reason.startswith("node1: helpers")
 
 
+def silent_piece(silence: Silence, finding: str, *, where: str = "node2") -> Evidence:
+    return Evidence(witness="some", where=where, finding=finding, supports=None, silence=silence)
+
+
+@pytest.mark.parametrize(
+    ("silence", "reason"),
+    [
+        (Silence.LOST, "node2: last seen at node1:eth0"),
+        (Silence.ABSENT, "node2: last seen at node1:eth0"),
+        (Silence.UNREAD, "no witness could tell which host routing is in force; node2: last seen at node1:eth0"),
+    ],
+)
+def test_what_is_lost_missing_or_unread_leaves_the_mode_not_shown(silence: Silence, reason: str) -> None:
+    mode = judged(piece(None), silent_piece(silence, "last seen at node1:eth0"))
+    assert (mode.standing, mode.reason) == (Standing.NOT_SHOWN, reason)
+    assert set(mode.aspects().values()) == {Standing.NOT_SHOWN}
+
+
+@pytest.mark.parametrize("silence", [Silence.LOST, Silence.ABSENT])
+def test_half_of_the_lab_that_shows_the_mode_does_not_show_it_for_the_other_half(silence: Silence) -> None:
+    mode = judged(piece(True), silent_piece(silence, "nothing came"))
+    assert not mode.proven
+    assert mode.standing is Standing.NOT_SHOWN
+    assert mode.aspects() == {"hostRouting": Standing.IN_FORCE, "encapsulation": Standing.NOT_SHOWN}
+
+
+def test_a_witness_that_cannot_be_read_leaves_a_right_lab_proven_by_the_others() -> None:
+    mode = judged(piece(True), silent_piece(Silence.UNREAD, "the counters could not be read: EPERM"))
+    assert (mode.proven, mode.standing) == (True, Standing.IN_FORCE)
+
+
+def test_another_mode_that_was_seen_stands_whatever_else_was_lost() -> None:
+    mode = judged(piece(False), silent_piece(Silence.ABSENT, "no program is attached"))
+    assert mode.standing is Standing.NOT_IN_FORCE
+    assert mode.reason == "node1: helpers say {'hostRouting': 'legacy'}; node2: no program is attached"
+    assert mode.aspects()["hostRouting"] is Standing.NOT_IN_FORCE
+
+
+def test_where_packets_were_lost_the_remedy_is_to_trace_them() -> None:
+    lab = example_lab()
+    signature = expected_for(lab, lab.pairs[0], packets=3).signature
+    cut = replace(signature, taps=tuple(replace(tap, request=None, reply=None) for tap in signature.taps))
+    mode = judged(silent_piece(Silence.LOST, "nothing came"), results=(replace(result(), signature=cut),))
+    assert mode.remedy == "labctl trace example client server"
+
+
 def test_packets_that_took_another_way_than_expected_are_the_checks_to_judge_not_the_modes() -> None:
     """A signature that fails for another reason (a wrong VNI) still shows which mode is in force."""
     assert judged(piece(True), results=(result(Verdict.FAIL, "the VNI is wrong"),)).proven
@@ -132,7 +178,7 @@ def test_the_refusal_names_the_side_what_was_asked_what_was_found_and_why() -> N
 def test_the_refusal_of_a_mode_that_nobody_could_tell_names_no_difference() -> None:
     with pytest.raises(NotInForce) as raised:
         refuse_unless_proven(judged(), "side a (legacy)", again="labctl up legacy")
-    assert raised.value.what == "side a (legacy): the mode that was asked for is not in force"
+    assert raised.value.what == "side a (legacy): it is not shown whether the mode that was asked for is in force"
     assert raised.value.cause == "no witness could tell which host routing is in force"
 
 

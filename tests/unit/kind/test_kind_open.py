@@ -86,6 +86,9 @@ class Cluster(World):
         if "statistics" in line:
             pod = "client" if "lxcclient" in line else "server"
             return f"{self.counters[pod][0]} {self.counters[pod][1]}\n", 0
+        if "/proc/net/snmp" in line:
+            pod = "client" if "labctl-client" in line or "client" in line else "server"
+            return f"Ip: Forwarding InReceives\nIp: 2 {self.counters[pod][1]}\n", 0
         if "/sys/class/net" in line:
             return LINKS.replace("{n}", "4" if "worker2" in line else "3"), 0
         if "conntrack" in line:

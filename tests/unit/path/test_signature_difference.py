@@ -9,11 +9,12 @@ import pytest
 
 from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
 from labctl.model.lab import Placement
+from labctl.model.proof import Silence
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
 from labctl.path.difference import DifferenceKind, differences, first_difference
 from labctl.path.expected import expected_signature
-from labctl.path.recognise import recognise, recognise_encapsulation, signature_evidence
+from labctl.path.recognise import lost_on_the_way, recognise, recognise_encapsulation, signature_evidence
 
 LEGACY, BPF = HostRouting.LEGACY, HostRouting.BPF
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
@@ -241,14 +242,58 @@ def test_a_tap_that_is_blind_to_both_halves_tells_nothing_about_the_mode() -> No
     assert "client pod" in seen.observations[0].because
 
 
-def test_observations_that_contradict_each_other_recognise_nothing() -> None:
-    # BPF host routing whose delivery does not use redirect_peer: the hops say BPF, the lxc says Legacy.
+def delivered_otherwise(*roles: Role) -> Signature:
+    """BPF with native routing, whose delivery at these lxc does not use redirect_peer."""
     bpf, legacy = expected(BPF, NATIVE, CROSS).signature, expected(LEGACY, NATIVE, CROSS).signature
     lxc = {tap.role: tap for tap in legacy.taps}
-    mixed = replace(bpf, taps=tuple(lxc[t.role] if "lxc" in t.role else t for t in bpf.taps))
-    seen = recognise(mixed)
+    return replace(bpf, taps=tuple(lxc[t.role] if t.role in roles else t for t in bpf.taps))
+
+
+def test_observations_that_contradict_each_other_recognise_nothing() -> None:
+    # One node delivers with redirect_peer, the other one does not.
+    seen = recognise(delivered_otherwise(Role.SERVER_LXC))
     assert seen.host_routing is None
     assert seen.because.startswith("the observations contradict each other")
+
+
+def test_one_hop_is_no_bpf_on_a_node_that_delivers_out_of_the_lxc() -> None:
+    """The kernel alone, without any program, takes one hop too: a node whose programs are gone is not BPF."""
+    seen = recognise(delivered_otherwise(Role.SERVER_LXC, Role.CLIENT_LXC))
+    assert seen.host_routing is LEGACY
+    assert all("lxc transmitted" in one.because for one in seen.observations)
+
+
+@pytest.mark.parametrize("mode", HostRouting)
+@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("placement", Placement)
+def test_packets_that_did_not_come_through_are_said_with_the_place_and_never_show_the_other_mode(
+    mode: HostRouting, encapsulation: Encapsulation, placement: Placement
+) -> None:
+    """Cut off after every tap of the way, in every cell."""
+    whole = expected(mode, encapsulation, placement).signature
+    assert lost_on_the_way(whole) == ""
+    for at in range(len(whole.taps)):
+        cut = replace(
+            whole,
+            taps=tuple(
+                replace(tap, request=tap.request if number < at else None, reply=None)
+                for number, tap in enumerate(whole.taps)
+            ),
+            hindrances=("node2:eth0 is down",),
+        )
+        evidence = signature_evidence(result_with(cut), asked(mode, encapsulation), "mine")
+        assert evidence.supports is not False, (at, evidence.finding)
+        assert evidence.silence is Silence.LOST
+        assert evidence.finding.startswith("the request was ")
+        assert "node2:eth0 is down" in evidence.finding
+        answer_cut = replace(
+            whole,
+            taps=tuple(replace(tap, reply=tap.reply if number > at else None) for number, tap in enumerate(whole.taps)),
+        )
+        evidence = signature_evidence(result_with(answer_cut), asked(mode, encapsulation), "mine")
+        assert evidence.supports is not False, (at, evidence.finding)
+        assert evidence.silence is Silence.LOST
+        assert evidence.finding.startswith("the reply was ")
 
 
 def test_nothing_seen_recognises_nothing() -> None:
@@ -293,10 +338,7 @@ def test_the_packets_testify_for_or_against_what_was_asked(
 
 
 def test_one_observation_of_the_other_mode_contradicts() -> None:
-    bpf, legacy = expected(BPF, NATIVE, CROSS).signature, expected(LEGACY, NATIVE, CROSS).signature
-    lxc = {tap.role: tap for tap in legacy.taps}
-    mixed = replace(bpf, taps=tuple(lxc[t.role] if "lxc" in t.role else t for t in bpf.taps))
-    evidence = signature_evidence(result_with(mixed), asked(BPF, NATIVE), "mine")
+    evidence = signature_evidence(result_with(delivered_otherwise(Role.SERVER_LXC)), asked(BPF, NATIVE), "mine")
     assert evidence.supports is False
     assert evidence.found == {"encapsulation": "native"}
 

@@ -108,7 +108,7 @@ def test_the_proof_says_what_was_asked_what_is_in_force_and_by_which_evidence(co
 def test_a_side_that_is_not_proven_is_said_so_with_what_stands_against_it() -> None:
     text = comparison_text(example_comparison(proven=False), width=140)
     assert "no verdict, the mode in force of bpf-native is not proven: the programs say legacy" in text
-    assert "B bpf-native: NOT PROVEN (the programs say legacy)" in text
+    assert "B bpf-native: NOT IN FORCE (the programs say legacy)" in text
     assert "✗ programs (node2 eth0 ingress): no redirect_peer was counted" in text
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.model.datapath import HostRouting
-from labctl.model.proof import Evidence
+from labctl.model.proof import Evidence, Silence
 from labctl.providers.cilium.monitor import Trace, host_routing_of
 from labctl.providers.cilium.status import AgentStatus, Fallback, network_of_config
 from labctl.providers.cilium.values import Wanted, expected_config
@@ -25,10 +25,12 @@ def found_by_agent(status: AgentStatus, config: Mapping[str, str]) -> dict[str, 
     found: dict[str, object] = {}
     if status.host_routing:
         found["hostRouting"] = status.host_routing
-    found["encapsulation"] = status.network or network_of_config(config)
+    if network := status.network or network_of_config(config):
+        found["encapsulation"] = network
     if status.masquerade:
         found["masquerade"] = status.masquerade
-    found["kubeProxyReplacement"] = status.replaces_kube_proxy
+    if status.kube_proxy_replacement:
+        found["kubeProxyReplacement"] = status.replaces_kube_proxy
     return found
 
 
@@ -71,6 +73,18 @@ def agent_evidence(
     )
 
 
+def unread_evidence(witness: str, where: str, why: str, command: Sequence[str] = ()) -> Evidence:
+    """A witness that could not be read: nothing for the mode, and nothing against it."""
+    return Evidence(
+        witness=witness,
+        where=where,
+        finding=f"could not be read: {why}",
+        supports=None,
+        command=shlex.join(command),
+        silence=Silence.UNREAD,
+    )
+
+
 def config_evidence(
     config: Mapping[str, str], wanted: Wanted, user: Mapping[str, object], command: Sequence[str]
 ) -> Evidence:
@@ -101,12 +115,19 @@ class LinkCounters:
 
 
 def lxc_evidence(
-    pod: str, node: str, lxc: str, delta: LinkCounters, asked: Mapping[str, object], command: Sequence[str]
+    pod: str,
+    node: str,
+    lxc: str,
+    delta: LinkCounters,
+    asked: Mapping[str, object],
+    command: Sequence[str],
+    arrived: int | None = None,
 ) -> Evidence:
     """In Legacy what a pod gets is transmitted on its lxc; `bpf_redirect_peer` never transmits there.
 
     Both directions of an exchange have about as many packets, so their proportion tells, also with a few ARP
-    frames among them.
+    frames among them. That an lxc transmitted nothing shows BPF only where packets are known to have come to the pod:
+    `arrived` is how many its IP stack counted, None where that is not known.
     """
     where = f"{node}:{lxc}"
     counted = f"pod {pod} sent {delta.received} packets through {lxc}, and {delta.transmitted} were transmitted to it"
@@ -118,8 +139,19 @@ def lxc_evidence(
             supports=None,
             finding=f"{counted}: too few to tell",
         )
-    mode = "legacy" if delta.transmitted * 2 > delta.received else "bpf"
-    meaning = "the way of Legacy" if mode == "legacy" else "replies bypass it, the way of bpf_redirect_peer"
+    if delta.transmitted * 2 > delta.received:
+        mode, meaning = "legacy", "the way of Legacy"
+    elif arrived is not None and arrived > 2 * delta.transmitted:
+        mode, meaning = "bpf", f"{arrived} came to it past the lxc, the way of bpf_redirect_peer"
+    else:
+        came = "what came to the pod is not known" if arrived is None else f"{arrived} came to the pod"
+        return Evidence(
+            witness="lxc-counters",
+            where=where,
+            command=shlex.join(command),
+            supports=None,
+            finding=f"{counted}; {came}, so neither way is shown",
+        )
     return Evidence(
         witness="lxc-counters",
         where=where,

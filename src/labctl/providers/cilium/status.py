@@ -102,10 +102,11 @@ def _masquerade(masquerading: Mapping[str, object]) -> str:
 
 
 def network_of_config(config: Mapping[str, str]) -> str:
-    """The network mode as `cilium-config` has it, for agents that do not tell (1.15 and earlier)."""
+    """The network mode as `cilium-config` has it, for agents that do not tell (1.15 and earlier); "" where it does not
+    have it either."""
     if "routing-mode" in config:
         return config.get("tunnel-protocol", "vxlan") if config["routing-mode"] == "tunnel" else config["routing-mode"]
-    tunnel = config.get("tunnel", "vxlan")
+    tunnel = config.get("tunnel", "")
     return "native" if tunnel == "disabled" else tunnel
 
 

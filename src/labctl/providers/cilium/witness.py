@@ -24,15 +24,29 @@ from labctl.providers.cilium.modes import (
     lxc_evidence,
     monitor_evidence,
     netfilter_evidence,
+    unread_evidence,
 )
 from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, lost_by_monitor, parse_monitor
 from labctl.providers.cilium.rendered import CONFIG_MAP
 from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, parse_status
 from labctl.providers.cilium.targets import DoorTarget
+from labctl.system import snmp
 
 _ASK_S = 60.0
 _MONITOR_START_S = 20.0
 _LOG_LINES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counted:
+    """One reading of a pod: its lxc's counters, and how many packets came to its IP stack (None: not known)."""
+
+    link: LinkCounters
+    arrived: int | None
+
+
+def _why(failed: LabError) -> str:
+    return ": ".join(filter(None, (failed.what, failed.cause)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +66,30 @@ class Witnesses:
         traces: list[Trace] = []
         with self.monitored(client.node, (client,), traces) as trouble:
             send()
-        deltas = {pod.name: self._counters(pod).since(before[pod.name]) for pod in (client, server)}
+        after = {pod.name: self._counters(pod) for pod in (client, server)}
         evidence = [*self.agents_evidence(), self._config_evidence()]
-        evidence += [self._lxc_evidence(pod, deltas[pod.name]) for pod in (client, server)]
+        evidence += [self._lxc_evidence(pod, before[pod.name], after[pod.name]) for pod in (client, server)]
         if pair.placement is Placement.CROSS_NODE:
             evidence.append(self._conntrack_evidence(client, server))
             evidence.append(self._monitor_evidence(client, server, traces, trouble))
         return tuple(evidence)
 
     def agents_evidence(self) -> tuple[Evidence, ...]:
-        """One piece of evidence per node, from its agent; a fallback carries its reason and remedy."""
-        config = self.config()
+        """One piece of evidence per node, from its agent; a fallback carries its reason and remedy. An agent that gives
+        no account is one that could not be read."""
         asked = self.lab.datapath.asked()
         pieces = []
+        try:
+            config = self.config()
+        except LabError:
+            config = {}  # `_config_evidence` says so; the agents tell by themselves
         for node, agent in self.agents.items():
-            status = self.status(node)
+            try:
+                status = self.status(node)
+            except MeasureFailed as failed:
+                command = agent.command(argv_status())
+                pieces.append(unread_evidence("agent-status", node, _why(failed), command))
+                continue
             fallback = self._fallback(node, config, status) if asked["hostRouting"] == "bpf" else None
             if fallback is not None:
                 there = with_kubeconfig(fallback.remedy, agent.commands, self.settings.kubectl())
@@ -150,20 +173,39 @@ class Witnesses:
 
     def _config_evidence(self) -> Evidence:
         argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "yaml")
-        return config_evidence(self.config(), self.settings.wanted, self.settings.user_values, argv)
+        try:
+            config = self.config()
+        except LabError as failed:
+            return unread_evidence("cilium-config", "kube-system/cilium-config", _why(failed), argv)
+        return config_evidence(config, self.settings.wanted, self.settings.user_values, argv)
 
-    def _counters(self, pod: Pod) -> LinkCounters:
-        done = self.nodes[pod.node].run(("sh", "-c", COUNTERS_SCRIPT, pod.lxc), timeout_s=_ASK_S)
-        words = done.text.split()
-        if len(words) != 2:
-            raise MeasureFailed(
-                what=f"cannot read the counters of {pod.lxc} on {pod.node}", cause=done.error_text.strip()[-200:]
-            )
-        return LinkCounters(transmitted=int(words[0]), received=int(words[1]))
+    def _counters(self, pod: Pod) -> _Counted | LabError:
+        """Of the pod's lxc, and of what came to its IP stack; what went wrong where the lxc's cannot be read."""
+        try:
+            done = self.nodes[pod.node].run(("sh", "-c", COUNTERS_SCRIPT, pod.lxc), timeout_s=_ASK_S)
+            words = done.text.split()
+            if len(words) != 2 or not all(word.isdigit() for word in words):
+                raise MeasureFailed(
+                    what=f"cannot read the counters of {pod.lxc} on {pod.node}", cause=done.error_text.strip()[-200:]
+                )
+        except LabError as failed:
+            return failed
+        link = LinkCounters(transmitted=int(words[0]), received=int(words[1]))
+        try:
+            arrived = snmp.parse_arrivals(self.nodes[pod.name].run(snmp.ARGV, timeout_s=_ASK_S).text)
+        except (LabError, OSError):
+            return _Counted(link=link, arrived=None)
+        return _Counted(link=link, arrived=arrived)
 
-    def _lxc_evidence(self, pod: Pod, delta: LinkCounters) -> Evidence:
+    def _lxc_evidence(self, pod: Pod, before: _Counted | LabError, after: _Counted | LabError) -> Evidence:
         command = self.nodes[pod.node].command(("ip", "-s", "link", "show", pod.lxc))
-        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.asked(), command)
+        if isinstance(before, LabError):
+            return unread_evidence("lxc-counters", f"{pod.node}:{pod.lxc}", _why(before), command)
+        if isinstance(after, LabError):
+            return unread_evidence("lxc-counters", f"{pod.node}:{pod.lxc}", _why(after), command)
+        arrived = None if before.arrived is None or after.arrived is None else after.arrived - before.arrived
+        delta = after.link.since(before.link)
+        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.asked(), command, arrived)
 
     def conntrack_evidence(self, pair: Pair) -> tuple[Evidence, ...]:
         """Connections of the pair that its client's node tracks now; nothing to ask on one node."""
@@ -178,9 +220,10 @@ class Witnesses:
         try:
             done = node.run(argv, timeout_s=_ASK_S)
         except MeasureFailed as failed:
-            return Evidence(
-                witness="conntrack", where=client.node, command=" ".join(command), finding=failed.what, supports=None
-            )
+            return unread_evidence("conntrack", client.node, _why(failed), command)
+        if done.returncode:
+            said = " ".join(done.error_text.split())[-200:] or f"conntrack ended with status {done.returncode}"
+            return unread_evidence("conntrack", client.node, said, command)
         entries = [line for line in done.text.splitlines() if f"src={client.address}" in line]
         return netfilter_evidence(
             client.node, len(entries), client.name, server.name, self.lab.datapath.asked(), command
@@ -190,13 +233,7 @@ class Witnesses:
         ids = self._endpoint_ids((client,))
         command = self.agents[client.node].command(argv_monitor(ids) if ids else ())
         if trouble:
-            return Evidence(
-                witness="monitor",
-                where=client.node,
-                command=" ".join(command),
-                finding="; ".join(trouble),
-                supports=None,
-            )
+            return unread_evidence("monitor", client.node, "; ".join(trouble), command)
         return monitor_evidence(
             client.node, traces, str(client.address), str(server.address), self.lab.datapath.asked(), command
         )

@@ -1,7 +1,9 @@
 """What two readings of a node, before and after known traffic, say about the datapath. Pure.
 
-Each witness makes its claims from what was counted; what was asked for is used only to say whether they agree.
-What real Cilium shows is recorded: which helper delivers, which netfilter hooks a packet passes, in each mode.
+Each witness makes its claims from what was counted; what was asked for is used only to say whether they agree. A claim
+needs something that was seen: a packet that a helper moved, that the lxc sent, that came through FORWARD. That nothing
+was seen somewhere is a claim only where the same packets are known to have arrived (`Look.arrived`). What real Cilium
+shows is recorded: which helper delivers, which netfilter hooks a packet passes, in each mode.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from labctl.datapath.metrics import Metric, difference
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import CILIUM_VXLAN
 from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import Evidence
-from labctl.providers.netns.readings import Reading
+from labctl.model.proof import UNCLEAR, Evidence, Silence
+from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.readings import Reading, Unread
 from labctl.system import netns
 
 _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, Program.FROM_OVERLAY)
@@ -24,23 +27,30 @@ _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, P
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """One node before and after the traffic of one pair. `lxc` is the device of the pair's pod on it (of the
-    client where both are)."""
+    client where both are). `arrived` is how many IPv4 packets came to that pod's stack meanwhile."""
 
     before: Reading
     after: Reading
     lxc: str
+    arrived: int | Unread
 
     @property
     def node(self) -> str:
         return self.after.node
 
     def counted(self) -> tuple[Metric, ...]:
-        return difference(self.before.metrics, self.after.metrics)
+        before, after = self.before.metrics, self.after.metrics
+        return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
 
-    def encapsulation(self) -> Encapsulation:
-        """What the node has, whatever it should have: a vxlan device with a program on it, or none."""
-        has_programs = any(self.after.filters.get(CILIUM_VXLAN, {}).values())
-        return Encapsulation.VXLAN if has_programs else Encapsulation.NATIVE
+    def has_arrived(self) -> bool:
+        return not isinstance(self.arrived, Unread) and self.arrived > 0
+
+    def encapsulation(self) -> Encapsulation | None:
+        """What the node has, whatever it should have: a vxlan device with a program on it, or no such device. A device
+        without a program is neither."""
+        if any(self.after.filters.get(CILIUM_VXLAN, {}).values()):
+            return Encapsulation.VXLAN
+        return None if CILIUM_VXLAN in self.after.links else Encapsulation.NATIVE
 
     def command(self, *argv: str) -> str:
         return " ".join(netns.command(self.after.namespace, argv))
@@ -76,26 +86,43 @@ def _programs(look: Look, asked: Mapping[str, object]) -> Evidence:
         for direction, each in hooks.items()
         for one in each
     ]
-    found = {"encapsulation": str(look.encapsulation())} if attached else {}
+    encapsulation = look.encapsulation()
+    lacking = _lacking(look) if attached else "no program is attached"
+    found = {} if lacking or encapsulation is None else {"encapsulation": str(encapsulation)}
+    count = f"{len(attached)} {'program is' if len(attached) == 1 else 'programs are'} attached"
     return Evidence(
         witness="programs",
         where=look.node,
-        finding=f"{len(attached)} programs are attached: {'; '.join(attached)}"
-        if attached
-        else "no program is attached",
-        supports=agrees(found, asked) if attached else False,
+        finding=lacking or f"{count}: {'; '.join(attached)}",
+        supports=agrees(found, asked),
         command=f"tc -n {look.after.namespace} filter show dev {look.lxc} ingress",
         found=found,
+        silence=Silence.ABSENT if lacking else None,
     )
+
+
+def _lacking(look: Look) -> str:
+    """What the pair's packets need on the node and is not there; "" where all is."""
+    if look.lxc not in look.after.links:
+        return f"{look.lxc} is gone"
+    if not look.after.filters.get(look.lxc, {}).get(Direction.INGRESS):
+        return f"no program is attached to {look.lxc}, so that nothing of the datapath takes what its pod sends"
+    if look.encapsulation() is None:
+        return f"no program is attached to {CILIUM_VXLAN}, so that nothing of the datapath takes what comes out of it"
+    return ""
 
 
 def _helpers(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Which helper moved the packets: the programs count each packet by what they did with it."""
+    command = f"bpftool map dump id {look.after.metrics_map}" if look.after.metrics_map is not None else ""
+    for metrics in (look.before.metrics, look.after.metrics):
+        if isinstance(metrics, Unread):
+            return _unread("helpers", look, "the programs' counters", metrics, command)
     counted = [metric for metric in look.counted() if metric.verdict is not Verdict.ARP_REPLY]
     delivered = [metric for metric in counted if metric.program in _DELIVERING]
 
-    def packets(verdict: Verdict) -> int:
-        return sum(metric.packets for metric in delivered if metric.verdict is verdict)
+    def packets(*verdicts: Verdict, by: tuple[Program, ...] = _DELIVERING) -> int:
+        return sum(metric.packets for metric in delivered if metric.verdict in verdicts and metric.program in by)
 
     by_peer, plainly = packets(Verdict.REDIRECT_PEER), packets(Verdict.REDIRECT)
     found: dict[str, object] = {}
@@ -103,19 +130,34 @@ def _helpers(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
         found["hostRouting"] = str(HostRouting.BPF)
     elif plainly and not by_peer:
         found["hostRouting"] = str(HostRouting.LEGACY)
+    bare = packets(Verdict.REDIRECT_PEER, Verdict.REDIRECT, by=(Program.FROM_NETDEV,))
+    bare += packets(Verdict.REDIRECT_NEIGH, by=(Program.FROM_CONTAINER,))
     if packets(Verdict.TUNNEL):
         found["encapsulation"] = str(Encapsulation.VXLAN)
-    elif delivered and pair.placement is Placement.CROSS_NODE:
+    elif bare and pair.placement is Placement.CROSS_NODE:
         found["encapsulation"] = str(Encapsulation.NATIVE)
     mixed = bool(by_peer and plainly)
+    if mixed:
+        found["hostRouting"] = UNCLEAR
     finding = "; ".join(metric.words for metric in _over_devices(counted)) or "the programs counted no packet"
     return Evidence(
         witness="helpers",
         where=look.node,
         finding=finding + (f"; {by_peer} went by bpf_redirect_peer and {plainly} did not" if mixed else ""),
-        supports=False if mixed or not counted else agrees(found, asked),
-        command=f"bpftool map dump id {look.after.metrics_map}" if look.after.metrics_map is not None else "",
+        supports=agrees(found, asked),
+        command=command,
         found=found,
+    )
+
+
+def _unread(witness: str, look: Look, what: str, unread: Unread, command: str) -> Evidence:
+    return Evidence(
+        witness=witness,
+        where=look.node,
+        finding=f"{what} could not be read: {unread.why}",
+        supports=None,
+        command=command,
+        silence=Silence.UNREAD,
     )
 
 
@@ -132,13 +174,23 @@ def _over_devices(counted: Iterable[Metric]) -> tuple[Metric, ...]:
 
 
 def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
-    """Legacy sends to the pod out of its lxc; bpf_redirect_peer goes past it, so the lxc never sends."""
+    """Legacy sends to the pod out of its lxc; bpf_redirect_peer goes past it, so the lxc never sends. Which of the two
+    it was is told by the packets that came to the pod: as many as the lxc sent, or more than twice that (the kernel's
+    own ARP requests are among those of the lxc)."""
     before, after = look.before.links.get(look.lxc), look.after.links.get(look.lxc)
     command = f"ip -n {look.after.namespace} -s link show {look.lxc}"
-    if before is None or after is None:
+    if before is None or after is None or before.index != after.index:
+        finding = f"{look.lxc} is gone" if after is None else f"{look.lxc} was made anew meanwhile"
         return Evidence(
-            witness="lxc-counters", where=look.node, finding=f"{look.lxc} is gone", supports=False, command=command
+            witness="lxc-counters",
+            where=look.node,
+            finding=finding,
+            supports=None,
+            command=command,
+            silence=Silence.ABSENT if after is None else None,
         )
+    if isinstance(look.arrived, Unread):
+        return _unread("lxc-counters", look, "what came to the pod", look.arrived, command)
     answered = sum(
         metric.packets
         for metric in look.counted()
@@ -147,12 +199,15 @@ def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
     from_pod = after.rx_packets - before.rx_packets
     to_pod = after.tx_packets - before.tx_packets - answered
     found: dict[str, object] = {}
-    if from_pod > answered:
-        found["hostRouting"] = str(HostRouting.LEGACY if to_pod > 0 else HostRouting.BPF)
+    if look.arrived > 1 and to_pod >= look.arrived:
+        found["hostRouting"] = str(HostRouting.LEGACY)
+    elif look.arrived > 2 * to_pod:
+        found["hostRouting"] = str(HostRouting.BPF)
     return Evidence(
         witness="lxc-counters",
         where=look.node,
-        finding=f"{look.lxc} took {from_pod} packets from its pod and sent it {to_pod} (ARP answers not counted)",
+        finding=f"{look.lxc} took {from_pod} packets from its pod and sent it {to_pod} (ARP answers not counted); "
+        f"{look.arrived} IP packets came to the pod",
         supports=agrees(found, asked),
         command=command,
         found=found,
@@ -161,47 +216,75 @@ def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
 
 def _netfilter(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Only Legacy with native routing, between nodes, takes packets through the FORWARD hook."""
-    forwarded = look.after.netfilter.forwarded - look.before.netfilter.forwarded
+    command = look.command("iptables", "-t", "mangle", "-nvxL", "FORWARD")
+    forwarded = _grown_forwarding(look)
+    if isinstance(forwarded, Unread):
+        return _unread("netfilter", look, "the FORWARD hook's counter", forwarded, command)
     tells = pair.placement is Placement.CROSS_NODE and look.encapsulation() is Encapsulation.NATIVE
-    found: dict[str, object] = (
-        {"hostRouting": str(HostRouting.LEGACY if forwarded else HostRouting.BPF)} if tells else {}
-    )
+    found: dict[str, object] = {}
     finding = f"the FORWARD hook passed {forwarded} packets"
-    if not tells:
-        finding += ", as in both modes here" if not forwarded else ", and in neither mode it should have passed any"
+    if forwarded:
+        found["hostRouting"] = str(HostRouting.LEGACY)
+        finding += "" if tells else ", and in neither mode it should have passed any"
+    elif tells and look.has_arrived():
+        found["hostRouting"] = str(HostRouting.BPF)
+        finding += f", and {look.arrived} came to the pod"
+    elif not tells:
+        finding += ", as in both modes here"
     return Evidence(
         witness="netfilter",
         where=look.node,
         finding=finding,
-        supports=agrees(found, asked) if tells else (False if forwarded else None),
-        command=look.command("iptables", "-t", "mangle", "-nvxL", "FORWARD"),
+        supports=agrees(found, asked),
+        command=command,
         found=found,
     )
 
 
+def _grown_forwarding(look: Look) -> int | Unread:
+    counts = []
+    for one in (look.before.netfilter, look.after.netfilter):
+        if isinstance(one, Unread):
+            return one
+        if one.forwarded is None:
+            return Unread(why="iptables-save shows no FORWARD chain in the table mangle")
+        counts.append(one.forwarded)
+    before, after = counts
+    return after - before if after >= before else Unread(why="it was set back meanwhile")
+
+
 def _conntrack(look: Look, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
-    """A packet that the stack forwards leaves an entry with the pods' addresses; one that eBPF forwards does not."""
+    """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not tell that
+    eBPF forwarded it: rules may keep packets from being tracked, entries end, and some were there before."""
+    command = look.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
     addresses = {lab.pod(pair.client).address, lab.pod(pair.server).address}
-    entries = [entry for entry in look.after.connections if {entry.source, entry.destination} == addresses]
-    tells = pair.placement is Placement.CROSS_NODE and look.encapsulation() is Encapsulation.NATIVE
-    found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY if entries else HostRouting.BPF)} if tells else {}
-    count = len(entries) or "no"
+    counts = []
+    for connections in (look.before.connections, look.after.connections):
+        if isinstance(connections, Unread):
+            return _unread("conntrack", look, "the connections", connections, command)
+        counts.append(sum({entry.source, entry.destination} == addresses for entry in connections))
+    before, after = counts
+    found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
     return Evidence(
         witness="conntrack",
         where=look.node,
-        finding=f"conntrack has {count} {'entry' if len(entries) == 1 else 'entries'} of the pair",
-        supports=agrees(found, asked) if tells else (False if entries else None),
-        command=look.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address)),
+        finding=f"conntrack has {after or 'no'} {'entry' if after == 1 else 'entries'} of the pair"
+        + (f", {before} of them from before" if before and after >= before else ""),
+        supports=agrees(found, asked),
+        command=command,
         found=found,
     )
 
 
 def _burden(look: Look) -> Evidence:
     """Not about the mode: how much netfilter there is to go round, since the size of the effect depends on it."""
+    netfilter, command = look.after.netfilter, look.command("iptables-save", "-c")
+    if isinstance(netfilter, Unread):
+        return _unread("netfilter-rules", look, "the iptables rules", netfilter, command)
     return Evidence(
         witness="netfilter-rules",
         where=look.node,
-        finding=f"{look.after.netfilter.rules} iptables rules are installed, and connections are tracked",
+        finding=f"{netfilter.rules} iptables rules are installed, and connections are tracked",
         supports=None,
-        command=look.command("iptables-save", "-c"),
+        command=command,
     )

@@ -108,9 +108,19 @@ class NetnsOpenLab:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
         pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
         nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
-        before = {node: self._read(node) for node in nodes}
+        before = {node: (self._read(node), self._arrivals(pods[node])) for node in nodes}
         send()
-        looks = [Look(before=before[node], after=self._read(node), lxc=pods[node].lxc) for node in nodes]
+        looks = []
+        for node in nodes:
+            was, had = before[node]
+            looks.append(
+                Look(
+                    before=was,
+                    after=self._read(node),
+                    lxc=pods[node].lxc,
+                    arrived=readings.grown(had, self._arrivals(pods[node])),
+                )
+            )
         return testify(self.lab, pair, looks)
 
     def datapath_state(self) -> DatapathState:
@@ -121,6 +131,9 @@ class NetnsOpenLab:
 
     def _read(self, node: str) -> readings.Reading:
         return readings.read(node, self._targets[node].namespace)
+
+    def _arrivals(self, pod: Pod) -> int | readings.Unread:
+        return readings.read_arrivals(self._targets[pod.name].namespace)
 
     def _macs(self, part: str) -> dict[str, str]:
         namespace = self._targets[part].namespace
