@@ -159,6 +159,11 @@ class PacketPath:
     lost: str = ""
     lost_tap: str = ""
 
+    @property
+    def is_sent(self) -> bool:
+        """False for a packet that no tap saw: it did not leave its pod, so that it cannot have been lost either."""
+        return bool(self.hops)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrong:

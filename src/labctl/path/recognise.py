@@ -104,7 +104,7 @@ def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evi
         finding += f"; between the nodes the packets were {_ON_WIRE[encapsulation]}"
     missing = lost_on_the_way(signature)
     if missing:
-        finding = f"{missing}; {finding}" if recognised.observations else missing
+        finding = missing if all(claims) else f"{finding}; {missing}"
     node, _, lxc = next((s.tap for s in signature.taps if s.role is Role.SERVER_LXC), "").rpartition(":")
     return Evidence(
         witness="signature",

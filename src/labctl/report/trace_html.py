@@ -51,7 +51,7 @@ def _path(path: PacketPath, numbers: tuple[int, ...], trace: Trace) -> dict[str,
         "title": _sentence(path_title(path)) + alike,
         "hops": list(_hops(path, trace)),
         "after": [movement_words(act, trace) for act in path.after],
-        "lost": path.lost,
+        "lost": path.lost and f"{'lost' if path.is_sent else 'not sent'}: {path.lost}",
     }
 
 

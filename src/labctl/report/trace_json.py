@@ -69,6 +69,7 @@ def _path(path: PacketPath) -> dict[str, object]:
         "number": path.number,
         "what": path.what,
         "arrived": path.arrived,
+        "sent": path.is_sent,
         "lost": path.lost or None,
         "lostTap": path.lost_tap or None,
         "hops": [_hop(hop) for hop in path.hops],

@@ -267,7 +267,7 @@ def _lost(path: PacketPath, topology: Topology) -> str:
     box = box or topology.devices[Role.CLIENT_ETH0 if path.way is Way.REQUEST else Role.SERVER_ETH0]
     x, y, size = box.x, box.bottom + 30, 9
     cross = f"M{x - size:g} {y - size:g}l{2 * size} {2 * size}M{x + size:g} {y - size:g}l-{2 * size} {2 * size}"
-    said = "lost after here"
+    said = "lost after here" if path.is_sent else "not sent from here"
     if path.after:
         last = path.after[-1]
         said += f": {last.what} {HELPERS.get(last.helper, last.helper)}".rstrip()

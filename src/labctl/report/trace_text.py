@@ -131,7 +131,8 @@ class _Picture:
         for movement in self._path.after:
             yield from self._block(self._idle(lane), [f"⇣ {movement_words(movement, self._trace)}"], "", lane)
         if self._path.lost:
-            yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [f"LOST: {self._path.lost}"], "bold red", -1)
+            said = f"{'LOST' if self._path.is_sent else 'NOT SENT'}: {self._path.lost}"
+            yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [said], "bold red", -1)
         else:
             yield self._row(self._idle(-1), "arrived", "dim")
 

@@ -6,6 +6,7 @@ neighbour.h and pkt_sched.h.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -342,6 +343,11 @@ def all_links() -> Request:
 def one_link(index: int) -> Request:
     """Answered by one `parse_link`."""
     return Request(_RTM_GETLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0))
+
+
+NO_HOOKS = frozenset({errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV})
+"""How the kernel refuses to list the filters of a device that has no clsact qdisc, or is gone. Any other error means
+that they could not be read."""
 
 
 def filters_of(index: int, hook: Hook) -> Request:

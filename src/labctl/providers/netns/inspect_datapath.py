@@ -5,7 +5,6 @@ Programs are found where they hang (tc filters), maps through the programs that 
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +77,14 @@ def _node(lab: Lab, node: str) -> NodeDatapath:
 def _filters(channel: Socket, link: rtnetlink.Link) -> list[_Hung]:
     found: list[_Hung] = []
     for direction in Direction:
-        # A device without a clsact qdisc has no such hooks: the kernel refuses, which means none.
-        with contextlib.suppress(NetlinkError):
+        try:
             for answer in channel.ask(rtnetlink.filters_of(link.index, direction.hook)):
                 parsed = rtnetlink.parse_filter(answer)
                 if parsed is not None:
                     found.append(_Hung(device=link.name, index=link.index, direction=direction, filter=parsed))
+        except NetlinkError as refused:
+            if refused.errno not in rtnetlink.NO_HOOKS:
+                raise
     return found
 
 

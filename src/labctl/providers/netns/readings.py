@@ -27,8 +27,9 @@ from labctl.system.rtnetlink import Filter, Link
 _METRICS = "metrics"
 _TIMEOUT_S = 30.0
 _POLICY = re.compile(r"^:(\S+) \S+ \[(\d+):\d+\]")
-_NO_HOOKS = {errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV}
-"""How the kernel refuses to list the filters of a device that has no such hook, or is gone."""
+
+_NAMES = {errno.EOPNOTSUPP: "EOPNOTSUPP", 524: "ENOTSUPP"}
+"""What Python calls otherwise (ENOTSUP has the same number), and the kernel's own that errno.h does not have."""
 
 T = TypeVar("T")
 
@@ -42,8 +43,9 @@ class Unread:
 
 def unread(failed: OSError, doing: str = "") -> Unread:
     """The error in words and by its name: `bpf(PROG_GET_FD_BY_ID): Operation not permitted (EPERM)`."""
-    name = errno.errorcode.get(failed.errno or 0, str(failed.errno))
-    said = failed.strerror or os.strerror(failed.errno or 0)
+    number = failed.errno or 0
+    name = _NAMES.get(number) or errno.errorcode.get(number, str(number))
+    said = failed.strerror or os.strerror(number)
     return Unread(why=f"{doing}{': ' if doing else ''}{said} ({name})")
 
 
@@ -125,7 +127,7 @@ def _filters(channel: Socket, index: int) -> Mapping[Direction, tuple[Filter, ..
         try:
             answers = [*map(rtnetlink.parse_filter, channel.ask(rtnetlink.filters_of(index, direction.hook)))]
         except NetlinkError as refused:
-            if refused.errno not in _NO_HOOKS:
+            if refused.errno not in rtnetlink.NO_HOOKS:
                 raise
             continue
         found[direction] = tuple(answer for answer in answers if answer is not None)

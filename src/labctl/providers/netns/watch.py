@@ -17,11 +17,12 @@ from labctl.datapath.layout import Verdict
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Act, Movement, Mover, PacketKey
-from labctl.model.proof import Evidence
+from labctl.model.proof import Evidence, Silence
 from labctl.model.tools import require_output
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns import netfilter_watch
 from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.readings import unread
 from labctl.providers.netns.turns import turn
 from labctl.system import conntrack, netns, process, rtnetlink
 from labctl.system.netlink import NetlinkError, Socket
@@ -134,16 +135,17 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     gaps: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
-        nodes = tuple(_open(stack, lab, node.name) for node in lab.nodes)
+        nodes = tuple(_open(stack, lab, node.name, gaps) for node in lab.nodes)
         _trace_netfilter(stack, nodes, netfilter_watch.ruleset(one, other), gaps)
         for node in nodes:
-            if not node.readers:
-                gaps.append(f"{node.name}: no program of labctl's is attached that could tell of packets")
             for reader in node.readers:
                 list(reader.read())  # what an earlier watching left behind
             for descriptor in node.configs:
                 stack.callback(_stop, descriptor)
-                trace_pair(descriptor, one, other)
+                try:
+                    trace_pair(descriptor, one, other)
+                except OSError as failed:
+                    gaps.append(f"{node.name}: the programs could not be told to report packets: {unread(failed).why}")
         yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
 
 
@@ -191,29 +193,40 @@ def _stop(descriptor: int) -> None:
         stop_tracing(descriptor)
 
 
-def _open(stack: contextlib.ExitStack, lab: Lab, name: str) -> _Node:
+def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> _Node:
+    """A node without its programs' events, where they cannot be had; `gaps` gets the reason."""
     namespace = namespace_of(lab.name, name)
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = {link.index: link.name for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
             programs = {program for index in links for program in _programs(channel, index)}
-        maps = _maps(stack, programs)
-        readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
     except OSError as failed:
         raise MeasureFailed(
             what=f"node {name} cannot be watched",
             cause=str(failed),
             remedy=f"tc -n {namespace} filter show dev eth0 ingress",
         ) from failed
+    maps: dict[str, tuple[int, ...]] = {}
+    readers: tuple[EventReader, ...] = ()
+    try:
+        maps = _maps(stack, programs)
+        readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
+        if not readers:
+            gaps.append(f"{name}: no program of labctl's is attached that could tell of packets")
+    except OSError as failed:
+        gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")
     return _Node(name=name, namespace=namespace, device_names=links, configs=maps.get("config", ()), readers=readers)
 
 
 def _programs(channel: Socket, index: int) -> Iterator[int]:
     for direction in Direction:
-        with contextlib.suppress(NetlinkError):  # a device without hooks
+        try:
             for answer in channel.ask(rtnetlink.filters_of(index, direction.hook)):
                 if (found := rtnetlink.parse_filter(answer)) is not None:
                     yield found.program_id
+        except NetlinkError as refused:
+            if refused.errno not in rtnetlink.NO_HOOKS:
+                raise
 
 
 def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[int, ...]]:
@@ -272,8 +285,14 @@ def _conntrack(node: _Node, lab: Lab, pair: Pair) -> Evidence:
         with netns.entered(netns.path_of(node.namespace)):
             entries = [found for found in conntrack.connections() if {found.source, found.destination} == pods]
     except OSError as failed:
-        finding = f"the connections cannot be read: {failed}"
-        return Evidence(witness="conntrack", where=node.name, finding=finding, supports=None, command=command)
+        return Evidence(
+            witness="conntrack",
+            where=node.name,
+            finding=f"the connections could not be read: {unread(failed).why}",
+            supports=None,
+            command=command,
+            silence=Silence.UNREAD,
+        )
     answered = sum(entry.is_answered for entry in entries)
     finding = (
         f"conntrack knows {len(entries)} connection{'s' if len(entries) != 1 else ''} of the pair, {answered} answered"
