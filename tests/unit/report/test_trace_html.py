@@ -150,7 +150,7 @@ def test_the_two_ways_differ_in_more_than_colour() -> None:
 
 def test_where_a_packet_is_lost_there_is_a_cross_and_the_box_is_marked() -> None:
     svg = drawn(lost_trace())
-    assert [text.text for text in svg.iter("text") if text.get("class") == "lost"] == ["lost after here"]
+    assert [text.text for text in svg.iter("text") if text.get("class") == "lost"] == ["not sent from here"]
     wrong = [box for box in svg.iter("rect") if "wrong" in (box.get("class") or "").split()]
     assert len(wrong) == 1
     assert "lost: the tunnel entry names another node" in trace_page(lost_trace())
