@@ -150,7 +150,7 @@ def test_the_two_ways_differ_in_more_than_colour() -> None:
 
 def test_where_a_packet_is_lost_there_is_a_cross_and_the_box_is_marked() -> None:
     svg = drawn(lost_trace())
-    assert [text.text for text in svg.iter("text") if text.get("class") == "lost"] == ["not sent from here"]
+    assert [text.text for text in svg.iter("text") if text.get("class") == "lost"] == ["lost after here"]
     wrong = [box for box in svg.iter("rect") if "wrong" in (box.get("class") or "").split()]
     assert len(wrong) == 1
     assert "lost: the tunnel entry names another node" in trace_page(lost_trace())
@@ -159,7 +159,7 @@ def test_where_a_packet_is_lost_there_is_a_cross_and_the_box_is_marked() -> None
 def test_a_packet_that_nobody_saw_still_makes_a_picture() -> None:
     trace = lost_trace()
     nowhere = replace(trace, paths=(replace(trace.paths[0], hops=(), lost="it was never seen", lost_tap=""),))
-    assert "lost after here" in trace_drawing(nowhere)
+    assert "not sent from here" in trace_drawing(nowhere)
     assert "it was never seen" in trace_page(nowhere)
     assert trace_drawing(replace(trace, paths=()))
 
