@@ -47,8 +47,8 @@ def running(name: str, host_routing: HostRouting, encapsulation: Encapsulation) 
     lab = sample_lab(name, host_routing=host_routing, encapsulation=encapsulation)
     build(NetnsProvider(), lab, silent)
     try:
-        with NetnsProvider().open(lab) as open_lab:
-            open_lab.lab = replace(lab, pairs=tuple(p for p in lab.pairs if p.placement is Placement.CROSS_NODE))
+        cross = tuple(pair for pair in lab.pairs if pair.placement is Placement.CROSS_NODE)
+        with NetnsProvider().open(replace(lab, pairs=cross)) as open_lab:
             yield open_lab
     finally:
         remove(NetnsProvider(), lab.name, silent)
@@ -144,16 +144,13 @@ def test_witnesses_that_cannot_be_read_say_so_and_a_right_lab_is_proven_by_the_o
 ) -> None:
     """As with a BPF token, without nfnetlink's conntrack, without a tool: each by itself, then all together."""
     with running(host_as_found, host_routing, encapsulation) as open_lab:
-        for witness, said, change in (
-            ("helpers", "(EPERM)", lambda: monkeypatch.setattr(bpf, "program_descriptor", refused(errno.EPERM))),
-            (
-                "conntrack",
-                "(EOPNOTSUPP)",
-                lambda: monkeypatch.setattr(conntrack, "connections", refused(errno.EOPNOTSUPP)),
-            ),
-            ("netfilter", "iptables-save is not", lambda: monkeypatch.setattr(process, "run", without_iptables_save)),
-        ):
-            change()
+        changes: tuple[tuple[str, str, object, str, Callable[..., object]], ...] = (
+            ("helpers", "(EPERM)", bpf, "program_descriptor", refused(errno.EPERM)),
+            ("conntrack", "(EOPNOTSUPP)", conntrack, "connections", refused(errno.EOPNOTSUPP)),
+            ("netfilter", "iptables-save is not", process, "run", without_iptables_save),
+        )
+        for witness, said, module, name, instead in changes:
+            monkeypatch.setattr(module, name, instead)
             mode = mode_of(open_lab)
             unread = [piece for piece in mode.evidence if piece.witness == witness]
             assert mode.proven, mode.reason
