@@ -189,7 +189,7 @@ def test_a_lab_whose_packets_could_not_be_captured_is_not_called_proven(
     bench.verdicts["tcpdump"] = verdict
     said = bench.run("up", "bpf")
     assert (said.code, said.out) == (4, "")
-    assert "whether it is in the mode that was asked for could not be proven" in said.err
+    assert "it is not shown whether it is in the mode that was asked for" in said.err
 
 
 def test_a_fallback_is_told_in_json_too(bench: Bench, packing: PackingProvider) -> None:

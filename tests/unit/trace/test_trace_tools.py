@@ -187,7 +187,7 @@ def test_a_tcpdump_that_may_not_capture_is_not_a_wrong_filter() -> None:
 
 def test_a_wrong_filter_is_one() -> None:
     wrong = Answer(
-        argv=("tcpdump", "-d", "-i", "eth0", "foo bar"),
+        argv=("tcpdump", "-d", "-i", "eth0", "--", "foo bar"),
         stderr=b"tcpdump: can't parse filter expression: syntax error\n",
         returncode=1,
     )

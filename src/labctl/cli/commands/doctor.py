@@ -3,12 +3,13 @@ the command that mends it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
 
 from labctl.cli.options import ROOT, as_json, as_root
-from labctl.cli.output import emit, emit_json, say, show
+from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks
 from labctl.providers.base import Probe, ProbesMachines
 
@@ -61,7 +62,8 @@ def command(provider: str, as_json: bool) -> int:
     _show_table(probes)
     if libraries:
         say("Packages whose versions are not those of the lock files, with which labctl was tested:")
-        emit(f"  {', '.join(map(str, libraries))}: {REMEDY}")
+        emit(wrapped(", ".join(map(str, libraries)), sys.stdout))
+        emit(f"  try: {REMEDY}")
     lacking = [probe for probe in probes if probe.is_looked_at and not probe.present and probe.remedy]
     for required in (True, False):
         these = [probe for probe in lacking if probe.required is required]
