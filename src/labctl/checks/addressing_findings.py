@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.checks.arp import ArpSight
 from labctl.checks.findings import finding, unknown
-from labctl.checks.pod_network import ICMP_OVER_IPV4_BYTE, DefaultRoute, Device, refused_mtu
+from labctl.checks.pod_network import ICMP_OVER_IPV4_BYTE, DefaultRoute, Device, Fate, SizedPing, parse_sized_ping
+from labctl.errors import MeasureFailed
 from labctl.model.datapath import Encapsulation
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
 from labctl.model.lab import Lab, Pair, Placement
@@ -241,34 +242,46 @@ def judge_mtu(
     """The largest ping that may not be fragmented, and what one byte more gets."""
     payload = mtu_byte - ICMP_OVER_IPV4_BYTE
     less = "50 bytes less than the device's, for the envelope" if mtu_byte < lab.network.mtu else "the device's own"
-    yield finding(
-        "largest-ping",
-        holds=largest.returncode == 0 and mtu_byte == lab.network.route_mtu,
-        sentence=f"{payload} bytes of payload {'pass' if largest.returncode == 0 else 'do NOT pass'} unfragmented: "
-        f"the route's MTU is {mtu_byte}; expected is {lab.network.route_mtu}",
-        lesson=f"{payload} + 8 (ICMP) + 20 (IPv4) = {mtu_byte}, {less}.",
-        command=commands[0],
-    )
-    lesson = "The pod's own kernel refuses, before anything is sent: the limit is in the pod's route."
-    if next_byte.returncode not in (0, 1):
-        yield unknown(
-            "next-byte",
-            sentence=f"ping ended with status {next_byte.returncode}: {next_byte.error_text.strip()[-200:]}",
-            lesson=lesson,
-            command=commands[1],
+
+    def passes(sent: SizedPing) -> tuple[bool, str]:
+        is_answered = sent.fate is Fate.ANSWERED
+        return is_answered and mtu_byte == lab.network.route_mtu, (
+            f"{payload} bytes of payload {'pass' if is_answered else 'do NOT pass'} unfragmented{_in_words(sent)}: "
+            f"the route's MTU is {mtu_byte}; expected is {lab.network.route_mtu}"
         )
-        return
-    refused = refused_mtu(next_byte)
-    got = f"local error: message too long, mtu={refused}" if refused is not None else (
-        "an answer" if next_byte.returncode == 0 else "neither an answer nor an error"
-    )  # fmt: skip
-    yield finding(
-        "next-byte",
-        holds=refused == mtu_byte,
-        sentence=f"{payload + 1} bytes get: {got}",
-        lesson=lesson,
-        command=commands[1],
-    )
+
+    def is_refused(sent: SizedPing) -> tuple[bool, str]:
+        holds = sent.fate is Fate.REFUSED and sent.mtu in (None, mtu_byte)
+        return holds, f"{payload + 1} bytes get: {_ANSWERS[sent.fate]}{_in_words(sent)}"
+
+    lesson = f"{payload} + 8 (ICMP) + 20 (IPv4) = {mtu_byte}, {less}."
+    yield _of_ping("largest-ping", largest, passes, lesson, commands[0])
+    lesson = "The pod's own kernel refuses, before anything is sent: the limit is in the pod's route."
+    yield _of_ping("next-byte", next_byte, is_refused, lesson, commands[1])
+
+
+_ANSWERS = {
+    Fate.ANSWERED: "an answer",
+    Fate.REFUSED: "a refusal by the pod's own kernel",
+    Fate.TOO_BIG: "a refusal by a router on the way",
+    Fate.NO_ROUTE: "no route",
+    Fate.UNANSWERED: "neither an answer nor an error",
+}
+
+
+def _in_words(sent: SizedPing) -> str:
+    return f" ({sent.words})" if sent.words else ""
+
+
+def _of_ping(
+    name: str, completed: Completed, judge: Callable[[SizedPing], tuple[bool, str]], lesson: str, command: Sequence[str]
+) -> Finding:
+    """What `judge` makes of it; unknown when ping failed, or said what is not known here."""
+    try:
+        holds, sentence = judge(parse_sized_ping(completed))
+    except MeasureFailed as failed:
+        return unknown(name, sentence=f"{failed.what}: {failed.cause}", lesson=lesson, command=command)
+    return finding(name, holds=holds, sentence=sentence, lesson=lesson, command=command)
 
 
 def _listed(roles: Sequence[Role]) -> str:

@@ -6,14 +6,44 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from labctl.errors import MeasureFailed
+from labctl.model.tools import why
+from labctl.path.sent import has_no_way, read_ping
 from labctl.providers.base import Completed
 
 ICMP_OVER_IPV4_BYTE = 28
 """The IPv4 header and the ICMP header: what a ping's payload is smaller than the packet."""
-_TOO_LONG = re.compile(r"local error: message too long, mtu=(\d+)", re.IGNORECASE)
+_EMSGSIZE = re.compile(r"message too (?:long|large)(?:, mtu ?= ?(?P<mtu>\d+))?", re.IGNORECASE)
+"""What the C library calls EMSGSIZE (glibc: long, musl: large). iputils 20221126 has it from the socket's error queue,
+with the MTU (`local error: message too long, mtu=1450`), 20240905 from the call (`sendmsg: Message too long`)."""
+_TOO_BIG = re.compile(r"frag(?:mentation)? needed[^(]*\(mtu ?= ?(?P<mtu>\d+)\)", re.IGNORECASE)
+_WARNING = re.compile(r"^warning:", re.IGNORECASE)
+_OWN_NAME = re.compile(r"^\S*ping: ")
+"""With its path or without, by version."""
+
+
+class Fate(StrEnum):
+    """What became of an echo request that nobody may fragment."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    """By the sender's own kernel, before anything was sent (EMSGSIZE)."""
+    TOO_BIG = "too big"
+    """For a router on the way, which said so (ICMP type 3, code 4)."""
+    NO_ROUTE = "no route"
+    UNANSWERED = "unanswered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizedPing:
+    """`mtu` in bytes as whoever refused named it, None when it was not named; `words` are ping's about it, or empty."""
+
+    fate: Fate
+    mtu: int | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +139,26 @@ def parse_neighbour(text: str, address: str) -> str | None:
     return None
 
 
-def refused_mtu(completed: Completed) -> int | None:
-    """The MTU that ping's kernel named when it refused to send, or None when it did not refuse."""
-    found = _TOO_LONG.search(completed.error_text) or _TOO_LONG.search(completed.text)
-    return int(found[1]) if found else None
+def parse_sized_ping(completed: Completed) -> SizedPing:
+    """What became of the one request of `argv_largest`.
+
+    The refusal is known by the C library's name of the errno, which all versions of ping print, each with words of its
+    own around it. Raises MeasureFailed with ping's words when ping failed or says what is not known here: that is no
+    verdict on the network.
+    """
+    if words := has_no_way(completed):
+        return SizedPing(fate=Fate.NO_ROUTE, words=words)
+    report = read_ping(completed)
+    if report.received:
+        return SizedPing(fate=Fate.ANSWERED)
+    told = [_OWN_NAME.sub("", line) for line in (*report.troubles, *report.warnings)]
+    for pattern, fate in ((_EMSGSIZE, Fate.REFUSED), (_TOO_BIG, Fate.TOO_BIG)):
+        for line in told:
+            if (found := pattern.search(line)) is not None:
+                return SizedPing(fate=fate, mtu=None if found["mtu"] is None else int(found["mtu"]), words=line)
+    if any(not _WARNING.match(_OWN_NAME.sub("", line)) for line in report.warnings):
+        raise MeasureFailed(f"ping ended with status {completed.returncode}", why(completed))
+    return SizedPing(fate=Fate.UNANSWERED, words=told[0] if report.troubles else "")
 
 
 def _entries(text: str, program: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from labctl.checks import addressing_findings as judges
 from labctl.checks.addressing_findings import Wrapped
 from labctl.checks.arp import ArpSight, arp_of_pod
 from labctl.checks.findings import finding, judge_findings, unknown
-from labctl.checks.pod_network import parse_default_route, parse_device, parse_neighbour, refused_mtu
+from labctl.checks.pod_network import Fate, parse_default_route, parse_device, parse_neighbour, parse_sized_ping
 from labctl.checks.tcpdump import expected_for
 from labctl.errors import MeasureFailed
 from labctl.model.datapath import Encapsulation, HostRouting
@@ -40,7 +40,14 @@ def text(recorded: Recorded, name: str) -> str:
     return recorded(f"evidence/{name}").decode()
 
 
-def completed(returncode: int, *, stdout: bytes = b"", stderr: bytes = b"") -> Completed:
+LOST = b"1 packets transmitted, 0 received, 100% packet loss, time 0ms\n"
+ANSWERED = (
+    b"1430 bytes from 10.9.0.1: icmp_seq=1 ttl=64 time=0.145 ms\n"
+    b"1 packets transmitted, 1 received, 0% packet loss, time 0ms\n"
+)
+
+
+def completed(returncode: int, stdout: bytes = b"", stderr: bytes = b"") -> Completed:
     return Completed(argv=("ping",), returncode=returncode, stdout=stdout, stderr=stderr, duration_s=0.1)
 
 
@@ -77,11 +84,57 @@ def test_the_neighbour_that_was_asked_for_is_found_and_no_other(recorded: Record
     assert parse_neighbour("", "10.244.0.1") is None
 
 
-@pytest.mark.parametrize("words", ["message too long", "Message too long"])
-def test_the_refused_mtu_is_read_whatever_the_version_of_ping(recorded: Recorded, words: str) -> None:
-    said = text(recorded, "too-long.stderr").replace("message too long", words)
-    assert refused_mtu(completed(1, stderr=said.encode())) == 1450
-    assert refused_mtu(completed(1, stderr=b"ping: connect: Network is unreachable")) is None
+@pytest.mark.parametrize(
+    ("stderr", "mtu"),
+    [
+        (b"ping: local error: message too long, mtu=1450\n", 1450),
+        (b"ping: local error: Message too long, mtu=1450\n", 1450),
+        (b"/usr/bin/ping: sendmsg: Message too long\n", None),
+        (b"ping: sendto: Message too large\n", None),
+        (
+            b"ping: Warning: time of day goes back (-3us), taking countermeasures\nping: sendmsg: Message too long\n",
+            None,
+        ),
+    ],
+    ids=["iputils 20221126", "with a capital", "iputils 20240905", "musl", "after a warning"],
+)
+def test_the_kernels_refusal_is_known_by_its_errno_whatever_the_version_of_ping(stderr: bytes, mtu: int | None) -> None:
+    sent = parse_sized_ping(completed(1, LOST, stderr))
+    assert (sent.fate, sent.mtu) == (Fate.REFUSED, mtu)
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "stderr", "fate"),
+    [
+        (0, ANSWERED, b"", Fate.ANSWERED),
+        (1, b"From 10.9.0.1 icmp_seq=1 Frag needed and DF set (mtu = 1400)\n" + LOST, b"", Fate.TOO_BIG),
+        (2, b"", b"ping: connect: Network is unreachable\n", Fate.NO_ROUTE),
+        (1, LOST, b"", Fate.UNANSWERED),
+    ],
+)
+def test_what_became_of_a_request_is_told_apart(status: int, stdout: bytes, stderr: bytes, fate: Fate) -> None:
+    assert parse_sized_ping(completed(status, stdout, stderr)).fate is fate
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr"),
+    [
+        (1, b"ping: invalid option -- 'M'\nBusyBox v1.35.0 multi-call binary.\n"),
+        (2, b"ping: socket: Operation not permitted\n"),
+        (1, b"ping: sendmsg: Das ist zu lang\n"),
+        (127, b"sh: ping: not found\n"),
+        (-9, b""),
+        (1, b""),
+    ],
+    ids=["busybox", "no capability", "unknown words", "no ping", "killed", "no summary"],
+)
+def test_a_ping_that_failed_or_says_what_is_not_known_is_an_error_and_never_a_verdict(
+    status: int, stderr: bytes
+) -> None:
+    ended = completed(status, b"" if status != 1 or not stderr.endswith(b"lang\n") else LOST, stderr)
+    with pytest.raises(MeasureFailed, match="ping"):
+        parse_sized_ping(ended)
+    assert mtu_verdicts(ended, ended) == [Verdict.ERROR, Verdict.ERROR]
 
 
 def verdict_of_address(address: str, prefix: int) -> Verdict:
@@ -256,19 +309,26 @@ def mtu_verdicts(largest: Completed, next_byte: Completed, mtu: int = 1450) -> l
 
 
 def test_the_largest_ping_and_the_next_byte(recorded: Recorded) -> None:
-    refused = completed(1, stderr=recorded("evidence/too-long.stderr"))
-    assert mtu_verdicts(completed(0), refused) == [Verdict.PASS, Verdict.PASS]
-    sentences = [one.sentence for one in judges.judge_mtu(LAB, 1450, completed(0), refused, ((), ()))]
+    refused = completed(1, LOST, recorded("evidence/too-long.stderr"))
+    assert mtu_verdicts(completed(0, ANSWERED), refused) == [Verdict.PASS, Verdict.PASS]
+    sentences = [one.sentence for one in judges.judge_mtu(LAB, 1450, completed(0, ANSWERED), refused, ((), ()))]
     assert sentences[0].startswith("1422 bytes of payload pass unfragmented")
-    assert sentences[1] == "1423 bytes get: local error: message too long, mtu=1450"
+    assert sentences[1] == (
+        "1423 bytes get: a refusal by the pod's own kernel (local error: message too long, mtu=1450)"
+    )
 
 
 def test_an_mtu_that_is_not_in_force_fails(recorded: Recorded) -> None:
-    refused = completed(1, stderr=recorded("evidence/too-long.stderr"))
-    assert mtu_verdicts(completed(1), refused) == [Verdict.FAIL, Verdict.PASS]
-    assert mtu_verdicts(completed(0), completed(0)) == [Verdict.PASS, Verdict.FAIL]
-    assert mtu_verdicts(completed(0), refused, mtu=1500) == [Verdict.FAIL, Verdict.FAIL]
-    assert mtu_verdicts(completed(0), completed(2, stderr=b"ping: invalid argument")) == [Verdict.PASS, Verdict.ERROR]
+    refused = completed(1, LOST, recorded("evidence/too-long.stderr"))
+    lost = completed(1, LOST)
+    assert mtu_verdicts(lost, refused) == [Verdict.FAIL, Verdict.PASS]
+    assert mtu_verdicts(refused, refused) == [Verdict.FAIL, Verdict.PASS]
+    assert mtu_verdicts(completed(0, ANSWERED), completed(0, ANSWERED)) == [Verdict.PASS, Verdict.FAIL]
+    assert mtu_verdicts(completed(0, ANSWERED), refused, mtu=1500) == [Verdict.FAIL, Verdict.FAIL]
+    assert mtu_verdicts(completed(0, ANSWERED), completed(2, stderr=b"ping: invalid argument")) == [
+        Verdict.PASS,
+        Verdict.ERROR,
+    ]
 
 
 def test_the_first_thing_that_does_not_hold_is_the_reason_and_what_was_not_seen_is_an_error() -> None:
