@@ -7,8 +7,13 @@
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_FRAGMENT_OFFSET 0x1fff
 
+// libbpf 1.6 and later has both in bpf_helpers.h, with the same meaning.
+#ifndef likely
 #define likely(x) __builtin_expect(!!(x), 1)
+#endif
+#ifndef unlikely
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#endif
 
 // The IPv4 header of the frame, or NULL when the frame is too short for one. Valid until a helper changes the packet.
 static __always_inline struct iphdr *ipv4_header(struct __sk_buff *skb)
