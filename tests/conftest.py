@@ -6,6 +6,7 @@ import ctypes
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -33,6 +34,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores SIGINT, nohup SIGHUP, and what they start inherits that: tests of Ctrl-C and of a
+    # closed terminal would fail there, or hang. With a handler we go on without heeding it, and what we start heeds it.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda number, frame: None)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     for marker, reason in MAY_SKIP.items():
         config.addinivalue_line("markers", f"{marker}: {reason}")
     config.addinivalue_line("markers", f"{NEEDS_KIND}: needs the real kind and helm: setup/prepare.sh test")

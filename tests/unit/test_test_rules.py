@@ -13,13 +13,24 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def outcome(tmp_path: Path, body: str, **environment: str) -> str:
+def outcome(tmp_path: Path, body: str, *, wrapper: tuple[str, ...] = (), **environment: str) -> str:
     """What pytest prints about a test file with this body, with our conftest and the given environment."""
     for name in ("conftest.py", "host_snapshot.py"):
         (tmp_path / name).write_text((TESTS / name).read_text())
     (tmp_path / "test_it.py").write_text("import pytest\n" + textwrap.dedent(body))
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "--strict-markers", "-p", "no:cacheprovider", "--rootdir=."],
+        [
+            *wrapper,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rA",
+            "--strict-markers",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir=.",
+        ],
         cwd=tmp_path,
         env={key: value for key, value in os.environ.items() if not key.startswith("LABCTL_")} | environment,
         capture_output=True,
@@ -80,6 +91,19 @@ def test_in_ci_tests_of_the_real_kind_may_be_skipped_only_where_go_is_missing(
 def test_in_ci_an_expected_failure_stays_one(tmp_path: Path) -> None:
     said = outcome(tmp_path, "@pytest.mark.xfail\ndef test_it():\n    assert False\n", LABCTL_NO_SKIP="1")
     assert "1 xfailed" in said
+
+
+@pytest.mark.parametrize("name", ["INT", "HUP"])
+def test_tests_of_signals_work_in_background_jobs_and_under_nohup_too(tmp_path: Path, name: str) -> None:
+    """Where the signal is ignored, and stays so in every program that is started there."""
+    body = f"""
+        import os, signal, subprocess, sys
+        def test_it():
+            program = "import os, signal; os.kill(os.getpid(), signal.SIG{name})"
+            assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode != 0
+    """
+    ignoring = ("sh", "-c", f'trap "" {name}; exec "$@"', "sh")
+    assert "1 passed" in outcome(tmp_path, body, wrapper=ignoring)
 
 
 def test_a_test_that_leaves_the_host_alone_passes(tmp_path: Path) -> None:
