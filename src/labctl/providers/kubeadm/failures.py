@@ -21,7 +21,9 @@ _WARNINGS = re.compile(
     re.MULTILINE,
 )
 """Lines that stand beside a failure and have nothing to do with it."""
-_OF_SSH = re.compile(r"\bssh:|via ssh|Shared connection|closed by remote host|^Connection to ", re.MULTILINE)
+_OF_SSH = re.compile(
+    r"\bssh:|via ssh|Shared connection|closed by remote host|^Connection (?:to|closed by|reset by) ", re.MULTILINE
+)
 _TELLING = re.compile(r"\[ERROR|^E: |error|fail|denied|refused|invalid|not ", re.IGNORECASE)
 
 
@@ -162,7 +164,8 @@ KNOWN: tuple[Known, ...] = (
     ),
     _known(
         r"Connection timed out|No route to host|Network is unreachable|Operation timed out|"
-        r"Connection reset|Broken pipe|closed by remote host|Shared connection .* closed|Timeout before authentication",
+        r"Connection reset|Broken pipe|closed by (?:remote host|\S+ port)|Shared connection .* closed|"
+        r"Timeout before authentication",
         "{address} does not answer, or dropped the connection",
         "ping -c 1 {address}",
         "ssh {place} true  # then the same labctl command: it goes on where it stopped",
