@@ -8,6 +8,7 @@ hook. The pure half is `movements_of`.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -113,17 +114,17 @@ def argv_chain(table: str, chain: str) -> tuple[str, ...]:
     return ("nft", "-a", "list", "chain", "ip", table, chain)
 
 
+_COUNTER = re.compile(r"\bcounter packets \d+ bytes \d+\b")
+"""Found by its whole form: nft 1.1.7 prints a rule's comment before it, and a comment may say anything."""
+
+
 def parse_chain(text: str, table: str, chain: str) -> dict[tuple[str, str, int], str]:
     """The rules of `nft -a list chain` by handle, without counters."""
     found = {}
     for line in text.splitlines():
         rule, mark, handle = line.strip().rpartition(" # handle ")
         if mark and handle.isdigit() and not rule.startswith(("chain ", "table ")):
-            words = rule.split()
-            if "counter" in words:
-                at = words.index("counter")
-                del words[at : at + 5]  # counter packets N bytes M
-            found[table, chain, int(handle)] = " ".join(words)
+            found[table, chain, int(handle)] = " ".join(_COUNTER.sub("", rule).split())
     return found
 
 
