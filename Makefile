@@ -6,18 +6,21 @@ NEWEST ?=
 PREPARE := setup/prepare.sh$(if $(filter-out 0,$(NEWEST)), --newest)
 VENV := .venv$(if $(filter-out 0,$(NEWEST)),-newest)
 PYTHON := $(VENV)/bin/python
-SCRIPTS := labctl .ci/run $(wildcard setup/*.sh)
+SCRIPTS := labctl .ci/run $(wildcard setup/*.sh tests/distros/*.sh)
 A ?= legacy
 B ?= bpf
 ARGS ?=
 TESTS ?=
 ONLY ?=
 BENCHES ?= $(wildcard bench/*.py)
+DISTROS ?= bookworm trixie sid
+STEPS ?= compare test
+KEEP ?=
 
-.PHONY: help setup compare test test-kind unit lint static objects format bench upgrade clean
+.PHONY: help setup compare test test-kind test-distros unit lint static objects format bench upgrade clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## install the packages that labs need, and .venv
 	@setup/prepare.sh --root "make setup" run
@@ -35,6 +38,11 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 	@$(PREPARE) --root "make test-kind" run test
 	@$(PYTHON) tests/kind_cluster/preflight.py
 	LABCTL_TEST_KIND=1 $(PYTHON) -m pytest tests/kind_cluster -v
+
+test-distros: export TESTS := $(value TESTS)
+test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)
+	@setup/prepare.sh --root "make test-distros" distros
+	@python3 tests/distros/run.py $(if $(KEEP),--keep) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint

@@ -108,6 +108,7 @@ is_present() { # HOW NAME
   case $1 in
     command) command -v "$2" >/dev/null ;;
     library) [[ $libraries == *"$2 "* ]] ;;
+    keys) [ -e "/usr/share/keyrings/$2" ] ;;
     header) [ -e "/usr/include/$2" ] || compgen -G "/usr/include/*-linux-gnu*/$2" >/dev/null ;;
   esac
 }
@@ -390,10 +391,10 @@ main() {
         return
         ;;
       --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
-      run) groups+=" run" ;;
+      run | distros) groups+=" $1" ;;
       lint | test) groups+=" $1" extras=dev ;;
       *)
-        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] | --python\n' >&2
+        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] | --python\n' >&2
         exit 2
         ;;
     esac
