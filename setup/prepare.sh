@@ -316,7 +316,11 @@ can_write() {
 # Under sudo in a person's own clone, what we made is theirs.
 give_to_owner() {
   is_root && [ "$(stat -c %u "$root")" != 0 ] || return 0
-  chown -R --reference="$root" "$venv" "$root"/src/*.egg-info
+  # Whether there is an .egg-info depends on how the build back end was called.
+  local made
+  for made in "$venv" "$root"/src/*.egg-info; do
+    [ ! -e "$made" ] || chown -R --reference="$root" "$made"
+  done
 }
 
 # ---- kind and helm for the tests, from their Go modules
