@@ -287,6 +287,23 @@ def test_a_setup_that_fails_names_the_step_and_a_command_that_can_be_pasted(tmp_
     assert shlex.split(command) == [str(tree / "setup/prepare.sh")]
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("made", [(), ("labctl.egg-info",), ("labctl.egg-info", "other one.egg-info")])
+def test_under_sudo_in_a_persons_clone_what_set_up_made_is_the_persons(made: tuple[str, ...], tmp_path: Path) -> None:
+    """A build back end may leave an .egg-info in src/, or none."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    tree, python = clone(tmp_path / "a b"), stand_ins(tmp_path / "stand-ins")
+    os.chown(tree, 65534, 65534)
+    for name in made:
+        (tree / "src" / name).mkdir()
+    said = under("C", tree / "setup/prepare.sh", PYTHON=str(python))
+    assert said.returncode == 0, said.stderr
+    assert "chown" not in said.stderr
+    ours = [tree / ".venv", tree / ".venv/bin/python", *(tree / "src" / name for name in made)]
+    assert {path.lstat().st_uid for path in ours} == {65534}
+
+
 def test_the_newest_versions_leave_the_locked_ones_alone(tmp_path: Path) -> None:
     tree, python = clone(tmp_path / "a b"), stand_ins(tmp_path / "stand-ins")
     under("C", tree / "setup/prepare.sh", PYTHON=str(python))
