@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address
 
+import pytest
+
 from labctl.model.movement import Act, Mover, PacketKey
 from labctl.providers.netns.netfilter_watch import TABLE, movements_of, parse_chain, ruleset
 from labctl.system.netlink import attribute, number_attribute, text_attribute
@@ -108,6 +110,22 @@ table ip filter {
         ("filter", "FORWARD", 7): "ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 drop",
         ("filter", "FORWARD", 8): "jump CILIUM_FORWARD",
     }
+
+
+@pytest.mark.parametrize(
+    ("printed", "rule"),
+    [
+        ('tcp dport 9 comment "a counter of my own words" counter packets 3 bytes 180 drop',
+         'tcp dport 9 comment "a counter of my own words" drop'),
+        ('tcp dport 9 comment "no counter" drop', 'tcp dport 9 comment "no counter" drop'),
+        ("counter packets 3 bytes 180 jump counters", "jump counters"),
+        ('tcp dport 9 counter name "mine" drop', 'tcp dport 9 counter name "mine" drop'),
+    ],
+)  # fmt: skip
+def test_only_a_rules_own_counter_is_left_out_and_nothing_that_looks_like_it(printed: str, rule: str) -> None:
+    """nft 1.1.7 prints a comment before the counter."""
+    text = f"table ip filter {{\n\tchain FORWARD {{ # handle 1\n\t\t{printed} # handle 2\n\t}}\n}}\n"
+    assert parse_chain(text, "filter", "FORWARD") == {("filter", "FORWARD", 2): rule}
 
 
 def test_the_table_goes_with_its_owner_and_marks_the_pair_alone() -> None:
