@@ -42,7 +42,7 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)
 	@setup/prepare.sh --root "make test-distros" distros
-	@python3 tests/distros/run.py $(if $(KEEP),--keep) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
+	@python3 tests/distros/distro_run.py $(if $(KEEP),--keep) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint

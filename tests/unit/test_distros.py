@@ -13,8 +13,8 @@ from typing import Any
 
 import distro_host
 import distro_results
+import distro_run as distros
 import pytest
-import run as distros
 from distro_host import Archive
 
 TREE = Path(__file__).resolve().parents[2]
@@ -340,6 +340,6 @@ def test_entering_a_root_is_refused_outside_of_a_pid_namespace(tmp_path: Path) -
 
 
 def test_the_scripts_run_on_the_standard_library_alone() -> None:
-    for name in ("run.py", "distro_results.py", "distro_host.py"):
+    for name in ("distro_run.py", "distro_results.py", "distro_host.py"):
         program = f"import sys; sys.path.insert(0, {str(TREE / 'tests/distros')!r}); import {name[:-3]}"
         subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)

@@ -1,6 +1,6 @@
 """`make test-distros`: both commands of the README in fresh Debian systems, each from nothing.
 
-    tests/distros/run.py [--keep] [--tests ARGS] [--steps "compare test"] SUITE…
+    tests/distros/distro_run.py [--keep] [--tests ARGS] [--steps "compare test"] SUITE…
 
 For each suite: a base system by debootstrap, kept in ${LABCTL_DISTROS:-~/.cache/labctl/distros} and made again when it
 is a week old; a copy of it; in the copy a clone of this tree, with what is not committed yet; then `sudo make compare`
