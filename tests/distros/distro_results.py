@@ -127,6 +127,7 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def write_result(suite: str, record: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / f"{suite}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -271,6 +271,8 @@ def test_the_table_says_what_passed_and_names_every_test_that_did_not() -> None:
 
 
 def test_results_are_read_as_they_were_written_the_oldest_release_first(tmp_path: Path) -> None:
+    tmp_path /= "results"  # a clone without any has no such folder
+    assert distro_results.read_results(tmp_path) == []
     distro_results.write_result("sid", recorded(name="Debian sid", release=""), tmp_path)
     distro_results.write_result("trixie", recorded(), tmp_path)
     distro_results.write_result("bookworm", recorded(name="Debian 12 (bookworm)", release="12"), tmp_path)
