@@ -36,11 +36,13 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A program as it was found; `path` is empty where there is none. `said` is its answer about its version."""
+    """A program as it was found; `path` is empty where there is none. `said` is its answer about its version;
+    `is_silent`: it had given none at the deadline."""
 
     path: str
     identity: Identity = UNKNOWN
     said: str = ""
+    is_silent: bool = False
 
 
 def tool_probes(needs: Sequence[Need]) -> Iterator[Probe]:
@@ -66,7 +68,8 @@ def ask(tool: Tool) -> Found:
             said = f"it was killed by signal {-done.returncode}\n{said}"
     except MeasureFailed as failed:
         said = f"{failed.what}: {failed.cause}"
-    return Found(path=path, identity=identify(tool, said), said=said)
+        return Found(path=path, identity=identify(tool, said), said=said)
+    return Found(path=path, identity=identify(tool, said), said=said, is_silent=done.timed_out)
 
 
 def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
@@ -78,8 +81,9 @@ def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
             name=tool.program, present=False, found="not there", needed_for=need.needed_for, remedy=package,
             required=need.required, needs=tool.needed,
         )  # fmt: skip
-    short = shortfall(tool, found.identity, found.said) or also
-    words = found.identity.words or "version unknown"
+    # A busy machine's tool that has not answered yet is there: nothing says that it will not do.
+    short = "" if found.is_silent else shortfall(tool, found.identity, found.said) or also
+    words = found.identity.words or f"version unknown{': it said ' + found.said if found.is_silent else ''}"
     return Probe(
         name=tool.program,
         present=not short,
