@@ -59,17 +59,20 @@ def load(host_routing: HostRouting, encapsulation: Encapsulation) -> LoadedDatap
 
 
 def load_object(path: Path) -> LoadedDatapath:
-    """Loads any object that libbpf takes. Raises HostLacks without libbpf, StepFailed with what libbpf said."""
+    """Loads any object that libbpf takes. Raises HostLacks without libbpf, StepFailed with what libbpf said, whose
+    cause is the kernel's OSError."""
     library, said = _libbpf()
     said.lines = []
     library.libbpf_set_print(library.printer)  # who else uses libbpf in this process may have set another
     handle = library.bpf_object__open_file(os.fsencode(path), None)
     if not handle:
-        raise _failed(path, ctypes.get_errno(), said.lines)
+        refused = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise _failed(path, refused, said.lines) from refused
     try:
         result = library.bpf_object__load(handle)
         if result:
-            raise _failed(path, -result, said.lines)
+            refused = OSError(-result, os.strerror(-result))
+            raise _failed(path, refused, said.lines) from refused
         return LoadedDatapath(
             path=path,
             programs=_descriptors(library, handle, "program"),
@@ -92,9 +95,9 @@ def _descriptors(library: Any, handle: int, kind: str) -> dict[str, int]:
     return found
 
 
-def _failed(path: Path, error: int, said: list[str]) -> StepFailed:
+def _failed(path: Path, refused: OSError, said: list[str]) -> StepFailed:
     """Of a long log the end, where the verifier says what it did not like."""
-    lines = "".join(said).strip().splitlines() or [os.strerror(error)]
+    lines = "".join(said).strip().splitlines() or [str(refused.strerror)]
     return StepFailed(
         what=f"the eBPF programs of {path.name} could not be loaded",
         cause="\n".join(lines[-_LOG_LINES:]),

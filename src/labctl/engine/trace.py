@@ -12,7 +12,7 @@ from labctl.checks.raw import RawFiles
 from labctl.engine.clocks import clocks_between
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.movement import Movement
+from labctl.model.movement import Movement, Unshown
 from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role
@@ -180,6 +180,7 @@ def trace(
             *watched.notes,
             *(() if seen else why_unsent(open_lab.target(pair.client), watched.sent)),
         ),
+        unshown=watched.unshown,
         command=" ".join(open_lab.target(pair.client).command(marked.argv())),
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
@@ -215,6 +216,7 @@ class _Watched:
         self.movements: tuple[Movement, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
         self.gaps: tuple[str, ...] = ()
+        self.unshown: tuple[Unshown, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -236,6 +238,7 @@ def _watch(
         watched.movements = watch.movements()
         watched.evidence = watch.evidence()
         watched.gaps = watch.gaps()
+        watched.unshown = watch.unshown()
     sent = raw.save_completed("sender", watched.sent)
     for capture in watched.captures:
         raw.save_completed(f"{capture.tap.role}-{capture.direction}", capture.completed, output="pcap")

@@ -87,3 +87,13 @@ class Movement:
     identity: int = 0
     encapsulated: bool = False
     raw: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unshown:
+    """A kind of act that the witnesses on the nodes' kernel cannot tell of, whether the packet meets it or not: that no
+    such act stands on the way says nothing. `kernel` is the release, `since` the first version of Linux that can."""
+
+    mover: Mover
+    kernel: str
+    since: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.lab import Placement
-from labctl.model.movement import Movement
+from labctl.model.movement import Movement, Unshown
 from labctl.model.proof import Evidence
 from labctl.model.signature import Role, Signature
 
@@ -187,6 +187,7 @@ class Trace:
     show, empty when they do not tell, and `recognised` why. `differences` are all departures from the expected
     signature in words, in the order of the way; `expected_source` says where that is known from. `sent` and `replied`
     count packets. `evidence` is what witnesses testify of the pair (conntrack entries, netfilter rules that dropped).
+    `unshown` is what the nodes' kernel cannot tell of any packet.
     """
 
     lab: str
@@ -214,6 +215,7 @@ class Trace:
     wrong: Wrong | None = None
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
+    unshown: tuple[Unshown, ...] = ()
     command: str = ""
     started_ns: int = 0
     duration_s: float = 0.0

@@ -20,7 +20,7 @@ from labctl.model.process import Completed as Completed
 
 if TYPE_CHECKING:  # who only looks for labs does not load what is said of their packets
     from labctl.model.lab import Lab, Pair
-    from labctl.model.movement import Movement
+    from labctl.model.movement import Movement, Unshown
     from labctl.model.plan import Action, Plan
     from labctl.model.proof import Evidence
     from labctl.model.signature import Role
@@ -121,6 +121,10 @@ class Watch(Protocol):
 
     def gaps(self) -> tuple[str, ...]:
         """What could not be watched, each as a sentence; events that were lost, too."""
+        ...
+
+    def unshown(self) -> tuple[Unshown, ...]:
+        """What the nodes' kernel cannot tell of any packet."""
         ...
 
 

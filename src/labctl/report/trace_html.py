@@ -21,6 +21,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    unshown_words,
     way_words,
 )
 
@@ -41,6 +42,7 @@ def trace_page(trace: Trace) -> str:
         has_envelopes=any(hop.envelope for path in trace.paths for hop in path.hops),
         drawing=trace_drawing(trace),
         paths=[_path(path, numbers, trace) for path, numbers in different(trace)],
+        notes=[*trace.notes, *(f"Not shown: {unshown_words(one)}" for one in trace.unshown)],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from labctl.model.movement import Movement
 from labctl.model.path import Hop, HopEnvelope, Named, PacketPath, Skipped, Trace
 from labctl.path.record import signature_record
+from labctl.report.trace_words import unshown_words
 
 
 def trace_document(trace: Trace) -> dict[str, object]:
@@ -60,6 +61,10 @@ def trace_document(trace: Trace) -> dict[str, object]:
             for one in trace.evidence
         ],
         "notes": list(trace.notes),
+        "unshown": [
+            {"mover": str(one.mover), "kernel": one.kernel, "since": one.since, "sentence": unshown_words(one)}
+            for one in trace.unshown
+        ],
     }
 
 

@@ -28,6 +28,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    unshown_words,
     way_words,
 )
 
@@ -90,6 +91,8 @@ def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
             yield command_line(piece.command, indent=2, style="dim")
     for note in trace.notes:
         yield _line(f"note: {note}", "", width)
+    for one in trace.unshown:
+        yield _line(f"not shown: {unshown_words(one)}", "", width)
     yield _line(trace.statement, "dim", width)
     if trace.command:
         yield _line("by hand:", "dim", width)

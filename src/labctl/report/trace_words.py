@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl import units
-from labctl.model.movement import Movement, Mover
+from labctl.model.movement import Movement, Mover, Unshown
 from labctl.model.path import Carriage, Direction, Hop, HopEnvelope, Named, PacketPath, Skipped, Trace, Way
 from labctl.model.signature import Role
 
@@ -191,6 +191,14 @@ def seen_words(trace: Trace) -> str:
     if not trace.host_routing:
         return f"the sightings do not tell the host routing: {trace.recognised}" if trace.recognised else ""
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
+
+
+def unshown_words(one: Unshown) -> str:
+    """What this kernel cannot show, and since when others can: absent steps must not be read as steps not taken."""
+    return (
+        f"this kernel ({one.kernel}) does not tell {one.mover} steps in nft traces, so none stand on the way: "
+        f"Linux {one.since} and later do"
+    )
 
 
 def _as_it_should(trace: Trace) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Movement
+from labctl.model.movement import Movement, Unshown
 from labctl.model.proof import Evidence
 from labctl.model.state import DatapathState
 from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
@@ -154,6 +154,7 @@ class ScriptedWatch:
     moved: tuple[Movement, ...] = ()
     shown: tuple[Evidence, ...] = ()
     missed: tuple[str, ...] = ()
+    untold: tuple[Unshown, ...] = ()
 
     def movements(self) -> tuple[Movement, ...]:
         return self.moved
@@ -163,6 +164,9 @@ class ScriptedWatch:
 
     def gaps(self) -> tuple[str, ...]:
         return self.missed
+
+    def unshown(self) -> tuple[Unshown, ...]:
+        return self.untold
 
 
 NOTHING_WATCHED = ScriptedWatch()

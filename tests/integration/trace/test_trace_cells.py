@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, unpack_config
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.lab import Placement
+from labctl.model.movement import Mover
 from labctl.model.path import Carriage, Protocol, Trace, Way
 from labctl.model.signature import Role
 from labctl.path.pcap import read_pcap
+from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.provider import NetnsProvider
 
 pytestmark = needs
@@ -56,6 +60,27 @@ def without_new(words: list[str]) -> list[str]:
     return ["conntrack" if word.startswith("conntrack:") else word for word in words]
 
 
+def as_told_here(words: list[str]) -> list[str]:
+    """The expected steps, without those that this kernel cannot show."""
+    told = kernel.trace_abilities().tells_connections
+    return [word for word in without_new(words) if told or word != "conntrack"]
+
+
+def what_is_not_shown_is_said(found: Trace) -> None:
+    """On a kernel whose traces have no conntrack steps, and on no other."""
+    told = [(one.mover, one.kernel, one.since) for one in found.unshown]
+    is_shown = kernel.trace_abilities().tells_connections
+    assert told == ([] if is_shown else [(Mover.CONNTRACK, os.uname().release, "6.16")])
+
+
+def test_a_kernel_that_is_new_enough_has_what_its_number_promises() -> None:
+    """So that a trial that finds too little cannot excuse the tests of this module from demanding it."""
+    version, abilities = kernel.parse_release(os.uname().release), kernel.trace_abilities()
+    assert version is not None
+    assert abilities.tells_connections or version < kernel.CONNECTION_STATE_SINCE
+    assert abilities.owns_tables or version < kernel.TABLE_OWNER_SINCE
+
+
 @pytest.mark.parametrize("encapsulation", Encapsulation)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_what_moved_the_packet_is_named_in_every_cell(
@@ -69,10 +94,11 @@ def test_what_moved_the_packet_is_named_in_every_cell(
             assert found.host_routing == host_routing
             assert (found.sent, found.replied) == (1, 1)
             assert found.notes == ()
+            what_is_not_shown_is_said(found)
             request, reply = found.paths
-            wanted = ACTS[host_routing, encapsulation, placement]
-            assert without_new(acts(request)) == without_new(wanted)
-            assert without_new(acts(reply)) == without_new(wanted)
+            wanted = as_told_here(ACTS[host_routing, encapsulation, placement])
+            assert without_new(acts(request)) == wanted
+            assert without_new(acts(reply)) == wanted
             assert not request.after
             assert all(hop.carriage is not Carriage.UNOBSERVED for path in found.paths for hop in path.hops)
             delivery_is_told(found, host_routing)
@@ -144,7 +170,7 @@ def test_tcp_and_udp_are_traced_without_a_server(
         found = traced(lab, open_lab, "server", protocol=protocol, count=3)
     assert found.wrong is None, found.wrong
     assert [path.what for path in found.paths] == list(answers[protocol]) * 3
-    wanted = without_new(ACTS[host_routing, encapsulation, CROSS])
+    wanted = as_told_here(ACTS[host_routing, encapsulation, CROSS])
     for path in found.paths:
         assert without_new(acts(path)) == wanted
 
@@ -162,9 +188,12 @@ def test_the_nodes_are_as_before_when_a_trace_is_over(host_as_found: str) -> Non
 KILLED = """
 import os, signal, subprocess, sys
 from labctl.engine.trace import pair_between
+from labctl.providers.netns import kernel
 from labctl.providers.netns.discover import discover
 from labctl.providers.netns.watch import watching
 
+if sys.argv[2] == "without owners":
+    kernel.trace_abilities = lambda: kernel.TraceAbilities(tells_connections=False, owns_tables=False)
 lab = next(found.lab for found in discover() if found.name == sys.argv[1])
 with watching(lab, pair_between(lab, "client", "server")):
     for node in lab.nodes:
@@ -173,16 +202,40 @@ with watching(lab, pair_between(lab, "client", "server")):
 """
 
 
-def test_nothing_of_a_killed_trace_stays(host_as_found: str) -> None:
+@pytest.mark.parametrize("tables", ["with owners, where this kernel has them", "without owners"])
+def test_nothing_of_a_killed_trace_stays(host_as_found: str, tables: str) -> None:
+    """What has no owner (maps, and tables before Linux 5.12) stays until the next look at the lab, which ends it."""
+    are_owned = kernel.trace_abilities().owns_tables and tables != "without owners"
     with running(host_as_found, BPF, VXLAN) as (lab, _):
         nodes = [node.name for node in lab.nodes]
-        argv = (sys.executable, "-c", KILLED, host_as_found)
+        argv = (sys.executable, "-c", KILLED, host_as_found, tables)
         killed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         assert (killed.returncode, killed.stdout.count("labctl_trace")) == (-signal.SIGKILL, len(nodes)), killed.stderr
-        assert not any("labctl_trace" in _tables(host_as_found, node) for node in nodes)
-        assert _tracing_nodes(host_as_found, nodes) == nodes  # maps have no owner: the next look at the lab ends it
-        with NetnsProvider().open(lab):
+        left = [node for node in nodes if "labctl_trace" in _tables(host_as_found, node)]
+        assert left == ([] if are_owned else nodes)
+        assert _tracing_nodes(host_as_found, nodes) == nodes
+        with NetnsProvider().open(lab) as open_lab:
             assert _tracing_nodes(host_as_found, nodes) == []
+            assert not any("labctl_trace" in _tables(host_as_found, node) for node in nodes)
+            assert traced(lab, open_lab, "server").wrong is None
+
+
+def test_where_tables_have_no_owners_netfilter_is_watched_all_the_same(
+    host_as_found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Linux 5.10; the table that a killed trace left behind, with another pair's marks, is replaced."""
+    abilities = dataclasses.replace(kernel.trace_abilities(), owns_tables=False)
+    monkeypatch.setattr(kernel, "trace_abilities", lambda: abilities)
+    left_behind = netfilter_watch.ruleset(IPv4Address("10.9.9.1"), IPv4Address("10.9.9.2"), is_owned=False)
+    with running(host_as_found, LEGACY, NATIVE) as (lab, open_lab):
+        nsenter = ("nsenter", f"--net=/run/netns/labctl.{host_as_found}.node1", "nft", "-f", "-")
+        subprocess.run(nsenter, input=left_behind, text=True, check=True)
+        found = traced(lab, open_lab, "server")
+        for node in lab.nodes:
+            assert "labctl_trace" not in _tables(host_as_found, node.name)
+    assert found.notes == ()
+    for path in found.paths:
+        assert without_new(acts(path)) == as_told_here(ACTS[LEGACY, NATIVE, CROSS])
 
 
 def test_a_trace_that_lives_is_not_taken_for_a_killed_one(host_as_found: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trace_example import BPF, CELLS, CROSS, VXLAN, example_trace, lost_trace
+from rich.console import Console
+from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, VXLAN, example_trace, lost_trace
 
 from labctl.engine.trace_run import TRACE, read_trace
 from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Environment
+from labctl.model.movement import Mover, Unshown
 from labctl.model.path import Trace
+from labctl.report.trace_html import trace_page
 from labctl.report.trace_json import trace_document
+from labctl.report.trace_text import trace_view
 from labctl.store.encoding import plain
 from labctl.store.journal import JOURNAL_FILE
 from labctl.store.reading import StoredRun, find_run
@@ -40,6 +45,38 @@ def test_a_kept_trace_of_a_lost_packet_still_says_where_it_was_lost(tmp_path: Pa
     again = read_trace(kept(tmp_path, lost_trace()))
     assert again == lost_trace()
     assert not again.is_well
+
+
+def untold(kernel: str, since: str) -> Trace:
+    return replace(
+        example_trace(LEGACY, NATIVE, CROSS),
+        unshown=(Unshown(mover=Mover.CONNTRACK, kernel=kernel, since=since),),
+    )
+
+
+@pytest.mark.parametrize(("kernel", "since"), [("6.1.0-50-amd64", "6.16"), ("5.10.0-46-amd64", "6.16"), ("8.0", "9.1")])
+def test_every_view_says_which_steps_the_kernel_cannot_show_and_since_when_others_can(
+    tmp_path: Path, kernel: str, since: str
+) -> None:
+    traced = read_trace(kept(tmp_path, untold(kernel, since)))
+    sentence = (
+        f"this kernel ({kernel}) does not tell conntrack steps in nft traces, so none stand on the way: "
+        f"Linux {since} and later do"
+    )
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(trace_view(traced, width=80))
+    assert f"not shown: {sentence}" in " ".join(captured.get().split())
+    assert f"Not shown: {sentence}" in trace_page(traced)
+    assert trace_document(traced)["unshown"] == [
+        {"mover": "conntrack", "kernel": kernel, "since": since, "sentence": sentence}
+    ]
+
+
+def test_no_view_says_so_of_a_kernel_that_shows_everything() -> None:
+    traced = example_trace(LEGACY, NATIVE, CROSS)
+    assert trace_document(traced)["unshown"] == []
+    assert "ot shown: " not in trace_page(traced)
 
 
 def test_a_trace_that_came_to_nothing_is_said_to_have(tmp_path: Path) -> None:

@@ -134,3 +134,10 @@ def test_the_table_goes_with_its_owner_and_marks_the_pair_alone() -> None:
     assert text.count("meta nftrace set 1") == 8  # two hooks, two ways, plain and enveloped
     assert f"ip saddr {A} ip daddr {B}" in text
     assert f"ip saddr {B} ip daddr {A}" in text
+
+
+def test_without_owners_the_table_takes_the_place_of_one_that_was_left_behind() -> None:
+    text = ruleset(IPv4Address(A), IPv4Address(B), is_owned=False)
+    assert "flags owner" not in text
+    assert text.startswith(f"add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n")
+    assert text.count("meta nftrace set 1") == 8

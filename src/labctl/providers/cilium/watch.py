@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Movement
+from labctl.model.movement import Movement, Unshown
 from labctl.model.proof import Evidence
 from labctl.providers.base import Running
 from labctl.providers.cilium.listeners import Ears, Wish
@@ -68,6 +68,10 @@ class MonitorWatch:
 
     def gaps(self) -> tuple[str, ...]:
         return tuple(self._gaps)
+
+    def unshown(self) -> tuple[Unshown, ...]:
+        """None: netfilter and connection tracking of the nodes are not traced, on any kernel."""
+        return ()
 
 
 def _told(node: str, traces: Sequence[Trace], command: str) -> Evidence:

@@ -1,9 +1,10 @@
 """Netfilter of one node as a witness of single packets: which hooks they enter and leave, and which rule drops them.
 
 A table of labctl's own, in the lab node's namespace only, marks the pair's packets for nf_tables' trace and stands
-first and last in every hook. It has an owner: the kernel removes it with the watching, however that ends. Between its
-two chains are all the rules there are: a packet that comes to the first and not to the last was taken away in that
-hook. The pure half is `movements_of`.
+first and last in every hook. It has an owner where the kernel knows that (Linux 5.12): the kernel removes it with the
+watching, however that ends. Where it does not, the watching removes it, and the next look at the lab what a killed one
+left behind. Between its two chains are all the rules there are: a packet that comes to the first and not to the last
+was taken away in that hook. All of it is pure; `watch` carries it out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from labctl.model.movement import Act, Movement, Mover, PacketKey
 from labctl.system.nftrace import StepKind, TraceStep
 
 TABLE = "labctl_trace"
+REMOVE = f"delete table ip {TABLE}"
+_REPLACE = f"add table ip {TABLE}\n{REMOVE}"
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _MARKING = ("prerouting", "output")
 _FIRST, _LAST = -500, 500
@@ -28,10 +31,11 @@ _UDP = 17
 _ECHOES = (0, 8)
 
 
-def ruleset(one: IPv4Address, other: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:
-    """The table. Marks what goes between the two
-    addresses, as it is or inside VXLAN (where the addresses have a fixed offset from the outer UDP header)."""
-    lines = [f"table ip {TABLE} {{", " flags owner;"]
+def ruleset(one: IPv4Address, other: IPv4Address, *, is_owned: bool = True, vxlan_port: int = VXLAN_PORT) -> str:
+    """The table, with its maker as the owner, or without one and in place of any that was left behind. Marks what goes
+    between the two addresses, as it is or inside VXLAN (where the addresses have a fixed offset from the outer UDP
+    header)."""
+    lines = [f"table ip {TABLE} {{", " flags owner;"] if is_owned else [_REPLACE, f"table ip {TABLE} {{"]
     for hook in HOOKS:
         lines.append(f" chain {hook}_first {{ type filter hook {hook} priority {_FIRST}; policy accept;")
         if hook in _MARKING:

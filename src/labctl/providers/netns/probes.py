@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.datapath import loader
-from labctl.errors import LabError
+from labctl.errors import HostLacks, LabError
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.providers.base import Probe
+from labctl.providers.netns import kernel
 from labctl.providers.netns.actions import Device
 from labctl.providers.tools import Need, tool_probes
 from labctl.system import conntrack, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket
 
+ROOT = "root"
+_FILTERS = "tc eBPF"
 _BUILDING = "building labs"
 _EVIDENCE = "proving the mode in force"
 _TIMEOUT_S = 10.0
@@ -46,7 +51,8 @@ TOOLS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
     """Something the kernel can do. `attempt` tries it inside a throwaway namespace and raises OSError or LabError
-    where it cannot; `option` is the kernel's build option, `module` what modprobe calls it (empty: no module)."""
+    where it cannot; `option` is the kernel's build option, `module` what modprobe calls it (empty: no module),
+    `minimum` the oldest Linux that has all of it, where numbers decide."""
 
     name: str
     option: str
@@ -54,23 +60,109 @@ class Feature:
     needed_for: str
     attempt: Callable[[], None]
     required: bool = True
+    minimum: kernel.Version | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """What this process may do. `lacking` are capabilities that labs need; `is_nested` says that its user namespace is
+    not the first one, whose capabilities bpf() asks for; `outside` is its user as that one's parent sees it."""
+
+    user: int
+    lacking: tuple[str, ...] = ()
+    is_nested: bool = False
+    outside: int | None = None
+    is_filtered: bool = False
+    """A seccomp filter stands before its system calls."""
+
+
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of linux/proc_ns.h
+
+
+def read_rights(process_directory: Path = Path("/proc/self"), *, user_namespace: int | None = None) -> Rights:
+    """Of this process; from another folder and number, of a recorded one."""
+    status = dict(
+        line.split(":\t", 1) for line in (process_directory / "status").read_text().splitlines() if ":\t" in line
+    )
+    effective = int(status["CapEff"], 16)
+    inode = (process_directory / "ns" / "user").stat().st_ino if user_namespace is None else user_namespace
+    mapped = (process_directory / "uid_map").read_text().split()
+    user = int(status["Uid"].split()[1])
+    return Rights(
+        user=user,
+        lacking=tuple(name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1),
+        is_nested=inode != _FIRST_USER_NAMESPACE,
+        outside=int(mapped[1]) if len(mapped) >= 3 and int(mapped[0]) == user else None,
+        is_filtered=status.get("Seccomp", "0").strip() == "2",
+    )
 
 
 def probes() -> Iterator[Probe]:
     """Tools, then libbpf, then the kernel. Without root the kernel's features cannot be tried, and that is said."""
     yield from tool_probes(TOOLS)
     yield _libbpf()
-    is_root = os.geteuid() == 0
-    yield Probe(
-        name="root",
-        present=is_root,
-        found="root" if is_root else f"user {os.geteuid()}",
+    yield kernel_probe(kernel.release())
+    rights = read_rights()
+    tried = [
+        _untried(feature.name, feature.needed_for, required=feature.required) if rights.user else _try(feature, rights)
+        for feature in FEATURES
+    ]
+    yield rights_probe(rights, may_load=any(probe.name == _FILTERS and probe.present for probe in tried))
+    yield from tried
+    yield _untried("own /sys", _OWN_SYS, required=False) if rights.user else _own_sys()
+
+
+def kernel_probe(release: str) -> Probe:
+    too_old = kernel.too_old(release)
+    return Probe(
+        name="kernel",
+        present=not too_old,
+        found=too_old or release,
         needed_for=_BUILDING,
-        remedy="sudo labctl doctor",
+        remedy=f"boot Linux {kernel.in_words(kernel.MINIMUM)} or later",
     )
-    for feature in FEATURES:
-        yield _try(feature) if is_root else _untried(feature.name, feature.needed_for, required=feature.required)
-    yield _own_sys() if is_root else _untried("own /sys", _OWN_SYS, required=False)
+
+
+def rights_probe(rights: Rights, *, may_load: bool) -> Probe:
+    """Root of the first user namespace with all it needs; or of another one, where a BPF token lets it load programs
+    (`may_load`). The name tells a person who is no root, and needs sudo only, from a root that is none."""
+    if rights.user:
+        return Probe(
+            name=ROOT,
+            present=False,
+            found=f"user {rights.user}",
+            needed_for=_BUILDING,
+            remedy="sudo labctl doctor",
+        )
+    said = "root"
+    if rights.is_nested:
+        said += " of a user namespace" + ("" if rights.outside is None else f", user {rights.outside} outside of it")
+    if rights.lacking:
+        said += f" without {', '.join(rights.lacking)}"
+    is_enough = not rights.lacking and (may_load or not rights.is_nested)
+    return Probe(
+        name=ROOT if is_enough else "rights of root",
+        present=is_enough,
+        found=said,
+        needed_for=_BUILDING,
+        remedy="" if is_enough else more_rights(rights),
+    )
+
+
+def more_rights(rights: Rights) -> str:
+    """What mends that the kernel does not permit something to this root."""
+    if rights.is_nested:
+        return "sudo labctl doctor  # outside this user namespace: bpf() asks for capabilities in the first one"
+    if rights.lacking:
+        words = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in rights.lacking)
+        return f"docker run --privileged …  # or {words}: this root lacks them"
+    if rights.is_filtered:
+        return "docker run --security-opt seccomp=unconfined …  # a seccomp filter stands before bpf()"
+    version = kernel.parse_release(kernel.release())
+    if version is not None and version < _MEMORY_UNCOUNTED:
+        return "ulimit -l unlimited  # kernels before 5.11 count eBPF maps as locked memory"
+    return "cat /sys/kernel/security/lockdown /sys/kernel/security/lsm  # a security module forbids it"
 
 
 def _libbpf() -> Probe:
@@ -99,22 +191,19 @@ def _untried(name: str, needed_for: str, *, required: bool) -> Probe:
     )
 
 
-def _try(feature: Feature) -> Probe:
+def _try(feature: Feature, rights: Rights) -> Probe:
+    failure: OSError | LabError | None = None
     try:
         with netns.throwaway():
             feature.attempt()
-        found = ""
-    except OSError as refused:
-        found = os.strerror(refused.errno) if refused.errno else str(refused)
-    except LabError as failed:
-        found = failed.cause or failed.what
-    load = f"modprobe {feature.module}  # or " if feature.module else "boot "
+    except (OSError, LabError) as failed:
+        failure = failed
     return Probe(
         name=feature.name,
-        present=not found,
-        found=found or "tried, works",
+        present=failure is None,
+        found="tried, works" if failure is None else in_a_line(failure),
         needed_for=feature.needed_for,
-        remedy=f"{load}a kernel with {feature.option}",
+        remedy="" if failure is None else remedy(feature, failure, rights),
         required=feature.required,
     )
 
@@ -152,6 +241,64 @@ def _here() -> Iterator[Path]:
         os.close(here)
 
 
+def in_a_line(failure: OSError | LabError) -> str:
+    """The error's name, and of a tool's or libbpf's many words the last that say something of their own."""
+    if isinstance(failure, OSError):
+        return os.strerror(failure.errno) if failure.errno else str(failure)
+    lines = [line for line in (failure.cause or failure.what).splitlines() if not _NOTHING_SAID.search(line)]
+    said = lines[-1].strip() if lines else failure.what
+    refused = failure.__cause__
+    name = os.strerror(refused.errno) if isinstance(refused, OSError) and refused.errno else ""
+    return f"{name}: {said}" if name and name not in said else said
+
+
+def errno_of(failure: OSError | LabError) -> int | None:
+    """The kernel's error behind a failure: as it came, as the cause of ours, or in the words of a tool."""
+    refused = failure if isinstance(failure, OSError) else failure.__cause__
+    if isinstance(refused, OSError):
+        return refused.errno
+    said = failure.cause if isinstance(failure, LabError) else ""
+    return next((number for number, words in _IN_WORDS.items() if re.search(words, said)), None)
+
+
+def remedy(feature: Feature, failure: OSError | LabError, rights: Rights) -> str:
+    """What mends this failure of that feature: rights, another kernel, room, or a module. Something can be pasted."""
+    load = f"modprobe {feature.module}  # or " if feature.module else "boot "
+    option = f"{load}a kernel with {feature.option}"
+    if isinstance(failure, HostLacks) and failure.remedy:
+        return failure.remedy
+    number = errno_of(failure)
+    if number in _FORBIDDEN:
+        return more_rights(rights)
+    if number in _UNKNOWN_TO_IT and feature.minimum is not None:
+        wanted, version = kernel.in_words(feature.minimum), kernel.parse_release(kernel.release())
+        if version is not None and version >= feature.minimum:
+            return (
+                f"boot a kernel with {feature.option}  # this is {kernel.release()}; Linux {wanted} can have them all"
+            )
+        return f"boot Linux {wanted} or later  # this is {kernel.release()}; {kernel.MINIMUM_BECAUSE}"
+    return _ROOM.get(number or 0, option)
+
+
+_FORBIDDEN = {errno.EPERM, errno.EACCES}
+_UNKNOWN_TO_IT = {errno.EINVAL, errno.E2BIG, 524}
+"""What bpf() says to helpers and maps that are younger than it; 524 is ENOTSUPP, which errno.h does not have."""
+_ROOM = {
+    errno.ENOMEM: "free -m  # the kernel has no memory left for it",
+    errno.EMFILE: "ulimit -n 4096",
+    errno.ENFILE: "sysctl fs.file-nr  # the host has no open file left",
+}
+_MEMORY_UNCOUNTED: kernel.Version = (5, 11)
+_NOTHING_SAID = re.compile(
+    r"^\s*$|failed to load object|Failed to bump RLIMIT_MEMLOCK|^libbpf: prog .*-- |^processed \d+ insns|-- END"
+)
+_IN_WORDS = {
+    errno.EPERM: r"[Pp]ermission denied|[Oo]peration not permitted|must be root",
+    errno.EINVAL: r"Invalid argument",
+    errno.ENOMEM: r"Cannot allocate memory|Out of memory",
+}
+
+
 _FIRST = Device(name="probe0", index=100, mac="02:00:00:00:00:01", mtu=1500).encoded(up=False)
 _SECOND = Device(name="probe1", index=101, mac="02:00:00:00:00:02", mtu=1500).encoded(up=False)
 
@@ -186,6 +333,27 @@ def _try_rules(table: str, *rules: str) -> None:
         done = process.run(("iptables-restore",), timeout_s=_TIMEOUT_S, namespace=place, stdin=text.encode())
     if done.returncode:
         raise LabError(what="iptables-restore failed", cause=done.error_text.strip().replace("\n", "; "))
+
+
+def _try_connection_states() -> None:
+    _require_version(kernel.trace_abilities().tells_connections, kernel.CONNECTION_STATE_SINCE)
+
+
+def _try_table_owners() -> None:
+    _require_version(kernel.trace_abilities().owns_tables, kernel.TABLE_OWNER_SINCE)
+
+
+def _require_version(can: bool | None, since: kernel.Version) -> None:
+    """Raises HostLacks for what this kernel has not, with the first that has; LabError where it could not be tried."""
+    if can is None:
+        raise LabError(what="it could not be tried", cause="netfilter refused the rules that would show it")
+    if not can:
+        wanted = kernel.in_words(since)
+        raise HostLacks(
+            what="not in this kernel",
+            cause=f"not in {kernel.release()}: Linux {wanted} and later have it",
+            remedy=f"boot Linux {wanted} or later",
+        )
 
 
 def _try_cgroup2() -> None:
@@ -225,11 +393,12 @@ FEATURES = (
         attempt=lambda: _send(rtnetlink.vxlan_add(_FIRST, port=8472)),
     ),
     Feature(
-        name="tc eBPF",
+        name=_FILTERS,
         option="CONFIG_BPF_SYSCALL, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF and CONFIG_NET_CLS_ACT",
         module="cls_bpf sch_ingress",
         needed_for=_BUILDING,
         attempt=_try_filters,
+        minimum=kernel.MINIMUM,
     ),
     Feature(
         name="iptables",
@@ -266,6 +435,22 @@ FEATURES = (
         module="nf_conntrack_netlink",
         needed_for=_EVIDENCE,
         attempt=_try_reading_connections,
+    ),
+    Feature(
+        name="conntrack in nft traces",
+        option="CONFIG_NF_TABLES and CONFIG_NFT_CT",
+        module="nf_tables nft_ct",
+        needed_for="conntrack's steps in labctl trace",
+        attempt=_try_connection_states,
+        required=False,
+    ),
+    Feature(
+        name="nft tables with owners",
+        option="CONFIG_NF_TABLES",
+        module="nf_tables",
+        needed_for="labctl trace, when it is killed",
+        attempt=_try_table_owners,
+        required=False,
     ),
     Feature(
         name="cgroup2",

@@ -10,17 +10,18 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 
 from labctl.datapath import bpf
 from labctl.datapath.events import Event, EventReader, is_tracing, stop_tracing, trace_pair
 from labctl.datapath.layout import Verdict
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Act, Movement, Mover, PacketKey
+from labctl.model.movement import Act, Movement, Mover, PacketKey, Unshown
 from labctl.model.proof import Evidence, Silence
 from labctl.model.tools import require_output
 from labctl.names import UNDERLAY, namespace_of
-from labctl.providers.netns import netfilter_watch
+from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.datapath_actions import Direction
 from labctl.providers.netns.readings import unread
 from labctl.providers.netns.turns import turn
@@ -94,6 +95,10 @@ class NetnsWatch:
         )
         return (*self._gaps, *lost)
 
+    def unshown(self) -> tuple[Unshown, ...]:
+        traced = any(node.trace is not None for node in self._nodes)
+        return kernel.trace_abilities().unshown(kernel.release()) if traced else ()
+
     def _is_pairs(self, node: _Node) -> bool:
         return node.name in {self._lab.pod(self._pair.client).node, self._lab.pod(self._pair.server).node}
 
@@ -136,7 +141,7 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
         nodes = tuple(_open(stack, lab, node.name, gaps) for node in lab.nodes)
-        _trace_netfilter(stack, nodes, netfilter_watch.ruleset(one, other), gaps)
+        # First the programs: they are still tracing wherever a watching that is killed leaves a table behind.
         for node in nodes:
             for reader in node.readers:
                 list(reader.read())  # what an earlier watching left behind
@@ -146,19 +151,30 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
                     trace_pair(descriptor, one, other)
                 except OSError as failed:
                     gaps.append(f"{node.name}: the programs could not be told to report packets: {unread(failed).why}")
+        _trace_netfilter(stack, nodes, one, other, gaps)
         yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
 
 
 def end_abandoned(lab: Lab) -> None:
-    """Switches off what a watching that was killed left on in the nodes' programs: they would go on telling of packets,
-    and be slower for it. Raises OSError."""
+    """Ends what a watching that was killed left on in the nodes: their programs would go on telling of packets, and be
+    slower for it; and where tables have no owner, netfilter would go on marking them. Raises OSError."""
     with turn(lab.name, timeout_s=0) as is_mine:
         if not is_mine:
             return  # somebody watches now
         for node in lab.nodes:
-            with node_maps(namespace_of(lab.name, node.name), "config") as configs:
-                for config in filter(is_tracing, configs):
+            namespace = namespace_of(lab.name, node.name)
+            with node_maps(namespace, "config") as configs:
+                left_on = [config for config in configs if is_tracing(config)]
+                if left_on:
+                    _remove_table(namespace)
+                for config in left_on:
                     stop_tracing(config)
+
+
+def _remove_table(namespace: str) -> None:
+    """Where tables have owners, or where the killed watching had not come so far, there is none, and that is well."""
+    with contextlib.suppress(OSError), netns.entered(netns.path_of(namespace)), Nftables() as nftables:
+        nftables.run(netfilter_watch.REMOVE)
 
 
 @contextlib.contextmanager
@@ -247,12 +263,23 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[in
     return found
 
 
-def _trace_netfilter(stack: contextlib.ExitStack, nodes: tuple[_Node, ...], rules: str, gaps: list[str]) -> None:
+def _trace_netfilter(
+    stack: contextlib.ExitStack, nodes: tuple[_Node, ...], one: IPv4Address, other: IPv4Address, gaps: list[str]
+) -> None:
     """Every node's netfilter tells until the stack is left, where it can; where it cannot, `gaps` gets the reason."""
+    try:
+        is_owned = kernel.trace_abilities().owns_tables is not False
+    except OSError as failed:
+        gaps.append(f"netfilter was not watched: {failed}")
+        return
+    rules = netfilter_watch.ruleset(one, other, is_owned=is_owned)
     for node in nodes:
         try:
             with netns.entered(netns.path_of(node.namespace)):
-                refused = stack.enter_context(Nftables()).run(rules)
+                nftables = stack.enter_context(Nftables())
+                if not is_owned:
+                    stack.callback(nftables.run, netfilter_watch.REMOVE)
+                refused = nftables.run(rules)
                 node.trace = None if refused else TraceSocket()
         except OSError as failed:
             refused = str(failed)
