@@ -6,18 +6,19 @@ NEWEST ?=
 PREPARE := setup/prepare.sh$(if $(filter-out 0,$(NEWEST)), --newest)
 VENV := .venv$(if $(filter-out 0,$(NEWEST)),-newest)
 PYTHON := $(VENV)/bin/python
-SCRIPTS := labctl .ci/run $(wildcard setup/*.sh tests/distros/*.sh)
+SCRIPTS := labctl .ci/run $(wildcard setup/*.sh tests/*/*.sh)
 A ?= legacy
 B ?= bpf
 ARGS ?=
 TESTS ?=
 ONLY ?=
+KERNELS ?= 6.1 6.12
 BENCHES ?= $(wildcard bench/*.py)
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
 
-.PHONY: help setup compare test test-kind test-distros unit lint static objects format bench upgrade clean
+.PHONY: help setup compare test test-kind test-distros test-vm test-sample unit lint static objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +44,14 @@ test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)
 	@setup/prepare.sh --root "make test-distros" distros
 	@python3 tests/distros/distro_run.py $(if $(KEEP),--keep) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
+
+test-vm: ## labs on other kernels, in virtual machines (KERNELS="5.10 6.1 6.12 7.x"), see docs/kernels.md
+	@$(PREPARE) --root "make test-vm" run lint test vm
+	LABCTL_TEST_VM="$(KERNELS)" $(PYTHON) -m pytest tests/vm -v
+
+test-sample: ## the same in short, on one kernel, which the date chooses
+	@$(PREPARE) --root "make test-sample" run lint test vm
+	LABCTL_TEST_VM=sample $(PYTHON) -m pytest tests/vm -v
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint

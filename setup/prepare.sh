@@ -395,10 +395,10 @@ main() {
         return
         ;;
       --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
-      run | distros) groups+=" $1" ;;
+      run | distros | vm) groups+=" $1" ;;
       lint | test) groups+=" $1" extras=dev ;;
       *)
-        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] | --python\n' >&2
+        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] [vm] | --python\n' >&2
         exit 2
         ;;
     esac

@@ -26,6 +26,10 @@ NEEDS_KIND = "needs_kind"
 """Marks tests that need the real kind and helm, which setup/prepare.sh builds into .tools/bin where Go is: they may be
 skipped even in CI where Go itself is missing, and only there."""
 
+ASKED_FOR = os.environ.get("LABCTL_TEST_VM")
+collect_ignore = [] if ASKED_FOR else ["vm"]
+"""Other kernels are booted by `make test-vm` and `make test-sample` only."""
+
 UNIT = Path(__file__).parent / "unit"
 TOOLS = Path(__file__).resolve().parents[1] / ".tools" / "bin"
 GO_PLACES = "/usr/local/go/bin"
