@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from labctl.checks.base import Check
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 PROVIDERS = ("netns", "kind", "kubeadm")
 
 
-def provider(name: str) -> Provider:
-    """The provider of that name. Imports only the one that is asked for."""
+def provider(name: str, *, trust: bool = False) -> Provider:
+    """The provider of that name. Imports only the one that is asked for. `trust`: it goes by a lab.yaml that somebody
+    else could have written."""
     if name == "netns":
         from labctl.providers.netns.provider import NetnsProvider
 
@@ -30,7 +31,9 @@ def provider(name: str) -> Provider:
     if name == "kubeadm":
         from labctl.providers.kubeadm.provider import KubeadmProvider
 
-        return KubeadmProvider(site=_machines_of_site, site_section=_kubeadm_of_site)
+        return KubeadmProvider(
+            site=lambda: _machines_of_site(trust=trust), site_section=lambda: _kubeadm_of_site(trust=trust)
+        )
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
@@ -45,20 +48,30 @@ def refuse(scenario: Scenario) -> None:
     provider(scenario.provider).refuse(resolve(scenario))
 
 
-def _machines_of_site() -> tuple[Machine, ...]:
+def _machines_of_site(*, trust: bool) -> tuple[Machine, ...]:
     """The machines of lab.yaml, for labs that only their machines remember."""
     from labctl.loading.site import site_section
     from labctl.providers.kubeadm.machines import site_machines
 
-    return site_machines(site_section("hosts"))
+    return site_machines(site_section("hosts", trust=trust))
 
 
-def _kubeadm_of_site() -> Kubeadm:
+def lists_machines() -> bool:
+    """True when lab.yaml lists machines. They are not asked."""
+    from labctl.loading.site import site_section
+
+    try:
+        return bool(site_section("hosts"))
+    except LabError:
+        return False
+
+
+def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     """What lab.yaml says under `kubeadm:`, for `doctor`, which has no scenario."""
     from labctl.loading.site import site_section
     from labctl.providers.kubeadm.machines import section_of
 
-    return section_of(site_section("kubeadm"))
+    return section_of(site_section("kubeadm", trust=trust))
 
 
 def runs_tools_here(name: str) -> bool:
@@ -66,9 +79,9 @@ def runs_tools_here(name: str) -> bool:
     return name == "netns"
 
 
-def providers() -> Iterator[Provider]:
+def providers(*, trust: bool = False) -> Iterator[Provider]:
     """All providers, the default first; each is imported when it is its turn, so that who finds stops paying."""
-    return map(provider, PROVIDERS)
+    return (provider(name, trust=trust) for name in PROVIDERS)
 
 
 def providers_with_labs() -> Iterator[Provider]:

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "planning": frozenset({"model"}),
     "compare": frozenset({"model"}),
     "report": frozenset({"model", "compare", "planning", "path.record"}),
-    "loading": frozenset({"model", "planning"}),
+    "loading": frozenset({"model", "planning", "system.files"}),
     "system": frozenset({"model"}),
     "store": frozenset({"model", "system"}),
     "datapath": frozenset({"model", "system"}),

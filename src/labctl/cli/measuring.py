@@ -59,10 +59,11 @@ def measure_new(question: Question, *, kind: str, name: str, runs_dir: Path, kee
     return _measure(question, opened, environment, None, keep=keep)
 
 
-def measure_rest(stored: StoredRun, *, keep: bool = False) -> Answer:
+def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) -> Answer:
     """The rest of a run that was cut short: what is whole stays, the block that was cut is measured anew.
 
-    Raises UsageError when it is complete, or when this machine is no longer as it was.
+    Raises UsageError when it is complete, when this machine is no longer as it was, or when somebody else could have
+    written the run (unless `trust`).
     """
     from labctl import app
     from labctl.compare.cautions import differing
@@ -83,7 +84,7 @@ def measure_rest(stored: StoredRun, *, keep: bool = False) -> Answer:
     measured = before.measured
     measured.go_on()
     question = again(before.asked, labs, providers)
-    return _measure(question, resume_run(stored.path), before.environment, measured, keep=keep)
+    return _measure(question, resume_run(stored.path, trust=trust), before.environment, measured, keep=keep)
 
 
 def _measure(

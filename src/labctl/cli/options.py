@@ -31,6 +31,9 @@ provider_option = click.option("--provider", metavar="P", help="Build with this 
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one value of the scenario; repeatable."
 )
+trust_option = click.option(
+    "--trust", is_flag=True, help="As root, go by files that somebody else could have written. Look at them first."
+)
 name_option = click.option("--name", metavar="LAB", help="Name of the lab (default: the scenario's).")
 runs_dir_option = click.option(
     "--runs-dir",
@@ -43,12 +46,18 @@ runs_dir_option = click.option(
 
 
 def scenario_options(function: F) -> F:
-    """--provider, --name and --set."""
-    return provider_option(name_option(set_option(function)))
+    """--provider, --name, --set and --trust."""
+    return provider_option(name_option(set_option(trust_option(function))))
 
 
 def load_lab(
-    scenario: str, *, provider: str | None, name: str | None, overrides: Sequence[str], is_final: bool = True
+    scenario: str,
+    *,
+    provider: str | None,
+    name: str | None,
+    overrides: Sequence[str],
+    is_final: bool = True,
+    trust: bool = False,
 ) -> Lab:
     """The resolved lab of a scenario name or file with the command line's overrides. Raises ScenarioInvalid also for
     what its provider cannot build, unless something else will be laid over it (`is_final`)."""
@@ -58,7 +67,8 @@ def load_lab(
 
     wanted = all_overrides(provider, overrides)
     return resolve(
-        load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None), name=name
+        load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust),
+        name=name,
     )
 
 

@@ -1,6 +1,9 @@
-"""Reads the text of a file that may be anything: a directory, a pipe, a device, 100 MB, binary, another encoding.
+"""Reads the text of a file that may be anything: a link, a pipe, a device, 100 MB, binary, another encoding, or
+somebody else's.
 
-It opens without blocking, never reads more than one byte past the limit, and says in words what is wrong.
+Here it is judged, before anything is parsed, whether root may go by what a file says (docs/security.md, "Files that
+decide what root does"), and whether the file is labctl's at all: of one that is not, nothing is quoted, since it may
+hold what whoever reads the messages should not see.
 """
 
 from __future__ import annotations
@@ -8,11 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from labctl.errors import Problem
+from labctl.errors import Problem, UsageError
 from labctl.loading.tree import Place
+from labctl.system.files import Folder, Untrusted, open_folder, why_untrusted_folder
 
 LARGEST_FILE_BYTE = 1024 * 1024
 
@@ -23,14 +29,21 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
-_KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a character device"),
-    (stat.S_ISBLK, "a block device"),
-)
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
 _REGULAR = "a text file in UTF-8"
+_OURS = re.compile(
+    rb"""api[_-]?version["']?\s*:\s*["']?labctl"""
+    rb"""|(?:^|[\s{,"'])kind["']?\s*:\s*["']?(?:scenario|site|matrix)\b""",
+    re.IGNORECASE,
+)
+"""What shows that a file is meant for labctl, a misspelt one included."""
+_NOTHING = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*")
 
 
 class Unreadable(Exception):
@@ -41,9 +54,13 @@ class Unreadable(Exception):
         self.problem = problem
 
 
-def read_text(path: Path, shown: str) -> str:
-    """The text of the file, which messages call `shown`. Raises Unreadable."""
-    return decode(_read_bytes(path, shown), shown)
+def read_text(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool]) -> str:
+    """The text of the file, which messages call `shown`.
+
+    Raises Unreadable, and UsageError when labctl is root and somebody else could have written the file or swapped it
+    in its folder, unless `is_trusted` says of the folder (without links) and the name that it does not matter.
+    """
+    return decode(_read_bytes(path, shown, is_trusted=is_trusted), shown)
 
 
 def decode(data: bytes, shown: str) -> str:
@@ -51,6 +68,8 @@ def decode(data: bytes, shown: str) -> str:
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             raise _wrong(Place(shown, 0, 0), f"is written in {encoding}, not in UTF-8")
+    if not _OURS.search(data) and not _NOTHING.fullmatch(data):
+        raise _wrong(Place(shown, 0, 0), "is not a labctl file: it has no apiVersion", "apiVersion: labctl/v1, …")
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -68,44 +87,55 @@ def printable(text: str, shown: str) -> str:
     return text
 
 
-def _read_bytes(path: Path, shown: str) -> bytes:
+def _read_bytes(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool]) -> bytes:
     if "\x00" in str(path):
         raise _wrong(Place(shown, 0, 0), "the file's name has a NUL character in it", "a path")
+    # What is asked about and what is opened is the same path: a link on the way cannot be swapped in between.
+    real = Path(os.path.realpath(path.parent))
+    is_judged = os.geteuid() == 0 and not is_trusted(real, path.name)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open_folder(real) as folder:
+            if is_judged and (why := why_untrusted_folder(folder.stat())):
+                raise _refusal(path, shown, why, folder.path)
+            try:
+                return folder.read(path.name, most_byte=LARGEST_FILE_BYTE, owned=is_judged)
+            except Untrusted as untrusted:
+                raise _refusal(path, shown, str(untrusted.strerror), path) from None
+            except OSError as error:
+                raise _no_text(error, folder, path.name, shown) from None
     except OSError as error:
         raise _wrong(Place(shown, 0, 0), _open_failed(error), "") from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        for is_kind, kind in _KINDS:
-            if is_kind(mode):
-                raise _wrong(Place(shown, 0, 0), f"is {kind}, not a file")
-        data = _read_at_most(descriptor, LARGEST_FILE_BYTE + 1)
-    except OSError as error:
-        raise _wrong(Place(shown, 0, 0), f"cannot be read: {error.strerror}", "") from None
-    finally:
-        os.close(descriptor)
-    if len(data) > LARGEST_FILE_BYTE:
-        raise _wrong(Place(shown, 0, 0), "is larger than 1 MiB", "at most 1 MiB")
-    return data
 
 
-def _read_at_most(descriptor: int, limit: int) -> bytes:
-    parts: list[bytes] = []
-    left = limit
-    while left > 0 and (part := os.read(descriptor, left)):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+def _no_text(error: OSError, folder: Folder, name: str, shown: str) -> Unreadable:
+    """Why an entry of a folder has no text to read."""
+    if error.errno == errno.EFBIG:
+        return _wrong(Place(shown, 0, 0), "is larger than 1 MiB", "at most 1 MiB")
+    kind = folder.kind(name)
+    if kind == stat.S_IFLNK:
+        return _wrong(Place(shown, 0, 0), "is a symbolic link, which can lead to any file", "the file itself")
+    if kind in _KINDS:
+        return _wrong(Place(shown, 0, 0), f"is {_KINDS[kind]}, not a file")
+    return _wrong(Place(shown, 0, 0), _open_failed(error), "")
+
+
+def _refusal(path: Path, shown: str, why: str, of: Path) -> UsageError:
+    """`of` is what somebody else could have written: the file itself, or its folder."""
+    is_writable = why.endswith("may write it")
+    mended = "chmod go-w" if is_writable else 'sudo chown "$(id -u):$(id -g)"'
+    return UsageError(
+        what=f"{shown} has dubious ownership: somebody else could have written it",
+        cause=f"{'the file' if of == path else 'its folder'} {of}: {why}, and labctl runs as root",
+        remedy=f"less {shlex.quote(str(path))}  # then the same command with --trust\n"
+        f"{mended} {shlex.quote(str(of))}  # where nobody else has a say in it",
+    )
 
 
 def _open_failed(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "there is no such file"
     if error.errno == errno.ELOOP:
         return "is a loop of symbolic links"
-    if error.errno in (errno.ENXIO, errno.ENODEV):
-        return "is a socket or a device, not a file"
     return f"cannot be opened: {error.strerror}"
 
 

@@ -54,7 +54,7 @@ class _Chain:
             name = self.project.shown(path)
             self.shown.append(name)
             self.real.append(os.path.realpath(path))
-            tree, problems = first or read_tree(path, name)
+            tree, problems = first or read_tree(path, self.project)
             first = None
             self.problems.extend(problems)
             if tree is None:
@@ -109,10 +109,13 @@ class _Chain:
             return None
 
 
-def read_tree(path: Path, name: str) -> Read:
-    """The tree of one file, None when there is none, and what is wrong with its text."""
+def read_tree(path: Path, project: Project) -> Read:
+    """The tree of one file, None when there is none, and what is wrong with its text.
+
+    Raises UsageError for a file that root does not go by (`files.read_text`)."""
+    name = project.shown(path)
     try:
-        text = read_text(path, name)
+        text = read_text(path, name, is_trusted=project.is_trusted)
     except Unreadable as unreadable:
         return None, (unreadable.problem,)
     return compose(text, Place(name, 1, 1))
@@ -123,7 +126,7 @@ def site_layer(project: Project) -> tuple[Tree, tuple[Problem, ...], bool]:
     base = built_in()
     if project.site is None:
         return base, (), True
-    tree, problems = read_tree(project.site, project.shown(project.site))
+    tree, problems = read_tree(project.site, project)
     if tree is None:
         return base, problems, False
     problems = (*problems, *structure_problems(tree, SITE))

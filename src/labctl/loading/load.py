@@ -27,22 +27,24 @@ Refuse = Callable[[Scenario], None]
 
 
 def load_scenario(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     overrides: Sequence[str] = (),
     refuse: Refuse | None = None,
     start: Path | None = None,
     lab_name: str | None = None,
+    trust: bool = False,
 ) -> Scenario:
     """The scenario of that name or file, with `key.path=value` overrides applied.
 
     `start` is where names and lab.yaml are looked for (by default the current directory). With `lab_name`, which the
     lab will have, the file may be called anything: the scenario's name is then what can be made of the file's.
 
-    Raises UsageError for an unknown name, ScenarioInvalid with every problem of every file that it consists of.
+    Raises UsageError for an unknown name and, without `trust`, for a file that root does not go by, ScenarioInvalid
+    with every problem of every file that it consists of.
     """
-    project = project_at(start)
-    path = project.scenario(name_or_path)
+    project = project_at(start, trust=trust)
+    path = name_or_path if isinstance(name_or_path, Path) else project.scenario(name_or_path)
     scenario = layered(path, project, tuple(overrides))
     problems = _all_problems(scenario, path, project, may_be_nameless=lab_name is not None)
     problems = problems or _refused(scenario, path, refuse, lab_name)
@@ -57,14 +59,15 @@ def validate_files(
     overrides: Sequence[str] = (),
     refuse: Refuse | None = None,
     start: Path | None = None,
+    trust: bool = False,
 ) -> tuple[Problem, ...]:
     """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
 
     The overrides go to scenarios, and to those of matrix files.
 
-    In the order of the paths, and for each by file, line and column.
+    In the order of the paths, and for each by file, line and column. Raises UsageError as `load_scenario`.
     """
-    project = project_at(start)
+    project = project_at(start, trust=trust)
     problems: list[Problem] = []
     for path in paths:
         file = project.start / path
@@ -83,8 +86,7 @@ def scenario_names(start: Path | None = None) -> tuple[str, ...]:
 def _file_problems(
     path: Path, project: Project, overrides: tuple[str, ...], refuse: Refuse | None
 ) -> tuple[Problem, ...]:
-    name = project.shown(path)
-    tree, problems = read_tree(path, name)
+    tree, problems = read_tree(path, project)
     if tree is not None and text_of(find(tree, "kind")) == SITE:
         told = (*problems, *structure_problems(tree, SITE))
         around = Project(start=project.start, root=None)

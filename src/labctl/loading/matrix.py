@@ -23,14 +23,20 @@ from labctl.units import PERCENT
 
 
 def load_matrix(
-    path: Path, *, overrides: Sequence[str] = (), refuse: Refuse | None = None, start: Path | None = None
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    refuse: Refuse | None = None,
+    start: Path | None = None,
+    trust: bool = False,
 ) -> Matrix:
     """The matrix in that file, with its scenarios loaded (`overrides` go to each of them).
 
-    A path in it is relative to the file. Raises ScenarioInvalid with every problem of every file.
+    A path in it is relative to the file. Raises ScenarioInvalid with every problem of every file, and UsageError for
+    one that root does not go by without `trust`.
     """
-    project = project_at(start)
-    tree, problems = read_tree(path, project.shown(path))
+    project = project_at(start, trust=trust)
+    tree, problems = read_tree(path, project)
     found, told = matrix_problems(tree, path, project, tuple(overrides), refuse)
     if problems or told or tree is None:
         raise ScenarioInvalid([*problems, *told])
@@ -64,15 +70,19 @@ def matrix_problems(
         if reference is None or not (reference.endswith(SUFFIX) or is_name(reference)):
             continue  # the structure has told it
         try:
-            file = _file(reference, path)
-            scenarios.append(load_scenario(file, overrides=overrides, refuse=refuse, start=project.start))
-        except ScenarioInvalid as invalid:
-            problems.extend(invalid.problems)
+            file = project.scenario(_file(reference, path))
         except UsageError as unknown:
             names = project.names()
             message = unknown.what
             at = ("scenarios", index)
             problems.append(problem_at(item.place, at, message, listed(names), nearest(reference, names)))
+            continue
+        try:
+            scenarios.append(
+                load_scenario(file, overrides=overrides, refuse=refuse, start=project.start, trust=project.trust)
+            )
+        except ScenarioInvalid as invalid:
+            problems.extend(invalid.problems)
     problems.extend(_meaning(tree, scenarios, path))
     return tuple(scenarios), once(problems)
 

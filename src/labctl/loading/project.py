@@ -1,7 +1,8 @@
 """Where scenarios and lab.yaml are: the project around a directory, and the files that names stand for.
 
 The project's root is the nearest directory at or above the start that has a lab.yaml; without one, the checkout that
-labctl itself runs from. A name is looked for in `scenarios/` of the start, then of the root. No file is opened here.
+labctl itself runs from. A name is looked for in `scenarios/` of the start, then of the root. No file is opened here;
+which files are trusted whoever owns them is said here.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ SCENARIO_DIRECTORY = "scenarios"
 SUFFIX = ".yaml"
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
+_AS_ITS_CODE = (SCENARIO_DIRECTORY, "lessons")
+"""Folders of the checkout, of which who could write there could write labctl."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """`start` is where the person is; `root` has the lab.yaml, and is None when there is no project at all."""
+    """`start` is where the person is; `root` has the lab.yaml, and is None when there is no project at all. `trust`
+    is set when the person said to go by files that somebody else could have written."""
 
     start: Path
     root: Path | None
+    trust: bool = False
 
     @property
     def site(self) -> Path | None:
@@ -48,6 +53,12 @@ class Project:
             return str(path.relative_to(self.start))
         except ValueError:
             return str(path)
+
+    def is_trusted(self, folder: Path, name: str) -> bool:
+        """True for a file that root goes by whoever could have written it: any after --trust, and those of the clone
+        that labctl itself runs from, as its code. `folder` has no link in it."""
+        is_own = folder == _CHECKOUT and name == SITE_FILE
+        return self.trust or is_own or any(folder.is_relative_to(_CHECKOUT / below) for below in _AS_ITS_CODE)
 
     def scenario(self, name_or_path: str) -> Path:
         """The file of a scenario: a name, or the path of a file. Raises UsageError, with the names that there are."""
@@ -84,7 +95,7 @@ class Project:
         return (f"did you mean '{meant}'? " if meant else "") + f"there are: {listed(names)}"
 
 
-def project_at(start: Path | None = None) -> Project:
+def project_at(start: Path | None = None, *, trust: bool = False) -> Project:
     """The project around `start` (by default the current directory). Raises UsageError when that is gone."""
     try:
         at = Path.cwd() if start is None else start.absolute()
@@ -92,8 +103,8 @@ def project_at(start: Path | None = None) -> Project:
         raise UsageError("the current directory does not exist any more", "", "cd to a directory that does") from None
     for directory in (at, *at.parents, _CHECKOUT):
         if (directory / SITE_FILE).is_file():
-            return Project(start=at, root=directory)
-    return Project(start=at, root=None)
+            return Project(start=at, root=directory, trust=trust)
+    return Project(start=at, root=None, trust=trust)
 
 
 def _names_in(directory: Path) -> list[str]:

@@ -11,9 +11,10 @@ from labctl.loading.project import project_at
 from labctl.loading.tree import find, plain
 
 
-def site_section(name: str, *, start: Path | None = None) -> Any:
-    """The plain value of that section, None where lab.yaml has none. Raises ScenarioInvalid for a faulty lab.yaml."""
-    tree, problems, _ = site_layer(project_at(start))
+def site_section(name: str, *, start: Path | None = None, trust: bool = False) -> Any:
+    """The plain value of that section, None where lab.yaml has none. Raises ScenarioInvalid for a faulty lab.yaml, and
+    UsageError for one that root does not go by without `trust`."""
+    tree, problems, _ = site_layer(project_at(start, trust=trust))
     if problems:
         raise ScenarioInvalid(problems)
     found = find(tree, name)

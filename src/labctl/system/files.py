@@ -68,6 +68,21 @@ def why_untrusted(found: os.stat_result) -> str:
     return ""
 
 
+def why_untrusted_folder(found: os.stat_result) -> str:
+    """Why somebody else could swap a file of a trusted user in this folder; empty when nobody can.
+
+    In a sticky folder (/tmp) everybody may put files and only their owners may replace them: each is judged by itself.
+    The folder's own owner may replace any, sticky or not.
+    """
+    if found.st_mode & stat.S_ISVTX and found.st_uid in trusted_users():
+        return ""
+    return why_untrusted(found)
+
+
+class Untrusted(PermissionError):
+    """Somebody else than `trusted_users` could have written the file; `strerror` says how."""
+
+
 # ---- one file by its path
 
 
@@ -75,7 +90,7 @@ def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, o
     """The content of a regular file of at most `most_byte` bytes.
 
     Raises OSError: ELOOP for a symbolic link (`follow` allows one), EINVAL for what is no regular file, EFBIG for a
-    larger one, EPERM with `owned` when somebody else could have written it.
+    larger one, `Untrusted` with `owned` when somebody else could have written it.
     """
     flags = _READ & ~os.O_NOFOLLOW if follow else _READ
     return _content(os.open(path, flags), str(path), most_byte, owned=owned)
@@ -177,9 +192,9 @@ class Folder:
         finally:
             os.close(made)
 
-    def read(self, name: str, *, most_byte: int = MOST_BYTE) -> bytes:
+    def read(self, name: str, *, most_byte: int = MOST_BYTE, owned: bool = False) -> bytes:
         """As `read_file`."""
-        return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=False)
+        return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=owned)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """The content of a regular file in pieces of at most 1 MiB, however large it is."""
@@ -370,7 +385,7 @@ def _content(descriptor: int, shown: str, most_byte: int, *, owned: bool) -> byt
     try:
         found = _require_regular(descriptor, shown)
         if owned and (why := why_untrusted(found)):
-            raise PermissionError(errno.EPERM, why, shown)
+            raise Untrusted(errno.EPERM, why, shown)
         pieces, size_byte = [], 0
         while piece := os.read(descriptor, _CHUNK_BYTE):
             size_byte += len(piece)

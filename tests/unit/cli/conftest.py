@@ -101,8 +101,8 @@ class Bench:
 def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
     made = Bench(capsys=capsys)
     kinds = ("ping", "latency", "iperf", "tcpdump")
-    monkeypatch.setattr(app, "provider", lambda name: made.provider)
-    monkeypatch.setattr(app, "providers", lambda: iter((made.provider,)))
+    monkeypatch.setattr(app, "provider", lambda name, **_: made.provider)
+    monkeypatch.setattr(app, "providers", lambda **_: iter((made.provider,)))
     checks: Callable[[], dict[str, ScriptedCheck]] = lambda: {  # noqa: E731
         kind: ScriptedCheck(kind=kind, verdicts=made.verdicts) for kind in kinds
     }

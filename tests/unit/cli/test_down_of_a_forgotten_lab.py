@@ -26,20 +26,34 @@ class Seeker(ScriptedProvider):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Seeker:
     seeker = Seeker()
-    monkeypatch.setattr(app, "providers", lambda: iter((ScriptedProvider(), seeker)))
+    monkeypatch.setattr(app, "providers", lambda **_: iter((ScriptedProvider(), seeker)))
     monkeypatch.setattr(app, "providers_with_labs", lambda: iter((ScriptedProvider(), seeker)))
     return seeker
 
 
 def test_the_machines_are_asked_and_the_lab_is_taken_down(world: Seeker) -> None:
-    assert group.run(["down", "remembered"]) == 0
+    assert group.run(["down", "remembered", "--machines"]) == 0
     assert world.log == ["seek remembered", "teardown remembered"]
 
 
 def test_a_lab_that_nobody_remembers_is_unknown(world: Seeker, capsys: pytest.CaptureFixture[str]) -> None:
-    assert group.run(["down", "nosuch"]) == 2
+    assert group.run(["down", "nosuch", "--machines"]) == 2
     assert world.log == ["seek nosuch"]
     assert "no lab named 'nosuch' is up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", [("down", "remembered"), ("list",), ("status", "remembered"), ("check", "remembered")], ids=" ".join
+)
+def test_no_machine_is_asked_by_who_did_not_ask_for_it(
+    line: tuple[str, ...], world: Seeker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "lists_machines", lambda: True)
+    code = group.run(list(line))
+    said = capsys.readouterr().err
+    assert world.log == []
+    assert code == (0 if line == ("list",) else 2)
+    assert ("labctl down remembered --machines" in said) is (line[0] == "down")
 
 
 def test_all_labs_are_those_on_record(world: Seeker) -> None:

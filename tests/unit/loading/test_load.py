@@ -13,7 +13,7 @@ import pytest
 from labctl.errors import ScenarioInvalid, UsageError
 from labctl.loading import layers, load_scenario, scenario_names, validate_files
 from labctl.loading.defaults import built_in
-from labctl.loading.project import Project
+from labctl.loading.project import Project, project_at
 from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
 from labctl.model.lab import Placement
 from labctl.model.parameters import IperfParameters, PingParameters
@@ -100,7 +100,7 @@ def test_the_shipped_lab_yaml_says_what_holds_without_it(tmp_path: Path) -> None
 
 
 def test_the_shipped_lab_yaml_writes_out_every_built_in_default() -> None:
-    site = layers.read_tree(CHECKOUT / "lab.yaml", "lab.yaml")[0]
+    site = layers.read_tree(CHECKOUT / "lab.yaml", project_at(CHECKOUT))[0]
     assert site is not None
     from labctl.loading.tree import plain
 

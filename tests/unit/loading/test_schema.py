@@ -54,7 +54,7 @@ def _refresh() -> Any:
 def _tree(file: Path) -> Tree | None:
     """The tree of a file that is YAML without a fault, else None."""
     try:
-        tree, problems = compose(read_text(file, file.name), Place(file.name, 1, 1))
+        tree, problems = compose(read_text(file, file.name, is_trusted=lambda *_: True), Place(file.name, 1, 1))
     except Unreadable:
         return None
     return None if problems else tree

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from labctl.cli.bundles import packing
-from labctl.cli.options import as_json, load_lab, provider_of, provider_option, require_host, set_option
+from labctl.cli.options import as_json, load_lab, provider_of, provider_option, require_host, set_option, trust_option
 from labctl.cli.output import emit_json, say
 from labctl.errors import UsageError
 from labctl.units import readable
@@ -17,18 +17,21 @@ from labctl.units import readable
 @click.argument("scenario")
 @provider_option
 @set_option
+@trust_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
 )
 @as_json
-def command(scenario: str, provider: str | None, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
+def command(
+    scenario: str, provider: str | None, overrides: tuple[str, ...], trust: bool, output: Path, as_json: bool
+) -> None:
     """Pack the images and the chart of SCENARIO into FILE, with checksums.
 
     On the other host: labctl up SCENARIO --provider PROVIDER --bundle FILE
     """
     from labctl.system.signals import interruptible
 
-    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides)
+    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides, trust=trust)
     chosen = provider_of(lab)
     packs = packing(chosen, lab)
     if output.exists():

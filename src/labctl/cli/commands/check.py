@@ -38,6 +38,7 @@ def command(
     provider: str | None,
     name: str | None,
     overrides: tuple[str, ...],
+    trust: bool,
     runs_dir: Path,
     junit: Path | None,
     as_json: bool,
@@ -54,7 +55,7 @@ def command(
 
     if junit is not None:
         require_place(junit)
-    lab, chosen, is_up = _lab_or_scenario(lab_or_scenario, provider, name, overrides)
+    lab, chosen, is_up = _lab_or_scenario(lab_or_scenario, provider, name, overrides, trust=trust)
     specs = chosen_checks(lab, names)
     require_host(chosen)
     with ExitStack() as stack:
@@ -111,7 +112,7 @@ def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:
 
 
 def _lab_or_scenario(
-    wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...]
+    wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...], *, trust: bool
 ) -> tuple[Lab, Provider, bool]:
     """The running lab of that name, or the scenario's lab that has yet to be built."""
     from labctl import app
@@ -129,7 +130,7 @@ def _lab_or_scenario(
         )
     if is_name(wanted) and wanted not in scenario_names():
         raise neither(wanted, names_up(app.providers_with_labs()), scenario_names())
-    lab = load_lab(wanted, provider=provider, name=name, overrides=overrides)
+    lab = load_lab(wanted, provider=provider, name=name, overrides=overrides, trust=trust)
     return lab, provider_of(lab), False
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option
+from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option, trust_option
 from labctl.cli.reports import Output, judge, report_options, show
 from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
@@ -51,6 +51,7 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
 @provider_option
 @set_option
+@trust_option
 @runs_dir_option
 @report_options
 def command(
@@ -69,6 +70,7 @@ def command(
     keep: bool,
     provider: str | None,
     overrides: tuple[str, ...],
+    trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
     output: Output,
@@ -98,7 +100,9 @@ def command(
         from labctl.store.reading import find_run
 
         stored = find_run(runs_dir, resume)
-        return present(measure_rest(stored, keep=keep), output, fail_if or read_comparison(stored).asked.fail_if)
+        return present(
+            measure_rest(stored, keep=keep, trust=trust), output, fail_if or read_comparison(stored).asked.fail_if
+        )
     stored_sides = [bool(_STORED.match(side)) or (Path(side) / "run.json").exists() for side in sides]
     if len(sides) == 2 and all(stored_sides):
         if name is not None:
@@ -117,7 +121,7 @@ def command(
     if len(sides) < 2:
         raise UsageError(what="a comparison needs two scenarios", remedy="labctl compare legacy bpf")
     against = None if baseline is None else _stored(runs_dir, baseline)
-    labs = [load_lab(side, provider=provider, name=name, overrides=overrides) for side in sides]
+    labs = [load_lab(side, provider=provider, name=name, overrides=overrides, trust=trust) for side in sides]
     parameters = labs[0].compare
     if rounds is not None:
         parameters = replace(parameters, rounds=rounds)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from labctl.cli.options import ROOT, as_json, as_root
+from labctl.cli.options import ROOT, as_json, as_root, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks
 from labctl.providers.base import Probe, ProbesMachines
@@ -16,13 +16,14 @@ from labctl.providers.base import Probe, ProbesMachines
 
 @click.command("doctor")
 @click.option("--provider", default="netns", show_default=True, metavar="P", help="For labs of this provider.")
+@trust_option
 @as_json
-def command(provider: str, as_json: bool) -> int:
+def command(provider: str, trust: bool, as_json: bool) -> int:
     """What this host has and lacks, found by trying, with the command that mends it; for kubeadm the machines too."""
     from labctl import app
     from labctl.system.libraries import REMEDY, differing
 
-    chosen = app.provider(provider)
+    chosen = app.provider(provider, trust=trust)
     probes = list(chosen.probes())
     if isinstance(chosen, ProbesMachines):
         probes += chosen.machine_probes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from labctl.cli.options import as_json, discover_all, sought_lab, unknown_lab
+from labctl.cli.options import as_json, discover_all, sought_lab, trust_option, unknown_lab
 from labctl.cli.output import emit_json, say, tell
 from labctl.cli.progress import Progress
 from labctl.errors import LabError, UsageError
@@ -13,9 +13,16 @@ from labctl.errors import LabError, UsageError
 @click.command("down")
 @click.argument("labs", nargs=-1, metavar="LAB…")
 @click.option("--all", "every", is_flag=True, help="Every lab on this host.")
+@click.option(
+    "--machines", "asks_machines", is_flag=True, help="Ask the machines of lab.yaml for labs that this host forgot."
+)
+@trust_option
 @as_json
-def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Remove labs, whole or in pieces, and nothing that is not theirs."""
+def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool, as_json: bool) -> None:
+    """Remove labs, whole or in pieces, and nothing that is not theirs.
+
+    Machines are connected to for a lab that this host has on record, and with --machines for one that it has not.
+    """
     from labctl import app
     from labctl.engine.lifecycle import down
 
@@ -30,9 +37,9 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
         raise refused[0]
     for name in labs:
         if name not in running:
-            sought = sought_lab(name, app.providers())
+            sought = sought_lab(name, app.providers(trust=trust)) if asks_machines else None
             if sought is None:
-                raise unknown_lab(name, app.providers_with_labs())
+                raise _unknown(name, asks_machines)
             running[name] = sought
     removed: list[str] = []
     failures: list[LabError] = []
@@ -52,3 +59,13 @@ def command(labs: tuple[str, ...], every: bool, as_json: bool) -> None:
         for one in failures[:-1]:
             tell("\n".join(one.lines()))
         raise failures[-1]
+
+
+def _unknown(name: str, asked_machines: bool) -> UsageError:
+    """With what to type where a machine may remember the lab. Nothing but lab.yaml is read for that."""
+    from labctl import app
+
+    error = unknown_lab(name, app.providers_with_labs())
+    if not asked_machines and app.lists_machines():
+        error.remedy += f"\nlabctl down {name} --machines  # asks the machines of lab.yaml, if this host forgot the lab"
+    return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_of, provider_option, set_option
+from labctl.cli.options import as_json, load_lab, provider_of, provider_option, set_option, trust_option
 from labctl.cli.output import emit_json, say, show
 from labctl.providers.base import Packs
 
@@ -13,10 +13,11 @@ from labctl.providers.base import Packs
 @click.argument("scenario")
 @provider_option
 @set_option
+@trust_option
 @as_json
-def command(scenario: str, provider: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(scenario: str, provider: str | None, overrides: tuple[str, ...], trust: bool, as_json: bool) -> None:
     """List every image and the chart of SCENARIO. A digest is shown where this host knows it."""
-    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides)
+    lab = load_lab(scenario, provider=provider, name=None, overrides=overrides, trust=trust)
     chosen = provider_of(lab)
     parts = chosen.images(lab) if isinstance(chosen, Packs) else ()
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import all_overrides, provider_option, runs_dir_option, set_option
+from labctl.cli.options import all_overrides, provider_option, runs_dir_option, set_option, trust_option
 from labctl.cli.output import tell
 from labctl.cli.reports import Output, report_options
 from labctl.errors import LabError, UsageError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 )
 @provider_option
 @set_option
+@trust_option
 @runs_dir_option
 @report_options
 def command(
@@ -35,6 +36,7 @@ def command(
     is_new: bool,
     provider: str | None,
     overrides: tuple[str, ...],
+    trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
     output: Output,
@@ -48,12 +50,12 @@ def command(
     from labctl.engine.stored import MATRIX
     from labctl.loading.matrix import load_matrix
 
-    matrix = load_matrix(file, overrides=all_overrides(provider, overrides), refuse=app.refuse)
+    matrix = load_matrix(file, overrides=all_overrides(provider, overrides), refuse=app.refuse, trust=trust)
     question = _question(matrix, fail_if)
     unfinished = None if is_new else _unfinished(runs_dir, matrix, question.asked)
     if unfinished is not None:
         tell(f"going on with run {unfinished.manifest.id} (--new measures from the first block)")
-        answer = measure_rest(unfinished)
+        answer = measure_rest(unfinished, trust=trust)
     else:
         answer = measure_new(question, kind=MATRIX, name=matrix.name, runs_dir=runs_dir)
     return present(answer, output, question.asked.fail_if)

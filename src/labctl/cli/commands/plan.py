@@ -18,12 +18,18 @@ from labctl.text import utf8
 @click.option("--shell", is_flag=True, help="A POSIX shell script that builds the same lab by hand.")
 @as_json
 def command(
-    scenario: str, provider: str | None, name: str | None, overrides: tuple[str, ...], shell: bool, as_json: bool
+    scenario: str,
+    provider: str | None,
+    name: str | None,
+    overrides: tuple[str, ...],
+    trust: bool,
+    shell: bool,
+    as_json: bool,
 ) -> None:
     """Show the steps that `up` would take."""
     from labctl.planning.render import as_record, as_script, as_text
 
-    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides)
+    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, trust=trust)
     plan = provider_of(lab).plan(lab)
     if as_json:
         emit_json(as_record(plan))

@@ -26,6 +26,7 @@ def command(
     provider: str | None,
     name: str | None,
     overrides: tuple[str, ...],
+    trust: bool,
     bundle: Path | None,
     retain: bool,
     as_json: bool,
@@ -42,7 +43,7 @@ def command(
     from labctl.store.raw import MemorySinks
     from labctl.system.signals import interruptible
 
-    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None)
+    lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None, trust=trust)
     chosen = provider_of(lab)
     require_host(chosen)
     if bundle is not None:

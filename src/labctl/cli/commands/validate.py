@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from labctl.cli.options import all_overrides, as_json, provider_option, set_option
+from labctl.cli.options import all_overrides, as_json, provider_option, set_option, trust_option
 from labctl.cli.output import emit, emit_json, tell, wrapped
 
 
@@ -14,8 +14,11 @@ from labctl.cli.output import emit, emit_json, tell, wrapped
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @provider_option
 @set_option
+@trust_option
 @as_json
-def command(files: tuple[str, ...], provider: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
+def command(
+    files: tuple[str, ...], provider: str | None, overrides: tuple[str, ...], trust: bool, as_json: bool
+) -> int:
     """Check scenario files (names or paths): every problem at once, with its place.
 
     What the scenario's provider, or the one of --provider, cannot build is a problem too.
@@ -23,7 +26,7 @@ def command(files: tuple[str, ...], provider: str | None, overrides: tuple[str, 
     from labctl import app
     from labctl.loading import validate_files
 
-    problems = validate_files(files, overrides=all_overrides(provider, overrides), refuse=app.refuse)
+    problems = validate_files(files, overrides=all_overrides(provider, overrides), refuse=app.refuse, trust=trust)
     if as_json:
         emit_json(
             {
