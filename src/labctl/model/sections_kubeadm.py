@@ -159,9 +159,13 @@ class Host(Section):
     )
     interface: Device | None = Field(None, description="The device that has nodeAddress.")
     sudo_password_file: Operand = Field(
-        "", description="A file (mode 0600) with the password that sudo asks for. Passwords stand nowhere else."
+        "",
+        description="A file in ~/.config/labctl (mode 0600, one line) with the password that sudo asks for. "
+        "No other file is sent, and passwords stand nowhere else.",
     )
-    known_hosts: Operand = Field("", description="A file of host keys to go by, instead of the user's own.")
+    known_hosts: Operand = Field(
+        "", description="A file of host keys to go by: in ~/.ssh, /etc/ssh or ~/.config/labctl."
+    )
 
 
 def _fit_together(hosts: tuple[Host, ...]) -> tuple[Host, ...]:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.providers.kubeadm import own_files
+
 STAND_INS = ("kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "journalctl", "modprobe", "systemctl")
 HERE = Path(__file__).parent
 USER = "learner"
@@ -258,7 +260,11 @@ def farm(directory: Path, count: int) -> Iterator[Farm]:
             made.append(_make(f"machine{number}", directory, key, f"10.0.0.{number}"))
         grown = Farm(directory=directory, machines=made, key=key, known_hosts=directory / "known_hosts")
         grown.write_known_hosts()
-        yield grown
+        # What tests write down of passwords and host keys stands for what is in ~/.config/labctl.
+        folders = own_files.config_folders
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(own_files, "config_folders", lambda: (*folders(), directory.parent))
+            yield grown
     finally:
         for machine in made:
             _end(machine)

@@ -5,9 +5,11 @@ Kubernetes programs on the machines are stand-ins; everything else (SSH, files, 
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,10 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     # A machine that no name server knows and whose name is not in its own /etc/hosts.
     fresh.machines[1].run("hostname", "nobody-knows")
     archive = tmp_path / "tools.tar"
-    archive.write_bytes(b"an image")
+    with tarfile.open(archive, "w") as tar:
+        manifest = tarfile.TarInfo("manifest.json")
+        manifest.size = len(b"[]")
+        tar.addfile(manifest, io.BytesIO(b"[]"))
     before = [machine.state() for machine in fresh.machines]
     lab, root = lab_on(fresh, images={"archives": [str(archive)]}), tmp_path / "state"
     first, second, last = Story(), Story(), Story()

@@ -18,14 +18,16 @@ import pytest
 from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
 from kubeadm_labs import make_lab
-from labctl.errors import LabError, MeasureFailed, StepFailed
+from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.providers.base import TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.providers.kubeadm import own_files
 from labctl.providers.kubeadm.clock import measure
 from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.machine_probes import machine_probes
 from labctl.providers.kubeadm.machines import Machine, machines_of, site_machines
+from labctl.providers.kubeadm.runner import AnsibleRunner
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.providers.kubeadm.ssh_config import Reached, argv_jump
@@ -211,6 +213,34 @@ def test_a_password_file_that_others_may_read_is_refused(machines: Farm, tmp_pat
     assert failed.value.remedy.startswith("chmod 600 ")
 
 
+def test_a_lab_yaml_that_brings_its_own_host_keys_gets_no_connection_and_no_file(
+    machines: Farm, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is really there, its key is in the file that comes along, and the named file could be read."""
+    clone = tmp_path_factory.mktemp("clone")
+    monkeypatch.setattr(own_files, "config_folders", lambda: (clone / "nowhere",))
+    (clone / "known_hosts").write_bytes(machines.known_hosts.read_bytes())
+    let_user_in(machines.machines[0], machines.key)
+    (clone / "netrc").write_text("machine example login me password secret\n")
+    (clone / "netrc").chmod(0o600)
+    before = len(machines.machines[0].children)
+    for changes in (
+        {"knownHosts": str(clone / "known_hosts")},
+        {"user": USER, "sudoPasswordFile": str(clone / "netrc"), "knownHosts": "/etc/ssh/ssh_known_hosts"},
+    ):
+        led = machine(machines, **changes)
+        with pytest.raises(UsageError, match="cannot be its"):
+            MachineCommands(led).run(("true",), timeout_s=20)
+        with pytest.raises(UsageError, match="cannot be its"):
+            AnsibleRunner(clone / "run", [led])
+    # Without the file that came along the machine is a stranger.
+    stranger = MachineCommands(machine(machines, knownHosts="/etc/ssh/ssh_known_hosts"))
+    with pytest.raises(StepFailed) as failed:
+        stranger.run(("true",), timeout_s=20)
+    assert "is not known yet" in failed.value.cause
+    assert len(machines.machines[0].children) == before + 1
+
+
 def test_the_clock_of_a_machine_on_this_host_is_this_hosts_clock(commands: MachineCommands) -> None:
     offset = measure("node1", commands)
     assert abs(offset.offset_s) <= offset.error_s + 0.001
@@ -368,8 +398,10 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
     keys.mkdir(parents=True, mode=0o700)
     (keys / "my key 100%").write_bytes(csh_user.key.read_bytes())
     (keys / "my key 100%").chmod(0o600)
-    (keys / "sudo's password").write_text(PASSWORD + "\n")
-    (keys / "sudo's password").chmod(0o600)
+    own = home / ".config" / "labctl"
+    own.mkdir(parents=True)
+    (own / "sudo's password").write_text(PASSWORD + "\n")
+    (own / "sudo's password").chmod(0o600)
     subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "jump")), check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -404,7 +436,7 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
                 break
             time.sleep(0.02)
         client = subprocess.run(
-            (*alone, own_home, "sh", sys.executable, "-c", _CLIENT, str(tmp_path), str(keys / "sudo's password")),
+            (*alone, own_home, "sh", sys.executable, "-c", _CLIENT, str(tmp_path), str(own / "sudo's password")),
             env={**os.environ, "HOME": str(home), "PYTHONPATH": ":".join(p for p in sys.path if p)},
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip

@@ -67,11 +67,11 @@ def test_the_script_is_valid_shell(provider: KubeadmProvider, hosts: tuple[dict[
 
 
 def test_no_token_or_password_stands_in_the_plan(provider: KubeadmProvider) -> None:
-    lab = make_lab(hosts=[{**THREE_HOSTS[0], "sudoPasswordFile": "/home/me/secret"}, *THREE_HOSTS[1:]])
+    lab = make_lab(hosts=[{**THREE_HOSTS[0], "sudoPasswordFile": "~/.config/labctl/secret"}, *THREE_HOSTS[1:]])
     plan = provider.plan(lab)
     everything = as_script(plan) + json.dumps(as_record(plan))
     assert "sha256:" not in everything
-    assert "/home/me/secret" not in everything
+    assert "labctl/secret" not in everything
 
 
 def test_the_steps_read_as_a_story_and_can_be_gone_on_with(provider: KubeadmProvider) -> None:

@@ -29,7 +29,9 @@ from labctl.providers.kubeadm.actions import (
 )
 from labctl.providers.kubeadm.failures import vagrant_remedy
 from labctl.providers.kubeadm.fitness import refuse_obstacles
+from labctl.providers.kubeadm.images import archived
 from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.own_files import require_packages
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
 from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
@@ -77,6 +79,10 @@ class KubeadmExecutor:
 
     def _survey(self) -> None:
         settings = self._settings
+        # What would be sent is looked at first: a file that is neither is somebody's secret.
+        for path in settings.kubeadm.images.archives:
+            archived(Path(path).expanduser())
+        require_packages(settings.kubeadm)
         self._seen = survey(self._fleet, [machine.node for machine in settings.machines])
         refuse_obstacles(settings, self._seen)
         # From here on machines are changed: which ones is known even if this process dies.

@@ -22,6 +22,7 @@ from labctl.providers.kubeadm.files import Files
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
+from labctl.providers.kubeadm.own_files import require_places
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
@@ -67,7 +68,11 @@ class KubeadmProvider:
                 replace(machine, known_hosts=known, key=str(keys / machine.key)) for machine in settings.machines
             )
             return replace(settings, machines=machines)
-        return settings if has_no_machines(lab) else replace(settings, machines=settled(settings.machines))
+        if has_no_machines(lab):
+            return settings
+        machines = settled(settings.machines)
+        require_places(machines)
+        return replace(settings, machines=machines)
 
     def probes(self) -> Iterator[Probe]:
         return probes()
@@ -81,7 +86,8 @@ class KubeadmProvider:
             yield from machine_probes(self._site_section(), settled(self._site()))
 
     def refuse(self, lab: Lab) -> None:
-        read_settings(lab, self._root)
+        settings = read_settings(lab, self._root)
+        require_places(settings.machines)
 
     def plan(self, lab: Lab) -> Plan:
         return plan_lab(self.settings(lab))
@@ -222,6 +228,7 @@ class KubeadmProvider:
         from labctl.providers.kubeadm.marks import seek_mark
 
         machines = settled(self._site())
+        require_places(machines)
         if not machines:
             return None
         marked = seek_mark(name, machines)
@@ -273,8 +280,8 @@ class KubeadmProvider:
         except (KeyError, TypeError, ValueError) as broken:
             raise StepFailed(
                 what=f"the record of lab {name} cannot be read", cause=str(broken),
-                remedy=f"rm {self._files(name).state}, with the machines under hosts: in lab.yaml, then labctl down "
-                f"{name}: the machines know what they were",
+                remedy=f"rm {self._files(name).state}  # with the machines under hosts: in lab.yaml\n"
+                f"labctl down {name} --machines  # they know what they were",
             ) from broken  # fmt: skip
 
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 from labctl.errors import HostLacks, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
 from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.story import (
     Outcome,
     PlaybookEnded,
@@ -130,11 +131,18 @@ class _Listener:
 
 
 class AnsibleRunner:
-    """Playbooks against one set of machines. `directory` keeps everything (made with mode 0700)."""
+    """Playbooks against one set of machines. `directory` keeps everything (made with mode 0700).
+
+    Raises UsageError and StepFailed for passwords and host keys that are not the person's own (`own_files`).
+    """
 
     def __init__(self, directory: Path, machines: Sequence[Machine], observer: TaskObserver = unheard) -> None:
         self.directory = directory
         self.machines = tuple(machines)
+        # Ansible reads these files itself, whenever it needs them.
+        for machine in self.machines:
+            require_own(machine)
+            sudo_password(machine)
         self.observer = observer
         self._sockets = socket_directory()
         self._number = 0

@@ -31,6 +31,7 @@ from labctl.providers.base import Completed, Running
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.inventory import SUDO
 from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.clock import Deadline
 
@@ -52,7 +53,9 @@ _UNSAFE = re.compile(r"[^ -~]|['!\\]")
 
 
 def connect(machine: Machine) -> Connection:
-    """An open connection to the machine. Raises StepFailed that names machine, reason and remedy."""
+    """An open connection to the machine. Raises StepFailed that names machine, reason and remedy, and UsageError for
+    files that lab.yaml may not name."""
+    require_own(machine)
     try:
         import paramiko  # type: ignore[import-untyped]
         from fabric import Config, Connection
@@ -485,7 +488,7 @@ class MachineCommands:
     def _started(self, argv: Sequence[str], stdin: bytes, output: int | None) -> Iterator[SshRunning]:
         import paramiko
 
-        password = self._sudo_password()
+        password = sudo_password(self.machine)
         try:
             if password and self._is_let_without():
                 password = b""
@@ -522,24 +525,6 @@ class MachineCommands:
                 done = running.wait(timeout_s=_SUDO_S)
             self._asks = done.returncode != 0
         return not self._asks
-
-    def _sudo_password(self) -> bytes:
-        path = self.machine.sudo_password_file
-        if self.machine.user == "root" or not path:
-            return b""
-        file = Path(path).expanduser()
-        try:
-            if file.stat().st_mode & 0o077:
-                raise StepFailed(
-                    what=f"others may read the sudo password of {self.machine.node} in {path}",
-                    remedy=f"chmod 600 {shlex.quote(path)}",
-                )
-            return file.read_bytes().partition(b"\n")[0].rstrip(b"\r") + b"\n"
-        except OSError as failed:
-            raise StepFailed(
-                what=f"cannot read the sudo password of {self.machine.node}", cause=str(failed),
-                remedy="correct sudoPasswordFile: under hosts: in lab.yaml",
-            ) from failed  # fmt: skip
 
     def read_file(self, path: str) -> bytes:
         """The content of one of the machine's files, which root may read. Raises MeasureFailed."""
