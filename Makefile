@@ -33,7 +33,12 @@ compare: ## build both labs, measure, print the table (A=legacy B=bpf ARGS="--ro
 test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping"; NEWEST=1: without the lock)
 	@$(PREPARE) --root "make test" run lint test
 	@$(MAKE) static objects
+ifeq ($(strip $(TESTS)),)
+	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
+	$(PYTHON) -m pytest tests --ignore=tests/unit
+else
 	$(PYTHON) -m pytest $(TESTS)
+endif
 
 test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says what is missing where that cannot be
 	@$(PREPARE) --root "make test-kind" run test
@@ -55,7 +60,7 @@ test-sample: ## the same in short, on one kernel, which the date chooses
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint
-	$(PYTHON) -m pytest tests/unit
+	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
 
 lint: ## ruff, mypy and shellcheck; needs no root
 	@$(PREPARE) lint

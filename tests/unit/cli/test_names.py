@@ -175,7 +175,8 @@ def test_list_without_a_lab_says_how_to_start_one(bench: Bench) -> None:
     assert bench.run("list").out == "no lab is up. Start one: labctl up bpf\n"
 
 
-def test_list_tells_whole_broken_and_unfinished_labs_apart(bench: Bench) -> None:
+def test_list_tells_whole_broken_and_unfinished_labs_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     bench.is_up("whole")
     bench.is_up("broken", is_whole=False, missing=("labctl.broken.node2", "labctl.broken.server"))
     bench.is_up("growing", is_whole=False, lab=None, is_being_built=True)
@@ -192,7 +193,10 @@ def test_list_tells_whole_broken_and_unfinished_labs_apart(bench: Bench) -> None
     assert lines[5].endswith("labctl down broken")
 
 
-def test_a_lab_whose_engine_does_not_answer_is_unknown_and_nothing_destructive_is_advised(bench: Bench) -> None:
+def test_a_lab_whose_engine_does_not_answer_is_unknown_and_nothing_destructive_is_advised(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     silent = HostLacks("docker does not answer", "permission denied: /var/run/docker.sock", "usermod -aG docker me")
     bench.is_up("far", is_whole=False, unasked=silent)
     bench.is_up("near")
