@@ -139,7 +139,7 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
         raise UsageError(
             what=f"lab {name} is only half there",
             cause=f"missing: {missing_parts(running)}",
-            remedy=f"{up_again(running)}  # builds it anew; or labctl down {name}",
+            remedy=f"{up_again(running)}  # builds it again; or labctl down {name}",
         )
     if not running.is_whole:
         tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to mend it: {up_again(running)}")

@@ -3,7 +3,7 @@
 PyYAML's C parser gives events with their marks; composing, and deciding what a plain scalar is, is done here, because
 PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference
 and counted, so a file that would explode is refused before anything grows. What is wrong with a text that is not YAML
-is told by the kind of the parser's error and by what stands at its marks, never by its words, which change from one
+follows from the kind of the parser's error and by what stands at its marks, never by its words, which change from one
 version to the next and from the C parser to the one in Python.
 """
 

@@ -215,7 +215,7 @@ _OF_THE_NETWORK = (
 
 def is_of_the_network(line: str) -> bool:
     """Whether a line of complaint tells what the network, or the rules on the way, did to a packet. (A rule in the
-    pod's own OUTPUT hook is told to the sender as `sendmsg: Operation not permitted`.)"""
+    pod's own OUTPUT hook reaches the sender as `sendmsg: Operation not permitted`.)"""
     return any(words in line for words in _OF_THE_NETWORK)
 
 

@@ -235,7 +235,7 @@ class RunningLab:
     """Why whoever carries the lab could not be asked. Nothing is known but what this host has on record: it may well be
     whole, and nothing may be done to it on that ground."""
     is_by_record: bool = False
-    """It is told from this host's record alone; its machines were not asked."""
+    """It is known from this host's record alone; its machines were not asked."""
 
 
 class Provider(Protocol):

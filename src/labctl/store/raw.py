@@ -31,7 +31,7 @@ def _numbered(name: str, number: int) -> str:
 class RawDirectory:
     """The raw files of one check run, in a directory of their own; a `RawSink`. The directory is made when first used.
 
-    `written` is told the path of every file, relative to the run, so that the run can bring them to the disk when a
+    `written` gets the path of every file, relative to the run, so that the run can bring them to the disk when a
     block is done.
     """
 

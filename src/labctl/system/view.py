@@ -1,7 +1,7 @@
 """What a process inside a network namespace sees mounted: a /sys of its own, everything else as on the host.
 
 sysfs shows the network devices of the namespace in which it was mounted. A process that only enters another network
-namespace still sees the host's devices under /sys/class/net. A view is a mount namespace with sysfs mounted anew for
+namespace still sees the host's devices under /sys/class/net. A view is a mount namespace with sysfs mounted again for
 one network namespace; what the host has mounted beneath /sys (cgroups, bpffs, debugfs, …) is brought along, which
 `ip netns exec` does not do. Mounts of the host still come and go in it (slave), and nothing goes out of it.
 

@@ -104,7 +104,7 @@ def test_down_works_without_a_record(desk: Desk) -> None:
     assert (lab["whole"], lab["scenario"]) == (False, "bpf")
     check = desk.run("check", desk.prefix)
     assert check.code == 2
-    assert f"  try: labctl up bpf --name {desk.prefix}  # builds it anew" in check.err
+    assert f"  try: labctl up bpf --name {desk.prefix}  # builds it again" in check.err
     assert desk.run("down", desk.prefix).code == 0
     assert desk.labs() == []
 

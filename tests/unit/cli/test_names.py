@@ -268,7 +268,7 @@ def test_a_lab_that_is_half_there_is_not_checked(bench: Bench) -> None:
     assert said.err.splitlines() == [
         "error: lab broken is only half there",
         "  why: missing: labctl.broken.pod0, labctl.broken.pod1, labctl.broken.pod2 and 6 more",
-        "  try: labctl up bpf --name broken  # builds it anew; or labctl down broken",
+        "  try: labctl up bpf --name broken  # builds it again; or labctl down broken",
     ]
 
 

@@ -144,7 +144,7 @@ def test_an_lxc_that_is_gone_or_made_anew_tells_nothing() -> None:
     assert (gone["programs"].finding, gone["programs"].silence) == (f"{LXC} is gone", Silence.ABSENT)
     other = replace(link(LXC, tx=9), index=99)
     anew = heard(lab_of(HostRouting.BPF), Placement.SAME_NODE, reading(links={LXC: other}))["lxc-counters"]
-    assert (anew.supports, anew.finding) == (None, f"{LXC} was made anew meanwhile")
+    assert (anew.supports, anew.finding) == (None, f"{LXC} was made again meanwhile")
 
 
 @pytest.mark.parametrize(("forwarded", "mode"), [(6, "legacy"), (0, "bpf")])

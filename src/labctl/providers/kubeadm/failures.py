@@ -192,7 +192,7 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"Packages were downgraded",
         "a newer version of a package of the bundle is installed, and labctl could not put it back afterwards",
-        "ssh {place} 'dpkg -l | grep -i kube'  # take it away, or bring the bundle of that version",
+        "ssh {place} 'dpkg -l | grep -i kube'  # remove it, or bring the bundle of that version",
     ),
     _known(
         r"dpkg was interrupted",

@@ -78,7 +78,7 @@ def require_own(machine: Machine) -> None:
         return
     try:
         why = why_untrusted(_full(machine.known_hosts).stat())
-    except OSError:  # none is known by it, which is told when the machine shows its own
+    except OSError:  # none is known by it, which shows when the machine presents its own
         return
     if why:
         raise StepFailed(

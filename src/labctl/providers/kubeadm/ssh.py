@@ -233,7 +233,7 @@ def _keys(goal: Reached) -> Any:
                     yield InMemoryPrivateKey(goal.user, key)
 
         def _read(self, file: str) -> Any:
-            """The key in a file; one that cannot be used is told if no other will do."""
+            """The key in a file; one that cannot be used is named if no other will do."""
             import paramiko
 
             try:

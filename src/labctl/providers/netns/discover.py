@@ -1,5 +1,5 @@
 """Finds labs by their marks: what is in /run/netns decides, whatever state files say or no longer say. Whether a lab is
-whole is told by `observed`."""
+whole is for `observed` to say."""
 
 from __future__ import annotations
 

@@ -175,12 +175,12 @@ def _over_devices(counted: Iterable[Metric]) -> tuple[Metric, ...]:
 
 def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
     """Legacy sends to the pod out of its lxc; bpf_redirect_peer goes past it, so the lxc never sends. Which of the two
-    it was is told by the packets that came to the pod: as many as the lxc sent, or more than twice that (the kernel's
+    it was shows in the packets that came to the pod: as many as the lxc sent, or more than twice that (the kernel's
     own ARP requests are among those of the lxc)."""
     before, after = look.before.links.get(look.lxc), look.after.links.get(look.lxc)
     command = f"ip -n {look.after.namespace} -s link show {look.lxc}"
     if before is None or after is None or before.index != after.index:
-        finding = f"{look.lxc} is gone" if after is None else f"{look.lxc} was made anew meanwhile"
+        finding = f"{look.lxc} is gone" if after is None else f"{look.lxc} was made again meanwhile"
         return Evidence(
             witness="lxc-counters",
             where=look.node,

@@ -1,6 +1,6 @@
 """What this host's kernel can do for netns labs: the oldest that can build them, and what it cannot show in a trace.
 
-The first is told by its number, since an older one fails in many places and never by name. The second is tried, since
+The first is judged by its number, since an older one fails in many places and never by name. The second is tried, since
 distributions carry features back to older numbers.
 """
 

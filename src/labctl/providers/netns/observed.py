@@ -335,7 +335,7 @@ def lacking(lab: Lab, marked: Iterable[str]) -> tuple[str, ...]:
 
 
 def missing(things: Iterable[Thing], seen: Mapping[str, Observed | None]) -> Iterator[Thing]:
-    """The things that are not there, less those that are gone with another one that is told. Pure."""
+    """The things that are not there, less those that went with another one that is named. Pure."""
     gone: dict[tuple[str, str], Thing] = {}
     for thing in things:
         found = seen.get(thing.namespace)
