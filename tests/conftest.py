@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import host_snapshot
-from labctl.system import netns
+from labctl.system import locks, netns
 
 MAY_SKIP = {
     "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
@@ -101,7 +101,9 @@ def unit_tests_see_no_labs(
     names, host = netns.names, netns.DIRECTORY
     monkeypatch.setattr(netns, "names", lambda: names() if host != netns.DIRECTORY else ())
     monkeypatch.setattr(netns, "RUN_DIRECTORY", nowhere / "labctl")
+    monkeypatch.setattr(locks, "ROOT_DIRECTORY", nowhere / "labctl" / "locks")
     monkeypatch.setenv("XDG_STATE_HOME", str(nowhere / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(nowhere / "session"))
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ nearest that it can, so that no figure is lost and nothing stops. Knows no strea
 A path may hold bytes that are no text. Python keeps each as a lone surrogate (PEP 383), which no codec writes: JSON
 gets it as the escape `\\udcfc`, which is valid and which Python's `json` reads back as the same path; anything else
 gets it as `\\xfc`.
+
+A terminal obeys some characters instead of showing them: what is shown to people goes through `visible`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import re
 
 NEAREST = "labctl-nearest"
 """The name of the error handler `nearest`, once `register` has been called."""
@@ -23,6 +26,9 @@ _SIGNS = {
     "·": ".", "±": "+-", "≥": ">=", "≤": "<=", "≠": "!=", "≈": "~", "×": "x", "µ": "u", "μ": "u", "“": '"', "”": '"',
     "„": '"', "‘": "'", "’": "'", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
 }  # fmt: skip
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal obeys: C0 but newline and tab, DEL, C1, the controls of the bidirectional algorithm (Unicode
+Standard Annex 9, table 1) and the two separators that some take for the end of a line."""
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 """The surrogates that stand for the bytes 0x80 to 0xff."""
 
@@ -31,7 +37,17 @@ def json_bytes(document: object, *, indent: int | None = 1, is_compact: bool = F
     """The document in UTF-8, without a newline at its end. Raises ValueError for numbers that JSON does not know."""
     separators = (",", ":") if is_compact else None
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+    if _OBEYED.search(text):  # inside a string: json itself writes none of them
+        text = _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.encode("utf-8", "backslashreplace")  # which writes a surrogate as JSON does
+
+
+def visible(text: str) -> str:
+    """The text with every character that a terminal would obey as an escape in ASCII (`\\x1b`, `\\u202e`); newlines and
+    tabs stay, and a line may end in CR LF. Doing it twice changes nothing."""
+    if not _OBEYED.search(text):
+        return text
+    return _OBEYED.sub(lambda found: escaped(found[0]), text.replace("\r\n", "\n"))
 
 
 def utf8(text: str) -> bytes:
@@ -51,7 +67,8 @@ def register() -> None:
 
 def nearest(error: UnicodeError) -> tuple[str | bytes, int]:
     """An error handler for encoding: `µs` as `us`, `−21 %` as `-21 %`, `→` as `->`; any other character as an escape
-    (`\\xfc`, `\\u7cbe`). Bytes of a path that are text in the stream's own codec are written as they are."""
+    (`\\xfc`, `\\u7cbe`). Bytes of a path that are text in the stream's own codec, and that no terminal would obey, are
+    written as they are."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     end = error.end
@@ -62,8 +79,8 @@ def nearest(error: UnicodeError) -> tuple[str | bytes, int]:
     if all(map(_is_byte, refused)):
         as_bytes = bytes(ord(sign) & 0xFF for sign in refused)
         with contextlib.suppress(UnicodeDecodeError):
-            as_bytes.decode(error.encoding)
-            return as_bytes, end
+            if not _OBEYED.search(as_bytes.decode(error.encoding)):
+                return as_bytes, end
     return "".join(_SIGNS.get(sign) or escaped(sign) for sign in refused), end
 
 

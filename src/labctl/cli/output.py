@@ -1,20 +1,25 @@
 """Writing to stdout and stderr: one JSON document, tables, sentences. A reader who goes away (`labctl list | true`)
-changes no verdict."""
+changes no verdict.
+
+The door to the terminal: names, reasons and tools' words may hold anything, and no character of them is obeyed
+(`text.visible`). Nothing else in labctl writes to stdout or stderr (tests/unit/test_doors.py)."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from labctl.cli.streams import line_width, reader_gone
+from labctl.cli.streams import line_width, reader_gone, write_drawn
 from labctl.errors import LabError
-from labctl.text import json_bytes
+from labctl.text import json_bytes, visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -27,27 +32,50 @@ def emit_json(document: object) -> None:
     emit(json_bytes(document))
 
 
-def emit(text: str | bytes, *, nl: bool = True, color: bool | None = None) -> None:
-    """Text as it is: what a person may paste or a program may read is never wrapped. Bytes are for programs, and are
-    written as they are in any locale.
+def emit(text: str | bytes, *, nl: bool = True) -> None:
+    """Text in the lines that it has: what a person may paste or a program may read is never wrapped. Bytes are for
+    programs, and are written in any locale as they are; on a terminal no character of them is obeyed either."""
+    with _to_stdout():
+        if isinstance(text, str):
+            text = visible(text)
+        elif sys.stdout.isatty():
+            text = visible(text.decode("utf-8", "backslashreplace")).encode()
+        click.echo(text, file=sys.stdout, nl=nl)
 
-    `color` says that escape codes in it were already decided upon; without it they are left out where there is no
-    terminal.
-    """
-    try:
-        click.echo(text, file=sys.stdout, nl=nl, color=color)
-    except BrokenPipeError:
-        reader_gone()
-    except OSError as refused:
-        raise _unwritable(refused) from refused
+
+def pass_on(text: str) -> None:
+    """Text on stdout at once, as it comes. Raises BrokenPipeError when its reader went away."""
+    sys.stdout.write(visible(text))
+    sys.stdout.flush()
 
 
 def tell(text: str) -> None:
     """A line on stderr: an error, a note, what goes on. That nobody reads it changes nothing."""
     try:
-        click.echo(text, file=sys.stderr)
+        click.echo(visible(text), file=sys.stderr)
     except OSError:
         reader_gone(sys.stderr)
+
+
+def progress(text: str, *, before: str = "", end: str = "\n") -> bool:
+    """A line on stderr behind `before`, which moves the cursor. False when nobody reads it any more."""
+    try:
+        write_drawn(sys.stderr, f"{before}{visible(text)}{end}")
+        sys.stderr.flush()
+    except OSError:
+        reader_gone(sys.stderr)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        reader_gone()
+    except OSError as refused:
+        raise _unwritable(refused) from refused
 
 
 def say(text: str) -> None:
@@ -64,11 +92,18 @@ def wrapped(text: str, stream: TextIO) -> str:
 def show(*parts: RenderableType) -> None:
     """Tables and other renderables. Commands in them are whole, however long, and no line ends with spaces."""
     from rich.console import Group
+    from rich.segment import Segment, Segments
 
     for part in parts:
         drawn = io.StringIO()
-        console(drawn).print(Group(part), crop=False)  # in a Group a Text keeps what it says about wrapping
-        emit("".join(line.rstrip(" ") + "\n" for line in drawn.getvalue().splitlines()), nl=False, color=True)
+        terminal = console(drawn)
+        pieces = terminal.render(Group(part))  # in a Group a Text keeps what it says about wrapping
+        shown = [Segment(visible(piece.text), piece.style) for piece in pieces if not piece.control]
+        terminal.print(Segments(shown), crop=False, end="")
+        lines = "".join(line.rstrip(" ") + "\n" for line in drawn.getvalue().splitlines())
+        with _to_stdout():
+            write_drawn(sys.stdout, lines)
+            sys.stdout.flush()
 
 
 def console(drawn: TextIO | None = None) -> Console:

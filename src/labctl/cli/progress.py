@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from types import TracebackType
 
+from labctl.cli.output import progress
 from labctl.engine.events import (
     BlockStarted,
     BuildDone,
@@ -24,12 +24,15 @@ from labctl.engine.events import (
 )
 from labctl.model.proof import Standing
 from labctl.model.result import Verdict
+from labctl.text import visible
 
 # Beyond this many steps only every tenth of the way is told, so that a lab of 1,000 pods does not scroll by.
 MANY_STEPS = 40
 # A step that took less is told without its time.
 SLOW_S = 1.0
 _INDENT = " " * 6
+_REWRITE = "\r\x1b[K"
+"""To the beginning of the line, and clears it."""
 _STANDINGS = {
     Standing.IN_FORCE: "proven",
     Standing.NOT_IN_FORCE: "NOT what was asked: ",
@@ -108,7 +111,7 @@ class Progress:
                 self._working(f"{self._block}{self._step}{event.text}")
         elif not self._rewrites and not self._block:
             took = f"  {_seconds(event.duration_s)}" if event.duration_s >= SLOW_S else ""
-            self._write(f"{_INDENT}{event.text}{took}\n")
+            self._write(f"{_INDENT}{event.text}{took}")
 
     @staticmethod
     def _tells_step(event: StepStarted) -> bool:
@@ -118,28 +121,25 @@ class Progress:
         """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are told."""
         if self._rewrites:
             width = shutil.get_terminal_size((80, 24)).columns - 1
-            self._write(f"\r\x1b[K{text if len(text) <= width else text[: width - 1] + '…'}")
+            shown = visible(text).replace("\n", " ")
+            self._write(shown if len(shown) <= width else shown[: width - 1] + "…", before=_REWRITE, end="")
             self._pending = True
         elif not self._block:
-            self._write(text + "\n")
+            self._write(text)
 
     def _say(self, text: str) -> None:
         self._clear()
-        self._write(text + "\n")
+        self._write(text)
 
     def _clear(self) -> None:
         if self._pending:
-            self._write("\r\x1b[K")
+            self._write("", before=_REWRITE, end="")
             self._pending = False
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, *, before: str = "", end: str = "\n") -> None:
         """Work goes on when nobody reads its progress any more (`labctl up bpf 2>&1 | head -1`)."""
         if not self._unread:
-            try:
-                print(text, end="", file=sys.stderr, flush=True)
-            except OSError:
-                self._unread = True
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            self._unread = not progress(text, before=before, end=end)
 
 
 def _total(duration_s: float) -> str:

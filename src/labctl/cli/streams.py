@@ -3,6 +3,11 @@
 A process runs in Python's UTF-8 mode, so that every path, argument and environment variable is the bytes that it was,
 whatever the locale; what a person reads is in the locale's codec. A character that this codec lacks becomes the nearest
 that it has (`labctl.text`). JSON and files do not come by here: they are UTF-8.
+
+Nothing that a person reads is obeyed by the terminal: whoever writes to stdout or stderr, be it Python itself with a
+warning or a traceback, the stream shows control characters as escapes. Colours and the movements of the progress line,
+which are labctl's own, go through `write_drawn`. `labctl exec` becomes the program that it runs, whose output is that
+program's own.
 """
 
 from __future__ import annotations
@@ -16,7 +21,25 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from labctl.text import NEAREST, PLAIN_ASCII, register
+from labctl.text import NEAREST, PLAIN_ASCII, register, visible
+
+
+class ShownStream(io.TextIOWrapper):
+    """A text stream that shows every character, and obeys none. Bytes for programs go to its `buffer`."""
+
+    def write(self, text: str) -> int:
+        return super().write(visible(text))
+
+    def write_drawn(self, text: str) -> int:
+        return super().write(text)
+
+
+def write_drawn(stream: TextIO, text: str) -> None:
+    """Writes text whose control characters are labctl's own: everything from elsewhere in it went through `visible`."""
+    if isinstance(stream, ShownStream):
+        stream.write_drawn(text)
+    else:
+        stream.write(text)
 
 
 def enter_utf8_mode() -> None:
@@ -40,9 +63,13 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
     register()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=_codec(stream.encoding), errors=NEAREST)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # Python's own, and not what a test put in its place
+            codec, by_line = _codec(stream.encoding), stream.line_buffering
+            shown = ShownStream(stream.detach(), encoding=codec, errors=NEAREST, line_buffering=by_line)
+            setattr(sys, name, shown)
+            setattr(sys, f"__{name}__", shown)
 
 
 def _codec(given: str) -> str:

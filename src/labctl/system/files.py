@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -123,28 +122,19 @@ def create_stream(path: Path) -> int:
     return descriptor
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path` (made if missing), so that two labctl processes take turns."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 # ---- folders, by descriptor
 
 
 class Folder:
     """An open folder. Names are single components; a name with a separator, `.` or `..` raises ValueError.
 
-    Made by `open_folder` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the object's life.
+    Made by `open_folder`, `open_private` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the
+    object's life. What is made in one that `is_private` stays the process's own also under sudo.
     """
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, *, is_private: bool = False) -> None:
         self._descriptor = descriptor
+        self._is_private = is_private
         self.path = path
 
     def __enter__(self) -> Folder:
@@ -180,7 +170,8 @@ class Folder:
         if make:
             with contextlib.suppress(FileExistsError):
                 self.make(name)
-        return Folder(os.open(_one(name), _FOLDER, dir_fd=self._descriptor), self.path / name)
+        opened = os.open(_one(name), _FOLDER, dir_fd=self._descriptor)
+        return Folder(opened, self.path / name, is_private=self._is_private)
 
     def make(self, name: str) -> None:
         """A new folder, 0700, the person's. Raises FileExistsError."""
@@ -188,7 +179,7 @@ class Folder:
         made = os.open(name, _FOLDER, dir_fd=self._descriptor)
         try:
             os.fchmod(made, OWN_FOLDER)
-            _give(made)
+            self._give(made)
         finally:
             os.close(made)
 
@@ -210,7 +201,7 @@ class Folder:
         """A descriptor for writing a file that did not exist. Raises FileExistsError, also for a link."""
         descriptor = self._opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
         os.fchmod(descriptor, mode)
-        _give(descriptor)
+        self._give(descriptor)
         return descriptor
 
     def open_own(self, name: str) -> int:
@@ -317,6 +308,12 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def _give(self, descriptor: int) -> None:
+        """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
+        who = person()
+        if os.geteuid() == 0 and who.uid != 0 and not self._is_private:
+            os.fchown(descriptor, who.uid, who.gid)
+
     def _opened(self, name: str, flags: int, mode: int = 0) -> int:
         return os.open(_one(name), flags, mode, dir_fd=self._descriptor)
 
@@ -330,6 +327,31 @@ def open_folder(path: Path, *, make: bool = False, follow: bool = False) -> Fold
     if make:
         _make_folders(path)
     return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path)
+
+
+def open_private(path: Path) -> Folder:
+    """The folder at `path`, which only the process's own user may enter; what is missing of the path is made so.
+
+    Raises OSError, EPERM where others could reach into it: it, or the folder that holds it, is somebody else's.
+    """
+    parent = None
+    for at in (*reversed(path.parents[:-1]), path):
+        if parent is None and at.exists():
+            continue
+        if parent is None:
+            parent = Folder(os.open(at.parent, _FOLDER & ~os.O_NOFOLLOW), at.parent, is_private=True)
+        parent = parent.sub(at.name, make=True)
+    folder = parent or Folder(os.open(path, _FOLDER), path, is_private=True)
+    found = folder.stat()
+    why = why_untrusted(path.parent.stat())
+    if found.st_uid != os.geteuid():
+        why = f"it belongs to user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        why = f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
+    if why:
+        folder.close()
+        raise PermissionError(errno.EPERM, why, str(path))
+    return folder
 
 
 def remove_tree(path: Path) -> None:
@@ -363,13 +385,6 @@ def _one(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of one file")
     return name
-
-
-def _give(descriptor: int) -> None:
-    """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
-    who = person()
-    if os.geteuid() == 0 and who.uid != 0:
-        os.fchown(descriptor, who.uid, who.gid)
 
 
 def _require_regular(descriptor: int, shown: str) -> os.stat_result:

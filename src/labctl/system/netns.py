@@ -15,13 +15,15 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from labctl.errors import StepFailed
+from labctl.system import locks
 from labctl.system.clock import Deadline
-from labctl.system.files import locked
 from labctl.units import MILLI
 
 DIRECTORY = Path("/run/netns")
 RUN_DIRECTORY = Path("/run/labctl")
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
+_TURN_S = 30.0
+"""Mounting or unmounting the directory takes milliseconds."""
 _FILE_CONTENT = b"labctl\n"
 """Stands in the file that a namespace gets mounted on. A crash between making the file and mounting leaves a file
 that says whose it is; an empty one, as `ip netns add` makes, is not touched."""
@@ -183,7 +185,12 @@ def _we_mounted() -> Path:
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
     RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
-    with locked(RUN_DIRECTORY / "lock"):
+    with locks.held("netns", timeout_s=_TURN_S) as is_mine:
+        if not is_mine:
+            raise StepFailed(
+                what=f"another labctl has been at {DIRECTORY} for {_TURN_S:g} s",
+                remedy=f"fuser -v {locks.directory() / 'netns'}  # which one",
+            )
         yield
 
 

@@ -6,8 +6,6 @@ import os
 import resource
 import socket
 import stat
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import pytest
 from labctl.system import files
 from labctl.system.files import (
     create_stream,
-    locked,
     open_folder,
     read_file,
     remove_tree,
@@ -57,8 +54,6 @@ def test_own_files_and_folders_are_private_whatever_the_umask(tmp_path: Path, um
             folder.write("run.json", b"{}")
             os.close(folder.create("raw.txt"))
             os.close(folder.open_own("journal.jsonl"))
-        with locked(tmp_path / "lock"):
-            pass
         write_atomically(tmp_path / "page.html", b"")
     finally:
         os.umask(before)
@@ -284,22 +279,3 @@ def test_under_sudo_what_is_written_belongs_to_the_person(tmp_path: Path, monkey
         folder.sub("raw", make=True).close()
     write_atomically(tmp_path / "page.html", b"")
     assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {12345}
-
-
-def test_a_lock_makes_two_take_turns(tmp_path: Path) -> None:
-    order: list[str] = []
-    inside = threading.Event()
-
-    def first() -> None:
-        with locked(tmp_path / "lock"):
-            inside.set()
-            time.sleep(0.05)
-            order.append("first out")
-
-    holder = threading.Thread(target=first)
-    holder.start()
-    inside.wait(5)
-    with locked(tmp_path / "lock"):
-        order.append("second in")
-    holder.join()
-    assert order == ["first out", "second in"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import as_json, find_lab
-from labctl.cli.output import emit_json, show, tell, wrapped
+from labctl.cli.output import emit_json, pass_on, show, tell, wrapped
 from labctl.cli.reports import require_place
 from labctl.cli.streams import line_width
 from labctl.errors import MeasureFailed, UsageError
@@ -157,8 +157,7 @@ class Printer:
                 words = " ".join(line.split())
                 line = textwrap.fill(words, self._width, subsequent_indent="    ", break_on_hyphens=False)
             lines.append(f"{line}\n")
-        sys.stdout.write("".join(lines))
-        sys.stdout.flush()
+        pass_on("".join(lines))
 
 
 def _document(

@@ -1,42 +1,50 @@
-"""A lab's name while it is being built: an abstract socket that ends with its process, so that no lock stays behind."""
+"""Whose a lab is for the moment: of the labctl that builds it, and of the one that watches it. Both end with their
+process, so that nothing stays behind.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import socket
 from collections.abc import Iterator
 
 from labctl.errors import UsageError
+from labctl.names import UNDERLAY, namespace_of
+from labctl.system import locks, netns
+
+_CLAIM_S = 0.2
+"""Who asks `is_claimed` holds the lock for a moment."""
 
 
 @contextlib.contextmanager
 def claimed(lab: str) -> Iterator[None]:
-    """Holds the name. Raises UsageError while another labctl has it."""
-    with _socket() as claim:
-        try:
-            claim.bind(_address(lab))
-        except OSError as taken:
+    """Holds the name while the lab is being built. Raises UsageError while another labctl has it."""
+    with locks.held(_building(lab), timeout_s=_CLAIM_S) as is_mine:
+        if not is_mine:
             raise UsageError(
                 what=f"the lab {lab} is being built by another labctl right now",
                 remedy="wait for it, or choose another name: labctl up … --name OTHER",
-            ) from taken
+            )
         yield
 
 
 def is_claimed(lab: str) -> bool:
     """True while a labctl that is alive builds the lab of that name."""
-    with _socket() as asking:
-        try:
-            asking.connect(_address(lab))
-        except OSError as refused:
-            return refused.errno != errno.ECONNREFUSED
-    return True
+    return locks.is_held(_building(lab))
 
 
-def _address(lab: str) -> str:
-    return f"\0labctl/{lab}"
+@contextlib.contextmanager
+def turn(lab: str, *, timeout_s: float) -> Iterator[bool]:
+    """Whether the turn to watch the lab was had within that time; it lasts as long as the context. Raises OSError when
+    the lab is gone."""
+    netns.path_of(namespace_of(lab, UNDERLAY)).stat()
+    with locks.held(watching_lock(lab), timeout_s=timeout_s) as is_mine:
+        yield is_mine
 
 
-def _socket() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+def watching_lock(lab: str) -> str:
+    """The name of the lock of `turn`."""
+    return f"watch-{lab}"
+
+
+def _building(lab: str) -> str:
+    return f"build-{lab}"

@@ -20,12 +20,12 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.movement import Act, Movement, Mover, PacketKey, Unshown
 from labctl.model.proof import Evidence, Silence
 from labctl.model.tools import require_output
-from labctl.names import UNDERLAY, namespace_of
+from labctl.names import namespace_of
 from labctl.providers.netns import kernel, netfilter_watch
+from labctl.providers.netns.claim import turn, watching_lock
 from labctl.providers.netns.datapath_actions import Direction
 from labctl.providers.netns.readings import unread
-from labctl.providers.netns.turns import turn
-from labctl.system import conntrack, netns, process, rtnetlink
+from labctl.system import conntrack, locks, netns, process, rtnetlink
 from labctl.system.netlink import NetlinkError, Socket
 from labctl.system.nftables import Nftables
 from labctl.system.nftrace import TraceSocket, TraceStep
@@ -179,7 +179,6 @@ def _remove_table(namespace: str) -> None:
 
 @contextlib.contextmanager
 def _my_turn(lab: Lab) -> Iterator[None]:
-    path = netns.path_of(namespace_of(lab.name, UNDERLAY))
     with contextlib.ExitStack() as stack:
         try:
             is_mine = stack.enter_context(turn(lab.name, timeout_s=_TURN_TIMEOUT_S))
@@ -189,7 +188,7 @@ def _my_turn(lab: Lab) -> Iterator[None]:
             raise MeasureFailed(
                 what=f"lab {lab.name} is being traced by somebody else",
                 cause=f"waited {_TURN_TIMEOUT_S:g} s for it to end",
-                remedy=f"fuser -v {path}  # who holds it",
+                remedy=f"fuser -v {locks.directory() / watching_lock(lab.name)}  # who holds it",
             )
         yield
 
