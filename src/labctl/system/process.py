@@ -5,17 +5,20 @@ thread is ever in a wrong one; and "die with the parent" (prctl PR_SET_PDEATHSIG
 process that a short-lived thread started would die with that thread. In a namespace a process sees that namespace's
 own /sys (`view`).
 
-Output goes to memory files, not to pipes: nothing has to be read for a process to go on. What prints without end gets
-a descriptor of the caller's instead.
+Output goes to memory files, not to pipes: nothing has to be read for a process to go on. They have a size that the
+kernel lets nobody exceed, whether anybody waits or not: whoever prints more gets an error of its own, is killed, and
+has failed (`require_bounded`). What prints without end gets a descriptor of the caller's instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import queue
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,7 +38,13 @@ from labctl.system.view import Views
 from labctl.units import MILLI
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MOST_OUTPUT_BYTE = 32 << 20
+"""Of each stream. As text and lines in memory that is up to five times as much; an hour of iperf3's JSON is 4 MB."""
+_MOST_LOG_BYTE = 256 << 20
+"""Of a stream that the program is told to open by its name, as sockperf for its log: a line for each packet."""
+_BY_NAME = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _POLL_OUTPUT_S = 0.001
+_POLL_SIZE_S = 0.1
 _TAIL_BYTES = 400
 
 
@@ -122,6 +131,48 @@ def _spawn(order: _Order, views: Views) -> subprocess.Popen[bytes]:
         )
 
 
+def require_bounded(argv: Sequence[str], size_byte: int, most_byte: int, tail: bytes, where: str = "") -> None:
+    """Raises MeasureFailed when a program printed `most_byte` or more; `tail` is the end of what it printed."""
+    if size_byte < most_byte:
+        return
+    raise MeasureFailed(
+        what=f"{argv[0]}{where} printed more than {most_byte >> 20} MiB, and was ended",
+        cause=f"the last of it: {tail[-_TAIL_BYTES // 4 :].decode(errors='replace').strip()}",
+        remedy=f"{shlex.join(argv)} | head  # does it print the same by hand?",
+    )
+
+
+class _Output:
+    """A memory file that a program prints into, of a bounded size.
+
+    It has its full size from the start, takes memory only for what is written, and cannot grow: the writers share one
+    offset, which says how much there is. A program that opens its stream by name truncates it first, and could then
+    write nothing: such a file grows, and who waits for the program looks at its size.
+    """
+
+    def __init__(self, name: str, *, is_opened_by_name: bool) -> None:
+        self.most_byte = _MOST_LOG_BYTE if is_opened_by_name else MOST_OUTPUT_BYTE
+        self._grows = is_opened_by_name
+        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        if not self._grows:
+            os.ftruncate(self.descriptor, self.most_byte)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    @property
+    def size_byte(self) -> int:
+        size_byte = os.fstat(self.descriptor).st_size
+        return size_byte if self._grows else min(os.lseek(self.descriptor, 0, os.SEEK_CUR), size_byte)
+
+    def read(self) -> bytes:
+        """All of it; only the end of what is too much."""
+        size_byte = self.size_byte
+        begin = size_byte - _TAIL_BYTES if size_byte >= self.most_byte else 0
+        return os.pread(self.descriptor, size_byte - begin, begin)
+
+
 class Process:
     """A process that was started; `Running` of the provider seam. Leaving its context kills its whole group."""
 
@@ -143,12 +194,14 @@ class Process:
                 what=f"the program {self.argv[0]} is not on this host", remedy="labctl doctor  # names the package"
             )
         self._ended: Completed | None = None
+        self._flooded: MeasureFailed | None = None
         self._begun_s = time.monotonic()
+        by_name = any(name in word for word in self.argv for name in _BY_NAME)
         with contextlib.ExitStack() as on_failure:
-            self._stdout = os.memfd_create("stdout")
-            on_failure.callback(os.close, self._stdout)
-            self._stderr = os.memfd_create("stderr")
-            on_failure.callback(os.close, self._stderr)
+            self._stdout = _Output("stdout", is_opened_by_name=by_name)
+            on_failure.callback(self._stdout.close)
+            self._stderr = _Output("stderr", is_opened_by_name=by_name)
+            on_failure.callback(self._stderr.close)
             try:
                 with _input(stdin) as source, _opened(namespace) as entrance:
                     order = _Order(
@@ -157,8 +210,8 @@ class Process:
                         directory=_working_directory(),
                         cpu=cpu,
                         stdin=source,
-                        stdout=self._stdout if output is None else output,
-                        stderr=self._stderr,
+                        stdout=self._stdout.descriptor if output is None else output,
+                        stderr=self._stderr.descriptor,
                         done=Future(),
                     )
                     self._popen = _spawner().spawn(order)
@@ -193,6 +246,7 @@ class Process:
         while True:
             # The order matters: what an ended process printed is complete.
             alive = self.is_alive()
+            self._require_bounded()
             if wanted in self._read(self._stdout) or wanted in self._read(self._stderr):
                 return
             if not alive or deadline.is_over():
@@ -213,11 +267,15 @@ class Process:
         return self.wait(timeout_s=timeout_s)
 
     def wait(self, *, timeout_s: float) -> Completed:
-        """Waits for its own end; kills it at the deadline (`timed_out`)."""
-        if self._ended is not None:
-            return self._ended
-        in_time = self._has_ended_within(timeout_s)
-        return self._collect(timed_out=not in_time)
+        """Waits for its own end; kills it at the deadline (`timed_out`). Raises MeasureFailed when it printed more than
+        is kept, and kills it then, too."""
+        deadline = Deadline.after(timeout_s)
+        while not (in_time := self._has_ended_within(min(deadline.left_s(), _POLL_SIZE_S))):
+            if deadline.is_over() or self._is_flooded():
+                break
+        ended = self._collect(timed_out=not in_time)
+        self._require_bounded()
+        return ended
 
     def _has_ended_within(self, timeout_s: float) -> bool:
         if self._ended is not None:
@@ -239,23 +297,39 @@ class Process:
         self._signal(signal.SIGKILL)
         _, status, usage = os.wait4(self._popen.pid, 0)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            for stream in (self._stdout, self._stderr):
+                require_bounded(self.argv, stream.size_byte, stream.most_byte, stream.read())
+        except MeasureFailed as flooded:
+            self._flooded = flooded
         self._ended = Completed(
             argv=self.argv,
             returncode=self._popen.returncode,
-            stdout=self._read(self._stdout),
-            stderr=self._read(self._stderr),
+            stdout=self._stdout.read(),
+            stderr=self._stderr.read(),
             duration_s=time.monotonic() - self._begun_s,
             cpu_s=usage.ru_utime + usage.ru_stime,
             timed_out=timed_out,
         )
-        for descriptor in (self._stdout, self._stderr, self._pidfd):
-            os.close(descriptor)
+        self._stdout.close()
+        self._stderr.close()
+        os.close(self._pidfd)
         return self._ended
 
-    def _read(self, descriptor: int) -> bytes:
+    def _is_flooded(self) -> bool:
+        return any(stream.size_byte >= stream.most_byte for stream in (self._stdout, self._stderr))
+
+    def _require_bounded(self) -> None:
+        if self._ended is None and self._is_flooded():
+            self._signal(signal.SIGKILL)
+            self._collect(timed_out=False)
+        if self._flooded is not None:
+            raise self._flooded
+
+    def _read(self, stream: _Output) -> bytes:
         if self._ended is not None:
-            return self._ended.stdout if descriptor == self._stdout else self._ended.stderr
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            return self._ended.stdout if stream is self._stdout else self._ended.stderr
+        return stream.read()
 
 
 @contextlib.contextmanager

@@ -190,9 +190,9 @@ def test_a_stream_passes_on_what_was_drawn_for_it(streams: Streams) -> None:
 )
 def test_on_a_terminal_a_command_line_is_answered_without_its_escapes(argv: tuple[str, ...], tmp_path: Path) -> None:
     main, other = pty.openpty()
-    done = subprocess.Popen(
-        [sys.executable, "-m", "labctl", *argv], stdout=other, stderr=other, cwd=tmp_path, env={**os.environ, "LC_ALL": "C.UTF-8"}
-    )  # fmt: skip
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "labctl", *argv]
+    done = subprocess.Popen(command, stdout=other, stderr=other, cwd=tmp_path, env=environment)
     os.close(other)
     written = b""
     while True:

@@ -108,7 +108,7 @@ def repacked(
 @pytest.mark.parametrize(
     ("change", "extra", "says"),
     [
-        ({"images/agent.tar": b"another"}, None, "its manifest says another"),
+        ({"images/agent.tar": b"another"}, None, "bytes, its manifest says"),
         ({"images/agent.tar": None}, None, "it lacks images/agent.tar"),
         ({"manifest.json": b"{"}, None, "its manifest cannot be read"),
         ({"manifest.json": b'{"apiVersion": "labctl/v1", "kind": "Lab", "parts": []}'}, None, "is not a Bundle"),

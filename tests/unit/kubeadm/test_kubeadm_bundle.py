@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from labctl.providers.kubeadm.images import Doors, kubernetes_images, locate, pa
 from labctl.providers.kubeadm.kubernetes_images import TABLE, from_table, parse_list
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.settings import Settings, read_settings
+from labctl.system.files import Folder
 
 LISTED = """W0000 version.go:104] falling back to the local client version
 k8s.gcr.io/kube-apiserver:v1.20.2
@@ -433,15 +435,19 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, doors: Doors, ma
     assert list(output.iterdir()) == []
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_disk_that_is_full_while_unpacking_is_not_blamed_on_the_bundle(
-    tmp_path: Path, doors: Doors, monkeypatch: pytest.MonkeyPatch
+    when: str, tmp_path: Path, doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle.pack(settings_of(tmp_path), doors, tmp_path / "lab.tar")
 
-    def full(*_: object) -> None:
+    def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfileobj", full)
+    if when == "before":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    else:
+        monkeypatch.setattr(Folder, "replace", full)
     with pytest.raises(StepFailed, match="cannot unpack"):
         bundle.unpack(tmp_path / "lab.tar", tmp_path / "out")
 

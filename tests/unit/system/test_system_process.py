@@ -138,3 +138,72 @@ def test_children_do_not_survive_a_killed_labctl() -> None:
         assert is_there(pid)
         labctl.kill()
     wait_until_gone(pid)
+
+
+FLOODS = {
+    "standard output": ("yes",),
+    "standard error": ("sh", "-c", "yes >&2"),
+    "a line without an end": ("cat", "/dev/zero"),
+    "one that does not mind that it cannot write": ("sh", "-c", "while :; do printf %1000000s x; done 2>/dev/null"),
+    "a child that stays": ("sh", "-c", "yes & wait"),
+    "a stream that it opens by name": ("sh", "-c", "exec yes > /dev/stderr"),
+}
+
+
+@pytest.mark.parametrize("argv", FLOODS.values(), ids=FLOODS)
+def test_what_prints_without_an_end_is_ended_and_is_an_error(
+    argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 2 << 20)
+    monkeypatch.setattr(process, "_MOST_LOG_BYTE", 4 << 20)
+    begun = time.monotonic()
+    with Process(argv) as running, pytest.raises(MeasureFailed, match=rf"{argv[0]} printed more than [24] MiB"):
+        running.wait(timeout_s=60)
+    assert time.monotonic() - begun < 30
+    with pytest.raises(MeasureFailed, match="printed more than"):
+        running.wait(timeout_s=1)
+    with pytest.raises(MeasureFailed, match="printed more than"):
+        running.stop()
+
+
+def test_waiting_for_words_ends_with_what_prints_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 2 << 20)
+    with Process(("yes",)) as running, pytest.raises(MeasureFailed, match="yes printed more than 2 MiB"):
+        running.wait_for_output("ready", timeout_s=60)
+
+
+def test_it_cannot_print_more_though_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 2 << 20)
+    with Process(("yes",)) as running:
+        for _ in range(500):
+            if not running.is_alive():
+                break
+            time.sleep(0.01)
+        assert not running.is_alive()
+
+
+def test_what_is_just_not_too_much_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 1 << 20)
+    argv = ("sh", "-c", f"head -c {(1 << 20) - 1} /dev/zero; printf %s err >&2")
+    done = process.run(argv, timeout_s=20)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, (1 << 20) - 1, b"err")
+
+
+def test_a_program_that_opens_its_stream_by_name_is_read() -> None:
+    """sockperf opens /dev/stderr for its log, and so truncates it."""
+    done = process.run(("sh", "-c", "echo log > /dev/stderr; echo more >> /dev/stdout"), timeout_s=5)
+    assert (done.stdout, done.stderr) == (b"more\n", b"log\n")
+
+
+def test_memory_stays_bounded_with_what_prints_without_an_end() -> None:
+    code = (
+        "from labctl.errors import MeasureFailed\n"
+        "from labctl.system import process\n"
+        "for argv in (('yes',), ('cat', '/dev/zero')):\n"
+        "    try: process.run(argv, timeout_s=60).text\n"
+        "    except MeasureFailed as failed: print(failed)\n"
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.count("printed more than 32 MiB") == 2
+    assert int(done.stdout.split()[-2]) < 100_000  # kB

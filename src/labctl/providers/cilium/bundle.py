@@ -6,9 +6,11 @@ name that the manifest does not know, is refused before anything of it is used. 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -22,12 +24,15 @@ from labctl.model.sections_kind import Cilium
 from labctl.providers.cilium import install
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.versions import Version
+from labctl.system.files import Folder, open_folder, remove_tree
 
 API_VERSION = "labctl/v1"
 MANIFEST = "manifest.json"
 CHART = "chart.tgz"
 _FILE = re.compile(r"chart\.tgz|images/[a-z0-9]+(-[a-z0-9]+)*\.tar")
 _MANIFEST_BYTES = 1_000_000
+_MOST_PARTS = 1_000
+_RECORD_BYTE = 4096
 _LOOK_S = 30.0
 
 
@@ -106,36 +111,53 @@ def refuse_existing(output: Path) -> None:
 
 def read(bundle: Path, folder: Path, roles: Collection[str]) -> dict[str, Any]:
     """Verifies while unpacking into `folder`, and gives the manifest. `roles` must be in it. Raises UsageError for
-    anything that is not exactly what the manifest says, StepFailed when the disk is full."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    anything that is not exactly what the manifest says, StepFailed when the disk is or would be full; nothing of such a
+    bundle stays."""
     try:
-        with tarfile.open(bundle) as tar:
-            manifest = _manifest(tar, bundle, roles)
-            expected = {str(part["file"]): part for part in manifest["parts"]}
-            for member in tar:
-                _extract(tar, member, expected, folder, bundle)
-    except (OSError, tarfile.TarError) as failed:
+        with open_folder(folder, make=True) as place:
+            return _read(bundle, place, roles)
+    except BaseException:
+        remove_tree(folder)
+        raise
+
+
+def _read(bundle: Path, place: Folder, roles: Collection[str]) -> dict[str, Any]:
+    try:
+        _require_plain(bundle, 0)
+        # Never compressed: a bundle is as large as what is in it, and its size is its own bound.
+        with tarfile.open(bundle, "r:") as tar:
+            manifest, expected = _manifest(tar, bundle, roles)
+            _require_space(expected, place)
+            while member := _next(tar, bundle):
+                _extract(tar, member, expected, place, bundle)
+    except (OSError, tarfile.TarError, EOFError, RecursionError) as failed:
         if isinstance(failed, OSError) and failed.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StepFailed(
-                what=f"cannot unpack {bundle}", cause=str(failed), remedy=f"df -h {shlex.quote(str(folder))}"
-            ) from failed
+            raise _full(bundle, place, str(failed)) from failed
         raise broken(bundle, str(failed)) from failed
-    lost = [name for name in expected if not (folder / name).is_file()]
-    if lost:
-        raise broken(bundle, f"it lacks {', '.join(lost)}")
+    if expected:
+        raise broken(bundle, f"it lacks {', '.join(sorted(expected))}")
     return manifest
 
 
-def _manifest(tar: tarfile.TarFile, bundle: Path, roles: Collection[str]) -> dict[str, Any]:
+def _manifest(
+    tar: tarfile.TarFile, bundle: Path, roles: Collection[str]
+) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """The manifest, and the size and the checksum of each file that it names."""
     first = tar.next()
     content = tar.extractfile(first) if first and first.name == MANIFEST and first.isfile() else None
-    if content is None:
+    if first is None or content is None:
         raise broken(bundle, f"its first file is not {MANIFEST}")
+    if first.size > _MANIFEST_BYTES:
+        raise broken(bundle, f"its manifest is larger than {_MANIFEST_BYTES:,} bytes")
     try:
         manifest = json.loads(content.read(_MANIFEST_BYTES))
-        named = {part["role"] for part in manifest["parts"]}
-        files = [str(part["file"]) for part in manifest["parts"]]
-    except (ValueError, KeyError, TypeError) as failed:
+        parts = manifest["parts"]
+        if len(parts) > _MOST_PARTS:
+            raise broken(bundle, f"its manifest names {len(parts):,} parts")
+        named = {part["role"] for part in parts}
+        files = {str(part["file"]): (part.get("byte"), part.get("sha256")) for part in parts}
+        alike = all(files[part["file"]] == (part.get("byte"), part.get("sha256")) for part in parts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failed:
         raise broken(bundle, f"its manifest cannot be read: {failed}") from failed
     if (manifest.get("apiVersion"), manifest.get("kind")) != (API_VERSION, "Bundle"):
         raise broken(bundle, f"its manifest is not a Bundle of {API_VERSION}")
@@ -144,27 +166,73 @@ def _manifest(tar: tarfile.TarFile, bundle: Path, roles: Collection[str]) -> dic
         raise broken(bundle, f"its manifest names no {', '.join(sorted(lost))}")
     odd = [file for file in files if not _FILE.fullmatch(file)]
     if odd:
-        raise broken(bundle, f"its manifest names the file {odd[0]!r}")
-    return dict(manifest)
+        raise broken(bundle, f"its manifest names the file {odd[0][:100]!r}")
+    if not alike or not all(type(byte) is int and byte >= 0 and isinstance(sha, str) for byte, sha in files.values()):
+        raise broken(bundle, "its manifest does not say the size and the checksum of each file")
+    return dict(manifest), files
+
+
+def _require_space(expected: Mapping[str, tuple[int, str]], place: Folder) -> None:
+    wanted = sum(byte for byte, _ in expected.values())
+    if wanted > (free := shutil.disk_usage(place.path).free):
+        raise OSError(errno.ENOSPC, f"it unpacks to {wanted:,} bytes, and {free:,} are free")
+
+
+def _next(tar: tarfile.TarFile, bundle: Path) -> tarfile.TarInfo | None:
+    """The next member, whose headers tell no lies about the bundle."""
+    _require_plain(bundle, tar.offset)
+    tar.members = []  # what was unpacked is of no use to tarfile, which would keep it
+    member = tar.next()
+    if member is not None and (member.issparse() or member.offset_data + member.size > bundle.stat().st_size):
+        raise broken(bundle, f"{member.name[:100]!r} claims more bytes than are there")
+    return member
+
+
+def _require_plain(bundle: Path, position: int) -> None:
+    """Raises UsageError unless a plain file, or the end, stands at that byte; a PAX record before it may say its time.
+
+    tarfile reads such records, and names of any length, into memory whole: whoever wrote them must not choose how much.
+    """
+    with bundle.open("rb") as file:
+        for most_byte in (_RECORD_BYTE, None):
+            file.seek(position)
+            header = file.read(tarfile.BLOCKSIZE)
+            kind, size = header[156:157], header[124:136].strip(b"\0 ")
+            if kind in (tarfile.REGTYPE, tarfile.AREGTYPE, b""):
+                return
+            if kind != tarfile.XHDTYPE or most_byte is None or not size.isdigit() or int(size, 8) > most_byte:
+                break
+            position += tarfile.BLOCKSIZE * (1 + -(-int(size, 8) // tarfile.BLOCKSIZE))
+    raise broken(bundle, f"what stands at byte {position:,} is no plain file")
 
 
 def _extract(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, expected: dict[str, Any], folder: Path, bundle: Path
+    tar: tarfile.TarFile, member: tarfile.TarInfo, expected: dict[str, tuple[int, str]], place: Folder, bundle: Path
 ) -> None:
-    if member.name == MANIFEST:
-        return
-    part = expected.get(member.name)
-    content = tar.extractfile(member) if member.isfile() else None
+    """Unpacks one file, which is then no longer expected."""
+    part = expected.pop(member.name, None)
+    content = tar.extractfile(member)
     if part is None or content is None:
-        raise broken(bundle, f"{member.name!r} is not in its manifest")
-    target = folder / member.name
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with target.open("wb") as file:
-        shutil.copyfileobj(content, file, 1 << 20)
-    found = sha256_of(target)
-    if found != part.get("sha256"):
-        target.unlink()
-        raise broken(bundle, f"{member.name} has the checksum {found[:12]}…, its manifest says another")
+        raise broken(bundle, f"{member.name[:100]!r} is not in its manifest, or stands there twice")
+    byte, checksum = part
+    if member.size != byte:
+        raise broken(bundle, f"{member.name} has {member.size:,} bytes, its manifest says {byte:,}")
+    *inside, name = member.name.split("/")
+    with contextlib.ExitStack() as stack:
+        folder = place
+        for part_name in inside:
+            folder = stack.enter_context(folder.sub(part_name, make=True))
+        file = stack.enter_context(os.fdopen(folder.replace(name), "wb"))
+        digest = hashlib.sha256()
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+            file.write(piece)
+    if digest.hexdigest() != checksum:
+        raise broken(bundle, f"{member.name} has the checksum {digest.hexdigest()[:12]}…, its manifest says another")
+
+
+def _full(bundle: Path, place: Folder, cause: str) -> StepFailed:
+    return StepFailed(what=f"cannot unpack {bundle}", cause=cause, remedy=f"df -h {shlex.quote(str(place.path))}")
 
 
 def broken(bundle: Path, cause: str) -> UsageError:

@@ -7,19 +7,28 @@ template names it. Reads a folder or a `.tgz`; fetches nothing.
 from __future__ import annotations
 
 import difflib
+import errno
+import gzip
+import itertools
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import yaml
 
 from labctl.errors import UsageError
 from labctl.providers.cilium.versions import Version
+from labctl.system.files import read_file
 
 _REFERENCE = re.compile(r"\.Values\.([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _HAS_KEY = re.compile(r"hasKey \(?\s*\.Values\.?([A-Za-z0-9_.]*)\s*\)? \"([A-Za-z0-9_]+)\"")
+_MOST_BYTE = 32 << 20
+"""Cilium's chart unpacks to 2 MB."""
+_MOST_PATHS = 50_000
 _OPEN = ("nodeSelector", "Labels", "labels", "Annotations", "annotations", "affinity", "resources", "updateStrategy")
 """Mappings whose keys Kubernetes defines, not the chart."""
 _COMMENTED = re.compile(r"^#\s?([A-Za-z][A-Za-z0-9]*):(?:\s|$)", re.MULTILINE)
@@ -57,7 +66,8 @@ class Chart:
 
     def nearest(self, path: str) -> str:
         """The known path that is most like this one, or an empty string."""
-        known = sorted({*self.named, *_paths(self.values)})
+        # An alias in the YAML may stand for any number of keys.
+        known = sorted({*self.named, *itertools.islice(_paths(self.values), _MOST_PATHS)})
         return next(iter(difflib.get_close_matches(path, known, n=1, cutoff=0.75)), "")
 
     def minimum_kubernetes(self) -> Version | None:
@@ -77,24 +87,26 @@ def read_chart(place: Path) -> Chart:
     """Raises UsageError when there is no Helm chart at that place."""
     try:
         files = _from_folder(place) if place.is_dir() else _from_archive(place)
-    except (OSError, tarfile.TarError) as failed:
+        return parse_chart(files, str(place))
+    except (OSError, EOFError, zlib.error, tarfile.TarError, RecursionError, yaml.YAMLError, ValueError) as failed:
         raise UsageError(
             what=f"cannot read the chart {place}",
             cause=str(failed),
             remedy="give cilium.chart a folder with Chart.yaml or a .tgz made by: helm pull cilium/cilium --version V",
         ) from failed
-    return parse_chart(files, str(place))
 
 
 def parse_chart(files: Mapping[str, str], place: str) -> Chart:
-    """From the chart's own files, by path relative to its top. Pure."""
+    """From the chart's own files, by path relative to its top. Raises UsageError, ValueError, YAMLError. Pure."""
     if "Chart.yaml" not in files:
         raise UsageError(
             what=f"{place} is not a Helm chart: it has no Chart.yaml",
             remedy="give cilium.chart the folder that Chart.yaml is in, or the .tgz",
         )
-    about = yaml.safe_load(files["Chart.yaml"])
     values_text = files.get("values.yaml", "")
+    about, values = yaml.safe_load(files["Chart.yaml"]), yaml.safe_load(values_text) or {}
+    if not isinstance(about, Mapping) or not isinstance(values, Mapping):
+        raise ValueError("its Chart.yaml or values.yaml is no mapping")
     named = {match for text in files.values() for match in _REFERENCE.findall(text)}
     for text in files.values():
         named.update(f"{parent}.{key}" if parent else key for parent, key in _HAS_KEY.findall(text))
@@ -103,7 +115,7 @@ def parse_chart(files: Mapping[str, str], place: str) -> Chart:
         name=str(about.get("name", "")),
         version=Version.parse(str(about.get("version", "0.0.0"))),
         kube_version=str(about.get("kubeVersion", "")),
-        values=yaml.safe_load(values_text) or {},
+        values=values,
         named=frozenset(named),
     )
 
@@ -119,16 +131,35 @@ def _from_folder(place: Path) -> dict[str, str]:
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
         if path.is_file() and _is_wanted(name):
-            files[name] = path.read_text(encoding="utf-8", errors="replace")
+            files[name] = read_file(path, most_byte=_MOST_BYTE, follow=True).decode("utf-8", errors="replace")
     return files
+
+
+class _Bounded:
+    """A stream that raises OSError when more than `_MOST_BYTE` come out of it: a small file may unpack to any size."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left_byte = stream, _MOST_BYTE
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left_byte + 1))
+        self._left_byte -= len(data)
+        if self._left_byte < 0:
+            raise OSError(errno.EFBIG, f"it unpacks to more than {_MOST_BYTE:,} bytes")
+        return data
 
 
 def _from_archive(place: Path) -> dict[str, str]:
     files = {}
-    with tarfile.open(place) as archive:
-        for member in archive:
-            _, _, name = member.name.partition("/")
-            content = archive.extractfile(member) if member.isfile() and _is_wanted(name) else None
-            if content is not None:
-                files[name] = content.read().decode("utf-8", errors="replace")
+    with place.open("rb") as plain:
+        is_packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        stream = _Bounded(gzip.GzipFile(fileobj=plain) if is_packed else plain)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[arg-type,call-overload]
+            while member := archive.next():
+                archive.members = []  # which would keep every one of them
+                _, _, name = member.name.partition("/")
+                content = archive.extractfile(member) if member.isfile() and _is_wanted(name) else None
+                if content is not None:
+                    files[name] = content.read(_MOST_BYTE).decode("utf-8", errors="replace")
     return files

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from labctl.errors import LabError
+from labctl.errors import LabError, MeasureFailed
 from labctl.model.tools import require_success
 from labctl.providers.base import Completed, Running, TargetKind
 from labctl.providers.cilium.commands import Commands, pasted
@@ -85,7 +85,14 @@ class DoorTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         pid_file = _pid_file()
         words = self.door.words(with_input=bool(stdin))
-        done = self.commands.run((*words, *wrapped(argv, pid_file=pid_file, cpu=cpu)), timeout_s=timeout_s, stdin=stdin)
+        try:
+            done = self.commands.run(
+                (*words, *wrapped(argv, pid_file=pid_file, cpu=cpu)), timeout_s=timeout_s, stdin=stdin
+            )
+        except MeasureFailed:  # it printed too much: the door is closed, and it may go on behind it
+            with contextlib.suppress(LabError):
+                self.send_signal(pid_file, signal.SIGKILL)
+            raise
         if done.timed_out:
             with contextlib.suppress(LabError):
                 self.send_signal(pid_file, signal.SIGKILL)
@@ -104,6 +111,10 @@ class DoorTarget:
             running = RemoteRunning(self, argv, local, pid_file)
             try:
                 yield running
+            except MeasureFailed:
+                if not local.is_alive():
+                    running.kill()  # as above
+                raise
             finally:
                 if local.is_alive():
                     running.kill()

@@ -34,6 +34,7 @@ from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.clock import Deadline
+from labctl.system.process import MOST_OUTPUT_BYTE, require_bounded
 
 if TYPE_CHECKING:
     from fabric import Connection  # type: ignore[import-untyped]
@@ -185,8 +186,8 @@ class _Piped(socket.socket):
             except subprocess.TimeoutExpired:
                 self._program.kill()
                 self._program.wait()
-            self._errors.seek(0)
-            self._said = self._errors.read().decode(errors="replace").strip()
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _CHUNK))  # reasons come last
+            self._said = self._errors.read(_CHUNK).decode(errors="replace").strip()
             self._errors.close()
 
 
@@ -357,13 +358,24 @@ class SshRunning:
         """Takes what has come; true when there was something."""
         with self._lock:
             came = False
-            while self._channel.recv_ready():
+            while self._channel.recv_ready() and not self._is_flooded():
                 self._take(self._channel.recv(_CHUNK))
                 came = True
-            while self._channel.recv_stderr_ready():
+            while self._channel.recv_stderr_ready() and not self._is_flooded():
                 self._err += self._channel.recv_stderr(_CHUNK)
                 came = True
             return came
+
+    def _is_flooded(self) -> bool:
+        """Whether it printed more than is kept. The rest waits in paramiko's window, and then on the machine."""
+        return max(len(self._out), len(self._err)) >= MOST_OUTPUT_BYTE
+
+    def _require_bounded(self) -> None:
+        """Raises MeasureFailed, and closes the channel, when the program printed more than is kept."""
+        if self._is_flooded():
+            self._channel.close()
+        for kept in (self._out, self._err):
+            require_bounded(self._argv, len(kept), MOST_OUTPUT_BYTE, bytes(kept[-400:]), f" on {self._where}")
 
     def _take(self, data: bytes) -> None:
         """Keeps standard output, or hands it on to the descriptor that wants it."""
@@ -385,6 +397,7 @@ class SshRunning:
         while True:
             over = self._is_over()
             self._read()
+            self._require_bounded()
             if wanted in self._out or wanted in self._err:
                 return
             if over or deadline.is_over():
@@ -409,6 +422,7 @@ class SshRunning:
         while not self._is_over() and not deadline.is_over():
             if not self._read():
                 time.sleep(_POLL_S)
+            self._require_bounded()
         timed_out = not self._is_over()
         if timed_out:
             self._channel.close()
@@ -416,8 +430,10 @@ class SshRunning:
         drained = Deadline.after(_DRAIN_S)
         while not timed_out and not self._channel.eof_received and not drained.is_over():
             self._read()
+            self._require_bounded()
             time.sleep(_POLL_S)
         self._read()
+        self._require_bounded()
         status = -signal.SIGKILL if timed_out else self._channel.recv_exit_status()
         if status == -1 and not timed_out:
             raise MeasureFailed(
