@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from labctl.model.comparison import Comparison
+from labctl.text import visible
 
+_FORMULA = re.compile(r"[\s\x00-\x1f\ufeff]*[=+\-@|%\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)", re.ASCII)
 COLUMNS = (
     "side",
     "scenario",
@@ -44,7 +48,7 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
         tail = (str(run.verdict), run.started_at, raw_place(run.raw))
         numbers = [(sample.metric, repr(sample.value), sample.unit) for sample in run.samples] or [("", "", "")]
         for number in numbers:
-            writer.writerow((*head, *pair, *number, *tail))
+            writer.writerow([_harmless(cell) for cell in (*head, *pair, *number, *tail)])
     return buffer.getvalue()
 
 
@@ -52,3 +56,14 @@ def raw_place(raw: Sequence[str]) -> str:
     """Where the raw files of one check run are: the file, the directory that holds all of them, or else their names."""
     directories = {name.rpartition("/")[0] for name in raw}
     return f"{directories.pop()}/" if len(raw) > 1 and len(directories) == 1 else " ".join(raw)
+
+
+def _harmless(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe, which spreadsheets
+    hide. Numbers stay numbers, negative ones too. (OWASP, CSV Injection.)"""
+    if not isinstance(cell, str):
+        return cell
+    cell = visible(cell)
+    if not _FORMULA.match(cell) or _NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"

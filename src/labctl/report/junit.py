@@ -12,6 +12,7 @@ from labctl.model.proof import ModeInForce, Standing
 from labctl.model.result import CheckResult, Verdict
 from labctl.report.sentences import judgement_text, refusal_text, row_sentence, row_values
 from labctl.report.words import ENGLISH
+from labctl.text import visible
 
 _ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error", Verdict.SKIP: "skipped"}
 # What XML 1.0 cannot carry, not even escaped.
@@ -140,4 +141,4 @@ def _text(*suites: ElementTree.Element) -> str:
 
 
 def _clean(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
+    return _NOT_XML.sub("\ufffd", visible(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from labctl.compare.fail_if import Judgement
@@ -31,6 +32,9 @@ from labctl.report.sentences import (
 from labctl.report.signature import cell_text, matrices
 from labctl.report.undetected import undetected_notes, undetected_text
 from labctl.report.words import ENGLISH, Words
+from labctl.text import visible
+
+_LEADING = re.compile(r"@(?=\w)|(?<=\w):(?=//)|\b(?:www(?=\.)|(?:mailto|xmpp):)", re.IGNORECASE)
 
 
 def comparison_markdown(comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()) -> str:
@@ -68,7 +72,8 @@ def _row(comparison: Comparison, row: MetricRow, words: Words) -> str:
         verdict = f"**{verdict}**"
     pairs = "–" if row.change is None else str(row.change.n)
     change = change_text(row.change, row.verdict)
-    return f"| {escaped(name)} | {a} | {b} | {change} | {interval_text(row.change)} | {pairs} | {_verdict(verdict)} |"
+    cells = (escaped(name), escaped(a), escaped(b), change, interval_text(row.change), pairs, _verdict(verdict))
+    return f"| {' | '.join(cells)} |"
 
 
 def _verdict(text: str) -> str:
@@ -112,7 +117,9 @@ def _folded(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown and HTML must not take for markup."""
-    for mark in "\\`*_[]|#":
+    """Text that Markdown and HTML must not take for markup, nor GitHub for somebody to notify or an address to lead to:
+    these two it looks for in the finished page, where only a comment between their signs keeps them apart."""
+    for mark in "\\`*_[]|#~$":
         text = text.replace(mark, "\\" + mark)
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    return _LEADING.sub(lambda found: f"{found[0]}<!-- -->", visible(text))

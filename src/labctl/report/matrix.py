@@ -74,12 +74,12 @@ def matrix_markdown(comparisons: Sequence[Comparison], words: Words = ENGLISH) -
     """The same table in GitHub's dialect."""
     names = column_names(comparisons)
     lines = [
-        f"| {title(comparisons, words)} | {' | '.join(names)} |",
+        f"| {escaped(title(comparisons, words))} | {' | '.join(map(escaped, names))} |",
         "|---|" + "---|" * len(names),
     ]
     for line in matrix_lines(comparisons, words):
-        cells = " | ".join(cell(row, words) for row in line.rows)
-        lines.append(f"| {line.placement} {line.name} | {cells} |")
+        cells = " | ".join(escaped(cell(row, words)) for row in line.rows)
+        lines.append(f"| {escaped(f'{line.placement} {line.name}')} | {cells} |")
     said = [f"- {escaped(sentence)}" for sentence in _statements(comparisons)]
     return "\n".join([*lines, "", words.matrix_note, "", *said]) + "\n"
 

@@ -15,6 +15,8 @@ from labctl.system.files import MIB, Folder, open_folder
 MANIFEST_FILE = "run.json"
 API_VERSION = "labctl/v1"
 KIND = "Run"
+LONGEST_REASON = 10_000
+"""Characters of a reason that are shown."""
 LARGEST_BYTE = 16 * MIB
 """A lab of 10,000 pods has a record of some 4 MiB."""
 
@@ -117,7 +119,7 @@ def _manifest(document: Mapping[str, object]) -> Manifest:
         started_at=str(document["startedAt"]),
         state=RunState(str(document["state"])),
         ended_at=str(document["endedAt"]),
-        reason=str(document["reason"]),
+        reason=str(document["reason"])[:LONGEST_REASON],
         environment=_object(document, "environment"),
         labs=_object(document, "labs"),
         settings=_object(document, "settings"),

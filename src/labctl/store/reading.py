@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.store.decoding import parse_json
-from labctl.store.journal import JOURNAL_FILE, Entry, read_journal
+from labctl.store.journal import JOURNAL_FILE, Entry, count_entries, read_journal
 from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
 from labctl.store.runs import RESULT_FILE, is_being_written
 from labctl.store.seal import SealCheck, check_seal
@@ -31,6 +31,10 @@ class StoredRun:
         for entry in read_journal(self.path / JOURNAL_FILE):
             if kind is None or entry.kind == kind:
                 yield entry
+
+    def count(self, kind: str) -> int:
+        """How many entries of that kind the journal has, without reading what they say. Raises LabError."""
+        return count_entries(self.path / JOURNAL_FILE, kind)
 
     def result(self) -> Mapping[str, object] | None:
         """The document that the command printed; None when the run ended before there was one."""

@@ -112,7 +112,7 @@ def _huge_size(tar: tarfile.TarFile) -> None:
     _add(tar, "chart.tgz", CHART)
     info = tarfile.TarInfo("images/a.tar")
     info.size = 1 << 40
-    tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+    tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))
     tar.offset += 512
 
 
@@ -132,8 +132,8 @@ def _missing(tar: tarfile.TarFile) -> None:
 
 
 LIES = [
-    _larger, _changed, _twice, _hard_link, _link, _device, _long_name, _long_record, _chain_of_records, _sparse, _huge_size,
-    _unknown, _many, _missing,
+    _larger, _changed, _twice, _hard_link, _link, _device, _long_name, _long_record, _chain_of_records, _sparse,
+    _huge_size, _unknown, _many, _missing,
 ]  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def test_no_way_to_stdout_or_stderr_passes_it_on(text: str, streams: Streams) ->
 def test_what_python_itself_writes_is_shown_too(text: str, streams: Streams) -> None:
     _, err = streams()
     sys.stderr.write(warnings.formatwarning(text, UserWarning, "x.py", 1, line=""))  # pytest keeps warnings to itself
-    logging.lastResort.handle(logging.LogRecord("x", logging.ERROR, "x.py", 1, text, (), None))
+    logging.StreamHandler(sys.stderr).handle(logging.LogRecord("x", logging.ERROR, "x.py", 1, text, (), None))
     sys.excepthook(ValueError, ValueError(text), None)
     written = _bytes_of(err)
 

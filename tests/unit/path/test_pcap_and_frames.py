@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from io import BytesIO
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.model.signature import Role
+from labctl.path.feed import PcapFeed
 from labctl.path.frame import Arp, Icmp, Ipv4, Tcp, Udp, decode, ip_text, mac_text
 from labctl.path.pcap import PcapError, PcapReader, Record, read_pcap
 from labctl.path.sighting import Way, match_echo, sightings
@@ -191,3 +193,13 @@ def test_only_the_marked_echo_between_the_pair_is_a_sighting() -> None:
 def test_an_empty_mark_is_refused() -> None:
     with pytest.raises(ValueError, match="every packet"):
         match_echo(IPv4Address(A), IPv4Address(B), b"")
+
+
+@pytest.mark.parametrize("length", [(1 << 20) + 1, 1 << 31, 0xFFFFFFFF])
+def test_a_record_that_claims_gigabytes_is_refused_and_not_waited_for(length: int) -> None:
+    header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262_144, 1)
+    stream = header + struct.pack("<IIII", 0, 0, length, length) + bytes(100)
+    with pytest.raises(PcapError, match=f"claims a frame of {length} bytes"):
+        list(read_pcap(stream))
+    with pytest.raises(PcapError, match=f"claims a frame of {length} bytes"):
+        list(PcapFeed().feed(stream))

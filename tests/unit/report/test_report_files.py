@@ -319,7 +319,7 @@ def test_junit_of_checks_keeps_fail_and_error_apart_and_survives_control_charact
     assert [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")] == ["5", "1", "1", "1"]
     failure = suite.find("testcase/failure")
     assert failure is not None
-    assert failure.attrib["message"] == "bell \ufffd <&>"
+    assert failure.attrib["message"] == r"bell \x07 <&>"
 
 
 @pytest.mark.parametrize(

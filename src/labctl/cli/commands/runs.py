@@ -43,11 +43,12 @@ def command(runs_dir: Path, as_json: bool) -> int:
 
 
 def _record(run: StoredRun | Unreadable) -> dict[str, object]:
+    from labctl.engine.asked import MOST_ROUNDS
     from labctl.store.reading import Unreadable
 
     if isinstance(run, Unreadable):
         return {"path": str(run.path), "state": "unreadable", "problem": run.problem}
-    manifest = run.manifest
+    manifest, rounds = run.manifest, run.manifest.settings.get("rounds")
     return {
         "id": manifest.id,
         "path": str(run.path),
@@ -59,7 +60,7 @@ def _record(run: StoredRun | Unreadable) -> dict[str, object]:
         "endedAt": manifest.ended_at,
         "labctlVersion": manifest.labctl_version,
         "blocks": _blocks(run),
-        "rounds": manifest.settings.get("rounds"),
+        "rounds": rounds if type(rounds) is int and rounds <= MOST_ROUNDS else None,
     }
 
 
@@ -72,7 +73,7 @@ def _blocks(run: StoredRun) -> int | None:
     if run.manifest.run_kind not in (COMPARE, MATRIX):
         return None
     try:
-        return sum(1 for _ in run.entries(NOISE))
+        return run.count(NOISE)
     except LabError:
         return None
 

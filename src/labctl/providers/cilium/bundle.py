@@ -181,7 +181,7 @@ def _require_space(expected: Mapping[str, tuple[int, str]], place: Folder) -> No
 def _next(tar: tarfile.TarFile, bundle: Path) -> tarfile.TarInfo | None:
     """The next member, whose headers tell no lies about the bundle."""
     _require_plain(bundle, tar.offset)
-    tar.members = []  # what was unpacked is of no use to tarfile, which would keep it
+    tar.members = []  # type: ignore[attr-defined]  # what was unpacked is of no use to tarfile, which would keep it
     member = tar.next()
     if member is not None and (member.issparse() or member.offset_data + member.size > bundle.stat().st_size):
         raise broken(bundle, f"{member.name[:100]!r} claims more bytes than are there")

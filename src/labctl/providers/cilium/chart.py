@@ -15,8 +15,8 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 import yaml
 
@@ -138,7 +138,7 @@ def _from_folder(place: Path) -> dict[str, str]:
 class _Bounded:
     """A stream that raises OSError when more than `_MOST_BYTE` come out of it: a small file may unpack to any size."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: gzip.GzipFile | BufferedReader) -> None:
         self._stream, self._left_byte = stream, _MOST_BYTE
 
     def read(self, size: int) -> bytes:
@@ -155,7 +155,7 @@ def _from_archive(place: Path) -> dict[str, str]:
         is_packed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         stream = _Bounded(gzip.GzipFile(fileobj=plain) if is_packed else plain)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[arg-type,call-overload]
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             while member := archive.next():
                 archive.members = []  # which would keep every one of them
                 _, _, name = member.name.partition("/")

@@ -45,6 +45,9 @@ _SSH_ARGS = (
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
 _CLOSE_S = 2.0
+_MOST_LOG_BYTE = 64 << 20
+"""Of what one playbook prints: a few lines for each task and machine."""
+_TAIL_BYTE = 65536
 _SOCKET_BYTE = 107
 """What the path of a Unix socket may have (`sun_path` without its final zero)."""
 _SOCKET_NAME_BYTE = 1 + 10 + 17
@@ -208,11 +211,17 @@ class AnsibleRunner:
             arguments["tags"] = ",".join(tags)
         if limit:
             arguments["limit"] = limit
+        log = self.directory / "artifacts" / ident / "stdout"
         try:
-            result = self._in_thread(run, arguments)
+            result = self._in_thread(run, arguments, log)
         finally:
             self.observer(PlaybookEnded(playbook=playbook))
-        log = self.directory / "artifacts" / ident / "stdout"
+        if _size_byte(log) > _MOST_LOG_BYTE:
+            raise StepFailed(
+                what=f"the playbook {playbook}.yml printed more than {_MOST_LOG_BYTE >> 20} MiB, and was ended",
+                cause=_last_lines(log)[-200:],
+                remedy=f"tail -c 2000 {shlex.quote(str(log))}",
+            )
         if listener.failures:
             raise step_failed(listener.failures, self.machines, str(log))
         if result.status != "successful":
@@ -263,8 +272,9 @@ class AnsibleRunner:
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
-    def _in_thread(self, run: Any, arguments: Mapping[str, Any]) -> Any:
-        """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on."""
+    def _in_thread(self, run: Any, arguments: Mapping[str, Any], log: Path) -> Any:
+        """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on. It
+        ends, too, when a machine has it print without an end."""
         stop = threading.Event()
         outcome: dict[str, Any] = {}
 
@@ -279,6 +289,8 @@ class AnsibleRunner:
         try:
             while thread.is_alive():
                 thread.join(0.2)
+                if _size_byte(log) > _MOST_LOG_BYTE:
+                    stop.set()
         except BaseException:
             stop.set()
             thread.join(_END_S)
@@ -288,9 +300,19 @@ class AnsibleRunner:
         return outcome["result"]
 
 
+def _size_byte(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
 def _last_lines(log: Path) -> str:
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        with log.open("rb") as file:
+            file.seek(max(0, _size_byte(log) - _TAIL_BYTE))
+            text = file.read(_TAIL_BYTE).decode(errors="replace")
     except OSError:
         return "it left no log"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[-3:]) or "it said nothing"
