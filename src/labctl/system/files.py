@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +98,33 @@ def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, o
     return _content(os.open(path, flags), str(path), most_byte, owned=owned)
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a regular file that the person named, links followed. Raises OSError."""
+    descriptor = os.open(path, _READ & ~os.O_NOFOLLOW)
+    try:
+        _require_regular(descriptor, str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a regular file of any size, in hexadecimal. Raises OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def move_into_place(made: Path, path: Path) -> None:
+    """Puts a file that was made aside on the same file system at `path`, where nothing may be yet. It is then the
+    person's, as one that they wrote. Raises OSError: FileExistsError for whatever is there, a dangling link too."""
+    with open_folder(made.parent) as aside, open_folder(path.parent, follow=True) as folder:
+        if folder.kind(path.name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        aside.hand_over(made.name)
+        aside.move(made.name, folder, path.name)
+
+
 def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
     """Puts `data` at `path` such that a reader, or a crash, sees the old file or the new one and nothing between.
 
@@ -134,6 +163,77 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+# ---- labctl's own files: state of labs, what is rendered for them, temporary folders
+
+
+def read_own(path: Path, *, most_byte: int = MOST_BYTE) -> bytes:
+    """The content of a file that labctl itself wrote, in a folder of its own: nobody else could have written either.
+
+    Raises OSError: as `read_file` with `owned`, and EPERM for a folder that somebody else could have written.
+    """
+    with open_own_folder(path.parent) as folder:
+        return folder.read_own(path.name, most_byte=most_byte)
+
+
+def write_own(path: Path, data: bytes, *, gives: bool = True) -> None:
+    """A whole file of labctl's own: 0600 whatever the umask, in a folder that is made 0700 where it is missing and
+    refused with EPERM where somebody else could have written it. With `gives` the person behind sudo gets both; what
+    belongs to the host, and not to a person, stays root's. Raises OSError."""
+    with open_own_folder(path.parent, make=True, gives=gives) as folder:
+        folder.write(path.name, data)
+
+
+def keep_private(path: Path) -> None:
+    """Makes what another program wrote into a folder of labctl's own as if labctl had: 0600, the person's. Nothing
+    when it is not there. Raises OSError for a link and for what is no regular file."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, _READ)
+        try:
+            _require_regular(descriptor, str(path))
+            os.fchmod(descriptor, OWN_FILE)
+            _give(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_own(path: Path) -> None:
+    """Removes one of labctl's own files; nothing when it, or its folder, is not there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), open_own_folder(path.parent) as folder:
+        folder.remove(path.name)
+
+
+def make_own_folder(path: Path) -> None:
+    """A folder of labctl's own and what is missing above it. Raises OSError as `open_own_folder`."""
+    open_own_folder(path, make=True).close()
+
+
+def open_own_folder(path: Path, *, make: bool = False, gives: bool = True) -> Folder:
+    """A folder of labctl's own, such as a lab's state. One that others could read from an earlier labctl is made 0700.
+
+    Raises OSError: as `open_folder`, and EPERM when somebody else than `trusted_users` could have written it.
+    """
+    folder = open_folder(path, make=make, gives=gives)
+    try:
+        if why := why_untrusted(folder.stat()):
+            raise PermissionError(errno.EPERM, why, str(path))
+        folder.make_private()
+    except OSError:
+        folder.close()
+        raise
+    return folder
+
+
+@contextlib.contextmanager
+def temporary_folder(*, beside: Path | None = None) -> Iterator[Path]:
+    """A new folder of an unpredictable name, 0700, gone with all that is in it when the context is left: where
+    temporary files go, or in the same folder as `beside`, to which what is made in it can then be renamed."""
+    path = Path(tempfile.mkdtemp(prefix="labctl-", dir=None if beside is None else beside.parent))
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
 # ---- folders, by descriptor
 
 
@@ -143,8 +243,10 @@ class Folder:
     Made by `open_folder` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the object's life.
     """
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, *, gives: bool = True) -> None:
+        """With `gives`, what is made in it belongs to the person behind sudo."""
         self._descriptor = descriptor
+        self._gives = gives
         self.path = path
 
     def __enter__(self) -> Folder:
@@ -164,6 +266,12 @@ class Folder:
     def stat(self) -> os.stat_result:
         return os.fstat(self._descriptor)
 
+    def make_private(self) -> None:
+        """Takes from everybody else what they may do in the folder. Only its owner and root can."""
+        mode = stat.S_IMODE(self.stat().st_mode)
+        if mode & ~OWN_FOLDER and os.geteuid() in (0, self.stat().st_uid):
+            os.fchmod(self._descriptor, mode & OWN_FOLDER)
+
     def names(self) -> tuple[str, ...]:
         """What is in the folder, sorted."""
         return tuple(sorted(os.listdir(self._descriptor)))  # noqa: PTH208  # by descriptor
@@ -180,7 +288,7 @@ class Folder:
         if make:
             with contextlib.suppress(FileExistsError):
                 self.make(name)
-        return Folder(os.open(_one(name), _FOLDER, dir_fd=self._descriptor), self.path / name)
+        return Folder(os.open(_one(name), _FOLDER, dir_fd=self._descriptor), self.path / name, gives=self._gives)
 
     def make(self, name: str) -> None:
         """A new folder, 0700, the person's. Raises FileExistsError."""
@@ -188,13 +296,18 @@ class Folder:
         made = os.open(name, _FOLDER, dir_fd=self._descriptor)
         try:
             os.fchmod(made, OWN_FOLDER)
-            _give(made)
+            if self._gives:
+                _give(made)
         finally:
             os.close(made)
 
     def read(self, name: str, *, most_byte: int = MOST_BYTE, owned: bool = False) -> bytes:
         """As `read_file`."""
         return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=owned)
+
+    def read_own(self, name: str, *, most_byte: int = MOST_BYTE) -> bytes:
+        """As `read_file` with `owned`."""
+        return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=True)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """The content of a regular file in pieces of at most 1 MiB, however large it is."""
@@ -210,7 +323,8 @@ class Folder:
         """A descriptor for writing a file that did not exist. Raises FileExistsError, also for a link."""
         descriptor = self._opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
         os.fchmod(descriptor, mode)
-        _give(descriptor)
+        if self._gives:
+            _give(descriptor)
         return descriptor
 
     def open_own(self, name: str) -> int:
@@ -267,6 +381,20 @@ class Folder:
             raise
         os.fsync(self._descriptor)
 
+    def hand_over(self, name: str) -> None:
+        """Gives a regular file in it to the person, with the mode of a file that they asked for by name."""
+        descriptor = self._opened(name, _READ)
+        try:
+            _require_regular(descriptor, str(self.path / name))
+            os.fchmod(descriptor, TO_SHOW & ~_umask())
+            _give(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def move(self, name: str, folder: Folder, new_name: str) -> None:
+        """Renames an entry of it to an entry of another folder of the same file system."""
+        os.rename(_one(name), _one(new_name), src_dir_fd=self._descriptor, dst_dir_fd=folder._descriptor)
+
     def remove(self, name: str) -> None:
         """Removes one file, or the link itself; nothing when there is none."""
         with contextlib.suppress(FileNotFoundError):
@@ -321,15 +449,15 @@ class Folder:
         return os.open(_one(name), flags, mode, dir_fd=self._descriptor)
 
 
-def open_folder(path: Path, *, make: bool = False, follow: bool = False) -> Folder:
+def open_folder(path: Path, *, make: bool = False, follow: bool = False, gives: bool = True) -> Folder:
     """The folder at `path`. With `make`, what is missing of the path is made (0700, the person's).
 
     A symbolic link as its last component is refused with ENOTDIR or ELOOP unless `follow` allows it: for folders that
     the person named on the command line. Raises OSError.
     """
     if make:
-        _make_folders(path)
-    return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path)
+        _make_folders(path, gives=gives)
+    return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path, gives=gives)
 
 
 def remove_tree(path: Path) -> None:
@@ -342,14 +470,14 @@ def remove_tree(path: Path) -> None:
         parent.remove_tree(path.name)
 
 
-def _make_folders(path: Path) -> None:
+def _make_folders(path: Path, *, gives: bool) -> None:
     missing = []
     at = path
     while not at.exists() and at != at.parent:
         missing.append(at)
         at = at.parent
     for folder in reversed(missing):
-        with open_folder(folder.parent, follow=True) as parent, contextlib.suppress(FileExistsError):
+        with open_folder(folder.parent, follow=True, gives=gives) as parent, contextlib.suppress(FileExistsError):
             parent.make(folder.name)
 
 

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import HostLacks, StepFailed
+from labctl.errors import HostLacks, MeasureFailed, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
@@ -35,6 +34,7 @@ from labctl.providers.kubeadm.story import (
     TaskStarted,
     unheard,
 )
+from labctl.system import files, process
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
@@ -150,15 +150,13 @@ class AnsibleRunner:
     def close(self) -> None:
         """Ends the SSH connections that Ansible kept open."""
         for socket in self._sockets.iterdir():
-            with contextlib.suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(
-                    ("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"),
-                    stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False,
-                )  # fmt: skip
+            with contextlib.suppress(MeasureFailed):
+                process.run(("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"), timeout_s=5.0)
         # A connection that is just ending still has its socket there, and takes it away by itself.
         until_s = time.monotonic() + _CLOSE_S
         while self._sockets.exists() and time.monotonic() < until_s:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.remove_tree(self._sockets)
             time.sleep(0.02)
 
     def __enter__(self) -> AnsibleRunner:
@@ -233,12 +231,11 @@ class AnsibleRunner:
 
     def _prepare(self, playbook: str, inventory: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         for part in ("inventory", "env", "artifacts", "tmp"):
-            (self.directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
-        (self.directory / "inventory" / "hosts.json").write_text(json.dumps(inventory, indent=1))
-        (self.directory / "env" / "extravars").write_text(json.dumps(variables, indent=1))
+            files.make_own_folder(self.directory / part)
+        files.write_own(self.directory / "inventory" / "hosts.json", json.dumps(inventory, indent=1).encode())
+        files.write_own(self.directory / "env" / "extravars", json.dumps(variables, indent=1).encode())
         # ansible-runner keeps the arguments of a run for the next one: --check would never end.
-        (self.directory / "env" / "cmdline").unlink(missing_ok=True)
+        files.remove_own(self.directory / "env" / "cmdline")
         self._number += 1
         return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{self._number}-{playbook}"
 
@@ -290,7 +287,8 @@ class AnsibleRunner:
 
 def _last_lines(log: Path) -> str:
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        text = files.read_file(log).decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
     except OSError:
         return "it left no log"
     return "; ".join(lines[-3:]) or "it said nothing"
