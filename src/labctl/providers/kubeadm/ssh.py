@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.clock import Deadline
+from labctl.system.files import OWN_FILE, read_file, write_atomically
 
 if TYPE_CHECKING:
     from fabric import Connection  # type: ignore[import-untyped]
@@ -131,7 +131,7 @@ def _lines(goal: Reached) -> Iterator[str]:
     """The lines of every file of known hosts that can be read."""
     for file in goal.known_hosts:
         with contextlib.suppress(OSError):
-            yield from Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+            yield from read_file(Path(file), follow=True).decode("utf-8", errors="replace").splitlines()
 
 
 def _marked(marker: str, goal: Reached) -> list[list[str]]:
@@ -256,7 +256,7 @@ def _public_part(file: str) -> bytes:
     """The key that is in a public key file, or in the one beside a private key file; empty where there is none."""
     for path in (file, f"{file}.pub"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            kind, text, *_ = Path(path).read_text(encoding="utf-8", errors="replace").split()
+            kind, text, *_ = read_file(Path(path), follow=True).decode("utf-8", errors="replace").split()
             if kind.startswith(("ssh-", "ecdsa-", "sk-")):
                 return base64.b64decode(text)
     return b""
@@ -535,10 +535,7 @@ class MachineCommands:
 
     def get(self, remote: str, local: Path) -> None:
         """Copies a file of the machine here, as root sees it; written aside, then renamed."""
-        data = io.BytesIO(self.read_file(remote))
-        aside = local.with_name(local.name + ".part")
-        aside.write_bytes(data.getvalue())
-        aside.rename(local)
+        write_atomically(local, self.read_file(remote), mode=OWN_FILE)
 
 
 class Fleet:
