@@ -58,7 +58,7 @@ def crossings(source: str) -> Iterator[tuple[int, str]]:
     """
     tree = ast.parse(source)
     names = _imported(tree)
-    found = {(node.lineno, what) for node in ast.walk(tree) if (what := _crossing(node, names))}
+    found = {(getattr(node, "lineno", 0), what) for node in ast.walk(tree) if (what := _crossing(node, names))}
     return iter(sorted(found))
 
 

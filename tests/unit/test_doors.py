@@ -213,3 +213,33 @@ def test_what_would_cross_is_found(code: str, what: str) -> None:
 )
 def test_what_does_not_cross_is_not_found(code: str) -> None:
     assert list(crossings(code)) == []
+
+
+# ---- bandit looks too; each exception from it is argued
+
+LOOKED_AT = sorted(path for folder in ("src", "setup", "playbooks") for path in (TREE / folder).rglob("*.py"))
+
+
+def unargued(text: str) -> list[str]:
+    """The lines with an exception from bandit that names no test of it, or gives no reason."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"#\s*nosec", line)]
+    return [line for line in lines if not re.search(r"# nosec B\d{3}  # \w+ \w+", line)]
+
+
+def test_every_exception_from_bandit_names_its_test_and_its_reason() -> None:
+    found = {str(path): lines for path in LOOKED_AT if (lines := unargued(path.read_text(encoding="utf-8")))}
+    assert found == {}
+    skips = re.search(r"\[tool\.bandit\].*?skips = \[\n(.*?)\n\]", (TREE / "pyproject.toml").read_text(), re.DOTALL)
+    assert skips is not None
+    assert all(re.fullmatch(r'  "B\d{3}", # \w.{20,}', line) for line in skips[1].splitlines())
+
+
+@pytest.mark.parametrize("line", ["x()  # nosec", "x()  # nosec B602", "x()  # nosec: it is fine", "x()  #nosec B602"])
+def test_an_exception_without_test_or_reason_is_found(line: str) -> None:
+    assert unargued(f"y()\n{line}\nz()  # nosec B602  # no data in it\n") == [line]
+
+
+def test_the_linter_runs_bandit_over_all_of_it() -> None:
+    _, _, static = (TREE / "Makefile").read_text(encoding="utf-8").partition("\nstatic:\n")
+    recipe, _, _ = static.partition("\n\n")
+    assert re.search(r" -m bandit .*--configfile pyproject\.toml src setup playbooks$", recipe, re.MULTILINE)

@@ -73,7 +73,8 @@ def socket_directory() -> Path:
     """A new directory for ssh's control sockets, mode 0700: where temporary files go, unless ssh could not bind a
     socket there. Raises StepFailed where no place will do."""
     refused = []
-    for parent in (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm"):
+    others = ("/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm")  # nosec B108  # mkdtemp is safe there
+    for parent in (tempfile.gettempdir(), *others):
         # ssh splits at quotes, and expands % and ${…}.
         if not parent or re.search(r'[%"\\]|\$\{', parent):
             continue

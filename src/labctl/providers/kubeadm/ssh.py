@@ -494,7 +494,7 @@ class MachineCommands:
                 password = b""
             become = self.become(bool(password))
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))
+            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))  # nosec B601  # every word is quoted
         except (OSError, EOFError, paramiko.SSHException) as failed:
             self.close()
             message = _in_words(failed) or "Connection closed by remote host"
@@ -520,7 +520,7 @@ class MachineCommands:
         line that the program reads. Asked once."""
         if self._asks is None:
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))
+            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))  # nosec B601  # no data in it
             with contextlib.closing(SshRunning(channel, ("sudo",), b"", self.machine.node)) as running:
                 done = running.wait(timeout_s=_SUDO_S)
             self._asks = done.returncode != 0
