@@ -38,6 +38,7 @@ OWN_CODE = "of labctl's own package or installation, which is trusted as its cod
 NAMESPACES = "in /run/netns and /run/labctl, which root alone may write"
 MAINTAINER = "builds the eBPF objects for a commit; labctl never runs it"
 NULL = "of /dev/null"
+UNPACKED = "in the provider's own folder, under names that match `_FILE` alone"
 
 EXCEPTIONS = {
     ("cli.commands.capture", "os.open"): NULL,
@@ -60,9 +61,16 @@ EXCEPTIONS = {
     ("datapath.source.rebuild", "tempfile.TemporaryDirectory"): MAINTAINER,
     ("datapath.source.rebuild", ".mkdir"): MAINTAINER,
     ("datapath.source.rebuild", ".write_text"): MAINTAINER,
-    ("loading.files", "os.open"): "the loader's own door: places in scenarios and lab.yaml, bounded, judged before",
-    ("providers.cilium.bundle", "tarfile.open"): "a new archive, in a temporary folder of its own",
-    ("providers.cilium.bundle", ".replace"): "`Folder.replace` of the door",
+    (
+        "providers.cilium.bundle",
+        "tarfile.open",
+    ): "a new archive in a temporary folder; reading: one part after the other",
+    ("providers.cilium.bundle", "shutil.copyfileobj"): UNPACKED,
+    ("providers.cilium.bundle", ".open"): UNPACKED,
+    ("providers.cilium.bundle", ".mkdir"): UNPACKED,
+    ("providers.cilium.bundle", ".unlink"): UNPACKED,
+    ("providers.cilium.chart", "tarfile.open"): "unpacks nothing by name",
+    ("providers.cilium.chart", ".read_text"): "of a chart that the scenario names",
     ("providers.cilium.rendered", "yaml.load_all"): "with the safe loader",
     ("providers.kind.probes", ".read_bytes"): KERNEL,
     ("providers.kubeadm.archives", "tarfile.open"): "a new archive, in a temporary folder of its own",
@@ -73,7 +81,6 @@ EXCEPTIONS = {
     ("providers.kubeadm.runner", "extravars"): "the door to Ansible: the file that ansible-runner reads",
     ("providers.kubeadm.ssh", "subprocess.Popen"): "`ProxyCommand` of the person's own ssh configuration, with pipes",
     ("providers.kubeadm.ssh", "tempfile.TemporaryFile"): "has no name: what that command prints as errors",
-    ("providers.kubeadm.ssh", ".read_bytes"): "the password file that lab.yaml names: owner and mode are checked",
     (
         "providers.kubeadm.ssh_config",
         "tempfile.NamedTemporaryFile",

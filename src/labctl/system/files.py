@@ -121,7 +121,7 @@ def move_into_place(made: Path, path: Path) -> None:
     with open_folder(made.parent) as aside, open_folder(path.parent, follow=True) as folder:
         if folder.kind(path.name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        aside.hand_over(made.name)
+        aside.hand_over(made.name, mode=TO_SHOW & ~_umask())
         aside.move(made.name, folder, path.name)
 
 
@@ -172,28 +172,21 @@ def read_own(path: Path, *, most_byte: int = MOST_BYTE) -> bytes:
     Raises OSError: as `read_file` with `owned`, and EPERM for a folder that somebody else could have written.
     """
     with open_own_folder(path.parent) as folder:
-        return folder.read_own(path.name, most_byte=most_byte)
+        return folder.read(path.name, most_byte=most_byte, owned=True)
 
 
-def write_own(path: Path, data: bytes, *, gives: bool = True) -> None:
+def write_own(path: Path, data: bytes) -> None:
     """A whole file of labctl's own: 0600 whatever the umask, in a folder that is made 0700 where it is missing and
-    refused with EPERM where somebody else could have written it. With `gives` the person behind sudo gets both; what
-    belongs to the host, and not to a person, stays root's. Raises OSError."""
-    with open_own_folder(path.parent, make=True, gives=gives) as folder:
+    refused with EPERM where somebody else could have written it. Both are the person's. Raises OSError."""
+    with open_own_folder(path.parent, make=True) as folder:
         folder.write(path.name, data)
 
 
 def keep_private(path: Path) -> None:
     """Makes what another program wrote into a folder of labctl's own as if labctl had: 0600, the person's. Nothing
     when it is not there. Raises OSError for a link and for what is no regular file."""
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, _READ)
-        try:
-            _require_regular(descriptor, str(path))
-            os.fchmod(descriptor, OWN_FILE)
-            _give(descriptor)
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(FileNotFoundError), open_own_folder(path.parent) as folder:
+        folder.hand_over(path.name)
 
 
 def remove_own(path: Path) -> None:
@@ -207,12 +200,12 @@ def make_own_folder(path: Path) -> None:
     open_own_folder(path, make=True).close()
 
 
-def open_own_folder(path: Path, *, make: bool = False, gives: bool = True) -> Folder:
+def open_own_folder(path: Path, *, make: bool = False) -> Folder:
     """A folder of labctl's own, such as a lab's state. One that others could read from an earlier labctl is made 0700.
 
     Raises OSError: as `open_folder`, and EPERM when somebody else than `trusted_users` could have written it.
     """
-    folder = open_folder(path, make=make, gives=gives)
+    folder = open_folder(path, make=make)
     try:
         if why := why_untrusted(folder.stat()):
             raise PermissionError(errno.EPERM, why, str(path))
@@ -240,13 +233,13 @@ def temporary_folder(*, beside: Path | None = None) -> Iterator[Path]:
 class Folder:
     """An open folder. Names are single components; a name with a separator, `.` or `..` raises ValueError.
 
-    Made by `open_folder` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the object's life.
+    Made by `open_folder`, `open_private` and `Folder.sub`. Closed by `close`, by the end of a `with`, or with the
+    object's life. What is made in one that `is_private` stays the process's own also under sudo.
     """
 
-    def __init__(self, descriptor: int, path: Path, *, gives: bool = True) -> None:
-        """With `gives`, what is made in it belongs to the person behind sudo."""
+    def __init__(self, descriptor: int, path: Path, *, is_private: bool = False) -> None:
         self._descriptor = descriptor
-        self._gives = gives
+        self._is_private = is_private
         self.path = path
 
     def __enter__(self) -> Folder:
@@ -288,7 +281,8 @@ class Folder:
         if make:
             with contextlib.suppress(FileExistsError):
                 self.make(name)
-        return Folder(os.open(_one(name), _FOLDER, dir_fd=self._descriptor), self.path / name, gives=self._gives)
+        opened = os.open(_one(name), _FOLDER, dir_fd=self._descriptor)
+        return Folder(opened, self.path / name, is_private=self._is_private)
 
     def make(self, name: str) -> None:
         """A new folder, 0700, the person's. Raises FileExistsError."""
@@ -296,18 +290,13 @@ class Folder:
         made = os.open(name, _FOLDER, dir_fd=self._descriptor)
         try:
             os.fchmod(made, OWN_FOLDER)
-            if self._gives:
-                _give(made)
+            self._give(made)
         finally:
             os.close(made)
 
     def read(self, name: str, *, most_byte: int = MOST_BYTE, owned: bool = False) -> bytes:
         """As `read_file`."""
         return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=owned)
-
-    def read_own(self, name: str, *, most_byte: int = MOST_BYTE) -> bytes:
-        """As `read_file` with `owned`."""
-        return _content(self._opened(name, _READ), str(self.path / name), most_byte, owned=True)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """The content of a regular file in pieces of at most 1 MiB, however large it is."""
@@ -323,8 +312,7 @@ class Folder:
         """A descriptor for writing a file that did not exist. Raises FileExistsError, also for a link."""
         descriptor = self._opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
         os.fchmod(descriptor, mode)
-        if self._gives:
-            _give(descriptor)
+        self._give(descriptor)
         return descriptor
 
     def open_own(self, name: str) -> int:
@@ -381,13 +369,13 @@ class Folder:
             raise
         os.fsync(self._descriptor)
 
-    def hand_over(self, name: str) -> None:
-        """Gives a regular file in it to the person, with the mode of a file that they asked for by name."""
+    def hand_over(self, name: str, *, mode: int = OWN_FILE) -> None:
+        """Gives a regular file in it to the person, with that mode: one that another program wrote."""
         descriptor = self._opened(name, _READ)
         try:
             _require_regular(descriptor, str(self.path / name))
-            os.fchmod(descriptor, TO_SHOW & ~_umask())
-            _give(descriptor)
+            os.fchmod(descriptor, mode)
+            self._give(descriptor)
         finally:
             os.close(descriptor)
 
@@ -445,19 +433,50 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def _give(self, descriptor: int) -> None:
+        """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
+        who = person()
+        if os.geteuid() == 0 and who.uid != 0 and not self._is_private:
+            os.fchown(descriptor, who.uid, who.gid)
+
     def _opened(self, name: str, flags: int, mode: int = 0) -> int:
         return os.open(_one(name), flags, mode, dir_fd=self._descriptor)
 
 
-def open_folder(path: Path, *, make: bool = False, follow: bool = False, gives: bool = True) -> Folder:
+def open_folder(path: Path, *, make: bool = False, follow: bool = False) -> Folder:
     """The folder at `path`. With `make`, what is missing of the path is made (0700, the person's).
 
     A symbolic link as its last component is refused with ENOTDIR or ELOOP unless `follow` allows it: for folders that
     the person named on the command line. Raises OSError.
     """
     if make:
-        _make_folders(path, gives=gives)
-    return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path, gives=gives)
+        _make_folders(path)
+    return Folder(os.open(path, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER), path)
+
+
+def open_private(path: Path) -> Folder:
+    """The folder at `path`, which only the process's own user may enter; what is missing of the path is made so.
+
+    Raises OSError, EPERM where others could reach into it: it, or the folder that holds it, is somebody else's.
+    """
+    parent = None
+    for at in (*reversed(path.parents[:-1]), path):
+        if parent is None and at.exists():
+            continue
+        if parent is None:
+            parent = Folder(os.open(at.parent, _FOLDER & ~os.O_NOFOLLOW), at.parent, is_private=True)
+        parent = parent.sub(at.name, make=True)
+    folder = parent or Folder(os.open(path, _FOLDER), path, is_private=True)
+    found = folder.stat()
+    why = why_untrusted(path.parent.stat())
+    if found.st_uid != os.geteuid():
+        why = f"it belongs to user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        why = f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
+    if why:
+        folder.close()
+        raise PermissionError(errno.EPERM, why, str(path))
+    return folder
 
 
 def remove_tree(path: Path) -> None:
@@ -470,14 +489,14 @@ def remove_tree(path: Path) -> None:
         parent.remove_tree(path.name)
 
 
-def _make_folders(path: Path, *, gives: bool) -> None:
+def _make_folders(path: Path) -> None:
     missing = []
     at = path
     while not at.exists() and at != at.parent:
         missing.append(at)
         at = at.parent
     for folder in reversed(missing):
-        with open_folder(folder.parent, follow=True, gives=gives) as parent, contextlib.suppress(FileExistsError):
+        with open_folder(folder.parent, follow=True) as parent, contextlib.suppress(FileExistsError):
             parent.make(folder.name)
 
 
@@ -491,13 +510,6 @@ def _one(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of one file")
     return name
-
-
-def _give(descriptor: int) -> None:
-    """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
-    who = person()
-    if os.geteuid() == 0 and who.uid != 0:
-        os.fchown(descriptor, who.uid, who.gid)
 
 
 def _require_regular(descriptor: int, shown: str) -> os.stat_result:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import socket
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,6 @@ from labctl.providers.kubeadm.images import Doors, kubernetes_images, locate, pa
 from labctl.providers.kubeadm.kubernetes_images import TABLE, from_table, parse_list
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.settings import Settings, read_settings
-from labctl.system import files
 
 LISTED = """W0000 version.go:104] falling back to the local client version
 k8s.gcr.io/kube-apiserver:v1.20.2
@@ -441,7 +441,7 @@ def test_a_disk_that_is_full_while_unpacking_is_not_blamed_on_the_bundle(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.Folder, "replace", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(StepFailed, match="cannot unpack"):
         bundle.unpack(tmp_path / "lab.tar", tmp_path / "out")
 

@@ -6,13 +6,12 @@ name that the manifest does not know, is refused before anything of it is used. 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
 import shlex
+import shutil
 import tarfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ from labctl.model.sections_kind import Cilium
 from labctl.providers.cilium import install
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.versions import Version
-from labctl.system import files
-from labctl.system.archives import content_of, open_archive
+from labctl.system.files import digest_of, move_into_place, write_own
 
 API_VERSION = "labctl/v1"
 MANIFEST = "manifest.json"
@@ -71,7 +69,7 @@ def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[t
 def entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict[str, object]:
     """One part as the manifest has it."""
     return {
-        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": files.digest_of(path),
+        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": digest_of(path),
         "byte": path.stat().st_size,
     }  # fmt: skip
 
@@ -79,7 +77,7 @@ def entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict
 def write(
     about: Mapping[str, object],
     entries: Sequence[Mapping[str, object]],
-    parts: Sequence[tuple[str, Path]],
+    files: Sequence[tuple[str, Path]],
     folder: Path,
     output: Path,
 ) -> None:
@@ -87,14 +85,14 @@ def write(
     already, OSError."""
     manifest = {"apiVersion": API_VERSION, "kind": "Bundle", **about, "parts": list(entries)}
     first = folder / MANIFEST
-    files.write_own(first, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_own(first, (json.dumps(manifest, indent=2) + "\n").encode())
     whole = folder / "bundle"
     with tarfile.open(whole, "w") as tar:
-        for inside, path in ((MANIFEST, first), *parts):
+        for inside, path in ((MANIFEST, first), *files):
             # A link would be kept as one: the file that it leads to is meant.
             tar.add(path.resolve(), arcname=inside, recursive=False)
     try:
-        files.move_into_place(whole, output)
+        move_into_place(whole, output)
     except FileExistsError:
         raise _is_there(output) from None
 
@@ -110,32 +108,21 @@ def _is_there(output: Path) -> UsageError:
 
 def read(bundle: Path, folder: Path, roles: Collection[str]) -> dict[str, Any]:
     """Verifies while unpacking into `folder`, and gives the manifest. `roles` must be in it. Raises UsageError for
-    anything that is not exactly what the manifest says, StepFailed when the disk is full; nothing of it then stays."""
+    anything that is not exactly what the manifest says, StepFailed when the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        with files.open_own_folder(folder, make=True) as place:
-            manifest = _unpacked(bundle, place, roles)
-    except BaseException as failed:
-        with contextlib.suppress(OSError):
-            files.remove_tree(folder)
-        if not isinstance(failed, OSError | EOFError | tarfile.TarError):
-            raise
+        with tarfile.open(bundle) as tar:
+            manifest = _manifest(tar, bundle, roles)
+            expected = {str(part["file"]): part for part in manifest["parts"]}
+            for member in tar:
+                _extract(tar, member, expected, folder, bundle)
+    except (OSError, tarfile.TarError) as failed:
         if isinstance(failed, OSError) and failed.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StepFailed(
                 what=f"cannot unpack {bundle}", cause=str(failed), remedy=f"df -h {shlex.quote(str(folder))}"
             ) from failed
         raise broken(bundle, str(failed)) from failed
-    return manifest
-
-
-def _unpacked(bundle: Path, place: files.Folder, roles: Collection[str]) -> dict[str, Any]:
-    with open_archive(bundle) as tar:
-        manifest = _manifest(tar, bundle, roles)
-        expected = {str(part["file"]): part for part in manifest["parts"]}
-        lost = dict(expected)
-        for member in tar:
-            if member.name != MANIFEST:
-                _extract(tar, member, expected, place, bundle)
-                lost.pop(member.name, None)
+    lost = [name for name in expected if not (folder / name).is_file()]
     if lost:
         raise broken(bundle, f"it lacks {', '.join(lost)}")
     return manifest
@@ -143,14 +130,14 @@ def _unpacked(bundle: Path, place: files.Folder, roles: Collection[str]) -> dict
 
 def _manifest(tar: tarfile.TarFile, bundle: Path, roles: Collection[str]) -> dict[str, Any]:
     first = tar.next()
-    if first is None or first.name != MANIFEST or not first.isfile():
+    content = tar.extractfile(first) if first and first.name == MANIFEST and first.isfile() else None
+    if content is None:
         raise broken(bundle, f"its first file is not {MANIFEST}")
-    text = content_of(tar, first, most_byte=_MANIFEST_BYTES)
     try:
-        manifest = json.loads(text)
+        manifest = json.loads(content.read(_MANIFEST_BYTES))
         named = {part["role"] for part in manifest["parts"]}
         files = [str(part["file"]) for part in manifest["parts"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as failed:
+    except (ValueError, KeyError, TypeError) as failed:
         raise broken(bundle, f"its manifest cannot be read: {failed}") from failed
     if (manifest.get("apiVersion"), manifest.get("kind")) != (API_VERSION, "Bundle"):
         raise broken(bundle, f"its manifest is not a Bundle of {API_VERSION}")
@@ -164,27 +151,22 @@ def _manifest(tar: tarfile.TarFile, bundle: Path, roles: Collection[str]) -> dic
 
 
 def _extract(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, expected: dict[str, Any], place: files.Folder, bundle: Path
+    tar: tarfile.TarFile, member: tarfile.TarInfo, expected: dict[str, Any], folder: Path, bundle: Path
 ) -> None:
-    """One part into the folder, no byte more than the manifest says that it has."""
+    if member.name == MANIFEST:
+        return
     part = expected.get(member.name)
     content = tar.extractfile(member) if member.isfile() else None
     if part is None or content is None:
         raise broken(bundle, f"{member.name!r} is not in its manifest")
-    if member.size != part.get("byte"):
-        raise broken(bundle, f"{member.name} has {member.size:,} bytes, its manifest says another number")
-    *outer, name = member.name.split("/")
-    with contextlib.ExitStack() as stack:
-        folder = place
-        for each in outer:
-            folder = stack.enter_context(folder.sub(each, make=True))
-        digest = hashlib.sha256()
-        with os.fdopen(folder.replace(name), "wb") as file:
-            while piece := content.read(files.MIB):
-                digest.update(piece)
-                file.write(piece)
-    if digest.hexdigest() != part.get("sha256"):
-        raise broken(bundle, f"{member.name} has the checksum {digest.hexdigest()[:12]}…, its manifest says another")
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with target.open("wb") as file:
+        shutil.copyfileobj(content, file, 1 << 20)
+    found = digest_of(target)
+    if found != part.get("sha256"):
+        target.unlink()
+        raise broken(bundle, f"{member.name} has the checksum {found[:12]}…, its manifest says another")
 
 
 def broken(bundle: Path, cause: str) -> UsageError:

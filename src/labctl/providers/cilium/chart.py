@@ -17,11 +17,7 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.providers.cilium.versions import Version
-from labctl.system.archives import content_of, open_archive
-from labctl.system.files import MIB, read_file
 
-_MOST_BYTE = 64 * MIB
-"""Of a chart, unpacked. Cilium's have about one."""
 _REFERENCE = re.compile(r"\.Values\.([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _HAS_KEY = re.compile(r"hasKey \(?\s*\.Values\.?([A-Za-z0-9_.]*)\s*\)? \"([A-Za-z0-9_]+)\"")
 _OPEN = ("nodeSelector", "Labels", "labels", "Annotations", "annotations", "affinity", "resources", "updateStrategy")
@@ -81,7 +77,7 @@ def read_chart(place: Path) -> Chart:
     """Raises UsageError when there is no Helm chart at that place."""
     try:
         files = _from_folder(place) if place.is_dir() else _from_archive(place)
-    except (OSError, EOFError, tarfile.TarError) as failed:
+    except (OSError, tarfile.TarError) as failed:
         raise UsageError(
             what=f"cannot read the chart {place}",
             cause=str(failed),
@@ -123,15 +119,16 @@ def _from_folder(place: Path) -> dict[str, str]:
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
         if path.is_file() and _is_wanted(name):
-            files[name] = read_file(path, follow=True).decode("utf-8", errors="replace")
+            files[name] = path.read_text(encoding="utf-8", errors="replace")
     return files
 
 
 def _from_archive(place: Path) -> dict[str, str]:
     files = {}
-    with open_archive(place, most_byte=_MOST_BYTE) as archive:
+    with tarfile.open(place) as archive:
         for member in archive:
             _, _, name = member.name.partition("/")
-            if member.isfile() and _is_wanted(name):
-                files[name] = content_of(archive, member).decode("utf-8", errors="replace")
+            content = archive.extractfile(member) if member.isfile() and _is_wanted(name) else None
+            if content is not None:
+                files[name] = content.read().decode("utf-8", errors="replace")
     return files

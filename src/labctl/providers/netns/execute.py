@@ -134,7 +134,8 @@ class NetnsExecutor:
             case MapsFill():
                 bpf.update(self._datapaths[action.namespace].maps[action.map], action.entries)
             case RecordWrite():
-                files.write_own(action.path, action.document.encode() + b"\n", gives=False)
+                with files.open_private(action.path.parent) as folder:
+                    folder.write(action.path.name, action.document.encode() + b"\n")
             case RecordDelete():
                 files.remove_tree(action.path.parent)
             case _:
