@@ -38,7 +38,7 @@ def everything(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert bench.run("check", "mylab", "--junit", str(place / "check.xml")).code == 0
     said = bench.run("compare", "legacy", "bpf", "--rounds", "1", "--json", *report)
     assert (said.code, said.out[:1]) == (0, "{"), said.err
-    made = [path for path in (*(tmp_path / "runs").rglob("*"), *place.iterdir())]
+    made = [*(tmp_path / "runs").rglob("*"), *place.iterdir()]
     assert {*SHOWN, "check.xml", "journal.jsonl", "run.json", "SHA256SUMS", "raw"} <= {path.name for path in made}
     return [tmp_path / "runs", *made]
 

@@ -94,5 +94,5 @@ def test_a_part_that_is_no_file_has_no_content(tmp_path: Path, kind: bytes) -> N
 @pytest.mark.parametrize("trap", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_a_trap_is_no_archive_and_nothing_waits(tmp_path: Path, trap: Callable[[Path], None]) -> None:
     trap(tmp_path / "a.tar")
-    with pytest.raises(OSError, match="regular file|directory"):
+    with pytest.raises(OSError, match=r"regular file|directory"):
         read_all(tmp_path / "a.tar")
