@@ -138,3 +138,12 @@ def test_children_do_not_survive_a_killed_labctl() -> None:
         assert is_there(pid)
         labctl.kill()
     wait_until_gone(pid)
+
+
+def test_a_program_gets_the_directory_and_the_environment_that_are_asked_for(tmp_path: Path) -> None:
+    argv = ("sh", "-c", 'pwd; printf "%s %s" "$LABCTL_TEST" "$LC_ALL"')
+    done = process.run(argv, timeout_s=10.0, directory=tmp_path, environment={"LABCTL_TEST": "there"})
+    assert done.text.split() == [str(tmp_path), "there", "C"]
+    here = process.run(argv, timeout_s=10.0)
+    assert here.text.split()[0] == str(Path.cwd())
+    assert "there" not in here.text
