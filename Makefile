@@ -18,7 +18,7 @@ DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
 
-.PHONY: help setup compare test test-kind test-distros test-vm test-sample unit lint static objects format bench upgrade clean
+.PHONY: help setup compare test test-kind test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,7 +62,7 @@ unit: ## the tests that need no root
 	@$(PREPARE) lint
 	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
 
-lint: ## ruff, mypy and shellcheck; needs no root
+lint: ## ruff, mypy, bandit and shellcheck; needs no root
 	@$(PREPARE) lint
 	@$(MAKE) static
 
@@ -70,7 +70,12 @@ static:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml src setup playbooks
 	shellcheck $(SCRIPTS)
+
+audit: ## asks whether anything is known against the packages of the lock files; says so where nobody can be asked
+	@$(PREPARE) lint
+	@$(PYTHON) setup/audit.py
 
 objects:
 	$(MAKE) -C src/labctl/datapath check

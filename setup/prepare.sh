@@ -10,6 +10,7 @@
 # missing), to interrupt and to run twice at once.
 # Exit codes are labctl's: 0 ready, 2 usage, 3 the host lacks something that could not be installed.
 set -euo pipefail
+umask go-w # .venv is code that root runs: nobody else may write it, whatever the umask
 
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 venv=$root/.venv

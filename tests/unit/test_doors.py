@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from crossings import crossings
 
 TREE = Path(__file__).resolve().parents[2]
 SECURITY = (TREE / "docs" / "security.md").read_text(encoding="utf-8")
@@ -22,6 +23,236 @@ def test_every_test_that_the_page_names_exists(file: str, function: str) -> None
     tree = ast.parse((TREE / file).read_text(encoding="utf-8"))
     assert not function or function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
+
+# ---- nothing crosses beside the doors
+
+SOURCES = TREE / "src" / "labctl"
+DOORS = {
+    "system.files": "the door to files",
+    "system.archives": "the door to archives",
+    "system.process": "the door to programs",
+    "cli.output": "the door to the terminal",
+}
+KERNEL = "of the kernel (/proc, /sys): what it says is its own, and nobody else can write it"
+OWN_CODE = "of labctl's own package or installation, which is trusted as its code is"
+NAMESPACES = "in /run/netns and /run/labctl, which root alone may write"
+MAINTAINER = "builds the eBPF objects for a commit; labctl never runs it"
+NULL = "of /dev/null"
+UNPACKED = "in the provider's own folder, under names that match `_FILE` alone"
+
+EXCEPTIONS = {
+    ("cli.commands.capture", "os.open"): NULL,
+    ("cli.commands.capture", "os.dup2"): "/dev/null in place of a standard output whose reader has gone",
+    ("cli.commands.capture", "sys.stdout.write"): "lines of packets, many thousands a second",
+    ("cli.commands.exec_in", "os.execvp"): "becomes the program that the person gave to `labctl exec`",
+    ("cli.group", "importlib.import_module"): "one of the command modules in COMMANDS, " + OWN_CODE,
+    ("cli.progress", "print"): "the line of progress, which is drawn over",
+    ("cli.progress", "os.open"): NULL,
+    ("cli.progress", "os.dup2"): "/dev/null in place of a standard error whose reader has gone",
+    ("cli.streams", ".read_bytes"): KERNEL,
+    ("cli.streams", "os.execv"): "this very command line again, in UTF-8 mode",
+    ("cli.streams", "os.open"): NULL,
+    ("cli.streams", "os.dup2"): "/dev/null in place of a stream whose reader has gone",
+    ("datapath.bpf", ".read_text"): KERNEL,
+    ("datapath.source.rebuild", "subprocess.run"): MAINTAINER,
+    ("datapath.source.rebuild", "sys.stdout.write"): MAINTAINER,
+    ("datapath.source.rebuild", ".read_bytes"): MAINTAINER,
+    ("datapath.source.rebuild", ".read_text"): MAINTAINER,
+    ("datapath.source.rebuild", "tempfile.TemporaryDirectory"): MAINTAINER,
+    ("datapath.source.rebuild", ".mkdir"): MAINTAINER,
+    ("datapath.source.rebuild", ".write_text"): MAINTAINER,
+    (
+        "providers.cilium.bundle",
+        "tarfile.open",
+    ): "a new archive in a temporary folder; reading: one part after the other",
+    ("providers.cilium.bundle", "shutil.copyfileobj"): UNPACKED,
+    ("providers.cilium.bundle", ".open"): UNPACKED,
+    ("providers.cilium.bundle", ".mkdir"): UNPACKED,
+    ("providers.cilium.bundle", ".unlink"): UNPACKED,
+    ("providers.cilium.chart", "tarfile.open"): "unpacks nothing by name",
+    ("providers.cilium.chart", ".read_text"): "of a chart that the scenario names",
+    ("providers.cilium.rendered", "yaml.load_all"): "with the safe loader",
+    ("providers.kind.probes", ".read_bytes"): KERNEL,
+    ("providers.kubeadm.archives", "tarfile.open"): "a new archive, in a temporary folder of its own",
+    (
+        "providers.kubeadm.runner",
+        "tempfile.mkdtemp",
+    ): "for ssh's sockets: 0700, of an unpredictable name",
+    ("providers.kubeadm.runner", "extravars"): "the door to Ansible: the file that ansible-runner reads",
+    ("providers.kubeadm.ssh", "subprocess.Popen"): "`ProxyCommand` of the person's own ssh configuration, with pipes",
+    ("providers.kubeadm.ssh", "tempfile.TemporaryFile"): "has no name: what that command prints as errors",
+    (
+        "providers.kubeadm.ssh_config",
+        "tempfile.NamedTemporaryFile",
+    ): "0600, of an unpredictable name",
+    ("providers.netns.execute", "os.open"): NAMESPACES,
+    ("providers.netns.execute", ".write_text"): "sysctls of a namespace: /proc/sys",
+    ("providers.netns.inspect_datapath", ".read_text"): KERNEL,
+    ("providers.netns.observed", ".read_text"): KERNEL,
+    ("providers.netns.probes", "os.open"): KERNEL,
+    ("providers.netns.probes", ".read_text"): KERNEL,
+    (
+        "providers.netns.teardown",
+        ".rmdir",
+    ): "where the lab's bpffs was mounted: root's, and empty",
+    ("providers.netns.turns", "os.open"): NAMESPACES,
+    ("store.environment", ".read_bytes"): "the kernel's configuration in /proc or /boot, which are root's",
+    ("store.environment", ".read_text"): KERNEL,
+    ("store.pressure", ".read_text"): KERNEL,
+    ("store.runs", "os.open"): "asks for the lock of a run: reads nothing of it, and follows no link",
+    ("system.libraries", ".read_text"): OWN_CODE,
+    ("system.netns", "os.open"): NAMESPACES,
+    ("system.netns", ".mkdir"): NAMESPACES,
+    ("system.netns", ".touch"): NAMESPACES,
+    ("system.netns", ".unlink"): NAMESPACES,
+    ("system.netns", ".read_bytes"): NAMESPACES,
+    ("system.netns", ".read_text"): KERNEL,
+    ("system.rule_comments", ".read_text"): KERNEL,
+    ("system.snmp", ".read_text"): KERNEL,
+    ("system.view", "os.open"): KERNEL,
+    ("system.view", ".read_bytes"): KERNEL,
+}
+"""Module and what crosses in it, with the reason why that needs no door. What is not there any more fails the test."""
+
+
+def found_in_sources() -> dict[tuple[str, str], list[int]]:
+    """By module and what crosses, the lines; without the doors themselves."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for path in sorted(SOURCES.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCES).with_suffix("").parts)
+        if module not in DOORS and not module.startswith("testing."):
+            for line, what in crossings(path.read_text(encoding="utf-8")):
+                found.setdefault((module, what), []).append(line)
+    return found
+
+
+def test_nothing_crosses_beside_the_doors() -> None:
+    found = found_in_sources()
+    beside = [
+        f"{module}:{lines[0]} {what}" for (module, what), lines in found.items() if (module, what) not in EXCEPTIONS
+    ]
+    assert not beside, "through a door (system/files.py, system/process.py, cli/output.py), or argued in EXCEPTIONS"
+    assert sorted(set(EXCEPTIONS) - set(found)) == [], "exceptions that nothing needs any more"
+
+
+def test_every_door_and_every_exception_says_why() -> None:
+    assert all(map(str.strip, (*DOORS.values(), *EXCEPTIONS.values())))
+    assert all((SOURCES / module.replace(".", "/")).with_suffix(".py").is_file() for module in DOORS)
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("open('/etc/shadow')", "open"),
+        ("import io\nio.open('x')", "io.open"),
+        ("import codecs\ncodecs.open('x')", "codecs.open"),
+        ("import os\nos.open('x', 0)", "os.open"),
+        ("from os import open as o\no('x', 0)", "os.open"),
+        ("import os as system\nsystem.unlink('x')", "os.unlink"),
+        ("def f():\n    import os\n    return os.rename", "os.rename"),
+        ("opener = open", "open"),
+        ("map(open, names)", "open"),
+        ("from os import *", "from os import *"),
+        ("import os\ngetattr(os, 'sys' + 'tem')('id')", "getattr of a name"),
+        ("import shutil\nshutil.rmtree('/')", "shutil.rmtree"),
+        ("from shutil import copyfileobj as c\nc(a, b)", "shutil.copyfileobj"),
+        ("import tempfile\ntempfile.mktemp()", "tempfile.mktemp"),
+        ("import tarfile\ntarfile.open('x')", "tarfile.open"),
+        ("tar.extractall('/')", ".extractall"),
+        ("import zipfile\nzipfile.ZipFile('x')", "zipfile.ZipFile"),
+        ("import gzip\ngzip.open('x')", "gzip.open"),
+        ("from pathlib import Path\nPath('x').write_text('')", ".write_text"),
+        ("path.read_bytes()", ".read_bytes"),
+        ("readers = [path.read_text]", ".read_text"),
+        ("path.open('wb')", ".open"),
+        ("(folder / 'x').open(mode)", ".open"),
+        ("path.rename(other)", ".rename"),
+        ("path.replace(other)", ".replace"),
+        ("path.mkdir()", ".mkdir"),
+        ("path.unlink()", ".unlink"),
+        ("path.symlink_to('x')", ".symlink_to"),
+        ("path.touch()", ".touch"),
+        ("path.chmod(0o777)", ".chmod"),
+        ("import os\nos.mkfifo('x')", "os.mkfifo"),
+        ("import subprocess\nsubprocess.run('id', shell=True)", "subprocess.run"),
+        ("from subprocess import Popen\nPopen(argv)", "subprocess.Popen"),
+        ("import subprocess as sp\nsp.check_output(argv)", "subprocess.check_output"),
+        ("import os\nos.system('id')", "os.system"),
+        ("import os\nos.execvp('id', [])", "os.execvp"),
+        ("import os\nos.posix_spawn('id', [], {})", "os.posix_spawn"),
+        ("import pty\npty.spawn('id')", "pty.spawn"),
+        ("eval(text)", "eval"),
+        ("exec(text)", "exec"),
+        ("import importlib\nimportlib.import_module(name)", "importlib.import_module"),
+        ("import pickle\npickle.loads(data)", "pickle.loads"),
+        ("from marshal import loads\nloads(data)", "marshal.loads"),
+        ("import yaml\nyaml.load(text, yaml.Loader)", "yaml.load"),
+        ("from yaml import UnsafeLoader as L\nL", "yaml.UnsafeLoader"),
+        ("print('x')", "print"),
+        ("import click\nclick.echo('x')", "click.echo"),
+        ("import sys\nsys.stdout.write('x')", "sys.stdout.write"),
+        ("import sys\nsys.stderr.buffer", "sys.stderr.buffer"),
+        ("import os\nos.write(1, b'x')", "os.write"),
+        ("run(extravars=x) if 'extravars' else 0", "extravars"),
+    ],
+)
+def test_what_would_cross_is_found(code: str, what: str) -> None:
+    assert what in [each for _, each in crossings(code)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "provider.open(lab)",
+        "with side.provider.open(side.lab) as lab: pass",
+        "text.replace('a', 'b')",
+        "from dataclasses import replace\nreplace(lab, name='x')",
+        "now.replace(microsecond=0)",
+        "import os\nos.path.exists('x')\nos.environ.get('x')\nos.write(descriptor, b'x')",
+        "import subprocess\nstdin = subprocess.DEVNULL",
+        "import shutil\nshutil.which('ip')",
+        "import re\nre.compile('x')",
+        "import yaml\nyaml.safe_load(text)",
+        "console.print(table)",
+        "'this text says open(x), os.system and subprocess.run'",
+        "def read_text(path: str) -> str: ...\nread_text('x')",
+    ],
+)
+def test_what_does_not_cross_is_not_found(code: str) -> None:
+    assert list(crossings(code)) == []
+
+
+# ---- bandit looks too; each exception from it is argued
+
+LOOKED_AT = sorted(path for folder in ("src", "setup", "playbooks") for path in (TREE / folder).rglob("*.py"))
+
+
+def unargued(text: str) -> list[str]:
+    """The lines with an exception from bandit that names no test of it, or gives no reason."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"#\s*nosec", line)]
+    return [line for line in lines if not re.search(r"# nosec B\d{3}  # \w+ \w+", line)]
+
+
+def test_every_exception_from_bandit_names_its_test_and_its_reason() -> None:
+    found = {str(path): lines for path in LOOKED_AT if (lines := unargued(path.read_text(encoding="utf-8")))}
+    assert found == {}
+    skips = re.search(r"\[tool\.bandit\].*?skips = \[\n(.*?)\n\]", (TREE / "pyproject.toml").read_text(), re.DOTALL)
+    assert skips is not None
+    assert all(re.fullmatch(r'  "B\d{3}", # \w.{20,}', line) for line in skips[1].splitlines())
+
+
+@pytest.mark.parametrize("line", ["x()  # nosec", "x()  # nosec B602", "x()  # nosec: it is fine", "x()  #nosec B602"])
+def test_an_exception_without_test_or_reason_is_found(line: str) -> None:
+    assert unargued(f"y()\n{line}\nz()  # nosec B602  # no data in it\n") == [line]
+
+
+def test_the_linter_runs_bandit_over_all_of_it() -> None:
+    _, _, static = (TREE / "Makefile").read_text(encoding="utf-8").partition("\nstatic:\n")
+    recipe, _, _ = static.partition("\n\n")
+    assert re.search(r" -m bandit .*--configfile pyproject\.toml src setup playbooks$", recipe, re.MULTILINE)
+
+
+# ---- the terminal
 
 TO_THE_TERMINAL = {"cli/output.py", "cli/streams.py", "datapath/source/rebuild.py"}
 """rebuild.py is a tool for who changes the programs in C: it prints names that it has itself."""

@@ -327,3 +327,28 @@ def test_no_python_is_told_with_what_is_there(tmp_path: Path) -> None:
     said = under("C", tree / "setup/prepare.sh", PATH=f"{old.parent}:/usr/bin:/bin")
     assert said.returncode == 3
     assert f"  why: {old} is Python 3.9.2\n" in said.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [("0000", "0022"), ("0002", "0022"), ("0077", "0077"), ("0027", "0027")])
+def test_labctl_makes_nothing_that_others_may_write_and_takes_no_right_back(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(TREE / "labctl", tmp_path)
+    (tmp_path / ".venv/bin/python").write_text("#!/bin/sh\numask\n")
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    for name in ("pyproject.toml", RUN, ".venv/labctl-stamp"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "pyproject.toml", (1, 1))
+    os.utime(tmp_path / RUN, (1, 1))
+    (tmp_path / "setup").mkdir()
+    (tmp_path / "setup/requirements-build.txt").touch()
+    os.utime(tmp_path / "setup/requirements-build.txt", (1, 1))
+    argv = ["sh", "-c", f"umask {before}; exec {shlex.quote(str(tmp_path / 'labctl'))}"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == after
+
+
+def test_the_set_up_makes_nothing_that_others_may_write() -> None:
+    commands = [line for line in text("setup/prepare.sh").splitlines() if line and not line.startswith("#")]
+    assert [line.partition(" #")[0] for line in commands[:2]] == ["set -euo pipefail", "umask go-w"]

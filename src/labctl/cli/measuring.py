@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labctl.engine.asked import Asked
     from labctl.engine.asking import Question
     from labctl.engine.recorded import Measured
+    from labctl.model.lab import Lab
     from labctl.store.reading import StoredRun
     from labctl.store.runs import Run
 
@@ -74,6 +75,8 @@ def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) 
     before = read_comparison(stored)
     labs = stored_labs(stored)
     providers = {name: app.provider(name) for name in {lab.provider for lab in labs.values()}}
+    _require_own_machines(labs.values(), trust=trust)
+    question = again(before.asked, labs, providers)
     now = environment_now()
     if changed := differing(before.environment, now):
         raise UsageError(
@@ -83,8 +86,20 @@ def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) 
         )
     measured = before.measured
     measured.go_on()
-    question = again(before.asked, labs, providers)
     return _measure(question, resume_run(stored.path, trust=trust), before.environment, measured, keep=keep)
+
+
+def _require_own_machines(labs: Iterable[Lab], *, trust: bool) -> None:
+    """A stored run may not say to which machines labctl connects, nor which password goes there: lab.yaml does."""
+    from labctl.loading.site import site_section
+
+    named = [lab.settings["hosts"] for lab in labs if "hosts" in lab.settings]
+    if named and any(hosts != site_section("hosts", trust=trust) for hosts in named):
+        raise UsageError(
+            what="the run was measured on other machines than lab.yaml lists",
+            cause="which machines are connected to, and with which keys and passwords, is not a stored run's to say",
+            remedy="list the machines of the run under hosts: in lab.yaml, then the same command again",
+        )
 
 
 def _measure(

@@ -128,7 +128,7 @@ def schedule(
     if not work or rounds < 1 or rebuilds < 0:
         raise ValueError("a comparison needs some work, at least one round, and no negative number of rebuilds")
     # random() alone is promised to stay the same in later Pythons; shuffle() is not.
-    source = random.Random(seed)
+    source = random.Random(seed)  # nosec B311  # the order has to follow from the seed
     first = _shuffled(tuple(sides), source)
     if takes_turns:
         return _in_turns(tuple(sides), first, tuple(work), rounds, seed, frozenset(together), source)

@@ -17,12 +17,14 @@ from labctl.engine.sides import (
     compared_specs,
     declared_metrics,
     neighbouring,
+    require_own_names,
     sides_of,
     work_of,
 )
 from labctl.engine.switching import choose
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, Look
+from labctl.model.document_sections import PROVIDER_SECTIONS
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.parameters import CompareParameters
 from labctl.model.strategy import Strategy
@@ -120,17 +122,51 @@ def require_thresholds(asked: Asked, pairs: Sequence[Pair]) -> None:
 
 
 def again(asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provider]) -> Question:
-    """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest."""
+    """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest.
+
+    Raises UsageError when anybody but labctl must have written it: its labs are not those of its sides, have names that
+    are not the comparison's own, or what their providers would have refused in a scenario.
+    """
+    if {key: _named(lab) for key, lab in labs.items()} != {
+        side.key: (side.lab, side.provider, side.digest) for side in asked.sides
+    }:
+        raise UsageError(
+            what="the run's labs are not those of its sides",
+            cause="; ".join(f"side {key} has lab {lab.name} ({lab.provider})" for key, lab in labs.items()),
+            remedy="measure anew: labctl compare A B",
+        )
+    require_own_names({side.key: labs[side.key] for side in asked.sides}, asked.token, takes_turns=asked.takes_turns)
+    for lab in labs.values():
+        _refuse_unknown_sections(lab)
+        providers[lab.provider].refuse(lab)
     sides = tuple(
         LabSide(key=side.key, lab=labs[side.key], provider=providers[labs[side.key].provider]) for side in asked.sides
     )
     return Question(asked=asked, sides=sides, specs=compared_specs([side.lab for side in sides], asked.parameters))
 
 
+def _named(lab: Lab) -> tuple[str, str, str]:
+    return lab.name, lab.provider, lab.digest
+
+
+def _refuse_unknown_sections(lab: Lab) -> None:
+    unknown = [
+        name
+        for name in lab.settings
+        if name not in PROVIDER_SECTIONS or lab.provider not in PROVIDER_SECTIONS[name].providers
+    ]
+    if unknown:
+        raise UsageError(
+            what=f"lab {lab.name} of the run has settings that no scenario can have",
+            cause=f"the provider {lab.provider} has no section {', '.join(name[:40] for name in unknown)}",
+            remedy="measure anew: labctl compare A B",
+        )
+
+
 def without_token(asked: Asked) -> Asked:
     """What was asked less what is different each time: the names of the labs, the seed."""
     sides = tuple(replace(side, lab="") for side in asked.sides)
-    return replace(asked, token="", seed=0, sides=sides)
+    return replace(asked, token="", seed=0, sides=sides)  # nosec B106  # part of a lab's name, no secret
 
 
 def _most_rounds(first: int, options: Options) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +12,27 @@ from types import TracebackType
 
 from labctl import __version__
 from labctl.engine.capture import Batch, Ended, Source, counts_by_tap
-from labctl.errors import LabError, MeasureFailed
+from labctl.errors import LabError, MeasureFailed, UsageError
 from labctl.path import pcapng
 from labctl.providers.base import Tap
 from labctl.system.files import create_stream
 
 
+def _refused(path: str, failed: OSError) -> LabError:
+    what, cause = f"the capture cannot be written to {path}", failed.strerror or str(failed)
+    if failed.errno not in (errno.ELOOP, errno.EINVAL, errno.EPERM):
+        return LabError(what=what, cause=cause, remedy=f"ls -ld {shlex.quote(str(Path(path).parent))}")
+    if os.path.realpath(path) == os.path.realpath("/dev/stdout"):
+        return UsageError(what=what, cause=cause, remedy="-w -  # standard output")
+    return UsageError(what=what, cause=cause, remedy=f"ls -l {shlex.quote(path)}  # then name a file of your own")
+
+
 class CaptureFile:
     """Writes whole blocks. `path` `-` is standard output. Use it in a `with`.
 
-    Raises LabError when the file cannot be made; a write raises MeasureFailed when the disk is full, after the part of
-    a block that went in has been cut off again, and BrokenPipeError when the reader has gone.
+    Raises LabError when the file cannot be made, UsageError for a link and for what is no file; a write raises
+    MeasureFailed when the disk is full, after the part of a block that went in has been cut off again, and
+    BrokenPipeError when the reader has gone.
     """
 
     def __init__(
@@ -33,11 +44,7 @@ class CaptureFile:
         try:
             self._file = create_stream(Path(path)) if self._owns else os.dup(1)
         except OSError as failed:
-            raise LabError(
-                what=f"the capture cannot be written to {path}",
-                cause=failed.strerror or str(failed),
-                remedy=f"ls -ld {Path(path).parent}",
-            ) from failed
+            raise _refused(path, failed) from failed
         self._is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)
         self._written = 0
         head = [pcapng.section(f"labctl {__version__}")]

@@ -19,7 +19,7 @@ from labctl.engine.bunch import Run, alternating, overlapping, timed
 from labctl.engine.check_run import Journal
 from labctl.engine.events import BlockStarted, Event, Note, Observer
 from labctl.engine.inspect import AGAIN, run_check_in_slices, second_attempt
-from labctl.engine.lifecycle import find
+from labctl.engine.lifecycle import being_built, find
 from labctl.engine.noise import ReadNoise
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
 from labctl.engine.recorded import (
@@ -37,12 +37,12 @@ from labctl.engine.recorded import (
 )
 from labctl.engine.sides import LabSide
 from labctl.engine.switching import switch
-from labctl.errors import LabError, NotInForce
+from labctl.errors import LabError, NotInForce, UsageError
 from labctl.model.comparison import RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import TimedParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.providers.base import OpenLab
+from labctl.providers.base import OpenLab, RunningLab
 from labctl.system.clock import utc_now
 from labctl.system.signals import uninterrupted
 
@@ -133,11 +133,29 @@ class Measurement:
         return self.measured
 
     def _remove_remains(self) -> None:
-        """What the process before left behind when it was killed: labs of this run's own names, found by their mark."""
+        """What the process before left behind when it was killed: labs of this run's own names, found by their mark.
+
+        Raises UsageError for another lab of such a name, and for one that a labctl is just building: a run on disk may
+        say anything.
+        """
         for side in self._sides.values():
-            if find([side.provider], side.lab.name) is not None:
+            found = find([side.provider], side.lab.name)
+            if found is not None:
+                self._refuse_another(found.running)
                 self._observer(Note(text=f"removing lab {side.lab.name}, which was left behind"))
                 remove(side.provider, side.lab.name, self._observer)
+
+    def _refuse_another(self, running: RunningLab) -> None:
+        if running.is_being_built:
+            raise being_built(running.name)
+        ours = [side.lab.digest for side in self._sides.values() if side.lab.name == running.name]
+        # What is half there may have nothing left but the beginning of its digest, or not even that.
+        if not any(digest.startswith(running.digest) for digest in ours):
+            raise UsageError(
+                what=f"a lab named {running.name} is up and it is not this run's",
+                cause=f"it was made from scenario {running.scenario or 'unknown'}, with other content",
+                remedy=f"labctl down {running.name}  # if it is yours, then the same command again",
+            )
 
     def _prepare(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
         """All labs anew, in that order, each proven and warm; the journal tells how long each of these took."""

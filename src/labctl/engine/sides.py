@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ KEYS = "abcdefghijklmnopqrstuvwxyz"
 # names.NAME_PATTERN allows 40 characters; the rest is for `-a-3fa9`.
 SCENARIO_IN_NAME = 30
 LONGEST_NAME = 33
+_TOKEN = re.compile(r"[0-9a-f]{4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +79,39 @@ def sides_of(
             remedy="choose another: --name my-comparison",
         )
 
-    def lab_name(key: str, lab: Lab) -> str:
-        if turns.takes_turns:
-            return f"{name or 'in-turns'}-{token}"
-        return f"{name or lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"
-
     return tuple(
         LabSide(
             key=key,
-            lab=replace(lab, name=lab_name(key, lab)),
+            lab=replace(lab, name=_lab_name(name, key, lab, token, takes_turns=turns.takes_turns)),
             provider=providers[lab.provider],
             statements=(turns.statement,) if turns.statement else (),
         )
         for key, lab in zip(KEYS, labs, strict=False)
+    )
+
+
+def _lab_name(name: str, key: str, lab: Lab, token: str, *, takes_turns: bool) -> str:
+    if takes_turns:
+        return f"{name or 'in-turns'}-{token}"
+    return f"{name or lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"
+
+
+def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool) -> None:
+    """Raises UsageError when the labs of a stored comparison, by side, have other names than `sides_of` would have
+    given them: what is built and removed under them would be somebody else's lab."""
+    first, *_ = labs
+    end = f"-{token}" if takes_turns else f"-{first}-{token}"
+    name = labs[first].name.removesuffix(end)
+    for given in ("", name if is_name(name) and len(name) <= LONGEST_NAME else ""):
+        if _TOKEN.fullmatch(token) and all(
+            lab.name == _lab_name(given, key, lab, token, takes_turns=takes_turns) for key, lab in labs.items()
+        ):
+            return
+    raise UsageError(
+        what="the run names labs that are not its own",
+        cause=f"{', '.join(lab.name for lab in labs.values())}: labctl calls the labs of this comparison "
+        f"{'NAME' if takes_turns else 'NAME-a'}-{token[:40] or 'TOKEN'}, …; the run was written by hand",
+        remedy="measure anew: labctl compare A B",
     )
 
 

@@ -121,7 +121,7 @@ def read_checks(run: StoredRun) -> StoredChecks:
 
 
 def stored_labs(run: StoredRun) -> Mapping[str, Lab]:
-    """The resolved labs of a run by side. Raises LabError."""
+    """The resolved labs of a run by side. Raises UsageError."""
     labs: dict[str, Lab] = {}
     for key, record in run.manifest.labs.items():
         if not isinstance(record, dict):
@@ -129,7 +129,7 @@ def stored_labs(run: StoredRun) -> Mapping[str, Lab]:
         try:
             labs[key] = lab_from_json(record)
         except LabError as failed:
-            raise LabError(
+            raise UsageError(
                 what=f"lab {key} of run {run.manifest.id} cannot be read",
                 cause=failed.cause,
                 remedy=f"use the labctl that wrote it ({run.manifest.labctl_version}), or measure again",

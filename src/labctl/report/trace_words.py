@@ -13,7 +13,7 @@ from labctl.model.movement import Movement, Mover, Unshown
 from labctl.model.path import Carriage, Direction, Hop, HopEnvelope, Named, PacketPath, Skipped, Trace, Way
 from labctl.model.signature import Role
 
-HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}
+HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}  # nosec B105  # no secret
 _CARRIED = {
     Carriage.WIRE: "veth: what one end sends, the other receives",
     Carriage.BRIDGE: "the underlay's bridge passes it on",

@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from labctl.errors import LabError
+from labctl.errors import UsageError
 
 T = TypeVar("T")
 _MOST_PARTS = 2_000_000
@@ -27,7 +27,7 @@ def parse_json(data: bytes) -> object:
 def typed(kind: type[T], data: object, *, where: str) -> T:
     """The value of that dataclass which `plain` made `data` of; `where` names the place in error messages.
 
-    Numbers come back as they were, to the last bit; `NaN` and `Infinity` too. Raises LabError.
+    Numbers come back as they were, to the last bit; `NaN` and `Infinity` too. Raises UsageError.
     """
     from pydantic import ValidationError
 
@@ -38,7 +38,7 @@ def typed(kind: type[T], data: object, *, where: str) -> T:
         path = ".".join(str(step) for step in first["loc"])
         name = getattr(kind, "__name__", str(kind))
         told = "it is missing" if data is None else first["msg"]
-        raise LabError(
+        raise UsageError(
             what=f"{where} cannot be read",
             cause=f"{path}: {first['msg']}" if path else f"{name}: {told}",
             remedy="it was changed after it was written, or another version of labctl wrote it; measure again",

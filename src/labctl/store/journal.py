@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import LabError
+from labctl.errors import UsageError
 from labctl.store.decoding import parse_json
 from labctl.store.encoding import json_line
 from labctl.system.files import MIB, Folder, open_folder
@@ -69,8 +69,8 @@ def _cut_half_line(descriptor: int) -> None:
 def read_journal(path: Path) -> Iterator[Entry]:
     """The entries in order. A last line without its newline is left out: the writer was stopped in the middle of it.
 
-    No journal reads as no entries. Raises LabError with the line's number for any other line that is not an entry, and
-    for a journal that is larger than one of labctl's can be.
+    No journal reads as no entries. Raises UsageError with the line's number for any other line that is not an entry,
+    and for a journal that is larger than one of labctl's can be.
     """
     try:
         with open_folder(path.parent, follow=True) as run:
@@ -102,7 +102,7 @@ def _lines(run: Folder, path: Path) -> Iterator[tuple[int, bytes]]:
         size_byte += len(piece)
         *lines, rest = (rest + piece).split(b"\n")
         if max(map(len, (*lines, rest))) > LONGEST_LINE_BYTE or size_byte > LARGEST_JOURNAL_BYTE:
-            raise LabError(
+            raise UsageError(
                 what=f"{path}:{number + 1}: this is not a journal of labctl",
                 cause=f"a line is longer than {LONGEST_LINE_BYTE // MIB} MiB, or all of it than "
                 f"{LARGEST_JOURNAL_BYTE // MIB} MiB",
@@ -113,8 +113,8 @@ def _lines(run: Folder, path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _unread(path: Path, failed: OSError) -> LabError:
-    return LabError(what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=f"ls -l {path}")
+def _unread(path: Path, failed: OSError) -> UsageError:
+    return UsageError(what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=f"ls -l {path}")
 
 
 def _entry(line: bytes, path: Path, number: int) -> Entry:
@@ -122,7 +122,7 @@ def _entry(line: bytes, path: Path, number: int) -> Entry:
         content: Any = parse_json(line)
         kind, at = content.pop("kind"), content.pop("at")
     except (ValueError, KeyError, AttributeError, TypeError) as failed:
-        raise LabError(
+        raise UsageError(
             what=f"{path}:{number}: this line is not a journal entry",
             cause=f"{type(failed).__name__}: {failed}",
             remedy="the file was changed after it was written; restore it, or measure again",

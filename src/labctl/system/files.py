@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +97,43 @@ def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, o
     return _content(os.open(path, flags), str(path), most_byte, owned=owned)
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a regular file that the person named, links followed. Raises OSError."""
+    descriptor = os.open(path, _READ & ~os.O_NOFOLLOW)
+    try:
+        _require_regular(descriptor, str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a regular file of any size, in hexadecimal. Raises OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def move_into_place(made: Path, path: Path) -> None:
+    """Puts a file that was made aside on the same file system at `path`, where nothing may be yet. It is then the
+    person's, as one that they wrote. Raises OSError: FileExistsError for whatever is there, a dangling link too."""
+    with open_folder(made.parent) as aside, open_folder(path.parent, follow=True) as folder:
+        if folder.kind(path.name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        aside.hand_over(made.name, mode=TO_SHOW & ~_umask())
+        aside.move(made.name, folder, path.name)
+
+
+def read_tail(path: Path, *, most_byte: int) -> bytes:
+    """The last `most_byte` bytes of a regular file. Raises OSError as `read_file`."""
+    descriptor = os.open(path, _READ)
+    try:
+        size_byte = _require_regular(descriptor, str(path)).st_size
+        return os.pread(descriptor, most_byte, max(0, size_byte - most_byte))
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
     """Puts `data` at `path` such that a reader, or a crash, sees the old file or the new one and nothing between.
 
@@ -120,6 +159,70 @@ def create_stream(path: Path) -> int:
         os.close(descriptor)
         raise PermissionError(errno.EPERM, why, str(path))
     return descriptor
+
+
+# ---- labctl's own files: state of labs, what is rendered for them, temporary folders
+
+
+def read_own(path: Path, *, most_byte: int = MOST_BYTE) -> bytes:
+    """The content of a file that labctl itself wrote, in a folder of its own: nobody else could have written either.
+
+    Raises OSError: as `read_file` with `owned`, and EPERM for a folder that somebody else could have written.
+    """
+    with open_own_folder(path.parent) as folder:
+        return folder.read(path.name, most_byte=most_byte, owned=True)
+
+
+def write_own(path: Path, data: bytes) -> None:
+    """A whole file of labctl's own: 0600 whatever the umask, in a folder that is made 0700 where it is missing and
+    refused with EPERM where somebody else could have written it. Both are the person's. Raises OSError."""
+    with open_own_folder(path.parent, make=True) as folder:
+        folder.write(path.name, data)
+
+
+def keep_private(path: Path) -> None:
+    """Makes what another program wrote into a folder of labctl's own as if labctl had: 0600, the person's. Nothing
+    when it is not there. Raises OSError for a link and for what is no regular file."""
+    with contextlib.suppress(FileNotFoundError), open_own_folder(path.parent) as folder:
+        folder.hand_over(path.name)
+
+
+def remove_own(path: Path) -> None:
+    """Removes one of labctl's own files; nothing when it, or its folder, is not there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), open_own_folder(path.parent) as folder:
+        folder.remove(path.name)
+
+
+def make_own_folder(path: Path) -> None:
+    """A folder of labctl's own and what is missing above it. Raises OSError as `open_own_folder`."""
+    open_own_folder(path, make=True).close()
+
+
+def open_own_folder(path: Path, *, make: bool = False) -> Folder:
+    """A folder of labctl's own, such as a lab's state. One that others could read from an earlier labctl is made 0700.
+
+    Raises OSError: as `open_folder`, and EPERM when somebody else than `trusted_users` could have written it.
+    """
+    folder = open_folder(path, make=make)
+    try:
+        if why := why_untrusted(folder.stat()):
+            raise PermissionError(errno.EPERM, why, str(path))
+        folder.make_private()
+    except OSError:
+        folder.close()
+        raise
+    return folder
+
+
+@contextlib.contextmanager
+def temporary_folder(*, beside: Path | None = None) -> Iterator[Path]:
+    """A new folder of an unpredictable name, 0700, gone with all that is in it when the context is left: where
+    temporary files go, or in the same folder as `beside`, to which what is made in it can then be renamed."""
+    path = Path(tempfile.mkdtemp(prefix="labctl-", dir=None if beside is None else beside.parent))
+    try:
+        yield path
+    finally:
+        remove_tree(path)
 
 
 # ---- folders, by descriptor
@@ -153,6 +256,12 @@ class Folder:
 
     def stat(self) -> os.stat_result:
         return os.fstat(self._descriptor)
+
+    def make_private(self) -> None:
+        """Takes from everybody else what they may do in the folder. Only its owner and root can."""
+        mode = stat.S_IMODE(self.stat().st_mode)
+        if mode & ~OWN_FOLDER and os.geteuid() in (0, self.stat().st_uid):
+            os.fchmod(self._descriptor, mode & OWN_FOLDER)
 
     def names(self) -> tuple[str, ...]:
         """What is in the folder, sorted."""
@@ -257,6 +366,20 @@ class Folder:
             self.remove(aside)
             raise
         os.fsync(self._descriptor)
+
+    def hand_over(self, name: str, *, mode: int = OWN_FILE) -> None:
+        """Gives a regular file in it to the person, with that mode: one that another program wrote."""
+        descriptor = self._opened(name, _READ)
+        try:
+            _require_regular(descriptor, str(self.path / name))
+            os.fchmod(descriptor, mode)
+            self._give(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def move(self, name: str, folder: Folder, new_name: str) -> None:
+        """Renames an entry of it to an entry of another folder of the same file system."""
+        os.rename(_one(name), _one(new_name), src_dir_fd=self._descriptor, dst_dir_fd=folder._descriptor)
 
     def remove(self, name: str) -> None:
         """Removes one file, or the link itself; nothing when there is none."""

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,7 @@ class _Order:
     namespace: int | None
     directory: str | None
     cpu: int | None
+    environment: Mapping[str, str]
     stdin: int
     stdout: int
     stderr: int
@@ -126,7 +127,7 @@ def _spawn(order: _Order, views: Views) -> subprocess.Popen[bytes]:
             stdout=order.stdout,
             stderr=order.stderr,
             cwd=order.directory if order.directory is not None and Path(order.directory).is_dir() else None,
-            env=_environment(),
+            env={**_environment(), **order.environment},
             start_new_session=True,
         )
 
@@ -184,9 +185,12 @@ class Process:
         cpu: int | None = None,
         stdin: bytes = b"",
         output: int | None = None,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`output` is a descriptor that gets its standard output, which is then not kept here. Raises MeasureFailed
-        when the program is not there or the namespace is gone."""
+        """`output` is a descriptor that gets its standard output, which is then not kept here. It runs in `directory`
+        (labctl's own, unless given), with `environment` over labctl's. Raises MeasureFailed when the program is not
+        there or the namespace is gone."""
         self.argv = tuple(argv)
         program = find_program(self.argv[0])
         if program is None:
@@ -207,8 +211,9 @@ class Process:
                     order = _Order(
                         argv=(program, *self.argv[1:]),
                         namespace=entrance,
-                        directory=_working_directory(),
+                        directory=_working_directory() if directory is None else str(directory),
                         cpu=cpu,
+                        environment=environment or {},
                         stdin=source,
                         stdout=self._stdout.descriptor if output is None else output,
                         stderr=self._stderr.descriptor,
@@ -375,9 +380,13 @@ def run(
     namespace: Path | None = None,
     cpu: int | None = None,
     stdin: bytes = b"",
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Runs argv to its end, or to the deadline (`timed_out`). Raises MeasureFailed when it cannot be started."""
-    with Process(argv, namespace=namespace, cpu=cpu, stdin=stdin) as process:
+    with Process(
+        argv, namespace=namespace, cpu=cpu, stdin=stdin, directory=directory, environment=environment
+    ) as process:
         return process.wait(timeout_s=timeout_s)
 
 

@@ -159,7 +159,7 @@ def test_what_prints_without_an_end_is_ended_and_is_an_error(
     begun = time.monotonic()
     with Process(argv) as running, pytest.raises(MeasureFailed, match=rf"{argv[0]} printed more than [24] MiB"):
         running.wait(timeout_s=60)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     with pytest.raises(MeasureFailed, match="printed more than"):
         running.wait(timeout_s=1)
     with pytest.raises(MeasureFailed, match="printed more than"):
@@ -175,11 +175,10 @@ def test_waiting_for_words_ends_with_what_prints_without_an_end(monkeypatch: pyt
 def test_it_cannot_print_more_though_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 2 << 20)
     with Process(("yes",)) as running:
-        for _ in range(500):
-            if not running.is_alive():
-                break
+        deadline = time.monotonic() + 60
+        while running.is_alive():
+            assert time.monotonic() < deadline, "it still prints"
             time.sleep(0.01)
-        assert not running.is_alive()
 
 
 def test_what_is_just_not_too_much_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +190,7 @@ def test_what_is_just_not_too_much_is_kept_whole(monkeypatch: pytest.MonkeyPatch
 
 def test_a_program_that_opens_its_stream_by_name_is_read() -> None:
     """sockperf opens /dev/stderr for its log, and so truncates it."""
-    done = process.run(("sh", "-c", "echo log > /dev/stderr; echo more >> /dev/stdout"), timeout_s=5)
+    done = process.run(("sh", "-c", "echo log > /dev/stderr; echo more >> /dev/stdout"), timeout_s=60)
     assert (done.stdout, done.stderr) == (b"more\n", b"log\n")
 
 
@@ -207,3 +206,12 @@ def test_memory_stays_bounded_with_what_prints_without_an_end() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.count("printed more than 32 MiB") == 2
     assert int(done.stdout.split()[-2]) < 100_000  # kB
+
+
+def test_a_program_gets_the_directory_and_the_environment_that_are_asked_for(tmp_path: Path) -> None:
+    argv = ("sh", "-c", 'pwd; printf "%s %s" "$LABCTL_TEST" "$LC_ALL"')
+    done = process.run(argv, timeout_s=10.0, directory=tmp_path, environment={"LABCTL_TEST": "there"})
+    assert done.text.split() == [str(tmp_path), "there", "C"]
+    here = process.run(argv, timeout_s=10.0)
+    assert here.text.split()[0] == str(Path.cwd())
+    assert "there" not in here.text

@@ -24,7 +24,7 @@ from labctl.model.sections_kind import Cilium
 from labctl.providers.cilium import install
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.versions import Version
-from labctl.system.files import Folder, open_folder, remove_tree
+from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
 
 API_VERSION = "labctl/v1"
 MANIFEST = "manifest.json"
@@ -34,11 +34,6 @@ _MANIFEST_BYTES = 1_000_000
 _MOST_PARTS = 1_000
 _RECORD_BYTE = 4096
 _LOOK_S = 30.0
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain_reference(reference: str) -> str:
@@ -78,7 +73,7 @@ def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[t
 def entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict[str, object]:
     """One part as the manifest has it."""
     return {
-        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": sha256_of(path),
+        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": digest_of(path),
         "byte": path.stat().st_size,
     }  # fmt: skip
 
@@ -94,19 +89,25 @@ def write(
     already, OSError."""
     manifest = {"apiVersion": API_VERSION, "kind": "Bundle", **about, "parts": list(entries)}
     first = folder / MANIFEST
-    first.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_own(first, (json.dumps(manifest, indent=2) + "\n").encode())
     whole = folder / "bundle"
     with tarfile.open(whole, "w") as tar:
         for inside, path in ((MANIFEST, first), *files):
             # A link would be kept as one: the file that it leads to is meant.
             tar.add(path.resolve(), arcname=inside, recursive=False)
-    refuse_existing(output)
-    shutil.move(whole, output)
+    try:
+        move_into_place(whole, output)
+    except FileExistsError:
+        raise _is_there(output) from None
 
 
 def refuse_existing(output: Path) -> None:
-    if output.exists():
-        raise UsageError(what=f"{output} is there already", remedy=f"another name, or: rm {output}")
+    if os.path.lexists(output):
+        raise _is_there(output)
+
+
+def _is_there(output: Path) -> UsageError:
+    return UsageError(what=f"{output} is there already", remedy=f"another name, or: rm {shlex.quote(str(output))}")
 
 
 def read(bundle: Path, folder: Path, roles: Collection[str]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
+import secrets
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,6 @@ from labctl.providers.cilium.remote import argv_signal, unwrapped, wrapped
 
 _GRACE_S = 5.0
 _SIGNAL_S = 20.0
-_NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,5 +131,5 @@ class DoorTarget:
 
 
 def _pid_file() -> str:
-    """A name of its own for every process that this labctl starts."""
-    return f"/tmp/labctl-{os.getpid()}-{next(_NUMBERS)}.pid"
+    """A name of its own for every process that is started: where others may write, they cannot be there first."""
+    return f"/tmp/labctl-{secrets.token_hex(8)}.pid"  # nosec B108  # nobody there can know the name before

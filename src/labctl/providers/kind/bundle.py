@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from labctl.providers.kind.failures import failed_command, remedy_for
 from labctl.providers.kind.images import EXTRA, Part, parts
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
+from labctl.system.files import temporary_folder
 
 _LONG_S = 3600.0
 _ROLES = ("node", "agent", "operator", "tools", "chart")
@@ -62,8 +62,7 @@ def pack(settings: Settings, engine: str, commands: Commands, output: Path) -> t
             remedy=f"{engine} pull {absent[0]}",
         )
     try:
-        with tempfile.TemporaryDirectory(prefix="labctl-bundle-", dir=output.parent) as name:
-            folder = Path(name)
+        with temporary_folder(beside=output) as folder:
             chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda argv: _must(commands, argv))
             entries = [entry("chart", str(settings.cilium_version), CHART, chart, "")]
             files = [(CHART, chart)]

@@ -9,6 +9,7 @@ from labctl.providers.kind.containers import NodeContainer, argv_inspect, parse_
 from labctl.providers.kind.engine import argv_list
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kind.tools import Commands
+from labctl.system import files
 
 LOOK_S = 30.0
 
@@ -63,4 +64,4 @@ def delete(
             cause=error.cause,
             remedy=f"{engine} rm --force --volumes {' '.join(node.name for node in left)}",
         )
-    kubeconfig.unlink(missing_ok=True)
+    files.remove_own(kubeconfig)

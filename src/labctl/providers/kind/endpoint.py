@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from labctl.errors import LabError
 from labctl.providers.cilium.commands import Commands
+from labctl.system.files import read_file
 
 LOOPBACK = "127.0.0.1"
 _REMOTE = ("tcp", "http", "https", "ssh")
@@ -121,7 +122,7 @@ def _of_context(commands: Commands, environment: Mapping[str, str]) -> str:
 def _written_context(environment: Mapping[str, str]) -> str:
     folder = environment.get("DOCKER_CONFIG") or str(Path(environment.get("HOME", "/root")) / ".docker")
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_file(Path(folder) / "config.json", follow=True))
     except (OSError, ValueError):
         return ""
     return str(config.get("currentContext") or "") if isinstance(config, dict) else ""

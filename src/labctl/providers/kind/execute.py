@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.providers.cilium.chart import read_chart
+from labctl.providers.cilium.files import read_state
 from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
 from labctl.providers.kind import clusters
 from labctl.providers.kind.actions import (
@@ -33,7 +32,7 @@ from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHave
 from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
 from labctl.providers.kind.tools import Commands
 from labctl.providers.kind.waiting import wait_for_pods
-from labctl.system.files import write_atomically
+from labctl.system import files
 
 _LOOK_S = 30.0
 _LATE_S = 1.0
@@ -72,7 +71,7 @@ class KindExecutor:
     def _one(self, action: Action) -> None:
         match action:
             case WriteFile():
-                write_private(action.path, action.text, action.mode)
+                write_private(action.path, action.text)
             case Command():
                 self._run(action.argv, action.timeout_s, action.remedy)
             case RefuseForeign():
@@ -84,7 +83,7 @@ class KindExecutor:
                 self._have_image(action)
             case RenderChart():
                 done = self._run(action.argv, action.timeout_s, "")
-                write_private(action.output, done, 0o600)
+                write_private(action.output, done)
             case VerifyChart():
                 verify_chart(action)
             case CreateCluster():
@@ -149,8 +148,8 @@ class KindExecutor:
             return
         if not _LACKS_PLATFORM.search(done.error_text + done.text):
             raise failed_command(done, timeout_s=action.timeout_s)
-        with tempfile.TemporaryDirectory(prefix="labctl-image-") as folder:
-            archive = str(Path(folder) / "image.tar")
+        with files.temporary_folder() as folder:
+            archive = str(folder / "image.tar")
             self._run(action.argv_save(archive), action.timeout_s, "")
             for node in action.nodes:
                 for argv in action.argvs_import(archive, node):
@@ -171,8 +170,7 @@ class KindExecutor:
             )  # fmt: skip
         argv = ("env", *action.environment, *action.argv) if action.environment else action.argv
         self._run(argv, action.timeout_s, "the logs of the nodes are kept; see docs/kind.md")
-        if action.kubeconfig.exists():
-            action.kubeconfig.chmod(0o600)
+        files.keep_private(action.kubeconfig)
 
     def _delete(self, action: DeleteCluster) -> None:
         clusters.delete(
@@ -207,23 +205,22 @@ class KindExecutor:
     def _collect(self, action: CollectLogs) -> None:
         """What cannot be had is left out: the failure that is being told matters more."""
         with contextlib.suppress(OSError):
-            action.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.make_own_folder(action.folder)
         for name, argv in action.argvs:
             with contextlib.suppress(LabError, OSError):
                 done = self._commands.run(argv, timeout_s=action.timeout_s)
-                write_private(action.folder / name, done.text + done.error_text, 0o600)
+                write_private(action.folder / name, done.text + done.error_text)
         summary = summarise(action.folder)
         with contextlib.suppress(OSError):
-            write_private(action.folder / "summary.txt", "\n".join(summary) + "\n", 0o600)
+            write_private(action.folder / "summary.txt", "\n".join(summary) + "\n")
 
 
 def summarise(folder: Path) -> tuple[str, ...]:
     """Three lines at most out of collected logs: the pods that do not run, the last warning, the agents' last error."""
     lines = []
     for name, pick in (("pods.txt", _not_running), ("events.txt", _warnings), ("agents.txt", None)):
-        try:
-            text = (folder / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        text = read_state(folder / name)
+        if text is None:
             continue
         found = pick(text) if pick else meaningful("\n".join(_agent_errors(text)), 1)
         lines += [f"{name}: {line[:300]}" for line in found[-1:]]
@@ -254,7 +251,7 @@ def verify_chart(action: VerifyChart) -> None:
             remedy=f'cilium.version: "{chart.version}"',
         )
     refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
-    rendered = parse_rendered(action.rendered.read_text(encoding="utf-8"))
+    rendered = parse_rendered(read_state(action.rendered) or "")
     unknown = [] if action.images is None else [image for image in rendered.images if image not in action.images]
     if unknown:
         raise UsageError(
@@ -272,14 +269,14 @@ def verify_chart(action: VerifyChart) -> None:
         )
 
 
-def write_private(path: Path, text: str, mode: int) -> None:
-    """Writes one of the lab's own files. Raises StepFailed where the disk does not take it."""
+def write_private(path: Path, text: str) -> None:
+    """Writes one of the lab's own files. Raises StepFailed where the disk does not take it, and where the folder could
+    have been written by somebody else."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, text.encode(), mode=mode)
+        files.write_own(path, text.encode())
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {path}",
-            cause=os.strerror(failed.errno or 0),
+            cause=failed.strerror or str(failed),
             remedy=remedy_for(str(failed), f"df -h {path.parent}; or another place: XDG_STATE_HOME"),
         ) from failed

@@ -7,11 +7,11 @@ from pathlib import Path
 from labctl.providers.base import Part as Part
 from labctl.providers.cilium.bundle import engine_digest
 from labctl.providers.cilium.bundle import parse_digest as parse_digest
-from labctl.providers.cilium.bundle import sha256_of as sha256_of
 from labctl.providers.cilium.install import REPOSITORY
 from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import Settings
 from labctl.providers.kind.tools import Commands
+from labctl.system import files
 
 EXTRA = "extra"
 """Images that a lab has beyond the usual three are `extra1`, `extra2`, …"""
@@ -28,7 +28,7 @@ def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ..
     ]
     chart = Path(chart_place(settings))
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
-    digest = f"sha256:{sha256_of(chart)}" if chart.is_file() else ""
+    digest = f"sha256:{files.digest_of(chart)}" if chart.is_file() else ""
     return (*found, Part(role="chart", reference=reference, digest=digest))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
@@ -15,7 +14,7 @@ from labctl.model.plan import Plan
 from labctl.model.sections_kind import KindCluster
 from labctl.model.strategy import Strategy
 from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice
-from labctl.providers.cilium.files import state_root
+from labctl.providers.cilium.files import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.kind import bundle, clusters, record, subnets
 from labctl.providers.kind.actions import RefuseOverlap
@@ -23,12 +22,13 @@ from labctl.providers.kind.containers import NodeContainer
 from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
 from labctl.providers.kind.engine import engine_here
 from labctl.providers.kind.execute import KindExecutor, write_private
-from labctl.providers.kind.images import Part, parts, sha256_of
+from labctl.providers.kind.images import Part, parts
 from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import Files, Settings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands
 from labctl.providers.kind.ways import KindWays
+from labctl.system.files import digest_of
 
 _DELETE_S = 180.0
 
@@ -69,8 +69,7 @@ class KindProvider:
     def settings(self, lab: Lab) -> Settings:
         """The lab as this provider reads it, with address ranges that no other kind lab here has: its own once it has
         some, else free ones. Raises UsageError."""
-        own = self._files(lab.name).kind_config
-        ranges = subnets.ranges_of(own.read_text(encoding="utf-8")) if own.exists() else ()
+        ranges = subnets.ranges_of(read_state(self._files(lab.name).kind_config) or "")
         placed = subnets.moved(lab, *ranges) if len(ranges) == 2 else subnets.settle(lab, self._others(lab.name))
         return read_settings(placed, self._root, self._endpoint)
 
@@ -102,7 +101,7 @@ class KindProvider:
     def unpack(self, path: Path) -> dict[str, dict[str, object]]:
         """Verifies a bundle, gives the node image to the engine, and gives what to lay over the sections `cilium` and
         `kindCluster` of a lab so that nothing else is used."""
-        unpacked = bundle.unpack(path, self._root / "bundles" / sha256_of(path)[:16])
+        unpacked = bundle.unpack(path, self._root / BUNDLES / digest_of(path)[:16])
         bundle.load_node_image(unpacked, self.engine, self._commands)
         return unpacked.settings()
 
@@ -137,7 +136,7 @@ class KindProvider:
         files = self.settings(lab).files
 
         def recorded(whole: Lab) -> None:
-            write_private(files.record, record.encode(whole), 0o600)
+            write_private(files.record, record.encode(whole))
 
         yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded)
 
@@ -195,7 +194,7 @@ class KindProvider:
                 clusters.delete(self._commands, self.engine, cluster, name, files.kubeconfig, argv, _DELETE_S)
         elif files.record.exists():
             raise self._no_engine()
-        shutil.rmtree(files.folder, ignore_errors=True)
+        files.remove()
 
     @contextlib.contextmanager
     def _open(self, lab: Lab) -> Iterator[OpenLab]:
@@ -219,10 +218,10 @@ class KindProvider:
                 cause=done.error_text.strip()[-200:],
                 remedy=f"labctl up {settings.lab.scenario} --provider kind",
             )
-        write_private(settings.files.kubeconfig, done.text, 0o600)
+        write_private(settings.files.kubeconfig, done.text)
 
     def _files(self, name: str) -> Files:
-        return Files(folder=self._root / name, logs=self._root / "logs" / name)
+        return Files.of(self._root, name)
 
     def _recorded(self) -> tuple[Lab, ...]:
         labs = (record.read(path) for path in sorted(self._root.glob("*/lab.json")))
@@ -231,8 +230,9 @@ class KindProvider:
     def _others(self, name: str) -> tuple[tuple[str, subnets.Ranges], ...]:
         """The ranges of the other labs, also of those that are still being built: their kind configuration has them."""
         configs = sorted(self._root.glob("*/kind.yaml"))
-        found = ((path.parent.name, subnets.ranges_of(path.read_text(encoding="utf-8"))) for path in configs)
-        return tuple((lab, ranges) for lab, ranges in found if lab != name and ranges)
+        texts = ((path.parent.name, read_state(path)) for path in configs if path.parent.name != name)
+        found = ((lab, subnets.ranges_of(text or "")) for lab, text in texts if is_lab_folder(lab))
+        return tuple((lab, ranges) for lab, ranges in found if ranges)
 
     def _overlapping(self, action: RefuseOverlap) -> Sequence[str]:
         return subnets.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))

@@ -11,6 +11,8 @@ from pathlib import Path
 from labctl.errors import LabError
 from labctl.model.lab import Lab
 from labctl.planning.record import lab_from_json, lab_to_json
+from labctl.store.decoding import parse_json
+from labctl.system import files
 
 
 def encode(lab: Lab) -> str:
@@ -20,6 +22,7 @@ def encode(lab: Lab) -> str:
 def read(path: Path) -> Lab | None:
     """None when there is no record, or none that can be read: the lab then counts as half there."""
     try:
-        return lab_from_json(json.loads(path.read_text(encoding="utf-8")))
+        record = parse_json(files.read_own(path))
+        return lab_from_json(record) if isinstance(record, dict) else None
     except (OSError, ValueError, LabError):
         return None

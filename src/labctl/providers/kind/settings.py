@@ -161,7 +161,7 @@ def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
     image, kubernetes = _node_image(cluster)
     version = Version.parse(cilium.version)
     _refuse_operator_image(cilium, version)
-    cluster_name = str(lab.settings.get("clusterName") or f"{CLUSTER_PREFIX}{lab.name}")
+    cluster_name = f"{CLUSTER_PREFIX}{lab.name}"
     nodes, control_planes = _nodes(lab, cluster, cluster_name)
     return Settings(
         lab=lab,
@@ -173,7 +173,7 @@ def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
         cilium_version=version,
         nodes=nodes,
         control_planes=control_planes,
-        files=Files(folder=root / lab.name, logs=root / "logs" / lab.name),
+        files=Files.of(root, lab.name),
         endpoint=endpoint,
     )
 

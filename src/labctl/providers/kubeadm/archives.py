@@ -10,7 +10,8 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from labctl.system.archives import content_of, open_archive
 
 _INDEX, _DOCKER = "index.json", "manifest.json"
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
@@ -27,8 +28,8 @@ def normal(reference: str) -> str:
 
 def images_in(archive: Path) -> Mapping[str, str]:
     """Names in full with digests. Raises OSError, tarfile.TarError or ValueError when it is no image archive."""
-    with tarfile.open(archive) as tar:
-        contents = {name: _json(tar, name) for name in tar.getnames() if name in (_INDEX, _DOCKER)}
+    with open_archive(archive) as tar:
+        contents = {each.name: json.loads(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
     if not contents:
         raise ValueError(f"neither {_INDEX} nor {_DOCKER} is in it")
     found: dict[str, str] = {}
@@ -44,21 +45,16 @@ def images_in(archive: Path) -> Mapping[str, str]:
     return found
 
 
-def _json(tar: tarfile.TarFile, name: str) -> Any:
-    content = tar.extractfile(name)
-    return json.loads(content.read()) if content is not None else None
-
-
 def rename(source: Path, target: Path, name: str) -> None:
     """Writes `source`, an archive of containerd with one image, to `target` with `name` for it. What a digest alone
     names has no tag, and the tag is what manifests ask for where nothing is pulled."""
-    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+    with open_archive(source) as old, tarfile.open(target, "w") as new:
         for member in old:
             if member.name == _DOCKER:  # the same once more, for docker
                 continue
             content = old.extractfile(member)
-            if member.name == _INDEX and content is not None:
-                index = json.loads(content.read())
+            if member.name == _INDEX:
+                index = json.loads(content_of(old, member))
                 for described in index["manifests"]:
                     described["annotations"] = {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}
                 data = json.dumps(index).encode()

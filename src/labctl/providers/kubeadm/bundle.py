@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from labctl.providers.kubeadm.archives import images_in, normal, rename
 from labctl.providers.kubeadm.images import CILIUM_ROLES, ENGINE, Doors, Found, Store, chart_part, locate
 from labctl.providers.kubeadm.kubernetes_images import ROLES
 from labctl.providers.kubeadm.settings import Settings
+from labctl.system.files import open_folder, temporary_folder
 
 _LONG_S = 3600.0
 REQUIRED = (*ROLES, *CILIUM_ROLES, "chart")
@@ -43,8 +44,7 @@ def pack(settings: Settings, doors: Doors, output: Path) -> tuple[Part, ...]:
     found = locate(settings, doors)
     _refuse_absent(found, settings, doors)
     try:
-        with tempfile.TemporaryDirectory(prefix="labctl-bundle-", dir=output.parent) as name:
-            folder = Path(name)
+        with temporary_folder(beside=output) as folder:
             kept = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
             chart = kept
             if not kept.is_file():
@@ -101,15 +101,20 @@ def _fetched(one: Found, settings: Settings, doors: Doors, folder: Path) -> Path
         _export(one.store, argv_export(settings.kubeadm.runtime.socket, one.stored_as), archive)
         _refuse_torn(archive, one.stored_as, one.store.node)
         if one.stored_as != asked:
-            by_digest = archive.rename(folder / f"{one.part.role}-by-digest.tar")
-            rename(by_digest, archive, asked)
-            by_digest.unlink()
+            named = folder / f"{one.part.role}-named.tar"
+            rename(archive, named, asked)
+            with open_folder(folder) as inside:
+                inside.move(named.name, inside, archive.name)
     _refuse_torn(archive, asked, one.store.node if one.store else "this host")
     return archive
 
 
 def _export(store: Store, argv: tuple[str, ...], archive: Path) -> None:
-    with archive.open("wb") as file, store.commands.start(argv, output=file.fileno()) as running:
+    with (
+        open_folder(archive.parent) as folder,
+        os.fdopen(folder.create(archive.name), "wb") as file,
+        store.commands.start(argv, output=file.fileno()) as running,
+    ):
         _refuse_failure(store.commands, running.wait(timeout_s=_LONG_S), argv)
 
 

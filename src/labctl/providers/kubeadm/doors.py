@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 from labctl.errors import LabError
+from labctl.providers.cilium.files import read_state
 from labctl.providers.kubeadm.here import HereCommands
 from labctl.providers.kubeadm.images import Doors
 from labctl.providers.kubeadm.settings import Settings
@@ -20,14 +20,11 @@ def open_doors(settings: Settings, fleet: Fleet) -> Doors:
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(commands)))) as pool:
         reasons = list(pool.map(_silence, commands))
     asked = list(zip(commands, reasons, strict=True))
-    rendered = ""
-    with contextlib.suppress(OSError):
-        rendered = settings.files.rendered.read_text(encoding="utf-8")
     return Doors(
         here=HereCommands(),
         machines=tuple((one.machine.node, one) for one, why in asked if not why),
         silence={one.machine.node: why for one, why in asked if why},
-        rendered=rendered,
+        rendered=read_state(settings.files.rendered) or "",
     )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +36,7 @@ from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
 from labctl.providers.kubeadm.ssh import Fleet
 from labctl.providers.kubeadm.survey import Seen, survey
 from labctl.system import process
-from labctl.system.files import write_atomically
+from labctl.system.files import make_own_folder, write_own
 
 _HELM_S = 120.0
 _PULL_S = 600.0
@@ -158,7 +156,7 @@ def render(action: RenderCilium) -> None:
         )  # fmt: skip
     write_private(action.values_path, action.values)
     if action.pull and not Path(action.chart).exists():
-        Path(action.chart).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_own_folder(Path(action.chart).parent)
         _helm(action.pull, _PULL_S, "cilium.chart: PATH of a local .tgz, if this host cannot reach the repository")
     chart = read_chart(Path(action.chart))
     if chart.version != action.wanted.version:
@@ -191,13 +189,12 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """One of the lab's own files, mode 0600 in directories of mode 0700."""
+    """One of the lab's own files. Raises StepFailed, also where the folder could have been written by somebody else."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(path, text.encode(), mode=0o600)
+        write_own(path, text.encode())
     except OSError as failed:
         raise StepFailed(
-            what=f"cannot write {path}", cause=os.strerror(failed.errno or 0), remedy=f"df -h {path.parent}"
+            what=f"cannot write {path}", cause=failed.strerror or str(failed), remedy=f"df -h {path.parent}"
         ) from failed
 
 
@@ -207,20 +204,16 @@ def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
         raise HostLacks(
             what="vagrant is not on this host", remedy="apt-get install vagrant vagrant-libvirt, or machines: hosts"
         )
-    try:
-        done = subprocess.run(
-            argv, cwd=playbooks_directory().parent, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-            capture_output=True, timeout=_VAGRANT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as late:
-        raise StepFailed(what=f"{shlex.join(argv)} did not end in {_VAGRANT_S:g} s", remedy="vagrant status") from late
+    done = process.run(argv, timeout_s=_VAGRANT_S, directory=playbooks_directory().parent, environment=environment)
+    if done.timed_out:
+        raise StepFailed(what=f"{shlex.join(argv)} did not end in {_VAGRANT_S:g} s", remedy="vagrant status")
     if done.returncode != 0:
-        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in done.error_text.splitlines() if line.strip()]
         raise StepFailed(
             what=f"{shlex.join(argv)} failed",
             cause="; ".join(lines[:3])[:400],
             remedy=vagrant_remedy(
-                done.stderr.decode(errors="replace"),
+                done.error_text,
                 f"cd {shlex.quote(str(playbooks_directory().parent))}\n{shlex.join(argv)}",
             ),
         )

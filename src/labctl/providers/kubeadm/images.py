@@ -13,13 +13,14 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.providers.base import Part
-from labctl.providers.cilium.bundle import engine_digest, plain_reference, sha256_of
+from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.install import REPOSITORY, chart_place
 from labctl.providers.kubeadm.archives import images_in, normal
 from labctl.providers.kubeadm.inventory import sandbox_image
 from labctl.providers.kubeadm.kubernetes_images import Listed, argv_list, from_table, parse_list
 from labctl.providers.kubeadm.settings import Settings
+from labctl.system.files import digest_of
 
 ENGINE = "docker"
 CILIUM_ROLES = ("agent", "operator", "tools")
@@ -168,4 +169,4 @@ def _with_digest(part: Part, digest: str) -> Part:
 def chart_part(settings: Settings) -> Part:
     chart = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
-    return Part(role="chart", reference=reference, digest=f"sha256:{sha256_of(chart)}" if chart.is_file() else "")
+    return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
-from labctl.providers.cilium.files import state_root
+from labctl.providers.cilium.files import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.kubeadm.files import Files
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
@@ -29,6 +28,7 @@ from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import Settings, read_settings
 from labctl.providers.kubeadm.ssh_config import settled
 from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
+from labctl.system.files import digest_of
 
 
 class KubeadmProvider:
@@ -132,10 +132,9 @@ class KubeadmProvider:
     def unpack(self, path: Path) -> dict[str, dict[str, object]]:
         """Verifies a bundle, and gives what to lay over the sections `cilium` and `kubeadm` of a lab so that nothing
         else is used. The playbooks bring the archives to the machines."""
-        from labctl.providers.cilium.bundle import sha256_of
         from labctl.providers.kubeadm import bundle
 
-        return bundle.unpack(path, self._root / "bundles" / sha256_of(path)[:16])
+        return bundle.unpack(path, self._root / BUNDLES / digest_of(path)[:16])
 
     @contextlib.contextmanager
     def _doors(self, lab: Lab, settings: Settings) -> Iterator[Doors]:
@@ -191,26 +190,27 @@ class KubeadmProvider:
         """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""
         if not self._root.is_dir():
             return ()
+        names = (folder.name for folder in sorted(self._root.iterdir()) if is_lab_folder(folder.name))
         return tuple(
-            self._running(folder.name, state)
-            for folder in sorted(self._root.iterdir())
-            if name in (None, folder.name) and (state := self._state(folder.name)) is not None
+            self._running(lab, state)
+            for lab in names
+            if name in (None, lab) and (state := self._state(lab)) is not None
         )
 
     def _files(self, name: str) -> Files:
-        return Files(folder=self._root / name, logs=self._root / "logs" / name)
+        return Files.of(self._root, name)
 
     def _state(self, name: str) -> dict[str, Any] | None:
         try:
-            state = json.loads(self._files(name).state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            state = json.loads(read_state(self._files(name).state) or "null")
+        except (ValueError, RecursionError):
             return None
         return state if isinstance(state, dict) else None
 
     def _running(self, name: str, state: dict[str, Any]) -> RunningLab:
         lab: Lab | None = None
-        with contextlib.suppress(OSError, ValueError, LabError):
-            lab = lab_from_json(json.loads(self._files(name).record.read_text(encoding="utf-8")))
+        with contextlib.suppress(TypeError, ValueError, RecursionError, LabError):
+            lab = lab_from_json(json.loads(read_state(self._files(name).record) or "null"))
         return RunningLab(
             name=name,
             provider=self.name,
@@ -260,7 +260,7 @@ class KubeadmProvider:
             if machines:
                 with AnsibleRunner(files.logs, machines, self._observer) as runner:
                     runner.play("reset", inventory(machines), variables)
-        shutil.rmtree(files.folder, ignore_errors=True)
+        files.remove()
 
     def _marked(self, name: str) -> tuple[tuple[Machine, ...], dict[str, Any]]:
         """Nothing is on record here: the machines of lab.yaml that carry the mark. Those that do not answer are tried

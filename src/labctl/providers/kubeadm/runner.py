@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import HostLacks, StepFailed
+from labctl.errors import HostLacks, MeasureFailed, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
@@ -35,6 +34,7 @@ from labctl.providers.kubeadm.story import (
     TaskStarted,
     unheard,
 )
+from labctl.system import files, process
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
@@ -76,7 +76,8 @@ def socket_directory() -> Path:
     """A new directory for ssh's control sockets, mode 0700: where temporary files go, unless ssh could not bind a
     socket there. Raises StepFailed where no place will do."""
     refused = []
-    for parent in (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm"):
+    others = ("/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm")  # nosec B108  # mkdtemp is safe there
+    for parent in (tempfile.gettempdir(), *others):
         # ssh splits at quotes, and expands % and ${…}.
         if not parent or re.search(r'[%"\\]|\$\{', parent):
             continue
@@ -153,15 +154,13 @@ class AnsibleRunner:
     def close(self) -> None:
         """Ends the SSH connections that Ansible kept open."""
         for socket in self._sockets.iterdir():
-            with contextlib.suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(
-                    ("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"),
-                    stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False,
-                )  # fmt: skip
+            with contextlib.suppress(MeasureFailed):
+                process.run(("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"), timeout_s=5.0)
         # A connection that is just ending still has its socket there, and takes it away by itself.
         until_s = time.monotonic() + _CLOSE_S
         while self._sockets.exists() and time.monotonic() < until_s:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.remove_tree(self._sockets)
             time.sleep(0.02)
 
     def __enter__(self) -> AnsibleRunner:
@@ -242,12 +241,11 @@ class AnsibleRunner:
 
     def _prepare(self, playbook: str, inventory: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         for part in ("inventory", "env", "artifacts", "tmp"):
-            (self.directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
-        (self.directory / "inventory" / "hosts.json").write_text(json.dumps(inventory, indent=1))
-        (self.directory / "env" / "extravars").write_text(json.dumps(variables, indent=1))
+            files.make_own_folder(self.directory / part)
+        files.write_own(self.directory / "inventory" / "hosts.json", json.dumps(inventory, indent=1).encode())
+        files.write_own(self.directory / "env" / "extravars", json.dumps(variables, indent=1).encode())
         # ansible-runner keeps the arguments of a run for the next one: --check would never end.
-        (self.directory / "env" / "cmdline").unlink(missing_ok=True)
+        files.remove_own(self.directory / "env" / "cmdline")
         self._number += 1
         return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{self._number}-{playbook}"
 
@@ -309,9 +307,7 @@ def _size_byte(log: Path) -> int:
 
 def _last_lines(log: Path) -> str:
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, _size_byte(log) - _TAIL_BYTE))
-            text = file.read(_TAIL_BYTE).decode(errors="replace")
+        text = files.read_tail(log, most_byte=_TAIL_BYTE).decode(errors="replace")
     except OSError:
         return "it left no log"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

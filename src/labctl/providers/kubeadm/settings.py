@@ -157,7 +157,7 @@ def read_settings(lab: Lab, root: Path) -> Settings:
         kubernetes=kubernetes,
         cilium_version=cilium_version,
         machines=machines_of(lab),
-        files=Files(folder=root / lab.name, logs=root / "logs" / lab.name),
+        files=Files.of(root, lab.name),
     )
 
 

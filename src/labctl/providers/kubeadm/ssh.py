@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.clock import Deadline
+from labctl.system.files import OWN_FILE, read_file, write_atomically
 from labctl.system.process import MOST_OUTPUT_BYTE, require_bounded
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _lines(goal: Reached) -> Iterator[str]:
     """The lines of every file of known hosts that can be read."""
     for file in goal.known_hosts:
         with contextlib.suppress(OSError):
-            yield from Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+            yield from read_file(Path(file), follow=True).decode("utf-8", errors="replace").splitlines()
 
 
 def _marked(marker: str, goal: Reached) -> list[list[str]]:
@@ -257,7 +257,7 @@ def _public_part(file: str) -> bytes:
     """The key that is in a public key file, or in the one beside a private key file; empty where there is none."""
     for path in (file, f"{file}.pub"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            kind, text, *_ = Path(path).read_text(encoding="utf-8", errors="replace").split()
+            kind, text, *_ = read_file(Path(path), follow=True).decode("utf-8", errors="replace").split()
             if kind.startswith(("ssh-", "ecdsa-", "sk-")):
                 return base64.b64decode(text)
     return b""
@@ -510,7 +510,7 @@ class MachineCommands:
                 password = b""
             become = self.become(bool(password))
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))
+            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))  # nosec B601  # every word is quoted
         except (OSError, EOFError, paramiko.SSHException) as failed:
             self.close()
             message = _in_words(failed) or "Connection closed by remote host"
@@ -536,7 +536,7 @@ class MachineCommands:
         line that the program reads. Asked once."""
         if self._asks is None:
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))
+            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))  # nosec B601  # no data in it
             with contextlib.closing(SshRunning(channel, ("sudo",), b"", self.machine.node)) as running:
                 done = running.wait(timeout_s=_SUDO_S)
             self._asks = done.returncode != 0
@@ -551,10 +551,7 @@ class MachineCommands:
 
     def get(self, remote: str, local: Path) -> None:
         """Copies a file of the machine here, as root sees it; written aside, then renamed."""
-        data = io.BytesIO(self.read_file(remote))
-        aside = local.with_name(local.name + ".part")
-        aside.write_bytes(data.getvalue())
-        aside.rename(local)
+        write_atomically(local, self.read_file(remote), mode=OWN_FILE)
 
 
 class Fleet:

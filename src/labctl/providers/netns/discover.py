@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from labctl.errors import NeedsRoot
 from labctl.model.interfaces import LO_INDEX
-from labctl.names import split_namespace
+from labctl.names import is_name, split_namespace
 from labctl.providers.base import RunningLab
 from labctl.providers.netns.claim import is_claimed
 from labctl.providers.netns.mark import Mark, parse_mark
 from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.record import parse_document, record_path
 from labctl.system import netns, rtnetlink
+from labctl.system.files import read_own
 from labctl.system.netlink import Socket
 
 RECORD = "its record"
@@ -75,7 +76,7 @@ def read_mark(name: str) -> Mark | None:
 def _recorded() -> Iterable[str]:
     directory = record_path("x").parent.parent
     try:
-        return sorted(path.name for path in directory.iterdir())
+        return sorted(path.name for path in directory.iterdir() if is_name(path.name))
     except OSError:
         return ()
 
@@ -93,7 +94,7 @@ def discover(only: str | None = None) -> tuple[RunningLab, ...]:
 
 def _running(name: str, of_lab: Remains) -> RunningLab:
     try:
-        lab = parse_document(record_path(name).read_text())
+        lab = parse_document(read_own(record_path(name)).decode())
     except (OSError, ValueError):
         lab = None
     if lab is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,10 +134,10 @@ class NetnsExecutor:
             case MapsFill():
                 bpf.update(self._datapaths[action.namespace].maps[action.map], action.entries)
             case RecordWrite():
-                action.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                files.write_atomically(action.path, action.document.encode() + b"\n")
+                with files.open_private(action.path.parent) as folder:
+                    folder.write(action.path.name, action.document.encode() + b"\n")
             case RecordDelete():
-                shutil.rmtree(action.path.parent, ignore_errors=True)
+                files.remove_tree(action.path.parent)
             case _:
                 raise TypeError(f"the netns provider has no way to carry out {type(action).__name__}")
 

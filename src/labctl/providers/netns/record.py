@@ -18,6 +18,7 @@ from typing import Any
 
 from labctl.model import parameters
 from labctl.model.lab import Lab
+from labctl.names import is_name
 from labctl.system import netns
 
 _VERSION = 1
@@ -25,6 +26,9 @@ _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Netw
 
 
 def record_path(lab: str) -> Path:
+    """Raises ValueError for what is no lab's name: the folder of the record is removed with the lab."""
+    if not is_name(lab):
+        raise ValueError(f"{lab[:60]!r} is no lab's name")
     return netns.RUN_DIRECTORY / "labs" / lab / "lab.json"
 
 
