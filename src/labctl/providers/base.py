@@ -84,9 +84,11 @@ class Target(Protocol):
 class Enterable(Protocol):
     """A target that labctl's own process can enter, to become a program there."""
 
-    def enter(self) -> str:
-        """The calling process, with its only thread, is inside from now on. Gives a sentence about what is not as it
-        should be inside; "" where all is. Raises MeasureFailed."""
+    def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
+        """Who returns from this is inside, with the powers and the process numbers that `run` gives: a child of the
+        calling process, which waits outside and ends as the child does. With `privileged` it is the calling process
+        itself, with all its powers. Gives a sentence about each thing that is not as it should be. Raises
+        MeasureFailed."""
         ...
 
 

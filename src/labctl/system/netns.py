@@ -75,9 +75,10 @@ def command(name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def entered(namespace: Path | int) -> Iterator[None]:
-    """The calling thread, and only it, is inside the namespace (a path or an open descriptor). Raises OSError."""
-    home = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+def entered(namespace: Path | int, *, home: int | None = None) -> Iterator[None]:
+    """The calling thread, and only it, is inside the namespace (a path or an open descriptor). `home` is a descriptor
+    of where it is now, for a thread whose /proc does not show it. Raises OSError."""
+    home = os.dup(home) if home is not None else os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if isinstance(namespace, int):
             _setns(namespace)

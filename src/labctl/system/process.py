@@ -3,7 +3,7 @@
 All of them are started by one thread that lives as long as labctl does. It alone enters namespaces, so no other
 thread is ever in a wrong one; and "die with the parent" (prctl PR_SET_PDEATHSIG) means the parent *thread*, so a
 process that a short-lived thread started would die with that thread. In a namespace a process sees that namespace's
-own /sys (`view`).
+own /sys (`view`), and with `powers` its own kind of processes alone (`pids`).
 
 Output goes to memory files, not to pipes: nothing has to be read for a process to go on. They have a size that the
 kernel lets nobody exceed, whether anybody waits or not: whoever prints more gets an error of its own, is killed, and
@@ -13,6 +13,7 @@ has failed (`require_bounded`). What prints without end gets a descriptor of the
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -34,7 +35,8 @@ from labctl.errors import MeasureFailed
 from labctl.model.process import Completed
 from labctl.system import netns
 from labctl.system.clock import Deadline
-from labctl.system.view import Views
+from labctl.system.powers import Powers, argv_limit, held
+from labctl.system.view import Programs, Views
 from labctl.units import MILLI
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,6 +62,7 @@ class _Order:
     directory: str | None
     cpu: int | None
     environment: Mapping[str, str]
+    powers: Powers | None
     stdin: int
     stdout: int
     stderr: int
@@ -79,10 +82,11 @@ class _Spawner:
         return order.done.result()
 
     def _serve(self) -> None:
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         while True:
             order = self._orders.get()
             try:
-                order.done.set_result(_spawn(order, self.views))
+                order.done.set_result(_spawn(order, self.views, home))
             except BaseException as failed:
                 order.done.set_exception(failed)
 
@@ -93,11 +97,19 @@ def _spawner() -> _Spawner:
 
 
 @functools.cache
-def _dying_with_us() -> tuple[str, ...]:
-    """setpriv asks the kernel for it and then becomes the program; a preexec_fn could deadlock between threads and
-    would rule out vfork."""
+def _dying_with_us(powers: Powers | None) -> tuple[str, ...]:
+    """setpriv asks the kernel for it, gives up what `powers` lack, and then becomes the program; a preexec_fn could
+    deadlock between threads and would rule out vfork."""
     setpriv = find_program("setpriv")
-    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+    if setpriv is None:
+        if powers is not None:
+            raise FileNotFoundError(errno.ENOENT, "setpriv is not on this host, which limits what a program may do")
+        return ()
+    return (setpriv, "--pdeathsig", "KILL", *(argv_limit(powers, held()) if powers is not None else ()), "--")
+
+
+def _programs() -> Programs:
+    return Programs(setpriv=find_program("setpriv") or "setpriv", mount=find_program("mount") or "mount")
 
 
 @functools.cache
@@ -110,19 +122,28 @@ def without_own_sys() -> OSError | None:
     return _spawner().views.refused
 
 
-def _spawn(order: _Order, views: Views) -> subprocess.Popen[bytes]:
+def without_own_processes() -> OSError | None:
+    """Why processes that were started with `powers` see the host's processes here; None where they see their own, and
+    before the first."""
+    return _spawner().views.unnumbered
+
+
+def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
     usable = os.sched_getaffinity(0)
+    if order.powers is not None:
+        views.number(_programs())
     with contextlib.ExitStack() as stack:
         if order.namespace is None:
             views.stand_at_home()
         else:
-            stack.enter_context(netns.entered(order.namespace))
-            views.stand_inside()
+            stack.enter_context(netns.entered(order.namespace, home=home))
+            views.stand_inside(order.powers)
+            stack.enter_context(views.bearing())
         if order.cpu is not None:
             os.sched_setaffinity(0, {order.cpu})
             stack.callback(os.sched_setaffinity, 0, usable)
         return subprocess.Popen(
-            (*_dying_with_us(), *order.argv),
+            (*_dying_with_us(order.powers), *order.argv),
             stdin=order.stdin,
             stdout=order.stdout,
             stderr=order.stderr,
@@ -187,10 +208,12 @@ class Process:
         output: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        powers: Powers | None = None,
     ) -> None:
         """`output` is a descriptor that gets its standard output, which is then not kept here. It runs in `directory`
-        (labctl's own, unless given), with `environment` over labctl's. Raises MeasureFailed when the program is not
-        there or the namespace is gone."""
+        (labctl's own, unless given), with `environment` over labctl's. With `powers`, which go with a namespace, it may
+        do no more than they say, and sees the processes that were started so, no others. Raises MeasureFailed when the
+        program is not there or the namespace is gone."""
         self.argv = tuple(argv)
         program = find_program(self.argv[0])
         if program is None:
@@ -214,6 +237,7 @@ class Process:
                         directory=_working_directory() if directory is None else str(directory),
                         cpu=cpu,
                         environment=environment or {},
+                        powers=powers,
                         stdin=source,
                         stdout=self._stdout.descriptor if output is None else output,
                         stderr=self._stderr.descriptor,
@@ -382,10 +406,17 @@ def run(
     stdin: bytes = b"",
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    powers: Powers | None = None,
 ) -> Completed:
     """Runs argv to its end, or to the deadline (`timed_out`). Raises MeasureFailed when it cannot be started."""
     with Process(
-        argv, namespace=namespace, cpu=cpu, stdin=stdin, directory=directory, environment=environment
+        argv,
+        namespace=namespace,
+        cpu=cpu,
+        stdin=stdin,
+        directory=directory,
+        environment=environment,
+        powers=powers,
     ) as process:
         return process.wait(timeout_s=timeout_s)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labctl.system.view import Mounted, beneath, parse_mounts
+from labctl.system.view import Mounted, beneath, parse_mounts, tree
 
 V1 = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -63,3 +63,17 @@ def test_a_host_without_sys_has_nothing_beneath_it() -> None:
 def test_places_with_spaces_backslashes_and_other_letters_are_read_as_they_are() -> None:
     (found,) = parse_mounts("9 8 0:1 / /media/a\\040b\\134c\\011é\u2028\x85 rw - tmpfs none rw\n")
     assert found.place == "/media/a b\\c\té\u2028\x85"
+
+
+def test_all_that_stands_on_sys_is_found_with_its_kind_and_nothing_else() -> None:
+    found = {one.place: one.kind for one in tree(parse_mounts(V2), "/sys")}
+    assert found == {
+        "/sys": "sysfs",
+        "/sys/kernel/security": "securityfs",
+        "/sys/fs/cgroup": "cgroup2",
+        "/sys/fs/bpf": "bpf",
+        "/sys/kernel/debug": "debugfs",
+        "/sys/kernel/debug/tracing": "tracefs",
+    }
+    assert len(tree(parse_mounts(V1), "/sys")) == 4
+    assert tree(parse_mounts(V1), "/nowhere") == ()

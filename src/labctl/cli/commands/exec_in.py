@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 
 import click
 
 from labctl.cli.options import find_lab
 from labctl.cli.output import tell
-from labctl.errors import HostLacks
+from labctl.errors import HostLacks, UsageError
 from labctl.providers.base import Enterable
 
 # As a shell has it.
@@ -18,23 +19,35 @@ _NO_SUCH_PROGRAM = 127
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
+@click.option("--privileged", is_flag=True, help="With all of root's powers and the host's processes (netns only).")
 @click.argument("lab")
 @click.argument("target", metavar="POD|NODE")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ARGV…")
-def command(lab: str, target: str, argv: tuple[str, ...]) -> int:
-    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's. With provider netns ARGV sees the network
-    and the /sys of the pod or node, and the files and processes of the host.
+def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> int:
+    """Run ARGV in a pod or on a node of LAB. Its exit code is this command's.
+
+    With provider netns ARGV sees the network and the /sys of the pod or node, its own processes, and the files of the
+    host. It may change that network, and nothing else of the host's kernel. This is no security boundary: ARGV is root
+    where the host's files are.
 
     \b
     labctl exec bpf client -- ping -c 3 10.244.1.10
     labctl exec bpf node1 -- tcpdump -nei cilium_vxlan
+    labctl exec --privileged bpf node1 -- strace -fp 4711
     """
     found, provider = find_lab(lab)
     with provider.open(found) as open_lab:
         inside = open_lab.target(target)
     entered = inside if isinstance(inside, Enterable) else None
-    if entered is not None and (lacking := entered.enter()):
-        tell(f"note: {lacking}")
+    if privileged and entered is None:
+        raise UsageError(
+            what=f"--privileged is not for a lab of provider {found.provider}",
+            cause="its pods and nodes are containers or machines, which themselves say what a program may do",
+            remedy=f"labctl exec {lab} {target} -- {shlex.join(argv)}",
+        )
+    if entered is not None:
+        for lacking in entered.enter(privileged=privileged):
+            tell(f"note: {lacking}")
     full = inside.command(argv) if entered is None else argv
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     try:

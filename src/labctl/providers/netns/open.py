@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from labctl.providers.netns.evidence import Look, testify
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
-from labctl.system import netns, process, rtnetlink, view
+from labctl.system import netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
+from labctl.system.powers import Powers, limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,25 +41,40 @@ class NamespaceTarget:
         return netns.command(self.namespace, tuple(argv))
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
-        return process.run(argv, timeout_s=timeout_s, namespace=netns.path_of(self.namespace), cpu=cpu, stdin=stdin)
+        place = netns.path_of(self.namespace)
+        return process.run(argv, timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
-        return process.Process(argv, namespace=netns.path_of(self.namespace), cpu=cpu, output=output)
+        place = netns.path_of(self.namespace)
+        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
 
-    def enter(self) -> str:
+    def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """`Enterable` of the seam: what `run` does for a process that it starts, done to this one."""
         try:
-            netns.enter_for_good(netns.path_of(self.namespace))
-            refused = view.enter_own_if_allowed()
+            return tuple(self._enter(privileged=privileged))
         except OSError as failed:
             raise MeasureFailed(
                 what=f"{self.name} cannot be entered", cause=str(failed), remedy=f"ip -n {self.namespace} link"
             ) from failed
-        return (
-            "" if refused is None else f"{self.name} shows the host's /sys, since this host allows no other: {refused}"
-        )
+
+    def _enter(self, *, privileged: bool) -> Iterator[str]:
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        netns.enter_for_good(netns.path_of(self.namespace))
+        if refused := view.enter_own_if_allowed(None if privileged else self._powers):
+            yield f"{self.name} shows the host's /sys, since this host allows no other: {refused}"
+        if privileged:
+            return
+        if refused := pids.become_inner(home, view.mount_own_proc, view.guard_proc):
+            if not view.is_never_allowed(refused):
+                raise refused
+            yield f"{self.name} shows the host's processes, since this host allows no others: {refused}"
+        limit(self._powers)
+
+    @property
+    def _powers(self) -> Powers:
+        return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
 
 
 class NetnsOpenLab:

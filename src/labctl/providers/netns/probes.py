@@ -20,6 +20,7 @@ from labctl.providers.netns.actions import Device
 from labctl.providers.tools import Need, tool_probes
 from labctl.system import conntrack, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket
+from labctl.system.powers import Powers
 
 ROOT = "root"
 _FILTERS = "tc eBPF"
@@ -111,6 +112,7 @@ def probes() -> Iterator[Probe]:
     yield rights_probe(rights, may_load=any(probe.name == _FILTERS and probe.present for probe in tried))
     yield from tried
     yield _untried("own /sys", _OWN_SYS, required=False) if rights.user else _own_sys()
+    yield _untried("own processes", _OWN_PROCESSES, required=False) if rights.user else _own_processes()
 
 
 def kernel_probe(release: str) -> Probe:
@@ -226,6 +228,30 @@ def _own_sys() -> Probe:
         present=seen,
         found=found,
         needed_for=_OWN_SYS,
+        remedy="run labctl on the host itself, or in a container with: docker run --privileged --network host",
+        required=False,
+    )
+
+
+_OWN_PROCESSES = "exec and checks: without it a program in a pod sees the host's processes"
+
+
+def _own_processes() -> Probe:
+    """Whether a process in a lab is alone with its like in /proc, tried with one that looks for this process."""
+    try:
+        with netns.throwaway(), _here() as place:
+            argv = ("test", "!", "-e", f"/proc/{os.getpid()}/status")
+            done = process.run(argv, timeout_s=_TIMEOUT_S, namespace=place, powers=Powers.POD)
+        refused = process.without_own_processes() or process.without_own_sys()
+        alone = refused is None and done.returncode == 0
+        found = "tried, works" if alone else str(refused or "it sees this process")
+    except (OSError, LabError) as failed:
+        alone, found = False, str(failed)
+    return Probe(
+        name="own processes",
+        present=alone,
+        found=found,
+        needed_for=_OWN_PROCESSES,
         remedy="run labctl on the host itself, or in a container with: docker run --privileged --network host",
         required=False,
     )
