@@ -7,7 +7,6 @@ The module is imported only when machines are really worked on: ansible-runner t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -17,13 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import HostLacks, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
+from labctl.providers.kubeadm.inventory import to_ansible
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.story import (
@@ -35,6 +35,7 @@ from labctl.providers.kubeadm.story import (
     TaskStarted,
     unheard,
 )
+from labctl.system.files import OWN_FILE, write_atomically
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
@@ -186,7 +187,7 @@ class AnsibleRunner:
         if program is None:
             raise HostLacks(what="ansible-playbook is not on this host", remedy=_PACKAGE)
         try:
-            from ansible_runner.interface import run  # type: ignore[import-untyped]
+            from ansible_runner.interface import init_runner  # type: ignore[import-untyped]
         except ImportError as missing:
             raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
         listener = _Listener(self.observer)
@@ -209,7 +210,7 @@ class AnsibleRunner:
         if limit:
             arguments["limit"] = limit
         try:
-            result = self._in_thread(run, arguments)
+            result = self._in_thread(init_runner, arguments)
         finally:
             self.observer(PlaybookEnded(playbook=playbook))
         log = self.directory / "artifacts" / ident / "stdout"
@@ -235,10 +236,13 @@ class AnsibleRunner:
         for part in ("inventory", "env", "artifacts", "tmp"):
             (self.directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
-        (self.directory / "inventory" / "hosts.json").write_text(json.dumps(inventory, indent=1))
-        (self.directory / "env" / "extravars").write_text(json.dumps(variables, indent=1))
-        # ansible-runner keeps the arguments of a run for the next one: --check would never end.
-        (self.directory / "env" / "cmdline").unlink(missing_ok=True)
+        # What is in these two is read too. ansible-runner keeps the arguments of a run for the next one: --check would
+        # never end. The inventory of older labctls is no data.
+        for name in ("cmdline", "envvars", "passwords", "settings", "ssh_key", "extravars"):
+            (self.directory / "env" / name).unlink(missing_ok=True)
+        (self.directory / "inventory" / "hosts.json").unlink(missing_ok=True)
+        write_atomically(self.directory / "inventory" / "hosts.yml", to_ansible(inventory).encode(), mode=OWN_FILE)
+        write_atomically(self.directory / "env" / "extravars", to_ansible(variables).encode(), mode=OWN_FILE)
         self._number += 1
         return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{self._number}-{playbook}"
 
@@ -246,6 +250,9 @@ class AnsibleRunner:
         return {
             "PATH": f"{Path(program).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "ANSIBLE_CONFIG": str(playbooks_directory() / "ansible.cfg"),
+            # An inventory is read as YAML and never run; what a machine says of itself is no variable by its own name.
+            "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml",
+            "ANSIBLE_INJECT_FACT_VARS": "False",
             "ANSIBLE_HOME": str(self.directory / "tmp"),
             "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
@@ -263,14 +270,17 @@ class AnsibleRunner:
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
-    def _in_thread(self, run: Any, arguments: Mapping[str, Any]) -> Any:
+    def _in_thread(self, init_runner: Any, arguments: Mapping[str, Any]) -> Any:
         """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on."""
         stop = threading.Event()
         outcome: dict[str, Any] = {}
+        with _without_own_ansible():
+            runner = init_runner(**arguments, cancel_callback=stop.is_set)
 
         def work() -> None:
             try:
-                outcome["result"] = run(**arguments, cancel_callback=stop.is_set)
+                runner.run()
+                outcome["result"] = runner
             except BaseException as failed:
                 outcome["failed"] = failed
 
@@ -286,6 +296,19 @@ class AnsibleRunner:
         if "failed" in outcome:
             raise outcome["failed"]
         return outcome["result"]
+
+
+@contextlib.contextmanager
+def _without_own_ansible() -> Iterator[None]:
+    """Hides the user's own ANSIBLE_… variables from ansible-runner, which passes on all of this process's: plugins and
+    settings of other projects would change what a lab is."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("ANSIBLE_")}
+    for name in own:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def _last_lines(log: Path) -> str:
