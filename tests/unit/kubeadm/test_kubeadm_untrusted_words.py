@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kubeadm_labs import THREE_HOSTS, make_lab
-from labctl.errors import MeasureFailed
+from labctl.errors import MeasureFailed, UsageError
 from labctl.providers.cilium.endpoints import parse_endpoints
 from labctl.providers.cilium.pods import parse_pods
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
@@ -19,6 +19,7 @@ from labctl.providers.kubeadm.kubeconfig import plain_kubeconfig
 from labctl.providers.kubeadm.machines import Machine, machines_of
 from labctl.providers.kubeadm.marks import parse_mark, seek_mark
 from labctl.providers.kubeadm.open import device_of
+from labctl.providers.kubeadm.settings import read_settings
 
 PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
 RUN = "{{ lookup('pipe', 'touch /tmp/pwned') }}"
@@ -248,3 +249,12 @@ def test_a_machines_words_in_a_remedy_run_nothing_when_it_is_pasted() -> None:
         remedy = step_failed([TaskFailure(node="node1", task=task, message=message)], [machine]).remedy
         lines = [line.partition("  #")[0] for line in remedy.splitlines() if not line.startswith("#")]
         assert not any(character in line for line in lines for character in "`;&|$"), remedy
+
+
+@pytest.mark.parametrize("path", ["/", "/etc", "/opt/../etc", "opt/cni", "/opt/cni/$(reboot)", '/opt/cni"x', RUN])
+def test_down_empties_no_directory_of_a_machine_but_one_of_cnis(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no directory of its own"):
+        read_settings(make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": path}}}), tmp_path)
+    for good in ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"):
+        lab = make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": good}}})
+        assert read_settings(lab, tmp_path).cni_directory == good
