@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from labctl.model.plan import Plan
+from labctl.planning.shell import remark
 
 
 def as_text(plan: Plan, *, width: int = 0) -> str:
@@ -39,11 +40,11 @@ def as_record(plan: Plan) -> dict[str, object]:
 
 def as_script(plan: Plan) -> str:
     """A POSIX shell script that builds the same lab by hand, one comment a step."""
-    parts = ["#!/bin/sh", f"# Builds the lab {plan.lab} ({plan.provider}) by hand, step by step.", "set -eu"]
+    parts = ["#!/bin/sh", remark(f"Builds the lab {plan.lab} ({plan.provider}) by hand, step by step."), "set -eu"]
     if plan.preamble:
         parts += ["", plan.preamble.rstrip("\n")]
     for step in plan.steps:
-        parts += ["", f"# {step.title}"]
+        parts += ["", remark(step.title)]
         parts += [action.shell() for action in step.actions]
     if plan.closing:
         parts += ["", plan.closing.rstrip("\n")]

@@ -365,7 +365,7 @@ _CLIENT = r"""
 import json, subprocess, sys
 from pathlib import Path
 from kubeadm_labs import make_lab
-from labctl.providers.kubeadm.inventory import inventory
+from labctl.providers.kubeadm.inventory import inventory, to_ansible
 from labctl.providers.kubeadm.machines import machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner
 from labctl.providers.kubeadm.ssh import MachineCommands
@@ -377,11 +377,11 @@ commands = MachineCommands(machines[0])
 by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=30).text.split()
 commands.close()
 program = Path(sys.executable).with_name("ansible")
-(work / "hosts.json").write_text(json.dumps(inventory(machines)))
+(work / "hosts.yml").write_text(to_ansible(inventory(machines)))
 with AnsibleRunner(work / "run", machines) as runner:
     environment = {**__import__("os").environ, **runner._environment(str(program))}
     said = subprocess.run(
-        (program, "-i", work / "hosts.json", "all", "--become", "-m", "raw", "-a", "id -u; hostname"),
+        (program, "-i", work / "hosts.yml", "all", "--become", "-m", "raw", "-a", "id -u; hostname"),
         env=environment, capture_output=True, text=True,
     )
 print(json.dumps([machines[0].user, by_fabric, said.stdout.partition(">>")[2].split()[:2], said.stderr]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
 from cilium_recordings import datapath, wanted
 
 from labctl.errors import UsageError
-from labctl.providers.cilium.chart import Chart, parse_chart
+from labctl.providers.cilium.chart import Chart, parse_chart, read_chart
 from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import expected_config
 from labctl.providers.cilium.versions import Version
@@ -160,3 +161,14 @@ def test_all_wrong_values_are_told_at_once() -> None:
 def test_a_folder_that_is_no_chart_is_refused() -> None:
     with pytest.raises(UsageError, match=r"it has no Chart\.yaml"):
         parse_chart({"values.yaml": ""}, "here")
+
+
+@pytest.mark.parametrize("name", ["files/secret", "templates/secret.yaml", "values.yaml", "charts"])
+def test_a_chart_with_a_link_is_refused_since_helm_would_follow_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "Chart.yaml").write_text("name: cilium\nversion: 1.13.12\n")
+    assert read_chart(tmp_path).name == "cilium"
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match="cannot read the chart") as refused:
+        read_chart(tmp_path)
+    assert refused.value.cause == f"{name} in it is a symbolic link"

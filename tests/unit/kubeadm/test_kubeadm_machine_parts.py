@@ -20,7 +20,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.datapath import Masquerade
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.fitness import judge_survey, least_python
-from labctl.providers.kubeadm.inventory import inventory, pause_tag, sandbox_image, sources
+from labctl.providers.kubeadm.inventory import Template, inventory, pause_tag, sandbox_image, sources
 from labctl.providers.kubeadm.kernel import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
 from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
@@ -329,7 +329,7 @@ def test_the_inventory_holds_no_password_and_reads_it_when_needed() -> None:
     hosts = [{**THREE_HOSTS[0], "sudoPasswordFile": '/home/me/it\'s "mine"', "key": "/k"}, *THREE_HOSTS[1:]]
     found = inventory(machines_of(make_lab(hosts=hosts)))
     leader = found["all"]["children"]["control_plane"]["hosts"]["node1"]
-    # Ansible's templates are Jinja's, to which '' within quotes is the end of one text and the next one.
+    assert isinstance(leader["ansible_become_password"], Template)
     asked: list[str] = []
     content = ""
 
@@ -339,9 +339,10 @@ def test_the_inventory_holds_no_password_and_reads_it_when_needed() -> None:
         return content
 
     template = jinja2.Environment(autoescape=False).from_string(leader["ansible_become_password"])
-    assert template.render(lookup=lookup) == ""
+    path = leader["labctl_sudo_password_file"]
+    assert template.render(lookup=lookup, labctl_sudo_password_file=path) == ""
     content = "secret \nmore\n"
-    assert template.render(lookup=lookup) == "secret "
+    assert template.render(lookup=lookup, labctl_sudo_password_file=path) == "secret "
     assert set(asked) == {'/home/me/it\'s "mine"'}
     assert list(found["all"]["children"]["workers"]["hosts"]) == ["node2", "node3"]
 

@@ -130,6 +130,9 @@ def _from_folder(place: Path) -> dict[str, str]:
     files = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
+        # helm follows it, and a template could put any file of this host into what is applied.
+        if path.is_symlink():
+            raise OSError(f"{name} in it is a symbolic link")
         if path.is_file() and _is_wanted(name):
             files[name] = read_file(path, most_byte=_MOST_BYTE, follow=True).decode("utf-8", errors="replace")
     return files

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.names import is_device, is_mac
 from labctl.providers.cilium.status import IN_AGENT
 
 
@@ -54,10 +55,10 @@ def _endpoint(entry: dict[str, object]) -> Endpoint:
         pod=f"{namespace}/{name}" if namespace and name else str(identifiers.get("pod-name", "")).strip("/"),
         identity=_whole(_inner(status, "identity").get("id")),
         address=str(first.get("ipv4", "")),
-        mac=str(networking.get("mac", "")),
-        lxc=str(networking.get("interface-name", "")),
+        mac=_named(networking.get("mac"), is_mac),
+        lxc=_named(networking.get("interface-name"), is_device),
         lxc_index=_whole(networking.get("interface-index")),
-        lxc_mac=str(networking.get("host-mac", "")),
+        lxc_mac=_named(networking.get("host-mac"), is_mac),
         state=str(status.get("state", "")),
     )
 
@@ -65,6 +66,16 @@ def _endpoint(entry: dict[str, object]) -> Endpoint:
 def _inner(entry: dict[str, object], key: str) -> dict[str, object]:
     value = entry.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _named(value: object, is_one: Callable[[str], bool]) -> str:
+    """A name that tools will get; empty where the agent says none. Raises MeasureFailed for what is none."""
+    text = str(value or "")
+    if text and not is_one(text):
+        raise MeasureFailed(
+            what="the agent's list of endpoints has a device or a MAC that is none", cause=repr(text)[:200]
+        )
+    return text
 
 
 def _whole(value: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
 STUCK = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 """Reasons that a busy node mends by itself (containerd answers late) and that stay when something is wrong."""
 _RESTARTS = 4
+_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
+"""A DNS subdomain (RFC 1123), or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,12 @@ def parse_pods(text: str) -> tuple[PodState, ...]:
         items = json.loads(text)["items"]
     except (ValueError, KeyError, TypeError) as failed:
         raise MeasureFailed(what="kubectl's list of pods is not JSON", cause=text.strip()[:200]) from failed
-    return tuple(_state(item) for item in items)
+    pods = tuple(_state(item) for item in items)
+    strange = [pod for pod in pods if not all(_NAME.fullmatch(name) for name in (pod.name, pod.namespace, pod.node))]
+    if strange:
+        # What is no name in Kubernetes would be an option, or a second command, where kubectl is asked for that pod.
+        raise MeasureFailed(what="kubectl's list has a pod whose name is none", cause=repr(strange[0].name)[:200])
+    return pods
 
 
 def _state(item: Mapping[str, object]) -> PodState:

@@ -6,17 +6,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from labctl.planning.shell import quoted, remark, with_environment, word, written
 from labctl.providers.cilium.values import Wanted, expected_config
-
-
-def quoted(argv: tuple[str, ...]) -> str:
-    """One command as a person types it."""
-    return shlex.join(argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +42,9 @@ class WriteFile(Act):
     mode: int = 0o600
 
     def shell(self) -> str:
-        end = "LABCTL_END"
-        text = self.text if self.text.endswith("\n") else self.text + "\n"
-        path = shlex.quote(str(self.path))
         return (
-            f"mkdir -p -m 700 {shlex.quote(str(self.path.parent))}\n"
-            f"cat > {path} <<'{end}'\n{text}{end}\nchmod {self.mode:o} {path}"
+            f"mkdir -p -m 700 {word(self.path.parent)}\n"
+            f"{written(self.path, self.text)}\nchmod {self.mode:o} {word(self.path)}"
         )
 
 
@@ -77,10 +69,19 @@ class RefuseForeign(Act):
     lab: str
 
     def shell(self) -> str:
-        return (
-            f"! {self.engine} ps -a --filter label=io.x-k8s.kind.cluster={self.cluster} --format '{{{{.Names}}}}' "
-            f"| grep -q . || {{ echo 'a cluster named {self.cluster} exists already' >&2; exit 1; }}"
+        listed = quoted(
+            (
+                self.engine,
+                "ps",
+                "-a",
+                "--filter",
+                f"label=io.x-k8s.kind.cluster={self.cluster}",
+                "--format",
+                "{{.Names}}",
+            )
         )
+        said = word(f"a cluster named {self.cluster} exists already")
+        return f"! {listed} | grep -q . || {{ printf '%s\\n' {said} >&2; exit 1; }}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class RefuseOverlap(Act):
     ranges: tuple[str, ...]
 
     def shell(self) -> str:
-        return f"# the ranges {', '.join(self.ranges)} must not be another cluster's on this host"
+        return remark(f"the ranges {', '.join(self.ranges)} must not be another cluster's on this host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ class RenderChart(Act):
     timeout_s: float
 
     def shell(self) -> str:
-        return f"{quoted(self.argv)} > {shlex.quote(str(self.output))}"
+        return f"{quoted(self.argv)} > {word(self.output)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,15 +120,15 @@ class VerifyChart(Act):
     images: tuple[str, ...] | None = None
 
     def shell(self) -> str:
-        path = shlex.quote(str(self.rendered))
         lines = []
         for key, meant in expected_config(self.wanted, self.user_values).items():
             if meant is None:
-                lines.append(f"! grep -qE '^  {key}: ' {path}")
+                expression, wants = f"^  {key}: ", "! "
             elif meant == "false" and key == "enable-bpf-masquerade":
-                lines.append(f"! grep -qE '^  {key}: \"?true\"?$' {path}")
+                expression, wants = f'^  {key}: "?true"?$', "! "
             else:
-                lines.append(f"grep -qE '^  {key}: \"?{re.escape(meant)}\"?$' {path}")
+                expression, wants = f'^  {key}: "?{re.escape(meant)}"?$', ""
+            lines.append(f"{wants}grep -qE {word(expression)} {word(self.rendered)}")
         return "\n".join(lines)
 
     def record(self) -> Mapping[str, object]:
@@ -150,12 +151,12 @@ class CreateCluster(Act):
     digest: str
     nodes: tuple[str, ...]
     argv: tuple[str, ...]
-    environment: tuple[str, ...]
+    environment: Mapping[str, str]
     kubeconfig: Path
     timeout_s: float
 
     def shell(self) -> str:
-        return f"{' '.join((*self.environment, quoted(self.argv)))}\nchmod 600 {shlex.quote(str(self.kubeconfig))}"
+        return f"{with_environment(self.environment, self.argv)}\nchmod 600 {word(self.kubeconfig)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +211,9 @@ class CollectLogs(Act):
         )
 
     def shell(self) -> str:
-        lines = [f"mkdir -p {shlex.quote(str(self.folder))}"]
+        lines = [f"mkdir -p {word(self.folder)}"]
         for name, argv in self.argvs:
-            lines.append(f"{quoted(argv)} > {shlex.quote(str(self.folder / name))} 2>&1 || true")
+            lines.append(f"{quoted(argv)} > {word(self.folder / name)} 2>&1 || true")
         return "\n".join(lines)
 
 
@@ -246,10 +247,10 @@ class WaitForPods(Act):
                 f"--timeout={self.timeout_s:.0f}s",
             )
         )
-        missing = shlex.quote(f"{self.what}: not all there")
+        missing = word(f"{self.what}: not all there")
         return (
             f'n=0; until [ "$({names} | wc -l)" -ge {self.count} ]; do n=$((n + 1))\n'
-            f"  [ $n -lt {self.timeout_s:.0f} ] || {{ echo {missing} >&2; exit 1; }}\n"
+            f"  [ $n -lt {self.timeout_s:.0f} ] || {{ printf '%s\\n' {missing} >&2; exit 1; }}\n"
             f"  sleep 1; done\n{wait}"
         )
 

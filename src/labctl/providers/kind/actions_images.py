@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
-from labctl.providers.kind.actions import Act, quoted
+from labctl.planning.shell import quoted, word
+from labctl.providers.kind.actions import Act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,8 @@ class HaveImage(Act):
     timeout_s: float
 
     def shell(self) -> str:
-        has = f"{self.engine} image inspect {shlex.quote(self.reference)} >/dev/null"
-        return f"{has} 2>&1 || {self.engine} pull {shlex.quote(self.reference)}" if self.pull else has
+        has = f"{quoted((self.engine, 'image', 'inspect', self.reference))} >/dev/null"
+        return f"{has} 2>&1 || {quoted((self.engine, 'pull', self.reference))}" if self.pull else has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,8 @@ class NodesHaveImages(Act):
         lines = []
         for node in self.nodes:
             for reference in self.references:
-                listed = f"{self.engine} exec {node} ctr --namespace k8s.io images ls -q"
-                lines.append(f"{listed} | grep -qxF {shlex.quote(stored_name(reference))}")
+                listed = quoted((self.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "-q"))
+                lines.append(f"{listed} | grep -qxF -e {word(stored_name(reference))}")
         return "\n".join(lines)
 
 
@@ -102,10 +102,10 @@ class WriteMirrors(Act):
     @property
     def script(self) -> str:
         folder = f"/etc/containerd/certs.d/{self.registry}"
-        return f"mkdir -p {shlex.quote(folder)} && cat > {shlex.quote(folder + '/hosts.toml')}"
+        return f"mkdir -p {word(folder)} && cat > {word(folder + '/hosts.toml')}"
 
     def argv(self, node: str) -> tuple[str, ...]:
         return (self.engine, "exec", "-i", node, "sh", "-c", self.script)
 
     def shell(self) -> str:
-        return "\n".join(f"printf '%s' {shlex.quote(self.text)} | {quoted(self.argv(node))}" for node in self.nodes)
+        return "\n".join(f"printf '%s' {word(self.text)} | {quoted(self.argv(node))}" for node in self.nodes)

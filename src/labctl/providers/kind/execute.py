@@ -168,7 +168,8 @@ class KindExecutor:
                 ("kind", "delete", "cluster", "--name", action.cluster, "--kubeconfig", str(action.kubeconfig)),
                 180.0,
             )  # fmt: skip
-        argv = ("env", *action.environment, *action.argv) if action.environment else action.argv
+        given = (f"{name}={value}" for name, value in action.environment.items())
+        argv = ("env", *given, *action.argv) if action.environment else action.argv
         self._run(argv, action.timeout_s, "the logs of the nodes are kept; see docs/kind.md")
         files.keep_private(action.kubeconfig)
 

@@ -13,6 +13,7 @@ import yaml
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
+from labctl.planning.shell import remark, word
 from labctl.providers.cilium import install
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
@@ -77,7 +78,8 @@ def plan_lab(settings: Settings, engine: str) -> Plan:
         ),
         preamble=(
             "# Needs: docker (or podman, nerdctl), kind, kubectl, helm. Everything of the lab is in the cluster\n"
-            f"# {settings.cluster_name} and in {settings.files.folder}; your own ~/.kube/config is not touched.\n"
+            + remark(f"{settings.cluster_name} and in {settings.files.folder}; your own ~/.kube/config is not touched.")
+            + "\n"
             "umask 077"
         ),
     )
@@ -202,7 +204,7 @@ def _chart(settings: Settings) -> Step:
 
 def _cluster(settings: Settings, engine: str) -> Step:
     files, cluster = settings.files, settings.cluster
-    environment = (f"KIND_EXPERIMENTAL_DOCKER_NETWORK={cluster.network}",) if cluster.network else ()
+    environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": cluster.network} if cluster.network else {}
     return Step(
         id="cluster",
         title=f"cluster {settings.cluster_name}: {len(settings.all_nodes)} nodes, Kubernetes {settings.kubernetes}",
@@ -301,7 +303,7 @@ def _cilium(settings: Settings) -> Step:
             Command(
                 argv=settings.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={timeout_s:.0f}s"),
                 timeout_s=timeout_s + 30,
-                remedy=f"kubectl --kubeconfig {settings.files.kubeconfig} describe nodes",
+                remedy=f"kubectl --kubeconfig {word(settings.files.kubeconfig)} describe nodes",
             ),
         ),
     )

@@ -4,12 +4,12 @@ acts: `execute.py` carries them out.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labctl.planning.shell import quoted, through, with_environment, word, written
 from labctl.providers.cilium.values import Wanted, expected_config
 
 
@@ -44,8 +44,7 @@ class MakeMachines:
         return {"LABCTL_SCENARIO": self.scenario, "LABCTL_NODES": str(self.nodes), "LABCTL_LAB": self.lab}
 
     def shell(self) -> str:
-        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join((*words, shlex.join(self.argv)))
+        return with_environment(self.environment, self.argv)
 
     def record(self) -> Mapping[str, object]:
         return {"kind": "make-machines", "argv": list(self.argv), "environment": self.environment}
@@ -65,12 +64,12 @@ class RenderCilium:
     user_values: Mapping[str, object]
 
     def shell(self) -> str:
-        lines = [f"mkdir -p -m 700 {shlex.quote(str(self.output.parent))}"]
-        lines.append(f"cat > {shlex.quote(str(self.values_path))} <<'LABCTL_END'\n{self.values}LABCTL_END")
+        lines = [f"mkdir -p -m 700 {word(self.output.parent)}"]
+        lines.append(written(self.values_path, self.values))
         if self.pull:
-            lines.append(f"mkdir -p {shlex.quote(str(Path(self.chart).parent))}")
-            lines.append(shlex.join(self.pull))
-        lines.append(f"{shlex.join(self.argv)} > {shlex.quote(str(self.output))}")
+            lines.append(f"mkdir -p {word(Path(self.chart).parent)}")
+            lines.append(quoted(self.pull))
+        lines.append(f"{quoted(self.argv)} > {word(self.output)}")
         return "\n".join(lines)
 
     def record(self) -> Mapping[str, object]:
@@ -90,7 +89,7 @@ class WriteFile:
     text: str
 
     def shell(self) -> str:
-        return f"cat > {shlex.quote(str(self.path))} <<'LABCTL_END'\n{self.text}LABCTL_END"
+        return written(self.path, self.text)
 
     def record(self) -> Mapping[str, object]:
         return {"kind": "write-file", "path": str(self.path), "text": self.text}
@@ -120,8 +119,8 @@ class FetchKubeconfig:
     is_root: bool
 
     def shell(self) -> str:
-        path, sudo = shlex.quote(str(self.path)), "" if self.is_root else "sudo "
-        return f"(umask 077; ssh {self.place} {sudo}cat /etc/kubernetes/admin.conf > {path})"
+        sudo = "" if self.is_root else "sudo "
+        return f"(umask 077; ssh {self.place} {sudo}cat /etc/kubernetes/admin.conf > {word(self.path)})"
 
     def record(self) -> Mapping[str, object]:
         return {"kind": "fetch-kubeconfig", "path": str(self.path)}
@@ -135,7 +134,7 @@ class RemovePods:
     place: str
 
     def shell(self) -> str:
-        return f"ssh {self.place} sudo {shlex.join(self.argv)}"
+        return through(f"ssh {self.place}", ("sudo", *self.argv))
 
     def record(self) -> Mapping[str, object]:
         return {"kind": "remove-pods", "argv": list(self.argv)}

@@ -5,10 +5,12 @@ Every block runs on a machine through `ssh … sudo sh -eu`, so that the whole p
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from labctl.model.sections_kubeadm import CgroupDriver, PackageSource, Swap
+from labctl.planning.shell import fed, quoted, substitute, through, word, written
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
 from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
 from labctl.providers.kubeadm.machines import Machine
@@ -20,24 +22,25 @@ END = "ON_THE_MACHINE"
 def on(machine: Machine, script: str) -> str:
     """The script, run as root on that machine."""
     sudo = "" if machine.user == "root" else "sudo "
-    return f"ssh {machine.place} {sudo}sh -eu <<'{END}'\n{script.rstrip()}\n{END}"
+    return fed(f"ssh {machine.place} {sudo}sh -eu", f"{script.rstrip()}\n", end=END)
 
 
 def everywhere(machines: Sequence[Machine], script: str) -> str:
     """The same script on every machine, one after the other."""
     places = [machine.place + ("" if machine.user == "root" else " sudo") for machine in machines]
-    # A path with a blank in it is quoted within the place, which only a second reading takes.
-    ssh = 'eval ssh "$machine"' if any("'" in place for place in places) else "ssh $machine"
-    listed = " ".join(f"'{place}'" if "'" not in place else shlex.quote(place) for place in places)
-    return f"for machine in {listed}; do\n  {ssh} sh -eu <<'{END}'\n{script.rstrip()}\n{END}\ndone"
+    # A path with a blank in it is quoted within the place, which only a second reading takes, as it does ~.
+    ssh = 'eval ssh "$machine"' if any(re.search("['~]", place) for place in places) else "ssh $machine"
+    listed = " ".join(f"'{place}'" if "'" not in place else word(place) for place in places)
+    command = fed(f"{ssh} sh -eu", f"{script.rstrip()}\n", end=END)
+    return f"for machine in {listed}; do\n  {command}\ndone"
 
 
 def kubeadm_init(settings: Settings) -> str:
     """The command of the notes, with what real machines need after it."""
     kubeadm, network = settings.kubeadm, settings.lab.network
-    words = [f"kubeadm init --kubernetes-version=v{settings.kubernetes}"]
+    words = ["kubeadm", "init", f"--kubernetes-version=v{settings.kubernetes}"]
     if kubeadm.image_repository:
-        words.append(f"--image-repository {kubeadm.image_repository}")
+        words += ["--image-repository", kubeadm.image_repository]
     words += [
         f"--pod-network-cidr={network.pod_cidr}",
         f"--service-cidr={network.service_cidr}",
@@ -45,28 +48,27 @@ def kubeadm_init(settings: Settings) -> str:
     ]
     if kubeadm.ignore_preflight_errors:
         words.append(f"--ignore-preflight-errors={','.join(kubeadm.ignore_preflight_errors)}")
-    line = " ".join(words)
     machine = settings.control_plane
     more = []
     if machine.cluster_address:
         more += [f"--apiserver-advertise-address={machine.cluster_address}", f"--node-name={machine.node}"]
     if kubeadm.api_port != 6443:
         more.append(f"--apiserver-bind-port={kubeadm.api_port}")
-    return " \\\n  ".join([line, *more])
+    return " \\\n  ".join([quoted(words), *map(word, more)])
 
 
 def prepare(settings: Settings) -> str:
     kubeadm, modules = settings.kubeadm, kernel_modules(settings.lab.datapath)
     lines = [
         "# kernel modules and forwarding, now and after a reboot",
-        f"printf '%s\\n' {' '.join(modules)} > /etc/modules-load.d/labctl.conf",
-        f'for module in {" ".join(modules)}; do modprobe "$module" || true; done',
-        "cat > /etc/sysctl.d/99-labctl.conf <<'EOF'",
-        *(f"{name} = {value}" for name, value in SYSCTLS.items()),
-        "EOF",
+        f"printf '%s\\n' {' '.join(map(word, modules))} > /etc/modules-load.d/labctl.conf",
+        f'for module in {" ".join(map(word, modules))}; do modprobe "$module" || true; done',
+        written(
+            Path("/etc/sysctl.d/99-labctl.conf"), "".join(f"{name} = {value}\n" for name, value in SYSCTLS.items())
+        ),
     ]
     if needs_rp_filter_override(settings.cilium_version):
-        lines += ["cat > /etc/sysctl.d/99-override_cilium_rp_filter.conf <<'EOF'", RP_FILTER.rstrip(), "EOF"]
+        lines.append(written(Path("/etc/sysctl.d/99-override_cilium_rp_filter.conf"), f"{RP_FILTER.rstrip()}\n"))
     lines.append("sysctl --system >/dev/null")
     if kubeadm.swap is Swap.OFF:
         lines += ["# swap", "swapoff -a"]
@@ -75,8 +77,8 @@ def prepare(settings: Settings) -> str:
         lines += _runtime(settings)
     blocks = [everywhere(settings.machines, "\n".join(lines)), "# the kubelet: cgroup driver, swap, its own address"]
     for machine in settings.machines:
-        arguments = f"KUBELET_EXTRA_ARGS={_kubelet_arguments(settings, machine)}"
-        blocks.append(on(machine, f"echo '{arguments}' > /etc/default/kubelet\nsystemctl enable kubelet"))
+        arguments = f"KUBELET_EXTRA_ARGS={_kubelet_arguments(settings, machine)}\n"
+        blocks.append(on(machine, f"{written(Path('/etc/default/kubelet'), arguments)}\nsystemctl enable kubelet"))
     return "\n".join(blocks)
 
 
@@ -104,22 +106,22 @@ def _packages(settings: Settings) -> list[str]:
     if kubeadm.package_source in (PackageSource.AUTO, PackageSource.REPOSITORY):
         lines += [
             "mkdir -p /etc/apt/keyrings",
-            f"curl -fsSL {where.kubernetes_key} -o /etc/apt/keyrings/labctl-kubernetes.asc",
-            f"echo '{source_line}' > /etc/apt/sources.list.d/labctl-kubernetes.list",
+            quoted(("curl", "-fsSL", "-o", "/etc/apt/keyrings/labctl-kubernetes.asc", "--", where.kubernetes_key)),
+            written(Path("/etc/apt/sources.list.d/labctl-kubernetes.list"), f"{source_line}\n"),
         ]
     if version.series < FIRST_IN_VENDOR_REPOSITORY and not kubeadm.packages.repository:
         lines = [f"# the vendor's repository begins with 1.24: bring the packages of {version}, or a mirror of them"]
-    pinned = " ".join(f"'{name}={version}-*'" for name in ("kubeadm", "kubelet", "kubectl"))
+    pinned = " ".join(word(f"{name}={version}-*") for name in ("kubeadm", "kubelet", "kubectl"))
     install = f"apt-get install -y containerd conntrack socat {pinned}"
     return [*lines, "apt-get update", install, "apt-mark hold kubeadm kubelet kubectl"]
 
 
 def _runtime(settings: Settings) -> list[str]:
     is_systemd = "true" if _driver(settings) == "systemd" else "false"
-    edits = [f"-e 's/SystemdCgroup = .*/SystemdCgroup = {is_systemd}/'"]
+    edits = [f"-e {substitute('SystemdCgroup', is_systemd)}"]
     image = sandbox_image(settings.kubeadm)
     if image:
-        edits.append(f"-e 's#sandbox_image = .*#sandbox_image = \"{image}\"#'")
+        edits.append("-e " + substitute("sandbox_image", f'"{image}"'))
     return [
         "# containerd",
         "mkdir -p /etc/containerd",
@@ -141,20 +143,24 @@ def join(settings: Settings) -> str:
     sudo = "" if leader.user == "root" else "sudo "
     lines = [f"join=$(ssh {leader.place} {sudo}kubeadm token create --ttl 15m --print-join-command)"]
     ignored = ",".join(settings.kubeadm.ignore_preflight_errors)
-    flags = f" --ignore-preflight-errors={ignored}" if ignored else ""
+    flags = [f"--ignore-preflight-errors={ignored}"] if ignored else []
     for machine in settings.machines[1:]:
         sudo = "" if machine.user == "root" else "sudo "
         # The token goes through standard input: a command line can be read by every user of the machine.
-        lines.append(f'echo "$join --node-name={machine.node}{flags}" | ssh {machine.place} {sudo}sh -eu')
+        more = word(" ".join(map(word, (f"--node-name={machine.node}", *flags))))
+        lines.append(f"printf '%s %s\\n' \"$join\" {more} | ssh {machine.place} {sudo}sh -eu")
     return "\n".join(lines)
 
 
-def apply(settings: Settings, path: str, then: str) -> str:
-    """Sends a manifest to the control plane and applies it there."""
+def apply(settings: Settings, path: Path, then: Sequence[str]) -> str:
+    """Sends a manifest to the control plane and applies it there; `then` is what kubectl does next."""
     leader = settings.control_plane
-    sudo = "" if leader.user == "root" else "sudo "
-    there = f"ssh {leader.place} {sudo}{' '.join(settings.kubectl())}"
-    return f"{there} apply --validate=false -f - < {path}\n{there} {then}"
+    sudo = () if leader.user == "root" else ("sudo",)
+
+    def there(*arguments: str) -> str:
+        return through(f"ssh {leader.place}", (*sudo, *settings.kubectl(*arguments)))
+
+    return f"{there('apply', '--validate=false', '-f', '-')} < {word(path)}\n{there(*then)}"
 
 
 def reset(settings: Settings) -> str:

@@ -29,6 +29,7 @@ from labctl.providers.kubeadm.failures import vagrant_remedy
 from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.images import archived
 from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.kubeconfig import plain_kubeconfig
 from labctl.providers.kubeadm.own_files import require_packages
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
@@ -118,7 +119,15 @@ class KubeadmExecutor:
             content = self._fleet.control_plane.read_file(ADMIN_CONF)
         except MeasureFailed as failed:
             raise StepFailed(what=failed.what, cause=failed.cause, remedy="labctl up again") from failed
-        write_private(action.path, content.decode())
+        try:
+            text = plain_kubeconfig(content)
+        except ValueError as wrong:
+            raise StepFailed(
+                what=f"{self._settings.control_plane.node}: {ADMIN_CONF} is not taken over",
+                cause=str(wrong),
+                remedy=f"ssh {action.place} sudo cat {ADMIN_CONF}",
+            ) from wrong
+        write_private(action.path, text)
 
     def _kubectl(self, argv: tuple[str, ...]) -> None:
         done = self._fleet.control_plane.run(argv, timeout_s=180.0)
@@ -224,7 +233,7 @@ def make_machines(action: MakeMachines, settings: Settings) -> None:
     vagrant(action.argv, action.environment)
     keys = []
     for machine in settings.machines:
-        done = process.run(("ssh-keyscan", "-T", "10", machine.address), timeout_s=30.0)
+        done = process.run(("ssh-keyscan", "-T", "10", "--", machine.address), timeout_s=30.0)
         if done.returncode != 0 or not done.stdout:
             raise StepFailed(
                 what=f"{machine.node} ({machine.address}) shows no SSH host key", cause=done.error_text.strip()[-200:],

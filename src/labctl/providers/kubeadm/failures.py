@@ -522,7 +522,7 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     cause = _filled(known.cause, words)
     if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
         cause += f". It said: {said}"
-    remedy = _filled(known.remedy, words)
+    remedy = _filled(known.remedy, words | {name: _pasteable(said) for name, said in groups.items()})
     return StepFailed(
         what=what, cause=cause, remedy=f"{remedy}\nless {shlex.quote(log)}  # all that Ansible said" if log else remedy
     )
@@ -530,6 +530,11 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: words.get(m[1], ""), template).strip()
+
+
+def _pasteable(said: str) -> str:
+    """A machine's words in a command that a person will paste: without what a shell would act on."""
+    return re.sub(r"[^\w@%+=:,./ \[\]-]", "?", said, flags=re.ASCII)
 
 
 def _same(failures: Sequence[TaskFailure]) -> bool:

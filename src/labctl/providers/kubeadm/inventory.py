@@ -1,18 +1,26 @@
 """What Ansible is told: the inventory and the variables of one lab. Pure; holds no secret and no path to remember.
 
 The inventory is generated for every run. Hosts carry the names of the lab's nodes, so that messages do as well.
+
+`to_ansible` is the one door: to Ansible every text is a template unless it is marked, and a template runs programs on
+this host. What lab.yaml, a scenario, a record or a machine said is marked `!unsafe`, all of it; `Template` is for the
+constants of this module. It is YAML with tags and not JSON with `__ansible_unsafe`, which Ansible reads as plain YAML,
+marks ignored, as soon as a key in the data makes no sense to its JSON decoder.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import yaml
+
 from labctl.model.lab import Lab
-from labctl.model.sections_kubeadm import Kubeadm
+from labctl.model.sections_kubeadm import ADDRESS_PATTERN, Kubeadm
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, kernel_options, needs_rp_filter_override
@@ -70,12 +78,20 @@ WATCHED_SYSCTLS = (
 """What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
 SUDO = "env LC_ALL=C sudo"
 """By env, since not every login shell knows `LC_ALL=C sudo`."""
+_HOST = re.compile(ADDRESS_PATTERN)
+"""A node's name, or the address of a machine that has not got to be one."""
 HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
 
 
 def inventory(machines: Sequence[Machine], join: Mapping[str, Document] | None = None) -> Document:
-    """The machines as an Ansible inventory. `join` gives each worker's JoinConfiguration."""
+    """The machines as an Ansible inventory. `join` gives each worker's JoinConfiguration.
+
+    Raises ValueError for a name that Ansible would read as a pattern or a range.
+    """
+    for machine in machines:
+        if not _HOST.fullmatch(machine.node):
+            raise ValueError(f"{machine.node!r} cannot be a host's name")
     hosts = {machine.node: host_variables(machine) for machine in machines}
     for node, document in (join or {}).items():
         hosts[node]["join_document"] = document
@@ -98,25 +114,70 @@ def host_variables(machine: Machine) -> Document:
     arguments = ansible_arguments(machine)
     if arguments:
         # Not by ansible_ssh_private_key_file, of which Ansible neither doubles % nor escapes quotes for ssh.
-        variables["ansible_ssh_common_args"] = _literal(arguments)
+        variables["ansible_ssh_common_args"] = arguments
     if machine.user == "root":
         variables["ansible_become"] = False
     elif machine.sudo_password_file:
         # Read by Ansible when it is needed: the password itself is in no file that labctl writes.
-        path = _quoted(str(Path(machine.sudo_password_file).expanduser()))
-        lines = f"lookup('ansible.builtin.file', {path}, rstrip=False).splitlines()"
-        variables["ansible_become_password"] = "{{ " + lines + " | first | default('') }}"
+        variables["labctl_sudo_password_file"] = str(Path(machine.sudo_password_file).expanduser())
+        variables["ansible_become_password"] = _SUDO_PASSWORD
     return variables
 
 
-def _quoted(text: str) -> str:
-    """The text as an expression of a template. To Ansible a backslash is itself, so nothing makes a quote plain."""
-    return ' ~ "\'" ~ '.join(f"'{part}'" for part in text.split("'"))
+class Template(str):
+    """A text that Ansible may take for a template: a constant of this module, with nothing put into it."""
+
+    __slots__ = ()
 
 
-def _literal(text: str) -> str:
-    """The text as Ansible's templates leave it alone."""
-    return re.sub(r"\{(?=[{%#])", "{{ '{' }}", text)
+_SUDO_PASSWORD = Template(
+    "{{ lookup('ansible.builtin.file', labctl_sudo_password_file, rstrip=False).splitlines() | first | default('') }}"
+)
+
+
+_TEXT = "tag:yaml.org,2002:str"
+
+
+class _Marking(yaml.SafeDumper):
+    """Writes every text with the tag `!unsafe`, and templates as they are; both in quotes.
+
+    Since ansible-core 2.19 the tag makes a number of "1.20" and nothing of "", quotes or not. What is a number, a date,
+    a truth value or nothing to YAML has no brace in it, so that it is no template, and needs no tag.
+    """
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        tag = self.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        return self.represent_scalar("!unsafe" if tag == _TEXT else _TEXT, text, style='"')
+
+    def represent_template(self, text: Template) -> yaml.ScalarNode:
+        return self.represent_scalar(_TEXT, text, style='"')
+
+    def represent_named(self, values: Mapping[Any, Any]) -> yaml.MappingNode:
+        """Keys are names, of which Ansible makes no templates. Those that are no text become one, as in JSON."""
+        pairs = [
+            (
+                self.represent_template(Template(key if isinstance(key, str) else json.dumps(key))),
+                self.represent_data(value),
+            )
+            for key, value in values.items()
+        ]
+        return yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Marking.add_representer(str, _Marking.represent_text)
+_Marking.add_representer(Template, _Marking.represent_template)
+_Marking.add_representer(dict, _Marking.represent_named)
+
+
+def to_ansible(values: Mapping[str, Any]) -> str:
+    """Variables or an inventory as a file that Ansible reads: YAML in which no text is a template but `Template`s.
+
+    Raises yaml.YAMLError for what is no plain data.
+    """
+    return yaml.dump(dict(values), Dumper=_Marking, sort_keys=False, allow_unicode=False, width=2**20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections_kubeadm import HOSTS, Host, Kubeadm, MachineSource, Role
+from labctl.planning.shell import word
 
 FIRST_VAGRANT_HOST = 10
 
@@ -57,14 +57,15 @@ class Machine:
     @property
     def place(self) -> str:
         """What a person types after `ssh`."""
-        return " ".join((*map(_typed, self.ways), f"{self.user}@{self.address}"))
+        return " ".join((*map(_typed, self.ways), word(f"{self.user}@{self.address}")))
 
     def forgetting(self, known_as: str = "") -> str:
         """What a person types after `ssh-keygen` so that this machine's host key is forgotten. `known_as` is the name
         that it has in known_hosts, where somebody said it."""
         name = known_as or (self.address if self.port == 22 else f"[{self.address}]:{self.port}")
         where = f" -f {_typed(self.known_hosts)}" if self.known_hosts else ""
-        return f"-R '{name}'{where}"
+        shown = word(name) if "'" in name else f"'{name}'"
+        return f"-R {shown}{where}"
 
     @property
     def cluster_address(self) -> str:
@@ -75,9 +76,9 @@ class Machine:
         return asdict(self) | {"role": str(self.role)}
 
 
-def _typed(word: str) -> str:
+def _typed(text: str) -> str:
     """A word as a shell takes it, a leading `~/` left for the shell to read."""
-    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") and len(word) > 2 else shlex.quote(word)
+    return f"~/{word(text[2:])}" if text.startswith("~/") and len(text) > 2 else word(text)
 
 
 def in_quotes(option: str, path: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 from labctl.errors import LabError, StepFailed
+from labctl.names import is_name
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
@@ -17,6 +20,12 @@ MARK_FILE = "/etc/labctl/lab.json"
 _ASK_S = 30.0
 _SOCKET = "unix:///run/containerd/containerd.sock"
 _POD_CIDR = "10.244.0.0/16"
+
+
+_MOST_BYTE = 64 * 1024
+_DIGEST = re.compile(r"[0-9a-f]{0,64}")
+_SHOWN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,200}")
+_SOCKET_PATH = re.compile(r"(unix://)?/[A-Za-z0-9/._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,20 +54,37 @@ class Mark:
 
 
 def parse_mark(text: str) -> Mark | None:
-    """The mark; None where the file is not one."""
+    """The mark; None where the file is not one that labctl writes. It is a machine's word: names are names, the socket
+    is a path and the range a range, or there is no mark."""
+    if len(text) > _MOST_BYTE:
+        return None
     try:
         said = json.loads(text)
-        return Mark(
-            lab=str(said["lab"]),
-            scenario=str(said.get("scenario", "")),
-            digest=str(said.get("digest", "")),
-            node=str(said.get("node", "")),
-            cri_socket=str(said.get("criSocket", _SOCKET)),
-            pod_cidr=str(said.get("podCidr", _POD_CIDR)),
+        mark = Mark(
+            lab=_text(said["lab"]),
+            scenario=_text(said.get("scenario", "")),
+            digest=_text(said.get("digest", "")),
+            node=_text(said.get("node", "")),
+            cri_socket=_text(said.get("criSocket", _SOCKET)),
+            pod_cidr=str(IPv4Network(_text(said.get("podCidr", _POD_CIDR)))),
             remove_packages=said.get("removePackages") is not False,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    is_ours = (
+        is_name(mark.lab)
+        and (is_name(mark.node) or not mark.node)
+        and _SHOWN.fullmatch(mark.scenario)
+        and _DIGEST.fullmatch(mark.digest)
+        and _SOCKET_PATH.fullmatch(mark.cri_socket)
+    )
+    return mark if is_ours else None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +106,14 @@ class Marked:
             ) from self.failure
 
 
+def _refusal(machine: Machine) -> StepFailed:
+    return StepFailed(
+        what=f"{machine.node} ({machine.address}): {MARK_FILE} is not as labctl writes it",
+        cause="names, socket or pod range in it are none, so nothing of it is gone by",
+        remedy=f"ssh {machine.place} cat {MARK_FILE}",
+    )
+
+
 def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
     """Asks all machines at the same time for the mark of lab `name`."""
 
@@ -90,7 +124,8 @@ def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
                 # sudo refused, or nobody answered in time: not the same as no mark.
                 task = TaskFailure(node=commands.machine.node, task="Look for the mark", message=done.error_text)
                 return step_failed([task], [commands.machine])
-            return parse_mark(done.text)
+            mark = parse_mark(done.text)
+            return _refusal(commands.machine) if mark is None and done.text.strip() else mark
         except LabError as failed:
             return failed
 

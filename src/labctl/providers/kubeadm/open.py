@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from labctl.errors import MeasureFailed
+from labctl.model.sections_kubeadm import DEVICE_PATTERN
 from labctl.providers.base import ClockOffset, TargetKind
 from labctl.providers.cilium.commands import shown
 from labctl.providers.cilium.open import OpenCiliumLab, open_lab
@@ -19,6 +21,7 @@ from labctl.providers.kubeadm.settings import Settings
 from labctl.providers.kubeadm.ssh import Fleet
 
 _ASK_S = 30.0
+_DEVICE = re.compile(DEVICE_PATTERN)
 _NAMESPACES = ("--mount", "--net", "--uts", "--ipc", "--pid", "--root", "--wd")
 
 
@@ -96,19 +99,18 @@ def uplinks(settings: Settings, fleet: Fleet) -> dict[str, str]:
 
 
 def device_of(text: str, address: str) -> str:
-    """The device with that address in `ip -json address`; empty when none has it."""
+    """The device with that address in `ip -json address`; empty when none has it, or when what is said there is no
+    device's name."""
     try:
         links = json.loads(text)
-    except ValueError:
-        return ""
-    return next(
-        (
-            str(link.get("ifname", ""))
+        named = next(
+            str(link["ifname"])
             for link in links
             if any(entry.get("local") == address for entry in link.get("addr_info") or ())
-        ),
-        "",
-    )
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return ""
+    return named if _DEVICE.fullmatch(named) else ""
 
 
 class OpenMachinesLab(OpenCiliumLab):

@@ -151,14 +151,14 @@ def _render(settings: Settings) -> Step:
 
 
 def _cilium(settings: Settings) -> Step:
-    then = "--namespace kube-system rollout status daemonset/cilium --timeout 300s"
+    then = ("--namespace", "kube-system", "rollout", "status", "daemonset/cilium", "--timeout", "300s")
     return Step(
         id="cilium",
         title=f"Cilium {settings.cilium_version} on every node",
         actions=(
             Play(
                 playbook="cilium",
-                by_hand=by_hand.apply(settings, str(settings.files.rendered), then),
+                by_hand=by_hand.apply(settings, settings.files.rendered, then),
                 variables=play_variables(settings),
             ),
         ),
@@ -166,12 +166,12 @@ def _cilium(settings: Settings) -> Step:
 
 
 def _pods(settings: Settings) -> Step:
-    then = f"--namespace {settings.namespace} wait --for condition=Ready pods --all --timeout 300s"
+    then = ("--namespace", settings.namespace, "wait", "--for", "condition=Ready", "pods", "--all", "--timeout", "300s")
     actions: list[Action] = [
         WriteFile(path=settings.files.workloads, text=workloads(settings)),
         Play(
             playbook="pods",
-            by_hand=by_hand.apply(settings, str(settings.files.workloads), then),
+            by_hand=by_hand.apply(settings, settings.files.workloads, then),
             variables=play_variables(settings),
         ),
     ]

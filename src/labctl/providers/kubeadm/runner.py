@@ -7,7 +7,6 @@ The module is imported only when machines are really worked on: ansible-runner t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -16,13 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
+from labctl.providers.kubeadm.inventory import to_ansible
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.story import (
@@ -188,7 +188,7 @@ class AnsibleRunner:
         if program is None:
             raise HostLacks(what="ansible-playbook is not on this host", remedy=_PACKAGE)
         try:
-            from ansible_runner.interface import run  # type: ignore[import-untyped]
+            from ansible_runner.interface import init_runner  # type: ignore[import-untyped]
         except ImportError as missing:
             raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
         listener = _Listener(self.observer)
@@ -212,7 +212,7 @@ class AnsibleRunner:
             arguments["limit"] = limit
         log = self.directory / "artifacts" / ident / "stdout"
         try:
-            result = self._in_thread(run, arguments, log)
+            result = self._in_thread(init_runner, arguments, log)
         finally:
             self.observer(PlaybookEnded(playbook=playbook))
         if _size_byte(log) > _MOST_LOG_BYTE:
@@ -242,10 +242,13 @@ class AnsibleRunner:
     def _prepare(self, playbook: str, inventory: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         for part in ("inventory", "env", "artifacts", "tmp"):
             files.make_own_folder(self.directory / part)
-        files.write_own(self.directory / "inventory" / "hosts.json", json.dumps(inventory, indent=1).encode())
-        files.write_own(self.directory / "env" / "extravars", json.dumps(variables, indent=1).encode())
-        # ansible-runner keeps the arguments of a run for the next one: --check would never end.
-        files.remove_own(self.directory / "env" / "cmdline")
+        # What is in these two is read too. ansible-runner keeps the arguments of a run for the next one: --check would
+        # never end. The inventory of older labctls is no data.
+        for name in ("cmdline", "envvars", "passwords", "settings", "ssh_key", "extravars"):
+            files.remove_own(self.directory / "env" / name)
+        files.remove_own(self.directory / "inventory" / "hosts.json")
+        files.write_own(self.directory / "inventory" / "hosts.yml", to_ansible(inventory).encode())
+        files.write_own(self.directory / "env" / "extravars", to_ansible(variables).encode())
         self._number += 1
         return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{self._number}-{playbook}"
 
@@ -253,6 +256,9 @@ class AnsibleRunner:
         return {
             "PATH": f"{Path(program).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "ANSIBLE_CONFIG": str(playbooks_directory() / "ansible.cfg"),
+            # An inventory is read as YAML and never run; what a machine says of itself is no variable by its own name.
+            "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml",
+            "ANSIBLE_INJECT_FACT_VARS": "False",
             "ANSIBLE_HOME": str(self.directory / "tmp"),
             "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
@@ -270,15 +276,18 @@ class AnsibleRunner:
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
-    def _in_thread(self, run: Any, arguments: Mapping[str, Any], log: Path) -> Any:
+    def _in_thread(self, init_runner: Any, arguments: Mapping[str, Any], log: Path) -> Any:
         """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on. It
         ends, too, when a machine has it print without an end."""
         stop = threading.Event()
         outcome: dict[str, Any] = {}
+        with _without_own_ansible():
+            runner = init_runner(**arguments, cancel_callback=stop.is_set)
 
         def work() -> None:
             try:
-                outcome["result"] = run(**arguments, cancel_callback=stop.is_set)
+                runner.run()
+                outcome["result"] = runner
             except BaseException as failed:
                 outcome["failed"] = failed
 
@@ -303,6 +312,19 @@ def _size_byte(log: Path) -> int:
         return log.stat().st_size
     except OSError:
         return 0
+
+
+@contextlib.contextmanager
+def _without_own_ansible() -> Iterator[None]:
+    """Hides the user's own ANSIBLE_… variables from ansible-runner, which passes on all of this process's: plugins and
+    settings of other projects would change what a lab is."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("ANSIBLE_")}
+    for name in own:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def _last_lines(log: Path) -> str:

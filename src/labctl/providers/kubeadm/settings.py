@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from labctl.providers.kubeadm.kubernetes import parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*){2,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,7 @@ def read_settings(lab: Lab, root: Path) -> Settings:
     refuse_unknown(kubernetes)
     _refuse_pair(lab, cilium, cilium_version, kubernetes)
     refuse_wrong_values(wrong_values(cilium.values, cilium_version, None), where=lab.source)
-    return Settings(
+    settings = Settings(
         lab=lab,
         kubeadm=kubeadm,
         cilium=cilium,
@@ -159,6 +161,15 @@ def read_settings(lab: Lab, root: Path) -> Settings:
         machines=machines_of(lab),
         files=Files.of(root, lab.name),
     )
+    # `down` removes from that directory of a machine what was not in it.
+    if not _DIRECTORY.fullmatch(settings.cni_directory):
+        raise UsageError(
+            what=f"cni.binPath {settings.cni_directory!r} is no directory of its own",
+            cause="Cilium puts its plugin there, and down removes what was not there before",
+            remedy="cilium: {values: {cni: {binPath: /opt/cni/bin}}}",
+            key="cilium.values",
+        )
+    return settings
 
 
 def cilium_of(lab: Lab) -> Cilium:

@@ -6,7 +6,6 @@ them out is `execute`'s; those of the datapath's programs are in `datapath_actio
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -14,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from labctl.planning.shell import fed, quoted, word, written
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Request
 from labctl.system.rtnetlink import RouteScope
@@ -74,7 +74,7 @@ class Device:
     arp: bool = True
 
     def words(self) -> str:
-        return f"name {self.name} index {self.index} address {self.mac} mtu {self.mtu}" + (
+        return f"name {word(self.name)} index {self.index} address {word(self.mac)} mtu {self.mtu}" + (
             "" if self.arp else " arp off"
         )
 
@@ -91,9 +91,7 @@ class NamespaceAdd(Recorded):
     alias: str
 
     def shell(self) -> str:
-        return (
-            f"ip netns add {self.namespace}\nip -n {self.namespace} link set dev lo up alias {shlex.quote(self.alias)}"
-        )
+        return f"ip netns add {word(self.namespace)}\n{_ip(self.namespace)} link set dev lo up alias {word(self.alias)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ class NamespaceDelete(Recorded):
     namespace: str
 
     def shell(self) -> str:
-        return f"ip netns delete {self.namespace}"
+        return f"ip netns delete {word(self.namespace)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +114,9 @@ class Sysctls(Recorded):
     if_there: bool = False
 
     def shell(self) -> str:
-        words = " ".join(f"{key}={value}" for key, value in self.settings)
-        return f"nsenter --net={netns.path_of(self.namespace)} sysctl -{'e' if self.if_there else ''}qw {words}"
+        words = " ".join(word(f"{key}={value}") for key, value in self.settings)
+        place = word(f"--net={netns.path_of(self.namespace)}")
+        return f"nsenter {place} sysctl -{'e' if self.if_there else ''}qw {words}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ class BridgeAdd(Recorded):
     device: Device
 
     def shell(self) -> str:
-        return f"ip -n {self.namespace} link add {self.device.words()} up type bridge"
+        return f"{_ip(self.namespace)} link add {self.device.words()} up type bridge"
 
     def request(self, descriptor_of: Descriptors) -> Request:
         return rtnetlink.bridge_add(self.device.encoded(up=True))
@@ -148,10 +147,10 @@ class VethAdd(Recorded):
     bridge: tuple[str, int] | None = None
 
     def shell(self) -> str:
-        master = f" master {self.bridge[0]}" if self.bridge else ""
-        away = f" netns {self.peer_namespace}" if self.peer_namespace else ""
+        master = f" master {word(self.bridge[0])}" if self.bridge else ""
+        away = f" netns {word(self.peer_namespace)}" if self.peer_namespace else ""
         return (
-            f"ip -n {self.namespace} link add {self.device.words()}{master} up type veth peer {self.peer.words()}{away}"
+            f"{_ip(self.namespace)} link add {self.device.words()}{master} up type veth peer {self.peer.words()}{away}"
         )
 
     def request(self, descriptor_of: Descriptors) -> Request:
@@ -173,7 +172,7 @@ class VxlanAdd(Recorded):
 
     def shell(self) -> str:
         return (
-            f"ip -n {self.namespace} link add {self.device.words()} up "
+            f"{_ip(self.namespace)} link add {self.device.words()} up "
             f"type vxlan external nolearning dstport {self.port}"
         )
 
@@ -188,7 +187,7 @@ class LinkUp(Recorded):
     index: int
 
     def shell(self) -> str:
-        return f"ip -n {self.namespace} link set dev {self.device} up"
+        return f"{_ip(self.namespace)} link set dev {word(self.device)} up"
 
     def request(self, descriptor_of: Descriptors) -> Request:
         return rtnetlink.link_up(self.index)
@@ -203,7 +202,7 @@ class AddressAdd(Recorded):
     scope: RouteScope = RouteScope.UNIVERSE
 
     def shell(self) -> str:
-        return f"ip -n {self.namespace} address add {self.address} dev {self.device}{_scope(self.scope)}"
+        return f"{_ip(self.namespace)} address add {self.address} dev {word(self.device)}{_scope(self.scope)}"
 
     def request(self, descriptor_of: Descriptors) -> Request:
         return rtnetlink.address_add(self.index, self.address, scope=self.scope)
@@ -227,7 +226,8 @@ class RouteAdd(Recorded):
         via = f" via {self.gateway}" if self.gateway else ""
         source = f" src {self.source}" if self.source else ""
         mtu = f" mtu {self.mtu}" if self.mtu else ""
-        return f"ip -n {self.namespace} route add {destination}{via} dev {self.device}{_scope(self.scope)}{source}{mtu}"
+        device = f" dev {word(self.device)}{_scope(self.scope)}"
+        return f"{_ip(self.namespace)} route add {destination}{via}{device}{source}{mtu}"
 
     def request(self, descriptor_of: Descriptors) -> Request:
         return rtnetlink.route_add(
@@ -246,7 +246,8 @@ class NeighbourAdd(Recorded):
     mac: str
 
     def shell(self) -> str:
-        return f"ip -n {self.namespace} neighbour add {self.address} lladdr {self.mac} dev {self.device} nud permanent"
+        device = f"lladdr {word(self.mac)} dev {word(self.device)}"
+        return f"{_ip(self.namespace)} neighbour add {self.address} {device} nud permanent"
 
     def request(self, descriptor_of: Descriptors) -> Request:
         return rtnetlink.neighbour_add(self.index, self.address, self.mac)
@@ -270,7 +271,7 @@ class IptablesRestore(Recorded):
         return "".join(f"{line}\n" for line in self.rules.splitlines() if line not in self.optional)
 
     def shell(self) -> str:
-        return f"{shlex.join(netns.command(self.namespace, self.argv()))} <<'RULES'\n{self.rules}RULES"
+        return fed(quoted(netns.command(self.namespace, self.argv())), self.rules, end="RULES")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +282,7 @@ class RecordWrite(Recorded):
     document: str
 
     def shell(self) -> str:
-        return f"mkdir -p {self.path.parent}\ncat >{self.path} <<'RECORD'\n{self.document}\nRECORD"
+        return "\n".join((f"mkdir -p {word(self.path.parent)}", written(self.path, f"{self.document}\n")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +290,12 @@ class RecordDelete(Recorded):
     path: Path
 
     def shell(self) -> str:
-        return f"rm -rf {self.path.parent}"
+        return f"rm -rf {word(self.path.parent)}"
+
+
+def _ip(namespace: str) -> str:
+    """The beginning of an ip command inside a namespace."""
+    return f"ip -n {word(namespace)}"
 
 
 def _scope(scope: RouteScope) -> str:

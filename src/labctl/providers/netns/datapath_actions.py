@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.planning.shell import fed, word
 from labctl.providers.netns.actions import Recorded
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Request
@@ -47,7 +48,8 @@ class DatapathLoad(Recorded):
     pins: Path
 
     def shell(self) -> str:
-        return f"mkdir {self.pins}\nbpftool prog loadall {self.object} {self.pins}/programs pinmaps {self.pins}/maps"
+        programs, maps = word(self.pins / "programs"), word(self.pins / "maps")
+        return f"mkdir {word(self.pins)}\nbpftool prog loadall {word(self.object)} {programs} pinmaps {maps}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class MapsFill(Recorded):
             f"map update pinned {self.pins}/maps/{self.map} key hex {key.hex(' ')} value hex {value.hex(' ')}\n"
             for key, value in self.entries
         )
-        return f"bpftool batch file - >/dev/null <<'ENTRIES'\n{lines}ENTRIES"
+        return fed("bpftool batch file - >/dev/null", lines, end="ENTRIES")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class HooksAdd(Recorded):
     index: int
 
     def shell(self) -> str:
-        return f"tc -n {self.namespace} qdisc add dev {self.device} clsact"
+        return f"tc -n {word(self.namespace)} qdisc add dev {word(self.device)} clsact"
 
     def request(self, descriptor_of: Callable[[str], int]) -> Request:
         return rtnetlink.clsact_add(self.index)
@@ -100,8 +102,8 @@ class FilterAttach(Recorded):
 
     def shell(self) -> str:
         return (
-            f"tc -n {self.namespace} filter add dev {self.device} {self.direction} "
-            f"prio 1 protocol all bpf direct-action object-pinned {self.pins}/programs/{self.program}"
+            f"tc -n {word(self.namespace)} filter add dev {word(self.device)} {self.direction} "
+            f"prio 1 protocol all bpf direct-action object-pinned {word(self.pins / 'programs' / self.program)}"
         )
 
     def request_with(self, program_of: Programs) -> Request:

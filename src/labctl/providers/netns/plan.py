@@ -16,6 +16,7 @@ from labctl.model.datapath import Encapsulation, Fault
 from labctl.model.lab import Lab, Node
 from labctl.model.plan import Action, Plan, Step
 from labctl.names import UNDERLAY, namespace_of
+from labctl.planning.shell import remark, word
 from labctl.providers.netns import rules
 from labctl.providers.netns.actions import (
     AddressAdd,
@@ -258,13 +259,14 @@ def _record(lab: Lab) -> Step:
 
 
 def _preamble(lab: Lab) -> str:
-    place = pins(lab.name)
-    first = netns.path_of(namespace_of(lab.name, UNDERLAY))
+    place = word(pins(lab.name))
+    first = word(netns.path_of(namespace_of(lab.name, UNDERLAY)))
+    said = word(f"the lab {lab.name} is there already; remove it with: labctl down {lab.name}")
     return f"""\
 # The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium.
-# Everything is made inside the lab's own namespaces; to take it all away: labctl down {lab.name}
+{remark(f"Everything is made inside the lab's own namespaces; to take it all away: labctl down {lab.name}")}
 if [ -e {first} ]; then
-    echo "the lab {lab.name} is there already; remove it with: labctl down {lab.name}" >&2
+    printf '%s\\n' {said} >&2
     exit 1
 fi
 
@@ -272,5 +274,5 @@ fi
 # what is attached stays.
 mkdir -p {place}
 mount -t bpf bpf {place}
-trap 'umount {place}; rmdir {place}' EXIT
+trap {word(f"umount {place}; rmdir {place}")} EXIT
 """

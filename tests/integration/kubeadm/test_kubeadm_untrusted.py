@@ -1,0 +1,188 @@
+"""What lab.yaml, a scenario, a record or a machine says never becomes a template of Ansible: real runs of
+ansible-playbook on this host, with a template in every text, which would leave a file behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubeadm_labs import THREE_HOSTS, make_lab
+from labctl.providers.kubeadm import runner
+from labctl.providers.kubeadm.inventory import inventory, join_documents
+from labctl.providers.kubeadm.machines import Machine, machine_from_record
+from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.runner import AnsibleRunner
+from labctl.providers.kubeadm.settings import read_settings
+from labctl.providers.kubeadm.ssh_config import ansible_arguments
+
+PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
+
+# Every way in which the playbooks use values: whole, in text, by the template of kubeadm's configuration, through
+# variables of a task, through facts that are set, and in conditions.
+PLAY = """
+- hosts: all
+  gather_facts: false
+  vars:
+    labctl_ignored: [FileContent]
+    labctl_cgroup_driver: systemd
+  tasks:
+    - ansible.builtin.copy:
+        dest: "{{ said }}/variables.json"
+        content: "{{ {'labctl': labctl, 'join': join_document | default({}), 'machine': {
+                        'host': ansible_host, 'user': ansible_user, 'arguments': ansible_ssh_common_args | default(''),
+                        'password': ansible_become_password | default('')}} | to_json }}"
+    - ansible.builtin.template: {src: kubeadm.yaml.j2, dest: "{{ said }}/kubeadm.yaml"}
+    - ansible.builtin.set_fact:
+        labctl_given: "{{ labctl.repository ~ labctl.bundle }}"
+        labctl_words: "{{ (labctl.repository ~ ' ' ~ labctl.bundle).split() }}"
+    - ansible.builtin.copy:
+        dest: "{{ said }}/{{ inventory_hostname }}"
+        content: "{{ labctl_given }} {{ labctl_words | join('+') }} {{ inner }}"
+      vars:
+        inner: "{{ labctl.repository_key }}"
+    - ansible.builtin.command:
+        argv: [printf, "%s", "{{ item.path }}"]
+      loop: "{{ labctl.archives }}"
+      loop_control: {label: "{{ item.name }}"}
+      register: labctl_printed
+    - ansible.builtin.copy:
+        dest: "{{ said }}/printed"
+        content: "{{ labctl_printed.results | map(attribute='stdout') | join }}"
+    - ansible.builtin.shell: |
+        printf %s {{ labctl.repository | quote }} >{{ said }}/shell
+    - ansible.builtin.assert:
+        that: labctl.repository | length > 0
+        fail_msg: "{{ labctl.repository }}"
+"""
+
+SHORT = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug: {msg: "{{ 'a b' | quote }}"}
+"""
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / "a-template-ran"
+
+
+@pytest.fixture
+def ansible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsibleRunner]:
+    """Plays PLAY on this host, with labctl's own configuration of Ansible."""
+    playbooks = tmp_path / "playbooks"
+    playbooks.mkdir()
+    (playbooks / "probe.yml").write_text(PLAY)
+    (playbooks / "short.yml").write_text(SHORT)
+    for name in ("templates", "ansible.cfg"):
+        (playbooks / name).symlink_to(PLAYBOOKS / name)
+    monkeypatch.setattr(runner, "playbooks_directory", lambda: playbooks)
+    (tmp_path / "said").mkdir()
+    with AnsibleRunner(tmp_path / "run", ()) as opened:
+        yield opened
+
+
+def played(ansible: AnsibleRunner, hosts: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for group in hosts["all"]["children"].values():
+        for host in group["hosts"].values():
+            host |= {
+                "ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable,
+            }  # fmt: skip
+    ansible.play("probe", hosts, {**variables, "said": str(folder / "said")})
+    said: dict[str, Any] = json.loads((folder / "said" / "variables.json").read_text())
+    return said
+
+
+def test_no_text_of_lab_yaml_is_a_template(ansible: AnsibleRunner, mark: Path, tmp_path: Path) -> None:
+    """Values of every kind of key, as deep as they may be, and keys."""
+    run = "{{ lookup('pipe', 'touch " + str(mark) + "') }}"
+    block = "{% for x in [lookup('pipe', 'touch " + str(mark) + "')] %}{% endfor %}"
+    texts = {
+        "clusterDomain": run, "list": [run, {"deep": block}], run: 1, block: {run: True}, "number": 7, "{#": "#}",
+        "like others": ["", "1.20", "007", "0x1f", "1e3", "true", "no", "~", "2024-01-02", "=", "<<", "1:30", ".inf"],
+        "__ansible_unsafe": run, "__ansible_vault": run, "__ansible_type": {"a": run}, "!unsafe": "!unsafe " + run,
+        "lines": f"a\n{run}\n--- !unsafe\n", "other": "\u0085\u2028 \x07 ä 'quote' \"double\" \\ \t",
+    }  # fmt: skip
+    password = Path(f"{tmp_path}/{run}'s")
+    password.parent.mkdir(parents=True)
+    password.write_text(f"word {run}\n")
+    lab = make_lab(
+        hosts=[{**THREE_HOSTS[0], "key": f"/k/{run}", "sudoPasswordFile": str(password)}], nodes=1,
+        kubeadm={
+            "kubelet": texts, "cluster": {"etcd": texts}, "init": {"patches": texts},
+            "packages": {
+                "repository": f"https://r/{run}", "repositoryKey": f"https://k/{block}", "bundle": f"/b/{run}",
+            },
+            "images": {"archives": [f"/i/{run}.tar"]},
+        },
+    )  # fmt: skip
+    settings = read_settings(lab, tmp_path / "state")
+    variables = play_variables(settings)
+    said = played(ansible, inventory(settings.machines), variables, tmp_path)
+    assert not mark.exists()
+    # What arrives is what was said, to the letter.
+    assert said["labctl"] == json.loads(json.dumps(variables["labctl"]))
+    assert said["machine"]["arguments"] == ansible_arguments(settings.machines[0])
+    assert said["machine"]["password"] == f"word {run}"
+    init, cluster, kubelet = yaml.safe_load_all((tmp_path / "said" / "kubeadm.yaml").read_text())
+    assert init["patches"] == cluster["etcd"] == texts
+    assert {key: kubelet[key] for key in texts} == texts
+    assert (tmp_path / "said" / "shell").read_text() == f"https://r/{run}"
+    assert (tmp_path / "said" / "printed").read_text() == f"/i/{run}.tar"
+    assert (tmp_path / "said" / "node1").read_text().startswith(f"https://r/{run}/b/{run} ")
+
+
+def test_no_text_of_a_record_of_machines_is_a_template(ansible: AnsibleRunner, mark: Path, tmp_path: Path) -> None:
+    """The record that `down` goes by, and what machines are joined with, every text of them."""
+    run = "{{ lookup('pipe', 'touch " + str(mark) + "') }}"
+    record = machine_from_record(
+        {
+            "node": "node1", "role": "control-plane", "address": run, "user": run, "key": run, "known_hosts": run,
+            "interface": run, "node_address": run, "sudo_password_file": str(tmp_path / run),
+        }
+    )  # fmt: skip
+    worker = Machine(**{**record.record(), "node": "node2", "role": "worker"})
+    machines = (record, worker)
+    password = tmp_path / run
+    password.parent.mkdir(parents=True)
+    password.write_text(run)
+    settings = read_settings(make_lab(hosts=THREE_HOSTS[:2], nodes=2), tmp_path / "state")
+
+    def hostile(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: hostile(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [hostile(inner) for inner in value] + [run]
+        return f"{value}{run}" if isinstance(value, str) else value
+
+    variables = hostile(json.loads(json.dumps(play_variables(settings))))
+    variables["labctl"]["archives"] = [{"path": run, "name": run}]
+    variables["labctl"]["init_documents"].pop()
+    documents = {node: hostile(document) for node, document in join_documents(settings.kubeadm, machines).items()}
+    said = played(ansible, inventory(machines, documents), variables, tmp_path)
+    assert not mark.exists()
+    assert said["labctl"] == variables["labctl"]
+    assert said["machine"]["host"] == said["machine"]["user"] == run
+
+
+def test_ansible_settings_and_plugins_of_the_users_environment_are_not_passed_on(
+    ansible: AnsibleRunner, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    (plugins / "quote.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    for kind in ("CALLBACK", "FILTER", "LOOKUP", "ACTION", "STRATEGY", "VARS", "INVENTORY"):
+        monkeypatch.setenv(f"ANSIBLE_{kind}_PLUGINS", str(plugins))
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "evil")
+    monkeypatch.setenv("ANSIBLE_VARS_ENABLED", "evil")
+    settings = read_settings(make_lab(hosts=THREE_HOSTS[:1], nodes=1), tmp_path / "state")
+    ansible.play("short", inventory(settings.machines), {})
+    assert not mark.exists()
