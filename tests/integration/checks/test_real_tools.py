@@ -275,11 +275,10 @@ def test_tcpdump_sees_echo_inside_vxlan_and_nothing_but_echo(namespaces: tuple[s
     assert uplink.reply.outer.src == "server-node"
 
 
-def test_tcpdump_towards_no_route_says_that_the_capture_saw_nothing(namespaces: tuple[str, str]) -> None:
+def test_tcpdump_towards_no_route_is_a_failure_in_the_kernels_words(namespaces: tuple[str, str]) -> None:
     result, _ = perform(open_plain(namespaces, "10.77.0.1"), TcpdumpParameters(count=1), "tcpdump")
-    assert result.verdict is Verdict.ERROR
-    assert result.reason.startswith("the capture sees nothing")
-    assert "Network is unreachable" in result.reason
+    assert result.verdict is Verdict.FAIL
+    assert "the sender was told: Network is unreachable" in result.reason
 
 
 def test_a_tap_that_does_not_exist_is_an_error_in_tcpdumps_words(namespaces: tuple[str, str]) -> None:

@@ -102,6 +102,7 @@ class TestMachine:
     port: int
     drop: threading.Event = field(default_factory=threading.Event)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    serving: threading.Thread | None = None
 
     def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
         """Runs a program on the machine, not over SSH."""
@@ -181,7 +182,8 @@ def _make(name: str, directory: Path, key: Path, address: str) -> TestMachine:
     # A user whose sudo asks for a password, as on most machines.
     machine.run("sh", "-c", f"useradd --create-home {USER} && echo {USER}:{PASSWORD} | chpasswd")
     machine.write(f"/etc/sudoers.d/{USER}", f"{USER} ALL=(ALL) ALL\nDefaults:{USER} !lecture\n", 0o440)
-    threading.Thread(target=_serve, args=(machine,), daemon=True).start()
+    machine.serving = threading.Thread(target=_serve, args=(machine,), daemon=True)
+    machine.serving.start()
     return machine
 
 
@@ -206,6 +208,10 @@ def _serve(machine: TestMachine) -> None:
 
 
 def _end(machine: TestMachine) -> None:
+    with contextlib.suppress(OSError):
+        machine.server.shutdown(socket.SHUT_RDWR)  # which wakes the thread; closing alone would leave it in accept
+    if machine.serving is not None:
+        machine.serving.join(timeout=60)
     machine.server.close()
     with contextlib.suppress(ProcessLookupError):
         os.kill(machine.pid, signal.SIGKILL)
