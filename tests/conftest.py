@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import host_snapshot
 from labctl.system import locks, netns, process
@@ -36,6 +37,13 @@ TOOLS = Path(__file__).resolve().parents[1] / ".tools" / "bin"
 GO_PLACES = "/usr/local/go/bin"
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+# The same examples in every run: what a test says does not depend on chance, nor on how busy the machine is.
+settings.register_profile(
+    "labctl", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("labctl")
 
 
 def pytest_configure(config: pytest.Config) -> None:

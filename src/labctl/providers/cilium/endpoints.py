@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.names import is_device, is_mac
+from labctl.providers.cilium.json_lines import of_known_form
 from labctl.providers.cilium.status import IN_AGENT
 
 
@@ -30,6 +31,7 @@ def argv_endpoints() -> tuple[str, ...]:
     return (*IN_AGENT, "endpoint", "list", "-o", "json")
 
 
+@of_known_form("the agent's list of endpoints")
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     """Raises MeasureFailed when the text is not a JSON list of endpoints."""
     try:

@@ -1,8 +1,38 @@
-"""One line of JSON from an agent's tool, read leniently: what is not as expected is empty or 0, never an exception."""
+"""JSON from the tools of a cluster. A line of events is read leniently: what is not as expected is empty or 0. A whole
+document that has not the known form is an error in words, never a traceback."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from labctl.errors import LabError, MeasureFailed
+
+T = TypeVar("T")
+
+_OF_ANOTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
+
+
+def of_known_form(what: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """For a function whose first argument is what a tool printed: anything else than `what` raises MeasureFailed."""
+
+    def guard(read: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(read)
+        def reading(text: str, *arguments: Any, **options: Any) -> T:
+            try:
+                return read(text, *arguments, **options)
+            except LabError:
+                raise
+            except _OF_ANOTHER_FORM as failed:
+                raise MeasureFailed(
+                    what=f"{what} has not the form that labctl knows", cause=text.strip()[:200] or "it is empty"
+                ) from failed
+
+        return reading
+
+    return guard
 
 
 def object_of(line: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Node, Pod
 from labctl.providers.cilium.endpoints import Endpoint, endpoint_of
+from labctl.providers.cilium.json_lines import of_known_form
 from labctl.providers.cilium.pods import PodState
 
 LINKS_SCRIPT = (
@@ -46,6 +47,7 @@ class CiliumNode:
     pod_cidr: str
 
 
+@of_known_form("kubectl's list of CiliumNodes")
 def parse_cilium_nodes(text: str) -> dict[str, CiliumNode]:
     """By Kubernetes name, from `kubectl get ciliumnodes -o json`. Raises MeasureFailed."""
     try:

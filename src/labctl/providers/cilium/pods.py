@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.providers.cilium.json_lines import of_known_form
 
 HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
 """Reasons that no waiting mends."""
@@ -37,6 +38,7 @@ class PodState:
         return any(f": {word}" in self.reason for word in STUCK)
 
 
+@of_known_form("kubectl's list of pods")
 def parse_pods(text: str) -> tuple[PodState, ...]:
     """Raises MeasureFailed when the text is not a list of pods."""
     try:
@@ -109,9 +111,9 @@ def parse_events(text: str, limit: int = 3) -> tuple[str, ...]:
     """The last warnings of `kubectl get events -o json`, newest last, as `Reason: message`."""
     try:
         items = json.loads(text)["items"]
-    except (ValueError, KeyError, TypeError):
+        warnings = [item for item in items if item.get("type") == "Warning"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ()
-    warnings = [item for item in items if item.get("type") == "Warning"]
     warnings.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
     return tuple(dict.fromkeys(f"{item.get('reason')}: {str(item.get('message', '')).strip()}" for item in warnings))[
         -limit:
