@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from labctl.checks import connect, hooks, iperf, latency, paced, pod_network, service, unread
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
+from labctl.loading.schema import schema
+from labctl.model.document import SCENARIO
 from labctl.model.lab import Lab
 from labctl.names import is_device, is_mac, is_name
 from labctl.path import capture, sent
@@ -211,3 +213,55 @@ def test_a_scenario_is_refused_or_a_lab_of_plain_names(name: str, key: str, valu
     require_names(lab)
     if lab.provider == "netns":
         assert plan.plan(lab).steps
+
+
+DOCUMENT = schema(SCENARIO)
+
+
+def made_of(part: Any, depth: int = 0) -> st.SearchStrategy[Any]:
+    """Values that the schema's `part` describes in their kind, with hostile text wherever it allows text."""
+    if "$ref" in part:
+        inner = DOCUMENT
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            inner = inner[step]
+        return made_of(inner, depth)
+    if "const" in part:
+        return st.just(part["const"])
+    if "enum" in part:
+        return st.sampled_from([*part["enum"], *HOSTILE[:4]])
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in part:
+            return st.one_of([made_of(each, depth) for each in part[key]])
+    kind = part.get("type")
+    if kind == "object" and depth < 5:
+        known = {name: made_of(each, depth + 1) for name, each in part.get("properties", {}).items()}
+        required = {name: known.pop(name) for name in part.get("required", ()) if name in known}
+        return st.fixed_dictionaries(required, optional=known)
+    if kind == "array" and depth < 5:
+        return st.lists(made_of(part.get("items", {}), depth + 1), max_size=2)
+    return {
+        "integer": st.integers(-1, 100_000) | st.just(2**70),
+        "number": st.floats(-1, 1e6),
+        "boolean": st.booleans(),
+        "null": st.none(),
+    }.get(kind, st.sampled_from(HOSTILE) | st.sampled_from(["client", "server", "node1", "10.1.0.0/16", "1.18.2"]))
+
+
+@settings(max_examples=250)
+@given(document=made_of(DOCUMENT), base=st.sampled_from(["bpf", "legacy-native", None]))
+def test_a_scenario_made_from_the_schema_is_refused_or_a_lab_of_plain_names(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], base: str | None
+) -> None:
+    """JSON is YAML, so a document is its own file. With a base that is whole, more of them come to be labs."""
+    document = {**document, "apiVersion": "labctl/v1", "kind": SCENARIO}
+    document.pop("extends", None)
+    if base is not None:
+        document["extends"] = str(TREE / "scenarios" / f"{base}.yaml")
+    file = tmp_path_factory.mktemp("scenario") / "made.yaml"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    try:
+        lab = resolve(load_scenario(str(file), start=TREE))
+    except LabError as error:
+        assert error.exit_code == 2  # noqa: PT017
+        return
+    require_names(lab)
