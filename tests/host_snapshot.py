@@ -7,6 +7,7 @@ lab prefix, and the test's own descendants. Other labs on the same machine may c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NETNS = Path("/run/netns")
-SETTLE_S = 5.0
+SETTLE_S = 60.0
 """The kernel frees namespaces, programs and maps a little after their last user has gone."""
 
 _VOLATILE_SYSCTL = re.compile(r"netfilter/nf_conntrack_count$|/flush$|sunrpc/|ipv6/conf/[^/]+/stable_secret$")
@@ -87,7 +88,16 @@ def settled(before: Snapshot, prefix: str) -> tuple[str, ...]:
     deadline = time.monotonic() + SETTLE_S
     while (found := before.differences(snapshot(prefix))) and time.monotonic() < deadline:
         time.sleep(0.05)
+        _collect_orphans()
     return found
+
+
+def _collect_orphans() -> None:
+    """Collects the ended children of this process, as init does everywhere else: those of a labctl that was killed have
+    come to it, and their PID namespace stays for as long as one of them has not been collected."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _output(argv: tuple[str, ...]) -> str:

@@ -101,6 +101,7 @@ EXCEPTIONS = {
     ("store.pressure", ".read_text"): KERNEL,
     ("store.runs", "os.open"): "asks for the lock of a run: reads nothing of it, and follows no link",
     ("system.libraries", ".read_text"): OWN_CODE,
+    ("system.netns", "os.link"): NAMESPACES,
     ("system.netns", "os.open"): NAMESPACES,
     ("system.netns", ".mkdir"): NAMESPACES,
     ("system.netns", ".touch"): NAMESPACES,

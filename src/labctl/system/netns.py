@@ -138,11 +138,16 @@ def create(name: str, prepare: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def _mount_point(path: Path) -> Iterator[None]:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    # With its content from the first moment: an empty file, left by a process that was killed, would be nobody's.
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    file = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o444)
     try:
         os.write(file, _FILE_CONTENT)
+        # Only with a descriptor of a directory does Python let the kernel follow the link in /proc.
+        os.link(f"/proc/self/fd/{file}", path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
     finally:
         os.close(file)
+        os.close(directory)
     try:
         yield
     except BaseException:

@@ -26,8 +26,9 @@ _FROM_OUTSIDE = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, s
 _READY = b"+"
 _STAYS = b"s"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_FIRST = "sleep infinity & wait"
-"""`wait` collects whoever became its child."""
+_FIRST = "exec 3<&0; read -r _ <&3 & wait $!"
+"""Ends at the end of its standard input, a pipe whose other end labctl alone holds: also when labctl was killed before
+`setpriv` could ask for a signal. `wait` collects whoever became its child."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,9 +48,11 @@ def make(home: int, setpriv: str) -> int:
     """A new PID namespace, as a descriptor to `choose`. It ends, with all that is in it, with the calling thread.
     `home` is a descriptor of the one that children are born in before and afterwards. Raises OSError."""
     unshare()
+    reading, _held_until_the_end = os.pipe()
     try:
-        return os.pidfd_open(_spawn((setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", _FIRST)))
+        return os.pidfd_open(_spawn((setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", _FIRST), stdin=reading))
     finally:
+        os.close(reading)
         choose(home)
 
 
@@ -66,10 +69,11 @@ def mount_proc(home: int, numbers: int, mount: str) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), "mount of /proc")
 
 
-def _spawn(argv: tuple[str, ...]) -> int:
+def _spawn(argv: tuple[str, ...], *, stdin: int | None = None) -> int:
     silent = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        actions = [(os.POSIX_SPAWN_DUP2, silent, standard) for standard in (0, 1, 2)]
+        streams = (silent if stdin is None else stdin, silent, silent)
+        actions = [(os.POSIX_SPAWN_DUP2, stream, standard) for standard, stream in enumerate(streams)]
         return os.posix_spawn(argv[0], argv, {"PATH": _PATH}, file_actions=actions, setsid=True)
     finally:
         os.close(silent)
