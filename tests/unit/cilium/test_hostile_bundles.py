@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from labctl.errors import LabError, UsageError
 from labctl.providers.cilium import bundle
@@ -263,3 +265,55 @@ def test_aliases_that_stand_for_a_billion_keys_do_not_hang_the_search_for_a_near
     values = "\n".join(lines).encode()
     chart = read_chart(_chart(tmp_path / "c.tgz", {"Chart.yaml": ABOUT, "values.yaml": values}))
     assert chart.nearest("nothing.like.it.anywhere") == ""
+
+
+NAMES = st.sampled_from(
+    [
+        "chart.tgz",
+        "images/a.tar",
+        "images/../../x",
+        "/etc/passwd",
+        "../x",
+        "images/-rf.tar",
+        "images/a.tar/",
+        "",
+        "x" * 300,
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(
+    members=st.lists(st.tuples(NAMES, st.binary(max_size=40)), max_size=4),
+    parts=st.lists(
+        st.fixed_dictionaries(
+            {"file": NAMES | st.none() | st.integers()},
+            optional={
+                "role": NAMES | st.none(), "byte": st.integers(-1, 50) | st.none() | NAMES, "sha256": st.none() | NAMES,
+            },
+        ),
+        max_size=3,
+    ),
+    honest=st.booleans(),
+)  # fmt: skip
+def test_any_bundle_is_refused_or_unpacks_what_it_names_inside_its_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    members: list[tuple[str, bytes]],
+    parts: list[dict[str, object]],
+    honest: bool,
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("bundle")
+
+    def fill(tar: tarfile.TarFile) -> None:
+        for name, content in members:
+            _add(tar, name, content)
+
+    described = [_part(name, content) for name, content in members] if honest else parts
+    place = _bundle(tmp_path / "b.tar", fill, _manifest(*described))
+    try:
+        bundle.read(place, tmp_path / "out", ())
+    except LabError:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar"]
+        return
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {str(part["file"]) for part in described}

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from labctl import app
 from labctl.cli import measuring
@@ -334,3 +336,42 @@ def test_the_runs_folder_that_is_swapped_for_a_link_meanwhile_gets_what_was_begu
 
 
 REAL_PROVIDER = app.provider
+
+
+JOURNAL = """[
+  {"kind": "prepared", "at": "", "side": "a"}, {"kind": "mode", "at": "", "side": "a", "mode": {"side": "a"}},
+  {"kind": "run", "at": "", "run": {"side": "a", "block": 1}}, {"kind": "noise", "at": "", "reading": {"block": 1}}
+]"""
+HOSTILE: tuple[object, ...] = (
+    "../../../etc", "/etc/passwd", "-rf", "--x=/tmp", "$(id)", "{{ 7 * 7 }}", "<script>x</script>", "\x1b]0;x\x07",
+    "\x9b2J",
+    "\u202e", "\x00", "x" * 5000, None, True, -1, 10**30, 1.5, [], {}, ["x"], {"x": "y"},
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+@pytest.mark.parametrize("file", ["run.json", "journal.jsonl"])
+def test_hostile_pieces_anywhere_in_a_run_are_told_and_lead_nowhere(
+    bench: Bench, tmp_path: Path, asked: Question, outside: Path, file: str, data: st.DataObject
+) -> None:
+    bench.opens(asked.sides[0].lab)
+    run = stored(tmp_path / "runs", asked)
+    path = run / file
+    documents = [json.loads(path.read_text())] if file == "run.json" else json.loads(JOURNAL)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at: Any = data.draw(st.sampled_from(documents))
+        while True:
+            steps = sorted(at) if isinstance(at, dict) else list(range(len(at)))
+            step = data.draw(st.sampled_from(steps))
+            if isinstance(at[step], (dict, list)) and at[step] and data.draw(st.booleans()):
+                at = at[step]
+                continue
+            at[step] = data.draw(st.sampled_from(HOSTILE))
+            break
+    path.write_text("\n".join(map(json.dumps, documents)) + "\n")
+    for argv in (("runs",), ("report", str(run)), ("compare", "--resume", str(run))):
+        said = bench.run(*argv)
+        assert said.code in (0, 1, 2, 3, 4)
+        assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(said.out + said.err)
+        assert "Traceback" not in said.err
