@@ -59,7 +59,7 @@ def verdict(answers: Answers, refusals: Iterable[str]) -> tuple[int, list[str]]:
         count = f"{len(unasked)} of {len(answers)} packages" if answers else "any package"
         said.append(f"audit: the advisories could not be reached for {count}; nothing is known of them, good or bad")
         said += [f"  {line}" for line in refused]
-        said.append("  try: where https://pypi.org or https://api.osv.dev can be reached: make audit")
+        said.append("  try: where PyPI or OSV can be reached: make audit")
     if known:
         said.append(f"audit: something is known against {len(known)} of {len(answers)} packages: make upgrade")
         return 1, said
