@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -27,7 +25,7 @@ pytestmark = [pytest.mark.root, needs_root]
 ROOT = Path(__file__).parents[3]
 LABCTL = str(ROOT / "labctl")
 ATTEMPTS = (sys.executable, str(Path(__file__).parent / "attempts.py"), str(os.getpid()))
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 OF_THE_LAB = (
     "ping", "tcpdump", "packet socket", "raw socket", "low port", "address", "link, tc and mtu", "sysctl net",
@@ -128,54 +126,6 @@ def test_much_goes_in_and_out(lab: Lab) -> None:
         (LABCTL, "exec", lab.name, "client", "--", "cat"), input=b"x" * 5_000_000, stdout=subprocess.PIPE, timeout=60
     )
     assert (done.returncode, len(done.stdout)) == (0, 5_000_000)
-
-
-class Terminal:
-    """A program with a terminal of its own, and somebody who types once something is to be read."""
-
-    def __init__(self, *argv: str) -> None:
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            os.environ["PS1"] = "PROMPT> "
-            os.execvp(argv[0], argv)
-        self.shown = ""
-
-    def reads(self, text: str, then: str) -> None:
-        deadline, seen = time.monotonic() + WAIT_S, ""
-        while text not in seen:
-            assert select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))[0], seen
-            seen += os.read(self.descriptor, 65536).decode(errors="replace")
-        os.write(self.descriptor, then.encode())
-
-    def end(self) -> int:
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.descriptor)
-        return os.waitstatus_to_exitcode(status)
-
-
-def test_a_shell_in_a_pod_has_the_terminal_with_its_jobs_and_gives_it_back(lab: Lab) -> None:
-    inside = f"{LABCTL} exec {lab.name} client -- bash --norc --noprofile -i"
-    terminal = Terminal("sh", "-c", f'{inside}; echo "code $?"; read typed; echo "typed=$typed"; exit 5')
-    terminal.reads("PROMPT> ", "sh -c 'echo be''gun; exec sleep 300'\n")
-    terminal.reads("begun", "\x03")
-    terminal.reads("PROMPT> ", 'echo "in""terrupted $?"; sh -c "echo be""gun; exec sleep 300"\n')
-    terminal.reads("begun", "\x1a")
-    terminal.reads("Stopped", "kill -9 %1; sleep 0.5; jobs; exit 4\n")
-    terminal.reads("code 4", "words\n")
-    terminal.reads("typed=words", "")
-    assert terminal.end() == 5
-
-
-def test_ctrl_c_and_ctrl_z_reach_a_program_in_a_pod(lab: Lab) -> None:
-    inside = f"{LABCTL} exec {lab.name} client -- sh -c 'echo be''gun; exec sleep 300'"
-    terminal = Terminal("bash", "--norc", "--noprofile", "-i")
-    terminal.reads("PROMPT> ", inside + "\n")
-    terminal.reads("begun", "\x1a")
-    terminal.reads("Stopped", "fg\n")
-    terminal.reads("sleep 300", "\x03")
-    terminal.reads("PROMPT> ", "echo co''de $?\n")
-    terminal.reads("code 130", "exit 0\n")
-    assert terminal.end() == 0
 
 
 NO_PID_NAMESPACES = """
