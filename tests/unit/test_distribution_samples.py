@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from labctl.checks.hooks import Counting, parse_connections, parse_counters
-from labctl.checks.iperf import Unreached, measured_iperf, parse_iperf
-from labctl.checks.latency import parse_sockperf
-from labctl.checks.paced import parse_paced
-from labctl.checks.ping import measured_ping, parse_ping
-from labctl.checks.pod_network import (
+from labctl.checks.addressing_findings import (
     Fate,
     parse_default_route,
     parse_device,
     parse_neighbour,
     parse_sized_ping,
 )
+from labctl.checks.iperf import Unreached, measured_iperf, parse_iperf
+from labctl.checks.latency import parse_sockperf
+from labctl.checks.netfilter_findings import Counting, parse_connections, parse_counters
+from labctl.checks.paced import parse_paced
+from labctl.checks.ping import measured_ping, parse_ping
 from labctl.checks.service import parse_exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import IperfParameters, PingParameters

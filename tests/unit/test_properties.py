@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.checks import connect, hooks, iperf, latency, paced, pod_network, service, unread
+from labctl.checks import addressing_findings, connect, iperf, latency, netfilter_findings, paced, service
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema
@@ -54,12 +54,12 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "connect": (connect.parse_connect, ""),
     "iperf3, connections": (lambda text: service.parse_connections(text, 3), ""),
     "rules of a Service": (lambda text: service.parse_rules(text, "10.96.0.1"), ""),
-    "ip address": (pod_network.parse_device, ""),
-    "ip route": (pod_network.parse_default_route, ""),
-    "ip neigh": (lambda text: pod_network.parse_neighbour(text, "10.0.0.1"), ""),
-    "conntrack": (hooks.parse_connections, "conntrack-entries"),
+    "ip address": (addressing_findings.parse_device, ""),
+    "ip route": (addressing_findings.parse_default_route, ""),
+    "ip neigh": (lambda text: addressing_findings.parse_neighbour(text, "10.0.0.1"), ""),
+    "conntrack": (netfilter_findings.parse_connections, "conntrack-entries"),
     "iptables-save": (readings.parse_iptables_save, "iptables-save"),
-    "UDP counters": (unread.parse_udp_counters, ""),
+    "UDP counters": (iperf.parse_udp_counters, ""),
     "/proc/net/snmp": (snmp.parse_arrivals, ""),
     "cilium status": (status.parse_status, ""),
     "cilium endpoint list": (endpoints.parse_endpoints, ""),

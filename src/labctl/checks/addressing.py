@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labctl.checks import addressing_findings as judges
-from labctl.checks.addressing_findings import Wrapped
-from labctl.checks.arp import arp_of_pod
-from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures, judge_findings
-from labctl.checks.outcome import Measured, measure
-from labctl.checks.pod_network import (
+from labctl.checks.addressing_findings import (
     ICMP_OVER_IPV4_BYTE,
+    Wrapped,
     argv_addresses,
     argv_forget_neighbour,
     argv_largest,
     argv_neighbours,
     argv_routes,
+    arp_of_pod,
     parse_default_route,
     parse_device,
     parse_neighbour,
 )
-from labctl.checks.raw import RawFiles
+from labctl.checks.base import CheckContext
+from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
 from labctl.checks.tcpdump import expected_for, mac_roles
 from labctl.checks.watched_ping import Watched, WatchedPing
 from labctl.model.interfaces import VXLAN_PORT

@@ -11,8 +11,7 @@ import json
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.served import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, ConnectParameters

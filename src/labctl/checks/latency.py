@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.served import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, LatencyParameters

@@ -10,25 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures, judge_findings
-from labctl.checks.hooks import (
+from labctl.checks.netfilter_findings import (
     HOOKS,
     Connection,
     Counting,
     Counts,
+    NodeLook,
     Way,
     argv_change,
     argv_connections,
     argv_counters,
     delete_rules,
     insert_rules,
+    judge_node,
     parse_counters,
     read_connections,
 )
-from labctl.checks.netfilter_findings import NodeLook, judge_node
-from labctl.checks.outcome import Measured, failed, measure, said
+from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, failed, judge_findings, measure, said
 from labctl.checks.ping import argv_ping, ping_timeout_s
-from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import NetfilterParameters, PingParameters

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from labctl.checks.base import CheckContext
 from labctl.checks.duration import whole_seconds
 from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended
-from labctl.checks.percentile import percentile
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed, require_ended
+from labctl.checks.ping import percentile
 from labctl.checks.served import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, PacedParameters

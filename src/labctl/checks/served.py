@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.checks.base import CheckContext
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import RawFiles
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import Lab
 from labctl.model.tools import remedy_for, require_ended, why

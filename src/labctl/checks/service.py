@@ -14,10 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures, judge_findings
 from labctl.checks.iperf import read_iperf
-from labctl.checks.outcome import Judgement, Measured, measure
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, judge_findings, measure
 from labctl.checks.served import Service as Server
 from labctl.checks.served import exchange
 from labctl.checks.service_findings import Attempts, Rules, ServiceLook, Transfer, judge_service

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.checks.findings import finding, unknown
+from labctl.checks.outcome import finding, unknown
 from labctl.model.result import Finding
 from labctl.model.service import Service
 

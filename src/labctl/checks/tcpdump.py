@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
+from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, failed, measure, passed, said
 from labctl.checks.ping import PingReport, parse_ping
-from labctl.checks.raw import RawFiles
 from labctl.checks.watched_ping import WatchedPing
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import TcpdumpParameters

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
+from labctl.checks.outcome import RawFiles
 from labctl.checks.ping import argv_ping, ping_timeout_s
-from labctl.checks.raw import RawFiles
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import PingParameters
 from labctl.path.capture import TapCapture, capturing, require_trustworthy

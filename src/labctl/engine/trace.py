@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from labctl.checks.base import RawSink
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import RawFiles
 from labctl.engine.clocks import clocks_between
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair, Placement

@@ -9,10 +9,17 @@ from dataclasses import replace
 import pytest
 
 from labctl.checks import addressing_findings as judges
-from labctl.checks.addressing_findings import Wrapped
-from labctl.checks.arp import ArpSight, arp_of_pod
-from labctl.checks.findings import finding, judge_findings, unknown
-from labctl.checks.pod_network import Fate, parse_default_route, parse_device, parse_neighbour, parse_sized_ping
+from labctl.checks.addressing_findings import (
+    ArpSight,
+    Fate,
+    Wrapped,
+    arp_of_pod,
+    parse_default_route,
+    parse_device,
+    parse_neighbour,
+    parse_sized_ping,
+)
+from labctl.checks.outcome import finding, judge_findings, unknown
 from labctl.checks.tcpdump import expected_for
 from labctl.errors import MeasureFailed
 from labctl.model.datapath import Encapsulation, HostRouting

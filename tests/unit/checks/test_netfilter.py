@@ -8,20 +8,22 @@ from itertools import product
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.hooks import (
+from labctl.checks.netfilter import NetfilterCheck
+from labctl.checks.netfilter_findings import (
     HOOKS,
     Connection,
     Counting,
     Layer,
+    NodeLook,
     Way,
     argv_change,
     delete_rules,
+    expected_hooks,
     insert_rules,
+    judge_node,
     parse_connections,
     parse_counters,
 )
-from labctl.checks.netfilter import NetfilterCheck
-from labctl.checks.netfilter_findings import NodeLook, expected_hooks, judge_node
 from labctl.errors import MeasureFailed
 from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.lab import CheckSpec, Placement

@@ -10,10 +10,10 @@ import pytest
 from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check, CheckContext
 from labctl.checks.connect import ConnectReport, judge_connect
-from labctl.checks.hooks import read_connections
 from labctl.checks.iperf import IperfCheck, measured_iperf, parse_iperf
 from labctl.checks.latency import LatencyCheck
 from labctl.checks.netfilter import NetfilterCheck
+from labctl.checks.netfilter_findings import read_connections
 from labctl.checks.paced import parse_paced
 from labctl.checks.ping import PingCheck, judge_ping, measured_ping, parse_ping
 from labctl.checks.service import parse_connections, parse_rules

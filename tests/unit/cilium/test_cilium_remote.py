@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.raw import RawFiles
+from labctl.checks.outcome import RawFiles
 from labctl.checks.served import Service, exchange
 from labctl.errors import MeasureFailed, ToolMissing
 from labctl.model.lab import CheckSpec
