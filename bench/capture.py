@@ -19,11 +19,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labctl.model.path import Direction
 from labctl.model.signature import Role
+from labctl.model.trace import Direction
 from labctl.path.decode_text import packet_text, time_text
-from labctl.path.feed import PcapFeed
-from labctl.path.pcap import read_pcap
+from labctl.path.pcap import PcapFeed, read_pcap
 from labctl.path.pcapng import packet_maker
 from labctl.path.sighting import match_echo, sightings
 from labctl.testing import packets

@@ -22,15 +22,15 @@ from labctl.checks.addressing_findings import (
     parse_neighbour,
 )
 from labctl.checks.base import CheckContext
+from labctl.checks.captured_ping import Watched, WatchedPing
+from labctl.checks.captures import TapCapture, echo_filter
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
 from labctl.checks.tcpdump import expected_for, mac_roles
-from labctl.checks.watched_ping import Watched, WatchedPing
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
 from labctl.model.tools import require_output, require_success
-from labctl.path.capture import TapCapture, echo_filter
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.providers.base import Completed, Target

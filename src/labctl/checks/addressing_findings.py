@@ -15,15 +15,14 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
 
+from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, unknown
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import Encapsulation, Lab, Pair, Placement
 from labctl.model.result import Finding
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.tools import why
-from labctl.path.capture import TapCapture
 from labctl.path.frame import Arp, decode, ip_text, mac_text
 from labctl.path.sent import has_no_way, read_ping
 from labctl.path.sighting import Sighting, Way

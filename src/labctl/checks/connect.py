@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.server import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily

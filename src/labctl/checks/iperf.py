@@ -19,9 +19,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.served import Service, address_of, exchange
+from labctl.checks.ping import whole_seconds
+from labctl.checks.server import Service, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily

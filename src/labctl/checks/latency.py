@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.ping import whole_seconds
+from labctl.checks.server import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
 from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed, require_ended
-from labctl.checks.ping import percentile
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.ping import percentile, whole_seconds
+from labctl.checks.server import Exchange, Service, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, PacedParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily

@@ -7,10 +7,13 @@ Percentiles of samples, by one definition throughout: linear interpolation betwe
 
 It is definition 7 of Hyndman and Fan (1996), the default of NumPy and R. For values that a tool rounded coarsely there
 is the percentile of grouped data, as in textbooks and in `statistics.median_grouped`.
+
+Durations as iperf3 and sockperf can be told them: whole seconds.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +21,7 @@ from statistics import fmean
 
 from labctl.checks.base import CheckContext, to_the_end
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure_in_slices, passed
-from labctl.checks.served import address_of
+from labctl.checks.server import address_of
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, PingParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -245,3 +248,8 @@ def grouped_percentile(ordered: Sequence[float], percent: float, width: float) -
     below, upto = bisect_left(ordered, value), bisect_right(ordered, value)
     inside = (len(ordered) * percent / 100 - below) / (upto - below)
     return min(max(value + width * (inside - 0.5), ordered[0]), ordered[-1])
+
+
+def whole_seconds(duration_s: float) -> int:
+    """The duration in whole seconds, rounded up, at least 1: no shorter than what was asked for."""
+    return max(1, math.ceil(duration_s))

@@ -1,4 +1,9 @@
-"""One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches."""
+"""One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches.
+
+One `labctl trace` as a run on disk: the captures as they came, and what was found in them; and back from there.
+
+Asks an open lab how far apart the clocks of two pods' nodes are, where they have clocks of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from labctl.checks.base import RawSink
-from labctl.checks.outcome import RawFiles
-from labctl.engine.clocks import clocks_between
-from labctl.errors import MeasureFailed, UsageError
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.movement import Movement, Unshown
-from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
-from labctl.model.proof import Evidence
-from labctl.model.signature import Role
-from labctl.model.tools import said
-from labctl.path.capture import (
+from labctl.checks.captures import (
     TapCapture,
     capturing,
     hindrances_of,
@@ -25,19 +21,27 @@ from labctl.path.capture import (
     require_trustworthy,
     why_unsent,
 )
+from labctl.checks.outcome import RawFiles
+from labctl.engine.check_run import Journal
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import Evidence
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.signature import Role
+from labctl.model.tools import said
+from labctl.model.trace import Direction, Movement, Protocol, Trace, TraceTap, Unshown, Way
+from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for
-from labctl.path.join import join
-from labctl.path.marked import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
-from labctl.path.naming import names_of
-from labctl.path.numbering import numbered
-from labctl.path.recognise import recognise
+from labctl.path.explain import first_wrong
+from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
-from labctl.path.signature import build_signature, vtep_roles
-from labctl.path.wrong import first_wrong
-from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
-from labctl.store.raw import MemorySink
+from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.providers.base import Completed, HasClocks, OpenLab, Tap, TargetKind
+from labctl.store.codec import plain, typed
+from labctl.store.reading import StoredRun
+from labctl.store.runs import MemorySink
+from labctl.units import NANO
 
 _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
@@ -276,4 +280,45 @@ def _refuse(watched: _Watched, unseen: bool) -> None:
     raise MeasureFailed(
         "the capture is not complete",
         f"in {len(_SETTLE_S)} attempts tcpdump left packets behind in the kernel's buffer: the host is overloaded",
+    )
+
+
+TRACE = "trace"
+"""The kind of run, and of the one entry in its journal."""
+
+
+def trace_into(run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: Protocol, count: int, statement: str) -> Trace:
+    """Raises MeasureFailed, with everything that was captured up to then in the run."""
+    sink = run.sink(f"{pair.client}-{pair.server}")
+    traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink)
+    run.record(TRACE, {"trace": plain(traced)})
+    return traced
+
+
+def read_trace(run: StoredRun) -> Trace:
+    """What a run of `labctl trace` found. Raises LabError when it was changed or damaged, UsageError when it was cut
+    short before there was anything."""
+    run.require_intact()
+    for entry in run.entries(TRACE):
+        return typed(Trace, entry.content.get("trace"), where=str(run.path / "journal.jsonl"))
+    manifest = run.manifest
+    raise UsageError(
+        what=f"run {manifest.id} has nothing to report",
+        cause=f"it ended before the packet's way was known: {manifest.reason or manifest.state}",
+        remedy=f"ls {run.path / 'raw'}  # what was captured up to then",
+    )
+
+
+def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
+    """The server's node against the client's; None where they share a clock. Raises MeasureFailed or StepFailed."""
+    lab: Lab = open_lab.lab
+    client, server = lab.pod(pair.client).node, lab.pod(pair.server).node
+    if client == server or not isinstance(open_lab, HasClocks):
+        return None
+    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))}
+    return Clocks(
+        reference=client,
+        node=server,
+        offset_ns=round((offsets[server].offset_s - offsets[client].offset_s) / NANO),
+        error_ns=round((offsets[server].error_s + offsets[client].error_s) / NANO),
     )

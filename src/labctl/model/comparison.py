@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.proof import ModeInForce
 from labctl.model.result import Metric, Sample, Verdict
 from labctl.model.signature import Signature
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from labctl.errors import MeasureFailed
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 
 _VERSION = r"(\d+(?:\.\d+)*(?:[-.\w]*\w)?)"
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from labctl.model.movement import PacketKey
-from labctl.model.path import Direction as Direction
-from labctl.model.path import Way as Way
 from labctl.model.signature import Role
+from labctl.model.trace import Direction as Direction
+from labctl.model.trace import PacketKey
+from labctl.model.trace import Way as Way
 from labctl.path.frame import (
     PROTOCOL_ICMP,
     PROTOCOL_TCP,

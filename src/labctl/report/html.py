@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from labctl import units
-from labctl.compare.fail_if import Judgement
 from labctl.compare.statistics import relative
+from labctl.compare.thresholds import Judgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow, RunRecord
-from labctl.model.proof import Evidence
+from labctl.model.evidence import Evidence
 from labctl.model.result import Better
 from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.json import comparison_json
@@ -44,12 +44,12 @@ from labctl.report.sentences import (
     sides,
     standing_text,
     statements,
+    undetected_notes,
+    undetected_text,
 )
 from labctl.report.signature import Matrix, cell_text, matrices
-from labctl.report.status import shortened
 from labctl.report.svg import Point, axis_drawing, changes_drawing, interval_drawing, samples_drawing
-from labctl.report.terminal import telling
-from labctl.report.undetected import undetected_notes, undetected_text
+from labctl.report.terminal import shortened, telling
 from labctl.report.words import ENGLISH, Words
 
 # Beyond these the page would be slow to open: it then names the files of the run directory instead.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from labctl.compare.fail_if import Judgement
+from labctl.compare.thresholds import Judgement
 from labctl.model.comparison import (
     Caution,
     Change,
@@ -20,8 +20,8 @@ from labctl.model.comparison import (
     SideSamples,
     Stopping,
 )
+from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.lab import Lab
-from labctl.model.proof import Evidence, ModeInForce
 from labctl.model.result import CheckResult, Sample
 from labctl.path.record import signature_record
 from labctl.report.sentences import caution_text, headline, refusal_text

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree  # nosec B405  # writes XML, and reads none
 
-from labctl.compare.fail_if import Judgement, Outcome
+from labctl.compare.thresholds import Judgement, Outcome
 from labctl.model.comparison import ChangeVerdict, Comparison, RunRecord
-from labctl.model.proof import ModeInForce, Standing
+from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.result import CheckResult, Verdict
 from labctl.report.sentences import judgement_text, refusal_text, row_sentence, row_values
 from labctl.report.words import ENGLISH

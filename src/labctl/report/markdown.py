@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from labctl.compare.fail_if import Judgement
+from labctl.compare.thresholds import Judgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.sentences import (
     caution_text,
@@ -28,9 +28,10 @@ from labctl.report.sentences import (
     sides,
     standing_text,
     statements,
+    undetected_notes,
+    undetected_text,
 )
 from labctl.report.signature import cell_text, matrices
-from labctl.report.undetected import undetected_notes, undetected_text
 from labctl.report.words import ENGLISH, Words
 from labctl.text import visible
 

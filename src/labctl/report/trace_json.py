@@ -5,8 +5,7 @@ Base units throughout; times in ns, since a hop takes microseconds. Addresses co
 
 from __future__ import annotations
 
-from labctl.model.movement import Movement
-from labctl.model.path import Hop, HopEnvelope, Named, PacketPath, Skipped, Trace
+from labctl.model.trace import Hop, HopEnvelope, Movement, Named, PacketPath, Skipped, Trace
 from labctl.path.record import signature_record
 from labctl.report.trace_words import unshown_words
 

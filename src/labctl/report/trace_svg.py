@@ -12,11 +12,9 @@ from html import escape
 
 from markupsafe import Markup
 
-from labctl.model.movement import Movement, Mover
-from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
 from labctl.model.signature import Role
-from labctl.report.drawing.route import LANE, Leg, legs, passes_kernel
-from labctl.report.drawing.topology import Box, Kind, Side, Topology, topology_of
+from labctl.model.trace import Carriage, Hop, Movement, Mover, PacketPath, Trace, Way
+from labctl.report.drawing.topology import LANE, Box, Kind, Leg, Side, Topology, legs, passes_kernel, topology_of
 from labctl.report.trace_words import HELPERS
 
 _LINE = 17.0

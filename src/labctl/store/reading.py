@@ -9,11 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
-from labctl.store.decoding import parse_json
+from labctl.store.codec import parse_json
 from labctl.store.journal import JOURNAL_FILE, Entry, count_entries, read_journal
 from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
-from labctl.store.runs import RESULT_FILE, is_being_written
-from labctl.store.seal import SealCheck, check_seal
+from labctl.store.runs import RESULT_FILE, SealCheck, check_seal, is_being_written
 from labctl.system.files import open_folder, read_file
 
 LAST = "last"

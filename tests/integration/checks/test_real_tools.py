@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from labctl.checks.base import CheckContext
+from labctl.checks.captures import capturing
 from labctl.checks.registry import all_checks
+from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.parameters import (
     CheckParameters,
@@ -24,12 +26,8 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.model.process import Completed
-from labctl.model.proof import Evidence
-from labctl.model.result import CheckResult, Verdict
+from labctl.model.result import CheckResult, Completed, Verdict
 from labctl.model.signature import Role, Seen
-from labctl.model.state import DatapathState
-from labctl.path.capture import capturing
 from labctl.path.sighting import Direction, Way, match_echo, sightings
 from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.system.process import Process, run

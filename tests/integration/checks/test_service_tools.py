@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from labctl.checks.service import argv_connections, argv_exchange, parse_connections, parse_exchange, syn_filter
-from labctl.model.service import Protocol, Service, ServiceType
+from labctl.model.lab import Protocol, Service, ServiceType
 from labctl.system.process import Process, run
 
 LOOPBACK = Service(

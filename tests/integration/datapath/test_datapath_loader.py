@@ -11,15 +11,13 @@ from datapath_frames import echo_request, make_frame, parse_frame
 from datapath_topology import OUTSIDE, Cluster, capturing, cluster, make_lab
 
 from labctl.datapath import bpf
-from labctl.datapath.attachments import attachments
-from labctl.datapath.contents import map_contents
+from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
-from labctl.datapath.layout import NO_ADDRESS, Program, Verdict
+from labctl.datapath.layout import NO_ADDRESS, Program, Verdict, read_metrics
 from labctl.datapath.loader import load, load_object
-from labctl.datapath.metrics import read_metrics
 from labctl.errors import StepFailed
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
 from labctl.model.interfaces import CILIUM_VXLAN_INDEX, UPLINK, UPLINK_INDEX, lxc_indexes
+from labctl.model.lab import Encapsulation, Fault, HostRouting
 
 pytestmark = [
     pytest.mark.root,

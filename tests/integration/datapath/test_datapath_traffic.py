@@ -21,10 +21,9 @@ import pytest
 from datapath_frames import Frame, echo_request, make_frame, parse_frame
 from datapath_topology import OUTSIDE, Cluster, capturing, cluster, inside, make_lab
 
-from labctl.datapath.layout import Program, Verdict
-from labctl.datapath.metrics import Metric, difference, read_metrics
-from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
+from labctl.datapath.layout import Metric, Program, Verdict, difference, read_metrics
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_HOST_INDEX, CILIUM_NET, CILIUM_VXLAN, UPLINK
+from labctl.model.lab import Encapsulation, HostRouting, Masquerade
 
 pytestmark = [
     pytest.mark.root,

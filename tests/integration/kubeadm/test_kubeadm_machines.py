@@ -27,9 +27,8 @@ from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.runner import AnsibleRunner
+from labctl.providers.kubeadm.runner import AnsibleRunner, Outcome, TaskEnded, TaskEvent
 from labctl.providers.kubeadm.settings import Settings
-from labctl.providers.kubeadm.story import Outcome, TaskEnded, TaskEvent
 
 pytestmark = pytest.mark.root
 

@@ -15,11 +15,9 @@ from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, unpack_config
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Mover
-from labctl.model.path import Carriage, Protocol, Trace, Way
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
+from labctl.model.trace import Carriage, Mover, Protocol, Trace, Way
 from labctl.path.pcap import read_pcap
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.provider import NetnsProvider

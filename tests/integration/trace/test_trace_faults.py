@@ -9,20 +9,17 @@ import pytest
 from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
-from labctl.datapath.attachments import attachments
-from labctl.datapath.contents import map_contents
+from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
 from labctl.datapath.loader import load
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import Lab
-from labctl.model.movement import Act
-from labctl.model.path import Way
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
+from labctl.model.trace import Act, Way
 from labctl.names import namespace_of
-from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.actions import Direction
 from labctl.providers.netns.watch import node_maps
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = needs
 

@@ -17,12 +17,11 @@ import pytest
 
 from labctl.engine.build import build, remove
 from labctl.engine.trace import pair_between, trace
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import Lab
-from labctl.model.path import PacketPath, Protocol, Trace
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
+from labctl.model.trace import PacketPath, Protocol, Trace
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 needs = [
     pytest.mark.root,

@@ -19,15 +19,14 @@ from labctl.checks.addressing_findings import (
     parse_neighbour,
     parse_sized_ping,
 )
+from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, judge_findings, unknown
 from labctl.checks.tcpdump import expected_for
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Placement
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.result import Finding, Verdict
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture
 from labctl.path.sighting import Envelope, Sighting, Way
 from labctl.providers.base import Completed, Tap
 from labctl.testing.labs import CLIENT, example_devices, example_lab

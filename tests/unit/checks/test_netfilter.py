@@ -8,12 +8,12 @@ from itertools import product
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.netfilter import NetfilterCheck
-from labctl.checks.netfilter_findings import (
+from labctl.checks.netfilter import (
     HOOKS,
     Connection,
     Counting,
     Layer,
+    NetfilterCheck,
     NodeLook,
     Way,
     argv_change,
@@ -25,8 +25,7 @@ from labctl.checks.netfilter_findings import (
     parse_counters,
 )
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec, Placement
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Placement
 from labctl.model.parameters import NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import TargetKind

@@ -10,18 +10,13 @@ from ipaddress import IPv4Address
 
 from cilium_recordings import recorded
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.movement import Movement, PacketKey
-from labctl.model.path import Direction, PacketPath, TraceTap, Way
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role, Seen
+from labctl.model.trace import Direction, Movement, PacketKey, PacketPath, TraceTap, Way
+from labctl.path.assemble import join, names_of, numbered
 from labctl.path.expected import expected_for
-from labctl.path.join import join
-from labctl.path.naming import names_of
-from labctl.path.numbering import numbered
 from labctl.path.sighting import Envelope, Sighting
-from labctl.providers.cilium.monitor import parse_monitor
-from labctl.providers.cilium.monitor_acts import Devices, movements_of
+from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
 from labctl.testing.labs import example_devices, example_lab
 
 CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in Placement)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
 from labctl.providers.cilium.values import Images, Wanted
 from labctl.providers.cilium.versions import Version
 

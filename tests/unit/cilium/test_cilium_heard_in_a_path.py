@@ -7,16 +7,12 @@ import json
 from cilium_exchange import exchange, sections
 from cilium_recordings import recorded
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Movement, PacketKey
-from labctl.model.path import Carriage, Direction, PacketPath, TraceTap, Way
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
-from labctl.path.join import join
-from labctl.path.naming import names_of
+from labctl.model.trace import Carriage, Direction, Movement, PacketKey, PacketPath, TraceTap, Way
+from labctl.path.assemble import join, names_of
 from labctl.path.sighting import Envelope, Sighting
-from labctl.providers.cilium.hubble import Flow, movements_of, parse_hubble
-from labctl.providers.cilium.pwru import Place, parse_pwru
+from labctl.providers.cilium.hubble_pwru import Flow, Place, movements_of, parse_hubble, parse_pwru
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 IN, OUT = Direction.IN, Direction.OUT

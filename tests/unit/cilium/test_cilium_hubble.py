@@ -8,9 +8,9 @@ import pytest
 from cilium_recordings import recorded
 
 from labctl.errors import MeasureFailed
-from labctl.model.movement import Mover
-from labctl.providers.cilium.hubble import (
-    READY,
+from labctl.model.trace import Mover
+from labctl.providers.cilium.hubble_pwru import (
+    HUBBLE_READY,
     argv_hubble,
     enabled_by,
     lost_events,
@@ -67,7 +67,7 @@ def test_compact_text_tells_the_same_flows_without_devices() -> None:
 
 
 def test_every_line_of_flows_shows_that_hubble_is_listening() -> None:
-    assert all(READY in line for line in JSON.splitlines()[:4])
+    assert all(HUBBLE_READY in line for line in JSON.splitlines()[:4])
 
 
 def test_compact_replies_have_the_client_on_the_left() -> None:

@@ -12,14 +12,13 @@ import pytest
 from cilium_recordings import recorded
 
 from labctl.errors import MeasureFailed
+from labctl.model.evidence import Evidence
 from labctl.model.lab import Lab, Placement
-from labctl.model.proof import Evidence
 from labctl.providers.base import Completed, Running, TargetKind
-from labctl.providers.cilium.listeners import Unheard, Wish, host_of, wishes
-from labctl.providers.cilium.monitor_acts import Devices
-from labctl.providers.cilium.pwru import MOST_EVENTS
+from labctl.providers.cilium.hubble_pwru import MOST_EVENTS
+from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.targets import Door, DoorTarget
-from labctl.providers.cilium.watch import MonitorWatch, watching
+from labctl.providers.cilium.watch import MonitorWatch, Unheard, Wish, host_of, watching, wishes
 from labctl.testing.labs import example_lab
 
 TIMES = b"labctl-times\n0m0.00s 0m0.00s\n0m0.01s 0m0.01s\n"

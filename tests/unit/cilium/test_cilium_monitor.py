@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from cilium_recordings import FIXTURES, recorded
 
-from labctl.model.movement import Act
-from labctl.providers.cilium.monitor import argv_monitor_pair, lost_by_monitor, parse_monitor
-from labctl.providers.cilium.monitor_acts import Devices, movements_of
+from labctl.model.trace import Act
+from labctl.providers.cilium.monitor import Devices, argv_monitor_pair, lost_by_monitor, movements_of, parse_monitor
 
 VERSIONS = sorted(
     path.name.removeprefix("others.monitor.")[: -len(".txt")] for path in FIXTURES.glob("encoded/others*")

@@ -11,9 +11,9 @@ import pytest
 from cilium_recordings import recorded
 
 from labctl.errors import MeasureFailed
-from labctl.model.movement import Mover
+from labctl.model.trace import Mover
 from labctl.providers.base import TargetKind
-from labctl.providers.cilium.pwru import (
+from labctl.providers.cilium.hubble_pwru import (
     FUNCTIONS,
     KERNEL_SCRIPT,
     PLACE_SCRIPT,
@@ -24,7 +24,7 @@ from labctl.providers.cilium.pwru import (
     parse_place,
     parse_pwru,
 )
-from labctl.providers.cilium.pwru import why_not as reason
+from labctl.providers.cilium.hubble_pwru import why_not as reason
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.tools import HostCommands

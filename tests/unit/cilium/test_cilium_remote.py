@@ -10,14 +10,13 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import RawFiles
-from labctl.checks.served import Service, exchange
+from labctl.checks.server import Service, exchange
 from labctl.errors import MeasureFailed, ToolMissing
 from labctl.model.lab import CheckSpec
 from labctl.model.parameters import LatencyParameters
 from labctl.providers.base import Completed, TargetKind
 from labctl.providers.cilium.monitor import argv_monitor
-from labctl.providers.cilium.remote import parse_times, unwrapped
-from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.providers.cilium.targets import Door, DoorTarget, parse_times, unwrapped
 from labctl.providers.kind.tools import HostCommands
 from labctl.testing.labs import example_lab
 from labctl.testing.scripted import MemoryRaw, ScriptedLab

@@ -13,9 +13,9 @@ import pytest
 
 from labctl.errors import StepFailed, UsageError
 from labctl.planning.record import digest_of, lab_to_json
-from labctl.providers.cilium.files import LabFiles, read_state
+from labctl.providers.cilium.commands import LabFiles, read_state
 from labctl.providers.kind import execute as kind_execute
-from labctl.providers.kind import record as kind_record
+from labctl.providers.kind import provider as kind_record
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kubeadm import execute as kubeadm_execute
 from labctl.providers.kubeadm.provider import KubeadmProvider

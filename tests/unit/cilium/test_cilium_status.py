@@ -8,8 +8,8 @@ import pytest
 from cilium_recordings import datapath, recorded, wanted
 
 from labctl.errors import MeasureFailed
-from labctl.model.proof import Evidence
-from labctl.providers.cilium.modes import agent_evidence, config_evidence, found_by_agent
+from labctl.model.evidence import Evidence
+from labctl.providers.cilium.evidence import agent_evidence, config_evidence, found_by_agent
 from labctl.providers.cilium.status import (
     AgentStatus,
     explain,

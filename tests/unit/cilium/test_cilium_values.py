@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cilium_recordings import datapath, recorded, wanted
 
-from labctl.providers.cilium.names import Setting, spell
+from labctl.providers.cilium.helm_names import Setting, spell
 from labctl.providers.cilium.values import Images, expected_config, helm_values, images_of, leaves
 from labctl.providers.cilium.versions import Version
 

@@ -8,15 +8,10 @@ import pytest
 from cilium_exchange import CELLS, IDENTIFIER, exchange
 from cilium_recordings import recorded
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Act, Mover
-from labctl.model.path import Carriage, PacketPath, Way
-from labctl.path.join import join
-from labctl.path.naming import names_of
-from labctl.path.numbering import numbered
-from labctl.providers.cilium.monitor import parse_monitor
-from labctl.providers.cilium.monitor_acts import Devices, movements_of
+from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.trace import Act, Carriage, Mover, PacketPath, Way
+from labctl.path.assemble import join, names_of, numbered
+from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
 
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE

@@ -7,7 +7,7 @@ from cilium_recordings import datapath, recorded
 
 from labctl.errors import MeasureFailed
 from labctl.providers.cilium.endpoints import endpoint_of, parse_endpoints, parse_tunnels
-from labctl.providers.cilium.modes import (
+from labctl.providers.cilium.evidence import (
     LinkCounters,
     agent_evidence,
     found_by_agent,

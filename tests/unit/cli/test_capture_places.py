@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from labctl.engine import capture
 from labctl.engine import capture as capturing
-from labctl.engine import capture_taps
 from labctl.model.signature import Role
 from labctl.path.pcapng import section
 from labctl.providers.base import Tap
@@ -33,7 +33,7 @@ def lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     def silence(*_: Any, **__: Any) -> Iterator[None]:
         yield None
 
-    monkeypatch.setattr(capture_taps, "chosen_taps", lambda *_: (tap,))
+    monkeypatch.setattr(capture, "chosen_taps", lambda *_: (tap,))
     monkeypatch.setattr(capturing, "check_filter", lambda *_: None)
     monkeypatch.setattr(capturing, "streaming", silence)
     monkeypatch.setattr(capturing, "capture", lambda *_, **__: ((), 0))

@@ -11,8 +11,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from labctl.compare.assemble import assemble, assemble_unpaired
-from labctl.compare.cautions import rounds_needed
 from labctl.compare.order import Schedule, WorkItem, schedule
+from labctl.compare.warnings import rounds_needed
 from labctl.model.comparison import (
     CautionKind,
     ChangeVerdict,
@@ -25,9 +25,9 @@ from labctl.model.comparison import (
     RunRecord,
     Side,
 )
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.parameters import CompareParameters
-from labctl.model.proof import ModeInForce
 from labctl.model.result import Better, Metric, MetricFamily, Sample, Verdict
 
 P50 = Metric(name="rtt_p50", label="p50", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True)

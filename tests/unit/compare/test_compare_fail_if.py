@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.compare.fail_if import (
+from labctl.compare.thresholds import (
     Candidate,
     Outcome,
     Threshold,

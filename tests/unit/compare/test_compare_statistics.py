@@ -8,25 +8,23 @@ import random
 import pytest
 from scipy import stats
 
-from labctl.compare.distributions import (
-    fixed_size_sum_counts,
-    lower_quantile,
-    subset_sum_counts,
-    t_cdf,
-    t_quantile,
-)
 from labctl.compare.statistics import (
     EXACT_PAIRS,
     autocorrelation,
     detectable_log_ratio,
     fewest_pairs,
+    fixed_size_sum_counts,
     holm,
     is_autocorrelated,
     log_ratios,
+    lower_quantile,
     paired_estimate,
     rank_sum_p,
     relative,
     signed_rank_p,
+    subset_sum_counts,
+    t_cdf,
+    t_quantile,
     unpaired_estimate,
 )
 

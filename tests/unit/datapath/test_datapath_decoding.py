@@ -9,8 +9,7 @@ import pytest
 
 from labctl.datapath.bpf import possible_cpus
 from labctl.datapath.events import decode_event
-from labctl.datapath.layout import EVENT, METRIC, METRIC_KEY, Program, Verdict
-from labctl.datapath.metrics import Metric, decode_metrics, difference
+from labctl.datapath.layout import EVENT, METRIC, METRIC_KEY, Metric, Program, Verdict, decode_metrics, difference
 
 
 def metric(packets: int, *, ifindex: int = 10, verdict: Verdict = Verdict.REDIRECT_PEER) -> Metric:

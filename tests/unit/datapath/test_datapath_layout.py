@@ -32,7 +32,7 @@ from labctl.datapath.layout import (
     unpack_tunnel_key,
 )
 from labctl.datapath.loader import object_path
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 
 HEADER = (Path(layout.__file__).parent / "source" / "layout.h").read_text(encoding="utf-8")
 

@@ -13,7 +13,7 @@ import pytest
 
 from labctl.datapath import loader
 from labctl.datapath.loader import object_path
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 
 DATAPATH = Path(loader.__file__).parent
 needs_compiler = pytest.mark.skipif(

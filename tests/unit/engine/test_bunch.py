@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from labctl.engine.bunch import Run, alternating, overlapping, timed
+from labctl.engine.comparison.measure import Run, alternating, overlapping, timed
 from labctl.model.comparison import RunRecord
 
 
@@ -40,7 +40,7 @@ def test_a_run_with_fewer_slices_ends_earlier_and_the_others_go_on() -> None:
 
 def test_the_time_of_a_run_is_that_of_its_slices_and_not_of_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("labctl.engine.bunch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("labctl.engine.comparison.measure.time.monotonic", lambda: now[0])
 
     def slices() -> Generator[None, None, str]:
         now[0] += 2

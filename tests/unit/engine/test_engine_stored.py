@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from engine_world import HERE, World, lab, planned_of
 
-from labctl.engine.recorded import measured_from
-from labctl.engine.stored import read_comparison
-from labctl.engine.unpaired import chosen_sides, require_common, unpaired
+from labctl.engine.comparison.stored import chosen_sides, measured_from, read_comparison, require_common, unpaired
 from labctl.errors import Interrupted, LabError, NotInForce, UsageError
 from labctl.model.comparison import CautionKind, ChangeVerdict
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json

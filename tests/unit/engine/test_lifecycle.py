@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from labctl.engine.build import Outcome, down, find, up
 from labctl.engine.events import Event, Note, silent
-from labctl.engine.lifecycle import Outcome, down, find, up
 from labctl.errors import HostLacks, NeedsRoot, StepFailed, UsageError
-from labctl.model.datapath import HostRouting
+from labctl.model.lab import HostRouting
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import ScriptedProvider, acts, running_lab
 

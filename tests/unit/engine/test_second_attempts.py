@@ -12,8 +12,8 @@ import pytest
 from engine_world import ImaginedPing, World
 
 from labctl.checks.base import CheckContext, RawSink
-from labctl.engine.inspect import run_checks
-from labctl.engine.recorded import RUN
+from labctl.engine.comparison.stored import RUN
+from labctl.engine.run_checks import run_checks
 from labctl.model.comparison import CautionKind, ChangeVerdict
 from labctl.model.lab import CheckSpec
 from labctl.model.parameters import CheckParameters, PingParameters

@@ -14,22 +14,20 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.tcpdump import expected_for
 from labctl.compare.order import Schedule
-from labctl.engine.asking import Options, Question, ask
+from labctl.engine.comparison.measure import Measurement
+from labctl.engine.comparison.request import Options, Question, ask
+from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose
 from labctl.engine.events import Event, StepDone, silent
-from labctl.engine.measure import Measurement
-from labctl.engine.switching import SIDE_BY_SIDE, Turns, choose
 from labctl.errors import NotInForce, StepFailed, UsageError
 from labctl.loading import load_scenario
 from labctl.model.comparison import Noise
-from labctl.model.datapath import HostRouting
-from labctl.model.lab import Lab
+from labctl.model.lab import HostRouting, Lab, Strategy
 from labctl.model.parameters import CheckParameters, CompareParameters
 from labctl.model.plan import Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
-from labctl.model.strategy import Strategy
 from labctl.planning.resolve import resolve
 from labctl.providers.base import OpenLab, StrategyChoice
-from labctl.store.raw import MemorySink
+from labctl.store.runs import MemorySink
 from labctl.testing.provider import ScriptedProvider, step
 from labctl.testing.scripted import ScriptedLab, ScriptedTarget
 

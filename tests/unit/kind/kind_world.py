@@ -16,10 +16,18 @@ from typing import Any
 
 import yaml
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import (
+    Datapath,
+    Encapsulation,
+    HostRouting,
+    Lab,
+    Masquerade,
+    Pair,
+    Placement,
+    Scenario,
+    ScenarioPod,
+)
 from labctl.model.parameters import CompareParameters
-from labctl.model.scenario import Scenario, ScenarioPod
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.values import expected_config

@@ -14,14 +14,12 @@ from kind_world import World, expect_rendering, lab_of
 from labctl.engine.build import build
 from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
-from labctl.model.lab import Lab
-from labctl.model.service import Protocol, Service, ServiceType
+from labctl.model.lab import Lab, Protocol, Service, ServiceType
 from labctl.providers.kind.actions import DeleteCluster, WaitForPods
 from labctl.providers.kind.config import kind_config
-from labctl.providers.kind.execute import KindExecutor
+from labctl.providers.kind.execute import KindExecutor, wait_for_pods
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.tools import INSTALL, HostCommands, as_run
-from labctl.providers.kind.waiting import wait_for_pods
 
 IMAGES = ("local/cilium:v1.13.12", "local/operator-generic:v1.13.12", "local/tools:1")
 NODES = ("labctl-bpf-control-plane", "labctl-bpf-worker", "labctl-bpf-worker2")

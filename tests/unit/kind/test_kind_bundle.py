@@ -14,7 +14,7 @@ from kind_world import World, completed, lab_of
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Completed
 from labctl.providers.kind import bundle
-from labctl.providers.kind.images import parse_digest, parts
+from labctl.providers.kind.bundle import parse_digest, parts
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import Settings
 

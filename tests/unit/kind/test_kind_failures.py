@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.providers.kind.failures import REMEDIES, failed_command, remedy_for
 
 KIND = ("kind", "create", "cluster", "--name", "labctl-x")

@@ -14,8 +14,8 @@ import yaml
 
 from labctl.loading import load_scenario, validate_files
 from labctl.model.lab import Lab
-from labctl.planning.render import as_script
 from labctl.planning.resolve import resolve
+from labctl.planning.show import as_script
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import Settings

@@ -11,13 +11,12 @@ import yaml
 from kind_world import lab_of
 
 from labctl.errors import UsageError
-from labctl.planning.render import as_record, as_script
-from labctl.providers.kind.config import Mark, kind_config, mark_path, parse_mark
+from labctl.planning.show import as_record, as_script
+from labctl.providers.kind.config import Mark, kind_config, mark_path, overlapping, parse_mark, ranges_of, settle
 from labctl.providers.kind.endpoint import endpoint_of
 from labctl.providers.kind.plan import plan_lab
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import NODE_IMAGES, Settings, read_settings
-from labctl.providers.kind.subnets import overlapping, ranges_of, settle
 
 
 def settings_of(tmp_path: Path, **sections: Any) -> Settings:

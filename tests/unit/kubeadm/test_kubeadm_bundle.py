@@ -20,13 +20,21 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, StepFailed, UsageError
-from labctl.planning.overlay import with_settings
+from labctl.planning.resolve import with_settings
 from labctl.providers.base import Completed, Packs, Running
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
-from labctl.providers.kubeadm.archives import images_in, normal, rename
-from labctl.providers.kubeadm.here import HereCommands
-from labctl.providers.kubeadm.images import Doors, kubernetes_images, locate, parse_images, stored_as
+from labctl.providers.kubeadm.images import (
+    Doors,
+    HereCommands,
+    images_in,
+    kubernetes_images,
+    locate,
+    normal,
+    parse_images,
+    rename,
+    stored_as,
+)
 from labctl.providers.kubeadm.kubernetes_images import TABLE, from_table, parse_list
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.settings import Settings, read_settings

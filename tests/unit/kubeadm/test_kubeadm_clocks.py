@@ -10,13 +10,21 @@ import pytest
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, StepFailed
 from labctl.providers.base import ClockOffset, Completed
-from labctl.providers.kubeadm import clock
-from labctl.providers.kubeadm.clock import Exchange, are_apart, in_words, measure, offset_of, parse_time
-from labctl.providers.kubeadm.fitness import judge_survey
+from labctl.providers.kubeadm import survey
 from labctl.providers.kubeadm.machines import machines_of
+from labctl.providers.kubeadm.preflight import judge_survey
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import MachineCommands
-from labctl.providers.kubeadm.survey import look_at, parse_survey
+from labctl.providers.kubeadm.survey import (
+    Exchange,
+    are_apart,
+    in_words,
+    look_at,
+    measure,
+    offset_of,
+    parse_survey,
+    parse_time,
+)
 
 SURVEY = """uid=0
 kernel=6.1.0-18-amd64
@@ -128,6 +136,6 @@ def test_a_slow_machine_is_not_asked_for_its_time_again_and_again(monkeypatch: p
 
     brisk, sluggish = Sluggish(), Sluggish()
     measure("node2", brisk)
-    monkeypatch.setattr(clock, "_ENOUGH_S", -1.0)
+    monkeypatch.setattr(survey, "_ENOUGH_S", -1.0)
     measure("node2", sluggish)
     assert (brisk.asked, sluggish.asked) == (5, 1)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
-from labctl.providers.kubeadm.fitness import judge_machine, judge_survey
 from labctl.providers.kubeadm.machines import machines_of, section_of
+from labctl.providers.kubeadm.preflight import judge_machine, judge_survey
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import MachineCommands
 from labctl.providers.kubeadm.survey import parse_survey

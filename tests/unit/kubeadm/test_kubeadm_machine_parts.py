@@ -17,14 +17,14 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Masquerade
+from labctl.model.lab import Masquerade
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.fitness import judge_survey, least_python
 from labctl.providers.kubeadm.inventory import Template, inventory, pause_tag, sandbox_image, sources
-from labctl.providers.kubeadm.kernel import kernel_options
+from labctl.providers.kubeadm.kubernetes import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
 from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
 from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.preflight import judge_survey, least_python
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.survey import parse_survey
 

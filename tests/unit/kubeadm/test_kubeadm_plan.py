@@ -14,8 +14,8 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import UsageError
-from labctl.model.datapath import HostRouting
-from labctl.planning.render import as_record, as_script
+from labctl.model.lab import HostRouting
+from labctl.planning.show import as_record, as_script
 from labctl.providers.base import Completed
 from labctl.providers.cilium.pods import PodState
 from labctl.providers.kubeadm.machines import Machine, machine_from_record, machines_of

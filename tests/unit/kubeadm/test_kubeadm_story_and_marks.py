@@ -12,7 +12,7 @@ from labctl.providers.base import Seeks, Tells
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import Mark, Marked, parse_mark
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.story import Narrator, Outcome, PlaybookEnded, TaskEnded, TaskEvent, TaskStarted
+from labctl.providers.kubeadm.runner import Narrator, Outcome, PlaybookEnded, TaskEnded, TaskEvent, TaskStarted
 
 
 def ended(node: str, outcome: Outcome, duration_s: float = 0.5) -> TaskEnded:

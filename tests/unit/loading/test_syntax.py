@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from labctl.loading import compose
+from labctl.loading import yaml_files
 from labctl.loading.tree import Place
 
 LOADERS = [loader for loader in (getattr(yaml, "CSafeLoader", None), yaml.SafeLoader) if loader is not None]
@@ -44,12 +44,12 @@ SAID = {
 
 @pytest.fixture(params=LOADERS, ids=lambda loader: loader.__name__)
 def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(compose, "_LOADER", request.param)
+    monkeypatch.setattr(yaml_files, "_LOADER", request.param)
     return request.param
 
 
 def _said(text: str) -> str:
-    (problem,) = compose.compose(text, START)[1]
+    (problem,) = yaml_files.compose(text, START)[1]
     return problem.message
 
 
@@ -90,7 +90,7 @@ def test_our_limit_of_nesting_comes_before_that_of_the_parser(
     if words:
         _in_other_words(monkeypatch, words)
     levels = 100 if loader is yaml.SafeLoader else 1100  # it has no limit, and needs seconds for a thousand
-    problems = compose.compose(opening + "[" * levels, START)[1]
+    problems = yaml_files.compose(opening + "[" * levels, START)[1]
     assert problems[-1].message == "values are nested more than 32 levels deep"
 
 
@@ -101,9 +101,9 @@ def test_a_text_nested_less_than_our_limit_is_told_to_be_unclosed(loader: object
 def test_the_invalid_files_are_described_alike_by_every_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     said: dict[str, set[tuple[str, ...]]] = {}
     for loader in LOADERS:
-        monkeypatch.setattr(compose, "_LOADER", loader)
+        monkeypatch.setattr(yaml_files, "_LOADER", loader)
         for file in sorted(INVALID.glob("*.yaml")):
-            problems = compose.compose(file.read_text(encoding="utf-8", errors="replace"), START)[1]
+            problems = yaml_files.compose(file.read_text(encoding="utf-8", errors="replace"), START)[1]
             said.setdefault(file.name, set()).add(tuple(map(str, problems)))
     assert len(said) > 20
     assert {name: words for name, words in said.items() if len(words) > 1} == {}

@@ -6,18 +6,16 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.datapath.layout import Program, Verdict
-from labctl.datapath.metrics import Metric
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Lab, Placement
-from labctl.model.proof import Evidence, Silence
+from labctl.datapath.layout import Metric, Program, Verdict
+from labctl.model.evidence import Evidence, Silence
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
 from labctl.providers.netns import evidence
-from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.counters import Netfilter, Reading, Unread
 from labctl.providers.netns.evidence import Look
-from labctl.providers.netns.readings import Netfilter, Reading, Unread
-from labctl.system.conntrack import Connection
+from labctl.system.netfilter import Connection
 from labctl.system.rtnetlink import Filter, Link
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 LXC = "lxc948fe603f61d"
 ATTACHED = {Direction.INGRESS: (Filter(name="cil_from_container-x", program_id=7, tag="ab12"),)}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import HostLacks, LabError, StepFailed
-from labctl.model.movement import Mover, Unshown
+from labctl.model.trace import Mover, Unshown
 from labctl.providers.netns import kernel, probes
 from labctl.providers.netns.kernel import TraceAbilities, parse_release, tells_connections, too_old
 from labctl.providers.netns.netfilter_watch import movements_of
 from labctl.providers.netns.probes import FEATURES, Rights, errno_of, in_a_line, kernel_probe, more_rights, remedy
-from labctl.system.nftrace import TraceStep, parse_trace
+from labctl.system.netfilter import TraceStep, parse_trace
 
 RECORDED = Path(__file__).resolve().parents[2] / "fixtures" / "netns"
 FILTERS = next(feature for feature in FEATURES if feature.name == "tc eBPF")

@@ -13,16 +13,15 @@ from labctl.datapath.layout import (
     SNAT_KEY,
     Program,
     Verdict,
+    decode_metrics,
     pack_address,
     pack_ipcache,
     pack_tunnel_key,
 )
-from labctl.datapath.metrics import decode_metrics
-from labctl.model.datapath import Fault
-from labctl.model.lab import Lab
-from labctl.model.state import MapTable
-from labctl.providers.netns.map_tables import Entry, map_table, names_of
-from labctl.testing.sample_lab import sample_lab
+from labctl.model.evidence import MapTable
+from labctl.model.lab import Fault, Lab
+from labctl.providers.netns.inspect_datapath import Entry, map_table, names_of
+from labctl.testing.labs import sample_lab
 
 LAB = sample_lab("words")
 DEVICES = {4: "eth0", 10: LAB.pod("client").lxc, 11: LAB.pod("neighbour").lxc}

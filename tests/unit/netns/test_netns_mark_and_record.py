@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.model.datapath import Encapsulation, Fault
-from labctl.model.lab import CheckSpec
+from labctl.model.lab import CheckSpec, Encapsulation, Fault
 from labctl.model.parameters import (
     CheckParameters,
     IperfParameters,
@@ -14,9 +13,8 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.providers.netns.mark import Mark, mark_of, parse_mark
-from labctl.providers.netns.record import as_document, parse_document
-from labctl.testing.sample_lab import sample_lab
+from labctl.providers.netns.record import Mark, as_document, mark_of, parse_document, parse_mark
+from labctl.testing.labs import sample_lab
 
 
 def test_a_mark_says_scenario_digest_and_kind() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from labctl.model.datapath import Encapsulation
+from labctl.model.lab import Encapsulation
 from labctl.names import namespace_of
 from labctl.providers.netns.observed import Kind, Observed, Thing, missing, wanted
 from labctl.providers.netns.plan import plan
-from labctl.system.rule_comments import parse_entries, parse_rule
-from labctl.testing.sample_lab import sample_lab
+from labctl.system.netfilter import parse_entries, parse_rule
+from labctl.testing.labs import sample_lab
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "netns"
 LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)

@@ -8,12 +8,14 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from labctl.errors import UsageError
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import Lab
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
 from labctl.model.plan import Action, Plan
-from labctl.planning.render import as_record, as_script
+from labctl.planning.show import as_record, as_script
 from labctl.providers.netns.actions import (
+    DatapathLoad,
+    FilterAttach,
     LinkUp,
+    MapsFill,
     NamespaceAdd,
     NeighbourAdd,
     RouteAdd,
@@ -21,10 +23,9 @@ from labctl.providers.netns.actions import (
     VethAdd,
     VxlanAdd,
 )
-from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, MapsFill
-from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.plan import plan
-from labctl.testing.sample_lab import sample_lab
+from labctl.providers.netns.record import parts_of
+from labctl.testing.labs import sample_lab
 
 
 def actions_of(made: Plan) -> list[Action]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from labctl.model.datapath import Fault, Masquerade
+from labctl.model.lab import Fault, Masquerade
 from labctl.providers.netns import rules
-from labctl.providers.netns.readings import parse_iptables_save
-from labctl.testing.sample_lab import sample_lab
+from labctl.providers.netns.counters import parse_iptables_save
+from labctl.testing.labs import sample_lab
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "netns"
 REAL_NODE = (FIXTURES / "iptables-save-c.real-node.txt").read_text()

@@ -7,12 +7,11 @@ import struct
 import pytest
 
 from labctl.engine.capture import Ended, Source, TapCounts, counts_by_tap, sources_of
-from labctl.model.path import Direction
 from labctl.model.signature import Role
+from labctl.model.trace import Direction
 from labctl.path import pcapng
 from labctl.path.decode_text import packet_text
-from labctl.path.feed import PcapFeed
-from labctl.path.pcap import PcapError, read_pcap
+from labctl.path.pcap import PcapError, PcapFeed, read_pcap
 from labctl.providers.base import Tap, TargetKind
 from labctl.testing import packets
 from labctl.testing.scripted import ScriptedTarget

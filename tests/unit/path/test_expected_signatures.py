@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Signature
 from labctl.path.difference import differences
 from labctl.path.expected import expected_signature
-from labctl.path.recognise import recognise, recognise_encapsulation
 from labctl.path.record import signature_from_record, signature_record
+from labctl.path.signature import recognise, recognise_encapsulation
 
 CELLS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "checks" / "cells.json").read_text()

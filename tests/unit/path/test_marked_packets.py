@@ -9,9 +9,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.model.path import Protocol, Way
+from labctl.model.trace import Protocol, Way
 from labctl.path.frame import decode
-from labctl.path.marked import Marked
+from labctl.path.probe_packets import Marked
 from labctl.testing import packets
 
 A, B = "10.244.0.10", "10.244.1.10"

@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Lab, Placement
-from labctl.model.movement import Act, Movement, Mover, PacketKey
-from labctl.model.path import Carriage, Direction, PacketPath, TraceTap, Way
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
 from labctl.model.signature import Role
-from labctl.path.carried import carried, told
-from labctl.path.join import join
-from labctl.path.naming import Names, names_of
+from labctl.model.trace import Act, Carriage, Direction, Movement, Mover, PacketKey, PacketPath, TraceTap, Way
+from labctl.path.assemble import Names, join, names_of
+from labctl.path.explain import carried, first_wrong, told
 from labctl.path.sighting import Envelope, Sighting
-from labctl.path.wrong import first_wrong
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 IN, OUT = Direction.IN, Direction.OUT

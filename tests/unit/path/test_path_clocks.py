@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.model.movement import Act, Movement, Mover, PacketKey
-from labctl.model.path import Direction
 from labctl.model.signature import Role
-from labctl.path.clocks import Clocks
+from labctl.model.trace import Act, Direction, Movement, Mover, PacketKey
+from labctl.path.assemble import Clocks
 from labctl.path.sighting import Sighting, Way
 
 NODE_OF = {"client:eth0": "node1", "node1:eth0": "node1", "node2:eth0": "node2", "server:eth0": "node2"}

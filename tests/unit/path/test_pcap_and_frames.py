@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from labctl.model.signature import Role
-from labctl.path.feed import PcapFeed
 from labctl.path.frame import Arp, Icmp, Ipv4, Tcp, Udp, decode, ip_text, mac_text
-from labctl.path.pcap import PcapError, PcapReader, Record, read_pcap
+from labctl.path.pcap import PcapError, PcapFeed, PcapReader, Record, read_pcap
 from labctl.path.sighting import Way, match_echo, sightings
 from labctl.testing import packets
 

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import Placement
-from labctl.model.proof import Silence
+from labctl.model.evidence import Silence
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade, Placement
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
 from labctl.path.difference import DifferenceKind, differences, first_difference
 from labctl.path.expected import expected_signature
-from labctl.path.recognise import lost_on_the_way, recognise, recognise_encapsulation, signature_evidence
+from labctl.path.signature import lost_on_the_way, recognise, recognise_encapsulation, signature_evidence
 
 LEGACY, BPF = HostRouting.LEGACY, HostRouting.BPF
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE

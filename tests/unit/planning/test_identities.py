@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.planning.identities import FIRST_IDENTITY, LAST_IDENTITY, identities, label_key
+from labctl.planning.resolve import FIRST_IDENTITY, LAST_IDENTITY, identities, label_key
 
 
 def test_equal_labels_have_one_identity_whatever_their_order() -> None:

@@ -9,10 +9,19 @@ from ipaddress import IPv4Network
 import pytest
 
 from labctl.errors import UsageError
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import CheckSpec, Lab, Pair, Placement
+from labctl.model.lab import (
+    CheckSpec,
+    Datapath,
+    Encapsulation,
+    HostRouting,
+    Lab,
+    Masquerade,
+    Pair,
+    Placement,
+    Scenario,
+    ScenarioPod,
+)
 from labctl.model.parameters import CompareParameters, PingParameters
-from labctl.model.scenario import Scenario, ScenarioPod
 from labctl.names import lxc_name, stable_mac
 from labctl.planning.resolve import resolve
 

@@ -10,14 +10,11 @@ import pytest
 
 from labctl.errors import UsageError
 from labctl.loading import load_scenario
-from labctl.model.lab import Lab
-from labctl.model.service import Protocol, ServiceType
+from labctl.model.lab import Lab, Protocol, ServiceType
 from labctl.planning.addresses import service_address, service_capacity
 from labctl.planning.difference import differences
-from labctl.planning.overlay import with_settings
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
-from labctl.planning.resolve import resolve
-from labctl.planning.selectors import selected, selector_of
+from labctl.planning.resolve import resolve, selected, selector_of, with_settings
 from labctl.providers.netns.plan import plan
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"

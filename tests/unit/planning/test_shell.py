@@ -19,9 +19,9 @@ import kubeadm_labs
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning import shell
-from labctl.planning.render import as_script
+from labctl.planning.show import as_script
 from labctl.providers.kind import actions as of_kind
-from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
+from labctl.providers.kind.actions import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.plan import plan_lab as plan_kind
 from labctl.providers.kind.settings import read_settings as read_kind
 from labctl.providers.kubeadm import by_hand

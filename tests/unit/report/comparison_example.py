@@ -19,10 +19,9 @@ from labctl.model.comparison import (
     Side,
     SideSignature,
 )
-from labctl.model.datapath import Encapsulation
-from labctl.model.lab import Placement
+from labctl.model.evidence import Evidence, ModeInForce
+from labctl.model.lab import Encapsulation, Placement
 from labctl.model.parameters import CompareParameters
-from labctl.model.proof import Evidence, ModeInForce
 from labctl.model.result import Better, Metric, MetricFamily, Sample, Verdict
 from labctl.model.signature import Role, Seen, Signature, TapSight
 

@@ -17,20 +17,18 @@ from rich.text import Text
 from trace_example import CELLS, example_trace, lost_trace
 
 from labctl import units
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
+from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.result import CheckResult, Sample, Verdict
-from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
 from labctl.report.check import check_view
 from labctl.report.datapath import datapath_tables
 from labctl.report.grid import Column, Grid
 from labctl.report.matrix import matrix_view
-from labctl.report.status import status_table
-from labctl.report.terminal import comparison_view, plain_text
+from labctl.report.terminal import comparison_view, plain_text, status_table
 from labctl.report.trace_text import trace_view
 from labctl.report.words import ENGLISH, Words
 from labctl.report.words_zh import CHINESE
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 WIDTHS = (40, 50, 60, 80, 110)
 WIDEST = 200

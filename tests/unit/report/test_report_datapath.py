@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
 from labctl.report.datapath import ROWS_SHOWN, STATISTICS_ON, datapath_record, datapath_tables
 
 PROGRAM = AttachedProgram(

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from comparison_example import example_comparison
 
-from labctl.compare.fail_if import Outcome, judge_thresholds, parse_threshold
+from labctl.compare.thresholds import Outcome, judge_thresholds, parse_threshold
 from labctl.model.comparison import Change, ChangeVerdict, Comparison, Limit, Look, Stopping
 from labctl.report.csv import comparisons_csv
 from labctl.report.html import comparison_page

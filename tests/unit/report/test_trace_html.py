@@ -10,12 +10,10 @@ from dataclasses import replace
 import pytest
 from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.path import Trace
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
-from labctl.report.drawing.route import Leg, legs
-from labctl.report.drawing.topology import Box, Kind, Topology, topology_of
+from labctl.model.trace import Trace
+from labctl.report.drawing.topology import Box, Kind, Leg, Topology, legs, topology_of
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_svg import trace_drawing
 

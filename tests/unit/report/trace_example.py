@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Movement, Mover, PacketKey
-from labctl.model.path import (
+from labctl.model.evidence import Evidence
+from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.signature import Role, Signature
+from labctl.model.trace import (
     Carriage,
     Direction,
     Hop,
     HopEnvelope,
+    Movement,
+    Mover,
     Named,
+    PacketKey,
     PacketPath,
     Protocol,
     Skipped,
@@ -21,8 +24,6 @@ from labctl.model.path import (
     Way,
     Wrong,
 )
-from labctl.model.proof import Evidence
-from labctl.model.signature import Role, Signature
 
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.store.encoding import json_document, json_line, plain
+from labctl.store.codec import json_document, json_line, plain
 
 
 class Colour(StrEnum):

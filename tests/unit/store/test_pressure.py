@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.engine.noise import noise_meter
-from labctl.store.pressure import CpuTicks, Pressure, own_cpu_s, read_pressure, ticks_per_s
+from labctl.engine.comparison.measure import noise_meter
+from labctl.store.environment import CpuTicks, Pressure, own_cpu_s, read_pressure, ticks_per_s
 
 STAT = "{} (ksoftirqd/{}) S 2 0 0 0 -1 69238848 0 0 0 0 {} {} 0 0 20 0 1 0 13 0 0\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import LabError
-from labctl.store.raw import MemorySinks, RawDirectory, safe_name
+from labctl.store.runs import MemorySinks, RawDirectory, safe_name
 from labctl.system.files import open_folder
 
 

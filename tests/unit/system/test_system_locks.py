@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import StepFailed, UsageError
-from labctl.providers.netns.claim import claimed, is_claimed
+from labctl.providers.netns.record import claimed, is_claimed
 from labctl.system import locks
 
 HOLDER = """

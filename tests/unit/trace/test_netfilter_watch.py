@@ -7,10 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.model.movement import Act, Mover, PacketKey
+from labctl.model.trace import Act, Mover, PacketKey
 from labctl.providers.netns.netfilter_watch import TABLE, movements_of, parse_chain, ruleset
+from labctl.system.netfilter import StepKind, TraceStep, parse_trace
 from labctl.system.netlink import attribute, number_attribute, text_attribute
-from labctl.system.nftrace import StepKind, TraceStep, parse_trace
 from labctl.testing import packets
 
 A, B = "10.244.0.10", "10.244.1.10"

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from labctl.engine.capture import Limits, Source, check_filter, streaming
+from labctl.checks.captures import TapCapture, parse_counts, require_trustworthy
+from labctl.engine.capture import Limits, Source, check_filter, prove_filter, streaming
 from labctl.engine.capture import capture as run_capture
-from labctl.engine.capture_sanity import prove_filter
 from labctl.engine.trace import trace
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.path import Direction, Protocol, Trace
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture, parse_counts, require_trustworthy
-from labctl.path.marked import Marked
+from labctl.model.trace import Direction, Protocol, Trace
+from labctl.path.probe_packets import Marked
 from labctl.providers.base import Tap
 from labctl.testing import packets
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab

@@ -43,7 +43,7 @@ def command(runs_dir: Path, as_json: bool) -> int:
 
 
 def _record(run: StoredRun | Unreadable) -> dict[str, object]:
-    from labctl.engine.asked import MOST_ROUNDS
+    from labctl.engine.comparison.request import MOST_ROUNDS
     from labctl.store.reading import Unreadable
 
     if isinstance(run, Unreadable):
@@ -66,8 +66,7 @@ def _record(run: StoredRun | Unreadable) -> dict[str, object]:
 
 def _blocks(run: StoredRun) -> int | None:
     """How many blocks are whole; None for what has no blocks, or cannot be read."""
-    from labctl.engine.recorded import NOISE
-    from labctl.engine.stored import COMPARE, MATRIX
+    from labctl.engine.comparison.stored import COMPARE, MATRIX, NOISE
     from labctl.errors import LabError
 
     if run.manifest.run_kind not in (COMPARE, MATRIX):

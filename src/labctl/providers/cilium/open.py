@@ -9,18 +9,12 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import Evidence
 from labctl.model.signature import Role
-from labctl.model.state import DatapathState
 from labctl.model.tools import require_success
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
-from labctl.providers.cilium.cluster import Cluster
-from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, parse_endpoints
-from labctl.providers.cilium.inspect_datapath import read_state
-from labctl.providers.cilium.listeners import wishes
-from labctl.providers.cilium.live import (
+from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
     Facts,
     Link,
@@ -28,11 +22,14 @@ from labctl.providers.cilium.live import (
     parse_links,
     with_facts,
 )
-from labctl.providers.cilium.monitor_acts import Devices
+from labctl.providers.cilium.commands import Cluster, Commands, must, shown, with_kubeconfig
+from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, parse_endpoints
+from labctl.providers.cilium.evidence import Witnesses
+from labctl.providers.cilium.inspect_datapath import read_state
+from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.pods import PodState, parse_pods
 from labctl.providers.cilium.targets import DoorTarget, pod_door
-from labctl.providers.cilium.watch import watching
-from labctl.providers.cilium.witness import Witnesses
+from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL
 
 AGENTS = "k8s-app=cilium"

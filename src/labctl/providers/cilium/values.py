@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.providers.cilium.names import Setting, spell, strings_of_kube_proxy_replacement
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.providers.cilium.helm_names import Setting, spell, strings_of_kube_proxy_replacement
 from labctl.providers.cilium.versions import Version
 
 

@@ -14,7 +14,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark, word
-from labctl.providers.cilium import install
+from labctl.providers.cilium import rendered
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import helm_values
@@ -24,6 +24,9 @@ from labctl.providers.kind.actions import (
     Command,
     CreateCluster,
     DeleteCluster,
+    HaveImage,
+    LoadImage,
+    NodesHaveImages,
     RefuseForeign,
     RefuseOverlap,
     RenderChart,
@@ -31,8 +34,8 @@ from labctl.providers.kind.actions import (
     VerifyChart,
     WaitForPods,
     WriteFile,
+    WriteMirrors,
 )
-from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.config import kind_config, mark_of
 from labctl.providers.kind.settings import Settings
 
@@ -161,12 +164,12 @@ def _images(settings: Settings, engine: str) -> Step:
 
 def chart_place(settings: Settings) -> str:
     """Where the chart is on this host when it is rendered: the local one, or where `helm pull` puts it."""
-    return install.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
+    return rendered.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
 
 
 def _argv_render(settings: Settings) -> tuple[str, ...]:
     files = settings.files
-    return install.argv_render(
+    return rendered.argv_render(
         settings.cilium, settings.cilium_version, settings.kubernetes, files.charts, files.values
     )
 
@@ -176,7 +179,7 @@ def _chart(settings: Settings) -> Step:
     actions: list[Action] = [
         WriteFile(path=settings.files.values, text=yaml.safe_dump(values, sort_keys=False)),
     ]
-    pull = install.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
+    pull = rendered.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
     if pull:
         actions.append(
             Command(

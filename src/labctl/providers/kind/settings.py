@@ -16,7 +16,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
-from labctl.providers.cilium.files import LabFiles
+from labctl.providers.cilium.commands import LabFiles
 from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of, split_reference
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import HERE, LOOPBACK, Endpoint

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.errors import StepFailed, UsageError
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import (
     CHART,
@@ -21,9 +21,19 @@ from labctl.providers.cilium.bundle import (
     write,
 )
 from labctl.providers.cilium.commands import Commands, shown
-from labctl.providers.cilium.install import chart_place
-from labctl.providers.kubeadm.archives import images_in, normal, rename
-from labctl.providers.kubeadm.images import CILIUM_ROLES, ENGINE, Doors, Found, Store, chart_part, locate
+from labctl.providers.cilium.rendered import chart_place
+from labctl.providers.kubeadm.images import (
+    CILIUM_ROLES,
+    ENGINE,
+    Doors,
+    Found,
+    Store,
+    chart_part,
+    images_in,
+    locate,
+    normal,
+    rename,
+)
 from labctl.providers.kubeadm.kubernetes_images import ROLES
 from labctl.providers.kubeadm.settings import Settings
 from labctl.system.files import open_folder, temporary_folder

@@ -1,12 +1,21 @@
-"""Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host."""
+"""Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host.
+
+The kubeconfig that a machine hands over, read as a machine's word: kubectl runs programs that such a file names
+(`exec`, `auth-provider`), reads the files that it names, and goes by its proxy. Nothing of that is taken over. Pure.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.lab import Lab
@@ -26,12 +35,11 @@ from labctl.providers.kubeadm.actions import (
     WriteFile,
 )
 from labctl.providers.kubeadm.failures import vagrant_remedy
-from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.images import archived
 from labctl.providers.kubeadm.inventory import inventory, join_documents
-from labctl.providers.kubeadm.kubeconfig import plain_kubeconfig
 from labctl.providers.kubeadm.own_files import require_packages
 from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.preflight import refuse_obstacles
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
 from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
 from labctl.providers.kubeadm.ssh import Fleet
@@ -241,3 +249,57 @@ def make_machines(action: MakeMachines, settings: Settings) -> None:
             )  # fmt: skip
         keys.append(done.text)
     write_private(settings.files.known_hosts, "".join(keys))
+
+
+MOST_BYTE = 256 * 1024
+_SERVER = re.compile(r"https://[A-Za-z0-9.\[\]:-]{1,255}")
+
+
+def plain_kubeconfig(content: bytes) -> str:
+    """The same cluster and user in a file of labctl's own: a server, an authority, a certificate and its key, and no
+    other key. Raises ValueError when they are not there as kubeadm writes them."""
+    if len(content) > MOST_BYTE:
+        raise ValueError(f"it has {len(content)} bytes")
+    try:
+        said = yaml.safe_load(content)
+        (cluster,), (user,) = (part["cluster"] for part in said["clusters"]), (part["user"] for part in said["users"])
+        server = cluster["server"]
+        if not isinstance(server, str) or not _SERVER.fullmatch(server):
+            raise ValueError("its server is not an https address")
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "kubernetes",
+                    "cluster": {
+                        "server": server,
+                        "certificate-authority-data": _data(cluster, "certificate-authority-data"),
+                    },
+                }
+            ],
+            "users": [
+                {
+                    "name": "kubernetes-admin",
+                    "user": {key: _data(user, key) for key in ("client-certificate-data", "client-key-data")},
+                }
+            ],
+            "contexts": [
+                {
+                    "name": "kubernetes-admin@kubernetes",
+                    "context": {"cluster": "kubernetes", "user": "kubernetes-admin"},
+                }
+            ],
+            "current-context": "kubernetes-admin@kubernetes",
+        }
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError) as wrong:
+        raise ValueError("it is not as kubeadm writes it") from wrong
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _data(part: Mapping[str, Any], key: str) -> str:
+    value = part[key]
+    if not isinstance(value, str):
+        raise TypeError(value)
+    base64.b64decode(value, validate=True)
+    return value

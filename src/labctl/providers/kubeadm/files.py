@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.providers.cilium.files import LabFiles, state_root
+from labctl.providers.cilium.commands import LabFiles, state_root
 
 STATE = "machines.json"
 

@@ -1,25 +1,39 @@
 """The images and the chart of a lab, and where each of them can be had: archives, machines, this host's docker.
 
 Nothing is pulled and no machine is changed: containerd and kubeadm on the machines are asked what they have.
+
+Which of a lab's machines answer, all asked at once: the places where its images may be. Changes nothing.
+
+The programs of this host behind the same door as a machine's: helm, docker. Owns no knowledge of any of them.
+
+Image archives: which images one holds, under which name and digest, and one image given another name.
+
+Reads what `docker save` and `ctr images export` write, packed with gzip or not.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
-from labctl.providers.base import Part
+from labctl.providers.base import Completed, Part, Running
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
-from labctl.providers.cilium.commands import Commands
-from labctl.providers.cilium.install import REPOSITORY, chart_place
-from labctl.providers.kubeadm.archives import images_in, normal
+from labctl.providers.cilium.commands import Commands, read_state
+from labctl.providers.cilium.rendered import REPOSITORY, chart_place
 from labctl.providers.kubeadm.inventory import sandbox_image
 from labctl.providers.kubeadm.kubernetes_images import Listed, argv_list, from_table, parse_list
 from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.system import process
+from labctl.system.archives import content_of, open_archive
 from labctl.system.files import digest_of
 
 ENGINE = "docker"
@@ -170,3 +184,96 @@ def chart_part(settings: Settings) -> Part:
     chart = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
     return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
+
+
+_ASK_S = 15.0
+
+
+def open_doors(settings: Settings, fleet: Fleet) -> Doors:
+    """Machines that do not answer, and why, are in `silence`."""
+    commands = list(fleet)
+    with ThreadPoolExecutor(max_workers=max(1, min(16, len(commands)))) as pool:
+        reasons = list(pool.map(_silence, commands))
+    asked = list(zip(commands, reasons, strict=True))
+    return Doors(
+        here=HereCommands(),
+        machines=tuple((one.machine.node, one) for one, why in asked if not why),
+        silence={one.machine.node: why for one, why in asked if why},
+        rendered=read_state(settings.files.rendered) or "",
+    )
+
+
+def _silence(commands: MachineCommands) -> str:
+    """Why nothing can be asked there; empty when it answers as root."""
+    try:
+        done = commands.run(("true",), timeout_s=_ASK_S)
+    except LabError as failed:
+        return failed.cause or failed.what
+    return "" if done.returncode == 0 and not done.timed_out else done.error_text.strip()[-200:] or "no answer"
+
+
+class HereCommands:
+    """`providers.cilium.commands.Commands` of this host."""
+
+    prefix: tuple[str, ...] = ()
+
+    def find(self, program: str) -> str | None:
+        return process.find_program(program)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+        return process.run(argv, timeout_s=timeout_s, stdin=stdin)
+
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        return process.Process(argv, stdin=stdin, output=output)
+
+
+_INDEX, _DOCKER = "index.json", "manifest.json"
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+def normal(reference: str) -> str:
+    """The reference in full, as containerd keeps it: `tools:1` is `docker.io/library/tools:1`."""
+    first, slash, _ = reference.partition("/")
+    if not slash:
+        return f"docker.io/library/{reference}"
+    is_host = "." in first or ":" in first or first == "localhost"
+    return reference if is_host else f"docker.io/{reference}"
+
+
+def images_in(archive: Path) -> Mapping[str, str]:
+    """Names in full with digests. Raises OSError, tarfile.TarError or ValueError when it is no image archive."""
+    with open_archive(archive) as tar:
+        contents = {each.name: json.loads(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
+    if not contents:
+        raise ValueError(f"neither {_INDEX} nor {_DOCKER} is in it")
+    found: dict[str, str] = {}
+    for image in contents.get(_DOCKER) or ():
+        config = str(image.get("Config", "")).rpartition("/")[2].removesuffix(".json")
+        for name in image.get("RepoTags") or ():
+            found[normal(name)] = f"sha256:{config}"
+    for described in (contents.get(_INDEX) or {}).get("manifests", ()):
+        notes = described.get("annotations") or {}
+        name = next((notes[key] for key in _NAMES if "/" in notes.get(key, "") or ":" in notes.get(key, "")), "")
+        if name:
+            found[normal(name)] = str(described.get("digest", ""))
+    return found
+
+
+def rename(source: Path, target: Path, name: str) -> None:
+    """Writes `source`, an archive of containerd with one image, to `target` with `name` for it. What a digest alone
+    names has no tag, and the tag is what manifests ask for where nothing is pulled."""
+    with open_archive(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            if member.name == _DOCKER:  # the same once more, for docker
+                continue
+            content = old.extractfile(member)
+            if member.name == _INDEX:
+                index = json.loads(content_of(old, member))
+                for described in index["manifests"]:
+                    described["annotations"] = {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}
+                data = json.dumps(index).encode()
+                member.size = len(data)
+                content = io.BytesIO(data)
+            new.addfile(member, content)

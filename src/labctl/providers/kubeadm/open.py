@@ -16,9 +16,9 @@ from labctl.providers.cilium.open import OpenCiliumLab, open_lab
 from labctl.providers.cilium.pods import PodState
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.workloads import CONTAINER, helper_name, nodes_with_helper
-from labctl.providers.kubeadm.clock import measure
 from labctl.providers.kubeadm.settings import Settings
 from labctl.providers.kubeadm.ssh import Fleet
+from labctl.providers.kubeadm.survey import measure
 
 _ASK_S = 30.0
 _DEVICE = re.compile(DEVICE_PATTERN)

@@ -13,7 +13,7 @@ import yaml
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.sections_kubeadm import MachineSource
-from labctl.providers.cilium.install import argv_pull, argv_render, chart_place
+from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place
 from labctl.providers.cilium.values import helm_values
 from labctl.providers.cilium.workloads import LAB_LABEL, workloads
 from labctl.providers.kubeadm import by_hand

@@ -16,7 +16,7 @@ from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
-from labctl.providers.cilium.files import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.kubeadm.files import Files
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
@@ -24,10 +24,9 @@ from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_
 from labctl.providers.kubeadm.own_files import require_places
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
-from labctl.providers.kubeadm.runner import playbooks_directory
+from labctl.providers.kubeadm.runner import Narrator, TaskEvent, TaskObserver, playbooks_directory, unheard
 from labctl.providers.kubeadm.settings import Settings, read_settings
 from labctl.providers.kubeadm.ssh_config import settled
-from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
 from labctl.system.files import digest_of
 
 
@@ -79,7 +78,7 @@ class KubeadmProvider:
 
     def machine_probes(self) -> Iterator[Probe]:
         """Of the machines of lab.yaml, asked over SSH."""
-        from labctl.providers.kubeadm.machine_probes import machine_probes
+        from labctl.providers.kubeadm.probes import machine_probes
 
         # Without Fabric nobody can be asked, which `probes` has told.
         if all(probe.present for probe in probes() if probe.name == "fabric"):
@@ -139,7 +138,7 @@ class KubeadmProvider:
     @contextlib.contextmanager
     def _doors(self, lab: Lab, settings: Settings) -> Iterator[Doors]:
         """Where images may be, now. Machines that do not answer are told, and do not stop anything."""
-        from labctl.providers.kubeadm.doors import open_doors
+        from labctl.providers.kubeadm.images import open_doors
         from labctl.providers.kubeadm.ssh import Fleet
 
         with Fleet(() if has_no_machines(lab) else settings.machines) as fleet:

@@ -11,10 +11,7 @@ from labctl.errors import NeedsRoot
 from labctl.model.interfaces import LO_INDEX
 from labctl.names import is_name, split_namespace
 from labctl.providers.base import RunningLab
-from labctl.providers.netns.claim import is_claimed
-from labctl.providers.netns.mark import Mark, parse_mark
-from labctl.providers.netns.parts import parts_of
-from labctl.providers.netns.record import parse_document, record_path
+from labctl.providers.netns.record import Mark, is_claimed, parse_document, parse_mark, parts_of, record_path
 from labctl.system import netns, rtnetlink
 from labctl.system.files import read_own
 from labctl.system.netlink import Socket

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from labctl.datapath.layout import Program, Verdict
-from labctl.datapath.metrics import Metric, difference
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.datapath.layout import Metric, Program, Verdict, difference
+from labctl.model.evidence import UNCLEAR, Evidence, Silence
 from labctl.model.interfaces import CILIUM_VXLAN
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import UNCLEAR, Evidence, Silence
-from labctl.providers.netns.datapath_actions import Direction
-from labctl.providers.netns.readings import Reading, Unread
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
+from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.counters import Reading, Unread
 from labctl.system import netns
 
 _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, Program.FROM_OVERLAY)

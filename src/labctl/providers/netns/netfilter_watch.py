@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.movement import Act, Movement, Mover, PacketKey
-from labctl.system.nftrace import StepKind, TraceStep
+from labctl.model.trace import Act, Movement, Mover, PacketKey
+from labctl.system.netfilter import StepKind, TraceStep
 
 TABLE = "labctl_trace"
 REMOVE = f"delete table ip {TABLE}"

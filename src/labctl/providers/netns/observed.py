@@ -24,6 +24,8 @@ from labctl.providers.netns.actions import (
     AddressAdd,
     BridgeAdd,
     Device,
+    Direction,
+    FilterAttach,
     IptablesRestore,
     LinkUp,
     NamespaceAdd,
@@ -33,11 +35,10 @@ from labctl.providers.netns.actions import (
     VethAdd,
     VxlanAdd,
 )
-from labctl.providers.netns.datapath_actions import Direction, FilterAttach
 from labctl.providers.netns.plan import plan
 from labctl.system import netns, rtnetlink
+from labctl.system.netfilter import rule_comments
 from labctl.system.netlink import NetlinkError, Socket
-from labctl.system.rule_comments import rule_comments
 
 _RULE = re.compile(r'^-A .* --comment "([^"]*)"')
 _TABLE = re.compile(r"^\*(\w+)")

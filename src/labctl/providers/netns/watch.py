@@ -16,19 +16,18 @@ from labctl.datapath import bpf
 from labctl.datapath.events import Event, EventReader, is_tracing, stop_tracing, trace_pair
 from labctl.datapath.layout import Verdict
 from labctl.errors import MeasureFailed
+from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Act, Movement, Mover, PacketKey, Unshown
-from labctl.model.proof import Evidence, Silence
 from labctl.model.tools import require_output
+from labctl.model.trace import Act, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
 from labctl.providers.netns import kernel, netfilter_watch
-from labctl.providers.netns.claim import turn, watching_lock
-from labctl.providers.netns.datapath_actions import Direction
-from labctl.providers.netns.readings import unread
-from labctl.system import conntrack, locks, netns, process, rtnetlink
+from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.counters import unread
+from labctl.providers.netns.record import turn, watching_lock
+from labctl.system import locks, netfilter, netns, process, rtnetlink
+from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
 from labctl.system.netlink import NetlinkError, Socket
-from labctl.system.nftables import Nftables
-from labctl.system.nftrace import TraceSocket, TraceStep
 
 _NFT_TIMEOUT_S = 5.0
 _TURN_TIMEOUT_S = 15.0
@@ -309,7 +308,7 @@ def _conntrack(node: _Node, lab: Lab, pair: Pair) -> Evidence:
     command = " ".join(netns.command(node.namespace, argv))
     try:
         with netns.entered(netns.path_of(node.namespace)):
-            entries = [found for found in conntrack.connections() if {found.source, found.destination} == pods]
+            entries = [found for found in netfilter.connections() if {found.source, found.destination} == pods]
     except OSError as failed:
         return Evidence(
             witness="conntrack",
