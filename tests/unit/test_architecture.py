@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "checks": frozenset({"model", "system", "path", "providers.base"}),
     "providers": frozenset({"model", "planning", "system", "datapath", "store", "path"}),
     "engine": frozenset(
-        {"model", "planning", "compare", "system", "store", "path", "checks.base", "checks.outcome", "providers.base"}
+        {"model", "planning", "compare", "system", "store", "path", "checks.base", "checks.captures", "checks.outcome", "providers.base"}
     ),
     "testing": frozenset({"model", "system", "providers.base", "checks.base"}),
     "app": frozenset({"model", "loading", "planning", "engine", "checks", "providers", "datapath", "store", "system"}),

@@ -267,5 +267,5 @@ def test_nothing_that_testifies_reads_the_faults() -> None:
     import labctl.providers.netns as package
 
     directory = Path(package.__path__[0])
-    for module in ("evidence.py", "readings.py", "open.py"):
+    for module in ("evidence.py", "counters.py", "open.py"):
         assert "faults" not in (directory / module).read_text()

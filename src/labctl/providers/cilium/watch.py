@@ -251,7 +251,8 @@ def _pwru(lab: Lab, pair: Pair, nodes: Sequence[str], targets: Mapping[str, Door
         # Pods of one node: all that is telling happens in that node's own namespace.
         netns = places[0].netns if len(nodes) == 1 else None
         yield Listener(
-            witness=hubble_pwru.PROGRAM, where=host.name, target=host, ready=hubble_pwru.PWRU_READY, start_s=_PWRU_START_S,
+            witness=hubble_pwru.PROGRAM, where=host.name, target=host, ready=hubble_pwru.PWRU_READY,
+            start_s=_PWRU_START_S,
             argv=hubble_pwru.argv_pwru(_addresses(lab, pair), netns=netns), most=hubble_pwru.MOST_EVENTS,
             read=_pwru_reader(tuple(places), is_here=not host.commands.prefix),
         )  # fmt: skip
