@@ -22,7 +22,7 @@ from labctl.checks.addressing_findings import (
     parse_neighbour,
 )
 from labctl.checks.base import CheckContext
-from labctl.checks.captured_ping import Watched, WatchedPing
+from labctl.checks.captured_ping import PingSending, WatchedPing
 from labctl.checks.captures import TapCapture, echo_filter
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
 from labctl.checks.tcpdump import expected_for, mac_roles
@@ -100,7 +100,9 @@ class AddressingCheck(WithoutFigures):
         commands = (pod.command(tries[0][1]), pod.command(tries[1][1]))
         yield from judges.judge_mtu(lab, mtu, largest, next_byte, commands)
 
-    def _watch(self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str) -> Watched:
+    def _watch(
+        self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str
+    ) -> PingSending:
         """One sending by the pod, which has forgotten its gateway's MAC: the only ARP to be seen is the pod's."""
         lab, pair, pod = context.open_lab.lab, context.pair, context.open_lab.target(context.pair.client)
         expression = f"arp or {echo_filter(lab.pod(pair.client).address, lab.pod(pair.server).address)}"

@@ -61,7 +61,7 @@ class SizedPing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class InterfaceAddress:
     """One IPv4 address of a device."""
 
     address: str
@@ -80,11 +80,11 @@ class DefaultRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class PodDevice:
     """The pod's device. `mtu` in bytes."""
 
     mtu: int
-    addresses: tuple[Address, ...]
+    addresses: tuple[InterfaceAddress, ...]
 
 
 def argv_addresses(device: str) -> tuple[str, ...]:
@@ -109,15 +109,15 @@ def argv_largest(destination: str, payload_byte: int) -> tuple[str, ...]:
     return ("ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", str(payload_byte), destination)
 
 
-def parse_device(text: str) -> Device:
+def parse_device(text: str) -> PodDevice:
     """Raises MeasureFailed when it is not what `ip -j address` prints."""
     entries = [entry for entry in _entries(text, "ip address") if "addr_info" in entry]
     if len(entries) != 1:
         raise MeasureFailed("the pod's device cannot be read", f"ip address named {len(entries)} devices, not one")
-    return Device(
+    return PodDevice(
         mtu=int(entries[0].get("mtu", 0)),
         addresses=tuple(
-            Address(address=str(one["local"]), prefix_length=int(one["prefixlen"]))
+            InterfaceAddress(address=str(one["local"]), prefix_length=int(one["prefixlen"]))
             for one in entries[0]["addr_info"]
             if one.get("family", "inet") == "inet" and one.get("scope", "global") == "global"
         ),
@@ -232,7 +232,7 @@ class Wrapped:
     inner_byte: int
 
 
-def judge_address(lab: Lab, pair: Pair, device: Device, command: Sequence[str]) -> Finding:
+def judge_address(lab: Lab, pair: Pair, device: PodDevice, command: Sequence[str]) -> Finding:
     pod = lab.pod(pair.client)
     has = ", ".join(f"{one.address}/{one.prefix_length}" for one in device.addresses) or "no address"
     return finding(

@@ -27,7 +27,7 @@ its own counts, and if it was not, the capture is repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class PingSending:
     """One sending: the token in its packets, what ping said, what every tap saw. `is_last`: no other will come."""
 
     token: bytes
@@ -55,7 +55,7 @@ class WatchedPing:
         *,
         count: int,
         before: Callable[[str], None] = lambda again: None,
-    ) -> Iterator[Watched]:
+    ) -> Iterator[PingSending]:
         """`count` requests whose captures are complete, and once more for as long as that is not enough. `before` is
         called when the taps listen, with what to add to names of raw files. Raises MeasureFailed when ping could not
         send, when the captures cannot be trusted, and when none is complete."""
@@ -80,7 +80,7 @@ class WatchedPing:
             require_trustworthy(captures)
             require_sent(sent, count)
             if not any(capture.counts is not None and capture.counts.left_behind for capture in captures):
-                yield Watched(token=token, sent=sent, captures=captures, is_last=attempt == len(_SETTLE_S))
+                yield PingSending(token=token, sent=sent, captures=captures, is_last=attempt == len(_SETTLE_S))
         raise MeasureFailed(
             "the capture is not complete",
             f"in {len(_SETTLE_S)} attempts tcpdump left packets behind in the kernel's buffer: the host is overloaded",

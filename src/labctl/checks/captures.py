@@ -19,7 +19,7 @@ from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
 from labctl.path.sent import told_no_way
-from labctl.path.sighting import Direction
+from labctl.path.sighting import TapDirection
 from labctl.providers.base import Completed, Running, Tap, Target
 
 LISTENING = "listening on"
@@ -60,7 +60,7 @@ class TapCapture:
     """
 
     tap: Tap
-    direction: Direction | None
+    direction: TapDirection | None
     completed: Completed
     counts: CaptureCounts | None
     hindrance: str = ""
@@ -94,7 +94,9 @@ class TapCapture:
 class LiveCapture:
     """Captures that are running. Made by `capturing`."""
 
-    def __init__(self, running: Sequence[tuple[Tap, Direction | None, Running]], hindered: Mapping[str, str]) -> None:
+    def __init__(
+        self, running: Sequence[tuple[Tap, TapDirection | None, Running]], hindered: Mapping[str, str]
+    ) -> None:
         """`hindered` are the taps, by name, that no packet can pass, with the reason."""
         self._running, self._hindered = tuple(running), hindered
 
@@ -125,7 +127,7 @@ def capturing(
     taps: Sequence[Tap],
     expression: str,
     *,
-    directions: Sequence[Direction | None] = (None,),
+    directions: Sequence[TapDirection | None] = (None,),
     snap_byte: int = _SNAP_BYTE,
     nanoseconds: bool = False,
     ready_timeout_s: float = 30.0,
@@ -202,7 +204,7 @@ def packets_left_behind(captures: Sequence[TapCapture]) -> int:
 def argv_tcpdump(
     interface: str,
     expression: str,
-    direction: Direction | None = None,
+    direction: TapDirection | None = None,
     snap_byte: int = _SNAP_BYTE,
     *,
     nanoseconds: bool = False,

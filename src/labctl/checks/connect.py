@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.server import Exchange, Service, address_of, exchange
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -153,7 +153,7 @@ class ConnectCheck:
             ended = exchange(
                 context,
                 raw,
-                service=Service(argv=argv_connect_server(address), ready="listening"),
+                service=ServerCommand(argv=argv_connect_server(address), ready="listening"),
                 client_argv=argv_connect_client(address, parameters),
                 timeout_s=parameters.duration_s + _SLACK_S,
             )

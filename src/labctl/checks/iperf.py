@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.ping import whole_seconds
-from labctl.checks.server import Service, address_of, exchange
+from labctl.checks.server import ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -288,11 +288,15 @@ class IperfCheck:
 
         def body(raw: RawFiles) -> Measured:
             server = context.open_lab.target(context.pair.server)
-            with counting_unread(server, raw) if parameters.protocol == "udp" else nullcontext(Unread()) as unread:
+            with (
+                counting_unread(server, raw)
+                if parameters.protocol == "udp"
+                else nullcontext(UnreadDatagrams()) as unread
+            ):
                 ended = exchange(
                     context,
                     raw,
-                    service=Service(argv=argv_iperf_server(), ready="Server listening"),
+                    service=ServerCommand(argv=argv_iperf_server(), ready="Server listening"),
                     client_argv=argv_iperf_client(address, parameters),
                     timeout_s=whole_seconds(parameters.duration_s) + _CONNECT_TIMEOUT_S + _SLACK_S,
                 )
@@ -319,7 +323,7 @@ _TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Unread:
+class UnreadDatagrams:
     """`datagrams` is known when the run is over, and stays None where the counter cannot be read."""
 
     datagrams: int | None = None
@@ -340,9 +344,9 @@ def parse_udp_counters(text: str) -> int:
 
 
 @contextmanager
-def counting_unread(target: Target, raw: RawFiles) -> Iterator[Unread]:
+def counting_unread(target: Target, raw: RawFiles) -> Iterator[UnreadDatagrams]:
     """Counts in the target what is thrown away unread within it."""
-    unread = Unread()
+    unread = UnreadDatagrams()
     before = _counter(target, raw, "unread-before")
     yield unread
     after = _counter(target, raw, "unread-after")

@@ -32,6 +32,7 @@ from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Pl
 from labctl.model.parameters import NetfilterParameters, PingParameters
 from labctl.model.result import CheckResult, Completed, Finding
 from labctl.model.tools import require_success, said
+from labctl.model.trace import Way
 from labctl.path.sent import require_sent
 from labctl.providers.base import Target
 
@@ -60,7 +61,7 @@ class NetfilterCheck(WithoutFigures):
         def body(raw: RawFiles) -> Measured:
             lab, pair = context.open_lab.lab, context.pair
             nodes = dict.fromkeys((lab.pod(pair.client).node, lab.pod(pair.server).node))
-            watch = _Watch(context, raw, counting_of(lab, pair, self._mark()), tuple(nodes))
+            watch = _WatchedNodes(context, raw, counting_of(lab, pair, self._mark()), tuple(nodes))
             received, looks = watch.send(parameters.count)
             if received == 0:
                 return Measured(
@@ -87,7 +88,7 @@ def counting_of(lab: Lab, pair: Pair, mark: str) -> Counting:
     )
 
 
-class _Watch:
+class _WatchedNodes:
     """One look at the nodes of a pair while packets go through."""
 
     def __init__(self, context: CheckContext, raw: RawFiles, counting: Counting, nodes: tuple[str, ...]) -> None:
@@ -154,10 +155,10 @@ class _Watch:
             ),
         }
 
-    def _entries(self, node: str, when: str) -> dict[str, tuple[Connection, ...]]:
-        found: dict[str, tuple[Connection, ...]] = {}
+    def _entries(self, node: str, when: str) -> dict[str, tuple[ConntrackLine, ...]]:
+        found: dict[str, tuple[ConntrackLine, ...]] = {}
         for what, asked in self._flows().items():
-            listed: list[Connection] = []
+            listed: list[ConntrackLine] = []
             for number, argv in enumerate(asked, start=1):
                 name = f"conntrack-{what}-{number}-{when}-{node}"
                 done = self._raw.save_completed(name, self._targets[node].run(argv, timeout_s=_TIMEOUT_S))
@@ -165,7 +166,7 @@ class _Watch:
             found[what] = tuple(listed)
         return found
 
-    def _look(self, node: str, before: dict[str, tuple[Connection, ...]]) -> NodeLook:
+    def _look(self, node: str, before: dict[str, tuple[ConntrackLine, ...]]) -> NodeLook:
         after = self._entries(node, "after")
         flows, target = self._flows(), self._targets[node]
         return NodeLook(
@@ -195,13 +196,6 @@ class Layer(StrEnum):
 
     INNER = "inner"
     OUTER = "outer"
-
-
-class Way(StrEnum):
-    """From client to server, or back."""
-
-    REQUEST = "request"
-    REPLY = "reply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +273,7 @@ def parse_counters(text: str, counting: Counting) -> Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class ConntrackLine:
     """One entry of conntrack, by its first direction. `first` and `second` are ports, or the ICMP id twice."""
 
     protocol: str
@@ -295,7 +289,7 @@ class Connection:
         return f"{self.protocol} {self.source} → {self.destination}{ports}{'' if self.is_replied else ' [UNREPLIED]'}"
 
 
-def parse_connections(text: str) -> tuple[Connection, ...]:
+def parse_connections(text: str) -> tuple[ConntrackLine, ...]:
     """From `conntrack -L` (conntrack-tools 1.4; the closing line about how many were shown is on stderr)."""
     found = []
     for line in text.splitlines():
@@ -306,7 +300,7 @@ def parse_connections(text: str) -> tuple[Connection, ...]:
         for field in _FIELD.finditer(line):
             fields.setdefault(field["key"], field["value"])
         found.append(
-            Connection(
+            ConntrackLine(
                 protocol=entry["protocol"],
                 source=fields.get("src", ""),
                 destination=fields.get("dst", ""),
@@ -318,7 +312,7 @@ def parse_connections(text: str) -> tuple[Connection, ...]:
     return tuple(found)
 
 
-def read_connections(completed: Completed, node: str) -> tuple[Connection, ...]:
+def read_connections(completed: Completed, node: str) -> tuple[ConntrackLine, ...]:
     """What `conntrack -L` listed on a node. Raises MeasureFailed when it failed, for an entry that cannot be read, and
     when it does not say itself how many it has shown: no entry must not be what a tool made of it."""
     what = f"conntrack on {node} cannot be read"
@@ -349,8 +343,8 @@ class NodeLook:
     is_client: bool
     is_server: bool
     counts: Counts
-    pair: tuple[Connection, ...]
-    envelopes: tuple[Connection, ...]
+    pair: tuple[ConntrackLine, ...]
+    envelopes: tuple[ConntrackLine, ...]
     counters_command: Sequence[str] = ()
     pair_command: Sequence[str] = ()
     envelopes_command: Sequence[str] = ()
@@ -453,7 +447,7 @@ def _envelope_entries(look: NodeLook) -> Finding:
     )
 
 
-def _listed(entries: Iterable[Connection]) -> str:
+def _listed(entries: Iterable[ConntrackLine]) -> str:
     words = [entry.words for entry in entries]
     noun = "entry" if len(words) == 1 else "entries"
     return f"{len(words)} {noun} ({'; '.join(words[:4])})" if words else "no entry"

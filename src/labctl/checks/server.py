@@ -14,7 +14,7 @@ from labctl.providers.base import Completed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class ServerCommand:
     """What to run as a server, the words by which it says that it listens, and how long that may take."""
 
     argv: tuple[str, ...]
@@ -36,7 +36,7 @@ def address_of(lab: Lab, name: str) -> IPv4Address:
 
 
 def exchange(
-    context: CheckContext, raw: RawFiles, *, service: Service, client_argv: tuple[str, ...], timeout_s: float
+    context: CheckContext, raw: RawFiles, *, service: ServerCommand, client_argv: tuple[str, ...], timeout_s: float
 ) -> Exchange:
     """Starts the server, waits until it listens, runs the client to its end, ends the server.
 

@@ -35,7 +35,7 @@ from labctl.checks.outcome import (
 from labctl.checks.server import Service as Server
 from labctl.checks.server import exchange
 from labctl.errors import MeasureFailed
-from labctl.model.lab import Protocol, Service
+from labctl.model.lab import Service, ServiceProtocol
 from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.model.signature import Role
@@ -144,7 +144,7 @@ class ServiceCheck(WithoutFigures):
         if not isinstance(parameters, ServiceParameters):
             raise TypeError(f"service cannot run with {type(parameters).__name__}")
         lab, server = context.open_lab.lab, context.pair.server
-        services = [one for one in lab.services if server in one.backends and one.protocol is Protocol.TCP]
+        services = [one for one in lab.services if server in one.backends and one.protocol is ServiceProtocol.TCP]
 
         def body(raw: RawFiles) -> Measured:
             if not services:

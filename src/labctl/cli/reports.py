@@ -24,7 +24,7 @@ from labctl.model.result import Verdict
 from labctl.text import utf8
 
 if TYPE_CHECKING:
-    from labctl.compare.thresholds import Judgement
+    from labctl.compare.thresholds import ThresholdJudgement
     from labctl.report.words import Words
 
 
@@ -50,7 +50,7 @@ lang_option = click.option(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class ReportOutput:
     """Where a report goes, and in which language."""
 
     is_json: bool
@@ -95,7 +95,7 @@ def report_options(function: Callable[..., int]) -> Callable[..., int]:
         as_json: bool,
         **options: Any,
     ) -> int:
-        output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+        output = ReportOutput(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
         output.require_places()
         return function(*args, output=output, **options)
 
@@ -126,7 +126,7 @@ def locale_language() -> str:
     return "en"
 
 
-def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[Judgement, ...], ...]:
+def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[ThresholdJudgement, ...], ...]:
     """Every threshold on every comparison. Raises UsageError for one that names nothing."""
     from labctl.compare.thresholds import judge_thresholds, parse_threshold
 
@@ -135,7 +135,7 @@ def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tupl
 
 
 def show_comparisons(
-    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], output: ReportOutput
 ) -> None:
     """Writes the files that were asked for, then stdout: one JSON document, or the tables."""
     from labctl.report.json import matrix_document
@@ -157,21 +157,23 @@ def show_comparisons(
         show("", "─" * width, "", matrix_view(comparisons, words))
 
 
-def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()) -> int:
+def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]] = ()) -> int:
     """4 when a run could not be measured, 1 when the network failed one or a threshold was crossed, 4 when a threshold
     cannot be judged, else 0."""
-    from labctl.compare.thresholds import Outcome
+    from labctl.compare.thresholds import ThresholdState
 
     verdicts = {run.verdict for comparison in comparisons for run in comparison.runs}
     outcomes = {judgement.outcome for judged in judgements for judgement in judged}
     if Verdict.ERROR in verdicts:
         return MeasureFailed.exit_code
-    if Verdict.FAIL in verdicts or Outcome.CROSSED in outcomes:
+    if Verdict.FAIL in verdicts or ThresholdState.CROSSED in outcomes:
         return CROSSED
-    return MeasureFailed.exit_code if Outcome.UNKNOWN in outcomes else 0
+    return MeasureFailed.exit_code if ThresholdState.UNKNOWN in outcomes else 0
 
 
-def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
+def _write_files(
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], output: ReportOutput
+) -> None:
     if output.html is not None:
         _write_pages(output.html, comparisons, judgements, output.words)
     if output.markdown is not None:
@@ -196,7 +198,7 @@ def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequenc
 
 
 def _write_pages(
-    path: Path, comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], words: Words
+    path: Path, comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], words: Words
 ) -> None:
     """One page for one comparison. For several, a page each beside it (`report-b.html`, …), and the table of all."""
     from labctl.report.html import comparison_page

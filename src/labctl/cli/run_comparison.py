@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 from labctl.cli.options import require_host
 from labctl.cli.output import emit, tell
 from labctl.cli.progress import Progress
-from labctl.cli.reports import Output, exit_code, judge, show_comparisons
+from labctl.cli.reports import ReportOutput, exit_code, judge, show_comparisons
 from labctl.errors import Interrupted, UsageError
 from labctl.model.comparison import Comparison, Environment
 
 if TYPE_CHECKING:
     from labctl.engine.comparison.request import Asked, Question
-    from labctl.engine.comparison.stored import Measured
+    from labctl.engine.comparison.stored import MeasuredBlocks
     from labctl.model.lab import Lab
     from labctl.store.reading import StoredRun
     from labctl.store.runs import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ComparisonRun:
     """What came of it, and where its run is. `stopped` is set when a person stopped it: the comparisons are then what
     there was up to there."""
 
@@ -42,7 +42,7 @@ def environment_now() -> Environment:
     return replace(fingerprint(output_of), pinning=pinning())
 
 
-def measure_new(question: Question, *, kind: str, name: str, runs_dir: Path, keep: bool = False) -> Answer:
+def measure_new(question: Question, *, kind: str, name: str, runs_dir: Path, keep: bool = False) -> ComparisonRun:
     """A new run, measured from the first block."""
     from labctl.planning.record import lab_to_json
     from labctl.store.runs import create_run
@@ -59,7 +59,7 @@ def measure_new(question: Question, *, kind: str, name: str, runs_dir: Path, kee
     return _measure(question, opened, environment, None, keep=keep)
 
 
-def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) -> Answer:
+def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) -> ComparisonRun:
     """The rest of a run that was cut short: what is whole stays, the block that was cut is measured anew.
 
     Raises UsageError when it is complete, when this machine is no longer as it was, or when somebody else could have
@@ -105,13 +105,13 @@ def _measure(
     question: Question,
     opened: AbstractContextManager[Run],
     environment: Environment,
-    already: Measured | None,
+    already: MeasuredBlocks | None,
     *,
     keep: bool,
-) -> Answer:
+) -> ComparisonRun:
     from labctl import app
     from labctl.engine.comparison.measure import Measurement, narrow_enough, noise_meter
-    from labctl.engine.comparison.stored import Measured, comparisons
+    from labctl.engine.comparison.stored import MeasuredBlocks, comparisons
     from labctl.report.json import matrix_document
     from labctl.system.signals import interruptible
 
@@ -119,7 +119,7 @@ def _measure(
         require_host(provider)
     knows_own = all(app.runs_tools_here(side.provider.name) for side in question.sides)
     asked = question.asked
-    measured = already or Measured()
+    measured = already or MeasuredBlocks()
     stopped: Interrupted | None = None
     _say_too_few(asked)
     with Progress() as progress:
@@ -145,7 +145,7 @@ def _measure(
             found = comparisons(asked, measured, environment, run.id) if measured.records else ()
     if keep and stopped is None:
         tell(f"kept: labctl down {' '.join(dict.fromkeys(side.lab.name for side in question.sides))}")
-    return Answer(path=run.path, comparisons=found, stopped=stopped)
+    return ComparisonRun(path=run.path, comparisons=found, stopped=stopped)
 
 
 def _say_too_few(asked: Asked) -> None:
@@ -162,7 +162,9 @@ def _say_too_few(asked: Asked) -> None:
         )
 
 
-def present(answer: Answer, output: Output, fail_if: Sequence[str], more: Sequence[Comparison] = ()) -> int:
+def present(
+    answer: ComparisonRun, output: ReportOutput, fail_if: Sequence[str], more: Sequence[Comparison] = ()
+) -> int:
     """Shows what came of it and gives the exit code. What was stopped is shown as far as it got, and stays stopped."""
     shown = (*answer.comparisons, *more)
     judgements = (

@@ -54,19 +54,19 @@ class Candidate:
         return f"{self.placement} {self.metric.name}"
 
 
-class Outcome(StrEnum):
+class ThresholdState(StrEnum):
     CROSSED = "crossed"
     HELD = "held"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class ThresholdJudgement:
     """What became of one threshold on one of the rows that it names."""
 
     threshold: Threshold
     row: MetricRow
-    outcome: Outcome
+    outcome: ThresholdState
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -125,10 +125,10 @@ def named_by(threshold: Threshold, among: Sequence[Candidate]) -> tuple[Candidat
     )
 
 
-def judge_thresholds(thresholds: Sequence[Threshold], comparison: Comparison) -> tuple[Judgement, ...]:
+def judge_thresholds(thresholds: Sequence[Threshold], comparison: Comparison) -> tuple[ThresholdJudgement, ...]:
     """Every threshold on every row that it names. Raises UsageError for a name that means no row."""
     return tuple(
-        Judgement(threshold=threshold, row=row, outcome=_outcome(threshold, row))
+        ThresholdJudgement(threshold=threshold, row=row, outcome=_outcome(threshold, row))
         for threshold in thresholds
         for row in _rows_named(threshold, comparison)
     )
@@ -146,11 +146,11 @@ def _rows_named(threshold: Threshold, comparison: Comparison) -> Iterable[Metric
     return (row for row, candidate in rows if candidate in meant)
 
 
-def _outcome(threshold: Threshold, row: MetricRow) -> Outcome:
+def _outcome(threshold: Threshold, row: MetricRow) -> ThresholdState:
     if row.change is None or row.refusal is not None or row.verdict is ChangeVerdict.REFUSED:
-        return Outcome.UNKNOWN
+        return ThresholdState.UNKNOWN
     is_real = row.change.low > 0 or row.change.high < 0
-    return Outcome.CROSSED if is_real and threshold.is_beyond(row.change.estimate) else Outcome.HELD
+    return ThresholdState.CROSSED if is_real and threshold.is_beyond(row.change.estimate) else ThresholdState.HELD
 
 
 def _words(text: str) -> frozenset[str]:

@@ -17,9 +17,9 @@ from labctl.datapath.layout import (
     NO_FLAGS,
     Config,
     ConfigFlag,
-    Endpoint,
-    Identity,
+    EndpointEntry,
     Program,
+    SecurityIdentity,
     pack_address,
     pack_config,
     pack_endpoint,
@@ -86,7 +86,9 @@ def _endpoints(lab: Lab, node: str) -> Entries:
     return tuple(
         (
             pack_address(pod.address),
-            pack_endpoint(Endpoint(mac=pod.mac, lxc_mac=pod.lxc_mac, ifindex=indexes[pod.name], identity=pod.identity)),
+            pack_endpoint(
+                EndpointEntry(mac=pod.mac, lxc_mac=pod.lxc_mac, ifindex=indexes[pod.name], identity=pod.identity)
+            ),
         )
         for pod in lab.pods_on(node)
     )
@@ -97,7 +99,7 @@ def _ipcache(lab: Lab, node: str) -> Entries:
     entries: list[tuple[bytes, bytes]] = []
     for other in lab.nodes:
         is_here = other.name == node
-        identity = Identity.HOST if is_here else Identity.REMOTE_NODE
+        identity = SecurityIdentity.HOST if is_here else SecurityIdentity.REMOTE_NODE
         entries.append((pack_address(other.address.ip), pack_ipcache(identity, NO_ADDRESS)))
         entries.append((pack_address(other.router), pack_ipcache(identity, _tunnel_endpoint(lab, node, other))))
     by_name = {other.name: _tunnel_endpoint(lab, node, other) for other in lab.nodes}

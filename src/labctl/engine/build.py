@@ -139,20 +139,20 @@ def remove(provider: Provider, name: str, observer: Observer) -> None:
     observer(Removed(lab=name, duration_s=time.monotonic() - begun))
 
 
-class Outcome(StrEnum):
+class BuildOutcome(StrEnum):
     BUILT = "built"
     UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundLab:
     """A running lab and the provider that found it."""
 
     running: RunningLab
     provider: Provider
 
 
-def find(providers: Iterable[Provider], name: str) -> Found | None:
+def find(providers: Iterable[Provider], name: str) -> FoundLab | None:
     """The running lab of that name, whichever provider made it. Raises HostLacks when none has it and one of them
     may not look."""
     refused: HostLacks | None = None
@@ -164,13 +164,13 @@ def find(providers: Iterable[Provider], name: str) -> Found | None:
             continue
         for running in found:
             if running.name == name:
-                return Found(running=running, provider=provider)
+                return FoundLab(running=running, provider=provider)
     if refused is not None:
         raise refused
     return None
 
 
-def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> Outcome:
+def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> BuildOutcome:
     """Makes the lab be there. The same lab again is a no-op; one of which something is missing is built again; a lab of
     that name that differs is an error that says how, since taking it down is for its owner to decide. Raises what kept
     its provider from asking whether it is whole."""
@@ -182,7 +182,7 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
         if running.unasked is not None:
             raise running.unasked
         if running.is_whole and running.digest == lab.digest:
-            return Outcome.UNCHANGED
+            return BuildOutcome.UNCHANGED
         if running.is_whole or (running.can_be_opened and running.digest != lab.digest):
             raise UsageError(
                 what=f"a lab named {lab.name} is already up and it is not this one",
@@ -197,7 +197,7 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
             observer(Note(text=f"{half}: removing {rest}{_and_ending(provider, lab.name)}"))
             remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
-    return Outcome.BUILT
+    return BuildOutcome.BUILT
 
 
 def down(provider: Provider, running: RunningLab, observer: Observer) -> None:

@@ -36,7 +36,7 @@ from labctl.errors import MeasureFailed, UsageError
 from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import require_success, why
-from labctl.model.trace import Direction, Protocol, Way
+from labctl.model.trace import ProbeProtocol, TapDirection, Way
 from labctl.path.pcap import PcapError, PcapFeed, Record
 from labctl.path.sighting import sightings
 from labctl.providers.base import Completed, OpenLab, Running, Tap
@@ -59,7 +59,7 @@ class Source:
     """One tap in one direction: what one tcpdump captures."""
 
     tap: Tap
-    direction: Direction | None
+    direction: TapDirection | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
     return tuple(
         Source(tap=tap, direction=direction)
         for tap in sorted(taps, key=rank)
-        for direction in ((Direction.IN,) if tap.role in _LOOPBACKS else (Direction.IN, Direction.OUT))
+        for direction in ((TapDirection.IN,) if tap.role in _LOOPBACKS else (TapDirection.IN, TapDirection.OUT))
     )
 
 
@@ -370,7 +370,7 @@ def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> San
     matchers = []
     with capturing(taps, expression, nanoseconds=True) as live:
         for pair in lab.pairs:
-            for protocol in Protocol:
+            for protocol in ProbeProtocol:
                 marked = marked_packets(lab, pair, protocol, 1)
                 marked.require_sent(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
                 matchers.append((protocol, marked.matcher()))

@@ -28,12 +28,12 @@ from labctl.model.evidence import Evidence
 from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import said
-from labctl.model.trace import Direction, Movement, Protocol, Trace, TraceTap, Unshown, Way
+from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
 from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for
 from labctl.path.explain import first_wrong
-from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
+from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
@@ -76,16 +76,16 @@ def unknown_pod(lab: Lab, name: str) -> UsageError:
     )
 
 
-def marked_packets(lab: Lab, pair: Pair, protocol: Protocol, count: int) -> Marked:
+def marked_packets(lab: Lab, pair: Pair, protocol: ProbeProtocol, count: int) -> ProbePackets:
     """The packets to send. Raises UsageError for a count that cannot be carried out."""
-    most = MOST_DATAGRAMS if protocol is Protocol.UDP else MOST_PACKETS
+    most = MOST_DATAGRAMS if protocol is ProbeProtocol.UDP else MOST_PACKETS
     if not 1 <= count <= most:
         why = "a closed port answers only a few datagrams at once (the kernel's icmp_ratelimit)"
         raise UsageError(
             what=f"--count {count}: from 1 to {most} packets can be traced with {protocol}",
-            cause=why if protocol is Protocol.UDP else "",
+            cause=why if protocol is ProbeProtocol.UDP else "",
         )
-    return Marked(
+    return ProbePackets(
         protocol=protocol,
         client=lab.pod(pair.client).address,
         server=lab.pod(pair.server).address,
@@ -99,7 +99,7 @@ def trace(
     open_lab: OpenLab,
     pair: Pair,
     *,
-    protocol: Protocol = Protocol.ICMP,
+    protocol: ProbeProtocol = ProbeProtocol.ICMP,
     count: int = 1,
     statement: str = "",
     sink: RawSink | None = None,
@@ -114,7 +114,7 @@ def trace(
     lab = open_lab.lab
     taps = tuple(tap for tap in open_lab.taps(pair) if tap.role not in _LOOPBACKS)
     where = trace_taps(lab, pair, taps)
-    can_talk = _warm_up(open_lab, marked_packets(lab, pair, Protocol.ICMP, 1), pair)
+    can_talk = _warm_up(open_lab, marked_packets(lab, pair, ProbeProtocol.ICMP, 1), pair)
     for settle_s in _SETTLE_S:
         marked = marked_packets(lab, pair, protocol, count)
         watched = _watch(open_lab, pair, taps, marked, raw, lambda s=settle_s: sleep(s))  # type: ignore[misc]
@@ -211,7 +211,7 @@ def _kind(tap: Tap, pods: set[str]) -> str:
     return str(TargetKind.POD) if part in pods else str(tap.target.kind)
 
 
-class _Watched:
+class _WatchedProbe:
     """What one sending of the marked packets gave."""
 
     def __init__(self, sent: Completed) -> None:
@@ -229,14 +229,14 @@ class _Watched:
 
 
 def _watch(
-    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, raw: RawFiles, settle: Callable[[], None]
-) -> _Watched:
-    directions = (Direction.IN, Direction.OUT)
+    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: ProbePackets, raw: RawFiles, settle: Callable[[], None]
+) -> _WatchedProbe:
+    directions = (TapDirection.IN, TapDirection.OUT)
     with (
         open_lab.watching(pair) as watch,
         capturing(taps, marked.expression(), directions=directions, nanoseconds=True) as live,
     ):
-        watched = _Watched(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
+        watched = _WatchedProbe(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
         settle()
         watched.captures = live.stop()
         watched.movements = watch.movements()
@@ -251,7 +251,7 @@ def _watch(
     return watched
 
 
-def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
+def _warm_up(open_lab: OpenLab, marked: ProbePackets, pair: Pair) -> bool:
     """One echo before the watching, so that no packet waits for ARP while it is watched. Whether it was answered.
     Raises MeasureFailed when ping could not send."""
     sent = open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s)
@@ -259,7 +259,7 @@ def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
     return sent.returncode == 0
 
 
-def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting, ...]:
+def _sightings(captures: Sequence[TapCapture], marked: ProbePackets) -> tuple[Sighting, ...]:
     matcher = marked.matcher()
     return tuple(
         sighting
@@ -270,7 +270,7 @@ def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting
     )
 
 
-def _refuse(watched: _Watched, unseen: bool) -> None:
+def _refuse(watched: _WatchedProbe, unseen: bool) -> None:
     if unseen:
         raise MeasureFailed(
             "the capture sees nothing",
@@ -287,7 +287,9 @@ TRACE = "trace"
 """The kind of run, and of the one entry in its journal."""
 
 
-def trace_into(run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: Protocol, count: int, statement: str) -> Trace:
+def trace_into(
+    run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: ProbeProtocol, count: int, statement: str
+) -> Trace:
     """Raises MeasureFailed, with everything that was captured up to then in the run."""
     sink = run.sink(f"{pair.client}-{pair.server}")
     traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink)

@@ -39,7 +39,7 @@ from labctl.loading.tree import (
     text_of,
     without,
 )
-from labctl.loading.yaml_files import Unreadable, compose, printable, read_text
+from labctl.loading.yaml_files import UnreadableFile, compose, printable, read_text
 from labctl.model.document import SCENARIO, SITE, ScenarioDocument
 from labctl.names import is_name
 
@@ -140,7 +140,7 @@ def read_tree(path: Path, project: Project) -> Read:
     name = project.shown(path)
     try:
         text = read_text(path, name, is_trusted=project.is_trusted)
-    except Unreadable as unreadable:
+    except UnreadableFile as unreadable:
         return None, (unreadable.problem,)
     return compose(text, Place(name, 1, 1))
 
@@ -267,7 +267,7 @@ def _parsed(option: str, number: int) -> tuple[KeyPath, Tree | None, tuple[Probl
         raise _Refused(problem_at(place, (), f"{shown(option)} has no '='", "key.path=value"))
     try:
         printable(option, SET)
-    except Unreadable as unreadable:
+    except UnreadableFile as unreadable:
         raise _Refused(problem_at(place, (), unreadable.problem.message)) from None
     path = _path(key.strip(), place)
     if not text.strip():

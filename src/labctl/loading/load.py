@@ -38,10 +38,10 @@ from labctl.model.lab import (
     Matrix,
     Pair,
     Placement,
-    Protocol,
     Scenario,
     ScenarioPod,
     ScenarioService,
+    ServiceProtocol,
     ServiceType,
 )
 from labctl.model.parameters import PARAMETERS_OF, CompareParameters
@@ -229,7 +229,7 @@ def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> 
         name=entry["name"],
         port=entry["port"],
         target_port=entry.get("targetPort", entry["port"]),
-        protocol=Protocol(entry.get("protocol", Protocol.TCP)),
+        protocol=ServiceProtocol(entry.get("protocol", ServiceProtocol.TCP)),
         backends=tuple(entry["backends"]) if "backends" in entry else selected(selector, labels),
         selector=dict(selector),
         type=ServiceType(entry.get("type", ServiceType.CLUSTER_IP)),

@@ -52,7 +52,7 @@ def problem_at(place: Place, path: KeyPath, message: str, allowed: str = "", sug
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
+class NamedEntry:
     """A name that the file gives to something, and where."""
 
     name: str
@@ -61,11 +61,11 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class NameFacts:
     """What could be read of the names, whatever else is wrong. None: the section itself is unreadable."""
 
-    nodes: tuple[Named, ...] | None
-    pods: tuple[Named, ...] | None
+    nodes: tuple[NamedEntry, ...] | None
+    pods: tuple[NamedEntry, ...] | None
     node_of_pod: Mapping[str, str]
 
 
@@ -96,14 +96,14 @@ def site_problems(tree: Tree) -> tuple[Problem, ...]:
     )
 
 
-def facts_of(tree: Tree) -> Facts:
+def facts_of(tree: Tree) -> NameFacts:
     nodes, pods = find(tree, "nodes"), find(tree, "pods")
     node_of_pod: dict[str, str] = {}
     for _, pod in items_of(pods):
         name, node = text_of(find(pod, "name")), text_of(find(pod, "node"))
         if name and node:
             node_of_pod.setdefault(name, node)
-    return Facts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
+    return NameFacts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
 
 
 def node_names(count: int) -> tuple[str, ...]:
@@ -111,28 +111,28 @@ def node_names(count: int) -> tuple[str, ...]:
     return tuple(f"node{number}" for number in range(1, count + 1))
 
 
-def _nodes_of(tree: Tree | None) -> tuple[Named, ...] | None:
+def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
     if isinstance(tree, Scalar):
         count = tree.value
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 250:
             return None
-        return tuple(Named(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
+        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
     return _named(tree, "nodes")
 
 
-def _named(tree: Tree | None, section: str) -> tuple[Named, ...] | None:
+def _named(tree: Tree | None, section: str) -> tuple[NamedEntry, ...] | None:
     if not isinstance(tree, Listing):
         return None
     return tuple(
-        Named(name=name, path=(section, index, "name"), place=place_of(item, ("name",)))
+        NamedEntry(name=name, path=(section, index, "name"), place=place_of(item, ("name",)))
         for index, item in items_of(tree)
         if (name := text_of(find(item, "name"))) is not None and is_name(name)
     )
 
 
-def _names(facts: Facts) -> Iterator[Problem]:
+def _names(facts: NameFacts) -> Iterator[Problem]:
     """Nodes, pods and the underlay become namespaces of one lab, so all of their names differ."""
-    taken: dict[str, tuple[str, Named]] = {}
+    taken: dict[str, tuple[str, NamedEntry]] = {}
     for kind, every in (("node", facts.nodes), ("pod", facts.pods)):
         for named in every or ():
             if named.name == UNDERLAY:
@@ -151,7 +151,7 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> tuple[str, str, str]
     return f"there is no {what} {shown(name)}", listed(choices), nearest(name, choices)
 
 
-def _pods(tree: Tree, facts: Facts) -> Iterator[Problem]:
+def _pods(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
     pods = find(tree, "pods")
     if pods is None:
         yield problem_at(tree.place, ("pods",), "there are no pods", "a list such as [{name: client, node: node1}]")
@@ -165,7 +165,7 @@ def _pods(tree: Tree, facts: Facts) -> Iterator[Problem]:
             yield problem_at(place_of(tree, path), path, *_unknown("node", node, known))
 
 
-def _pairs(tree: Tree, facts: Facts) -> Iterator[Problem]:
+def _pairs(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
     pairs = find(tree, "pairs")
     if pairs is None:
         example = "a list such as [{client: client, server: server}]"
@@ -192,7 +192,7 @@ def _pairs(tree: Tree, facts: Facts) -> Iterator[Problem]:
         yield from _placement(tree, facts, index, client, server)
 
 
-def _placement(tree: Tree, facts: Facts, index: int, client: str, server: str) -> Iterator[Problem]:
+def _placement(tree: Tree, facts: NameFacts, index: int, client: str, server: str) -> Iterator[Problem]:
     written = text_of(find(tree, "pairs", index, "placement"))
     nodes = facts.node_of_pod.get(client), facts.node_of_pod.get(server)
     if written not in tuple(Placement) or None in nodes:

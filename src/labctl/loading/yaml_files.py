@@ -373,7 +373,7 @@ _OURS = re.compile(
 _NOTHING = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*")
 
 
-class Unreadable(Exception):
+class UnreadableFile(Exception):
     """The file's text could not be had. `problem` says why, with the place where there is one."""
 
     def __init__(self, problem: Problem) -> None:
@@ -434,7 +434,7 @@ def _read_bytes(path: Path, shown: str, *, is_trusted: Callable[[Path, str], boo
         raise _wrong(Place(shown, 0, 0), _open_failed(error), "") from None
 
 
-def _no_text(error: OSError, folder: Folder, name: str, shown: str) -> Unreadable:
+def _no_text(error: OSError, folder: Folder, name: str, shown: str) -> UnreadableFile:
     """Why an entry of a folder has no text to read."""
     if error.errno == errno.EFBIG:
         return _wrong(Place(shown, 0, 0), "is larger than 1 MiB", "at most 1 MiB")
@@ -471,7 +471,7 @@ def _place(shown: str, before: str) -> Place:
     return Place(shown, len(lines), len(lines[-1]) + 1)
 
 
-def _wrong(place: Place, message: str, allowed: str = _REGULAR) -> Unreadable:
-    return Unreadable(
+def _wrong(place: Place, message: str, allowed: str = _REGULAR) -> UnreadableFile:
+    return UnreadableFile(
         Problem(file=place.file, line=place.line, column=place.column, path="", message=message, allowed=allowed)
     )

@@ -199,7 +199,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class InterimLook:
     """A point at which a comparison that goes on may stop, after `rounds` blocks; `level` is its part of the 5 %."""
 
     rounds: int
@@ -212,7 +212,7 @@ class Stopping:
     blocks that it took, `half_width` what was reached."""
 
     until: float
-    looks: tuple[Look, ...]
+    looks: tuple[InterimLook, ...]
     after: int
     half_width: float | None
 

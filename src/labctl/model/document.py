@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
-from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, Protocol, ServiceType
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceProtocol, ServiceType
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, KindCluster
@@ -246,7 +246,7 @@ class ServiceEntry(Section):
     name: Name = Field(description="The Service's name.")
     port: Port = Field(description="The port that clients use.")
     target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
-    protocol: Protocol = Field(Protocol.TCP, description="What it carries.")
+    protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
     backends: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(

@@ -235,7 +235,7 @@ class ServiceType(StrEnum):
     NODE_PORT = "NodePort"
 
 
-class Protocol(StrEnum):
+class ServiceProtocol(StrEnum):
     TCP = "tcp"
     UDP = "udp"
 
@@ -247,7 +247,7 @@ class ScenarioService:
     name: str
     port: int
     target_port: int
-    protocol: Protocol
+    protocol: ServiceProtocol
     backends: tuple[str, ...]
     selector: Mapping[str, str]
     type: ServiceType
@@ -262,7 +262,7 @@ class Service:
     address: IPv4Address
     port: int
     target_port: int
-    protocol: Protocol
+    protocol: ServiceProtocol
     backends: tuple[str, ...]
     selector: Mapping[str, str]
     type: ServiceType

@@ -20,7 +20,7 @@ from labctl.model.lab import Placement
 from labctl.model.signature import Role, Signature
 
 
-class Protocol(StrEnum):
+class ProbeProtocol(StrEnum):
     """What a marked packet is: an ICMP echo, a TCP connection attempt, or a UDP datagram."""
 
     ICMP = "icmp"
@@ -35,7 +35,7 @@ class Way(StrEnum):
     REPLY = "reply"
 
 
-class Direction(StrEnum):
+class TapDirection(StrEnum):
     """How a packet met the tap's device, from the device's own side (as `tcpdump -Q` has it)."""
 
     IN = "in"
@@ -62,7 +62,7 @@ class Carriage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
+class KnownAddress:
     """An address (a MAC, an IPv4 address, a VNI as text) and whose it is.
 
     `role` is the role of the device or node on the pair's way (`client-lxc`, `server-node`), `owner` its name in this
@@ -82,10 +82,10 @@ class HopEnvelope:
     are empty when no pod of the lab has that identity. `is_senders` says whether it is the inner sender's own.
     """
 
-    src: Named
-    dst: Named
-    src_mac: Named
-    dst_mac: Named
+    src: KnownAddress
+    dst: KnownAddress
+    src_mac: KnownAddress
+    dst_mac: KnownAddress
     src_port: int
     dst_port: int
     ttl: int
@@ -120,13 +120,13 @@ class Hop:
     role: Role
     node: str
     device: str
-    direction: Direction | None
+    direction: TapDirection | None
     time_ns: int
     since_previous_ns: int | None
     src: str
     dst: str
-    src_mac: Named
-    dst_mac: Named
+    src_mac: KnownAddress
+    dst_mac: KnownAddress
     ttl: int
     envelope: HopEnvelope | None = None
     carriage: Carriage = Carriage.UNOBSERVED
@@ -171,7 +171,7 @@ class PacketPath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wrong:
+class WrongTurn:
     """The hop where the way departs from the expected one, or where the packet went missing: the first on the way.
 
     `tap` is empty where the lab has no such tap. `sentence` says what is wrong there and what that teaches.
@@ -207,7 +207,7 @@ class Trace:
     server_node: str
     placement: Placement
     asked: dict[str, object]
-    protocol: Protocol
+    protocol: ProbeProtocol
     sent: int
     replied: int
     taps: tuple[TraceTap, ...]
@@ -217,7 +217,7 @@ class Trace:
     recognised: str
     expected_source: str
     differences: tuple[str, ...] = ()
-    wrong: Wrong | None = None
+    wrong: WrongTurn | None = None
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
     unshown: tuple[Unshown, ...] = ()
@@ -243,7 +243,7 @@ class Mover(StrEnum):
     AGENT = "agent"
 
 
-class Act(StrEnum):
+class ForwardingAct(StrEnum):
     """The acts that `Movement.helper` names; a witness may have others, in its own words."""
 
     REDIRECT = "bpf_redirect"
@@ -289,7 +289,7 @@ class Movement:
     """One act on one packet. `time_ns` is wall-clock time in ns since the epoch, None where the witness has no clock.
 
     `what` is the name of who acted (`cil_from_container`, `FORWARD`), `device` and `hook` where it did
-    (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `Act`), `target`
+    (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `ForwardingAct`), `target`
     the device that it was sent to, `reason` why it was dropped. For netfilter `device` is the device that the packet
     came in by (empty for the node's own) and `target` the one that it leaves by. TTLs are 0 where unknown.
     `encapsulated`: it acted on the packet in its envelope. `raw` is what the witness itself said or passed.

@@ -33,15 +33,15 @@ from dataclasses import dataclass, replace
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
 from labctl.model.trace import (
-    Act,
-    Direction,
+    ForwardingAct,
     Hop,
     HopEnvelope,
+    KnownAddress,
     Movement,
     Mover,
-    Named,
     PacketKey,
     PacketPath,
+    TapDirection,
     TraceTap,
     Way,
 )
@@ -54,7 +54,7 @@ def join(
     taps: Sequence[TraceTap],
     sightings: Iterable[Sighting],
     movements: Sequence[Movement],
-    names: Names,
+    names: AddressBook,
     *,
     sent: int,
     ends: tuple[str, str],
@@ -81,7 +81,7 @@ def _path(
     taps: Sequence[TraceTap],
     sightings: Sequence[Sighting],
     movements: Sequence[Movement],
-    names: Names,
+    names: AddressBook,
     way: Way,
     number: int,
     ends: tuple[str, str],
@@ -117,7 +117,7 @@ def without_copies(movements: Sequence[Movement], nodes: set[str]) -> list[Movem
 
 
 def _hops(
-    entries: Sequence[Entry], taps: dict[str, TraceTap], names: Names, nodes: frozenset[str]
+    entries: Sequence[TimelineEntry], taps: dict[str, TraceTap], names: AddressBook, nodes: frozenset[str]
 ) -> tuple[tuple[Hop, ...], tuple[Movement, ...]]:
     hops: list[Hop] = []
     pending: list[Movement] = []
@@ -163,7 +163,7 @@ _IN_ORDER = (Mover.PROGRAM, Mover.AGENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class TimelineEntry:
     """A sighting or a movement; the other one is None."""
 
     time_ns: int
@@ -176,7 +176,7 @@ class Entry:
     def is_entering(self) -> bool:
         """Whether it is about a packet that comes in by the device."""
         if self.sighting is not None:
-            return self.sighting.direction is not Direction.OUT
+            return self.sighting.direction is not TapDirection.OUT
         return self.movement is not None and self.movement.hook not in _LEAVING
 
 
@@ -197,7 +197,7 @@ def belongs(movement: Movement, keys: Iterable[PacketKey]) -> bool:
 
 def timeline(
     sightings: Iterable[Sighting], movements: Iterable[Movement], taps: Sequence[TraceTap], way: Way
-) -> tuple[Entry, ...]:
+) -> tuple[TimelineEntry, ...]:
     """Everything about one packet in its order. Sightings of one time go in the order of the taps on this way."""
     movements = tuple(movements)
     by_name = {tap.name: tap for tap in taps}
@@ -206,7 +206,7 @@ def timeline(
     seen = []
     for sighting in sightings:
         tap = by_name[sighting.tap]
-        entry = Entry(
+        entry = TimelineEntry(
             time_ns=sighting.time_ns,
             node=tap.part if tap.part_kind == "pod" else tap.node or tap.part,
             device=tap.device,
@@ -215,11 +215,11 @@ def timeline(
         seen.append(replace(entry, time_ns=_arrival_ns(entry, movements, lxc_of.get(tap.name))))
     timed = [_entry(m, _possible(m, m.time_ns, seen)) for m in movements if m.time_ns is not None]
 
-    def place(entry: Entry) -> tuple[int, int]:
+    def place(entry: TimelineEntry) -> tuple[int, int]:
         return entry.time_ns, len(order) if entry.sighting is None else order[entry.sighting.tap]
 
     ordered = sorted((*seen, *timed), key=place)
-    slots: list[list[Entry]] = [[] for _ in range(len(ordered) + 1)]
+    slots: list[list[TimelineEntry]] = [[] for _ in range(len(ordered) + 1)]
     at = 0
     teller: tuple[str, Mover | None] = ("", None)
     for movement in movements:
@@ -230,7 +230,7 @@ def timeline(
         teller = told_by
         at = _slot(movement, ordered, at)
         slots[at].append(_entry(movement, ordered[at - 1].time_ns if at else 0))
-    result: list[Entry] = list(slots[0])
+    result: list[TimelineEntry] = list(slots[0])
     for entry, following in zip(ordered, slots[1:], strict=True):
         result += (entry, *following)
     return tuple(result)
@@ -243,7 +243,7 @@ def _lxc_of(taps: Sequence[TraceTap]) -> dict[str, tuple[str, str]]:
     return {tap.name: lxcs[lxc] for tap in taps for eth0, lxc in pods if tap.role is eth0 and lxc in lxcs}
 
 
-def _arrival_ns(entry: Entry, movements: Iterable[Movement], lxc: tuple[str, str] | None) -> int:
+def _arrival_ns(entry: TimelineEntry, movements: Iterable[Movement], lxc: tuple[str, str] | None) -> int:
     """When a packet that kept its stamp from the uplink really came: just after the act that moved it."""
     sighting = entry.sighting
     if sighting is None or not entry.is_entering:
@@ -251,7 +251,7 @@ def _arrival_ns(entry: Entry, movements: Iterable[Movement], lxc: tuple[str, str
     for movement in movements:
         if movement.time_ns is None or not 0 <= movement.time_ns - entry.time_ns < _LONGEST_KEPT_NS:
             continue
-        into_pod = movement.helper == Act.REDIRECT_PEER and (movement.node, movement.target) == lxc
+        into_pod = movement.helper == ForwardingAct.REDIRECT_PEER and (movement.node, movement.target) == lxc
         out_of_envelope = (
             movement.node == entry.node
             and movement.encapsulated
@@ -264,11 +264,11 @@ def _arrival_ns(entry: Entry, movements: Iterable[Movement], lxc: tuple[str, str
     return entry.time_ns
 
 
-def _entry(movement: Movement, time_ns: int) -> Entry:
-    return Entry(time_ns=time_ns, node=movement.node, device=movement.device, movement=movement)
+def _entry(movement: Movement, time_ns: int) -> TimelineEntry:
+    return TimelineEntry(time_ns=time_ns, node=movement.node, device=movement.device, movement=movement)
 
 
-def _possible(movement: Movement, time_ns: int, seen: Sequence[Entry]) -> int:
+def _possible(movement: Movement, time_ns: int, seen: Sequence[TimelineEntry]) -> int:
     """The movement's time, or a nanosecond to the possible side of the sighting at its device: a tap sees what comes
     in before the ingress programs do, and what goes out after the egress programs."""
     is_egress = movement.hook in _LEAVING
@@ -279,7 +279,7 @@ def _possible(movement: Movement, time_ns: int, seen: Sequence[Entry]) -> int:
     return time_ns
 
 
-def _slot(movement: Movement, ordered: Sequence[Entry], earliest: int) -> int:
+def _slot(movement: Movement, ordered: Sequence[TimelineEntry], earliest: int) -> int:
     """Where an act without a time belongs: after so many of the ordered entries, and not before `earliest`."""
     here = [(number, entry) for number, entry in enumerate(ordered) if entry.node == movement.node]
     if movement.hook in _LEAVING:
@@ -297,7 +297,7 @@ def _slot(movement: Movement, ordered: Sequence[Entry], earliest: int) -> int:
     return max(earliest, here[-1][0] + 1 if here else len(ordered))
 
 
-def _run_end(ordered: Sequence[Entry], first: int) -> int:
+def _run_end(ordered: Sequence[TimelineEntry], first: int) -> int:
     """One past the last entry that is of the same arrival as `first`: the tap and then the program at one device."""
     end = first + 1
     while (
@@ -357,22 +357,22 @@ def _echoes(seen: Iterable[Sighting]) -> dict[tuple[str, str], list[PacketKey]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
+class AddressBook:
     """What is known by address. `identities` holds pods' names and labels by security identity."""
 
-    macs: Mapping[str, Named]
-    vteps: Mapping[str, Named]
+    macs: Mapping[str, KnownAddress]
+    vteps: Mapping[str, KnownAddress]
     identities: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]]
     identity_of: Mapping[str, int]
 
-    def mac(self, address: str) -> Named:
-        return self.macs.get(address, Named(address=address))
+    def mac(self, address: str) -> KnownAddress:
+        return self.macs.get(address, KnownAddress(address=address))
 
     def envelope(self, seen: Envelope, inner_src: str) -> HopEnvelope:
         pods, labels = self.identities.get(seen.vni, ((), ()))
         return HopEnvelope(
-            src=self.vteps.get(seen.src, Named(address=seen.src)),
-            dst=self.vteps.get(seen.dst, Named(address=seen.dst)),
+            src=self.vteps.get(seen.src, KnownAddress(address=seen.src)),
+            dst=self.vteps.get(seen.dst, KnownAddress(address=seen.dst)),
             src_mac=self.mac(seen.src_mac),
             dst_mac=self.mac(seen.dst_mac),
             src_port=seen.src_port,
@@ -385,14 +385,14 @@ class Names:
         )
 
 
-def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[tuple[str, str]]) -> Names:
+def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[tuple[str, str]]) -> AddressBook:
     """From the lab's facts and from `devices`: (role, MAC) as they are on the running lab, which go first."""
     by_role = {str(tap.role): tap.name for tap in taps}
-    macs: dict[str, Named] = {}
+    macs: dict[str, KnownAddress] = {}
 
     def know(mac: str, role: str, owner: str) -> None:
         if mac:
-            macs.setdefault(mac.lower(), Named(address=mac.lower(), role=role, owner=owner))
+            macs.setdefault(mac.lower(), KnownAddress(address=mac.lower(), role=role, owner=owner))
 
     for role, mac in devices:
         know(mac, role, by_role.get(role, ""))
@@ -408,9 +408,9 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         pods, _ = identities.get(pod.identity, ((), ()))
         labels = tuple(f"{key}={value}" for key, value in sorted(pod.labels.items()))
         identities[pod.identity] = ((*pods, pod.name), labels)
-    return Names(
+    return AddressBook(
         macs=macs,
-        vteps={ip: Named(address=ip, role=roles.get(ip, ""), owner=name) for name, ip in addresses.items()},
+        vteps={ip: KnownAddress(address=ip, role=roles.get(ip, ""), owner=name) for name, ip in addresses.items()},
         identities=identities,
         identity_of={str(pod.address): pod.identity for pod in lab.pods},
     )

@@ -89,7 +89,7 @@ def _on_way(
     ordered = expected.signature.taps if way is Way.REQUEST else expected.signature.taps[::-1]
     roles = [sight.role for sight in ordered]
     for position, want in enumerate(ordered):
-        place = Place(
+        place = TapOnWay(
             way=way,
             role=want.role,
             tap=sights[want.role].tap if want.role in sights else str(want.role),
@@ -110,7 +110,7 @@ def _on_way(
             yield difference, came_around or too_often
 
 
-def _at(place: Place, kind: DifferenceKind, sentence: str) -> Difference:
+def _at(place: TapOnWay, kind: DifferenceKind, sentence: str) -> Difference:
     return Difference(kind=kind, way=place.way, role=place.role, tap=place.tap, sentence=sentence)
 
 
@@ -124,7 +124,7 @@ def _last_seen(roles: list[Role], sights: Mapping[Role, TapSight], way: Way) -> 
     return next((role for role in reversed(roles) if _of(sights.get(role), way) is not None), None)
 
 
-def _at_tap(place: Place, want: Seen | None, got: Seen | None) -> Iterator[Difference]:
+def _at_tap(place: TapOnWay, want: Seen | None, got: Seen | None) -> Iterator[Difference]:
     if want is None and got is not None:
         yield _at(place, DifferenceKind.UNEXPECTED, unexpected(place))
     elif want is not None and got is None and place.is_seen_later:
@@ -135,7 +135,7 @@ def _at_tap(place: Place, want: Seen | None, got: Seen | None) -> Iterator[Diffe
         yield from _in_frame(place, want, got)
 
 
-def _in_frame(place: Place, want: Seen, got: Seen) -> Iterator[Difference]:
+def _in_frame(place: TapOnWay, want: Seen, got: Seen) -> Iterator[Difference]:
     way, name = place.way, place.name
     if got.packets != want.packets:
         yield _at(place, DifferenceKind.PACKETS, wrong_count(place, want, got))
@@ -171,7 +171,7 @@ def _in_frame(place: Place, want: Seen, got: Seen) -> Iterator[Difference]:
         )
 
 
-def _in_envelope(place: Place, want: Outer, got: Outer) -> Iterator[Difference]:
+def _in_envelope(place: TapOnWay, want: Outer, got: Outer) -> Iterator[Difference]:
     way, name = place.way, place.name
     sender = "client" if way is Way.REQUEST else "server"
     if got.vni != want.vni:
@@ -227,7 +227,7 @@ def _ping_ttl(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TapOnWay:
     """One tap on one half of the way, with what the sentences need to know about the rest of it."""
 
     way: Way
@@ -256,11 +256,11 @@ class Place:
         return want is not None and got is not None and got.packets > want.packets
 
 
-def not_captured(place: Place) -> str:
+def not_captured(place: TapOnWay) -> str:
     return f"{place.name} was not captured, though the {place.way} is expected there: nothing can be said about it"
 
 
-def unexpected(place: Place) -> str:
+def unexpected(place: TapOnWay) -> str:
     saw = f"{place.name} saw the {place.way}"
     if place.is_delivery:
         return f"{saw}: delivery did not use bpf_redirect_peer, so host routing is Legacy"
@@ -277,7 +277,7 @@ def unexpected(place: Place) -> str:
     return f"{saw}, where it was not expected"
 
 
-def bypassed(place: Place) -> str:
+def bypassed(place: TapOnWay) -> str:
     missed = f"{place.name} did not see the {place.way}, yet it was seen further on"
     if place.is_delivery:
         return f"{missed}: delivery used bpf_redirect_peer, which skips the lxc, so host routing is BPF"
@@ -286,7 +286,7 @@ def bypassed(place: Place) -> str:
     return f"{missed}: it was redirected past this device"
 
 
-def lost(place: Place) -> str:
+def lost(place: TapOnWay) -> str:
     if place.last_seen is None:
         return f"the {place.way} was seen nowhere: {_NOTHING_SENT[place.way]}"
     last = _NAMES[place.last_seen]
@@ -321,7 +321,7 @@ def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation) -> str:
     return "it was dropped in between"
 
 
-def wrong_count(place: Place, want: Seen, got: Seen) -> str:
+def wrong_count(place: TapOnWay, want: Seen, got: Seen) -> str:
     if got.packets < want.packets:
         lost = want.packets - got.packets
         return (
@@ -334,7 +334,7 @@ def wrong_count(place: Place, want: Seen, got: Seen) -> str:
     )
 
 
-def wrong_ttl(place: Place, want: Seen, got: Seen) -> str:
+def wrong_ttl(place: TapOnWay, want: Seen, got: Seen) -> str:
     lesson = hop_lesson(got.ttl - want.ttl, place.expected_mode)
     return f"at {place.name} the {place.way} carries TTL {got.ttl}, not {want.ttl}: {lesson}"
 

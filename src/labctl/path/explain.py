@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
 from labctl.model.trace import (
-    Act,
     Carriage,
-    Direction,
+    ForwardingAct,
     Hop,
+    KnownAddress,
     Movement,
     Mover,
-    Named,
     PacketPath,
     Skipped,
+    TapDirection,
     TraceTap,
     Way,
-    Wrong,
+    WrongTurn,
 )
 from labctl.path.difference import Difference, DifferenceKind
 from labctl.path.sighting import Sighting
@@ -41,20 +41,20 @@ _CONSEQUENCES = (DifferenceKind.LOST, DifferenceKind.PACKETS, DifferenceKind.BYP
 
 def first_wrong(
     lab: Lab, pair: Pair, taps: Sequence[TraceTap], paths: Sequence[PacketPath], found: Sequence[Difference]
-) -> Wrong | None:
+) -> WrongTurn | None:
     """None when every packet arrived and every tap saw what it should."""
     lost = next((path for path in paths if not path.arrived), None)
     departed = _wrong_node(lab, pair, paths) or _departed(found, lost, taps)
     if lost is None:
         return departed
-    missing = Wrong(
+    missing = WrongTurn(
         way=lost.way, number=lost.number, tap=lost.lost_tap, role=_role(taps, lost.lost_tap), sentence=lost.lost
     )
     came_by = {hop.tap for hop in lost.hops}
     is_before = departed is not None and (departed.way, departed.tap in came_by) == (lost.way, True)
     if departed is None or (not is_before and _place(departed, taps) > _place(missing, taps)):
         return missing
-    return Wrong(
+    return WrongTurn(
         way=departed.way,
         number=departed.number,
         tap=departed.tap,
@@ -63,22 +63,22 @@ def first_wrong(
     )
 
 
-def _departed(found: Sequence[Difference], lost: PacketPath | None, taps: Sequence[TraceTap]) -> Wrong | None:
+def _departed(found: Sequence[Difference], lost: PacketPath | None, taps: Sequence[TraceTap]) -> WrongTurn | None:
     for one in found:
         if lost is not None and one.kind in _CONSEQUENCES:
             continue
-        return Wrong(way=one.way, number=1, tap=one.tap, role=str(one.role), sentence=one.sentence)
+        return WrongTurn(way=one.way, number=1, tap=one.tap, role=str(one.role), sentence=one.sentence)
     return None
 
 
-def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> Wrong | None:
+def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> WrongTurn | None:
     """An envelope to another node than the one that the receiving pod is on."""
     for path in paths:
         pod = pair.server if path.way is Way.REQUEST else pair.client
         for hop in path.hops:
             if hop.envelope is not None and hop.envelope.dst.owner != lab.pod(pod).node:
                 address, owner = hop.envelope.dst.address, hop.envelope.dst.owner or "no node of this lab"
-                return Wrong(
+                return WrongTurn(
                     way=path.way,
                     number=path.number,
                     tap=hop.tap,
@@ -89,7 +89,7 @@ def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> Wrong | No
     return None
 
 
-def _place(wrong: Wrong, taps: Sequence[TraceTap]) -> tuple[int, int]:
+def _place(wrong: WrongTurn, taps: Sequence[TraceTap]) -> tuple[int, int]:
     """Where on the way: requests before replies, then in the order of the taps."""
     order = [tap.name for tap in (taps if wrong.way is Way.REQUEST else taps[::-1])]
     return (0 if wrong.way is Way.REQUEST else 1, order.index(wrong.tap) if wrong.tap in order else -1)
@@ -105,11 +105,11 @@ def lost_sentence(hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, s
         return f"the {way} was never seen, not even at {source}: the pod did not send it"
     last = hops[-1]
     for act in after:
-        if act.helper == Act.DROP and act.mover is Mover.PROGRAM:
+        if act.helper == ForwardingAct.DROP and act.mover is Mover.PROGRAM:
             return f"the {way} was dropped on {act.node} by {act.what} at {act.device} {act.hook}: {act.reason}"
-        if act.helper == Act.DROP:
+        if act.helper == ForwardingAct.DROP:
             return f"the {way} was dropped on {act.node} by netfilter in {act.what}: {act.reason}"
-        if act.helper == Act.NOT_LEFT:
+        if act.helper == ForwardingAct.NOT_LEFT:
             taken = f"the {way} was taken by netfilter on {act.node} in {act.what}"
             return f"{taken}: it entered the hook and did not leave it"
     sentence = f"the {way} was last seen {_doing(last)} {last.tap}"
@@ -125,10 +125,10 @@ def lost_sentence(hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, s
 
 
 def _doing(hop: Hop) -> str:
-    return {Direction.IN: "coming in by", Direction.OUT: "leaving by", None: "at"}[hop.direction]
+    return {TapDirection.IN: "coming in by", TapDirection.OUT: "leaving by", None: "at"}[hop.direction]
 
 
-def _whose(mac: Named) -> str:
+def _whose(mac: KnownAddress) -> str:
     return f"{mac.owner}'s" if mac.owner and "'s " not in mac.owner else mac.owner or "nobody's in this lab"
 
 
@@ -156,7 +156,7 @@ def _reason(
             return f"never transmitted on {tap.device}: {seen}", True
     for hop in hops:
         for act in hop.moved_by if hop.carriage is Carriage.PROGRAM and hop.tap != tap.name else ():
-            if act.helper == Act.TO_ENDPOINT and (act.node, act.target) == (tap.node, tap.device):
+            if act.helper == ForwardingAct.TO_ENDPOINT and (act.node, act.target) == (tap.node, tap.device):
                 given = f"{act.what} on {act.device} gave it to this endpoint, and the pod had it next"
                 return f"never transmitted on {tap.device}: {given}", True
     if not _is_before_last(tap, taps, hops, way):
@@ -169,13 +169,13 @@ def _reason(
 
 def _kept_off(act: Movement, device: str) -> str:
     """How this act kept the packet from being transmitted on the device; empty when it did not."""
-    if act.helper == Act.REDIRECT_PEER and act.target == device:
+    if act.helper == ForwardingAct.REDIRECT_PEER and act.target == device:
         return f"{act.what} on {act.device} moved it into the pod with bpf_redirect_peer"
     if act.mover is not Mover.PROGRAM or act.device != device or act.hook != "egress":
         return ""
     if act.helper in REDIRECTS:
         return f"{act.what} at its egress sent it to {act.target} with {act.helper}"
-    return f"{act.what} dropped it: {act.reason}" if act.helper == Act.DROP else ""
+    return f"{act.what} dropped it: {act.reason}" if act.helper == ForwardingAct.DROP else ""
 
 
 def _past(hop: Hop) -> str:
@@ -197,10 +197,10 @@ def _is_before_last(tap: TraceTap, taps: Sequence[TraceTap], hops: Sequence[Hop]
     return order.index(tap.name) < max(order.index(hop.tap) for hop in hops)
 
 
-REDIRECTS = (Act.REDIRECT, Act.REDIRECT_PEER, Act.REDIRECT_NEIGH, Act.TUNNEL)
-HANDED = (Act.TO_ENDPOINT, Act.TO_NETWORK, Act.TO_OVERLAY)
+REDIRECTS = (ForwardingAct.REDIRECT, ForwardingAct.REDIRECT_PEER, ForwardingAct.REDIRECT_NEIGH, ForwardingAct.TUNNEL)
+HANDED = (ForwardingAct.TO_ENDPOINT, ForwardingAct.TO_NETWORK, ForwardingAct.TO_OVERLAY)
 """A program gave the packet to a device, and the witness does not tell how."""
-_MOVES_NOTHING = (Act.PASS, Act.SEEN)
+_MOVES_NOTHING = (ForwardingAct.PASS, ForwardingAct.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)
 _VETH_PAIRS = frozenset(
@@ -238,7 +238,9 @@ def carried(
     if not movements and (link := _link(previous, here)) is not None:
         return link
     # That a device's own program saw it leave is what the tap there shows too.
-    told_here = [m for m in movements if not (m.helper == Act.SEEN and m.hook == "egress" and m.device == device)]
+    told_here = [
+        m for m in movements if not (m.helper == ForwardingAct.SEEN and m.hook == "egress" and m.device == device)
+    ]
     said = told(told_here, nodes=nodes)
     if (previous.envelope is None) != (here.envelope is None):
         act = "put it into its envelope" if here.envelope is not None else "took it out of its envelope"
@@ -249,7 +251,7 @@ def carried(
     if any(m.mover is Mover.NETFILTER for m in movements):
         return Carried(carriage=Carriage.KERNEL, because=said)
     nobody = "what moved it from there was not observed" if said else "no witness saw what moved it here"
-    if last is not None and last.helper == Act.TO_STACK:
+    if last is not None and last.helper == ForwardingAct.TO_STACK:
         nobody = "what the stack did with it was not observed"
     return Carried(carriage=Carriage.UNOBSERVED, because=f"{said}; {nobody}" if said else nobody)
 
@@ -268,7 +270,7 @@ def told(movements: Iterable[Movement], *, nodes: frozenset[str] = frozenset()) 
             hooks = []
         if movement is not None and is_hook:
             hooks.append(movement)
-        elif movement is not None and movement.helper != Act.PASS:
+        elif movement is not None and movement.helper != ForwardingAct.PASS:
             at, where = _where(movement, at, nodes)
             parts.append(where + _act(movement))
     return "; ".join(parts)
@@ -285,23 +287,23 @@ def _act(movement: Movement) -> str:
     who = f"{movement.what} on {movement.device} {movement.hook}" if movement.device else movement.what
     target = movement.target or "another device"
     match movement.helper:
-        case Act.REDIRECT_PEER:
+        case ForwardingAct.REDIRECT_PEER:
             return f"{who} moved it through {target} into the pod with bpf_redirect_peer"
-        case Act.REDIRECT:
+        case ForwardingAct.REDIRECT:
             return f"{who} sent it to {target} with bpf_redirect"
-        case Act.REDIRECT_NEIGH:
+        case ForwardingAct.REDIRECT_NEIGH:
             return f"{who} sent it to {target} with bpf_redirect_neigh"
-        case Act.TUNNEL:
+        case ForwardingAct.TUNNEL:
             return f"{who} sent it to {target} with bpf_redirect, tunnel key set (VNI {movement.identity})"
-        case Act.TO_STACK:
+        case ForwardingAct.TO_STACK:
             return f"{who} left it to the kernel's stack"
-        case Act.DROP:
+        case ForwardingAct.DROP:
             return f"{who} dropped it: {movement.reason}"
-        case Act.SEEN:
+        case ForwardingAct.SEEN:
             return f"{who} saw it {'leave' if movement.hook == 'egress' else 'come in'}"
-        case Act.TO_OVERLAY:
+        case ForwardingAct.TO_OVERLAY:
             return f"{who} gave it to {target} for the tunnel, as identity {movement.identity}"
-        case Act.TO_ENDPOINT | Act.TO_NETWORK:
+        case ForwardingAct.TO_ENDPOINT | ForwardingAct.TO_NETWORK:
             return f"{who} gave it to {target} ({movement.helper}; with which redirect is not told)"
         case _:
             return f"{who}: {movement.helper}"
@@ -311,10 +313,10 @@ def _hooks(movements: Sequence[Movement]) -> str:
     seen = [m for m in movements if m.mover is Mover.NETFILTER]
     states = list(dict.fromkeys(m.helper for m in movements if m.mover is Mover.CONNTRACK))
     names = [m.what for m in seen]
-    ended = next((m for m in seen if m.helper in (Act.DROP, Act.NOT_LEFT)), None)
+    ended = next((m for m in seen if m.helper in (ForwardingAct.DROP, ForwardingAct.NOT_LEFT)), None)
     subject = "its envelope" if all(m.encapsulated for m in movements) else "it"
     tracked = f" (conntrack: {', '.join(states)})" if states else ""
-    if ended is not None and ended.helper == Act.DROP:
+    if ended is not None and ended.helper == ForwardingAct.DROP:
         return f"netfilter in {', '.join(names)}{tracked} dropped {subject} by {ended.reason}"
     if ended is not None:
         return f"netfilter took {subject} in {', '.join(names)}{tracked} and did not give it back"
@@ -328,12 +330,12 @@ def _hooks(movements: Sequence[Movement]) -> str:
 def _link(previous: Sighting, here: Sighting) -> Carried | None:
     """The wire between two taps: sent at one, received at the other, and nobody acted in between."""
     roles = frozenset((previous.role, here.role))
-    crossed = previous.direction is Direction.OUT and here.direction is Direction.IN
+    crossed = previous.direction is TapDirection.OUT and here.direction is TapDirection.IN
     if crossed and roles in _VETH_PAIRS:
         return Carried(carriage=Carriage.WIRE, because=f"over the veth pair from {previous.tap}")
     if crossed and roles <= frozenset(_UPLINKS + _PORTS) and len(roles) == 2:
         return Carried(carriage=Carriage.WIRE, because=f"over the underlay from {previous.tap}")
-    if previous.role in _PORTS and here.role in _PORTS and here.direction is Direction.OUT:
+    if previous.role in _PORTS and here.role in _PORTS and here.direction is TapDirection.OUT:
         return Carried(carriage=Carriage.BRIDGE, because="the underlay's bridge passed it on by its destination MAC")
     return None
 
@@ -342,7 +344,7 @@ def _fits(movement: Movement, here: Sighting, device: str) -> bool:
     """Whether the redirect leads to this sighting: out of its target, or into the pod behind it."""
     if not movement.target:
         return True
-    into_pod = here.role in (Role.CLIENT_ETH0, Role.SERVER_ETH0) and here.direction is not Direction.OUT
-    if movement.helper == Act.REDIRECT_PEER:
+    into_pod = here.role in (Role.CLIENT_ETH0, Role.SERVER_ETH0) and here.direction is not TapDirection.OUT
+    if movement.helper == ForwardingAct.REDIRECT_PEER:
         return into_pod
-    return movement.target == device or (movement.helper == Act.TO_ENDPOINT and into_pod)
+    return movement.target == device or (movement.helper == ForwardingAct.TO_ENDPOINT and into_pod)

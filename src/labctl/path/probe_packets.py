@@ -14,7 +14,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
-from labctl.model.trace import Protocol
+from labctl.model.trace import ProbeProtocol
 from labctl.path.frame import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Frame, Icmp, Ipv4, Tcp, Udp
 from labctl.path.sent import NO_WAY, has_no_way, require_sent
 from labctl.path.sighting import Match, Matcher, Way, match_echo
@@ -34,11 +34,11 @@ _SEND = 'for ((n = 0; n < $3; n++)); do printf %s "$5" 2>/dev/null >"/dev/udp/$1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
+class ProbePackets:
     """`count` packets of one protocol from client to server. `token` marks ICMP, `port` is the first server port of TCP
     and UDP; packets are numbered from 1."""
 
-    protocol: Protocol
+    protocol: ProbeProtocol
     client: IPv4Address
     server: IPv4Address
     count: int
@@ -59,11 +59,11 @@ class Marked:
     def argv(self) -> tuple[str, ...]:
         """What sends them. Exits with 0 or 1; with anything else, nothing can be said about the network."""
         count, wait = str(self.count), f"{self.wait_s:g}"
-        if self.protocol is Protocol.ICMP:
+        if self.protocol is ProbeProtocol.ICMP:
             interval, size, fill = f"{self.interval_s:g}", str(PAYLOAD_BYTE), self.token.hex()
             options = ("-n", "-c", count, "-i", interval, "-s", size, "-W", wait, "-p", fill)
             return ("ping", *options, str(self.server))
-        script = _CONNECT if self.protocol is Protocol.TCP else _SEND
+        script = _CONNECT if self.protocol is ProbeProtocol.TCP else _SEND
         return ("bash", "-c", script, "labctl-trace", str(self.server), str(self.port), count, wait, self.token.hex())
 
     def require_sent(self, sent: Completed) -> str:
@@ -73,7 +73,7 @@ class Marked:
         ping counts what it sent. The shell's loop goes on whatever becomes of a packet, and says on standard error
         what the kernel told it of each; anything else there is a complaint of the shell or of `timeout`.
         """
-        if self.protocol is Protocol.ICMP:
+        if self.protocol is ProbeProtocol.ICMP:
             require_sent(sent, self.count)
             return has_no_way(sent)
         require_success(sent)
@@ -84,9 +84,9 @@ class Marked:
         return next((words for words in NO_WAY for line in lines if words in line), "")
 
     def matcher(self) -> Matcher:
-        if self.protocol is Protocol.ICMP:
+        if self.protocol is ProbeProtocol.ICMP:
             return match_echo(self.client, self.server, self.token)
-        return self._match_tcp if self.protocol is Protocol.TCP else self._match_udp
+        return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
     def expression(self, *, vxlan_port: int = VXLAN_PORT) -> str:
         """The pcap filter for these packets, as they are and inside VXLAN.
@@ -103,9 +103,9 @@ class Marked:
     def _plain(self) -> str:
         ports = f"portrange {self.port}-{self.last_port}"
         return {
-            Protocol.ICMP: "icmp",
-            Protocol.TCP: f"tcp {ports}",
-            Protocol.UDP: f"icmp or udp dst {ports}",
+            ProbeProtocol.ICMP: "icmp",
+            ProbeProtocol.TCP: f"tcp {ports}",
+            ProbeProtocol.UDP: f"icmp or udp dst {ports}",
         }[self.protocol]
 
     def _inside(self) -> str:
@@ -116,9 +116,9 @@ class Marked:
             return f"({port} >= {self.port} and {port} <= {self.last_port})"
 
         return {
-            Protocol.ICMP: is_icmp,
-            Protocol.TCP: f"{protocol} = {PROTOCOL_TCP} and ({ours(src)} or {ours(dst)})",
-            Protocol.UDP: f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and {ours(dst)})",
+            ProbeProtocol.ICMP: is_icmp,
+            ProbeProtocol.TCP: f"{protocol} = {PROTOCOL_TCP} and ({ours(src)} or {ours(dst)})",
+            ProbeProtocol.UDP: f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and {ours(dst)})",
         }[self.protocol]
 
     def _number(self, port: int) -> int | None:

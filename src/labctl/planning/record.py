@@ -31,8 +31,8 @@ from labctl.model.lab import (
     Pair,
     Placement,
     Pod,
-    Protocol,
     Service,
+    ServiceProtocol,
     ServiceType,
 )
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
@@ -151,7 +151,7 @@ def _service(data: Mapping[str, Any]) -> Service:
         address=IPv4Address(_text(data, "address")),
         port=_port(data, "port"),
         target_port=_port(data, "targetPort"),
-        protocol=Protocol(data["protocol"]),
+        protocol=ServiceProtocol(data["protocol"]),
         backends=tuple(_fits(is_name, name, "backends") for name in data["backends"]),
         selector=_labels(data, "selector"),
         type=ServiceType(data["type"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from labctl.compare.thresholds import Judgement
+from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.sentences import (
     caution_text,
@@ -38,7 +38,9 @@ from labctl.text import visible
 _LEADING = re.compile(r"@(?=\w)|(?<=\w):(?=//)|\b(?:www(?=\.)|(?:mailto|xmpp):)", re.IGNORECASE)
 
 
-def comparison_markdown(comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()) -> str:
+def comparison_markdown(
+    comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[ThresholdJudgement] = ()
+) -> str:
     """Headline, table, warnings; proof, signatures and environment are folded away."""
     a, b = side_names(comparison)
     columns = (words.metric, escaped(a), escaped(b), words.change, words.interval, words.pairs, words.verdict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from labctl import units
-from labctl.compare.thresholds import Judgement, Outcome
+from labctl.compare.thresholds import ThresholdJudgement, ThresholdState
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
@@ -239,12 +239,16 @@ def limit_lines(comparison: Comparison, words: Words) -> tuple[tuple[str, str], 
     return tuple(lines)
 
 
-def judgement_text(judgement: Judgement, words: Words) -> str:
+def judgement_text(judgement: ThresholdJudgement, words: Words) -> str:
     """`CROSSED: cross-node rtt_p50 > +5% (+12 % [+9, +15] %)`."""
-    named = {Outcome.CROSSED: words.crossed, Outcome.HELD: words.held, Outcome.UNKNOWN: words.unknown}
+    named = {
+        ThresholdState.CROSSED: words.crossed,
+        ThresholdState.HELD: words.held,
+        ThresholdState.UNKNOWN: words.unknown,
+    }
     row = judgement.row
     where = f"{placement_name(row.placement, words)} {label(row.metric, words)}, {row.client}→{row.server}"
-    why = refusal_text(row.refusal, words) if judgement.outcome is Outcome.UNKNOWN else ""
+    why = refusal_text(row.refusal, words) if judgement.outcome is ThresholdState.UNKNOWN else ""
     seen = f"{change_text(row.change)} {interval_text(row.change)}"
     return f"{named[judgement.outcome]}: {judgement.threshold.text} ({where}: {why or seen})"
 

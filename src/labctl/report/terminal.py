@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from labctl.compare.thresholds import Judgement
+from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.report.grid import Column, Grid
@@ -42,7 +42,7 @@ from labctl.report.sentences import (
     undetected_text,
     verdict_text,
 )
-from labctl.report.signature import Matrix, cell_text, matrices
+from labctl.report.signature import SignatureMatrix, cell_text, matrices
 from labctl.report.words import ENGLISH, Words
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _STYLES = {
 
 
 def comparison_view(
-    comparison: Comparison, *, width: int, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()
+    comparison: Comparison, *, width: int, words: Words = ENGLISH, judgements: Sequence[ThresholdJudgement] = ()
 ) -> RenderableType:
     """Everything that a terminal shows of a comparison; `width` decides between the narrow and the wide table."""
     from rich.console import Group
@@ -123,7 +123,7 @@ def plain_text(view: RenderableType, *, width: int, crop: bool = True) -> str:
     return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
 
 
-def signature_table(matrix: Matrix, names: tuple[str, str], words: Words = ENGLISH) -> Grid:
+def signature_table(matrix: SignatureMatrix, names: tuple[str, str], words: Words = ENGLISH) -> Grid:
     """One pair's taps in the order of the way, a column for each side."""
     from rich.text import Text
 

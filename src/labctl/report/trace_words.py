@@ -15,14 +15,14 @@ from labctl.model.lab import Placement
 from labctl.model.signature import Role
 from labctl.model.trace import (
     Carriage,
-    Direction,
     Hop,
     HopEnvelope,
+    KnownAddress,
     Movement,
     Mover,
-    Named,
     PacketPath,
     Skipped,
+    TapDirection,
     Trace,
     Unshown,
     Way,
@@ -48,7 +48,7 @@ def path_title(path: PacketPath) -> str:
     return f"{way_words(path.way)} {path.number}: {path.what}" if path.what else f"{way_words(path.way)} {path.number}"
 
 
-def owner(named: Named) -> str:
+def owner(named: KnownAddress) -> str:
     """Whose address it is; the address itself when it is nobody's in the lab."""
     return named.owner or named.role or named.address
 
@@ -58,7 +58,7 @@ def mac_words(hop: Hop) -> str:
 
 
 def direction_words(hop: Hop) -> str:
-    return {Direction.IN: "in", Direction.OUT: "out", None: ""}[hop.direction]
+    return {TapDirection.IN: "in", TapDirection.OUT: "out", None: ""}[hop.direction]
 
 
 def since_words(hop: Hop) -> str:
@@ -87,7 +87,7 @@ def envelope_lines(envelope: HopEnvelope) -> tuple[str, ...]:
     )
 
 
-def _with_owner(named: Named) -> str:
+def _with_owner(named: KnownAddress) -> str:
     return f"{named.address} ({named.owner})" if named.owner else f"{named.address} (nobody's in this lab)"
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from labctl.system.netlink import ALL, Protocol, Request, Socket, attributes, string
+from labctl.system.netlink import ALL, NetlinkFamily, Request, Socket, attributes, string
 
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
@@ -98,7 +98,7 @@ class TraceSocket:
 
     def __init__(self) -> None:
         self.has_lost = False
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, Protocol.NETFILTER)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NetlinkFamily.NETFILTER)
         try:
             with contextlib.suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, 33, _BUFFER_BYTE)  # SO_RCVBUFFORCE
@@ -241,7 +241,7 @@ class Connection:
 def connections() -> tuple[Connection, ...]:
     """Every IPv4 entry of the namespace that the calling thread is in. Raises OSError where the kernel has no
     CONFIG_NF_CT_NETLINK."""
-    with Socket(Protocol.NETFILTER) as channel:
+    with Socket(NetlinkFamily.NETFILTER) as channel:
         request = Request(_GET_CONNECTIONS, ALL, _HEADER.pack(socket.AF_INET, 0, 0))
         return tuple(found for found in map(_conntrack_entry, channel.ask(request)) if found is not None)
 
@@ -292,7 +292,7 @@ def rule_comments() -> tuple[tuple[str, str], ...]:
 
 
 def _nf_tables() -> Iterator[tuple[str, str]]:
-    with Socket(Protocol.NETFILTER) as channel:
+    with Socket(NetlinkFamily.NETFILTER) as channel:
         for body in channel.ask(Request(_GET_RULES, ALL, _GENMSG.pack(socket.AF_INET, 0, 0))):
             found = parse_rule(body)
             if found is not None:

@@ -19,7 +19,7 @@ from labctl.model.evidence import AttachedProgram, DatapathState
 from labctl.model.lab import CheckSpec, Encapsulation, Fault, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import AddressingParameters, CheckParameters, NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.model.trace import Protocol, Trace
+from labctl.model.trace import ProbeProtocol, Trace
 from labctl.names import namespace_of
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
@@ -68,7 +68,7 @@ def checked(open_lab: OpenLab, check: Check, parameters: CheckParameters, placem
 
 def traced(open_lab: OpenLab, placement: Placement) -> Trace:
     pair = pair_of(open_lab.lab, placement)
-    return trace(open_lab, pair, protocol=Protocol.ICMP, count=1, statement=NetnsProvider().statement)
+    return trace(open_lab, pair, protocol=ProbeProtocol.ICMP, count=1, statement=NetnsProvider().statement)
 
 
 def failing(result: CheckResult) -> set[str]:

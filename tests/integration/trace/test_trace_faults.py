@@ -13,7 +13,7 @@ from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
 from labctl.datapath.loader import load
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
-from labctl.model.trace import Act, Way
+from labctl.model.trace import ForwardingAct, Way
 from labctl.names import namespace_of
 from labctl.providers.netns.actions import Direction
 from labctl.providers.netns.watch import node_maps
@@ -89,7 +89,7 @@ def test_a_netfilter_drop_is_named_with_its_hook_and_rule(host_as_found: str) ->
     assert (found.wrong.way, found.wrong.tap) == (Way.REQUEST, f"node1:{lab.pod('client').lxc}")
     assert "was dropped on node1 by netfilter in FORWARD: the rule in filter FORWARD" in found.wrong.sentence
     drop = found.paths[0].after[-1]
-    assert (drop.what, drop.helper, drop.device) == ("FORWARD", Act.DROP, lab.pod("client").lxc)
+    assert (drop.what, drop.helper, drop.device) == ("FORWARD", ForwardingAct.DROP, lab.pod("client").lxc)
     assert same_node.wrong is None
 
 

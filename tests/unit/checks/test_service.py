@@ -23,7 +23,7 @@ from labctl.checks.service import (
     syn_filter,
 )
 from labctl.errors import MeasureFailed, ToolMissing
-from labctl.model.lab import CheckSpec, Lab, Protocol, Service, ServiceType
+from labctl.model.lab import CheckSpec, Lab, Service, ServiceProtocol, ServiceType
 from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.testing.labs import CLIENT, SERVER, example_lab
@@ -38,7 +38,7 @@ WEB = Service(
     address=IPv4Address(VIP),
     port=80,
     target_port=5205,
-    protocol=Protocol.TCP,
+    protocol=ServiceProtocol.TCP,
     backends=(SERVER,),
     selector={"app": SERVER},
     type=ServiceType.CLUSTER_IP,

@@ -17,7 +17,7 @@ from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab, Placeme
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen, TapSight
-from labctl.path.sighting import Direction
+from labctl.path.sighting import TapDirection
 from labctl.path.signature import lost_on_the_way
 from labctl.providers.base import Tap
 from labctl.testing import packets
@@ -345,7 +345,7 @@ def test_the_filter_finds_the_inner_addresses_behind_the_envelope() -> None:
 
 
 def test_a_direction_is_asked_of_tcpdump() -> None:
-    argv = argv_tcpdump("eth0", "icmp", Direction.IN)
+    argv = argv_tcpdump("eth0", "icmp", TapDirection.IN)
     assert argv == (
         *("tcpdump", "-n", "-U", "-Z", "root", "--immediate-mode", "-s", "512"),
         *("-Q", "in", "-i", "eth0", "-w", "-", "--", "icmp"),

@@ -12,7 +12,7 @@ from cilium_recordings import recorded
 
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role, Seen
-from labctl.model.trace import Direction, Movement, PacketKey, PacketPath, TraceTap, Way
+from labctl.model.trace import Movement, PacketKey, PacketPath, TapDirection, TraceTap, Way
 from labctl.path.assemble import join, names_of, numbered
 from labctl.path.expected import expected_for
 from labctl.path.sighting import Envelope, Sighting
@@ -96,7 +96,7 @@ class Exchange:
         )  # fmt: skip
         return Sighting(
             tap=self._tap(role).name, role=role, time_ns=time_ns, way=way, number=number, src=key.src, dst=key.dst,
-            direction=Direction.OUT if goes_out else Direction.IN, ttl=sight.ttl, src_mac=sender.mac,
+            direction=TapDirection.OUT if goes_out else TapDirection.IN, ttl=sight.ttl, src_mac=sender.mac,
             dst_mac=sender.lxc_mac, envelope=envelope, key=key, what=f"ICMP echo {way}",
         )  # fmt: skip
 

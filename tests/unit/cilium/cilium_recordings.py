@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
-from labctl.providers.cilium.values import Images, Wanted
+from labctl.providers.cilium.values import CiliumImages, Wanted
 from labctl.providers.cilium.versions import Version
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "cilium"
@@ -28,7 +28,7 @@ def datapath(
 
 
 def wanted(
-    version: str = "1.13.12", path: Datapath | None = None, images: Images | None = None, devices: str = "eth0"
+    version: str = "1.13.12", path: Datapath | None = None, images: CiliumImages | None = None, devices: str = "eth0"
 ) -> Wanted:
     return Wanted(
         version=Version.parse(version),
@@ -38,5 +38,5 @@ def wanted(
         api_host="lab-control-plane",
         api_port=6443,
         devices=devices,
-        images=images or Images(),
+        images=images or CiliumImages(),
     )

@@ -9,13 +9,13 @@ from cilium_recordings import recorded
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Direction, Movement, PacketKey, PacketPath, TraceTap, Way
+from labctl.model.trace import Carriage, Movement, PacketKey, PacketPath, TapDirection, TraceTap, Way
 from labctl.path.assemble import join, names_of
 from labctl.path.sighting import Envelope, Sighting
-from labctl.providers.cilium.hubble_pwru import Flow, Place, movements_of, parse_hubble, parse_pwru
+from labctl.providers.cilium.hubble_pwru import Flow, LabNamespace, movements_of, parse_hubble, parse_pwru
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
-IN, OUT = Direction.IN, Direction.OUT
+IN, OUT = TapDirection.IN, TapDirection.OUT
 LAB = example_lab()
 A, B = LAB.pod(CLIENT), LAB.pod(SERVER)
 KEY = PacketKey(src=str(A.address), dst=str(B.address), protocol="tcp", first=41600, second=80)
@@ -97,7 +97,7 @@ def test_a_witness_moves_nothing_itself() -> None:
 
 
 def test_pwrus_events_stand_by_their_time() -> None:
-    place = Place(name="node1", boot="b", netns=4026532575, links={12: A.lxc})
+    place = LabNamespace(name="node1", boot="b", netns=4026532575, links={12: A.lxc})
     events = parse_pwru(recorded("documented/pwru-json.txt"), (place,), clock_ns=2_100 - 5_000_000_000)
     assert heard_before(path_with(events)) == {"node1:cilium_vxlan": ["ip_rcv", "ip_forward"]}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cilium_recordings import FIXTURES, recorded
 
-from labctl.model.trace import Act
+from labctl.model.trace import ForwardingAct
 from labctl.providers.cilium.monitor import Devices, argv_monitor_pair, lost_by_monitor, movements_of, parse_monitor
 
 VERSIONS = sorted(
@@ -76,7 +76,7 @@ def test_points_with_more_words_and_lines_with_more_parts_are_read(line: str, po
 def test_a_drop_is_the_act_of_the_program_that_had_the_packet() -> None:
     (drop,) = [one for one in parse_monitor(others(VERSIONS[0], is_json=True)) if one.point == "drop"]
     (movement,) = movements_of("node1", (drop,), Devices(lxcs={2097: "lxc6a6019bdbc56"}))
-    assert (movement.helper, movement.reason) == (Act.DROP, "Policy denied")
+    assert (movement.helper, movement.reason) == (ForwardingAct.DROP, "Policy denied")
     assert (movement.what, movement.device, movement.hook) == ("cil_from_container", "lxc6a6019bdbc56", "ingress")
 
 

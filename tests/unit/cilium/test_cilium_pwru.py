@@ -18,7 +18,7 @@ from labctl.providers.cilium.hubble_pwru import (
     KERNEL_SCRIPT,
     PLACE_SCRIPT,
     Kernel,
-    Place,
+    LabNamespace,
     argv_pwru,
     parse_kernel,
     parse_place,
@@ -32,8 +32,8 @@ from labctl.providers.kind.tools import HostCommands
 JSON = recorded("documented/pwru-json.txt")
 PAIR = ("10.244.0.10", "10.244.1.20")
 PLACES = (
-    Place(name="node1", boot="b", netns=4026532575, links={12: "lxc3a6f7d4e8c73", 9: "eth0"}),
-    Place(name="node2", boot="b", netns=4026532700, links={9: "eth0"}),
+    LabNamespace(name="node1", boot="b", netns=4026532575, links={12: "lxc3a6f7d4e8c73", 9: "eth0"}),
+    LabNamespace(name="node2", boot="b", netns=4026532700, links={9: "eth0"}),
 )
 GOOD = Kernel(
     boot="b", release="6.8.0-40-generic", has_btf=True, has_kprobes=True, has_tracing=True, version=Version(1, 0, 12)

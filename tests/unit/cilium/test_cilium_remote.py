@@ -10,7 +10,7 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import RawFiles
-from labctl.checks.server import Service, exchange
+from labctl.checks.server import ServerCommand, exchange
 from labctl.errors import MeasureFailed, ToolMissing
 from labctl.model.lab import CheckSpec
 from labctl.model.parameters import LatencyParameters
@@ -182,7 +182,7 @@ def test_a_server_program_that_the_image_lacks_is_told_at_once_and_by_name() -> 
         exchange(
             context,
             RawFiles(raw),
-            service=Service(argv=("no-such-sockperf", "server"), ready="ready"),
+            service=ServerCommand(argv=("no-such-sockperf", "server"), ready="ready"),
             client_argv=("true",),
             timeout_s=600,
         )

@@ -10,7 +10,7 @@ import pytest
 from cilium_recordings import datapath, recorded, wanted
 
 from labctl.providers.cilium.helm_names import Setting, spell
-from labctl.providers.cilium.values import Images, expected_config, helm_values, images_of, leaves
+from labctl.providers.cilium.values import CiliumImages, expected_config, helm_values, images_of, leaves
 from labctl.providers.cilium.versions import Version
 
 RENDERED: dict[str, dict[str, str | None]] = json.loads(recorded("rendered-config.json"))
@@ -101,7 +101,7 @@ def test_own_values_are_laid_over_leaf_by_leaf() -> None:
     assert at(values, "debug") == {"enabled": False, "verbose": "datapath"}
 
 
-LOCAL = Images(agent="mirror:5000/cilium:v1", operator="mirror:5000/operator-generic:v1", pull_policy="Never")
+LOCAL = CiliumImages(agent="mirror:5000/cilium:v1", operator="mirror:5000/operator-generic:v1", pull_policy="Never")
 
 
 def test_images_are_overridden_whole_where_the_chart_can() -> None:

@@ -9,7 +9,7 @@ from cilium_exchange import CELLS, IDENTIFIER, exchange
 from cilium_recordings import recorded
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
-from labctl.model.trace import Act, Carriage, Mover, PacketPath, Way
+from labctl.model.trace import Carriage, ForwardingAct, Mover, PacketPath, Way
 from labctl.path.assemble import join, names_of, numbered
 from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
 
@@ -116,7 +116,9 @@ def test_no_redirect_is_named_that_monitor_does_not_tell(cell: Cell) -> None:
     """Monitor prints the same for bpf_redirect and for bpf_redirect_peer, and so for bpf_redirect_neigh."""
     paths = exchange(*cell).paths()
     assert not any("bpf_redirect" in hop.because for path in paths for hop in path.hops)
-    given = [hop for path in paths for hop in path.hops if any(m.helper == Act.TO_ENDPOINT for m in hop.moved_by)]
+    given = [
+        hop for path in paths for hop in path.hops if any(m.helper == ForwardingAct.TO_ENDPOINT for m in hop.moved_by)
+    ]
     assert len(given) == 2
     assert all(hop.because.endswith("(to-endpoint; with which redirect is not told)") for hop in given)
 

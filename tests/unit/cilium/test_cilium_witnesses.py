@@ -15,7 +15,7 @@ from labctl.providers.cilium.evidence import (
     monitor_evidence,
     netfilter_evidence,
 )
-from labctl.providers.cilium.monitor import Trace, host_routing_of, parse_monitor
+from labctl.providers.cilium.monitor import MonitorTrace, host_routing_of, parse_monitor
 from labctl.providers.cilium.status import parse_status
 
 
@@ -45,7 +45,7 @@ def test_tunnels_go_by_prefix_to_a_node() -> None:
     ]
 
 
-def traces(cell: str) -> tuple[Trace, ...]:
+def traces(cell: str) -> tuple[MonitorTrace, ...]:
     """The client node's first run: everything before the second header."""
     return parse_monitor(recorded(f"{cell}.monitor-none.extract.txt").split("#####")[1 + 1])
 

@@ -8,8 +8,8 @@ import pytest
 
 from labctl.compare.thresholds import (
     Candidate,
-    Outcome,
     Threshold,
+    ThresholdState,
     candidates,
     judge_thresholds,
     named_by,
@@ -144,17 +144,17 @@ def comparison(estimate: float, low: float, high: float, refusal: Refusal | None
 @pytest.mark.parametrize(
     ("text", "change", "outcome"),
     [
-        ("rtt_p50 > 5%", (0.08, 0.06, 0.1), Outcome.CROSSED),
-        ("rtt_p50 > 5%", (0.08, -0.01, 0.2), Outcome.HELD),
-        ("rtt_p50 > 5%", (0.04, 0.03, 0.06), Outcome.HELD),
-        ("rtt_p50 < -5%", (-0.08, -0.1, -0.06), Outcome.CROSSED),
-        ("rtt_p50 < -5%", (0.08, 0.06, 0.1), Outcome.HELD),
-        ("rtt_p50 >= 8%", (0.08, 0.06, 0.1), Outcome.CROSSED),
-        ("rtt_p50 > 8%", (0.08, 0.06, 0.1), Outcome.HELD),
+        ("rtt_p50 > 5%", (0.08, 0.06, 0.1), ThresholdState.CROSSED),
+        ("rtt_p50 > 5%", (0.08, -0.01, 0.2), ThresholdState.HELD),
+        ("rtt_p50 > 5%", (0.04, 0.03, 0.06), ThresholdState.HELD),
+        ("rtt_p50 < -5%", (-0.08, -0.1, -0.06), ThresholdState.CROSSED),
+        ("rtt_p50 < -5%", (0.08, 0.06, 0.1), ThresholdState.HELD),
+        ("rtt_p50 >= 8%", (0.08, 0.06, 0.1), ThresholdState.CROSSED),
+        ("rtt_p50 > 8%", (0.08, 0.06, 0.1), ThresholdState.HELD),
     ],
 )
 def test_a_threshold_is_crossed_by_a_real_change_beyond_it(
-    text: str, change: tuple[float, float, float], outcome: Outcome
+    text: str, change: tuple[float, float, float], outcome: ThresholdState
 ) -> None:
     (found,) = judge_thresholds([parse_threshold(text)], comparison(*change))
     assert found.outcome is outcome
@@ -163,7 +163,7 @@ def test_a_threshold_is_crossed_by_a_real_change_beyond_it(
 def test_a_refused_row_neither_holds_nor_crosses() -> None:
     refused = comparison(0.5, 0.4, 0.6, Refusal(kind=RefusalKind.NO_SAMPLES))
     (found,) = judge_thresholds([parse_threshold("rtt_p50 > 5%")], refused)
-    assert found.outcome is Outcome.UNKNOWN
+    assert found.outcome is ThresholdState.UNKNOWN
 
 
 def test_a_threshold_on_a_row_that_was_not_measured_is_refused() -> None:

@@ -9,11 +9,22 @@ import pytest
 
 from labctl.datapath.bpf import possible_cpus
 from labctl.datapath.events import decode_event
-from labctl.datapath.layout import EVENT, METRIC, METRIC_KEY, Metric, Program, Verdict, decode_metrics, difference
+from labctl.datapath.layout import (
+    EVENT,
+    METRIC,
+    METRIC_KEY,
+    PacketVerdict,
+    Program,
+    ProgramCounter,
+    decode_metrics,
+    difference,
+)
 
 
-def metric(packets: int, *, ifindex: int = 10, verdict: Verdict = Verdict.REDIRECT_PEER) -> Metric:
-    return Metric(ifindex=ifindex, program=Program.FROM_CONTAINER, verdict=verdict, packets=packets, bytes=packets * 98)
+def metric(packets: int, *, ifindex: int = 10, verdict: PacketVerdict = PacketVerdict.REDIRECT_PEER) -> ProgramCounter:
+    return ProgramCounter(
+        ifindex=ifindex, program=Program.FROM_CONTAINER, verdict=verdict, packets=packets, bytes=packets * 98
+    )
 
 
 def test_a_counter_is_the_sum_over_the_cpus() -> None:
@@ -22,13 +33,13 @@ def test_a_counter_is_the_sum_over_the_cpus() -> None:
         (METRIC_KEY.pack(4, 4, 64), (METRIC.pack(0, 0), METRIC.pack(5, 300))),
     ]
     first, second = decode_metrics(entries)
-    assert (first.ifindex, first.program, first.verdict) == (4, Program.FROM_NETDEV, Verdict.INVALID_SOURCE)
+    assert (first.ifindex, first.program, first.verdict) == (4, Program.FROM_NETDEV, PacketVerdict.INVALID_SOURCE)
     assert (second.packets, second.bytes) == (3, 294)
 
 
 def test_a_counter_reads_as_a_sentence() -> None:
     assert metric(3).words == "cil_from_container: 3 packets, bpf_redirect_peer"
-    assert metric(1, verdict=Verdict.UNROUTABLE).words == (
+    assert metric(1, verdict=PacketVerdict.UNROUTABLE).words == (
         "cil_from_container: 1 packet, dropped: nobody has the destination address"
     )
 
@@ -65,7 +76,7 @@ def test_an_event_is_decoded_field_by_field() -> None:
     event = decode_event(data)
     assert event.time_ns == 123456789
     assert (event.ifindex, event.target_ifindex, event.cpu) == (10, 5, 2)
-    assert (event.program, event.verdict, event.hook) == (Program.FROM_CONTAINER, Verdict.TUNNEL, "ingress")
+    assert (event.program, event.verdict, event.hook) == (Program.FROM_CONTAINER, PacketVerdict.TUNNEL, "ingress")
     assert (str(event.source), str(event.destination)) == ("10.244.0.10", "10.244.1.10")
     assert (str(event.original_source), str(event.original_destination)) == ("10.244.0.10", "172.30.0.3")
     assert (event.length, event.identity, event.ip_id) == (84, 16843, 0xBEEF)

@@ -16,10 +16,10 @@ from labctl.datapath import layout
 from labctl.datapath.layout import (
     Config,
     ConfigFlag,
-    Endpoint,
-    Identity,
+    EndpointEntry,
+    PacketVerdict,
     Program,
-    Verdict,
+    SecurityIdentity,
     pack_config,
     pack_endpoint,
     pack_ipcache,
@@ -70,7 +70,7 @@ def test_a_delay_that_the_loop_cannot_keep_is_refused(delay: int) -> None:
 
 
 def test_an_endpoint_begins_with_the_macs_of_the_frame_that_it_gets() -> None:
-    endpoint = Endpoint(mac="02:00:00:00:00:0a", lxc_mac="02:00:00:00:00:1a", ifindex=10, identity=16843)
+    endpoint = EndpointEntry(mac="02:00:00:00:00:0a", lxc_mac="02:00:00:00:00:1a", ifindex=10, identity=16843)
     packed = pack_endpoint(endpoint)
     assert packed[:12].hex() == "02000000000a" + "02000000001a"
     assert unpack_endpoint(packed) == endpoint
@@ -106,12 +106,14 @@ def c_enum(name: str) -> dict[str, int]:
 def test_programs_and_flags_and_identities_have_the_numbers_of_the_c_source() -> None:
     assert c_enum("program") == {f"PROGRAM_{one.name}": int(one) for one in Program}
     assert c_enum("config_flag") == {f"FLAG_{one.name}": int(one) for one in ConfigFlag}
-    assert c_enum("identity") == {f"IDENTITY_{one.name}": int(one) for one in Identity}
+    assert c_enum("identity") == {f"IDENTITY_{one.name}": int(one) for one in SecurityIdentity}
 
 
 def test_verdicts_have_the_numbers_of_the_c_source_and_words() -> None:
-    assert c_enum("verdict") == {f"{'DROP' if one.is_drop else 'VERDICT'}_{one.name}": int(one) for one in Verdict}
-    assert all(one.words.startswith("dropped: ") == one.is_drop for one in Verdict)
+    assert c_enum("verdict") == {
+        f"{'DROP' if one.is_drop else 'VERDICT'}_{one.name}": int(one) for one in PacketVerdict
+    }
+    assert all(one.words.startswith("dropped: ") == one.is_drop for one in PacketVerdict)
 
 
 def test_program_names_are_ciliums() -> None:

@@ -15,7 +15,7 @@ from labctl.checks.base import Check, CheckContext
 from labctl.compare.order import PlannedRun
 from labctl.engine.comparison.measure import Measurement, narrow_enough
 from labctl.engine.comparison.request import Options, Question, ask
-from labctl.engine.comparison.stored import COMPARE, Measured, StoredComparison, comparisons, read_comparison
+from labctl.engine.comparison.stored import COMPARE, MeasuredBlocks, StoredComparison, comparisons, read_comparison
 from labctl.engine.events import silent
 from labctl.model.comparison import Comparison, Environment, Noise
 from labctl.model.evidence import Evidence
@@ -205,7 +205,7 @@ class World:
             environment=HERE,
             argv=["labctl"],
         ) as run:
-            measured = Measured()
+            measured = MeasuredBlocks()
             with Measurement(
                 question.sides, question.specs, self.checks, run, silent, measured=measured
             ) as measurement:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.engine.build import Outcome, down, find, up
+from labctl.engine.build import BuildOutcome, down, find, up
 from labctl.engine.events import Event, Note, silent
 from labctl.errors import HostLacks, NeedsRoot, StepFailed, UsageError
 from labctl.model.lab import HostRouting
@@ -18,13 +18,13 @@ LAB = example_lab()
 
 def test_a_lab_that_is_not_there_is_built() -> None:
     world = ScriptedProvider()
-    assert up(world, LAB, silent) is Outcome.BUILT
+    assert up(world, LAB, silent) is BuildOutcome.BUILT
     assert world.log == [*acts(), "closed"]
 
 
 def test_the_same_lab_again_changes_nothing() -> None:
     world = ScriptedProvider(running=[running_lab(LAB)])
-    assert up(world, LAB, silent) is Outcome.UNCHANGED
+    assert up(world, LAB, silent) is BuildOutcome.UNCHANGED
     assert world.log == []
 
 
@@ -54,7 +54,7 @@ def test_what_is_left_of_a_lab_is_removed_before_it_is_built(digest: str) -> Non
         running=[running_lab(LAB, is_whole=False, missing=("node2",), digest=digest)], things=["node1-link"]
     )
     events: list[Event] = []
-    assert up(world, LAB, events.append) is Outcome.BUILT
+    assert up(world, LAB, events.append) is BuildOutcome.BUILT
     assert world.log == ["teardown example", *acts(), "closed"]
     assert events[0] == Note(text="lab example is half there (missing: node2): removing what is left of it")
 
@@ -62,7 +62,7 @@ def test_what_is_left_of_a_lab_is_removed_before_it_is_built(digest: str) -> Non
 def test_a_lab_that_can_be_gone_on_with_is_not_removed_first() -> None:
     world = ScriptedProvider(running=[running_lab(LAB, is_whole=False, missing=("node2",), is_resumable=True)])
     events: list[Event] = []
-    assert up(world, LAB, events.append) is Outcome.BUILT
+    assert up(world, LAB, events.append) is BuildOutcome.BUILT
     assert world.log == [*acts(), "closed"]
     assert events[0] == Note(text="lab example is half there (missing: node2): going on where it stopped")
 

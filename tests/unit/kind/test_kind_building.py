@@ -14,7 +14,7 @@ from kind_world import World, expect_rendering, lab_of
 from labctl.engine.build import build
 from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
-from labctl.model.lab import Lab, Protocol, Service, ServiceType
+from labctl.model.lab import Lab, Service, ServiceProtocol, ServiceType
 from labctl.providers.kind.actions import DeleteCluster, WaitForPods
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.execute import KindExecutor, wait_for_pods
@@ -544,7 +544,7 @@ def test_services_become_kubernetes_services_with_the_addresses_of_the_labs_own_
         address=IPv4Address("10.96.0.11"),
         port=80,
         target_port=5205,
-        protocol=Protocol.TCP,
+        protocol=ServiceProtocol.TCP,
         backends=("server",),
         selector={"app": "server"},
         type=ServiceType.NODE_PORT,

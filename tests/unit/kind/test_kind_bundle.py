@@ -16,7 +16,7 @@ from labctl.providers.base import Completed
 from labctl.providers.kind import bundle
 from labctl.providers.kind.bundle import parse_digest, parts
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 
 
 class Engine(World):
@@ -36,18 +36,18 @@ class Engine(World):
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> KindSettings:
     return KindProvider(root=tmp_path / "state").settings(lab_of(tmp_path))
 
 
 @pytest.fixture
-def packed(settings: Settings, tmp_path: Path) -> Path:
+def packed(settings: KindSettings, tmp_path: Path) -> Path:
     output = tmp_path / "lab.tar"
     bundle.pack(settings, "docker", Engine(), output)
     return output
 
 
-def test_every_part_of_a_lab_is_listed_with_its_digest(settings: Settings) -> None:
+def test_every_part_of_a_lab_is_listed_with_its_digest(settings: KindSettings) -> None:
     listed = parts(settings, "docker", Engine())
     assert [(part.role, part.reference) for part in listed[:4]] == [
         ("node", "local/node:v1.20.2"),
@@ -142,7 +142,7 @@ def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         bundle.unpack(tmp_path / "x", tmp_path / "out")
 
 
-def test_an_image_that_is_not_here_cannot_be_packed(settings: Settings, tmp_path: Path) -> None:
+def test_an_image_that_is_not_here_cannot_be_packed(settings: KindSettings, tmp_path: Path) -> None:
     engine = Engine()
     engine.images.remove("local/tools:1")
     with pytest.raises(UsageError, match="cannot pack what is not here: local/tools:1"):
@@ -150,6 +150,6 @@ def test_an_image_that_is_not_here_cannot_be_packed(settings: Settings, tmp_path
     assert not (tmp_path / "lab.tar").exists()
 
 
-def test_a_place_that_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_said(settings: KindSettings, tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="cannot write"):
         bundle.pack(settings, "docker", Engine(), tmp_path / "no" / "lab.tar")

@@ -11,7 +11,7 @@ import pytest
 from kind_world import World, completed
 
 from labctl.providers.base import Completed
-from labctl.providers.kind.endpoint import Endpoint, endpoint_of, engine_endpoint, resolved
+from labctl.providers.kind.endpoint import EngineEndpoint, endpoint_of, engine_endpoint, resolved
 
 
 class Docker(World):
@@ -59,14 +59,14 @@ def test_a_url_names_this_host_or_another_one_with_its_address(url: str, host: s
 def test_a_name_of_the_users_ssh_configuration_is_asked_of_ssh() -> None:
     docker = Docker(hosts={"lab": "lab.example"})
     found = endpoint_of("ssh://lab", docker, lambda name: "192.0.2.8" if name == "lab.example" else "")
-    assert found == Endpoint(url="ssh://lab", host="lab", address="192.0.2.8")
+    assert found == EngineEndpoint(url="ssh://lab", host="lab", address="192.0.2.8")
     assert docker.said == ["ssh -G lab"]
 
 
 def test_docker_host_goes_before_every_context_and_asks_nobody() -> None:
     docker = Docker({"far": "tcp://10.0.0.5:2376"})
     environment = {"DOCKER_HOST": "unix:///run/mine.sock", "DOCKER_CONTEXT": "far"}
-    assert engine_endpoint("docker", docker, environment) == Endpoint(url="unix:///run/mine.sock")
+    assert engine_endpoint("docker", docker, environment) == EngineEndpoint(url="unix:///run/mine.sock")
     assert docker.said == []
 
 
@@ -87,16 +87,16 @@ def test_without_a_context_of_ones_own_nobody_is_asked(text: str | None, tmp_pat
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     docker = Docker()
-    assert engine_endpoint("docker", docker, {"DOCKER_CONFIG": str(tmp_path)}) == Endpoint()
+    assert engine_endpoint("docker", docker, {"DOCKER_CONFIG": str(tmp_path)}) == EngineEndpoint()
     assert docker.said == []
 
 
 def test_a_context_that_is_gone_counts_as_none(tmp_path: Path) -> None:
-    assert engine_endpoint("docker", Docker(), {"DOCKER_CONTEXT": "gone"}) == Endpoint()
+    assert engine_endpoint("docker", Docker(), {"DOCKER_CONTEXT": "gone"}) == EngineEndpoint()
 
 
 def test_other_engines_are_on_this_host() -> None:
-    assert engine_endpoint("podman", Docker(), {"DOCKER_HOST": "tcp://10.0.0.5:2376"}) == Endpoint()
+    assert engine_endpoint("podman", Docker(), {"DOCKER_HOST": "tcp://10.0.0.5:2376"}) == EngineEndpoint()
 
 
 def test_names_are_resolved_to_ipv4_first_and_to_nothing_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from labctl.planning.resolve import resolve
 from labctl.planning.show import as_script
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 GUIDE = (CHECKOUT / "docs" / "kind.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def lab_of(name: str) -> Lab:
     return resolve(load_scenario(name, overrides=("provider=kind",)))
 
 
-def settings_of(project: Path, name: str = "bpf") -> Settings:
+def settings_of(project: Path, name: str = "bpf") -> KindSettings:
     return KindProvider(root=project / "state").settings(lab_of(name))
 
 

@@ -12,14 +12,22 @@ from kind_world import lab_of
 
 from labctl.errors import UsageError
 from labctl.planning.show import as_record, as_script
-from labctl.providers.kind.config import Mark, kind_config, mark_path, overlapping, parse_mark, ranges_of, settle
+from labctl.providers.kind.config import (
+    ContainerMark,
+    kind_config,
+    mark_path,
+    overlapping,
+    parse_mark,
+    ranges_of,
+    settle,
+)
 from labctl.providers.kind.endpoint import endpoint_of
 from labctl.providers.kind.plan import plan_lab
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.settings import NODE_IMAGES, Settings, read_settings
+from labctl.providers.kind.settings import NODE_IMAGES, KindSettings, read_settings
 
 
-def settings_of(tmp_path: Path, **sections: Any) -> Settings:
+def settings_of(tmp_path: Path, **sections: Any) -> KindSettings:
     return KindProvider(root=tmp_path / "state").settings(lab_of(tmp_path, **sections))
 
 
@@ -127,7 +135,7 @@ def test_every_node_carries_the_labs_mark(tmp_path: Path) -> None:
     lab = lab_of(tmp_path)
     marks = [node["extraMounts"][0] for node in config_of(tmp_path)["nodes"]]
     assert marks == [{"hostPath": "/dev/null", "containerPath": mark_path(lab), "readOnly": True}] * 3
-    assert parse_mark(mark_path(lab)) == Mark(lab="bpf", scenario="bpf", digest=lab.digest[:16])
+    assert parse_mark(mark_path(lab)) == ContainerMark(lab="bpf", scenario="bpf", digest=lab.digest[:16])
 
 
 @pytest.mark.parametrize("destination", ["/var", "/labctl", "/labctl/a", "/labctl/a/b/c/d", "/other/a/b/c"])

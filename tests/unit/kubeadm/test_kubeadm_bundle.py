@@ -37,7 +37,7 @@ from labctl.providers.kubeadm.images import (
 )
 from labctl.providers.kubeadm.kubernetes_images import TABLE, from_table, parse_list
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.settings import Settings, read_settings
+from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.system.files import Folder
 
 LISTED = """W0000 version.go:104] falling back to the local client version
@@ -162,7 +162,7 @@ class Door:
         return self._exported(argv, output)
 
 
-def settings_of(tmp_path: Path, **kubeadm: Any) -> Settings:
+def settings_of(tmp_path: Path, **kubeadm: Any) -> KubeadmSettings:
     chart = tmp_path / "cilium-1.13.12.tgz"
     chart.write_bytes(b"chart")
     cilium = {"image": AGENT, "operatorImage": OPERATOR, "chart": str(chart)}

@@ -16,7 +16,7 @@ from labctl.providers.kubeadm.preflight import judge_survey
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import MachineCommands
 from labctl.providers.kubeadm.survey import (
-    Exchange,
+    ClockExchange,
     are_apart,
     in_words,
     look_at,
@@ -83,8 +83,8 @@ def test_a_gap_is_told_in_a_unit_that_people_use(offset_s: float, words: str) ->
 
 
 def test_the_shortest_round_trip_decides_the_offset() -> None:
-    slow = Exchange(sent_s=100.0, answered_s=101.0, said_s=100.9)
-    fast = Exchange(sent_s=200.0, answered_s=200.002, said_s=200.501)
+    slow = ClockExchange(sent_s=100.0, answered_s=101.0, said_s=100.9)
+    fast = ClockExchange(sent_s=200.0, answered_s=200.002, said_s=200.501)
     offset = offset_of("node1", [slow, fast])
     assert offset.offset_s == pytest.approx(0.5)
     assert offset.error_s == pytest.approx(0.001)

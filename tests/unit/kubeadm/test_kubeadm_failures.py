@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.model.sections_kubeadm import Role
+from labctl.model.sections_kubeadm import MachineRole
 from labctl.providers.kubeadm.failures import (
     KNOWN,
     TaskFailure,
@@ -22,8 +22,8 @@ from labctl.providers.kubeadm.failures import (
 from labctl.providers.kubeadm.machines import Machine
 
 MACHINES = (
-    Machine(node="node1", role=Role.CONTROL_PLANE, address="192.168.56.10", user="debian"),
-    Machine(node="node2", role=Role.WORKER, address="192.168.56.11", user="debian", port=2222),
+    Machine(node="node1", role=MachineRole.CONTROL_PLANE, address="192.168.56.10", user="debian"),
+    Machine(node="node2", role=MachineRole.WORKER, address="192.168.56.11", user="debian", port=2222),
 )
 
 # The messages are OpenSSH's, sudo's, apt's, kubeadm's and Ansible's own, as they print them.

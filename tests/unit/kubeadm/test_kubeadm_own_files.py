@@ -12,7 +12,7 @@ import pytest
 
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, StepFailed, UsageError
-from labctl.model.sections_kubeadm import Kubeadm, Role
+from labctl.model.sections_kubeadm import Kubeadm, MachineRole
 from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import Machine, site_machines
 from labctl.providers.kubeadm.own_files import require_own, require_packages, require_places, sudo_password
@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def machine(*, password: str = "", known_hosts: str = "", user: str = "debian") -> Machine:
     return Machine(
-        node="node1", role=Role.CONTROL_PLANE, address="192.0.2.1", user=user, sudo_password_file=password,
+        node="node1", role=MachineRole.CONTROL_PLANE, address="192.0.2.1", user=user, sudo_password_file=password,
         known_hosts=known_hosts,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import pytest
 
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
-from labctl.model.sections_kubeadm import Role
+from labctl.model.sections_kubeadm import MachineRole
 from labctl.providers.kubeadm.inventory import host_variables
 from labctl.providers.kubeadm.machines import Machine, in_quotes, machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner, socket_directory
@@ -22,7 +22,7 @@ from labctl.providers.kubeadm.ssh import _unreached, command_line
 from labctl.providers.kubeadm.ssh_config import Reached, argv_jump, lab_options, matches, parse_answer
 from labctl.providers.kubeadm.survey import SCRIPT, parse_survey
 
-MACHINE = Machine(node="node1", role=Role.WORKER, address="node-a.lab", user="lab")
+MACHINE = Machine(node="node1", role=MachineRole.WORKER, address="node-a.lab", user="lab")
 
 
 def answer(config: str, machine: Machine = MACHINE) -> str:

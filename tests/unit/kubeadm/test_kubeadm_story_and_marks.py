@@ -10,22 +10,22 @@ from kubeadm_labs import THREE_HOSTS
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Seeks, Tells
 from labctl.providers.kubeadm.machines import site_machines
-from labctl.providers.kubeadm.marks import Mark, Marked, parse_mark
+from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.runner import Narrator, Outcome, PlaybookEnded, TaskEnded, TaskEvent, TaskStarted
+from labctl.providers.kubeadm.runner import Narrator, PlaybookEnded, TaskEnded, TaskEvent, TaskOutcome, TaskStarted
 
 
-def ended(node: str, outcome: Outcome, duration_s: float = 0.5) -> TaskEnded:
+def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded:
     return TaskEnded(node=node, task="Load", outcome=outcome, duration_s=duration_s)
 
 
 @pytest.mark.parametrize(
     ("events", "told"),
     [
-        ([ended("node1", Outcome.OK), ended("node2", Outcome.OK, 2.0)], [("Load", 2.0)]),
-        ([ended("node1", Outcome.OK), ended("node2", Outcome.CHANGED)], [("Load (changed: node2)", 0.5)]),
-        ([ended("node1", Outcome.SKIPPED), ended("node2", Outcome.SKIPPED)], []),
-        ([ended("node1", Outcome.CHANGED), ended("node2", Outcome.FAILED)],
+        ([ended("node1", TaskOutcome.OK), ended("node2", TaskOutcome.OK, 2.0)], [("Load", 2.0)]),
+        ([ended("node1", TaskOutcome.OK), ended("node2", TaskOutcome.CHANGED)], [("Load (changed: node2)", 0.5)]),
+        ([ended("node1", TaskOutcome.SKIPPED), ended("node2", TaskOutcome.SKIPPED)], []),
+        ([ended("node1", TaskOutcome.CHANGED), ended("node2", TaskOutcome.FAILED)],
          [("Load (changed: node1; failed: node2)", 0.5)]),
     ],
     ids=["all well", "one changed", "nobody had to", "one failed"],
@@ -41,7 +41,7 @@ def test_a_task_is_told_once_for_all_machines(events: list[TaskEvent], told: lis
 def test_the_end_of_a_task_is_told_before_the_next_begins() -> None:
     heard: list[str] = []
     narrator = Narrator(lambda text, duration_s: heard.append(f"{text} {duration_s}"))
-    for event in (TaskStarted(play="p", task="Load"), ended("n", Outcome.OK), TaskStarted(play="p", task="Next")):
+    for event in (TaskStarted(play="p", task="Load"), ended("n", TaskOutcome.OK), TaskStarted(play="p", task="Next")):
         narrator(event)
     assert heard == ["Load None", "Load 0.5", "Next None"]
 
@@ -74,10 +74,10 @@ def test_what_is_not_a_mark_is_none(text: str) -> None:
 
 def test_silence_is_not_taken_for_absence() -> None:
     failure = StepFailed(what="node2 (10.0.0.2): cannot be reached", cause="no answer", remedy="ping")
-    silent = Marked(mark=None, machines=(), silent=(), failure=failure)
+    silent = MarkedMachines(mark=None, machines=(), silent=(), failure=failure)
     with pytest.raises(StepFailed, match=r"whether lab bpf is .* is not known: node2 \(10.0.0.2\)"):
         silent.refuse_silence("bpf")
-    Marked(mark=Mark(lab="bpf"), machines=(), silent=(), failure=failure).refuse_silence("bpf")
+    MarkedMachines(mark=MachineMark(lab="bpf"), machines=(), silent=(), failure=failure).refuse_silence("bpf")
 
 
 def test_without_machines_in_lab_yaml_nobody_is_asked() -> None:

@@ -6,13 +6,13 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.datapath.layout import Metric, Program, Verdict
+from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
 from labctl.providers.netns import evidence
 from labctl.providers.netns.actions import Direction
 from labctl.providers.netns.counters import Netfilter, Reading, Unread
-from labctl.providers.netns.evidence import Look
+from labctl.providers.netns.evidence import NodeReadings
 from labctl.system.netfilter import Connection
 from labctl.system.rtnetlink import Filter, Link
 from labctl.testing.labs import sample_lab
@@ -39,15 +39,15 @@ def reading(**changes: object) -> Reading:
     return replace(empty, **changes)  # type: ignore[arg-type]
 
 
-def metric(program: Program, verdict: Verdict, packets: int, *, ifindex: int = 10) -> Metric:
-    return Metric(ifindex=ifindex, program=program, verdict=verdict, packets=packets, bytes=packets * 98)
+def metric(program: Program, verdict: PacketVerdict, packets: int, *, ifindex: int = 10) -> ProgramCounter:
+    return ProgramCounter(ifindex=ifindex, program=program, verdict=verdict, packets=packets, bytes=packets * 98)
 
 
 def heard(
     lab: Lab, placement: Placement, after: Reading, before: Reading | None = None, *, arrived: int | Unread = 6
 ) -> Mapping[str, Evidence]:
     pair = next(pair for pair in lab.pairs if pair.placement is placement)
-    look = Look(before=before or reading(filters=after.filters), after=after, lxc=LXC, arrived=arrived)
+    look = NodeReadings(before=before or reading(filters=after.filters), after=after, lxc=LXC, arrived=arrived)
     return {piece.witness: piece for piece in evidence.testify(lab, pair, [look])}
 
 
@@ -56,10 +56,12 @@ def lab_of(host_routing: HostRouting, encapsulation: Encapsulation = Encapsulati
 
 
 @pytest.mark.parametrize(
-    ("verdict", "mode"), [(Verdict.REDIRECT, HostRouting.LEGACY), (Verdict.REDIRECT_PEER, HostRouting.BPF)]
+    ("verdict", "mode"), [(PacketVerdict.REDIRECT, HostRouting.LEGACY), (PacketVerdict.REDIRECT_PEER, HostRouting.BPF)]
 )
 @pytest.mark.parametrize("asked", HostRouting)
-def test_the_helper_that_delivered_tells_the_mode(asked: HostRouting, verdict: Verdict, mode: HostRouting) -> None:
+def test_the_helper_that_delivered_tells_the_mode(
+    asked: HostRouting, verdict: PacketVerdict, mode: HostRouting
+) -> None:
     after = reading(metrics=(metric(Program.FROM_CONTAINER, verdict, 6),))
     found = heard(lab_of(asked), Placement.SAME_NODE, after)["helpers"]
     assert found.found == {"hostRouting": str(mode)}
@@ -68,8 +70,8 @@ def test_the_helper_that_delivered_tells_the_mode(asked: HostRouting, verdict: V
 
 def test_delivery_by_both_helpers_is_no_mode_and_contradicts() -> None:
     counted = (
-        metric(Program.FROM_CONTAINER, Verdict.REDIRECT, 3),
-        metric(Program.FROM_NETDEV, Verdict.REDIRECT_PEER, 3),
+        metric(Program.FROM_CONTAINER, PacketVerdict.REDIRECT, 3),
+        metric(Program.FROM_NETDEV, PacketVerdict.REDIRECT_PEER, 3),
     )
     found = heard(lab_of(HostRouting.BPF), Placement.CROSS_NODE, reading(metrics=counted))["helpers"]
     assert found.found == {"hostRouting": "unclear", "encapsulation": "native"}
@@ -83,23 +85,23 @@ def test_programs_that_counted_nothing_show_nothing() -> None:
 
 
 def test_what_was_counted_before_does_not_count() -> None:
-    old = (metric(Program.FROM_CONTAINER, Verdict.REDIRECT, 500),)
-    new = (*old, metric(Program.FROM_CONTAINER, Verdict.REDIRECT_PEER, 6))
+    old = (metric(Program.FROM_CONTAINER, PacketVerdict.REDIRECT, 500),)
+    new = (*old, metric(Program.FROM_CONTAINER, PacketVerdict.REDIRECT_PEER, 6))
     found = heard(lab_of(HostRouting.BPF), Placement.SAME_NODE, reading(metrics=new), reading(metrics=old))["helpers"]
     assert found.supports is True
     assert found.finding == "cil_from_container: 6 packets, bpf_redirect_peer"
 
 
 def test_one_counter_is_told_for_all_devices_of_a_program() -> None:
-    counted = tuple(metric(Program.FROM_CONTAINER, Verdict.REDIRECT, 3, ifindex=index) for index in (10, 11))
+    counted = tuple(metric(Program.FROM_CONTAINER, PacketVerdict.REDIRECT, 3, ifindex=index) for index in (10, 11))
     found = heard(lab_of(HostRouting.LEGACY), Placement.SAME_NODE, reading(metrics=counted))["helpers"]
     assert found.finding == "cil_from_container: 6 packets, bpf_redirect"
 
 
 def test_tunnelled_packets_contradict_native_routing() -> None:
     counted = (
-        metric(Program.FROM_CONTAINER, Verdict.TUNNEL, 3),
-        metric(Program.FROM_OVERLAY, Verdict.REDIRECT_PEER, 3),
+        metric(Program.FROM_CONTAINER, PacketVerdict.TUNNEL, 3),
+        metric(Program.FROM_OVERLAY, PacketVerdict.REDIRECT_PEER, 3),
     )
     found = heard(lab_of(HostRouting.BPF), Placement.CROSS_NODE, reading(metrics=counted))["helpers"]
     assert found.found == {"hostRouting": "bpf", "encapsulation": "vxlan"}
@@ -115,7 +117,9 @@ def test_an_lxc_that_sends_to_its_pod_is_legacy(sent: int, mode: str) -> None:
 
 
 def test_an_arp_answer_out_of_the_lxc_is_not_taken_for_delivery() -> None:
-    after = reading(links={LXC: link(LXC, rx=4, tx=1)}, metrics=(metric(Program.FROM_CONTAINER, Verdict.ARP_REPLY, 1),))
+    after = reading(
+        links={LXC: link(LXC, rx=4, tx=1)}, metrics=(metric(Program.FROM_CONTAINER, PacketVerdict.ARP_REPLY, 1),)
+    )
     found = heard(lab_of(HostRouting.BPF), Placement.SAME_NODE, after)["lxc-counters"]
     assert found.found == {"hostRouting": "bpf"}
 
@@ -238,13 +242,13 @@ def test_a_counter_that_is_not_there_or_was_set_back_could_not_be_read() -> None
 @pytest.mark.parametrize(
     ("counted", "placement"),
     [
-        ((Program.FROM_NETDEV, Verdict.TO_STACK), Placement.CROSS_NODE),
-        ((Program.FROM_CONTAINER, Verdict.TO_STACK), Placement.CROSS_NODE),
-        ((Program.FROM_HOST, Verdict.REDIRECT), Placement.CROSS_NODE),
+        ((Program.FROM_NETDEV, PacketVerdict.TO_STACK), Placement.CROSS_NODE),
+        ((Program.FROM_CONTAINER, PacketVerdict.TO_STACK), Placement.CROSS_NODE),
+        ((Program.FROM_HOST, PacketVerdict.REDIRECT), Placement.CROSS_NODE),
     ],
 )
 def test_packets_that_may_be_envelopes_are_no_native_routing(
-    counted: tuple[Program, Verdict], placement: Placement
+    counted: tuple[Program, PacketVerdict], placement: Placement
 ) -> None:
     """An envelope whose way ends before the overlay's program is only seen to go to the stack."""
     after = reading(metrics=(metric(*counted, 4),))

@@ -11,8 +11,8 @@ from labctl.datapath.layout import (
     METRIC_KEY,
     SNAT_ENTRY,
     SNAT_KEY,
+    PacketVerdict,
     Program,
-    Verdict,
     decode_metrics,
     pack_address,
     pack_ipcache,
@@ -82,7 +82,7 @@ def test_masquerading_is_shown_with_both_ends_and_the_rewritten_one() -> None:
 
 
 def test_metrics_are_summed_over_the_cpus_and_name_device_program_and_act() -> None:
-    key = METRIC_KEY.pack(10, Program.FROM_CONTAINER, Verdict.REDIRECT_PEER)
+    key = METRIC_KEY.pack(10, Program.FROM_CONTAINER, PacketVerdict.REDIRECT_PEER)
     entries: list[Entry] = [(key, (METRIC.pack(2, 200), METRIC.pack(1, 100)))]
     rows = table("metrics", entries, kind=MapType.PERCPU_HASH).rows
     assert rows == ((LAB.pod("client").lxc, "cil_from_container", "bpf_redirect_peer", "3", "300"),)

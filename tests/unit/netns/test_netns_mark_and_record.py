@@ -13,13 +13,13 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.providers.netns.record import Mark, as_document, mark_of, parse_document, parse_mark
+from labctl.providers.netns.record import NamespaceMark, as_document, mark_of, parse_document, parse_mark
 from labctl.testing.labs import sample_lab
 
 
 def test_a_mark_says_scenario_digest_and_kind() -> None:
     lab = sample_lab("marked")
-    assert parse_mark(mark_of(lab, "node")) == Mark(scenario=lab.scenario, digest=lab.digest[:16], kind="node")
+    assert parse_mark(mark_of(lab, "node")) == NamespaceMark(scenario=lab.scenario, digest=lab.digest[:16], kind="node")
 
 
 @pytest.mark.parametrize("scenario", ["x" * 500, "名" * 80, 'quote"and\\slash', "two\nlines"])
@@ -37,7 +37,7 @@ def test_what_does_not_begin_with_the_mark_is_not_ours(alias: str) -> None:
 
 @pytest.mark.parametrize("alias", ["labctl", "labctl {not json", "labctl [1]", "labctl {}"])
 def test_a_mark_without_readable_facts_is_still_a_mark(alias: str) -> None:
-    assert parse_mark(alias) == Mark(scenario="", digest="", kind="")
+    assert parse_mark(alias) == NamespaceMark(scenario="", digest="", kind="")
 
 
 def test_a_record_gives_the_same_lab_again() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.model.lab import Encapsulation
 from labctl.names import namespace_of
-from labctl.providers.netns.observed import Kind, Observed, Thing, missing, wanted
+from labctl.providers.netns.observed import ObjectKind, Observed, Thing, missing, wanted
 from labctl.providers.netns.plan import plan
 from labctl.system.netfilter import parse_entries, parse_rule
 from labctl.testing.labs import sample_lab
@@ -18,7 +18,9 @@ LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
 THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
 
 
-def everything(*, without: frozenset[str] = frozenset(), unread: frozenset[Kind] = frozenset()) -> dict[str, Observed]:
+def everything(
+    *, without: frozenset[str] = frozenset(), unread: frozenset[ObjectKind] = frozenset()
+) -> dict[str, Observed]:
     """The lab as it is built, less the things of those names."""
     there: dict[str, set[str]] = {}
     for thing in THINGS:
@@ -31,7 +33,7 @@ def told(seen: dict[str, Observed]) -> list[str]:
 
 
 def test_every_kind_of_thing_is_in_a_plan() -> None:
-    assert {thing.kind for thing in THINGS} == set(Kind)
+    assert {thing.kind for thing in THINGS} == set(ObjectKind)
 
 
 def test_no_two_things_of_a_namespace_have_the_same_name() -> None:
@@ -62,8 +64,8 @@ def test_with_a_pods_namespace_goes_the_device_on_its_node_untold() -> None:
     assert told(seen) == [namespace_of(LAB.name, "server")]
 
 
-@pytest.mark.parametrize("kind", [Kind.RULE, Kind.SYSCTL, Kind.PROGRAM])
-def test_what_could_not_be_read_is_not_called_missing(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ObjectKind.RULE, ObjectKind.SYSCTL, ObjectKind.PROGRAM])
+def test_what_could_not_be_read_is_not_called_missing(kind: ObjectKind) -> None:
     gone = frozenset(thing.name for thing in THINGS if thing.kind is kind)
     assert told(everything(without=gone))
     assert told(everything(without=gone, unread=frozenset({kind}))) == []
@@ -78,12 +80,12 @@ def test_what_is_there_beside_the_plan_is_no_matter() -> None:
 
 
 def test_a_rule_that_stands_twice_in_a_plan_is_missed_when_it_is_there_once() -> None:
-    twice = [thing for thing in THINGS if thing.kind is Kind.RULE and thing.name.endswith(", number 2")]
+    twice = [thing for thing in THINGS if thing.kind is ObjectKind.RULE and thing.name.endswith(", number 2")]
     assert told(everything(without=frozenset({twice[0].name})))[0] == f"node1: {twice[0].name}"
 
 
 def test_a_thing_is_named_by_its_part_of_the_lab() -> None:
-    thing = Thing(namespace_of("mine", "node1"), Kind.ROUTE, "route default via 10.0.0.1 dev eth0")
+    thing = Thing(namespace_of("mine", "node1"), ObjectKind.ROUTE, "route default via 10.0.0.1 dev eth0")
     assert str(thing) == "node1: route default via 10.0.0.1 dev eth0"
 
 

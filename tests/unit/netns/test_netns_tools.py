@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from labctl.cli.commands.doctor import command, sign_of
-from labctl.model.tools import TOOLS, Identity
+from labctl.model.tools import TOOLS, ProgramIdentity
 from labctl.providers.base import Probe
 from labctl.providers.netns import probes
-from labctl.providers.tools import Found, Need, probe_of, tool_probes
+from labctl.providers.tools import FoundProgram, Need, probe_of, tool_probes
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PING = Need(program="ping", needed_for="check ping")
@@ -88,8 +88,10 @@ def test_iptables_of_two_kinds_are_unfit_together(tmp_path: Path, monkeypatch: p
 
 
 def test_signs_tell_what_is_missing_from_what_will_not_do() -> None:
-    nowhere = Found(path="")
-    old = Found(path="/x/clang", identity=Identity(implementation="", version=""), said="symbol lookup error: x")
+    nowhere = FoundProgram(path="")
+    old = FoundProgram(
+        path="/x/clang", identity=ProgramIdentity(implementation="", version=""), said="symbol lookup error: x"
+    )
     assert [sign_of(probe_of(need, nowhere)) for need in (PING, CLANG)] == ["MISSING", "absent"]
     assert sign_of(probe_of(CLANG, old)) == "unfit"
 
@@ -97,10 +99,10 @@ def test_signs_tell_what_is_missing_from_what_will_not_do() -> None:
 @pytest.mark.parametrize("need", [PING, CLANG])
 def test_a_tool_that_has_not_answered_in_time_is_there_and_not_called_unfit(need: Need) -> None:
     """As on a machine that is emulated, or too busy: no answer says nothing of what the tool is."""
-    silent = Found(path=f"/usr/bin/{need.program}", said="nothing within 5 s", is_silent=True)
+    silent = FoundProgram(path=f"/usr/bin/{need.program}", said="nothing within 5 s", is_silent=True)
     probe = probe_of(need, silent)
     assert (probe.present, probe.found, sign_of(probe)) == (True, "version unknown: it said nothing within 5 s", "ok")
-    assert not probe_of(PING, Found(path="/usr/bin/ping", said="nothing within 5 s")).present
+    assert not probe_of(PING, FoundProgram(path="/usr/bin/ping", said="nothing within 5 s")).present
 
 
 def test_doctor_shows_it_and_has_it_in_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.engine.capture import Ended, Source, TapCounts, counts_by_tap, sources_of
 from labctl.model.signature import Role
-from labctl.model.trace import Direction
+from labctl.model.trace import TapDirection
 from labctl.path import pcapng
 from labctl.path.decode_text import packet_text
 from labctl.path.pcap import PcapError, PcapFeed, read_pcap
@@ -65,9 +65,9 @@ def blocks(data: bytes) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3, 4, 60, 61])
-@pytest.mark.parametrize(("direction", "flags"), [(Direction.IN, 1), (Direction.OUT, 2), (None, 0)])
+@pytest.mark.parametrize(("direction", "flags"), [(TapDirection.IN, 1), (TapDirection.OUT, 2), (None, 0)])
 def test_a_packet_block_says_interface_time_lengths_and_direction(
-    kept: int, direction: Direction | None, flags: int
+    kept: int, direction: TapDirection | None, flags: int
 ) -> None:
     time_ns = 1_700_000_000_123_456_789
     ((kind, body),) = blocks(pcapng.packet_maker(3, direction)(time_ns, b"\xee" * kept, 1514))
@@ -121,30 +121,30 @@ def test_every_frame_has_a_line(data: bytes, words: str) -> None:
     assert packet_text(data, len(data)) == words
 
 
-def source(name: str, role: Role, direction: Direction) -> Source:
+def source(name: str, role: Role, direction: TapDirection) -> Source:
     tap = Tap(name=name, role=role, target=ScriptedTarget("node1", kind=TargetKind.NODE), interface="eth0")
     return Source(tap=tap, direction=direction)
 
 
 def test_losses_are_what_neither_direction_captured_and_no_more_than_was_dropped() -> None:
-    def ended(direction: Direction, received: int, captured: int, dropped: int) -> Ended:
+    def ended(direction: TapDirection, received: int, captured: int, dropped: int) -> Ended:
         one = source("node1:eth0", Role.CLIENT_UPLINK, direction)
         return Ended(source=one, received=received, captured=captured, dropped=dropped)
 
-    each = (ended(Direction.IN, 100, 30, 20), ended(Direction.OUT, 100, 50, 10))
+    each = (ended(TapDirection.IN, 100, 30, 20), ended(TapDirection.OUT, 100, 50, 10))
     assert counts_by_tap(each) == {"node1:eth0": TapCounts(received=100, lost=20)}
-    late = (ended(Direction.IN, 100, 30, 0), ended(Direction.OUT, 100, 50, 0))
+    late = (ended(TapDirection.IN, 100, 30, 0), ended(TapDirection.OUT, 100, 50, 0))
     assert counts_by_tap(late) == {"node1:eth0": TapCounts(received=100, lost=0)}
 
 
 def test_taps_are_captured_in_both_directions_and_loopbacks_once() -> None:
     taps = [
-        source(str(role), role, Direction.IN).tap for role in (Role.CLIENT_ETH0, Role.CLIENT_LO, Role.CLIENT_UPLINK)
+        source(str(role), role, TapDirection.IN).tap for role in (Role.CLIENT_ETH0, Role.CLIENT_LO, Role.CLIENT_UPLINK)
     ]
     assert [(one.tap.role, one.direction) for one in sources_of(taps)] == [
-        (Role.CLIENT_UPLINK, Direction.IN),
-        (Role.CLIENT_UPLINK, Direction.OUT),
-        (Role.CLIENT_ETH0, Direction.IN),
-        (Role.CLIENT_ETH0, Direction.OUT),
-        (Role.CLIENT_LO, Direction.IN),
+        (Role.CLIENT_UPLINK, TapDirection.IN),
+        (Role.CLIENT_UPLINK, TapDirection.OUT),
+        (Role.CLIENT_ETH0, TapDirection.IN),
+        (Role.CLIENT_ETH0, TapDirection.OUT),
+        (Role.CLIENT_LO, TapDirection.IN),
     ]

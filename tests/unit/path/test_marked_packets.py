@@ -9,9 +9,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.model.trace import Protocol, Way
+from labctl.model.trace import ProbeProtocol, Way
 from labctl.path.frame import decode
-from labctl.path.probe_packets import Marked
+from labctl.path.probe_packets import ProbePackets
 from labctl.testing import packets
 
 A, B = "10.244.0.10", "10.244.1.10"
@@ -19,8 +19,8 @@ MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 SYN, RST, ACK = 0x02, 0x04, 0x10
 
 
-def marked(protocol: Protocol, count: int = 3) -> Marked:
-    return Marked(
+def marked(protocol: ProbeProtocol, count: int = 3) -> ProbePackets:
+    return ProbePackets(
         protocol=protocol,
         client=IPv4Address(A),
         server=IPv4Address(B),
@@ -39,7 +39,7 @@ def unreachable(port: int) -> bytes:
     return struct.pack("!BBHI", 3, 3, 0, 0) + quoted
 
 
-def found(kind: Marked, data: bytes) -> tuple[Way, int, str] | None:
+def found(kind: ProbePackets, data: bytes) -> tuple[Way, int, str] | None:
     opened = decode(data)
     assert opened is not None
     match = kind.matcher()(opened)
@@ -47,14 +47,14 @@ def found(kind: Marked, data: bytes) -> tuple[Way, int, str] | None:
 
 
 def test_a_connection_attempt_and_its_refusal_have_one_number() -> None:
-    tcp = marked(Protocol.TCP)
+    tcp = marked(ProbeProtocol.TCP)
     assert found(tcp, frame(packets.tcp(40_000, 20_001, flags=SYN), 6)) == (Way.REQUEST, 2, "TCP SYN")
     answer = frame(packets.tcp(20_001, 40_000, flags=RST | ACK), 6, src=B, dst=A)
     assert found(tcp, answer) == (Way.REPLY, 2, "TCP RST, ACK")
 
 
 def test_a_datagram_and_the_error_that_quotes_it_have_one_number() -> None:
-    udp = marked(Protocol.UDP)
+    udp = marked(ProbeProtocol.UDP)
     assert found(udp, frame(packets.udp(40_000, 20_002, b"x"), 17)) == (Way.REQUEST, 3, "UDP datagram")
     error = frame(unreachable(20_002), 1, src=B, dst=A)
     assert found(udp, error) == (Way.REPLY, 3, "ICMP port unreachable")
@@ -71,28 +71,28 @@ def test_a_datagram_and_the_error_that_quotes_it_have_one_number() -> None:
     ],
 )
 def test_other_packets_are_not_taken_for_connection_attempts(data: bytes) -> None:
-    assert found(marked(Protocol.TCP), data) is None
+    assert found(marked(ProbeProtocol.TCP), data) is None
 
 
 def test_an_error_about_another_port_is_not_taken_for_an_answer() -> None:
-    assert found(marked(Protocol.UDP), frame(unreachable(20_003), 1, src=B, dst=A)) is None
-    assert found(marked(Protocol.UDP), frame(unreachable(20_002)[:20], 1, src=B, dst=A)) is None
+    assert found(marked(ProbeProtocol.UDP), frame(unreachable(20_003), 1, src=B, dst=A)) is None
+    assert found(marked(ProbeProtocol.UDP), frame(unreachable(20_002)[:20], 1, src=B, dst=A)) is None
 
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs tcpdump: apt-get install tcpdump")
-@pytest.mark.parametrize("protocol", Protocol)
+@pytest.mark.parametrize("protocol", ProbeProtocol)
 @pytest.mark.parametrize("is_enveloped", [False, True])
-def test_the_filter_lets_the_marked_packets_through_and_no_others(protocol: Protocol, is_enveloped: bool) -> None:
+def test_the_filter_lets_the_marked_packets_through_and_no_others(protocol: ProbeProtocol, is_enveloped: bool) -> None:
     ours = {
-        Protocol.ICMP: [packets.icmp_echo(is_request=True, identifier=1, sequence=1, payload=b"\xab" * 16)],
-        Protocol.TCP: [packets.tcp(40_000, 20_002, flags=SYN)],
-        Protocol.UDP: [packets.udp(40_000, 20_002, b"x")],
+        ProbeProtocol.ICMP: [packets.icmp_echo(is_request=True, identifier=1, sequence=1, payload=b"\xab" * 16)],
+        ProbeProtocol.TCP: [packets.tcp(40_000, 20_002, flags=SYN)],
+        ProbeProtocol.UDP: [packets.udp(40_000, 20_002, b"x")],
     }
-    numbers = {Protocol.ICMP: 1, Protocol.TCP: 6, Protocol.UDP: 17}
+    numbers = {ProbeProtocol.ICMP: 1, ProbeProtocol.TCP: 6, ProbeProtocol.UDP: 17}
     wanted = [frame(payload, numbers[protocol]) for payload in ours[protocol]]
-    if protocol is Protocol.UDP:
+    if protocol is ProbeProtocol.UDP:
         wanted.append(frame(unreachable(20_002), 1, src=B, dst=A))
-    if protocol is Protocol.TCP:
+    if protocol is ProbeProtocol.TCP:
         wanted.append(frame(packets.tcp(20_002, 40_000, flags=RST), 6, src=B, dst=A))
     other = [
         frame(packets.tcp(40_000, 5201, flags=SYN), 6),

@@ -8,13 +8,23 @@ import pytest
 
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
 from labctl.model.signature import Role
-from labctl.model.trace import Act, Carriage, Direction, Movement, Mover, PacketKey, PacketPath, TraceTap, Way
-from labctl.path.assemble import Names, join, names_of
+from labctl.model.trace import (
+    Carriage,
+    ForwardingAct,
+    Movement,
+    Mover,
+    PacketKey,
+    PacketPath,
+    TapDirection,
+    TraceTap,
+    Way,
+)
+from labctl.path.assemble import AddressBook, join, names_of
 from labctl.path.explain import carried, first_wrong, told
 from labctl.path.sighting import Envelope, Sighting
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
-IN, OUT = Direction.IN, Direction.OUT
+IN, OUT = TapDirection.IN, TapDirection.OUT
 LAB = example_lab(host_routing=HostRouting.BPF, encapsulation=Encapsulation.VXLAN)
 PAIR = LAB.pairs[0]
 A, B = LAB.pod(CLIENT), LAB.pod(SERVER)
@@ -51,10 +61,12 @@ TAPS = (
     tap(f"node2:{B.lxc}", Role.SERVER_LXC, "node", "node2"),
     tap("server:eth0", Role.SERVER_ETH0, "pod", "node2"),
 )
-NAMES: Names = names_of(LAB, PAIR, TAPS, [(device.role, device.mac) for device in example_devices(LAB)])
+NAMES: AddressBook = names_of(LAB, PAIR, TAPS, [(device.role, device.mac) for device in example_devices(LAB)])
 
 
-def seen(name: str, time_ns: int, direction: Direction, *, envelope: Envelope | None = None, ttl: int = 64) -> Sighting:
+def seen(
+    name: str, time_ns: int, direction: TapDirection, *, envelope: Envelope | None = None, ttl: int = 64
+) -> Sighting:
     return Sighting(
         tap=name,
         role=next(one.role for one in TAPS if one.name == name),
@@ -81,7 +93,7 @@ def program(node: str, what: str, device: str, hook: str, helper: str, time_ns: 
 
 
 def netfilter(
-    node: str, what: str, device: str, target: str = "", *, helper: str = Act.ACCEPT, **more: object
+    node: str, what: str, device: str, target: str = "", *, helper: str = ForwardingAct.ACCEPT, **more: object
 ) -> Movement:
     movement = Movement(
         node=node,
@@ -110,12 +122,21 @@ SIGHTINGS = (
     seen("server:eth0", 1800, IN, ttl=63),
 )
 MOVEMENTS = (
-    program("node1", "cil_from_container", A.lxc, "ingress", Act.TUNNEL, 1200, target="cilium_vxlan", identity=16843),
-    program("node1", "cil_to_netdev", "eth0", "egress", Act.PASS, 1450, encapsulated=True),
+    program(
+        "node1",
+        "cil_from_container",
+        A.lxc,
+        "ingress",
+        ForwardingAct.TUNNEL,
+        1200,
+        target="cilium_vxlan",
+        identity=16843,
+    ),
+    program("node1", "cil_to_netdev", "eth0", "egress", ForwardingAct.PASS, 1450, encapsulated=True),
     netfilter("node1", "OUTPUT", "", "eth0"),
     netfilter("node1", "POSTROUTING", "cilium_vxlan", "eth0"),
-    program("node2", "cil_from_netdev", "eth0", "ingress", Act.TO_STACK, 1850, encapsulated=True),
-    program("node2", "cil_from_overlay", "cilium_vxlan", "ingress", Act.REDIRECT_PEER, 1950, target=B.lxc),
+    program("node2", "cil_from_netdev", "eth0", "ingress", ForwardingAct.TO_STACK, 1850, encapsulated=True),
+    program("node2", "cil_from_overlay", "cilium_vxlan", "ingress", ForwardingAct.REDIRECT_PEER, 1950, target=B.lxc),
     netfilter("node2", "PREROUTING", "eth0"),
     netfilter("node2", "INPUT", "eth0"),
 )
@@ -174,9 +195,11 @@ def test_acts_on_other_packets_are_left_out() -> None:
 
 
 def test_a_copy_that_a_third_node_threw_away_is_no_part_of_the_way_and_a_detour_is() -> None:
-    copy = program("node3", "cil_from_netdev", "eth0", "ingress", Act.TO_STACK, 1750)
+    copy = program("node3", "cil_from_netdev", "eth0", "ingress", ForwardingAct.TO_STACK, 1750)
     assert joined(movements=(*MOVEMENTS, copy)) == joined()
-    sent_on = program("node3", "cil_from_host", "cilium_host", "egress", Act.TUNNEL, 1760, target="cilium_vxlan")
+    sent_on = program(
+        "node3", "cil_from_host", "cilium_host", "egress", ForwardingAct.TUNNEL, 1760, target="cilium_vxlan"
+    )
     hop = next(hop for hop in joined(movements=(*MOVEMENTS, copy, sent_on))[0].hops if hop.tap == "node2:eth0")
     assert [act.node for act in hop.moved_by] == ["node3", "node3"]
     assert hop.because.startswith("on node3, cil_from_netdev")
@@ -205,17 +228,22 @@ def test_the_envelope_is_told_by_its_nodes_and_its_identity() -> None:
     ("act", "sentence"),
     [
         (
-            program("node1", "cil_from_container", A.lxc, "ingress", Act.DROP, 1200, reason="no route"),
+            program("node1", "cil_from_container", A.lxc, "ingress", ForwardingAct.DROP, 1200, reason="no route"),
             f"the request was dropped on node1 by cil_from_container at {A.lxc} ingress: no route",
         ),
         (
             netfilter(
-                "node1", "FORWARD", A.lxc, helper=Act.DROP, reason="the rule in filter FORWARD: drop", packet=KEY
+                "node1",
+                "FORWARD",
+                A.lxc,
+                helper=ForwardingAct.DROP,
+                reason="the rule in filter FORWARD: drop",
+                packet=KEY,
             ),
             "the request was dropped on node1 by netfilter in FORWARD: the rule in filter FORWARD: drop",
         ),
         (
-            netfilter("node1", "FORWARD", A.lxc, helper=Act.NOT_LEFT, packet=KEY),
+            netfilter("node1", "FORWARD", A.lxc, helper=ForwardingAct.NOT_LEFT, packet=KEY),
             "the request was taken by netfilter on node1 in FORWARD: it entered the hook and did not leave it",
         ),
     ],
@@ -272,7 +300,7 @@ def test_the_kernels_forwarding_is_told_with_its_hooks_its_hops_and_conntrack() 
 
 
 def test_a_redirect_to_another_device_than_the_next_tap_explains_nothing() -> None:
-    elsewhere = program("node1", "cil_from_container", A.lxc, "ingress", Act.REDIRECT, 1200, target="eth0")
+    elsewhere = program("node1", "cil_from_container", A.lxc, "ingress", ForwardingAct.REDIRECT, 1200, target="eth0")
     how = carried(SIGHTINGS[1], (elsewhere,), SIGHTINGS[2], "cilium_vxlan")
     assert how.carriage is Carriage.UNOBSERVED
     assert how.because.endswith("what moved it from there was not observed")

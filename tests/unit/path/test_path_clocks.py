@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from labctl.model.signature import Role
-from labctl.model.trace import Act, Direction, Movement, Mover, PacketKey
+from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, TapDirection
 from labctl.path.assemble import Clocks
 from labctl.path.sighting import Sighting, Way
 
@@ -17,7 +17,7 @@ MEASURED = Clocks(reference="node1", node="node2", offset_ns=50_000_000, error_n
 
 def seen(tap: str, time_ns: int, way: Way = Way.REQUEST, number: int = 1) -> Sighting:
     return Sighting(
-        time_ns=time_ns, tap=tap, role=Role.CLIENT_ETH0, way=way, number=number, direction=Direction.IN,
+        time_ns=time_ns, tap=tap, role=Role.CLIENT_ETH0, way=way, number=number, direction=TapDirection.IN,
         src="10.0.0.1", dst="10.0.1.1", src_mac="", dst_mac="", ttl=64, what="echo", envelope=None, key=None,
     )  # fmt: skip
 
@@ -26,7 +26,7 @@ def test_only_the_other_nodes_times_are_shifted() -> None:
     told = MEASURED.sightings([seen("node1:eth0", 100), seen("node2:eth0", 50_000_300)], NODE_OF)
     assert [one.time_ns for one in told] == [100, 300]
     movement = Movement(
-        node="node2", mover=Mover.PROGRAM, what="p", device="eth0", hook="ingress", helper=str(Act.TO_STACK),
+        node="node2", mover=Mover.PROGRAM, what="p", device="eth0", hook="ingress", helper=str(ForwardingAct.TO_STACK),
         packet=PacketKey(src="a", dst="b", protocol="icmp", first=1, second=1), time_ns=50_000_400,
     )  # fmt: skip
     untimed = replace(movement, time_ns=None)

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 from comparison_example import example_comparison
 
-from labctl.compare.thresholds import Outcome, judge_thresholds, parse_threshold
-from labctl.model.comparison import Change, ChangeVerdict, Comparison, Limit, Look, Stopping
+from labctl.compare.thresholds import ThresholdState, judge_thresholds, parse_threshold
+from labctl.model.comparison import Change, ChangeVerdict, Comparison, InterimLook, Limit, Stopping
 from labctl.report.csv import comparisons_csv
 from labctl.report.html import comparison_page
 from labctl.report.json import comparison_document, matrix_document
@@ -125,7 +125,7 @@ def test_junit_has_a_suite_for_each_comparison_and_its_thresholds(two: Sequence[
 def test_what_became_of_a_threshold_stands_in_every_form(two: Sequence[Comparison]) -> None:
     comparison = two[0]
     judgements = judge_thresholds([parse_threshold("cross-node rtt_p50 < -1%")], comparison)
-    assert [judgement.outcome for judgement in judgements] == [Outcome.CROSSED]
+    assert [judgement.outcome for judgement in judgements] == [ThresholdState.CROSSED]
     document = json.loads(json.dumps(comparison_document(comparison, judgements)))
     assert document["thresholds"][0]["outcome"] == "crossed"
     assert document["thresholds"][0]["failIf"] == "cross-node rtt_p50 < -1%"
@@ -151,7 +151,7 @@ def test_the_limit_stands_in_every_form() -> None:
 
 
 def test_a_comparison_that_went_on_says_until_when_and_how_often_it_looked() -> None:
-    looks = (Look(rounds=10, level=0.025), Look(rounds=20, level=0.025))
+    looks = (InterimLook(rounds=10, level=0.025), InterimLook(rounds=20, level=0.025))
     narrow = Stopping(until=0.03, looks=looks, after=10, half_width=0.021)
     comparison = replace(example_comparison(), stopping=narrow)
     assert "± 2.1 % after 10 blocks (asked: ± 3.0 %)" in method_text(comparison, ENGLISH)

@@ -13,7 +13,7 @@ from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, exampl
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Trace
-from labctl.report.drawing.topology import Box, Kind, Leg, Topology, legs, topology_of
+from labctl.report.drawing.topology import Box, BoxKind, Leg, Topology, legs, topology_of
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_svg import trace_drawing
 
@@ -184,4 +184,4 @@ def test_names_are_escaped() -> None:
 
 
 def test_kernel_boxes_are_no_taps() -> None:
-    assert {box.kind for box in topology_of(example_trace(BPF, VXLAN, SAME)).kernels.values()} == {Kind.KERNEL}
+    assert {box.kind for box in topology_of(example_trace(BPF, VXLAN, SAME)).kernels.values()} == {BoxKind.KERNEL}

@@ -16,7 +16,7 @@ import pytest
 from labctl.errors import Interrupted, LabError, MeasureFailed, UsageError
 from labctl.model.comparison import Environment
 from labctl.store.manifest import RunState
-from labctl.store.reading import StoredRun, Unreadable, find_run, list_runs, open_run
+from labctl.store.reading import StoredRun, UnreadableRun, find_run, list_runs, open_run
 from labctl.store.runs import Run, create_run, is_being_written, resume_run
 from labctl.system.files import open_folder
 
@@ -252,7 +252,7 @@ def test_listing_goes_by_time_and_names_what_cannot_be_read(tmp_path: Path) -> N
     (bad / "run.json").write_text("{")
     (tmp_path / "not-a-run").mkdir()
     first, second = list_runs(tmp_path)
-    assert isinstance(first, Unreadable)
+    assert isinstance(first, UnreadableRun)
     assert first.path == bad
     assert isinstance(second, StoredRun)
     assert second.path == good

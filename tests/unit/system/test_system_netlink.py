@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.system import netlink, rtnetlink
 from labctl.system.netlink import Request
-from labctl.system.rtnetlink import Device, RouteScope
+from labctl.system.rtnetlink import NetDevice, RouteScope
 
 
 def known(request: Request, header: int) -> dict[int, bytes]:
@@ -52,8 +52,8 @@ def test_a_link_scope_route_says_its_scope() -> None:
 
 
 def test_a_veth_pair_has_its_peer_inside_the_link_info() -> None:
-    end = Device(name="lxc0", index=10, mac="02:00:00:00:00:01", mtu=1500, flags=rtnetlink.IFF_UP)
-    peer = Device(name="eth0", index=2, mac="02:00:00:00:00:02", mtu=1500, flags=0)
+    end = NetDevice(name="lxc0", index=10, mac="02:00:00:00:00:01", mtu=1500, flags=rtnetlink.IFF_UP)
+    peer = NetDevice(name="eth0", index=2, mac="02:00:00:00:00:02", mtu=1500, flags=0)
     request = rtnetlink.veth_add(end, peer, peer_namespace=7, master=4)
     attributes = known(request, 16)
     assert attributes[10] == struct.pack("=I", 4)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from labctl.model.trace import Act, Mover, PacketKey
+from labctl.model.trace import ForwardingAct, Mover, PacketKey
 from labctl.providers.netns.netfilter_watch import TABLE, movements_of, parse_chain, ruleset
 from labctl.system.netfilter import StepKind, TraceStep, parse_trace
 from labctl.system.netlink import attribute, number_attribute, text_attribute
@@ -37,9 +37,9 @@ def test_every_hook_that_was_entered_and_left_is_one_movement() -> None:
     ]
     found = list(movements_of(steps, node="node1", device_names=DEVICES, rules={}))
     assert [(m.mover, m.what, m.helper) for m in found] == [
-        (Mover.NETFILTER, "PREROUTING", Act.ACCEPT),
+        (Mover.NETFILTER, "PREROUTING", ForwardingAct.ACCEPT),
         (Mover.CONNTRACK, "conntrack", "new"),
-        (Mover.NETFILTER, "FORWARD", Act.ACCEPT),
+        (Mover.NETFILTER, "FORWARD", ForwardingAct.ACCEPT),
     ]
     assert all(m.packet == KEY and m.ttl_in == 63 and m.device == "lxc1" for m in found)
     assert found[0].raw == "raw PREROUTING, mangle PREROUTING"
@@ -51,12 +51,12 @@ def test_a_rule_that_drops_is_named_with_its_text() -> None:
     steps = hook("forward", step("filter", "FORWARD", kind=StepKind.RULE, handle=3), drop, leaves=False)
     rules = {("filter", "FORWARD", 12): "ip saddr 10.0.0.0/8 drop"}
     (found,) = movements_of(steps, node="node1", device_names=DEVICES, rules=rules)
-    assert (found.helper, found.reason) == (Act.DROP, "the rule in filter FORWARD: ip saddr 10.0.0.0/8 drop")
+    assert (found.helper, found.reason) == (ForwardingAct.DROP, "the rule in filter FORWARD: ip saddr 10.0.0.0/8 drop")
 
 
 def test_a_hook_that_was_not_left_without_a_word_is_said_to_be_so() -> None:
     (found,) = movements_of(hook("input", leaves=False), node="node1", device_names=DEVICES, rules={})
-    assert (found.helper, found.reason) == (Act.NOT_LEFT, "")
+    assert (found.helper, found.reason) == (ForwardingAct.NOT_LEFT, "")
 
 
 def test_a_policy_that_drops_is_named() -> None:

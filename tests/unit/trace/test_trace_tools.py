@@ -14,8 +14,8 @@ from labctl.engine.trace import trace
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.result import Completed
 from labctl.model.signature import Role
-from labctl.model.trace import Direction, Protocol, Trace
-from labctl.path.probe_packets import Marked
+from labctl.model.trace import ProbeProtocol, TapDirection, Trace
+from labctl.path.probe_packets import ProbePackets
 from labctl.providers.base import Tap
 from labctl.testing import packets
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
@@ -33,7 +33,9 @@ NEIGHBOURS = Answer(argv=("ip", "-4", "neigh"), stdout=b"")
 ROLES = (Role.CLIENT_ETH0, Role.CLIENT_LXC, Role.SERVER_LXC, Role.SERVER_ETH0)
 
 
-def traced(client: Sequence[Answer], *, at_taps: Answer = SILENT, protocol: Protocol = Protocol.ICMP) -> Trace:
+def traced(
+    client: Sequence[Answer], *, at_taps: Answer = SILENT, protocol: ProbeProtocol = ProbeProtocol.ICMP
+) -> Trace:
     lab = example_lab()
     tapped = ScriptedTarget("at-taps", [at_taps])
     parts = {Role.CLIENT_ETH0: CLIENT, Role.SERVER_ETH0: SERVER}
@@ -80,8 +82,8 @@ def test_a_ping_that_failed_loses_no_packet(ping: Answer, told: str) -> None:
         b"bash: fork: Resource temporarily unavailable\n",
     ],
 )
-@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
-def test_a_shell_that_could_not_send_loses_no_packet(protocol: Protocol, line: bytes) -> None:
+@pytest.mark.parametrize("protocol", [ProbeProtocol.TCP, ProbeProtocol.UDP])
+def test_a_shell_that_could_not_send_loses_no_packet(protocol: ProbeProtocol, line: bytes) -> None:
     with pytest.raises(MeasureFailed) as raised:
         traced([UNANSWERED, Answer(argv=("bash",), stderr=line)], protocol=protocol)
     assert line.decode().strip() in raised.value.cause
@@ -99,19 +101,19 @@ def test_a_shell_that_could_not_send_loses_no_packet(protocol: Protocol, line: b
 )
 def test_what_became_of_a_packet_is_no_complaint_of_the_shell(lines: str) -> None:
     done = Completed(argv=("bash",), returncode=0, stdout=b"", stderr=lines.encode(), duration_s=0.1)
-    assert marked(Protocol.TCP).require_sent(done) == ""
+    assert marked(ProbeProtocol.TCP).require_sent(done) == ""
 
 
 def test_the_kernel_that_has_no_way_is_quoted() -> None:
     done = Completed(
         argv=("bash",), returncode=0, stdout=b"", duration_s=0.1, stderr=b"bash: connect: Network is unreachable\n"
     )
-    assert marked(Protocol.UDP).require_sent(done) == "Network is unreachable"
+    assert marked(ProbeProtocol.UDP).require_sent(done) == "Network is unreachable"
 
 
-def marked(protocol: Protocol) -> Marked:
+def marked(protocol: ProbeProtocol) -> ProbePackets:
     client, server = (pod.address for pod in example_lab().pods[:2])
-    return Marked(protocol=protocol, client=client, server=server, count=1, token=b"x" * 16, port=20_000)
+    return ProbePackets(protocol=protocol, client=client, server=server, count=1, token=b"x" * 16, port=20_000)
 
 
 def test_a_clock_that_was_set_meanwhile_is_told_with_the_trace() -> None:
@@ -211,7 +213,7 @@ def test_a_wrong_filter_is_one() -> None:
     ],
 )
 def test_labctl_capture_says_which_tcpdump_failed_and_how(ended: Answer, told: str) -> None:
-    with streaming([Source(tap=tap(ended), direction=Direction.IN)], "", snap_byte=96, immediate=True) as stream:
+    with streaming([Source(tap=tap(ended), direction=TapDirection.IN)], "", snap_byte=96, immediate=True) as stream:
         (one,), _ = run_capture(stream, Limits(duration_s=0.05), lambda batch: None, lambda: 0, immediate=True)
     assert told in one.trouble
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option, trust_option
-from labctl.cli.reports import Output, judge, report_options, show_comparisons
+from labctl.cli.reports import ReportOutput, judge, report_options, show_comparisons
 from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
 
@@ -73,7 +73,7 @@ def command(
     trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Measure scenario B (and C, …) against scenario A.
 
@@ -165,7 +165,7 @@ def _stored(runs_dir: Path, wanted: str) -> StoredComparison:
     return read_comparison(find_run(runs_dir, wanted.removesuffix("/run.json")))
 
 
-def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: Output) -> int:
+def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: ReportOutput) -> int:
     """Two stored runs: the sides that were picked, or else every scenario that both have."""
     from labctl.cli.reports import exit_code
     from labctl.engine.comparison.stored import chosen_sides, unpaired

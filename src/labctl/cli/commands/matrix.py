@@ -11,7 +11,7 @@ import click
 
 from labctl.cli.options import all_overrides, provider_option, runs_dir_option, set_option, trust_option
 from labctl.cli.output import tell
-from labctl.cli.reports import Output, report_options
+from labctl.cli.reports import ReportOutput, report_options
 from labctl.errors import LabError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def command(
     trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Measure the scenarios × checks × placements of FILE in the same interleaved blocks; each against the first.
 

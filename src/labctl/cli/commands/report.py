@@ -9,7 +9,7 @@ import click
 
 from labctl.cli.options import runs_dir_option
 from labctl.cli.output import emit_json, tell
-from labctl.cli.reports import Output, exit_code, judge, report_options, show_comparisons, write_text
+from labctl.cli.reports import ReportOutput, exit_code, judge, report_options, show_comparisons, write_text
 from labctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def command(
     run: str,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Show a stored run again: a path, a name from `labctl runs`, the beginning of one, or `last`.
 
@@ -77,7 +77,7 @@ def _say_state(stored: StoredRun) -> None:
         tell(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed")
 
 
-def _report_trace(stored: StoredRun, output: Output) -> int:
+def _report_trace(stored: StoredRun, output: ReportOutput) -> int:
     from labctl.cli.reports import show_trace, trace_exit_code
     from labctl.engine.trace import read_trace
 
@@ -86,7 +86,7 @@ def _report_trace(stored: StoredRun, output: Output) -> int:
     return trace_exit_code(traced)
 
 
-def _report_checks(stored: StoredRun, output: Output) -> int:
+def _report_checks(stored: StoredRun, output: ReportOutput) -> int:
     from labctl.cli.commands.check import exit_code as check_exit_code
     from labctl.cli.commands.check import show_results
     from labctl.engine.comparison.stored import read_checks

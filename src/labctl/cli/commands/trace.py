@@ -48,14 +48,14 @@ def command(
     lost or takes another way than the mode that was asked for should show. The captures are kept in a run directory;
     `labctl report last` shows the trace again."""
     from labctl.engine.trace import marked_packets, pair_between, trace
-    from labctl.model.trace import Protocol
+    from labctl.model.trace import ProbeProtocol
     from labctl.system.signals import interruptible
 
     if html is not None:
         require_place(html)
     found, provider = find_lab(lab)
     pair = pair_between(found, client, server)
-    wanted = Protocol(protocol)
+    wanted = ProbeProtocol(protocol)
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
     if no_run:
         with interruptible(), provider.open(found) as open_lab:

@@ -36,7 +36,7 @@ def command(
     the mode in force is proven at the end: another one is exit code 4, and the lab stays up to be looked at.
     """
     from labctl import app
-    from labctl.engine.build import Outcome, up
+    from labctl.engine.build import BuildOutcome, up
     from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
     from labctl.store.runs import MemorySinks
@@ -69,7 +69,7 @@ def command(
         refuse_fallback(found)
         return
     refuse_fallback(found)
-    if outcome is Outcome.UNCHANGED:
+    if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is up already and equal to the scenario: nothing to do")
     else:
         say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")

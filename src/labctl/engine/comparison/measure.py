@@ -35,7 +35,7 @@ from labctl.engine.comparison.stored import (
     RUN,
     SIGNATURE,
     STOPPED,
-    Measured,
+    MeasuredBlocks,
     comparisons,
     mode_entry,
     noise_entry,
@@ -145,7 +145,7 @@ def narrow_enough(asked: Asked, environment: Environment) -> IsEnough:
     until = asked.until
     at = {look.rounds for look in asked.looks}
 
-    def is_enough(block: int, measured: Measured) -> bool:
+    def is_enough(block: int, measured: MeasuredBlocks) -> bool:
         if block not in at:
             return False
         widths = [half_width(each.rows) for each in comparisons(asked, measured, environment)]
@@ -154,11 +154,11 @@ def narrow_enough(asked: Asked, environment: Environment) -> IsEnough:
     return is_enough
 
 
-IsEnough = Callable[[int, Measured], bool]
+IsEnough = Callable[[int, MeasuredBlocks], bool]
 """Asked after each whole block, with its number: whether to stop there."""
 
 
-def never(block: int, measured: Measured) -> bool:
+def never(block: int, measured: MeasuredBlocks) -> bool:
     """Goes on to the last block."""
     return False
 
@@ -175,7 +175,7 @@ class Measurement:
         observer: Observer,
         *,
         keep: bool = False,
-        measured: Measured | None = None,
+        measured: MeasuredBlocks | None = None,
         is_resumed: bool = False,
     ) -> None:
         """`measured` is filled. The whole blocks that are in it (of a resumed run) are not measured again."""
@@ -191,7 +191,7 @@ class Measurement:
         self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
-        self.measured = Measured() if measured is None else measured
+        self.measured = MeasuredBlocks() if measured is None else measured
         self._is_resumed = is_resumed
 
     def __enter__(self) -> Measurement:
@@ -203,7 +203,7 @@ class Measurement:
             if not self._keep or ended[0] is not None:
                 self._remove_all()
 
-    def run(self, schedule: Schedule, noise_since_last: ReadNoise, is_enough: IsEnough = never) -> Measured:
+    def run(self, schedule: Schedule, noise_since_last: ReadNoise, is_enough: IsEnough = never) -> MeasuredBlocks:
         """Carries out what is left of the schedule. Raises NotInForce before any number is taken from a lab that is
         not what was asked for."""
         done = self.measured.whole_blocks()

@@ -30,7 +30,7 @@ from labctl.engine.comparison.sides import (
     work_of,
 )
 from labctl.errors import UsageError
-from labctl.model.comparison import CheckMetrics, Look, Side, Stopping
+from labctl.model.comparison import CheckMetrics, InterimLook, Side, Stopping
 from labctl.model.document import PROVIDER_SECTIONS
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Strategy
 from labctl.model.parameters import CompareParameters
@@ -67,7 +67,7 @@ class Asked:
     parameters: CompareParameters
     references: tuple[Reference, ...] = ()
     until: float | None = None
-    looks: tuple[Look, ...] = ()
+    looks: tuple[InterimLook, ...] = ()
     fail_if: tuple[str, ...] = ()
     takes_turns: bool = False
 
@@ -191,7 +191,7 @@ def ask(
         *work_of(_measuring(specs, declared), _once(reference.pair() for reference in references)),
     )
     rounds = parameters.rounds
-    planned: tuple[Look, ...] = ()
+    planned: tuple[InterimLook, ...] = ()
     rebuilds = 1 if rounds >= FEWEST_PAIRS else 0
     if options.until is not None:
         first = max(rounds, FEWEST_SEQUENTIAL)

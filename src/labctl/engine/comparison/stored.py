@@ -26,7 +26,7 @@ from labctl.model.result import CheckResult
 from labctl.planning.difference import differences
 from labctl.planning.record import lab_from_json
 from labctl.store.codec import plain, typed
-from labctl.store.journal import Entry
+from labctl.store.journal import JournalEntry
 from labctl.store.reading import StoredRun
 
 MODE = "mode"
@@ -39,7 +39,7 @@ STOPPED = "stopped"
 
 
 @dataclass(slots=True, kw_only=True)
-class Measured:
+class MeasuredBlocks:
     """Everything that was seen, in the order in which it was seen; filled while the measurement goes on.
 
     `modes` and `signatures` are those of the first build of each side: every later one had to be in force too.
@@ -85,15 +85,15 @@ def run_entry(record: RunRecord) -> dict[str, object]:
     return {"run": plain(record)}
 
 
-def measured_from(entries: Iterable[Entry], where: str) -> Measured:
+def measured_from(entries: Iterable[JournalEntry], where: str) -> MeasuredBlocks:
     """What the journal tells. Raises LabError for an entry that `*_entry` would not have written."""
-    measured = Measured()
+    measured = MeasuredBlocks()
     for entry in entries:
         _take(measured, entry.kind, entry.content, f"{where}: entry of {entry.at}")
     return measured
 
 
-def _take(measured: Measured, kind: str, content: Mapping[str, object], where: str) -> None:
+def _take(measured: MeasuredBlocks, kind: str, content: Mapping[str, object], where: str) -> None:
     if kind == RUN:
         measured.records.append(typed(RunRecord, content.get("run"), where=where))
     elif kind == NOISE:
@@ -184,7 +184,7 @@ class StoredComparison:
 
     run: StoredRun
     asked: Asked
-    measured: Measured
+    measured: MeasuredBlocks
     environment: Environment
 
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -192,7 +192,9 @@ class StoredComparison:
         return comparisons(self.asked, self.measured, self.environment, self.run.manifest.id)
 
 
-def comparisons(asked: Asked, measured: Measured, environment: Environment, origin: str = "") -> tuple[Comparison, ...]:
+def comparisons(
+    asked: Asked, measured: MeasuredBlocks, environment: Environment, origin: str = ""
+) -> tuple[Comparison, ...]:
     """Each side against the first, out of everything that was asked and seen; `origin` is the run's id."""
     done = len(measured.whole_blocks())
     plan = asked.schedule()

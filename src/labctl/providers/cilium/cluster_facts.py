@@ -9,7 +9,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Lab, Node, Pod
-from labctl.providers.cilium.endpoints import Endpoint, endpoint_of
+from labctl.providers.cilium.endpoints import CiliumEndpoint, endpoint_of
 from labctl.providers.cilium.json_lines import of_known_form
 from labctl.providers.cilium.pods import PodState
 
@@ -21,19 +21,19 @@ COUNTERS_SCRIPT = 'cd /sys/class/net/"$0"/statistics && echo "$(cat tx_packets) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class NodeLink:
     name: str
     index: int
     mac: str
 
 
-def parse_links(text: str) -> dict[str, Link]:
+def parse_links(text: str) -> dict[str, NodeLink]:
     """Devices by name, from `LINKS_SCRIPT`."""
     links = {}
     for line in text.splitlines():
         words = line.split()
         if len(words) >= 2 and words[1].isdigit():
-            links[words[0]] = Link(name=words[0], index=int(words[1]), mac=words[2] if len(words) > 2 else "")
+            links[words[0]] = NodeLink(name=words[0], index=int(words[1]), mac=words[2] if len(words) > 2 else "")
     return links
 
 
@@ -78,17 +78,17 @@ def _is_v4(entry: Mapping[str, object]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class ClusterFacts:
     """What was read from the running cluster. Nodes go by the scenario's name."""
 
     pods: Mapping[str, PodState]
-    endpoints: Mapping[str, tuple[Endpoint, ...]]
-    links: Mapping[str, Mapping[str, Link]]
+    endpoints: Mapping[str, tuple[CiliumEndpoint, ...]]
+    links: Mapping[str, Mapping[str, NodeLink]]
     cilium_nodes: Mapping[str, CiliumNode]
     uplinks: Mapping[str, str]
 
 
-def with_facts(lab: Lab, facts: Facts, namespace: str) -> Lab:
+def with_facts(lab: Lab, facts: ClusterFacts, namespace: str) -> Lab:
     """The lab as it really is. Raises MeasureFailed when a pod has no endpoint."""
     return replace(
         lab,
@@ -97,7 +97,7 @@ def with_facts(lab: Lab, facts: Facts, namespace: str) -> Lab:
     )
 
 
-def _node(node: Node, facts: Facts) -> Node:
+def _node(node: Node, facts: ClusterFacts) -> Node:
     known = facts.cilium_nodes.get(node.name)
     uplink = facts.links.get(node.name, {}).get(facts.uplinks.get(node.name, ""))
     changed = replace(node, mac=uplink.mac) if uplink else node
@@ -111,7 +111,7 @@ def _node(node: Node, facts: Facts) -> Node:
     )
 
 
-def _pod(pod: Pod, facts: Facts, namespace: str) -> Pod:
+def _pod(pod: Pod, facts: ClusterFacts, namespace: str) -> Pod:
     endpoint = endpoint_of(facts.endpoints.get(pod.node, ()), f"{namespace}/{pod.name}")
     if endpoint is None:
         raise MeasureFailed(

@@ -20,10 +20,17 @@ from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import HostRouting, Lab, Pair, Placement, Pod
 from labctl.model.tools import require_success, why
 from labctl.providers.base import Running
-from labctl.providers.cilium.cluster_facts import COUNTERS_SCRIPT, Facts
+from labctl.providers.cilium.cluster_facts import COUNTERS_SCRIPT, ClusterFacts
 from labctl.providers.cilium.commands import Cluster, must, with_kubeconfig
 from labctl.providers.cilium.endpoints import argv_tunnels, endpoint_of, parse_tunnels
-from labctl.providers.cilium.monitor import READY, Trace, argv_monitor, host_routing_of, lost_by_monitor, parse_monitor
+from labctl.providers.cilium.monitor import (
+    READY,
+    MonitorTrace,
+    argv_monitor,
+    host_routing_of,
+    lost_by_monitor,
+    parse_monitor,
+)
 from labctl.providers.cilium.rendered import CONFIG_MAP
 from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
@@ -202,7 +209,7 @@ def netfilter_evidence(
 
 def monitor_evidence(
     node: str,
-    traces: Iterable[Trace],
+    traces: Iterable[MonitorTrace],
     source: str,
     destination: str,
     asked: Mapping[str, object],
@@ -255,13 +262,13 @@ class Witnesses:
     lab: Lab
     agents: Mapping[str, DoorTarget]
     nodes: Mapping[str, DoorTarget]
-    facts: Facts
+    facts: ClusterFacts
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Everything that can be asked, before, during and after the traffic that `send` makes."""
         client, server = self.lab.pod(pair.client), self.lab.pod(pair.server)
         before = {pod.name: self._counters(pod) for pod in (client, server)}
-        traces: list[Trace] = []
+        traces: list[MonitorTrace] = []
         with self.monitored(client.node, (client,), traces) as trouble:
             send()
         after = {pod.name: self._counters(pod) for pod in (client, server)}
@@ -330,7 +337,7 @@ class Witnesses:
         return tuple(f"{tunnel.prefix} via {tunnel.endpoint}" for tunnel in parse_tunnels(done.text))
 
     @contextlib.contextmanager
-    def monitored(self, node: str, pods: tuple[Pod, ...], into: list[Trace]) -> Iterator[list[str]]:
+    def monitored(self, node: str, pods: tuple[Pod, ...], into: list[MonitorTrace]) -> Iterator[list[str]]:
         """`cilium monitor` on that node for those pods while the context lasts; its lines go to `into`, and what went
         wrong, as sentences, to the list that it gives. A monitor that fails never stops the traffic."""
         trouble: list[str] = []
@@ -427,7 +434,7 @@ class Witnesses:
             client.node, len(entries), client.name, server.name, self.lab.datapath.asked(), command
         )
 
-    def _monitor_evidence(self, client: Pod, server: Pod, traces: list[Trace], trouble: list[str]) -> Evidence:
+    def _monitor_evidence(self, client: Pod, server: Pod, traces: list[MonitorTrace], trouble: list[str]) -> Evidence:
         ids = self._endpoint_ids((client,))
         command = self.agents[client.node].command(argv_monitor(ids) if ids else ())
         if trouble:

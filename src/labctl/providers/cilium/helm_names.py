@@ -87,7 +87,7 @@ class Effect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wrong:
+class IneffectiveValue:
     """A value that does not do what it says in these versions. `only` restricts it to certain contents:
     `bool`, `mapping`, or the word itself."""
 
@@ -98,130 +98,136 @@ class Wrong:
     only: tuple[str, ...] = ()
 
 
-WRONG: tuple[Wrong, ...] = (
-    Wrong(
+WRONG: tuple[IneffectiveValue, ...] = (
+    IneffectiveValue(
         path="bpf.hostLegacyRouting",
         versions=Series(before=(1, 12)),
         effect=Effect.IGNORED,
         instead="bpf.hostRouting (there, true means Legacy)",
     ),
-    Wrong(
+    IneffectiveValue(
         path="bpf.hostRouting",
         versions=Series(since=(1, 13)),
         effect=Effect.IGNORED,
         instead="bpf.hostLegacyRouting",
     ),
-    Wrong(
+    IneffectiveValue(
         path="routingMode",
         versions=Series(before=(1, 14)),
         effect=Effect.IGNORED,
         instead="tunnel: vxlan | geneve | disabled",
     ),
-    Wrong(
+    IneffectiveValue(
         path="tunnelProtocol",
         versions=Series(before=(1, 14)),
         effect=Effect.IGNORED,
         instead="tunnel: vxlan | geneve | disabled",
     ),
-    Wrong(
+    IneffectiveValue(
         path="tunnel",
         versions=Series(since=(1, 15)),
         effect=Effect.REFUSED,
         instead="routingMode: tunnel | native, with tunnelProtocol: vxlan | geneve",
     ),
-    Wrong(path="tunnelPort", versions=Series(before=(1, 11)), effect=Effect.IGNORED, instead="nothing: 1.10 has none"),
-    Wrong(
+    IneffectiveValue(
+        path="tunnelPort", versions=Series(before=(1, 11)), effect=Effect.IGNORED, instead="nothing: 1.10 has none"
+    ),
+    IneffectiveValue(
         path="nativeRoutingCIDR",
         versions=Series(since=(1, 12)),
         effect=Effect.IGNORED,
         instead="ipv4NativeRoutingCIDR",
     ),
-    Wrong(
+    IneffectiveValue(
         path="ipv4NativeRoutingCIDR",
         versions=Series(before=(1, 11)),
         effect=Effect.IGNORED,
         instead="nativeRoutingCIDR",
     ),
-    Wrong(
+    IneffectiveValue(
         path="ipam.operator.clusterPoolIPv4PodCIDR",
         versions=Series(since=(1, 14), before=(1, 19)),
         effect=Effect.REFUSED,
         instead="ipam.operator.clusterPoolIPv4PodCIDRList (a list)",
     ),
-    Wrong(
+    IneffectiveValue(
         path="ipam.operator.clusterPoolIPv4PodCIDR",
         versions=Series(since=(1, 19)),
         effect=Effect.IGNORED,
         instead="ipam.operator.clusterPoolIPv4PodCIDRList (a list); as it stands pods get 10.0.0.0/8",
     ),
-    Wrong(
+    IneffectiveValue(
         path="ipam.operator.clusterPoolIPv4PodCIDRList",
         versions=Series(before=(1, 11)),
         effect=Effect.IGNORED,
         instead="ipam.operator.clusterPoolIPv4PodCIDR (a string); as it stands pods get 10.0.0.0/8",
     ),
-    Wrong(
+    IneffectiveValue(
         path="kubeProxyReplacement",
         versions=Series(since=(1, 16)),
         effect=Effect.REFUSED,
         instead="true or false",
         only=("strict", "partial", "probe", "disabled"),
     ),
-    Wrong(
+    IneffectiveValue(
         path="kubeProxyReplacement",
         versions=Series(since=(1, 13), before=(1, 16)),
         effect=Effect.REFUSED,
         instead="strict or disabled in 1.13, true or false later",
         only=("probe",),
     ),
-    Wrong(
+    IneffectiveValue(
         path="kubeProxyReplacement",
         versions=Series(before=(1, 14)),
         effect=Effect.REFUSED,
         instead="strict or disabled",
         only=("bool",),
     ),
-    Wrong(
+    IneffectiveValue(
         path="bandwidthManager",
         versions=Series(since=(1, 13)),
         effect=Effect.REFUSED,
         instead="bandwidthManager.enabled",
         only=("bool",),
     ),
-    Wrong(
+    IneffectiveValue(
         path="bandwidthManager.enabled",
         versions=Series(before=(1, 12)),
         effect=Effect.GARBLED,
         instead="bandwidthManager: true | false",
     ),
-    Wrong(
+    IneffectiveValue(
         path="bpf.datapathMode",
         versions=Series(before=(1, 16)),
         effect=Effect.IGNORED,
         instead="nothing: netkit came with 1.16",
     ),
-    Wrong(path="bpf.enableTCX", versions=Series(before=(1, 16)), effect=Effect.IGNORED, instead="nothing: tcx is 1.16"),
-    Wrong(
+    IneffectiveValue(
+        path="bpf.enableTCX", versions=Series(before=(1, 16)), effect=Effect.IGNORED, instead="nothing: tcx is 1.16"
+    ),
+    IneffectiveValue(
         path="datapathMode",
         versions=Series(since=(1, 13)),
         effect=Effect.IGNORED,
         instead="bpf.datapathMode in 1.16 and later",
     ),
-    Wrong(path="MTU", versions=Series(before=(1, 13)), effect=Effect.IGNORED, instead="extraConfig.mtu"),
-    Wrong(
+    IneffectiveValue(path="MTU", versions=Series(before=(1, 13)), effect=Effect.IGNORED, instead="extraConfig.mtu"),
+    IneffectiveValue(
         path="hostServices.enabled",
         versions=Series(since=(1, 12)),
         effect=Effect.IGNORED,
         instead="socketLB.enabled",
     ),
-    Wrong(
+    IneffectiveValue(
         path="socketLB.enabled",
         versions=Series(before=(1, 12)),
         effect=Effect.IGNORED,
         instead="hostServices.enabled",
     ),
-    Wrong(path="installIptablesRules", versions=Series(since=(1, 13)), effect=Effect.IGNORED, instead="extraConfig"),
-    Wrong(
+    IneffectiveValue(
+        path="installIptablesRules", versions=Series(since=(1, 13)), effect=Effect.IGNORED, instead="extraConfig"
+    ),
+    IneffectiveValue(
         path="nodePort.enabled",
         versions=Series(since=(1, 19)),
         effect=Effect.IGNORED,
@@ -230,7 +236,7 @@ WRONG: tuple[Wrong, ...] = (
 )
 
 
-def wrong_here(path: str, value: object, version: Version) -> Wrong | None:
+def wrong_here(path: str, value: object, version: Version) -> IneffectiveValue | None:
     """The table's entry that this value meets in that version, if any."""
     for wrong in WRONG:
         if wrong.path == path and version in wrong.versions and (not wrong.only or _kind(value) in wrong.only):

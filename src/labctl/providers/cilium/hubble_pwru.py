@@ -249,7 +249,7 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LabNamespace:
     """A network namespace of the lab: whose it is (a node or a pod), and its devices by their index. `boot` tells
     kernels apart: containers of one host share it."""
 
@@ -272,13 +272,13 @@ def parse_kernel(text: str) -> Kernel:
     )
 
 
-def parse_place(name: str, text: str) -> Place:
+def parse_place(name: str, text: str) -> LabNamespace:
     """From `PLACE_SCRIPT`. Raises MeasureFailed when the namespace or the kernel is not told."""
     netns, boot = _NETNS.search(text), _BOOT.search(text)
     if netns is None or boot is None:
         raise MeasureFailed(what=f"{name} does not tell which network namespace and kernel it has")
     links = {int(index): device for index, device in _LINK.findall(text)}
-    return Place(name=name, boot=boot[1], netns=int(netns[1]), links=links)
+    return LabNamespace(name=name, boot=boot[1], netns=int(netns[1]), links=links)
 
 
 def why_not(kernel: Kernel) -> str:
@@ -321,7 +321,7 @@ def argv_pwru(addresses: Iterable[str], *, netns: int | None = None) -> tuple[st
     )  # fmt: skip
 
 
-def parse_pwru(text: str, places: Iterable[Place], *, clock_ns: int | None = None) -> tuple[Movement, ...]:
+def parse_pwru(text: str, places: Iterable[LabNamespace], *, clock_ns: int | None = None) -> tuple[Movement, ...]:
     """The events in the lab's namespaces as movements, in the order printed; header, log and other namespaces are left
     out. `clock_ns` is wall-clock minus monotonic time of that kernel; without it the movements have no time."""
     by_netns = {place.netns: place for place in places}
@@ -329,7 +329,7 @@ def parse_pwru(text: str, places: Iterable[Place], *, clock_ns: int | None = Non
     return tuple(movement for movement in found if movement is not None)
 
 
-def _movement(line: str, places: Mapping[int, Place], clock_ns: int | None) -> Movement | None:
+def _movement(line: str, places: Mapping[int, LabNamespace], clock_ns: int | None) -> Movement | None:
     if not line.startswith("{"):
         return None
     event = object_of(line)
@@ -357,7 +357,7 @@ def _movement(line: str, places: Mapping[int, Place], clock_ns: int | None) -> M
     )
 
 
-def _device(iface: str, place: Place) -> str:
+def _device(iface: str, place: LabNamespace) -> str:
     """`eth0:9`: the index counts, since long names are cut on the left (`~c3a6f7d4e8c73:12`)."""
     name, _, index = iface.rpartition(":")
     return place.links.get(int(index), name) if index.isdigit() else iface

@@ -16,14 +16,14 @@ from labctl.model.tools import require_success
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
-    Facts,
-    Link,
+    ClusterFacts,
+    NodeLink,
     parse_cilium_nodes,
     parse_links,
     with_facts,
 )
 from labctl.providers.cilium.commands import Cluster, Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, parse_endpoints
+from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
@@ -60,7 +60,7 @@ class OpenCiliumLab:
         self,
         settings: Cluster,
         lab: Lab,
-        facts: Facts,
+        facts: ClusterFacts,
         targets: dict[str, DoorTarget],
         capture: dict[str, DoorTarget],
         agents: dict[str, DoorTarget],
@@ -194,7 +194,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     targets |= {node: ways.node(node) for node in settings.nodes}
     capture = {node: ways.capture(targets[node]) for node in settings.nodes}
 
-    def look(node: str) -> tuple[tuple[Endpoint, ...], dict[str, Link]]:
+    def look(node: str) -> tuple[tuple[CiliumEndpoint, ...], dict[str, NodeLink]]:
         listed = agents[node].run(argv_endpoints(), timeout_s=_ASK_S)
         require_success(listed, f"the agent's endpoints on {node} cannot be read")
         return parse_endpoints(listed.text), parse_links(targets[node].read(LINKS_SCRIPT))
@@ -204,7 +204,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     ciliums = parse_cilium_nodes(
         must(commands, settings.kubectl("get", "ciliumnodes.cilium.io", "-o", "json"), timeout_s=_ASK_S).text
     )
-    facts = Facts(
+    facts = ClusterFacts(
         pods=pods,
         endpoints={node: seen[0] for node, seen in looked.items()},
         links={node: seen[1] for node, seen in looked.items()},

@@ -28,7 +28,7 @@ from labctl.providers.cilium import hubble_pwru
 from labctl.providers.cilium.monitor import (
     READY,
     Devices,
-    Trace,
+    MonitorTrace,
     argv_monitor_pair,
     lost_by_monitor,
     movements_of,
@@ -90,7 +90,7 @@ class MonitorWatch:
         return ()
 
 
-def _told(node: str, traces: Sequence[Trace], command: str) -> Evidence:
+def _told(node: str, traces: Sequence[MonitorTrace], command: str) -> Evidence:
     points = ", ".join(f"{point} {count}×" for point, count in Counter(trace.point for trace in traces).items())
     finding = f"{len(traces)} events of the pair: {points}" if traces else "no event of the pair"
     return Evidence(witness="monitor", where=node, finding=finding, supports=None, command=command)
@@ -258,7 +258,7 @@ def _pwru(lab: Lab, pair: Pair, nodes: Sequence[str], targets: Mapping[str, Door
         )  # fmt: skip
 
 
-def _pwru_reader(places: tuple[hubble_pwru.Place, ...], *, is_here: bool) -> Read:
+def _pwru_reader(places: tuple[hubble_pwru.LabNamespace, ...], *, is_here: bool) -> Read:
     """Only this host's monotonic clock can be read exactly enough to put events between sightings."""
 
     def read(text: str) -> tuple[Movement, ...]:

@@ -19,7 +19,7 @@ from labctl.providers.cilium.values import Wanted, expected_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
+class KindAct:
     def record(self) -> Mapping[str, object]:
         name = re.sub(r"(?<!^)([A-Z])", r"-\1", type(self).__name__).lower()
         return {"kind": name, **{key: _plain(value) for key, value in asdict(self).items()}}
@@ -38,7 +38,7 @@ def _plain(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile(Act):
+class WriteFile(KindAct):
     """Puts text into one of the lab's own files."""
 
     path: Path
@@ -53,7 +53,7 @@ class WriteFile(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command(Act):
+class Command(KindAct):
     """One command of a tool. `remedy` is for its failure, where the tool's own words give none."""
 
     argv: tuple[str, ...]
@@ -65,7 +65,7 @@ class Command(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseForeign(Act):
+class RefuseForeign(KindAct):
     """Stops when a cluster of that name exists that does not carry this lab's mark."""
 
     engine: str
@@ -89,7 +89,7 @@ class RefuseForeign(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseOverlap(Act):
+class RefuseOverlap(KindAct):
     """Stops when another lab's pods or Services have addresses of these ranges."""
 
     lab: str
@@ -100,7 +100,7 @@ class RefuseOverlap(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderChart(Act):
+class RenderChart(KindAct):
     """Renders the chart into a file: what is verified is what is applied."""
 
     argv: tuple[str, ...]
@@ -112,7 +112,7 @@ class RenderChart(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyChart(Act):
+class VerifyChart(KindAct):
     """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows.
 
     `images` are those that the nodes will have, where nothing may be fetched; None where the chart may name others."""
@@ -145,7 +145,7 @@ class VerifyChart(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateCluster(Act):
+class CreateCluster(KindAct):
     """`kind create cluster`; a whole cluster of this very lab (`digest`) that is there already is kept, half a one or
     one that was made from another content is replaced."""
 
@@ -164,7 +164,7 @@ class CreateCluster(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteCluster(Act):
+class DeleteCluster(KindAct):
     """Removes the cluster, if it carries this lab's mark."""
 
     engine: str
@@ -182,7 +182,7 @@ class DeleteCluster(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectLogs(Act):
+class CollectLogs(KindAct):
     """Keeps what a failed build said: `kind export logs`, the agents' logs, the events. Never fails."""
 
     cluster: str
@@ -222,7 +222,7 @@ class CollectLogs(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitForPods(Act):
+class WaitForPods(KindAct):
     """Waits until `count` pods are ready (all containers), and says which are not and why."""
 
     kubectl: tuple[str, ...]
@@ -263,7 +263,7 @@ class WaitForPods(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestartAgents(Act):
+class RestartAgents(KindAct):
     """Restarts every Cilium agent, so that it reads its configuration anew, and waits for the last one."""
 
     kubectl: tuple[str, ...]
@@ -282,7 +282,7 @@ class RestartAgents(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HaveImage(Act):
+class HaveImage(KindAct):
     """Sees to it that the engine has an image: pulls it where that is allowed, else says that it is missing."""
 
     engine: str
@@ -296,7 +296,7 @@ class HaveImage(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadImage(Act):
+class LoadImage(KindAct):
     """Brings an image of the engine into every node: by kind, or, where that stumbles over a multi-platform image of
     which the engine has one platform only, by what kind does less its `--all-platforms`."""
 
@@ -327,7 +327,7 @@ class LoadImage(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodesHaveImages(Act):
+class NodesHaveImages(KindAct):
     """Stops when an image is missing on a node, and says on which."""
 
     engine: str
@@ -357,7 +357,7 @@ def stored_name(reference: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteMirrors(Act):
+class WriteMirrors(KindAct):
     """Tells each node's containerd to ask a mirror for one registry's images."""
 
     engine: str

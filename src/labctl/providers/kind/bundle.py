@@ -16,7 +16,7 @@ from labctl.providers.cilium.bundle import parse_digest as parse_digest
 from labctl.providers.cilium.rendered import REPOSITORY
 from labctl.providers.kind.failures import failed_command, remedy_for
 from labctl.providers.kind.plan import chart_place
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 from labctl.providers.kind.tools import Commands
 from labctl.system import files
 from labctl.system.files import temporary_folder
@@ -58,7 +58,7 @@ class Unpacked:
         }
 
 
-def pack(settings: Settings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
+def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Images must be in the engine: pull them first, or `labctl up` once."""
     listed = parts(settings, engine, commands)
     absent = [part.reference for part in listed if part.role != "chart" and not part.digest]
@@ -122,7 +122,7 @@ EXTRA = "extra"
 """Images that a lab has beyond the usual three are `extra1`, `extra2`, …"""
 
 
-def parts(settings: Settings, engine: str, commands: Commands) -> tuple[Part, ...]:
+def parts(settings: KindSettings, engine: str, commands: Commands) -> tuple[Part, ...]:
     """Every image and the chart. Digests are those of this engine and of the local chart file."""
     agent, operator, tools, *extra = settings.images
     listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
-from labctl.providers.kind.config import Mark, parse_mark
+from labctl.providers.kind.config import ContainerMark, parse_mark
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kind.tools import CLUSTER_LABEL, ROLE_LABEL, Commands, argv_list
 from labctl.system import files
@@ -80,7 +80,7 @@ class NodeContainer:
     cluster: str
     role: str
     is_running: bool
-    mark: Mark | None
+    mark: ContainerMark | None
     pid: int
 
 

@@ -19,7 +19,7 @@ import yaml
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections_kind import Propagation
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 
 MARK_FOLDER = "/labctl"
 _DIGEST_DIGITS = 16
@@ -27,7 +27,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class ContainerMark:
     """What a node container says of itself. `digest` is the beginning of the lab's digest."""
 
     lab: str
@@ -35,10 +35,10 @@ class Mark:
     digest: str
 
 
-def mark_of(lab: Lab) -> Mark:
+def mark_of(lab: Lab) -> ContainerMark:
     """What the nodes of this lab say."""
     scenario = _UNSAFE.sub("_", lab.scenario)[:80] or "_"
-    return Mark(lab=lab.name, scenario=scenario, digest=lab.digest[:_DIGEST_DIGITS] or "_")
+    return ContainerMark(lab=lab.name, scenario=scenario, digest=lab.digest[:_DIGEST_DIGITS] or "_")
 
 
 def mark_path(lab: Lab) -> str:
@@ -47,15 +47,15 @@ def mark_path(lab: Lab) -> str:
     return f"{MARK_FOLDER}/{mark.lab}/{mark.scenario}/{mark.digest}"
 
 
-def parse_mark(destination: str) -> Mark | None:
+def parse_mark(destination: str) -> ContainerMark | None:
     """The mark in a mount's destination, or None when it is not one."""
     parts = destination.split("/")
     if len(parts) != 5 or f"/{parts[1]}" != MARK_FOLDER:
         return None
-    return Mark(lab=parts[2], scenario=parts[3], digest=parts[4])
+    return ContainerMark(lab=parts[2], scenario=parts[3], digest=parts[4])
 
 
-def kind_config(settings: Settings) -> str:
+def kind_config(settings: KindSettings) -> str:
     """The YAML for `kind create cluster --config`."""
     lab, cluster = settings.lab, settings.cluster
     networking: dict[str, Any] = {
@@ -92,7 +92,7 @@ def kind_config(settings: Settings) -> str:
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
-def _mounts(settings: Settings) -> list[dict[str, Any]]:
+def _mounts(settings: KindSettings) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"hostPath": "/dev/null", "containerPath": mark_path(settings.lab), "readOnly": True}
     ]

@@ -32,11 +32,11 @@ from labctl.providers.kind import bundle, clusters, config
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
-from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
+from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.execute import KindExecutor, write_private
 from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
-from labctl.providers.kind.settings import Files, Settings, read_settings
+from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands, engine_here
 from labctl.store.codec import parse_json
 from labctl.system import files
@@ -55,14 +55,14 @@ class KindProvider:
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
         self._root = root or state_root(self.name)
-        self._found_endpoint: Endpoint | None = None
+        self._found_endpoint: EngineEndpoint | None = None
 
     @property
     def engine(self) -> str:
         return engine_here(self._commands.find)
 
     @property
-    def _endpoint(self) -> Endpoint:
+    def _endpoint(self) -> EngineEndpoint:
         """Asked once: a name has to be resolved."""
         if self._found_endpoint is None:
             self._found_endpoint = engine_endpoint(self.engine, self._commands)
@@ -78,7 +78,7 @@ class KindProvider:
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
 
-    def settings(self, lab: Lab) -> Settings:
+    def settings(self, lab: Lab) -> KindSettings:
         """The lab as this provider reads it, with address ranges that no other kind lab here has: its own once it has
         some, else free ones. Raises UsageError."""
         ranges = config.ranges_of(read_state(self._files(lab.name).kind_config) or "")
@@ -219,7 +219,7 @@ class KindProvider:
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)
 
-    def _fetch_kubeconfig(self, settings: Settings) -> None:
+    def _fetch_kubeconfig(self, settings: KindSettings) -> None:
         """The state folder may be gone while the cluster is there: kind can write the file anew."""
         done = self._commands.run(
             ("kind", "get", "kubeconfig", "--name", settings.cluster_name), timeout_s=clusters.LOOK_S
@@ -232,8 +232,8 @@ class KindProvider:
             )
         write_private(settings.files.kubeconfig, done.text)
 
-    def _files(self, name: str) -> Files:
-        return Files.of(self._root, name)
+    def _files(self, name: str) -> KindFiles:
+        return KindFiles.of(self._root, name)
 
     def _recorded(self) -> tuple[Lab, ...]:
         labs = (read(path) for path in sorted(self._root.glob("*/lab.json")))
@@ -288,7 +288,7 @@ def _unasked(lab: Lab, why: LabError) -> RunningLab:
     )
 
 
-def _cluster_less_strategy(settings: Settings) -> KindCluster:
+def _cluster_less_strategy(settings: KindSettings) -> KindCluster:
     return settings.cluster.model_copy(update={"strategy": Strategy.AUTO})
 
 
@@ -336,7 +336,7 @@ def node_door(engine: str, container: str) -> Door:
 class KindWays:
     """`Ways` of `providers/cilium/open.py`."""
 
-    settings: Settings
+    settings: KindSettings
     engine: str
     commands: Commands
 

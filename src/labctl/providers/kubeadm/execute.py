@@ -41,9 +41,9 @@ from labctl.providers.kubeadm.own_files import require_packages
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.preflight import refuse_obstacles
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
-from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
+from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
-from labctl.providers.kubeadm.survey import Seen, survey
+from labctl.providers.kubeadm.survey import MachineFacts, survey
 from labctl.system import process
 from labctl.system.files import make_own_folder, write_own
 
@@ -57,9 +57,9 @@ INSTALL_HELM = "https://helm.sh/docs/intro/install/"
 class KubeadmExecutor:
     """`providers.base.Executor` for one lab. `fleet` and `runner` are opened and closed by the provider."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, runner: AnsibleRunner) -> None:
+    def __init__(self, settings: KubeadmSettings, fleet: Fleet, runner: AnsibleRunner) -> None:
         self._settings, self._fleet, self._runner = settings, fleet, runner
-        self._seen: tuple[Seen, ...] = ()
+        self._seen: tuple[MachineFacts, ...] = ()
 
     def execute(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -147,7 +147,7 @@ class KubeadmExecutor:
             )
 
 
-def state_text(settings: Settings, family: str) -> str:
+def state_text(settings: KubeadmSettings, family: str) -> str:
     """Everything that `down` needs to know, without any scenario file. Holds no secret."""
     lab = settings.lab
     return json.dumps(
@@ -236,7 +236,7 @@ def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
         )
 
 
-def make_machines(action: MakeMachines, settings: Settings) -> None:
+def make_machines(action: MakeMachines, settings: KubeadmSettings) -> None:
     """Makes the VMs and takes down their host keys: on a private network of this host, first sight is trusted."""
     vagrant(action.argv, action.environment)
     keys = []

@@ -11,7 +11,7 @@ STATE = "machines.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files(LabFiles):
+class KubeadmFiles(LabFiles):
     """With what is known of the machines."""
 
     @property

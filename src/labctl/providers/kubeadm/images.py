@@ -30,7 +30,7 @@ from labctl.providers.cilium.commands import Commands, read_state
 from labctl.providers.cilium.rendered import REPOSITORY, chart_place
 from labctl.providers.kubeadm.inventory import sandbox_image
 from labctl.providers.kubeadm.kubernetes_images import Listed, argv_list, from_table, parse_list
-from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.system import process
 from labctl.system.archives import content_of, open_archive
@@ -62,7 +62,7 @@ class Doors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundImage:
     """One image and the first place that has it: an archive, a machine (where its name may be another), or docker."""
 
     part: Part
@@ -86,7 +86,7 @@ def parse_images(text: str) -> dict[str, str]:
     return {row[0]: row[2] for row in rows if len(row) > 2 and row[2].startswith("sha256:")}
 
 
-def stores(settings: Settings, doors: Doors) -> tuple[Store, ...]:
+def stores(settings: KubeadmSettings, doors: Doors) -> tuple[Store, ...]:
     """A machine without containerd has nothing; so has one that drops the connection now."""
     found = []
     for node, commands in doors.machines:
@@ -99,7 +99,7 @@ def stores(settings: Settings, doors: Doors) -> tuple[Store, ...]:
     return tuple(found)
 
 
-def kubernetes_images(settings: Settings, doors: Doors) -> Listed:
+def kubernetes_images(settings: KubeadmSettings, doors: Doors) -> Listed:
     """As kubeadm on the control plane lists them, else by the table, with the reason."""
     leader = settings.control_plane.node
     mirror, why = settings.kubeadm.image_repository, doors.silence.get(leader, "no machine to ask")
@@ -116,7 +116,7 @@ def kubernetes_images(settings: Settings, doors: Doors) -> Listed:
     return from_table(settings.kubernetes, mirror, why)
 
 
-def wanted(settings: Settings, doors: Doors) -> tuple[Part, ...]:
+def wanted(settings: KubeadmSettings, doors: Doors) -> tuple[Part, ...]:
     """Every image with its role; digests are not looked for."""
     listed, sandbox = kubernetes_images(settings, doors), sandbox_image(settings.kubeadm)
     kubernetes = tuple(
@@ -128,7 +128,7 @@ def wanted(settings: Settings, doors: Doors) -> tuple[Part, ...]:
     return (*kubernetes, *(Part(role=role, reference=reference, digest="") for role, reference in named))
 
 
-def locate(settings: Settings, doors: Doors) -> tuple[Found, ...]:
+def locate(settings: KubeadmSettings, doors: Doors) -> tuple[FoundImage, ...]:
     """Each image with the first place that has it: archives of lab.yaml, machines, docker. Raises UsageError for an
     archive that is none."""
     archives = {Path(path): archived(Path(path)) for path in settings.kubeadm.images.archives}
@@ -136,17 +136,17 @@ def locate(settings: Settings, doors: Doors) -> tuple[Found, ...]:
     return tuple(_locate(part, archives, there, doors) for part in wanted(settings, doors))
 
 
-def _locate(part: Part, archives: Mapping[Path, Mapping[str, str]], there: Iterable[Store], doors: Doors) -> Found:
+def _locate(part: Part, archives: Mapping[Path, Mapping[str, str]], there: Iterable[Store], doors: Doors) -> FoundImage:
     name = normal(plain_reference(part.reference))
     for path, names in archives.items():
         if name in names:
-            return Found(part=_with_digest(part, names[name]), archive=path)
+            return FoundImage(part=_with_digest(part, names[name]), archive=path)
     for store in there:
         stored = stored_as(part.reference, store.images, doors.rendered)
         if stored:
-            return Found(part=_with_digest(part, store.images[stored]), store=store, stored_as=stored)
+            return FoundImage(part=_with_digest(part, store.images[stored]), store=store, stored_as=stored)
     digest = engine_digest(part.reference, ENGINE, doors.here)
-    return Found(part=_with_digest(part, digest), in_engine=bool(digest))
+    return FoundImage(part=_with_digest(part, digest), in_engine=bool(digest))
 
 
 def stored_as(reference: str, images: Iterable[str], rendered: str) -> str:
@@ -180,7 +180,7 @@ def _with_digest(part: Part, digest: str) -> Part:
     return Part(role=part.role, reference=part.reference, digest=digest, source=part.source)
 
 
-def chart_part(settings: Settings) -> Part:
+def chart_part(settings: KubeadmSettings) -> Part:
     chart = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
     return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
@@ -189,7 +189,7 @@ def chart_part(settings: Settings) -> Part:
 _ASK_S = 15.0
 
 
-def open_doors(settings: Settings, fleet: Fleet) -> Doors:
+def open_doors(settings: KubeadmSettings, fleet: Fleet) -> Doors:
     """Machines that do not answer, and why, are in `silence`."""
     commands = list(fleet)
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(commands)))) as pool:

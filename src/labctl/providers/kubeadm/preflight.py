@@ -17,8 +17,8 @@ from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import nearest, parse_version, skew
 from labctl.providers.kubeadm.machines import Machine
-from labctl.providers.kubeadm.settings import Settings, refuse_kernel
-from labctl.providers.kubeadm.survey import Seen, are_apart, in_words
+from labctl.providers.kubeadm.settings import KubeadmSettings, refuse_kernel
+from labctl.providers.kubeadm.survey import MachineFacts, are_apart, in_words
 
 LEAST_CPUS = 2
 LEAST_MEMORY_BYTE = 1700 * 1024 * 1024
@@ -43,14 +43,14 @@ class Obstacle:
     remedy: str
 
 
-def judge_survey(settings: Settings, seen: Iterable[Seen]) -> tuple[Obstacle, ...]:
+def judge_survey(settings: KubeadmSettings, seen: Iterable[MachineFacts]) -> tuple[Obstacle, ...]:
     """Everything that stands in the way, in the order of the machines."""
     seen = tuple(seen)
     apart = are_apart((one.clock for one in seen if one.clock), settings.kubeadm.max_clock_offset_s)
     return tuple(obstacle for one in seen for obstacle in _judge(settings, one, clocks_are_apart=apart))
 
 
-def _judge(settings: Settings, seen: Seen, *, clocks_are_apart: bool) -> list[Obstacle]:
+def _judge(settings: KubeadmSettings, seen: MachineFacts, *, clocks_are_apart: bool) -> list[Obstacle]:
     machine = next(m for m in settings.machines if m.node == seen.node)
     found = judge_machine(settings.kubeadm, machine, seen)
     if seen.mark and seen.mark != settings.lab.name:
@@ -65,7 +65,7 @@ def _judge(settings: Settings, seen: Seen, *, clocks_are_apart: bool) -> list[Ob
     return [Obstacle(node=seen.node, cause=cause, remedy=remedy) for cause, remedy in found]
 
 
-def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Problem]:
+def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[Problem]:
     """What stands in the way on this machine, whichever lab it is for."""
     found: list[Problem] = []
     if not seen.is_root:
@@ -95,7 +95,7 @@ def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Proble
     return found
 
 
-def clock_problem(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> Problem | None:
+def clock_problem(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> Problem | None:
     """For machines whose clocks are apart. Certificates are made on one machine and read on the others: this host's
     clock is a measure, not a party."""
     if seen.clock is None or abs(seen.clock.offset_s) <= kubeadm.max_clock_offset_s:
@@ -111,7 +111,7 @@ def clock_problem(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> Problem | N
     return cause, remedy
 
 
-def _judge_room(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Problem]:
+def _judge_room(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[Problem]:
     """Processors, memory, disk and ports, of a machine that is in no lab yet: one that is has taken its part."""
     found: list[Problem] = []
     if seen.mark:
@@ -151,7 +151,7 @@ def _judge_room(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Problem]
     return found
 
 
-def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Problem]:
+def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[Problem]:
     if not seen.cgroup:
         return []
     asked, is_v2 = parse_version(kubeadm.kubernetes), seen.cgroup == CGROUP_V2
@@ -172,7 +172,7 @@ def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: Seen) -> list[Probl
     return []
 
 
-def _judge_versions(kubeadm: Kubeadm, seen: Seen) -> list[Problem]:
+def _judge_versions(kubeadm: Kubeadm, seen: MachineFacts) -> list[Problem]:
     asked, found = parse_version(kubeadm.kubernetes), list[Problem]()
     source = kubeadm.package_source
     installed = seen.installed
@@ -246,7 +246,7 @@ def _ansible_core() -> str:
         return ""
 
 
-def refuse_obstacles(settings: Settings, seen: Iterable[Seen]) -> None:
+def refuse_obstacles(settings: KubeadmSettings, seen: Iterable[MachineFacts]) -> None:
     """Raises StepFailed that tells every obstacle with its machine."""
     obstacles = judge_survey(settings, seen)
     if not obstacles:

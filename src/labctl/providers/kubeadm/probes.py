@@ -18,7 +18,7 @@ from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.preflight import CGROUP_V2, Problem, clock_problem, judge_machine
 from labctl.providers.kubeadm.runner import ansible_playbook, playbooks_directory
 from labctl.providers.kubeadm.ssh import Fleet
-from labctl.providers.kubeadm.survey import Seen, are_apart, look_at
+from labctl.providers.kubeadm.survey import MachineFacts, are_apart, look_at
 from labctl.providers.tools import Need, tool_probes
 from labctl.system import process
 
@@ -82,15 +82,15 @@ def machine_probes(kubeadm: Kubeadm, machines: Sequence[Machine], deadline_s: fl
         )  # fmt: skip
         return
     answers = asked(machines, deadline_s)
-    clocks = [said.clock for said in answers.values() if isinstance(said, Seen) and said.clock]
+    clocks = [said.clock for said in answers.values() if isinstance(said, MachineFacts) and said.clock]
     apart = are_apart(clocks, kubeadm.max_clock_offset_s)
     for machine in machines:
         yield from _probes_of(kubeadm, machine, answers[machine.node], clocks_are_apart=apart)
 
 
-def asked(machines: Sequence[Machine], deadline_s: float) -> Mapping[str, Seen | LabError]:
+def asked(machines: Sequence[Machine], deadline_s: float) -> Mapping[str, MachineFacts | LabError]:
     """What each machine is like, or why that is not known; by its node. No answer is waited for beyond the deadline."""
-    answers: dict[str, Seen | LabError] = {
+    answers: dict[str, MachineFacts | LabError] = {
         machine.node: StepFailed(
             what=f"{machine.node} ({machine.address}): no answer in {deadline_s:g} s",
             cause=f"no answer in {deadline_s:g} s: overloaded, or sudo waits there for a name server that is not there",
@@ -101,7 +101,7 @@ def asked(machines: Sequence[Machine], deadline_s: float) -> Mapping[str, Seen |
 
     def ask(fleet: Fleet, node: str) -> None:
         try:
-            said: Seen | LabError = look_at(fleet[node], ask_s=deadline_s)
+            said: MachineFacts | LabError = look_at(fleet[node], ask_s=deadline_s)
         except LabError as failed:
             said = failed
         if not is_over.is_set():
@@ -120,7 +120,9 @@ def asked(machines: Sequence[Machine], deadline_s: float) -> Mapping[str, Seen |
     return answers
 
 
-def _probes_of(kubeadm: Kubeadm, machine: Machine, said: Seen | LabError, *, clocks_are_apart: bool) -> Iterator[Probe]:
+def _probes_of(
+    kubeadm: Kubeadm, machine: Machine, said: MachineFacts | LabError, *, clocks_are_apart: bool
+) -> Iterator[Probe]:
     name = f"{machine.address}:{machine.port}" if machine.port != 22 else machine.address
     problems: list[Problem]
     if isinstance(said, LabError):
@@ -135,7 +137,7 @@ def _probes_of(kubeadm: Kubeadm, machine: Machine, said: Seen | LabError, *, clo
         yield Probe(name=name, present=False, found=cause, needed_for=NEEDED_FOR, remedy=remedy)
 
 
-def in_words(seen: Seen) -> str:
+def in_words(seen: MachineFacts) -> str:
     """What a reader wants to know of a machine that fits, in one line."""
     words = [f"{seen.family} family", f"Linux {seen.kernel}" if seen.kernel else ""]
     words.append(f"{seen.cpus} CPUs" if seen.cpus else "")

@@ -32,7 +32,7 @@ from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.system import files, process
 
 
-class Outcome(StrEnum):
+class TaskOutcome(StrEnum):
     OK = "ok"
     CHANGED = "changed"
     SKIPPED = "skipped"
@@ -54,7 +54,7 @@ class TaskEnded:
 
     node: str
     task: str
-    outcome: Outcome
+    outcome: TaskOutcome
     duration_s: float
 
 
@@ -92,13 +92,13 @@ class Narrator:
                 self._end()
 
     def _end(self) -> None:
-        done = [one for one in self._ended if one.outcome is not Outcome.SKIPPED]
+        done = [one for one in self._ended if one.outcome is not TaskOutcome.SKIPPED]
         self._ended = []
         if not done:
             return
         told = [
             f"{outcome}: {', '.join(nodes)}"
-            for outcome in (Outcome.CHANGED, Outcome.FAILED, Outcome.UNREACHABLE)
+            for outcome in (TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE)
             if (nodes := sorted(one.node for one in done if one.outcome is outcome))
         ]
         text = done[0].task + (f" ({'; '.join(told)})" if told else "")
@@ -178,12 +178,12 @@ def socket_directory() -> Path:
 
 
 @dataclass(slots=True)
-class _Listener:
+class _EventListener:
     """Collects the events of one run. Called by ansible-runner's thread, one event after the other."""
 
     observer: TaskObserver
     failures: list[TaskFailure] = field(default_factory=list)
-    counts: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    counts: dict[TaskOutcome, int] = field(default_factory=lambda: dict.fromkeys(TaskOutcome, 0))
     changed: list[str] = field(default_factory=list)
     refused: str = ""
 
@@ -195,23 +195,23 @@ class _Listener:
                 self.observer(TaskStarted(play=str(data.get("play", "")), task=task))
             case "runner_on_ok":
                 changed = bool((data.get("res") or {}).get("changed"))
-                self._ended(node, task, Outcome.CHANGED if changed else Outcome.OK, data)
+                self._ended(node, task, TaskOutcome.CHANGED if changed else TaskOutcome.OK, data)
             case "runner_on_skipped":
-                self._ended(node, task, Outcome.SKIPPED, data)
+                self._ended(node, task, TaskOutcome.SKIPPED, data)
             case "runner_on_failed" if not data.get("ignore_errors"):
                 self.failures.append(failure_of(node, task, data.get("res") or {}))
-                self._ended(node, task, Outcome.FAILED, data)
+                self._ended(node, task, TaskOutcome.FAILED, data)
             case "runner_on_unreachable":
                 self.failures.append(failure_of(node, task, data.get("res") or {}, unreachable=True))
-                self._ended(node, task, Outcome.UNREACHABLE, data)
+                self._ended(node, task, TaskOutcome.UNREACHABLE, data)
             case "error" | "verbose" if "ERROR" in str(event.get("stdout", "")):
                 self.refused = str(event["stdout"])
         # Kept on disk by ansible-runner as well.
         return True
 
-    def _ended(self, node: str, task: str, outcome: Outcome, data: Mapping[str, Any]) -> None:
+    def _ended(self, node: str, task: str, outcome: TaskOutcome, data: Mapping[str, Any]) -> None:
         self.counts[outcome] += 1
-        if outcome is Outcome.CHANGED:
+        if outcome is TaskOutcome.CHANGED:
             self.changed.append(f"{node}: {task}")
         self.observer(TaskEnded(node=node, task=task, outcome=outcome, duration_s=float(data.get("duration") or 0.0)))
 
@@ -273,7 +273,7 @@ class AnsibleRunner:
             from ansible_runner.interface import init_runner  # type: ignore[import-untyped]
         except ImportError as missing:
             raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
-        listener = _Listener(self.observer)
+        listener = _EventListener(self.observer)
         ident = self._prepare(playbook, inventory, variables)
         begun = time.monotonic()
         arguments: dict[str, Any] = {
@@ -313,9 +313,9 @@ class AnsibleRunner:
             )
         return PlaybookResult(
             playbook=playbook,
-            ok=listener.counts[Outcome.OK],
-            changed=listener.counts[Outcome.CHANGED],
-            skipped=listener.counts[Outcome.SKIPPED],
+            ok=listener.counts[TaskOutcome.OK],
+            changed=listener.counts[TaskOutcome.CHANGED],
+            skipped=listener.counts[TaskOutcome.SKIPPED],
             changed_tasks=tuple(listener.changed),
             duration_s=time.monotonic() - begun,
             log=str(log),

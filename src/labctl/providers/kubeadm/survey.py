@@ -54,7 +54,7 @@ SCRIPT = "; ".join(_LINES.strip().splitlines())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class MachineFacts:
     """One machine as it was found. `devices` are (name, address), `free_byte` (directory, bytes). Numbers are 0 where
     the machine did not tell."""
 
@@ -86,7 +86,7 @@ class Seen:
         return next((device for device, has in self.devices if has == address), "")
 
 
-def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen:
+def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> MachineFacts:
     """From what `SCRIPT` prints. Unknown lines (a login banner) are passed over."""
     said: dict[str, str] = {}
     devices, lacks, free, ports = [], [], [], set[int]()
@@ -107,7 +107,7 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Seen
         else:
             said[key] = value.strip()
     family = f" {said.get('family', '')} "
-    return Seen(
+    return MachineFacts(
         node=node,
         is_root=said.get("uid") == "0",
         kernel=_version(said.get("kernel", "")),
@@ -144,10 +144,10 @@ def _version(text: str) -> Version | None:
         return None
 
 
-def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[Seen, ...]:
+def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[MachineFacts, ...]:
     """Asks all machines at the same time. Raises StepFailed for those that cannot be reached, all in one error."""
 
-    def ask(node: str) -> Seen | LabError:
+    def ask(node: str) -> MachineFacts | LabError:
         try:
             return look_at(fleet[node])
         except LabError as failed:
@@ -158,7 +158,7 @@ def survey(fleet: Fleet, nodes: Sequence[str]) -> tuple[Seen, ...]:
     failed = [answer for answer in answers.values() if isinstance(answer, LabError)]
     if failed:
         raise _together(failed) from failed[0]
-    return tuple(answer for answer in answers.values() if isinstance(answer, Seen))
+    return tuple(answer for answer in answers.values() if isinstance(answer, MachineFacts))
 
 
 def _together(failed: Sequence[LabError]) -> StepFailed:
@@ -173,7 +173,7 @@ def _together(failed: Sequence[LabError]) -> StepFailed:
     )
 
 
-def look_at(commands: MachineCommands, *, ask_s: float = _ASK_S) -> Seen:
+def look_at(commands: MachineCommands, *, ask_s: float = _ASK_S) -> MachineFacts:
     """Asks one machine. Raises StepFailed or MeasureFailed."""
     node = commands.machine.node
     done = commands.run(("sh", "-c", SCRIPT), timeout_s=ask_s)
@@ -199,7 +199,7 @@ _ENOUGH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class ClockExchange:
     """One question for the time: when it was sent and answered by our clock, and what the machine said. Seconds."""
 
     sent_s: float
@@ -222,7 +222,7 @@ def parse_time(node: str, text: str) -> float:
         ) from failed
 
 
-def offset_of(node: str, exchanges: Iterable[Exchange]) -> ClockOffset:
+def offset_of(node: str, exchanges: Iterable[ClockExchange]) -> ClockOffset:
     """From the exchange with the shortest round trip. Raises ValueError when there is none."""
     best = min(exchanges, key=lambda e: e.answered_s - e.sent_s)
     return ClockOffset(
@@ -259,7 +259,7 @@ def are_apart(clocks: Iterable[ClockOffset], limit_s: float) -> bool:
 def measure(node: str, commands: Commands) -> ClockOffset:
     """Asks several times over the connection that is there. Raises MeasureFailed for a machine that does not answer,
     or not with a number."""
-    exchanges: list[Exchange] = []
+    exchanges: list[ClockExchange] = []
     begun_s = time.monotonic()
     for _ in range(_ROUNDS):
         sent_s = time.time()
@@ -271,7 +271,7 @@ def measure(node: str, commands: Commands) -> ClockOffset:
                 cause="it takes commands over SSH, but is too slow to end the shortest of them (overloaded?)",
                 remedy=shlex.join((*commands.prefix, "uptime")),
             )
-        exchanges.append(Exchange(sent_s=sent_s, answered_s=answered_s, said_s=parse_time(node, done.text)))
+        exchanges.append(ClockExchange(sent_s=sent_s, answered_s=answered_s, said_s=parse_time(node, done.text)))
         if time.monotonic() - begun_s > _ENOUGH_S:
             break
     return offset_of(node, exchanges)

@@ -83,9 +83,9 @@ class Device:
             "" if self.arp else " arp off"
         )
 
-    def encoded(self, *, up: bool) -> rtnetlink.Device:
+    def encoded(self, *, up: bool) -> rtnetlink.NetDevice:
         flags = (rtnetlink.IFF_UP if up else 0) | (0 if self.arp else rtnetlink.IFF_NOARP)
-        return rtnetlink.Device(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
+        return rtnetlink.NetDevice(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from labctl.datapath import bpf
-from labctl.datapath.layout import Metric, read_metrics
+from labctl.datapath.layout import ProgramCounter, read_metrics
 from labctl.errors import MeasureFailed
 from labctl.providers.netns.actions import Direction
 from labctl.system import netfilter, netns, process, rtnetlink, snmp
@@ -67,7 +67,7 @@ class Reading:
     namespace: str
     links: Mapping[str, Link]
     filters: Mapping[str, Mapping[Direction, tuple[Filter, ...]]]
-    metrics: tuple[Metric, ...] | Unread
+    metrics: tuple[ProgramCounter, ...] | Unread
     metrics_map: int | None
     netfilter: Netfilter | Unread
     connections: tuple[Connection, ...] | Unread
@@ -136,7 +136,7 @@ def _filters(channel: Socket, index: int) -> Mapping[Direction, tuple[Filter, ..
 
 def _metrics(
     filters: Mapping[str, Mapping[Direction, tuple[Filter, ...]]],
-) -> tuple[tuple[Metric, ...] | Unread, int | None]:
+) -> tuple[tuple[ProgramCounter, ...] | Unread, int | None]:
     """The counters of the node's programs, found from any attached program to the map that it uses. All programs
     of a node share one map."""
     refused: Unread | None = None

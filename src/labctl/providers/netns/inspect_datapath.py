@@ -24,8 +24,8 @@ from labctl.datapath.layout import (
     SNAT_ENTRY,
     SNAT_KEY,
     ConfigFlag,
-    Identity,
-    Metric,
+    ProgramCounter,
+    SecurityIdentity,
     decode_metrics,
     unpack_config,
     unpack_endpoint,
@@ -126,7 +126,7 @@ def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
         bpf.close_all([descriptor])
 
 
-def _attached(one: _Hung, info: bpf.ProgramInfo, counted: list[Metric], namespace: str) -> AttachedProgram:
+def _attached(one: _Hung, info: bpf.ProgramInfo, counted: list[ProgramCounter], namespace: str) -> AttachedProgram:
     function = one.filter.name.removesuffix(f"-{one.device}")
     # The kernel counts runs from when it is told to; a program that never ran while it counted has none to show.
     has_runs = info.run_count > 0 or _counts_runs()
@@ -170,7 +170,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
+class MapNames:
     """Who has which address, identity and interface index, for people."""
 
     addresses: Mapping[IPv4Address, str]
@@ -189,19 +189,19 @@ class Names:
         return self.devices.get(index, f"interface {index}")
 
 
-def names_of(lab: Lab, devices: Mapping[int, str]) -> Names:
+def names_of(lab: Lab, devices: Mapping[int, str]) -> MapNames:
     """The names that the lab gives; `devices` are the node's, by interface index."""
     addresses = {pod.address: pod.name for pod in lab.pods}
     for node in lab.nodes:
         addresses |= {node.address.ip: node.name, node.router: f"cilium_host of {node.name}"}
-    identities: dict[int, str] = {int(known): known.name.lower().replace("_", "-") for known in Identity}
+    identities: dict[int, str] = {int(known): known.name.lower().replace("_", "-") for known in SecurityIdentity}
     for pod in lab.pods:
         labels = ",".join(f"{key}={value}" for key, value in sorted(pod.labels.items()))
         identities[pod.identity] = labels or pod.name
-    return Names(addresses=addresses, identities=identities, devices=devices)
+    return MapNames(addresses=addresses, identities=identities, devices=devices)
 
 
-def map_table(info: MapInfo, entries: Iterable[Entry], names: Names) -> MapTable | None:
+def map_table(info: MapInfo, entries: Iterable[Entry], names: MapNames) -> MapTable | None:
     """The map in words, or None for one that holds no entries to list (a ring buffer) or is none of labctl's."""
     shape = _SHAPES.get(info.name)
     if shape is None:
@@ -224,7 +224,7 @@ def _in_order(row: Row) -> tuple[tuple[int | str, ...], ...]:
     return tuple(tuple(int(part) if part.isdigit() else part for part in _DIGITS.split(cell)) for cell in row)
 
 
-def _config(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _config(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for _, (value, *_rest) in entries:
         config = unpack_config(value)
         flags = ", ".join(flag.name.lower() for flag in ConfigFlag if flag in config.flags and flag.name)
@@ -239,7 +239,7 @@ def _config(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
             yield "traced pair", traced
 
 
-def _endpoints(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _endpoints(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         found = unpack_endpoint(value)
         yield (
@@ -251,19 +251,19 @@ def _endpoints(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
         )
 
 
-def _ipcache(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _ipcache(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         identity, tunnel_endpoint = unpack_ipcache(value)
         through = "" if tunnel_endpoint == NO_ADDRESS else names.address(tunnel_endpoint)
         yield names.address(IPv4Address(key)), names.identity(identity), through
 
 
-def _tunnel(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _tunnel(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         yield str(unpack_tunnel_key(key)), names.address(IPv4Address(value))
 
 
-def _snat(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
         _created_ns, address, port = SNAT_ENTRY.unpack(value)
@@ -276,7 +276,7 @@ def _snat(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
         )
 
 
-def _fragments(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _fragments(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         source, destination, number, protocol = FRAGMENT_KEY.unpack(key)
         source_port, destination_port = PORTS.unpack(value)
@@ -289,7 +289,7 @@ def _fragments(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
         )
 
 
-def _metrics(entries: Iterable[Entry], names: Names) -> Iterable[Row]:
+def _metrics(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for metric in decode_metrics(entries):
         yield (
             names.device(metric.ifindex),
@@ -308,7 +308,7 @@ def _port(data: bytes) -> int:
 class _Shape:
     meaning: str
     columns: Row
-    rows: Callable[[Iterable[Entry], Names], Iterable[Row]]
+    rows: Callable[[Iterable[Entry], MapNames], Iterable[Row]]
     cilium_command: str = ""
 
 

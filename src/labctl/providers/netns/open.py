@@ -18,7 +18,7 @@ from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.evidence import Look, testify
+from labctl.providers.netns.evidence import NodeReadings, testify
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
@@ -129,7 +129,7 @@ class NetnsOpenLab:
         for node in nodes:
             was, had = before[node]
             looks.append(
-                Look(
+                NodeReadings(
                     before=was,
                     after=self._read(node),
                     lxc=pods[node].lxc,

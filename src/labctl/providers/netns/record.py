@@ -119,7 +119,7 @@ _SCENARIO_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class NamespaceMark:
     """What a namespace says of itself. `digest` is the beginning of the lab's digest."""
 
     scenario: str
@@ -134,7 +134,7 @@ def mark_of(lab: Lab, kind: str) -> str:
     return text if len(text.encode()) <= _ALIAS_BYTES else MARK
 
 
-def parse_mark(alias: str) -> Mark | None:
+def parse_mark(alias: str) -> NamespaceMark | None:
     """What the alias says; None when it is not labctl's. A bare mark is a mark, without facts."""
     mark, _, facts = alias.partition(" ")
     if mark != MARK:
@@ -145,7 +145,7 @@ def parse_mark(alias: str) -> Mark | None:
         known = {}
     if not isinstance(known, dict):
         known = {}
-    return Mark(
+    return NamespaceMark(
         scenario=str(known.get("scenario", "")), digest=str(known.get("digest", "")), kind=str(known.get("kind", ""))
     )
 

@@ -20,7 +20,7 @@ from labctl.model.signature import Role
 from labctl.model.trace import Carriage, Hop, Mover, PacketPath, Trace, TraceTap, Way
 
 
-class Side(StrEnum):
+class PictureHalf(StrEnum):
     """Which half of the picture something stands in. The wire belongs to neither."""
 
     CLIENT = "client"
@@ -28,7 +28,7 @@ class Side(StrEnum):
     WIRE = "wire"
 
 
-class Kind(StrEnum):
+class BoxKind(StrEnum):
     """What a box is."""
 
     DEVICE = "device"
@@ -41,8 +41,8 @@ class Box:
     """A rectangle around its middle (`x`, `y`), in pixels."""
 
     name: str
-    kind: Kind
-    side: Side
+    kind: BoxKind
+    side: PictureHalf
     x: float
     y: float
     width: float
@@ -76,7 +76,7 @@ class Topology:
     height: float
     places: tuple[Box, ...]
     devices: Mapping[Role, Box]
-    kernels: Mapping[Side, Box]
+    kernels: Mapping[PictureHalf, Box]
     across_y: float
 
     def boxes(self) -> Iterator[Box]:
@@ -128,26 +128,34 @@ def _cross_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
     for role, y in heights.items():
         x = _OUTER_X if role in _ASIDE else _COLUMN_X
         if role in taps:
-            devices[role] = _device(taps[role], Side.CLIENT, x, y)
+            devices[role] = _device(taps[role], PictureHalf.CLIENT, x, y)
         if _TWIN[role] in taps:
-            devices[_TWIN[role]] = _device(taps[_TWIN[role]], Side.SERVER, width - x, y)
+            devices[_TWIN[role]] = _device(taps[_TWIN[role]], PictureHalf.SERVER, width - x, y)
     middle = width / 2
     for role, side in ((Role.CLIENT_BRIDGE_PORT, -1), (Role.SERVER_BRIDGE_PORT, 1)):
         if role in taps:
-            devices[role] = _device(taps[role], Side.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH)
+            devices[role] = _device(
+                taps[role], PictureHalf.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH
+            )
     node_bottom = bottom_y + DEVICE_HEIGHT / 2 + 40
     places = (
-        _pod(trace.client, trace.client_address, Side.CLIENT, _COLUMN_X),
-        _pod(trace.server, trace.server_address, Side.SERVER, width - _COLUMN_X),
-        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
-        _node(trace.server_node, Side.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
+        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, _COLUMN_X),
+        _pod(trace.server, trace.server_address, PictureHalf.SERVER, width - _COLUMN_X),
+        _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
+        _node(trace.server_node, PictureHalf.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
         _place(
-            "wire", Side.WIRE, middle, bottom_y - _WIRE_ABOVE, bottom_y + _WIRE_BELOW, _WIRE_WIDTH - 16, "the underlay"
+            "wire",
+            PictureHalf.WIRE,
+            middle,
+            bottom_y - _WIRE_ABOVE,
+            bottom_y + _WIRE_BELOW,
+            _WIRE_WIDTH - 16,
+            "the underlay",
         ),
     )
     kernels = {
-        Side.CLIENT: _kernel(Side.CLIENT, _COLUMN_X, kernel_y),
-        Side.SERVER: _kernel(Side.SERVER, width - _COLUMN_X, kernel_y),
+        PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _COLUMN_X, kernel_y),
+        PictureHalf.SERVER: _kernel(PictureHalf.SERVER, width - _COLUMN_X, kernel_y),
     }
     return Topology(
         width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=bottom_y
@@ -160,49 +168,51 @@ def _same_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
     left, right, across = 330.0, width - 330.0, _FIRST_ROW_Y + 150
     aside_y = across + 150
     placed = {
-        Role.CLIENT_ETH0: (Side.CLIENT, left, _POD_Y),
-        Role.CLIENT_LXC: (Side.CLIENT, left, _FIRST_ROW_Y),
-        Role.SERVER_LXC: (Side.SERVER, right, _FIRST_ROW_Y),
-        Role.SERVER_ETH0: (Side.SERVER, right, _POD_Y),
+        Role.CLIENT_ETH0: (PictureHalf.CLIENT, left, _POD_Y),
+        Role.CLIENT_LXC: (PictureHalf.CLIENT, left, _FIRST_ROW_Y),
+        Role.SERVER_LXC: (PictureHalf.SERVER, right, _FIRST_ROW_Y),
+        Role.SERVER_ETH0: (PictureHalf.SERVER, right, _POD_Y),
     }
     aside = [role for role in taps if role not in placed]
     for number, role in enumerate(aside):
         step = (width - _ASIDE_FROM_X - 40) / len(aside)
-        placed[role] = (Side.CLIENT, _ASIDE_FROM_X + step * (number + 0.5), aside_y)
+        placed[role] = (PictureHalf.CLIENT, _ASIDE_FROM_X + step * (number + 0.5), aside_y)
     devices = {role: _device(taps[role], *where) for role, where in placed.items() if role in taps}
     node_bottom = aside_y + DEVICE_HEIGHT / 2 + 40
     places = (
-        _pod(trace.client, trace.client_address, Side.CLIENT, left),
-        _pod(trace.server, trace.server_address, Side.SERVER, right),
-        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
+        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, left),
+        _pod(trace.server, trace.server_address, PictureHalf.SERVER, right),
+        _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
     )
-    kernels = {Side.CLIENT: _kernel(Side.CLIENT, _OUTER_X + 12, aside_y)}
+    kernels = {PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _OUTER_X + 12, aside_y)}
     return Topology(
         width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=across
     )
 
 
-def _device(tap: TraceTap, side: Side, x: float, y: float, width: float = DEVICE_WIDTH) -> Box:
-    return Box(name=tap.device, kind=Kind.DEVICE, side=side, x=x, y=y, width=width, height=DEVICE_HEIGHT, role=tap.role)
-
-
-def _kernel(side: Side, x: float, y: float) -> Box:
+def _device(tap: TraceTap, side: PictureHalf, x: float, y: float, width: float = DEVICE_WIDTH) -> Box:
     return Box(
-        name="kernel stack", kind=Kind.KERNEL, side=side, x=x, y=y, width=DEVICE_WIDTH, height=DEVICE_HEIGHT,
+        name=tap.device, kind=BoxKind.DEVICE, side=side, x=x, y=y, width=width, height=DEVICE_HEIGHT, role=tap.role
+    )
+
+
+def _kernel(side: PictureHalf, x: float, y: float) -> Box:
+    return Box(
+        name="kernel stack", kind=BoxKind.KERNEL, side=side, x=x, y=y, width=DEVICE_WIDTH, height=DEVICE_HEIGHT,
         note="routing, netfilter",
     )  # fmt: skip
 
 
-def _place(name: str, side: Side, x: float, top: float, bottom: float, width: float, note: str) -> Box:
+def _place(name: str, side: PictureHalf, x: float, top: float, bottom: float, width: float, note: str) -> Box:
     middle = (top + bottom) / 2
-    return Box(name=name, kind=Kind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
+    return Box(name=name, kind=BoxKind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
 
 
-def _pod(name: str, address: str, side: Side, x: float) -> Box:
+def _pod(name: str, address: str, side: PictureHalf, x: float) -> Box:
     return _place(name, side, x, _POD_TOP, _POD_BOTTOM, _POD_WIDTH, f"pod, {address}")
 
 
-def _node(name: str, side: Side, left: float, right: float, bottom: float) -> Box:
+def _node(name: str, side: PictureHalf, left: float, right: float, bottom: float) -> Box:
     return _place(name, side, (left + right) / 2, _NODE_TOP, bottom, right - left, "node")
 
 
@@ -252,7 +262,7 @@ def _between(start: Box, end: Box, hop: Hop, way: Way, topology: Topology) -> tu
     if start.x == end.x:
         middle, is_around = _column(start.x, start, start.y, end.y, obstacles, outwards)
         return middle, is_around
-    if start.y == end.y and Side.WIRE in (start.side, end.side):
+    if start.y == end.y and PictureHalf.WIRE in (start.side, end.side):
         y = start.y + outwards * LANE
         return ((start.x, y), (end.x, y)), False
     if start.side is end.side:
@@ -275,7 +285,7 @@ def _column(
     x: float, in_column: Box, from_y: float, to_y: float, obstacles: Iterable[Box], outwards: int
 ) -> tuple[tuple[Point, ...], bool]:
     """Straight along a column, except round the boxes that stand in it between the two heights."""
-    away = outwards * (-1 if in_column.side is Side.CLIENT else 1)
+    away = outwards * (-1 if in_column.side is PictureHalf.CLIENT else 1)
     lane = x + away * LANE
     low, high = sorted((from_y, to_y))
     inside = sorted(
