@@ -32,8 +32,7 @@ from labctl.checks.outcome import (
     measure,
     unknown,
 )
-from labctl.checks.server import Service as Server
-from labctl.checks.server import exchange
+from labctl.checks.server import ServerCommand, exchange
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Service, ServiceProtocol
 from labctl.model.parameters import ServiceParameters
@@ -201,7 +200,7 @@ class ServiceCheck(WithoutFigures):
 
     def _transfer(self, context: CheckContext, raw: RawFiles, service: Service) -> Transfer:
         listening = ("iperf3", "-s", "-p", str(service.target_port), "--forceflush")
-        server = Server(argv=listening, ready="Server listening")
+        server = ServerCommand(argv=listening, ready="Server listening")
         ended = exchange(context, raw, service=server, client_argv=argv_exchange(service), timeout_s=_SLACK_S)
         return parse_exchange(ended.client.text, ended.server.text)
 
