@@ -117,7 +117,7 @@ def _measure(
 
     for provider in {side.provider.name: side.provider for side in question.sides}.values():
         require_host(provider)
-    knows_own = all(app.runs_tools_here(side.provider.name) for side in question.sides)
+    knows_own = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     asked = question.asked
     measured = already or MeasuredBlocks()
     stopped: Interrupted | None = None

@@ -37,7 +37,7 @@ from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOS
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
-from labctl.providers.base import Completed, HasClocks, OpenLab, Tap, TargetKind
+from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.codec import plain, typed
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
@@ -315,9 +315,9 @@ def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
     """The server's node against the client's; None where they share a clock. Raises MeasureFailed or StepFailed."""
     lab: Lab = open_lab.lab
     client, server = lab.pod(pair.client).node, lab.pod(pair.server).node
-    if client == server or not isinstance(open_lab, HasClocks):
+    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))} if client != server else {}
+    if not offsets:
         return None
-    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))}
     return Clocks(
         reference=client,
         node=server,

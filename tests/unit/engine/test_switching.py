@@ -26,7 +26,7 @@ from labctl.model.parameters import CheckParameters, CompareParameters
 from labctl.model.plan import Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
 from labctl.planning.resolve import resolve
-from labctl.providers.base import OpenLab, StrategyChoice
+from labctl.providers.base import Capabilities, OpenLab, StrategyChoice
 from labctl.store.runs import MemorySink
 from labctl.testing.provider import ScriptedProvider, step
 from labctl.testing.scripted import ScriptedLab, ScriptedTarget
@@ -40,6 +40,9 @@ class SwitchingProvider(ScriptedProvider):
     in_force: Lab | None = None
     falls_back: bool = False
     unlike: str = ""
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(switching=self)
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
         self.log.append(f"strategy for {sides}")

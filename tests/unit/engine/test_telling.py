@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from labctl.engine.build import build, remove
 from labctl.engine.events import Event, Working
-from labctl.providers.base import Executor, Tell
+from labctl.providers.base import Capabilities, Executor, Tell
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import ScriptedProvider
 
@@ -20,6 +20,9 @@ class Teller(ScriptedProvider):
     """Tells one act of building and one of teardown, while anybody listens."""
 
     tell: Tell | None = None
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(telling=self.telling)
 
     @contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:

@@ -21,7 +21,7 @@ import pytest
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, StepFailed, UsageError
 from labctl.planning.resolve import with_settings
-from labctl.providers.base import Completed, Packs, Running
+from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
@@ -195,7 +195,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 
 def test_the_provider_offers_to_pack(tmp_path: Path) -> None:
-    assert isinstance(KubeadmProvider(tmp_path), Packs)
+    assert KubeadmProvider(tmp_path).capabilities.packing is not None
 
 
 def test_kubeadm_on_the_control_plane_says_which_images_kubernetes_is_made_of(tmp_path: Path, doors: Doors) -> None:

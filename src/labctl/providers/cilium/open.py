@@ -13,7 +13,7 @@ from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
-from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
+from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
     ClusterFacts,
@@ -130,6 +130,9 @@ class OpenCiliumLab:
                 OpenDevice(role=role, mac=links[name].mac) for role, name in self._there(node, roles) if name != "lo"
             ]
         return tuple(devices)
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         return self.witnesses.testimony(pair, send)

@@ -22,7 +22,7 @@ from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
 from labctl.model.sections_kind import Capture, KindCluster
 from labctl.planning.record import lab_from_json, lab_to_json
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
+from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.pods import PodState
@@ -50,7 +50,6 @@ class KindProvider:
 
     name = "kind"
     statement = "real Cilium on Kubernetes in containers (kind): all nodes share this host's kernel"
-    is_proven_when_built = True
 
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
@@ -67,6 +66,10 @@ class KindProvider:
         if self._found_endpoint is None:
             self._found_endpoint = engine_endpoint(self.engine, self._commands)
         return self._found_endpoint
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(is_proven_when_built=True, packing=self, switching=self)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)

@@ -15,7 +15,7 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.planning.record import lab_from_json
-from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
@@ -36,7 +36,6 @@ class KubeadmProvider:
 
     name = "kubeadm"
     statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
-    is_proven_when_built = True
 
     def __init__(
         self,
@@ -49,6 +48,13 @@ class KubeadmProvider:
         self._observer = observer
         self._site = site
         self._site_section = site_section
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            is_proven_when_built=True, packing=self, switching=self, telling=self.telling,
+            machine_probes=self.machine_probes, seek=self.seek,
+        )  # fmt: skip
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)

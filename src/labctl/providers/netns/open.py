@@ -15,7 +15,7 @@ from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
 from labctl.model.result import Completed
 from labctl.model.signature import Role
 from labctl.names import UNDERLAY, namespace_of
-from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
+from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.evidence import NodeReadings, testify
@@ -49,7 +49,7 @@ class NamespaceTarget:
         return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
-        """`Enterable` of the seam: what `run` does for a process that it starts, done to this one."""
+        """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
         try:
             return tuple(self._enter(privileged=privileged))
         except OSError as failed:
@@ -82,7 +82,7 @@ class NetnsOpenLab:
         self.lab = lab
         self._targets = {target.name: target for target in _targets(lab)}
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str) -> NamespaceTarget:
         """The pod or node of that name. Raises UsageError with a suggestion."""
         if name not in self._targets:
             near = difflib.get_close_matches(name, self._targets, n=1)
@@ -118,6 +118,9 @@ class NetnsOpenLab:
             for tap in taps
             if tap.interface in macs[tap.target.name]
         )
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.actions import pins
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
@@ -33,6 +33,10 @@ class NetnsProvider:
     statement = (
         "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
     )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         from labctl.providers.netns.rules import count_of
@@ -70,18 +74,19 @@ class NetnsProvider:
 
         return discover(name)
 
-    def processes(self, name: str) -> tuple[str, ...]:
-
-        return processes(name)
-
     def teardown(self, name: str) -> None:
-
         teardown(name)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         from labctl.providers.netns.open import open_lab
 
         return open_lab(lab)
+
+
+def _enter(lab: Lab, target: str, privileged: bool) -> tuple[str, ...]:
+    from labctl.providers.netns.open import NetnsOpenLab
+
+    return NetnsOpenLab(lab).target(target).enter(privileged=privileged)
 
 
 _log = logging.getLogger(__name__)
