@@ -21,8 +21,9 @@ from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
 from labctl.model.lab import Lab
+from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
-from labctl.providers.kubeadm.execute import KubeadmExecutor, write_private
+from labctl.providers.kubeadm.execute import KubeadmExecutor
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables

@@ -13,6 +13,7 @@ from cilium_recordings import recorded
 from labctl.errors import MeasureFailed
 from labctl.model.trace import Mover
 from labctl.providers.base import TargetKind
+from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.hubble_pwru import (
     FUNCTIONS,
     KERNEL_SCRIPT,
@@ -27,7 +28,6 @@ from labctl.providers.cilium.hubble_pwru import (
 from labctl.providers.cilium.hubble_pwru import why_not as reason
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.tools import HostCommands
 
 JSON = recorded("documented/pwru-json.txt")
 PAIR = ("10.244.0.10", "10.244.1.20")
@@ -140,7 +140,7 @@ def test_a_place_tells_its_namespace_and_devices() -> None:
 
 
 def test_the_scripts_ask_a_real_shell_and_a_real_kernel() -> None:
-    here = DoorTarget(name="here", kind=TargetKind.NODE, door=Door(closed=(), open=()), commands=HostCommands())
+    here = DoorTarget(name="here", kind=TargetKind.NODE, door=Door(closed=(), open=()), commands=HostCommands("kind"))
     place, kernel = parse_place("here", here.read(PLACE_SCRIPT)), parse_kernel(here.read(KERNEL_SCRIPT))
     assert place.netns == Path("/proc/self/ns/net").stat().st_ino
     assert "lo" in place.links.values()

@@ -21,8 +21,10 @@ from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.model.sections_kind import Cilium
+from labctl.providers.base import Part
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.versions import Version
 from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
 
@@ -68,6 +70,24 @@ def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[t
         return local
     must(pull or ("helm", "package", str(local), "--destination", str(folder)))
     return next(iter(sorted(folder.glob("*.tgz"))))
+
+
+def chart_part(settings: Cluster) -> Part:
+    """The chart of a lab, with the digest of its file where that is here."""
+    chart = Path(settings.chart)
+    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {rendered.REPOSITORY}"
+    return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
+
+
+def cilium_section(manifest: Mapping[str, Any], named: Mapping[str, str], chart: Path) -> dict[str, object]:
+    """What to lay over the section `cilium:` so that nothing but the bundle is used. `named`: references by role."""
+    return {
+        "version": manifest.get("cilium"),
+        "chart": str(chart),
+        "image": named["agent"],
+        "operatorImage": named["operator"],
+        "imageRepository": None,
+    }
 
 
 def entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict[str, object]:

@@ -22,12 +22,13 @@ from labctl.providers.cilium.cluster_facts import (
     parse_links,
     with_facts,
 )
-from labctl.providers.cilium.commands import Cluster, Commands, must, shown, with_kubeconfig
+from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
 from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.pods import PodState, parse_pods
+from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL

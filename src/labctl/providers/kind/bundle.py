@@ -11,14 +11,21 @@ from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Part as Part
-from labctl.providers.cilium.bundle import CHART, chart_file, engine_digest, entry, plain_reference, read, write
+from labctl.providers.cilium.bundle import (
+    CHART,
+    chart_file,
+    chart_part,
+    cilium_section,
+    engine_digest,
+    entry,
+    plain_reference,
+    read,
+    write,
+)
 from labctl.providers.cilium.bundle import parse_digest as parse_digest
-from labctl.providers.cilium.rendered import REPOSITORY
+from labctl.providers.cilium.commands import Commands
 from labctl.providers.kind.failures import failed_command, remedy_for
-from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import KindSettings
-from labctl.providers.kind.tools import Commands
-from labctl.system import files
 from labctl.system.files import temporary_folder
 
 _LONG_S = 3600.0
@@ -39,13 +46,7 @@ class Unpacked:
         """What to lay over the scenario's own sections, so that nothing but the bundle is used."""
         named = {part["role"]: str(part["reference"]) for part in self.manifest["parts"]}
         return {
-            "cilium": {
-                "version": self.manifest["cilium"],
-                "chart": str(self.chart),
-                "image": named["agent"],
-                "operatorImage": named["operator"],
-                "imageRepository": None,
-            },
+            "cilium": cilium_section(self.manifest, named, self.chart),
             "kindCluster": {
                 "image": named["node"],
                 "kubernetes": self.manifest["kubernetes"],
@@ -131,10 +132,7 @@ def parts(settings: KindSettings, engine: str, commands: Commands) -> tuple[Part
         Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
         for role, reference in listed
     ]
-    chart = Path(chart_place(settings))
-    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
-    digest = f"sha256:{files.digest_of(chart)}" if chart.is_file() else ""
-    return (*found, Part(role="chart", reference=reference, digest=digest))
+    return (*found, chart_part(settings))
 
 
 def digest_of(reference: str, engine: str, commands: Commands) -> str:

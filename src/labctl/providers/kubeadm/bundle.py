@@ -14,6 +14,8 @@ from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import (
     CHART,
     chart_file,
+    chart_part,
+    cilium_section,
     entry,
     plain_reference,
     read,
@@ -21,17 +23,15 @@ from labctl.providers.cilium.bundle import (
     write,
 )
 from labctl.providers.cilium.commands import Commands, shown
-from labctl.providers.cilium.rendered import chart_place
+from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.images import (
     CILIUM_ROLES,
     ENGINE,
     Doors,
     FoundImage,
     Store,
-    chart_part,
     images_in,
     locate,
-    normal,
     rename,
 )
 from labctl.providers.kubeadm.kubernetes_images import ROLES
@@ -55,7 +55,7 @@ def pack(settings: KubeadmSettings, doors: Doors, output: Path) -> tuple[Part, .
     _refuse_absent(found, settings, doors)
     try:
         with temporary_folder(beside=output) as folder:
-            kept = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
+            kept = Path(settings.chart)
             chart = kept
             if not kept.is_file():
                 chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda a: _must(doors.here, a))
@@ -166,13 +166,7 @@ def unpack(bundle: Path, folder: Path) -> dict[str, dict[str, object]]:
     named = {part["role"]: str(part["reference"]) for part in manifest["parts"]}
     files = dict.fromkeys(str(part["file"]) for part in manifest["parts"] if part["role"] != "chart")
     return {
-        "cilium": {
-            "version": manifest.get("cilium"),
-            "chart": str(folder / CHART),
-            "image": named["agent"],
-            "operatorImage": named["operator"],
-            "imageRepository": None,
-        },
+        "cilium": cilium_section(manifest, named, folder / CHART),
         "kubeadm": {
             "kubernetes": manifest.get("kubernetes"),
             "imageRepository": manifest.get("imageRepository"),
