@@ -1,4 +1,7 @@
-"""The state folders of labs on real Cilium: the person's alone, and of labs' own names alone."""
+"""The state folders of labs on real Cilium: the person's alone, and of labs' own names alone.
+
+Commands as a person pastes them on this host, wherever they run.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from labctl.errors import StepFailed, UsageError
 from labctl.planning.record import digest_of, lab_to_json
-from labctl.providers.cilium.commands import LabFiles, read_state
+from labctl.providers.cilium.commands import Commands, LabFiles, pasted, read_state, with_kubeconfig
 from labctl.providers.kind import execute as kind_execute
 from labctl.providers.kind import provider as kind_record
 from labctl.providers.kind.provider import KindProvider
@@ -136,3 +140,38 @@ def test_removing_a_lab_takes_its_folder_and_nothing_that_a_link_in_it_leads_to(
     assert not files.folder.exists()
     assert files.logs.is_dir()
     assert (tmp_path / "outside" / "file").exists()
+
+
+SSH = ("ssh", "-p", "2222", "lab@10.0.0.1", "sudo")
+
+
+class Place:
+    prefix = SSH
+
+
+def here(prefix: tuple[str, ...] = ()) -> Commands:
+    place: Any = Place()
+    place.prefix = prefix
+    return cast(Commands, place)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "argv", "text"),
+    [
+        ((), ("kubectl", "get", "pods"), "kubectl get pods"),
+        ((), ("sh", "-c", "a b"), "sh -c 'a b'"),
+        (SSH, ("kubectl", "get", "pods"), "ssh -p 2222 lab@10.0.0.1 sudo kubectl get pods"),
+        (SSH, ("sh", "-c", "a $b"), """ssh -p 2222 lab@10.0.0.1 sudo 'sh -c '"'"'a $b'"'"''"""),
+    ],
+    ids=["here", "here, quoted", "there", "there, for two shells"],
+)
+def test_a_command_can_be_pasted(prefix: tuple[str, ...], argv: tuple[str, ...], text: str) -> None:
+    assert pasted(prefix, argv) == text
+
+
+def test_a_bare_kubectl_is_told_which_cluster() -> None:
+    kubectl = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
+    assert with_kubeconfig("kubectl -n kube-system logs ds/cilium", here(SSH), kubectl) == (
+        "ssh -p 2222 lab@10.0.0.1 sudo kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system logs ds/cilium"
+    )
+    assert with_kubeconfig("--set datapath.hostRouting=bpf", here(SSH), kubectl) == "--set datapath.hostRouting=bpf"
