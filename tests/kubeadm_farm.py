@@ -24,7 +24,7 @@ import pytest
 from labctl.providers.kubeadm import own_files
 
 STAND_INS = ("kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "journalctl", "modprobe", "systemctl")
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "integration" / "kubeadm"
 USER = "learner"
 PASSWORD = "right-horse"
 
