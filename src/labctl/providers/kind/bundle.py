@@ -12,13 +12,10 @@ from typing import Any
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Part as Part
 from labctl.providers.cilium.bundle import (
-    CHART,
     chart_file,
     chart_part,
     cilium_section,
     engine_digest,
-    entry,
-    plain_reference,
     read,
     write,
 )
@@ -72,22 +69,13 @@ def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) 
     try:
         with temporary_folder(beside=output) as folder:
             chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda argv: _must(commands, argv))
-            entries = [entry("chart", str(settings.cilium_version), CHART, chart, "")]
-            files = [(CHART, chart)]
+            images = []
             for part in listed:
-                if part.role == "chart":
-                    continue
-                inside = f"images/{part.role}.tar"
-                archive = folder / f"{part.role}.tar"
-                _must(commands, (engine, "save", "--output", str(archive), part.reference))
-                entries.append(entry(part.role, plain_reference(part.reference), inside, archive, part.digest))
-                files.append((inside, archive))
-            about = {
-                "scenario": settings.lab.scenario,
-                "cilium": str(settings.cilium_version),
-                "kubernetes": str(settings.kubernetes),
-            }
-            write(about, entries, files, folder, output)
+                if part.role != "chart":
+                    archive = folder / f"{part.role}.tar"
+                    _must(commands, (engine, "save", "--output", str(archive), part.reference))
+                    images.append((part, f"images/{part.role}.tar", archive))
+            write(settings, chart, images, folder, output)
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {output}", cause=str(failed), remedy=remedy_for(str(failed), f"df -h {output.parent}")

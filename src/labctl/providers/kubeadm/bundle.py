@@ -16,7 +16,6 @@ from labctl.providers.cilium.bundle import (
     chart_file,
     chart_part,
     cilium_section,
-    entry,
     plain_reference,
     read,
     refuse_existing,
@@ -59,27 +58,19 @@ def pack(settings: KubeadmSettings, doors: Doors, output: Path) -> tuple[Part, .
             chart = kept
             if not kept.is_file():
                 chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda a: _must(doors.here, a))
-            entries = [entry("chart", str(settings.cilium_version), CHART, chart, "")]
-            files = [(CHART, chart)]
+            images = []
             shared: dict[Path, str] = {}
             for one in found:
-                part = one.part
-                inside, archive = f"images/{part.role}.tar", one.archive
+                inside, archive = f"images/{one.part.role}.tar", one.archive
                 if archive is None:
                     archive = _fetched(one, settings, doors, folder)
                 else:
                     inside = shared.setdefault(archive, f"images/archive-{len(shared) + 1}.tar")
-                entries.append(entry(part.role, plain_reference(part.reference), inside, archive, part.digest))
-                if (inside, archive) not in files:
-                    files.append((inside, archive))
-            about = {
-                "provider": "kubeadm",
-                "scenario": settings.lab.scenario,
-                "cilium": str(settings.cilium_version),
-                "kubernetes": str(settings.kubernetes),
-                "imageRepository": settings.kubeadm.image_repository,
-            }
-            write(about, entries, files, folder, output)
+                images.append((one.part, inside, archive))
+            write(
+                settings, chart, images, folder, output,
+                provider="kubeadm", imageRepository=settings.kubeadm.image_repository,
+            )  # fmt: skip
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {output}", cause=str(failed), remedy=f"df -h {shlex.quote(str(output.parent))}"
