@@ -140,7 +140,7 @@ def host_as_found(lab_prefix: str) -> Iterator[str]:
 
 
 def _wait_until_it_has_become_itself() -> None:
-    """The first process is setpriv for a moment, then a shell with a child: on a busy machine only after the snapshot."""
+    """The first process is setpriv for a moment, then a shell with a child; on a busy machine that takes a while."""
     deadline = time.monotonic() + 60
     while not any(_children(child) for child in _children(os.getpid())) and time.monotonic() < deadline:
         time.sleep(0.01)

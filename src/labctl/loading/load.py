@@ -11,6 +11,7 @@ from pathlib import Path
 
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.build import scenario_of
+from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.meaning import meaning_problems, problem_at, site_problems
 from labctl.loading.project import Project, project_at
@@ -106,6 +107,8 @@ def _all_problems(
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
+    if not problems:
+        problems.extend(code_problems(scenario.tree, scenario.folders))
     return once(problems)
 
 
