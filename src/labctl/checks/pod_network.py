@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.tools import why
 from labctl.path.sent import has_no_way, read_ping
 from labctl.providers.base import Completed
@@ -163,7 +163,7 @@ def parse_sized_ping(completed: Completed) -> SizedPing:
 
 def _entries(text: str, program: str) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(text or "[]")
+        entries = parse_json(text or "[]")
     except ValueError as failed:
         raise MeasureFailed(f"the output of {program} cannot be read", text.strip()[:200]) from failed
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 
 from labctl.checks.base import RawSink
+from labctl.json_text import parse_json
 from labctl.providers.base import Completed
 
 
@@ -49,7 +50,7 @@ def completed_record(completed: Completed) -> bytes:
 
 def load_completed(name: str, load: Callable[[str], bytes], *, output: str = "stdout") -> Completed:
     """The process that `save_completed` stored under `name`; `load` gives the content of one file."""
-    record = json.loads(load(f"{name}.json"))
+    record = parse_json(load(f"{name}.json"))
     return Completed(
         argv=tuple(record["argv"]),
         returncode=record["returncode"],

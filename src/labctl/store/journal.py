@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.store.decoding import parse_json
+from labctl.json_text import parse_json
 from labctl.store.encoding import json_line
 from labctl.system.files import MIB, Folder, open_folder
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.store.decoding import parse_json
+from labctl.json_text import parse_json
 from labctl.store.encoding import json_document
 from labctl.system.files import MIB, Folder, open_folder
 

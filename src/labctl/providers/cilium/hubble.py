@@ -7,12 +7,12 @@ monitor it tells the ports of TCP and UDP, and neither id nor sequence number of
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.movement import Movement, Mover, PacketKey
 from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 
@@ -73,7 +73,7 @@ def enabled_by(config: Mapping[str, str], values: Mapping[str, object]) -> bool 
 def trouble_in_status(text: str) -> str:
     """Why an agent's `status -o json` says that hubble cannot be heard there; empty when it runs."""
     try:
-        status = json.loads(text)
+        status = parse_json(text)
     except ValueError:
         return "the agent's status is not JSON"
     hubble = status.get("hubble") if isinstance(status, dict) else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.providers.kind.config import Mark, parse_mark
 from labctl.providers.kind.engine import CLUSTER_LABEL, ROLE_LABEL
 
@@ -30,7 +30,7 @@ def argv_inspect(engine: str, names: tuple[str, ...]) -> tuple[str, ...]:
 def parse_inspect(text: str) -> tuple[NodeContainer, ...]:
     """Raises MeasureFailed when the text is not what `inspect` prints."""
     try:
-        entries = json.loads(text or "[]")
+        entries = parse_json(text or "[]")
         return tuple(_node(entry) for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError) as failed:
         raise MeasureFailed(

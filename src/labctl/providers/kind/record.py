@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 
 from labctl.errors import LabError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.planning.record import lab_from_json, lab_to_json
-from labctl.store.decoding import parse_json
 from labctl.system import files
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.names import MARK
 
@@ -39,7 +40,7 @@ def parse_mark(alias: str) -> Mark | None:
     if mark != MARK:
         return None
     try:
-        known = json.loads(facts) if facts else {}
+        known = parse_json(facts) if facts else {}
     except ValueError:
         known = {}
     if not isinstance(known, dict):

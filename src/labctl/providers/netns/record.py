@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from labctl.json_text import parse_json
 from labctl.model import parameters
 from labctl.model.lab import Lab
 from labctl.names import is_name
@@ -40,7 +41,7 @@ def as_document(lab: Lab) -> str:
 def parse_document(text: str) -> Lab | None:
     """The lab that `as_document` was given; None when the file is from another version or is not whole."""
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         if document["version"] != _VERSION:
             return None
         decoded = _decode(Lab, document["lab"])
