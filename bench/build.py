@@ -26,14 +26,21 @@ from typing import Any
 
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
-from labctl.providers.netns.actions import IptablesRestore, RecordWrite, Sysctls
-from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, HooksAdd, MapsFill
+from labctl.providers.netns.actions import (
+    DatapathLoad,
+    FilterAttach,
+    HooksAdd,
+    IptablesRestore,
+    MapsFill,
+    RecordWrite,
+    Sysctls,
+)
 from labctl.providers.netns.execute import executor
 from labctl.providers.netns.open import open_lab
 from labctl.providers.netns.plan import plan
-from labctl.providers.netns.teardown import teardown
+from labctl.providers.netns.provider import teardown
 from labctl.system import netns
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 HERE = Path(__file__).parent
 BEYOND_THE_YARDSTICK = (Sysctls, DatapathLoad, MapsFill, HooksAdd, FilterAttach, IptablesRestore, RecordWrite)

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labctl.model.path import Direction
 from labctl.model.signature import Role
+from labctl.model.trace import TapDirection
 from labctl.path.decode_text import packet_text, time_text
-from labctl.path.feed import PcapFeed
-from labctl.path.pcap import read_pcap
+from labctl.path.pcap import PcapFeed, read_pcap
 from labctl.path.pcapng import packet_maker
 from labctl.path.sighting import match_echo, sightings
 from labctl.testing import packets
@@ -64,7 +63,7 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def feed_and_write(data: bytes) -> int:
-    feed, make = PcapFeed(), packet_maker(0, Direction.IN)
+    feed, make = PcapFeed(), packet_maker(0, TapDirection.IN)
     held = []
     for at in range(0, len(data), CHUNK_BYTE):
         for record in feed.feed(data[at : at + CHUNK_BYTE]):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(TREE / "tests" / "integration" / "datapath"))
 
 from datapath_topology import Cluster, cluster, make_lab  # noqa: E402
 
-from labctl.model.datapath import Encapsulation, HostRouting  # noqa: E402
+from labctl.model.lab import Encapsulation, HostRouting  # noqa: E402
 
 Way = tuple[str, str, str]
 """Client namespace, server namespace, server address."""

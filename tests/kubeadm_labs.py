@@ -7,8 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import Lab, Network, Node, Pair, Placement, Pod
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Masquerade, Network, Node, Pair, Placement, Pod
 from labctl.model.parameters import CompareParameters
 from labctl.planning.record import digest_of
 

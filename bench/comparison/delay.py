@@ -8,7 +8,7 @@ from statistics import median
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG_KEY, Config, pack_config
 from labctl.datapath.loader import load
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 
 PACKETS = 1_001
 # Ethernet and IPv4, nothing else: the programs wait before they look further.

@@ -9,7 +9,7 @@ from labctl.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from labctl.checks.base import Check
-    from labctl.model.scenario import Scenario
+    from labctl.model.lab import Scenario
     from labctl.model.sections_kubeadm import Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
@@ -50,7 +50,7 @@ def refuse(scenario: Scenario) -> None:
 
 def _machines_of_site(*, trust: bool) -> tuple[Machine, ...]:
     """The machines of lab.yaml, for labs that only their machines remember."""
-    from labctl.loading.site import site_section
+    from labctl.loading.load import site_section
     from labctl.providers.kubeadm.machines import site_machines
 
     return site_machines(site_section("hosts", trust=trust))
@@ -58,7 +58,7 @@ def _machines_of_site(*, trust: bool) -> tuple[Machine, ...]:
 
 def lists_machines() -> bool:
     """True when lab.yaml lists machines. They are not asked."""
-    from labctl.loading.site import site_section
+    from labctl.loading.load import site_section
 
     try:
         return bool(site_section("hosts"))
@@ -68,7 +68,7 @@ def lists_machines() -> bool:
 
 def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     """What lab.yaml says under `kubeadm:`, for `doctor`, which has no scenario."""
-    from labctl.loading.site import site_section
+    from labctl.loading.load import site_section
     from labctl.providers.kubeadm.machines import section_of
 
     return section_of(site_section("kubeadm", trust=trust))

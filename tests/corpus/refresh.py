@@ -12,8 +12,7 @@ from pathlib import Path
 from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
-from labctl.model.document import SCENARIO, SITE
-from labctl.model.document_matrix import MATRIX
+from labctl.model.document import MATRIX, SCENARIO, SITE
 
 CORPUS = Path(__file__).resolve().parent
 SCHEMAS = {SCENARIO: "scenario.json", SITE: "site.json", MATRIX: "matrix.json"}

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.path.expected import expected_signature
 
 pytestmark = [

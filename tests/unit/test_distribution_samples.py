@@ -8,27 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from labctl.checks.hooks import Counting, parse_connections, parse_counters
-from labctl.checks.iperf import Unreached, measured_iperf, parse_iperf
-from labctl.checks.latency import parse_sockperf
-from labctl.checks.paced import parse_paced
-from labctl.checks.ping import measured_ping, parse_ping
-from labctl.checks.pod_network import (
+from labctl.checks.addressing_findings import (
     Fate,
     parse_default_route,
     parse_device,
     parse_neighbour,
     parse_sized_ping,
 )
+from labctl.checks.captures import parse_counts
+from labctl.checks.iperf import Unreached, measured_iperf, parse_iperf
+from labctl.checks.latency import parse_sockperf
+from labctl.checks.netfilter import Counting, parse_connections, parse_counters
+from labctl.checks.paced import parse_paced
+from labctl.checks.ping import measured_ping, parse_ping
 from labctl.checks.service import parse_exchange
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import IperfParameters, PingParameters
 from labctl.model.result import Verdict
-from labctl.path.capture import parse_counts
 from labctl.providers.base import Completed
 from labctl.providers.kubeadm.failures import failure_of, recognise
+from labctl.providers.netns.counters import parse_iptables_save
 from labctl.providers.netns.netfilter_watch import parse_chain
-from labctl.providers.netns.readings import parse_iptables_save
 
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures/distros"
 DISTROS = ("bookworm", "trixie", "sid")

@@ -16,21 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.checks import connect, hooks, iperf, latency, paced, pod_network, service, unread
+from labctl.checks import addressing_findings, captures, connect, iperf, latency, netfilter, paced, service
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema
 from labctl.model.document import SCENARIO
 from labctl.model.lab import Lab
 from labctl.names import is_device, is_mac, is_name
-from labctl.path import capture, sent
+from labctl.path import sent
 from labctl.path.pcap import PcapError, read_pcap
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.resolve import resolve
-from labctl.providers.cilium import endpoints, hubble, live, monitor, pods, status
-from labctl.providers.kind import containers
+from labctl.providers.cilium import cluster_facts, endpoints, hubble_pwru, monitor, pods, status
+from labctl.providers.kind import clusters
 from labctl.providers.kubeadm import marks
-from labctl.providers.netns import plan, readings, record
+from labctl.providers.netns import counters, plan, record
 from labctl.system import netns, snmp
 
 TREE = Path(__file__).resolve().parents[2]
@@ -47,30 +47,30 @@ quick = settings(max_examples=60)
 
 READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "ping": (sent.parse_ping, "ping-pass"),
-    "tcpdump's counts": (capture.parse_counts, "tcpdump.stderr"),
+    "tcpdump's counts": (captures.parse_counts, "tcpdump.stderr"),
     "iperf3": (iperf.parse_iperf, "iperf3-tcp.json"),
     "sockperf": (latency.parse_sockperf, "sockperf-pass"),
     "sockperf, paced": (lambda text: paced.parse_paced(text, text), "sockperf-paced"),
     "connect": (connect.parse_connect, ""),
     "iperf3, connections": (lambda text: service.parse_connections(text, 3), ""),
     "rules of a Service": (lambda text: service.parse_rules(text, "10.96.0.1"), ""),
-    "ip address": (pod_network.parse_device, ""),
-    "ip route": (pod_network.parse_default_route, ""),
-    "ip neigh": (lambda text: pod_network.parse_neighbour(text, "10.0.0.1"), ""),
-    "conntrack": (hooks.parse_connections, "conntrack-entries"),
-    "iptables-save": (readings.parse_iptables_save, "iptables-save"),
-    "UDP counters": (unread.parse_udp_counters, ""),
+    "ip address": (addressing_findings.parse_device, ""),
+    "ip route": (addressing_findings.parse_default_route, ""),
+    "ip neigh": (lambda text: addressing_findings.parse_neighbour(text, "10.0.0.1"), ""),
+    "conntrack": (netfilter.parse_connections, "conntrack-entries"),
+    "iptables-save": (counters.parse_iptables_save, "iptables-save"),
+    "UDP counters": (iperf.parse_udp_counters, ""),
     "/proc/net/snmp": (snmp.parse_arrivals, ""),
     "cilium status": (status.parse_status, ""),
     "cilium endpoint list": (endpoints.parse_endpoints, ""),
     "cilium monitor": (monitor.parse_monitor, ""),
-    "hubble": (hubble.parse_hubble, ""),
+    "hubble": (hubble_pwru.parse_hubble, ""),
     "kubectl get pods": (pods.parse_pods, ""),
     "kubectl get events": (pods.parse_events, ""),
-    "kubectl get ciliumnodes": (live.parse_cilium_nodes, ""),
+    "kubectl get ciliumnodes": (cluster_facts.parse_cilium_nodes, ""),
     "cilium bpf tunnel list": (endpoints.parse_tunnels, ""),
-    "links of a node": (live.parse_links, ""),
-    "docker inspect": (containers.parse_inspect, ""),
+    "links of a node": (cluster_facts.parse_links, ""),
+    "docker inspect": (clusters.parse_inspect, ""),
     "a machine's mark": (marks.parse_mark, ""),
 }
 

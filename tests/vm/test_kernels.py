@@ -21,7 +21,7 @@ from kernels import prepared
 from machine import Ran, run
 from results import judged, recorded, wanted_kernels
 
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 from labctl.providers.netns import kernel as product
 
 KERNELS, IS_SAMPLE = wanted_kernels(os.environ.get("LABCTL_TEST_VM", ""))

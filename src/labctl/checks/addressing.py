@@ -8,31 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labctl.checks import addressing_findings as judges
-from labctl.checks.addressing_findings import Wrapped
-from labctl.checks.arp import arp_of_pod
-from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures, judge_findings
-from labctl.checks.outcome import Measured, measure
-from labctl.checks.pod_network import (
+from labctl.checks.addressing_findings import (
     ICMP_OVER_IPV4_BYTE,
+    Wrapped,
     argv_addresses,
     argv_forget_neighbour,
     argv_largest,
     argv_neighbours,
     argv_routes,
+    arp_of_pod,
     parse_default_route,
     parse_device,
     parse_neighbour,
 )
-from labctl.checks.raw import RawFiles
+from labctl.checks.base import CheckContext
+from labctl.checks.captured_ping import PingSending, WatchedPing
+from labctl.checks.captures import TapCapture, echo_filter
+from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
 from labctl.checks.tcpdump import expected_for, mac_roles
-from labctl.checks.watched_ping import Watched, WatchedPing
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
 from labctl.model.tools import require_output, require_success
-from labctl.path.capture import TapCapture, echo_filter
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.providers.base import Completed, Target
@@ -102,7 +100,9 @@ class AddressingCheck(WithoutFigures):
         commands = (pod.command(tries[0][1]), pod.command(tries[1][1]))
         yield from judges.judge_mtu(lab, mtu, largest, next_byte, commands)
 
-    def _watch(self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str) -> Watched:
+    def _watch(
+        self, context: CheckContext, raw: RawFiles, parameters: AddressingParameters, gateway: str
+    ) -> PingSending:
         """One sending by the pod, which has forgotten its gateway's MAC: the only ARP to be seen is the pod's."""
         lab, pair, pod = context.open_lab.lab, context.pair, context.open_lab.target(context.pair.client)
         expression = f"arp or {echo_filter(lab.pod(pair.client).address, lab.pod(pair.server).address)}"

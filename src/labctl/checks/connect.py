@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
-from labctl.checks.raw import RawFiles
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
 from labctl.model.parameters import CheckParameters, ConnectParameters
@@ -154,7 +153,7 @@ class ConnectCheck:
             ended = exchange(
                 context,
                 raw,
-                service=Service(argv=argv_connect_server(address), ready="listening"),
+                service=ServerCommand(argv=argv_connect_server(address), ready="listening"),
                 client_argv=argv_connect_client(address, parameters),
                 timeout_s=parameters.duration_s + _SLACK_S,
             )

@@ -2,6 +2,11 @@
 
 iperf3 3.12 exits with 0 even when it failed, so only its `error` key tells. It counts whole seconds: durations are
 rounded up. CPU is iperf3's own processes, client and server, user and system (see docs/checks.md for what that holds).
+
+Datagrams that reached a pod and that its program did not read in time, as the pod's own kernel counts them.
+
+On a busy machine a receiver is kept waiting, its socket's buffer fills up, and the kernel throws away what the network
+delivered. A program that counts sequence numbers calls that loss. This module tells the two apart.
 """
 
 from __future__ import annotations
@@ -9,21 +14,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
-from labctl.checks.raw import RawFiles
-from labctl.checks.served import Service, address_of, exchange
-from labctl.checks.unread import Unread, counting_unread
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
+from labctl.checks.ping import whole_seconds
+from labctl.checks.server import ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import TOOLS, UNREACHED, identify, numbers, remedy_for, why
-from labctl.providers.base import Completed
+from labctl.providers.base import Completed, Target
 
 PORT = 5201
 _CONNECT_TIMEOUT_S = 3
@@ -285,11 +288,15 @@ class IperfCheck:
 
         def body(raw: RawFiles) -> Measured:
             server = context.open_lab.target(context.pair.server)
-            with counting_unread(server, raw) if parameters.protocol == "udp" else nullcontext(Unread()) as unread:
+            with (
+                counting_unread(server, raw)
+                if parameters.protocol == "udp"
+                else nullcontext(UnreadDatagrams()) as unread
+            ):
                 ended = exchange(
                     context,
                     raw,
-                    service=Service(argv=argv_iperf_server(), ready="Server listening"),
+                    service=ServerCommand(argv=argv_iperf_server(), ready="Server listening"),
                     client_argv=argv_iperf_client(address, parameters),
                     timeout_s=whole_seconds(parameters.duration_s) + _CONNECT_TIMEOUT_S + _SLACK_S,
                 )
@@ -310,3 +317,48 @@ def _figure(parent: Mapping[str, object], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise MeasureFailed("iperf3's output cannot be read", f"“{key}” is {value!r}, a number was expected")
     return float(value)
+
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class UnreadDatagrams:
+    """`datagrams` is known when the run is over, and stays None where the counter cannot be read."""
+
+    datagrams: int | None = None
+
+
+def argv_udp_counters() -> tuple[str, ...]:
+    return ("cat", "/proc/net/snmp")
+
+
+def parse_udp_counters(text: str) -> int:
+    """`RcvbufErrors` of the two lines `Udp:`, names and numbers (Linux, net/ipv4/proc.c). Raises MeasureFailed."""
+    lines = [line.split()[1:] for line in text.splitlines() if line.startswith("Udp:")]
+    try:
+        names, numbers = lines
+        return int(dict(zip(names, numbers, strict=True))["RcvbufErrors"])
+    except (ValueError, KeyError):
+        raise MeasureFailed("/proc/net/snmp cannot be read", "it has no Udp RcvbufErrors") from None
+
+
+@contextmanager
+def counting_unread(target: Target, raw: RawFiles) -> Iterator[UnreadDatagrams]:
+    """Counts in the target what is thrown away unread within it."""
+    unread = UnreadDatagrams()
+    before = _counter(target, raw, "unread-before")
+    yield unread
+    after = _counter(target, raw, "unread-after")
+    if before is not None and after is not None:
+        unread.datagrams = after - before
+
+
+def _counter(target: Target, raw: RawFiles, name: str) -> int | None:
+    """None where it cannot be read: the check then judges by what its program counted, as it would without."""
+    try:
+        completed = target.run(argv_udp_counters(), timeout_s=_TIMEOUT_S)
+        raw.save_completed(name, completed)
+        return parse_udp_counters(completed.text)
+    except MeasureFailed:
+        return None

@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed
-from labctl.checks.raw import RawFiles
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
+from labctl.checks.ping import whole_seconds
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -210,7 +209,7 @@ class LatencyCheck:
             ended = exchange(
                 context,
                 raw,
-                service=Service(argv=argv_sockperf_server(address), ready="to block on socket"),
+                service=ServerCommand(argv=argv_sockperf_server(address), ready="to block on socket"),
                 client_argv=argv_sockperf_client(address, parameters),
                 timeout_s=whole_seconds(parameters.duration_s) + _SLACK_S,
             )

@@ -1,17 +1,28 @@
-"""The common end of every check: a judgement becomes a result, and a tool that failed becomes `error`, never loss."""
+"""The common end of every check: a judgement becomes a result, and a tool that failed becomes `error`, never loss.
+
+What checks that look at many things have in common: they take no figures, and fail with what does not hold.
+
+Keeps what the tools printed, before anything parses it, and brings it back to be parsed again.
+
+Each finished process becomes three files: `NAME.json` (argv, exit status, times), `NAME.stdout` and `NAME.stderr`;
+a capture's standard output is `NAME.pcap`, so that Wireshark opens it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.checks.base import CheckContext
-from labctl.checks.raw import RawFiles
+from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
+from labctl.json_text import parse_json
+from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
 from labctl.model.tools import require_ended as require_ended
 from labctl.model.tools import said as said
+from labctl.providers.base import Completed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,4 +106,94 @@ def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, mea
         signature=measured.signature,
         findings=measured.findings,
         is_starved=measured.is_starved,
+    )
+
+
+class WithoutFigures:
+    """The half of `Check` that checks have in common which look and measure nothing: no metrics, no hurry."""
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return ()
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
+
+
+def finding(name: str, *, holds: bool, sentence: str, lesson: str, command: Sequence[str] = ()) -> Finding:
+    """A thing that was seen, and whether it is as it should be."""
+    return Finding(
+        name=name,
+        verdict=Verdict.PASS if holds else Verdict.FAIL,
+        sentence=sentence,
+        lesson=lesson,
+        command=" ".join(command),
+    )
+
+
+def unknown(name: str, *, sentence: str, lesson: str, command: Sequence[str] = ()) -> Finding:
+    """A thing that could not be looked at."""
+    return Finding(name=name, verdict=Verdict.ERROR, sentence=sentence, lesson=lesson, command=" ".join(command))
+
+
+def judge_findings(findings: Sequence[Finding]) -> Judgement:
+    """Fails with what does not hold, else is an error with what could not be seen."""
+    wrong = [one for one in findings if one.verdict is Verdict.FAIL]
+    unseen = [one for one in findings if one.verdict is Verdict.ERROR]
+    if wrong:
+        return failed(_counted(wrong, "does not hold", len(findings)))
+    if unseen:
+        return Judgement(verdict=Verdict.ERROR, reason=_counted(unseen, "could not be seen", len(findings)))
+    return passed(f"all {len(findings)} findings are as they should be")
+
+
+def _counted(chosen: Sequence[Finding], what: str, total: int) -> str:
+    more = "" if len(chosen) == 1 else f" (and {len(chosen) - 1} more of {total})"
+    return f"{chosen[0].name} {what}: {chosen[0].sentence}{more}"
+
+
+class RawFiles:
+    """Saves into one check's raw sink and remembers the paths, in the order of saving."""
+
+    def __init__(self, sink: RawSink) -> None:
+        self._sink = sink
+        self._paths: list[str] = []
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self._paths)
+
+    def save(self, name: str, data: bytes) -> None:
+        self._paths.append(self._sink.save(name, data))
+
+    def save_completed(self, name: str, completed: Completed, *, output: str = "stdout") -> Completed:
+        """Saves everything about a process that has ended; gives it back, so that saving comes before parsing."""
+        self.save(f"{name}.json", completed_record(completed))
+        self.save(f"{name}.{output}", completed.stdout)
+        self.save(f"{name}.stderr", completed.stderr)
+        return completed
+
+
+def completed_record(completed: Completed) -> bytes:
+    """Everything about the process but its output, as JSON."""
+    record = {
+        "argv": completed.argv,
+        "returncode": completed.returncode,
+        "duration_s": completed.duration_s,
+        "cpu_s": completed.cpu_s,
+        "timed_out": completed.timed_out,
+    }
+    return json.dumps(record, indent=1).encode() + b"\n"
+
+
+def load_completed(name: str, load: Callable[[str], bytes], *, output: str = "stdout") -> Completed:
+    """The process that `save_completed` stored under `name`; `load` gives the content of one file."""
+    record = parse_json(load(f"{name}.json"))
+    return Completed(
+        argv=tuple(record["argv"]),
+        returncode=record["returncode"],
+        stdout=load(f"{name}.{output}"),
+        stderr=load(f"{name}.stderr"),
+        duration_s=record["duration_s"],
+        cpu_s=record["cpu_s"],
+        timed_out=record["timed_out"],
     )

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
-from labctl.checks.duration import whole_seconds
 from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, require_ended
-from labctl.checks.percentile import percentile
-from labctl.checks.raw import RawFiles
-from labctl.checks.served import Exchange, Service, address_of, exchange
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed, require_ended
+from labctl.checks.ping import percentile, whole_seconds
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.parameters import CheckParameters, PacedParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -146,7 +144,7 @@ class PacedCheck:
             ended = exchange(
                 context,
                 raw,
-                service=Service(argv=argv_sockperf_server(address), ready="to block on socket"),
+                service=ServerCommand(argv=argv_sockperf_server(address), ready="to block on socket"),
                 client_argv=argv_paced_client(address, parameters),
                 timeout_s=whole_seconds(parameters.duration_s) + _SLACK_S,
             )

@@ -2,19 +2,26 @@
 
 Output that cannot be read, or a tool that failed, is `error`. Loss is only what ping itself counted. A run may be cut
 into slices, each a process of its own; what all of them saw makes one set of samples.
+
+Percentiles of samples, by one definition throughout: linear interpolation between the closest ranks.
+
+It is definition 7 of Hyndman and Fan (1996), the default of NumPy and R. For values that a tool rounded coarsely there
+is the percentile of grouped data, as in textbooks and in `statistics.median_grouped`.
+
+Durations as iperf3 and sockperf can be told them: whole seconds.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from labctl.checks.base import CheckContext, to_the_end
-from labctl.checks.outcome import Judgement, Measured, failed, measure_in_slices, passed
-from labctl.checks.percentile import grouped_percentile
-from labctl.checks.raw import RawFiles
-from labctl.checks.served import address_of
+from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure_in_slices, passed
+from labctl.checks.server import address_of
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import CheckParameters, PingParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
@@ -215,3 +222,34 @@ class PingCheck:
 def slice_name(number: int) -> str:
     """The name under which the raw output of a slice is kept; they count from 0."""
     return f"ping-{number + 1}" if number else "ping"
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which `percent` of the samples lie. `ordered` is ascending and not empty."""
+    if not ordered:
+        raise ValueError("no samples")
+    rank = (len(ordered) - 1) * percent / 100
+    below = int(rank)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
+
+
+def grouped_percentile(ordered: Sequence[float], percent: float, width: float) -> float:
+    """The same for values rounded to multiples of `width`: each stands for an interval of that width around it.
+
+    The samples of one interval are taken as spread evenly over it, so that the result moves by less than the rounding.
+    `ordered` is ascending and not empty. The result stays between the least and the largest sample.
+    """
+    if not ordered:
+        raise ValueError("no samples")
+    if width <= 0:
+        raise ValueError("a width above zero is needed")
+    value = ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
+    below, upto = bisect_left(ordered, value), bisect_right(ordered, value)
+    inside = (len(ordered) * percent / 100 - below) / (upto - below)
+    return min(max(value + width * (inside - 0.5), ordered[0]), ordered[-1])
+
+
+def whole_seconds(duration_s: float) -> int:
+    """The duration in whole seconds, rounded up, at least 1: no shorter than what was asked for."""
+    return max(1, math.ceil(duration_s))

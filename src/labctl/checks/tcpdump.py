@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labctl.checks.base import CheckContext
-from labctl.checks.findings import WithoutFigures
-from labctl.checks.outcome import Judgement, Measured, failed, measure, passed, said
+from labctl.checks.captured_ping import WatchedPing
+from labctl.checks.captures import TapCapture, echo_filter, hindrances_of, why_unsent
+from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, failed, measure, passed, said
 from labctl.checks.ping import PingReport, parse_ping
-from labctl.checks.raw import RawFiles
-from labctl.checks.watched_ping import WatchedPing
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
-from labctl.path.capture import TapCapture, echo_filter, hindrances_of, why_unsent
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for as expected_for
-from labctl.path.recognise import recognise
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
-from labctl.path.signature import build_signature, vtep_roles
+from labctl.path.signature import build_signature, recognise, vtep_roles
 
 
 class TcpdumpCheck(WithoutFigures):

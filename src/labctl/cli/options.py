@@ -1,4 +1,7 @@
-"""Options that several commands share, so that they read and behave the same everywhere."""
+"""Options that several commands share, so that they read and behave the same everywhere.
+
+What `images`, `bundle` and `up --bundle` have in common: which providers have images, and what to say of others.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ from labctl.errors import HostLacks, LabError, NeedsRoot, UsageError
 if TYPE_CHECKING:
     from labctl.model.lab import Lab
     from labctl.providers.base import Provider, RunningLab
+
+
+from labctl.model.lab import Lab
+from labctl.providers.base import Packs, Provider
 
 ROOT = "root"
 """How providers call the probe for this right."""
@@ -127,7 +134,7 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     """A running lab by its name, whole or damaged: what a person deleted in it by hand is for them to look at, and is
     told. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
     from labctl import app
-    from labctl.engine.lifecycle import being_built, find
+    from labctl.engine.build import being_built, find
 
     found = find(app.providers_with_labs(), name)
     if found is None:
@@ -214,3 +221,27 @@ def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
         cause=f"up are: {', '.join(up)}" if up else "no lab is up",
         remedy=remedy,
     )
+
+
+def packing(provider: Provider, lab: Lab) -> Packs:
+    """The provider, where its labs are made from images. Raises UsageError."""
+    if isinstance(provider, Packs):
+        return provider
+    raise UsageError(
+        what=f"labs of the provider {provider.name} are not made from images that could be packed",
+        cause=f"scenario {lab.scenario} is built by {provider.name}: {provider.statement}",
+        remedy="say which provider the bundle is for: --provider kind, or --provider kubeadm",
+    )
+
+
+def with_bundle(provider: Provider, lab: Lab, bundle: Path) -> Lab:
+    """The lab as it is built from that bundle and nothing else. Raises UsageError."""
+    from labctl.planning.resolve import with_settings
+
+    packs = packing(provider, lab)
+    if not bundle.is_file():
+        raise UsageError(
+            what=f"there is no bundle {bundle}",
+            remedy=f"labctl bundle {lab.scenario} --provider {provider.name} -o FILE",
+        )
+    return with_settings(lab, packs.unpack(bundle))

@@ -22,7 +22,7 @@ from labctl.engine.events import (
     Undoing,
     Working,
 )
-from labctl.model.proof import Standing
+from labctl.model.evidence import Standing
 from labctl.model.result import Verdict
 from labctl.text import visible
 

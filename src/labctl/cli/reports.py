@@ -1,4 +1,7 @@
-"""How comparisons leave the command line: on the terminal or as JSON, and into files; the same for every command."""
+"""How comparisons leave the command line: on the terminal or as JSON, and into files; the same for every command.
+
+Shows a trace, of now or out of a run: what `trace` and `report` have in common.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl.cli.options import as_json as json_option
-from labctl.cli.output import console, emit_json
-from labctl.cli.output import show as show_parts
+from labctl.cli.output import console, emit_json, show
 from labctl.cli.streams import can_write
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.comparison import Comparison
@@ -22,8 +24,12 @@ from labctl.model.result import Verdict
 from labctl.text import utf8
 
 if TYPE_CHECKING:
-    from labctl.compare.fail_if import Judgement
+    from labctl.compare.thresholds import ThresholdJudgement
     from labctl.report.words import Words
+
+
+from labctl.cli.output import emit
+from labctl.model.trace import Trace
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CROSSED = 1
@@ -44,7 +50,7 @@ lang_option = click.option(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class ReportOutput:
     """Where a report goes, and in which language."""
 
     is_json: bool
@@ -89,7 +95,7 @@ def report_options(function: Callable[..., int]) -> Callable[..., int]:
         as_json: bool,
         **options: Any,
     ) -> int:
-        output = Output(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+        output = ReportOutput(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
         output.require_places()
         return function(*args, output=output, **options)
 
@@ -120,15 +126,17 @@ def locale_language() -> str:
     return "en"
 
 
-def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[Judgement, ...], ...]:
+def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[ThresholdJudgement, ...], ...]:
     """Every threshold on every comparison. Raises UsageError for one that names nothing."""
-    from labctl.compare.fail_if import judge_thresholds, parse_threshold
+    from labctl.compare.thresholds import judge_thresholds, parse_threshold
 
     thresholds = [parse_threshold(expression) for expression in expressions]
     return tuple(judge_thresholds(thresholds, comparison) for comparison in comparisons)
 
 
-def show(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
+def show_comparisons(
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], output: ReportOutput
+) -> None:
     """Writes the files that were asked for, then stdout: one JSON document, or the tables."""
     from labctl.report.json import matrix_document
 
@@ -143,27 +151,29 @@ def show(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgem
     words = output.terminal_words
     for number, (comparison, judged) in enumerate(zip(comparisons, judgements, strict=True)):
         if number:
-            show_parts("", "─" * width, "")
-        show_parts(comparison_view(comparison, width=width, words=words, judgements=judged))
+            show("", "─" * width, "")
+        show(comparison_view(comparison, width=width, words=words, judgements=judged))
     if len(comparisons) > 1:
-        show_parts("", "─" * width, "", matrix_view(comparisons, words))
+        show("", "─" * width, "", matrix_view(comparisons, words))
 
 
-def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()) -> int:
+def exit_code(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]] = ()) -> int:
     """4 when a run could not be measured, 1 when the network failed one or a threshold was crossed, 4 when a threshold
     cannot be judged, else 0."""
-    from labctl.compare.fail_if import Outcome
+    from labctl.compare.thresholds import ThresholdState
 
     verdicts = {run.verdict for comparison in comparisons for run in comparison.runs}
     outcomes = {judgement.outcome for judged in judgements for judgement in judged}
     if Verdict.ERROR in verdicts:
         return MeasureFailed.exit_code
-    if Verdict.FAIL in verdicts or Outcome.CROSSED in outcomes:
+    if Verdict.FAIL in verdicts or ThresholdState.CROSSED in outcomes:
         return CROSSED
-    return MeasureFailed.exit_code if Outcome.UNKNOWN in outcomes else 0
+    return MeasureFailed.exit_code if ThresholdState.UNKNOWN in outcomes else 0
 
 
-def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], output: Output) -> None:
+def _write_files(
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], output: ReportOutput
+) -> None:
     if output.html is not None:
         _write_pages(output.html, comparisons, judgements, output.words)
     if output.markdown is not None:
@@ -188,7 +198,7 @@ def _write_files(comparisons: Sequence[Comparison], judgements: Sequence[Sequenc
 
 
 def _write_pages(
-    path: Path, comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]], words: Words
+    path: Path, comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], words: Words
 ) -> None:
     """One page for one comparison. For several, a page each beside it (`report-b.html`, …), and the table of all."""
     from labctl.report.html import comparison_page
@@ -207,8 +217,30 @@ def _write_pages(
 
 def write_text(path: Path, text: str) -> None:
     """Raises LabError when the disk refuses."""
-    from labctl.store.disk import told
+    from labctl.store.runs import told
     from labctl.system.files import write_atomically
 
     with told(path.parent, elsewhere="name another file"):
         write_atomically(path, utf8(text))
+
+
+def show_trace(traced: Trace, *, is_json: bool, html: Path | None) -> None:
+    if html is not None:
+        from labctl.report.trace_html import trace_page
+
+        write_text(html, trace_page(traced))
+    if is_json:
+        from labctl.report.trace_json import trace_document
+
+        emit_json(trace_document(traced))
+    else:
+        from labctl.report.trace_text import trace_view
+
+        show(trace_view(traced, width=console().width))
+        if html is not None:
+            emit(f"picture: {html}")
+
+
+def trace_exit_code(traced: Trace) -> int:
+    """1 when a packet was lost or took another way than the mode that was asked for should show, else 0."""
+    return 0 if traced.is_well else 1

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from labctl.compare.cautions import cut_short, differing, noisy, resembling, retried, too_few_rounds, unexpected
 from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
 from labctl.compare.sequential import half_width
 from labctl.compare.statistics import CONFIDENCE
+from labctl.compare.warnings import cut_short, differing, noisy, resembling, retried, too_few_rounds, unexpected
 from labctl.model.comparison import (
     Caution,
     CautionKind,
@@ -27,8 +27,8 @@ from labctl.model.comparison import (
     SideSignature,
     Stopping,
 )
+from labctl.model.evidence import ModeInForce
 from labctl.model.parameters import CompareParameters
-from labctl.model.proof import ModeInForce
 
 
 def assemble(

@@ -35,9 +35,9 @@ from labctl.model.comparison import (
     Side,
     SideSamples,
 )
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.parameters import CompareParameters
-from labctl.model.proof import ModeInForce
 from labctl.model.result import Metric, Verdict
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 from labctl.compare.statistics import CONFIDENCE, fewest_pairs
 from labctl.compare.verdict import FEWEST_PAIRS
-from labctl.model.comparison import Look, MetricRow
+from labctl.model.comparison import InterimLook, MetricRow
 
 
-def looks(first: int, most: int, level: float = 1 - CONFIDENCE) -> tuple[Look, ...]:
+def looks(first: int, most: int, level: float = 1 - CONFIDENCE) -> tuple[InterimLook, ...]:
     """Looks after `first` blocks, twice as many, four times, …, and after `most`; their levels add up to `level`.
 
     A look whose level no interval of so few pairs can reach is left to the next one. Raises ValueError unless
@@ -31,11 +31,12 @@ def looks(first: int, most: int, level: float = 1 - CONFIDENCE) -> tuple[Look, .
     while len(ends) > 1 and fewest_pairs(1, level * ends[0] / most) > ends[0]:
         ends.pop(0)
     return tuple(
-        Look(rounds=end, level=level * (end - before) / most) for before, end in zip((0, *ends[:-1]), ends, strict=True)
+        InterimLook(rounds=end, level=level * (end - before) / most)
+        for before, end in zip((0, *ends[:-1]), ends, strict=True)
     )
 
 
-def confidence_at(planned: Sequence[Look], rounds: int) -> float:
+def confidence_at(planned: Sequence[InterimLook], rounds: int) -> float:
     """The confidence of the intervals after that many blocks.
 
     Between two looks (a run that was cut short) it is that of the next one: nobody chose to stop there by the result.

@@ -17,7 +17,7 @@ _ATTRIBUTE_BYTES = 128
 _NO_BATCH = {errno.EINVAL, 524}  # 524 is the kernel's own ENOTSUPP, which errno.h does not have
 
 
-class _Command(IntEnum):
+class _BpfCommand(IntEnum):
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
@@ -108,21 +108,21 @@ def update(descriptor: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
             0,
         )
         try:
-            _call(_Command.MAP_UPDATE_BATCH, attribute)
+            _call(_BpfCommand.MAP_UPDATE_BATCH, attribute)
             return
         except OSError as error:
             if error.errno not in _NO_BATCH:
                 raise
     for key, value in pending:
         key_buffer, value_buffer = _buffer(key), _buffer(value)
-        _call(_Command.MAP_UPDATE_ELEM, _element(descriptor, key_buffer, value_buffer))
+        _call(_BpfCommand.MAP_UPDATE_ELEM, _element(descriptor, key_buffer, value_buffer))
 
 
 def lookup(descriptor: int, key: bytes, value_size: int) -> bytes | None:
     """The value under `key`, or None. `value_size` in bytes; for a per-CPU map see `dump`."""
     key_buffer, value_buffer = _buffer(key), ctypes.create_string_buffer(value_size)
     try:
-        _call(_Command.MAP_LOOKUP_ELEM, _element(descriptor, key_buffer, value_buffer))
+        _call(_BpfCommand.MAP_LOOKUP_ELEM, _element(descriptor, key_buffer, value_buffer))
     except FileNotFoundError:
         return None
     return value_buffer.raw
@@ -132,7 +132,7 @@ def delete(descriptor: int, key: bytes) -> bool:
     """Removes the entry; False when there was none."""
     key_buffer = _buffer(key)
     try:
-        _call(_Command.MAP_DELETE_ELEM, _element(descriptor, key_buffer, None))
+        _call(_BpfCommand.MAP_DELETE_ELEM, _element(descriptor, key_buffer, None))
     except FileNotFoundError:
         return False
     return True
@@ -144,7 +144,7 @@ def keys(descriptor: int, key_size: int) -> Iterator[bytes]:
     while True:
         following = ctypes.create_string_buffer(key_size)
         try:
-            _call(_Command.MAP_GET_NEXT_KEY, _element(descriptor, current, following))
+            _call(_BpfCommand.MAP_GET_NEXT_KEY, _element(descriptor, current, following))
         except FileNotFoundError:
             return
         yield following.raw
@@ -164,12 +164,12 @@ def dump(descriptor: int) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
 
 def program_descriptor(program_id: int) -> int:
     """A new file descriptor of the program. The caller closes it."""
-    return _opened(_Command.PROG_GET_FD_BY_ID, program_id)
+    return _opened(_BpfCommand.PROG_GET_FD_BY_ID, program_id)
 
 
 def map_descriptor(map_id: int) -> int:
     """A new file descriptor of the map. The caller closes it."""
-    return _opened(_Command.MAP_GET_FD_BY_ID, map_id)
+    return _opened(_BpfCommand.MAP_GET_FD_BY_ID, map_id)
 
 
 def map_info(descriptor: int) -> MapInfo:
@@ -242,7 +242,7 @@ def run_program(descriptor: int, packet: bytes, *, context: bytes = b"", repeat:
         ctypes.addressof(inner) if context else 0,
         ctypes.addressof(outer) if context else 0,
     )
-    answer = _call_in_place(_Command.PROG_TEST_RUN, attribute)
+    answer = _call_in_place(_BpfCommand.PROG_TEST_RUN, attribute)
     returned, _, size = struct.unpack_from("=III", answer, 4)
     (duration_ns,) = struct.unpack_from("=I", answer, 36)
     return ProgramRun(returned=returned, packet=outside.raw[:size], duration_ns=duration_ns)
@@ -281,7 +281,7 @@ def _element(
     return attribute
 
 
-def _opened(command: _Command, number: int) -> int:
+def _opened(command: _BpfCommand, number: int) -> int:
     attribute = bytearray(_ATTRIBUTE_BYTES)
     struct.pack_into("=I", attribute, 0, number)
     return _call(command, attribute)
@@ -292,7 +292,7 @@ def _info(descriptor: int, size: int, request: bytes = b"") -> bytes:
     buffer = ctypes.create_string_buffer(request, size)
     attribute = bytearray(_ATTRIBUTE_BYTES)
     struct.pack_into("=IIQ", attribute, 0, descriptor, size, ctypes.addressof(buffer))
-    _call(_Command.OBJ_GET_INFO_BY_FD, attribute)
+    _call(_BpfCommand.OBJ_GET_INFO_BY_FD, attribute)
     return buffer.raw
 
 
@@ -303,18 +303,18 @@ def _text(data: bytes) -> str:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(command: _Command, attribute: bytearray) -> int:
+def _call(command: _BpfCommand, attribute: bytearray) -> int:
     buffer = ctypes.create_string_buffer(bytes(attribute), len(attribute))
     return _system_call(command, buffer)
 
 
-def _call_in_place(command: _Command, attribute: bytearray) -> bytes:
+def _call_in_place(command: _BpfCommand, attribute: bytearray) -> bytes:
     buffer = ctypes.create_string_buffer(bytes(attribute), len(attribute))
     _system_call(command, buffer)
     return buffer.raw
 
 
-def _system_call(command: _Command, buffer: ctypes.Array[ctypes.c_char]) -> int:
+def _system_call(command: _BpfCommand, buffer: ctypes.Array[ctypes.c_char]) -> int:
     machine = platform.machine()
     number = _SYSCALL_NUMBER.get(machine)
     if number is None:

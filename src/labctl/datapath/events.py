@@ -23,8 +23,8 @@ from labctl.datapath.layout import (
     NO_ADDRESS,
     Config,
     ConfigFlag,
+    PacketVerdict,
     Program,
-    Verdict,
     pack_config,
     unpack_config,
 )
@@ -49,7 +49,7 @@ class Event:
     cpu: int
     program: Program
     ifindex: int
-    verdict: Verdict
+    verdict: PacketVerdict
     target_ifindex: int
     source: IPv4Address
     destination: IPv4Address
@@ -100,7 +100,7 @@ def decode_event(data: bytes) -> Event:
         cpu=cpu,
         program=Program(program),
         ifindex=ifindex,
-        verdict=Verdict(verdict),
+        verdict=PacketVerdict(verdict),
         target_ifindex=target_ifindex,
         source=IPv4Address(source),
         destination=IPv4Address(destination),

@@ -2,14 +2,21 @@
 
 Pure packing and unpacking. What a lab puts into the maps is decided in `contents`. Addresses and ports are in network
 order, other numbers in the host's (the objects are little-endian, as are the hosts that labctl runs on).
+
+The counters of a node's programs: how many packets and bytes each program, on each device, did what with.
+
+The programs count every packet once by where it went or why it was dropped. Evidence is a difference of two readings.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network
+
+from labctl.datapath import bpf
 
 CONFIG = struct.Struct("<Q4s4s4s4sIIII4s4s6s2x")
 ENDPOINT = struct.Struct("<6s6sII")
@@ -40,7 +47,7 @@ class ConfigFlag(IntFlag):
     WRONG_VNI = 8
 
 
-class Identity(IntEnum):
+class SecurityIdentity(IntEnum):
     """`enum identity`: Cilium's reserved identities, as far as they occur here."""
 
     HOST = 1
@@ -71,7 +78,7 @@ class Program(IntEnum):
         return "egress" if self in (Program.FROM_HOST, Program.TO_NETDEV, Program.TO_OVERLAY) else "ingress"
 
 
-class Verdict(IntEnum):
+class PacketVerdict(IntEnum):
     """`enum verdict`: what became of a packet. From 64 on it was dropped, and the name is the reason.
 
     MASQUERADED and UNMASQUERADED are counted in addition to where the packet went.
@@ -102,7 +109,7 @@ class Verdict(IntEnum):
 
     @property
     def is_drop(self) -> bool:
-        return self >= Verdict.INVALID_SOURCE
+        return self >= PacketVerdict.INVALID_SOURCE
 
     @property
     def words(self) -> str:
@@ -113,28 +120,28 @@ class Verdict(IntEnum):
 NO_FLAGS = ConfigFlag(0)
 
 _WORDS = {
-    Verdict.TO_STACK: "to the stack",
-    Verdict.REDIRECT: "bpf_redirect",
-    Verdict.REDIRECT_PEER: "bpf_redirect_peer",
-    Verdict.REDIRECT_NEIGH: "bpf_redirect_neigh",
-    Verdict.TUNNEL: "bpf_skb_set_tunnel_key, bpf_redirect",
-    Verdict.ARP_REPLY: "ARP answered",
-    Verdict.TO_HOST: "bpf_redirect to cilium_net",
-    Verdict.PASS: "passed on",
-    Verdict.MASQUERADED: "source rewritten to the node's address",
-    Verdict.UNMASQUERADED: "destination rewritten to the pod's address",
-    Verdict.INVALID_SOURCE: "dropped: source address is not the pod's",
-    Verdict.UNROUTABLE: "dropped: nobody has the destination address",
-    Verdict.TTL_EXCEEDED: "dropped: TTL exceeded",
-    Verdict.UNSUPPORTED_L3: "dropped: neither IPv4 nor ARP",
-    Verdict.INVALID: "dropped: invalid packet",
-    Verdict.FRAGMENT_NOT_FOUND: "dropped: first fragment was not seen",
-    Verdict.NO_FIB: "dropped: no route",
-    Verdict.INVALID_IDENTITY: "dropped: reserved identity as VNI",
-    Verdict.NAT_NO_PORT: "dropped: no port left to masquerade with",
-    Verdict.NAT_UNSUPPORTED: "dropped: cannot be masqueraded",
-    Verdict.WRITE: "dropped: packet could not be rewritten",
-    Verdict.UNKNOWN_PROTOCOL: "dropped: neither TCP, UDP, SCTP nor ICMP",
+    PacketVerdict.TO_STACK: "to the stack",
+    PacketVerdict.REDIRECT: "bpf_redirect",
+    PacketVerdict.REDIRECT_PEER: "bpf_redirect_peer",
+    PacketVerdict.REDIRECT_NEIGH: "bpf_redirect_neigh",
+    PacketVerdict.TUNNEL: "bpf_skb_set_tunnel_key, bpf_redirect",
+    PacketVerdict.ARP_REPLY: "ARP answered",
+    PacketVerdict.TO_HOST: "bpf_redirect to cilium_net",
+    PacketVerdict.PASS: "passed on",
+    PacketVerdict.MASQUERADED: "source rewritten to the node's address",
+    PacketVerdict.UNMASQUERADED: "destination rewritten to the pod's address",
+    PacketVerdict.INVALID_SOURCE: "dropped: source address is not the pod's",
+    PacketVerdict.UNROUTABLE: "dropped: nobody has the destination address",
+    PacketVerdict.TTL_EXCEEDED: "dropped: TTL exceeded",
+    PacketVerdict.UNSUPPORTED_L3: "dropped: neither IPv4 nor ARP",
+    PacketVerdict.INVALID: "dropped: invalid packet",
+    PacketVerdict.FRAGMENT_NOT_FOUND: "dropped: first fragment was not seen",
+    PacketVerdict.NO_FIB: "dropped: no route",
+    PacketVerdict.INVALID_IDENTITY: "dropped: reserved identity as VNI",
+    PacketVerdict.NAT_NO_PORT: "dropped: no port left to masquerade with",
+    PacketVerdict.NAT_UNSUPPORTED: "dropped: cannot be masqueraded",
+    PacketVerdict.WRITE: "dropped: packet could not be rewritten",
+    PacketVerdict.UNKNOWN_PROTOCOL: "dropped: neither TCP, UDP, SCTP nor ICMP",
 }
 
 
@@ -156,7 +163,7 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class EndpointEntry:
     """`struct endpoint`: a pod of the node."""
 
     mac: str
@@ -171,7 +178,7 @@ class MetricKey:
 
     ifindex: int
     program: Program
-    verdict: Verdict
+    verdict: PacketVerdict
 
 
 def pack_address(address: IPv4Address) -> bytes:
@@ -222,13 +229,13 @@ def unpack_config(data: bytes) -> Config:
     )
 
 
-def pack_endpoint(endpoint: Endpoint) -> bytes:
+def pack_endpoint(endpoint: EndpointEntry) -> bytes:
     return ENDPOINT.pack(pack_mac(endpoint.mac), pack_mac(endpoint.lxc_mac), endpoint.ifindex, endpoint.identity)
 
 
-def unpack_endpoint(data: bytes) -> Endpoint:
+def unpack_endpoint(data: bytes) -> EndpointEntry:
     mac, lxc_mac, ifindex, identity = ENDPOINT.unpack(data)
-    return Endpoint(mac=mac.hex(":"), lxc_mac=lxc_mac.hex(":"), ifindex=ifindex, identity=identity)
+    return EndpointEntry(mac=mac.hex(":"), lxc_mac=lxc_mac.hex(":"), ifindex=ifindex, identity=identity)
 
 
 def pack_ipcache(identity: int, tunnel_endpoint: IPv4Address) -> bytes:
@@ -251,4 +258,64 @@ def unpack_tunnel_key(data: bytes) -> IPv4Network:
 
 def unpack_metric_key(data: bytes) -> MetricKey:
     ifindex, program, verdict = METRIC_KEY.unpack(data)
-    return MetricKey(ifindex=ifindex, program=Program(program), verdict=Verdict(verdict))
+    return MetricKey(ifindex=ifindex, program=Program(program), verdict=PacketVerdict(verdict))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramCounter:
+    """One counter: `packets` and `bytes` that `program` on the device `ifindex` gave this verdict."""
+
+    ifindex: int
+    program: Program
+    verdict: PacketVerdict
+    packets: int
+    bytes: int
+
+    @property
+    def words(self) -> str:
+        """For a person: `cil_from_container: 3 packets, bpf_redirect_peer`."""
+        noun = "packet" if self.packets == 1 else "packets"
+        return f"{self.program.function}: {self.packets} {noun}, {self.verdict.words}"
+
+
+def read_metrics(descriptor: int) -> tuple[ProgramCounter, ...]:
+    """Every counter of the map `metrics`, summed over the CPUs, in the order of device, program, verdict."""
+    return decode_metrics(bpf.dump(descriptor))
+
+
+def decode_metrics(entries: Iterable[tuple[bytes, tuple[bytes, ...]]]) -> tuple[ProgramCounter, ...]:
+    found = []
+    for key, values in entries:
+        name = unpack_metric_key(key)
+        counted = [METRIC.unpack(value) for value in values]
+        found.append(
+            ProgramCounter(
+                ifindex=name.ifindex,
+                program=name.program,
+                verdict=name.verdict,
+                packets=sum(packets for packets, _ in counted),
+                bytes=sum(size for _, size in counted),
+            )
+        )
+    return tuple(sorted(found, key=lambda metric: (metric.ifindex, metric.program, metric.verdict)))
+
+
+def difference(before: Iterable[ProgramCounter], after: Iterable[ProgramCounter]) -> tuple[ProgramCounter, ...]:
+    """What was counted between two readings; counters that stood still are left out."""
+    start = {(m.ifindex, m.program, m.verdict): m for m in before}
+    grown = []
+    for metric in after:
+        first = start.get((metric.ifindex, metric.program, metric.verdict))
+        packets = metric.packets - (first.packets if first else 0)
+        size = metric.bytes - (first.bytes if first else 0)
+        if packets:
+            grown.append(
+                ProgramCounter(
+                    ifindex=metric.ifindex,
+                    program=metric.program,
+                    verdict=metric.verdict,
+                    packets=packets,
+                    bytes=size,
+                )
+            )
+    return tuple(grown)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from labctl.errors import HostLacks, StepFailed
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 
 LIBBPF = "libbpf.so.1"
 

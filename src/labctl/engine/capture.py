@@ -2,11 +2,17 @@
 
 Two tcpdumps per tap, one per direction, write pcap into pipes that are read as it comes. Packets are held back for a
 moment, so that those of different taps come out in the order of their times; never more than `_HELD_BYTE` of them.
+
+Proves that a capture filter can see a packet, before "nothing was seen" is believed: known packets are sent and the
+same filter has to catch them at the same taps.
+
+Which taps a `labctl capture` means: by name, pod, node, device or role; without any, those of the lab's pairs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import os
 import selectors
@@ -16,14 +22,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from labctl.errors import UsageError
-from labctl.model.path import Direction
+from labctl.checks.captures import (
+    CaptureCounts,
+    argv_tcpdump,
+    capturing,
+    last_line,
+    parse_counts,
+    require_listening,
+    require_trustworthy,
+)
+from labctl.engine.trace import marked_packets
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import require_success, why
-from labctl.path.capture import CaptureCounts, argv_tcpdump, last_line, parse_counts, require_listening
-from labctl.path.feed import PcapFeed
-from labctl.path.pcap import PcapError, Record
-from labctl.providers.base import Completed, Running, Tap
+from labctl.model.trace import ProbeProtocol, TapDirection, Way
+from labctl.path.pcap import PcapError, PcapFeed, Record
+from labctl.path.sighting import sightings
+from labctl.providers.base import Completed, OpenLab, Running, Tap
 from labctl.units import NANO
 
 READY_TIMEOUT_S = 15.0
@@ -43,7 +59,7 @@ class Source:
     """One tap in one direction: what one tcpdump captures."""
 
     tap: Tap
-    direction: Direction | None
+    direction: TapDirection | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +127,7 @@ def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
     return tuple(
         Source(tap=tap, direction=direction)
         for tap in sorted(taps, key=rank)
-        for direction in ((Direction.IN,) if tap.role in _LOOPBACKS else (Direction.IN, Direction.OUT))
+        for direction in ((TapDirection.IN,) if tap.role in _LOOPBACKS else (TapDirection.IN, TapDirection.OUT))
     )
 
 
@@ -323,3 +339,111 @@ def capture(
     ended, rest = stream.stop()
     hand_over(rest, end_ns)
     return ended, count
+
+
+_SETTLE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sanity:
+    """Which known packets the filter let through, and at how many of the taps. `sent` names all that were sent."""
+
+    sent: tuple[str, ...]
+    seen: tuple[str, ...]
+    taps: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        return f"the filter can see packets: it let {', '.join(self.seen)} through at {', '.join(self.taps)}"
+
+
+def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> Sanity:
+    """Sends one packet of each protocol between the pods of each of the lab's pairs.
+
+    Raises MeasureFailed when the filter caught none of them, or a sender or a capture failed: then silence would mean
+    nothing.
+    """
+    sent: list[str] = []
+    seen: dict[str, None] = {}
+    at: dict[str, None] = {}
+    lab = open_lab.lab
+    matchers = []
+    with capturing(taps, expression, nanoseconds=True) as live:
+        for pair in lab.pairs:
+            for protocol in ProbeProtocol:
+                marked = marked_packets(lab, pair, protocol, 1)
+                marked.require_sent(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
+                matchers.append((protocol, marked.matcher()))
+                sent.append(f"{protocol} {pair.client} → {pair.server}")
+        time.sleep(_SETTLE_S)
+        captures = live.stop()
+    require_trustworthy(captures)
+    for capture in captures:
+        records = capture.records()
+        for protocol, matcher in matchers:
+            for sighting in sightings(records, matcher, tap=capture.tap.name, role=capture.tap.role):
+                seen[f"{protocol} {sighting.way}" if sighting.way is Way.REPLY else str(protocol)] = None
+                at[sighting.tap] = None
+    if not seen:
+        raise MeasureFailed(
+            what="the filter sees none of the known packets, so its silence would mean nothing",
+            cause=f"sent were: {', '.join(sent) or 'none, the lab has no pairs'}; the taps were "
+            f"{', '.join(tap.name for tap in taps)}",
+            remedy=f"labctl capture {lab.name} --sanity --filter 'icmp or udp port 8472'",
+        )
+    return Sanity(sent=tuple(sent), seen=tuple(seen), taps=tuple(at))
+
+
+def chosen_taps(open_lab: OpenLab, names: Sequence[str]) -> tuple[Tap, ...]:
+    """Raises UsageError with a suggestion for a name that is no tap of the lab."""
+    known = known_taps(open_lab)
+    if not names:
+        of_pairs = {tap.name for pair in open_lab.lab.pairs for tap in open_lab.taps(pair)}
+        return tuple(tap for tap in known if tap.name in of_pairs) or known
+    chosen: dict[str, Tap] = {}
+    for name in names:
+        found = [tap for tap in known if name in _names(tap)]
+        if not found:
+            raise _unknown(open_lab.lab, name, known)
+        chosen.update((tap.name, tap) for tap in found)
+    return tuple(chosen.values())
+
+
+def known_taps(open_lab: OpenLab) -> tuple[Tap, ...]:
+    """Every tap on the way of any two pods, once. The lab's own pairs go first and give the roles."""
+    taps: dict[str, Tap] = {}
+    for pair in (*open_lab.lab.pairs, *_all_pods(open_lab.lab)):
+        for tap in open_lab.taps(pair):
+            taps.setdefault(tap.name, tap)
+    return tuple(taps.values())
+
+
+def _all_pods(lab: Lab) -> tuple[Pair, ...]:
+    """Pairs such that every pod is in one."""
+    if len(lab.pods) < 2:
+        return ()
+    first = lab.pods[0]
+    return tuple(
+        Pair(
+            client=first.name,
+            server=pod.name,
+            placement=Placement.SAME_NODE if pod.node == first.node else Placement.CROSS_NODE,
+        )
+        for pod in lab.pods[1:]
+    )
+
+
+def _names(tap: Tap) -> tuple[str, ...]:
+    """What a tap may be called: `node1:eth0`, its part `node1`, its device `cilium_vxlan`, its role."""
+    part, _, device = tap.name.rpartition(":")
+    return tap.name, part, device, str(tap.role)
+
+
+def _unknown(lab: Lab, name: str, known: Sequence[Tap]) -> UsageError:
+    words = list(dict.fromkeys(word for tap in known for word in _names(tap)))
+    near = difflib.get_close_matches(name, words, n=1)
+    return UsageError(
+        what=f"lab {lab.name} has no tap named {name}",
+        cause=f"its taps are: {', '.join(tap.name for tap in known)}",
+        remedy=f"did you mean {near[0]}?" if near else f"labctl capture {lab.name} --list",
+    )

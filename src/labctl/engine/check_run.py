@@ -8,13 +8,13 @@ from typing import Protocol
 
 from labctl.checks.base import Check, RawSink
 from labctl.engine.events import Observer
-from labctl.engine.inspect import run_checks
 from labctl.engine.prove import prove
+from labctl.engine.run_checks import run_checks
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import CheckSpec
-from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult
 from labctl.providers.base import OpenLab
-from labctl.store.encoding import plain
+from labctl.store.codec import plain
 
 PROVEN = "mode"
 CHECKED = "check"

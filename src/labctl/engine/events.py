@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from labctl.model.proof import ModeInForce
+from labctl.model.evidence import ModeInForce
 from labctl.model.result import CheckResult
 
 

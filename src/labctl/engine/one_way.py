@@ -25,7 +25,7 @@ _EVEN_HANDED = re.compile(r"\(|\)|icmp|tcp|udp|ip|and|or|not|&&|\|\||!|(?:host|n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Flow:
+class _Conversation:
     """One direction of a conversation. An echo request and its reply are one conversation, whose client asks."""
 
     protocol: int
@@ -44,9 +44,9 @@ class OneWay:
         self._is_fair = not _EVEN_HANDED.sub("", expression).strip()
         self._pods = {pod.address.packed: pod.name for pod in lab.pods}
         self._pairs = {(pair.client, pair.server) for pair in lab.pairs}
-        self._first_ns: dict[tuple[str, _Flow], int] = {}
-        self._known: dict[bytes, _Flow | None] = {}
-        self._elsewhere: set[_Flow] = set()
+        self._first_ns: dict[tuple[str, _Conversation], int] = {}
+        self._known: dict[bytes, _Conversation | None] = {}
+        self._elsewhere: set[_Conversation] = set()
         self._last_ns = 0
 
     def watch(self, batch: Batch) -> None:
@@ -70,7 +70,9 @@ class OneWay:
         whole -= {one.source.tap.name for one in ended if one.trouble}
         found: dict[str, None] = {}
         for (tap, flow), first_ns in self._first_ns.items():
-            other = _Flow(protocol=flow.protocol, client=flow.client, server=flow.server, is_answer=not flow.is_answer)
+            other = _Conversation(
+                protocol=flow.protocol, client=flow.client, server=flow.server, is_answer=not flow.is_answer
+            )
             is_early = first_ns <= end_ns - LONGEST_ANSWER_NS
             # Nobody has to answer a UDP datagram.
             is_due = flow.protocol != _UDP or other in self._elsewhere
@@ -78,7 +80,7 @@ class OneWay:
                 found[self._sentence(tap, flow)] = None
         return tuple(found)
 
-    def _sentence(self, tap: str, flow: _Flow) -> str:
+    def _sentence(self, tap: str, flow: _Conversation) -> str:
         saw, missed = ("replies", "requests") if flow.is_answer else ("requests", "replies")
         client, server = self._pods[flow.client], self._pods[flow.server]
         protocol = _PROTOCOLS[flow.protocol]
@@ -88,7 +90,7 @@ class OneWay:
             f"labctl trace {self._lab.name} {client} {server}{way} shows where they went"
         )
 
-    def _flow(self, frame: bytes) -> _Flow | None:
+    def _flow(self, frame: bytes) -> _Conversation | None:
         """The flow between two pods that an Ethernet frame belongs to, else None. Remembered by its header's bytes."""
         if len(frame) < 38 or frame[12:14] != _IPV4 or frame[23] not in _PROTOCOLS:
             return None
@@ -101,7 +103,7 @@ class OneWay:
             self._known[key] = self._made(frame[23], kind, frame[26:30], frame[30:34])
         return self._known[key]
 
-    def _made(self, protocol: int, kind: int, source: bytes, destination: bytes) -> _Flow | None:
+    def _made(self, protocol: int, kind: int, source: bytes, destination: bytes) -> _Conversation | None:
         if source not in self._pods or destination not in self._pods:
             return None
         if protocol == _ICMP:
@@ -115,4 +117,4 @@ class OneWay:
             if names not in self._pairs and not is_answer:
                 return None
         client, server = (destination, source) if is_answer else (source, destination)
-        return _Flow(protocol=protocol, client=client, server=server, is_answer=is_answer)
+        return _Conversation(protocol=protocol, client=client, server=server, is_answer=is_answer)

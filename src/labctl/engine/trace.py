@@ -1,4 +1,9 @@
-"""One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches."""
+"""One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches.
+
+One `labctl trace` as a run on disk: the captures as they came, and what was found in them; and back from there.
+
+Asks an open lab how far apart the clocks of two pods' nodes are, where they have clocks of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from labctl.checks.base import RawSink
-from labctl.checks.raw import RawFiles
-from labctl.engine.clocks import clocks_between
-from labctl.errors import MeasureFailed, UsageError
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.movement import Movement, Unshown
-from labctl.model.path import Direction, Protocol, Trace, TraceTap, Way
-from labctl.model.proof import Evidence
-from labctl.model.signature import Role
-from labctl.model.tools import said
-from labctl.path.capture import (
+from labctl.checks.captures import (
     TapCapture,
     capturing,
     hindrances_of,
@@ -25,19 +21,27 @@ from labctl.path.capture import (
     require_trustworthy,
     why_unsent,
 )
+from labctl.checks.outcome import RawFiles
+from labctl.engine.check_run import Journal
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import Evidence
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.signature import Role
+from labctl.model.tools import said
+from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
 from labctl.path.expected import expected_for
-from labctl.path.join import join
-from labctl.path.marked import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, Marked
-from labctl.path.naming import names_of
-from labctl.path.numbering import numbered
-from labctl.path.recognise import recognise
+from labctl.path.explain import first_wrong
+from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
-from labctl.path.signature import build_signature, vtep_roles
-from labctl.path.wrong import first_wrong
-from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
-from labctl.store.raw import MemorySink
+from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.providers.base import Completed, HasClocks, OpenLab, Tap, TargetKind
+from labctl.store.codec import plain, typed
+from labctl.store.reading import StoredRun
+from labctl.store.runs import MemorySink
+from labctl.units import NANO
 
 _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
@@ -72,16 +76,16 @@ def unknown_pod(lab: Lab, name: str) -> UsageError:
     )
 
 
-def marked_packets(lab: Lab, pair: Pair, protocol: Protocol, count: int) -> Marked:
+def marked_packets(lab: Lab, pair: Pair, protocol: ProbeProtocol, count: int) -> ProbePackets:
     """The packets to send. Raises UsageError for a count that cannot be carried out."""
-    most = MOST_DATAGRAMS if protocol is Protocol.UDP else MOST_PACKETS
+    most = MOST_DATAGRAMS if protocol is ProbeProtocol.UDP else MOST_PACKETS
     if not 1 <= count <= most:
         why = "a closed port answers only a few datagrams at once (the kernel's icmp_ratelimit)"
         raise UsageError(
             what=f"--count {count}: from 1 to {most} packets can be traced with {protocol}",
-            cause=why if protocol is Protocol.UDP else "",
+            cause=why if protocol is ProbeProtocol.UDP else "",
         )
-    return Marked(
+    return ProbePackets(
         protocol=protocol,
         client=lab.pod(pair.client).address,
         server=lab.pod(pair.server).address,
@@ -95,7 +99,7 @@ def trace(
     open_lab: OpenLab,
     pair: Pair,
     *,
-    protocol: Protocol = Protocol.ICMP,
+    protocol: ProbeProtocol = ProbeProtocol.ICMP,
     count: int = 1,
     statement: str = "",
     sink: RawSink | None = None,
@@ -110,7 +114,7 @@ def trace(
     lab = open_lab.lab
     taps = tuple(tap for tap in open_lab.taps(pair) if tap.role not in _LOOPBACKS)
     where = trace_taps(lab, pair, taps)
-    can_talk = _warm_up(open_lab, marked_packets(lab, pair, Protocol.ICMP, 1), pair)
+    can_talk = _warm_up(open_lab, marked_packets(lab, pair, ProbeProtocol.ICMP, 1), pair)
     for settle_s in _SETTLE_S:
         marked = marked_packets(lab, pair, protocol, count)
         watched = _watch(open_lab, pair, taps, marked, raw, lambda s=settle_s: sleep(s))  # type: ignore[misc]
@@ -207,7 +211,7 @@ def _kind(tap: Tap, pods: set[str]) -> str:
     return str(TargetKind.POD) if part in pods else str(tap.target.kind)
 
 
-class _Watched:
+class _WatchedProbe:
     """What one sending of the marked packets gave."""
 
     def __init__(self, sent: Completed) -> None:
@@ -225,14 +229,14 @@ class _Watched:
 
 
 def _watch(
-    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: Marked, raw: RawFiles, settle: Callable[[], None]
-) -> _Watched:
-    directions = (Direction.IN, Direction.OUT)
+    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: ProbePackets, raw: RawFiles, settle: Callable[[], None]
+) -> _WatchedProbe:
+    directions = (TapDirection.IN, TapDirection.OUT)
     with (
         open_lab.watching(pair) as watch,
         capturing(taps, marked.expression(), directions=directions, nanoseconds=True) as live,
     ):
-        watched = _Watched(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
+        watched = _WatchedProbe(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
         settle()
         watched.captures = live.stop()
         watched.movements = watch.movements()
@@ -247,7 +251,7 @@ def _watch(
     return watched
 
 
-def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
+def _warm_up(open_lab: OpenLab, marked: ProbePackets, pair: Pair) -> bool:
     """One echo before the watching, so that no packet waits for ARP while it is watched. Whether it was answered.
     Raises MeasureFailed when ping could not send."""
     sent = open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s)
@@ -255,7 +259,7 @@ def _warm_up(open_lab: OpenLab, marked: Marked, pair: Pair) -> bool:
     return sent.returncode == 0
 
 
-def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting, ...]:
+def _sightings(captures: Sequence[TapCapture], marked: ProbePackets) -> tuple[Sighting, ...]:
     matcher = marked.matcher()
     return tuple(
         sighting
@@ -266,7 +270,7 @@ def _sightings(captures: Sequence[TapCapture], marked: Marked) -> tuple[Sighting
     )
 
 
-def _refuse(watched: _Watched, unseen: bool) -> None:
+def _refuse(watched: _WatchedProbe, unseen: bool) -> None:
     if unseen:
         raise MeasureFailed(
             "the capture sees nothing",
@@ -276,4 +280,47 @@ def _refuse(watched: _Watched, unseen: bool) -> None:
     raise MeasureFailed(
         "the capture is not complete",
         f"in {len(_SETTLE_S)} attempts tcpdump left packets behind in the kernel's buffer: the host is overloaded",
+    )
+
+
+TRACE = "trace"
+"""The kind of run, and of the one entry in its journal."""
+
+
+def trace_into(
+    run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: ProbeProtocol, count: int, statement: str
+) -> Trace:
+    """Raises MeasureFailed, with everything that was captured up to then in the run."""
+    sink = run.sink(f"{pair.client}-{pair.server}")
+    traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink)
+    run.record(TRACE, {"trace": plain(traced)})
+    return traced
+
+
+def read_trace(run: StoredRun) -> Trace:
+    """What a run of `labctl trace` found. Raises LabError when it was changed or damaged, UsageError when it was cut
+    short before there was anything."""
+    run.require_intact()
+    for entry in run.entries(TRACE):
+        return typed(Trace, entry.content.get("trace"), where=str(run.path / "journal.jsonl"))
+    manifest = run.manifest
+    raise UsageError(
+        what=f"run {manifest.id} has nothing to report",
+        cause=f"it ended before the packet's way was known: {manifest.reason or manifest.state}",
+        remedy=f"ls {run.path / 'raw'}  # what was captured up to then",
+    )
+
+
+def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
+    """The server's node against the client's; None where they share a clock. Raises MeasureFailed or StepFailed."""
+    lab: Lab = open_lab.lab
+    client, server = lab.pod(pair.client).node, lab.pod(pair.server).node
+    if client == server or not isinstance(open_lab, HasClocks):
+        return None
+    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))}
+    return Clocks(
+        reference=client,
+        node=server,
+        offset_ns=round((offsets[server].offset_s - offsets[client].offset_s) / NANO),
+        error_ns=round((offsets[server].error_s + offsets[client].error_s) / NANO),
     )

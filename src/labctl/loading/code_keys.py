@@ -11,11 +11,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 
 from labctl.errors import Problem
-from labctl.loading.meaning import problem_at
-from labctl.loading.tree import Block, Listing, Path, Place, Scalar, Tree, find, place_of, plain, text_of
+from labctl.loading.rules import problem_at
+from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
 from labctl.model.sections_kind import DEFAULT_TOOLS_IMAGE, Propagation
 
 PROVIDER = "kind"
@@ -46,7 +46,7 @@ _CHOICES = frozenset(
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 
 
-def code_problems(tree: Tree, folders: Mapping[str, FilePath | None]) -> tuple[Problem, ...]:
+def code_problems(tree: Tree, folders: Mapping[str, Path | None]) -> tuple[Problem, ...]:
     """A problem at each key that names code, of the files (as places call them) in `folders`, which has the folder of
     each file that may not name any. `tree` is a whole scenario, or the sections of a stored lab with its provider."""
     if text_of(find(tree, "provider")) != PROVIDER:
@@ -58,7 +58,7 @@ def code_problems(tree: Tree, folders: Mapping[str, FilePath | None]) -> tuple[P
     )
 
 
-def _found(tree: Tree, folders: Mapping[str, FilePath | None]) -> Iterator[tuple[Path, Place, str]]:
+def _found(tree: Tree, folders: Mapping[str, Path | None]) -> Iterator[tuple[KeyPath, Place, str]]:
     for path in _ALWAYS:
         if (value := find(tree, *path)) is not None and plain(value):
             yield path, place_of(tree, path), ""
@@ -79,7 +79,7 @@ def _found(tree: Tree, folders: Mapping[str, FilePath | None]) -> Iterator[tuple
         yield from ((path, place, exception) for path, place in _more_than_data(values, ("cilium", "values"), ""))
 
 
-def _is_own_and_read_only(mount: Tree, folder: FilePath | None) -> bool:
+def _is_own_and_read_only(mount: Tree, folder: Path | None) -> bool:
     host = text_of(find(mount, "hostPath")) or ""
     read_only, propagation = find(mount, "readOnly"), text_of(find(mount, "propagation"))
     return (
@@ -87,13 +87,13 @@ def _is_own_and_read_only(mount: Tree, folder: FilePath | None) -> bool:
         and isinstance(read_only, Scalar)
         and read_only.value is True
         and propagation in (None, Propagation.NONE)
-        and FilePath(host).is_absolute()
+        and Path(host).is_absolute()
         and os.path.realpath(host) == os.path.normpath(host)
-        and FilePath(os.path.realpath(host)).is_relative_to(folder)
+        and Path(os.path.realpath(host)).is_relative_to(folder)
     )
 
 
-def _more_than_data(tree: Tree, path: Path, key: str) -> Iterator[tuple[Path, Place]]:
+def _more_than_data(tree: Tree, path: KeyPath, key: str) -> Iterator[tuple[KeyPath, Place]]:
     """The texts that could be code: an image, a command, a path, a file's content."""
     if isinstance(tree, Block):
         for name, entry in tree.entries.items():

@@ -1,21 +1,45 @@
-"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged."""
+r"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged.
+
+The defaults that hold where neither lab.yaml nor a scenario says anything.
+
+The shipped lab.yaml writes the same values out, with comments; a test holds the two equal. They are here as well so
+that a scenario file means the same without any project around it (an installed package, a file sent by mail).
+
+`--set key.path=value`: one option → a change of the merged tree, each value with its place in the option.
+
+A path is keys with dots; an item of a list is its index (`pods[0].node`) or, for items with a name, that name
+(`checks.ping.count`). A dot inside a key is written `\.`. The value is YAML.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import Problem, UsageError
-from labctl.loading.compose import compose
-from labctl.loading.defaults import BUILT_IN, built_in
-from labctl.loading.files import Unreadable, read_text
-from labctl.loading.meaning import problem_at
-from labctl.loading.overrides import SET, override
+from labctl.loading.messages import listed, nearest, shown
 from labctl.loading.project import SUFFIX, Project
-from labctl.loading.structure import structure_problems
-from labctl.loading.tree import Block, Place, Tree, find, merge, text_of, without
-from labctl.loading.wording import listed, nearest, shown
+from labctl.loading.rules import check_name, problem_at
+from labctl.loading.shape import structure_problems
+from labctl.loading.tree import (
+    Block,
+    Entry,
+    KeyPath,
+    Listing,
+    Place,
+    Tree,
+    child,
+    find,
+    items_of,
+    merge,
+    planted,
+    text_of,
+    without,
+)
+from labctl.loading.yaml_files import UnreadableFile, compose, printable, read_text
 from labctl.model.document import SCENARIO, SITE, ScenarioDocument
 from labctl.names import is_name
 
@@ -120,7 +144,7 @@ def read_tree(path: Path, project: Project) -> Read:
     name = project.shown(path)
     try:
         text = read_text(path, name, is_trusted=project.is_trusted)
-    except Unreadable as unreadable:
+    except UnreadableFile as unreadable:
         return None, (unreadable.problem,)
     return compose(text, Place(name, 1, 1))
 
@@ -190,3 +214,128 @@ def once(problems: list[Problem]) -> tuple[Problem, ...]:
     for problem in problems:
         first.setdefault((problem.file, problem.line, problem.column, problem.path), problem)
     return tuple(first.values())
+
+
+BUILT_IN = "built-in default"
+
+
+def built_in() -> Tree:
+    return planted(
+        {
+            "provider": "netns",
+            "nodes": 3,
+            "network": {
+                "underlayCIDR": "172.30.0.0/24",
+                "podCIDR": "10.244.0.0/16",
+                "serviceCIDR": "10.96.0.0/16",
+                "mtu": 1500,
+            },
+            "datapath": {"encapsulation": "vxlan", "masquerade": "bpf", "kubeProxyReplacement": True},
+            "checks": [
+                {"check": "ping"},
+                {"check": "latency"},
+                {"check": "iperf"},
+                {"check": "iperf", "name": "iperf-many", "streams": 4},
+                {"check": "iperf", "name": "iperf-udp", "protocol": "udp"},
+                {"check": "tcpdump"},
+            ],
+        },
+        Place(BUILT_IN, 0, 0),
+    )
+
+
+SET = "--set"
+_LONGEST = 64 * 1024
+_DEEPEST = 16
+_STEP = re.compile(r"((?:[^.\[\]=\\]|\\.)*)((?:\[[0-9]{1,9}\])*)(\.|$)")
+
+
+class _Refused(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def override(tree: Tree, options: Sequence[str]) -> tuple[Tree, tuple[Problem, ...]]:
+    """The tree with every option applied in order, and the problems of those that could not be."""
+    problems: list[Problem] = []
+    for number, option in enumerate(options, start=1):
+        try:
+            path, value, found = _parsed(option, number)
+            problems.extend(found)
+            if value is not None:
+                tree = _placed(tree, path, value, Place(SET, number, 1), ())
+        except _Refused as refused:
+            problems.append(refused.problem)
+    return tree, tuple(problems)
+
+
+def _parsed(option: str, number: int) -> tuple[KeyPath, Tree | None, tuple[Problem, ...]]:
+    place = Place(SET, number, 1)
+    if len(option) > _LONGEST:
+        raise _Refused(problem_at(place, (), "is longer than 64 KiB"))
+    key, equals, text = option.partition("=")
+    if not equals or not key.strip():
+        raise _Refused(problem_at(place, (), f"{shown(option)} has no '='", "key.path=value"))
+    try:
+        printable(option, SET)
+    except UnreadableFile as unreadable:
+        raise _Refused(problem_at(place, (), unreadable.problem.message)) from None
+    path = _path(key.strip(), place)
+    if not text.strip():
+        message = "has no value"
+        raise _Refused(problem_at(Place(SET, number, len(option) + 1), path, message, "key.path=value"))
+    value, problems = compose(text, Place(SET, number, len(key) + 2), is_one_line=True)
+    return path, value, problems
+
+
+def _path(key: str, place: Place) -> KeyPath:
+    steps: list[str | int] = []
+    at = 0
+    while True:
+        match = _STEP.match(key, at)
+        if not match or not (match[1] or (match[2] and at)) or len(steps) > _DEEPEST:
+            raise _Refused(problem_at(place, (), f"{shown(key)} is not a key path", "such as checks.ping.count"))
+        if match[1]:
+            steps.append(re.sub(r"\\(.)", r"\1", match[1]))
+        steps.extend(int(index) for index in re.findall(r"[0-9]+", match[2]))
+        at = match.end()
+        if not match[3]:
+            return tuple(steps)
+
+
+def _placed(tree: Tree | None, path: KeyPath, value: Tree, place: Place, above: KeyPath) -> Tree:
+    """`tree` with `value` at `path`, merged as files are. Mappings on the way are made where there are none."""
+    if not path:
+        return merge(tree, value) if tree is not None else value
+    step, *rest = path
+    if isinstance(tree, Listing):
+        index = _index(tree, step, place, above)
+        changed = _placed(tree.items[index], tuple(rest), value, place, (*above, index))
+        return Listing((*tree.items[:index], changed, *tree.items[index + 1 :]), tree.place)
+    if isinstance(step, int):
+        raise _Refused(problem_at(place, (*above, step), "there is no list here"))
+    entries = dict(tree.entries) if isinstance(tree, Block) else {}
+    below = child(tree, step)
+    entries[step] = Entry(place, _placed(below, tuple(rest), value, place, (*above, step)))
+    return Block(entries, tree.place if isinstance(tree, Block) else place)
+
+
+def _index(listing: Listing, step: str | int, place: Place, above: KeyPath) -> int:
+    if isinstance(step, str) and step.isascii() and step.isdigit() and len(step) < 10:
+        step = int(step)
+    if isinstance(step, int):
+        if step < len(listing.items):
+            return step
+        message = f"there is no item {step}: the list has {len(listing.items)} items, counted from 0"
+        raise _Refused(problem_at(place, (*above, step), message))
+    called = {
+        name: index
+        for index, item in reversed(list(items_of(listing)))
+        if (name := check_name(item) if above == ("checks",) else text_of(find(item, "name")))
+    }
+    if step not in called:
+        message = f"no item is called {shown(step)}"
+        choices = list(reversed(called))
+        raise _Refused(problem_at(place, above, message, listed(choices), nearest(step, choices)))
+    return called[step]

@@ -1,27 +1,54 @@
 """Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`.
 
 What the scenario's provider cannot build is a problem too. Loading knows no provider: `refuse` asks it.
+
+The merged and checked tree → a `Scenario`. Nothing can go wrong here: every rule has been checked before.
+
+Loading a matrix file: strict as scenarios are, with every problem of the file and of its scenarios at once.
+
+One section of lab.yaml by itself, for who has no scenario: `labctl down` of a lab that only machines remember.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 from labctl.errors import Problem, ScenarioInvalid, UsageError
-from labctl.loading.build import scenario_of
 from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
-from labctl.loading.meaning import meaning_problems, problem_at, site_problems
-from labctl.loading.project import Project, project_at
-from labctl.loading.structure import structure_problems
-from labctl.loading.tree import Place, find, merge, place_of, text_of
-from labctl.loading.wording import as_name, shown
-from labctl.model.document import SITE
-from labctl.model.document_matrix import MATRIX
-from labctl.model.scenario import Scenario
+from labctl.loading.messages import as_name, listed, nearest, shown
+from labctl.loading.project import SUFFIX, Project, project_at
+from labctl.loading.rules import is_as_specific, meaning_problems, node_names, problem_at, site_problems
+from labctl.loading.shape import structure_problems
+from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
+from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.lab import (
+    CheckSpec,
+    Datapath,
+    Encapsulation,
+    Fault,
+    HostRouting,
+    Masquerade,
+    Matrix,
+    Pair,
+    Placement,
+    Scenario,
+    ScenarioPod,
+    ScenarioService,
+    ServiceProtocol,
+    ServiceType,
+)
+from labctl.model.parameters import PARAMETERS_OF, CompareParameters
 from labctl.names import is_name
+from labctl.planning.resolve import selected, selector_of
+from labctl.units import PERCENT
 
 Refuse = Callable[[Scenario], None]
 """Raises UsageError for a scenario that its provider cannot build, with the key at fault."""
@@ -93,8 +120,6 @@ def _file_problems(
         around = Project(start=project.start, root=None)
         return (*told, *site_problems(merge(site_layer(around)[0], tree)))
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
-        from labctl.loading.matrix import matrix_problems  # which loads its scenarios with this module
-
         return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
     scenario = layered(path, project, overrides, first=(tree, problems))
     return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
@@ -145,3 +170,229 @@ def _name_problems(scenario: Layered, path: Path, project: Project) -> tuple[Pro
     message = f"the file's name {shown(stem)} is not a scenario's name; rename the file, or give it a name:"
     allowed = "lower-case letters, digits and hyphens, at most 40 characters"
     return (problem_at(place, ("name",), message, allowed, as_name(stem)),)
+
+
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int]) -> Scenario:
+    """The scenario that a valid tree says."""
+    data: dict[str, Any] = plain(tree)
+    nodes, network = data["nodes"], data["network"]
+    pods = tuple(
+        ScenarioPod(name=pod["name"], node=pod["node"], labels=pod.get("labels") or {"app": pod["name"]})
+        for pod in data["pods"]
+    )
+    checks = tuple(_check(entry) for entry in data["checks"])
+    labels = {pod.name: pod.labels for pod in pods}
+    return Scenario(
+        name=name,
+        source=source,
+        provider=data["provider"],
+        nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
+        pods=pods,
+        pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
+        datapath=_datapath(data["datapath"]),
+        underlay_cidr=IPv4Network(network["underlayCIDR"]),
+        pod_cidr=IPv4Network(network["podCIDR"]),
+        service_cidr=IPv4Network(network["serviceCIDR"]),
+        mtu=network["mtu"],
+        checks=checks,
+        compare=_compare(data.get("compare", {}), checks, is_strict=_names_are_binding(tree, ranks)),
+        settings={
+            section: data[section]
+            for section, part in PROVIDER_SECTIONS.items()
+            if section in data and data["provider"] in part.providers
+        },
+        services=tuple(_service(entry, labels) for entry in data.get("services", ())),
+    )
+
+
+def snake_case(key: str) -> str:
+    """The Python name of a key: `durationS` → `duration_s`."""
+    return _HUMP.sub("_", key).lower()
+
+
+def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(
+            client=entry["client"],
+            server=entry["server"],
+            placement=Placement.SAME_NODE
+            if node_of[entry["client"]] == node_of[entry["server"]]
+            else Placement.CROSS_NODE,
+        )
+        for entry in entries
+    )
+
+
+def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:
+    selector = entry.get("selector") or selector_of(entry["backends"], labels) or {}
+    return ScenarioService(
+        name=entry["name"],
+        port=entry["port"],
+        target_port=entry.get("targetPort", entry["port"]),
+        protocol=ServiceProtocol(entry.get("protocol", ServiceProtocol.TCP)),
+        backends=tuple(entry["backends"]) if "backends" in entry else selected(selector, labels),
+        selector=dict(selector),
+        type=ServiceType(entry.get("type", ServiceType.CLUSTER_IP)),
+        node_port=entry.get("nodePort"),
+    )
+
+
+def _datapath(section: dict[str, Any]) -> Datapath:
+    return Datapath(
+        host_routing=HostRouting(section["hostRouting"]),
+        encapsulation=Encapsulation(section["encapsulation"]),
+        masquerade=Masquerade(section["masquerade"]),
+        kube_proxy_replacement=section["kubeProxyReplacement"],
+        extra_iptables_rules=section.get("extraIptablesRules", 0),
+        extra_delay_ns=section.get("extraDelayNs", 0),
+        faults=tuple(Fault(fault) for fault in section.get("faults", ())),
+    )
+
+
+def _check(entry: dict[str, Any]) -> CheckSpec:
+    kind = entry["check"]
+    written = {key: value for key, value in entry.items() if key not in ("check", "name", "expect")}
+    parameters = {snake_case(key): value for key, value in (written | entry.get("expect", {})).items()}
+    return CheckSpec(name=entry.get("name", kind), kind=kind, parameters=_typed(PARAMETERS_OF[kind], parameters))
+
+
+def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The parameters, with 1 made 1.0 where the default is a float: equal labs must have equal digests."""
+    floats = {field.name for field in fields(kind) if isinstance(field.default, float)}
+    return kind(**{name: float(value) if name in floats else value for name, value in values.items()})
+
+
+def _names_are_binding(tree: Tree, ranks: Mapping[str, int]) -> bool:
+    checks, compared = find(tree, "checks"), find(tree, "compare", "checks")
+    return checks is not None and compared is not None and is_as_specific(compared, checks, ranks)
+
+
+def _compare(section: dict[str, Any], checks: tuple[CheckSpec, ...], *, is_strict: bool) -> CompareParameters:
+    """Where the checks were replaced by a file that does not say which to compare, those that are left are compared;
+    when none is, every check that measures."""
+    chosen = tuple(section.get("checks", CompareParameters().checks))
+    if not is_strict:
+        known = [check.name for check in checks]
+        measuring = tuple(check.name for check in checks if check.kind != "tcpdump")
+        chosen = tuple(name for name in chosen if name in known) or measuring or tuple(known)
+    margins = {f"margin_{key}": value for key, value in section.get("margins", {}).items()}
+    ping = {f"ping_{snake_case(key)}": value for key, value in section.get("ping", {}).items()}
+    given = {snake_case(key): value for key, value in section.items() if key not in ("checks", "margins", "ping")}
+    made: CompareParameters = _typed(CompareParameters, {**given, **margins, **ping, "checks": chosen})
+    return made
+
+
+def load_matrix(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    refuse: Refuse | None = None,
+    start: Path | None = None,
+    trust: bool = False,
+) -> Matrix:
+    """The matrix in that file, with its scenarios loaded (`overrides` go to each of them).
+
+    A path in it is relative to the file. Raises ScenarioInvalid with every problem of every file, and UsageError for
+    one that root does not go by without `trust`.
+    """
+    project = project_at(start, trust=trust)
+    tree, problems = read_tree(path, project)
+    found, told = matrix_problems(tree, path, project, tuple(overrides), refuse)
+    if problems or told or tree is None:
+        raise ScenarioInvalid([*problems, *told])
+    data = MatrixDocument.model_validate_json(_json(tree))
+    return Matrix(
+        name=data.name or _stem(path),
+        source=str(path.absolute()),
+        scenarios=found,
+        checks=data.checks or (),
+        placements=data.placements or (),
+        rounds=data.rounds,
+        duration_s=data.duration_s,
+        seed=data.seed,
+        until=None if data.until_percent is None else data.until_percent * PERCENT,
+        max_rounds=data.max_rounds,
+        reference=bool(data.reference),
+        fail_if=data.fail_if or (),
+    )
+
+
+def matrix_problems(
+    tree: Tree | None, path: Path, project: Project, overrides: tuple[str, ...] = (), refuse: Refuse | None = None
+) -> tuple[tuple[Scenario, ...], tuple[Problem, ...]]:
+    """The scenarios of a matrix, and everything that is wrong with it and with them."""
+    if tree is None:
+        return (), ()
+    problems = list(structure_problems(tree, MATRIX))
+    scenarios: list[Scenario] = []
+    for index, item in items_of(find(tree, "scenarios")):
+        reference = text_of(item)
+        if reference is None or not (reference.endswith(SUFFIX) or is_name(reference)):
+            continue  # the structure has told it
+        try:
+            file = project.scenario(_file(reference, path))
+        except UsageError as unknown:
+            names = project.names()
+            message = unknown.what
+            at = ("scenarios", index)
+            problems.append(problem_at(item.place, at, message, listed(names), nearest(reference, names)))
+            continue
+        try:
+            scenarios.append(
+                load_scenario(file, overrides=overrides, refuse=refuse, start=project.start, trust=project.trust)
+            )
+        except ScenarioInvalid as invalid:
+            problems.extend(invalid.problems)
+    problems.extend(_meaning(tree, scenarios, path))
+    return tuple(scenarios), once(problems)
+
+
+def _meaning(tree: Tree, scenarios: Sequence[Scenario], path: Path) -> Iterator[Problem]:
+    seen: set[str] = set()
+    first = _checks(scenarios[0]) if scenarios else []
+    common = [name for name in first if all(name in _checks(each) for each in scenarios)]
+    for index, item in items_of(find(tree, "checks")):
+        name = text_of(item)
+        if name in seen:
+            yield problem_at(item.place, ("checks", index), f"{shown(name)} stands here twice")
+        elif name is not None and scenarios and name not in common:
+            message = f"not every scenario has a check {shown(name)}"
+            yield problem_at(item.place, ("checks", index), message, listed(common), nearest(name, common))
+        seen.add(name or "")
+    most = find(tree, "maxRounds")
+    if most is not None and find(tree, "untilPercent") is None:
+        yield problem_at(most.place, ("maxRounds",), "has no meaning without untilPercent")
+    if find(tree, "name") is None and not is_name(stem := _stem(path)):
+        message = f"the file's name {shown(stem)} is not a matrix's name; rename the file, or give it a name:"
+        allowed = "lower-case letters, digits and hyphens, at most 40 characters"
+        yield problem_at(Place(tree.place.file, 0, 0), ("name",), message, allowed, as_name(stem))
+
+
+def _checks(scenario: Scenario) -> list[str]:
+    return [spec.name for spec in scenario.checks]
+
+
+def _file(reference: str, matrix: Path) -> str:
+    """A path is relative to the file that has it; a name is a scenario's."""
+    return os.path.normpath(Path.cwd() / matrix.parent / reference) if reference.endswith(SUFFIX) else reference
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _json(tree: Tree) -> str:
+    return json.dumps(plain(tree))
+
+
+def site_section(name: str, *, start: Path | None = None, trust: bool = False) -> Any:
+    """The plain value of that section, None where lab.yaml has none. Raises ScenarioInvalid for a faulty lab.yaml, and
+    UsageError for one that root does not go by without `trust`."""
+    tree, problems, _ = site_layer(project_at(start, trust=trust))
+    if problems:
+        raise ScenarioInvalid(problems)
+    found = find(tree, name)
+    return None if found is None else plain(found)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.loading.wording import listed, nearest, shown
+from labctl.loading.messages import listed, nearest, shown
 from labctl.names import is_name
 
 SITE_FILE = "lab.yaml"

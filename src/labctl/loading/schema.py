@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from labctl.model.document import API_VERSION, SCENARIO, SITE, ScenarioDocument, SiteDocument
-from labctl.model.document_matrix import MATRIX, MatrixDocument
+from labctl.model.document import API_VERSION, MATRIX, SCENARIO, SITE, MatrixDocument, ScenarioDocument, SiteDocument
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Where a value is in a tree: keys and list indexes from the root."""
 
 Plain = None | bool | int | float | str
@@ -107,7 +107,7 @@ def text_of(tree: Tree | None) -> str | None:
     return tree.value if isinstance(tree, Scalar) and isinstance(tree.value, str) else None
 
 
-def place_of(tree: Tree, path: Path) -> Place:
+def place_of(tree: Tree, path: KeyPath) -> Place:
     """The place of the value at `path`, or of the nearest value above it that exists."""
     for step in path:
         below = child(tree, step)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.proof import ModeInForce
 from labctl.model.result import Metric, Sample, Verdict
 from labctl.model.signature import Signature
 
@@ -199,7 +199,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class InterimLook:
     """A point at which a comparison that goes on may stop, after `rounds` blocks; `level` is its part of the 5 %."""
 
     rounds: int
@@ -212,7 +212,7 @@ class Stopping:
     blocks that it took, `half_width` what was reached."""
 
     until: float
-    looks: tuple[Look, ...]
+    looks: tuple[InterimLook, ...]
     after: int
     half_width: float | None
 

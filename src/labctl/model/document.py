@@ -1,25 +1,191 @@
 """What may stand in a scenario file and in lab.yaml: the one model that parser and JSON Schema are made from.
 
 It owns keys, types, bounds and descriptions of each key. What keys mean together (names that must exist, ranges that
-must not overlap) is `loading/meaning.py`. A key is the name used throughout labctl in camelCase; the unit of a
+must not overlap) is `loading/rules.py`. A key is the name used throughout labctl in camelCase; the unit of a
 quantity is its last word, as an SI symbol or written out (`durationS`, `sizeByte`, `extraDelayNs`).
+
+The `checks` section of a file, made from the parameter classes that the checks themselves read.
+
+Names, types, defaults and bounds come from `model/parameters.py`; this module owns the descriptions, and one rule:
+a parameter called `max_…` or `min_…` is an expectation and stands under `expect:`.
+
+What may stand in a matrix file: which scenarios are measured against the first, with which checks and placements.
+
+The sections of a file that belong to a provider: the one place where a provider adds its own.
+
+To add a section: write its model here or in a module next to this one, derived from `Section`, and give it an entry
+in `PROVIDER_SECTIONS`. Parser, JSON Schema, merging and `Lab.settings` follow from that entry.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import reduce
+from operator import or_
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
-from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
-from labctl.model.document_checks import checks_type
-from labctl.model.document_sections import PROVIDER_SECTIONS
-from labctl.model.lab import Placement
-from labctl.model.parameters import Seconds, Share
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceProtocol, ServiceType
+from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.section import Section
-from labctl.model.service import Protocol, ServiceType
+from labctl.model.sections_kind import Cilium, KindCluster
+from labctl.model.sections_kubeadm import Hosts, Kubeadm
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
+
+EXPECTATION_PREFIXES = ("max_", "min_")
+
+DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "ping": {
+            "": "ICMP echo from the client to the server: loss and round-trip times, from every reply.",
+            "count": "How many echo requests are sent.",
+            "interval_s": "Seconds from one request to the next. 0: each goes when the reply to the one before came.",
+            "size_byte": "Bytes of payload in each request.",
+            "slices": "How many processes share the requests; other runs of a comparison take their turn between.",
+            "max_loss": "The share of requests that may go unanswered: 0 is none, 1 is all.",
+        },
+        "iperf": {
+            "": "iperf3 from the client to the server: throughput, retransmits (TCP), loss and jitter (UDP), own CPU.",
+            "protocol": "What carries the data.",
+            "duration_s": "Seconds of sending. iperf3 counts whole seconds: a fraction is rounded up.",
+            "streams": "How many connections send at the same time.",
+            "rate_bit_per_s": "The sending rate of UDP, in bit/s. TCP sends what it can.",
+            "min_throughput_bit_per_s": "The least throughput that passes, in bit/s.",
+            "max_loss": "The share of UDP datagrams that may be lost: 0 is none, 1 is all.",
+        },
+        "latency": {
+            "": "sockperf request and response over TCP, one request in flight: percentiles, transactions/s, own CPU.",
+            "duration_s": "Seconds of measuring.",
+            "message_byte": "Bytes in each request and each response.",
+        },
+        "paced": {
+            "": "sockperf requests over TCP at a fixed rate, each measured from when it was due: queueing shows.",
+            "duration_s": "Seconds of measuring.",
+            "message_byte": "Bytes in each request and each response.",
+            "rate_per_s": "Requests per second; well below what the path can carry.",
+        },
+        "connect": {
+            "": "Short TCP connections one after the other: connections/s, and own CPU per connection.",
+            "duration_s": "Seconds of measuring.",
+        },
+        "tcpdump": {
+            "": "Captures at every tap while a known packet goes through; the signature must be that of the mode.",
+            "count": "How many echo requests go through while the captures run.",
+        },
+        "addressing": {
+            "": "Pod mask, gateway, ARP, TTLs, VXLAN envelope and MTU, each found by looking and explained.",
+            "count": "How many echo requests go through while the captures run.",
+        },
+        "service": {
+            "": "Services that the server is a backend of: who answered, where the address was translated, and how.",
+            "connections": "How many connections are made to each Service.",
+        },
+        "netfilter": {
+            "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",
+            "count": "How many echo requests are sent.",
+        },
+    }
+)
+
+
+def is_expectation(parameter: str) -> bool:
+    return parameter.startswith(EXPECTATION_PREFIXES)
+
+
+def _check_model(kind: str) -> type[Section]:
+    """The model of one entry under `checks` whose `check` is `kind`."""
+    parameters = PARAMETERS_OF[kind]
+    described = DESCRIPTIONS.get(kind, {})
+    hints = get_type_hints(parameters, include_extras=True)
+    own: dict[str, Any] = {
+        "check": (Literal[kind], Field(description="The kind of check.")),
+        "name": (
+            Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None,
+            Field(None, description="What reports call this check. Without it, the kind is the name."),
+        ),
+    }
+    expected: dict[str, Any] = {}
+    for parameter in fields(parameters):
+        default = parameter.default if parameter.default is not MISSING else None
+        made = (hints[parameter.name], Field(default, description=described.get(parameter.name)))
+        (expected if is_expectation(parameter.name) else own)[parameter.name] = made
+    if expected:
+        expect = create_model(
+            f"{kind.title()}Expect", __base__=Section, __doc__="What must hold for the check to pass.", **expected
+        )
+        own["expect"] = (expect | None, Field(None, description="What must hold for the check to pass."))
+    model: type[Section] = create_model(f"{kind.title()}Check", __base__=Section, __doc__=described.get(""), **own)
+    return model
+
+
+def checks_type() -> Any:
+    """The type of `checks`: a list with one model a kind, told apart by `check`."""
+    entry: Any = Annotated[reduce(or_, map(_check_model, PARAMETERS_OF)), Field(discriminator="check")]
+    entries: Any = tuple[entry, ...]
+    return Annotated[entries, Field(min_length=1, max_length=1_000)] | None
+
+
+MATRIX = "Matrix"
+
+REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
+Reference = Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)]
+Rounds = Annotated[int, Ge(1), Le(10_000)]
+
+
+class MatrixDocument(Section):
+    """A labctl matrix: scenarios, checks and placements that are measured in the same interleaved blocks."""
+
+    api_version: Literal["labctl/v1"] = Field(description="The version of the file format.")
+    kind: Literal["Matrix"] = Field(description="What the file is.")
+    name: Name | None = Field(None, description="The matrix's name. Without it, the file's name is used.")
+    scenarios: Annotated[tuple[Reference, ...], Field(min_length=2, max_length=26)] = Field(
+        description="Names, or paths ending in .yaml. Each one is compared with the first."
+    )
+    checks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="Names of the checks that a block runs. Default: compare.checks of the first scenario."
+    )
+    placements: Annotated[tuple[Placement, ...], Field(min_length=1)] | None = Field(
+        None, description="Only pairs that are placed so. Default: all pairs that every scenario has."
+    )
+    rounds: Rounds | None = Field(None, description="How many blocks. Default: compare.rounds of the first scenario.")
+    duration_s: Seconds | None = Field(None, description="Seconds of every check that has a duration.")
+    seed: Annotated[int, Ge(0)] | None = Field(
+        None, description="Decides the order of the runs. Default: a new one, recorded."
+    )
+    until_percent: Annotated[float, Gt(0), Le(100)] | None = Field(
+        None, description="Go on until every primary interval is within so many percent."
+    )
+    max_rounds: Rounds | None = Field(None, description="With untilPercent: at most so many blocks.")
+    reference: bool | None = Field(None, description="Measure between the nodes too: the limit that the wire sets.")
+    fail_if: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Thresholds, as with --fail-if: cross-node rtt_p50 > +5%."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSection:
+    """One section: the model of its content (a `Section`, or an annotated list of them), and the providers that
+    read it."""
+
+    model: Any
+    providers: tuple[str, ...]
+    description: str = ""
+
+
+PROVIDER_SECTIONS: Mapping[str, ProviderSection] = MappingProxyType(
+    {
+        "cilium": ProviderSection(model=Cilium, providers=("kind", "kubeadm")),
+        "kindCluster": ProviderSection(model=KindCluster, providers=("kind",)),
+        "kubeadm": ProviderSection(model=Kubeadm, providers=("kubeadm",)),
+        "hosts": ProviderSection(
+            model=Hosts, providers=("kubeadm",), description="Machines of your own that are reached by SSH."
+        ),
+    }
+)
 
 API_VERSION = "labctl/v1"
 SCENARIO = "Scenario"
@@ -27,7 +193,6 @@ SITE = "Site"
 
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
-REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
 
 SMALLEST_MTU_BYTE = 576
 LARGEST_MTU_BYTE = 65_520
@@ -81,7 +246,7 @@ class ServiceEntry(Section):
     name: Name = Field(description="The Service's name.")
     port: Port = Field(description="The port that clients use.")
     target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
-    protocol: Protocol = Field(Protocol.TCP, description="What it carries.")
+    protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
     backends: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(

@@ -1,6 +1,18 @@
 """A resolved lab: every name, address and number decided, nothing left to look up.
 
 `planning.resolve` makes these from a scenario; every provider and check reads them.
+
+A scenario: what to build and what to check, complete and valid, before any address is decided.
+
+`loading` makes these; `planning.resolve` turns them into a `Lab`. What may stand in a file is `model/document.py`.
+
+How packets between pods are carried: the choices a scenario makes, as closed sets.
+
+Services: one address in front of several pods, and how a client's choice of a backend is asked for. Pure data.
+
+A matrix: which scenarios, checks and placements are measured together, complete and valid. Pure data.
+
+How the sides of a comparison stand to each other: a word of scenarios and of the command line.
 """
 
 from __future__ import annotations
@@ -10,9 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from labctl.model.datapath import Datapath
 from labctl.model.parameters import CheckParameters, CompareParameters
-from labctl.model.service import Service
 
 
 class Placement(StrEnum):
@@ -120,3 +130,167 @@ class Lab:
 
     def pods_on(self, node: str) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.node == node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioPod:
+    """A pod by name, the node it is on, and its labels (pods with equal labels share one security identity)."""
+
+    name: str
+    node: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One scenario after site defaults, parents and overrides were merged and every rule was checked.
+
+    `source` is the path of its file. `nodes` are names in order. `mtu` is the device MTU in bytes. `settings` holds
+    the sections that the scenario's provider reads (`cilium:`, …), as JSON-ready data.
+    """
+
+    name: str
+    source: str
+    provider: str
+    nodes: tuple[str, ...]
+    pods: tuple[ScenarioPod, ...]
+    pairs: tuple[Pair, ...]
+    datapath: Datapath
+    underlay_cidr: IPv4Network
+    pod_cidr: IPv4Network
+    service_cidr: IPv4Network
+    mtu: int
+    checks: tuple[CheckSpec, ...]
+    compare: CompareParameters
+    settings: Mapping[str, object] = field(default_factory=dict)
+    services: tuple[ScenarioService, ...] = ()
+
+
+class HostRouting(StrEnum):
+    """Who moves a packet through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."""
+
+    LEGACY = "legacy"
+    BPF = "bpf"
+
+
+class Encapsulation(StrEnum):
+    """How a packet crosses from node to node."""
+
+    VXLAN = "vxlan"
+    NATIVE = "native"
+
+
+class Masquerade(StrEnum):
+    """Who rewrites the source address of what leaves the cluster."""
+
+    IPTABLES = "iptables"
+    BPF = "bpf"
+
+
+class Fault(StrEnum):
+    """A defect put into the lab on purpose, for lessons and for labctl's own tests.
+
+    Nothing that proves or judges a lab may read this: a fault has to be found by looking.
+    """
+
+    NO_REDIRECT_PEER = "no-redirect-peer"
+    WRONG_VTEP = "wrong-vtep"
+    WRONG_VNI = "wrong-vni"
+    MISSING_NEIGHBOUR = "missing-neighbour"
+    NETFILTER_DROP = "netfilter-drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datapath:
+    """The datapath that a scenario asks for.
+
+    `extra_iptables_rules` is a count of rules per node beyond those that a Cilium node carries; no packet
+    matches them, but every packet that crosses the host's netfilter walks past them.
+    `extra_delay_ns` is a busy-wait per packet in the eBPF programs, the known slowdown that the
+    comparison is tested with.
+    """
+
+    host_routing: HostRouting
+    encapsulation: Encapsulation
+    masquerade: Masquerade
+    kube_proxy_replacement: bool
+    extra_iptables_rules: int = 0
+    extra_delay_ns: int = 0
+    faults: tuple[Fault, ...] = ()
+
+    def asked(self) -> dict[str, object]:
+        """The mode as the scenario's own words, for reports (`modeInForce[].asked`)."""
+        return {
+            "hostRouting": str(self.host_routing),
+            "encapsulation": str(self.encapsulation),
+            "masquerade": str(self.masquerade),
+            "kubeProxyReplacement": self.kube_proxy_replacement,
+        }
+
+
+class ServiceType(StrEnum):
+    """Where a Service can be reached: inside the cluster, or also at a port of every node."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+
+
+class ServiceProtocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioService:
+    """A Service as a scenario has it. `selector` are the labels that exactly the `backends` have."""
+
+    name: str
+    port: int
+    target_port: int
+    protocol: ServiceProtocol
+    backends: tuple[str, ...]
+    selector: Mapping[str, str]
+    type: ServiceType
+    node_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A Service with its cluster address, one of the lab's `service_cidr`. `node_port` is None but for NodePort."""
+
+    name: str
+    address: IPv4Address
+    port: int
+    target_port: int
+    protocol: ServiceProtocol
+    backends: tuple[str, ...]
+    selector: Mapping[str, str]
+    type: ServiceType
+    node_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """`scenarios` are loaded; the first is what the others are compared with. What is None or empty is left to the
+    first scenario's `compare` section."""
+
+    name: str
+    source: str
+    scenarios: tuple[Scenario, ...]
+    checks: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    rounds: int | None = None
+    duration_s: float | None = None
+    seed: int | None = None
+    until: float | None = None
+    max_rounds: int | None = None
+    reference: bool = False
+    fail_if: tuple[str, ...] = ()
+
+
+class Strategy(StrEnum):
+    """Labs side by side, one lab that is switched between modes, or whatever there is room for."""
+
+    AUTO = "auto"
+    PARALLEL = "parallel"
+    SWITCH = "switch"

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 from annotated_types import Ge, Gt, Le
 from pydantic import Field, StringConstraints, model_validator
 
+from labctl.model.lab import Strategy
 from labctl.model.section import Operand, Section
-from labctl.model.strategy import Strategy
 
 VERSION_PATTERN = r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"

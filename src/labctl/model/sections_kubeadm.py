@@ -38,7 +38,7 @@ class MachineSource(StrEnum):
     VAGRANT = "vagrant"
 
 
-class Role(StrEnum):
+class MachineRole(StrEnum):
     CONTROL_PLANE = "control-plane"
     WORKER = "worker"
 
@@ -150,7 +150,7 @@ class Host(Section):
         22, description="The port of its SSH server. Without it: the one that ssh's configuration names, else 22."
     )
     key: Operand = Field("", description="The private key's file. Without it: ssh's own defaults and the agent.")
-    role: Role | None = Field(None, description="Without it the first machine is the control plane.")
+    role: MachineRole | None = Field(None, description="Without it the first machine is the control plane.")
     node: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
         None, description="The scenario's node that it becomes. Without it machines are taken in order."
     )
@@ -173,7 +173,7 @@ def _fit_together(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
     twice = sorted({f"{a}:{p}" for a, p in places if places.count((a, p)) > 1})
     if twice:
         raise ValueError(f"listed twice: {', '.join(twice)}")
-    leaders = [host.address for host in hosts if host.role is Role.CONTROL_PLANE]
+    leaders = [host.address for host in hosts if host.role is MachineRole.CONTROL_PLANE]
     if len(leaders) > 1:
         raise ValueError(f"one machine is the control plane, not {len(leaders)} ({', '.join(leaders)})")
     nodes = [host.node for host in hosts if host.node]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from labctl.errors import MeasureFailed
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 
 _VERSION = r"(\d+(?:\.\d+)*(?:[-.\w]*\w)?)"
 
@@ -122,7 +122,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class ProgramIdentity:
     """What a program says that it is. `version` is empty where it does not tell; `parts` are libraries of its own."""
 
     implementation: str
@@ -136,22 +136,22 @@ class Identity:
         return ", ".join(part for part in (own, *(f"{name} {version}" for name, version in self.parts)) if part)
 
 
-UNKNOWN = Identity(implementation="", version="")
+UNKNOWN = ProgramIdentity(implementation="", version="")
 
 
-def identify(tool: Tool, text: str) -> Identity:
+def identify(tool: Tool, text: str) -> ProgramIdentity:
     """From what the program printed when it was asked for its version, on both streams."""
     found = re.search(tool.pattern, text)
     if found is not None:
         parts = tuple((name, match[1]) for name, pattern in tool.parts if (match := re.search(pattern, text)))
-        return Identity(implementation=tool.implementation, version=found[1], parts=parts)
+        return ProgramIdentity(implementation=tool.implementation, version=found[1], parts=parts)
     for name, pattern in _OTHERS:
         if (match := pattern.search(text)) is not None:
-            return Identity(implementation=name, version=match[1])
+            return ProgramIdentity(implementation=name, version=match[1])
     return UNKNOWN
 
 
-def shortfall(tool: Tool, identity: Identity, text: str = "") -> str:
+def shortfall(tool: Tool, identity: ProgramIdentity, text: str = "") -> str:
     """Why this one will not do, as half a sentence; empty when it will. `text` is what it printed when it was asked."""
     if not identity.version:
         words = next((line.strip() for line in text.splitlines() if line.strip()), "nothing")

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from labctl.path.frame import Arp, Frame, Icmp, Ipv4, Tcp, Transport, Udp, decode, ip_text, mac_text
-from labctl.path.marked import quoted_udp_port
+from labctl.path.probe_packets import quoted_udp_port
 
 _ICMP = {0: "echo reply", 3: "destination unreachable", 8: "echo request", 11: "time exceeded"}
 _UNREACHABLE = {0: "net", 1: "host", 2: "protocol", 3: "port", 4: "need to fragment", 13: "prohibited"}

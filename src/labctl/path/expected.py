@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
 from labctl.path.signature import CLIENT_NODE, SERVER_NODE
 

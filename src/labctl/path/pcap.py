@@ -1,4 +1,5 @@
-"""Reads capture files in the classic pcap format, record by record; what is inside a frame is `frame`'s.
+"""Reads captures in the classic pcap format, whole files and streams that arrive in pieces; what is inside a frame is
+`frame`'s.
 
 Format: draft-ietf-opsawg-pcap (24 bytes of file header, then 16 bytes of record header before each frame). Both byte
 orders and both resolutions (micro- and nanoseconds) are read. A capture that was cut short, as by a killed tcpdump or
@@ -15,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 ETHERNET = 1
 """LINKTYPE_ETHERNET, the only link type that pods, bridges, veths and VXLAN devices have."""
 
-MAGICS = {
+_MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1_000),
     b"\xa1\xb2\xc3\xd4": (">", 1_000),
     b"\x4d\x3c\xb2\xa1": ("<", 1),
@@ -40,6 +41,65 @@ class Record(NamedTuple):
     wire_byte: int
 
 
+class PcapFeed:
+    """Give it bytes as they come, and it gives every packet that is whole. It holds at most one packet's bytes back."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._passed_byte = 0
+        self._unpack = struct.Struct("<IIII").unpack_from
+        self._tick_ns = 0
+        self.snap_byte = 0
+        self.link_type = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the file header has come."""
+        return self._tick_ns > 0
+
+    @property
+    def is_inside_packet(self) -> bool:
+        """Whether the last bytes are the beginning of a packet whose end has not come."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> Iterator[Record]:
+        """The packets that end in these bytes. Raises PcapError when the bytes are no pcap."""
+        buffer = self._rest + data if self._rest else data
+        position = 0
+        if not self._tick_ns:
+            if len(buffer) < _FILE_HEADER_BYTE:
+                self._rest = buffer
+                return
+            self._begin(buffer)
+            position = _FILE_HEADER_BYTE
+        unpack, tick_ns, length = self._unpack, self._tick_ns, len(buffer)
+        new = tuple.__new__  # a third of the time of Record's own
+        while (end := position + _RECORD_HEADER_BYTE) <= length:
+            seconds, fraction, kept, wire = unpack(buffer, position)
+            if kept > _LONGEST_FRAME_BYTE:
+                self._rest = b""
+                raise PcapError(f"the record at byte {self._passed_byte + position} claims a frame of {kept} bytes")
+            stop = end + kept
+            if stop > length:
+                break
+            yield new(Record, (seconds * 1_000_000_000 + fraction * tick_ns, buffer[end:stop], wire))
+            position = stop
+        self._passed_byte += position
+        self._rest = buffer[position:]
+
+    def _begin(self, header: bytes) -> None:
+        if header[:4] == _PCAPNG_MAGIC:
+            raise PcapError("this is a pcapng file; a classic pcap file was expected")
+        if header[:4] not in _MAGICS:
+            raise PcapError(f"not a pcap file: it begins with {header[:4].hex(' ') or 'nothing'}")
+        if len(header) < _FILE_HEADER_BYTE:
+            raise PcapError(f"the file header is cut short after {len(header)} bytes")
+        order, self._tick_ns = _MAGICS[header[:4]]
+        self._unpack = struct.Struct(order + "IIII").unpack_from
+        self.snap_byte, link = struct.unpack_from(order + "II", header, 16)
+        self.link_type = link & 0x0FFF_FFFF
+
+
 class PcapReader:
     """Iterates over the records of one stream, once, holding no more than a chunk of it in memory.
 
@@ -47,44 +107,20 @@ class PcapReader:
     """
 
     def __init__(self, stream: BinaryIO) -> None:
+        self._feed = PcapFeed()
         header = _read_exactly(stream, _FILE_HEADER_BYTE)
-        if header[:4] == _PCAPNG_MAGIC:
-            raise PcapError("this is a pcapng file; a classic pcap file was expected")
-        if header[:4] not in MAGICS:
-            raise PcapError(f"not a pcap file: it begins with {header[:4].hex(' ') or 'nothing'}")
         if len(header) < _FILE_HEADER_BYTE:
-            raise PcapError(f"the file header is cut short after {len(header)} bytes")
-        self._order, self._tick_ns = MAGICS[header[:4]]
-        self.snap_byte: int
-        self.link_type: int
-        self.snap_byte, link = struct.unpack(self._order + "II", header[16:24])
-        self.link_type = link & 0x0FFF_FFFF
+            self._feed._begin(header)
+        list(self._feed.feed(header))
+        self.snap_byte = self._feed.snap_byte
+        self.link_type = self._feed.link_type
         self.is_truncated = False
         self._stream = stream
 
     def __iter__(self) -> Iterator[Record]:
-        unpack = struct.Struct(self._order + "IIII").unpack_from
-        tick_ns = self._tick_ns
-        read = self._stream.read
-        new = tuple.__new__  # a third of the time of Record's own
-        buffer, position, passed = b"", 0, _FILE_HEADER_BYTE
-        while True:
-            end = position + _RECORD_HEADER_BYTE
-            if end <= len(buffer):
-                seconds, fraction, kept, wire = unpack(buffer, position)
-                if kept > _LONGEST_FRAME_BYTE:
-                    raise PcapError(f"the record at byte {passed + position} claims a frame of {kept} bytes")
-                stop = end + kept
-                if stop <= len(buffer):
-                    yield new(Record, (seconds * 1_000_000_000 + fraction * tick_ns, buffer[end:stop], wire))
-                    position = stop
-                    continue
-            chunk = read(_CHUNK_BYTE)
-            if not chunk:
-                self.is_truncated = position < len(buffer)
-                return
-            passed += position
-            buffer, position = buffer[position:] + chunk, 0
+        while chunk := self._stream.read(_CHUNK_BYTE):
+            yield from self._feed.feed(chunk)
+        self.is_truncated = self._feed.is_inside_packet
 
 
 def read_pcap(data: bytes) -> PcapReader:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from labctl.path.pcap import ETHERNET
-from labctl.path.sighting import Direction
+from labctl.path.sighting import TapDirection
 
 _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
 _MAGIC = 0x1A2B3C4D
@@ -54,9 +54,9 @@ def interface(about: Interface) -> bytes:
     return _block(_INTERFACE, struct.pack("<HHI", ETHERNET, 0, about.snap_byte) + options)
 
 
-def packet_maker(number: int, direction: Direction | None) -> Callable[[int, bytes, int], bytes]:
+def packet_maker(number: int, direction: TapDirection | None) -> Callable[[int, bytes, int], bytes]:
     """What makes the blocks of one interface's packets in one direction: (time in ns, frame, length on the wire)."""
-    flags = {Direction.IN: _INBOUND, Direction.OUT: _OUTBOUND, None: 0}[direction]
+    flags = {TapDirection.IN: _INBOUND, TapDirection.OUT: _OUTBOUND, None: 0}[direction]
     options = struct.pack("<HHI", _EPB_FLAGS, 4, flags) + _END
 
     @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from labctl.model.datapath import Encapsulation
+from labctl.model.lab import Encapsulation
 from labctl.model.signature import Outer, Role, Seen, Signature, TapSight
 
 

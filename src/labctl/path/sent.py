@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from labctl.errors import MeasureFailed
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.model.tools import TOOLS, is_of_the_network, remedy_for, require_ended, require_success, said, why
 
 NO_WAY = (

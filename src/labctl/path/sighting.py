@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from labctl.model.movement import PacketKey
-from labctl.model.path import Direction as Direction
-from labctl.model.path import Way as Way
 from labctl.model.signature import Role
+from labctl.model.trace import PacketKey
+from labctl.model.trace import TapDirection as TapDirection
+from labctl.model.trace import Way as Way
 from labctl.path.frame import (
     PROTOCOL_ICMP,
     PROTOCOL_TCP,
@@ -75,7 +75,7 @@ class Sighting(NamedTuple):
     tap: str
     role: Role
     time_ns: int
-    direction: Direction | None
+    direction: TapDirection | None
     way: Way
     number: int
     src: str
@@ -108,7 +108,7 @@ def match_echo(client: IPv4Address, server: IPv4Address, token: bytes) -> Matche
 
 
 def sightings(
-    records: Iterable[Record], matcher: Matcher, *, tap: str, role: Role, direction: Direction | None = None
+    records: Iterable[Record], matcher: Matcher, *, tap: str, role: Role, direction: TapDirection | None = None
 ) -> Iterator[Sighting]:
     """The records that the matcher knows, in the order of the capture. Envelopes are opened first."""
     for time_ns, data, _wire_byte in records:

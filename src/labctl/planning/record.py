@@ -18,10 +18,24 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le
 
 from labctl.errors import LabError
-from labctl.model.datapath import Datapath, Encapsulation, Fault, HostRouting, Masquerade
-from labctl.model.lab import CheckSpec, Lab, Network, Node, Pair, Placement, Pod
+from labctl.model.lab import (
+    CheckSpec,
+    Datapath,
+    Encapsulation,
+    Fault,
+    HostRouting,
+    Lab,
+    Masquerade,
+    Network,
+    Node,
+    Pair,
+    Placement,
+    Pod,
+    Service,
+    ServiceProtocol,
+    ServiceType,
+)
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
-from labctl.model.service import Protocol, Service, ServiceType
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
 API_VERSION = "labctl/v1"
@@ -137,7 +151,7 @@ def _service(data: Mapping[str, Any]) -> Service:
         address=IPv4Address(_text(data, "address")),
         port=_port(data, "port"),
         target_port=_port(data, "targetPort"),
-        protocol=Protocol(data["protocol"]),
+        protocol=ServiceProtocol(data["protocol"]),
         backends=tuple(_fits(is_name, name, "backends") for name in data["backends"]),
         selector=_labels(data, "selector"),
         type=ServiceType(data["type"]),

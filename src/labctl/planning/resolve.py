@@ -1,20 +1,31 @@
-"""Scenario → Lab: every address, MAC, name and number decided. Pure, and the same for the same scenario everywhere."""
+"""Scenario → Lab: every address, MAC, name and number decided. Pure, and the same for the same scenario everywhere.
+
+Security identities: one number for each set of labels, which is the VNI of what such a pod sends over vxlan.
+
+Cilium gives cluster identities from 256 to 65535; lower numbers are reserved (host, world, …). The number depends on
+the labels, not on the order of pods, so that an unchanged pod keeps its identity when another is added (unless the
+two would collide).
+
+A lab with other settings of its provider laid over it: what a bundle says instead of the scenario. Pure.
+
+Which labels say exactly these pods, and which pods have these labels: how Kubernetes names a Service's backends.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from labctl import names
 from labctl.errors import UsageError
-from labctl.model.datapath import Encapsulation
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Lab, Network, Node, Pod
-from labctl.model.scenario import Scenario
-from labctl.model.service import Service
+from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
 from labctl.planning import addresses
-from labctl.planning.identities import identities, label_key
 from labctl.planning.record import digest_of
 
 
@@ -116,3 +127,56 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
         )
         placed[pod.node] += 1
     return tuple(pods)
+
+
+FIRST_IDENTITY = 256
+LAST_IDENTITY = 65_535
+
+
+def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:
+    """The identity of each distinct set of labels, by `label_key`. Raises ValueError when there are too many."""
+    keys = sorted({label_key(labels) for labels in label_sets})
+    room = LAST_IDENTITY - FIRST_IDENTITY + 1
+    if len(keys) > room:
+        raise ValueError(f"{len(keys)} different sets of labels, but only {room} identities")
+    taken: set[int] = set()
+    found: dict[str, int] = {}
+    for key in keys:
+        offset = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % room
+        while offset in taken:
+            offset = (offset + 1) % room
+        taken.add(offset)
+        found[key] = FIRST_IDENTITY + offset
+    return found
+
+
+def label_key(labels: Mapping[str, str]) -> str:
+    """The same text for the same labels, whatever their order."""
+    return json.dumps(dict(labels), sort_keys=True)
+
+
+def with_settings(lab: Lab, over: Mapping[str, Mapping[str, object]]) -> Lab:
+    """`over` has sections by name, and wins key by key; None takes a key away. The digest follows."""
+    settings = dict(lab.settings)
+    for name, section in over.items():
+        before = settings.get(name)
+        merged = {**(before if isinstance(before, Mapping) else {}), **section}
+        settings[name] = {key: value for key, value in merged.items() if value is not None}
+    changed = replace(lab, settings=settings)
+    return replace(changed, digest=digest_of(changed))
+
+
+def selected(selector: Mapping[str, str], pods: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The pods (by name, with their labels) that have every label of the selector."""
+    return tuple(name for name, labels in pods.items() if selector.items() <= labels.items())
+
+
+def selector_of(backends: Iterable[str], pods: Mapping[str, Mapping[str, str]]) -> dict[str, str] | None:
+    """The labels that all of these pods have in common, if no other pod has all of them; else None."""
+    chosen = [pods[name] for name in backends]
+    common = dict(chosen[0]) if chosen else {}
+    for labels in chosen[1:]:
+        common = {key: value for key, value in common.items() if labels.get(key) == value}
+    if not common or set(selected(common, pods)) != set(backends):
+        return None
+    return common

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from labctl.errors import LabError
-from labctl.model.process import Completed as Completed
+from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # who only looks for labs does not load what is said of their packets
+    from labctl.model.evidence import DatapathState, Evidence
     from labctl.model.lab import Lab, Pair
-    from labctl.model.movement import Movement, Unshown
     from labctl.model.plan import Action, Plan
-    from labctl.model.proof import Evidence
     from labctl.model.signature import Role
-    from labctl.model.state import DatapathState
+    from labctl.model.trace import Movement, Unshown
 
 
 class Running(Protocol):

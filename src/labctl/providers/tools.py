@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
-from labctl.model.tools import TOOLS, UNKNOWN, Identity, Tool, identify, shortfall
+from labctl.model.tools import TOOLS, UNKNOWN, ProgramIdentity, Tool, identify, shortfall
 from labctl.providers.base import Probe
 from labctl.system import process
 
@@ -35,12 +35,12 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundProgram:
     """A program as it was found; `path` is empty where there is none. `said` is its answer about its version;
     `is_silent`: it had given none at the deadline."""
 
     path: str
-    identity: Identity = UNKNOWN
+    identity: ProgramIdentity = UNKNOWN
     said: str = ""
     is_silent: bool = False
 
@@ -54,11 +54,11 @@ def tool_probes(needs: Sequence[Need]) -> Iterator[Probe]:
         yield probe_of(need, one, also=_other_backend(need.program, by_name))
 
 
-def ask(tool: Tool) -> Found:
+def ask(tool: Tool) -> FoundProgram:
     """Looks the program up and has it tell its version."""
     path = process.find_program(tool.program)
     if path is None:
-        return Found(path="")
+        return FoundProgram(path="")
     try:
         done = process.run((path, *tool.asked), timeout_s=_ASK_S)
         said = f"{done.text}\n{done.error_text}"
@@ -68,11 +68,11 @@ def ask(tool: Tool) -> Found:
             said = f"it was killed by signal {-done.returncode}\n{said}"
     except MeasureFailed as failed:
         said = f"{failed.what}: {failed.cause}"
-        return Found(path=path, identity=identify(tool, said), said=said)
-    return Found(path=path, identity=identify(tool, said), said=said, is_silent=done.timed_out)
+        return FoundProgram(path=path, identity=identify(tool, said), said=said)
+    return FoundProgram(path=path, identity=identify(tool, said), said=said, is_silent=done.timed_out)
 
 
-def probe_of(need: Need, found: Found, *, also: str = "") -> Probe:
+def probe_of(need: Need, found: FoundProgram, *, also: str = "") -> Probe:
     """What doctor says of one program. `also` is a further reason why it will not do. Pure."""
     tool = need.tool
     package = need.remedy or f"apt-get install {tool.package}"
@@ -105,7 +105,7 @@ def _in_words(words: str, path: str, short: str) -> str:
     return words if path.rpartition("/")[0] in _USUAL else f"{words} ({path})"
 
 
-def _other_backend(program: str, found: Mapping[str, Found]) -> str:
+def _other_backend(program: str, found: Mapping[str, FoundProgram]) -> str:
     """iptables has two: rules that are written through nf_tables are not in the tables that the legacy one reads."""
     pair = ("iptables-restore", "iptables-save")
     if program != pair[1] or any(name not in found or "(" not in found[name].identity.version for name in pair):

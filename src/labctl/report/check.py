@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from labctl import units
 from labctl.model.result import CheckResult, Verdict
-from labctl.report.grid import Column, Grid
-from labctl.report.pasteable import command_line
+from labctl.report.grid import Column, Grid, command_line
 from labctl.report.sentences import placement_name
 from labctl.report.signature import cell_text
 from labctl.report.terminal import plain_text

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
-from labctl.report.grid import Column, Grid
-from labctl.report.pasteable import command_line
+from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.report.grid import Column, Grid, command_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

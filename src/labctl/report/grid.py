@@ -1,6 +1,8 @@
 """A table that loses nothing on a narrow terminal: where its columns do not fit, a block a row, a fact after the other.
 
 The console's own width decides, so that views need not know it. No cell is cut, and no word is broken that fits a line.
+
+A command on a line of its own, never wrapped: a terminal breaks it for the eye, and a person copies it whole.
 """
 
 from __future__ import annotations
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
     from rich.text import Text
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
 
 _ROOM_FOR_TEXT = 24
 """Columns of a sentence below which it is better read under its row than beside it."""
@@ -199,3 +208,10 @@ def _width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def command_line(command: str, *, indent: int = 0, prompt: str = "$ ", style: str = "") -> Text:
+    """To be printed as it is, not inside a table or a padding: those cut what is wider than the screen."""
+    from rich.text import Text
+
+    return Text(f"{' ' * indent}{prompt}{command}", style=style, no_wrap=True, overflow="ignore")

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from labctl import units
-from labctl.compare.fail_if import Judgement
 from labctl.compare.statistics import relative
+from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow, RunRecord
-from labctl.model.proof import Evidence
+from labctl.model.evidence import Evidence
 from labctl.model.result import Better
 from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.json import comparison_json
@@ -44,12 +44,12 @@ from labctl.report.sentences import (
     sides,
     standing_text,
     statements,
+    undetected_notes,
+    undetected_text,
 )
-from labctl.report.signature import Matrix, cell_text, matrices
-from labctl.report.status import shortened
+from labctl.report.signature import SignatureMatrix, cell_text, matrices
 from labctl.report.svg import Point, axis_drawing, changes_drawing, interval_drawing, samples_drawing
-from labctl.report.terminal import telling
-from labctl.report.undetected import undetected_notes, undetected_text
+from labctl.report.terminal import shortened, telling
 from labctl.report.words import ENGLISH, Words
 
 # Beyond these the page would be slow to open: it then names the files of the run directory instead.
@@ -64,7 +64,9 @@ Runs = Mapping[tuple[str, int], RunRecord]
 """The runs of one check on one pair, by side and block."""
 
 
-def comparison_page(comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()) -> str:
+def comparison_page(
+    comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[ThresholdJudgement] = ()
+) -> str:
     """The whole page; `judgements` are what became of the thresholds of `--fail-if`."""
     floor = noise_floor_text(comparison, words)
     judged = [row for row in in_report_order(comparison.rows) if row.verdict is not None]
@@ -282,7 +284,7 @@ def _sample(value: float | None, run: RunRecord | None, unit: str, scale: units.
 # ---- signatures, limits, proof
 
 
-def _signature(matrix: Matrix, names: tuple[str, str], words: Words) -> dict[str, Any]:
+def _signature(matrix: SignatureMatrix, names: tuple[str, str], words: Words) -> dict[str, Any]:
     heads = []
     for name, seen in zip(names, (matrix.a, matrix.b), strict=True):
         expected = None if seen is None else seen.is_expected

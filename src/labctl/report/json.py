@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from labctl.compare.fail_if import Judgement
+from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import (
     Caution,
     Change,
@@ -20,8 +20,8 @@ from labctl.model.comparison import (
     SideSamples,
     Stopping,
 )
+from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.lab import Lab
-from labctl.model.proof import Evidence, ModeInForce
 from labctl.model.result import CheckResult, Sample
 from labctl.path.record import signature_record
 from labctl.report.sentences import caution_text, headline, refusal_text
@@ -31,7 +31,7 @@ from labctl.text import json_bytes
 API_VERSION = "labctl/v1"
 
 
-def comparison_document(comparison: Comparison, judgements: Sequence[Judgement] = ()) -> dict[str, object]:
+def comparison_document(comparison: Comparison, judgements: Sequence[ThresholdJudgement] = ()) -> dict[str, object]:
     """The comparison as JSON-ready data. Numbers that are not finite become null."""
     environment = comparison.environment
     return {
@@ -85,7 +85,7 @@ def comparison_document(comparison: Comparison, judgements: Sequence[Judgement] 
 
 
 def matrix_document(
-    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]] = ()
 ) -> dict[str, object]:
     """One comparison is its own document; several are a `ComparisonMatrix` that holds each of them whole."""
     of_each = judgements or [()] * len(comparisons)
@@ -243,7 +243,7 @@ def _stopping(stopping: Stopping) -> dict[str, object]:
     }
 
 
-def _threshold(judgement: Judgement) -> dict[str, object]:
+def _threshold(judgement: ThresholdJudgement) -> dict[str, object]:
     row = judgement.row
     return {
         "failIf": judgement.threshold.text,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree  # nosec B405  # writes XML, and reads none
 
-from labctl.compare.fail_if import Judgement, Outcome
+from labctl.compare.thresholds import ThresholdJudgement, ThresholdState
 from labctl.model.comparison import ChangeVerdict, Comparison, RunRecord
-from labctl.model.proof import ModeInForce, Standing
+from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.result import CheckResult, Verdict
 from labctl.report.sentences import judgement_text, refusal_text, row_sentence, row_values
 from labctl.report.words import ENGLISH
@@ -19,7 +19,7 @@ _ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error", Verdict.SKIP: "ski
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def comparison_junit(comparison: Comparison, judgements: Sequence[Judgement] = ()) -> str:
+def comparison_junit(comparison: Comparison, judgements: Sequence[ThresholdJudgement] = ()) -> str:
     """A test case for each threshold on each row that it names, for each row, and for the runs of each check.
 
     A crossed threshold is a failure, and one that cannot be judged an error: the question was asked and not answered.
@@ -29,13 +29,15 @@ def comparison_junit(comparison: Comparison, judgements: Sequence[Judgement] = (
     return _text(_comparison_suite(comparison, judgements))
 
 
-def comparisons_junit(comparisons: Sequence[Comparison], judgements: Sequence[Sequence[Judgement]] = ()) -> str:
+def comparisons_junit(
+    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]] = ()
+) -> str:
     """One suite for each comparison."""
     of_each = judgements or [()] * len(comparisons)
     return _text(*(_comparison_suite(each, judged) for each, judged in zip(comparisons, of_each, strict=True)))
 
 
-def _comparison_suite(comparison: Comparison, judgements: Sequence[Judgement]) -> ElementTree.Element:
+def _comparison_suite(comparison: Comparison, judgements: Sequence[ThresholdJudgement]) -> ElementTree.Element:
     suite = _suite(f"labctl compare {comparison.a.scenario} {comparison.b.scenario}")
     for judgement in judgements:
         _threshold(suite, judgement)
@@ -49,13 +51,13 @@ def _comparison_suite(comparison: Comparison, judgements: Sequence[Judgement]) -
     return suite
 
 
-def _threshold(suite: ElementTree.Element, judgement: Judgement) -> None:
+def _threshold(suite: ElementTree.Element, judgement: ThresholdJudgement) -> None:
     row = judgement.row
     where = f"{row.placement} {row.metric.name} {row.client}→{row.server}"
     case = _case(suite, f"fail-if.{row.placement}.{row.check}", f"{judgement.threshold.text} ({where})")
-    if judgement.outcome is Outcome.CROSSED:
+    if judgement.outcome is ThresholdState.CROSSED:
         _child(case, "failure", judgement_text(judgement, ENGLISH))
-    elif judgement.outcome is Outcome.UNKNOWN:
+    elif judgement.outcome is ThresholdState.UNKNOWN:
         _child(case, "error", judgement_text(judgement, ENGLISH))
     else:
         _said(case, judgement_text(judgement, ENGLISH))

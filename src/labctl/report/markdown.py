@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from labctl.compare.fail_if import Judgement
+from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.sentences import (
     caution_text,
@@ -28,16 +28,19 @@ from labctl.report.sentences import (
     sides,
     standing_text,
     statements,
+    undetected_notes,
+    undetected_text,
 )
 from labctl.report.signature import cell_text, matrices
-from labctl.report.undetected import undetected_notes, undetected_text
 from labctl.report.words import ENGLISH, Words
 from labctl.text import visible
 
 _LEADING = re.compile(r"@(?=\w)|(?<=\w):(?=//)|\b(?:www(?=\.)|(?:mailto|xmpp):)", re.IGNORECASE)
 
 
-def comparison_markdown(comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[Judgement] = ()) -> str:
+def comparison_markdown(
+    comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[ThresholdJudgement] = ()
+) -> str:
     """Headline, table, warnings; proof, signatures and environment are folded away."""
     a, b = side_names(comparison)
     columns = (words.metric, escaped(a), escaped(b), words.change, words.interval, words.pairs, words.verdict)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.report.grid import Column, Grid
 from labctl.report.markdown import escaped
-from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name
-from labctl.report.undetected import undetected_text
+from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 if TYPE_CHECKING:

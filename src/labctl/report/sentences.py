@@ -1,6 +1,8 @@
 """Whole sentences and short texts about a comparison, the same in every report; no layout.
 
 Every figure comes from the records, every word from `words`.
+
+What to say of undetected rows: what the run could have seen, or that Holm's correction stands against them.
 """
 
 from __future__ import annotations
@@ -8,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from labctl import units
-from labctl.compare.fail_if import Judgement, Outcome
+from labctl.compare.thresholds import ThresholdJudgement, ThresholdState
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.proof import ModeInForce
 from labctl.model.result import Metric, MetricFamily, Verdict
-from labctl.report.undetected import is_uncorrected, p_text, undetected_text
 from labctl.report.words import ENGLISH, Words
 
 USUAL_CONFIDENCE = 0.95
@@ -238,12 +239,16 @@ def limit_lines(comparison: Comparison, words: Words) -> tuple[tuple[str, str], 
     return tuple(lines)
 
 
-def judgement_text(judgement: Judgement, words: Words) -> str:
+def judgement_text(judgement: ThresholdJudgement, words: Words) -> str:
     """`CROSSED: cross-node rtt_p50 > +5% (+12 % [+9, +15] %)`."""
-    named = {Outcome.CROSSED: words.crossed, Outcome.HELD: words.held, Outcome.UNKNOWN: words.unknown}
+    named = {
+        ThresholdState.CROSSED: words.crossed,
+        ThresholdState.HELD: words.held,
+        ThresholdState.UNKNOWN: words.unknown,
+    }
     row = judgement.row
     where = f"{placement_name(row.placement, words)} {label(row.metric, words)}, {row.client}→{row.server}"
-    why = refusal_text(row.refusal, words) if judgement.outcome is Outcome.UNKNOWN else ""
+    why = refusal_text(row.refusal, words) if judgement.outcome is ThresholdState.UNKNOWN else ""
     seen = f"{change_text(row.change)} {interval_text(row.change)}"
     return f"{named[judgement.outcome]}: {judgement.threshold.text} ({where}: {why or seen})"
 
@@ -344,3 +349,31 @@ def _readable_facts(facts: Mapping[str, str | int | float], words: Words) -> dic
         else:
             readable[key] = value
     return readable
+
+
+def detectable_text(change: Change | None) -> str:
+    """`≥ 4.1 %`: what the run could have seen, or a dash."""
+    return "–" if change is None or change.detectable is None else f"≥ {units.percent(change.detectable)}"
+
+
+def is_uncorrected(change: Change) -> bool:
+    """Whether the interval excludes 0 but Holm's correction over the primary rows does not bear the row out."""
+    return change.p_holm is not None and (change.low > 0 or change.high < 0)
+
+
+def undetected_text(change: Change | None) -> str:
+    """What an undetected row could have seen, `≥ 4.1 %`; for one whose interval excludes 0, Holm's p."""
+    return f"p {p_text(change)}" if change is not None and is_uncorrected(change) else detectable_text(change)
+
+
+def p_text(change: Change) -> str:
+    return f"{change.p_holm:.2g}"
+
+
+def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
+    """What `~` means, and why an interval that excludes zero can have it; empty where no row has it."""
+    changes = [row.change for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED and row.change]
+    if not changes:
+        return ()
+    corrected = any(is_uncorrected(change) for change in changes)
+    return (words.undetected_note, words.holm_note) if corrected else (words.undetected_note,)

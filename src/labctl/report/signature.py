@@ -30,7 +30,7 @@ class MatrixRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
+class SignatureMatrix:
     """Both sides' signatures of one pair, in the order from client to server."""
 
     placement: str
@@ -49,7 +49,7 @@ class Matrix:
         return tuple(row for row in self.rows if row.is_silent)
 
 
-def matrices(comparison: Comparison) -> tuple[Matrix, ...]:
+def matrices(comparison: Comparison) -> tuple[SignatureMatrix, ...]:
     """One matrix for each pair that has a signature on either side; the last one of a side counts (after a rebuild)."""
     found: dict[tuple[str, str, str], dict[str, SideSignature]] = {}
     for seen in comparison.signatures:
@@ -68,13 +68,13 @@ def cell_text(sight: TapSight | None) -> str:
     return f"{_direction('→', sight.request)} {_direction('←', sight.reply)}"
 
 
-def _matrix(key: tuple[str, str, str], a: SideSignature | None, b: SideSignature | None) -> Matrix:
+def _matrix(key: tuple[str, str, str], a: SideSignature | None, b: SideSignature | None) -> SignatureMatrix:
     of_a, of_b = _by_role(a), _by_role(b)
     rows = tuple(
         MatrixRow(role=role, a=of_a.get(role), b=of_b.get(role)) for role in Role if role in of_a or role in of_b
     )
     placement, client, server = key
-    return Matrix(placement=placement, client=client, server=server, a=a, b=b, rows=rows)
+    return SignatureMatrix(placement=placement, client=client, server=server, a=a, b=b, rows=rows)
 
 
 def _by_role(seen: SideSignature | None) -> Mapping[Role, TapSight]:

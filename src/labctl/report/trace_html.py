@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from labctl.model.path import Carriage, Hop, PacketPath, Trace
+from labctl.model.trace import Carriage, Hop, PacketPath, Trace
 from labctl.report.pages import page
 from labctl.report.trace_svg import trace_drawing
 from labctl.report.trace_words import (

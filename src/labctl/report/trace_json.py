@@ -5,8 +5,7 @@ Base units throughout; times in ns, since a hop takes microseconds. Addresses co
 
 from __future__ import annotations
 
-from labctl.model.movement import Movement
-from labctl.model.path import Hop, HopEnvelope, Named, PacketPath, Skipped, Trace
+from labctl.model.trace import Hop, HopEnvelope, KnownAddress, Movement, PacketPath, Skipped, Trace
 from labctl.path.record import signature_record
 from labctl.report.trace_words import unshown_words
 
@@ -120,7 +119,7 @@ def _envelope(envelope: HopEnvelope) -> dict[str, object]:
     }
 
 
-def _named(named: Named) -> dict[str, object]:
+def _named(named: KnownAddress) -> dict[str, object]:
     return {"address": named.address, "role": named.role or None, "owner": named.owner or None}
 
 

@@ -12,11 +12,19 @@ from html import escape
 
 from markupsafe import Markup
 
-from labctl.model.movement import Movement, Mover
-from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
 from labctl.model.signature import Role
-from labctl.report.drawing.route import LANE, Leg, legs, passes_kernel
-from labctl.report.drawing.topology import Box, Kind, Side, Topology, topology_of
+from labctl.model.trace import Carriage, Hop, Movement, Mover, PacketPath, Trace, Way
+from labctl.report.drawing.topology import (
+    LANE,
+    Box,
+    BoxKind,
+    Leg,
+    PictureHalf,
+    Topology,
+    legs,
+    passes_kernel,
+    topology_of,
+)
 from labctl.report.trace_words import HELPERS
 
 _LINE = 17.0
@@ -68,7 +76,7 @@ def _place(box: Box) -> str:
 
 
 def _box(box: Box, paths: Sequence[PacketPath], trace: Trace) -> str:
-    if box.kind is Kind.KERNEL:
+    if box.kind is BoxKind.KERNEL:
         is_used = any(passes_kernel(hop) and _side(hop.role) is box.side for path in paths for hop in path.hops)
         is_used |= any(_ended_in(box, path) for path in paths)
         style, second = ("box kernel" if is_used else "box kernel unseen"), box.note if is_used else "not passed"
@@ -77,7 +85,7 @@ def _box(box: Box, paths: Sequence[PacketPath], trace: Trace) -> str:
         style = "box" if any(hops for _, hops in seen) else "box unseen"
         second = "   ".join(_ttl(path.way, hops) for path, hops in seen) if style == "box" else "saw nothing"
         # A port of the bridge is small, and changes nothing: the table has its TTL.
-        second = "" if box.side is Side.WIRE else second
+        second = "" if box.side is PictureHalf.WIRE else second
         if trace.wrong is not None and trace.wrong.role == str(box.role):
             style += " wrong"
     return (
@@ -93,8 +101,8 @@ def _ended_in(kernel: Box, path: PacketPath) -> bool:
     return is_here and any(act.mover is Mover.NETFILTER for act in path.after)
 
 
-def _side(role: Role) -> Side:
-    return Side.SERVER if role.value.startswith("server") else Side.CLIENT
+def _side(role: Role) -> PictureHalf:
+    return PictureHalf.SERVER if role.value.startswith("server") else PictureHalf.CLIENT
 
 
 def _ttl(way: Way, hops: Sequence[Hop]) -> str:
@@ -147,7 +155,7 @@ def _labels(leg: Leg, topology: Topology) -> Iterator[str]:
     stack = [number for number, act in enumerate(acts) if act.mover is Mover.NETFILTER]
     outer = leg.way is Way.REQUEST
     before, after = (acts[: stack[0]], acts[stack[-1] + 1 :]) if stack else (acts, ())
-    if leg.start.side is Side.WIRE and leg.end.side is Side.WIRE:
+    if leg.start.side is PictureHalf.WIRE and leg.end.side is PictureHalf.WIRE:
         yield from _through(leg, topology)
         return
     for part, is_end in ((before, False), (after, True)):
@@ -165,7 +173,7 @@ def _labels(leg: Leg, topology: Topology) -> Iterator[str]:
 def _through(leg: Leg, topology: Topology) -> Iterator[str]:
     """A packet that came from port to port by way of a node that is not in the picture."""
     nodes = list(dict.fromkeys(act.node for act in leg.hop.moved_by))
-    wire = next(box for box in topology.places if box.side is Side.WIRE)
+    wire = next(box for box in topology.places if box.side is PictureHalf.WIRE)
     if nodes:
         y = wire.bottom - 12 - (0 if leg.way is Way.REQUEST else _LINE)
         yield _text_block(wire.x, y, [f"through {', '.join(nodes)}"], 0, leg.way)
@@ -182,7 +190,7 @@ def _beside(leg: Leg, topology: Topology, lines: Sequence[str], *, outer: bool, 
     """Lines at the beginning of the leg, or at its end; at what it goes round where it does."""
     points = _trimmed(leg)[::-1] if is_end else _trimmed(leg)
     longest = max(itertools.pairwise(points), key=lambda pair: _length(*pair))
-    is_across = leg.start.side is not leg.end.side and longest[0][1] == longest[1][1] and Side.WIRE not in (
+    is_across = leg.start.side is not leg.end.side and longest[0][1] == longest[1][1] and PictureHalf.WIRE not in (
         leg.start.side, leg.end.side
     )  # fmt: skip
     if is_across:
@@ -204,9 +212,9 @@ def _length(start: tuple[float, float], end: tuple[float, float]) -> float:
     return abs(start[0] - end[0]) + abs(start[1] - end[1])
 
 
-def _away(side: Side, *, outer: bool) -> int:
+def _away(side: PictureHalf, *, outer: bool) -> int:
     """-1: to the left of the column, 1: to the right."""
-    return (-1 if side is Side.CLIENT else 1) * (1 if outer else -1)
+    return (-1 if side is PictureHalf.CLIENT else 1) * (1 if outer else -1)
 
 
 def _text_block(x: float, y: float, lines: Sequence[str], away: int, way: Way) -> str:
@@ -220,7 +228,7 @@ def _text_block(x: float, y: float, lines: Sequence[str], away: int, way: Way) -
 
 
 def _envelopes(topology: Topology, paths: Iterable[PacketPath]) -> Iterator[str]:
-    wire = next((box for box in topology.places if box.side is Side.WIRE), None)
+    wire = next((box for box in topology.places if box.side is PictureHalf.WIRE), None)
     if wire is None:
         return
     for number, path in enumerate(paths):
@@ -246,7 +254,7 @@ def _badges(path: PacketPath, topology: Topology) -> str:
             continue
         repeat = placed[hop.role] = placed.get(hop.role, -1) + 1
         is_request = path.way is Way.REQUEST
-        if box.side is Side.WIRE:
+        if box.side is PictureHalf.WIRE:
             x, y = box.x + repeat * 26, box.bottom if is_request else box.top
         else:
             away = _away(box.side, outer=is_request)

@@ -11,10 +11,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from labctl.model.path import Carriage, Hop, PacketPath, Trace, Way
 from labctl.model.signature import Role
-from labctl.report.pasteable import command_line
-from labctl.report.trace_lanes import lane_of, lanes
+from labctl.model.trace import Carriage, Hop, PacketPath, Trace, Way
+from labctl.report.grid import command_line
 from labctl.report.trace_words import (
     NotSeen,
     carried_words,
@@ -22,6 +21,8 @@ from labctl.report.trace_words import (
     direction_words,
     envelope_lines,
     headline,
+    lane_of,
+    lanes,
     mac_words,
     movement_words,
     path_title,

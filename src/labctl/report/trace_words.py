@@ -1,6 +1,8 @@
 """The sentences of a trace that every view of it shares: what moved a packet, whose a MAC is, what the envelope says.
 
 Names and words only; where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s.
+
+The places of a trace as lanes: client pod, its node, the wire, the server's node, server pod. Pure.
 """
 
 from __future__ import annotations
@@ -9,9 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl import units
-from labctl.model.movement import Movement, Mover, Unshown
-from labctl.model.path import Carriage, Direction, Hop, HopEnvelope, Named, PacketPath, Skipped, Trace, Way
+from labctl.model.lab import Placement
 from labctl.model.signature import Role
+from labctl.model.trace import (
+    Carriage,
+    Hop,
+    HopEnvelope,
+    KnownAddress,
+    Movement,
+    Mover,
+    PacketPath,
+    Skipped,
+    TapDirection,
+    Trace,
+    Unshown,
+    Way,
+)
 
 HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}  # nosec B105  # no secret
 _CARRIED = {
@@ -33,7 +48,7 @@ def path_title(path: PacketPath) -> str:
     return f"{way_words(path.way)} {path.number}: {path.what}" if path.what else f"{way_words(path.way)} {path.number}"
 
 
-def owner(named: Named) -> str:
+def owner(named: KnownAddress) -> str:
     """Whose address it is; the address itself when it is nobody's in the lab."""
     return named.owner or named.role or named.address
 
@@ -43,7 +58,7 @@ def mac_words(hop: Hop) -> str:
 
 
 def direction_words(hop: Hop) -> str:
-    return {Direction.IN: "in", Direction.OUT: "out", None: ""}[hop.direction]
+    return {TapDirection.IN: "in", TapDirection.OUT: "out", None: ""}[hop.direction]
 
 
 def since_words(hop: Hop) -> str:
@@ -72,7 +87,7 @@ def envelope_lines(envelope: HopEnvelope) -> tuple[str, ...]:
     )
 
 
-def _with_owner(named: Named) -> str:
+def _with_owner(named: KnownAddress) -> str:
     return f"{named.address} ({named.owner})" if named.owner else f"{named.address} (nobody's in this lab)"
 
 
@@ -204,3 +219,35 @@ def unshown_words(one: Unshown) -> str:
 def _as_it_should(trace: Trace) -> str:
     mode = f"host routing {trace.asked.get('hostRouting')}, {trace.asked.get('encapsulation')}"
     return f"every tap shows what it should with {mode}, {trace.placement}"
+
+
+_WIRE = frozenset({Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One place. `title` is its name in the lab, `kind` what it is (`pod`, `node`, `wire`)."""
+
+    title: str
+    kind: str
+
+
+def lanes(trace: Trace) -> tuple[Lane, ...]:
+    client, server = Lane(title=trace.client, kind="pod"), Lane(title=trace.server, kind="pod")
+    node = Lane(title=trace.client_node, kind="node")
+    if trace.placement is Placement.SAME_NODE:
+        return client, node, server
+    return client, node, Lane(title="wire", kind="wire"), Lane(title=trace.server_node, kind="node"), server
+
+
+def lane_of(role: Role, placement: Placement) -> int:
+    """The index in `lanes` of the place where taps of this role are."""
+    if role is Role.CLIENT_ETH0:
+        return 0
+    if placement is Placement.SAME_NODE:
+        return 2 if role is Role.SERVER_ETH0 else 1
+    if role is Role.SERVER_ETH0:
+        return 4
+    if role in _WIRE:
+        return 2
+    return 3 if role.value.startswith("server") else 1

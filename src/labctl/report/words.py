@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
-from labctl.model.proof import Standing
+from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
-from labctl.model.proof import Standing
+from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
 from labctl.report.words import Words
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
-from labctl.store.encoding import json_line
+from labctl.store.codec import json_line
 from labctl.system.files import MIB, Folder, open_folder
 
 JOURNAL_FILE = "journal.jsonl"
@@ -23,7 +23,7 @@ LARGEST_JOURNAL_BYTE = 128 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One line of a journal, without the fields that every line has."""
 
     kind: str
@@ -66,7 +66,7 @@ def _cut_half_line(descriptor: int) -> None:
         os.ftruncate(descriptor, whole)
 
 
-def read_journal(path: Path) -> Iterator[Entry]:
+def read_journal(path: Path) -> Iterator[JournalEntry]:
     """The entries in order. A last line without its newline is left out: the writer was stopped in the middle of it.
 
     No journal reads as no entries. Raises UsageError with the line's number for any other line that is not an entry,
@@ -117,7 +117,7 @@ def _unread(path: Path, failed: OSError) -> UsageError:
     return UsageError(what=f"{path} cannot be read", cause=failed.strerror or str(failed), remedy=f"ls -l {path}")
 
 
-def _entry(line: bytes, path: Path, number: int) -> Entry:
+def _entry(line: bytes, path: Path, number: int) -> JournalEntry:
     try:
         content: Any = parse_json(line)
         kind, at = content.pop("kind"), content.pop("at")
@@ -127,4 +127,4 @@ def _entry(line: bytes, path: Path, number: int) -> Entry:
             cause=f"{type(failed).__name__}: {failed}",
             remedy="the file was changed after it was written; restore it, or measure again",
         ) from failed
-    return Entry(kind=str(kind), at=str(at), content=content)
+    return JournalEntry(kind=str(kind), at=str(at), content=content)

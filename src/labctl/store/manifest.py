@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
-from labctl.store.encoding import json_document
+from labctl.store.codec import json_document
 from labctl.system.files import MIB, Folder, open_folder
 
 MANIFEST_FILE = "run.json"

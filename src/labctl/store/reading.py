@@ -10,10 +10,9 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
-from labctl.store.journal import JOURNAL_FILE, Entry, count_entries, read_journal
+from labctl.store.journal import JOURNAL_FILE, JournalEntry, count_entries, read_journal
 from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
-from labctl.store.runs import RESULT_FILE, is_being_written
-from labctl.store.seal import SealCheck, check_seal
+from labctl.store.runs import RESULT_FILE, SealCheck, check_seal, is_being_written
 from labctl.system.files import open_folder, read_file
 
 LAST = "last"
@@ -26,7 +25,7 @@ class StoredRun:
     path: Path
     manifest: Manifest
 
-    def entries(self, kind: str | None = None) -> Iterator[Entry]:
+    def entries(self, kind: str | None = None) -> Iterator[JournalEntry]:
         """The journal's entries in order, those of one kind where it is given. Raises LabError for damaged lines."""
         for entry in read_journal(self.path / JOURNAL_FILE):
             if kind is None or entry.kind == kind:
@@ -88,7 +87,7 @@ class StoredRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class UnreadableRun:
     """A directory that has a `run.json` which cannot be used, and why."""
 
     path: Path
@@ -132,14 +131,14 @@ def find_run(runs_dir: Path, wanted: str) -> StoredRun:
     )
 
 
-def list_runs(runs_dir: Path) -> tuple[StoredRun | Unreadable, ...]:
+def list_runs(runs_dir: Path) -> tuple[StoredRun | UnreadableRun, ...]:
     """Every run of the directory, the oldest first. No directory is no runs."""
-    found: list[StoredRun | Unreadable] = []
+    found: list[StoredRun | UnreadableRun] = []
     for path in _directories(runs_dir):
         try:
             found.append(open_run(path))
         except LabError as problem:
-            found.append(Unreadable(path=path, problem=f"{problem.what}: {problem.cause}"))
+            found.append(UnreadableRun(path=path, problem=f"{problem.what}: {problem.cause}"))
     return tuple(found)
 
 

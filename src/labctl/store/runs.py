@@ -8,32 +8,39 @@
         SHA256SUMS      all of the above, once the run is over (seal.py)
 
 Reading runs is `store.reading`.
+
+Errors of the disk as messages for people.
+
+Where raw tool output goes: one directory for each check run, nothing ever overwritten.
+
+The seal of a finished run: the SHA-256 of every file, in the format that `sha256sum -c SHA256SUMS` reads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import re
 import secrets
+import shlex
+import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from labctl import __version__
 from labctl.errors import Interrupted, LabError, UsageError
 from labctl.model.comparison import Environment
-from labctl.store.disk import told
-from labctl.store.encoding import json_document, plain
+from labctl.store.codec import json_document, plain
 from labctl.store.environment import read_environment
 from labctl.store.journal import JournalWriter
 from labctl.store.manifest import Manifest, RunState, read_manifest, write_manifest
-from labctl.store.raw import RAW_DIRECTORY, RawDirectory, safe_name
-from labctl.store.seal import LOCK_FILE, SEAL_FILE, write_seal
 from labctl.system.clock import utc_now
 from labctl.system.files import Folder, open_folder, why_untrusted
 
@@ -260,3 +267,212 @@ def _as_object(environment: Environment) -> Mapping[str, object]:
     value = plain(environment)
     assert isinstance(value, dict)
     return value
+
+
+_NOT_AS_WRITTEN = (errno.ELOOP, errno.EMLINK, errno.EINVAL, errno.ENOTDIR, errno.EISDIR)
+"""A link, a second name, a pipe or a folder where labctl writes a file: somebody else put it there."""
+
+
+@contextlib.contextmanager
+def told(path: Path, *, elsewhere: str = "take another place: --runs-dir DIR") -> Iterator[None]:
+    """Turns an OSError of the body into a LabError about `path`, a UsageError where something is in the way that labctl
+    did not write. Keep the body to the acts on that path.
+
+    `elsewhere` says how the person puts it in another place.
+    """
+    try:
+        yield
+    except OSError as failed:
+        if failed.errno in _NOT_AS_WRITTEN:
+            raise UsageError(
+                what=f"cannot write to {path}",
+                cause=f"{failed.filename or path}: {failed.strerror}; labctl did not make it so",
+                remedy=f"ls -la {shlex.quote(str(path))}  # or {elsewhere}",
+            ) from failed
+        raise LabError(
+            what=f"cannot write to {path}",
+            cause=failed.strerror or str(failed),
+            remedy=f"df -h {path}; ls -ld {path}; or {elsewhere}",
+        ) from failed
+
+
+RAW_DIRECTORY = "raw"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@+=-]+")
+_MAX_NAME = 100
+
+
+def safe_name(text: str) -> str:
+    """`text` as one harmless component of a path: no separators, no leading dot, not empty, at most 100 characters."""
+    return _UNSAFE.sub("-", text).lstrip(".-")[:_MAX_NAME] or "unnamed"
+
+
+def _numbered(name: str, number: int) -> str:
+    """`ping.txt`, then `ping-2.txt`, `ping-3.txt`, …"""
+    if number == 1:
+        return name
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{number}{dot}{suffix}"
+
+
+class RawDirectory:
+    """The raw files of one check run, in a directory of their own; a `RawSink`. The directory is made when first used.
+
+    `written` gets the path of every file, relative to the run, so that the run can bring them to the disk when a
+    block is done.
+    """
+
+    def __init__(self, run: Folder, directory: str, written: Callable[[str], None]) -> None:
+        self._run = run
+        self._directory = directory
+        self._written = written
+
+    def save(self, name: str, data: bytes) -> str:
+        """Stores `data` and gives the path relative to the run. A name that was used gets a number.
+
+        Raises LabError when the disk does not take it.
+        """
+        with (
+            told(self._run.path / RAW_DIRECTORY / self._directory),
+            self._run.sub(RAW_DIRECTORY, make=True) as raw,
+            raw.sub(self._directory, make=True) as directory,
+        ):
+            made = _write_new(directory, safe_name(name), data)
+        path = f"{RAW_DIRECTORY}/{self._directory}/{made}"
+        self._written(path)
+        return path
+
+
+def _write_new(directory: Folder, name: str, data: bytes) -> str:
+    number = 1
+    while True:
+        free = _numbered(name, number)
+        try:
+            descriptor = directory.create(free)
+        except FileExistsError:
+            number += 1
+            continue
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        return free
+
+
+class MemorySink:
+    """A `RawSink` for looks at a lab that leave no run behind. Keeps the files by name."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def save(self, name: str, data: bytes) -> str:
+        number = 1
+        while (free := _numbered(safe_name(name), number)) in self.files:
+            number += 1
+        self.files[free] = data
+        return free
+
+
+class MemorySinks:
+    """Gives a `MemorySink` for each name, always the same one."""
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, MemorySink] = {}
+
+    def __call__(self, name: str) -> MemorySink:
+        return self.sinks.setdefault(name, MemorySink())
+
+
+SEAL_FILE = "SHA256SUMS"
+LOCK_FILE = ".lock"
+_NAMES = "surrogateescape"
+"""Names of files stand in the seal as the bytes that they are, as sha256sum wants them."""
+
+
+_LARGEST_FILE_BYTE, _LARGEST_RUN_BYTE = 1 << 30, 64 << 30
+"""What is compared: no output of a program that is kept is as large, and a sparse file may claim any size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealCheck:
+    """How a run differs from what was sealed. Paths are relative to the run, sorted."""
+
+    edited: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+    @property
+    def is_intact(self) -> bool:
+        return not (self.edited or self.missing or self.added)
+
+
+def write_seal(run: Folder) -> None:
+    """Seals every file of the run as it is now. Raises OSError."""
+    sums = {name: _digest(run, name)[0] for name in _files(run)}
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    run.write(SEAL_FILE, text.encode(errors=_NAMES))
+
+
+def check_seal(path: Path) -> SealCheck | None:
+    """Compares the run with its seal; None when it was never sealed. Raises LabError when it cannot be read."""
+    try:
+        with open_folder(path, follow=True) as run:
+            if not run.kind(SEAL_FILE):
+                return None
+            sealed = _parse_seal(run)
+            present = set(_files(run))
+            edited, left_byte = [], _LARGEST_RUN_BYTE
+            for name in sorted(present & set(sealed)):
+                digest, size_byte = _digest(run, name, min(left_byte, _LARGEST_FILE_BYTE))
+                left_byte -= size_byte
+                if digest != sealed[name]:
+                    edited.append(name)
+            return SealCheck(
+                edited=tuple(edited),
+                missing=tuple(sorted(set(sealed) - present)),
+                added=tuple(sorted(present - set(sealed))),
+            )
+    except OSError as failed:
+        raise LabError(
+            what=f"{path} cannot be compared with its seal",
+            cause=failed.strerror or str(failed),
+            remedy=f"ls -lR {path}",
+        ) from failed
+
+
+def _parse_seal(run: Folder) -> Mapping[str, str]:
+    sums: dict[str, str] = {}
+    text = run.read(SEAL_FILE).decode(errors=_NAMES)
+    for number, line in enumerate(text.splitlines(), start=1):
+        digest, gap, name = line.partition("  ")
+        if not gap or len(digest) != hashlib.sha256().digest_size * 2:
+            path = run.path / SEAL_FILE
+            raise LabError(
+                what=f"{path}:{number}: this line is not a checksum",
+                cause="the file was changed after it was written",
+                remedy=f"sha256sum -c {path}",
+            )
+        sums[name] = digest
+    return sums
+
+
+def _files(run: Folder) -> Iterator[str]:
+    """Every entry but folders, links too: a seal covers no link, so one that was put there counts as added."""
+    yield from (name for name in run.entries() if name.rpartition("/")[2] not in (SEAL_FILE, LOCK_FILE))
+
+
+def _digest(run: Folder, name: str, most_byte: int | None = None) -> tuple[str, int]:
+    """Of the content, and its size; of a link, a special file or more than `most_byte`, which labctl never wrote, no
+    digest that could be equal."""
+    *folders, last = name.split("/")
+    with contextlib.ExitStack() as stack:
+        folder = run
+        for each in folders:
+            folder = stack.enter_context(folder.sub(each))
+        if folder.kind(last) != stat.S_IFREG:
+            return "not a regular file", 0
+        digest, size_byte = hashlib.sha256(), 0
+        for piece in folder.stream(last):
+            digest.update(piece)
+            size_byte += len(piece)
+            if most_byte is not None and size_byte > most_byte:
+                return "too large", size_byte
+        return digest.hexdigest(), size_byte

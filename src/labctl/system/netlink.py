@@ -41,7 +41,7 @@ _RECEIVE_BYTES = 64 * 1024
 """The kernel's dumps come in pieces of at most 32 KiB; a larger buffer would be mapped and unmapped for each."""
 
 
-class Protocol(IntEnum):
+class NetlinkFamily(IntEnum):
     """The families of netlink that labctl talks to."""
 
     ROUTE = 0
@@ -117,7 +117,7 @@ class Socket:
     """A netlink socket of the namespace that the calling thread is in when it is made; it stays there wherever
     the thread goes."""
 
-    def __init__(self, protocol: Protocol = Protocol.ROUTE) -> None:
+    def __init__(self, protocol: NetlinkFamily = NetlinkFamily.ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)

@@ -126,7 +126,7 @@ def become_inner(network: int, mount_proc: Callable[[], None], prepare: Callable
     return None
 
 
-def _stay_outside(job: _Job, first: int, channel: _End) -> NoReturn:
+def _stay_outside(job: _Job, first: int, channel: _PipeEnd) -> NoReturn:
     status = job.attend()
     channel.shut()
     if channel.read() != _STAYS:
@@ -137,7 +137,7 @@ def _stay_outside(job: _Job, first: int, channel: _End) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
+class _PipeEnd:
     """One end of two pipes between the caller and the first process. A pipe that only one of them can write to tells of
     that one's end."""
 
@@ -155,12 +155,12 @@ class _End:
         os.close(self.writing)
 
 
-def _channel() -> tuple[_End, _End]:
+def _channel() -> tuple[_PipeEnd, _PipeEnd]:
     here, there = os.pipe(), os.pipe()
-    return _End(reading=here[0], writing=there[1]), _End(reading=there[0], writing=here[1])
+    return _PipeEnd(reading=here[0], writing=there[1]), _PipeEnd(reading=there[0], writing=here[1])
 
 
-def _be_first(end: _End, network: int, mount_proc: Callable[[], None]) -> NoReturn:
+def _be_first(end: _PipeEnd, network: int, mount_proc: Callable[[], None]) -> NoReturn:
     """The first process: holds nothing of the caller's open, and ends when all others have."""
     try:
         _check(_libc.setns(network, _CLONE_NEWNET), "setns to the host's network")

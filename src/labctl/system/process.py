@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 
 from labctl.errors import MeasureFailed
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.system import netns
 from labctl.system.clock import Deadline
 from labctl.system.powers import Powers, argv_limit, held

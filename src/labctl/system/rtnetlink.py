@@ -127,7 +127,7 @@ def _device(index: int, flags: int, name: str, mac: str, mtu: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class NetDevice:
     """What a device is made with. `mtu` in bytes; `flags` are IFF_UP and IFF_NOARP."""
 
     name: str
@@ -137,7 +137,9 @@ class Device:
     flags: int
 
 
-def veth_add(end: Device, peer: Device, *, peer_namespace: int | None = None, master: int | None = None) -> Request:
+def veth_add(
+    end: NetDevice, peer: NetDevice, *, peer_namespace: int | None = None, master: int | None = None
+) -> Request:
     """A veth pair. `peer_namespace` is a descriptor of the namespace that the peer is made in (None: the same);
     `master` is the index of the bridge that `end` becomes a port of.
 
@@ -150,7 +152,7 @@ def veth_add(end: Device, peer: Device, *, peer_namespace: int | None = None, ma
     return Request(_RTM_NEWLINK, NEW, body if master is None else body + number_attribute(_IFLA_MASTER, master))
 
 
-def bridge_add(device: Device) -> Request:
+def bridge_add(device: NetDevice) -> Request:
     return Request(
         _RTM_NEWLINK,
         NEW,
@@ -158,7 +160,7 @@ def bridge_add(device: Device) -> Request:
     )
 
 
-def vxlan_add(device: Device, *, port: int) -> Request:
+def vxlan_add(device: NetDevice, *, port: int) -> Request:
     """A vxlan device in collect-metadata mode: the tunnel of each packet is what an eBPF program says."""
     data = (
         attribute(_IFLA_VXLAN_COLLECT_METADATA, b"\1")

@@ -4,6 +4,8 @@
     lab = ScriptedLab(example_lab(), [client])
 
 An argv that the script has no answer for is an error of the test (`Unscripted`), not of the tool under test.
+
+A clock that stands still until it is told to go on: tests of waiting take no time.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Movement, Unshown
-from labctl.model.proof import Evidence
-from labctl.model.state import DatapathState
+from labctl.model.trace import Movement, Unshown
 from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
 
@@ -231,3 +232,23 @@ class MemoryRaw:
             raise AssertionError(f"{name} was saved twice")
         self.files[name] = data
         return f"raw/{name}"
+
+
+class FakeClock:
+    """Seconds since it was made. `sleep` moves it on at once and remembers for how long it was asked to."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self._now_s = now_s
+        self.slept_s: list[float] = []
+
+    def monotonic_s(self) -> float:
+        return self._now_s
+
+    def sleep(self, duration_s: float) -> None:
+        self.slept_s.append(duration_s)
+        self.advance(duration_s)
+
+    def advance(self, duration_s: float) -> None:
+        if duration_s < 0:
+            raise ValueError("time does not go back")
+        self._now_s += duration_s

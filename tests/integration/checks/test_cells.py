@@ -12,14 +12,13 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.engine.build import build, remove
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import CheckSpec, Lab, Placement
+from labctl.model.lab import CheckSpec, Encapsulation, Fault, HostRouting, Lab, Placement
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.path.recognise import signature_evidence
+from labctl.path.signature import signature_evidence
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 from labctl.testing.scripted import MemoryRaw
 
 pytestmark = [

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from labctl.checks.base import CheckContext
+from labctl.checks.captures import capturing
 from labctl.checks.registry import all_checks
+from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.parameters import (
     CheckParameters,
@@ -24,13 +26,9 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.model.process import Completed
-from labctl.model.proof import Evidence
-from labctl.model.result import CheckResult, Verdict
+from labctl.model.result import CheckResult, Completed, Verdict
 from labctl.model.signature import Role, Seen
-from labctl.model.state import DatapathState
-from labctl.path.capture import capturing
-from labctl.path.sighting import Direction, Way, match_echo, sightings
+from labctl.path.sighting import TapDirection, Way, match_echo, sightings
 from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.system.process import Process, run
 from labctl.testing.labs import CLIENT, SERVER, example_lab
@@ -293,7 +291,7 @@ def test_two_captures_per_tap_tell_the_direction_of_each_packet(namespaces: tupl
     open_lab = open_plain(namespaces)
     taps = open_lab.taps(open_lab.lab.pairs[0])
     client = open_lab.target(CLIENT)
-    with capturing(taps, "icmp", directions=tuple(Direction)) as live:
+    with capturing(taps, "icmp", directions=tuple(TapDirection)) as live:
         client.run(("ping", "-c", "2", "-i", "0.01", "-p", "ab", "10.9.0.2"), timeout_s=60)
         client.run(("sleep", "0.2"), timeout_s=60)
         captures = live.stop()
@@ -306,8 +304,8 @@ def test_two_captures_per_tap_tell_the_direction_of_each_packet(namespaces: tupl
         )
     ]
     assert seen == [
-        *[("client:eth0", Direction.IN, Way.REPLY)] * 2,
-        *[("client:eth0", Direction.OUT, Way.REQUEST)] * 2,
-        *[("server:eth0", Direction.IN, Way.REQUEST)] * 2,
-        *[("server:eth0", Direction.OUT, Way.REPLY)] * 2,
+        *[("client:eth0", TapDirection.IN, Way.REPLY)] * 2,
+        *[("client:eth0", TapDirection.OUT, Way.REQUEST)] * 2,
+        *[("server:eth0", TapDirection.IN, Way.REQUEST)] * 2,
+        *[("server:eth0", TapDirection.OUT, Way.REPLY)] * 2,
     ]

@@ -11,11 +11,11 @@ from ipaddress import IPv4Address
 import pytest
 
 from labctl.checks.service import argv_connections, argv_exchange, parse_connections, parse_exchange, syn_filter
-from labctl.model.service import Protocol, Service, ServiceType
+from labctl.model.lab import Service, ServiceProtocol, ServiceType
 from labctl.system.process import Process, run
 
 LOOPBACK = Service(
-    name="web", address=IPv4Address("127.0.0.1"), port=1, target_port=1, protocol=Protocol.TCP, backends=("x",),
+    name="web", address=IPv4Address("127.0.0.1"), port=1, target_port=1, protocol=ServiceProtocol.TCP, backends=("x",),
     selector={"app": "x"}, type=ServiceType.CLUSTER_IP,
 )  # fmt: skip
 

@@ -17,13 +17,12 @@ from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.engine.build import build, remove
 from labctl.engine.trace import pair_between, trace
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting
 from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 from labctl.testing.scripted import MemoryRaw
 
 NEEDED = ("ping", "tcpdump", "setpriv")

@@ -21,12 +21,11 @@ from report_page import ReportPage, raw_files
 from labctl import units
 from labctl.checks.iperf import measured_iperf
 from labctl.checks.latency import measured_sockperf
-from labctl.checks.outcome import Measured
+from labctl.checks.outcome import Measured, load_completed
 from labctl.checks.ping import measured_ping
-from labctl.checks.raw import load_completed
-from labctl.checks.served import Exchange
+from labctl.checks.server import Exchange
 from labctl.compare.statistics import CONFIDENCE, centre, log_ratios, paired_estimate, relative
-from labctl.engine.stored import StoredComparison, read_comparison, stored_labs
+from labctl.engine.comparison.stored import StoredComparison, read_comparison, stored_labs
 from labctl.model.comparison import RunRecord
 from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, PingParameters
 from labctl.store.journal import read_journal

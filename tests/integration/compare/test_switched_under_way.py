@@ -11,18 +11,17 @@ from labctl import app
 from labctl.compare.order import schedule
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
+from labctl.engine.comparison.measure import Measurement
+from labctl.engine.comparison.sides import sides_of, work_of
 from labctl.engine.events import BlockStarted, Event
-from labctl.engine.measure import Measurement
-from labctl.engine.sides import sides_of, work_of
 from labctl.errors import NotInForce
 from labctl.model.comparison import Noise
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec, Lab
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab
 from labctl.model.parameters import PingParameters
 from labctl.names import namespace_of
 from labctl.providers.netns.watch import node_maps
-from labctl.store.raw import MemorySink
-from labctl.testing.sample_lab import sample_lab
+from labctl.store.runs import MemorySink
+from labctl.testing.labs import sample_lab
 
 pytestmark = [
     pytest.mark.root,

@@ -19,10 +19,8 @@ from itertools import count
 from typing import TypeVar
 
 from labctl.datapath import bpf
-from labctl.datapath.attachments import Attachment, attachments
-from labctl.datapath.contents import map_contents
+from labctl.datapath.contents import Attachment, attachments, map_contents
 from labctl.datapath.loader import LoadedDatapath, load
-from labctl.model.datapath import Datapath, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.interfaces import (
     CILIUM_HOST,
     CILIUM_HOST_INDEX,
@@ -35,7 +33,7 @@ from labctl.model.interfaces import (
     device_mac,
     lxc_indexes,
 )
-from labctl.model.lab import Lab, Network, Node, Pod
+from labctl.model.lab import Datapath, Encapsulation, Fault, HostRouting, Lab, Masquerade, Network, Node, Pod
 from labctl.model.parameters import CompareParameters
 from labctl.names import lxc_name, stable_mac
 

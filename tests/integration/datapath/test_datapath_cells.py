@@ -15,8 +15,8 @@ import pytest
 from datapath_frames import Frame, parse_frame
 from datapath_topology import Cluster, capturing, cluster, make_lab
 
-from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_NET, CILIUM_VXLAN, UPLINK
+from labctl.model.lab import Encapsulation, HostRouting
 
 pytestmark = [
     pytest.mark.root,

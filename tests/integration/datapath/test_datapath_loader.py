@@ -11,15 +11,13 @@ from datapath_frames import echo_request, make_frame, parse_frame
 from datapath_topology import OUTSIDE, Cluster, capturing, cluster, make_lab
 
 from labctl.datapath import bpf
-from labctl.datapath.attachments import attachments
-from labctl.datapath.contents import map_contents
+from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
-from labctl.datapath.layout import NO_ADDRESS, Program, Verdict
+from labctl.datapath.layout import NO_ADDRESS, PacketVerdict, Program, read_metrics
 from labctl.datapath.loader import load, load_object
-from labctl.datapath.metrics import read_metrics
 from labctl.errors import StepFailed
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
 from labctl.model.interfaces import CILIUM_VXLAN_INDEX, UPLINK, UPLINK_INDEX, lxc_indexes
+from labctl.model.lab import Encapsulation, Fault, HostRouting
 
 pytestmark = [
     pytest.mark.root,
@@ -119,7 +117,11 @@ def test_a_program_runs_on_a_packet_without_any_device() -> None:
         ran = bpf.run_program(loaded.programs["cil_from_container"], frame)
         assert ran.returned == 2  # TC_ACT_SHOT: there is no such endpoint yet
         (metric,) = read_metrics(loaded.maps["metrics"])
-        assert (metric.program, metric.verdict, metric.packets) == (Program.FROM_CONTAINER, Verdict.INVALID_SOURCE, 1)
+        assert (metric.program, metric.verdict, metric.packets) == (
+            Program.FROM_CONTAINER,
+            PacketVerdict.INVALID_SOURCE,
+            1,
+        )
         assert metric.bytes == len(frame)
 
 
@@ -147,11 +149,11 @@ def test_the_trace_tells_every_program_on_the_way_of_a_pair() -> None:
         step
         for (sender, receiver), kind in ((there, 8), (back, 0))
         for step in (
-            (sender, Program.FROM_CONTAINER, Verdict.TUNNEL, False, kind, 64, 64),
-            (sender, Program.TO_OVERLAY, Verdict.PASS, False, kind, 64, 64),
-            (sender, Program.TO_NETDEV, Verdict.PASS, True, kind, 64, 64),
-            (receiver, Program.FROM_NETDEV, Verdict.TO_STACK, True, kind, 64, 64),
-            (receiver, Program.FROM_OVERLAY, Verdict.REDIRECT_PEER, False, kind, 64, 63),
+            (sender, Program.FROM_CONTAINER, PacketVerdict.TUNNEL, False, kind, 64, 64),
+            (sender, Program.TO_OVERLAY, PacketVerdict.PASS, False, kind, 64, 64),
+            (sender, Program.TO_NETDEV, PacketVerdict.PASS, True, kind, 64, 64),
+            (receiver, Program.FROM_NETDEV, PacketVerdict.TO_STACK, True, kind, 64, 64),
+            (receiver, Program.FROM_OVERLAY, PacketVerdict.REDIRECT_PEER, False, kind, 64, 63),
         )
     ]
     assert steps == expected
@@ -176,7 +178,9 @@ def test_the_trace_of_a_masqueraded_packet_has_both_addresses() -> None:
     leaving: list[Event] = [e for e in told if e.program is Program.TO_NETDEV]
     coming: list[Event] = [e for e in told if e.program is Program.FROM_NETDEV]
     assert [(e.original_source, e.source) for e in leaving] == [(a, node)]
-    assert [(e.original_destination, e.destination, e.verdict) for e in coming] == [(node, a, Verdict.REDIRECT_PEER)]
+    assert [(e.original_destination, e.destination, e.verdict) for e in coming] == [
+        (node, a, PacketVerdict.REDIRECT_PEER)
+    ]
 
 
 def lxc_sees(cluster: Cluster, kind: int) -> int:
@@ -193,7 +197,7 @@ def test_the_fault_no_redirect_peer_shows_on_the_lxc() -> None:
     with cluster(make_lab(BPF, NATIVE, faults=(Fault.NO_REDIRECT_PEER,))) as wrong:
         assert lxc_sees(wrong, 8) == 3
         verdicts = {m.verdict for m in read_metrics(wrong.loaded["node1"].maps["metrics"])}
-        assert Verdict.REDIRECT_PEER not in verdicts
+        assert PacketVerdict.REDIRECT_PEER not in verdicts
 
 
 def test_the_fault_wrong_vni_shows_on_the_uplink_and_does_not_stop_traffic() -> None:

@@ -21,10 +21,9 @@ import pytest
 from datapath_frames import Frame, echo_request, make_frame, parse_frame
 from datapath_topology import OUTSIDE, Cluster, capturing, cluster, inside, make_lab
 
-from labctl.datapath.layout import Program, Verdict
-from labctl.datapath.metrics import Metric, difference, read_metrics
-from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
+from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference, read_metrics
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_HOST_INDEX, CILIUM_NET, CILIUM_VXLAN, UPLINK
+from labctl.model.lab import Encapsulation, HostRouting, Masquerade
 
 pytestmark = [
     pytest.mark.root,
@@ -68,11 +67,11 @@ def ping_ttl(cluster: Cluster, source: str, target: str) -> int:
     return int(ttl)
 
 
-def counted(cluster: Cluster, node: str) -> tuple[Metric, ...]:
+def counted(cluster: Cluster, node: str) -> tuple[ProgramCounter, ...]:
     return read_metrics(cluster.loaded[node].maps["metrics"])
 
 
-def packets(metrics: tuple[Metric, ...], program: Program, verdict: Verdict) -> int:
+def packets(metrics: tuple[ProgramCounter, ...], program: Program, verdict: PacketVerdict) -> int:
     return sum(m.packets for m in metrics if m.program is program and m.verdict is verdict)
 
 
@@ -247,7 +246,7 @@ def test_a_fragmented_ping_is_not_answered_and_its_second_fragment_is_counted(bu
     before = counted(built, "node1")
     done = built.run("a", "ping", "-n", "-c", "1", "-W", "0.3", "-M", "dont", "-s", "1600", str(address_of(built, "c")))
     assert done.returncode == 1
-    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.INVALID) == 1
+    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, PacketVerdict.INVALID) == 1
 
 
 @pytest.mark.parametrize("target", ["b", "c", "outside"])
@@ -310,7 +309,7 @@ def test_packets_to_nobody_are_dropped_once_each_without_a_loop(built: Cluster, 
 
     def dropped() -> int:
         after = (difference(before[node], counted(built, node)) for node in before)
-        return sum(packets(metrics, Program.FROM_HOST, Verdict.UNROUTABLE) for metrics in after)
+        return sum(packets(metrics, Program.FROM_HOST, PacketVerdict.UNROUTABLE) for metrics in after)
 
     eventually(dropped, count)
     after = {node: difference(before[node], counted(built, node)) for node in before}
@@ -333,7 +332,7 @@ def test_a_spoofed_source_address_is_dropped(built: Cluster) -> None:
         inject(built, "a", frame)
         eventually(
             lambda: packets(
-                difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.INVALID_SOURCE
+                difference(before, counted(built, "node1")), Program.FROM_CONTAINER, PacketVerdict.INVALID_SOURCE
             ),
             1,
         )
@@ -344,7 +343,7 @@ def test_a_spoofed_source_address_is_dropped(built: Cluster) -> None:
 def test_a_packet_with_no_hop_left_is_dropped_and_counted(built: Cluster, target: str) -> None:
     before = counted(built, "node1")
     assert built.ping("a", address_of(built, target), "-t", "1", "-W", "0.2").returncode == 1
-    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.TTL_EXCEEDED) == 3
+    assert packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, PacketVerdict.TTL_EXCEEDED) == 3
 
 
 def test_what_is_neither_ipv4_nor_arp_is_dropped_at_the_lxc(built: Cluster) -> None:
@@ -353,7 +352,10 @@ def test_what_is_neither_ipv4_nor_arp_is_dropped_at_the_lxc(built: Cluster) -> N
     before = counted(built, "node1")
     inject(built, "a", head + b"\x86\xdd" + bytes(40))
     eventually(
-        lambda: packets(difference(before, counted(built, "node1")), Program.FROM_CONTAINER, Verdict.UNSUPPORTED_L3), 1
+        lambda: packets(
+            difference(before, counted(built, "node1")), Program.FROM_CONTAINER, PacketVerdict.UNSUPPORTED_L3
+        ),
+        1,
     )
 
 
@@ -362,17 +364,17 @@ def test_the_host_routing_helper_shows_in_the_counters(built: Cluster) -> None:
     before = {node: counted(built, node) for node in ("node1", "node2")}
     ping_ttl(built, "a", "c")
     grown = {node: difference(before[node], counted(built, node)) for node in before}
-    into_pod = Verdict.REDIRECT_PEER if routing is BPF else Verdict.REDIRECT
+    into_pod = PacketVerdict.REDIRECT_PEER if routing is BPF else PacketVerdict.REDIRECT
     arrival = Program.FROM_OVERLAY if encapsulation is VXLAN else Program.FROM_NETDEV
     if (routing, encapsulation) == (LEGACY, NATIVE):
-        assert packets(grown["node2"], Program.FROM_NETDEV, Verdict.TO_STACK) >= 3
+        assert packets(grown["node2"], Program.FROM_NETDEV, PacketVerdict.TO_STACK) >= 3
         arrival = Program.FROM_HOST
     assert packets(grown["node2"], arrival, into_pod) == 3
     leaving = {
-        (LEGACY, VXLAN): Verdict.TUNNEL,
-        (BPF, VXLAN): Verdict.TUNNEL,
-        (LEGACY, NATIVE): Verdict.TO_STACK,
-        (BPF, NATIVE): Verdict.REDIRECT_NEIGH,
+        (LEGACY, VXLAN): PacketVerdict.TUNNEL,
+        (BPF, VXLAN): PacketVerdict.TUNNEL,
+        (LEGACY, NATIVE): PacketVerdict.TO_STACK,
+        (BPF, NATIVE): PacketVerdict.REDIRECT_NEIGH,
     }[routing, encapsulation]
     assert packets(grown["node1"], Program.FROM_CONTAINER, leaving) == 3
 
@@ -383,7 +385,7 @@ def test_with_iptables_masquerading_the_programs_rewrite_nothing() -> None:
     with cluster(lab) as built, capturing(built, [("outside", UPLINK)]) as captured:
         built.ping("a", OUTSIDE, "-W", "0.2")
         assert {frame.source for frame in echoes(captured["outside", UPLINK](), 8)} == {lab.pod("a").address}
-        assert packets(counted(built, "node1"), Program.TO_NETDEV, Verdict.MASQUERADED) == 0
+        assert packets(counted(built, "node1"), Program.TO_NETDEV, PacketVerdict.MASQUERADED) == 0
 
 
 @pytest.mark.parametrize("built", [mode for mode in MODES if mode[1] is VXLAN], ids="-".join, indirect=True)
@@ -412,7 +414,7 @@ def test_a_tunnelled_packet_that_claims_to_be_from_the_host_is_dropped(built: Cl
         inject(built, "node1", outer, device=UPLINK)
         eventually(
             lambda: packets(
-                difference(before, counted(built, "node2")), Program.FROM_OVERLAY, Verdict.INVALID_IDENTITY
+                difference(before, counted(built, "node2")), Program.FROM_OVERLAY, PacketVerdict.INVALID_IDENTITY
             ),
             1,
         )

@@ -19,16 +19,15 @@ from labctl.engine.events import silent
 from labctl.engine.prove import prove
 from labctl.engine.trace import trace
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Lab, Placement
-from labctl.model.process import Completed
-from labctl.model.proof import ModeInForce, Silence, Standing
+from labctl.model.evidence import ModeInForce, Silence, Standing
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
+from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.store.raw import MemorySinks
-from labctl.system import conntrack, netns, process
-from labctl.testing.sample_lab import sample_lab
+from labctl.store.runs import MemorySinks
+from labctl.system import netfilter, netns, process
+from labctl.testing.labs import sample_lab
 
 MISSING = [tool for tool in ("tcpdump", "nft", "ping") if shutil.which(tool) is None]
 pytestmark = [
@@ -146,7 +145,7 @@ def test_witnesses_that_cannot_be_read_say_so_and_a_right_lab_is_proven_by_the_o
     with running(host_as_found, host_routing, encapsulation) as open_lab:
         changes: tuple[tuple[str, str, object, str, Callable[..., object]], ...] = (
             ("helpers", "(EPERM)", bpf, "program_descriptor", refused(errno.EPERM)),
-            ("conntrack", "(EOPNOTSUPP)", conntrack, "connections", refused(errno.EOPNOTSUPP)),
+            ("conntrack", "(EOPNOTSUPP)", netfilter, "connections", refused(errno.EOPNOTSUPP)),
             ("netfilter", "iptables-save is not", process, "run", without_iptables_save),
         )
         for witness, said, module, name, instead in changes:

@@ -15,18 +15,17 @@ from labctl.checks.base import Check, CheckContext
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.engine.build import build, remove
 from labctl.engine.trace import trace
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import CheckSpec, Lab, Pair, Placement
+from labctl.model.evidence import AttachedProgram, DatapathState
+from labctl.model.lab import CheckSpec, Encapsulation, Fault, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import AddressingParameters, CheckParameters, NetfilterParameters
-from labctl.model.path import Protocol, Trace
 from labctl.model.result import CheckResult, Verdict
-from labctl.model.state import AttachedProgram, DatapathState
+from labctl.model.trace import ProbeProtocol, Trace
 from labctl.names import namespace_of
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.report.trace_html import trace_page
 from labctl.system import netns
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 from labctl.testing.scripted import MemoryRaw
 
 MISSING = [tool for tool in ("tcpdump", "conntrack", "iptables") if shutil.which(tool) is None]
@@ -69,7 +68,7 @@ def checked(open_lab: OpenLab, check: Check, parameters: CheckParameters, placem
 
 def traced(open_lab: OpenLab, placement: Placement) -> Trace:
     pair = pair_of(open_lab.lab, placement)
-    return trace(open_lab, pair, protocol=Protocol.ICMP, count=1, statement=NetnsProvider().statement)
+    return trace(open_lab, pair, protocol=ProbeProtocol.ICMP, count=1, statement=NetnsProvider().statement)
 
 
 def failing(result: CheckResult) -> set[str]:

@@ -19,19 +19,19 @@ from typing import Any
 import pytest
 import yaml
 
-from labctl.planning.render import as_script
+from labctl.planning.show import as_script
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.rendered import differences, parse_rendered, wrong_values
 from labctl.providers.cilium.values import helm_values
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.actions import RenderChart, VerifyChart, WriteFile
+from labctl.providers.kind.clusters import argv_inspect, parse_inspect
 from labctl.providers.kind.config import kind_config
-from labctl.providers.kind.containers import argv_inspect, parse_inspect
 from labctl.providers.kind.endpoint import endpoint_of
-from labctl.providers.kind.engine import argv_list
 from labctl.providers.kind.execute import verify_chart
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import read_settings
+from labctl.providers.kind.tools import argv_list
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "unit" / "kind"))
 from kind_world import lab_of

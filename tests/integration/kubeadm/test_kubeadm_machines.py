@@ -27,9 +27,8 @@ from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.runner import AnsibleRunner
-from labctl.providers.kubeadm.settings import Settings
-from labctl.providers.kubeadm.story import Outcome, TaskEnded, TaskEvent
+from labctl.providers.kubeadm.runner import AnsibleRunner, TaskEnded, TaskEvent, TaskOutcome
+from labctl.providers.kubeadm.settings import KubeadmSettings
 
 pytestmark = pytest.mark.root
 
@@ -81,7 +80,7 @@ class Story:
     def __call__(self, event: TaskEvent) -> None:
         self.events.append(event)
 
-    def ended(self, *outcomes: Outcome) -> list[str]:
+    def ended(self, *outcomes: TaskOutcome) -> list[str]:
         return [f"{e.node}: {e.task}" for e in self.events if isinstance(e, TaskEnded) and e.outcome in outcomes]
 
 
@@ -118,8 +117,8 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     first, second, last = Story(), Story(), Story()
 
     build(KubeadmProvider(root=root, observer=first), lab)
-    assert "node1: Kubernetes starts (kubeadm init)" in first.ended(Outcome.CHANGED)
-    assert "node2: The worker joins (kubeadm join)" in first.ended(Outcome.CHANGED)
+    assert "node1: Kubernetes starts (kubeadm init)" in first.ended(TaskOutcome.CHANGED)
+    assert "node2: The worker joins (kubeadm join)" in first.ended(TaskOutcome.CHANGED)
     for each in fresh.machines:
         assert "docker.io/library/tools.tar:1" in each.read("/var/standin/images")
     assert "127.0.1.1 nobody-knows" in fresh.machines[1].read("/etc/hosts").splitlines()
@@ -144,8 +143,8 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     assert kubeconfig.stat().st_mode & 0o777 == 0o600
 
     build(provider, lab)
-    assert second.ended(Outcome.CHANGED, Outcome.FAILED, Outcome.UNREACHABLE) == []
-    assert len(second.ended(Outcome.OK)) > 30
+    assert second.ended(TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE) == []
+    assert len(second.ended(TaskOutcome.OK)) > 30
 
     inits = [call for call in fresh.machines[0].calls() if call.startswith("kubeadm init")]
     # First its checks, without those that pull images; then its start, without the checks.
@@ -175,7 +174,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
         teller.teardown("legacy")
     assert ("See whose the machine is", None) in told
     assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
-    assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(Outcome.CHANGED)
+    assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(TaskOutcome.CHANGED)
     assert [machine.state() for machine in fresh.machines] == before
     assert teller.discover() == ()
     assert not (root / "legacy").exists()
@@ -185,7 +184,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
 class Play:
     """One playbook at a time against machines of this test."""
 
-    def __init__(self, settings: Settings, runner: AnsibleRunner) -> None:
+    def __init__(self, settings: KubeadmSettings, runner: AnsibleRunner) -> None:
         self.settings, self.runner = settings, runner
 
     def __call__(self, playbook: str, **keys: Any) -> tuple[str, ...]:

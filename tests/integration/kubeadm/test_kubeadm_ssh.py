@@ -23,15 +23,14 @@ from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.providers.base import TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kubeadm import own_files
-from labctl.providers.kubeadm.clock import measure
-from labctl.providers.kubeadm.fitness import refuse_obstacles
-from labctl.providers.kubeadm.machine_probes import machine_probes
 from labctl.providers.kubeadm.machines import Machine, machines_of, site_machines
+from labctl.providers.kubeadm.preflight import refuse_obstacles
+from labctl.providers.kubeadm.probes import machine_probes
 from labctl.providers.kubeadm.runner import AnsibleRunner
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.providers.kubeadm.ssh_config import Reached, argv_jump
-from labctl.providers.kubeadm.survey import look_at, survey
+from labctl.providers.kubeadm.survey import look_at, measure, survey
 
 pytestmark = pytest.mark.root
 

@@ -16,15 +16,14 @@ import pytest
 from netns_building import build, names_of, needs_root, ping, program_ids, running
 
 from labctl.errors import LabError, StepFailed, UsageError
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 from labctl.names import namespace_of
 from labctl.providers.netns.execute import NetnsExecutor
-from labctl.providers.netns.parts import parts_of
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.providers.netns.record import record_path
+from labctl.providers.netns.record import parts_of, record_path
 from labctl.system import netns
 from labctl.system.process import Process
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()
@@ -192,7 +191,7 @@ def test_two_builders_of_one_name_do_not_meet(host_as_found: str) -> None:
 CRASHING = """
 import sys, time
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 lab = sample_lab(sys.argv[1])
 provider = NetnsProvider()
 with provider.executor(lab) as executor:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import pytest
 from netns_building import needs_root, ping, running
 
-from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import Evidence
+from labctl.model.evidence import Evidence
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade, Pair, Placement
 from labctl.model.signature import Role
 from labctl.providers.base import OpenLab, TargetKind
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()

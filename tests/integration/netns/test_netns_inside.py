@@ -18,7 +18,7 @@ from labctl.model.lab import Lab
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system import netns, process
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 ROOT = Path(__file__).parents[3]

@@ -10,13 +10,12 @@ import pytest
 from netns_building import needs_root, ping, running
 
 from labctl.loading import load_scenario
-from labctl.model.datapath import Encapsulation, Fault, HostRouting, Masquerade
-from labctl.model.lab import Lab
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system import netns
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 NO_LAB_HERE = ("site", "services", "nodes-by-number")

@@ -23,7 +23,7 @@ from labctl.model.lab import Lab
 from labctl.providers.base import HoldsProcesses
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system.powers import Powers, held
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 ROOT = Path(__file__).parents[3]

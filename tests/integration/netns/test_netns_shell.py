@@ -12,14 +12,13 @@ import pytest
 from netns_building import as_json, names_of, needs_root, ping, running
 
 from labctl.datapath import bpf
-from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import Lab
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Masquerade
 from labctl.names import namespace_of
-from labctl.planning.render import as_script
-from labctl.providers.netns.parts import parts_of
+from labctl.planning.show import as_script
 from labctl.providers.netns.provider import NetnsProvider
+from labctl.providers.netns.record import parts_of
 from labctl.system import netns
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tracing_labs import labctl, needs, running, tshark
 
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 from labctl.providers.base import OpenLab
 
 pytestmark = [

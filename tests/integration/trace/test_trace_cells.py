@@ -15,11 +15,9 @@ from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, unpack_config
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Mover
-from labctl.model.path import Carriage, Protocol, Trace, Way
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
+from labctl.model.trace import Carriage, Mover, ProbeProtocol, Trace, Way
 from labctl.path.pcap import read_pcap
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.provider import NetnsProvider
@@ -160,12 +158,15 @@ def test_the_envelope_names_the_nodes_and_whose_identity_its_vni_is(host_as_foun
             assert envelope.src_mac.owner == f"{nodes[0]}:eth0"
 
 
-@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+@pytest.mark.parametrize("protocol", [ProbeProtocol.TCP, ProbeProtocol.UDP])
 @pytest.mark.parametrize(("host_routing", "encapsulation"), [(LEGACY, NATIVE), (BPF, VXLAN)])
 def test_tcp_and_udp_are_traced_without_a_server(
-    host_as_found: str, protocol: Protocol, host_routing: HostRouting, encapsulation: Encapsulation
+    host_as_found: str, protocol: ProbeProtocol, host_routing: HostRouting, encapsulation: Encapsulation
 ) -> None:
-    answers = {Protocol.TCP: ("TCP SYN", "TCP RST, ACK"), Protocol.UDP: ("UDP datagram", "ICMP port unreachable")}
+    answers = {
+        ProbeProtocol.TCP: ("TCP SYN", "TCP RST, ACK"),
+        ProbeProtocol.UDP: ("UDP datagram", "ICMP port unreachable"),
+    }
     with running(host_as_found, host_routing, encapsulation) as (lab, open_lab):
         found = traced(lab, open_lab, "server", protocol=protocol, count=3)
     assert found.wrong is None, found.wrong

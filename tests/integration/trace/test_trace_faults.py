@@ -9,20 +9,17 @@ import pytest
 from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
-from labctl.datapath.attachments import attachments
-from labctl.datapath.contents import map_contents
+from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
 from labctl.datapath.loader import load
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import Lab
-from labctl.model.movement import Act
-from labctl.model.path import Way
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
+from labctl.model.trace import ForwardingAct, Way
 from labctl.names import namespace_of
-from labctl.providers.netns.datapath_actions import Direction
+from labctl.providers.netns.actions import Direction
 from labctl.providers.netns.watch import node_maps
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 pytestmark = needs
 
@@ -92,7 +89,7 @@ def test_a_netfilter_drop_is_named_with_its_hook_and_rule(host_as_found: str) ->
     assert (found.wrong.way, found.wrong.tap) == (Way.REQUEST, f"node1:{lab.pod('client').lxc}")
     assert "was dropped on node1 by netfilter in FORWARD: the rule in filter FORWARD" in found.wrong.sentence
     drop = found.paths[0].after[-1]
-    assert (drop.what, drop.helper, drop.device) == ("FORWARD", Act.DROP, lab.pod("client").lxc)
+    assert (drop.what, drop.helper, drop.device) == ("FORWARD", ForwardingAct.DROP, lab.pod("client").lxc)
     assert same_node.wrong is None
 
 

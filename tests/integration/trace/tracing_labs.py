@@ -17,12 +17,11 @@ import pytest
 
 from labctl.engine.build import build, remove
 from labctl.engine.trace import pair_between, trace
-from labctl.model.datapath import Encapsulation, Fault, HostRouting
-from labctl.model.lab import Lab
-from labctl.model.path import PacketPath, Protocol, Trace
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
+from labctl.model.trace import PacketPath, ProbeProtocol, Trace
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 
 needs = [
     pytest.mark.root,
@@ -48,7 +47,9 @@ def running(
         remove(provider, lab.name, lambda event: None)
 
 
-def traced(lab: Lab, open_lab: OpenLab, server: str, *, protocol: Protocol = Protocol.ICMP, count: int = 1) -> Trace:
+def traced(
+    lab: Lab, open_lab: OpenLab, server: str, *, protocol: ProbeProtocol = ProbeProtocol.ICMP, count: int = 1
+) -> Trace:
     return trace(open_lab, pair_between(lab, "client", server), protocol=protocol, count=count)
 
 

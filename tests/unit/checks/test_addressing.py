@@ -9,18 +9,24 @@ from dataclasses import replace
 import pytest
 
 from labctl.checks import addressing_findings as judges
-from labctl.checks.addressing_findings import Wrapped
-from labctl.checks.arp import ArpSight, arp_of_pod
-from labctl.checks.findings import finding, judge_findings, unknown
-from labctl.checks.pod_network import Fate, parse_default_route, parse_device, parse_neighbour, parse_sized_ping
+from labctl.checks.addressing_findings import (
+    ArpSight,
+    Fate,
+    Wrapped,
+    arp_of_pod,
+    parse_default_route,
+    parse_device,
+    parse_neighbour,
+    parse_sized_ping,
+)
+from labctl.checks.captures import TapCapture
+from labctl.checks.outcome import finding, judge_findings, unknown
 from labctl.checks.tcpdump import expected_for
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Placement
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.result import Finding, Verdict
 from labctl.model.signature import Role
-from labctl.path.capture import TapCapture
 from labctl.path.sighting import Envelope, Sighting, Way
 from labctl.providers.base import Completed, Tap
 from labctl.testing.labs import CLIENT, example_devices, example_lab

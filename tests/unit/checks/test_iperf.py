@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from labctl.checks.iperf import IperfCheck, argv_iperf_client, judge_iperf, parse_iperf
-from labctl.checks.unread import parse_udp_counters
+from labctl.checks.iperf import IperfCheck, argv_iperf_client, judge_iperf, parse_iperf, parse_udp_counters
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import IperfParameters
 from labctl.model.result import Verdict

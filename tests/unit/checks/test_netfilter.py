@@ -8,25 +8,26 @@ from itertools import product
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.hooks import (
+from labctl.checks.netfilter import (
     HOOKS,
-    Connection,
+    ConntrackLine,
     Counting,
     Layer,
-    Way,
+    NetfilterCheck,
+    NodeLook,
     argv_change,
     delete_rules,
+    expected_hooks,
     insert_rules,
+    judge_node,
     parse_connections,
     parse_counters,
 )
-from labctl.checks.netfilter import NetfilterCheck
-from labctl.checks.netfilter_findings import NodeLook, expected_hooks, judge_node
 from labctl.errors import MeasureFailed
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec, Placement
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Placement
 from labctl.model.parameters import NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
+from labctl.model.trace import Way
 from labctl.providers.base import TargetKind
 from labctl.testing.labs import CLIENT, SERVER, example_lab
 from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
@@ -43,9 +44,9 @@ COUNTING = Counting(
     server_node="172.30.0.3",
 )
 PACKETS = {Way.REQUEST: 3, Way.REPLY: 3}
-ICMP = Connection(protocol="icmp", source="a", destination="b", first="7", second="7", is_replied=True)
+ICMP = ConntrackLine(protocol="icmp", source="a", destination="b", first="7", second="7", is_replied=True)
 UDP = tuple(
-    Connection(protocol="udp", source=f"n{n}", destination="m", first="4", second="8472", is_replied=False)
+    ConntrackLine(protocol="udp", source=f"n{n}", destination="m", first="4", second="8472", is_replied=False)
     for n in (1, 2)
 )
 
@@ -98,8 +99,8 @@ def test_conntrack_entries_are_read_by_their_first_direction(recorded: Recorded)
 def look(
     counts: Mapping[tuple[Layer, Way], Mapping[str, int]],
     *,
-    pair: tuple[Connection, ...] = (),
-    envelopes: tuple[Connection, ...] = (),
+    pair: tuple[ConntrackLine, ...] = (),
+    envelopes: tuple[ConntrackLine, ...] = (),
 ) -> NodeLook:
     return NodeLook(node="node1", is_client=True, is_server=False, counts=counts, pair=pair, envelopes=envelopes)
 
@@ -155,7 +156,7 @@ def test_one_packet_less_at_one_hook_fails() -> None:
 def test_an_answered_envelope_entry_or_a_single_one_fails() -> None:
     datapath = example_lab(host_routing=BPF, encapsulation=VXLAN, placement=CROSS).datapath
     counts = as_expected(BPF, VXLAN, CROSS).counts
-    answered = Connection(protocol="udp", source="n1", destination="m", first="4", second="8472", is_replied=True)
+    answered = ConntrackLine(protocol="udp", source="n1", destination="m", first="4", second="8472", is_replied=True)
     for envelopes in ((UDP[0],), (UDP[0], answered), ()):
         found = {one.name: one for one in judge_node(datapath, CROSS, look(counts, envelopes=envelopes), PACKETS)}
         assert found["conntrack-envelopes-node1"].verdict is Verdict.FAIL

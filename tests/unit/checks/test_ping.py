@@ -7,9 +7,18 @@ from statistics import median_grouped
 
 import pytest
 
-from labctl.checks.percentile import grouped_percentile, percentile
-from labctl.checks.ping import PingCheck, PingReport, argv_ping, judge_ping, parse_ping, ping_values, slice_counts
-from labctl.checks.raw import load_completed
+from labctl.checks.outcome import load_completed
+from labctl.checks.ping import (
+    PingCheck,
+    PingReport,
+    argv_ping,
+    grouped_percentile,
+    judge_ping,
+    parse_ping,
+    percentile,
+    ping_values,
+    slice_counts,
+)
 from labctl.errors import MeasureFailed
 from labctl.model.parameters import PingParameters
 from labctl.model.result import Verdict

@@ -10,19 +10,22 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.checks.service import (
+    Attempts,
+    Rules,
     ServiceCheck,
+    ServiceLook,
+    Transfer,
     argv_connections,
+    judge_service,
     parse_connections,
     parse_exchange,
     parse_rules,
     syn_filter,
 )
-from labctl.checks.service_findings import Attempts, Rules, ServiceLook, Transfer, judge_service
 from labctl.errors import MeasureFailed, ToolMissing
-from labctl.model.lab import CheckSpec, Lab
+from labctl.model.lab import CheckSpec, Lab, Service, ServiceProtocol, ServiceType
 from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.model.service import Protocol, Service, ServiceType
 from labctl.testing.labs import CLIENT, SERVER, example_lab
 from labctl.testing.packets import ethernet, ipv4, pcap_file, tcp
 from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
@@ -35,7 +38,7 @@ WEB = Service(
     address=IPv4Address(VIP),
     port=80,
     target_port=5205,
-    protocol=Protocol.TCP,
+    protocol=ServiceProtocol.TCP,
     backends=(SERVER,),
     selector={"app": SERVER},
     type=ServiceType.CLUSTER_IP,

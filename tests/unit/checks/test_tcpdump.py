@@ -9,22 +9,20 @@ from dataclasses import replace
 import pytest
 
 from labctl.checks.base import CheckContext
+from labctl.checks.captured_ping import WatchedPing
+from labctl.checks.captures import argv_tcpdump, echo_filter, parse_counts
 from labctl.checks.registry import all_checks
 from labctl.checks.tcpdump import TcpdumpCheck, expected_for
-from labctl.checks.watched_ping import WatchedPing
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec, Lab, Placement
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab, Placement
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen, TapSight
-from labctl.path.capture import argv_tcpdump, echo_filter, parse_counts
-from labctl.path.recognise import lost_on_the_way
-from labctl.path.sighting import Direction
+from labctl.path.sighting import TapDirection
+from labctl.path.signature import lost_on_the_way
 from labctl.providers.base import Tap
 from labctl.testing import packets
-from labctl.testing.clock import FakeClock
 from labctl.testing.labs import CLIENT, example_devices, example_lab
-from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
+from labctl.testing.scripted import Answer, FakeClock, MemoryRaw, ScriptedLab, ScriptedTarget
 
 TOKEN = b"0123456789abcdef"
 CELLS = [
@@ -347,7 +345,7 @@ def test_the_filter_finds_the_inner_addresses_behind_the_envelope() -> None:
 
 
 def test_a_direction_is_asked_of_tcpdump() -> None:
-    argv = argv_tcpdump("eth0", "icmp", Direction.IN)
+    argv = argv_tcpdump("eth0", "icmp", TapDirection.IN)
     assert argv == (
         *("tcpdump", "-n", "-U", "-Z", "root", "--immediate-mode", "-s", "512"),
         *("-Q", "in", "-i", "eth0", "-w", "-", "--", "icmp"),

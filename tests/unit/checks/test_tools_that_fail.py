@@ -10,14 +10,12 @@ import pytest
 from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check, CheckContext
 from labctl.checks.connect import ConnectReport, judge_connect
-from labctl.checks.hooks import read_connections
 from labctl.checks.iperf import IperfCheck, measured_iperf, parse_iperf
 from labctl.checks.latency import LatencyCheck
-from labctl.checks.netfilter import NetfilterCheck
+from labctl.checks.netfilter import NetfilterCheck, read_connections
 from labctl.checks.paced import parse_paced
 from labctl.checks.ping import PingCheck, judge_ping, measured_ping, parse_ping
-from labctl.checks.service import parse_connections, parse_rules
-from labctl.checks.service_findings import Attempts
+from labctl.checks.service import Attempts, parse_connections, parse_rules
 from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import CheckSpec
@@ -28,8 +26,7 @@ from labctl.model.parameters import (
     LatencyParameters,
     PingParameters,
 )
-from labctl.model.process import Completed
-from labctl.model.result import Verdict
+from labctl.model.result import Completed, Verdict
 from labctl.model.tools import TOOLS, identify, require_success, shortfall
 from labctl.path.sent import clock_step, read_ping
 from labctl.testing.labs import CLIENT, SERVER, example_lab

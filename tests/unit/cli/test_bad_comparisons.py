@@ -164,7 +164,7 @@ def test_a_damaged_manifest_is_told_and_listed_as_such(bench: Bench, tmp_path: P
 def test_a_run_without_anything_measured_says_how_it_ended(bench: Bench, tmp_path: Path) -> None:
     from labctl import app
     from labctl.cli.options import load_lab
-    from labctl.engine.asking import Options, ask
+    from labctl.engine.comparison.request import Options, ask
     from labctl.planning.record import lab_to_json
 
     labs = [load_lab(name, provider=None, name=None, overrides=()) for name in ("legacy", "bpf")]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import UsageError
+from labctl.model.evidence import Evidence
 from labctl.model.lab import Lab
-from labctl.model.proof import Evidence
 from labctl.model.result import Verdict
 from labctl.providers.base import Packs, Part
 from labctl.testing.provider import ScriptedProvider, running_lab

@@ -13,18 +13,15 @@ from pathlib import Path
 
 from labctl.checks.base import Check, CheckContext
 from labctl.compare.order import PlannedRun
-from labctl.engine.asking import Options, Question, ask
+from labctl.engine.comparison.measure import Measurement, narrow_enough
+from labctl.engine.comparison.request import Options, Question, ask
+from labctl.engine.comparison.stored import COMPARE, MeasuredBlocks, StoredComparison, comparisons, read_comparison
 from labctl.engine.events import silent
-from labctl.engine.measure import Measurement
-from labctl.engine.recorded import Measured
-from labctl.engine.stored import COMPARE, StoredComparison, comparisons, read_comparison
-from labctl.engine.until import narrow_enough
 from labctl.model.comparison import Comparison, Environment, Noise
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import CheckSpec, Lab
+from labctl.model.evidence import Evidence
+from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab
 from labctl.model.parameters import CheckParameters, CompareParameters, PingParameters, TcpdumpParameters
 from labctl.model.plan import Action, Plan
-from labctl.model.proof import Evidence
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
 from labctl.model.signature import Role, Seen, Signature, TapSight
 from labctl.planning.record import digest_of, lab_to_json
@@ -208,7 +205,7 @@ class World:
             environment=HERE,
             argv=["labctl"],
         ) as run:
-            measured = Measured()
+            measured = MeasuredBlocks()
             with Measurement(
                 question.sides, question.specs, self.checks, run, silent, measured=measured
             ) as measurement:

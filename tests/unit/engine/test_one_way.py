@@ -12,7 +12,7 @@ from labctl.model.signature import Role
 from labctl.path.pcap import Record
 from labctl.providers.base import Tap
 from labctl.testing import packets
-from labctl.testing.sample_lab import sample_lab
+from labctl.testing.labs import sample_lab
 from labctl.testing.scripted import ScriptedTarget
 
 LAB = sample_lab("mine")

@@ -12,12 +12,10 @@ import pytest
 
 from labctl.errors import ScenarioInvalid, UsageError
 from labctl.loading import layers, load_scenario, scenario_names, validate_files
-from labctl.loading.defaults import built_in
+from labctl.loading.layers import built_in
 from labctl.loading.project import Project, project_at
-from labctl.model.datapath import Encapsulation, HostRouting, Masquerade
-from labctl.model.lab import Placement
+from labctl.model.lab import Encapsulation, HostRouting, Masquerade, Placement, Scenario
 from labctl.model.parameters import IperfParameters, PingParameters
-from labctl.model.scenario import Scenario
 from labctl.names import is_name
 from labctl.planning.resolve import resolve
 
@@ -93,7 +91,7 @@ def test_the_shipped_lab_yaml_says_what_holds_without_it(tmp_path: Path) -> None
     with_site = layers.layered(file, Project(start=tmp_path, root=CHECKOUT))
     without = layers.layered(file, Project(start=tmp_path, root=None))
     assert with_site.problems == without.problems == ()
-    from labctl.loading.build import scenario_of
+    from labctl.loading.load import scenario_of
 
     labs = [resolve(scenario_of(made.tree, name="alone", source="", ranks=made.ranks)) for made in (with_site, without)]
     assert labs[0] == labs[1]

@@ -12,13 +12,11 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
-from labctl.loading.compose import compose
-from labctl.loading.files import Unreadable, read_text
 from labctl.loading.schema import schema
-from labctl.loading.structure import structure_problems
+from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, plain, planted, text_of
-from labctl.model.document import SCENARIO, SITE
-from labctl.model.document_matrix import MATRIX
+from labctl.loading.yaml_files import UnreadableFile, compose, read_text
+from labctl.model.document import MATRIX, SCENARIO, SITE
 from labctl.model.parameters import CompareParameters
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -55,7 +53,7 @@ def _tree(file: Path) -> Tree | None:
     """The tree of a file that is YAML without a fault, else None."""
     try:
         tree, problems = compose(read_text(file, file.name, is_trusted=lambda *_: True), Place(file.name, 1, 1))
-    except Unreadable:
+    except UnreadableFile:
         return None
     return None if problems else tree
 

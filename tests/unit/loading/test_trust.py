@@ -13,8 +13,7 @@ import pytest
 from labctl.cli import group
 from labctl.errors import LabError, ScenarioInvalid, UsageError
 from labctl.loading import load_scenario, project, validate_files
-from labctl.loading.matrix import load_matrix
-from labctl.loading.site import site_section
+from labctl.loading.load import load_matrix, site_section
 from labctl.system import files
 
 SCENARIO = """apiVersion: labctl/v1

@@ -10,14 +10,11 @@ import pytest
 
 from labctl.errors import UsageError
 from labctl.loading import load_scenario
-from labctl.model.lab import Lab
-from labctl.model.service import Protocol, ServiceType
+from labctl.model.lab import Lab, ServiceProtocol, ServiceType
 from labctl.planning.addresses import service_address, service_capacity
 from labctl.planning.difference import differences
-from labctl.planning.overlay import with_settings
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
-from labctl.planning.resolve import resolve
-from labctl.planning.selectors import selected, selector_of
+from labctl.planning.resolve import resolve, selected, selector_of, with_settings
 from labctl.providers.netns.plan import plan
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
@@ -33,7 +30,7 @@ def test_services_get_addresses_in_the_order_of_the_file_beyond_those_that_kuber
     web, dns, door = lab.services
     assert [str(service.address) for service in lab.services] == ["10.96.0.11", "10.96.0.12", "10.96.0.13"]
     assert (web.port, web.target_port, web.backends, dict(web.selector)) == (80, 5205, ("one", "two"), {"app": "web"})
-    assert (dns.protocol, dns.target_port, dns.backends) == (Protocol.UDP, 53, ("two",))
+    assert (dns.protocol, dns.target_port, dns.backends) == (ServiceProtocol.UDP, 53, ("two",))
     assert (door.type, door.node_port, dict(door.selector)) == (
         ServiceType.NODE_PORT,
         30205,

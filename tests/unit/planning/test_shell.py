@@ -19,15 +19,15 @@ import kubeadm_labs
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning import shell
-from labctl.planning.render import as_script
+from labctl.planning.show import as_script
 from labctl.providers.kind import actions as of_kind
-from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
+from labctl.providers.kind.actions import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.plan import plan_lab as plan_kind
 from labctl.providers.kind.settings import read_settings as read_kind
 from labctl.providers.kubeadm import by_hand
 from labctl.providers.kubeadm.actions import MakeMachines, RemovePods
 from labctl.providers.kubeadm.plan import plan_lab as plan_kubeadm
-from labctl.providers.kubeadm.settings import Settings, read_settings
+from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.providers.netns.plan import plan as plan_netns
 
 HOSTILE = (
@@ -239,7 +239,7 @@ def test_every_act_says_what_it_does_whatever_its_values_are(bench: Bench, tmp_p
                 assert (argv[0].removesuffix(HOSTILE), *argv[1:]) in said, (type(action).__name__, name)
 
 
-def hostile_settings(tmp_path: Path) -> Settings:
+def hostile_settings(tmp_path: Path) -> KubeadmSettings:
     """A lab on machines of which no name, path or image is what the schema lets through."""
     lab = kubeadm_labs.make_lab(
         hosts=kubeadm_labs.THREE_HOSTS, kubeadm={"kubernetes": "1.24.2", "cgroupDriver": "systemd"},

@@ -12,12 +12,12 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from comparison_example import example_comparison
 
-from labctl.compare.fail_if import judge_thresholds, parse_threshold
+from comparison_example import example_comparison
+from labctl.compare.thresholds import judge_thresholds, parse_threshold
 from labctl.model.comparison import ChangeVerdict, Comparison
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.html import comparison_page

@@ -8,16 +8,15 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.path import Trace
+from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
-from labctl.report.drawing.route import Leg, legs
-from labctl.report.drawing.topology import Box, Kind, Topology, topology_of
+from labctl.model.trace import Trace
+from labctl.report.drawing.topology import Box, BoxKind, Leg, Topology, legs, topology_of
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_svg import trace_drawing
+
+from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 each_cell = pytest.mark.parametrize(("mode", "how", "where"), CELLS)
 
@@ -186,4 +185,4 @@ def test_names_are_escaped() -> None:
 
 
 def test_kernel_boxes_are_no_taps() -> None:
-    assert {box.kind for box in topology_of(example_trace(BPF, VXLAN, SAME)).kernels.values()} == {Kind.KERNEL}
+    assert {box.kind for box in topology_of(example_trace(BPF, VXLAN, SAME)).kernels.values()} == {BoxKind.KERNEL}

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, VXLAN, example_trace, lost_trace
 
-from labctl.engine.trace_run import TRACE, read_trace
+from labctl.engine.trace import TRACE, read_trace
 from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Environment
-from labctl.model.movement import Mover, Unshown
-from labctl.model.path import Trace
+from labctl.model.trace import Mover, Trace, Unshown
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_json import trace_document
 from labctl.report.trace_text import trace_view
-from labctl.store.encoding import plain
+from labctl.store.codec import plain
 from labctl.store.journal import JOURNAL_FILE
 from labctl.store.reading import StoredRun, find_run
 from labctl.store.runs import create_run
+
+from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, VXLAN, example_trace, lost_trace
 
 HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2)
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from labctl.model.datapath import Encapsulation, HostRouting
-from labctl.model.lab import Placement
-from labctl.model.movement import Movement, Mover, PacketKey
-from labctl.model.path import (
+from labctl.model.evidence import Evidence
+from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.signature import Role, Signature
+from labctl.model.trace import (
     Carriage,
-    Direction,
     Hop,
     HopEnvelope,
-    Named,
+    KnownAddress,
+    Movement,
+    Mover,
+    PacketKey,
     PacketPath,
-    Protocol,
+    ProbeProtocol,
     Skipped,
+    TapDirection,
     Trace,
     TraceTap,
     Way,
-    Wrong,
+    WrongTurn,
 )
-from labctl.model.proof import Evidence
-from labctl.model.signature import Role, Signature
 
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
@@ -69,7 +70,7 @@ def example_trace(mode: HostRouting, how: Encapsulation, where: Placement, *, pa
         server_node=cell.server_node,
         placement=where,
         asked={"hostRouting": str(mode), "encapsulation": str(how)},
-        protocol=Protocol.ICMP,
+        protocol=ProbeProtocol.ICMP,
         sent=packets,
         replied=packets,
         taps=tuple(cell.tap(role) for role in cell.roles()),
@@ -105,7 +106,7 @@ def lost_trace() -> Trace:
     lost = replace(
         request, hops=hops, skipped=(*request.skipped, *rest), arrived=False, lost=sentence, lost_tap=hops[-1].tap
     )
-    wrong = Wrong(way=Way.REQUEST, number=1, tap=hops[-1].tap, role=str(hops[-1].role), sentence=sentence)
+    wrong = WrongTurn(way=Way.REQUEST, number=1, tap=hops[-1].tap, role=str(hops[-1].role), sentence=sentence)
     return replace(trace, paths=(lost,), replied=0, differences=(sentence,), wrong=wrong, host_routing="")
 
 
@@ -185,15 +186,15 @@ class _Cell:
                     role=role,
                     node=tap.node,
                     device=tap.device,
-                    direction=Direction.OUT if count % 2 == 0 else Direction.IN,
+                    direction=TapDirection.OUT if count % 2 == 0 else TapDirection.IN,
                     time_ns=1_000_000 * number + 9_500 * count,
                     since_previous_ns=9_500 if count else None,
                     src=source.address,
                     dst=destination.address,
-                    src_mac=Named(
+                    src_mac=KnownAddress(
                         address="02:00:00:00:00:01", role=f"{source.owner}-eth0", owner=f"{source.owner}:eth0"
                     ),
-                    dst_mac=Named(address="02:00:00:00:00:02", role="client-lxc", owner="node1:lxc948fe603f61d"),
+                    dst_mac=KnownAddress(address="02:00:00:00:00:02", role="client-lxc", owner="node1:lxc948fe603f61d"),
                     ttl=ttl,
                     envelope=self.envelope(way) if enveloped else None,
                     carriage=carriage,
@@ -239,12 +240,12 @@ class _Cell:
 
     def envelope(self, way: Way) -> HopEnvelope:
         ends = (
-            Named(address="172.30.0.2", role="client-node", owner="node1"),
-            Named(address="172.30.0.3", role="server-node", owner="node2"),
+            KnownAddress(address="172.30.0.2", role="client-node", owner="node1"),
+            KnownAddress(address="172.30.0.3", role="server-node", owner="node2"),
         )
         macs = (
-            Named(address="02:00:00:00:01:01", role="client-node-uplink", owner="node1:eth0"),
-            Named(address="02:00:00:00:01:02", role="server-node-uplink", owner="node2:eth0"),
+            KnownAddress(address="02:00:00:00:01:01", role="client-node-uplink", owner="node1:eth0"),
+            KnownAddress(address="02:00:00:00:01:02", role="server-node-uplink", owner="node2:eth0"),
         )
         if way is Way.REPLY:
             ends, macs = ends[::-1], macs[::-1]
@@ -255,8 +256,8 @@ class _Cell:
         )  # fmt: skip
 
     @staticmethod
-    def named(address: str, owner: str) -> Named:
-        return Named(address=address, role=owner, owner=owner)
+    def named(address: str, owner: str) -> KnownAddress:
+        return KnownAddress(address=address, role=owner, owner=owner)
 
 
 _MIRRORED = {

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.bundles import packing
-from labctl.cli.options import as_json, load_lab, provider_of, provider_option, require_host, set_option, trust_option
+from labctl.cli.options import (
+    as_json,
+    load_lab,
+    packing,
+    provider_of,
+    provider_option,
+    require_host,
+    set_option,
+    trust_option,
+)
 from labctl.cli.output import emit_json, say
 from labctl.errors import UsageError
 from labctl.units import readable

@@ -55,9 +55,16 @@ def command(
     """Capture at every TAP of LAB at once: a name like node1:eth0, or all taps of a pod, a node, a device or a role.
     Without TAP: all on the way of the lab's pairs. Every line says its tap and direction; VXLAN is opened. Ctrl-C ends
     it, and it says what was lost."""
-    from labctl.engine.capture import Limits, capture, check_filter, sources_of, streaming
-    from labctl.engine.capture_sanity import prove_filter
-    from labctl.engine.capture_taps import chosen_taps, known_taps
+    from labctl.engine.capture import (
+        Limits,
+        capture,
+        check_filter,
+        chosen_taps,
+        known_taps,
+        prove_filter,
+        sources_of,
+        streaming,
+    )
     from labctl.engine.one_way import OneWay
     from labctl.system.signals import asked_to_stop, interruptible
 

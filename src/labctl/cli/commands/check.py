@@ -15,9 +15,9 @@ from labctl.cli.output import emit, emit_json, say, show
 from labctl.cli.progress import Progress
 from labctl.cli.reports import junit_option, require_place, write_text
 from labctl.errors import MeasureFailed, NotInForce, UsageError
+from labctl.model.evidence import ModeInForce
 from labctl.model.lab import CheckSpec, Lab
 from labctl.model.parameters import PARAMETERS_OF
-from labctl.model.proof import ModeInForce
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import Provider
 
@@ -83,7 +83,7 @@ def show_results(
     """The mode with its evidence, the results, where their files are; and last, where the eye is when everything has
     scrolled by, once more what is not as it should be."""
     from labctl.report.check import check_view
-    from labctl.report.status import evidence_view, in_force
+    from labctl.report.terminal import evidence_view, in_force
     from labctl.report.words import ENGLISH
 
     if mode is not None:
@@ -117,7 +117,7 @@ def _lab_or_scenario(
     """The running lab of that name, or the scenario's lab that has yet to be built."""
     from labctl import app
     from labctl.cli.options import find_lab, names_up
-    from labctl.engine.lifecycle import find
+    from labctl.engine.build import find
     from labctl.loading import scenario_names
     from labctl.names import is_name
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option, trust_option
-from labctl.cli.reports import Output, judge, report_options, show
+from labctl.cli.reports import ReportOutput, judge, report_options, show_comparisons
 from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
 
 if TYPE_CHECKING:
-    from labctl.engine.stored import StoredComparison
+    from labctl.engine.comparison.stored import StoredComparison
 
 _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 
@@ -73,7 +73,7 @@ def command(
     trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Measure scenario B (and C, …) against scenario A.
 
@@ -84,11 +84,10 @@ def command(
     they are, unpaired.
     """
     from labctl import app
-    from labctl.cli.measuring import measure_new, measure_rest, present
-    from labctl.engine.asking import Options, ask
-    from labctl.engine.stored import COMPARE
-    from labctl.engine.unpaired import require_common
-    from labctl.model.strategy import Strategy
+    from labctl.cli.run_comparison import measure_new, measure_rest, present
+    from labctl.engine.comparison.request import Options, ask
+    from labctl.engine.comparison.stored import COMPARE, require_common
+    from labctl.model.lab import Strategy
 
     if max_rounds is not None and until is None:
         raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
@@ -96,7 +95,7 @@ def command(
         asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
         given = (*asked, strategy, name)
         _require_nothing_else(any(value not in (None, ()) for value in given), resume)
-        from labctl.engine.stored import read_comparison
+        from labctl.engine.comparison.stored import read_comparison
         from labctl.store.reading import find_run
 
         stored = find_run(runs_dir, resume)
@@ -160,27 +159,27 @@ def _require_nothing_else(is_given: bool, resume: str) -> None:
 
 
 def _stored(runs_dir: Path, wanted: str) -> StoredComparison:
-    from labctl.engine.stored import read_comparison
+    from labctl.engine.comparison.stored import read_comparison
     from labctl.store.reading import find_run
 
     return read_comparison(find_run(runs_dir, wanted.removesuffix("/run.json")))
 
 
-def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: Output) -> int:
+def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: ReportOutput) -> int:
     """Two stored runs: the sides that were picked, or else every scenario that both have."""
     from labctl.cli.reports import exit_code
-    from labctl.engine.unpaired import chosen_sides, unpaired
+    from labctl.engine.comparison.stored import chosen_sides, unpaired
 
     (run_a, _, side_a), (run_b, _, side_b) = (text.partition("@") for text in (wanted_a, wanted_b))
     a, b = _stored(runs_dir, run_a), _stored(runs_dir, run_b)
     found = tuple(unpaired(a, key_a, b, key_b) for key_a, key_b in chosen_sides(a, side_a, b, side_b))
     judgements = judge(found, fail_if)
-    show(found, judgements, output)
+    show_comparisons(found, judgements, output)
     return exit_code(found, judgements)
 
 
 def _against_baseline(baseline: StoredComparison, runs_dir: Path, now: Path) -> tuple[Comparison, ...]:
-    from labctl.engine.unpaired import chosen_sides, unpaired
+    from labctl.engine.comparison.stored import chosen_sides, unpaired
 
     measured = _stored(runs_dir, str(now))
     return tuple(unpaired(baseline, a, measured, b) for a, b in chosen_sides(baseline, "", measured, ""))

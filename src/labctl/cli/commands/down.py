@@ -24,7 +24,7 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
     Machines are connected to for a lab that this host has on record, and with --machines for one that it has not.
     """
     from labctl import app
-    from labctl.engine.lifecycle import down
+    from labctl.engine.build import down
 
     if bool(labs) == every:
         raise UsageError(

@@ -11,13 +11,12 @@ import click
 
 from labctl.cli.options import all_overrides, provider_option, runs_dir_option, set_option, trust_option
 from labctl.cli.output import tell
-from labctl.cli.reports import Output, report_options
+from labctl.cli.reports import ReportOutput, report_options
 from labctl.errors import LabError, UsageError
 
 if TYPE_CHECKING:
-    from labctl.engine.asked import Asked
-    from labctl.engine.asking import Question
-    from labctl.model.matrix import Matrix
+    from labctl.engine.comparison.request import Asked, Question
+    from labctl.model.lab import Matrix
     from labctl.store.reading import StoredRun
 
 
@@ -39,16 +38,16 @@ def command(
     trust: bool,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Measure the scenarios × checks × placements of FILE in the same interleaved blocks; each against the first.
 
     Stopped in the middle (Ctrl-C, kill -9, a power cut), the same command goes on: no whole block is measured twice.
     """
     from labctl import app
-    from labctl.cli.measuring import measure_new, measure_rest, present
-    from labctl.engine.stored import MATRIX
-    from labctl.loading.matrix import load_matrix
+    from labctl.cli.run_comparison import measure_new, measure_rest, present
+    from labctl.engine.comparison.stored import MATRIX
+    from labctl.loading.load import load_matrix
 
     matrix = load_matrix(file, overrides=all_overrides(provider, overrides), refuse=app.refuse, trust=trust)
     question = _question(matrix, fail_if)
@@ -63,7 +62,7 @@ def command(
 
 def _question(matrix: Matrix, fail_if: tuple[str, ...]) -> Question:
     from labctl import app
-    from labctl.engine.asking import Options, ask
+    from labctl.engine.comparison.request import Options, ask
     from labctl.planning.resolve import resolve
 
     labs = [resolve(scenario) for scenario in matrix.scenarios]
@@ -89,8 +88,8 @@ def _question(matrix: Matrix, fail_if: tuple[str, ...]) -> Question:
 
 def _unfinished(runs_dir: Path, matrix: Matrix, asked: Asked) -> StoredRun | None:
     """The newest run of this matrix that was cut short and was asked the same. Raises UsageError while one runs."""
-    from labctl.engine.asking import without_token
-    from labctl.engine.stored import MATRIX, read_comparison
+    from labctl.engine.comparison.request import without_token
+    from labctl.engine.comparison.stored import MATRIX, read_comparison
     from labctl.store.manifest import RunState
     from labctl.store.reading import StoredRun, list_runs
 

@@ -27,7 +27,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the steps that `up` would take."""
-    from labctl.planning.render import as_record, as_script, as_text
+    from labctl.planning.show import as_record, as_script, as_text
 
     lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, trust=trust)
     plan = provider_of(lab).plan(lab)

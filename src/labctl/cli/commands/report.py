@@ -9,7 +9,7 @@ import click
 
 from labctl.cli.options import runs_dir_option
 from labctl.cli.output import emit_json, tell
-from labctl.cli.reports import Output, exit_code, judge, report_options, show, write_text
+from labctl.cli.reports import ReportOutput, exit_code, judge, report_options, show_comparisons, write_text
 from labctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def command(
     run: str,
     runs_dir: Path,
     fail_if: tuple[str, ...],
-    output: Output,
+    output: ReportOutput,
 ) -> int:
     """Show a stored run again: a path, a name from `labctl runs`, the beginning of one, or `last`.
 
     Everything is computed from the run's journal and manifest; that gives the same result as when it was measured.
     """
-    from labctl.engine.stored import CHECK, read_comparison
-    from labctl.engine.trace_run import TRACE
+    from labctl.engine.comparison.stored import CHECK, read_comparison
+    from labctl.engine.trace import TRACE
     from labctl.store.reading import find_run
 
     stored = find_run(runs_dir, run)
@@ -61,7 +61,7 @@ def command(
         )
     found = comparison.comparisons()
     judgements = judge(found, fail_if or comparison.asked.fail_if)
-    show(found, judgements, output)
+    show_comparisons(found, judgements, output)
     return exit_code(found, judgements)
 
 
@@ -77,20 +77,19 @@ def _say_state(stored: StoredRun) -> None:
         tell(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed")
 
 
-def _report_trace(stored: StoredRun, output: Output) -> int:
-    from labctl.cli.traces import exit_code as trace_exit_code
-    from labctl.cli.traces import show_trace
-    from labctl.engine.trace_run import read_trace
+def _report_trace(stored: StoredRun, output: ReportOutput) -> int:
+    from labctl.cli.reports import show_trace, trace_exit_code
+    from labctl.engine.trace import read_trace
 
     traced = read_trace(stored)
     show_trace(traced, is_json=output.is_json, html=output.html)
     return trace_exit_code(traced)
 
 
-def _report_checks(stored: StoredRun, output: Output) -> int:
+def _report_checks(stored: StoredRun, output: ReportOutput) -> int:
     from labctl.cli.commands.check import exit_code as check_exit_code
     from labctl.cli.commands.check import show_results
-    from labctl.engine.stored import read_checks
+    from labctl.engine.comparison.stored import read_checks
     from labctl.report.json import check_document
     from labctl.report.junit import check_junit
 

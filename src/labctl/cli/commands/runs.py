@@ -14,7 +14,7 @@ from labctl.cli.output import emit, emit_json, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from labctl.store.reading import StoredRun, Unreadable
+    from labctl.store.reading import StoredRun, UnreadableRun
 
 
 @click.command("runs")
@@ -42,11 +42,11 @@ def command(runs_dir: Path, as_json: bool) -> int:
     return 0
 
 
-def _record(run: StoredRun | Unreadable) -> dict[str, object]:
-    from labctl.engine.asked import MOST_ROUNDS
-    from labctl.store.reading import Unreadable
+def _record(run: StoredRun | UnreadableRun) -> dict[str, object]:
+    from labctl.engine.comparison.request import MOST_ROUNDS
+    from labctl.store.reading import UnreadableRun
 
-    if isinstance(run, Unreadable):
+    if isinstance(run, UnreadableRun):
         return {"path": str(run.path), "state": "unreadable", "problem": run.problem}
     manifest, rounds = run.manifest, run.manifest.settings.get("rounds")
     return {
@@ -66,8 +66,7 @@ def _record(run: StoredRun | Unreadable) -> dict[str, object]:
 
 def _blocks(run: StoredRun) -> int | None:
     """How many blocks are whole; None for what has no blocks, or cannot be read."""
-    from labctl.engine.recorded import NOISE
-    from labctl.engine.stored import COMPARE, MATRIX
+    from labctl.engine.comparison.stored import COMPARE, MATRIX, NOISE
     from labctl.errors import LabError
 
     if run.manifest.run_kind not in (COMPARE, MATRIX):
@@ -78,7 +77,7 @@ def _blocks(run: StoredRun) -> int | None:
         return None
 
 
-def _table(found: tuple[StoredRun | Unreadable, ...]) -> Iterator[RenderableType]:
+def _table(found: tuple[StoredRun | UnreadableRun, ...]) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from labctl.report.grid import Column, Grid

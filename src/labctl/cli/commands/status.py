@@ -28,8 +28,8 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
     from labctl import app
     from labctl.engine.prove import prove
     from labctl.report.datapath import datapath_record, datapath_tables
-    from labctl.report.status import status_record, status_table
-    from labctl.store.raw import MemorySinks
+    from labctl.report.terminal import status_record, status_table
+    from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
     found, running, provider = find_running(lab)

@@ -8,8 +8,7 @@ import click
 
 from labctl.cli.options import as_json, find_lab, runs_dir_option
 from labctl.cli.output import emit
-from labctl.cli.reports import require_place
-from labctl.cli.traces import exit_code, show_trace
+from labctl.cli.reports import require_place, show_trace, trace_exit_code
 
 
 @click.command("trace")
@@ -49,22 +48,22 @@ def command(
     lost or takes another way than the mode that was asked for should show. The captures are kept in a run directory;
     `labctl report last` shows the trace again."""
     from labctl.engine.trace import marked_packets, pair_between, trace
-    from labctl.model.path import Protocol
+    from labctl.model.trace import ProbeProtocol
     from labctl.system.signals import interruptible
 
     if html is not None:
         require_place(html)
     found, provider = find_lab(lab)
     pair = pair_between(found, client, server)
-    wanted = Protocol(protocol)
+    wanted = ProbeProtocol(protocol)
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
     if no_run:
         with interruptible(), provider.open(found) as open_lab:
             traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
         show_trace(traced, is_json=as_json, html=html)
-        return exit_code(traced)
+        return trace_exit_code(traced)
 
-    from labctl.engine.trace_run import TRACE, trace_into
+    from labctl.engine.trace import TRACE, trace_into
     from labctl.planning.record import lab_to_json
     from labctl.report.trace_json import trace_document
     from labctl.store.runs import create_run
@@ -80,4 +79,4 @@ def command(
     show_trace(traced, is_json=as_json, html=html)
     if not as_json:
         emit(f"raw files: {run.path}")
-    return exit_code(traced)
+    return trace_exit_code(traced)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.bundles import with_bundle
-from labctl.cli.options import as_json, load_lab, provider_of, require_host, scenario_options
+from labctl.cli.options import as_json, load_lab, provider_of, require_host, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.model.lab import Lab
@@ -37,10 +36,10 @@ def command(
     the mode in force is proven at the end: another one is exit code 4, and the lab stays up to be looked at.
     """
     from labctl import app
-    from labctl.engine.arrived import arrived, refuse_fallback
-    from labctl.engine.lifecycle import Outcome, up
+    from labctl.engine.build import BuildOutcome, up
+    from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
-    from labctl.store.raw import MemorySinks
+    from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
     lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None, trust=trust)
@@ -70,7 +69,7 @@ def command(
         refuse_fallback(found)
         return
     refuse_fallback(found)
-    if outcome is Outcome.UNCHANGED:
+    if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is up already and equal to the scenario: nothing to do")
     else:
         say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")

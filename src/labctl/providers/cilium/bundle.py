@@ -22,7 +22,7 @@ from typing import Any
 from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.sections_kind import Cilium
-from labctl.providers.cilium import install
+from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.versions import Version
 from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
@@ -63,7 +63,7 @@ def parse_digest(text: str) -> str:
 def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[tuple[str, ...]], object]) -> Path:
     """The chart as a `.tgz`: the local one, else a local folder packaged or the chart pulled into `folder` by `must`,
     which runs helm and raises when it fails."""
-    pull = install.argv_pull(cilium, version, folder)
+    pull = rendered.argv_pull(cilium, version, folder)
     local = Path(cilium.chart)
     if not pull and local.is_file():
         return local

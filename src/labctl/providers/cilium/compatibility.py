@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labctl.errors import UsageError
-from labctl.model.datapath import Datapath, HostRouting
-from labctl.model.lab import Lab
+from labctl.model.lab import Datapath, HostRouting, Lab
 from labctl.providers.cilium.versions import Version
 
 OLDEST = (1, 10)

@@ -13,7 +13,7 @@ from labctl.providers.cilium.status import IN_AGENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class CiliumEndpoint:
     """One endpoint of an agent. `pod` is `namespace/name`, empty for the host and the health endpoint."""
 
     id: int
@@ -32,7 +32,7 @@ def argv_endpoints() -> tuple[str, ...]:
 
 
 @of_known_form("the agent's list of endpoints")
-def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
+def parse_endpoints(text: str) -> tuple[CiliumEndpoint, ...]:
     """Raises MeasureFailed when the text is not a JSON list of endpoints."""
     try:
         entries = parse_json(text)
@@ -45,14 +45,14 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     return tuple(_endpoint(entry) for entry in entries)
 
 
-def _endpoint(entry: dict[str, object]) -> Endpoint:
+def _endpoint(entry: dict[str, object]) -> CiliumEndpoint:
     status = _inner(entry, "status")
     identifiers = _inner(status, "external-identifiers")
     networking = _inner(status, "networking")
     addressing = networking.get("addressing")
     first = addressing[0] if isinstance(addressing, list) and addressing else {}
     namespace, name = identifiers.get("k8s-namespace"), identifiers.get("k8s-pod-name")
-    return Endpoint(
+    return CiliumEndpoint(
         id=_whole(entry.get("id")),
         pod=f"{namespace}/{name}" if namespace and name else str(identifiers.get("pod-name", "")).strip("/"),
         identity=_whole(_inner(status, "identity").get("id")),
@@ -105,6 +105,6 @@ def parse_tunnels(text: str) -> tuple[Tunnel, ...]:
     return tuple(tunnels)
 
 
-def endpoint_of(endpoints: Sequence[Endpoint], pod: str) -> Endpoint | None:
+def endpoint_of(endpoints: Sequence[CiliumEndpoint], pod: str) -> CiliumEndpoint | None:
     """The endpoint of `namespace/name`, or None."""
     return next((endpoint for endpoint in endpoints if endpoint.pod == pod), None)

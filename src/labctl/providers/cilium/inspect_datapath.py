@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from labctl.errors import MeasureFailed
-from labctl.model.state import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
 from labctl.providers.base import Completed, Target
 from labctl.providers.cilium.status import IN_AGENT
 

@@ -4,15 +4,23 @@ It must be filtered inside the agent: over `kubectl exec` it otherwise traces it
 here. By endpoint (`--related-to`) only those events pass that name one: enough for a proof of the mode. By addresses,
 with `-j`, every event of a pair passes, also those of the devices' own programs, and each tells the packet's own
 numbers: that is for single packets.
+
+Monitor's lines of one node as movements: which program speaks, at which device, and in which order it did. Pure.
+
+A line names a point, not a program and seldom a device. The program of a pod's device says the endpoint that it belongs
+to, those of other devices have none; a packet is where it was last told to come in. By which redirect a program gave a
+packet away is never said, so that it stands in no movement.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed
+from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 from labctl.providers.cilium.status import IN_AGENT
 
@@ -35,7 +43,7 @@ _ECHOES = ("EchoRequest", "EchoReply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
+class MonitorTrace:
     """One trace line. `point` is `to-` or `from-` and where: `to-stack`, `from-overlay`, `to-endpoint`, …; `drop` for
     a packet that was thrown away, with its `reason`.
 
@@ -79,7 +87,7 @@ def argv_monitor_pair(one: str, other: str) -> tuple[str, ...]:
     return ("sh", "-c", _PAIR_SCRIPT, wanted, *IN_AGENT, "monitor", "-j", "-t", "trace", "-t", "drop")
 
 
-def parse_monitor(text: str) -> tuple[Trace, ...]:
+def parse_monitor(text: str) -> tuple[MonitorTrace, ...]:
     """The trace lines, plain or JSON, and the drops told as JSON, in the order printed; headers, drops in plain text
     and debug lines are left out."""
     found = (_of_json(line) if line.startswith("{") else _of_text(line) for line in map(str.strip, text.splitlines()))
@@ -91,13 +99,13 @@ def lost_by_monitor(text: str) -> int:
     return sum(int(count) for count in _LOST.findall(text))
 
 
-def _of_text(line: str) -> Trace | None:
+def _of_text(line: str) -> MonitorTrace | None:
     match = _LINE.match(line)
     if match is None:
         return None
     point, endpoint = _point(match["summary"])
     (source, source_port), (destination, destination_port) = _split(match["from"]), _split(match["to"])
-    return Trace(
+    return MonitorTrace(
         point=point,
         endpoint=endpoint,
         source_identity=match["source"],
@@ -114,7 +122,7 @@ def _of_text(line: str) -> Trace | None:
     )
 
 
-def _of_json(line: str) -> Trace | None:
+def _of_json(line: str) -> MonitorTrace | None:
     event = object_of(line)
     kind, summary = event.get("type"), mapping_of(event.get("summary"))
     l3, l4 = mapping_of(summary.get("l3")), mapping_of(summary.get("l4"))
@@ -128,7 +136,7 @@ def _of_json(line: str) -> Trace | None:
         what = _field(icmp, "TypeCode")
         first, second = (int(_field(icmp, name) or 0) if what in _ECHOES else 0 for name in ("Id", "Seq"))
     interface = event.get("ifindex")
-    return Trace(
+    return MonitorTrace(
         point=point,
         endpoint=endpoint,
         source_identity=str(event.get("srcLabel", "")),
@@ -162,7 +170,7 @@ def _field(layer: str, name: str) -> str:
     return match[1] if match else ""
 
 
-def host_routing_of(traces: Iterable[Trace], source: str, destination: str) -> str | None:
+def host_routing_of(traces: Iterable[MonitorTrace], source: str, destination: str) -> str | None:
     """What the way from one pod to another tells, seen on the source's node: up the stack is Legacy, straight to the
     network is BPF. With a tunnel both modes print the same, and the answer is None."""
     points = [trace.point for trace in traces if trace.source == source and trace.destination == destination]
@@ -177,3 +185,144 @@ def _split(address: str) -> tuple[str, int]:
     """An IPv4 address and its port, 0 without one; anything else as it stands."""
     host, colon, port = address.rpartition(":")
     return (host, int(port)) if colon and host.count(":") == 0 and port.isdigit() else (address, 0)
+
+
+_OVERLAY, _HOST = "cilium_vxlan", "cilium_host"
+_HANDS_ON = {
+    "to-stack": ForwardingAct.TO_STACK,
+    "to-overlay": ForwardingAct.TO_OVERLAY,
+    "to-network": ForwardingAct.TO_NETWORK,
+    "to-endpoint": ForwardingAct.TO_ENDPOINT,
+    "drop": ForwardingAct.DROP,
+}
+_ORDER = (
+    ("from-endpoint", "from-network"), ("from-overlay",), ("to-stack",), ("from-host", "from-stack"), ("to-overlay",),
+    ("to-network",), ("to-endpoint",), ("drop",),
+)  # fmt: skip
+_RANKS = {point: rank for rank, points in enumerate(_ORDER) for point in points}
+"""One packet passes these points of a node in this order, in either direction. Monitor reads one buffer per CPU, so
+that the lines of a packet which changed CPU need not come in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """A node's devices as its agent names them: the lxc of each endpoint, and the uplink."""
+
+    lxcs: Mapping[int, str] = field(default_factory=dict)
+    uplink: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TracePoint:
+    what: str
+    device: str
+    hook: str
+
+
+def movements_of(node: str, traces: Iterable[MonitorTrace], devices: Devices) -> tuple[Movement, ...]:
+    """The lines as movements, those of one packet in the order of their points. Two lines of one program about one
+    packet, that it came in and what became of it, are one movement. What a line does not say stays empty."""
+    packets: dict[PacketKey, list[MonitorTrace]] = defaultdict(list)
+    for trace in traces:
+        packets[_key(trace)].append(trace)
+    found: list[Movement] = []
+    for key, lines in packets.items():
+        # Only where each line is of one passage: without its own numbers, one key stands for many packets.
+        ordered = sorted(lines, key=_rank) if _is_told_apart(key) else lines
+        here: _TracePoint | None = None
+        for trace in ordered:
+            movement, here = _movement(node, trace, key, devices, here)
+            before = found[-1] if trace is not ordered[0] else None
+            if before is not None and before.helper == ForwardingAct.SEEN and _place(before) == _place(movement):
+                found[-1] = replace(movement, raw=f"{before.raw}\n{movement.raw}")
+            else:
+                found.append(movement)
+    return tuple(found)
+
+
+def _movement(
+    node: str, trace: MonitorTrace, key: PacketKey, devices: Devices, here: _TracePoint | None
+) -> tuple[Movement, _TracePoint | None]:
+    at = _comes_in(trace, devices)
+    own = at or _own_of_device(trace, devices)
+    target = "" if at or trace.interface == "0" else trace.interface
+    if own is None and here is None and trace.teller in devices.lxcs and trace.point != "to-endpoint":
+        here = _TracePoint(what="cil_from_container", device=devices.lxcs[trace.teller or 0], hook="ingress")
+    place = own or here or _TracePoint(what="cilium", device="", hook="egress" if target else "")
+    if own is not None:
+        target = ""
+    elif trace.point == "to-endpoint" and not target:
+        target = devices.lxcs.get(trace.endpoint or 0, "")
+    movement = Movement(
+        node=node,
+        mover=Mover.PROGRAM,
+        what=place.what,
+        device=place.device,
+        hook=place.hook,
+        helper=str(ForwardingAct.SEEN if own is not None else _HANDS_ON.get(trace.point, trace.point)),
+        packet=key,
+        target=target,
+        reason=trace.reason,
+        identity=int(trace.source_identity) if trace.source_identity.isdigit() else 0,
+        raw=trace.raw,
+    )
+    return movement, at or here
+
+
+def _place(movement: Movement) -> _TracePoint:
+    return _TracePoint(what=movement.what, device=movement.device, hook=movement.hook)
+
+
+def _comes_in(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
+    """The program and the device at which the line says that the packet came in; None for other lines."""
+    told = "" if trace.interface == "0" else trace.interface
+    match trace.point:
+        case "from-endpoint":
+            return _TracePoint(
+                what="cil_from_container", device=devices.lxcs.get(trace.endpoint or 0, told), hook="ingress"
+            )
+        case "from-overlay":
+            return _TracePoint(what="cil_from_overlay", device=told or _OVERLAY, hook="ingress")
+        case "from-network":
+            return _TracePoint(what="cil_from_netdev", device=told or devices.uplink, hook="ingress")
+        case "from-host":
+            # The device in the line is the one that the packet came to the node by, before the kernel forwarded it.
+            return _TracePoint(what="cil_from_host", device=_HOST, hook="egress")
+        case _:
+            return None
+
+
+def _own_of_device(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
+    """The program of the device that the packet leaves by, where it is that one which speaks. It knows no identity."""
+    is_of_pod = trace.source_identity not in ("unknown", "0") if trace.teller is None else trace.teller in devices.lxcs
+    if is_of_pod:
+        return None
+    if trace.point == "to-overlay":
+        return _TracePoint(what="cil_to_overlay", device=_or(trace.interface, _OVERLAY), hook="egress")
+    if trace.point == "to-network":
+        return _TracePoint(what="cil_to_netdev", device=_or(trace.interface, devices.uplink), hook="egress")
+    return None
+
+
+def _or(interface: str, otherwise: str) -> str:
+    return otherwise if interface == "0" else interface
+
+
+def _key(trace: MonitorTrace) -> PacketKey:
+    word = trace.what.split(" ", 1)[0].lower()
+    return PacketKey(
+        src=trace.source,
+        dst=trace.destination,
+        protocol=word if word in ("tcp", "udp", "sctp") else "icmp",
+        first=trace.first,
+        second=trace.second,
+        ip_id=trace.ip_id,
+    )
+
+
+def _is_told_apart(key: PacketKey) -> bool:
+    return bool(key.first or key.second or key.ip_id)
+
+
+def _rank(trace: MonitorTrace) -> int:
+    return _RANKS.get(trace.point, _RANKS["to-overlay"])

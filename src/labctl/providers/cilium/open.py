@@ -9,30 +9,27 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import Evidence
 from labctl.model.signature import Role
-from labctl.model.state import DatapathState
 from labctl.model.tools import require_success
 from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
-from labctl.providers.cilium.cluster import Cluster
-from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import Endpoint, argv_endpoints, parse_endpoints
-from labctl.providers.cilium.inspect_datapath import read_state
-from labctl.providers.cilium.listeners import wishes
-from labctl.providers.cilium.live import (
+from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
-    Facts,
-    Link,
+    ClusterFacts,
+    NodeLink,
     parse_cilium_nodes,
     parse_links,
     with_facts,
 )
-from labctl.providers.cilium.monitor_acts import Devices
+from labctl.providers.cilium.commands import Cluster, Commands, must, shown, with_kubeconfig
+from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
+from labctl.providers.cilium.evidence import Witnesses
+from labctl.providers.cilium.inspect_datapath import read_state
+from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.pods import PodState, parse_pods
 from labctl.providers.cilium.targets import DoorTarget, pod_door
-from labctl.providers.cilium.watch import watching
-from labctl.providers.cilium.witness import Witnesses
+from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL
 
 AGENTS = "k8s-app=cilium"
@@ -63,7 +60,7 @@ class OpenCiliumLab:
         self,
         settings: Cluster,
         lab: Lab,
-        facts: Facts,
+        facts: ClusterFacts,
         targets: dict[str, DoorTarget],
         capture: dict[str, DoorTarget],
         agents: dict[str, DoorTarget],
@@ -197,7 +194,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     targets |= {node: ways.node(node) for node in settings.nodes}
     capture = {node: ways.capture(targets[node]) for node in settings.nodes}
 
-    def look(node: str) -> tuple[tuple[Endpoint, ...], dict[str, Link]]:
+    def look(node: str) -> tuple[tuple[CiliumEndpoint, ...], dict[str, NodeLink]]:
         listed = agents[node].run(argv_endpoints(), timeout_s=_ASK_S)
         require_success(listed, f"the agent's endpoints on {node} cannot be read")
         return parse_endpoints(listed.text), parse_links(targets[node].read(LINKS_SCRIPT))
@@ -207,7 +204,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     ciliums = parse_cilium_nodes(
         must(commands, settings.kubectl("get", "ciliumnodes.cilium.io", "-o", "json"), timeout_s=_ASK_S).text
     )
-    facts = Facts(
+    facts = ClusterFacts(
         pods=pods,
         endpoints={node: seen[0] for node, seen in looked.items()},
         links={node: seen[1] for node, seen in looked.items()},

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from labctl.model.datapath import Datapath, Encapsulation, HostRouting, Masquerade
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.providers.cilium.names import Setting, spell, strings_of_kube_proxy_replacement
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.providers.cilium.helm_names import Setting, spell, strings_of_kube_proxy_replacement
 from labctl.providers.cilium.versions import Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
+class CiliumImages:
     """The agent's and the operator's image: full references without digest, and when to pull them.
 
     `operator` is what runs, with its `-generic` suffix. Empty means the chart's own.
@@ -39,7 +39,7 @@ class Wanted:
     api_host: str
     api_port: int
     devices: str = ""
-    images: Images = Images()
+    images: CiliumImages = CiliumImages()
 
 
 def helm_values(wanted: Wanted, user: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -91,7 +91,7 @@ def helm_values(wanted: Wanted, user: Mapping[str, object] | None = None) -> dic
     return merged(values, user or {})
 
 
-def _put_images(values: dict[str, object], version: Version, images: Images) -> None:
+def _put_images(values: dict[str, object], version: Version, images: CiliumImages) -> None:
     """`image.override` came with 1.12; before it a reference has to be taken apart, and the operator's repository
     is given without the suffix that the chart adds."""
     for prefix, reference in (("image", images.agent), ("operator.image", images.operator)):

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from labctl.model.service import Service
-from labctl.providers.cilium.cluster import Cluster
+from labctl.model.lab import Service
+from labctl.providers.cilium.commands import Cluster
 
 CONTAINER = "tools"
 ACCOUNT = "labctl"

@@ -1,6 +1,10 @@
 """The acts that a kind lab is built from, as frozen values. Each knows its shell equivalent and its record; none acts.
 
 `execute.py` carries them out.
+
+The acts that bring images to a kind lab: into the engine, from there into the nodes, and from mirrors. None acts.
+
+`execute.py` carries them out; the other acts are `actions.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from labctl.providers.cilium.values import Wanted, expected_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
+class KindAct:
     def record(self) -> Mapping[str, object]:
         name = re.sub(r"(?<!^)([A-Z])", r"-\1", type(self).__name__).lower()
         return {"kind": name, **{key: _plain(value) for key, value in asdict(self).items()}}
@@ -34,7 +38,7 @@ def _plain(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile(Act):
+class WriteFile(KindAct):
     """Puts text into one of the lab's own files."""
 
     path: Path
@@ -49,7 +53,7 @@ class WriteFile(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command(Act):
+class Command(KindAct):
     """One command of a tool. `remedy` is for its failure, where the tool's own words give none."""
 
     argv: tuple[str, ...]
@@ -61,7 +65,7 @@ class Command(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseForeign(Act):
+class RefuseForeign(KindAct):
     """Stops when a cluster of that name exists that does not carry this lab's mark."""
 
     engine: str
@@ -85,7 +89,7 @@ class RefuseForeign(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefuseOverlap(Act):
+class RefuseOverlap(KindAct):
     """Stops when another lab's pods or Services have addresses of these ranges."""
 
     lab: str
@@ -96,7 +100,7 @@ class RefuseOverlap(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderChart(Act):
+class RenderChart(KindAct):
     """Renders the chart into a file: what is verified is what is applied."""
 
     argv: tuple[str, ...]
@@ -108,7 +112,7 @@ class RenderChart(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyChart(Act):
+class VerifyChart(KindAct):
     """Compares the rendered `cilium-config` with what was meant, and the user's values with what the chart knows.
 
     `images` are those that the nodes will have, where nothing may be fetched; None where the chart may name others."""
@@ -141,7 +145,7 @@ class VerifyChart(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateCluster(Act):
+class CreateCluster(KindAct):
     """`kind create cluster`; a whole cluster of this very lab (`digest`) that is there already is kept, half a one or
     one that was made from another content is replaced."""
 
@@ -160,7 +164,7 @@ class CreateCluster(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteCluster(Act):
+class DeleteCluster(KindAct):
     """Removes the cluster, if it carries this lab's mark."""
 
     engine: str
@@ -178,7 +182,7 @@ class DeleteCluster(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectLogs(Act):
+class CollectLogs(KindAct):
     """Keeps what a failed build said: `kind export logs`, the agents' logs, the events. Never fails."""
 
     cluster: str
@@ -218,7 +222,7 @@ class CollectLogs(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitForPods(Act):
+class WaitForPods(KindAct):
     """Waits until `count` pods are ready (all containers), and says which are not and why."""
 
     kubectl: tuple[str, ...]
@@ -259,7 +263,7 @@ class WaitForPods(Act):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestartAgents(Act):
+class RestartAgents(KindAct):
     """Restarts every Cilium agent, so that it reads its configuration anew, and waits for the last one."""
 
     kubectl: tuple[str, ...]
@@ -275,3 +279,103 @@ class RestartAgents(Act):
 
     def shell(self) -> str:
         return "\n".join(quoted(argv) for argv in self.argvs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HaveImage(KindAct):
+    """Sees to it that the engine has an image: pulls it where that is allowed, else says that it is missing."""
+
+    engine: str
+    reference: str
+    pull: bool
+    timeout_s: float
+
+    def shell(self) -> str:
+        has = f"{quoted((self.engine, 'image', 'inspect', self.reference))} >/dev/null"
+        return f"{has} 2>&1 || {quoted((self.engine, 'pull', self.reference))}" if self.pull else has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadImage(KindAct):
+    """Brings an image of the engine into every node: by kind, or, where that stumbles over a multi-platform image of
+    which the engine has one platform only, by what kind does less its `--all-platforms`."""
+
+    engine: str
+    cluster: str
+    nodes: tuple[str, ...]
+    reference: str
+    timeout_s: float
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return ("kind", "load", "docker-image", self.reference, "--name", self.cluster)
+
+    def argv_save(self, archive: str) -> tuple[str, ...]:
+        return (self.engine, "save", "--output", archive, self.reference)
+
+    def argvs_import(self, archive: str, node: str) -> tuple[tuple[str, ...], ...]:
+        """The node's own /tmp is a tmpfs that `cp` does not see."""
+        inside = "/kind/labctl-image.tar"
+        return (
+            (self.engine, "cp", archive, f"{node}:{inside}"),
+            (self.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "import", "--digests", inside),
+            (self.engine, "exec", node, "rm", "-f", inside),
+        )
+
+    def shell(self) -> str:
+        return quoted(self.argv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesHaveImages(KindAct):
+    """Stops when an image is missing on a node, and says on which."""
+
+    engine: str
+    nodes: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def shell(self) -> str:
+        lines = []
+        for node in self.nodes:
+            for reference in self.references:
+                listed = quoted((self.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "-q"))
+                lines.append(f"{listed} | grep -qxF -e {word(stored_name(reference))}")
+        return "\n".join(lines)
+
+
+def stored_name(reference: str) -> str:
+    """The name that containerd gives to a reference: with its registry, `library/` and tag spelt out."""
+    name, _, digest = reference.partition("@")
+    head, slash, rest = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif "." not in head and ":" not in head and head != "localhost":
+        name = f"docker.io/{head}/{rest}"
+    if digest:
+        return f"{name}@{digest}"
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteMirrors(KindAct):
+    """Tells each node's containerd to ask a mirror for one registry's images."""
+
+    engine: str
+    nodes: tuple[str, ...]
+    registry: str
+    mirror: str
+
+    @property
+    def text(self) -> str:
+        return f'server = "https://{self.registry}"\n\n[host."{self.mirror}"]\n  capabilities = ["pull", "resolve"]\n'
+
+    @property
+    def script(self) -> str:
+        folder = f"/etc/containerd/certs.d/{self.registry}"
+        return f"mkdir -p {word(folder)} && cat > {word(folder + '/hosts.toml')}"
+
+    def argv(self, node: str) -> tuple[str, ...]:
+        return (self.engine, "exec", "-i", node, "sh", "-c", self.script)
+
+    def shell(self) -> str:
+        return "\n".join(f"printf '%s' {word(self.text)} | {quoted(self.argv(node))}" for node in self.nodes)

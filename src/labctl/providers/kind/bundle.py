@@ -1,4 +1,7 @@
-"""A bundle of a kind lab: the node image for the engine, the other images as archives for the nodes, the chart."""
+"""A bundle of a kind lab: the node image for the engine, the other images as archives for the nodes, the chart.
+
+The images and the chart of a lab, with digests: what `labctl images` lists and `labctl bundle` packs.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import StepFailed, UsageError
-from labctl.providers.cilium.bundle import CHART, chart_file, entry, plain_reference, read, write
+from labctl.providers.base import Part as Part
+from labctl.providers.cilium.bundle import CHART, chart_file, engine_digest, entry, plain_reference, read, write
+from labctl.providers.cilium.bundle import parse_digest as parse_digest
+from labctl.providers.cilium.rendered import REPOSITORY
 from labctl.providers.kind.failures import failed_command, remedy_for
-from labctl.providers.kind.images import EXTRA, Part, parts
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.plan import chart_place
+from labctl.providers.kind.settings import KindSettings
 from labctl.providers.kind.tools import Commands
+from labctl.system import files
 from labctl.system.files import temporary_folder
 
 _LONG_S = 3600.0
@@ -51,7 +58,7 @@ class Unpacked:
         }
 
 
-def pack(settings: Settings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
+def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Images must be in the engine: pull them first, or `labctl up` once."""
     listed = parts(settings, engine, commands)
     absent = [part.reference for part in listed if part.role != "chart" and not part.digest]
@@ -109,3 +116,29 @@ def unpack(bundle: Path, folder: Path) -> Unpacked:
 def load_node_image(unpacked: Unpacked, engine: str, commands: Commands) -> None:
     """kind makes node containers from the engine's images, so this one goes there; the others go into the nodes."""
     _must(commands, (engine, "load", "--input", str(unpacked.node_archive)))
+
+
+EXTRA = "extra"
+"""Images that a lab has beyond the usual three are `extra1`, `extra2`, …"""
+
+
+def parts(settings: KindSettings, engine: str, commands: Commands) -> tuple[Part, ...]:
+    """Every image and the chart. Digests are those of this engine and of the local chart file."""
+    agent, operator, tools, *extra = settings.images
+    listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]
+    listed += [(f"{EXTRA}{number}", reference) for number, reference in enumerate(extra, start=1)]
+    found = [
+        Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
+        for role, reference in listed
+    ]
+    chart = Path(chart_place(settings))
+    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
+    digest = f"sha256:{files.digest_of(chart)}" if chart.is_file() else ""
+    return (*found, Part(role="chart", reference=reference, digest=digest))
+
+
+def digest_of(reference: str, engine: str, commands: Commands) -> str:
+    """The digest in the reference itself, else the registry's, else the local image's id; empty when it is not here."""
+    if "@" in reference:
+        return reference.partition("@")[2]
+    return engine_digest(reference, engine, commands)

@@ -2,19 +2,24 @@
 
 The mark is a mount: `/dev/null` at `/labctl/LAB/SCENARIO/DIGEST`. It is there from the moment a container exists, is
 kept by the engine (no state file), survives a crash and a reboot, and no other cluster has it.
+
+Address ranges that no other kind lab on this host has: found by arithmetic, moved only where they overlap. Pure.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 import yaml
 
+from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections_kind import Propagation
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 
 MARK_FOLDER = "/labctl"
 _DIGEST_DIGITS = 16
@@ -22,7 +27,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class ContainerMark:
     """What a node container says of itself. `digest` is the beginning of the lab's digest."""
 
     lab: str
@@ -30,10 +35,10 @@ class Mark:
     digest: str
 
 
-def mark_of(lab: Lab) -> Mark:
+def mark_of(lab: Lab) -> ContainerMark:
     """What the nodes of this lab say."""
     scenario = _UNSAFE.sub("_", lab.scenario)[:80] or "_"
-    return Mark(lab=lab.name, scenario=scenario, digest=lab.digest[:_DIGEST_DIGITS] or "_")
+    return ContainerMark(lab=lab.name, scenario=scenario, digest=lab.digest[:_DIGEST_DIGITS] or "_")
 
 
 def mark_path(lab: Lab) -> str:
@@ -42,15 +47,15 @@ def mark_path(lab: Lab) -> str:
     return f"{MARK_FOLDER}/{mark.lab}/{mark.scenario}/{mark.digest}"
 
 
-def parse_mark(destination: str) -> Mark | None:
+def parse_mark(destination: str) -> ContainerMark | None:
     """The mark in a mount's destination, or None when it is not one."""
     parts = destination.split("/")
     if len(parts) != 5 or f"/{parts[1]}" != MARK_FOLDER:
         return None
-    return Mark(lab=parts[2], scenario=parts[3], digest=parts[4])
+    return ContainerMark(lab=parts[2], scenario=parts[3], digest=parts[4])
 
 
-def kind_config(settings: Settings) -> str:
+def kind_config(settings: KindSettings) -> str:
     """The YAML for `kind create cluster --config`."""
     lab, cluster = settings.lab, settings.cluster
     networking: dict[str, Any] = {
@@ -87,7 +92,7 @@ def kind_config(settings: Settings) -> str:
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
-def _mounts(settings: Settings) -> list[dict[str, Any]]:
+def _mounts(settings: KindSettings) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"hostPath": "/dev/null", "containerPath": mark_path(settings.lab), "readOnly": True}
     ]
@@ -113,3 +118,82 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+
+Ranges = tuple[IPv4Network, ...]
+
+_PODS_FROM = IPv4Network("10.0.0.0/8")
+_SERVICES_FROM = IPv4Network("10.96.0.0/12")
+
+
+def ranges_of(kind_config: str) -> Ranges:
+    """The pods' and the Services' range out of a kind configuration; nothing where it has none."""
+    networking = (yaml.safe_load(kind_config) or {}).get("networking") or {}
+    return tuple(IPv4Network(networking[key]) for key in ("podSubnet", "serviceSubnet") if networking.get(key))
+
+
+def overlapping(wanted: Iterable[IPv4Network], others: Iterable[tuple[str, Ranges]]) -> tuple[str, ...]:
+    """Names of the labs whose pods or Services share an address with one of these ranges."""
+    ranges = tuple(wanted)
+    return tuple(name for name, theirs in others if any(mine.overlaps(other) for mine in ranges for other in theirs))
+
+
+def settle(lab: Lab, others: Iterable[tuple[str, Ranges]]) -> Lab:
+    """The lab with ranges that no other lab has. What does not overlap stays as it is, so the first lab always keeps
+    the scenario's own ranges. Raises UsageError when there is no room left."""
+    taken = [network for _, ranges in others for network in ranges]
+    network = lab.network
+    pods, services = network.pod_cidr, network.service_cidr
+    if _is_taken(services, taken):
+        services = _first_free(services, _SERVICES_FROM, [*taken, pods, network.underlay_cidr])
+    if _is_taken(pods, taken):
+        pods = _first_free(pods, _PODS_FROM, [*taken, services, network.underlay_cidr, _SERVICES_FROM])
+    return moved(lab, pods, services)
+
+
+def moved(lab: Lab, pods: IPv4Network, services: IPv4Network) -> Lab:
+    """The lab with these ranges, and every address in them moved along."""
+    network = lab.network
+    if (pods, services) == (network.pod_cidr, network.service_cidr):
+        return lab
+    shift = int(pods.network_address) - int(network.pod_cidr.network_address)
+    service_shift = int(services.network_address) - int(network.service_cidr.network_address)
+    return replace(
+        lab,
+        network=replace(network, pod_cidr=pods, service_cidr=services),
+        nodes=tuple(
+            replace(
+                node,
+                pod_cidr=IPv4Network((int(node.pod_cidr.network_address) + shift, node.pod_cidr.prefixlen)),
+                router=node.router + shift,
+            )
+            for node in lab.nodes
+        ),
+        pods=tuple(replace(pod, address=pod.address + shift) for pod in lab.pods),
+        services=tuple(replace(service, address=service.address + service_shift) for service in lab.services),
+    )
+
+
+def _is_taken(network: IPv4Network, taken: Iterable[IPv4Network]) -> bool:
+    return any(network.overlaps(other) for other in taken)
+
+
+def _first_free(wanted: IPv4Network, pool: IPv4Network, taken: list[IPv4Network]) -> IPv4Network:
+    """The next range of that size after the wanted one, then from the pool's beginning."""
+    for candidate in _candidates(wanted, pool):
+        if not _is_taken(candidate, taken):
+            return candidate
+    raise UsageError(
+        what=f"no range of the size of {wanted} is left in {pool}",
+        cause="other labs have them all",
+        remedy="labctl list, then labctl down those that are not needed",
+    )
+
+
+def _candidates(wanted: IPv4Network, pool: IPv4Network) -> Iterator[IPv4Network]:
+    if wanted.prefixlen < pool.prefixlen:
+        return
+    size = wanted.num_addresses
+    first, count = int(pool.network_address), pool.num_addresses // size
+    begin = (int(wanted.network_address) - first) // size + 1 if wanted.subnet_of(pool) else 0
+    for number in range(count):
+        yield IPv4Network((first + (begin + number) % count * size, wanted.prefixlen))

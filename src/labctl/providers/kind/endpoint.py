@@ -26,7 +26,7 @@ Resolve = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class EngineEndpoint:
     """`url` is empty for the engine's own default. `host` is empty where the engine is on this host; `address` is that
     host's, empty where its name does not resolve."""
 
@@ -39,7 +39,7 @@ class Endpoint:
         return bool(self.host)
 
 
-HERE = Endpoint()
+HERE = EngineEndpoint()
 
 
 def host_of(url: str) -> str:
@@ -62,20 +62,20 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def endpoint_of(url: str, commands: Commands | None = None, resolve: Resolve | None = None) -> Endpoint:
+def endpoint_of(url: str, commands: Commands | None = None, resolve: Resolve | None = None) -> EngineEndpoint:
     """The endpoint that a URL names. A host of `ssh://` may be one of the user's own ssh configuration."""
     host = host_of(url)
     if not host:
-        return Endpoint(url=url)
+        return EngineEndpoint(url=url)
     if _address(host) is not None:
-        return Endpoint(url=url, host=host, address=host)
+        return EngineEndpoint(url=url, host=host, address=host)
     look_up = resolve or resolved
     address = look_up(host)
     if not address and commands is not None and urlsplit(url).scheme == "ssh":
         address = look_up(_behind_ssh(commands, host))
     if address and ip_address(address).is_loopback:
-        return Endpoint(url=url)
-    return Endpoint(url=url, host=host, address=address)
+        return EngineEndpoint(url=url)
+    return EngineEndpoint(url=url, host=host, address=address)
 
 
 def resolved(name: str) -> str:
@@ -98,10 +98,10 @@ def _behind_ssh(commands: Commands, host: str) -> str:
     return next((words[1] for words in lines if len(words) == 2 and words[0] == "hostname"), "")
 
 
-def engine_endpoint(engine: str, commands: Commands, environment: Mapping[str, str] = os.environ) -> Endpoint:
+def engine_endpoint(engine: str, commands: Commands, environment: Mapping[str, str] = os.environ) -> EngineEndpoint:
     """Where this engine is. Only docker has endpoints elsewhere that kind can use."""
     if engine != "docker":
-        return Endpoint()
+        return EngineEndpoint()
     url = environment.get("DOCKER_HOST", "") or _of_context(commands, environment)
     return endpoint_of(url, commands)
 

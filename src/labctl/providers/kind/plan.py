@@ -14,7 +14,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark, word
-from labctl.providers.cilium import install
+from labctl.providers.cilium import rendered
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import helm_values
@@ -24,6 +24,9 @@ from labctl.providers.kind.actions import (
     Command,
     CreateCluster,
     DeleteCluster,
+    HaveImage,
+    LoadImage,
+    NodesHaveImages,
     RefuseForeign,
     RefuseOverlap,
     RenderChart,
@@ -31,10 +34,10 @@ from labctl.providers.kind.actions import (
     VerifyChart,
     WaitForPods,
     WriteFile,
+    WriteMirrors,
 )
-from labctl.providers.kind.actions_images import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.config import kind_config, mark_of
-from labctl.providers.kind.settings import Settings
+from labctl.providers.kind.settings import KindSettings
 
 AGENTS = "k8s-app=cilium"
 OPERATOR = "name=cilium-operator"
@@ -42,7 +45,7 @@ _QUICK_S = 60.0
 _PULL_S = 1800.0
 
 
-def refuse(settings: Settings) -> None:
+def refuse(settings: KindSettings) -> None:
     """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for what real
     Cilium does not do."""
     refuse_idle(settings.lab)
@@ -56,7 +59,7 @@ def refuse(settings: Settings) -> None:
     _refuse_wrong_values(settings)
 
 
-def plan_lab(settings: Settings, engine: str) -> Plan:
+def plan_lab(settings: KindSettings, engine: str) -> Plan:
     """Raises UsageError as `refuse` does, and for an engine on a host whose address is not known."""
     _refuse_unknown_host(settings)
     refuse(settings)
@@ -85,7 +88,7 @@ def plan_lab(settings: Settings, engine: str) -> Plan:
     )
 
 
-def plan_switch(before: Settings, after: Settings) -> Plan:
+def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
     """From one datapath to another on the cluster that is there: new configuration, agents restarted, pods anew.
 
     Both labs have the same nodes and pods. Pods are made anew because a pod keeps the route MTU it was born with.
@@ -116,11 +119,11 @@ def _mode(lab: Lab) -> str:
     return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
 
 
-def _refuse_wrong_values(settings: Settings) -> None:
+def _refuse_wrong_values(settings: KindSettings) -> None:
     refuse_wrong_values(wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source)
 
 
-def _refuse_unknown_host(settings: Settings) -> None:
+def _refuse_unknown_host(settings: KindSettings) -> None:
     if not settings.api_server_address:
         raise UsageError(
             what=f"the container engine is on {settings.endpoint.host}, and that name has no address here",
@@ -130,7 +133,7 @@ def _refuse_unknown_host(settings: Settings) -> None:
         )
 
 
-def _look(settings: Settings, engine: str) -> Step:
+def _look(settings: KindSettings, engine: str) -> Step:
     network = settings.lab.network
     return Step(
         id="look",
@@ -142,7 +145,7 @@ def _look(settings: Settings, engine: str) -> Step:
     )
 
 
-def _images(settings: Settings, engine: str) -> Step:
+def _images(settings: KindSettings, engine: str) -> Step:
     """kind fetches the node image itself; with `pull: false` its absence is said here, in labctl's words."""
     wanted: list[str] = []
     if not settings.cluster.pull:
@@ -159,24 +162,24 @@ def _images(settings: Settings, engine: str) -> Step:
     )
 
 
-def chart_place(settings: Settings) -> str:
+def chart_place(settings: KindSettings) -> str:
     """Where the chart is on this host when it is rendered: the local one, or where `helm pull` puts it."""
-    return install.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
+    return rendered.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
 
 
-def _argv_render(settings: Settings) -> tuple[str, ...]:
+def _argv_render(settings: KindSettings) -> tuple[str, ...]:
     files = settings.files
-    return install.argv_render(
+    return rendered.argv_render(
         settings.cilium, settings.cilium_version, settings.kubernetes, files.charts, files.values
     )
 
 
-def _chart(settings: Settings) -> Step:
+def _chart(settings: KindSettings) -> Step:
     values = helm_values(settings.wanted, settings.cilium.values)
     actions: list[Action] = [
         WriteFile(path=settings.files.values, text=yaml.safe_dump(values, sort_keys=False)),
     ]
-    pull = install.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
+    pull = rendered.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
     if pull:
         actions.append(
             Command(
@@ -202,7 +205,7 @@ def _chart(settings: Settings) -> Step:
     )
 
 
-def _cluster(settings: Settings, engine: str) -> Step:
+def _cluster(settings: KindSettings, engine: str) -> Step:
     files, cluster = settings.files, settings.cluster
     environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": cluster.network} if cluster.network else {}
     return Step(
@@ -248,7 +251,7 @@ def _cluster(settings: Settings, engine: str) -> Step:
     )
 
 
-def _load(settings: Settings, engine: str) -> Step:
+def _load(settings: KindSettings, engine: str) -> Step:
     cluster, name = settings.cluster, settings.cluster_name
     actions: list[Action] = [
         WriteMirrors(engine=engine, nodes=settings.all_nodes, registry=registry, mirror=mirror)
@@ -268,12 +271,12 @@ def _load(settings: Settings, engine: str) -> Step:
     return Step(id="load", title="images in every node", actions=tuple(actions))
 
 
-def _apply(settings: Settings, path: Path) -> Command:
+def _apply(settings: KindSettings, path: Path) -> Command:
     # The chart is rendered for this very Kubernetes; validation would only fetch its schema once more.
     return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=_QUICK_S * 2)
 
 
-def _wait_for_agents(settings: Settings) -> WaitForPods:
+def _wait_for_agents(settings: KindSettings) -> WaitForPods:
     return WaitForPods(
         kubectl=settings.kubectl(),
         namespace="kube-system",
@@ -284,7 +287,7 @@ def _wait_for_agents(settings: Settings) -> WaitForPods:
     )
 
 
-def _cilium(settings: Settings) -> Step:
+def _cilium(settings: KindSettings) -> Step:
     timeout_s = settings.cluster.ready_timeout_s
     return Step(
         id="cilium",
@@ -309,7 +312,7 @@ def _cilium(settings: Settings) -> Step:
     )
 
 
-def _pods(settings: Settings) -> Step:
+def _pods(settings: KindSettings) -> Step:
     pods = len(settings.lab.pods)
     return Step(
         id="pods",

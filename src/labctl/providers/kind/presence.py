@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from labctl.model.process import Completed
-from labctl.providers.cilium.files import RECORD, state_root
-from labctl.providers.kind.engine import argv_list, engine_here
+from labctl.model.result import Completed
+from labctl.providers.cilium.commands import RECORD, state_root
+from labctl.providers.kind.tools import argv_list, engine_here
 from labctl.system import process
 
 LOOK_S = 10.0

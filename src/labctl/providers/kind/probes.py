@@ -15,10 +15,9 @@ from labctl.errors import LabError
 from labctl.json_text import parse_json
 from labctl.providers.base import Probe
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
-from labctl.providers.kind.engine import engine_here
+from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.failures import remedy_for
-from labctl.providers.kind.tools import INSTALL, Commands
+from labctl.providers.kind.tools import INSTALL, Commands, engine_here
 
 NEEDED_FOR = "building labs with kind"
 MEMORY_PER_NODE_BYTE = 700 * 2**20
@@ -67,7 +66,9 @@ def read_text(path: str) -> str | None:
     return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8", errors="replace")
 
 
-def _engine(commands: Commands, engine: str, endpoint: Endpoint, read: Callable[[str], str | None]) -> Iterator[Probe]:
+def _engine(
+    commands: Commands, engine: str, endpoint: EngineEndpoint, read: Callable[[str], str | None]
+) -> Iterator[Probe]:
     if commands.find(engine) is None:
         yield _lack(engine, "not on this host", INSTALL[engine])
         return
@@ -119,7 +120,7 @@ def _is_rootless(info: dict[str, object]) -> bool:
     return any("name=rootless" in str(option).split(",") for option in (options if isinstance(options, list) else ()))
 
 
-def _remote(endpoint: Endpoint, info: dict[str, object]) -> Probe:
+def _remote(endpoint: EngineEndpoint, info: dict[str, object]) -> Probe:
     """The API server is published on that host, and kubectl asks it from here."""
     return Probe(
         name="address of the engine's host",

@@ -1,33 +1,45 @@
-"""The kind provider: plans, builds, finds, opens and removes labs that are kind clusters with real Cilium."""
+"""The kind provider: plans, builds, finds, opens and removes labs that are kind clusters with real Cilium.
+
+The record of a whole lab: its resolved content in a file of its own.
+
+The record is convenience: who owns a cluster is told by the mark in its nodes, also when no record is left.
+
+Into the pods and nodes of a kind lab: `kubectl exec` into pods, `docker exec` into nodes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.errors import HostLacks, LabError, UsageError
-from labctl.model.lab import Lab
+from labctl.json_text import parse_json
+from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
-from labctl.model.sections_kind import KindCluster
-from labctl.model.strategy import Strategy
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice
-from labctl.providers.cilium.files import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.model.sections_kind import Capture, KindCluster
+from labctl.planning.record import lab_from_json, lab_to_json
+from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
+from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.open import open_lab
-from labctl.providers.kind import bundle, clusters, record, subnets
+from labctl.providers.cilium.pods import PodState
+from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
+from labctl.providers.cilium.workloads import CONTAINER, helper_name
+from labctl.providers.kind import bundle, clusters, config
 from labctl.providers.kind.actions import RefuseOverlap
-from labctl.providers.kind.containers import NodeContainer
-from labctl.providers.kind.endpoint import Endpoint, engine_endpoint
-from labctl.providers.kind.engine import engine_here
+from labctl.providers.kind.bundle import Part, parts
+from labctl.providers.kind.clusters import NodeContainer
+from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.execute import KindExecutor, write_private
-from labctl.providers.kind.images import Part, parts
 from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
-from labctl.providers.kind.settings import Files, Settings, read_settings
-from labctl.providers.kind.tools import Commands, HostCommands
-from labctl.providers.kind.ways import KindWays
+from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
+from labctl.providers.kind.tools import Commands, HostCommands, engine_here
+from labctl.system import files
 from labctl.system.files import digest_of
 
 _DELETE_S = 180.0
@@ -43,14 +55,14 @@ class KindProvider:
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands()
         self._root = root or state_root(self.name)
-        self._found_endpoint: Endpoint | None = None
+        self._found_endpoint: EngineEndpoint | None = None
 
     @property
     def engine(self) -> str:
         return engine_here(self._commands.find)
 
     @property
-    def _endpoint(self) -> Endpoint:
+    def _endpoint(self) -> EngineEndpoint:
         """Asked once: a name has to be resolved."""
         if self._found_endpoint is None:
             self._found_endpoint = engine_endpoint(self.engine, self._commands)
@@ -66,11 +78,11 @@ class KindProvider:
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
 
-    def settings(self, lab: Lab) -> Settings:
+    def settings(self, lab: Lab) -> KindSettings:
         """The lab as this provider reads it, with address ranges that no other kind lab here has: its own once it has
         some, else free ones. Raises UsageError."""
-        ranges = subnets.ranges_of(read_state(self._files(lab.name).kind_config) or "")
-        placed = subnets.moved(lab, *ranges) if len(ranges) == 2 else subnets.settle(lab, self._others(lab.name))
+        ranges = config.ranges_of(read_state(self._files(lab.name).kind_config) or "")
+        placed = config.moved(lab, *ranges) if len(ranges) == 2 else config.settle(lab, self._others(lab.name))
         return read_settings(placed, self._root, self._endpoint)
 
     def probes(self) -> Iterator[Probe]:
@@ -136,7 +148,7 @@ class KindProvider:
         files = self.settings(lab).files
 
         def recorded(whole: Lab) -> None:
-            write_private(files.record, record.encode(whole))
+            write_private(files.record, encode(whole))
 
         yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded)
 
@@ -167,7 +179,7 @@ class KindProvider:
 
     def _running(self, name: str, nodes: list[NodeContainer]) -> RunningLab:
         mark = nodes[0].mark
-        lab = record.read(self._files(name).record)
+        lab = read(self._files(name).record)
         missing: list[str] = []
         if lab is None:
             missing.append("its record (the building was cut)")
@@ -207,7 +219,7 @@ class KindProvider:
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)
 
-    def _fetch_kubeconfig(self, settings: Settings) -> None:
+    def _fetch_kubeconfig(self, settings: KindSettings) -> None:
         """The state folder may be gone while the cluster is there: kind can write the file anew."""
         done = self._commands.run(
             ("kind", "get", "kubeconfig", "--name", settings.cluster_name), timeout_s=clusters.LOOK_S
@@ -220,22 +232,22 @@ class KindProvider:
             )
         write_private(settings.files.kubeconfig, done.text)
 
-    def _files(self, name: str) -> Files:
-        return Files.of(self._root, name)
+    def _files(self, name: str) -> KindFiles:
+        return KindFiles.of(self._root, name)
 
     def _recorded(self) -> tuple[Lab, ...]:
-        labs = (record.read(path) for path in sorted(self._root.glob("*/lab.json")))
+        labs = (read(path) for path in sorted(self._root.glob("*/lab.json")))
         return tuple(lab for lab in labs if lab is not None)
 
-    def _others(self, name: str) -> tuple[tuple[str, subnets.Ranges], ...]:
+    def _others(self, name: str) -> tuple[tuple[str, config.Ranges], ...]:
         """The ranges of the other labs, also of those that are still being built: their kind configuration has them."""
         configs = sorted(self._root.glob("*/kind.yaml"))
         texts = ((path.parent.name, read_state(path)) for path in configs if path.parent.name != name)
-        found = ((lab, subnets.ranges_of(text or "")) for lab, text in texts if is_lab_folder(lab))
+        found = ((lab, config.ranges_of(text or "")) for lab, text in texts if is_lab_folder(lab))
         return tuple((lab, ranges) for lab, ranges in found if ranges)
 
     def _overlapping(self, action: RefuseOverlap) -> Sequence[str]:
-        return subnets.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))
+        return config.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))
 
     def _refuse_different_clusters(self, before: Lab, after: Lab) -> None:
         one, two = self.settings(before), self.settings(after)
@@ -276,7 +288,7 @@ def _unasked(lab: Lab, why: LabError) -> RunningLab:
     )
 
 
-def _cluster_less_strategy(settings: Settings) -> KindCluster:
+def _cluster_less_strategy(settings: KindSettings) -> KindCluster:
     return settings.cluster.model_copy(update={"strategy": Strategy.AUTO})
 
 
@@ -298,3 +310,59 @@ def free_memory_byte() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def encode(lab: Lab) -> str:
+    return json.dumps(lab_to_json(lab), indent=1) + "\n"
+
+
+def read(path: Path) -> Lab | None:
+    """None when there is no record, or none that can be read: the lab then counts as half there."""
+    try:
+        record = parse_json(files.read_own(path))
+        return lab_from_json(record) if isinstance(record, dict) else None
+    except (OSError, ValueError, LabError):
+        return None
+
+
+_ASK_S = 60.0
+
+
+def node_door(engine: str, container: str) -> Door:
+    return Door(closed=(engine, "exec", container), open=(engine, "exec", "-i", container))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindWays:
+    """`Ways` of `providers/cilium/open.py`."""
+
+    settings: KindSettings
+    engine: str
+    commands: Commands
+
+    def node(self, node: str) -> DoorTarget:
+        return DoorTarget(
+            name=node,
+            kind=TargetKind.NODE,
+            door=node_door(self.engine, self.settings.nodes[node]),
+            commands=self.commands,
+        )
+
+    def pod(self, pod: PodState, node: str) -> DoorTarget:
+        return DoorTarget(name=pod.name, kind=TargetKind.POD, door=self._door(pod.name), commands=self.commands)
+
+    def capture(self, node: DoorTarget) -> DoorTarget:
+        """Where tcpdump sees the node's devices: the node's container if it has tcpdump, else the helper pod, which
+        shares the node's network namespace."""
+        helper = DoorTarget(
+            name=node.name, kind=TargetKind.NODE, door=self._door(helper_name(node.name)), commands=self.commands
+        )
+        if self.settings.cluster.capture is Capture.POD:
+            return helper
+        if self.settings.cluster.capture is Capture.NODE:
+            return node
+        has = node.run(("sh", "-c", "command -v tcpdump"), timeout_s=_ASK_S)
+        return node if has.returncode == 0 else helper
+
+    def _door(self, pod: str) -> Door:
+        return pod_door(self.settings.kubectl(), self.settings.namespace, pod, CONTAINER)

@@ -16,10 +16,10 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
-from labctl.providers.cilium.files import LabFiles
-from labctl.providers.cilium.values import Images, Wanted, helm_values, images_of, split_reference
+from labctl.providers.cilium.commands import LabFiles
+from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of, split_reference
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.endpoint import HERE, LOOPBACK, Endpoint
+from labctl.providers.kind.endpoint import HERE, LOOPBACK, EngineEndpoint
 
 CLUSTER_PREFIX = "labctl-"
 API_PORT = 6443
@@ -50,7 +50,7 @@ S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files(LabFiles):
+class KindFiles(LabFiles):
     """With the cluster's configuration."""
 
     @property
@@ -59,7 +59,7 @@ class Files(LabFiles):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class KindSettings:
     """Everything decided. `nodes` maps the scenario's nodes to Kubernetes nodes (which are also the containers)."""
 
     lab: Lab
@@ -71,8 +71,8 @@ class Settings:
     cilium_version: Version
     nodes: Mapping[str, str]
     control_planes: tuple[str, ...]
-    files: Files
-    endpoint: Endpoint
+    files: KindFiles
+    endpoint: EngineEndpoint
 
     @property
     def namespace(self) -> str:
@@ -131,17 +131,17 @@ class Settings:
         )
 
     @property
-    def cilium_images(self) -> Images:
+    def cilium_images(self) -> CiliumImages:
         """`Never` where nothing may be fetched: a missing image then fails at once and says so."""
         policy = "IfNotPresent" if self.cluster.pull else "Never"
         cilium, tag = self.cilium, f"v{self.cilium_version}"
         if cilium.image_repository:
-            return Images(
+            return CiliumImages(
                 agent=f"{cilium.image_repository}/cilium:{tag}",
                 operator=f"{cilium.image_repository}/operator-generic:{tag}",
                 pull_policy=policy,
             )
-        return Images(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
+        return CiliumImages(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ class Settings:
         return ("kubectl", "--kubeconfig", str(self.files.kubeconfig), *arguments)
 
 
-def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
+def read_settings(lab: Lab, root: Path, endpoint: EngineEndpoint = HERE) -> KindSettings:
     """Raises UsageError for what cannot be decided from the scenario alone. `endpoint` is where the engine is."""
     cluster = _section(KindCluster, lab, "kindCluster")
     cilium = _section(Cilium, lab, "cilium")
@@ -163,7 +163,7 @@ def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
     _refuse_operator_image(cilium, version)
     cluster_name = f"{CLUSTER_PREFIX}{lab.name}"
     nodes, control_planes = _nodes(lab, cluster, cluster_name)
-    return Settings(
+    return KindSettings(
         lab=lab,
         cluster=cluster,
         cilium=cilium,
@@ -173,7 +173,7 @@ def read_settings(lab: Lab, root: Path, endpoint: Endpoint = HERE) -> Settings:
         cilium_version=version,
         nodes=nodes,
         control_planes=control_planes,
-        files=Files.of(root, lab.name),
+        files=KindFiles.of(root, lab.name),
         endpoint=endpoint,
     )
 

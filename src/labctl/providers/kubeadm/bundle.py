@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.errors import StepFailed, UsageError
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import (
     CHART,
@@ -21,11 +21,21 @@ from labctl.providers.cilium.bundle import (
     write,
 )
 from labctl.providers.cilium.commands import Commands, shown
-from labctl.providers.cilium.install import chart_place
-from labctl.providers.kubeadm.archives import images_in, normal, rename
-from labctl.providers.kubeadm.images import CILIUM_ROLES, ENGINE, Doors, Found, Store, chart_part, locate
+from labctl.providers.cilium.rendered import chart_place
+from labctl.providers.kubeadm.images import (
+    CILIUM_ROLES,
+    ENGINE,
+    Doors,
+    FoundImage,
+    Store,
+    chart_part,
+    images_in,
+    locate,
+    normal,
+    rename,
+)
 from labctl.providers.kubeadm.kubernetes_images import ROLES
-from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.system.files import open_folder, temporary_folder
 
 _LONG_S = 3600.0
@@ -37,7 +47,7 @@ def argv_export(socket: str, name: str) -> tuple[str, ...]:
     return ("ctr", "--address", socket, "--namespace", "k8s.io", "images", "export", "-", name)
 
 
-def pack(settings: Settings, doors: Doors, output: Path) -> tuple[Part, ...]:
+def pack(settings: KubeadmSettings, doors: Doors, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Each image must be in an archive, on a machine, or in docker; nothing is pulled but the
     chart. Raises UsageError that names every image that is nowhere, StepFailed."""
     refuse_existing(output)
@@ -77,7 +87,7 @@ def pack(settings: Settings, doors: Doors, output: Path) -> tuple[Part, ...]:
     return (*(one.part for one in found), chart_part(settings))
 
 
-def _refuse_absent(found: Sequence[Found], settings: Settings, doors: Doors) -> None:
+def _refuse_absent(found: Sequence[FoundImage], settings: KubeadmSettings, doors: Doors) -> None:
     absent = [one.part.reference for one in found if not one.is_there]
     if not absent:
         return
@@ -92,7 +102,7 @@ def _refuse_absent(found: Sequence[Found], settings: Settings, doors: Doors) -> 
     )
 
 
-def _fetched(one: Found, settings: Settings, doors: Doors, folder: Path) -> Path:
+def _fetched(one: FoundImage, settings: KubeadmSettings, doors: Doors, folder: Path) -> Path:
     """The image as an archive in `folder`, under the name that the lab asks for."""
     archive, asked = folder / f"{one.part.role}.tar", normal(plain_reference(one.part.reference))
     if one.store is None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from labctl.model.sections_kubeadm import CgroupDriver, PackageSource, Swap
 from labctl.planning.shell import fed, quoted, substitute, through, word, written
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
-from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
+from labctl.providers.kubeadm.kubernetes import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
 from labctl.providers.kubeadm.machines import Machine
-from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
+from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
 
 END = "ON_THE_MACHINE"
 
@@ -35,7 +35,7 @@ def everywhere(machines: Sequence[Machine], script: str) -> str:
     return f"for machine in {listed}; do\n  {command}\ndone"
 
 
-def kubeadm_init(settings: Settings) -> str:
+def kubeadm_init(settings: KubeadmSettings) -> str:
     """The command of the notes, with what real machines need after it."""
     kubeadm, network = settings.kubeadm, settings.lab.network
     words = ["kubeadm", "init", f"--kubernetes-version=v{settings.kubernetes}"]
@@ -57,7 +57,7 @@ def kubeadm_init(settings: Settings) -> str:
     return " \\\n  ".join([quoted(words), *map(word, more)])
 
 
-def prepare(settings: Settings) -> str:
+def prepare(settings: KubeadmSettings) -> str:
     kubeadm, modules = settings.kubeadm, kernel_modules(settings.lab.datapath)
     lines = [
         "# kernel modules and forwarding, now and after a reboot",
@@ -82,7 +82,7 @@ def prepare(settings: Settings) -> str:
     return "\n".join(blocks)
 
 
-def _kubelet_arguments(settings: Settings, machine: Machine) -> str:
+def _kubelet_arguments(settings: KubeadmSettings, machine: Machine) -> str:
     words = [f"--cgroup-driver={_driver(settings)}"]
     if settings.kubeadm.swap is Swap.KEEP:
         words.append("--fail-swap-on=false")
@@ -91,12 +91,12 @@ def _kubelet_arguments(settings: Settings, machine: Machine) -> str:
     return " ".join(words)
 
 
-def _driver(settings: Settings) -> str:
+def _driver(settings: KubeadmSettings) -> str:
     asked = settings.kubeadm.cgroup_driver
     return str(CgroupDriver.SYSTEMD if asked is CgroupDriver.AUTO else asked)
 
 
-def _packages(settings: Settings) -> list[str]:
+def _packages(settings: KubeadmSettings) -> list[str]:
     kubeadm, version = settings.kubeadm, settings.kubernetes
     if kubeadm.package_source is PackageSource.INSTALLED:
         return ["# kubeadm, kubelet, kubectl and containerd are there", "kubeadm version -o short"]
@@ -116,7 +116,7 @@ def _packages(settings: Settings) -> list[str]:
     return [*lines, "apt-get update", install, "apt-mark hold kubeadm kubelet kubectl"]
 
 
-def _runtime(settings: Settings) -> list[str]:
+def _runtime(settings: KubeadmSettings) -> list[str]:
     is_systemd = "true" if _driver(settings) == "systemd" else "false"
     edits = [f"-e {substitute('SystemdCgroup', is_systemd)}"]
     image = sandbox_image(settings.kubeadm)
@@ -130,7 +130,7 @@ def _runtime(settings: Settings) -> list[str]:
     ]
 
 
-def control_plane(settings: Settings) -> str:
+def control_plane(settings: KubeadmSettings) -> str:
     untaint = (
         f"kubectl --kubeconfig {ADMIN_CONF} taint nodes --all node-role.kubernetes.io/master- "
         "node-role.kubernetes.io/control-plane- || true"
@@ -138,7 +138,7 @@ def control_plane(settings: Settings) -> str:
     return on(settings.control_plane, f"{kubeadm_init(settings)}\n{untaint}")
 
 
-def join(settings: Settings) -> str:
+def join(settings: KubeadmSettings) -> str:
     leader = settings.control_plane
     sudo = "" if leader.user == "root" else "sudo "
     lines = [f"join=$(ssh {leader.place} {sudo}kubeadm token create --ttl 15m --print-join-command)"]
@@ -152,7 +152,7 @@ def join(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def apply(settings: Settings, path: Path, then: Sequence[str]) -> str:
+def apply(settings: KubeadmSettings, path: Path, then: Sequence[str]) -> str:
     """Sends a manifest to the control plane and applies it there; `then` is what kubectl does next."""
     leader = settings.control_plane
     sudo = () if leader.user == "root" else ("sudo",)
@@ -163,5 +163,5 @@ def apply(settings: Settings, path: Path, then: Sequence[str]) -> str:
     return f"{there('apply', '--validate=false', '-f', '-')} < {word(path)}\n{there(*then)}"
 
 
-def reset(settings: Settings) -> str:
+def reset(settings: KubeadmSettings) -> str:
     return everywhere(settings.machines, "kubeadm reset --force\nrm -rf /etc/cni/net.d/05-cilium.conf* /var/run/cilium")

@@ -1,12 +1,21 @@
-"""Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host."""
+"""Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host.
+
+The kubeconfig that a machine hands over, read as a machine's word: kubectl runs programs that such a file names
+(`exec`, `auth-provider`), reads the files that it names, and goes by its proxy. Nothing of that is taken over. Pure.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.lab import Lab
@@ -26,16 +35,15 @@ from labctl.providers.kubeadm.actions import (
     WriteFile,
 )
 from labctl.providers.kubeadm.failures import vagrant_remedy
-from labctl.providers.kubeadm.fitness import refuse_obstacles
 from labctl.providers.kubeadm.images import archived
 from labctl.providers.kubeadm.inventory import inventory, join_documents
-from labctl.providers.kubeadm.kubeconfig import plain_kubeconfig
 from labctl.providers.kubeadm.own_files import require_packages
 from labctl.providers.kubeadm.plan import play_variables
+from labctl.providers.kubeadm.preflight import refuse_obstacles
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
-from labctl.providers.kubeadm.settings import ADMIN_CONF, Settings
+from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
-from labctl.providers.kubeadm.survey import Seen, survey
+from labctl.providers.kubeadm.survey import MachineFacts, survey
 from labctl.system import process
 from labctl.system.files import make_own_folder, write_own
 
@@ -49,9 +57,9 @@ INSTALL_HELM = "https://helm.sh/docs/intro/install/"
 class KubeadmExecutor:
     """`providers.base.Executor` for one lab. `fleet` and `runner` are opened and closed by the provider."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, runner: AnsibleRunner) -> None:
+    def __init__(self, settings: KubeadmSettings, fleet: Fleet, runner: AnsibleRunner) -> None:
         self._settings, self._fleet, self._runner = settings, fleet, runner
-        self._seen: tuple[Seen, ...] = ()
+        self._seen: tuple[MachineFacts, ...] = ()
 
     def execute(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -139,7 +147,7 @@ class KubeadmExecutor:
             )
 
 
-def state_text(settings: Settings, family: str) -> str:
+def state_text(settings: KubeadmSettings, family: str) -> str:
     """Everything that `down` needs to know, without any scenario file. Holds no secret."""
     lab = settings.lab
     return json.dumps(
@@ -228,7 +236,7 @@ def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
         )
 
 
-def make_machines(action: MakeMachines, settings: Settings) -> None:
+def make_machines(action: MakeMachines, settings: KubeadmSettings) -> None:
     """Makes the VMs and takes down their host keys: on a private network of this host, first sight is trusted."""
     vagrant(action.argv, action.environment)
     keys = []
@@ -241,3 +249,57 @@ def make_machines(action: MakeMachines, settings: Settings) -> None:
             )  # fmt: skip
         keys.append(done.text)
     write_private(settings.files.known_hosts, "".join(keys))
+
+
+MOST_BYTE = 256 * 1024
+_SERVER = re.compile(r"https://[A-Za-z0-9.\[\]:-]{1,255}")
+
+
+def plain_kubeconfig(content: bytes) -> str:
+    """The same cluster and user in a file of labctl's own: a server, an authority, a certificate and its key, and no
+    other key. Raises ValueError when they are not there as kubeadm writes them."""
+    if len(content) > MOST_BYTE:
+        raise ValueError(f"it has {len(content)} bytes")
+    try:
+        said = yaml.safe_load(content)
+        (cluster,), (user,) = (part["cluster"] for part in said["clusters"]), (part["user"] for part in said["users"])
+        server = cluster["server"]
+        if not isinstance(server, str) or not _SERVER.fullmatch(server):
+            raise ValueError("its server is not an https address")
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "kubernetes",
+                    "cluster": {
+                        "server": server,
+                        "certificate-authority-data": _data(cluster, "certificate-authority-data"),
+                    },
+                }
+            ],
+            "users": [
+                {
+                    "name": "kubernetes-admin",
+                    "user": {key: _data(user, key) for key in ("client-certificate-data", "client-key-data")},
+                }
+            ],
+            "contexts": [
+                {
+                    "name": "kubernetes-admin@kubernetes",
+                    "context": {"cluster": "kubernetes", "user": "kubernetes-admin"},
+                }
+            ],
+            "current-context": "kubernetes-admin@kubernetes",
+        }
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError) as wrong:
+        raise ValueError("it is not as kubeadm writes it") from wrong
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _data(part: Mapping[str, Any], key: str) -> str:
+    value = part[key]
+    if not isinstance(value, str):
+        raise TypeError(value)
+    base64.b64decode(value, validate=True)
+    return value

@@ -28,7 +28,7 @@ _TELLING = re.compile(r"\[ERROR|^E: |error|fail|denied|refused|invalid|not ", re
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFailure:
     """A failure that is recognised by `pattern`. In `cause` and `remedy`, `{name}` stands for a group of the pattern,
     `{host}`, `{place}` (what to type after ssh), `{address}`, `{user}` for the machine."""
 
@@ -39,11 +39,11 @@ class Known:
     """Only what SSH says counts: programs on the machine have connections of their own that are refused."""
 
 
-def _known(pattern: str, cause: str, *remedies: str, is_ssh: bool = False) -> Known:
-    return Known(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, "\n".join(remedies), is_ssh)
+def _known(pattern: str, cause: str, *remedies: str, is_ssh: bool = False) -> KnownFailure:
+    return KnownFailure(re.compile(pattern, re.IGNORECASE | re.DOTALL), cause, "\n".join(remedies), is_ssh)
 
 
-KNOWN: tuple[Known, ...] = (
+KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"REMOTE HOST IDENTIFICATION HAS CHANGED(?: \((?P<known_as>\S+)\))?|"
         r"host key for .* has changed|host key .* does not match",
@@ -489,7 +489,7 @@ def failure_of(node: str, task: str, result: Mapping[str, Any], *, unreachable: 
     return TaskFailure(node=node, task=task, message=message.strip(), unreachable=unreachable)
 
 
-def recognise(failure: TaskFailure) -> tuple[Known, dict[str, str]] | None:
+def recognise(failure: TaskFailure) -> tuple[KnownFailure, dict[str, str]] | None:
     """The first known failure in the message, with its groups."""
     message = _WARNINGS.sub("", failure.message)
     is_ssh = failure.unreachable or _OF_SSH.search(message)

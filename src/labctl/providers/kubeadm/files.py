@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.providers.cilium.files import LabFiles, state_root
+from labctl.providers.cilium.commands import LabFiles, state_root
 
 STATE = "machines.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files(LabFiles):
+class KubeadmFiles(LabFiles):
     """With what is known of the machines."""
 
     @property

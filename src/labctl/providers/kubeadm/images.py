@@ -1,25 +1,40 @@
 """The images and the chart of a lab, and where each of them can be had: archives, machines, this host's docker.
 
 Nothing is pulled and no machine is changed: containerd and kubeadm on the machines are asked what they have.
+
+Which of a lab's machines answer, all asked at once: the places where its images may be. Changes nothing.
+
+The programs of this host behind the same door as a machine's: helm, docker. Owns no knowledge of any of them.
+
+Image archives: which images one holds, under which name and digest, and one image given another name.
+
+Reads what `docker save` and `ctr images export` write, packed with gzip or not.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
-from labctl.providers.base import Part
+from labctl.json_text import parse_json
+from labctl.providers.base import Completed, Part, Running
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
-from labctl.providers.cilium.commands import Commands
-from labctl.providers.cilium.install import REPOSITORY, chart_place
-from labctl.providers.kubeadm.archives import images_in, normal
+from labctl.providers.cilium.commands import Commands, read_state
+from labctl.providers.cilium.rendered import REPOSITORY, chart_place
 from labctl.providers.kubeadm.inventory import sandbox_image
 from labctl.providers.kubeadm.kubernetes_images import Listed, argv_list, from_table, parse_list
-from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.settings import KubeadmSettings
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.system import process
+from labctl.system.archives import content_of, open_archive
 from labctl.system.files import digest_of
 
 ENGINE = "docker"
@@ -48,7 +63,7 @@ class Doors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundImage:
     """One image and the first place that has it: an archive, a machine (where its name may be another), or docker."""
 
     part: Part
@@ -72,7 +87,7 @@ def parse_images(text: str) -> dict[str, str]:
     return {row[0]: row[2] for row in rows if len(row) > 2 and row[2].startswith("sha256:")}
 
 
-def stores(settings: Settings, doors: Doors) -> tuple[Store, ...]:
+def stores(settings: KubeadmSettings, doors: Doors) -> tuple[Store, ...]:
     """A machine without containerd has nothing; so has one that drops the connection now."""
     found = []
     for node, commands in doors.machines:
@@ -85,7 +100,7 @@ def stores(settings: Settings, doors: Doors) -> tuple[Store, ...]:
     return tuple(found)
 
 
-def kubernetes_images(settings: Settings, doors: Doors) -> Listed:
+def kubernetes_images(settings: KubeadmSettings, doors: Doors) -> Listed:
     """As kubeadm on the control plane lists them, else by the table, with the reason."""
     leader = settings.control_plane.node
     mirror, why = settings.kubeadm.image_repository, doors.silence.get(leader, "no machine to ask")
@@ -102,7 +117,7 @@ def kubernetes_images(settings: Settings, doors: Doors) -> Listed:
     return from_table(settings.kubernetes, mirror, why)
 
 
-def wanted(settings: Settings, doors: Doors) -> tuple[Part, ...]:
+def wanted(settings: KubeadmSettings, doors: Doors) -> tuple[Part, ...]:
     """Every image with its role; digests are not looked for."""
     listed, sandbox = kubernetes_images(settings, doors), sandbox_image(settings.kubeadm)
     kubernetes = tuple(
@@ -114,7 +129,7 @@ def wanted(settings: Settings, doors: Doors) -> tuple[Part, ...]:
     return (*kubernetes, *(Part(role=role, reference=reference, digest="") for role, reference in named))
 
 
-def locate(settings: Settings, doors: Doors) -> tuple[Found, ...]:
+def locate(settings: KubeadmSettings, doors: Doors) -> tuple[FoundImage, ...]:
     """Each image with the first place that has it: archives of lab.yaml, machines, docker. Raises UsageError for an
     archive that is none."""
     archives = {Path(path): archived(Path(path)) for path in settings.kubeadm.images.archives}
@@ -122,17 +137,17 @@ def locate(settings: Settings, doors: Doors) -> tuple[Found, ...]:
     return tuple(_locate(part, archives, there, doors) for part in wanted(settings, doors))
 
 
-def _locate(part: Part, archives: Mapping[Path, Mapping[str, str]], there: Iterable[Store], doors: Doors) -> Found:
+def _locate(part: Part, archives: Mapping[Path, Mapping[str, str]], there: Iterable[Store], doors: Doors) -> FoundImage:
     name = normal(plain_reference(part.reference))
     for path, names in archives.items():
         if name in names:
-            return Found(part=_with_digest(part, names[name]), archive=path)
+            return FoundImage(part=_with_digest(part, names[name]), archive=path)
     for store in there:
         stored = stored_as(part.reference, store.images, doors.rendered)
         if stored:
-            return Found(part=_with_digest(part, store.images[stored]), store=store, stored_as=stored)
+            return FoundImage(part=_with_digest(part, store.images[stored]), store=store, stored_as=stored)
     digest = engine_digest(part.reference, ENGINE, doors.here)
-    return Found(part=_with_digest(part, digest), in_engine=bool(digest))
+    return FoundImage(part=_with_digest(part, digest), in_engine=bool(digest))
 
 
 def stored_as(reference: str, images: Iterable[str], rendered: str) -> str:
@@ -166,7 +181,100 @@ def _with_digest(part: Part, digest: str) -> Part:
     return Part(role=part.role, reference=part.reference, digest=digest, source=part.source)
 
 
-def chart_part(settings: Settings) -> Part:
+def chart_part(settings: KubeadmSettings) -> Part:
     chart = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
     return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
+
+
+_ASK_S = 15.0
+
+
+def open_doors(settings: KubeadmSettings, fleet: Fleet) -> Doors:
+    """Machines that do not answer, and why, are in `silence`."""
+    commands = list(fleet)
+    with ThreadPoolExecutor(max_workers=max(1, min(16, len(commands)))) as pool:
+        reasons = list(pool.map(_silence, commands))
+    asked = list(zip(commands, reasons, strict=True))
+    return Doors(
+        here=HereCommands(),
+        machines=tuple((one.machine.node, one) for one, why in asked if not why),
+        silence={one.machine.node: why for one, why in asked if why},
+        rendered=read_state(settings.files.rendered) or "",
+    )
+
+
+def _silence(commands: MachineCommands) -> str:
+    """Why nothing can be asked there; empty when it answers as root."""
+    try:
+        done = commands.run(("true",), timeout_s=_ASK_S)
+    except LabError as failed:
+        return failed.cause or failed.what
+    return "" if done.returncode == 0 and not done.timed_out else done.error_text.strip()[-200:] or "no answer"
+
+
+class HereCommands:
+    """`providers.cilium.commands.Commands` of this host."""
+
+    prefix: tuple[str, ...] = ()
+
+    def find(self, program: str) -> str | None:
+        return process.find_program(program)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+        return process.run(argv, timeout_s=timeout_s, stdin=stdin)
+
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        return process.Process(argv, stdin=stdin, output=output)
+
+
+_INDEX, _DOCKER = "index.json", "manifest.json"
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+def normal(reference: str) -> str:
+    """The reference in full, as containerd keeps it: `tools:1` is `docker.io/library/tools:1`."""
+    first, slash, _ = reference.partition("/")
+    if not slash:
+        return f"docker.io/library/{reference}"
+    is_host = "." in first or ":" in first or first == "localhost"
+    return reference if is_host else f"docker.io/{reference}"
+
+
+def images_in(archive: Path) -> Mapping[str, str]:
+    """Names in full with digests. Raises OSError, tarfile.TarError or ValueError when it is no image archive."""
+    with open_archive(archive) as tar:
+        contents = {each.name: parse_json(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
+    if not contents:
+        raise ValueError(f"neither {_INDEX} nor {_DOCKER} is in it")
+    found: dict[str, str] = {}
+    for image in contents.get(_DOCKER) or ():
+        config = str(image.get("Config", "")).rpartition("/")[2].removesuffix(".json")
+        for name in image.get("RepoTags") or ():
+            found[normal(name)] = f"sha256:{config}"
+    for described in (contents.get(_INDEX) or {}).get("manifests", ()):
+        notes = described.get("annotations") or {}
+        name = next((notes[key] for key in _NAMES if "/" in notes.get(key, "") or ":" in notes.get(key, "")), "")
+        if name:
+            found[normal(name)] = str(described.get("digest", ""))
+    return found
+
+
+def rename(source: Path, target: Path, name: str) -> None:
+    """Writes `source`, an archive of containerd with one image, to `target` with `name` for it. What a digest alone
+    names has no tag, and the tag is what manifests ask for where nothing is pulled."""
+    with open_archive(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            if member.name == _DOCKER:  # the same once more, for docker
+                continue
+            content = old.extractfile(member)
+            if member.name == _INDEX:
+                index = parse_json(content_of(old, member))
+                for described in index["manifests"]:
+                    described["annotations"] = {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}
+                data = json.dumps(index).encode()
+                member.size = len(data)
+                content = io.BytesIO(data)
+            new.addfile(member, content)

@@ -23,8 +23,17 @@ from labctl.model.lab import Lab
 from labctl.model.sections_kubeadm import ADDRESS_PATTERN, Kubeadm
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
-from labctl.providers.kubeadm.kernel import RP_FILTER, SYSCTLS, kernel_modules, kernel_options, needs_rp_filter_override
-from labctl.providers.kubeadm.kubernetes import SkipProxy, cri_socket, parse_version, skip_proxy
+from labctl.providers.kubeadm.kubernetes import (
+    RP_FILTER,
+    SYSCTLS,
+    SkipProxy,
+    cri_socket,
+    kernel_modules,
+    kernel_options,
+    needs_rp_filter_override,
+    parse_version,
+    skip_proxy,
+)
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh_config import ansible_arguments
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.sections_kubeadm import HOSTS, Host, Kubeadm, MachineSource, Role
+from labctl.model.sections_kubeadm import HOSTS, Host, Kubeadm, MachineRole, MachineSource
 from labctl.planning.shell import word
 
 FIRST_VAGRANT_HOST = 10
@@ -27,7 +27,7 @@ class Machine:
     """
 
     node: str
-    role: Role
+    role: MachineRole
     address: str
     port: int = 22
     user: str = "root"
@@ -42,7 +42,7 @@ class Machine:
 
     @property
     def is_control_plane(self) -> bool:
-        return self.role is Role.CONTROL_PLANE
+        return self.role is MachineRole.CONTROL_PLANE
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def in_quotes(option: str, path: str) -> str:
 
 def machine_from_record(record: Mapping[str, Any]) -> Machine:
     """The machine that `Machine.record` was made from. Raises KeyError, TypeError or ValueError."""
-    return Machine(**{**record, "role": Role(record["role"])})
+    return Machine(**{**record, "role": MachineRole(record["role"])})
 
 
 def settings_of(lab: Lab) -> Kubeadm:
@@ -139,7 +139,7 @@ def machines_of(lab: Lab) -> tuple[Machine, ...]:
     nodes = [node.name for node in lab.nodes]
     if has_no_machines(lab):
         return tuple(
-            Machine(node=node, role=Role.WORKER if index else Role.CONTROL_PLANE, address=node)
+            Machine(node=node, role=MachineRole.WORKER if index else MachineRole.CONTROL_PLANE, address=node)
             for index, node in enumerate(nodes)
         )
     if settings.machines is MachineSource.VAGRANT:
@@ -158,7 +158,7 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
             f"or build fewer nodes: --set nodes={max(1, len(hosts))}",
             key="hosts",
         )
-    ordered = sorted(hosts, key=lambda host: host.role is not Role.CONTROL_PLANE)
+    ordered = sorted(hosts, key=lambda host: host.role is not MachineRole.CONTROL_PLANE)
     by_node = {host.node: host for host in ordered if host.node}
     if by_node:
         unknown = sorted(set(nodes) - set(by_node))
@@ -169,7 +169,7 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
                 remedy="correct node: of the machines in lab.yaml",
                 key="hosts",
             )
-        leader = next((host for host in ordered if host.role is Role.CONTROL_PLANE), None)
+        leader = next((host for host in ordered if host.role is MachineRole.CONTROL_PLANE), None)
         if leader is not None and leader.node != nodes[0]:
             raise UsageError(
                 what=f"the control plane is node {nodes[0]}, the scenario's first, but {leader.node} has that role",
@@ -187,7 +187,7 @@ def site_machines(section: object) -> tuple[Machine, ...]:
     scenario with `nodes: N` would give, where the section gives none."""
     with _named("hosts"):
         hosts = HOSTS.validate_json(json.dumps(section or []))
-    ordered = sorted(hosts, key=lambda host: host.role is not Role.CONTROL_PLANE)
+    ordered = sorted(hosts, key=lambda host: host.role is not MachineRole.CONTROL_PLANE)
     return tuple(
         _machine(host, host.node or f"node{number}", is_first=number == 1)
         for number, host in enumerate(ordered, start=1)
@@ -197,7 +197,7 @@ def site_machines(section: object) -> tuple[Machine, ...]:
 def _machine(host: Host, node: str, *, is_first: bool) -> Machine:
     return Machine(
         node=node,
-        role=Role.CONTROL_PLANE if is_first else Role.WORKER,
+        role=MachineRole.CONTROL_PLANE if is_first else MachineRole.WORKER,
         address=host.address,
         port=host.port,
         user=host.user,
@@ -228,7 +228,7 @@ def vagrant_machines(lab: str, nodes: Sequence[str], settings: Kubeadm) -> tuple
     return tuple(
         Machine(
             node=node,
-            role=Role.CONTROL_PLANE if index == 0 else Role.WORKER,
+            role=MachineRole.CONTROL_PLANE if index == 0 else MachineRole.WORKER,
             address=str(vagrant_address(network, index)),
             user="vagrant",
             key=f".vagrant/machines/{node}/{settings.vagrant.provider}/private_key",

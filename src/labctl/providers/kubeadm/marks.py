@@ -29,7 +29,7 @@ _SOCKET_PATH = re.compile(r"(unix://)?/[A-Za-z0-9/._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class MachineMark:
     """What `MARK_FILE` says. The last three are what the reset has to know; marks of older labctls lack them."""
 
     lab: str
@@ -53,14 +53,14 @@ class Mark:
         }
 
 
-def parse_mark(text: str) -> Mark | None:
+def parse_mark(text: str) -> MachineMark | None:
     """The mark; None where the file is not one that labctl writes. It is a machine's word: names are names, the socket
     is a path and the range a range, or there is no mark."""
     if len(text) > _MOST_BYTE:
         return None
     try:
         said = parse_json(text)
-        mark = Mark(
+        mark = MachineMark(
             lab=_text(said["lab"]),
             scenario=_text(said.get("scenario", "")),
             digest=_text(said.get("digest", "")),
@@ -88,10 +88,10 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
+class MarkedMachines:
     """The machines that carry one lab's mark, under the names that they have in it, and those that did not answer."""
 
-    mark: Mark | None
+    mark: MachineMark | None
     machines: tuple[Machine, ...]
     silent: tuple[Machine, ...]
     failure: LabError | None = None
@@ -114,10 +114,10 @@ def _refusal(machine: Machine) -> StepFailed:
     )
 
 
-def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
+def seek_mark(name: str, machines: Sequence[Machine]) -> MarkedMachines:
     """Asks all machines at the same time for the mark of lab `name`."""
 
-    def ask(commands: MachineCommands) -> Mark | LabError | None:
+    def ask(commands: MachineCommands) -> MachineMark | LabError | None:
         try:
             done = commands.run(("cat", MARK_FILE), timeout_s=_ASK_S)
             if done.returncode != 0 and "No such file" not in done.error_text:
@@ -131,9 +131,9 @@ def seek_mark(name: str, machines: Sequence[Machine]) -> Marked:
 
     with Fleet(machines) as fleet, ThreadPoolExecutor(max_workers=16) as pool:
         answers = list(zip(machines, pool.map(ask, fleet), strict=True))
-    found = [(machine, said) for machine, said in answers if isinstance(said, Mark) and said.lab == name]
+    found = [(machine, said) for machine, said in answers if isinstance(said, MachineMark) and said.lab == name]
     failures = [said for _, said in answers if isinstance(said, LabError)]
-    return Marked(
+    return MarkedMachines(
         mark=found[0][1] if found else None,
         machines=tuple(replace(machine, node=mark.node or machine.node) for machine, mark in found),
         # By their addresses: their names in the lab are theirs to tell.

@@ -16,9 +16,9 @@ from labctl.providers.cilium.open import OpenCiliumLab, open_lab
 from labctl.providers.cilium.pods import PodState
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.workloads import CONTAINER, helper_name, nodes_with_helper
-from labctl.providers.kubeadm.clock import measure
-from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
+from labctl.providers.kubeadm.survey import measure
 
 _ASK_S = 30.0
 _DEVICE = re.compile(DEVICE_PATTERN)
@@ -57,7 +57,7 @@ def door_into(pid: int) -> Door:
 class SshWays:
     """How to get into the nodes and pods of this lab (`providers.cilium.open.Ways`)."""
 
-    settings: Settings
+    settings: KubeadmSettings
     fleet: Fleet
 
     def node(self, node: str) -> DoorTarget:
@@ -88,7 +88,7 @@ class SshWays:
         return DoorTarget(name=name, kind=kind, commands=commands, door=door_into(pid))
 
 
-def uplinks(settings: Settings, fleet: Fleet) -> dict[str, str]:
+def uplinks(settings: KubeadmSettings, fleet: Fleet) -> dict[str, str]:
     """The device on each machine that carries its cluster address, found on the machine."""
     found = {}
     for machine in settings.machines:
@@ -125,7 +125,7 @@ class OpenMachinesLab(OpenCiliumLab):
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[OpenMachinesLab]:
+def opened(settings: KubeadmSettings) -> Iterator[OpenMachinesLab]:
     with Fleet(settings.machines) as fleet:
         known = replace(settings, uplinks=uplinks(settings, fleet))
         yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)

@@ -13,7 +13,7 @@ import yaml
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.sections_kubeadm import MachineSource
-from labctl.providers.cilium.install import argv_pull, argv_render, chart_place
+from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place
 from labctl.providers.cilium.values import helm_values
 from labctl.providers.cilium.workloads import LAB_LABEL, workloads
 from labctl.providers.kubeadm import by_hand
@@ -27,10 +27,10 @@ from labctl.providers.kubeadm.actions import (
     WriteFile,
 )
 from labctl.providers.kubeadm.inventory import variables
-from labctl.providers.kubeadm.settings import Settings
+from labctl.providers.kubeadm.settings import KubeadmSettings
 
 
-def plan_lab(settings: Settings) -> Plan:
+def plan_lab(settings: KubeadmSettings) -> Plan:
     machines = settings.machines
     count = f"{len(machines)} {'machine' if len(machines) == 1 else 'machines'}"
     values = play_variables(settings)
@@ -75,7 +75,7 @@ def plan_lab(settings: Settings) -> Plan:
     )
 
 
-def plan_switch(before: Settings, after: Settings) -> Plan:
+def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
     """From one datapath to another on the cluster that is there: Cilium anew, then the pods anew."""
     title = f"Cilium: {_mode(before.lab)} → {_mode(after.lab)}"
     remove = after.kubectl(
@@ -94,7 +94,7 @@ def _mode(lab: Lab) -> str:
     return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
 
 
-def play_variables(settings: Settings, family: str = "Debian") -> dict[str, Any]:
+def play_variables(settings: KubeadmSettings, family: str = "Debian") -> dict[str, Any]:
     """What the playbooks read. The family decides the form of the vendor's repository."""
     found = variables(settings.lab, settings.kubeadm, settings.machines, settings.cilium_version, family)
     found["labctl"] |= {
@@ -110,11 +110,11 @@ def play_variables(settings: Settings, family: str = "Debian") -> dict[str, Any]
     return found
 
 
-def _survey(settings: Settings) -> Survey:
+def _survey(settings: KubeadmSettings) -> Survey:
     return Survey(machines=tuple(machine.place for machine in settings.machines))
 
 
-def _vagrant(settings: Settings, count: str) -> Step:
+def _vagrant(settings: KubeadmSettings, count: str) -> Step:
     vagrant = settings.kubeadm.vagrant
     return Step(
         id="machines",
@@ -130,7 +130,7 @@ def _vagrant(settings: Settings, count: str) -> Step:
     )
 
 
-def _render(settings: Settings) -> Step:
+def _render(settings: KubeadmSettings) -> Step:
     cilium, version, files = settings.cilium, settings.cilium_version, settings.files
     return Step(
         id="chart",
@@ -150,7 +150,7 @@ def _render(settings: Settings) -> Step:
     )
 
 
-def _cilium(settings: Settings) -> Step:
+def _cilium(settings: KubeadmSettings) -> Step:
     then = ("--namespace", "kube-system", "rollout", "status", "daemonset/cilium", "--timeout", "300s")
     return Step(
         id="cilium",
@@ -165,7 +165,7 @@ def _cilium(settings: Settings) -> Step:
     )
 
 
-def _pods(settings: Settings) -> Step:
+def _pods(settings: KubeadmSettings) -> Step:
     then = ("--namespace", settings.namespace, "wait", "--for", "condition=Ready", "pods", "--all", "--timeout", "300s")
     actions: list[Action] = [
         WriteFile(path=settings.files.workloads, text=workloads(settings)),
@@ -180,7 +180,7 @@ def _pods(settings: Settings) -> Step:
     )
 
 
-def _preamble(settings: Settings) -> str:
+def _preamble(settings: KubeadmSettings) -> str:
     lines = [
         "# Run it on a host that reaches every machine by SSH and has helm. Each block between ON_THE_MACHINE lines",
         "# can also be typed on the machine itself, as root. labctl does the same by the playbooks in playbooks/,",

@@ -16,18 +16,17 @@ from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
 from labctl.planning.record import lab_from_json
 from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
-from labctl.providers.cilium.files import BUNDLES, is_lab_folder, read_state, state_root
-from labctl.providers.kubeadm.files import Files
+from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, chart_part, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.own_files import require_places
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
-from labctl.providers.kubeadm.runner import playbooks_directory
-from labctl.providers.kubeadm.settings import Settings, read_settings
+from labctl.providers.kubeadm.runner import Narrator, TaskEvent, TaskObserver, playbooks_directory, unheard
+from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.providers.kubeadm.ssh_config import settled
-from labctl.providers.kubeadm.story import Narrator, TaskEvent, TaskObserver, unheard
 from labctl.system.files import digest_of
 
 
@@ -60,7 +59,7 @@ class KubeadmProvider:
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
 
-    def settings(self, lab: Lab) -> Settings:
+    def settings(self, lab: Lab) -> KubeadmSettings:
         settings = read_settings(lab, self._root)
         if settings.kubeadm.machines is MachineSource.VAGRANT:
             known, keys = str(settings.files.known_hosts), playbooks_directory().parent
@@ -79,7 +78,7 @@ class KubeadmProvider:
 
     def machine_probes(self) -> Iterator[Probe]:
         """Of the machines of lab.yaml, asked over SSH."""
-        from labctl.providers.kubeadm.machine_probes import machine_probes
+        from labctl.providers.kubeadm.probes import machine_probes
 
         # Without Fabric nobody can be asked, which `probes` has told.
         if all(probe.present for probe in probes() if probe.name == "fabric"):
@@ -137,9 +136,9 @@ class KubeadmProvider:
         return bundle.unpack(path, self._root / BUNDLES / digest_of(path)[:16])
 
     @contextlib.contextmanager
-    def _doors(self, lab: Lab, settings: Settings) -> Iterator[Doors]:
+    def _doors(self, lab: Lab, settings: KubeadmSettings) -> Iterator[Doors]:
         """Where images may be, now. Machines that do not answer are told, and do not stop anything."""
-        from labctl.providers.kubeadm.doors import open_doors
+        from labctl.providers.kubeadm.images import open_doors
         from labctl.providers.kubeadm.ssh import Fleet
 
         with Fleet(() if has_no_machines(lab) else settings.machines) as fleet:
@@ -197,8 +196,8 @@ class KubeadmProvider:
             if name in (None, lab) and (state := self._state(lab)) is not None
         )
 
-    def _files(self, name: str) -> Files:
-        return Files.of(self._root, name)
+    def _files(self, name: str) -> KubeadmFiles:
+        return KubeadmFiles.of(self._root, name)
 
     def _state(self, name: str) -> dict[str, Any] | None:
         try:

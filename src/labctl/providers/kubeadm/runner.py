@@ -2,6 +2,8 @@
 
 Everything that Ansible is told and says is kept in one directory (inventory, variables, events, standard output).
 The module is imported only when machines are really worked on: ansible-runner takes a while to load.
+
+Progress while Ansible works, as data: which task runs, how it ended on which machine, how long it took.
 """
 
 from __future__ import annotations
@@ -15,26 +17,106 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed
+from labctl.providers.base import Tell
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
 from labctl.providers.kubeadm.inventory import to_ansible
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
-from labctl.providers.kubeadm.story import (
-    Outcome,
-    PlaybookEnded,
-    PlaybookResult,
-    TaskEnded,
-    TaskObserver,
-    TaskStarted,
-    unheard,
-)
 from labctl.system import files, process
+
+
+class TaskOutcome(StrEnum):
+    OK = "ok"
+    CHANGED = "changed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStarted:
+    """A task begins, on all machines of its play."""
+
+    play: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnded:
+    """A task has ended on one machine."""
+
+    node: str
+    task: str
+    outcome: TaskOutcome
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaybookEnded:
+    """Nothing of this playbook runs any more."""
+
+    playbook: str
+
+
+TaskEvent = TaskStarted | TaskEnded | PlaybookEnded
+TaskObserver = Callable[[TaskEvent], None]
+
+
+def unheard(event: TaskEvent) -> None:
+    """The observer of callers that do not show tasks."""
+    del event
+
+
+class Narrator:
+    """Makes one phrase of what all machines report of a task. A task that every machine skipped has no end."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._ended: list[TaskEnded] = []
+
+    def __call__(self, event: TaskEvent) -> None:
+        match event:
+            case TaskStarted():
+                self._end()
+                self._tell(event.task, None)
+            case TaskEnded():
+                self._ended.append(event)
+            case PlaybookEnded():
+                self._end()
+
+    def _end(self) -> None:
+        done = [one for one in self._ended if one.outcome is not TaskOutcome.SKIPPED]
+        self._ended = []
+        if not done:
+            return
+        told = [
+            f"{outcome}: {', '.join(nodes)}"
+            for outcome in (TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE)
+            if (nodes := sorted(one.node for one in done if one.outcome is outcome))
+        ]
+        text = done[0].task + (f" ({'; '.join(told)})" if told else "")
+        self._tell(text, max(one.duration_s for one in done))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaybookResult:
+    """How a playbook went, in counts of tasks over all machines. `changed_tasks` are `node: task`."""
+
+    playbook: str
+    ok: int
+    changed: int
+    skipped: int
+    changed_tasks: tuple[str, ...]
+    duration_s: float
+    log: str
+
 
 _SSH_ARGS = (
     "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o PasswordAuthentication=no "
@@ -96,12 +178,12 @@ def socket_directory() -> Path:
 
 
 @dataclass(slots=True)
-class _Listener:
+class _EventListener:
     """Collects the events of one run. Called by ansible-runner's thread, one event after the other."""
 
     observer: TaskObserver
     failures: list[TaskFailure] = field(default_factory=list)
-    counts: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    counts: dict[TaskOutcome, int] = field(default_factory=lambda: dict.fromkeys(TaskOutcome, 0))
     changed: list[str] = field(default_factory=list)
     refused: str = ""
 
@@ -113,23 +195,23 @@ class _Listener:
                 self.observer(TaskStarted(play=str(data.get("play", "")), task=task))
             case "runner_on_ok":
                 changed = bool((data.get("res") or {}).get("changed"))
-                self._ended(node, task, Outcome.CHANGED if changed else Outcome.OK, data)
+                self._ended(node, task, TaskOutcome.CHANGED if changed else TaskOutcome.OK, data)
             case "runner_on_skipped":
-                self._ended(node, task, Outcome.SKIPPED, data)
+                self._ended(node, task, TaskOutcome.SKIPPED, data)
             case "runner_on_failed" if not data.get("ignore_errors"):
                 self.failures.append(failure_of(node, task, data.get("res") or {}))
-                self._ended(node, task, Outcome.FAILED, data)
+                self._ended(node, task, TaskOutcome.FAILED, data)
             case "runner_on_unreachable":
                 self.failures.append(failure_of(node, task, data.get("res") or {}, unreachable=True))
-                self._ended(node, task, Outcome.UNREACHABLE, data)
+                self._ended(node, task, TaskOutcome.UNREACHABLE, data)
             case "error" | "verbose" if "ERROR" in str(event.get("stdout", "")):
                 self.refused = str(event["stdout"])
         # Kept on disk by ansible-runner as well.
         return True
 
-    def _ended(self, node: str, task: str, outcome: Outcome, data: Mapping[str, Any]) -> None:
+    def _ended(self, node: str, task: str, outcome: TaskOutcome, data: Mapping[str, Any]) -> None:
         self.counts[outcome] += 1
-        if outcome is Outcome.CHANGED:
+        if outcome is TaskOutcome.CHANGED:
             self.changed.append(f"{node}: {task}")
         self.observer(TaskEnded(node=node, task=task, outcome=outcome, duration_s=float(data.get("duration") or 0.0)))
 
@@ -191,7 +273,7 @@ class AnsibleRunner:
             from ansible_runner.interface import init_runner  # type: ignore[import-untyped]
         except ImportError as missing:
             raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
-        listener = _Listener(self.observer)
+        listener = _EventListener(self.observer)
         ident = self._prepare(playbook, inventory, variables)
         begun = time.monotonic()
         arguments: dict[str, Any] = {
@@ -231,9 +313,9 @@ class AnsibleRunner:
             )
         return PlaybookResult(
             playbook=playbook,
-            ok=listener.counts[Outcome.OK],
-            changed=listener.counts[Outcome.CHANGED],
-            skipped=listener.counts[Outcome.SKIPPED],
+            ok=listener.counts[TaskOutcome.OK],
+            changed=listener.counts[TaskOutcome.CHANGED],
+            skipped=listener.counts[TaskOutcome.SKIPPED],
             changed_tasks=tuple(listener.changed),
             duration_s=time.monotonic() - begun,
             log=str(log),

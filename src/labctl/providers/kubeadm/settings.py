@@ -16,9 +16,9 @@ from labctl.model.sections_kind import Cilium
 from labctl.model.sections_kubeadm import Kubeadm
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
-from labctl.providers.cilium.values import Images, Wanted
+from labctl.providers.cilium.values import CiliumImages, Wanted
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kubeadm.files import Files
+from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.kubernetes import parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of
 
@@ -27,7 +27,7 @@ _DIRECTORY = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*){2,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class KubeadmSettings:
     """Everything decided; `providers.cilium.cluster.Cluster` for the shared code. `uplinks` is known once the
     machines have been asked."""
 
@@ -37,7 +37,7 @@ class Settings:
     kubernetes: Version
     cilium_version: Version
     machines: tuple[Machine, ...]
-    files: Files
+    files: KubeadmFiles
     uplinks: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -95,17 +95,17 @@ class Settings:
         return tuple(dict.fromkeys(machine.interface for machine in self.machines if machine.interface))
 
     @property
-    def cilium_images(self) -> Images:
+    def cilium_images(self) -> CiliumImages:
         """`Never` where nothing may be fetched: a missing image then fails at once and says so."""
         policy = "IfNotPresent" if self.pulls_images else "Never"
         cilium, tag = self.cilium, f"v{self.cilium_version}"
         if cilium.image_repository:
-            return Images(
+            return CiliumImages(
                 agent=f"{cilium.image_repository}/cilium:{tag}",
                 operator=f"{cilium.image_repository}/operator-generic:{tag}",
                 pull_policy=policy,
             )
-        return Images(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
+        return CiliumImages(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class Settings:
         return ("kubectl", "--kubeconfig", ADMIN_CONF, *arguments)
 
 
-def read_settings(lab: Lab, root: Path) -> Settings:
+def read_settings(lab: Lab, root: Path) -> KubeadmSettings:
     """Raises UsageError for what cannot be decided, or cannot work, from the scenario alone."""
     refuse_idle(lab)
     if not lab.datapath.kube_proxy_replacement:
@@ -152,14 +152,14 @@ def read_settings(lab: Lab, root: Path) -> Settings:
     refuse_unknown(kubernetes)
     _refuse_pair(lab, cilium, cilium_version, kubernetes)
     refuse_wrong_values(wrong_values(cilium.values, cilium_version, None), where=lab.source)
-    settings = Settings(
+    settings = KubeadmSettings(
         lab=lab,
         kubeadm=kubeadm,
         cilium=cilium,
         kubernetes=kubernetes,
         cilium_version=cilium_version,
         machines=machines_of(lab),
-        files=Files.of(root, lab.name),
+        files=KubeadmFiles.of(root, lab.name),
     )
     # `down` removes from that directory of a machine what was not in it.
     if not _DIRECTORY.fullmatch(settings.cni_directory):
@@ -192,6 +192,6 @@ def _refuse_pair(
     )  # fmt: skip
 
 
-def refuse_kernel(settings: Settings, kernel: Version) -> None:
+def refuse_kernel(settings: KubeadmSettings, kernel: Version) -> None:
     """Raises UsageError when Cilium, or the mode asked for, needs a newer kernel than a machine has."""
     _refuse_pair(settings.lab, settings.cilium, settings.cilium_version, settings.kubernetes, kernel)

@@ -2,17 +2,22 @@
 
 Every action says `shell()` and `record()`; those that are netlink messages also give their `request`. Carrying
 them out is `execute`'s; those of the datapath's programs are in `datapath_actions`.
+
+The acts that put labctl's eBPF programs into a node, as frozen values with the bpftool and tc commands.
+
+By hand, programs and maps have to be pinned to be found again by the next command; `executor` keeps descriptors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from enum import Enum
+from enum import Enum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from labctl.model.lab import Encapsulation, HostRouting
 from labctl.planning.shell import fed, quoted, word, written
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Request
@@ -78,9 +83,9 @@ class Device:
             "" if self.arp else " arp off"
         )
 
-    def encoded(self, *, up: bool) -> rtnetlink.Device:
+    def encoded(self, *, up: bool) -> rtnetlink.NetDevice:
         flags = (rtnetlink.IFF_UP if up else 0) | (0 if self.arp else rtnetlink.IFF_NOARP)
-        return rtnetlink.Device(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
+        return rtnetlink.NetDevice(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,3 +305,101 @@ def _ip(namespace: str) -> str:
 
 def _scope(scope: RouteScope) -> str:
     return "" if scope is RouteScope.UNIVERSE else f" scope {scope.name.lower()}"
+
+
+class Direction(StrEnum):
+    """The side of a device that a program is attached to, as tc calls it."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+    @property
+    def hook(self) -> rtnetlink.Hook:
+        return rtnetlink.Hook[self.name]
+
+
+Programs = Callable[[str, str], int]
+"""Gives the descriptor of a node's program: (namespace, program)."""
+
+
+def pins(lab: str) -> Path:
+    """Where the script of `plan --shell` mounts a bpffs while it runs. No dots: libbpf makes them underscores."""
+    return netns.RUN_DIRECTORY / f"bpf-{lab}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatapathLoad(Recorded):
+    """Loads the programs and makes the maps of one node."""
+
+    namespace: str
+    host_routing: HostRouting
+    encapsulation: Encapsulation
+    object: Path
+    pins: Path
+
+    def shell(self) -> str:
+        programs, maps = word(self.pins / "programs"), word(self.pins / "maps")
+        return f"mkdir {word(self.pins)}\nbpftool prog loadall {word(self.object)} {programs} pinmaps {maps}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapsFill(Recorded):
+    """Entries (key, value) of one map of one node."""
+
+    namespace: str
+    map: str
+    entries: tuple[tuple[bytes, bytes], ...]
+    pins: Path
+
+    def shell(self) -> str:
+        lines = "".join(
+            f"map update pinned {self.pins}/maps/{self.map} key hex {key.hex(' ')} value hex {value.hex(' ')}\n"
+            for key, value in self.entries
+        )
+        return fed("bpftool batch file - >/dev/null", lines, end="ENTRIES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HooksAdd(Recorded):
+    """Gives a device its two tc hooks."""
+
+    namespace: str
+    device: str
+    index: int
+
+    def shell(self) -> str:
+        return f"tc -n {word(self.namespace)} qdisc add dev {word(self.device)} clsact"
+
+    def request(self, descriptor_of: Callable[[str], int]) -> Request:
+        return rtnetlink.clsact_add(self.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterAttach(Recorded):
+    """Attaches a program of the node to one side of a device.
+
+    `name` is what `tc filter show` prints, as Cilium's agent gives it; the tc command has no option for it and
+    shows the pin's name instead.
+    """
+
+    namespace: str
+    device: str
+    index: int
+    direction: Direction
+    program: str
+    name: str
+    pins: Path
+
+    def shell(self) -> str:
+        return (
+            f"tc -n {word(self.namespace)} filter add dev {word(self.device)} {self.direction} "
+            f"prio 1 protocol all bpf direct-action object-pinned {word(self.pins / 'programs' / self.program)}"
+        )
+
+    def request_with(self, program_of: Programs) -> Request:
+        return rtnetlink.filter_add(
+            self.index,
+            self.direction.hook,
+            program=program_of(self.namespace, self.program),
+            name=self.name,
+        )

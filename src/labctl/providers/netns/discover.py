@@ -11,10 +11,7 @@ from labctl.errors import NeedsRoot
 from labctl.model.interfaces import LO_INDEX
 from labctl.names import is_name, split_namespace
 from labctl.providers.base import RunningLab
-from labctl.providers.netns.claim import is_claimed
-from labctl.providers.netns.mark import Mark, parse_mark
-from labctl.providers.netns.parts import parts_of
-from labctl.providers.netns.record import parse_document, record_path
+from labctl.providers.netns.record import NamespaceMark, is_claimed, parse_document, parse_mark, parts_of, record_path
 from labctl.system import netns, rtnetlink
 from labctl.system.files import read_own
 from labctl.system.netlink import Socket
@@ -29,7 +26,7 @@ class Remains:
     `strangers` have a name like a part of the lab and no mark: they are somebody else's.
     """
 
-    namespaces: dict[str, Mark] = field(default_factory=dict)
+    namespaces: dict[str, NamespaceMark] = field(default_factory=dict)
     leftovers: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     has_record: bool = False
@@ -63,7 +60,7 @@ def _sort(into: Remains, name: str) -> None:
         into.namespaces[name] = mark
 
 
-def read_mark(name: str) -> Mark | None:
+def read_mark(name: str) -> NamespaceMark | None:
     """The mark of a namespace, or None: it is gone, or not labctl's."""
     try:
         with netns.entered(netns.path_of(name)), Socket() as channel:

@@ -2,8 +2,8 @@
 
 Each witness makes its claims from what was counted; what was asked for is used only to say whether they agree. A claim
 needs something that was seen: a packet that a helper moved, that the lxc sent, that came through FORWARD. That nothing
-was seen somewhere is a claim only where the same packets are known to have arrived (`Look.arrived`). What real Cilium
-shows is recorded: which helper delivers, which netfilter hooks a packet passes, in each mode.
+was seen somewhere is a claim only where the same packets are known to have arrived (`NodeReadings.arrived`). What real
+Cilium shows is recorded: which helper delivers, which netfilter hooks a packet passes, in each mode.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from labctl.datapath.layout import Program, Verdict
-from labctl.datapath.metrics import Metric, difference
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference
+from labctl.model.evidence import UNCLEAR, Evidence, Silence
 from labctl.model.interfaces import CILIUM_VXLAN
-from labctl.model.lab import Lab, Pair, Placement
-from labctl.model.proof import UNCLEAR, Evidence, Silence
-from labctl.providers.netns.datapath_actions import Direction
-from labctl.providers.netns.readings import Reading, Unread
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
+from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.counters import Reading, Unread
 from labctl.system import netns
 
 _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, Program.FROM_OVERLAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class NodeReadings:
     """One node before and after the traffic of one pair. `lxc` is the device of the pair's pod on it (of the
     client where both are). `arrived` is how many IPv4 packets came to that pod's stack meanwhile."""
 
@@ -38,7 +36,7 @@ class Look:
     def node(self) -> str:
         return self.after.node
 
-    def counted(self) -> tuple[Metric, ...]:
+    def counted(self) -> tuple[ProgramCounter, ...]:
         before, after = self.before.metrics, self.after.metrics
         return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
 
@@ -56,7 +54,7 @@ class Look:
         return " ".join(netns.command(self.after.namespace, argv))
 
 
-def testify(lab: Lab, pair: Pair, looks: Iterable[Look]) -> tuple[Evidence, ...]:
+def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
     """Every witness on every node of the pair."""
     asked = lab.datapath.asked()
     return tuple(
@@ -78,7 +76,7 @@ def agrees(found: Mapping[str, object], asked: Mapping[str, object]) -> bool | N
     return all(asked.get(key) == claim for key, claim in found.items()) if found else None
 
 
-def _programs(look: Look, asked: Mapping[str, object]) -> Evidence:
+def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     """Attachment tells the encapsulation; it does not tell the host routing modes apart, as with Cilium."""
     attached = [
         f"{name} {direction}: {one.name} (id {one.program_id}, tag {one.tag})"
@@ -101,7 +99,7 @@ def _programs(look: Look, asked: Mapping[str, object]) -> Evidence:
     )
 
 
-def _lacking(look: Look) -> str:
+def _lacking(look: NodeReadings) -> str:
     """What the pair's packets need on the node and is not there; "" where all is."""
     if look.lxc not in look.after.links:
         return f"{look.lxc} is gone"
@@ -112,27 +110,27 @@ def _lacking(look: Look) -> str:
     return ""
 
 
-def _helpers(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
+def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Which helper moved the packets: the programs count each packet by what they did with it."""
     command = f"bpftool map dump id {look.after.metrics_map}" if look.after.metrics_map is not None else ""
     for metrics in (look.before.metrics, look.after.metrics):
         if isinstance(metrics, Unread):
             return _unread("helpers", look, "the programs' counters", metrics, command)
-    counted = [metric for metric in look.counted() if metric.verdict is not Verdict.ARP_REPLY]
+    counted = [metric for metric in look.counted() if metric.verdict is not PacketVerdict.ARP_REPLY]
     delivered = [metric for metric in counted if metric.program in _DELIVERING]
 
-    def packets(*verdicts: Verdict, by: tuple[Program, ...] = _DELIVERING) -> int:
+    def packets(*verdicts: PacketVerdict, by: tuple[Program, ...] = _DELIVERING) -> int:
         return sum(metric.packets for metric in delivered if metric.verdict in verdicts and metric.program in by)
 
-    by_peer, plainly = packets(Verdict.REDIRECT_PEER), packets(Verdict.REDIRECT)
+    by_peer, plainly = packets(PacketVerdict.REDIRECT_PEER), packets(PacketVerdict.REDIRECT)
     found: dict[str, object] = {}
     if by_peer and not plainly:
         found["hostRouting"] = str(HostRouting.BPF)
     elif plainly and not by_peer:
         found["hostRouting"] = str(HostRouting.LEGACY)
-    bare = packets(Verdict.REDIRECT_PEER, Verdict.REDIRECT, by=(Program.FROM_NETDEV,))
-    bare += packets(Verdict.REDIRECT_NEIGH, by=(Program.FROM_CONTAINER,))
-    if packets(Verdict.TUNNEL):
+    bare = packets(PacketVerdict.REDIRECT_PEER, PacketVerdict.REDIRECT, by=(Program.FROM_NETDEV,))
+    bare += packets(PacketVerdict.REDIRECT_NEIGH, by=(Program.FROM_CONTAINER,))
+    if packets(PacketVerdict.TUNNEL):
         found["encapsulation"] = str(Encapsulation.VXLAN)
     elif bare and pair.placement is Placement.CROSS_NODE:
         found["encapsulation"] = str(Encapsulation.NATIVE)
@@ -150,7 +148,7 @@ def _helpers(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     )
 
 
-def _unread(witness: str, look: Look, what: str, unread: Unread, command: str) -> Evidence:
+def _unread(witness: str, look: NodeReadings, what: str, unread: Unread, command: str) -> Evidence:
     return Evidence(
         witness=witness,
         where=look.node,
@@ -161,9 +159,9 @@ def _unread(witness: str, look: Look, what: str, unread: Unread, command: str) -
     )
 
 
-def _over_devices(counted: Iterable[Metric]) -> tuple[Metric, ...]:
+def _over_devices(counted: Iterable[ProgramCounter]) -> tuple[ProgramCounter, ...]:
     """One counter for each program and verdict, whichever devices it ran on."""
-    sums: dict[tuple[Program, Verdict], Metric] = {}
+    sums: dict[tuple[Program, PacketVerdict], ProgramCounter] = {}
     for metric in counted:
         so_far = sums.get((metric.program, metric.verdict))
         if so_far is not None:
@@ -173,7 +171,7 @@ def _over_devices(counted: Iterable[Metric]) -> tuple[Metric, ...]:
     return tuple(sums.values())
 
 
-def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
+def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     """Legacy sends to the pod out of its lxc; bpf_redirect_peer goes past it, so the lxc never sends. Which of the two
     it was shows in the packets that came to the pod: as many as the lxc sent, or more than twice that (the kernel's
     own ARP requests are among those of the lxc)."""
@@ -194,7 +192,7 @@ def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
     answered = sum(
         metric.packets
         for metric in look.counted()
-        if metric.verdict is Verdict.ARP_REPLY and metric.ifindex == after.index
+        if metric.verdict is PacketVerdict.ARP_REPLY and metric.ifindex == after.index
     )
     from_pod = after.rx_packets - before.rx_packets
     to_pod = after.tx_packets - before.tx_packets - answered
@@ -214,7 +212,7 @@ def _lxc_counters(look: Look, asked: Mapping[str, object]) -> Evidence:
     )
 
 
-def _netfilter(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
+def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Only Legacy with native routing, between nodes, takes packets through the FORWARD hook."""
     command = look.command("iptables", "-t", "mangle", "-nvxL", "FORWARD")
     forwarded = _grown_forwarding(look)
@@ -241,7 +239,7 @@ def _netfilter(look: Look, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     )
 
 
-def _grown_forwarding(look: Look) -> int | Unread:
+def _grown_forwarding(look: NodeReadings) -> int | Unread:
     counts = []
     for one in (look.before.netfilter, look.after.netfilter):
         if isinstance(one, Unread):
@@ -253,7 +251,7 @@ def _grown_forwarding(look: Look) -> int | Unread:
     return after - before if after >= before else Unread(why="it was set back meanwhile")
 
 
-def _conntrack(look: Look, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
+def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not tell that
     eBPF forwarded it: rules may keep packets from being tracked, entries end, and some were there before."""
     command = look.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
@@ -276,7 +274,7 @@ def _conntrack(look: Look, lab: Lab, pair: Pair, asked: Mapping[str, object]) ->
     )
 
 
-def _burden(look: Look) -> Evidence:
+def _burden(look: NodeReadings) -> Evidence:
     """Not about the mode: how much netfilter there is to go round, since the size of the effect depends on it."""
     netfilter, command = look.after.netfilter, look.command("iptables-save", "-c")
     if isinstance(netfilter, Unread):

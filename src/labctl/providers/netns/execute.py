@@ -17,10 +17,13 @@ from labctl.datapath import bpf, loader
 from labctl.errors import NeedsRoot, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
-from labctl.model.process import Completed
+from labctl.model.result import Completed
 from labctl.names import split_namespace
 from labctl.providers.netns.actions import (
+    DatapathLoad,
+    FilterAttach,
     IptablesRestore,
+    MapsFill,
     NamespaceAdd,
     NamespaceDelete,
     NetlinkAction,
@@ -28,9 +31,8 @@ from labctl.providers.netns.actions import (
     RecordWrite,
     Sysctls,
 )
-from labctl.providers.netns.claim import claimed
-from labctl.providers.netns.datapath_actions import DatapathLoad, FilterAttach, MapsFill
 from labctl.providers.netns.discover import read_mark
+from labctl.providers.netns.record import claimed
 from labctl.system import files, netlink, netns, rtnetlink
 from labctl.system.process import Process
 

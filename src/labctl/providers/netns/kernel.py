@@ -12,11 +12,10 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 
-from labctl.model.movement import Mover, Unshown
+from labctl.model.trace import Mover, Unshown
 from labctl.system import netns, rtnetlink
+from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
 from labctl.system.netlink import Request, Socket
-from labctl.system.nftables import Nftables
-from labctl.system.nftrace import TraceSocket, TraceStep
 
 Version = tuple[int, int]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.movement import Act, Movement, Mover, PacketKey
-from labctl.system.nftrace import StepKind, TraceStep
+from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
+from labctl.system.netfilter import StepKind, TraceStep
 
 TABLE = "labctl_trace"
 REMOVE = f"delete table ip {TABLE}"
@@ -85,7 +85,7 @@ def movements_of(
         if key is None:
             continue
         dropping = passed.dropping
-        act = Act.DROP if dropping else Act.ACCEPT if passed.has_left else Act.NOT_LEFT
+        act = ForwardingAct.DROP if dropping else ForwardingAct.ACCEPT if passed.has_left else ForwardingAct.NOT_LEFT
         movement = Movement(
             node=node,
             mover=Mover.NETFILTER,

@@ -24,6 +24,8 @@ from labctl.providers.netns.actions import (
     AddressAdd,
     BridgeAdd,
     Device,
+    Direction,
+    FilterAttach,
     IptablesRestore,
     LinkUp,
     NamespaceAdd,
@@ -33,18 +35,17 @@ from labctl.providers.netns.actions import (
     VethAdd,
     VxlanAdd,
 )
-from labctl.providers.netns.datapath_actions import Direction, FilterAttach
 from labctl.providers.netns.plan import plan
 from labctl.system import netns, rtnetlink
+from labctl.system.netfilter import rule_comments
 from labctl.system.netlink import NetlinkError, Socket
-from labctl.system.rule_comments import rule_comments
 
 _RULE = re.compile(r'^-A .* --comment "([^"]*)"')
 _TABLE = re.compile(r"^\*(\w+)")
 _SYSCTLS = Path("/proc/sys")
 
 
-class Kind(StrEnum):
+class ObjectKind(StrEnum):
     """The kinds of things that a lab is made of."""
 
     NAMESPACE = "namespace"
@@ -66,13 +67,13 @@ class Thing:
     """
 
     namespace: str
-    kind: Kind
+    kind: ObjectKind
     name: str
     needs: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if self.kind is Kind.NAMESPACE:
+        if self.kind is ObjectKind.NAMESPACE:
             return self.namespace
         split = split_namespace(self.namespace)
         return f"{split[1] if split else self.namespace}: {self.name}"
@@ -83,7 +84,7 @@ def wanted(actions: Iterable[Action]) -> Iterator[Thing]:
     for action in actions:
         match action:
             case NamespaceAdd():
-                yield Thing(action.namespace, Kind.NAMESPACE, "")
+                yield Thing(action.namespace, ObjectKind.NAMESPACE, "")
                 yield from _device(action.namespace, interfaces.LO, up=True)
             case BridgeAdd() | VxlanAdd():
                 yield from _made(action.namespace, action.device, up=True)
@@ -94,16 +95,18 @@ def wanted(actions: Iterable[Action]) -> Iterator[Thing]:
                 if action.bridge:
                     device = action.device.name
                     needs = (_device_name(device), _device_name(action.bridge[0]))
-                    yield Thing(action.namespace, Kind.DEVICE, _port_name(device, action.bridge[0]), needs)
+                    yield Thing(action.namespace, ObjectKind.DEVICE, _port_name(device, action.bridge[0]), needs)
             case LinkUp():
-                yield Thing(action.namespace, Kind.DEVICE, _up_name(action.device), (_device_name(action.device),))
+                yield Thing(
+                    action.namespace, ObjectKind.DEVICE, _up_name(action.device), (_device_name(action.device),)
+                )
             case AddressAdd():
                 name = _address_name(str(action.address.ip), action.address.network.prefixlen, action.device)
-                yield Thing(action.namespace, Kind.ADDRESS, name, (_device_name(action.device),))
+                yield Thing(action.namespace, ObjectKind.ADDRESS, name, (_device_name(action.device),))
             case RouteAdd():
                 yield Thing(
                     action.namespace,
-                    Kind.ROUTE,
+                    ObjectKind.ROUTE,
                     _route_name(
                         str(action.destination.network_address),
                         action.destination.prefixlen,
@@ -116,29 +119,29 @@ def wanted(actions: Iterable[Action]) -> Iterator[Thing]:
                 )
             case NeighbourAdd():
                 name = _neighbour_name(str(action.address), action.mac, action.device)
-                yield Thing(action.namespace, Kind.NEIGHBOUR, name, (_device_name(action.device),))
+                yield Thing(action.namespace, ObjectKind.NEIGHBOUR, name, (_device_name(action.device),))
             case FilterAttach():
                 name = _program_name(action.program, action.device, action.direction)
-                yield Thing(action.namespace, Kind.PROGRAM, name, (_device_name(action.device),))
+                yield Thing(action.namespace, ObjectKind.PROGRAM, name, (_device_name(action.device),))
             case Sysctls(if_there=False):
                 for key, value in action.settings:
-                    yield Thing(action.namespace, Kind.SYSCTL, _sysctl_name(key, value), _device_of(key))
+                    yield Thing(action.namespace, ObjectKind.SYSCTL, _sysctl_name(key, value), _device_of(key))
             case IptablesRestore():
                 for name in _numbered(_commented(action)):
-                    yield Thing(action.namespace, Kind.RULE, name)
+                    yield Thing(action.namespace, ObjectKind.RULE, name)
 
 
 def _device(namespace: str, device: str, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
-    yield Thing(namespace, Kind.DEVICE, _device_name(device), ends=ends)
+    yield Thing(namespace, ObjectKind.DEVICE, _device_name(device), ends=ends)
     if up:
-        yield Thing(namespace, Kind.DEVICE, _up_name(device), (_device_name(device),), ends)
+        yield Thing(namespace, ObjectKind.DEVICE, _up_name(device), (_device_name(device),), ends)
 
 
 def _made(namespace: str, device: Device, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
     yield from _device(namespace, device.name, up=up, ends=ends)
     needs = (_device_name(device.name),)
-    yield Thing(namespace, Kind.DEVICE, _mtu_name(device.name, device.mtu), needs, ends)
-    yield Thing(namespace, Kind.DEVICE, _mac_name(device.name, device.mac), needs, ends)
+    yield Thing(namespace, ObjectKind.DEVICE, _mtu_name(device.name, device.mtu), needs, ends)
+    yield Thing(namespace, ObjectKind.DEVICE, _mac_name(device.name, device.mac), needs, ends)
 
 
 def _commented(action: IptablesRestore) -> Iterator[tuple[str, str]]:
@@ -208,7 +211,7 @@ def _device_of(key: str) -> tuple[str, ...]:
     return (_device_name(device),) if section == "conf" and device not in ("all", "default") else ()
 
 
-class _Look:
+class _NamespaceReader:
     """One namespace that the calling thread is in, and what was asked of it so far."""
 
     def __init__(self, channel: Socket, things: Sequence[Thing]) -> None:
@@ -224,7 +227,7 @@ class _Look:
         return self.links[index].name if index in self.links else ""
 
 
-def _devices(look: _Look) -> Iterator[str]:
+def _devices(look: _NamespaceReader) -> Iterator[str]:
     for link in look.links.values():
         yield _device_name(link.name)
         yield _mtu_name(link.name, link.mtu)
@@ -235,25 +238,25 @@ def _devices(look: _Look) -> Iterator[str]:
             yield _port_name(link.name, look.device(link.master))
 
 
-def _addresses(look: _Look) -> Iterator[str]:
+def _addresses(look: _NamespaceReader) -> Iterator[str]:
     for found in map(rtnetlink.parse_address, look.channel.ask(rtnetlink.all_addresses())):
         yield _address_name(found.address, found.prefix, look.device(found.index))
 
 
-def _routes(look: _Look) -> Iterator[str]:
+def _routes(look: _NamespaceReader) -> Iterator[str]:
     for found in map(rtnetlink.parse_route, look.channel.ask(rtnetlink.all_routes())):
         if found is not None:
             device = look.device(found.index)
             yield _route_name(found.destination, found.prefix, found.gateway, device, found.source, found.mtu)
 
 
-def _neighbours(look: _Look) -> Iterator[str]:
+def _neighbours(look: _NamespaceReader) -> Iterator[str]:
     for found in map(rtnetlink.parse_neighbour, look.channel.ask(rtnetlink.all_neighbours())):
         if found is not None:
             yield _neighbour_name(found.address, found.mac, look.device(found.index))
 
 
-def _programs(look: _Look) -> Iterator[str]:
+def _programs(look: _NamespaceReader) -> Iterator[str]:
     for link in look.links.values():
         for direction in Direction:
             # A device without a clsact qdisc has no such hooks: the kernel refuses, which means none.
@@ -267,26 +270,26 @@ def _programs(look: _Look) -> Iterator[str]:
                         yield _program_name(program, link.name, direction)
 
 
-def _sysctls(look: _Look) -> Iterator[str]:
+def _sysctls(look: _NamespaceReader) -> Iterator[str]:
     for thing in look.things:
-        if thing.kind is Kind.SYSCTL:
+        if thing.kind is ObjectKind.SYSCTL:
             key, _, _ = thing.name.removeprefix("sysctl ").partition("=")
             with contextlib.suppress(FileNotFoundError):
                 yield _sysctl_name(key, _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip())
 
 
-def _rules(look: _Look) -> Iterator[str]:
+def _rules(look: _NamespaceReader) -> Iterator[str]:
     return _numbered(rule_comments())
 
 
-_READERS: Mapping[Kind, Callable[[_Look], Iterator[str]]] = {
-    Kind.DEVICE: _devices,
-    Kind.ADDRESS: _addresses,
-    Kind.ROUTE: _routes,
-    Kind.NEIGHBOUR: _neighbours,
-    Kind.PROGRAM: _programs,
-    Kind.SYSCTL: _sysctls,
-    Kind.RULE: _rules,
+_READERS: Mapping[ObjectKind, Callable[[_NamespaceReader], Iterator[str]]] = {
+    ObjectKind.DEVICE: _devices,
+    ObjectKind.ADDRESS: _addresses,
+    ObjectKind.ROUTE: _routes,
+    ObjectKind.NEIGHBOUR: _neighbours,
+    ObjectKind.PROGRAM: _programs,
+    ObjectKind.SYSCTL: _sysctls,
+    ObjectKind.RULE: _rules,
 }
 
 
@@ -296,7 +299,7 @@ class Observed:
     can be said of those."""
 
     names: frozenset[str]
-    unread: frozenset[Kind] = field(default_factory=frozenset)
+    unread: frozenset[ObjectKind] = field(default_factory=frozenset)
 
     def has(self, thing: Thing) -> bool:
         return thing.name in self.names or thing.kind in self.unread
@@ -305,10 +308,10 @@ class Observed:
 def observe(namespace: str, things: Sequence[Thing]) -> Observed | None:
     """Reads every kind that the things are of. None when the namespace cannot be entered."""
     names: set[str] = set()
-    unread: set[Kind] = set()
+    unread: set[ObjectKind] = set()
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
-            look = _Look(channel, things)
+            look = _NamespaceReader(channel, things)
             for kind in {thing.kind: None for thing in things if thing.kind in _READERS}:
                 try:
                     names.update(_READERS[kind](look))
@@ -328,7 +331,7 @@ def lacking(lab: Lab, marked: Iterable[str]) -> tuple[str, ...]:
     for thing in wanted(action for step in plan(lab).steps for action in step.actions):
         # The one setting of pods keeps IPv6 out of captures. Where there are a thousand, opening it costs half a
         # millisecond in each, more than all the rest.
-        if thing.kind is not Kind.SYSCTL or thing.namespace not in pods:
+        if thing.kind is not ObjectKind.SYSCTL or thing.namespace not in pods:
             by_namespace.setdefault(thing.namespace, []).append(thing)
     seen = {name: observe(name, things) for name, things in by_namespace.items() if name in there}
     return tuple(map(str, missing((thing for things in by_namespace.values() for thing in things), seen)))
@@ -340,9 +343,9 @@ def missing(things: Iterable[Thing], seen: Mapping[str, Observed | None]) -> Ite
     for thing in things:
         found = seen.get(thing.namespace)
         if found is None:
-            if thing.kind is Kind.NAMESPACE:
+            if thing.kind is ObjectKind.NAMESPACE:
                 gone[thing.namespace, thing.name] = thing
-        elif thing.kind is not Kind.NAMESPACE and not found.has(thing):
+        elif thing.kind is not ObjectKind.NAMESPACE and not found.has(thing):
             gone[thing.namespace, thing.name] = thing
     for thing in gone.values():
         explained = any((thing.namespace, need) in gone for need in thing.needs)

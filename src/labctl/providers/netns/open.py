@@ -10,19 +10,17 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model import interfaces
-from labctl.model.datapath import Encapsulation
-from labctl.model.lab import Lab, Node, Pair, Placement, Pod
-from labctl.model.process import Completed
-from labctl.model.proof import Evidence
+from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
+from labctl.model.result import Completed
 from labctl.model.signature import Role
-from labctl.model.state import DatapathState
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
-from labctl.providers.netns import readings
+from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.evidence import Look, testify
+from labctl.providers.netns.evidence import NodeReadings, testify
 from labctl.providers.netns.inspect_datapath import read_state
-from labctl.providers.netns.parts import parts_of
+from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
@@ -131,11 +129,11 @@ class NetnsOpenLab:
         for node in nodes:
             was, had = before[node]
             looks.append(
-                Look(
+                NodeReadings(
                     before=was,
                     after=self._read(node),
                     lxc=pods[node].lxc,
-                    arrived=readings.grown(had, self._arrivals(pods[node])),
+                    arrived=counters.grown(had, self._arrivals(pods[node])),
                 )
             )
         return testify(self.lab, pair, looks)
@@ -146,11 +144,11 @@ class NetnsOpenLab:
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         return watching(self.lab, pair)
 
-    def _read(self, node: str) -> readings.Reading:
-        return readings.read(node, self._targets[node].namespace)
+    def _read(self, node: str) -> counters.Reading:
+        return counters.read(node, self._targets[node].namespace)
 
-    def _arrivals(self, pod: Pod) -> int | readings.Unread:
-        return readings.read_arrivals(self._targets[pod.name].namespace)
+    def _arrivals(self, pod: Pod) -> int | counters.Unread:
+        return counters.read_arrivals(self._targets[pod.name].namespace)
 
     def _macs(self, part: str) -> dict[str, str]:
         namespace = self._targets[part].namespace

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from labctl.datapath import loader
 from labctl.errors import HostLacks, LabError
-from labctl.model.datapath import Encapsulation, HostRouting
+from labctl.model.lab import Encapsulation, HostRouting
 from labctl.providers.base import Probe
 from labctl.providers.netns import kernel
 from labctl.providers.netns.actions import Device
 from labctl.providers.tools import Need, tool_probes
-from labctl.system import conntrack, netns, process, rtnetlink
+from labctl.system import netfilter, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket
 from labctl.system.powers import Powers
 
@@ -339,7 +339,7 @@ def _try_nothing() -> None:
 
 
 def _try_reading_connections() -> None:
-    conntrack.connections()
+    netfilter.connections()
 
 
 def _try_filters() -> None:

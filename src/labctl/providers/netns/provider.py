@@ -1,16 +1,29 @@
 """The netns provider as a whole: nodes and pods are namespaces of this host, the datapath is labctl's own.
 
 Each act loads its own half when it is asked for: `labctl list` neither plans nor opens a lab.
+
+Removes a lab by its mark: its processes, its namespaces, its record, in that order, and nothing else.
+
+Devices are never removed one by one: each end of every link is in one of the lab's namespaces, and dropping those costs
+a small part of the time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
+from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.netns.actions import pins
+from labctl.providers.netns.discover import Remains, remains
+from labctl.providers.netns.record import record_path
+from labctl.system import files, netns
 
 
 class NetnsProvider:
@@ -58,12 +71,10 @@ class NetnsProvider:
         return discover(name)
 
     def processes(self, name: str) -> tuple[str, ...]:
-        from labctl.providers.netns.teardown import processes
 
         return processes(name)
 
     def teardown(self, name: str) -> None:
-        from labctl.providers.netns.teardown import teardown
 
         teardown(name)
 
@@ -71,3 +82,55 @@ class NetnsProvider:
         from labctl.providers.netns.open import open_lab
 
         return open_lab(lab)
+
+
+_log = logging.getLogger(__name__)
+
+
+def teardown(name: str) -> None:
+    """Idempotent. Raises StepFailed when something does not go away, NeedsRoot."""
+    if os.geteuid() != 0:
+        raise NeedsRoot(what="removing a lab needs root", cause="network namespaces are root's")
+    of_lab = remains(name).get(name, Remains())
+    for stranger in of_lab.strangers:
+        _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)
+    _end_processes(of_lab)
+    for namespace in (*of_lab.namespaces, *of_lab.leftovers):
+        try:
+            netns.delete(namespace)
+        except OSError as refused:
+            raise StepFailed(
+                what=f"the namespace {namespace} does not go away",
+                cause=os.strerror(refused.errno or 0),
+                remedy=f"ip netns delete {namespace}",
+            ) from refused
+    _remove_pins(name)
+    files.remove_tree(record_path(name).parent)
+    if of_lab.is_ours:
+        netns.tidy_directory()
+
+
+def processes(name: str) -> tuple[str, ...]:
+    """What runs inside the lab and would end with it: `iperf3 (4711)`."""
+    return tuple(
+        f"{netns.name_of(pid)} ({pid})" for pid in netns.processes_in(_keys(remains(name).get(name, Remains())))
+    )
+
+
+def _keys(of_lab: Remains) -> list[tuple[int, int]]:
+    return [key for key in map(netns.key_of, of_lab.namespaces) if key is not None]
+
+
+def _end_processes(of_lab: Remains) -> None:
+    """Those inside the marked namespaces only: a process elsewhere that talks about the lab is not the lab's."""
+    if keys := _keys(of_lab):
+        netns.end_processes(keys)
+
+
+def _remove_pins(name: str) -> None:
+    """What a script of `plan --shell` leaves when it is killed: its bpffs, whose place only that script uses."""
+    place = pins(name)
+    if place.is_mount():
+        netns.unmount(place)
+    with contextlib.suppress(OSError):
+        place.rmdir()

@@ -1,26 +1,39 @@
 """The facts of a lab as a file, from which the same Lab value can be read again.
 
 The file is for `labctl status` and for an `up` that has nothing to do. Nothing depends on it for removing a lab.
+
+Which namespaces a lab is made of: the underlay, the nodes, the pods. Pure.
+
+The mark of a namespace: the text on its loopback device by which labctl knows its own. Pure.
+
+It starts with `names.MARK` and goes on with facts as JSON, so that a lab can be listed when nothing but its
+namespaces is left. An interface alias holds 255 bytes; the facts are cut to fit.
+
+Whose a lab is for the moment: of the labctl that builds it, and of the one that watches it. Both end with their
+process, so that nothing stays behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import ipaddress
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from labctl.errors import UsageError
 from labctl.json_text import parse_json
 from labctl.model import parameters
 from labctl.model.lab import Lab
-from labctl.names import is_name
-from labctl.system import netns
+from labctl.names import MARK, UNDERLAY, is_name, namespace_of
+from labctl.system import locks, netns
 
 _VERSION = 1
 _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network)
@@ -90,3 +103,88 @@ def _decode(kind: Any, data: Any) -> object:
 def _hints(kind: type) -> Mapping[str, Any]:
     """Once for each class, not for each of a thousand pods."""
     return typing.get_type_hints(kind, include_extras=True)
+
+
+def parts_of(lab: Lab) -> tuple[str, ...]:
+    """The namespaces that a whole lab has."""
+    return tuple(namespace_of(lab.name, part) for part in part_names(lab))
+
+
+def part_names(lab: Lab) -> tuple[str, ...]:
+    return (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods))
+
+
+_ALIAS_BYTES = 255
+_DIGEST_DIGITS = 16
+_SCENARIO_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceMark:
+    """What a namespace says of itself. `digest` is the beginning of the lab's digest."""
+
+    scenario: str
+    digest: str
+    kind: str
+
+
+def mark_of(lab: Lab, kind: str) -> str:
+    """The alias for a part (`node`, `pod`, `underlay`) of the lab."""
+    facts = {"scenario": lab.scenario[:_SCENARIO_CHARACTERS], "digest": lab.digest[:_DIGEST_DIGITS], "kind": kind}
+    text = f"{MARK} {json.dumps(facts, separators=(',', ':'))}"
+    return text if len(text.encode()) <= _ALIAS_BYTES else MARK
+
+
+def parse_mark(alias: str) -> NamespaceMark | None:
+    """What the alias says; None when it is not labctl's. A bare mark is a mark, without facts."""
+    mark, _, facts = alias.partition(" ")
+    if mark != MARK:
+        return None
+    try:
+        known = parse_json(facts) if facts else {}
+    except ValueError:
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    return NamespaceMark(
+        scenario=str(known.get("scenario", "")), digest=str(known.get("digest", "")), kind=str(known.get("kind", ""))
+    )
+
+
+_CLAIM_S = 0.2
+"""Who asks `is_claimed` holds the lock for a moment."""
+
+
+@contextlib.contextmanager
+def claimed(lab: str) -> Iterator[None]:
+    """Holds the name while the lab is being built. Raises UsageError while another labctl has it."""
+    with locks.held(_building(lab), timeout_s=_CLAIM_S) as is_mine:
+        if not is_mine:
+            raise UsageError(
+                what=f"the lab {lab} is being built by another labctl right now",
+                remedy="wait for it, or choose another name: labctl up … --name OTHER",
+            )
+        yield
+
+
+def is_claimed(lab: str) -> bool:
+    """True while a labctl that is alive builds the lab of that name."""
+    return locks.is_held(_building(lab))
+
+
+@contextlib.contextmanager
+def turn(lab: str, *, timeout_s: float) -> Iterator[bool]:
+    """Whether the turn to watch the lab was had within that time; it lasts as long as the context. Raises OSError when
+    the lab is gone."""
+    netns.path_of(namespace_of(lab, UNDERLAY)).stat()
+    with locks.held(watching_lock(lab), timeout_s=timeout_s) as is_mine:
+        yield is_mine
+
+
+def watching_lock(lab: str) -> str:
+    """The name of the lock of `turn`."""
+    return f"watch-{lab}"
+
+
+def _building(lab: str) -> str:
+    return f"build-{lab}"

@@ -22,8 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from labctl.model.datapath import Fault, Masquerade
-from labctl.model.lab import Lab, Node
+from labctl.model.lab import Fault, Lab, Masquerade, Node
 
 CILIUM_RULES = 24
 KUBELET_RULES = 4

@@ -14,39 +14,38 @@ from ipaddress import IPv4Address
 
 from labctl.datapath import bpf
 from labctl.datapath.events import Event, EventReader, is_tracing, stop_tracing, trace_pair
-from labctl.datapath.layout import Verdict
+from labctl.datapath.layout import PacketVerdict
 from labctl.errors import MeasureFailed
+from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Lab, Pair
-from labctl.model.movement import Act, Movement, Mover, PacketKey, Unshown
-from labctl.model.proof import Evidence, Silence
 from labctl.model.tools import require_output
+from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
 from labctl.providers.netns import kernel, netfilter_watch
-from labctl.providers.netns.claim import turn, watching_lock
-from labctl.providers.netns.datapath_actions import Direction
-from labctl.providers.netns.readings import unread
-from labctl.system import conntrack, locks, netns, process, rtnetlink
+from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.counters import unread
+from labctl.providers.netns.record import turn, watching_lock
+from labctl.system import locks, netfilter, netns, process, rtnetlink
+from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
 from labctl.system.netlink import NetlinkError, Socket
-from labctl.system.nftables import Nftables
-from labctl.system.nftrace import TraceSocket, TraceStep
 
 _NFT_TIMEOUT_S = 5.0
 _TURN_TIMEOUT_S = 15.0
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 _ECHOES = (0, 8)
 _ACTS = {
-    Verdict.TO_STACK: Act.TO_STACK,
-    Verdict.REDIRECT: Act.REDIRECT,
-    Verdict.REDIRECT_PEER: Act.REDIRECT_PEER,
-    Verdict.REDIRECT_NEIGH: Act.REDIRECT_NEIGH,
-    Verdict.TUNNEL: Act.TUNNEL,
-    Verdict.TO_HOST: Act.REDIRECT,
-    Verdict.PASS: Act.PASS,
+    PacketVerdict.TO_STACK: ForwardingAct.TO_STACK,
+    PacketVerdict.REDIRECT: ForwardingAct.REDIRECT,
+    PacketVerdict.REDIRECT_PEER: ForwardingAct.REDIRECT_PEER,
+    PacketVerdict.REDIRECT_NEIGH: ForwardingAct.REDIRECT_NEIGH,
+    PacketVerdict.TUNNEL: ForwardingAct.TUNNEL,
+    PacketVerdict.TO_HOST: ForwardingAct.REDIRECT,
+    PacketVerdict.PASS: ForwardingAct.PASS,
 }
 
 
 @dataclass(slots=True, kw_only=True)
-class _Node:
+class _WatchedNode:
     """One node that is being watched."""
 
     name: str
@@ -68,7 +67,9 @@ class _Node:
 class NetnsWatch:
     """`Watch` of the provider seam."""
 
-    def __init__(self, lab: Lab, pair: Pair, nodes: tuple[_Node, ...], clock_offset_ns: int, gaps: list[str]) -> None:
+    def __init__(
+        self, lab: Lab, pair: Pair, nodes: tuple[_WatchedNode, ...], clock_offset_ns: int, gaps: list[str]
+    ) -> None:
         self._lab, self._pair, self._nodes = lab, pair, nodes
         self._clock_offset_ns = clock_offset_ns
         self._gaps = gaps
@@ -99,7 +100,7 @@ class NetnsWatch:
         traced = any(node.trace is not None for node in self._nodes)
         return kernel.trace_abilities().unshown(kernel.release()) if traced else ()
 
-    def _is_pairs(self, node: _Node) -> bool:
+    def _is_pairs(self, node: _WatchedNode) -> bool:
         return node.name in {self._lab.pod(self._pair.client).node, self._lab.pod(self._pair.server).node}
 
 
@@ -113,7 +114,7 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
         what=event.program.function,
         device=device_names.get(event.ifindex, f"if{event.ifindex}"),
         hook=event.hook,
-        helper=Act.DROP if event.verdict.is_drop else _ACTS.get(event.verdict, words),
+        helper=ForwardingAct.DROP if event.verdict.is_drop else _ACTS.get(event.verdict, words),
         packet=PacketKey(
             src=str(event.source),
             dst=str(event.destination),
@@ -208,7 +209,7 @@ def _stop(descriptor: int) -> None:
         stop_tracing(descriptor)
 
 
-def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> _Node:
+def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> _WatchedNode:
     """A node without its programs' events, where they cannot be had; `gaps` gets the reason."""
     namespace = namespace_of(lab.name, name)
     try:
@@ -230,7 +231,9 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
             gaps.append(f"{name}: no program of labctl's is attached that could tell of packets")
     except OSError as failed:
         gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")
-    return _Node(name=name, namespace=namespace, device_names=links, configs=maps.get("config", ()), readers=readers)
+    return _WatchedNode(
+        name=name, namespace=namespace, device_names=links, configs=maps.get("config", ()), readers=readers
+    )
 
 
 def _programs(channel: Socket, index: int) -> Iterator[int]:
@@ -263,7 +266,7 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[in
 
 
 def _trace_netfilter(
-    stack: contextlib.ExitStack, nodes: tuple[_Node, ...], one: IPv4Address, other: IPv4Address, gaps: list[str]
+    stack: contextlib.ExitStack, nodes: tuple[_WatchedNode, ...], one: IPv4Address, other: IPv4Address, gaps: list[str]
 ) -> None:
     """Every node's netfilter tells until the stack is left, where it can; where it cannot, `gaps` gets the reason."""
     try:
@@ -288,7 +291,7 @@ def _trace_netfilter(
             stack.callback(node.trace.close)
 
 
-def _rule_texts(node: _Node, gaps: list[str]) -> dict[tuple[str, str, int], str]:
+def _rule_texts(node: _WatchedNode, gaps: list[str]) -> dict[tuple[str, str, int], str]:
     """The texts of the rules that dropped something. Without them a drop is still told, by the rule's number."""
     texts: dict[tuple[str, str, int], str] = {}
     for table, chain in sorted(netfilter_watch.dropped_in(node.steps)):
@@ -303,13 +306,13 @@ def _rule_texts(node: _Node, gaps: list[str]) -> dict[tuple[str, str, int], str]
     return texts
 
 
-def _conntrack(node: _Node, lab: Lab, pair: Pair) -> Evidence:
+def _conntrack(node: _WatchedNode, lab: Lab, pair: Pair) -> Evidence:
     pods = {lab.pod(pair.client).address, lab.pod(pair.server).address}
     argv = ("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
     command = " ".join(netns.command(node.namespace, argv))
     try:
         with netns.entered(netns.path_of(node.namespace)):
-            entries = [found for found in conntrack.connections() if {found.source, found.destination} == pods]
+            entries = [found for found in netfilter.connections() if {found.source, found.destination} == pods]
     except OSError as failed:
         return Evidence(
             witness="conntrack",

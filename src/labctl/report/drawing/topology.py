@@ -2,20 +2,25 @@
 
 The way from pod to pod is a U: down the client's column, across, up the server's. Devices that the way does not
 need stand at the outer side.
+
+How a way runs between boxes: in straight legs, the request at the outer side of the U and the reply at the inner.
+
+Boxes that a packet passed by without entering are gone round, at the way's own side, so that one sees it. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.lab import Placement
-from labctl.model.path import Trace, TraceTap
 from labctl.model.signature import Role
+from labctl.model.trace import Carriage, Hop, Mover, PacketPath, Trace, TraceTap, Way
 
 
-class Side(StrEnum):
+class PictureHalf(StrEnum):
     """Which half of the picture something stands in. The wire belongs to neither."""
 
     CLIENT = "client"
@@ -23,7 +28,7 @@ class Side(StrEnum):
     WIRE = "wire"
 
 
-class Kind(StrEnum):
+class BoxKind(StrEnum):
     """What a box is."""
 
     DEVICE = "device"
@@ -36,8 +41,8 @@ class Box:
     """A rectangle around its middle (`x`, `y`), in pixels."""
 
     name: str
-    kind: Kind
-    side: Side
+    kind: BoxKind
+    side: PictureHalf
     x: float
     y: float
     width: float
@@ -71,7 +76,7 @@ class Topology:
     height: float
     places: tuple[Box, ...]
     devices: Mapping[Role, Box]
-    kernels: Mapping[Side, Box]
+    kernels: Mapping[PictureHalf, Box]
     across_y: float
 
     def boxes(self) -> Iterator[Box]:
@@ -123,26 +128,34 @@ def _cross_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
     for role, y in heights.items():
         x = _OUTER_X if role in _ASIDE else _COLUMN_X
         if role in taps:
-            devices[role] = _device(taps[role], Side.CLIENT, x, y)
+            devices[role] = _device(taps[role], PictureHalf.CLIENT, x, y)
         if _TWIN[role] in taps:
-            devices[_TWIN[role]] = _device(taps[_TWIN[role]], Side.SERVER, width - x, y)
+            devices[_TWIN[role]] = _device(taps[_TWIN[role]], PictureHalf.SERVER, width - x, y)
     middle = width / 2
     for role, side in ((Role.CLIENT_BRIDGE_PORT, -1), (Role.SERVER_BRIDGE_PORT, 1)):
         if role in taps:
-            devices[role] = _device(taps[role], Side.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH)
+            devices[role] = _device(
+                taps[role], PictureHalf.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH
+            )
     node_bottom = bottom_y + DEVICE_HEIGHT / 2 + 40
     places = (
-        _pod(trace.client, trace.client_address, Side.CLIENT, _COLUMN_X),
-        _pod(trace.server, trace.server_address, Side.SERVER, width - _COLUMN_X),
-        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
-        _node(trace.server_node, Side.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
+        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, _COLUMN_X),
+        _pod(trace.server, trace.server_address, PictureHalf.SERVER, width - _COLUMN_X),
+        _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
+        _node(trace.server_node, PictureHalf.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
         _place(
-            "wire", Side.WIRE, middle, bottom_y - _WIRE_ABOVE, bottom_y + _WIRE_BELOW, _WIRE_WIDTH - 16, "the underlay"
+            "wire",
+            PictureHalf.WIRE,
+            middle,
+            bottom_y - _WIRE_ABOVE,
+            bottom_y + _WIRE_BELOW,
+            _WIRE_WIDTH - 16,
+            "the underlay",
         ),
     )
     kernels = {
-        Side.CLIENT: _kernel(Side.CLIENT, _COLUMN_X, kernel_y),
-        Side.SERVER: _kernel(Side.SERVER, width - _COLUMN_X, kernel_y),
+        PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _COLUMN_X, kernel_y),
+        PictureHalf.SERVER: _kernel(PictureHalf.SERVER, width - _COLUMN_X, kernel_y),
     }
     return Topology(
         width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=bottom_y
@@ -155,47 +168,134 @@ def _same_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
     left, right, across = 330.0, width - 330.0, _FIRST_ROW_Y + 150
     aside_y = across + 150
     placed = {
-        Role.CLIENT_ETH0: (Side.CLIENT, left, _POD_Y),
-        Role.CLIENT_LXC: (Side.CLIENT, left, _FIRST_ROW_Y),
-        Role.SERVER_LXC: (Side.SERVER, right, _FIRST_ROW_Y),
-        Role.SERVER_ETH0: (Side.SERVER, right, _POD_Y),
+        Role.CLIENT_ETH0: (PictureHalf.CLIENT, left, _POD_Y),
+        Role.CLIENT_LXC: (PictureHalf.CLIENT, left, _FIRST_ROW_Y),
+        Role.SERVER_LXC: (PictureHalf.SERVER, right, _FIRST_ROW_Y),
+        Role.SERVER_ETH0: (PictureHalf.SERVER, right, _POD_Y),
     }
     aside = [role for role in taps if role not in placed]
     for number, role in enumerate(aside):
         step = (width - _ASIDE_FROM_X - 40) / len(aside)
-        placed[role] = (Side.CLIENT, _ASIDE_FROM_X + step * (number + 0.5), aside_y)
+        placed[role] = (PictureHalf.CLIENT, _ASIDE_FROM_X + step * (number + 0.5), aside_y)
     devices = {role: _device(taps[role], *where) for role, where in placed.items() if role in taps}
     node_bottom = aside_y + DEVICE_HEIGHT / 2 + 40
     places = (
-        _pod(trace.client, trace.client_address, Side.CLIENT, left),
-        _pod(trace.server, trace.server_address, Side.SERVER, right),
-        _node(trace.client_node, Side.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
+        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, left),
+        _pod(trace.server, trace.server_address, PictureHalf.SERVER, right),
+        _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
     )
-    kernels = {Side.CLIENT: _kernel(Side.CLIENT, _OUTER_X + 12, aside_y)}
+    kernels = {PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _OUTER_X + 12, aside_y)}
     return Topology(
         width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=across
     )
 
 
-def _device(tap: TraceTap, side: Side, x: float, y: float, width: float = DEVICE_WIDTH) -> Box:
-    return Box(name=tap.device, kind=Kind.DEVICE, side=side, x=x, y=y, width=width, height=DEVICE_HEIGHT, role=tap.role)
-
-
-def _kernel(side: Side, x: float, y: float) -> Box:
+def _device(tap: TraceTap, side: PictureHalf, x: float, y: float, width: float = DEVICE_WIDTH) -> Box:
     return Box(
-        name="kernel stack", kind=Kind.KERNEL, side=side, x=x, y=y, width=DEVICE_WIDTH, height=DEVICE_HEIGHT,
+        name=tap.device, kind=BoxKind.DEVICE, side=side, x=x, y=y, width=width, height=DEVICE_HEIGHT, role=tap.role
+    )
+
+
+def _kernel(side: PictureHalf, x: float, y: float) -> Box:
+    return Box(
+        name="kernel stack", kind=BoxKind.KERNEL, side=side, x=x, y=y, width=DEVICE_WIDTH, height=DEVICE_HEIGHT,
         note="routing, netfilter",
     )  # fmt: skip
 
 
-def _place(name: str, side: Side, x: float, top: float, bottom: float, width: float, note: str) -> Box:
+def _place(name: str, side: PictureHalf, x: float, top: float, bottom: float, width: float, note: str) -> Box:
     middle = (top + bottom) / 2
-    return Box(name=name, kind=Kind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
+    return Box(name=name, kind=BoxKind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
 
 
-def _pod(name: str, address: str, side: Side, x: float) -> Box:
+def _pod(name: str, address: str, side: PictureHalf, x: float) -> Box:
     return _place(name, side, x, _POD_TOP, _POD_BOTTOM, _POD_WIDTH, f"pod, {address}")
 
 
-def _node(name: str, side: Side, left: float, right: float, bottom: float) -> Box:
+def _node(name: str, side: PictureHalf, left: float, right: float, bottom: float) -> Box:
     return _place(name, side, (left + right) / 2, _NODE_TOP, bottom, right - left, "node")
+
+
+Point = tuple[float, float]
+
+LANE = 13.0
+_ROUND = 16.0
+"""How far from a box a way goes past it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """From one sighting to the next. `points` go from the middle of a box (moved to the lane) to that of the other;
+    `start` and `end` are the boxes; `hop` is the sighting that it leads to; `is_around`: it goes round boxes."""
+
+    way: Way
+    hop: Hop
+    start: Box
+    end: Box
+    points: tuple[Point, ...]
+    is_around: bool
+
+
+def passes_kernel(hop: Hop) -> bool:
+    """Whether the packet went through a node's stack before this sighting: it was forwarded, netfilter saw it, or its
+    envelope was put on or taken off."""
+    is_carried = hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL)
+    return is_carried or any(act.mover is Mover.NETFILTER for act in hop.moved_by)
+
+
+def legs(path: PacketPath, topology: Topology) -> tuple[Leg, ...]:
+    """One leg between each two neighbouring sightings."""
+    found = []
+    for before, hop in itertools.pairwise(path.hops):
+        start, end = topology.devices.get(before.role), topology.devices.get(hop.role)
+        if start is None or end is None:
+            continue
+        points, is_around = _between(start, end, hop, path.way, topology)
+        found.append(Leg(way=path.way, hop=hop, start=start, end=end, points=points, is_around=is_around))
+    return tuple(found)
+
+
+def _between(start: Box, end: Box, hop: Hop, way: Way, topology: Topology) -> tuple[tuple[Point, ...], bool]:
+    through = _kernel_between(start, end, topology) if passes_kernel(hop) else None
+    obstacles = [box for box in topology.boxes() if box not in (start, end, through)]
+    outwards = 1 if way is Way.REQUEST else -1
+    if start.x == end.x:
+        middle, is_around = _column(start.x, start, start.y, end.y, obstacles, outwards)
+        return middle, is_around
+    if start.y == end.y and PictureHalf.WIRE in (start.side, end.side):
+        y = start.y + outwards * LANE
+        return ((start.x, y), (end.x, y)), False
+    if start.side is end.side:
+        corner = start.x + outwards * LANE
+        y = end.y + outwards * LANE
+        return ((corner, start.y), (corner, y), (end.x, y)), False
+    # Down one column, across, up the other.
+    y = topology.across_y + outwards * LANE
+    down, is_down_around = _column(start.x, start, start.y, y, obstacles, outwards)
+    up, is_up_around = _column(end.x, end, y, end.y, obstacles, outwards)
+    return (*down, *up), is_down_around or is_up_around
+
+
+def _kernel_between(start: Box, end: Box, topology: Topology) -> Box | None:
+    low, high = sorted((start.y, end.y))
+    return next((box for box in topology.kernels.values() if box.x == start.x and low < box.y < high), None)
+
+
+def _column(
+    x: float, in_column: Box, from_y: float, to_y: float, obstacles: Iterable[Box], outwards: int
+) -> tuple[tuple[Point, ...], bool]:
+    """Straight along a column, except round the boxes that stand in it between the two heights."""
+    away = outwards * (-1 if in_column.side is PictureHalf.CLIENT else 1)
+    lane = x + away * LANE
+    low, high = sorted((from_y, to_y))
+    inside = sorted(
+        (box for box in obstacles if box.x == x and low < box.y < high), key=lambda box: box.y, reverse=from_y > to_y
+    )
+    if not inside:
+        return ((lane, from_y), (lane, to_y)), False
+    step = _ROUND if to_y > from_y else -_ROUND
+    points: list[Point] = [(lane, from_y)]
+    aside = x + away * (inside[0].width / 2 + _ROUND)
+    first, last = (inside[0].top, inside[-1].bottom) if step > 0 else (inside[0].bottom, inside[-1].top)
+    points += [(lane, first - step), (aside, first - step), (aside, last + step), (lane, last + step), (lane, to_y)]
+    return tuple(points), True

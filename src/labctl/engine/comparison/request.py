@@ -1,0 +1,330 @@
+"""From labs and options to what a comparison is asked: refused in words before anything is built.
+
+What a comparison was asked: everything that is decided before anything is built, as it stands in the run's manifest.
+
+Together with the journal this gives the result again, and lets a run that was cut short go on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labctl.checks.base import Check
+from labctl.compare.order import Schedule, WorkItem, schedule
+from labctl.compare.sequential import confidence_at, looks
+from labctl.compare.statistics import CONFIDENCE
+from labctl.compare.thresholds import candidates, named_by, parse_threshold
+from labctl.compare.verdict import FEWEST_PAIRS
+from labctl.engine.comparison.sides import (
+    KEYS,
+    LabSide,
+    choose,
+    common_pairs,
+    compared_specs,
+    declared_metrics,
+    neighbouring,
+    require_own_names,
+    sides_of,
+    work_of,
+)
+from labctl.errors import UsageError
+from labctl.model.comparison import CheckMetrics, InterimLook, Side, Stopping
+from labctl.model.document import PROVIDER_SECTIONS
+from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Strategy
+from labctl.model.parameters import CompareParameters
+from labctl.names import is_name
+from labctl.providers.base import Provider
+from labctl.store.codec import plain, typed
+
+SETTING = "asked"
+MOST_ROUNDS = 10_000
+MOST_WORK = 10_000
+MOST_RUNS = 1_000_000
+"""The schedule of a comparison is made in memory: what a run on disk asks for has to fit there."""
+
+_TOKEN = re.compile(r"[a-z0-9]{0,40}")
+_KEY = re.compile(r"[a-z]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The order follows from `sides`, `work`, `rounds`, `seed`, `rebuilds`, `together` and `takes_turns` alone.
+
+    `token` is in the names of the labs. `references` are pairs of nodes whose runs show the physical limit. With
+    `until` the comparison may end at one of `looks`, before `rounds`.
+    """
+
+    sides: tuple[Side, ...]
+    token: str
+    seed: int
+    rounds: int
+    rebuilds: int
+    work: tuple[WorkItem, ...]
+    together: tuple[str, ...]
+    checks: tuple[CheckMetrics, ...]
+    parameters: CompareParameters
+    references: tuple[Reference, ...] = ()
+    until: float | None = None
+    looks: tuple[InterimLook, ...] = ()
+    fail_if: tuple[str, ...] = ()
+    takes_turns: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no command line could have asked: a run on disk may say anything."""
+        keys = [side.key for side in self.sides]
+        if not all(map(_KEY.fullmatch, keys)) or len(set(keys)) != len(keys) or len(keys) < 2:
+            raise ValueError(f"its sides are {', '.join(key[:20] for key in keys)}, not a, b, …")
+        if not _TOKEN.fullmatch(self.token):
+            raise ValueError("its token cannot be part of a lab's name")
+        if not all(is_name(side.lab) or not side.lab for side in self.sides):
+            raise ValueError("a side has a lab whose name cannot be one")
+        runs = self.rounds * len(self.work) * len(self.sides)
+        if not 1 <= self.rounds <= MOST_ROUNDS or len(self.work) > MOST_WORK or runs > MOST_RUNS:
+            raise ValueError(f"it asks for {self.rounds:,} rounds of {len(self.work):,} runs a side")
+        if not 0 <= self.rebuilds <= self.rounds:
+            raise ValueError(f"it asks for {self.rebuilds:,} rebuilds in {self.rounds:,} rounds")
+
+    def schedule(self) -> Schedule:
+        return schedule(
+            [side.key for side in self.sides],
+            self.work,
+            self.rounds,
+            self.seed,
+            rebuilds=self.rebuilds,
+            together=self.together,
+            takes_turns=self.takes_turns,
+        )
+
+    def confidence(self, blocks: int) -> float:
+        """The level of the intervals after that many blocks."""
+        return confidence_at(self.looks, blocks) if self.looks else CONFIDENCE
+
+    def stopping(self, blocks: int) -> Stopping | None:
+        if self.until is None:
+            return None
+        return Stopping(until=self.until, looks=self.looks, after=blocks, half_width=None)
+
+    def limits(self) -> Mapping[tuple[str, str], tuple[str, str]]:
+        """The two nodes between which the limit of a pair was measured, by client and server."""
+        return {(each.client, each.server): (each.client_node, each.server_node) for each in self.references}
+
+    def settings(self) -> dict[str, object]:
+        """For the manifest: the same for programs, and the order for people."""
+        order = self.schedule().text()
+        return {"seed": self.seed, "rounds": self.rounds, "order": order, SETTING: plain(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The physical limit of a pair: the same checks between the nodes that its pods are on."""
+
+    client: str
+    server: str
+    client_node: str
+    server_node: str
+
+    def pair(self) -> Pair:
+        return Pair(client=self.client_node, server=self.server_node, placement=Placement.CROSS_NODE)
+
+
+def asked_from(settings: Mapping[str, object], where: str) -> Asked:
+    """The inverse of `Asked.settings`. Raises LabError when it was written by another version, or changed."""
+    return typed(Asked, settings.get(SETTING), where=where)
+
+
+SEQUENTIAL_BLOCKS = 4
+"""How many times the blocks of `--rounds` a comparison with `until` has at most, unless it is told."""
+FEWEST_SEQUENTIAL = 8
+"""With the 1.25 % that the first of three looks has, no interval of fewer pairs can reach its level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line or the matrix file says beside the scenarios.
+
+    `name` is what the labs' names begin with; empty for the scenarios' own.
+    `until` is half the width (relative) that the primary intervals should have; `most_rounds` bounds it.
+    """
+
+    seed: int
+    token: str
+    name: str = ""
+    placements: tuple[Placement, ...] = ()
+    reference: bool = False
+    until: float | None = None
+    most_rounds: int | None = None
+    fail_if: tuple[str, ...] = ()
+    strategy: Strategy = Strategy.AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, and the labs and checks with which it is answered."""
+
+    asked: Asked
+    sides: tuple[LabSide, ...]
+    specs: tuple[CheckSpec, ...]
+
+
+def ask(
+    labs: Sequence[Lab],
+    providers: Mapping[str, Provider],
+    checks: Mapping[str, Check],
+    parameters: CompareParameters,
+    options: Options,
+) -> Question:
+    """Raises UsageError when the labs cannot be compared so, or when a threshold names nothing that is measured."""
+    if not 2 <= len(labs) <= len(KEYS):
+        raise UsageError(
+            what=f"a comparison has 2 to {len(KEYS)} sides, not {len(labs)}", remedy="labctl compare legacy bpf"
+        )
+    specs = compared_specs(labs, parameters)
+    pairs = _placed(common_pairs(labs), options.placements)
+    references = _references(labs, pairs) if options.reference else ()
+    turns = choose(labs, providers, options.strategy)
+    sides = sides_of(labs, providers, options.token, turns, name=options.name)
+    declared = declared_metrics(checks, specs)
+    work = (
+        *work_of(specs, pairs),
+        *work_of(_measuring(specs, declared), _once(reference.pair() for reference in references)),
+    )
+    rounds = parameters.rounds
+    planned: tuple[InterimLook, ...] = ()
+    rebuilds = 1 if rounds >= FEWEST_PAIRS else 0
+    if options.until is not None:
+        first = max(rounds, FEWEST_SEQUENTIAL)
+        rounds = _most_rounds(first, options)
+        planned = looks(first, rounds)
+        rebuilds = round(2 * rounds / first) - 1
+    asked = Asked(
+        sides=tuple(side.described() for side in sides),
+        token=options.token,
+        seed=options.seed,
+        rounds=rounds,
+        rebuilds=rebuilds,
+        work=work,
+        together=tuple(sorted(neighbouring(checks, specs))),
+        checks=declared,
+        parameters=parameters,
+        references=references,
+        until=options.until,
+        looks=planned,
+        fail_if=options.fail_if,
+        takes_turns=turns.takes_turns,
+    )
+    require_thresholds(asked, pairs)
+    return Question(asked=asked, sides=sides, specs=specs)
+
+
+def require_thresholds(asked: Asked, pairs: Sequence[Pair]) -> None:
+    """Raises UsageError for a threshold that cannot be read or that names nothing that will be measured."""
+    among = candidates(asked.checks, [pair.placement for pair in pairs])
+    for text in asked.fail_if:
+        named_by(parse_threshold(text), among)
+
+
+def again(asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provider]) -> Question:
+    """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest.
+
+    Raises UsageError when anybody but labctl must have written it: its labs are not those of its sides, have names that
+    are not the comparison's own, or what their providers would have refused in a scenario.
+    """
+    if {key: _named(lab) for key, lab in labs.items()} != {
+        side.key: (side.lab, side.provider, side.digest) for side in asked.sides
+    }:
+        raise UsageError(
+            what="the run's labs are not those of its sides",
+            cause="; ".join(f"side {key} has lab {lab.name} ({lab.provider})" for key, lab in labs.items()),
+            remedy="measure anew: labctl compare A B",
+        )
+    require_own_names({side.key: labs[side.key] for side in asked.sides}, asked.token, takes_turns=asked.takes_turns)
+    for lab in labs.values():
+        _refuse_unknown_sections(lab)
+        providers[lab.provider].refuse(lab)
+    sides = tuple(
+        LabSide(key=side.key, lab=labs[side.key], provider=providers[labs[side.key].provider]) for side in asked.sides
+    )
+    return Question(asked=asked, sides=sides, specs=compared_specs([side.lab for side in sides], asked.parameters))
+
+
+def _named(lab: Lab) -> tuple[str, str, str]:
+    return lab.name, lab.provider, lab.digest
+
+
+def _refuse_unknown_sections(lab: Lab) -> None:
+    unknown = [
+        name
+        for name in lab.settings
+        if name not in PROVIDER_SECTIONS or lab.provider not in PROVIDER_SECTIONS[name].providers
+    ]
+    if unknown:
+        raise UsageError(
+            what=f"lab {lab.name} of the run has settings that no scenario can have",
+            cause=f"the provider {lab.provider} has no section {', '.join(name[:40] for name in unknown)}",
+            remedy="measure anew: labctl compare A B",
+        )
+
+
+def without_token(asked: Asked) -> Asked:
+    """What was asked less what is different each time: the names of the labs, the seed."""
+    sides = tuple(replace(side, lab="") for side in asked.sides)
+    return replace(asked, token="", seed=0, sides=sides)  # nosec B106  # part of a lab's name, no secret
+
+
+def _most_rounds(first: int, options: Options) -> int:
+    """How many blocks a comparison with `until` has at most. Raises UsageError when that is before its first look."""
+    most = options.most_rounds or SEQUENTIAL_BLOCKS * first
+    if most < first:
+        raise UsageError(
+            what=f"at most {most} blocks leave no room for the first look, which is after {first}",
+            cause=f"intervals are looked at after --rounds blocks, and never before {FEWEST_SEQUENTIAL}",
+            remedy=f"--max-rounds {first} or more, or fewer --rounds",
+        )
+    return most
+
+
+def _measuring(specs: Sequence[CheckSpec], declared: Sequence[CheckMetrics]) -> tuple[CheckSpec, ...]:
+    """The checks that yield numbers: what a way between two nodes can be the limit of. The others ask about pods."""
+    with_numbers = {each.check for each in declared if each.metrics}
+    return tuple(spec for spec in specs if spec.name in with_numbers)
+
+
+def _placed(pairs: Sequence[Pair], placements: Sequence[Placement]) -> tuple[Pair, ...]:
+    chosen = tuple(pair for pair in pairs if not placements or pair.placement in placements)
+    if not chosen:
+        raise UsageError(
+            what=f"the scenarios have no {' or '.join(placements)} pair in common",
+            cause=f"they have: {', '.join(f'{pair.name} ({pair.placement})' for pair in pairs)}",
+            remedy="take other placements, or give the scenarios such a pair",
+        )
+    return chosen
+
+
+def _references(labs: Sequence[Lab], pairs: Sequence[Pair]) -> tuple[Reference, ...]:
+    """For each pair across nodes, the nodes of its pods: the same in every lab."""
+    found = []
+    for pair in pairs:
+        if pair.placement is not Placement.CROSS_NODE:
+            continue
+        between = {(lab.pod(pair.client).node, lab.pod(pair.server).node) for lab in labs}
+        if len(between) > 1:
+            raise UsageError(
+                what=f"there is no common reference for {pair.name}",
+                cause="its pods are on other nodes in each scenario",
+                remedy="leave out --reference, or put the pods on the same nodes",
+            )
+        client, server = between.pop()
+        found.append(Reference(client=pair.client, server=pair.server, client_node=client, server_node=server))
+    if not found:
+        raise UsageError(
+            what="--reference needs a pair across nodes",
+            cause="the reference is what the wire between two nodes gives",
+            remedy="leave it out, or compare scenarios with a cross-node pair",
+        )
+    return tuple(found)
+
+
+def _once(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    return tuple(dict.fromkeys(pairs))

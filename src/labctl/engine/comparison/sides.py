@@ -1,0 +1,296 @@
+"""From scenarios to the sides of a comparison: names that do not clash, pairs that all have, what readers must know.
+
+Sides of a comparison that take turns on one lab: whether they do, why, and the switch from one to the next.
+
+In which order they take turns is `compare/order.py`'s; proving and measuring are `measure.py`'s.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import pairwise
+
+from labctl.checks.base import Check, InSlices
+from labctl.compare.order import WorkItem
+from labctl.engine.events import BuildDone, BuildStarted, Observer, StepDone, StepStarted
+from labctl.engine.run_checks import cpus_for_pair
+from labctl.errors import UsageError
+from labctl.model.comparison import CheckMetrics, Side
+from labctl.model.lab import CheckSpec, Lab, Pair, Strategy
+from labctl.model.parameters import (
+    PARAMETERS_OF,
+    CheckParameters,
+    CompareParameters,
+    PingParameters,
+    TimedParameters,
+)
+from labctl.names import is_name
+from labctl.providers.base import Provider, Switches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """`statement` is what a reader of the report must know; empty where nothing was to be chosen."""
+
+    takes_turns: bool
+    statement: str = ""
+
+
+SIDE_BY_SIDE = Turns(takes_turns=False)
+_PROBE = "switched"
+
+
+def choose(labs: Sequence[Lab], providers: Mapping[str, Provider], asked: Strategy = Strategy.AUTO) -> Turns:
+    """Raises UsageError when turns are asked for, on the command line or in the scenario, and cannot be had."""
+    names = {lab.provider for lab in labs}
+    provider = providers[labs[0].provider]
+    if len(names) > 1 or not isinstance(provider, Switches):
+        if asked is Strategy.SWITCH:
+            raise UsageError(
+                what="--strategy switch cannot be had here",
+                cause=f"the scenarios have different providers: {', '.join(sorted(names))}"
+                if len(names) > 1
+                else f"the provider {provider.name} cannot change the datapath of a lab that is up",
+                remedy="leave it out: the labs are then built side by side",
+            )
+        return SIDE_BY_SIDE
+    if asked is Strategy.PARALLEL:
+        return _parallel("--strategy parallel was asked for")
+    if asked is Strategy.SWITCH:
+        because, is_asked = "--strategy switch was asked for", True
+    else:
+        choice = provider.strategy(labs[0], sides=len(labs))
+        if not choice.switches:
+            return _parallel(choice.because)
+        because, is_asked = choice.because, choice.is_asked
+    # A switch is possible from every side to the next when the labs differ in their datapath alone.
+    as_one = [replace(lab, name=_PROBE) for lab in labs]
+    try:
+        for before, after in pairwise(as_one):
+            provider.switch(before, after)
+    except UsageError as refusal:
+        if is_asked:
+            raise
+        return _parallel(f"{because}; but {refusal.what}: {refusal.cause}")
+    return Turns(
+        takes_turns=True,
+        statement=f"the sides took turns on one lab that was switched between them (strategy switch: {because})",
+    )
+
+
+def _parallel(because: str) -> Turns:
+    return Turns(takes_turns=False, statement=f"the labs stood side by side (strategy parallel: {because})")
+
+
+def switch(provider: Provider, before: Lab, after: Lab, observer: Observer) -> None:
+    """Changes the datapath of a lab that is up. Nothing is undone when that fails: who built the lab removes it.
+
+    Raises UsageError when this provider cannot, StepFailed when a step fails.
+    """
+    if not isinstance(provider, Switches):
+        raise UsageError(what=f"the provider {provider.name} cannot change the datapath of a lab that is up")
+    plan = provider.switch(before, after)
+    begun = time.monotonic()
+    observer(BuildStarted(lab=after.name, steps=len(plan.steps)))
+    with provider.executor(after) as executor:
+        for number, step in enumerate(plan.steps, start=1):
+            observer(StepStarted(lab=after.name, id=step.id, title=step.title, number=number, steps=len(plan.steps)))
+            step_begun = time.monotonic()
+            executor.execute(step.actions)
+            observer(StepDone(lab=after.name, id=step.id, title=step.title, duration_s=time.monotonic() - step_begun))
+        # From here on the lab is the other one, also for whoever looks for it later.
+        executor.finish(after)
+    observer(BuildDone(lab=after.name, duration_s=time.monotonic() - begun))
+
+
+KEYS = "abcdefghijklmnopqrstuvwxyz"
+# names.NAME_PATTERN allows 40 characters; the rest is for `-a-3fa9`.
+SCENARIO_IN_NAME = 30
+LONGEST_NAME = 33
+_TOKEN = re.compile(r"[0-9a-f]{4}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSide:
+    """One side: its key (`a`, `b`, …), the lab that will be built for it, and who builds it."""
+
+    key: str
+    lab: Lab
+    provider: Provider
+    statements: tuple[str, ...] = ()
+    """What a reader must know beyond what the provider says."""
+
+    @property
+    def title(self) -> str:
+        return f"side {self.key} ({self.lab.scenario})"
+
+    @property
+    def look_again(self) -> str:
+        """The commands that build this side by itself and show its evidence."""
+        source = self.lab.source or self.lab.scenario
+        return f"labctl up {source} --name look && labctl status look"
+
+    def described(self) -> Side:
+        """The side as reports show it."""
+        return Side(
+            key=self.key,
+            scenario=self.lab.scenario,
+            lab=self.lab.name,
+            provider=self.lab.provider,
+            digest=self.lab.digest,
+            datapath=self.lab.datapath.asked(),
+            source=self.lab.source,
+            statements=(*self.provider.statements(self.lab), *self.statements),
+        )
+
+
+def sides_of(
+    labs: Sequence[Lab], providers: Mapping[str, Provider], token: str, turns: Turns = SIDE_BY_SIDE, *, name: str = ""
+) -> tuple[LabSide, ...]:
+    """The sides in the order given. `token` makes the labs' names the run's own, so that a comparison never meets
+    a lab that is up already. Sides that take turns are one lab, and have one name. With `name` the labs' names begin
+    with it. Raises UsageError when they cannot."""
+    if name and (not is_name(name) or len(name) > LONGEST_NAME):
+        raise UsageError(
+            what=f"the labs of a comparison cannot be called {name[:60]!r}",
+            cause=f"names have lower-case letters, digits and hyphens; this one at most {LONGEST_NAME} characters, "
+            f"since the labs are called NAME-a-{token}, NAME-b-{token}, …",
+            remedy="choose another: --name my-comparison",
+        )
+
+    return tuple(
+        LabSide(
+            key=key,
+            lab=replace(lab, name=_lab_name(name, key, lab, token, takes_turns=turns.takes_turns)),
+            provider=providers[lab.provider],
+            statements=(turns.statement,) if turns.statement else (),
+        )
+        for key, lab in zip(KEYS, labs, strict=False)
+    )
+
+
+def _lab_name(name: str, key: str, lab: Lab, token: str, *, takes_turns: bool) -> str:
+    if takes_turns:
+        return f"{name or 'in-turns'}-{token}"
+    return f"{name or lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"
+
+
+def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool) -> None:
+    """Raises UsageError when the labs of a stored comparison, by side, have other names than `sides_of` would have
+    given them: what is built and removed under them would be somebody else's lab."""
+    first, *_ = labs
+    end = f"-{token}" if takes_turns else f"-{first}-{token}"
+    name = labs[first].name.removesuffix(end)
+    for given in ("", name if is_name(name) and len(name) <= LONGEST_NAME else ""):
+        if _TOKEN.fullmatch(token) and all(
+            lab.name == _lab_name(given, key, lab, token, takes_turns=takes_turns) for key, lab in labs.items()
+        ):
+            return
+    raise UsageError(
+        what="the run names labs that are not its own",
+        cause=f"{', '.join(lab.name for lab in labs.values())}: labctl calls the labs of this comparison "
+        f"{'NAME' if takes_turns else 'NAME-a'}-{token[:40] or 'TOKEN'}, …; the run was written by hand",
+        remedy="measure anew: labctl compare A B",
+    )
+
+
+def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
+    """The pairs that every lab has, with the same placement. Raises UsageError when there are none."""
+    pairs = tuple(pair for pair in labs[0].pairs if all(pair in lab.pairs for lab in labs[1:]))
+    if not pairs:
+        raise UsageError(
+            what="the scenarios have no pair in common",
+            cause="; ".join(
+                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
+            ),
+            remedy="give both scenarios a pair with the same client, server and placement",
+        )
+    return pairs
+
+
+def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[CheckSpec, ...]:
+    """The checks that a block runs, with the comparison's duration. A kind of check that no scenario has a check of
+    is run with its default parameters.
+
+    Raises UsageError when the scenarios give a check of one name different parameters: the sides would not be
+    measured alike.
+    """
+    by_name = [{spec.name: spec for spec in lab.checks} for lab in labs]
+    specs = []
+    for name in parameters.checks:
+        found = [specs_of.get(name) for specs_of in by_name]
+        if name in PARAMETERS_OF and not any(found):
+            found = [CheckSpec(name=name, kind=name, parameters=PARAMETERS_OF[name]())] * len(labs)
+        if not any(found):
+            raise _no_check(name, by_name)
+        first = found[0]
+        if first is None or any(other != first for other in found[1:]):
+            raise UsageError(
+                what=f"the scenarios do not agree on check {name}",
+                cause="; ".join(
+                    f"{lab.scenario}: {spec.parameters if spec else 'has no such check'}"
+                    for lab, spec in zip(labs, found, strict=True)
+                ),
+                remedy="give the check the same parameters in both, or choose others with --set compare.checks=[…]",
+            )
+        specs.append(replace(first, parameters=as_compared(first.parameters, parameters)))
+    return tuple(specs)
+
+
+def _no_check(name: str, by_name: Sequence[Mapping[str, CheckSpec]]) -> UsageError:
+    there_are = sorted({*PARAMETERS_OF, *(each for specs in by_name for each in specs)})
+    near = get_close_matches(name, there_are, n=1)
+    return UsageError(
+        what=f"no check is called {name}",
+        cause=f"there are: {', '.join(there_are)}",
+        remedy=f"did you mean {near[0]}?" if near else "name one of those",
+    )
+
+
+def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckParameters:
+    """The same check with the comparison's duration, or its way to ping; other checks stay as they are."""
+    if isinstance(check, TimedParameters):
+        return replace(check, duration_s=compared.duration_s)
+    if isinstance(check, PingParameters):
+        return replace(
+            check, count=compared.ping_count, interval_s=compared.ping_interval_s, slices=compared.ping_slices
+        )
+    return check
+
+
+def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
+    """What every side runs once in every block."""
+    return tuple(
+        WorkItem(check=spec.name, client=pair.client, server=pair.server, placement=pair.placement)
+        for pair in pairs
+        for spec in specs
+    )
+
+
+def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> frozenset[str]:
+    """The checks whose runs stand together in a block, since they may overlap or take turns slice by slice."""
+    return frozenset(
+        spec.name
+        for spec in specs
+        if isinstance(checks[spec.kind], InSlices) or checks[spec.kind].next_start_s(spec.parameters) is not None
+    )
+
+
+def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
+    """What each check will measure, fixed before anything runs."""
+    return tuple(
+        CheckMetrics(check=spec.name, kind=spec.kind, metrics=checks[spec.kind].metrics(spec.parameters))
+        for spec in specs
+    )
+
+
+def pinning() -> str:
+    """Where clients and servers run, in words for the report."""
+    client, server = cpus_for_pair()
+    if client is None:
+        return "nothing is pinned: there is one CPU"
+    return f"client on CPU {client}, server on CPU {server}"

@@ -1,0 +1,547 @@
+"""What a scenario's values mean together: names that must exist, pairs, datapath, checks and what is compared.
+
+It reads the merged tree and passes over everything that `structure.py` has found wrong already, so that one mistake
+gives one error and all mistakes show at once. Address ranges are `meaning_addresses.py`.
+
+What a scenario's address ranges and MTU mean together: nothing overlaps, and everything has room.
+
+It reads the merged tree tolerantly, as `meaning.py` does.
+
+What a scenario's Services mean together with its pods: backends that exist, labels that say them, ports, room.
+
+It reads the merged tree tolerantly, as `meaning.py` does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from labctl.errors import Problem
+from labctl.loading.messages import listed, nearest, path_text, shown
+from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
+from labctl.model.document import SMALLEST_MTU_BYTE
+from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceType
+from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.names import UNDERLAY, is_name
+from labctl.planning import addresses
+from labctl.planning.addresses import service_capacity
+from labctl.planning.resolve import selected, selector_of
+
+# A fault that nothing in the chosen datapath could show would be silently ignored.
+_FAULT_NEEDS = {
+    Fault.NO_REDIRECT_PEER: ("hostRouting", HostRouting.BPF, "only BPF host routing redirects to the peer"),
+    Fault.WRONG_VTEP: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VTEP"),
+    Fault.WRONG_VNI: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VNI"),
+}
+
+
+def problem_at(place: Place, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
+    return Problem(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        path=path_text(path),
+        message=message,
+        allowed=allowed,
+        suggestion=suggestion,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedEntry:
+    """A name that the file gives to something, and where."""
+
+    name: str
+    path: KeyPath
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameFacts:
+    """What could be read of the names, whatever else is wrong. None: the section itself is unreadable."""
+
+    nodes: tuple[NamedEntry, ...] | None
+    pods: tuple[NamedEntry, ...] | None
+    node_of_pod: Mapping[str, str]
+
+
+def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...]:
+    """Every problem between values. `ranks` orders the files from the site's (lowest) to the most specific."""
+    facts = facts_of(tree)
+    return (
+        *_names(facts),
+        *_pods(tree, facts),
+        *_pairs(tree, facts),
+        *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
+        *service_problems(tree),
+        *_datapath(tree),
+        *_checks(tree),
+        *_compared(tree, ranks),
+    )
+
+
+def site_problems(tree: Tree) -> tuple[Problem, ...]:
+    """Every problem between the values of lab.yaml, laid over the built-in defaults."""
+    facts = facts_of(tree)
+    return (
+        *_names(facts),
+        *address_problems(tree, None if facts.nodes is None else len(facts.nodes), {}),
+        *_combinations(tree),
+        *_checks(tree),
+        *_compared(tree, {}),
+    )
+
+
+def facts_of(tree: Tree) -> NameFacts:
+    nodes, pods = find(tree, "nodes"), find(tree, "pods")
+    node_of_pod: dict[str, str] = {}
+    for _, pod in items_of(pods):
+        name, node = text_of(find(pod, "name")), text_of(find(pod, "node"))
+        if name and node:
+            node_of_pod.setdefault(name, node)
+    return NameFacts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """The names of nodes that were only counted."""
+    return tuple(f"node{number}" for number in range(1, count + 1))
+
+
+def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
+    if isinstance(tree, Scalar):
+        count = tree.value
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 250:
+            return None
+        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
+    return _named(tree, "nodes")
+
+
+def _named(tree: Tree | None, section: str) -> tuple[NamedEntry, ...] | None:
+    if not isinstance(tree, Listing):
+        return None
+    return tuple(
+        NamedEntry(name=name, path=(section, index, "name"), place=place_of(item, ("name",)))
+        for index, item in items_of(tree)
+        if (name := text_of(find(item, "name"))) is not None and is_name(name)
+    )
+
+
+def _names(facts: NameFacts) -> Iterator[Problem]:
+    """Nodes, pods and the underlay become namespaces of one lab, so all of their names differ."""
+    taken: dict[str, tuple[str, NamedEntry]] = {}
+    for kind, every in (("node", facts.nodes), ("pod", facts.pods)):
+        for named in every or ():
+            if named.name == UNDERLAY:
+                yield problem_at(named.place, named.path, f"the name '{UNDERLAY}' is reserved for the lab's own bridge")
+            elif named.name in taken:
+                first_kind, first = taken[named.name]
+                where = f"the {first_kind} on line {first.place.line}" if first.place.file == named.place.file else ""
+                where = where or f"a {first_kind} of {first.place.file}:{first.place.line}"
+                yield problem_at(named.place, named.path, f"the name '{named.name}' is taken by {where}")
+            else:
+                taken[named.name] = kind, named
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> tuple[str, str, str]:
+    choices = list(known)
+    return f"there is no {what} {shown(name)}", listed(choices), nearest(name, choices)
+
+
+def _pods(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
+    pods = find(tree, "pods")
+    if pods is None:
+        yield problem_at(tree.place, ("pods",), "there are no pods", "a list such as [{name: client, node: node1}]")
+    if facts.nodes is None:
+        return
+    known = dict.fromkeys(node.name for node in facts.nodes)
+    for index, pod in items_of(pods):
+        node = text_of(find(pod, "node"))
+        if node is not None and is_name(node) and node not in known:
+            path = ("pods", index, "node")
+            yield problem_at(place_of(tree, path), path, *_unknown("node", node, known))
+
+
+def _pairs(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
+    pairs = find(tree, "pairs")
+    if pairs is None:
+        example = "a list such as [{client: client, server: server}]"
+        yield problem_at(tree.place, ("pairs",), "there are no pairs, so nothing could be checked", example)
+    known = None if facts.pods is None else dict.fromkeys(pod.name for pod in facts.pods)
+    first_line: dict[tuple[str, str], int] = {}
+    for index, pair in items_of(pairs):
+        ends = {end: text_of(find(pair, end)) for end in ("client", "server")}
+        for end, name in ends.items():
+            if known is not None and name is not None and is_name(name) and name not in known:
+                path: KeyPath = ("pairs", index, end)
+                yield problem_at(place_of(tree, path), path, *_unknown("pod", name, known))
+        client, server = ends["client"], ends["server"]
+        if client is None or server is None:
+            continue
+        if client == server:
+            path = ("pairs", index, "server")
+            yield problem_at(place_of(tree, path), path, "client and server are the same pod", "two different pods")
+        elif (client, server) in first_line:
+            message = f"the pair of {client} and {server} is there already, on line {first_line[client, server]}"
+            yield problem_at(pair.place, ("pairs", index), message)
+        else:
+            first_line[client, server] = pair.place.line
+        yield from _placement(tree, facts, index, client, server)
+
+
+def _placement(tree: Tree, facts: NameFacts, index: int, client: str, server: str) -> Iterator[Problem]:
+    written = text_of(find(tree, "pairs", index, "placement"))
+    nodes = facts.node_of_pod.get(client), facts.node_of_pod.get(server)
+    if written not in tuple(Placement) or None in nodes:
+        return
+    real = Placement.SAME_NODE if nodes[0] == nodes[1] else Placement.CROSS_NODE
+    if written != real:
+        path = ("pairs", index, "placement")
+        message = f"is not true: {client} is on {nodes[0]} and {server} on {nodes[1]}"
+        yield problem_at(place_of(tree, path), path, message, str(real))
+
+
+def _datapath(tree: Tree) -> Iterator[Problem]:
+    section = find(tree, "datapath")
+    if section is not None and not isinstance(section, Block):
+        return
+    if find(section, "hostRouting") is None:
+        # A section that only the site's defaults have has its place there, where the key need not be.
+        place = section.place if section is not None and section.place.file == tree.place.file else tree.place
+        yield problem_at(place, ("datapath", "hostRouting"), "is missing: say which", listed(HostRouting))
+    yield from _combinations(tree)
+
+
+def _combinations(tree: Tree) -> Iterator[Problem]:
+    """Choices of the datapath that cannot be had together."""
+    section = find(tree, "datapath")
+    routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
+    replacement = find(section, "kubeProxyReplacement")
+    without_replacement = isinstance(replacement, Scalar) and replacement.value is False
+    if routing == HostRouting.BPF and masquerade == Masquerade.IPTABLES:
+        yield _fallback(tree, "masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF))
+    if routing == HostRouting.BPF and without_replacement:
+        yield _fallback(tree, "kubeProxyReplacement", "BPF host routing needs kubeProxyReplacement: true", "true")
+    elif masquerade == Masquerade.BPF and without_replacement:
+        path = ("datapath", "kubeProxyReplacement")
+        message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
+        yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+    seen: set[str] = set()
+    for index, item in items_of(find(section, "faults")):
+        at: KeyPath = ("datapath", "faults", index)
+        fault = text_of(item)
+        if fault in seen:
+            yield problem_at(item.place, at, f"the fault {shown(fault)} is there already")
+        elif fault in _FAULT_NEEDS:
+            key, needed, reason = _FAULT_NEEDS[Fault(fault)]
+            if text_of(find(section, key)) not in (needed, None):
+                yield problem_at(item.place, at, f"cannot show: {reason}", f"{key}: {needed}, or no such fault")
+        seen.add(fault or "")
+
+
+def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
+    path: KeyPath = ("datapath", key)
+    text = f"{message}; without it Cilium silently falls back to Legacy"
+    return problem_at(place_of(tree, path), path, text, f"{allowed}, or hostRouting: legacy")
+
+
+def check_name(check: Tree) -> str | None:
+    """The name of an entry under `checks`: its own, or its kind."""
+    return text_of(find(check, "name") or find(check, "check"))
+
+
+def _checks(tree: Tree) -> Iterator[Problem]:
+    taken: dict[str, int] = {}
+    for index, check in items_of(find(tree, "checks")):
+        name = check_name(check)
+        if name is not None and name in taken:
+            message = f"a check on line {taken[name]} is called '{name}' too"
+            yield problem_at(check.place, ("checks", index), message, "a name: of its own")
+        elif name is not None:
+            taken[name] = check.place.line
+        if text_of(find(check, "check")) == "ping":
+            yield from _interval(tree, ("checks", index, "intervalS"))
+        if text_of(find(check, "check")) == "iperf" and text_of(find(check, "protocol")) in (None, "tcp"):
+            for key in (("rateBitPerS",), ("expect", "maxLoss")):
+                if find(check, *key) is not None:
+                    path: KeyPath = ("checks", index, *key)
+                    message = "has a meaning for UDP only, and this check uses TCP"
+                    yield problem_at(place_of(tree, path), path, message, "protocol: udp, or no such key")
+
+
+def _interval(tree: Tree, path: KeyPath) -> Iterator[Problem]:
+    """ping counts whole milliseconds: it would make 0 of less, which is another way to ping."""
+    found = find(tree, *path)
+    value = found.value if isinstance(found, Scalar) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < SHORTEST_PING_INTERVAL_S:
+        message = f"{value:g} s is shorter than ping can wait"
+        allowed = f"{SHORTEST_PING_INTERVAL_S:g} or more, or 0: each request goes when the reply to the one before came"
+        yield problem_at(place_of(tree, path), path, message, allowed)
+
+
+def _compared(tree: Tree, ranks: Mapping[str, int]) -> Iterator[Problem]:
+    """Names under compare.checks must exist, unless a more specific file has replaced the checks they were for."""
+    yield from _interval(tree, ("compare", "ping", "intervalS"))
+    checks, compared = find(tree, "checks"), find(tree, "compare", "checks")
+    if not isinstance(checks, Listing) or not isinstance(compared, Listing):
+        return
+    known = dict.fromkeys(name for _, check in items_of(checks) if (name := check_name(check)))
+    strict = is_as_specific(compared, checks, ranks)
+    seen: set[str] = set()
+    for index, item in items_of(compared):
+        name = text_of(item)
+        path = ("compare", "checks", index)
+        if name is None or not is_name(name):
+            continue
+        if name in seen:
+            yield problem_at(item.place, path, f"the check {shown(name)} is there already")
+        elif name not in known and strict:
+            yield problem_at(item.place, path, *_unknown("check", name, known))
+        seen.add(name)
+
+
+def is_as_specific(one: Tree, other: Tree, ranks: Mapping[str, int]) -> bool:
+    """True when `one` comes from the same file as `other`, or from one that is laid over it."""
+    return ranks.get(one.place.file, 0) >= ranks.get(other.place.file, 0)
+
+
+KEYS = ("underlayCIDR", "podCIDR", "serviceCIDR")
+
+_UNUSABLE = {
+    IPv4Network("0.0.0.0/8"): "this network (RFC 1122)",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local addresses",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved",
+}
+
+
+def address_problems(tree: Tree, nodes: int | None, node_of_pod: Mapping[str, str]) -> Iterator[Problem]:
+    """`nodes` is how many there are, where known; `node_of_pod` gives the node of each pod that could be read."""
+    ranges: dict[str, tuple[IPv4Network, Place]] = {}
+    for key in KEYS:
+        found = find(tree, "network", key)
+        text = text_of(found)
+        if found is None or text is None:
+            continue
+        try:
+            ranges[key] = IPv4Network(text), found.place
+        except ValueError:
+            yield from _host_bits(key, text, found.place)
+    yield from _unusable(ranges)
+    yield from _overlaps(ranges)
+    yield from _too_small(ranges, nodes)
+    yield from _crowded(tree, node_of_pod)
+    yield from _mtu(tree)
+
+
+def _address_problem(place: Place, key: str, message: str, allowed: str = "", suggestion: str = "") -> Problem:
+    return Problem(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        path=path_text(("network", key)),
+        message=message,
+        allowed=allowed,
+        suggestion=suggestion,
+    )
+
+
+def _host_bits(key: str, text: str, place: Place) -> Iterator[Problem]:
+    """Only for what is a network but for its host bits: everything else is the structure's."""
+    try:
+        network = IPv4Network(text, strict=False)
+    except ValueError:
+        return
+    yield _address_problem(
+        place, key, f"'{text}' has bits set beyond /{network.prefixlen}", "the network's address", str(network)
+    )
+
+
+def _unusable(ranges: Mapping[str, tuple[IPv4Network, Place]]) -> Iterator[Problem]:
+    for key, (network, place) in ranges.items():
+        for unusable, use in _UNUSABLE.items():
+            if network.overlaps(unusable):
+                yield _address_problem(
+                    place, key, f"{network} contains addresses of {unusable}: {use}", "unicast addresses"
+                )
+                break
+
+
+def _overlaps(ranges: Mapping[str, tuple[IPv4Network, Place]]) -> Iterator[Problem]:
+    """Each overlap is told once, at the range that comes later in `KEYS`."""
+    keys = list(ranges)
+    for number, key in enumerate(keys):
+        network, place = ranges[key]
+        for other in keys[:number]:
+            if network.overlaps(ranges[other][0]):
+                yield _address_problem(
+                    place, key, f"{network} overlaps {other} {ranges[other][0]}", "ranges that do not overlap"
+                )
+
+
+def _too_small(ranges: Mapping[str, tuple[IPv4Network, Place]], nodes: int | None) -> Iterator[Problem]:
+    if "serviceCIDR" in ranges:
+        network, place = ranges["serviceCIDR"]
+        if network.prefixlen > addresses.SMALLEST_SERVICE_PREFIX:
+            allowed = f"/{addresses.SMALLEST_SERVICE_PREFIX} or larger"
+            yield _address_problem(place, "serviceCIDR", f"{network} is too small for Services", allowed)
+    if nodes is None:
+        return
+    for key, capacity, prefix, need in (
+        ("underlayCIDR", addresses.node_capacity, addresses.underlay_prefix_for, "an address"),
+        ("podCIDR", addresses.pod_network_capacity, addresses.pod_prefix_for, f"a /{addresses.NODE_PREFIX}"),
+    ):
+        if key in ranges:
+            network, place = ranges[key]
+            if capacity(network) < nodes:
+                message = f"{network} is too small: {nodes} nodes need {need} each, it has room for {capacity(network)}"
+                yield _address_problem(place, key, message, f"/{prefix(nodes)} or larger")
+
+
+def _crowded(tree: Tree, node_of_pod: Mapping[str, str]) -> Iterator[Problem]:
+    for node, count in Counter(node_of_pod.values()).items():
+        if count > addresses.PODS_PER_NODE:
+            places = [pod.place for _, pod in items_of(find(tree, "pods")) if text_of(find(pod, "node")) == node]
+            place = places[addresses.PODS_PER_NODE]
+            message = f"{count} pods are on {node}, whose /{addresses.NODE_PREFIX} has addresses for fewer"
+            yield Problem(
+                file=place.file,
+                line=place.line,
+                column=place.column,
+                path="pods",
+                message=message,
+                allowed=f"at most {addresses.PODS_PER_NODE} pods on a node",
+            )
+
+
+def _mtu(tree: Tree) -> Iterator[Problem]:
+    """Every IPv4 host must take 576 bytes (RFC 791), so pods must be able to send as much."""
+    mtu = find(tree, "network", "mtu")
+    least = SMALLEST_MTU_BYTE + VXLAN_OVERHEAD_BYTE
+    if (
+        isinstance(mtu, Scalar)
+        and isinstance(mtu.value, int)
+        and SMALLEST_MTU_BYTE <= mtu.value < least
+        and text_of(find(tree, "datapath", "encapsulation")) == Encapsulation.VXLAN
+    ):
+        message = (
+            f"vxlan takes {VXLAN_OVERHEAD_BYTE} bytes of {mtu.value}, which leaves pods fewer than {SMALLEST_MTU_BYTE}"
+        )
+        yield _address_problem(mtu.place, "mtu", message, f"{least} or more with vxlan")
+
+
+_SECTION = "services"
+
+
+def service_problems(tree: Tree) -> Iterator[Problem]:
+    pods = _labels_of_pods(tree)
+    names: dict[str, int] = {}
+    node_ports: dict[tuple[object, str], str] = {}
+    every = list(items_of(find(tree, _SECTION)))
+    for index, entry in every:
+        name = text_of(find(entry, "name")) or ""
+        if name in names:
+            message = f"the name '{name}' is taken by the service on line {names[name]}"
+            yield _service_problem(tree, (_SECTION, index, "name"), message)
+        elif name and is_name(name):
+            names[name] = entry.place.line
+            if not name[0].isalpha():
+                message = f"the name '{name}' begins with a digit, which Kubernetes' Services may not"
+                yield _service_problem(tree, (_SECTION, index, "name"), message, "a letter first")
+        yield from _backends(tree, index, entry, pods)
+        yield from _node_port(tree, index, entry, node_ports, name)
+    yield from _room(tree, len(every))
+
+
+def _labels_of_pods(tree: Tree) -> dict[str, Mapping[str, str]]:
+    pods: dict[str, Mapping[str, str]] = {}
+    for _, pod in items_of(find(tree, "pods")):
+        name, labels = text_of(find(pod, "name")), find(pod, "labels")
+        if name:
+            pods.setdefault(name, plain(labels) if isinstance(labels, Block) else {"app": name})
+    return pods
+
+
+def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
+    at: KeyPath = (_SECTION, index)
+    backends, selector = find(entry, "backends"), find(entry, "selector")
+    if backends is not None and selector is not None:
+        yield _service_problem(tree, (*at, "selector"), "backends and selector both say which pods", "one of the two")
+        return
+    if selector is not None:
+        if isinstance(selector, Block) and not selected(plain(selector), pods):
+            yield _service_problem(
+                tree, (*at, "selector"), "no pod has these labels", listed(sorted(map(_said, pods.values())))
+            )
+        return
+    if backends is None:
+        yield _service_problem(
+            tree, at, "nothing says which pods answer", "backends: [POD, …], or selector: {LABEL: VALUE}"
+        )
+        return
+    chosen: list[str] = []
+    for number, item in items_of(backends):
+        name = text_of(item)
+        path = (*at, "backends", number)
+        if name is None or not is_name(name):
+            continue
+        if name not in pods:
+            yield _service_problem(
+                tree, path, f"there is no pod {shown(name)}", listed(pods), nearest(name, list(pods))
+            )
+        elif name in chosen:
+            yield _service_problem(tree, path, f"the pod {shown(name)} is there already")
+        else:
+            chosen.append(name)
+    if chosen and len(chosen) == len(list(items_of(backends))) and selector_of(chosen, pods) is None:
+        message = f"no label says {' and '.join(chosen)} and no other pod, and Kubernetes goes by labels"
+        allowed = "a label of their own, such as labels: {service: web} on each of these pods"
+        yield _service_problem(tree, (*at, "backends"), message, allowed)
+
+
+def _said(labels: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in labels.items()) + "}"
+
+
+def _node_port(
+    tree: Tree, index: int, entry: Tree, taken: dict[tuple[object, str], str], name: str
+) -> Iterator[Problem]:
+    kind, port = text_of(find(entry, "type")) or ServiceType.CLUSTER_IP, find(entry, "nodePort")
+    path: KeyPath = (_SECTION, index, "nodePort")
+    if kind == ServiceType.NODE_PORT and port is None:
+        yield _service_problem(tree, (_SECTION, index), "type: NodePort needs a nodePort", "30000 to 32767")
+    elif kind == ServiceType.CLUSTER_IP and port is not None:
+        yield _service_problem(tree, path, "only a Service of type NodePort has one", "type: NodePort, or no such key")
+    elif isinstance(port, Scalar):
+        key = port.value, text_of(find(entry, "protocol")) or "tcp"
+        if key in taken:
+            yield _service_problem(tree, path, f"the port {port.value} is that of service '{taken[key]}' already")
+        taken.setdefault(key, name)
+
+
+def _room(tree: Tree, count: int) -> Iterator[Problem]:
+    text = text_of(find(tree, "network", "serviceCIDR"))
+    try:
+        network = IPv4Network(text or "")
+    except ValueError:
+        return
+    if count > service_capacity(network):
+        message = f"{count} services do not fit into serviceCIDR {network}, which has room for"
+        yield _service_problem(tree, (_SECTION,), f"{message} {service_capacity(network)}", "a larger serviceCIDR")
+
+
+def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
+    place: Place = place_of(tree, path)
+    return Problem(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        path=path_text(path),
+        message=message,
+        allowed=allowed,
+        suggestion=suggestion,
+    )

@@ -1,0 +1,483 @@
+"""Sightings of the same packet and the acts upon it become the packet's path. Pure.
+
+Packets are told apart by their content. Time only puts the sightings of one packet into order.
+
+One packet's sightings and the acts upon it, in the order in which they happened. Pure.
+
+Sightings and program events carry times of one clock. Two things need more than sorting by it:
+
+- the kernel stamps a packet when it is received, and keeps the stamp while the packet goes up through a tunnel or into
+  a pod by `bpf_redirect_peer`: the tap there shows the time of the uplink. The act that moved it tells the right one.
+- netfilter's trace has no times: each step is put where it belongs by the device that the packet came in by or leaves
+  by, in the order in which each node told it.
+
+Which echo a witness speaks of that does not tell its number: told by its turn, where every turn is there. Pure.
+
+The n-th event of one kind belongs to the n-th packet, if there is exactly one for each packet that was seen of that
+half of the exchange. With one too few or too many, nothing says which one is missing: then none is put to a packet.
+
+Names for the addresses that a packet carries: whose MAC, which node's VTEP, whose identity a VNI is. Pure.
+
+Times of two nodes that have clocks of their own, told by one of them. Pure.
+
+The offset is measured from outside and known to some error. What was captured narrows it: no packet arrives before it
+was sent, neither a request nor a reply.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labctl.model.lab import Lab, Pair
+from labctl.model.signature import Role
+from labctl.model.trace import (
+    ForwardingAct,
+    Hop,
+    HopEnvelope,
+    KnownAddress,
+    Movement,
+    Mover,
+    PacketKey,
+    PacketPath,
+    TapDirection,
+    TraceTap,
+    Way,
+)
+from labctl.path.explain import carried, lost_sentence, skipped_taps
+from labctl.path.sighting import Envelope, Sighting
+from labctl.path.signature import vtep_roles
+
+
+def join(
+    taps: Sequence[TraceTap],
+    sightings: Iterable[Sighting],
+    movements: Sequence[Movement],
+    names: AddressBook,
+    *,
+    sent: int,
+    ends: tuple[str, str],
+) -> tuple[PacketPath, ...]:
+    """The path of every packet that was sent, and of every reply, in the order of their numbers.
+
+    `ends` are the taps in the client's and in the server's pod. A reply that should have been there and was not seen
+    anywhere has a path without hops.
+    """
+    by_packet: dict[tuple[int, Way], list[Sighting]] = defaultdict(list)
+    for sighting in sightings:
+        by_packet[sighting.number, sighting.way].append(sighting)
+    paths: list[PacketPath] = []
+    for number in range(1, sent + 1):
+        request = _path(taps, by_packet[number, Way.REQUEST], movements, names, Way.REQUEST, number, ends)
+        paths.append(request)
+        reply = by_packet[number, Way.REPLY]
+        if request.arrived or reply:
+            paths.append(_path(taps, reply, movements, names, Way.REPLY, number, ends))
+    return tuple(paths)
+
+
+def _path(
+    taps: Sequence[TraceTap],
+    sightings: Sequence[Sighting],
+    movements: Sequence[Movement],
+    names: AddressBook,
+    way: Way,
+    number: int,
+    ends: tuple[str, str],
+) -> PacketPath:
+    keys = keys_of(sightings)
+    own = [movement for movement in movements if belongs(movement, keys)]
+    nodes = {tap.node for tap in taps if tap.node}
+    entries = timeline(sightings, without_copies(own, nodes), taps, way)
+    hops, after = _hops(entries, {tap.name: tap for tap in taps}, names, frozenset(nodes))
+    source, destination = ends if way is Way.REQUEST else ends[::-1]
+    arrived = any(hop.tap == destination for hop in hops)
+    what = next((sighting.what for sighting in sightings if sighting.what), f"{way} of which nothing was seen")
+    return PacketPath(
+        way=way,
+        number=number,
+        what=what,
+        hops=hops,
+        skipped=skipped_taps(taps, hops, after, way=way),
+        after=after,
+        arrived=arrived,
+        lost="" if arrived else lost_sentence(hops, after, way=way, source=source),
+        lost_tap="" if arrived or not hops else hops[-1].tap,
+    )
+
+
+def without_copies(movements: Sequence[Movement], nodes: set[str]) -> list[Movement]:
+    """Leaves out what a node that is not the pair's only heard: a bridge that has not learned a MAC yet floods, and the
+    stack of every other node throws the copy away. A single act at the uplink, followed by none, is such a copy."""
+    counts: dict[str, int] = defaultdict(int)
+    for movement in movements:
+        counts[movement.node] += 1
+    return [m for m in movements if m.node in nodes or counts[m.node] > 1]
+
+
+def _hops(
+    entries: Sequence[TimelineEntry], taps: dict[str, TraceTap], names: AddressBook, nodes: frozenset[str]
+) -> tuple[tuple[Hop, ...], tuple[Movement, ...]]:
+    hops: list[Hop] = []
+    pending: list[Movement] = []
+    previous: Sighting | None = None
+    previous_ns = 0
+    for entry in entries:
+        if entry.movement is not None:
+            pending.append(entry.movement)
+        if (here := entry.sighting) is None:
+            continue
+        tap = taps[here.tap]
+        how = carried(previous, pending, here, tap.device, nodes=nodes)
+        hops.append(
+            Hop(
+                tap=here.tap,
+                role=here.role,
+                node=tap.node,
+                device=tap.device,
+                direction=here.direction,
+                time_ns=entry.time_ns,
+                since_previous_ns=None if previous is None else entry.time_ns - previous_ns,
+                src=here.src,
+                dst=here.dst,
+                src_mac=names.mac(here.src_mac),
+                dst_mac=names.mac(here.dst_mac),
+                ttl=here.ttl,
+                envelope=None if here.envelope is None else names.envelope(here.envelope, here.src),
+                carriage=how.carriage,
+                because=how.because,
+                moved_by=tuple(pending),
+            )
+        )
+        previous, previous_ns, pending = here, entry.time_ns, []
+    return tuple(hops), tuple(pending)
+
+
+_SKEW_NS = 200_000
+"""Within this, an order that cannot be is taken for an error of the clocks, not for another passage."""
+_LONGEST_KEPT_NS = 100_000_000
+_LEAVING = ("output", "postrouting", "egress")
+_IN_ORDER = (Mover.PROGRAM, Mover.AGENT)
+"""Who tells all that it has to tell of a node in its order, apart from what others tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEntry:
+    """A sighting or a movement; the other one is None."""
+
+    time_ns: int
+    node: str
+    device: str
+    sighting: Sighting | None = None
+    movement: Movement | None = None
+
+    @property
+    def is_entering(self) -> bool:
+        """Whether it is about a packet that comes in by the device."""
+        if self.sighting is not None:
+            return self.sighting.direction is not TapDirection.OUT
+        return self.movement is not None and self.movement.hook not in _LEAVING
+
+
+def keys_of(sightings: Iterable[Sighting]) -> frozenset[PacketKey]:
+    """What other witnesses may call this packet: itself, and each envelope that it was seen in."""
+    found: set[PacketKey] = set()
+    for sighting in sightings:
+        if sighting.key is not None:
+            found.add(sighting.key)
+        if sighting.envelope is not None:
+            found.add(sighting.envelope.key)
+    return frozenset(found)
+
+
+def belongs(movement: Movement, keys: Iterable[PacketKey]) -> bool:
+    return any(movement.packet.is_of(key) for key in keys)
+
+
+def timeline(
+    sightings: Iterable[Sighting], movements: Iterable[Movement], taps: Sequence[TraceTap], way: Way
+) -> tuple[TimelineEntry, ...]:
+    """Everything about one packet in its order. Sightings of one time go in the order of the taps on this way."""
+    movements = tuple(movements)
+    by_name = {tap.name: tap for tap in taps}
+    lxc_of = _lxc_of(taps)
+    order = {tap.name: number for number, tap in enumerate(taps if way is Way.REQUEST else taps[::-1])}
+    seen = []
+    for sighting in sightings:
+        tap = by_name[sighting.tap]
+        entry = TimelineEntry(
+            time_ns=sighting.time_ns,
+            node=tap.part if tap.part_kind == "pod" else tap.node or tap.part,
+            device=tap.device,
+            sighting=sighting,
+        )
+        seen.append(replace(entry, time_ns=_arrival_ns(entry, movements, lxc_of.get(tap.name))))
+    timed = [_entry(m, _possible(m, m.time_ns, seen)) for m in movements if m.time_ns is not None]
+
+    def place(entry: TimelineEntry) -> tuple[int, int]:
+        return entry.time_ns, len(order) if entry.sighting is None else order[entry.sighting.tap]
+
+    ordered = sorted((*seen, *timed), key=place)
+    slots: list[list[TimelineEntry]] = [[] for _ in range(len(ordered) + 1)]
+    at = 0
+    teller: tuple[str, Mover | None] = ("", None)
+    for movement in movements:
+        if movement.time_ns is not None:
+            continue
+        told_by = (movement.node, movement.mover if movement.mover in _IN_ORDER else None)
+        at = at if told_by == teller else 0
+        teller = told_by
+        at = _slot(movement, ordered, at)
+        slots[at].append(_entry(movement, ordered[at - 1].time_ns if at else 0))
+    result: list[TimelineEntry] = list(slots[0])
+    for entry, following in zip(ordered, slots[1:], strict=True):
+        result += (entry, *following)
+    return tuple(result)
+
+
+def _lxc_of(taps: Sequence[TraceTap]) -> dict[str, tuple[str, str]]:
+    """(node, lxc) by the tap in the pod behind it."""
+    lxcs = {tap.role: (tap.node, tap.device) for tap in taps}
+    pods = ((Role.CLIENT_ETH0, Role.CLIENT_LXC), (Role.SERVER_ETH0, Role.SERVER_LXC))
+    return {tap.name: lxcs[lxc] for tap in taps for eth0, lxc in pods if tap.role is eth0 and lxc in lxcs}
+
+
+def _arrival_ns(entry: TimelineEntry, movements: Iterable[Movement], lxc: tuple[str, str] | None) -> int:
+    """When a packet that kept its stamp from the uplink really came: just after the act that moved it."""
+    sighting = entry.sighting
+    if sighting is None or not entry.is_entering:
+        return entry.time_ns
+    for movement in movements:
+        if movement.time_ns is None or not 0 <= movement.time_ns - entry.time_ns < _LONGEST_KEPT_NS:
+            continue
+        into_pod = movement.helper == ForwardingAct.REDIRECT_PEER and (movement.node, movement.target) == lxc
+        out_of_envelope = (
+            movement.node == entry.node
+            and movement.encapsulated
+            and movement.hook not in _LEAVING
+            and movement.device != entry.device
+            and sighting.envelope is None
+        )
+        if into_pod or out_of_envelope:
+            return movement.time_ns + 1
+    return entry.time_ns
+
+
+def _entry(movement: Movement, time_ns: int) -> TimelineEntry:
+    return TimelineEntry(time_ns=time_ns, node=movement.node, device=movement.device, movement=movement)
+
+
+def _possible(movement: Movement, time_ns: int, seen: Sequence[TimelineEntry]) -> int:
+    """The movement's time, or a nanosecond to the possible side of the sighting at its device: a tap sees what comes
+    in before the ingress programs do, and what goes out after the egress programs."""
+    is_egress = movement.hook in _LEAVING
+    for entry in seen:
+        near = abs(entry.time_ns - time_ns) < _SKEW_NS
+        if near and (entry.node, entry.device) == (movement.node, movement.device) and entry.is_entering != is_egress:
+            return min(time_ns, entry.time_ns - 1) if is_egress else max(time_ns, entry.time_ns + 1)
+    return time_ns
+
+
+def _slot(movement: Movement, ordered: Sequence[TimelineEntry], earliest: int) -> int:
+    """Where an act without a time belongs: after so many of the ordered entries, and not before `earliest`."""
+    here = [(number, entry) for number, entry in enumerate(ordered) if entry.node == movement.node]
+    if movement.hook in _LEAVING:
+        device = movement.target or movement.device
+        for number, entry in here:
+            if number >= earliest and entry.device == device and not entry.is_entering:
+                return number
+    else:
+        came_in = [number for number, entry in here if entry.device == movement.device and entry.is_entering]
+        if came_in:
+            return max(earliest, _run_end(ordered, came_in[0] if earliest <= came_in[0] else earliest - 1))
+    if movement.mover in _IN_ORDER and earliest:
+        # Nothing was seen at its device: right after what it told before, and not after all that its node ever saw.
+        return earliest
+    return max(earliest, here[-1][0] + 1 if here else len(ordered))
+
+
+def _run_end(ordered: Sequence[TimelineEntry], first: int) -> int:
+    """One past the last entry that is of the same arrival as `first`: the tap and then the program at one device."""
+    end = first + 1
+    while (
+        end < len(ordered)
+        and ordered[end].is_entering
+        and (ordered[end].node, ordered[end].device) == (ordered[first].node, ordered[first].device)
+    ):
+        end += 1
+    return end
+
+
+def numbered(movements: Sequence[Movement], seen: Iterable[Sighting]) -> tuple[tuple[Movement, ...], tuple[str, ...]]:
+    """The movements, those of echoes without a number with that of their turn, and a sentence for each kind of event
+    whose turns do not come out even."""
+    echoes = _echoes(seen)
+    turns: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for at, movement in enumerate(movements):
+        ends = (movement.packet.src, movement.packet.dst)
+        if ends in echoes and _is_numberless_echo(movement.packet):
+            turns[_kind(movement)].append(at)
+    result = list(movements)
+    uneven: dict[str, list[str]] = defaultdict(list)
+    for places in turns.values():
+        one = movements[places[0]]
+        keys = echoes[one.packet.src, one.packet.dst]
+        if len(places) != len(keys):
+            uneven[f"{one.what} on {one.node}"].append(f"{one.helper} {len(places)}× for {len(keys)}")
+            continue
+        for at, key in zip(places, keys, strict=True):
+            result[at] = replace(movements[at], packet=key)
+    return tuple(result), tuple(
+        f"{who} tells no echo's number, and has not one event for each ({', '.join(kinds)}): not put to packets"
+        for who, kinds in uneven.items()
+    )
+
+
+def _kind(movement: Movement) -> tuple[object, ...]:
+    """What is the same in the events of one kind, and happens once to a packet."""
+    where = (movement.node, movement.what, movement.device, movement.hook, movement.target)
+    return (*where, movement.helper, movement.reason, movement.identity, movement.packet)
+
+
+def _is_numberless_echo(key: PacketKey) -> bool:
+    return key.protocol == "icmp" and not (key.first or key.second or key.ip_id)
+
+
+def _echoes(seen: Iterable[Sighting]) -> dict[tuple[str, str], list[PacketKey]]:
+    """The echoes between two addresses in the order in which they were sent."""
+    found: dict[tuple[str, str], dict[PacketKey, tuple[int, int]]] = defaultdict(dict)
+    for one in seen:
+        if one.key is None or one.key.protocol != "icmp" or not (one.key.first or one.key.second):
+            continue
+        turn = (one.number, one.time_ns)
+        packets = found[one.key.src, one.key.dst]
+        packets[one.key] = min(turn, packets.get(one.key, turn))
+    return {ends: sorted(packets, key=lambda key: packets[key]) for ends, packets in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressBook:
+    """What is known by address. `identities` holds pods' names and labels by security identity."""
+
+    macs: Mapping[str, KnownAddress]
+    vteps: Mapping[str, KnownAddress]
+    identities: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]]
+    identity_of: Mapping[str, int]
+
+    def mac(self, address: str) -> KnownAddress:
+        return self.macs.get(address, KnownAddress(address=address))
+
+    def envelope(self, seen: Envelope, inner_src: str) -> HopEnvelope:
+        pods, labels = self.identities.get(seen.vni, ((), ()))
+        return HopEnvelope(
+            src=self.vteps.get(seen.src, KnownAddress(address=seen.src)),
+            dst=self.vteps.get(seen.dst, KnownAddress(address=seen.dst)),
+            src_mac=self.mac(seen.src_mac),
+            dst_mac=self.mac(seen.dst_mac),
+            src_port=seen.src_port,
+            dst_port=seen.dst_port,
+            ttl=seen.ttl,
+            vni=seen.vni,
+            identity_pods=pods,
+            identity_labels=labels,
+            is_senders=self.identity_of.get(inner_src) == seen.vni,
+        )
+
+
+def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[tuple[str, str]]) -> AddressBook:
+    """From the lab's facts and from `devices`: (role, MAC) as they are on the running lab, which go first."""
+    by_role = {str(tap.role): tap.name for tap in taps}
+    macs: dict[str, KnownAddress] = {}
+
+    def know(mac: str, role: str, owner: str) -> None:
+        if mac:
+            macs.setdefault(mac.lower(), KnownAddress(address=mac.lower(), role=role, owner=owner))
+
+    for role, mac in devices:
+        know(mac, role, by_role.get(role, ""))
+    for pod in lab.pods:
+        know(pod.mac, "", f"{pod.name}:eth0")
+        know(pod.lxc_mac, "", f"{pod.node}:{pod.lxc}")
+    for node in lab.nodes:
+        know(node.mac, "", f"{node.name}'s uplink")
+    roles = vtep_roles(lab, pair)
+    addresses = {node.name: str(node.address.ip) for node in lab.nodes}
+    identities: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    for pod in lab.pods:
+        pods, _ = identities.get(pod.identity, ((), ()))
+        labels = tuple(f"{key}={value}" for key, value in sorted(pod.labels.items()))
+        identities[pod.identity] = ((*pods, pod.name), labels)
+    return AddressBook(
+        macs=macs,
+        vteps={ip: KnownAddress(address=ip, role=roles.get(ip, ""), owner=name) for name, ip in addresses.items()},
+        identities=identities,
+        identity_of={str(pod.address): pod.identity for pod in lab.pods},
+    )
+
+
+_MS_NS = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """The clock of `node` is `offset_ns` ahead of that of `reference`, give or take `error_ns`."""
+
+    reference: str
+    node: str
+    offset_ns: int
+    error_ns: int
+
+    def in_words(self) -> str:
+        way = "ahead of" if self.offset_ns >= 0 else "behind"
+        return (
+            f"{self.node}'s clock is {abs(self.offset_ns) / _MS_NS:.2f} ms {way} {self.reference}'s "
+            f"(± {self.error_ns / _MS_NS:.2f} ms): its times are told by {self.reference}'s clock, and a hop from one "
+            "to the other is known no better than that"
+        )
+
+    def sightings(self, seen: Iterable[Sighting], node_of: Mapping[str, str]) -> tuple[Sighting, ...]:
+        """By the reference's clock. `node_of` gives the node of each tap."""
+        return tuple(
+            one._replace(time_ns=one.time_ns - self.offset_ns) if node_of.get(one.tap) == self.node else one
+            for one in seen
+        )
+
+    def movements(self, movements: Iterable[Movement]) -> tuple[Movement, ...]:
+        return tuple(
+            replace(one, time_ns=one.time_ns - self.offset_ns)
+            if one.node == self.node and one.time_ns is not None
+            else one
+            for one in movements
+        )
+
+    def narrowed(self, seen: Sequence[Sighting], node_of: Mapping[str, str]) -> Clocks:
+        """The nearest offset within the error by which every packet arrives after it was sent, or this one."""
+        least, most = _bounds(seen, node_of, self.reference, self.node)
+        low = self.offset_ns - self.error_ns if least is None else least
+        high = self.offset_ns + self.error_ns if most is None else most
+        if low > high or low <= self.offset_ns <= high:
+            return self
+        nearest = (low + high) // 2
+        return replace(self, offset_ns=nearest) if abs(nearest - self.offset_ns) <= self.error_ns else self
+
+
+def _bounds(
+    seen: Sequence[Sighting], node_of: Mapping[str, str], reference: str, node: str
+) -> tuple[int | None, int | None]:
+    """The least and the most that the offset can be: replies leave `node` before they are at `reference`, requests
+    arrive at `node` after they have left."""
+    least: list[int] = []
+    most: list[int] = []
+    for number, way in {(one.number, one.way) for one in seen}:
+        here = [
+            one.time_ns for one in seen if (one.number, one.way) == (number, way) and node_of.get(one.tap) == reference
+        ]
+        there = [one.time_ns for one in seen if (one.number, one.way) == (number, way) and node_of.get(one.tap) == node]
+        if not here or not there:
+            continue
+        if way is Way.REQUEST:
+            most.append(min(there) - max(here))
+        else:
+            least.append(max(there) - min(here))
+    return max(least, default=None), min(most, default=None)

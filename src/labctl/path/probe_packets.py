@@ -1,0 +1,173 @@
+"""The packets that a trace sends: how the client's pod makes them, and how they are known again at every tap. Pure.
+
+An ICMP echo carries a token in its payload. TCP and UDP packets are known by their server port, a closed one chosen at
+random, one per packet: a connection attempt is answered with RST, a datagram with ICMP port unreachable, which quotes
+it. So nothing has to listen in the server's pod, and each half of the exchange is one packet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from labctl.errors import MeasureFailed
+from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.result import Completed
+from labctl.model.tools import is_of_the_network, require_success
+from labctl.model.trace import ProbeProtocol
+from labctl.path.frame import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Frame, Icmp, Ipv4, Tcp, Udp
+from labctl.path.sent import NO_WAY, has_no_way, require_sent
+from labctl.path.sighting import Match, Matcher, Way, match_echo
+
+MOST_PACKETS = 100
+MOST_DATAGRAMS = 6
+"""Linux answers at most so many datagrams to closed ports at once (icmp_ratelimit: one a second, six saved up)."""
+FIRST_PORT, LAST_PORT = 20_000, 29_900
+"""Below the range that Linux takes client ports from, above the ports of labctl's own servers."""
+PAYLOAD_BYTE = 56
+
+_UNREACHABLE, _PORT = 3, 3
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
+_INNER = 8 + 8 + 14  # the UDP and VXLAN headers and the inner Ethernet header, counted from the outer UDP header
+_CONNECT = 'for ((n = 0; n < $3; n++)); do timeout "$4" bash -c "exec 3<>/dev/tcp/$1/$(($2 + n))"; done; true'
+_SEND = 'for ((n = 0; n < $3; n++)); do printf %s "$5" 2>/dev/null >"/dev/udp/$1/$(($2 + n))"; done; true'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbePackets:
+    """`count` packets of one protocol from client to server. `token` marks ICMP, `port` is the first server port of TCP
+    and UDP; packets are numbered from 1."""
+
+    protocol: ProbeProtocol
+    client: IPv4Address
+    server: IPv4Address
+    count: int
+    token: bytes
+    port: int
+    interval_s: float = 0.01
+    wait_s: float = 0.5
+
+    @property
+    def last_port(self) -> int:
+        return self.port + self.count - 1
+
+    @property
+    def timeout_s(self) -> float:
+        """When sending has surely ended."""
+        return self.count * (self.interval_s + self.wait_s) + 10.0
+
+    def argv(self) -> tuple[str, ...]:
+        """What sends them. Exits with 0 or 1; with anything else, nothing can be said about the network."""
+        count, wait = str(self.count), f"{self.wait_s:g}"
+        if self.protocol is ProbeProtocol.ICMP:
+            interval, size, fill = f"{self.interval_s:g}", str(PAYLOAD_BYTE), self.token.hex()
+            options = ("-n", "-c", count, "-i", interval, "-s", size, "-W", wait, "-p", fill)
+            return ("ping", *options, str(self.server))
+        script = _CONNECT if self.protocol is ProbeProtocol.TCP else _SEND
+        return ("bash", "-c", script, "labctl-trace", str(self.server), str(self.port), count, wait, self.token.hex())
+
+    def require_sent(self, sent: Completed) -> str:
+        """The kernel's words when it had no way for the packets, else nothing. Raises MeasureFailed when the sender
+        failed: that nothing was seen is then no finding.
+
+        ping counts what it sent. The shell's loop goes on whatever becomes of a packet, and says on standard error
+        what the kernel told it of each; anything else there is a complaint of the shell or of `timeout`.
+        """
+        if self.protocol is ProbeProtocol.ICMP:
+            require_sent(sent, self.count)
+            return has_no_way(sent)
+        require_success(sent)
+        lines = [line.strip() for line in sent.error_text.splitlines() if line.strip()]
+        if (failed := next((line for line in lines if not _is_answer(line)), None)) is not None:
+            sender = f"the sender of {self.protocol} packets (bash) failed"
+            raise MeasureFailed(sender, f"it said: {failed[:300]}", "bash and timeout have to be in the client's pod")
+        return next((words for words in NO_WAY for line in lines if words in line), "")
+
+    def matcher(self) -> Matcher:
+        if self.protocol is ProbeProtocol.ICMP:
+            return match_echo(self.client, self.server, self.token)
+        return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
+
+    def expression(self, *, vxlan_port: int = VXLAN_PORT) -> str:
+        """The pcap filter for these packets, as they are and inside VXLAN.
+
+        Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
+        would move every offset after it.
+        """
+        plain = f"host {self.client} and host {self.server} and ({self._plain()})"
+        a, b = int(self.client), int(self.server)
+        src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
+        either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+        return f"({plain}) or (udp port {vxlan_port} and ({either}) and ({self._inside()}))"
+
+    def _plain(self) -> str:
+        ports = f"portrange {self.port}-{self.last_port}"
+        return {
+            ProbeProtocol.ICMP: "icmp",
+            ProbeProtocol.TCP: f"tcp {ports}",
+            ProbeProtocol.UDP: f"icmp or udp dst {ports}",
+        }[self.protocol]
+
+    def _inside(self) -> str:
+        protocol, src, dst = f"udp[{_INNER + 9}]", f"udp[{_INNER + 20}:2]", f"udp[{_INNER + 22}:2]"
+        is_icmp = f"{protocol} = {PROTOCOL_ICMP}"
+
+        def ours(port: str) -> str:
+            return f"({port} >= {self.port} and {port} <= {self.last_port})"
+
+        return {
+            ProbeProtocol.ICMP: is_icmp,
+            ProbeProtocol.TCP: f"{protocol} = {PROTOCOL_TCP} and ({ours(src)} or {ours(dst)})",
+            ProbeProtocol.UDP: f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and {ours(dst)})",
+        }[self.protocol]
+
+    def _number(self, port: int) -> int | None:
+        return port - self.port + 1 if self.port <= port <= self.last_port else None
+
+    def _match_tcp(self, frame: Frame) -> Match | None:
+        network, transport = frame.network, frame.transport
+        if not isinstance(network, Ipv4) or not isinstance(transport, Tcp):
+            return None
+        flags = transport.flags & (_SYN | _RST | _ACK)
+        if network.src == self.client.packed and network.dst == self.server.packed and flags == _SYN:
+            number = self._number(transport.dst_port)
+            return None if number is None else Match(way=Way.REQUEST, number=number, what="TCP SYN")
+        if network.src == self.server.packed and network.dst == self.client.packed and flags & (_SYN | _RST):
+            number = self._number(transport.src_port)
+            return None if number is None else Match(way=Way.REPLY, number=number, what=f"TCP {_flag_words(flags)}")
+        return None
+
+    def _match_udp(self, frame: Frame) -> Match | None:
+        network, transport = frame.network, frame.transport
+        if not isinstance(network, Ipv4):
+            return None
+        if network.src == self.client.packed and network.dst == self.server.packed and isinstance(transport, Udp):
+            number = self._number(transport.dst_port)
+            return None if number is None else Match(way=Way.REQUEST, number=number, what="UDP datagram")
+        if network.src == self.server.packed and network.dst == self.client.packed and isinstance(transport, Icmp):
+            port = quoted_udp_port(transport)
+            number = None if port is None else self._number(port)
+            return None if number is None else Match(way=Way.REPLY, number=number, what="ICMP port unreachable")
+        return None
+
+
+def quoted_udp_port(error: Icmp) -> int | None:
+    """The destination port of the UDP datagram that an ICMP port unreachable quotes (RFC 792), else None."""
+    quoted = error.payload
+    if error.kind != _UNREACHABLE or error.code != _PORT or len(quoted) < 20:
+        return None
+    header_byte = (quoted[0] & 0x0F) << 2
+    if quoted[9] != PROTOCOL_UDP or len(quoted) < header_byte + 4:
+        return None
+    return int.from_bytes(quoted[header_byte + 2 : header_byte + 4], "big")
+
+
+def _is_answer(line: str) -> bool:
+    """Whether a line of the shell tells what became of a packet, or only warns. (A rule on the way out: EPERM.)"""
+    is_refused = "Operation not permitted" in line and ("connect:" in line or "/dev/tcp/" in line)
+    return is_refused or "warning:" in line or is_of_the_network(line)
+
+
+def _flag_words(flags: int) -> str:
+    names = ((_SYN, "SYN"), (_RST, "RST"), (_ACK, "ACK"))
+    return ", ".join(name for bit, name in names if flags & bit)

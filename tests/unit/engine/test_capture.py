@@ -1,0 +1,150 @@
+"""Bytes from tcpdump to packets, to pcapng, to lines: whatever the pieces are that they come in."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from labctl.engine.capture import Ended, Source, TapCounts, counts_by_tap, sources_of
+from labctl.model.signature import Role
+from labctl.model.trace import TapDirection
+from labctl.path import pcapng
+from labctl.path.decode_text import packet_text
+from labctl.path.pcap import PcapError, PcapFeed, read_pcap
+from labctl.providers.base import Tap, TargetKind
+from labctl.testing import packets
+from labctl.testing.scripted import ScriptedTarget
+
+MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+ECHO = packets.ethernet(
+    MAC_A,
+    MAC_B,
+    packets.ipv4(
+        "10.244.0.10",
+        "10.244.1.10",
+        packets.icmp_echo(is_request=True, identifier=7, sequence=3, payload=b"x" * 56),
+        protocol=1,
+    ),
+)
+FRAMES = [(1_700_000_000_123_456_789 + n, ECHO[: 40 + n]) for n in range(40)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("nanoseconds", [True, False])
+@pytest.mark.parametrize("piece_byte", [1, 7, 16, 24, 100, 10_000])
+def test_pieces_of_any_size_give_what_the_whole_gives(order: str, nanoseconds: bool, piece_byte: int) -> None:
+    data = packets.pcap_file(FRAMES, order=order, nanoseconds=nanoseconds)
+    feed = PcapFeed()
+    pieces = [record for at in range(0, len(data), piece_byte) for record in feed.feed(data[at : at + piece_byte])]
+    assert pieces == list(read_pcap(data))
+    assert len(pieces) == 40
+    assert not feed.is_inside_packet
+
+
+def test_a_stream_that_ends_inside_a_packet_is_known_to() -> None:
+    feed = PcapFeed()
+    assert len(list(feed.feed(packets.pcap_file(FRAMES)[:-1]))) == 39
+    assert feed.is_inside_packet
+
+
+def test_what_is_no_pcap_is_refused() -> None:
+    with pytest.raises(PcapError, match="not a pcap file"):
+        list(PcapFeed().feed(b"tcpdump: permission denied, and so on"))
+
+
+def blocks(data: bytes) -> list[tuple[int, bytes]]:
+    found = []
+    while data:
+        kind, length = struct.unpack_from("<II", data)
+        assert length % 4 == 0
+        assert struct.unpack_from("<I", data, length - 4) == (length,)
+        found.append((kind, data[8 : length - 4]))
+        data = data[length:]
+    return found
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3, 4, 60, 61])
+@pytest.mark.parametrize(("direction", "flags"), [(TapDirection.IN, 1), (TapDirection.OUT, 2), (None, 0)])
+def test_a_packet_block_says_interface_time_lengths_and_direction(
+    kept: int, direction: TapDirection | None, flags: int
+) -> None:
+    time_ns = 1_700_000_000_123_456_789
+    ((kind, body),) = blocks(pcapng.packet_maker(3, direction)(time_ns, b"\xee" * kept, 1514))
+    number, high, low, captured, wire = struct.unpack_from("<IIIII", body)
+    assert (kind, number, high << 32 | low, captured, wire) == (6, 3, time_ns, kept, 1514)
+    assert body[20 : 20 + kept] == b"\xee" * kept
+    padded = 20 + kept + (-kept & 3)
+    assert struct.unpack_from("<HHI", body, padded) == (2, 4, flags)
+
+
+def test_a_file_begins_with_a_section_and_its_interfaces() -> None:
+    about = pcapng.Interface(name="node1:eth0", description="node node1", filter="icmp", snap_byte=64)
+    data = pcapng.section("labctl") + pcapng.interface(about) + pcapng.statistics(0, time_ns=1, received=9, dropped=2)
+    kinds = [kind for kind, _ in blocks(data)]
+    assert kinds == [0x0A0D0D0A, 1, 5]
+    assert b"node1:eth0" in data
+    assert b"\x00icmp" in data
+
+
+def test_a_line_opens_the_envelope() -> None:
+    wrapped = packets.enveloped(ECHO, src="172.30.0.3", dst="172.30.0.4", src_mac=MAC_A, dst_mac=MAC_B, vni=16843)
+    assert packet_text(wrapped, len(wrapped)) == (
+        f"{MAC_A} > {MAC_B} 172.30.0.3.43593 > 172.30.0.4.8472 ttl 64 VXLAN vni 16843 length 148 | "
+        f"{MAC_A} > {MAC_B} 10.244.0.10 > 10.244.1.10 ttl 64 ICMP echo request id 7 seq 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"abc", "3 bytes, too short for an Ethernet header"),
+        (packets.ethernet(MAC_A, MAC_B, b"", ether_type=0x86DD), f"{MAC_A} > {MAC_B} ethertype 0x86dd length 14"),
+        (
+            packets.ethernet(
+                MAC_A,
+                "ff:ff:ff:ff:ff:ff",
+                packets.arp(
+                    operation=1, sender_mac=MAC_A, sender_ip="10.0.0.1", target_mac=MAC_B, target_ip="10.0.0.2"
+                ),
+                ether_type=0x0806,
+            ),
+            f"{MAC_A} > ff:ff:ff:ff:ff:ff ARP who has 10.0.0.2, tell 10.0.0.1 length 42",
+        ),
+        (
+            packets.ethernet(MAC_A, MAC_B, packets.ipv4("10.0.0.1", "10.0.0.2", packets.tcp(9, 80), protocol=6)),
+            f"{MAC_A} > {MAC_B} 10.0.0.1.9 > 10.0.0.2.80 ttl 64 TCP [S] seq 1 ack 0 length 54",
+        ),
+    ],
+)
+def test_every_frame_has_a_line(data: bytes, words: str) -> None:
+    assert packet_text(data, len(data)) == words
+
+
+def source(name: str, role: Role, direction: TapDirection) -> Source:
+    tap = Tap(name=name, role=role, target=ScriptedTarget("node1", kind=TargetKind.NODE), interface="eth0")
+    return Source(tap=tap, direction=direction)
+
+
+def test_losses_are_what_neither_direction_captured_and_no_more_than_was_dropped() -> None:
+    def ended(direction: TapDirection, received: int, captured: int, dropped: int) -> Ended:
+        one = source("node1:eth0", Role.CLIENT_UPLINK, direction)
+        return Ended(source=one, received=received, captured=captured, dropped=dropped)
+
+    each = (ended(TapDirection.IN, 100, 30, 20), ended(TapDirection.OUT, 100, 50, 10))
+    assert counts_by_tap(each) == {"node1:eth0": TapCounts(received=100, lost=20)}
+    late = (ended(TapDirection.IN, 100, 30, 0), ended(TapDirection.OUT, 100, 50, 0))
+    assert counts_by_tap(late) == {"node1:eth0": TapCounts(received=100, lost=0)}
+
+
+def test_taps_are_captured_in_both_directions_and_loopbacks_once() -> None:
+    taps = [
+        source(str(role), role, TapDirection.IN).tap for role in (Role.CLIENT_ETH0, Role.CLIENT_LO, Role.CLIENT_UPLINK)
+    ]
+    assert [(one.tap.role, one.direction) for one in sources_of(taps)] == [
+        (Role.CLIENT_UPLINK, TapDirection.IN),
+        (Role.CLIENT_UPLINK, TapDirection.OUT),
+        (Role.CLIENT_ETH0, TapDirection.IN),
+        (Role.CLIENT_ETH0, TapDirection.OUT),
+        (Role.CLIENT_LO, TapDirection.IN),
+    ]

@@ -1,0 +1,98 @@
+"""The expected signatures against what a real cluster showed, tap by tap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.signature import Signature
+from labctl.path.difference import differences
+from labctl.path.expected import expected_signature
+from labctl.path.record import signature_from_record, signature_record
+from labctl.path.signature import recognise, recognise_encapsulation
+
+CELLS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[2] / "fixtures" / "checks" / "cells.json").read_text()
+)["cells"]
+# The security identities that the two pods had when the cells were recorded.
+CLIENT_IDENTITY, SERVER_IDENTITY = 16843, 23579
+
+
+def cell_name(cell: dict[str, Any]) -> str:
+    return f"{cell['hostRouting']}-{cell['encapsulation']}-{cell['placement']}"
+
+
+def expected(cell: dict[str, Any], host_routing: str | None = None, packets: int = 3) -> Any:
+    return expected_signature(
+        HostRouting(host_routing or cell["hostRouting"]),
+        Encapsulation(cell["encapsulation"]),
+        Placement(cell["placement"]),
+        packets=packets,
+        client_identity=CLIENT_IDENTITY,
+        server_identity=SERVER_IDENTITY,
+    )
+
+
+def test_all_eight_cells_were_recorded() -> None:
+    assert len({cell_name(cell) for cell in CELLS}) == len(CELLS) == 8
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=cell_name)
+def test_the_expected_signature_is_the_recorded_one(cell: dict[str, Any]) -> None:
+    recorded = signature_from_record(cell)
+    signature: Signature = expected(cell).signature
+    for ours, theirs in zip(signature.taps, recorded.taps, strict=True):
+        assert ours == theirs
+    assert signature == recorded
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=cell_name)
+def test_the_recorded_signature_has_no_difference_to_the_expected_one(cell: dict[str, Any]) -> None:
+    assert list(differences(expected(cell), signature_from_record(cell))) == []
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=cell_name)
+def test_the_mode_is_recognised_from_the_recorded_packets_alone(cell: dict[str, Any]) -> None:
+    recorded = signature_from_record(cell)
+    assert recognise(recorded).host_routing == cell["hostRouting"]
+    crossed = cell["encapsulation"] if cell["placement"] == "cross-node" else None
+    assert recognise_encapsulation(recorded) == crossed
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=cell_name)
+def test_the_record_of_a_signature_is_the_recorded_json(cell: dict[str, Any]) -> None:
+    record = signature_record(signature_from_record(cell))
+    theirs = {key: cell[key] for key in ("placement", "encapsulation", "pingTtl")}
+    theirs["taps"] = [{**tap, "role": tap["tap"]} for tap in cell["taps"]]
+    assert record == theirs
+    assert signature_from_record(record) == signature_from_record(cell)
+
+
+def test_the_number_of_packets_and_the_identities_are_filled_in() -> None:
+    cell = next(cell for cell in CELLS if cell_name(cell) == "bpf-vxlan-cross-node")
+    uplink = expected(cell, packets=7).signature.taps[5]
+    assert (uplink.request.packets, uplink.request.outer.vni) == (7, CLIENT_IDENTITY)
+    assert (uplink.reply.packets, uplink.reply.outer.vni) == (7, SERVER_IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ({}, "taps: a list"),
+        ({"taps": [], "placement": 3}, "placement: text"),
+        ({"taps": [3], "placement": "same-node", "encapsulation": "vxlan"}, "tap: an object"),
+        ({"taps": [{"tap": "nowhere"}], "placement": "same-node", "encapsulation": "vxlan"}, "nowhere"),
+        ({"taps": [], "placement": "same-node", "encapsulation": "geneve"}, "geneve"),
+        (
+            {"taps": [{"tap": "client-lxc", "request": {"packets": True}}], "placement": "x", "encapsulation": "vxlan"},
+            "packets: a whole number",
+        ),
+    ],
+)
+def test_a_record_that_is_none_is_refused(record: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        signature_from_record(record)
