@@ -78,7 +78,7 @@ IO_MODULES = frozenset(
     }
 )  # fmt: skip
 PURE_PARTS = {
-    "io": frozenset({"StringIO"}),
+    "io": frozenset({"BytesIO", "StringIO"}),
     "pathlib": frozenset({"PurePath", "PurePosixPath"}),
     "random": frozenset({"Random"}),  # with a seed
 }
