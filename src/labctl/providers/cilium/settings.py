@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from labctl.errors import LabError, UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium
@@ -26,7 +27,6 @@ from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
 from labctl.providers.cilium.versions import Version
-from labctl.store.codec import parse_json
 from labctl.system import files
 
 S = TypeVar("S", bound=Section)
