@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ import pytest
 TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "labctl"
 MAX_LINES = 600
+CRUMB_LINES = 100
+STANDS_ALONE = re.compile(r"\b(?:stands alone because|apart from `?[\w.]+`? so that)\s", re.IGNORECASE)
+"""How the docstring of a small module with one reader says why it did not move in with it."""
 
 LEAVES = frozenset({"errors", "units", "names", "text"})
 """What every package may import."""
@@ -224,6 +228,73 @@ def test_every_module_says_what_it_owns(module: Module) -> None:
 def test_modules_stay_small(module: Module) -> None:
     lines = module.text.count("\n")
     assert lines <= MAX_LINES, f"{module.name} has {lines} lines: it has more than one subject, split it"
+
+
+def circle(imports: Mapping[str, frozenset[str]]) -> str:
+    """One circle of modules that import each other, `a → b → a`; empty when there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as found:
+        return " → ".join(reversed(found.args[1]))
+    return ""
+
+
+IMPORTS = {
+    module.name: frozenset(name for name, _ in module.own_imports() if name in MODULE_NAMES and name != module.name)
+    for module in MODULES.values()
+}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions and for types count too: they hide a circle, and a reader goes round it all the same."""
+    assert not circle(IMPORTS)
+
+
+@pytest.mark.parametrize(
+    ("imports", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, ""),
+        ({"a": {"b"}, "b": {"a"}}, "a → b → a"),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, "b → c → b"),
+    ],
+)
+def test_circles_are_seen(imports: dict[str, set[str]], found: str) -> None:
+    told = circle({name: frozenset(names) for name, names in imports.items()})
+    assert frozenset(told.split(" → ")) == frozenset(found.split(" → "))
+
+
+def is_crumb(module: Module, importers: int) -> bool:
+    """Whether a module is so small, with one reader alone, that it has to say why it does not stand with that reader."""
+    if module.path.name == "__init__.py" or module.text.count("\n") >= CRUMB_LINES or importers != 1:
+        return False
+    return STANDS_ALONE.search(" ".join((ast.get_docstring(module.tree) or "").split())) is None
+
+
+@each_module
+def test_a_small_module_with_one_reader_says_why_it_stands_alone(module: Module) -> None:
+    importers = [name for name, names in IMPORTS.items() if module.name in names]
+    assert not is_crumb(module, len(importers)), (
+        f"{module.name} has {module.text.count(chr(10))} lines and one reader, {importers[0]}: move it in there, or "
+        "say in its docstring that it 'stands alone because …'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "importers", "lines", "crumb"),
+    [
+        ("Parts.", 1, 10, True),
+        ("Parts.", 2, 10, False),
+        ("Parts.", 0, 10, False),
+        ("Parts.", 1, CRUMB_LINES, False),
+        ("Parts. It stands alone because\nwho looks for labs loads nothing else.", 1, 10, False),
+        ("Parts, apart from `provider` so that listing stays quick.", 1, 10, False),
+        ("Parts that stand alone.", 1, 10, True),
+    ],
+)
+def test_crumbs_are_seen(docstring: str, importers: int, lines: int, crumb: bool) -> None:
+    text = f'"""{docstring}"""\n' + "\n" * lines
+    module = Module(name="model.x", path=Path("x.py"), text=text, tree=ast.parse(text))
+    assert is_crumb(module, importers) is crumb
 
 
 def test_every_package_has_a_place_in_the_order() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from labctl.compare.order import Schedule
 from labctl.compare.thresholds import ThresholdJudgement, judge
-from labctl.compare.warnings import differing, rounds_needed
+from labctl.compare.warnings import differing
 from labctl.engine.build import require_host
 from labctl.engine.comparison.measure import IsEnough, Measurement, ReadNoise, narrow_enough, never, noise_meter
-from labctl.engine.comparison.request import Asked, Question
+from labctl.engine.comparison.request import Question
 from labctl.engine.comparison.stored import (
     MeasuredBlocks,
     StoredComparison,
@@ -90,7 +90,9 @@ def compare(
         require_common(baseline, asked)
     for provider in {side.provider.name: side.provider for side in question.sides}.values():
         require_host(provider)
-    _note_too_few(asked, observer)
+    if asked.rounds < (needed := asked.rounds_needed()):
+        told = f"with --rounds {asked.rounds} no difference can be told, whatever is measured"
+        observer(Note(text=f"{told}; that takes --rounds {needed}"))
     stopped: Interrupted | None = None
     try:
         with into.opened as run, interruptible():
@@ -180,13 +182,3 @@ def environment_now() -> Environment:
         "nothing is pinned: there is one CPU" if client is None else f"client on CPU {client}, server on CPU {server}"
     )
     return replace(fingerprint(output_of), pinning=pinning)
-
-
-def _note_too_few(asked: Asked, observer: Observer) -> None:
-    """A comparison that cannot find a difference says so before it takes anybody's time."""
-    between_nodes = set(asked.limits().values())
-    runs = [item.check for item in asked.work if (item.client, item.server) not in between_nodes]
-    needed = rounds_needed(asked.checks, runs)
-    if asked.rounds < needed:
-        told = f"with --rounds {asked.rounds} no difference can be told, whatever is measured"
-        observer(Note(text=f"{told}; that takes --rounds {needed}"))

@@ -17,6 +17,7 @@ from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import CONFIDENCE
 from labctl.compare.thresholds import require_named
 from labctl.compare.verdict import FEWEST_PAIRS
+from labctl.compare.warnings import rounds_needed
 from labctl.engine.comparison.sides import KEYS, LabSide, choose, require_own_names, sides_of
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, InterimLook, Side, Stopping
@@ -104,6 +105,12 @@ class Asked:
     def limits(self) -> Mapping[tuple[str, str], tuple[str, str]]:
         """The two nodes between which the limit of a pair was measured, by client and server."""
         return {(each.client, each.server): (each.client_node, each.server_node) for each in self.references}
+
+    def rounds_needed(self) -> int:
+        """How many blocks it takes until any row can get a difference word."""
+        between_nodes = {(each.client_node, each.server_node) for each in self.references}
+        runs = [item.check for item in self.work if (item.client, item.server) not in between_nodes]
+        return rounds_needed(self.checks, runs)
 
     def settings(self) -> dict[str, object]:
         """For the manifest: the same for programs, and the order for people."""
