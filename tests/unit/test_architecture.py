@@ -264,7 +264,7 @@ def test_circles_are_seen(imports: dict[str, set[str]], found: str) -> None:
 
 
 def is_crumb(module: Module, importers: int) -> bool:
-    """Whether a module is so small, with one reader alone, that it has to say why it does not stand with that reader."""
+    """Whether a module is so small, with one reader alone, that it has to say why it does not stand with it."""
     if module.path.name == "__init__.py" or module.text.count("\n") >= CRUMB_LINES or importers != 1:
         return False
     return STANDS_ALONE.search(" ".join((ast.get_docstring(module.tree) or "").split())) is None

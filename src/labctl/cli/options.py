@@ -1,6 +1,7 @@
-"""Options that several commands share, so that they read and behave the same everywhere.
+"""Options that several commands share, and what they name: scenarios, running labs, providers, bundles of images.
 
-What `images`, `bundle` and `up --bundle` have in common: which providers have images, and what to say of others.
+They read and behave the same everywhere. `images`, `bundle` and `up --bundle` share which providers have images, and
+what to say of others.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`.
+"""Loads what a name or path stands for: a scenario, a matrix, or one section of lab.yaml; and validates files.
 
-What the scenario's provider cannot build is a problem too. Loading knows no provider: `refuse` asks it.
-
-The merged and checked tree → a `Scenario`. Nothing can go wrong here: every rule has been checked before.
-
-Loading a matrix file: strict as scenarios are, with every problem of the file and of its scenarios at once.
-
-One section of lab.yaml by itself, for who has no scenario: `labctl down` of a lab that only machines remember.
+Every problem of a file is told at once, those of a matrix's scenarios too, or there is a `Scenario`. What the
+scenario's provider cannot build is a problem as well; loading knows no provider: `refuse` asks it. Making a `Scenario`
+of the merged tree is the last step, in which nothing can go wrong: every rule has been checked before. One section of
+lab.yaml by itself is for who has no scenario: `labctl down` of a lab that only machines remember.
 """
 
 from __future__ import annotations

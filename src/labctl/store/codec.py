@@ -1,7 +1,4 @@
-"""Values of the model as plain JSON, and JSON text that is always valid. Knows nothing about files.
-
-The way back from plain JSON to values of the model: the inverse of `store.encoding.plain`.
-"""
+"""Values of the model as plain JSON and back, and JSON text that is always valid. Knows nothing about files."""
 
 from __future__ import annotations
 
