@@ -405,6 +405,43 @@ def test_a_test_that_stands_elsewhere_is_seen(test: str, is_wrong: bool) -> None
     assert bool(out_of_place(Path(test))) is is_wrong
 
 
+HTML = re.compile(
+    r"(?<!\?P)</?(?:a|body|code|details|div|em|h[1-6]|head|html|li|main|ol|p|pre|section|span|style|summary|t[drh]|table|ul)\b"
+)
+"""Tags of pages. Drawings have tags of their own (docs/adr): docs/adr/0014-own-svg.md."""
+FOLDS = frozenset({"report.markdown"})
+"""Markdown folds a long part away with `<details>`: it has no sign of its own for that."""
+TEMPLATES = SOURCE / "report" / "templates"
+
+
+@each_module
+def test_pages_are_made_by_templates_and_not_in_python(module: Module) -> None:
+    texts = (node for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    found = [f"line {text.lineno}: {text.value!r}" for text in texts if HTML.search(str(text.value))]
+    assert not found or module.name in FOLDS, f"{module.name} writes HTML by hand: {found}"
+
+
+@each_module
+def test_templates_are_imported_when_a_page_is_asked_for(module: Module) -> None:
+    """A module that imports Jinja2 when it is loaded makes every command wait for it."""
+    at_once = [
+        name
+        for node in module.tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert not [name for name in at_once if name.partition(".")[0] == "jinja2"]
+
+
+def test_styles_stand_in_files_of_their_own() -> None:
+    pages = sorted(TEMPLATES.glob("*.html"))
+    assert pages
+    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == ["report.css", "trace.css"]
+    for path in pages:
+        text = path.read_text(encoding="utf-8").replace("<style>{{ style }}</style>", "")
+        assert not re.search(r"<style|\bstyle=", text), path
+
+
 PRIVATE = re.compile(r"/work/(?:main|shared)|/root/\.pyenv|\.\./shared/")
 MAY_NAME_HOMES = frozenset({Path("tests/unit/test_architecture.py")})
 
