@@ -60,7 +60,7 @@ def ask(labs: Sequence[Lab], parameters: CompareParameters, options: Options) ->
 
 def ask_again(stored: StoredComparison, *, trust: bool) -> Question:
     """The question of a stored run, to be answered to its end. Raises UsageError when somebody else could have made it
-    say to which machines labctl connects, and with which password: lab.yaml says that."""
+    say to which machines labctl connects, and with which password (lab.yaml says that), or what runs as root there."""
     from labctl.engine.comparison.request import again
     from labctl.engine.comparison.stored import stored_labs
     from labctl.loading.load import site_section
@@ -74,7 +74,26 @@ def ask_again(stored: StoredComparison, *, trust: bool) -> Question:
             cause="which machines are connected to, and with which keys and passwords, is not a stored run's to say",
             remedy="list the machines of the run under hosts: in lab.yaml, then the same command again",
         )
-    return again(stored.asked, labs, providers, checks())
+    question = again(stored.asked, labs, providers, checks())
+    if not trust:
+        _require_no_code(labs.values())
+    return question
+
+
+def _require_no_code(labs: Iterable[Lab]) -> None:
+    """A stored run may not name what runs as root on the container engine's host, any more than a scenario may."""
+    from labctl.loading.code_keys import code_problems
+    from labctl.loading.tree import Place, planted
+
+    place = Place("run", 0, 0)
+    for lab in labs:
+        stored = planted({**lab.settings, "provider": lab.provider}, place)
+        if found := code_problems(stored, {place.file: None}):
+            raise UsageError(
+                what=f"lab {lab.name} of the run names code for the nodes of kind: {found[0].path}",
+                cause="that runs as root on the container engine's host, which is not a stored run's to say",
+                remedy="look at its manifest.json, then the same command with --trust",
+            )
 
 
 def _providers_of(labs: Iterable[Lab]) -> dict[str, Provider]:

@@ -20,7 +20,7 @@ CRUMB_LINES = 100
 STANDS_ALONE = re.compile(r"\b(?:stands alone because|apart from `?[\w.]+`? so that)\s", re.IGNORECASE)
 """How the docstring of a small module with one reader says why it did not move in with it."""
 
-LEAVES = frozenset({"errors", "units", "names", "text"})
+LEAVES = frozenset({"errors", "units", "names", "text", "json_text"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -82,7 +82,7 @@ IO_MODULES = frozenset(
     }
 )  # fmt: skip
 PURE_PARTS = {
-    "io": frozenset({"BytesIO", "StringIO"}),  # memory
+    "io": frozenset({"BytesIO", "StringIO"}),
     "pathlib": frozenset({"PurePath", "PurePosixPath"}),
     "random": frozenset({"Random"}),  # with a seed
 }
