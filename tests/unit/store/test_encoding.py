@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.store.codec import json_document, json_line, plain
+from labctl.codec import json_document, json_line, plain
 
 
 class Colour(StrEnum):
@@ -51,7 +51,7 @@ def test_a_nested_model_value_becomes_objects_lists_and_text() -> None:
         "interface": "10.0.0.1/24",
         "file": "a/b",
         "names": ["a", "z"],
-        "by_colour": {"red": 1},
+        "byColour": {"red": 1},
         "nothing": None,
         "yes": True,
     }

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.checks.base import Check
+from labctl.codec import plain, typed
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import CONFIDENCE
@@ -36,7 +37,6 @@ from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Strategy
 from labctl.model.parameters import CompareParameters
 from labctl.names import is_name
 from labctl.providers.base import Provider
-from labctl.store.codec import plain, typed
 
 SETTING = "asked"
 MOST_ROUNDS = 10_000

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from labctl.codec import plain, typed
 from labctl.compare.assemble import assemble, assemble_unpaired
 from labctl.engine.check_run import CHECKED, PROVEN
 from labctl.engine.comparison.request import Asked, asked_from
@@ -25,7 +26,6 @@ from labctl.model.lab import Lab
 from labctl.model.result import CheckResult
 from labctl.planning.difference import differences
 from labctl.planning.record import lab_from_json
-from labctl.store.codec import plain, typed
 from labctl.store.journal import JournalEntry
 from labctl.store.reading import StoredRun
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from labctl.codec import parse_json
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
@@ -38,7 +39,6 @@ from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands, engine_here
-from labctl.store.codec import parse_json
 from labctl.system import files
 from labctl.system.files import digest_of
 
