@@ -188,10 +188,10 @@ def _write_number(value: float, view: View | None) -> float | str | None:
 
 
 def _write_object(value: Any, view: View | None) -> dict[str, Any]:
-    kind = type(value)
+    kind: Any = type(value)
     parts = None if view is None else view.get(kind)
     made: dict[str, Any] = {}
-    for part in _fields(kind) if parts is None else _parts(cast(Any, kind), parts):
+    for part in _fields(kind) if parts is None else _parts(kind, parts):
         if isinstance(part, _Field):
             found = getattr(value, part.name)
             if part.is_special:
