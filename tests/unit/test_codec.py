@@ -21,6 +21,7 @@ from labctl.codec import (
     Fits,
     Key,
     Rest,
+    View,
     exact,
     json_document,
     json_line,
@@ -203,7 +204,7 @@ def test_what_has_a_digest_has_no_key_too_many(more: dict[str, Any], complaint: 
 
 
 def test_a_view_lists_what_is_shown_and_what_is_made() -> None:
-    view = {
+    view: View = {
         Part: (
             ("big", lambda part: part.weight_g > 9),
             "place",
