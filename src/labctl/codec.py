@@ -7,7 +7,6 @@ bounds of `annotated_types`; it also takes the fields' own names, which labctl 0
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -229,19 +228,6 @@ def json_document(value: object) -> bytes:
 
 
 T = TypeVar("T")
-_MOST_PARTS = 2_000_000
-"""Some 70 bytes of memory each; a comparison of 10,000 runs has a tenth."""
-
-
-def parse_json(data: bytes) -> object:
-    """The value of that JSON text, whoever wrote it. Raises ValueError, also for what is nested too deeply to read, or
-    would take twenty times its size in memory (`[[],[],…`)."""
-    if (parts := sum(map(data.count, (b"[", b"{", b",")))) > _MOST_PARTS:
-        raise ValueError(f"it has some {parts:,} parts")
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 class Misfit(ValueError):

@@ -16,7 +16,7 @@ SOURCE = TREE / "src" / "labctl"
 TESTS = TREE / "tests" / "unit"
 MAX_LINES = 600
 
-LEAVES = frozenset({"errors", "units", "names", "text", "codec"})
+LEAVES = frozenset({"errors", "units", "names", "text", "json_text", "codec"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -78,7 +78,7 @@ IO_MODULES = frozenset(
     }
 )  # fmt: skip
 PURE_PARTS = {
-    "io": frozenset({"StringIO"}),
+    "io": frozenset({"BytesIO", "StringIO"}),
     "pathlib": frozenset({"PurePath", "PurePosixPath"}),
     "random": frozenset({"Random"}),  # with a seed
 }

@@ -7,7 +7,6 @@ How a pod's own network is set up, as iproute2 tells it, and the largest packet 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, unknown
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
 from labctl.model.lab import Encapsulation, Lab, Pair, Placement
 from labctl.model.result import Finding
@@ -177,7 +177,7 @@ def parse_sized_ping(completed: Completed) -> SizedPing:
 
 def _entries(text: str, program: str) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(text or "[]")
+        entries = parse_json(text or "[]")
     except ValueError as failed:
         raise MeasureFailed(f"the output of {program} cannot be read", text.strip()[:200]) from failed
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
+from labctl.json_text import parse_json
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
@@ -186,7 +187,7 @@ def completed_record(completed: Completed) -> bytes:
 
 def load_completed(name: str, load: Callable[[str], bytes], *, output: str = "stdout") -> Completed:
     """The process that `save_completed` stored under `name`; `load` gives the content of one file."""
-    record = json.loads(load(f"{name}.json"))
+    record = parse_json(load(f"{name}.json"))
     return Completed(
         argv=tuple(record["argv"]),
         returncode=record["returncode"],

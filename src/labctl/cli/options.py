@@ -39,7 +39,9 @@ set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one value of the scenario; repeatable."
 )
 trust_option = click.option(
-    "--trust", is_flag=True, help="As root, go by files that somebody else could have written. Look at them first."
+    "--trust",
+    is_flag=True,
+    help="Go by files that somebody else could have written, and by what they run as root. Look at them first.",
 )
 name_option = click.option("--name", metavar="LAB", help="Name of the lab (default: the scenario's).")
 runs_dir_option = click.option(

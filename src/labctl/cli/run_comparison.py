@@ -76,6 +76,7 @@ def measure_rest(stored: StoredRun, *, keep: bool = False, trust: bool = False) 
     providers = {name: app.provider(name) for name in {lab.provider for lab in labs.values()}}
     _require_own_machines(labs.values(), trust=trust)
     question = again(before.asked, labs, providers)
+    _require_no_code(labs.values(), trust=trust)
     now = environment_now()
     if changed := differing(before.environment, now):
         raise UsageError(
@@ -99,6 +100,22 @@ def _require_own_machines(labs: Iterable[Lab], *, trust: bool) -> None:
             cause="which machines are connected to, and with which keys and passwords, is not a stored run's to say",
             remedy="list the machines of the run under hosts: in lab.yaml, then the same command again",
         )
+
+
+def _require_no_code(labs: Iterable[Lab], *, trust: bool) -> None:
+    """A stored run may not name what runs as root on the container engine's host, any more than a scenario may."""
+    from labctl.loading.code_keys import code_problems
+    from labctl.loading.tree import Place, planted
+
+    place = Place("run", 0, 0)
+    for lab in () if trust else labs:
+        stored = planted({**lab.settings, "provider": lab.provider}, place)
+        if found := code_problems(stored, {place.file: None}):
+            raise UsageError(
+                what=f"lab {lab.name} of the run names code for the nodes of kind: {found[0].path}",
+                cause="that runs as root on the container engine's host, which is not a stored run's to say",
+                remedy="look at its manifest.json, then the same command with --trust",
+            )
 
 
 def _measure(

@@ -20,6 +20,7 @@ from typing import Any
 
 from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
+from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, shown
 from labctl.loading.project import SUFFIX, Project, project_at
@@ -124,6 +125,8 @@ def _all_problems(
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
+    if not problems:
+        problems.extend(code_problems(scenario.tree, scenario.folders))
     return once(problems)
 
 

@@ -8,8 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import cast
 
-from labctl.codec import json_document, parse_json, plain, typed
+from labctl.codec import json_document, plain, typed
 from labctl.errors import UsageError
+from labctl.json_text import parse_json
 from labctl.system.files import MIB, Folder, open_folder
 
 MANIFEST_FILE = "run.json"

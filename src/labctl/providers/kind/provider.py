@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from labctl.codec import parse_json
 from labctl.errors import HostLacks, LabError, UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
 from labctl.model.sections_kind import Capture, KindCluster

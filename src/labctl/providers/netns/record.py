@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.codec import parse_json, plain, typed
+from labctl.codec import plain, typed
 from labctl.errors import UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.names import MARK, UNDERLAY, is_name, namespace_of
 from labctl.planning.record import lab_of, lab_to_json
@@ -47,7 +48,7 @@ def as_document(lab: Lab) -> str:
 def parse_document(text: str) -> Lab | None:
     """The lab that `as_document` was given; None when the file is from another version or is not whole."""
     try:
-        document = parse_json(text.encode())
+        document = parse_json(text)
         if not isinstance(document, dict):
             return None
         if "version" not in document:
@@ -93,7 +94,7 @@ def parse_mark(alias: str) -> NamespaceMark | None:
     if mark != MARK:
         return None
     try:
-        return typed(NamespaceMark, parse_json(facts.encode()), where="the mark")
+        return typed(NamespaceMark, parse_json(facts), where="the mark")
     except (ValueError, UsageError):
         return NamespaceMark()
 

@@ -29,7 +29,7 @@ from labctl.planning.resolve import resolve
 from labctl.providers.base import OpenLab, StrategyChoice
 from labctl.store.runs import MemorySink
 from labctl.testing.provider import ScriptedProvider, step
-from labctl.testing.scripted import ScriptedLab, ScriptedTarget
+from labctl.testing.scripted import ScriptedCheck, ScriptedLab, ScriptedTarget
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,19 +68,16 @@ class SwitchingProvider(ScriptedProvider):
         return nullcontext(opened)
 
 
+RTT = Metric(name="rtt_p50", label="", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True)
+
+
 @dataclass(kw_only=True)
-class Seen:
+class Seen(ScriptedCheck):
     """Stands for every check; says what it was run on."""
 
-    kind: str
     log: list[str]
     verdict: Verdict = Verdict.PASS
-    tools: tuple[str, ...] = ()
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return (
-            Metric(name="rtt_p50", label="", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True),
-        )
+    measures: tuple[Metric, ...] = (RTT,)
 
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         return 0.0 if self.kind == "latency" else None
@@ -89,12 +86,8 @@ class Seen:
         really: Lab = context.open_lab.really  # type: ignore[attr-defined]
         self.log.append(f"{self.kind} on {really.scenario}")
         signature = expected_for(really, context.pair, packets=3).signature if self.kind == "tcpdump" else None
-        return CheckResult(
-            check=context.spec.name, kind=self.kind, client=context.pair.client, server=context.pair.server,
-            placement=context.pair.placement, verdict=self.verdict, reason="scripted",
-            samples=(Sample(metric="rtt_p50", value=2e-5, unit="s"),) if self.verdict is Verdict.PASS else (),
-            signature=signature,
-        )  # fmt: skip
+        samples = (Sample(metric="rtt_p50", value=2e-5, unit="s"),) if self.verdict is Verdict.PASS else ()
+        return self.result(context, self.verdict, samples=samples, signature=signature)
 
 
 class Journal:
