@@ -1,8 +1,8 @@
 """What a pod's addresses, its ARP, the TTLs, the envelope and the MTU should be, and what they teach. Judges, pure.
 
-The ARP of one pod in captures: who was asked for, who answered, and where both were seen. Pure.
-
-How a pod's own network is set up, as iproute2 tells it, and the largest packet that leaves it. Argv, parsers.
+What they judge is read here too: how a pod's own network is set up, as iproute2 tells it, and the largest packet that
+leaves it (argv and parsers), and the ARP of one pod in captures: who was asked for, who answered, and where both were
+seen.
 """
 
 from __future__ import annotations

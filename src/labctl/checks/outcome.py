@@ -1,11 +1,9 @@
-"""The common end of every check: a judgement becomes a result, and a tool that failed becomes `error`, never loss.
+"""How every check ends: a judgement becomes a result, and a tool that failed becomes `error`, never loss.
 
-What checks that look at many things have in common: they take no figures, and fail with what does not hold.
-
-Keeps what the tools printed, before anything parses it, and brings it back to be parsed again.
-
-Each finished process becomes three files: `NAME.json` (argv, exit status, times), `NAME.stdout` and `NAME.stderr`;
-a capture's standard output is `NAME.pcap`, so that Wireshark opens it.
+Checks that look at many things take no figures, and fail with what does not hold. What the tools printed is kept before
+anything parses it, and brought back to be parsed again: each finished process becomes three files, `NAME.json` (argv,
+exit status, times), `NAME.stdout` and `NAME.stderr`; a capture's standard output is `NAME.pcap`, so that Wireshark
+opens it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches.
 
-One `labctl trace` as a run on disk: the captures as they came, and what was found in them; and back from there.
-
-Asks an open lab how far apart the clocks of two pods' nodes are, where they have clocks of their own.
+It is a run on disk: the captures as they came, what was found in them, and the way back from there. Where the nodes of
+the two pods have clocks of their own, the open lab is asked how far apart they are.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from labctl.checks.captures import (
     why_unsent,
 )
 from labctl.checks.outcome import RawFiles
+from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
@@ -38,7 +38,6 @@ from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
-from labctl.store.codec import plain, typed
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
 from labctl.units import NANO

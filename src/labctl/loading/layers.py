@@ -1,14 +1,12 @@
-r"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged.
+"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged.
 
-The defaults that hold where neither lab.yaml nor a scenario says anything.
+Below them are the defaults that hold where neither lab.yaml nor a scenario says anything. The shipped lab.yaml writes
+the same values out, with comments; a test holds the two equal. They are here as well so that a scenario file means the
+same without any project around it (an installed package, a file sent by mail).
 
-The shipped lab.yaml writes the same values out, with comments; a test holds the two equal. They are here as well so
-that a scenario file means the same without any project around it (an installed package, a file sent by mail).
-
-`--set key.path=value`: one option → a change of the merged tree, each value with its place in the option.
-
-A path is keys with dots; an item of a list is its index (`pods[0].node`) or, for items with a name, that name
-(`checks.ping.count`). A dot inside a key is written `\.`. The value is YAML.
+Above them is `--set key.path=value`: one option is a change of the merged tree, each value with its place in the
+option. A path is keys with dots; an item of a list is its index (`pods[0].node`) or, for items with a name, that name
+(`checks.ping.count`). A dot inside a key is written `\\.`. The value is YAML.
 """
 
 from __future__ import annotations

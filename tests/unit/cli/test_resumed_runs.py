@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl import app
-from labctl.cli import run_comparison
 from labctl.cli.options import load_lab
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.errors import Interrupted
@@ -32,7 +31,7 @@ HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2)
 
 @pytest.fixture(autouse=True)
 def _this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_comparison, "environment_now", lambda: HERE)
+    monkeypatch.setattr("labctl.engine.comparison.compare.environment_now", lambda: HERE)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labctl.checks.base import Check, CheckContext
 from labctl.compare.order import PlannedRun
+from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement, narrow_enough
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.engine.comparison.stored import COMPARE, MeasuredBlocks, StoredComparison, comparisons, read_comparison
@@ -183,7 +184,7 @@ class World:
             with Measurement(
                 question.sides, question.specs, self.checks, run, silent, measured=measured
             ) as measurement:
-                measurement.run(question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
+                measure_blocks(measurement, question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
             found = comparisons(question.asked, measured, HERE, run.id)
             run.save_result(matrix_document(found))
         return found
@@ -200,10 +201,10 @@ class World:
                 run,
                 silent,
                 measured=stored.measured,
-                is_resumed=True,
             ) as measurement,
         ):
-            measurement.run(question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
+            measurement.remove_remains()
+            measure_blocks(measurement, question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
 
     def only_run(self) -> Path:
         (path,) = (each.parent for each in self.runs_dir.glob("*/run.json"))

@@ -14,6 +14,7 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.tcpdump import expected_for
 from labctl.compare.order import Schedule
+from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose
@@ -170,7 +171,7 @@ def test_measuring_in_turns_builds_once_switches_once_a_block_and_proves_every_t
     question = question_of(labs, provider)
     journal, events = Journal(), list[Event]()
     with Measurement(question.sides, question.specs, checks_of(provider.log), journal, events.append) as measurement:
-        measured = measurement.run(question.asked.schedule(), _quiet)
+        measured = measure_blocks(measurement, question.asked.schedule(), _quiet)
     acts = [line for line in provider.log if line.startswith(("make switch", "open", "teardown"))]
     first, second = ({"a": "legacy", "b": "bpf"}[side] for side in turns_of(question.asked.schedule())[0])
     assert [line for line in acts if line.startswith("open")] == [
@@ -192,7 +193,7 @@ def test_a_switch_that_does_not_take_effect_ends_the_comparison_and_removes_the_
         pytest.raises(NotInForce, match=r"side b \(bpf\): the mode that was asked for is not in force"),
         Measurement(question.sides, question.specs, checks_of(provider.log), Journal(), silent) as measurement,
     ):
-        measurement.run(question.asked.schedule(), _quiet)
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
     assert provider.log[-1] == "teardown in-turns-t0"
     assert provider.things == []
 
@@ -205,7 +206,7 @@ def test_a_switch_that_fails_half_way_removes_the_lab(labs: tuple[Lab, Lab]) -> 
         pytest.raises(StepFailed),
         Measurement(question.sides, question.specs, checks_of(provider.log), Journal(), silent) as measurement,
     ):
-        measurement.run(question.asked.schedule(), _quiet)
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
     assert provider.log[-1] == "teardown in-turns-t0"
 
 
@@ -214,7 +215,7 @@ def test_a_tool_that_is_missing_is_looked_for_once_and_the_rest_is_measured(labs
     question = question_of(labs, provider)
     checks = checks_of(provider.log, latency=Verdict.SKIP)
     with Measurement(question.sides, question.specs, checks, Journal(), silent) as measurement:
-        measured = measurement.run(question.asked.schedule(), _quiet)
+        measured = measure_blocks(measurement, question.asked.schedule(), _quiet)
     latency = [run for run in measured.records if run.check == "latency"]
     assert {run.verdict for run in latency} == {Verdict.SKIP}
     assert {run.verdict for run in measured.records if run.check != "latency"} == {Verdict.PASS}
