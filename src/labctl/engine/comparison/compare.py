@@ -80,8 +80,9 @@ def compare(
 ) -> ComparisonRun:
     """Answers the question: every other side against the first.
 
-    With `keep` the labs stay up, unless it fails. Raises HostLacks, UsageError, NotInForce before any number is taken of a lab that is not what was asked, and
-    whatever kept a step from being made; Interrupted is not raised but told, since what was measured is kept.
+    With `keep` the labs stay up, unless it fails. Raises HostLacks, UsageError, NotInForce before any number is taken
+    from a lab that is not what was asked for, and whatever kept a step from being made. Interrupted is not raised but
+    kept in the answer, since what was measured is kept.
     """
     asked, measured = question.asked, into.measured
     if baseline is not None:
