@@ -19,7 +19,6 @@ from itertools import count
 from typing import TypeVar
 
 from labctl.datapath import bpf
-from labctl.datapath.contents import Attachment, attachments, map_contents
 from labctl.datapath.loader import LoadedDatapath, load
 from labctl.model.interfaces import (
     CILIUM_HOST,
@@ -36,6 +35,8 @@ from labctl.model.interfaces import (
 from labctl.model.lab import Datapath, Encapsulation, Fault, HostRouting, Lab, Masquerade, Network, Node, Pod
 from labctl.model.parameters import CompareParameters
 from labctl.names import lxc_name, stable_mac
+from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.network import Attachment, attachments
 
 T = TypeVar("T")
 _serial = count()

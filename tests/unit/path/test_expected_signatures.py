@@ -10,8 +10,8 @@ import pytest
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Signature
+from labctl.networks.cilium.expected import expected_signature
 from labctl.path.difference import differences
-from labctl.path.expected import expected_signature
 from labctl.path.record import signature_from_record, signature_record
 from labctl.path.signature import recognise, recognise_encapsulation
 
