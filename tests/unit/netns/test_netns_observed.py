@@ -8,8 +8,8 @@ import pytest
 
 from labctl.model.lab import Encapsulation
 from labctl.names import namespace_of
+from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import ObjectKind, Thing
-from labctl.providers.netns.kinds.registry import KINDS
 from labctl.providers.netns.observed import Observed, missing, wanted
 from labctl.providers.netns.plan import plan
 from labctl.system.netfilter import parse_entries, parse_rule

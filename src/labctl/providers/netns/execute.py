@@ -15,8 +15,8 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.names import split_namespace
 from labctl.providers.netns.discover import read_mark
+from labctl.providers.netns.kinds import OBJECTS
 from labctl.providers.netns.kinds.base import Batch, BuildContext, Object
-from labctl.providers.netns.kinds.registry import OBJECTS
 from labctl.providers.netns.record import claimed
 from labctl.system import netns
 

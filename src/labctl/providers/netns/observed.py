@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.names import namespace_of
+from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import NamespaceReader, Object, ObjectKind, Thing
-from labctl.providers.netns.kinds.registry import KINDS
 from labctl.providers.netns.plan import plan
 from labctl.system import netns
 from labctl.system.netlink import Socket

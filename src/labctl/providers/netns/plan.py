@@ -28,9 +28,8 @@ from labctl.networks import network_of
 from labctl.networks.base import PodObjects
 from labctl.planning.shell import remark, word
 from labctl.providers.netns.kinds.base import Object, step
-from labctl.providers.netns.kinds.namespace import NamespaceAdd, Sysctls
+from labctl.providers.netns.kinds.namespace import NamespaceAdd, RecordWrite, Sysctls
 from labctl.providers.netns.kinds.program import pins
-from labctl.providers.netns.kinds.record import RecordWrite
 from labctl.providers.netns.record import as_document, mark_of, part_names, record_path
 from labctl.system import netns
 

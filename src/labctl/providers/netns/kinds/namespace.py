@@ -1,4 +1,4 @@
-"""Namespaces, each with its mark on its loopback device, and their settings."""
+"""Namespaces, each with its mark on its loopback device, their settings, and the record of what is marked: a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.model.interfaces import LO, LO_INDEX
-from labctl.planning.shell import word
+from labctl.planning.shell import word, written
 from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.link import device_name, device_things, ip
-from labctl.system import netlink, netns, rtnetlink
+from labctl.system import files, netlink, netns, rtnetlink
 
 _SYSCTLS = Path("/proc/sys")
 
@@ -115,5 +115,35 @@ def _sysctls(look: NamespaceReader) -> Iterator[str]:
                 yield _sysctl_name(key, _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordWrite(Object):
+    """The lab's facts in a file, for `labctl status`; written last, so its presence says that the lab is whole."""
+
+    path: Path
+    document: str
+
+    def shell(self) -> str:
+        return "\n".join((f"mkdir -p {word(self.path.parent)}", written(self.path, f"{self.document}\n")))
+
+    def undo(self) -> tuple[Object, ...]:
+        return (RecordDelete(path=self.path),)
+
+    def make(self, context: BuildContext) -> None:
+        with files.open_private(self.path.parent) as folder:
+            folder.write(self.path.name, self.document.encode() + b"\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDelete(Object):
+    path: Path
+
+    def shell(self) -> str:
+        return f"rm -rf {word(self.path.parent)}"
+
+    def make(self, context: BuildContext) -> None:
+        files.remove_tree(self.path.parent)
+
+
 NAMESPACES = Kind(name=ObjectKind.NAMESPACE, objects=(NamespaceAdd, NamespaceDelete))
 SYSCTLS = Kind(name=ObjectKind.SYSCTL, objects=(Sysctls,), read=_sysctls)
+RECORDS = Kind(name="record", objects=(RecordWrite, RecordDelete))
