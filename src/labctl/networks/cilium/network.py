@@ -6,25 +6,26 @@ is in docs/adr/0004-netns-topology.md. The programs are labctl's own: `datapath`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 
-from labctl.datapath.bpf import Entry, MapInfo
 from labctl.datapath.layout import Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
-from labctl.model.evidence import Evidence, MapTable
 from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
-from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.signature import Role
 from labctl.names import namespace_of
-from labctl.networks.base import NodeReadings, PodObjects
-from labctl.networks.cilium import evidence, map_tables, rules
+from labctl.networks.base import PodObjects
+from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.evidence import testify
 from labctl.networks.cilium.expected import expected_for
+from labctl.networks.cilium.map_tables import map_tables
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -79,38 +80,19 @@ class CiliumNetwork:
         )
 
     def _routes(self, lab: Lab, node: Node, namespace: str) -> Iterable[RouteAdd]:
-        def by_cilium_host(destination: IPv4Network, mtu: int | None = None) -> RouteAdd:
-            return RouteAdd(
-                namespace=namespace,
-                device=interfaces.CILIUM_HOST,
-                index=interfaces.CILIUM_HOST_INDEX,
-                destination=destination,
-                gateway=node.router,
-                source=node.router,
-                mtu=mtu,
-            )
-
-        yield RouteAdd(
-            namespace=namespace,
-            device=interfaces.CILIUM_HOST,
-            index=interfaces.CILIUM_HOST_INDEX,
-            destination=IPv4Network(node.router),
-            scope=RouteScope.LINK,
-        )
-        yield by_cilium_host(node.pod_cidr)
+        host, uplink = interfaces.CILIUM_HOST, interfaces.UPLINK
+        on_host = partial(RouteAdd, namespace=namespace, device=host, index=interfaces.CILIUM_HOST_INDEX)
+        by_router = partial(on_host, gateway=node.router, source=node.router)
+        by_uplink = partial(RouteAdd, namespace=namespace, device=uplink, index=interfaces.UPLINK_INDEX)
+        yield on_host(destination=IPv4Network(node.router), scope=RouteScope.LINK)
+        yield by_router(destination=node.pod_cidr)
         for other in lab.nodes:
             if other is node:
                 continue
             if lab.datapath.encapsulation is Encapsulation.VXLAN:
-                yield by_cilium_host(other.pod_cidr, self.mtu(lab))
+                yield by_router(destination=other.pod_cidr, mtu=self.mtu(lab))
             else:
-                yield RouteAdd(
-                    namespace=namespace,
-                    device=interfaces.UPLINK,
-                    index=interfaces.UPLINK_INDEX,
-                    destination=other.pod_cidr,
-                    gateway=other.address.ip,
-                )
+                yield by_uplink(destination=other.pod_cidr, gateway=other.address.ip)
 
     def steps(self, lab: Lab) -> Iterator[Step]:
         """The rules of all nodes, then each node's programs and maps, attached to every device that is no pod's."""
@@ -148,21 +130,9 @@ class CiliumNetwork:
         yield from _attach(lab, node, (attached,))
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
-        yield RouteAdd(
-            namespace=namespace,
-            device=device,
-            index=inside,
-            destination=IPv4Network(node.router),
-            scope=RouteScope.LINK,
-        )
-        yield RouteAdd(
-            namespace=namespace,
-            device=device,
-            index=inside,
-            destination=_ANYWHERE,
-            gateway=node.router,
-            mtu=self.mtu(lab),
-        )
+        route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
+        yield route(destination=IPv4Network(node.router), scope=RouteScope.LINK)
+        yield route(destination=_ANYWHERE, gateway=node.router, mtu=self.mtu(lab))
 
     def mtu(self, lab: Lab) -> int:
         return lab.network.route_mtu
@@ -192,16 +162,9 @@ class CiliumNetwork:
         ]
         return tuple(clients), tuple(ends if pair.placement is Placement.SAME_NODE else servers + ends)
 
-    def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-        return expected_for(lab, pair, packets=packets)
-
-    def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
-        return evidence.testify(lab, pair, looks)
-
-    def map_tables(
-        self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
-    ) -> tuple[MapTable, ...]:
-        return map_tables.map_tables(lab, devices, dumps)
+    expected = staticmethod(expected_for)
+    testify = staticmethod(testify)
+    map_tables = staticmethod(map_tables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

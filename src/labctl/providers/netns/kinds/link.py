@@ -38,20 +38,25 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BridgeAdd(NetlinkObject):
-    """A bridge, up."""
+class _DeviceAdd(NetlinkObject):
+    """A device of one end, up."""
 
     namespace: str
     device: Device
+
+    def things(self) -> Iterator[Thing]:
+        return self.device.things(self.namespace, up=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeAdd(_DeviceAdd):
+    """A bridge, up."""
 
     def shell(self) -> str:
         return f"{ip(self.namespace)} link add {self.device.words()} up type bridge"
 
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.bridge_add(self.device.encoded(up=True))
-
-    def things(self) -> Iterator[Thing]:
-        return self.device.things(self.namespace, up=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +98,9 @@ class VethAdd(NetlinkObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VxlanAdd(NetlinkObject):
+class VxlanAdd(_DeviceAdd):
     """A vxlan device whose tunnels the eBPF programs choose, packet by packet (collect-metadata mode), up."""
 
-    namespace: str
-    device: Device
     port: int
 
     def shell(self) -> str:
@@ -108,16 +111,18 @@ class VxlanAdd(NetlinkObject):
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.vxlan_add(self.device.encoded(up=True), port=self.port)
 
-    def things(self) -> Iterator[Thing]:
-        return self.device.things(self.namespace, up=True)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkUp(NetlinkObject):
+class OnDevice(NetlinkObject):
+    """An object of a device that is there: its name and index in its namespace."""
+
     namespace: str
     device: str
     index: int
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp(OnDevice):
     def shell(self) -> str:
         return f"{ip(self.namespace)} link set dev {word(self.device)} up"
 

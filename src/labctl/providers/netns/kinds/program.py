@@ -18,12 +18,11 @@ from labctl.providers.netns.kinds.base import (
     BuildContext,
     Kind,
     NamespaceReader,
-    NetlinkObject,
     Object,
     ObjectKind,
     Thing,
 )
-from labctl.providers.netns.kinds.link import device_name
+from labctl.providers.netns.kinds.link import OnDevice, device_name
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import NetlinkError, Request, Socket
 
@@ -83,12 +82,8 @@ class MapsFill(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HooksAdd(NetlinkObject):
+class HooksAdd(OnDevice):
     """Gives a device its two tc hooks."""
-
-    namespace: str
-    device: str
-    index: int
 
     def shell(self) -> str:
         return f"tc -n {word(self.namespace)} qdisc add dev {word(self.device)} clsact"
@@ -98,15 +93,12 @@ class HooksAdd(NetlinkObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilterAttach(NetlinkObject):
+class FilterAttach(OnDevice):
     """Attaches a program of the node to one side of a device.
 
     `name` is what `tc filter show` prints; the tc command has no option for it and shows the pin's name instead.
     """
 
-    namespace: str
-    device: str
-    index: int
     direction: Direction
     program: str
     name: str

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.planning.shell import word
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, ObjectKind, Thing
-from labctl.providers.netns.kinds.link import device_name, ip, up_name
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import OnDevice, device_name, ip, up_name
 from labctl.system import rtnetlink
 from labctl.system.netlink import Request
 from labctl.system.rtnetlink import RouteScope as RouteScope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AddressAdd(NetlinkObject):
-    namespace: str
-    device: str
-    index: int
+class AddressAdd(OnDevice):
     address: IPv4Interface
     scope: RouteScope = RouteScope.UNIVERSE
 
@@ -34,12 +31,9 @@ class AddressAdd(NetlinkObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteAdd(NetlinkObject):
+class RouteAdd(OnDevice):
     """A route of the main table. `mtu` in bytes is what a packet by this route may be long."""
 
-    namespace: str
-    device: str
-    index: int
     destination: IPv4Network
     gateway: IPv4Address | None = None
     source: IPv4Address | None = None
@@ -72,12 +66,9 @@ class RouteAdd(NetlinkObject):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeighbourAdd(NetlinkObject):
+class NeighbourAdd(OnDevice):
     """A permanent neighbour, so that no ARP between nodes stands in a capture or in a measurement."""
 
-    namespace: str
-    device: str
-    index: int
     address: IPv4Address
     mac: str
 
