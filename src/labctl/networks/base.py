@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from labctl.datapath.bpf import Entry, MapInfo
-from labctl.datapath.layout import ProgramCounter, difference
-from labctl.fabrics.base import NodeObjects, TapPlace
-from labctl.model.evidence import Evidence, MapTable
-from labctl.model.lab import Lab, Node, Pair, Pod
-from labctl.model.plan import Step
-from labctl.model.signature import ExpectedSignature
-from labctl.providers.netns.counters import Reading, Unread
-from labctl.providers.netns.kinds.base import Object
+if TYPE_CHECKING:  # who only plans a lab does not load what reads and judges one
+    from labctl.datapath.bpf import Entry, MapInfo
+    from labctl.fabrics.base import NodeObjects, TapPlace
+    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.lab import Lab, Node, Pair, Pod
+    from labctl.model.plan import Step
+    from labctl.model.signature import ExpectedSignature
+    from labctl.providers.netns.counters import Reading, Unread
+    from labctl.providers.netns.kinds.base import Object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +39,6 @@ class NodeReadings:
     after: Reading
     pod: Pod
     arrived: int | Unread
-
-    @property
-    def node(self) -> str:
-        return self.after.node
-
-    def counted(self) -> tuple[ProgramCounter, ...]:
-        """What the node's programs counted meanwhile; nothing where that could not be read."""
-        before, after = self.before.metrics, self.after.metrics
-        return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
-
-    def has_arrived(self) -> bool:
-        return not isinstance(self.arrived, Unread) and self.arrived > 0
 
 
 class PodNetwork(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter
+from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference
 from labctl.model.evidence import UNCLEAR, Evidence, Silence
 from labctl.model.interfaces import CILIUM_VXLAN
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
@@ -47,6 +47,15 @@ def _encapsulation(look: NodeReadings) -> Encapsulation | None:
     return None if CILIUM_VXLAN in look.after.links else Encapsulation.NATIVE
 
 
+def _counted(look: NodeReadings) -> tuple[ProgramCounter, ...]:
+    before, after = look.before.metrics, look.after.metrics
+    return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
+
+
+def _has_arrived(look: NodeReadings) -> bool:
+    return not isinstance(look.arrived, Unread) and look.arrived > 0
+
+
 def agrees(found: Mapping[str, object], asked: Mapping[str, object]) -> bool | None:
     """Whether what was found is what was asked for; None when nothing was found."""
     return all(asked.get(key) == claim for key, claim in found.items()) if found else None
@@ -66,7 +75,7 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     count = f"{len(attached)} {'program is' if len(attached) == 1 else 'programs are'} attached"
     return Evidence(
         witness="programs",
-        where=look.node,
+        where=look.after.node,
         finding=lacking or f"{count}: {'; '.join(attached)}",
         supports=agrees(found, asked),
         command=f"tc -n {look.after.namespace} filter show dev {look.pod.lxc} ingress",
@@ -92,7 +101,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     for metrics in (look.before.metrics, look.after.metrics):
         if isinstance(metrics, Unread):
             return _unread("helpers", look, "the programs' counters", metrics, command)
-    counted = [metric for metric in look.counted() if metric.verdict is not PacketVerdict.ARP_REPLY]
+    counted = [metric for metric in _counted(look) if metric.verdict is not PacketVerdict.ARP_REPLY]
     delivered = [metric for metric in counted if metric.program in _DELIVERING]
 
     def packets(*verdicts: PacketVerdict, by: tuple[Program, ...] = _DELIVERING) -> int:
@@ -116,7 +125,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     finding = "; ".join(metric.words for metric in _over_devices(counted)) or "the programs counted no packet"
     return Evidence(
         witness="helpers",
-        where=look.node,
+        where=look.after.node,
         finding=finding + (f"; {by_peer} went by bpf_redirect_peer and {plainly} did not" if mixed else ""),
         supports=agrees(found, asked),
         command=command,
@@ -127,7 +136,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
 def _unread(witness: str, look: NodeReadings, what: str, unread: Unread, command: str) -> Evidence:
     return Evidence(
         witness=witness,
-        where=look.node,
+        where=look.after.node,
         finding=f"{what} could not be read: {unread.why}",
         supports=None,
         command=command,
@@ -157,7 +166,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         finding = f"{look.pod.lxc} is gone" if after is None else f"{look.pod.lxc} was made again meanwhile"
         return Evidence(
             witness="lxc-counters",
-            where=look.node,
+            where=look.after.node,
             finding=finding,
             supports=None,
             command=command,
@@ -167,7 +176,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         return _unread("lxc-counters", look, "what came to the pod", look.arrived, command)
     answered = sum(
         metric.packets
-        for metric in look.counted()
+        for metric in _counted(look)
         if metric.verdict is PacketVerdict.ARP_REPLY and metric.ifindex == after.index
     )
     from_pod = after.rx_packets - before.rx_packets
@@ -179,7 +188,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         found["hostRouting"] = str(HostRouting.BPF)
     return Evidence(
         witness="lxc-counters",
-        where=look.node,
+        where=look.after.node,
         finding=f"{look.pod.lxc} took {from_pod} packets from its pod and sent it {to_pod} (ARP answers not counted); "
         f"{look.arrived} IP packets came to the pod",
         supports=agrees(found, asked),
@@ -200,14 +209,14 @@ def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> E
     if forwarded:
         found["hostRouting"] = str(HostRouting.LEGACY)
         finding += "" if tells else ", and in neither mode it should have passed any"
-    elif tells and look.has_arrived():
+    elif tells and _has_arrived(look):
         found["hostRouting"] = str(HostRouting.BPF)
         finding += f", and {look.arrived} came to the pod"
     elif not tells:
         finding += ", as in both modes here"
     return Evidence(
         witness="netfilter",
-        where=look.node,
+        where=look.after.node,
         finding=finding,
         supports=agrees(found, asked),
         command=command,
@@ -241,7 +250,7 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
     found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
     return Evidence(
         witness="conntrack",
-        where=look.node,
+        where=look.after.node,
         finding=f"conntrack has {after or 'no'} {'entry' if after == 1 else 'entries'} of the pair"
         + (f", {before} of them from before" if before and after >= before else ""),
         supports=agrees(found, asked),
@@ -257,7 +266,7 @@ def _burden(look: NodeReadings) -> Evidence:
         return _unread("netfilter-rules", look, "the iptables rules", netfilter, command)
     return Evidence(
         witness="netfilter-rules",
-        where=look.node,
+        where=look.after.node,
         finding=f"{netfilter.rules} iptables rules are installed, and connections are tracked",
         supports=None,
         command=command,

@@ -6,10 +6,11 @@ is in docs/adr/0004-netns-topology.md. The programs are labctl's own: `datapath`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING
 
 from labctl.datapath.layout import Program
 from labctl.datapath.loader import object_path
@@ -23,9 +24,6 @@ from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
-from labctl.networks.cilium.evidence import testify
-from labctl.networks.cilium.expected import expected_for
-from labctl.networks.cilium.map_tables import map_tables
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -33,11 +31,17 @@ from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
 
+if TYPE_CHECKING:
+    from labctl.datapath.bpf import Entry, MapInfo
+    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.signature import ExpectedSignature
+    from labctl.networks.base import NodeReadings
+
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
 
 class CiliumNetwork:
-    """`PodNetwork` of the seam."""
+    """`PodNetwork` of the seam. What judges a running lab is loaded when it is asked for."""
 
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
@@ -162,9 +166,22 @@ class CiliumNetwork:
         ]
         return tuple(clients), tuple(ends if pair.placement is Placement.SAME_NODE else servers + ends)
 
-    expected = staticmethod(expected_for)
-    testify = staticmethod(testify)
-    map_tables = staticmethod(map_tables)
+    def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        from labctl.networks.cilium.expected import expected_for
+
+        return expected_for(lab, pair, packets=packets)
+
+    def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
+        from labctl.networks.cilium.evidence import testify
+
+        return testify(lab, pair, looks)
+
+    def map_tables(
+        self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
+    ) -> tuple[MapTable, ...]:
+        from labctl.networks.cilium.map_tables import map_tables
+
+        return map_tables(lab, devices, dumps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,6 @@ from labctl.model.result import Completed
 from labctl.planning.shell import fed, quoted
 from labctl.providers.netns.kinds.base import Batch, BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.system import netns
-from labctl.system.netfilter import rule_comments
-from labctl.system.process import Process
 
 _IPTABLES_TIMEOUT_S = 30.0
 _RULE = re.compile(r'^-A .* --comment "([^"]*)"')
@@ -70,6 +68,8 @@ def _restore(actions: Sequence[IptablesRestore], context: BuildContext) -> None:
 def _run_restores(
     actions: Sequence[IptablesRestore], text: Callable[[IptablesRestore], str]
 ) -> list[tuple[IptablesRestore, Completed]]:
+    from labctl.system.process import Process  # not where a lab is only planned
+
     with contextlib.ExitStack() as stack:
         running = [
             (
@@ -103,6 +103,8 @@ def _numbered(rules: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _rules(look: NamespaceReader) -> Iterator[str]:
+    from labctl.system.netfilter import rule_comments  # likewise
+
     return _numbered(rule_comments())
 
 
