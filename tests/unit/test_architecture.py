@@ -13,6 +13,7 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "labctl"
+TESTS = TREE / "tests" / "unit"
 MAX_LINES = 600
 
 LEAVES = frozenset({"errors", "units", "names", "text"})
@@ -319,6 +320,51 @@ def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:
 def test_impurities_are_seen(text: str, found: int) -> None:
     module = Module(name="model.x", path=Path("x.py"), text=text, tree=ast.parse(text))
     assert len(list(impurities(module))) == found
+
+
+ROOMS = frozenset(path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py")) | frozenset(
+    path.parent.relative_to(SOURCE) for path in SOURCE.rglob("__init__.py")
+)
+"""Every module and package, by its path without `.py`."""
+ROOM_NAMES = frozenset(room.name for room in ROOMS)
+
+
+def out_of_place(test: Path) -> str:
+    """What is wrong with the place of a test module (its path within tests/unit); empty where nothing is."""
+    if test.parent not in ROOMS:
+        return f"{test}: labctl has no package {test.parent}"
+    name = test.stem.removeprefix("test_")
+    if name in ROOM_NAMES and test.parent / name not in ROOMS:
+        return f"{test}: named after a module that {SOURCE.name}/{test.parent} does not have"
+    return ""
+
+
+def test_unit_tests_stand_where_what_they_test_stands() -> None:
+    tests = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")}
+    assert len(tests) > 100
+    wrong = [f"labctl has no package {folder}" for folder in sorted(folders) if folder not in ROOMS]
+    assert not wrong + [said for said in map(out_of_place, tests) if said]
+    # Folders are packages, so that several may have a test_plan.py.
+    assert not [folder for folder in folders if folder != Path() and not (TESTS / folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize(
+    ("test", "is_wrong"),
+    [
+        ("providers/netns/test_plan.py", False),
+        ("providers/netns/test_a_subject_of_its_own.py", False),
+        ("engine/test_comparison.py", False),
+        ("test_text.py", False),
+        ("test_setup.py", False),
+        ("netns/test_plan.py", True),
+        ("providers/netns/test_chart.py", True),
+        ("report/test_statistics.py", True),
+        ("test_ping.py", True),
+    ],
+)
+def test_a_test_that_stands_elsewhere_is_seen(test: str, is_wrong: bool) -> None:
+    assert bool(out_of_place(Path(test))) is is_wrong
 
 
 PRIVATE = re.compile(r"/work/(?:main|shared)|/root/\.pyenv|\.\./shared/")
