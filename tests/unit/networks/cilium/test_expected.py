@@ -16,7 +16,7 @@ from labctl.path.record import signature_from_record, signature_record
 from labctl.path.signature import recognise, recognise_encapsulation
 
 CELLS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[2] / "fixtures" / "checks" / "cells.json").read_text()
+    (Path(__file__).parents[3] / "fixtures" / "checks" / "cells.json").read_text()
 )["cells"]
 # The security identities that the two pods had when the cells were recorded.
 CLIENT_IDENTITY, SERVER_IDENTITY = 16843, 23579
