@@ -50,10 +50,8 @@ def test_every_tap_is_on_a_device_that_the_plan_makes(lab: Lab, placement: Place
         for thing in wanted(action for step in plan(lab).steps for action in step.actions)
         if thing.kind is ObjectKind.DEVICE
     }
-    placed = {
-        (namespace_of(lab.name, part), f"device {device}") for _, part, device in (*at_client, *between, *at_server)
-    }
-    assert placed <= made
+    taps = (*at_client, *between, *at_server)
+    assert {(namespace_of(lab.name, part), f"device {device}") for _, part, device in taps} <= made
     assert [role for role, _, _ in between] == [Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT]
     assert {part for _, part, _ in between} == {UNDERLAY}
 
