@@ -1,8 +1,8 @@
-"""Writing to stdout and stderr: one JSON document, tables, sentences. A reader who goes away (`labctl list | true`)
-changes no verdict.
+"""The door to stdout and stderr: one JSON document, tables, sentences; nothing else in labctl writes to them.
 
-The door to the terminal: names, reasons and tools' words may hold anything, and no character of them is obeyed
-(`text.visible`). Nothing else in labctl writes to stdout or stderr (tests/unit/test_doors.py)."""
+tests/unit/test_doors.py holds that. Names, reasons and tools' words may hold anything, and no character of them is
+obeyed (`text.visible`). A reader who goes away (`labctl list | true`) changes no verdict.
+"""
 
 from __future__ import annotations
 

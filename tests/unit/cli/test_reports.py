@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from comparison_example import example_comparison
-from labctl.cli.reports import ReportOutput, exit_code, judge, locale_language, show_comparisons
+from labctl.cli.reports import ReportOutput, exit_code, locale_language, show_comparisons
+from labctl.compare.thresholds import judge
 from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict

@@ -16,9 +16,9 @@ from labctl.model.comparison import CautionKind, ChangeVerdict, Comparison, Nois
 from labctl.model.lab import Placement
 from labctl.model.result import CheckResult, Sample, Verdict
 from labctl.report.check import check_text
-from labctl.report.sentences import headline, headline_row, interval_text, row_sentence
+from labctl.report.sentences import headline, headline_row, interval_text, row_sentence, words_for
 from labctl.report.terminal import comparison_text, comparison_view
-from labctl.report.words import ENGLISH, Language, Words, words_for
+from labctl.report.words import ENGLISH, Language, Words
 from labctl.report.words_zh import CHINESE
 
 

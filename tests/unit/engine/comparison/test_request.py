@@ -12,8 +12,7 @@ import pytest
 from engine.engine_world import SPECS, ImaginedPing, World, lab
 from labctl.checks.base import CheckContext
 from labctl.checks.server import address_of
-from labctl.engine.comparison.request import Options, ask, asked_from
-from labctl.engine.comparison.sides import compared_specs
+from labctl.engine.comparison.request import Options, ask, asked_from, compared_specs
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
 from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters

@@ -13,6 +13,7 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.compare.order import Schedule
+from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose
@@ -29,7 +30,7 @@ from labctl.planning.resolve import resolve
 from labctl.providers.base import OpenLab, StrategyChoice
 from labctl.store.runs import MemorySink
 from labctl.testing.provider import ScriptedProvider, step
-from labctl.testing.scripted import ScriptedLab, ScriptedTarget
+from labctl.testing.scripted import ScriptedCheck, ScriptedLab, ScriptedTarget
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,19 +69,16 @@ class SwitchingProvider(ScriptedProvider):
         return nullcontext(opened)
 
 
+RTT = Metric(name="rtt_p50", label="", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True)
+
+
 @dataclass(kw_only=True)
-class Seen:
+class Seen(ScriptedCheck):
     """Stands for every check; says what it was run on."""
 
-    kind: str
     log: list[str]
     verdict: Verdict = Verdict.PASS
-    tools: tuple[str, ...] = ()
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return (
-            Metric(name="rtt_p50", label="", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True),
-        )
+    measures: tuple[Metric, ...] = (RTT,)
 
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         return 0.0 if self.kind == "latency" else None
@@ -89,12 +87,8 @@ class Seen:
         really: Lab = context.open_lab.really  # type: ignore[attr-defined]
         self.log.append(f"{self.kind} on {really.scenario}")
         signature = expected_for(really, context.pair, packets=3).signature if self.kind == "tcpdump" else None
-        return CheckResult(
-            check=context.spec.name, kind=self.kind, client=context.pair.client, server=context.pair.server,
-            placement=context.pair.placement, verdict=self.verdict, reason="scripted",
-            samples=(Sample(metric="rtt_p50", value=2e-5, unit="s"),) if self.verdict is Verdict.PASS else (),
-            signature=signature,
-        )  # fmt: skip
+        samples = (Sample(metric="rtt_p50", value=2e-5, unit="s"),) if self.verdict is Verdict.PASS else ()
+        return self.result(context, self.verdict, samples=samples, signature=signature)
 
 
 class Journal:
@@ -174,7 +168,7 @@ def test_measuring_in_turns_builds_once_switches_once_a_block_and_proves_every_t
     question = question_of(labs, provider)
     journal, events = Journal(), list[Event]()
     with Measurement(question.sides, question.specs, checks_of(provider.log), journal, events.append) as measurement:
-        measured = measurement.run(question.asked.schedule(), _quiet)
+        measured = measure_blocks(measurement, question.asked.schedule(), _quiet)
     acts = [line for line in provider.log if line.startswith(("make switch", "open", "teardown"))]
     first, second = ({"a": "legacy", "b": "bpf"}[side] for side in turns_of(question.asked.schedule())[0])
     assert [line for line in acts if line.startswith("open")] == [
@@ -196,7 +190,7 @@ def test_a_switch_that_does_not_take_effect_ends_the_comparison_and_removes_the_
         pytest.raises(NotInForce, match=r"side b \(bpf\): the mode that was asked for is not in force"),
         Measurement(question.sides, question.specs, checks_of(provider.log), Journal(), silent) as measurement,
     ):
-        measurement.run(question.asked.schedule(), _quiet)
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
     assert provider.log[-1] == "teardown in-turns-t0"
     assert provider.things == []
 
@@ -209,7 +203,7 @@ def test_a_switch_that_fails_half_way_removes_the_lab(labs: tuple[Lab, Lab]) -> 
         pytest.raises(StepFailed),
         Measurement(question.sides, question.specs, checks_of(provider.log), Journal(), silent) as measurement,
     ):
-        measurement.run(question.asked.schedule(), _quiet)
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
     assert provider.log[-1] == "teardown in-turns-t0"
 
 
@@ -218,7 +212,7 @@ def test_a_tool_that_is_missing_is_looked_for_once_and_the_rest_is_measured(labs
     question = question_of(labs, provider)
     checks = checks_of(provider.log, latency=Verdict.SKIP)
     with Measurement(question.sides, question.specs, checks, Journal(), silent) as measurement:
-        measured = measurement.run(question.asked.schedule(), _quiet)
+        measured = measure_blocks(measurement, question.asked.schedule(), _quiet)
     latency = [run for run in measured.records if run.check == "latency"]
     assert {run.verdict for run in latency} == {Verdict.SKIP}
     assert {run.verdict for run in measured.records if run.check != "latency"} == {Verdict.PASS}

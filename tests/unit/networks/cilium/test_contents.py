@@ -3,73 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from labctl.datapath.layout import ConfigFlag, unpack_endpoint, unpack_ipcache, unpack_tunnel_key
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_NET, CILIUM_VXLAN, UPLINK, device_mac
-from labctl.model.lab import Datapath, Encapsulation, Fault, HostRouting, Lab, Masquerade, Network, Node, Pod
-from labctl.model.parameters import CompareParameters
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade
 from labctl.networks.cilium.contents import config_of, map_contents
 from labctl.networks.cilium.network import attachments
+from labctl.testing import labs
 
 
 def make_lab(*, node_count: int = 3, **datapath: Any) -> Lab:
-    asked: dict[str, Any] = {
-        "host_routing": HostRouting.BPF,
-        "encapsulation": Encapsulation.VXLAN,
-        "masquerade": Masquerade.BPF,
-        "kube_proxy_replacement": True,
-        **datapath,
-    }
-    nodes = tuple(
-        Node(
-            name=f"node{number}",
-            index=number - 1,
-            address=IPv4Interface(f"172.30.0.{number}/24"),
-            mac=f"02:00:00:00:00:0{number}",
-            pod_cidr=IPv4Network(f"10.244.{number}.0/24"),
-            router=IPv4Address(f"10.244.{number}.1"),
-        )
-        for number in range(1, node_count + 1)
-    )
-    pods = tuple(
-        Pod(
-            name=name,
-            node=node,
-            address=IPv4Address(address),
+    nodes = (labs.make_node(number - 1, host=number, pods=number) for number in range(1, node_count + 1))
+    where = (("a", "node1", "10.244.1.10"), ("b", "node1", "10.244.1.11"), ("c", "node2", "10.244.2.10"))
+    pods = (
+        replace(
+            labs.make_pod(name, node, address, identity=1000 + number),
             mac=f"02:00:00:00:01:0{number}",
             lxc=f"lxc00000000000{number}",
             lxc_mac=f"02:00:00:00:02:0{number}",
-            identity=1000 + number,
-            labels={},
         )
-        for number, (name, node, address) in enumerate(
-            (("a", "node1", "10.244.1.10"), ("b", "node1", "10.244.1.11"), ("c", "node2", "10.244.2.10"))
-        )
+        for number, (name, node, address) in enumerate(where)
     )
-    return Lab(
-        name="l",
-        scenario="s",
-        source="s.yaml",
-        provider="netns",
-        datapath=Datapath(**asked),
-        network=Network(
-            underlay_cidr=IPv4Network("172.30.0.0/24"),
-            pod_cidr=IPv4Network("10.244.0.0/16"),
-            service_cidr=IPv4Network("10.96.0.0/16"),
-            mtu=1500,
-            route_mtu=1450,
-        ),
-        nodes=nodes,
-        pods=pods,
-        pairs=(),
-        checks=(),
-        compare=CompareParameters(),
-        digest="",
-    )
+    return labs.make_lab("l", nodes, pods, **datapath)
 
 
 def ipcache(lab: Lab, node: str) -> dict[str, tuple[int, str]]:

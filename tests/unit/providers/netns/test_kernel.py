@@ -63,7 +63,7 @@ def test_a_kernel_that_is_new_enough_or_has_no_number_is_not_refused(release: st
 
 
 def test_up_refuses_an_old_kernel_with_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    from labctl.cli.options import require_host
+    from labctl.engine.build import require_host
     from labctl.providers.netns.provider import NetnsProvider
 
     monkeypatch.setattr(kernel, "release", lambda: "5.4.0-216-generic")
