@@ -1,6 +1,6 @@
 """The fabric `bridge`: every node hangs on one bridge, the wire between them, in a namespace of its own. Pure.
 
-It stands alone, as each fabric does behind `base`.
+It stands alone because every fabric is one module behind `base`.
 """
 
 from __future__ import annotations

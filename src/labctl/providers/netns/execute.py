@@ -1,7 +1,7 @@
 """Carries out the actions of a netns plan in this process: netlink messages in batches, no fork for each.
 
 How an object is made is its kind's; consecutive ones that can be made together are, and the order of the plan holds.
-It stands alone, as in every provider: only who builds loads it.
+It stands alone because only who builds loads it, as in every provider.
 """
 
 from __future__ import annotations

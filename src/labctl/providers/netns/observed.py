@@ -2,8 +2,8 @@
 
 Both sides are the same data, things with the names that `ip`, `tc` and `sysctl` would give them: a plan's objects say
 what is wanted, the reader of each kind says what is there. What a lab has more is not looked at. Entries of maps are
-not read, and neither are rules that a kernel may lack the match for. It stands alone, since it needs the plan:
-`labctl list` loads it only where a lab is up.
+not read, and neither are rules that a kernel may lack the match for. It stands alone because it needs the plan,
+and `labctl list` loads that only where a lab is up.
 """
 
 from __future__ import annotations
