@@ -21,6 +21,7 @@ from labctl.checks.captures import (
     why_unsent,
 )
 from labctl.checks.outcome import RawFiles
+from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
@@ -37,7 +38,6 @@ from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
 from labctl.providers.base import Completed, HasClocks, OpenLab, Tap, TargetKind
-from labctl.store.codec import plain, typed
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
 from labctl.units import NANO
