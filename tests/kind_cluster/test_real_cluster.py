@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
-from labctl.path.expected import expected_signature
+from labctl.networks.cilium.expected import expected_signature
 
 pytestmark = [
     pytest.mark.needs_docker,

@@ -29,9 +29,9 @@ from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.networks import network_of
 from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
-from labctl.path.expected import expected_for
 from labctl.path.explain import first_wrong
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
@@ -147,7 +147,7 @@ def trace(
         encapsulation=lab.datapath.encapsulation,
     )
     recognised = recognise(signature)
-    expected = expected_for(lab, pair, packets=count)
+    expected = network_of(lab).expected(lab, pair, packets=count)
     # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
     expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
     found = tuple(differences(expected, signature))

@@ -35,6 +35,10 @@ class Role(StrEnum):
     SERVER_ETH0 = "server-eth0"
 
 
+CLIENT_NODE = "client-node"
+SERVER_NODE = "server-node"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outer:
     """The VXLAN envelope: addresses by role (`client-node`), MACs by role, the sender's identity as VNI."""

@@ -20,7 +20,6 @@ from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
-from labctl.providers.netns.actions import pins
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
 from labctl.system import files, netns
@@ -39,15 +38,9 @@ class NetnsProvider:
         return Capabilities(runs_tools_here=True, enter=_enter, processes=processes)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
-        from labctl.providers.netns.rules import count_of
+        from labctl.networks import network_of
 
-        extra = lab.datapath.extra_iptables_rules
-        return (
-            self.statement,
-            f"Each node carries {count_of(lab)} iptables rules"
-            + (f", {extra} of them extra ones that no packet matches" if extra else "")
-            + ", and tracks connections; the size of a difference depends on it.",
-        )
+        return (self.statement, *network_of(lab).statements(lab))
 
     def probes(self) -> Iterator[Probe]:
         from labctl.providers.netns.probes import probes
@@ -134,6 +127,8 @@ def _end_processes(of_lab: Remains) -> None:
 
 def _remove_pins(name: str) -> None:
     """What a script of `plan --shell` leaves when it is killed: its bpffs, whose place only that script uses."""
+    from labctl.providers.netns.kinds.program import pins
+
     place = pins(name)
     if place.is_mount():
         netns.unmount(place)

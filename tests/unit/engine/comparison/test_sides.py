@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.tcpdump import expected_for
 from labctl.compare.order import Schedule
 from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
@@ -26,6 +25,7 @@ from labctl.model.lab import HostRouting, Lab, Strategy
 from labctl.model.parameters import CheckParameters, CompareParameters
 from labctl.model.plan import Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
+from labctl.networks.cilium.expected import expected_for
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Capabilities, OpenLab, StrategyChoice
 from labctl.store.runs import MemorySink

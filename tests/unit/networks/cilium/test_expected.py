@@ -12,13 +12,13 @@ from labctl.codec import typed, viewed
 from labctl.errors import UsageError
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Signature
+from labctl.networks.cilium.expected import expected_signature
 from labctl.path.difference import differences
-from labctl.path.expected import expected_signature
 from labctl.path.signature import recognise, recognise_encapsulation
 from labctl.report.json import VIEWS
 
 CELLS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[2] / "fixtures" / "checks" / "cells.json").read_text()
+    (Path(__file__).parents[3] / "fixtures" / "checks" / "cells.json").read_text()
 )["cells"]
 # The security identities that the two pods had when the cells were recorded.
 CLIENT_IDENTITY, SERVER_IDENTITY = 16843, 23579
