@@ -216,8 +216,8 @@ def test_the_fault_wrong_vtep_stops_cross_node_traffic_only() -> None:
 
 @each_mode
 def test_the_extra_delay_is_in_one_program_only(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
-    """What a program needs itself is measured in turns with what it needs with the delay, since an emulated processor
-    is many times slower; and medians of single runs leave out those in which it was taken away."""
+    """Each program is measured in turns with and without the delay, so that the machine's speed does not count; medians
+    of single runs leave out those in which the processor was taken away."""
     delay_ns = 10_000
     labs = [make_lab(host_routing, encapsulation, extra_delay_ns=delay) for delay in (0, delay_ns)]
     a, b = labs[0].pod("a"), labs[0].pod("b")
