@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
+from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
