@@ -126,4 +126,4 @@ def test_the_command_of_a_target_can_be_pasted(host_as_found: str) -> None:
     with running(lab), PROVIDER.open(lab) as opened:
         command = opened.target("client").command(("ip", "-br", "address"))
         assert command[:2] == ("nsenter", f"--net=/run/netns/labctl.{lab.name}.client")
-        assert f"{lab.pod('client').address}/32" in opened.target("client").run(("ip", "address"), timeout_s=5).text
+        assert f"{lab.pod('client').address}/32" in opened.target("client").run(("ip", "address"), timeout_s=60).text

@@ -49,14 +49,14 @@ def by_command(lab: Lab, target: str, *argv: str, before: str = "true") -> subpr
 
 def test_every_part_of_a_lab_sees_its_own_devices_and_the_host_its_own(host_as_found: str) -> None:
     lab = sample_lab(host_as_found)
-    host = process.run(DEVICES, timeout_s=5).text
+    host = process.run(DEVICES, timeout_s=60).text
     with running(lab), NetnsProvider().open(lab) as opened:
         for part in ("client", "server", "node1", "node2", UNDERLAY, "client"):
-            seen = opened.target(part).run(READ_MTUS, timeout_s=5)
+            seen = opened.target(part).run(READ_MTUS, timeout_s=60)
             assert mtus(seen.text) == links(lab.name, part), part
             with opened.target(part).start(("cat", "/sys/class/net/lo/ifindex")) as started:
-                assert started.wait(timeout_s=5).text == "1\n"
-            assert process.run(DEVICES, timeout_s=5).text == host
+                assert started.wait(timeout_s=60).text == "1\n"
+            assert process.run(DEVICES, timeout_s=60).text == host
         assert set(links(lab.name, "client")) == {"lo", "eth0"}
 
 
@@ -150,7 +150,7 @@ from labctl.providers.netns.probes import _own_sys
 from labctl.system import netns, process
 probe = _own_sys()
 print(probe.present, probe.required, probe.found)
-print(process.run(("true",), timeout_s=5).returncode)
+print(process.run(("true",), timeout_s=60).returncode)
 """
 
 
@@ -185,8 +185,8 @@ def test_a_namespace_with_the_number_of_one_that_is_gone_is_not_taken_for_it(hos
         try:
             if attempt and number not in seen:
                 continue
-            subprocess.run(("ip", "-n", name, "link", "add", device, "type", "bridge"), check=True, timeout=10)
-            shown = process.run(DEVICES, timeout_s=5, namespace=netns.path_of(name)).text.split()
+            subprocess.run(("ip", "-n", name, "link", "add", device, "type", "bridge"), check=True, timeout=60)
+            shown = process.run(DEVICES, timeout_s=60, namespace=netns.path_of(name)).text.split()
             assert sorted(shown) == sorted((device, "lo"))
         finally:
             os.close(descriptor)
@@ -202,12 +202,12 @@ def test_the_devices_of_a_deleted_namespace_go_although_a_process_looked_at_them
     descriptors = [netns.create(name, lambda: None) for name in (one, other)]
     try:
         argv = ("ip", "-n", one, "link", "add", "here0", "type", "veth", "peer", "there0", "netns", other)
-        subprocess.run(argv, check=True, timeout=10)
-        process.run(DEVICES, timeout_s=5, namespace=netns.path_of(one))
+        subprocess.run(argv, check=True, timeout=60)
+        process.run(DEVICES, timeout_s=60, namespace=netns.path_of(one))
         os.close(descriptors.pop(0))
         netns.delete(one)
-        deadline = time.monotonic() + 5
-        while "there0" in process.run(DEVICES, timeout_s=5, namespace=netns.path_of(other)).text.split():
+        deadline = time.monotonic() + 60
+        while "there0" in process.run(DEVICES, timeout_s=60, namespace=netns.path_of(other)).text.split():
             assert time.monotonic() < deadline, "the other end of the deleted namespace's veth is still there"
             time.sleep(0.02)
     finally:

@@ -137,7 +137,7 @@ from labctl.system.powers import Powers
 Path("/proc/sys/user/max_pid_namespaces").write_text("0")
 probe = _own_processes()
 print(probe.present, probe.required, probe.found)
-done = process.run(("true",), timeout_s=5, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
+done = process.run(("true",), timeout_s=60, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
 print(done.returncode, done.error_text)
 """
 

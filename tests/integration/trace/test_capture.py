@@ -263,6 +263,6 @@ def test_at_line_rate_every_packet_is_captured_or_counted_as_lost(host_as_found:
 def _sent(open_lab: OpenLab) -> int:
     import json
 
-    done = open_lab.target("client").run(("ip", "-j", "-s", "link", "show", "eth0"), timeout_s=5)
+    done = open_lab.target("client").run(("ip", "-j", "-s", "link", "show", "eth0"), timeout_s=60)
     counts = json.loads(done.text)[0]["stats64"]
     return int(counts["rx"]["packets"]) + int(counts["tx"]["packets"])

@@ -99,7 +99,7 @@ def test_a_netfilter_drop_is_named_with_its_hook_and_rule(host_as_found: str) ->
 def test_a_packet_that_a_program_drops_is_named_with_the_program_and_the_reason(host_as_found: str) -> None:
     with running(host_as_found, BPF, NATIVE) as (lab, open_lab):
         pods = str(lab.node("node2").pod_cidr)
-        assert open_lab.target("node1").run(("ip", "route", "del", pods), timeout_s=5).returncode == 0
+        assert open_lab.target("node1").run(("ip", "route", "del", pods), timeout_s=60).returncode == 0
         found = traced(lab, open_lab, "server")
     lxc = lab.pod("client").lxc
     assert found.wrong is not None

