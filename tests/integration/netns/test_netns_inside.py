@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from netns_building import needs_root, running
+from netns_building import copied_for, needs_root, running
 
 from labctl.model.lab import Lab
 from labctl.names import UNDERLAY, namespace_of
@@ -155,15 +153,8 @@ print(process.run(("true",), timeout_s=60).returncode)
 
 
 def test_a_host_that_allows_no_own_sys_says_so(host_as_found: str, tmp_path: Path) -> None:
-    """As in an unprivileged container: a user namespace whose /sys has parts hidden may not mount another one. There,
-    root is not root of this host, and may not look into another user's home: it gets a copy of what it needs."""
-    shutil.copytree(ROOT / "src" / "labctl", tmp_path / "labctl", ignore=shutil.ignore_patterns("__pycache__"))
-    for package in ("annotated_types", "click"):
-        found = importlib.util.find_spec(package)
-        assert found is not None
-        assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, tmp_path / package)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    """As in an unprivileged container: a user namespace whose /sys has parts hidden may not mount another one."""
+    environment = {**os.environ, "PYTHONPATH": str(copied_for(REFUSED, tmp_path))}
     inside = ("unshare", "-Urnm", os.path.realpath(sys.executable), "-c", REFUSED)
     script = 'mount -t tmpfs none /sys/module && exec "$@"'
     ended = subprocess.run(
@@ -173,6 +164,32 @@ def test_a_host_that_allows_no_own_sys_says_so(host_as_found: str, tmp_path: Pat
     assert ended.stdout.splitlines() == ["False False [Errno 1] Operation not permitted: 'mount of /sys'", "0"], (
         ended.stdout + ended.stderr
     )
+
+
+STARTED = """
+from labctl.system import process
+done = process.run(("ls", "-d", "/proc/self"), timeout_s=60)
+print(done.returncode, done.text)
+"""
+
+
+@pytest.mark.parametrize("where", [".", "closed", "closed/below", "seen but not entered", "gone"])
+def test_programs_are_started_from_a_directory_that_root_may_not_enter(where: str, tmp_path: Path) -> None:
+    """As a home on a network file system is, to root: labctl is in it when it is typed there."""
+    directory = tmp_path / where
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, mode in ((tmp_path / "closed", 0o700), (tmp_path / "seen but not entered", 0o744)):
+        if path.is_dir():
+            os.chown(path, 12345, 12345)
+            path.chmod(mode)
+    environment = {**os.environ, "PYTHONPATH": str(copied_for(STARTED, tmp_path))}
+    leave = 'rmdir "$PWD"; ' if where == "gone" else ""
+    inside = ("sh", "-c", f'{leave}exec "$@"', "sh", os.path.realpath(sys.executable), "-P", "-c", STARTED)
+    ended = subprocess.run(
+        ("unshare", "-Ur", *inside),
+        cwd=directory, capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert ended.stdout.splitlines()[:1] == ["0 /proc/self"], ended.stdout + ended.stderr
 
 
 def test_a_namespace_with_the_number_of_one_that_is_gone_is_not_taken_for_it(host_as_found: str) -> None:

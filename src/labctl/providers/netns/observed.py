@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,8 @@ from labctl.system.rule_comments import rule_comments
 _RULE = re.compile(r'^-A .* --comment "([^"]*)"')
 _TABLE = re.compile(r"^\*(\w+)")
 _SYSCTLS = Path("/proc/sys")
+_LOOKS = 20
+"""At most, at a namespace whose devices come and go all the time."""
 
 
 class Kind(StrEnum):
@@ -217,8 +219,17 @@ class _Look:
 
     @cached_property
     def links(self) -> Mapping[int, rtnetlink.Link]:
+        return self._links()
+
+    def _links(self) -> Mapping[int, rtnetlink.Link]:
         found = [rtnetlink.parse_link(body) for body in self.channel.ask(rtnetlink.all_links())]
-        return {link.index: link for link in found}
+        # Without what counts by itself.
+        return {link.index: replace(link, rx_packets=0, tx_packets=0) for link in found}
+
+    def is_settled(self) -> bool:
+        """Whether the devices are still those that there were at the beginning. What a device goes with (its routes,
+        programs, addresses) is gone a moment before or after it: read meanwhile, that is no thing of its own."""
+        return self._links() == self.links
 
     def device(self, index: int) -> str:
         return self.links[index].name if index in self.links else ""
@@ -303,19 +314,28 @@ class Observed:
 
 
 def observe(namespace: str, things: Sequence[Thing]) -> Observed | None:
-    """Reads every kind that the things are of. None when the namespace cannot be entered."""
-    names: set[str] = set()
-    unread: set[Kind] = set()
+    """Reads every kind that the things are of, again when devices came or went meanwhile. None when the namespace
+    cannot be entered."""
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
-            look = _Look(channel, things)
-            for kind in {thing.kind: None for thing in things if thing.kind in _READERS}:
-                try:
-                    names.update(_READERS[kind](look))
-                except OSError:
-                    unread.add(kind)
+            for _ in range(_LOOKS):
+                look = _Look(channel, things)
+                seen = _read(look)
+                if look.is_settled():
+                    break
     except OSError:
         return None
+    return seen
+
+
+def _read(look: _Look) -> Observed:
+    names: set[str] = set()
+    unread: set[Kind] = set()
+    for kind in {thing.kind: None for thing in look.things if thing.kind in _READERS}:
+        try:
+            names.update(_READERS[kind](look))
+        except OSError:
+            unread.add(kind)
     return Observed(frozenset(names), frozenset(unread))
 
 
