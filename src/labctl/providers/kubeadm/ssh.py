@@ -91,9 +91,8 @@ def connect(machine: Machine) -> Connection:
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         _know(client.get_host_keys(), goal)
         connection.open()
-        if any(
-            connection.transport.get_remote_server_key().get_base64() in words for words in _marked("@revoked", goal)
-        ):
+        shown = connection.transport.get_remote_server_key().get_base64()
+        if any(shown in words for words in _marked("@revoked", goal)):
             raise paramiko.SSHException("the key that the machine shows is marked @revoked in known_hosts")
         connection.transport.set_keepalive(_KEEPALIVE_S)
     except (OSError, paramiko.SSHException, EOFError) as failed:
@@ -464,13 +463,9 @@ class SshRunning:
                 remedy="is the machine up? then the same command again",
             )
         return Completed(
-            argv=self._argv,
-            returncode=status,
-            stdout=bytes(self._out),
-            stderr=bytes(self._err),
-            duration_s=time.monotonic() - self._begun_s,
-            timed_out=timed_out,
-        )
+            argv=self._argv, returncode=status, stdout=bytes(self._out), stderr=bytes(self._err),
+            duration_s=time.monotonic() - self._begun_s, timed_out=timed_out,
+        )  # fmt: skip
 
     def _close_channel(self) -> None:
         with contextlib.suppress(OSError, EOFError):  # the connection has ended before
