@@ -48,11 +48,11 @@ def names_of(lab: str) -> tuple[str, ...]:
 def ping(lab: Lab, client: str, address: object, *, count: int = 3) -> subprocess.CompletedProcess[str]:
     argv = ("ping", "-n", "-c", str(count), "-i", "0.01", "-W", "1", str(address))
     inside = netns.command(f"labctl.{lab.name}.{client}", argv)
-    return subprocess.run(inside, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(inside, capture_output=True, text=True, timeout=120, check=False)
 
 
 def as_json(*argv: str) -> Any:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
     return json.loads(done.stdout or "[]")
 
 

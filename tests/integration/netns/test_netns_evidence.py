@@ -22,7 +22,7 @@ PROVIDER = NetnsProvider()
 def sending(opened: OpenLab, pair: Pair) -> Callable[[], None]:
     def send() -> None:
         address = str(opened.lab.pod(pair.server).address)
-        done = opened.target(pair.client).run(("ping", "-c", "3", "-i", "0.01", "-W", "1", address), timeout_s=10)
+        done = opened.target(pair.client).run(("ping", "-c", "3", "-i", "0.01", "-W", "1", address), timeout_s=120)
         assert done.returncode == 0, done.text
 
     return send

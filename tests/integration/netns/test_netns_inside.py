@@ -27,7 +27,7 @@ DEVICES = ("ls", "/sys/class/net")
 def links(lab: str, part: str) -> dict[str, int]:
     """Every device of the part with its MTU, as netlink tells."""
     argv = ("ip", "-n", namespace_of(lab, part), "-j", "link")
-    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20).stdout)
+    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
     return {link["ifname"]: link["mtu"] for link in found}
 
 
@@ -114,8 +114,8 @@ import os, sys
 os.chroot(sys.argv[1]); os.chdir("/")
 from pathlib import Path
 from labctl.system import process
-inside = process.run(("ls", "/", "/sys/class/net"), timeout_s=10, namespace=Path(sys.argv[2]))
-outside = process.run(("ls", "/"), timeout_s=10)
+inside = process.run(("ls", "/", "/sys/class/net"), timeout_s=120, namespace=Path(sys.argv[2]))
+outside = process.run(("ls", "/"), timeout_s=120)
 print(process.without_own_sys(), inside.text.split(), outside.text.split(), inside.error_text)
 """
 

@@ -36,7 +36,7 @@ def missing(lab: Lab) -> set[str]:
 
 def does(lab: Lab, part: str, command: str) -> None:
     argv = netns.command(namespace_of(lab.name, part), tuple(command.split()))
-    subprocess.run(argv, check=True, capture_output=True, timeout=20)
+    subprocess.run(argv, check=True, capture_output=True, timeout=120)
 
 
 def test_each_kind_of_thing_that_is_taken_away_is_named_and_nothing_else(host_as_found: str) -> None:

@@ -146,7 +146,7 @@ def switch_to(other: Lab) -> None:
         wanted = attachments(other, node.name)
         for device in {attachment.device for attachment in wanted}:
             argv = ("tc", "-n", namespace, "qdisc", "del", "dev", device, "clsact")
-            subprocess.run(argv, check=True, timeout=10)
+            subprocess.run(argv, check=True, timeout=120)
         with load(other.datapath.host_routing, other.datapath.encapsulation) as loaded:
             for name, entries in map_contents(other, node.name).items():
                 bpf.update(loaded.maps[name], entries)

@@ -76,7 +76,7 @@ def tshark(file: str, *fields: str, options: tuple[str, ...] = ()) -> list[list[
         ("tshark", "-n", "-r", file, *options, "-T", "fields", *wanted),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     return [line.split("\t") for line in done.stdout.splitlines()]

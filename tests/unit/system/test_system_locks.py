@@ -95,7 +95,7 @@ def test_many_take_turns_and_no_two_have_it_at_once(folder: Path) -> None:
 
     def take() -> None:
         for _ in range(20):
-            with locks.held("turn", timeout_s=30) as is_mine:
+            with locks.held("turn", timeout_s=120) as is_mine:
                 assert is_mine
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
