@@ -106,7 +106,7 @@ class TestMachine:
     def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
         """Runs a program on the machine, not over SSH."""
         done = subprocess.run(
-            (*self.enter(), *argv), input=stdin.encode(), capture_output=True, check=False, timeout=60
+            (*self.enter(), *argv), input=stdin.encode(), capture_output=True, check=False, timeout=300
         )
         assert not check or done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
