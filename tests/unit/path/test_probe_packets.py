@@ -118,7 +118,7 @@ def test_the_filter_lets_the_marked_packets_through_and_no_others(protocol: Prob
         ("tcpdump", "-n", "-r", "-", "-w", "-", marked(protocol).expression()),
         input=stream,
         capture_output=True,
-        timeout=10,
+        timeout=120,
         check=True,
     )
     assert (
