@@ -15,7 +15,7 @@ TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "labctl"
 MAX_LINES = 600
 
-LEAVES = frozenset({"errors", "units", "names", "text"})
+LEAVES = frozenset({"errors", "language", "units", "names", "text"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -77,7 +77,7 @@ IO_MODULES = frozenset(
     }
 )  # fmt: skip
 PURE_PARTS = {
-    "io": frozenset({"StringIO"}),
+    "io": frozenset({"BytesIO", "StringIO"}),
     "pathlib": frozenset({"PurePath", "PurePosixPath"}),
     "random": frozenset({"Random"}),  # with a seed
 }
