@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -130,10 +132,25 @@ def host_as_found(lab_prefix: str) -> Iterator[str]:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.geteuid() == 0:  # the first process of the PID namespace for checks lives as long as this process does
         process.run(("true",), timeout_s=20, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
+        _wait_until_it_has_become_itself()
     before = host_snapshot.snapshot(lab_prefix)
     yield lab_prefix
     found = host_snapshot.settled(before, lab_prefix)
     assert not found, "the host is not as it was found:\n  " + "\n  ".join(found)
+
+
+def _wait_until_it_has_become_itself() -> None:
+    """The first process is setpriv for a moment, then a shell with a child; on a busy machine that takes a while."""
+    deadline = time.monotonic() + 60
+    while not any(_children(child) for child in _children(os.getpid())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    with contextlib.suppress(OSError):
+        return [int(child) for thread in threads for child in thread.read_text().split()]
+    return []
 
 
 def pytest_report_header() -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from labctl.checks.base import Check
-    from labctl.model.lab import Scenario
+    from labctl.engine.comparison.request import Options, Question
+    from labctl.engine.comparison.stored import StoredComparison
+    from labctl.model.lab import Lab, Scenario
+    from labctl.model.parameters import CompareParameters
     from labctl.model.sections_kubeadm import Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
@@ -48,6 +51,55 @@ def refuse(scenario: Scenario) -> None:
     provider(scenario.provider).refuse(resolve(scenario))
 
 
+def ask(labs: Sequence[Lab], parameters: CompareParameters, options: Options) -> Question:
+    """What a comparison of those labs is asked, with the providers and checks that answer it. Raises UsageError."""
+    from labctl.engine.comparison import request
+
+    return request.ask(labs, _providers_of(labs), checks(), parameters, options)
+
+
+def ask_again(stored: StoredComparison, *, trust: bool) -> Question:
+    """The question of a stored run, to be answered to its end. Raises UsageError when somebody else could have made it
+    say to which machines labctl connects, and with which password (lab.yaml says that), or what runs as root there."""
+    from labctl.engine.comparison.request import again
+    from labctl.engine.comparison.stored import stored_labs
+    from labctl.loading.load import site_section
+
+    labs = stored_labs(stored.run)
+    providers = _providers_of(labs.values())
+    named = [lab.settings["hosts"] for lab in labs.values() if "hosts" in lab.settings]
+    if named and any(hosts != site_section("hosts", trust=trust) for hosts in named):
+        raise UsageError(
+            what="the run was measured on other machines than lab.yaml lists",
+            cause="which machines are connected to, and with which keys and passwords, is not a stored run's to say",
+            remedy="list the machines of the run under hosts: in lab.yaml, then the same command again",
+        )
+    question = again(stored.asked, labs, providers, checks())
+    if not trust:
+        _require_no_code(labs.values())
+    return question
+
+
+def _require_no_code(labs: Iterable[Lab]) -> None:
+    """A stored run may not name what runs as root on the container engine's host, any more than a scenario may."""
+    from labctl.loading.code_keys import code_problems
+    from labctl.loading.tree import Place, planted
+
+    place = Place("run", 0, 0)
+    for lab in labs:
+        stored = planted({**lab.settings, "provider": lab.provider}, place)
+        if found := code_problems(stored, {place.file: None}):
+            raise UsageError(
+                what=f"lab {lab.name} of the run names code for the nodes of kind: {found[0].path}",
+                cause="that runs as root on the container engine's host, which is not a stored run's to say",
+                remedy="look at its manifest.json, then the same command with --trust",
+            )
+
+
+def _providers_of(labs: Iterable[Lab]) -> dict[str, Provider]:
+    return {name: provider(name) for name in {lab.provider for lab in labs}}
+
+
 def _machines_of_site(*, trust: bool) -> tuple[Machine, ...]:
     """The machines of lab.yaml, for labs that only their machines remember."""
     from labctl.loading.load import site_section
@@ -74,9 +126,10 @@ def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     return section_of(site_section("kubeadm", trust=trust))
 
 
-def runs_tools_here(name: str) -> bool:
-    """True when the provider's tools are children of this process, so that their CPU time can be told from others'."""
-    return name == "netns"
+def runs_tools_here(question: Question) -> bool:
+    """True when the tools of every side are children of this process, so that their CPU time can be told from
+    others'."""
+    return all(side.provider.name == "netns" for side in question.sides)
 
 
 def providers(*, trust: bool = False) -> Iterator[Provider]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "labctl"
+TESTS = TREE / "tests" / "unit"
 MAX_LINES = 600
+CRUMB_LINES = 100
+STANDS_ALONE = re.compile(r"\b(?:stands alone because|apart from `?[\w.]+`? so that)\s", re.IGNORECASE)
+"""How the docstring of a small module with one reader says why it did not move in with it."""
 
-LEAVES = frozenset({"errors", "language", "units", "names", "text"})
+LEAVES = frozenset({"errors", "json_text", "language", "units", "names", "text"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -226,6 +231,73 @@ def test_modules_stay_small(module: Module) -> None:
     assert lines <= MAX_LINES, f"{module.name} has {lines} lines: it has more than one subject, split it"
 
 
+def circle(imports: Mapping[str, frozenset[str]]) -> str:
+    """One circle of modules that import each other, `a → b → a`; empty when there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as found:
+        return " → ".join(reversed(found.args[1]))
+    return ""
+
+
+IMPORTS = {
+    module.name: frozenset(name for name, _ in module.own_imports() if name in MODULE_NAMES and name != module.name)
+    for module in MODULES.values()
+}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions and for types count too: they hide a circle, and a reader goes round it all the same."""
+    assert not circle(IMPORTS)
+
+
+@pytest.mark.parametrize(
+    ("imports", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, ""),
+        ({"a": {"b"}, "b": {"a"}}, "a → b → a"),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, "b → c → b"),
+    ],
+)
+def test_circles_are_seen(imports: dict[str, set[str]], found: str) -> None:
+    told = circle({name: frozenset(names) for name, names in imports.items()})
+    assert frozenset(told.split(" → ")) == frozenset(found.split(" → "))
+
+
+def is_crumb(module: Module, importers: int) -> bool:
+    """Whether a module is so small, with one reader alone, that it has to say why it does not stand with it."""
+    if module.path.name == "__init__.py" or module.text.count("\n") >= CRUMB_LINES or importers != 1:
+        return False
+    return STANDS_ALONE.search(" ".join((ast.get_docstring(module.tree) or "").split())) is None
+
+
+@each_module
+def test_a_small_module_with_one_reader_says_why_it_stands_alone(module: Module) -> None:
+    importers = [name for name, names in IMPORTS.items() if module.name in names]
+    assert not is_crumb(module, len(importers)), (
+        f"{module.name} has {module.text.count(chr(10))} lines and one reader, {importers[0]}: move it in there, or "
+        "say in its docstring that it 'stands alone because …'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "importers", "lines", "crumb"),
+    [
+        ("Parts.", 1, 10, True),
+        ("Parts.", 2, 10, False),
+        ("Parts.", 0, 10, False),
+        ("Parts.", 1, CRUMB_LINES, False),
+        ("Parts. It stands alone because\nwho looks for labs loads nothing else.", 1, 10, False),
+        ("Parts, apart from `provider` so that listing stays quick.", 1, 10, False),
+        ("Parts that stand alone.", 1, 10, True),
+    ],
+)
+def test_crumbs_are_seen(docstring: str, importers: int, lines: int, crumb: bool) -> None:
+    text = f'"""{docstring}"""\n' + "\n" * lines
+    module = Module(name="model.x", path=Path("x.py"), text=text, tree=ast.parse(text))
+    assert is_crumb(module, importers) is crumb
+
+
 def test_every_package_has_a_place_in_the_order() -> None:
     packages = {module.package for module in MODULES.values()} - LEAVES - {""}
     assert packages <= set(MAY_IMPORT), f"add to MAY_IMPORT: {sorted(packages - set(MAY_IMPORT))}"
@@ -286,6 +358,88 @@ def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:
 def test_impurities_are_seen(text: str, found: int) -> None:
     module = Module(name="model.x", path=Path("x.py"), text=text, tree=ast.parse(text))
     assert len(list(impurities(module))) == found
+
+
+ROOMS = frozenset(path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py")) | frozenset(
+    path.parent.relative_to(SOURCE) for path in SOURCE.rglob("__init__.py")
+)
+"""Every module and package, by its path without `.py`."""
+ROOM_NAMES = frozenset(room.name for room in ROOMS)
+
+
+def out_of_place(test: Path) -> str:
+    """What is wrong with the place of a test module (its path within tests/unit); empty where nothing is."""
+    if test.parent not in ROOMS:
+        return f"{test}: labctl has no package {test.parent}"
+    name = test.stem.removeprefix("test_")
+    if name in ROOM_NAMES and test.parent / name not in ROOMS:
+        return f"{test}: named after a module that {SOURCE.name}/{test.parent} does not have"
+    return ""
+
+
+def test_unit_tests_stand_where_what_they_test_stands() -> None:
+    tests = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")}
+    assert len(tests) > 100
+    wrong = [f"labctl has no package {folder}" for folder in sorted(folders) if folder not in ROOMS]
+    assert not wrong + [said for said in map(out_of_place, tests) if said]
+    # Folders are packages, so that several may have a test_plan.py.
+    assert not [folder for folder in folders if folder != Path() and not (TESTS / folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize(
+    ("test", "is_wrong"),
+    [
+        ("providers/netns/test_plan.py", False),
+        ("providers/netns/test_a_subject_of_its_own.py", False),
+        ("engine/test_comparison.py", False),
+        ("test_text.py", False),
+        ("test_setup.py", False),
+        ("netns/test_plan.py", True),
+        ("providers/netns/test_chart.py", True),
+        ("report/test_statistics.py", True),
+        ("test_ping.py", True),
+    ],
+)
+def test_a_test_that_stands_elsewhere_is_seen(test: str, is_wrong: bool) -> None:
+    assert bool(out_of_place(Path(test))) is is_wrong
+
+
+HTML = re.compile(
+    r"(?<!\?P)</?(?:a|body|code|details|div|em|h[1-6]|head|html|li|main|ol|p|pre|section|span|style|summary|t[drh]|table|ul)\b"
+)
+"""Tags of pages. Drawings have tags of their own (docs/adr): docs/adr/0014-own-svg.md."""
+FOLDS = frozenset({"report.markdown"})
+"""Markdown folds a long part away with `<details>`: it has no sign of its own for that."""
+TEMPLATES = SOURCE / "report" / "templates"
+
+
+@each_module
+def test_pages_are_made_by_templates_and_not_in_python(module: Module) -> None:
+    texts = (node for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    found = [f"line {text.lineno}: {text.value!r}" for text in texts if HTML.search(str(text.value))]
+    assert not found or module.name in FOLDS, f"{module.name} writes HTML by hand: {found}"
+
+
+@each_module
+def test_templates_are_imported_when_a_page_is_asked_for(module: Module) -> None:
+    """A module that imports Jinja2 when it is loaded makes every command wait for it."""
+    at_once = [
+        name
+        for node in module.tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert not [name for name in at_once if name.partition(".")[0] == "jinja2"]
+
+
+def test_styles_stand_in_files_of_their_own() -> None:
+    pages = sorted(TEMPLATES.glob("*.html"))
+    assert pages
+    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == ["report.css", "trace.css"]
+    for path in pages:
+        text = path.read_text(encoding="utf-8").replace("<style>{{ style }}</style>", "")
+        assert not re.search(r"<style|\bstyle=", text), path
 
 
 PRIVATE = re.compile(r"/work/(?:main|shared)|/root/\.pyenv|\.\./shared/")

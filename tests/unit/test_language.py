@@ -64,7 +64,7 @@ def test_help_is_all_in_chinese(command: tuple[str, ...], capsys: pytest.Capture
         (["--lang", "zh", "upp"], "没有命令"),
         (["upp", "--lang=zh"], "没有命令"),
         (["up", "--lang", "zh"], "错误："),
-        (["validate", "nowhere.yaml", "--lang", "zh"], "错误："),
+        (["validate", "nowhere.yaml", "--lang", "zh"], "没有"),
     ],
 )
 def test_errors_are_in_the_language_that_was_asked_for(

@@ -1,13 +1,12 @@
 """What a pod's addresses, its ARP, the TTLs, the envelope and the MTU should be, and what they teach. Judges, pure.
 
-The ARP of one pod in captures: who was asked for, who answered, and where both were seen. Pure.
-
-How a pod's own network is set up, as iproute2 tells it, and the largest packet that leaves it. Argv, parsers.
+What they judge is read here too: how a pod's own network is set up, as iproute2 tells it, and the largest packet that
+leaves it (argv and parsers), and the ARP of one pod in captures: who was asked for, who answered, and where both were
+seen.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, unknown
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
 from labctl.model.lab import Encapsulation, Lab, Pair, Placement
 from labctl.model.result import Finding
@@ -177,7 +177,7 @@ def parse_sized_ping(completed: Completed) -> SizedPing:
 
 def _entries(text: str, program: str) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(text or "[]")
+        entries = parse_json(text or "[]")
     except ValueError as failed:
         raise MeasureFailed(f"the output of {program} cannot be read", text.strip()[:200]) from failed
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

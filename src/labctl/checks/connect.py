@@ -7,13 +7,13 @@ with a reset, so that no TIME_WAIT fills the ports. Python's own time (some 30 Â
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import UNREACHED, is_of_the_network, require_success
@@ -81,7 +81,7 @@ def argv_connect_client(address: str, parameters: ConnectParameters) -> tuple[st
 def parse_connect(text: str) -> ConnectReport:
     """Raises MeasureFailed when it is not the client's JSON."""
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         return ConnectReport(
             connections=int(document["connections"]),
             duration_s=float(document["seconds"]),

@@ -3,10 +3,9 @@
 iperf3 3.12 exits with 0 even when it failed, so only its `error` key tells. It counts whole seconds: durations are
 rounded up. CPU is iperf3's own processes, client and server, user and system (see docs/checks.md for what that holds).
 
-Datagrams that reached a pod and that its program did not read in time, as the pod's own kernel counts them.
-
-On a busy machine a receiver is kept waiting, its socket's buffer fills up, and the kernel throws away what the network
-delivered. A program that counts sequence numbers calls that loss. This module tells the two apart.
+Datagrams that reached a pod and that its program did not read in time are counted by the pod's own kernel, and told
+apart from loss: on a busy machine a receiver is kept waiting, its socket's buffer fills up, and the kernel throws away
+what the network delivered. A program that counts sequence numbers calls that loss.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
 """The netfilter check: which hooks of the nodes a known number of packets passes, and what conntrack made of them.
 
-Rules that only count stand on the pair's nodes while the packets go through, and are taken away again whatever happens.
+Rules that match the pair's packets and do nothing but count stand on its nodes while the packets go through, and are
+taken away again whatever happens. They are in the mangle table, which has a chain for each of the five hooks, whichever
+of iptables' two kinds (legacy or nft) the node has; each carries a comment that no other rule has. Argv, rules and
+parsers are pure.
 
-Which netfilter hooks and which conntrack entries each mode should show, and what they teach. Judges, pure.
-
-What should be seen is what was measured with eBPF datapaths of both kinds and recorded on real Cilium: only Legacy with
-native routing takes pods' packets through the nodes' netfilter; with vxlan it sees the envelope.
-
-Counts one pair's packets at netfilter's hooks, with rules that match them and do nothing, and reads conntrack.
-
-Argv, rules and parsers, pure. The rules are in the mangle table, which has a chain for each of the five hooks,
-whichever of iptables' two kinds (legacy or nft) the node has; each carries a comment that no other rule has.
+So are the judges. What each mode should show at the hooks and in conntrack is what was measured with eBPF datapaths of
+both kinds and recorded on real Cilium: only Legacy with native routing takes pods' packets through the nodes'
+netfilter; with vxlan it sees the envelope.
 """
 
 from __future__ import annotations

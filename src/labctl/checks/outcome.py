@@ -1,11 +1,9 @@
-"""The common end of every check: a judgement becomes a result, and a tool that failed becomes `error`, never loss.
+"""How every check ends: a judgement becomes a result, and a tool that failed becomes `error`, never loss.
 
-What checks that look at many things have in common: they take no figures, and fail with what does not hold.
-
-Keeps what the tools printed, before anything parses it, and brings it back to be parsed again.
-
-Each finished process becomes three files: `NAME.json` (argv, exit status, times), `NAME.stdout` and `NAME.stderr`;
-a capture's standard output is `NAME.pcap`, so that Wireshark opens it.
+Checks that look at many things take no figures, and fail with what does not hold. What the tools printed is kept before
+anything parses it, and brought back to be parsed again: each finished process becomes three files, `NAME.json` (argv,
+exit status, times), `NAME.stdout` and `NAME.stderr`; a capture's standard output is `NAME.pcap`, so that Wireshark
+opens it.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
+from labctl.json_text import parse_json
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
@@ -186,7 +185,7 @@ def completed_record(completed: Completed) -> bytes:
 
 def load_completed(name: str, load: Callable[[str], bytes], *, output: str = "stdout") -> Completed:
     """The process that `save_completed` stored under `name`; `load` gives the content of one file."""
-    record = json.loads(load(f"{name}.json"))
+    record = parse_json(load(f"{name}.json"))
     return Completed(
         argv=tuple(record["argv"]),
         returncode=record["returncode"],

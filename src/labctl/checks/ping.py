@@ -3,12 +3,10 @@
 Output that cannot be read, or a tool that failed, is `error`. Loss is only what ping itself counted. A run may be cut
 into slices, each a process of its own; what all of them saw makes one set of samples.
 
-Percentiles of samples, by one definition throughout: linear interpolation between the closest ranks.
-
-It is definition 7 of Hyndman and Fan (1996), the default of NumPy and R. For values that a tool rounded coarsely there
-is the percentile of grouped data, as in textbooks and in `statistics.median_grouped`.
-
-Durations as iperf3 and sockperf can be told them: whole seconds.
+Two things that every timed check needs stand here as well. Percentiles of samples have one definition throughout,
+linear interpolation between the closest ranks: definition 7 of Hyndman and Fan (1996), the default of NumPy and R. For
+values that a tool rounded coarsely there is the percentile of grouped data, as in textbooks and in
+`statistics.median_grouped`. Durations are whole seconds, as iperf3 and sockperf can be told them.
 """
 
 from __future__ import annotations

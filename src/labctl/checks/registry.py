@@ -1,4 +1,7 @@
-"""Every kind of check that labctl has, by name. The composition root hands this to the engine."""
+"""Every kind of check that labctl has, by name. The composition root hands this to the engine.
+
+It stands alone because it imports every check, for which only those commands should wait that run one.
+"""
 
 from __future__ import annotations
 

@@ -4,9 +4,8 @@ Needs nothing in the pods but iperf3 and tcpdump. Nothing listens on the backend
 which pod was chosen is seen from the packet that arrives there, and its refusal is the answer. A Service of one backend
 is then used for a real exchange, too.
 
-What a look at one Service says: pure judging of who answered, where the address was translated, and by what.
-
-With kube-proxy replaced the client's own socket is translated before a packet exists (seen on Cilium 1.16.0-rc.0 with
+Judging what a look at one Service says is pure: who answered, where the address was translated, and by what. With
+kube-proxy replaced the client's own socket is translated before a packet exists (seen on Cilium 1.16.0-rc.0 with
 Kubernetes 1.20.2, in both modes and both encapsulations); with kube-proxy the node's netfilter does it.
 """
 

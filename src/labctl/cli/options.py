@@ -1,6 +1,7 @@
-"""Options that several commands share, so that they read and behave the same everywhere.
+"""Options that several commands share, and what they name: scenarios, running labs, providers, bundles of images.
 
-What `images`, `bundle` and `up --bundle` have in common: which providers have images, and what to say of others.
+They read and behave the same everywhere. `images`, `bundle` and `up --bundle` share which providers have images, and
+what to say of others.
 """
 
 from __future__ import annotations
@@ -16,18 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from labctl.cli.output import tell
-from labctl.errors import HostLacks, LabError, NeedsRoot, UsageError
-
-if TYPE_CHECKING:
-    from labctl.model.lab import Lab
-    from labctl.providers.base import Provider, RunningLab
-
-
+from labctl.errors import LabError, UsageError
 from labctl.model.lab import Lab
 from labctl.providers.base import Packs, Provider
 
-ROOT = "root"
-"""How providers call the probe for this right."""
+if TYPE_CHECKING:
+    from labctl.providers.base import RunningLab
 
 PARTS_NAMED = 3
 
@@ -39,7 +34,9 @@ set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one value of the scenario; repeatable."
 )
 trust_option = click.option(
-    "--trust", is_flag=True, help="As root, go by files that somebody else could have written. Look at them first."
+    "--trust",
+    is_flag=True,
+    help="Go by files that somebody else could have written, and by what they run as root. Look at them first.",
 )
 name_option = click.option("--name", metavar="LAB", help="Name of the lab (default: the scenario's).")
 runs_dir_option = click.option(
@@ -98,21 +95,6 @@ def provider_of(lab: Lab) -> Provider:
     from labctl import app
 
     return app.provider(lab.provider)
-
-
-def require_host(provider: Provider) -> None:
-    """Raises HostLacks with everything that is missing and required, and what mends it."""
-    missing = [probe for probe in provider.probes() if probe.required and probe.is_looked_at and not probe.present]
-    if not missing:
-        return
-    others = [probe for probe in missing if probe.name != ROOT]
-    if not others:
-        raise NeedsRoot(what=f"building {provider.name} labs needs root", cause=f"this is {missing[0].found}")
-    raise HostLacks(
-        what=f"this host cannot run {provider.name} labs: it lacks {', '.join(p.name for p in missing)}",
-        cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in missing),
-        remedy="\n".join(dict.fromkeys(p.remedy for p in others if p.remedy)),
-    )
 
 
 def as_root() -> str:

@@ -1,9 +1,10 @@
-"""Writing to stdout and stderr: one JSON document, tables, sentences. A reader who goes away (`labctl list | true`)
-changes no verdict.
+"""The door to stdout and stderr: one JSON document, tables, sentences; nothing else in labctl writes to them.
 
-The door to the terminal: names, reasons and tools' words may hold anything, and no character of them is obeyed
-(`text.visible`). Nothing else in labctl writes to stdout or stderr (tests/unit/test_doors.py). What is for people is
-translated here, into the language that `speak` chose (`labctl.language`); bytes, which are for programs, are not."""
+tests/unit/test_doors.py holds that. Names, reasons and tools' words may hold anything, and no character of them is
+obeyed (`text.visible`). What is for people is translated here, into the language that `speak` chose
+(`labctl.language`); bytes, which are for programs, are not. A reader who goes away (`labctl list | true`) changes no
+verdict.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How comparisons leave the command line: on the terminal or as JSON, and into files; the same for every command.
+"""How comparisons and traces leave the command line: on the terminal or as JSON, into files, and as an exit code.
 
-Shows a trace, of now or out of a run: what `trace` and `report` have in common.
+It is the same for what was measured now and for what a stored run says.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl.cli.options import as_json as json_option
-from labctl.cli.output import console, emit_json, show, spoken
-from labctl.errors import LabError, MeasureFailed
+from labctl.cli.output import console, emit, emit_json, show, spoken, tell
+from labctl.errors import Interrupted, LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
 from labctl.text import utf8
 
 if TYPE_CHECKING:
     from labctl.compare.thresholds import ThresholdJudgement
+    from labctl.engine.comparison.compare import ComparisonRun
+    from labctl.model.trace import Trace
     from labctl.report.words import Words
-
-
-from labctl.cli.output import emit
-from labctl.model.trace import Trace
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CROSSED = 1
@@ -57,14 +55,14 @@ class ReportOutput:
     @property
     def words(self) -> Words:
         """Those for files."""
-        from labctl.report.words import words_for
+        from labctl.report.sentences import words_for
 
         return words_for(spoken(in_files=True))
 
     @property
     def terminal_words(self) -> Words:
         """Those for stdout."""
-        from labctl.report.words import words_for
+        from labctl.report.sentences import words_for
 
         return words_for(spoken())
 
@@ -112,12 +110,35 @@ def require_place(path: Path) -> None:
     raise LabError(what=f"cannot write {path}", cause=cause, remedy=remedy)
 
 
-def judge(comparisons: Sequence[Comparison], expressions: Sequence[str]) -> tuple[tuple[ThresholdJudgement, ...], ...]:
-    """Every threshold on every comparison. Raises UsageError for one that names nothing."""
-    from labctl.compare.thresholds import judge_thresholds, parse_threshold
+def present(comparisons: Sequence[Comparison], fail_if: Sequence[str], output: ReportOutput) -> int:
+    """Shows what was stored and gives the exit code. Raises UsageError for a threshold that names nothing."""
+    from labctl.compare.thresholds import judge
 
-    thresholds = [parse_threshold(expression) for expression in expressions]
-    return tuple(judge_thresholds(thresholds, comparison) for comparison in comparisons)
+    judgements = judge(comparisons, fail_if)
+    show_comparisons(comparisons, judgements, output)
+    return exit_code(comparisons, judgements)
+
+
+def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOutput) -> int:
+    """Shows what came of measuring and gives the exit code. What was stopped is shown as far as it got, and stays
+    stopped."""
+    from labctl.compare.thresholds import judge
+
+    if answer.kept:
+        tell(f"kept: labctl down {' '.join(answer.kept)}")
+    judgements = judge(answer.comparisons, fail_if) if answer.comparisons else ()
+    if answer.comparisons:
+        others = answer.against_baseline
+        show_comparisons((*answer.comparisons, *others), (*judgements, *(() for _ in others)), output)
+    said = "raw files" if answer.stopped is None else "what there is"
+    (tell if output.is_json else emit)(f"{said}: {answer.path}")
+    if answer.stopped is not None:
+        raise Interrupted(
+            what=answer.stopped.what,
+            cause="the labs are gone, the blocks that were whole are kept",
+            remedy=f"go on with: labctl compare --resume {answer.path}",
+        )
+    return exit_code(answer.comparisons, judgements)
 
 
 def show_comparisons(

@@ -1,6 +1,6 @@
 """From the records of a comparison's runs to the comparison; the same records always give the same result.
 
-Rows are made by `rows`, warnings by `cautions`; this module brings them together.
+Rows are made by `rows`, warnings by `warnings`; this module brings them together.
 """
 
 from __future__ import annotations

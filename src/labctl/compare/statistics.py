@@ -1,13 +1,12 @@
 """Estimates, intervals and p-values for two sides; knows numbers only, no metrics and no verdicts.
 
 Paired (one comparison, interleaved blocks): log-ratios d = ln(B/A), the Hodges-Lehmann estimate, Wilcoxon's exact
-signed-rank interval. Unpaired (two stored runs): the Hodges-Lehmann shift with the Mann-Whitney interval. Everything
-is on the log scale; `relative` turns a log-ratio into a change. Nothing is removed as an outlier.
+signed-rank interval. Unpaired (two stored runs): the Hodges-Lehmann shift with the Mann-Whitney interval. Everything is
+on the log scale; `relative` turns a log-ratio into a change. Nothing is removed as an outlier.
 
-The few distributions that the comparison needs: exact rank distributions, the normal and Student's t.
-
-SciPy has all of them, but it weighs 100 MB and takes over a second to import, out of proportion to these lines and to
-a command that should start in a quarter of a second. It is the oracle in the tests instead.
+The few distributions that this needs stand here too: exact rank distributions, the normal and Student's t. SciPy has
+all of them, but it weighs 100 MB and takes over a second to import, out of proportion to these lines and to a command
+that should start in a quarter of a second. It is the oracle in the tests instead.
 """
 
 from __future__ import annotations

@@ -125,6 +125,19 @@ def named_by(threshold: Threshold, among: Sequence[Candidate]) -> tuple[Candidat
     )
 
 
+def require_named(texts: Iterable[str], checks: Iterable[CheckMetrics], placements: Iterable[Placement]) -> None:
+    """Raises UsageError for a threshold that cannot be read or that names nothing that will be measured."""
+    among = candidates(checks, placements)
+    for text in texts:
+        named_by(parse_threshold(text), among)
+
+
+def judge(comparisons: Sequence[Comparison], texts: Sequence[str]) -> tuple[tuple[ThresholdJudgement, ...], ...]:
+    """Every threshold on every comparison. Raises UsageError for one that cannot be read or names nothing."""
+    thresholds = [parse_threshold(text) for text in texts]
+    return tuple(judge_thresholds(thresholds, comparison) for comparison in comparisons)
+
+
 def judge_thresholds(thresholds: Sequence[Threshold], comparison: Comparison) -> tuple[ThresholdJudgement, ...]:
     """Every threshold on every row that it names. Raises UsageError for a name that means no row."""
     return tuple(

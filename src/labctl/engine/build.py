@@ -1,6 +1,6 @@
-"""Applies a plan with undo: a lab is there whole, or not at all.
+"""Builds labs and removes them: a plan applied with undo, so that a lab is there whole or not at all.
 
-What `up` and `down` mean: same lab again, changed lab, half a lab, no lab.
+What `up` and `down` mean for the same lab again, a changed lab, half a lab and no lab is decided here too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from labctl.engine.events import (
     Undoing,
     Working,
 )
-from labctl.errors import HostLacks, Interrupted, LabError, UsageError
+from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
 from labctl.planning.difference import differences
 from labctl.providers.base import Executor, HoldsProcesses, Provider, RunningLab, Tells
 from labctl.system.signals import uninterrupted
+
+ROOT = "root"
+"""How providers call the probe for this right."""
 
 
 def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> Plan:
@@ -55,6 +58,21 @@ def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = Fa
             raise
     observer(BuildDone(lab=lab.name, duration_s=time.monotonic() - begun))
     return plan
+
+
+def require_host(provider: Provider) -> None:
+    """Raises HostLacks with everything that is missing and required, and what mends it."""
+    missing = [probe for probe in provider.probes() if probe.required and probe.is_looked_at and not probe.present]
+    if not missing:
+        return
+    others = [probe for probe in missing if probe.name != ROOT]
+    if not others:
+        raise NeedsRoot(what=f"building {provider.name} labs needs root", cause=f"this is {missing[0].found}")
+    raise HostLacks(
+        what=f"this host cannot run {provider.name} labs: it lacks {', '.join(p.name for p in missing)}",
+        cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in missing),
+        remedy="\n".join(dict.fromkeys(p.remedy for p in others if p.remedy)),
+    )
 
 
 @contextlib.contextmanager

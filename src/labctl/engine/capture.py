@@ -1,12 +1,11 @@
 """`labctl capture`: many taps at once, in one stream of packets, live or into one file, with every loss counted.
 
-Two tcpdumps per tap, one per direction, write pcap into pipes that are read as it comes. Packets are held back for a
-moment, so that those of different taps come out in the order of their times; never more than `_HELD_BYTE` of them.
+Taps are named by name, pod, node, device or role; without any, they are those of the lab's pairs. Two tcpdumps per tap,
+one per direction, write pcap into pipes that are read as it comes. Packets are held back for a moment, so that those of
+different taps come out in the order of their times; never more than `_HELD_BYTE` of them.
 
-Proves that a capture filter can see a packet, before "nothing was seen" is believed: known packets are sent and the
-same filter has to catch them at the same taps.
-
-Which taps a `labctl capture` means: by name, pod, node, device or role; without any, those of the lab's pairs.
+A capture filter has to prove that it can see a packet before "nothing was seen" is believed: known packets are sent and
+the same filter has to catch them at the same taps.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 Two independent kinds of witness are heard: what the provider can read from the machinery (programs, counters,
 netfilter, an agent's status) while known packets go through, and what the packets themselves show at the taps.
 
-What `up` has to show for itself: the lab as it really is, and the mode that it proves to be in.
-
 Where labctl makes the datapath itself a built lab is the planned one, and `check`, `status` and `compare` prove it.
-Where others were asked for it (real Cilium), they may have fallen back without a word: that is looked at once.
+Where others were asked for it (real Cilium), they may have fallen back without a word: `up` looks at that once, and
+shows the lab as it really is and the mode that it proves to be in.
 """
 
 from __future__ import annotations

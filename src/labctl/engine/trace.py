@@ -1,8 +1,7 @@
 """One `labctl trace`: marked packets go from one pod to another while every tap and every witness watches.
 
-One `labctl trace` as a run on disk: the captures as they came, and what was found in them; and back from there.
-
-Asks an open lab how far apart the clocks of two pods' nodes are, where they have clocks of their own.
+It is a run on disk: the captures as they came, what was found in them, and the way back from there. Where the nodes of
+the two pods have clocks of their own, the open lab is asked how far apart they are.
 """
 
 from __future__ import annotations

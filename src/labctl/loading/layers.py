@@ -1,14 +1,12 @@
-r"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged.
+"""The files that a scenario is made of: the site's, its parents' and its own; read, checked one by one, and merged.
 
-The defaults that hold where neither lab.yaml nor a scenario says anything.
+Below them are the defaults that hold where neither lab.yaml nor a scenario says anything. The shipped lab.yaml writes
+the same values out, with comments; a test holds the two equal. They are here as well so that a scenario file means the
+same without any project around it (an installed package, a file sent by mail).
 
-The shipped lab.yaml writes the same values out, with comments; a test holds the two equal. They are here as well so
-that a scenario file means the same without any project around it (an installed package, a file sent by mail).
-
-`--set key.path=value`: one option → a change of the merged tree, each value with its place in the option.
-
-A path is keys with dots; an item of a list is its index (`pods[0].node`) or, for items with a name, that name
-(`checks.ping.count`). A dot inside a key is written `\.`. The value is YAML.
+Above them is `--set key.path=value`: one option is a change of the merged tree, each value with its place in the
+option. A path is keys with dots; an item of a list is its index (`pods[0].node`) or, for items with a name, that name
+(`checks.ping.count`). A dot inside a key is written `\\.`. The value is YAML.
 """
 
 from __future__ import annotations
@@ -54,10 +52,12 @@ Read = tuple[Tree | None, tuple[Problem, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layered:
-    """A scenario as one tree. `ranks` orders its files; `is_whole` is false when one of them could not be read."""
+    """A scenario as one tree. `ranks` orders its files; `is_whole` is false when one of them could not be read.
+    `folders` has those of the files that are not trusted as labctl's code is."""
 
     tree: Tree
     ranks: dict[str, int]
+    folders: dict[str, Path | None]
     problems: tuple[Problem, ...]
     is_whole: bool
 
@@ -70,6 +70,7 @@ class _Chain:
     trees: list[Tree] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     real: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     is_whole: bool = False
 
@@ -78,6 +79,7 @@ class _Chain:
             name = self.project.shown(path)
             self.shown.append(name)
             self.real.append(os.path.realpath(path))
+            self.paths.append(path)
             tree, problems = first or read_tree(path, self.project)
             first = None
             self.problems.extend(problems)
@@ -182,9 +184,17 @@ def layered(path: Path, project: Project, options: tuple[str, ...] = (), *, firs
     return Layered(
         tree=tree,
         ranks={name: rank for rank, name in enumerate(names)},
+        folders=_not_as_its_code([*([project.site] if project.site else []), *chain.paths], project),
         problems=once(problems),
         is_whole=chain.is_whole and site_is_whole,
     )
+
+
+def _not_as_its_code(paths: list[Path], project: Project) -> dict[str, Path | None]:
+    folders = {path: Path(os.path.realpath(path.parent)) for path in paths}
+    return {
+        project.shown(path): folder for path, folder in folders.items() if not project.is_trusted(folder, path.name)
+    }
 
 
 def _set_problems(tree: Tree) -> list[Problem]:

@@ -1,12 +1,9 @@
-"""Loading a scenario by name or path, and validating files: every problem at once, or a `Scenario`.
+"""Loads what a name or path stands for: a scenario, a matrix, or one section of lab.yaml; and validates files.
 
-What the scenario's provider cannot build is a problem too. Loading knows no provider: `refuse` asks it.
-
-The merged and checked tree → a `Scenario`. Nothing can go wrong here: every rule has been checked before.
-
-Loading a matrix file: strict as scenarios are, with every problem of the file and of its scenarios at once.
-
-One section of lab.yaml by itself, for who has no scenario: `labctl down` of a lab that only machines remember.
+Every problem of a file is told at once, those of a matrix's scenarios too, or there is a `Scenario`. What the
+scenario's provider cannot build is a problem as well; loading knows no provider: `refuse` asks it. Making a `Scenario`
+of the merged tree is the last step, in which nothing can go wrong: every rule has been checked before. One section of
+lab.yaml by itself is for who has no scenario: `labctl down` of a lab that only machines remember.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import Problem, ScenarioInvalid, UsageError
+from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, shown
 from labctl.loading.project import SUFFIX, Project, project_at
@@ -131,6 +129,8 @@ def _all_problems(
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
+    if not problems:
+        problems.extend(code_problems(scenario.tree, scenario.folders))
     return once(problems)
 
 

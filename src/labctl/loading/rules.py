@@ -1,15 +1,8 @@
 """What a scenario's values mean together: names that must exist, pairs, datapath, checks and what is compared.
 
-It reads the merged tree and passes over everything that `structure.py` has found wrong already, so that one mistake
-gives one error and all mistakes show at once. Address ranges are `meaning_addresses.py`.
-
-What a scenario's address ranges and MTU mean together: nothing overlaps, and everything has room.
-
-It reads the merged tree tolerantly, as `meaning.py` does.
-
-What a scenario's Services mean together with its pods: backends that exist, labels that say them, ports, room.
-
-It reads the merged tree tolerantly, as `meaning.py` does.
+Of address ranges and MTU: nothing overlaps, and everything has room. Of Services and their pods: backends that exist,
+labels that say them, ports, room. All of it reads the merged tree tolerantly and passes over everything that `shape`
+has found wrong already, so that one mistake gives one error and all mistakes show at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks one file's tree against the model of its kind and says each deviation in words.
 
 Keys, types, bounds and closed sets only: everything that JSON Schema can say too, and nothing else (a test holds the
-two equal). What values mean together is `meaning.py`.
+two equal). What values mean together is `rules`'.
 """
 
 from __future__ import annotations

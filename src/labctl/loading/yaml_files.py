@@ -1,17 +1,15 @@
-"""YAML text → a tree of values with places. Strict: YAML 1.2 core values, no tags, one document, no duplicate keys.
+"""A YAML file → a tree of values with places. Strict: YAML 1.2 core values, no tags, one document, no key twice.
+
+The file may be anything: a link, a pipe, a device, 100 MB, binary, another encoding, or somebody else's. Before
+anything is parsed it is judged whether root may go by what it says (docs/security.md, "Files that decide what root
+does"), and whether it is labctl's at all: of one that is not, nothing is quoted, since it may hold what whoever reads
+the messages should not see.
 
 PyYAML's C parser gives events with their marks; composing, and deciding what a plain scalar is, is done here, because
-PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference
-and counted, so a file that would explode is refused before anything grows. What is wrong with a text that is not YAML
+PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference and
+counted, so a file that would explode is refused before anything grows. What is wrong with a text that is not YAML
 follows from the kind of the parser's error and by what stands at its marks, never by its words, which change from one
 version to the next and from the C parser to the one in Python.
-
-Reads the text of a file that may be anything: a link, a pipe, a device, 100 MB, binary, another encoding, or
-somebody else's.
-
-Here it is judged, before anything is parsed, whether root may go by what a file says (docs/security.md, "Files that
-decide what root does"), and whether the file is labctl's at all: of one that is not, nothing is quoted, since it may
-hold what whoever reads the messages should not see.
 """
 
 from __future__ import annotations

@@ -1,20 +1,17 @@
-"""What may stand in a scenario file and in lab.yaml: the one model that parser and JSON Schema are made from.
+"""What may stand in scenario files, matrix files and lab.yaml: the model that parser and JSON Schema are made from.
 
 It owns keys, types, bounds and descriptions of each key. What keys mean together (names that must exist, ranges that
-must not overlap) is `loading/rules.py`. A key is the name used throughout labctl in camelCase; the unit of a
-quantity is its last word, as an SI symbol or written out (`durationS`, `sizeByte`, `extraDelayNs`).
+must not overlap) is `loading/rules.py`. A key is the name used throughout labctl in camelCase; the unit of a quantity
+is its last word, as an SI symbol or written out (`durationS`, `sizeByte`, `extraDelayNs`).
 
-The `checks` section of a file, made from the parameter classes that the checks themselves read.
+The `checks` section is made from the parameter classes that the checks themselves read: names, types, defaults and
+bounds come from `model/parameters.py`, descriptions and one rule from here: a parameter called `max_…` or `min_…` is an
+expectation and stands under `expect:`. A matrix file says which scenarios are measured against the first, with which
+checks and placements.
 
-Names, types, defaults and bounds come from `model/parameters.py`; this module owns the descriptions, and one rule:
-a parameter called `max_…` or `min_…` is an expectation and stands under `expect:`.
-
-What may stand in a matrix file: which scenarios are measured against the first, with which checks and placements.
-
-The sections of a file that belong to a provider: the one place where a provider adds its own.
-
-To add a section: write its model here or in a module next to this one, derived from `Section`, and give it an entry
-in `PROVIDER_SECTIONS`. Parser, JSON Schema, merging and `Lab.settings` follow from that entry.
+The sections that belong to a provider are in `PROVIDER_SECTIONS`, the one place where a provider adds its own. To add a
+section: write its model here or in a module next to this one, derived from `Section`, and give it an entry there.
+Parser, JSON Schema, merging and `Lab.settings` follow from that entry.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The mode in force: what a running lab proves about itself, as opposed to what was asked of it.
+"""What a running lab proves about itself, as opposed to what was asked of it: the mode in force, and its evidence.
 
-What is attached to a running lab's devices and what its maps hold, in words: as it is now, not as it was asked.
-
-Each provider fills it with what it has: `netns` from the kernel's objects, real Cilium from what its agent lists.
+To that belongs what is attached to the lab's devices and what its maps hold, in words, as it is now. Each provider
+fills it with what it has: `netns` from the kernel's objects, real Cilium from what its agent lists.
 """
 
 from __future__ import annotations

@@ -1,18 +1,12 @@
-"""A resolved lab: every name, address and number decided, nothing left to look up.
+"""What a lab is: the scenario (what to build and check) and the resolved lab (nothing left to look up). Pure data.
 
-`planning.resolve` makes these from a scenario; every provider and check reads them.
+A scenario is complete and valid before any address is decided: `loading` makes it, and what may stand in its file is
+`model/document.py`. `planning.resolve` turns it into a `Lab`, every name, address and number decided, which every
+provider and check reads.
 
-A scenario: what to build and what to check, complete and valid, before any address is decided.
-
-`loading` makes these; `planning.resolve` turns them into a `Lab`. What may stand in a file is `model/document.py`.
-
-How packets between pods are carried: the choices a scenario makes, as closed sets.
-
-Services: one address in front of several pods, and how a client's choice of a backend is asked for. Pure data.
-
-A matrix: which scenarios, checks and placements are measured together, complete and valid. Pure data.
-
-How the sides of a comparison stand to each other: a word of scenarios and of the command line.
+What scenarios choose from are closed sets: how packets between pods are carried, how a client's choice of a Service's
+backend is asked for (a Service is one address in front of several pods), how the sides of a comparison stand to each
+other. A matrix says which scenarios, checks and placements are measured together, complete and valid too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What checks yield: samples with a unit, a verdict, and the raw files behind them.
+"""What checks yield: samples with a unit, a verdict, and the raw files behind them; and a process that has ended.
 
-A process that has ended, as data. Starting and waiting are `system.process` and the providers'.
+All of it is data. Starting processes and waiting for them are `system.process`' and the providers'.
 """
 
 from __future__ import annotations

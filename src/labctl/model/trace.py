@@ -3,10 +3,9 @@
 Everything in here is an observation, or a name for something observed. Where nothing was observed, that is what stands
 here: `Carriage.UNOBSERVED` is never filled in from what a mode should have done.
 
-What moved a packet between two taps, as it was observed: by an eBPF program, or by the kernel with its netfilter.
-
-A provider's witness makes these (program events of the netns datapath, Cilium's monitor, netfilter's trace); the path
-joins them with the sightings of the same packet. Nothing in here is derived from what was asked for.
+What moved a packet between two taps is an act of an eBPF program, or of the kernel with its netfilter. A provider's
+witness makes these (program events of the netns datapath, Cilium's monitor, netfilter's trace); the path joins them
+with the sightings of the same packet. Nothing in here is derived from what was asked for.
 """
 
 from __future__ import annotations

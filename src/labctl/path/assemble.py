@@ -1,27 +1,21 @@
-"""Sightings of the same packet and the acts upon it become the packet's path. Pure.
+"""A packet's path, put together from its sightings at the taps and the acts upon it, in the order they happened. Pure.
 
-Packets are told apart by their content. Time only puts the sightings of one packet into order.
-
-One packet's sightings and the acts upon it, in the order in which they happened. Pure.
-
-Sightings and program events carry times of one clock. Two things need more than sorting by it:
+Packets are told apart by their content. Time only puts the sightings of one packet into order. Sightings and program
+events carry times of one clock, and two things need more than sorting by it:
 
 - the kernel stamps a packet when it is received, and keeps the stamp while the packet goes up through a tunnel or into
   a pod by `bpf_redirect_peer`: the tap there shows the time of the uplink. The act that moved it tells the right one.
 - netfilter's trace has no times: each step is put where it belongs by the device that the packet came in by or leaves
   by, in the order in which each node told it.
 
-Which echo a witness speaks of that does not tell its number: told by its turn, where every turn is there. Pure.
+A witness that does not tell an echo's number is understood by turns: the n-th event of one kind belongs to the n-th
+packet, if there is exactly one for each packet that was seen of that half of the exchange. With one too few or too
+many, nothing says which one is missing: then none is put to a packet.
 
-The n-th event of one kind belongs to the n-th packet, if there is exactly one for each packet that was seen of that
-half of the exchange. With one too few or too many, nothing says which one is missing: then none is put to a packet.
+Times of two nodes that have clocks of their own are told by one of them. The offset is measured from outside and known
+to some error. What was captured narrows it: no packet arrives before it was sent, neither a request nor a reply.
 
-Names for the addresses that a packet carries: whose MAC, which node's VTEP, whose identity a VNI is. Pure.
-
-Times of two nodes that have clocks of their own, told by one of them. Pure.
-
-The offset is measured from outside and known to some error. What was captured narrows it: no packet arrives before it
-was sent, neither a request nor a reply.
+The addresses that a packet carries get their names here: whose MAC, which node's VTEP, whose identity a VNI is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""A captured packet as one line for people, like `tcpdump -pne` prints it, with VXLAN opened. Pure."""
+"""A captured packet as one line for people, like `tcpdump -pne` prints it, with VXLAN opened. Pure.
+
+It stands alone because a command prints, and what a packet says is known without one; it is loaded for a live capture
+only.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""Where an observed signature departs from the expected one, and what that teaches, in words.
+"""Where an observed signature departs from the expected one, and what that teaches, in words. Pure.
 
 Differences come in the order of the packet's way: the request from client to server, then the reply back. The first one
-is where the packet began to go another way; those after it mostly follow from it.
-
-What a difference at one tap teaches: the sentences, from the tap's place on the way. Pure.
-
-Which differences there are is `difference`'s to find.
+is where the packet began to go another way; those after it mostly follow from it. What a difference at one tap teaches
+follows from the tap's place on the way.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""The hop where a packet's way goes wrong: where it first departs from the expected one, or where it was lost. Pure.
+"""What there is to say of a packet's way: what brought it from tap to tap, and the hop where it goes wrong. Pure.
 
-What is expected comes from the lab's facts (which node a pod is on) and from the recorded signature of its mode.
+What brought it is told, in a word and a sentence, from what was observed between the two taps: nothing here knows which
+mode a lab should be in, and where no witness spoke, the answer is that nobody did.
 
-Where a packet went missing, in a sentence: who dropped it, or who saw it last and how it was addressed. Pure.
-
-Taps of the way that a packet was not seen at, each with the observed reason where there is one. Pure.
-
-What brought a packet from one tap to the next, in a word and a sentence, from what was observed between them.
-
-Nothing here knows which mode a lab should be in. Where no witness spoke, the answer is that nobody did.
+It goes wrong where it first departs from the expected way, or where it was lost. What is expected comes from the lab's
+facts (which node a pod is on) and from the recorded signature of its mode. A loss names who dropped the packet, or who
+saw it last and how it was addressed. Taps of the way that a packet was not seen at come each with the observed reason
+where there is one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Writes pcapng (draft-ietf-opsawg-pcapng): an interface per tap, ns times, directions, drops at the end.
 
-Pure: bytes out. Blocks are whole and stand alone, so that a file may end after any of them and is still valid.
+It stands alone because a format is bytes out and pure, and its reader is a file that grows. Blocks are whole and stand
+by themselves, so that a file may end after any of them and is still valid.
 """
 
 from __future__ import annotations

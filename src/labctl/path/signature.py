@@ -1,11 +1,10 @@
-"""Turns the sightings of one exchange into its signature: per tap, what was seen of the request and of the reply.
+"""The signature of one exchange: per tap, what was seen of the request and of the reply; and the mode that it shows.
 
 Addresses become roles here (`client-lxc` for a MAC, `client-node` for a VTEP), so that signatures of different labs can
 be compared. What a signature should have been is `expected`'s; how two differ is `difference`'s.
 
-Says which host routing mode an observed signature shows. Looks at nothing else: not at what was asked for.
-
-Two observations tell the modes apart, and each is taken for each half of the exchange:
+Which host routing mode it shows is read from it alone, not from what was asked for. Two observations tell the modes
+apart, and each is taken for each half of the exchange:
 
 - delivery: a packet that is *transmitted* on the pod's lxc was handed over by `bpf_redirect` (Legacy); one that appears
   in the pod without having been seen on the lxc came through `bpf_redirect_peer` (BPF). Silence counts only where the

@@ -1,14 +1,12 @@
 """Scenario → Lab: every address, MAC, name and number decided. Pure, and the same for the same scenario everywhere.
 
-Security identities: one number for each set of labels, which is the VNI of what such a pod sends over vxlan.
+A security identity is one number for each set of labels, which is the VNI of what such a pod sends over vxlan. Cilium
+gives cluster identities from 256 to 65535; lower numbers are reserved (host, world, …). The number depends on the
+labels, not on the order of pods, so that an unchanged pod keeps its identity when another is added (unless the two
+would collide). Labels also name a Service's backends, as in Kubernetes: which labels say exactly these pods, and which
+pods have these labels.
 
-Cilium gives cluster identities from 256 to 65535; lower numbers are reserved (host, world, …). The number depends on
-the labels, not on the order of pods, so that an unchanged pod keeps its identity when another is added (unless the
-two would collide).
-
-A lab with other settings of its provider laid over it: what a bundle says instead of the scenario. Pure.
-
-Which labels say exactly these pods, and which pods have these labels: how Kubernetes names a Service's backends.
+What a bundle says instead of the scenario is laid over the lab: other settings of its provider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Shows a plan: as text for people, as JSON for programs, as a shell script for students. Pure."""
+"""Shows a plan: as text for people, as JSON for programs, as a shell script for students. Pure.
+
+It stands alone because what a plan looks like follows from the plan, and `labctl plan` only chooses one of the three.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Whole sentences and short texts about a comparison, the same in every report; no layout.
 
-Every figure comes from the records, every word from `words`.
-
-What to say of undetected rows: what the run could have seen, or that Holm's correction stands against them.
+Every figure comes from the records, every word from the catalogue of one language (`words`, `words_zh`), which is
+chosen here. Of undetected rows they say what the run could have seen, or that Holm's correction stands against them.
 """
 
 from __future__ import annotations
@@ -15,10 +14,19 @@ from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, 
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, MetricFamily, Verdict
-from labctl.report.words import ENGLISH, Words
+from labctl.report.words import ENGLISH, Language, Words
 
 USUAL_CONFIDENCE = 0.95
 _SHARES = ("most", "limit")
+
+
+def words_for(language: Language) -> Words:
+    """The catalogue of that language. The Chinese one is imported when it is asked for."""
+    if language is Language.CHINESE:
+        from labctl.report.words_zh import CHINESE
+
+        return CHINESE
+    return ENGLISH
 
 
 def side_names(comparison: Comparison) -> tuple[str, str]:

@@ -1,9 +1,8 @@
-"""The comparison for a terminal, with rich: effect first, one line a metric, no meaning in colour alone.
+"""Comparisons and labs for a terminal, with rich: effect first, one line a metric, no meaning in colour alone.
 
-`comparison_view` is what a console prints (rich itself honours NO_COLOR and the console's width); `comparison_text`
-is the same as plain text of a given width.
-
-What `labctl status` shows: the parts of a lab, and the proof of its mode. Records in, tables out.
+`comparison_view` is what a console prints (rich itself honours NO_COLOR and the console's width); `comparison_text` is
+the same as plain text of a given width. Of a lab it is what `labctl status` shows: its parts, and the proof of its
+mode. Records in, tables out.
 """
 
 from __future__ import annotations

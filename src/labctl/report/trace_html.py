@@ -1,4 +1,7 @@
-"""What the HTML page of a trace says, as facts for `templates/trace.html`. The picture is `trace_svg`'s."""
+"""What the HTML page of a trace says, as facts for `templates/trace.html`. The picture is `trace_svg`'s.
+
+It stands alone because pages are imported only when one is asked for; the commands that can show one are not.
+"""
 
 from __future__ import annotations
 

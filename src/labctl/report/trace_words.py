@@ -1,8 +1,7 @@
 """The sentences of a trace that every view of it shares: what moved a packet, whose a MAC is, what the envelope says.
 
-Names and words only; where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s.
-
-The places of a trace as lanes: client pod, its node, the wire, the server's node, server pod. Pure.
+Names and words only, with the places of the trace as lanes: client pod, its node, the wire, the server's node, server
+pod. Where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s. Pure.
 """
 
 from __future__ import annotations

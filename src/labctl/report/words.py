@@ -307,11 +307,3 @@ ENGLISH = Words(
     raw_note="Every figure comes from files of a run on disk, stored before they were read ({runs}). Check that nobody "
     "changed them: sha256sum -c SHA256SUMS. Compute the whole report again: labctl report RUN.",
 )
-
-
-def words_for(language: Language) -> Words:
-    if language is Language.CHINESE:
-        from labctl.report.words_zh import CHINESE
-
-        return CHINESE
-    return ENGLISH

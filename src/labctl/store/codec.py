@@ -1,11 +1,7 @@
-"""Values of the model as plain JSON, and JSON text that is always valid. Knows nothing about files.
-
-The way back from plain JSON to values of the model: the inverse of `store.encoding.plain`.
-"""
+"""Values of the model as plain JSON and back, and JSON text that is always valid. Knows nothing about files."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
@@ -58,19 +54,6 @@ def json_document(value: object) -> bytes:
 
 
 T = TypeVar("T")
-_MOST_PARTS = 2_000_000
-"""Some 70 bytes of memory each; a comparison of 10,000 runs has a tenth."""
-
-
-def parse_json(data: bytes) -> object:
-    """The value of that JSON text, whoever wrote it. Raises ValueError, also for what is nested too deeply to read, or
-    would take twenty times its size in memory (`[[],[],…`)."""
-    if (parts := sum(map(data.count, (b"[", b"{", b",")))) > _MOST_PARTS:
-        raise ValueError(f"it has some {parts:,} parts")
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def typed(kind: type[T], data: object, *, where: str) -> T:

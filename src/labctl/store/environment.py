@@ -1,13 +1,11 @@
-"""Where it was measured: facts about this machine, read from files and from the tools' own version lines.
+"""Where it was measured: facts about this machine, from files and the tools' own version lines, and how busy it is.
 
 The readers take the root of the file system, so that they can be tried on a recorded machine. What cannot be read is
 left out or None: a missing fact is told as missing, never guessed.
 
-How busy this machine is, and with whom: the kernel's counters, read twice and subtracted.
-
-PSI `some` counts every wait for a CPU, also those that our own clients and servers cause each other on a small machine.
-So beside it stands what others used: all CPU time less that of our own processes and of the kernel's packet work.
-Readers take the root of the file system, so that they can be tried on a recorded machine.
+How busy it is, and with whom, is in the kernel's counters, read twice and subtracted. PSI `some` counts every wait for
+a CPU, also those that our own clients and servers cause each other on a small machine. So beside it stands what others
+used: all CPU time less that of our own processes and of the kernel's packet work.
 """
 
 from __future__ import annotations

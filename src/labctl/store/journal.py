@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
-from labctl.store.codec import json_line, parse_json
+from labctl.json_text import parse_json
+from labctl.store.codec import json_line
 from labctl.system.files import MIB, Folder, open_folder
 
 JOURNAL_FILE = "journal.jsonl"

@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.store.codec import json_document, parse_json
+from labctl.json_text import parse_json
+from labctl.store.codec import json_document
 from labctl.system.files import MIB, Folder, open_folder
 
 MANIFEST_FILE = "run.json"

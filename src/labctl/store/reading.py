@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
-from labctl.store.codec import parse_json
+from labctl.json_text import parse_json
 from labctl.store.journal import JOURNAL_FILE, JournalEntry, count_entries, read_journal
 from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
 from labctl.store.runs import RESULT_FILE, SealCheck, check_seal, is_being_written

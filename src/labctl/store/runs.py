@@ -3,17 +3,13 @@
     runs/20261122T103220Z-compare-legacy-bpf-3fa9c1/
         run.json        what was asked, of what, where; how it ended (manifest.py)
         journal.jsonl   what happened, in order (journal.py)
-        raw/            what the tools printed, before anybody parsed it (raw.py)
+        raw/            what the tools printed, before anybody parsed it
         result.json     the document that the command printed
-        SHA256SUMS      all of the above, once the run is over (seal.py)
+        SHA256SUMS      all of the above, once the run is over
 
-Reading runs is `store.reading`.
-
-Errors of the disk as messages for people.
-
-Where raw tool output goes: one directory for each check run, nothing ever overwritten.
-
-The seal of a finished run: the SHA-256 of every file, in the format that `sha256sum -c SHA256SUMS` reads.
+Raw tool output goes into one directory for each check run, and nothing is ever overwritten. The seal is the SHA-256 of
+every file, in the format that `sha256sum -c SHA256SUMS` reads. Errors of the disk become messages for people. Reading
+runs is `store.reading`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The door to archives (tar, packed with gzip or not) that somebody else made: read piece by piece, and bounded.
 
 Nothing is unpacked by name here. A tar may say of any of its parts, its extended headers too, that it is larger than
-the memory, and gzip makes a gigabyte of a megabyte: no single read and no archive is larger than the caller allows.
+the memory, and gzip makes a gigabyte of a megabyte: no single read and no archive is larger than the caller allows. It
+stands alone because every door to the machine does, whoever goes through it today.
 """
 
 from __future__ import annotations

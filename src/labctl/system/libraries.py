@@ -1,6 +1,7 @@
 """The Python packages that labctl runs with, held against the lock files of the clone that it is run from.
 
-What is compared, and how a lock file is read, is in `setup/check_venv.py`, which set-up uses too.
+What is compared, and how a lock file is read, is in `setup/check_venv.py`, which set-up uses too. It stands alone
+because it goes out to files and to the interpreter's own packages, which a command does through a door.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
-"""What nf_tables tells of single packets that are marked for tracing (linux/netfilter/nf_tables.h, NFT_MSG_TRACE).
+"""Netfilter of a network namespace: its rules, its connections and its packet traces, without a process for each.
 
-Owns the netlink group and the format. Which packets are marked, and what the steps mean, is the caller's business.
+What the rules say, which packets are marked and what the steps mean is the caller's business. The formats are here:
 
-Rules of nf_tables that live as long as who made them: libnftables in this process, one handle per namespace.
-
-A table with `flags owner` belongs to the handle's netlink socket. The kernel removes it when that socket closes, and so
-also when this process is killed. What the rules say is the caller's business.
-
-The connections that a namespace's netfilter tracks, read over netlink (linux/nfnetlink_conntrack.h).
-
-The netfilter rules of a namespace by their comments, read from the kernel without a process for each namespace.
-
-Both of iptables' ways into the kernel are read, since a host may have either: nf_tables by netlink (linux/netfilter/
-nf_tables.h) and ip_tables by socket options (linux/netfilter_ipv4/ip_tables.h). A rule without a comment is not seen.
+- traces: what nf_tables tells of single packets that are marked for tracing (linux/netfilter/nf_tables.h,
+  NFT_MSG_TRACE), with the netlink group that tells it.
+- rules that live as long as who made them: libnftables in this process, one handle per namespace. A table with `flags
+  owner` belongs to the handle's netlink socket. The kernel removes it when that socket closes, and so also when this
+  process is killed.
+- connections that the namespace tracks, read over netlink (linux/nfnetlink_conntrack.h).
+- rules by their comments. Both of iptables' ways into the kernel are read, since a host may have either: nf_tables by
+  netlink (linux/netfilter/nf_tables.h) and ip_tables by socket options (linux/netfilter_ipv4/ip_tables.h). A rule
+  without a comment is not seen.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from labctl.system import powers
 
@@ -23,6 +23,8 @@ _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _SI_KERNEL = 0x80
 _FROM_OUTSIDE = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_HEARD = (*_FROM_OUTSIDE, *_STOPS, signal.SIGCONT, signal.SIGCHLD)
 _READY = b"+"
 _STAYS = b"s"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -81,8 +83,8 @@ def _spawn(argv: tuple[str, ...], *, stdin: int | None = None) -> int:
 
 def become_inner(network: int, mount_proc: Callable[[], None], prepare: Callable[[], None]) -> OSError | None:
     """Splits the calling process, which has one thread. What returns is its child, in a PID namespace of its own and in
-    its terminal's foreground if the caller was; the caller itself stays outside, hands on signals, ends as the child
-    does, and never returns.
+    its terminal's foreground if the caller was; the caller itself stays outside, hands on signals, stops, goes on and
+    ends as the child does, and never returns.
 
     `mount_proc` runs in the first process, which goes to the network namespace `network` so that nobody takes it for a
     process of the lab; `prepare` runs in the caller before the child is made. What the child leaves running goes on:
@@ -108,24 +110,30 @@ def become_inner(network: int, mount_proc: Callable[[], None], prepare: Callable
         number = int(said or str(errno.EIO))
         return OSError(number, os.strerror(number), "mount of /proc")
     prepare()
-    terminal = _terminal()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FROM_OUTSIDE, signal.SIGCHLD))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    begun, begin = os.pipe()
     if child := os.fork():
-        _stay_outside(child, first, ours, terminal)
+        os.close(begun)
+        job = _Job.of(child)
+        os.close(begin)
+        _stay_outside(job, first, ours)
+    os.close(begin)
     powers.die_with_parent(signal.SIGKILL)
     ours.close()
+    os.read(begun, 1)  # until the caller has seen to the terminal
+    os.close(begun)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return None
 
 
-def _stay_outside(child: int, first: int, channel: _PipeEnd, terminal: int | None) -> NoReturn:
-    status = _attend(child)
-    if terminal is not None:
-        _take_back(terminal)
+def _stay_outside(job: _Job, first: int, channel: _PipeEnd) -> NoReturn:
+    status = job.attend()
     channel.shut()
     if channel.read() != _STAYS:
         os.waitpid(first, 0)
-    _end_as(os.waitstatus_to_exitcode(status))
+    code = os.waitstatus_to_exitcode(status)
+    job.end(-code)
+    _end_as(code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,34 +188,124 @@ def _be_first(end: _PipeEnd, network: int, mount_proc: Callable[[], None]) -> No
     os._exit(0)
 
 
-def _attend(child: int) -> int:
-    """Hands on what is sent to this process alone, until the child has ended; gives its wait status. What the terminal
-    sends (Ctrl-C) goes to the child anyway."""
-    while True:
-        heard = signal.sigwaitinfo((*_FROM_OUTSIDE, signal.SIGCHLD))
-        if heard.si_signo != signal.SIGCHLD:
-            if heard.si_code != _SI_KERNEL:
-                os.kill(child, heard.si_signo)
-            continue
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """The child, as a shell sees its jobs. Outside there may be a shell too, whose job this process is: that one sees
+    here what it would see of the child.
+
+    In the PID namespace, every process group whose leader is outside has the number 0. A shell there that finds both
+    itself and the terminal in "group 0" takes a background for the foreground, and cannot give the terminal back to 0.
+    So the child leads a group of its own (`own`), but for where others in this process's group need the keys too:
+    beside it in a pipeline in the foreground.
+    """
+
+    child: int
+    group: int
+    own: bool
+    terminal: int | None
+    whole: bool
+    """All of standard input, output and error are the terminal."""
+    holds: bool
+    """The child's side, and not somebody outside, has the terminal."""
+    holder: int | None = None
+    """The group on the child's side that had the terminal when the child was last stopped."""
+
+    @classmethod
+    def of(cls, child: int) -> Self:
+        """Of a child that waits, and has all of `_HEARD` blocked, as this process has."""
+        standard = [number for number in (0, 1, 2) if _foreground(number) is not None]
+        terminal, group = (standard[0] if standard else None), os.getpgrp()
+        whole, front = len(standard) == 3, terminal is not None and _foreground(terminal) == group
+        own = terminal is not None and (whole or not front)
+        job = cls(child=child, group=group, own=own, terminal=terminal, whole=whole, holds=front)
+        if own:
+            os.setpgid(child, child)
+            if front:
+                job._give(child)
+        else:
+            for early in signal.sigpending() & {*_FROM_OUTSIDE, *_STOPS}:  # perhaps it was sent before the child was
+                signal.sigtimedwait((early,), 0)
+                os.kill(child, early)
+        return job
+
+    def attend(self) -> int:
+        """Hands on what is sent to this process, and stops when the child does, until it has ended; gives its wait
+        status."""
+        while True:
+            heard = signal.sigwaitinfo(_HEARD)
+            if heard.si_signo == signal.SIGCONT:
+                self._go_on()
+            elif heard.si_signo != signal.SIGCHLD:
+                self._hand_on(heard)
+            else:
+                ended, status = os.waitpid(self.child, os.WNOHANG | os.WUNTRACED)
+                if ended and os.WIFSTOPPED(status):
+                    self._stop(os.WSTOPSIG(status))
+                elif ended:
+                    return status
+
+    def end(self, killed_by: int) -> None:
+        """The terminal is given back: an interactive shell may have kept it. Ctrl-C would have reached all of this
+        process's group, as a script that runs it."""
+        if not self.holds:
+            return
+        self._give(self.group)
+        if self.own and killed_by in (signal.SIGINT, signal.SIGQUIT):
+            os.kill(0, killed_by)
+
+    def _hand_on(self, heard: signal.struct_siginfo) -> None:
+        """What the terminal sends to this process's group (Ctrl-C) goes to a child in that group anyway."""
+        if heard.si_code != _SI_KERNEL:
+            if heard.si_pid != self.child:
+                os.kill(self.child, heard.si_signo)
+        elif self.own:
+            os.killpg(self.child, heard.si_signo)
+
+    def _stop(self, number: int) -> None:
+        """As the child did, and as the terminal would have stopped all of this process's group; then goes on."""
+        if self.terminal is not None and self.holds:
+            holder = _foreground(self.terminal)
+            self.holder = None if holder == self.group else holder
+            self._give(self.group)
+            self.holds = False
+        elif number in (signal.SIGTTIN, signal.SIGTTOU) and self._in_front():
+            self._go_on(hand_over=True)  # `fg` of a job that was not stopped says nothing to it
+            return
+        os.kill(0 if self.own and number in _STOPS else os.getpid(), number)
+        if number in _STOPS:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))  # stops here, unless the group is an orphan
+            signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+        signal.sigtimedwait((signal.SIGCONT,), 0)
+        self._go_on()
+
+    def _go_on(self, *, hand_over: bool = False) -> None:
+        if self._in_front():
+            self.holds = True
+            if not (self.holder and self._give(self.holder)) and self.own and (self.whole or hand_over):
+                self._give(self.child)
+        (os.killpg if self.own else os.kill)(self.child, signal.SIGCONT)
+
+    def _in_front(self) -> bool:
+        return self.terminal is not None and _foreground(self.terminal) == self.group
+
+    def _give(self, group: int) -> bool:
+        """Without being stopped for it: SIGTTOU is blocked. Of a group that has ended, and of a terminal that was hung
+        up, it is False."""
+        if self.terminal is None:
+            return False
+        try:
+            os.tcsetpgrp(self.terminal, group)
+        except OSError:
+            return False
+        return True
 
 
-def _terminal() -> int | None:
-    """A descriptor of the terminal, if this process is in its foreground."""
-    for standard in (0, 1, 2):
-        with contextlib.suppress(OSError):
-            if os.tcgetpgrp(standard) == os.getpgrp():
-                return standard
-    return None
-
-
-def _take_back(terminal: int) -> None:
-    """An interactive shell gave the terminal to itself, and does not know the number of whom it had it from."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
-    with contextlib.suppress(OSError):
-        os.tcsetpgrp(terminal, os.getpgrp())
+def _foreground(descriptor: int) -> int | None:
+    """The foreground process group, if that is this process's terminal."""
+    try:
+        return os.tcgetpgrp(descriptor)
+    except OSError:
+        return None
 
 
 def _end_as(code: int) -> NoReturn:

@@ -15,10 +15,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from labctl.checks.base import CheckContext
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair
+from labctl.model.parameters import CheckParameters
+from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.model.trace import Movement, Unshown
 from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
@@ -219,6 +223,34 @@ class ScriptedLab:
     @contextmanager
     def watching(self, pair: Pair) -> Iterator[Watch]:
         yield self._watch
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedCheck:
+    """Stands for a check and runs nothing: every run passes. For others override `run`, with `result` to build them."""
+
+    kind: str
+    tools: tuple[str, ...] = ()
+    measures: tuple[Metric, ...] = ()
+
+    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
+        return self.measures
+
+    def next_start_s(self, parameters: CheckParameters) -> float | None:
+        return None
+
+    def run(self, context: CheckContext) -> CheckResult:
+        return self.result(context)
+
+    def result(
+        self, context: CheckContext, verdict: Verdict = Verdict.PASS, reason: str = "scripted", **more: Any
+    ) -> CheckResult:
+        """A result of this run; `more` are further fields of `CheckResult`."""
+        pair = context.pair
+        return CheckResult(
+            check=context.spec.name, kind=self.kind, client=pair.client, server=pair.server, placement=pair.placement,
+            verdict=verdict, reason=reason, **more,
+        )  # fmt: skip
 
 
 class MemoryRaw:

@@ -11,8 +11,10 @@ from labctl import app
 from labctl.compare.order import schedule
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
+from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
-from labctl.engine.comparison.sides import sides_of, work_of
+from labctl.engine.comparison.request import work_of
+from labctl.engine.comparison.sides import sides_of
 from labctl.engine.events import BlockStarted, Event
 from labctl.errors import NotInForce
 from labctl.model.comparison import Noise
@@ -69,6 +71,6 @@ def test_a_mode_that_is_switched_while_it_is_measured_is_refused_at_the_end(host
 
     with Measurement(sides, specs, app.checks(), Unwritten(), meddle) as measurement:
         with pytest.raises(NotInForce, match=r"side b .*hostRouting asked bpf, found legacy"):
-            measurement.run(plan, lambda block: Noise(block=block))
+            measure_blocks(measurement, plan, lambda block: Noise(block=block))
         assert not measurement.measured.modes["b"].proven
         assert measurement.measured.modes["a"].proven

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from labctl.datapath import bpf
 from labctl.datapath.contents import Attachment, attachments, map_contents
@@ -33,9 +33,9 @@ from labctl.model.interfaces import (
     device_mac,
     lxc_indexes,
 )
-from labctl.model.lab import Datapath, Encapsulation, Fault, HostRouting, Lab, Masquerade, Network, Node, Pod
-from labctl.model.parameters import CompareParameters
-from labctl.names import lxc_name, stable_mac
+from labctl.model.lab import Encapsulation, HostRouting, Lab, Node
+from labctl.names import stable_mac
+from labctl.testing import labs
 
 T = TypeVar("T")
 _serial = count()
@@ -43,68 +43,15 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 OUTSIDE = IPv4Address("172.30.0.5")
 
 
-def make_lab(
-    host_routing: HostRouting,
-    encapsulation: Encapsulation,
-    *,
-    masquerade: Masquerade = Masquerade.BPF,
-    faults: tuple[Fault, ...] = (),
-    extra_delay_ns: int = 0,
-) -> Lab:
-    nodes = tuple(
-        Node(
-            name=f"node{number + 1}",
-            index=number,
-            address=IPv4Interface(f"172.30.0.{number + 3}/24"),
-            mac=stable_mac(f"node{number + 1}", UPLINK),
-            pod_cidr=IPv4Network(f"10.244.{number}.0/24"),
-            router=IPv4Address(f"10.244.{number}.1"),
-        )
-        for number in range(2)
+def make_lab(host_routing: HostRouting, encapsulation: Encapsulation, **datapath: Any) -> Lab:
+    pods = (
+        labs.make_pod("a", "node1", "10.244.0.10", identity=16843),
+        labs.make_pod("b", "node1", "10.244.0.11", identity=11528),
+        labs.make_pod("c", "node2", "10.244.1.10", identity=23579),
     )
-    pods = tuple(
-        Pod(
-            name=name,
-            node=node,
-            address=IPv4Address(address),
-            mac=stable_mac(name, "eth0"),
-            lxc=lxc_name(name),
-            lxc_mac=stable_mac(name, "lxc"),
-            identity=identity,
-            labels={},
-        )
-        for name, node, address, identity in (
-            ("a", "node1", "10.244.0.10", 16843),
-            ("b", "node1", "10.244.0.11", 11528),
-            ("c", "node2", "10.244.1.10", 23579),
-        )
-    )
-    return Lab(
-        name="datapath-test",
-        scenario="test",
-        source="test",
-        provider="netns",
-        datapath=Datapath(
-            host_routing=host_routing,
-            encapsulation=encapsulation,
-            masquerade=masquerade,
-            kube_proxy_replacement=True,
-            extra_delay_ns=extra_delay_ns,
-            faults=faults,
-        ),
-        network=Network(
-            underlay_cidr=IPv4Network("172.30.0.0/24"),
-            pod_cidr=IPv4Network("10.244.0.0/16"),
-            service_cidr=IPv4Network("10.96.0.0/16"),
-            mtu=1500,
-            route_mtu=1450 if encapsulation is Encapsulation.VXLAN else 1500,
-        ),
-        nodes=nodes,
-        pods=pods,
-        pairs=(),
-        checks=(),
-        compare=CompareParameters(),
-        digest="",
+    nodes = (labs.make_node(index, host=index + 3) for index in range(2))
+    return labs.make_lab(
+        "datapath-test", nodes, pods, host_routing=host_routing, encapsulation=encapsulation, **datapath
     )
 
 

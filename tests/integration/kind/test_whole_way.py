@@ -105,8 +105,11 @@ class Project:
             self.environment.pop(name, None)
 
     def labctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        trust = (
+            ("--trust",) if argv[0] in ("plan", "up", "check", "compare") else ()
+        )  # lab.yaml names a chart and images
         return subprocess.run(
-            (sys.executable, "-m", "labctl", *argv), cwd=self.folder, env=self.environment, capture_output=True,
+            (sys.executable, "-m", "labctl", *argv, *trust), cwd=self.folder, env=self.environment, capture_output=True,
             text=True, timeout=300, check=False,
         )  # fmt: skip
 

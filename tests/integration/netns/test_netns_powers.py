@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 LABCTL = str(ROOT / "labctl")
 ATTEMPTS = (sys.executable, str(Path(__file__).parent / "attempts.py"), str(os.getpid()))
 WAIT_S = 60.0
+UNTIL_IT_STOPS = "while jobs | grep -q Running; do sleep 0.1; done; jobs\n"
 
 OF_THE_LAB = (
     "ping", "tcpdump", "packet socket", "raw socket", "low port", "address", "link, tc and mtu", "sysctl net",
@@ -126,6 +131,166 @@ def test_much_goes_in_and_out(lab: Lab) -> None:
         (LABCTL, "exec", lab.name, "client", "--", "cat"), input=b"x" * 5_000_000, stdout=subprocess.PIPE, timeout=60
     )
     assert (done.returncode, len(done.stdout)) == (0, 5_000_000)
+
+
+class Terminal:
+    """A program with a terminal of its own, and somebody who types once something is to be read."""
+
+    def __init__(self, *argv: str) -> None:
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.environ.update(PS1="PROMPT> ", TERM="dumb")
+            os.execvp(argv[0], argv)
+        self.unread = ""
+
+    def reads(self, text: str, then: str = "") -> None:
+        deadline = time.monotonic() + WAIT_S
+        while text not in self.unread:
+            assert select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))[0], self.unread
+            self.unread += os.read(self.descriptor, 65536).decode(errors="replace")
+        self.unread = self.unread.partition(text)[2]
+        self.types(then)
+
+    def types(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def once_a_job_is_in_front(self, then: str) -> None:
+        """A shell names the job that it continues before it gives it the terminal: a key in between is the shell's."""
+        deadline = time.monotonic() + WAIT_S
+        while os.tcgetpgrp(self.descriptor) == self.pid:
+            assert time.monotonic() < deadline, self.unread
+        self.types(then)
+
+    def ends(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(status)
+
+
+@contextmanager
+def shell() -> Iterator[Terminal]:
+    """An interactive shell, which must have its terminal at the end, and answer to it."""
+    terminal = Terminal("bash", "--norc", "--noprofile", "-i")
+    try:
+        terminal.reads("PROMPT> ")
+        yield terminal
+        terminal.types("echo still he''re; jobs; exit 23\n")
+        terminal.reads("still here\r\nexit")
+    except BaseException:
+        os.killpg(os.tcgetpgrp(terminal.descriptor), signal.SIGKILL)
+        os.kill(terminal.pid, signal.SIGKILL)
+        terminal.ends()
+        raise
+    assert terminal.ends() == 23
+
+
+def typed(lab: Lab, *argv: str, target: str = "client", options: tuple[str, ...] = ()) -> str:
+    return shlex.join((LABCTL, "exec", *options, lab.name, target, "--", *argv))
+
+
+def test_a_shell_in_a_pod_has_the_terminal_with_its_jobs_and_gives_it_back(lab: Lab) -> None:
+    inside = typed(lab, "bash", "--norc", "--noprofile", "-i")
+    terminal = Terminal("sh", "-c", f'{inside}; echo "code $?"; read typed; echo "typed=$typed"; exit 5')
+    terminal.reads("PROMPT> ", "sh -c 'echo be''gun; exec sleep 300'\n")
+    terminal.reads("begun", "\x03")
+    terminal.reads("PROMPT> ", 'echo "in""terrupted $?"; sh -c "echo be""gun; exec sleep 300"\n')
+    terminal.reads("interrupted 130")
+    terminal.reads("begun", "\x1a")
+    terminal.reads("Stopped", "kill -9 %1; sleep 0.5; jobs; exit 4\n")
+    terminal.reads("code 4", "words\n")
+    terminal.reads("typed=words")
+    assert terminal.ends() == 5
+
+
+@pytest.mark.parametrize(("target", "options"), [("client", ()), ("node1", ()), ("client", ("--privileged",))], ids=str)
+def test_ctrl_c_and_ctrl_z_reach_a_program_in_a_pod(lab: Lab, target: str, options: tuple[str, ...]) -> None:
+    with shell() as terminal:
+        for key, code in (("\x03", 130), ("\x1c", 131)):
+            inside = typed(
+                lab, "sh", "-c", "ulimit -c 0; echo be$((1))gun; exec sleep 300", target=target, options=options
+            )
+            terminal.types(f"{inside}\n")
+            terminal.reads("be1gun", "\x1a")
+            terminal.reads("Stopped")
+            terminal.reads("PROMPT> ", "fg\n")
+            terminal.once_a_job_is_in_front(key)
+            terminal.reads("PROMPT> ", "echo co''de $?\n")
+            terminal.reads(f"code {code}")
+            terminal.reads("PROMPT> ")
+        inside = typed(lab, "sh", "-c", "echo be$((1))gun; exec cat", target=target, options=options)
+        terminal.types(f"{inside}\n")
+        terminal.reads("be1gun", "a line\n")
+        terminal.reads("a line\r\na line", "\x1a")
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "bg\n")
+        terminal.reads("PROMPT> ", UNTIL_IT_STOPS)  # it reads where it may not
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("another\n")
+        terminal.reads("another\r\nanother", "\x04")
+        terminal.reads("PROMPT> ")
+
+
+@pytest.mark.parametrize("program", ["sh", "bash --norc", "bash --norc -i"])
+def test_a_shell_in_a_pod_stops_goes_on_and_ends_as_a_job_of_the_one_outside(lab: Lab, program: str) -> None:
+    with shell() as terminal:
+        terminal.types(f"PS1='INSIDE> ' {typed(lab, *program.split())}\n")
+        terminal.reads("\nINSIDE> ", "bash --norc -c 'echo be''gun; exec sleep 300'\n")
+        terminal.reads("begun", "\x03")
+        terminal.reads("\nINSIDE> ", "kill -STOP $$\n")
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.reads("INSIDE> " if program == "sh" else program)
+        terminal.types("echo in''side $$; exit 4\n")
+        terminal.reads("inside 2\r\n")
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 4")
+        terminal.reads("PROMPT> ")
+
+
+@pytest.mark.parametrize("program", ["sh", "bash --norc", "cat"])
+def test_what_is_started_in_the_background_leaves_the_terminal_until_it_is_in_front(lab: Lab, program: str) -> None:
+    with shell() as terminal:
+        terminal.types(f"PS1='INSIDE> ' {typed(lab, *program.split())} &\n")
+        terminal.reads("PROMPT> ", UNTIL_IT_STOPS)
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("echo in''side; exit 4\n" if program != "cat" else "inside\n\x04")
+        terminal.reads("inside\r\n")
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 0" if program == "cat" else "code 4")
+        terminal.reads("PROMPT> ", f"{typed(lab, 'sleep', '300')} &\n")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("\x03")  # of what runs already, nothing tells it that it is in front
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 130")
+        terminal.reads("PROMPT> ")
+
+
+def test_programs_beside_exec_in_a_pipeline_and_scripts_around_it_have_the_keys_too(lab: Lab) -> None:
+    with shell() as terminal:
+        beside = "sh -c 'cat; read typed </dev/tty; echo \"typed=$typed\"'"
+        terminal.types(f"echo give''n | {typed(lab, 'cat')} | {beside}\n")
+        terminal.reads("given\r\n", "words\n")
+        terminal.reads("typed=words")
+        terminal.reads("PROMPT> ")
+        terminal.types(f"{typed(lab, 'sh', '-c', 'echo be$((1))gun; exec sleep 300')} | cat\n")
+        terminal.reads("be1gun", "\x1a")
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("\x03")
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 130")
+        terminal.reads("PROMPT> ")
+        script = f"for one in 1 2; do {typed(lab, 'sh', '-c', 'echo be$((1))gun; exec sleep 300')}; done; echo do''ne"
+        terminal.types(f"bash -c {shlex.quote(script)}\n")
+        terminal.reads("be1gun", "\x1a")
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("\x03")
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 130")
+        terminal.reads("PROMPT> ")
 
 
 NO_PID_NAMESPACES = """

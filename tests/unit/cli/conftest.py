@@ -15,11 +15,10 @@ from labctl.checks.base import CheckContext
 from labctl.checks.tcpdump import expected_for
 from labctl.cli import group
 from labctl.model.lab import Lab
-from labctl.model.parameters import CheckParameters
-from labctl.model.result import CheckResult, Metric, Sample, Verdict
+from labctl.model.result import CheckResult, Sample, Verdict
 from labctl.model.signature import Signature
 from labctl.testing.provider import ScriptedProvider, running_lab
-from labctl.testing.scripted import ScriptedLab, ScriptedTarget
+from labctl.testing.scripted import ScriptedCheck, ScriptedLab, ScriptedTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +36,18 @@ class Said:
 
 
 @dataclass(kw_only=True)
-class ScriptedCheck:
+class VerdictCheck(ScriptedCheck):
     """Stands for every check: the verdict that the test gives to its name, `pass` without one."""
 
-    kind: str
     verdicts: dict[str, Verdict]
-    tools: tuple[str, ...] = ()
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         raw = context.raw.save("output", b"what the tool printed")
         verdict = self.verdicts.get(context.spec.name, Verdict.PASS)
-        return CheckResult(
-            check=context.spec.name,
-            kind=self.kind,
-            client=context.pair.client,
-            server=context.pair.server,
-            placement=context.pair.placement,
-            verdict=verdict,
-            reason=f"scripted to {verdict}",
-            samples=(Sample(metric="rtt_p50", value=2e-5, unit="s"),),
-            raw=(raw,),
-            signature=self._signature(context) if self.kind == "tcpdump" else None,
-        )
+        return self.result(
+            context, verdict, f"scripted to {verdict}", samples=(Sample(metric="rtt_p50", value=2e-5, unit="s"),),
+            raw=(raw,), signature=self._signature(context) if self.kind == "tcpdump" else None,
+        )  # fmt: skip
 
     def _signature(self, context: CheckContext) -> Signature:
         return expected_for(context.open_lab.lab, context.pair, packets=3).signature
@@ -103,8 +86,8 @@ def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
     kinds = ("ping", "latency", "iperf", "tcpdump")
     monkeypatch.setattr(app, "provider", lambda name, **_: made.provider)
     monkeypatch.setattr(app, "providers", lambda **_: iter((made.provider,)))
-    checks: Callable[[], dict[str, ScriptedCheck]] = lambda: {  # noqa: E731
-        kind: ScriptedCheck(kind=kind, verdicts=made.verdicts) for kind in kinds
+    checks: Callable[[], dict[str, VerdictCheck]] = lambda: {  # noqa: E731
+        kind: VerdictCheck(kind=kind, verdicts=made.verdicts) for kind in kinds
     }
     monkeypatch.setattr(app, "checks", checks)
     monkeypatch.setenv("LABCTL_RUNS_DIR", str(tmp_path / "runs"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from labctl.cli import run_comparison
 from labctl.model.comparison import Environment
 
 from .conftest import Bench
@@ -28,7 +27,7 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def everything(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What check and compare leave when they are asked for every file that there is."""
-    monkeypatch.setattr(run_comparison, "environment_now", lambda: HERE)
+    monkeypatch.setattr("labctl.engine.comparison.compare.environment_now", lambda: HERE)
     place = tmp_path / "place"
     place.mkdir(mode=0o755)
     bench.is_up("mylab")
@@ -67,7 +66,7 @@ def test_results_belong_to_the_person_behind_sudo(
 def test_a_report_is_not_written_through_a_link(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(run_comparison, "environment_now", lambda: HERE)
+    monkeypatch.setattr("labctl.engine.comparison.compare.environment_now", lambda: HERE)
     bench.is_up("mylab")
     (tmp_path / "shadow").write_text("root:*:1\n")
     (tmp_path / name).symlink_to(tmp_path / "shadow")

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl import app
-from labctl.cli import run_comparison
 from labctl.cli.options import load_lab
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.errors import Interrupted
@@ -32,7 +31,7 @@ HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2)
 
 @pytest.fixture(autouse=True)
 def _this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_comparison, "environment_now", lambda: HERE)
+    monkeypatch.setattr("labctl.engine.comparison.compare.environment_now", lambda: HERE)
 
 
 @pytest.fixture
@@ -217,6 +216,23 @@ def test_settings_that_no_scenario_may_have_are_refused_before_anything_is_built
     question, labs = changed(asked, lambda lab: replace(lab, provider=provider, settings=settings))
     refused(bench.run("compare", "--resume", str(stored(tmp_path / "runs", question, labs))), part)
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"kindCluster": {"extraMounts": [{"hostPath": "/", "containerPath": "/host"}]}}, "kindCluster.extraMounts[0]"),
+        ({"kindCluster": {"containerdConfigPatches": ["[x]"]}}, "kindCluster.containerdConfigPatches"),
+        ({"kindCluster": {"image": "evil/node:v1.32.2", "kubernetes": "1.32.2"}}, "kindCluster.image"),
+        ({"cilium": {"values": {"extraContainers": [{"image": "evil"}]}}}, "cilium.values.extraContainers[0].image"),
+    ],
+)
+def test_a_run_names_no_code_for_nodes_that_are_root_on_this_host(
+    bench: Bench, tmp_path: Path, asked: Question, settings: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "provider", REAL_PROVIDER)
+    question, labs = changed(asked, lambda lab: replace(lab, provider="kind", settings=settings))
+    refused(bench.run("compare", "--resume", str(stored(tmp_path / "runs", question, labs))), key)
 
 
 def test_an_unknown_provider_is_named(

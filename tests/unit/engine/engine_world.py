@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labctl.checks.base import Check, CheckContext
 from labctl.compare.order import PlannedRun
+from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement, narrow_enough
 from labctl.engine.comparison.request import Options, Question, ask
 from labctl.engine.comparison.stored import COMPARE, MeasuredBlocks, StoredComparison, comparisons, read_comparison
@@ -20,7 +21,7 @@ from labctl.engine.events import silent
 from labctl.model.comparison import Comparison, Environment, Noise
 from labctl.model.evidence import Evidence
 from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab
-from labctl.model.parameters import CheckParameters, CompareParameters, PingParameters, TcpdumpParameters
+from labctl.model.parameters import CompareParameters, PingParameters, TcpdumpParameters
 from labctl.model.plan import Action, Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
 from labctl.model.signature import Role, Seen, Signature, TapSight
@@ -30,7 +31,7 @@ from labctl.report.json import matrix_document
 from labctl.store.reading import open_run
 from labctl.store.runs import create_run, resume_run
 from labctl.testing.labs import example_lab
-from labctl.testing.scripted import ScriptedLab
+from labctl.testing.scripted import ScriptedCheck, ScriptedLab
 
 HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2, pinning="client on CPU 0, server on CPU 1")
 P50 = Metric(
@@ -113,21 +114,15 @@ class ImaginedProvider:
 
 
 @dataclass
-class ImaginedPing:
+class ImaginedPing(ScriptedCheck):
     """Numbers by side and block: B is a tenth faster. `before` is asked before each run and may raise."""
 
+    kind: str = "ping"
+    measures: tuple[Metric, ...] = (P50,)
     before: Callable[[str], None] = lambda side: None
     spread: float = 0.01
     speed: dict[str, float] = field(default_factory=lambda: {"legacy": 1.0, "bpf": 0.9, "third": 1.2})
-    kind: str = "ping"
-    tools: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return (P50,)
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         scenario = context.open_lab.lab.scenario
@@ -137,41 +132,20 @@ class ImaginedPing:
         block = int(path.partition("block")[2][:3] or 0)
         sign = 1 if (block * 7 + sum(map(ord, scenario))) % 3 else -1
         value = 50e-6 * self.speed[scenario] * (1 + sign * self.spread * (block % 4))
-        return _result(context, Verdict.PASS, (Sample(metric=P50.name, value=value, unit="s"),), raw=(path,))
+        return self.result(
+            context, Verdict.PASS, "so imagined", samples=(Sample(metric=P50.name, value=value, unit="s"),), raw=(path,)
+        )
 
 
 @dataclass
-class ImaginedTcpdump:
+class ImaginedTcpdump(ScriptedCheck):
     kind: str = "tcpdump"
-    tools: tuple[str, ...] = ()
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         seen = Seen(packets=3, ttl=64, src_mac="client-eth0", dst_mac="client-lxc")
         sight = TapSight(tap="client:eth0", role=Role.CLIENT_ETH0, request=seen, reply=None)
         signature = Signature(placement="cross-node", encapsulation=Encapsulation.VXLAN, taps=(sight,), ping_ttl=62)
-        return replace(_result(context, Verdict.PASS, ()), signature=signature)
-
-
-def _result(
-    context: CheckContext, verdict: Verdict, samples: tuple[Sample, ...], raw: tuple[str, ...] = ()
-) -> CheckResult:
-    return CheckResult(
-        check=context.spec.name,
-        kind=context.spec.kind,
-        client=context.pair.client,
-        server=context.pair.server,
-        placement=context.pair.placement,
-        verdict=verdict,
-        reason="so imagined",
-        samples=samples,
-        raw=raw,
-    )
+        return self.result(context, Verdict.PASS, "so imagined", signature=signature)
 
 
 @dataclass
@@ -209,7 +183,7 @@ class World:
             with Measurement(
                 question.sides, question.specs, self.checks, run, silent, measured=measured
             ) as measurement:
-                measurement.run(question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
+                measure_blocks(measurement, question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
             found = comparisons(question.asked, measured, HERE, run.id)
             run.save_result(matrix_document(found))
         return found
@@ -226,10 +200,10 @@ class World:
                 run,
                 silent,
                 measured=stored.measured,
-                is_resumed=True,
             ) as measurement,
         ):
-            measurement.run(question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
+            measurement.remove_remains()
+            measure_blocks(measurement, question.asked.schedule(), quiet, narrow_enough(question.asked, HERE))
 
     def only_run(self) -> Path:
         (path,) = (each.parent for each in self.runs_dir.glob("*/run.json"))

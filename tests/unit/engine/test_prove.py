@@ -14,11 +14,11 @@ from labctl.engine.prove import judge_mode, one_pair_a_placement, prove, refuse_
 from labctl.errors import NotInForce
 from labctl.model.evidence import Evidence, ModeInForce, Silence, Standing
 from labctl.model.lab import CheckSpec, HostRouting, Lab, Pair, Placement
-from labctl.model.parameters import CheckParameters, TcpdumpParameters
-from labctl.model.result import CheckResult, Metric, Verdict
+from labctl.model.parameters import TcpdumpParameters
+from labctl.model.result import CheckResult, Verdict
 from labctl.store.runs import MemorySinks
 from labctl.testing.labs import example_lab
-from labctl.testing.scripted import ScriptedLab
+from labctl.testing.scripted import ScriptedCheck, ScriptedLab
 
 ASKED = {"hostRouting": "bpf", "encapsulation": "vxlan"}
 
@@ -194,31 +194,22 @@ def test_one_pair_of_each_placement_is_taken_in_the_scenarios_order() -> None:
     assert one_pair_a_placement(()) == ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Captures:
+@dataclass(kw_only=True)
+class Captures(ScriptedCheck):
     """Stands for the tcpdump check: shows the signature of a mode, whatever lab it is given."""
 
     shown: HostRouting
     verdict: Verdict = Verdict.PASS
     kind: str = "tcpdump"
-    tools: tuple[str, ...] = ()
-
-    def metrics(self, parameters: CheckParameters) -> tuple[Metric, ...]:
-        return ()
-
-    def next_start_s(self, parameters: CheckParameters) -> float | None:
-        return None
 
     def run(self, context: CheckContext) -> CheckResult:
         context.raw.save("capture", str(context.spec.parameters).encode())
-        lab, pair = context.open_lab.lab, context.pair
+        lab = context.open_lab.lab
         shown = replace(lab, datapath=replace(lab.datapath, host_routing=self.shown))
-        signature = expected_for(shown, pair, packets=3).signature
-        return CheckResult(
-            check=context.spec.name, kind=self.kind, client=pair.client, server=pair.server, placement=pair.placement,
-            verdict=self.verdict, reason="cannot capture",
-            signature=signature if self.verdict is Verdict.PASS else None,
-        )  # fmt: skip
+        signature = expected_for(shown, context.pair, packets=3).signature
+        return self.result(
+            context, self.verdict, "cannot capture", signature=signature if self.verdict is Verdict.PASS else None
+        )
 
 
 def proven(lab: Lab, check: Captures, *evidence: Evidence, observer: Callable[[Event], None] = silent) -> ModeInForce:

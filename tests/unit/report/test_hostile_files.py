@@ -9,17 +9,18 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from comparison_example import example_comparison
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hostile_pages import HOSTILE as TAGS
-from test_hostile_pages import poisoned
 
+from comparison_example import example_comparison
 from labctl.model.result import Sample
 from labctl.report.csv import comparison_csv
 from labctl.report.junit import comparison_junit
 from labctl.report.markdown import comparison_markdown, escaped
 from labctl.report.matrix import matrix_markdown
+
+from .test_hostile_pages import HOSTILE as TAGS
+from .test_hostile_pages import poisoned
 
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 FORMULAS = (

@@ -11,13 +11,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from comparison_example import example_comparison
-from trace_example import CELLS, example_trace, lost_trace
 
+from comparison_example import example_comparison
 from labctl.report.html import comparison_page
 from labctl.report.matrix import matrix_page
 from labctl.report.trace_html import trace_page
 from labctl.report.words_zh import CHINESE
+
+from .trace_example import CELLS, example_trace, lost_trace
 
 HOSTILE = (
     "<script>alert(1)</script>",

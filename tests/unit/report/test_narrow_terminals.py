@@ -10,12 +10,11 @@ from functools import partial
 from ipaddress import IPv4Address
 
 import pytest
-from comparison_example import example_comparison, example_mode, example_side, example_signature
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
-from trace_example import CELLS, example_trace, lost_trace
 
+from comparison_example import example_comparison, example_mode, example_side, example_signature
 from labctl import units
 from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
 from labctl.model.lab import Encapsulation, HostRouting, Placement
@@ -29,6 +28,8 @@ from labctl.report.trace_text import trace_view
 from labctl.report.words import ENGLISH, Words
 from labctl.report.words_zh import CHINESE
 from labctl.testing.labs import sample_lab
+
+from .trace_example import CELLS, example_trace, lost_trace
 
 WIDTHS = (40, 50, 60, 80, 110)
 WIDEST = 200

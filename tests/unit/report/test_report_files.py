@@ -12,8 +12,8 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from comparison_example import example_comparison
 
+from comparison_example import example_comparison
 from labctl.compare.thresholds import judge_thresholds, parse_threshold
 from labctl.model.comparison import ChangeVerdict, Comparison
 from labctl.model.evidence import ModeInForce

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
@@ -16,6 +15,8 @@ from labctl.model.trace import Trace
 from labctl.report.drawing.topology import Box, BoxKind, Leg, Topology, legs, topology_of
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_svg import trace_drawing
+
+from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 each_cell = pytest.mark.parametrize(("mode", "how", "where"), CELLS)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, VXLAN, example_trace, lost_trace
 
 from labctl.engine.trace import TRACE, read_trace
 from labctl.errors import LabError, UsageError
@@ -20,6 +19,8 @@ from labctl.store.codec import plain
 from labctl.store.journal import JOURNAL_FILE
 from labctl.store.reading import StoredRun, find_run
 from labctl.store.runs import create_run
+
+from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, VXLAN, example_trace, lost_trace
 
 HERE = Environment(kernel="6.1.0", cpu_model="Test CPU", cpus=2)
 

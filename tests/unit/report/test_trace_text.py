@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.trace import Trace, Way
 from labctl.report.trace_text import trace_view
 from labctl.report.trace_words import different, steps
+
+from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 each_cell = pytest.mark.parametrize(("mode", "how", "where"), CELLS)
 each_width = pytest.mark.parametrize("width", [80, 140])

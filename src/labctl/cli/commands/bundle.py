@@ -12,7 +12,6 @@ from labctl.cli.options import (
     packing,
     provider_of,
     provider_option,
-    require_host,
     set_option,
     trust_option,
 )
@@ -37,6 +36,7 @@ def command(
 
     On the other host: labctl up SCENARIO --provider PROVIDER --bundle FILE
     """
+    from labctl.engine.build import require_host
     from labctl.system.signals import interruptible
 
     lab = load_lab(scenario, provider=provider, name=None, overrides=overrides, trust=trust)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_of, require_host, runs_dir_option, scenario_options
+from labctl.cli.options import as_json, load_lab, provider_of, runs_dir_option, scenario_options
 from labctl.cli.output import emit, emit_json, say, show
 from labctl.cli.progress import Progress
 from labctl.cli.reports import junit_option, require_place, write_text
@@ -45,7 +45,7 @@ def command(
 ) -> int:
     """Run the checks of a lab that is up; a scenario that is not up is built, checked and removed."""
     from labctl import app
-    from labctl.engine.build import built
+    from labctl.engine.build import built, require_host
     from labctl.engine.check_run import check_lab
     from labctl.planning.record import lab_to_json
     from labctl.report.json import check_document

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option, trust_option
-from labctl.cli.reports import ReportOutput, judge, report_options, show_comparisons
+from labctl.cli.progress import Progress
+from labctl.cli.reports import ReportOutput, present, present_run, report_options
 from labctl.errors import UsageError
-from labctl.model.comparison import Comparison
 
 if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
@@ -84,69 +83,49 @@ def command(
     they are, unpaired.
     """
     from labctl import app
-    from labctl.cli.run_comparison import measure_new, measure_rest, present
-    from labctl.engine.comparison.request import Options, ask
-    from labctl.engine.comparison.stored import COMPARE, require_common
+    from labctl.engine.comparison.compare import compare, new_run, rest_of_run
+    from labctl.engine.comparison.request import Options, with_given
+    from labctl.engine.comparison.stored import COMPARE, compare_stored
     from labctl.model.lab import Strategy
+    from labctl.report.json import matrix_document
 
     if max_rounds is not None and until is None:
         raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
+    against: StoredComparison | None = None
     if resume is not None:
         asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
-        given = (*asked, strategy, name)
-        _require_nothing_else(any(value not in (None, ()) for value in given), resume)
-        from labctl.engine.comparison.stored import read_comparison
-        from labctl.store.reading import find_run
-
-        stored = find_run(runs_dir, resume)
-        return present(
-            measure_rest(stored, keep=keep, trust=trust), output, fail_if or read_comparison(stored).asked.fail_if
+        _require_nothing_else(any(value not in (None, ()) for value in (*asked, strategy, name)), resume)
+        stored = _stored(runs_dir, resume)
+        question = app.ask_again(stored, trust=trust)
+        into = rest_of_run(stored, trust=trust)
+        fail_if = fail_if or question.asked.fail_if
+    elif _are_stored(sides, name):
+        (run_a, _, side_a), (run_b, _, side_b) = (text.partition("@") for text in sides)
+        found = compare_stored(_stored(runs_dir, run_a), _stored(runs_dir, run_b), side_a, side_b)
+        return present(found, fail_if, output)
+    else:
+        if baseline is not None:
+            against = _stored(runs_dir, baseline)
+        labs = [load_lab(side, provider=provider, name=name, overrides=overrides, trust=trust) for side in sides]
+        named = None if checks is None else [each.strip() for each in checks.split(",") if each.strip()]
+        options = Options(
+            seed=secrets.randbelow(1_000_000) if seed is None else seed,
+            token=secrets.token_hex(2),
+            name=name or "",
+            reference=reference,
+            until=None if until is None else until / 100,
+            most_rounds=max_rounds,
+            fail_if=fail_if,
+            strategy=Strategy(strategy or "auto"),
         )
-    stored_sides = [bool(_STORED.match(side)) or (Path(side) / "run.json").exists() for side in sides]
-    if len(sides) == 2 and all(stored_sides):
-        if name is not None:
-            raise UsageError(
-                what="--name has no meaning for stored runs",
-                cause="they are compared as they are: no lab is built, and no run is written",
-                remedy=f"labctl compare {' '.join(sides)}",
-            )
-        return _compare_stored(runs_dir, sides[0], sides[1], fail_if, output)
-    if any(stored_sides):
-        raise UsageError(
-            what="stored runs and scenarios cannot stand side by side",
-            cause="a scenario has yet to be measured, and a stored run cannot be interleaved with it",
-            remedy="labctl compare A B --baseline RUN measures A and B, and compares both with the run",
-        )
-    if len(sides) < 2:
-        raise UsageError(what="a comparison needs two scenarios", remedy="labctl compare legacy bpf")
-    against = None if baseline is None else _stored(runs_dir, baseline)
-    labs = [load_lab(side, provider=provider, name=name, overrides=overrides, trust=trust) for side in sides]
-    parameters = labs[0].compare
-    if rounds is not None:
-        parameters = replace(parameters, rounds=rounds)
-    if duration_s is not None:
-        parameters = replace(parameters, duration_s=duration_s)
-    if checks is not None:
-        parameters = replace(parameters, checks=tuple(name.strip() for name in checks.split(",") if name.strip()))
-    providers = {name: app.provider(name) for name in {lab.provider for lab in labs}}
-    options = Options(
-        seed=secrets.randbelow(1_000_000) if seed is None else seed,
-        token=secrets.token_hex(2),
-        name=name or "",
-        reference=reference,
-        until=None if until is None else until / 100,
-        most_rounds=max_rounds,
-        fail_if=fail_if,
-        strategy=Strategy(strategy or "auto"),
-    )
-    question = ask(labs, providers, app.checks(), parameters, options)
-    if against is not None:
-        require_common(against, question.asked)
-    answer = measure_new(
-        question, kind=COMPARE, name=name or "-".join(lab.scenario for lab in labs), runs_dir=runs_dir, keep=keep
-    )
-    more = () if against is None or not answer.comparisons else _against_baseline(against, runs_dir, answer.path)
-    return present(answer, output, fail_if, more)
+        parameters = with_given(labs[0].compare, rounds=rounds, duration_s=duration_s, checks=named)
+        question = app.ask(labs, parameters, options)
+        called = name or "-".join(lab.scenario for lab in labs)
+        into = new_run(question, kind=COMPARE, name=called, runs_dir=runs_dir)
+    here = app.runs_tools_here(question)
+    with Progress() as progress:
+        answer = compare(question, into, matrix_document, progress, runs_tools_here=here, keep=keep, baseline=against)
+    return present_run(answer, fail_if, output)
 
 
 def _require_nothing_else(is_given: bool, resume: str) -> None:
@@ -158,28 +137,30 @@ def _require_nothing_else(is_given: bool, resume: str) -> None:
         )
 
 
+def _are_stored(sides: Sequence[str], name: str | None) -> bool:
+    """Whether two stored runs are to be compared. Raises UsageError for fewer than two sides, and for a mixture."""
+    are_stored = [bool(_STORED.match(side)) or (Path(side) / "run.json").exists() for side in sides]
+    if len(sides) == 2 and all(are_stored):
+        if name is not None:
+            raise UsageError(
+                what="--name has no meaning for stored runs",
+                cause="they are compared as they are: no lab is built, and no run is written",
+                remedy=f"labctl compare {' '.join(sides)}",
+            )
+        return True
+    if any(are_stored):
+        raise UsageError(
+            what="stored runs and scenarios cannot stand side by side",
+            cause="a scenario has yet to be measured, and a stored run cannot be interleaved with it",
+            remedy="labctl compare A B --baseline RUN measures A and B, and compares both with the run",
+        )
+    if len(sides) < 2:
+        raise UsageError(what="a comparison needs two scenarios", remedy="labctl compare legacy bpf")
+    return False
+
+
 def _stored(runs_dir: Path, wanted: str) -> StoredComparison:
     from labctl.engine.comparison.stored import read_comparison
     from labctl.store.reading import find_run
 
     return read_comparison(find_run(runs_dir, wanted.removesuffix("/run.json")))
-
-
-def _compare_stored(runs_dir: Path, wanted_a: str, wanted_b: str, fail_if: Sequence[str], output: ReportOutput) -> int:
-    """Two stored runs: the sides that were picked, or else every scenario that both have."""
-    from labctl.cli.reports import exit_code
-    from labctl.engine.comparison.stored import chosen_sides, unpaired
-
-    (run_a, _, side_a), (run_b, _, side_b) = (text.partition("@") for text in (wanted_a, wanted_b))
-    a, b = _stored(runs_dir, run_a), _stored(runs_dir, run_b)
-    found = tuple(unpaired(a, key_a, b, key_b) for key_a, key_b in chosen_sides(a, side_a, b, side_b))
-    judgements = judge(found, fail_if)
-    show_comparisons(found, judgements, output)
-    return exit_code(found, judgements)
-
-
-def _against_baseline(baseline: StoredComparison, runs_dir: Path, now: Path) -> tuple[Comparison, ...]:
-    from labctl.engine.comparison.stored import chosen_sides, unpaired
-
-    measured = _stored(runs_dir, str(now))
-    return tuple(unpaired(baseline, a, measured, b) for a, b in chosen_sides(baseline, "", measured, ""))

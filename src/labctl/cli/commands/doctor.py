@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from labctl.cli.options import ROOT, as_json, as_root, trust_option
+from labctl.cli.options import as_json, as_root, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks
 from labctl.providers.base import Probe, ProbesMachines
@@ -21,6 +21,7 @@ from labctl.providers.base import Probe, ProbesMachines
 def command(provider: str, trust: bool, as_json: bool) -> int:
     """What this host has and lacks, found by trying, with the command that mends it; for kubeadm the machines too."""
     from labctl import app
+    from labctl.engine.build import ROOT
     from labctl.system.libraries import REMEDY, differing
 
     chosen = app.provider(provider, trust=trust)

@@ -50,6 +50,9 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
             tell(f"note: {lacking}")
     full = inside.command(argv) if entered is None else argv
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):  # heard just before the other program is there, it would be lost
+            signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(full[0], full)
     except OSError as failed:

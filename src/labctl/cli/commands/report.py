@@ -9,7 +9,7 @@ import click
 
 from labctl.cli.options import runs_dir_option
 from labctl.cli.output import emit_json, tell
-from labctl.cli.reports import ReportOutput, exit_code, judge, report_options, show_comparisons, write_text
+from labctl.cli.reports import ReportOutput, present, report_options, write_text
 from labctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ def command(
             cause=f"it ended before the first check: {stored.manifest.reason or stored.manifest.state}",
             remedy=f"labctl compare --resume {stored.path}",
         )
-    found = comparison.comparisons()
-    judgements = judge(found, fail_if or comparison.asked.fail_if)
-    show_comparisons(found, judgements, output)
-    return exit_code(found, judgements)
+    return present(comparison.comparisons(), fail_if or comparison.asked.fail_if, output)
 
 
 def _say_state(stored: StoredRun) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_of, require_host, scenario_options, with_bundle
+from labctl.cli.options import as_json, load_lab, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.model.lab import Lab
@@ -36,7 +36,7 @@ def command(
     the mode in force is proven at the end: another one is exit code 4, and the lab stays up to be looked at.
     """
     from labctl import app
-    from labctl.engine.build import BuildOutcome, up
+    from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
     from labctl.store.runs import MemorySinks

@@ -1,15 +1,11 @@
-"""Measures the sides of a comparison: builds all labs, proves each, then runs the blocks of a schedule, interleaved.
+"""The acts of measuring: labs built, proven and warm for a block, its runs side by side, their records in the journal.
 
-Yields records; what they mean is `compare.assemble`'s to say. Every record is in the journal before the next run
-begins, so that a run cut short loses at most the check that was running.
-
-Carries out runs that stand next to each other in a block: how they share the time, not what they measure.
-
-A run is a generator that yields where it may pause and comes to its record.
-
-How busy the machine was with other things while a block ran: differences of the kernel's own counters.
-
-Goes on until the intervals are narrow: asked at the looks that were declared beforehand, and at no others.
+In which order the acts come is `compare.measure_blocks`'s, and what the records mean is `labctl.compare.assemble`'s.
+Every record is in the journal before the next run begins, so that a run cut short loses at most the check that was
+running. A run is a generator that yields where it may pause and comes to its record, so that neighbours in a block can
+share the time. After each block two questions are asked: how busy the machine was with other things (differences of the
+kernel's own counters), and, at the looks that were declared beforehand and at no others, whether the intervals are
+narrow enough.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ from labctl.engine.comparison.stored import (
     run_entry,
     signature_entry,
 )
-from labctl.engine.events import BlockStarted, Event, Note, Observer
+from labctl.engine.events import Event, Note, Observer
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
 from labctl.engine.run_checks import AGAIN, run_check_in_slices, second_attempt
 from labctl.errors import LabError, NotInForce, UsageError
@@ -176,14 +172,13 @@ class Measurement:
         *,
         keep: bool = False,
         measured: MeasuredBlocks | None = None,
-        is_resumed: bool = False,
     ) -> None:
-        """`measured` is filled. The whole blocks that are in it (of a resumed run) are not measured again."""
+        """`measured` is filled; it has whole blocks already where a run is gone on with."""
         self._sides = {side.key: side for side in sides}
         self._specs = {spec.name: spec for spec in specs}
         self._checks = checks
         self._journal = journal
-        self._observer = observer
+        self.observer = observer
         self._keep = keep
         self._built: list[LabSide] = []
         self._turn: LabSide | None = None
@@ -192,7 +187,6 @@ class Measurement:
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
         self.measured = MeasuredBlocks() if measured is None else measured
-        self._is_resumed = is_resumed
 
     def __enter__(self) -> Measurement:
         return self
@@ -203,44 +197,38 @@ class Measurement:
             if not self._keep or ended[0] is not None:
                 self._remove_all()
 
-    def run(self, schedule: Schedule, noise_since_last: ReadNoise, is_enough: IsEnough = never) -> MeasuredBlocks:
-        """Carries out what is left of the schedule. Raises NotInForce before any number is taken from a lab that is
-        not what was asked for."""
-        done = self.measured.whole_blocks()
-        if self._is_resumed:
-            self._remove_remains()
-        begun_s, here = 0.0, 0
-        for number, block in enumerate(schedule.blocks, start=1):
-            if number in done:
-                continue
-            if schedule.takes_turns:
-                self._take_turn(block[0].side, block)
-                if not here:
-                    noise_since_last(number)
-            elif not self._open or schedule.build_before(number) is not None:
-                self._prepare(schedule.last_build(number).sides, block)
-                noise_since_last(number)
-            begun_s = begun_s or time.monotonic()
-            left = schedule.rounds - number + 1
-            left_s = (time.monotonic() - begun_s) / here * left if here else None
-            self._observer(BlockStarted(number=number, blocks=schedule.rounds, left_s=left_s))
-            for bunch in self._bunches(block):
-                if schedule.takes_turns:
-                    self._take_turn(bunch[0].side, block)
-                self._run_bunch(bunch)
-            here += 1
-            noise = noise_since_last(number)
-            self.measured.noise.append(noise)
-            self._journal.record(NOISE, noise_entry(noise))
-            self._journal.sync()
-            if is_enough(number, self.measured):
-                self.measured.stopped_after = number
-                self._journal.record(STOPPED, {"after": number})
-                break
-        self._prove_still()
-        return self.measured
+    def prepare(self, number: int, block: Sequence[PlannedRun], schedule: Schedule) -> bool:
+        """What that block needs: all labs anew where the schedule says so, or the one lab in the datapath of its first
+        run. True when there was no lab before, or all are new."""
+        if schedule.takes_turns:
+            is_first = self._turn is None
+            self._take_turn(block[0].side, block)
+            return is_first
+        if self._open and schedule.build_before(number) is None:
+            return False
+        self._prepare_all(schedule.last_build(number).sides, block)
+        return True
 
-    def _remove_remains(self) -> None:
+    def run_block(self, block: Sequence[PlannedRun]) -> None:
+        """Its runs in their order, neighbours of one check together; the one lab is switched where it is another
+        side's turn."""
+        for bunch in self._bunches(block):
+            if self._turn is not None:
+                self._take_turn(bunch[0].side, block)
+            self._run_bunch(bunch)
+
+    def end_block(self, noise: Noise) -> None:
+        """From here on the block is whole, also when the power goes."""
+        self.measured.noise.append(noise)
+        self._journal.record(NOISE, noise_entry(noise))
+        self._journal.sync()
+
+    def stop_after(self, number: int) -> None:
+        """The block was the last, since it gave what was wanted."""
+        self.measured.stopped_after = number
+        self._journal.record(STOPPED, {"after": number})
+
+    def remove_remains(self) -> None:
         """What the process before left behind when it was killed: labs of this run's own names, found by their mark.
 
         Raises UsageError for another lab of such a name, and for one that a labctl is just building: a run on disk may
@@ -250,8 +238,8 @@ class Measurement:
             found = find([side.provider], side.lab.name)
             if found is not None:
                 self._refuse_another(found.running)
-                self._observer(Note(text=f"removing lab {side.lab.name}, which was left behind"))
-                remove(side.provider, side.lab.name, self._observer)
+                self.observer(Note(text=f"removing lab {side.lab.name}, which was left behind"))
+                remove(side.provider, side.lab.name, self.observer)
 
     def _refuse_another(self, running: RunningLab) -> None:
         if running.is_being_built:
@@ -265,7 +253,7 @@ class Measurement:
                 remedy=f"labctl down {running.name}  # if it is yours, then the same command again",
             )
 
-    def _prepare(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
+    def _prepare_all(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
         """All labs anew, in that order, each proven and warm; the journal tells how long each of these took."""
         durations_s = {}
         acts: tuple[tuple[str, Callable[[], None]], ...] = (
@@ -280,19 +268,19 @@ class Measurement:
         self._journal.record(PREPARED, {"order": list(order), "durationsS": durations_s})
 
     def _rebuild(self, order: Sequence[str]) -> None:
-        self._prove_still()
+        self.prove_still()
         self._stack.close()
         self._open.clear()
         self._remove_all()
         for key in order:
             side = self._sides[key]
             self._built.append(side)
-            build(side.provider, side.lab, self._observer)
+            build(side.provider, side.lab, self.observer)
 
     def _prove_all(self) -> None:
         self._refusing_together(self._open_proven, sorted(self._sides))
 
-    def _prove_still(self) -> None:
+    def prove_still(self) -> None:
         """What was in force when measuring began must be so when it ends: else the figures are of two modes."""
         self._refusing_together(self._proven_open, sorted(self._open))
 
@@ -319,7 +307,7 @@ class Measurement:
 
     def _proven_open(self, side: LabSide) -> None:
         """Raises NotInForce."""
-        proven = prove(self._checks, self._open[side.key], self._journal.sink, self._observer)
+        proven = prove(self._checks, self._open[side.key], self._journal.sink, self.observer)
         self._keep_proof(side.key, proven)
         refuse_unless_proven(proven.mode, side.title, again=side.look_again)
 
@@ -328,14 +316,14 @@ class Measurement:
         side = self._sides[key]
         if self._turn is not None and self._turn.key == key:
             return
-        self._prove_still()
+        self.prove_still()
         self._stack.close()
         self._open.clear()
         if self._turn is None:
             self._built.append(side)
-            build(side.provider, side.lab, self._observer)
+            build(side.provider, side.lab, self.observer)
         else:
-            switch(side.provider, self._turn.lab, side.lab, self._observer)
+            switch(side.provider, self._turn.lab, side.lab, self.observer)
         self._turn = side
         self._open_proven(side)
         self._warm_up([planned for planned in block if planned.side == key])
@@ -370,7 +358,7 @@ class Measurement:
         # All at once: nobody looks at what they measure.
         with ThreadPoolExecutor(max_workers=len(cold), thread_name_prefix="labctl-warm-up") as pool:
             begun = [
-                pool.submit(to_the_end, self._check(run, "warm-up", observer=_only_notes(self._observer)))
+                pool.submit(to_the_end, self._check(run, "warm-up", observer=_only_notes(self.observer)))
                 for run in cold
             ]
         for running in begun:
@@ -413,7 +401,7 @@ class Measurement:
         missing = self._missing.get((planned.side, planned.item.check))
         name = f"block{planned.block:03}"
         result, duration_s = (
-            (yield from timed(self._check(planned, name, observer=self._observer, again=first is not None)))
+            (yield from timed(self._check(planned, name, observer=self.observer, again=first is not None)))
             if missing is None
             else (self._skipped(planned, missing), 0.0)
         )
@@ -472,9 +460,9 @@ class Measurement:
         while self._built:
             side = self._built.pop()
             try:
-                remove(side.provider, side.lab.name, self._observer)
+                remove(side.provider, side.lab.name, self.observer)
             except LabError as failed:
-                self._observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
+                self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
 
 
 def _only_notes(observer: Observer) -> Observer:

@@ -1,8 +1,7 @@
-"""From labs and options to what a comparison is asked: refused in words before anything is built.
+"""What a comparison is asked: everything that is decided, or refused in words, before anything is built.
 
-What a comparison was asked: everything that is decided before anything is built, as it stands in the run's manifest.
-
-Together with the journal this gives the result again, and lets a run that was cut short go on as if nothing had been.
+It stands in the run's manifest: together with the journal it gives the result again, and lets a run that was cut short
+go on as if nothing had been.
 """
 
 from __future__ import annotations
@@ -10,30 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
-from labctl.checks.base import Check
+from labctl.checks.base import Check, InSlices
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import CONFIDENCE
-from labctl.compare.thresholds import candidates, named_by, parse_threshold
+from labctl.compare.thresholds import require_named
 from labctl.compare.verdict import FEWEST_PAIRS
-from labctl.engine.comparison.sides import (
-    KEYS,
-    LabSide,
-    choose,
-    common_pairs,
-    compared_specs,
-    declared_metrics,
-    neighbouring,
-    require_own_names,
-    sides_of,
-    work_of,
-)
+from labctl.compare.warnings import rounds_needed
+from labctl.engine.comparison.sides import KEYS, LabSide, choose, require_own_names, sides_of
 from labctl.errors import UsageError
 from labctl.model.comparison import CheckMetrics, InterimLook, Side, Stopping
 from labctl.model.document import PROVIDER_SECTIONS
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Strategy
-from labctl.model.parameters import CompareParameters
+from labctl.model.parameters import (
+    PARAMETERS_OF,
+    CheckParameters,
+    CompareParameters,
+    PingParameters,
+    TimedParameters,
+)
 from labctl.names import is_name
 from labctl.providers.base import Provider
 from labctl.store.codec import plain, typed
@@ -110,6 +106,12 @@ class Asked:
         """The two nodes between which the limit of a pair was measured, by client and server."""
         return {(each.client, each.server): (each.client_node, each.server_node) for each in self.references}
 
+    def rounds_needed(self) -> int:
+        """How many blocks it takes until any row can get a difference word."""
+        between_nodes = {(each.client_node, each.server_node) for each in self.references}
+        runs = [item.check for item in self.work if (item.client, item.server) not in between_nodes]
+        return rounds_needed(self.checks, runs)
+
     def settings(self) -> dict[str, object]:
         """For the manifest: the same for programs, and the order for people."""
         order = self.schedule().text()
@@ -161,11 +163,24 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and the labs and checks with which it is answered."""
+    """What is asked, and the labs and checks with which it is answered; `checks` by their kind."""
 
     asked: Asked
     sides: tuple[LabSide, ...]
     specs: tuple[CheckSpec, ...]
+    checks: Mapping[str, Check]
+
+
+def with_given(
+    parameters: CompareParameters, *, rounds: int | None, duration_s: float | None, checks: Sequence[str] | None
+) -> CompareParameters:
+    """The scenario's parameters, except for what the command line or the matrix file says."""
+    return replace(
+        parameters,
+        rounds=parameters.rounds if rounds is None else rounds,
+        duration_s=parameters.duration_s if duration_s is None else duration_s,
+        checks=parameters.checks if checks is None else tuple(checks),
+    )
 
 
 def ask(
@@ -183,9 +198,8 @@ def ask(
     specs = compared_specs(labs, parameters)
     pairs = _placed(common_pairs(labs), options.placements)
     references = _references(labs, pairs) if options.reference else ()
-    turns = choose(labs, providers, options.strategy)
-    sides = sides_of(labs, providers, options.token, turns, name=options.name)
     declared = declared_metrics(checks, specs)
+    together = neighbouring(checks, specs)
     work = (
         *work_of(specs, pairs),
         *work_of(_measuring(specs, declared), _once(reference.pair() for reference in references)),
@@ -198,6 +212,9 @@ def ask(
         rounds = _most_rounds(first, options)
         planned = looks(first, rounds)
         rebuilds = round(2 * rounds / first) - 1
+    turns = choose(labs, providers, options.strategy)
+    sides = sides_of(labs, providers, options.token, turns, name=options.name)
+    require_named(options.fail_if, declared, [pair.placement for pair in pairs])
     asked = Asked(
         sides=tuple(side.described() for side in sides),
         token=options.token,
@@ -205,7 +222,7 @@ def ask(
         rounds=rounds,
         rebuilds=rebuilds,
         work=work,
-        together=tuple(sorted(neighbouring(checks, specs))),
+        together=together,
         checks=declared,
         parameters=parameters,
         references=references,
@@ -214,18 +231,12 @@ def ask(
         fail_if=options.fail_if,
         takes_turns=turns.takes_turns,
     )
-    require_thresholds(asked, pairs)
-    return Question(asked=asked, sides=sides, specs=specs)
+    return Question(asked=asked, sides=sides, specs=specs, checks=checks)
 
 
-def require_thresholds(asked: Asked, pairs: Sequence[Pair]) -> None:
-    """Raises UsageError for a threshold that cannot be read or that names nothing that will be measured."""
-    among = candidates(asked.checks, [pair.placement for pair in pairs])
-    for text in asked.fail_if:
-        named_by(parse_threshold(text), among)
-
-
-def again(asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provider]) -> Question:
+def again(
+    asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provider], checks: Mapping[str, Check]
+) -> Question:
     """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest.
 
     Raises UsageError when anybody but labctl must have written it: its labs are not those of its sides, have names that
@@ -246,7 +257,8 @@ def again(asked: Asked, labs: Mapping[str, Lab], providers: Mapping[str, Provide
     sides = tuple(
         LabSide(key=side.key, lab=labs[side.key], provider=providers[labs[side.key].provider]) for side in asked.sides
     )
-    return Question(asked=asked, sides=sides, specs=compared_specs([side.lab for side in sides], asked.parameters))
+    specs = compared_specs([side.lab for side in sides], asked.parameters)
+    return Question(asked=asked, sides=sides, specs=specs, checks=checks)
 
 
 def _named(lab: Lab) -> tuple[str, str, str]:
@@ -271,6 +283,97 @@ def without_token(asked: Asked) -> Asked:
     """What was asked less what is different each time: the names of the labs, the seed."""
     sides = tuple(replace(side, lab="") for side in asked.sides)
     return replace(asked, token="", seed=0, sides=sides)  # nosec B106  # part of a lab's name, no secret
+
+
+def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
+    """The pairs that every lab has, with the same placement. Raises UsageError when there are none."""
+    pairs = tuple(pair for pair in labs[0].pairs if all(pair in lab.pairs for lab in labs[1:]))
+    if not pairs:
+        raise UsageError(
+            what="the scenarios have no pair in common",
+            cause="; ".join(
+                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
+            ),
+            remedy="give both scenarios a pair with the same client, server and placement",
+        )
+    return pairs
+
+
+def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[CheckSpec, ...]:
+    """The checks that a block runs, with the comparison's duration. A kind of check that no scenario has a check of
+    is run with its default parameters.
+
+    Raises UsageError when the scenarios give a check of one name different parameters: the sides would not be
+    measured alike.
+    """
+    by_name = [{spec.name: spec for spec in lab.checks} for lab in labs]
+    specs = []
+    for name in parameters.checks:
+        found = [specs_of.get(name) for specs_of in by_name]
+        if name in PARAMETERS_OF and not any(found):
+            found = [CheckSpec(name=name, kind=name, parameters=PARAMETERS_OF[name]())] * len(labs)
+        if not any(found):
+            raise _no_check(name, by_name)
+        first = found[0]
+        if first is None or any(other != first for other in found[1:]):
+            raise UsageError(
+                what=f"the scenarios do not agree on check {name}",
+                cause="; ".join(
+                    f"{lab.scenario}: {spec.parameters if spec else 'has no such check'}"
+                    for lab, spec in zip(labs, found, strict=True)
+                ),
+                remedy="give the check the same parameters in both, or choose others with --set compare.checks=[…]",
+            )
+        specs.append(replace(first, parameters=as_compared(first.parameters, parameters)))
+    return tuple(specs)
+
+
+def _no_check(name: str, by_name: Sequence[Mapping[str, CheckSpec]]) -> UsageError:
+    there_are = sorted({*PARAMETERS_OF, *(each for specs in by_name for each in specs)})
+    near = get_close_matches(name, there_are, n=1)
+    return UsageError(
+        what=f"no check is called {name}",
+        cause=f"there are: {', '.join(there_are)}",
+        remedy=f"did you mean {near[0]}?" if near else "name one of those",
+    )
+
+
+def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckParameters:
+    """The same check with the comparison's duration, or its way to ping; other checks stay as they are."""
+    if isinstance(check, TimedParameters):
+        return replace(check, duration_s=compared.duration_s)
+    if isinstance(check, PingParameters):
+        return replace(
+            check, count=compared.ping_count, interval_s=compared.ping_interval_s, slices=compared.ping_slices
+        )
+    return check
+
+
+def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
+    """What every side runs once in every block."""
+    return tuple(
+        WorkItem(check=spec.name, client=pair.client, server=pair.server, placement=pair.placement)
+        for pair in pairs
+        for spec in specs
+    )
+
+
+def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[str, ...]:
+    """The checks whose runs stand together in a block, since they may overlap or take turns slice by slice; sorted."""
+    names = {
+        spec.name
+        for spec in specs
+        if isinstance(checks[spec.kind], InSlices) or checks[spec.kind].next_start_s(spec.parameters) is not None
+    }
+    return tuple(sorted(names))
+
+
+def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
+    """What each check will measure, fixed before anything runs."""
+    return tuple(
+        CheckMetrics(check=spec.name, kind=spec.kind, metrics=checks[spec.kind].metrics(spec.parameters))
+        for spec in specs
+    )
 
 
 def _most_rounds(first: int, options: Options) -> int:

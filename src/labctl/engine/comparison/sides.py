@@ -1,8 +1,7 @@
-"""From scenarios to the sides of a comparison: names that do not clash, pairs that all have, what readers must know.
+"""The sides of a comparison: a lab each with a name that does not clash, or one lab on which they take turns.
 
-Sides of a comparison that take turns on one lab: whether they do, why, and the switch from one to the next.
-
-In which order they take turns is `compare/order.py`'s; proving and measuring are `measure.py`'s.
+Whether they take turns, why, and the switch from one to the next are here; in which order they do is
+`compare/order.py`'s, and proving and measuring are `measure.py`'s.
 """
 
 from __future__ import annotations
@@ -11,23 +10,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import pairwise
 
-from labctl.checks.base import Check, InSlices
-from labctl.compare.order import WorkItem
 from labctl.engine.events import BuildDone, BuildStarted, Observer, StepDone, StepStarted
-from labctl.engine.run_checks import cpus_for_pair
 from labctl.errors import UsageError
-from labctl.model.comparison import CheckMetrics, Side
-from labctl.model.lab import CheckSpec, Lab, Pair, Strategy
-from labctl.model.parameters import (
-    PARAMETERS_OF,
-    CheckParameters,
-    CompareParameters,
-    PingParameters,
-    TimedParameters,
-)
+from labctl.model.comparison import Side
+from labctl.model.lab import Lab, Strategy
 from labctl.names import is_name
 from labctl.providers.base import Provider, Switches
 
@@ -196,101 +184,3 @@ def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool)
         f"{'NAME' if takes_turns else 'NAME-a'}-{token[:40] or 'TOKEN'}, …; the run was written by hand",
         remedy="measure anew: labctl compare A B",
     )
-
-
-def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
-    """The pairs that every lab has, with the same placement. Raises UsageError when there are none."""
-    pairs = tuple(pair for pair in labs[0].pairs if all(pair in lab.pairs for lab in labs[1:]))
-    if not pairs:
-        raise UsageError(
-            what="the scenarios have no pair in common",
-            cause="; ".join(
-                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
-            ),
-            remedy="give both scenarios a pair with the same client, server and placement",
-        )
-    return pairs
-
-
-def compared_specs(labs: Sequence[Lab], parameters: CompareParameters) -> tuple[CheckSpec, ...]:
-    """The checks that a block runs, with the comparison's duration. A kind of check that no scenario has a check of
-    is run with its default parameters.
-
-    Raises UsageError when the scenarios give a check of one name different parameters: the sides would not be
-    measured alike.
-    """
-    by_name = [{spec.name: spec for spec in lab.checks} for lab in labs]
-    specs = []
-    for name in parameters.checks:
-        found = [specs_of.get(name) for specs_of in by_name]
-        if name in PARAMETERS_OF and not any(found):
-            found = [CheckSpec(name=name, kind=name, parameters=PARAMETERS_OF[name]())] * len(labs)
-        if not any(found):
-            raise _no_check(name, by_name)
-        first = found[0]
-        if first is None or any(other != first for other in found[1:]):
-            raise UsageError(
-                what=f"the scenarios do not agree on check {name}",
-                cause="; ".join(
-                    f"{lab.scenario}: {spec.parameters if spec else 'has no such check'}"
-                    for lab, spec in zip(labs, found, strict=True)
-                ),
-                remedy="give the check the same parameters in both, or choose others with --set compare.checks=[…]",
-            )
-        specs.append(replace(first, parameters=as_compared(first.parameters, parameters)))
-    return tuple(specs)
-
-
-def _no_check(name: str, by_name: Sequence[Mapping[str, CheckSpec]]) -> UsageError:
-    there_are = sorted({*PARAMETERS_OF, *(each for specs in by_name for each in specs)})
-    near = get_close_matches(name, there_are, n=1)
-    return UsageError(
-        what=f"no check is called {name}",
-        cause=f"there are: {', '.join(there_are)}",
-        remedy=f"did you mean {near[0]}?" if near else "name one of those",
-    )
-
-
-def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckParameters:
-    """The same check with the comparison's duration, or its way to ping; other checks stay as they are."""
-    if isinstance(check, TimedParameters):
-        return replace(check, duration_s=compared.duration_s)
-    if isinstance(check, PingParameters):
-        return replace(
-            check, count=compared.ping_count, interval_s=compared.ping_interval_s, slices=compared.ping_slices
-        )
-    return check
-
-
-def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
-    """What every side runs once in every block."""
-    return tuple(
-        WorkItem(check=spec.name, client=pair.client, server=pair.server, placement=pair.placement)
-        for pair in pairs
-        for spec in specs
-    )
-
-
-def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> frozenset[str]:
-    """The checks whose runs stand together in a block, since they may overlap or take turns slice by slice."""
-    return frozenset(
-        spec.name
-        for spec in specs
-        if isinstance(checks[spec.kind], InSlices) or checks[spec.kind].next_start_s(spec.parameters) is not None
-    )
-
-
-def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
-    """What each check will measure, fixed before anything runs."""
-    return tuple(
-        CheckMetrics(check=spec.name, kind=spec.kind, metrics=checks[spec.kind].metrics(spec.parameters))
-        for spec in specs
-    )
-
-
-def pinning() -> str:
-    """Where clients and servers run, in words for the report."""
-    client, server = cpus_for_pair()
-    if client is None:
-        return "nothing is pinned: there is one CPU"
-    return f"client on CPU {client}, server on CPU {server}"

@@ -1,23 +1,20 @@
-"""From a run on disk to what it says: the comparisons of its sides, out of manifest and journal alone.
+"""What a run on disk says: the comparisons of its sides, out of manifest and journal alone, also against another run's.
 
-`result.json` is not read: it is what these give, and a test holds the two equal.
-
-What a measurement saw, as values and as entries of the run's journal; the two are one to one.
-
-Kinds of entries: `mode`, `signature` and `prepared` (after each build), `run`, `noise` (the end of a block), `resumed`,
-`stopped`.
-
-Stored runs against each other: which of their sides belong together, and what else differs between them.
+`result.json` is not read: it is what these give, and a test holds the two equal. What a measurement saw stands here as
+values and as entries of the run's journal, one to one. Kinds of entries: `mode`, `signature` and `prepared` (after each
+build), `run`, `noise` (the end of a block), `resumed`, `stopped`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from labctl.compare.assemble import assemble, assemble_unpaired
 from labctl.engine.check_run import CHECKED, PROVEN
-from labctl.engine.comparison.request import Asked, asked_from
+from labctl.engine.comparison.request import Asked, asked_from, without_token
+from labctl.engine.events import Note, Observer
 from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Caution, CautionKind, Comparison, Environment, Noise, RunRecord, Side, SideSignature
 from labctl.model.evidence import ModeInForce
@@ -27,7 +24,8 @@ from labctl.planning.difference import differences
 from labctl.planning.record import lab_from_json
 from labctl.store.codec import plain, typed
 from labctl.store.journal import JournalEntry
-from labctl.store.reading import StoredRun
+from labctl.store.manifest import RunState
+from labctl.store.reading import StoredRun, list_runs
 
 MODE = "mode"
 SIGNATURE = "signature"
@@ -107,6 +105,13 @@ def _take(measured: MeasuredBlocks, kind: str, content: Mapping[str, object], wh
         measured.go_on()
     elif kind == STOPPED:
         measured.stopped_after = typed(int, content.get("after"), where=where)
+
+
+def compare_stored(
+    a: StoredComparison, b: StoredComparison, side_a: str = "", side_b: str = ""
+) -> tuple[Comparison, ...]:
+    """Two runs as they are, unpaired: the sides that are named, or else every scenario that both have."""
+    return tuple(unpaired(a, key_a, b, key_b) for key_a, key_b in chosen_sides(a, side_a, b, side_b))
 
 
 def chosen_sides(a: StoredComparison, side_a: str, b: StoredComparison, side_b: str) -> tuple[tuple[str, str], ...]:
@@ -247,6 +252,34 @@ def read_comparison(run: StoredRun) -> StoredComparison:
         measured=measured_from(run.entries(), str(run.path / "journal.jsonl")),
         environment=typed(Environment, manifest.environment, where=where),
     )
+
+
+def unfinished_matrix(
+    runs_dir: Path, name: str, asked: Asked, observer: Observer, *, any_seed: bool
+) -> StoredComparison | None:
+    """The newest run of that matrix that was cut short and was asked the same (with `any_seed`: but for the seed);
+    None when there is none, or a newer one is complete. Raises UsageError while one is being measured."""
+    for run in reversed(list_runs(runs_dir)):
+        if not isinstance(run, StoredRun) or (run.manifest.run_kind, run.manifest.name) != (MATRIX, name):
+            continue
+        if run.manifest.state is RunState.RUNNING:
+            raise UsageError(
+                what=f"matrix {name} is being measured by another labctl",
+                cause=f"it writes run {run.manifest.id}",
+                remedy="wait until it has ended (labctl runs shows it), or give the file another name",
+            )
+        if run.manifest.state is RunState.COMPLETE:
+            return None
+        try:
+            before = read_comparison(run)
+        except LabError as damaged:
+            observer(Note(text=f"run {run.manifest.id} cannot be gone on with: {damaged.what}"))
+            continue
+        is_same_seed = any_seed or asked.seed == before.asked.seed
+        if is_same_seed and without_token(before.asked) == without_token(asked):
+            return before
+        observer(Note(text=f"run {run.manifest.id} was cut short and was asked something else; it stays as it is"))
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import StepFailed, UsageError
+from labctl.json_text import parse_json
 from labctl.model.sections_kind import Cilium
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
@@ -52,7 +53,7 @@ def engine_digest(reference: str, engine: str, commands: Commands) -> str:
 def parse_digest(text: str) -> str:
     """From `image inspect`: the first repository digest, or the image's id (which is a digest of its configuration)."""
     try:
-        entry = json.loads(text)[0]
+        entry = parse_json(text)[0]
     except (ValueError, IndexError, KeyError, TypeError):
         return ""
     known = entry.get("RepoDigests") or ()
@@ -151,7 +152,7 @@ def _manifest(
     if first.size > _MANIFEST_BYTES:
         raise broken(bundle, f"its manifest is larger than {_MANIFEST_BYTES:,} bytes")
     try:
-        manifest = json.loads(content.read(_MANIFEST_BYTES))
+        manifest = parse_json(content.read(_MANIFEST_BYTES))
         parts = manifest["parts"]
         if len(parts) > _MOST_PARTS:
             raise broken(bundle, f"its manifest names {len(parts):,} parts")

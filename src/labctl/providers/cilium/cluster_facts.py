@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab, Node, Pod
 from labctl.providers.cilium.endpoints import CiliumEndpoint, endpoint_of
 from labctl.providers.cilium.json_lines import of_known_form
@@ -51,7 +51,7 @@ class CiliumNode:
 def parse_cilium_nodes(text: str) -> dict[str, CiliumNode]:
     """By Kubernetes name, from `kubectl get ciliumnodes -o json`. Raises MeasureFailed."""
     try:
-        items = json.loads(text)["items"]
+        items = parse_json(text)["items"]
     except (ValueError, KeyError, TypeError) as failed:
         raise MeasureFailed(what="kubectl's list of CiliumNodes is not JSON", cause=text.strip()[:200]) from failed
     nodes = {}

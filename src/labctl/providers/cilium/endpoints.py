@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.names import is_device, is_mac
 from labctl.providers.cilium.json_lines import of_known_form
 from labctl.providers.cilium.status import IN_AGENT
@@ -35,7 +35,7 @@ def argv_endpoints() -> tuple[str, ...]:
 def parse_endpoints(text: str) -> tuple[CiliumEndpoint, ...]:
     """Raises MeasureFailed when the text is not a JSON list of endpoints."""
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
     except ValueError as failed:
         raise MeasureFailed(
             what="the agent's list of endpoints is not JSON", cause=text.strip()[:200] or "it is empty"

@@ -9,13 +9,13 @@ What Cilium on a running kind lab can testify: agents, configuration, counters, 
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.errors import LabError, MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import HostRouting, Lab, Pair, Placement, Pod
 from labctl.model.tools import require_success, why
@@ -328,7 +328,7 @@ class Witnesses:
         """`cilium-config` as the cluster has it."""
         argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "json")
         commands = next(iter(self.agents.values())).commands
-        data = json.loads(must(commands, argv, timeout_s=_ASK_S).text).get("data") or {}
+        data = parse_json(must(commands, argv, timeout_s=_ASK_S).text).get("data") or {}
         return {str(key): str(value) for key, value in data.items()}
 
     def tunnels(self, node: str) -> tuple[str, ...]:

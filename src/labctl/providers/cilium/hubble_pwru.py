@@ -13,12 +13,12 @@ the wire between two devices of a veth pair. Its JSON has no id and sequence num
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.trace import Movement, Mover, PacketKey
 from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 from labctl.providers.cilium.versions import Version
@@ -80,7 +80,7 @@ def enabled_by(config: Mapping[str, str], values: Mapping[str, object]) -> bool 
 def trouble_in_status(text: str) -> str:
     """Why an agent's `status -o json` says that hubble cannot be heard there; empty when it runs."""
     try:
-        status = json.loads(text)
+        status = parse_json(text)
     except ValueError:
         return "the agent's status is not JSON"
     hubble = status.get("hubble") if isinstance(status, dict) else None

@@ -4,11 +4,11 @@ document that has not the known form is an error in words, never a traceback."""
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from labctl.errors import LabError, MeasureFailed
+from labctl.json_text import parse_json
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def of_known_form(what: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 def object_of(line: str) -> dict[str, object]:
     """The object that the line is; empty for anything else."""
     try:
-        return mapping_of(json.loads(line))
+        return mapping_of(parse_json(line))
     except ValueError:
         return {}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.providers.cilium.json_lines import of_known_form
 
 HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
@@ -42,7 +42,7 @@ class PodState:
 def parse_pods(text: str) -> tuple[PodState, ...]:
     """Raises MeasureFailed when the text is not a list of pods."""
     try:
-        items = json.loads(text)["items"]
+        items = parse_json(text)["items"]
     except (ValueError, KeyError, TypeError) as failed:
         raise MeasureFailed(what="kubectl's list of pods is not JSON", cause=text.strip()[:200]) from failed
     pods = tuple(_state(item) for item in items)
@@ -110,7 +110,7 @@ def _list(item: Mapping[str, object], key: str) -> list[dict[str, object]]:
 def parse_events(text: str, limit: int = 3) -> tuple[str, ...]:
     """The last warnings of `kubectl get events -o json`, newest last, as `Reason: message`."""
     try:
-        items = json.loads(text)["items"]
+        items = parse_json(text)["items"]
         warnings = [item for item in items if item.get("type") == "Warning"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()

@@ -6,12 +6,12 @@ explanation, not a proof: some fallbacks are silent.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 
 IN_AGENT = (
     "sh",
@@ -51,7 +51,7 @@ class AgentStatus:
 def parse_status(text: str) -> AgentStatus:
     """Raises MeasureFailed when the text is not an agent's JSON status."""
     try:
-        status = json.loads(text)
+        status = parse_json(text)
     except ValueError as failed:
         raise MeasureFailed(
             what="the agent's status is not JSON",

@@ -5,12 +5,12 @@ kind's node containers as the engine knows them: found by kind's label, owned by
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
+from labctl.json_text import parse_json
 from labctl.providers.kind.config import ContainerMark, parse_mark
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kind.tools import CLUSTER_LABEL, ROLE_LABEL, Commands, argv_list
@@ -91,7 +91,7 @@ def argv_inspect(engine: str, names: tuple[str, ...]) -> tuple[str, ...]:
 def parse_inspect(text: str) -> tuple[NodeContainer, ...]:
     """Raises MeasureFailed when the text is not what `inspect` prints."""
     try:
-        entries = json.loads(text or "[]")
+        entries = parse_json(text or "[]")
         return tuple(_node(entry) for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError) as failed:
         raise MeasureFailed(

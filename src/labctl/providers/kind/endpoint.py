@@ -6,7 +6,6 @@ address here. `DOCKER_HOST` counts first, then `DOCKER_CONTEXT`, then the contex
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labctl.errors import LabError
+from labctl.json_text import parse_json
 from labctl.providers.cilium.commands import Commands
 from labctl.system.files import read_file
 
@@ -122,7 +122,7 @@ def _of_context(commands: Commands, environment: Mapping[str, str]) -> str:
 def _written_context(environment: Mapping[str, str]) -> str:
     folder = environment.get("DOCKER_CONFIG") or str(Path(environment.get("HOME", "/root")) / ".docker")
     try:
-        config = json.loads(read_file(Path(folder) / "config.json", follow=True))
+        config = parse_json(read_file(Path(folder) / "config.json", follow=True))
     except (OSError, ValueError):
         return ""
     return str(config.get("currentContext") or "") if isinstance(config, dict) else ""

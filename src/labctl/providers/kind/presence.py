@@ -1,4 +1,7 @@
-"""Whether labs of kind can be on this host, told without loading the provider: for commands that look for any lab."""
+"""Whether labs of kind can be on this host, for commands that look for any lab.
+
+It stands alone because loading the provider to find that out would make `labctl list` wait.
+"""
 
 from __future__ import annotations
 

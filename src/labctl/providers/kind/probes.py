@@ -7,12 +7,12 @@ where it does not.
 from __future__ import annotations
 
 import gzip
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.errors import LabError
+from labctl.json_text import parse_json
 from labctl.providers.base import Probe
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
@@ -79,7 +79,7 @@ def _engine(
         yield _lack(f"{engine} daemon", failed.what, failed.remedy)
         return
     try:
-        info = json.loads(asked.text or "{}")
+        info = parse_json(asked.text or "{}")
     except ValueError:
         info = {}
     if asked.returncode != 0 or not isinstance(info, dict) or info.get("ServerErrors"):
@@ -196,7 +196,7 @@ def parse_tool_version(text: str) -> Version | None:
     match = _VERSION.search(text.replace('"major": "', '"').replace('"gitVersion": "', '"'))
     if text.lstrip().startswith("{"):
         try:
-            return Version.parse(str(json.loads(text)["clientVersion"]["gitVersion"]))
+            return Version.parse(str(parse_json(text)["clientVersion"]["gitVersion"]))
         except (ValueError, KeyError, TypeError):
             return None
     return Version.parse(match.group(0)) if match else None

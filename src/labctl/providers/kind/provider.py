@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.errors import HostLacks, LabError, UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
 from labctl.model.sections_kind import Capture, KindCluster
@@ -38,7 +39,6 @@ from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
 from labctl.providers.kind.tools import Commands, HostCommands, engine_here
-from labctl.store.codec import parse_json
 from labctl.system import files
 from labctl.system.files import digest_of
 

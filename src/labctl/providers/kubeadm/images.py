@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
+from labctl.json_text import parse_json
 from labctl.providers.base import Completed, Part, Running
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands, read_state
@@ -245,7 +246,7 @@ def normal(reference: str) -> str:
 def images_in(archive: Path) -> Mapping[str, str]:
     """Names in full with digests. Raises OSError, tarfile.TarError or ValueError when it is no image archive."""
     with open_archive(archive) as tar:
-        contents = {each.name: json.loads(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
+        contents = {each.name: parse_json(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
     if not contents:
         raise ValueError(f"neither {_INDEX} nor {_DOCKER} is in it")
     found: dict[str, str] = {}
@@ -270,7 +271,7 @@ def rename(source: Path, target: Path, name: str) -> None:
                 continue
             content = old.extractfile(member)
             if member.name == _INDEX:
-                index = json.loads(content_of(old, member))
+                index = parse_json(content_of(old, member))
                 for described in index["manifests"]:
                     described["annotations"] = {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}
                 data = json.dumps(index).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from labctl.errors import LabError, StepFailed
+from labctl.json_text import parse_json
 from labctl.names import is_name
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.machines import Machine
@@ -59,7 +59,7 @@ def parse_mark(text: str) -> MachineMark | None:
     if len(text) > _MOST_BYTE:
         return None
     try:
-        said = json.loads(text)
+        said = parse_json(text)
         mark = MachineMark(
             lab=_text(said["lab"]),
             scenario=_text(said.get("scenario", "")),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import parse_json
 from labctl.model.sections_kubeadm import DEVICE_PATTERN
 from labctl.providers.base import ClockOffset, TargetKind
 from labctl.providers.cilium.commands import shown
@@ -42,7 +42,7 @@ def argv_inspect(container: str) -> tuple[str, ...]:
 def parse_pid(text: str) -> int:
     """The container's first process, from `crictl inspect`. Raises MeasureFailed."""
     try:
-        return int(json.loads(text)["info"]["pid"])
+        return int(parse_json(text)["info"]["pid"])
     except (ValueError, KeyError, TypeError) as failed:
         raise MeasureFailed(what="crictl does not tell the container's process", cause=text.strip()[:200]) from failed
 
@@ -102,7 +102,7 @@ def device_of(text: str, address: str) -> str:
     """The device with that address in `ip -json address`; empty when none has it, or when what is said there is no
     device's name."""
     try:
-        links = json.loads(text)
+        links = parse_json(text)
         named = next(
             str(link["ifname"])
             for link in links

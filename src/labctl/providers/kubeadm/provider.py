@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import LabError, StepFailed, UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
@@ -201,7 +201,7 @@ class KubeadmProvider:
 
     def _state(self, name: str) -> dict[str, Any] | None:
         try:
-            state = json.loads(read_state(self._files(name).state) or "null")
+            state = parse_json(read_state(self._files(name).state) or "null")
         except (ValueError, RecursionError):
             return None
         return state if isinstance(state, dict) else None
@@ -209,7 +209,7 @@ class KubeadmProvider:
     def _running(self, name: str, state: dict[str, Any]) -> RunningLab:
         lab: Lab | None = None
         with contextlib.suppress(TypeError, ValueError, RecursionError, LabError):
-            lab = lab_from_json(json.loads(read_state(self._files(name).record) or "null"))
+            lab = lab_from_json(parse_json(read_state(self._files(name).record) or "null"))
         return RunningLab(
             name=name,
             provider=self.name,

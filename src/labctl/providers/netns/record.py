@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import UsageError
+from labctl.json_text import parse_json
 from labctl.model import parameters
 from labctl.model.lab import Lab
 from labctl.names import MARK, UNDERLAY, is_name, namespace_of
@@ -53,7 +54,7 @@ def as_document(lab: Lab) -> str:
 def parse_document(text: str) -> Lab | None:
     """The lab that `as_document` was given; None when the file is from another version or is not whole."""
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         if document["version"] != _VERSION:
             return None
         decoded = _decode(Lab, document["lab"])
@@ -140,7 +141,7 @@ def parse_mark(alias: str) -> NamespaceMark | None:
     if mark != MARK:
         return None
     try:
-        known = json.loads(facts) if facts else {}
+        known = parse_json(facts) if facts else {}
     except ValueError:
         known = {}
     if not isinstance(known, dict):

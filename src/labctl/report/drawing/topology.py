@@ -1,11 +1,9 @@
-"""Where the boxes of a trace stand: pods above their nodes, devices one under the other, the wire in the middle. Pure.
+"""Where the boxes of a trace stand, and how its ways run between them. Pure.
 
-The way from pod to pod is a U: down the client's column, across, up the server's. Devices that the way does not
-need stand at the outer side.
-
-How a way runs between boxes: in straight legs, the request at the outer side of the U and the reply at the inner.
-
-Boxes that a packet passed by without entering are gone round, at the way's own side, so that one sees it. Pure.
+Pods stand above their nodes, devices one under the other, the wire in the middle. The way from pod to pod is a U: down
+the client's column, across, up the server's. Devices that the way does not need stand at the outer side. A way runs in
+straight legs, the request at the outer side of the U and the reply at the inner. Boxes that a packet passed by without
+entering are gone round, at the way's own side, so that one sees it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""What a plan makes and what is there are the same data; what is gone with something else is not told by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.model.lab import Encapsulation
+from labctl.names import namespace_of
+from labctl.providers.netns.observed import ObjectKind, Observed, Thing, missing, wanted
+from labctl.providers.netns.plan import plan
+from labctl.system.netfilter import parse_entries, parse_rule
+from labctl.testing.labs import sample_lab
+
+FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "netns"
+LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
+THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
+
+
+def everything(
+    *, without: frozenset[str] = frozenset(), unread: frozenset[ObjectKind] = frozenset()
+) -> dict[str, Observed]:
+    """The lab as it is built, less the things of those names."""
+    there: dict[str, set[str]] = {}
+    for thing in THINGS:
+        there.setdefault(thing.namespace, set()).add(thing.name)
+    return {name: Observed(frozenset(names) - without, unread) for name, names in there.items()}
+
+
+def told(seen: dict[str, Observed]) -> list[str]:
+    return [str(thing) for thing in missing(THINGS, seen)]
+
+
+def test_every_kind_of_thing_is_in_a_plan() -> None:
+    assert {thing.kind for thing in THINGS} == set(ObjectKind)
+
+
+def test_no_two_things_of_a_namespace_have_the_same_name() -> None:
+    keys = [(thing.namespace, thing.name) for thing in THINGS]
+    assert len(keys) == len(set(keys))
+
+
+def test_of_a_lab_as_it_was_built_nothing_is_missing() -> None:
+    assert told(everything()) == []
+
+
+def test_with_a_device_go_its_addresses_routes_and_programs_untold() -> None:
+    gone = frozenset(thing.name for thing in THINGS if "cilium_vxlan" in thing.name)
+    assert len(gone) > 4
+    assert told(everything(without=gone)) == [f"{node.name}: device cilium_vxlan" for node in LAB.nodes]
+
+
+def test_with_a_device_that_was_taken_down_go_its_routes_untold() -> None:
+    device = "device cilium_host up"
+    gone = frozenset(thing.name for thing in THINGS if thing.name == device or device in thing.needs)
+    assert any(name.startswith("route") for name in gone)
+    assert told(everything(without=gone)) == [f"{node.name}: {device}" for node in LAB.nodes]
+
+
+def test_with_a_pods_namespace_goes_the_device_on_its_node_untold() -> None:
+    seen = everything(without=frozenset(t.name for t in THINGS if LAB.pod("server").lxc in t.name))
+    del seen[namespace_of(LAB.name, "server")]
+    assert told(seen) == [namespace_of(LAB.name, "server")]
+
+
+@pytest.mark.parametrize("kind", [ObjectKind.RULE, ObjectKind.SYSCTL, ObjectKind.PROGRAM])
+def test_what_could_not_be_read_is_not_called_missing(kind: ObjectKind) -> None:
+    gone = frozenset(thing.name for thing in THINGS if thing.kind is kind)
+    assert told(everything(without=gone))
+    assert told(everything(without=gone, unread=frozenset({kind}))) == []
+
+
+def test_what_is_there_beside_the_plan_is_no_matter() -> None:
+    seen = {
+        name: Observed(found.names | {"device mine", "address 192.0.2.1/24 dev eth0"})
+        for name, found in everything().items()
+    }
+    assert told(seen) == []
+
+
+def test_a_rule_that_stands_twice_in_a_plan_is_missed_when_it_is_there_once() -> None:
+    twice = [thing for thing in THINGS if thing.kind is ObjectKind.RULE and thing.name.endswith(", number 2")]
+    assert told(everything(without=frozenset({twice[0].name})))[0] == f"node1: {twice[0].name}"
+
+
+def test_a_thing_is_named_by_its_part_of_the_lab() -> None:
+    thing = Thing(namespace_of("mine", "node1"), ObjectKind.ROUTE, "route default via 10.0.0.1 dev eth0")
+    assert str(thing) == "node1: route default via 10.0.0.1 dev eth0"
+
+
+def test_comments_of_nf_tables_are_read_however_they_are_kept() -> None:
+    lines = (FIXTURES / "nf-tables-rules.hex").read_text(encoding="ascii").splitlines()
+    assert [parse_rule(bytes.fromhex(line)) for line in lines] == [("filter", "by match"), ("own", "by nft"), None]
+
+
+def test_comments_of_ip_tables_are_read_from_its_entries() -> None:
+    blob = bytes.fromhex((FIXTURES / "ip-tables-entries.hex").read_text(encoding="ascii"))
+    assert parse_entries(blob) == ("of the old way", "second")
