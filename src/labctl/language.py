@@ -1,10 +1,11 @@
-"""The language that people are spoken to in: English sentences, as the code has them, into another language's.
+"""The language of output: English sentences, as the code has them, translated into another language.
 
-Sentences are data before they are words on a screen: runs, journals and records keep them in English, whoever measured,
-so that a run reads the same everywhere and a stored one can be shown in any language. They are translated at the door,
-when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a package's code, with
-`{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which sentences there are is read
-from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why this is not gettext.
+Sentences are data before they are words on a screen: runs, journals and records keep them in English, whatever language
+was asked for, so that a run reads the same everywhere and a stored one can be shown in any language. They are
+translated at the door, when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a
+package's code, with `{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which
+sentences there are is read from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why
+this is not gettext.
 
 What has no translation stays as it is: names, commands, what tools printed. JSON is never translated.
 """

@@ -54,7 +54,7 @@ def says(file: str) -> str:
         ("ip", [says("busybox-ip-usage.txt"), "exit 1"], "1.35.0", "ip of iproute2 is needed"),
         ("tcpdump", ['echo "error while loading shared libraries: libpcap.so" >&2', "exit 127"], "", "libpcap.so"),
         ("ping", ["kill -SEGV $$"], "", f"it was killed by signal {int(signal.SIGSEGV)}"),
-        ("iperf3", ["true"], "", "it said: nothing"),
+        ("iperf3", ["true"], "", "it printed: nothing"),
     ],
 )
 def test_a_program_that_will_not_do_is_unfit_and_says_why(
