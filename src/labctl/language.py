@@ -145,7 +145,12 @@ def translator(language: Language) -> Translator:
     """The one for that language. A catalogue is read when the first text is asked for in its language."""
     if language is Language.ENGLISH:
         return _Untranslated()
-    return Translator({text: said for text, said in catalogue(language) if said})
+    return Translator(dict(_alone(text, said) for text, said in catalogue(language) if said))
+
+
+def _alone(text: str, said: str) -> tuple[str, str]:
+    """A fragment that the code joins to a sentence (`; did you mean '{0}'?`) is met without the mark before it."""
+    return text.lstrip(" ,;:"), said.lstrip(" ，；：")
 
 
 def catalogue(language: Language) -> Iterator[tuple[str, str]]:

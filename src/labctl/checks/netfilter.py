@@ -448,5 +448,7 @@ def _envelope_entries(look: NodeLook) -> Finding:
 
 def _listed(entries: Iterable[ConntrackLine]) -> str:
     words = [entry.words for entry in entries]
-    noun = "entry" if len(words) == 1 else "entries"
-    return f"{len(words)} {noun} ({'; '.join(words[:4])})" if words else "no entry"
+    shown = "; ".join(words[:4])
+    if len(words) == 1:
+        return f"1 entry ({shown})"
+    return f"{len(words)} entries ({shown})" if words else "no entry"

@@ -425,11 +425,14 @@ class Clocks:
     error_ns: int
 
     def in_words(self) -> str:
-        way = "ahead of" if self.offset_ns >= 0 else "behind"
-        return (
-            f"{self.node}'s clock is {abs(self.offset_ns) / _MS_NS:.2f} ms {way} {self.reference}'s "
-            f"(± {self.error_ns / _MS_NS:.2f} ms): its times are converted to {self.reference}'s clock, and a hop from "
-            "one to the other is no more precise than that"
+        off, error = f"{abs(self.offset_ns) / _MS_NS:.2f}", f"{self.error_ns / _MS_NS:.2f}"
+        if self.offset_ns >= 0:
+            found = f"{self.node}'s clock is {off} ms ahead of {self.reference}'s (± {error} ms)"
+        else:
+            found = f"{self.node}'s clock is {off} ms behind {self.reference}'s (± {error} ms)"
+        return found + (
+            f": its times are converted to {self.reference}'s clock, and a hop from one to the other is no more "
+            "precise than that"
         )
 
     def sightings(self, seen: Iterable[Sighting], node_of: Mapping[str, str]) -> tuple[Sighting, ...]:

@@ -342,7 +342,9 @@ def hop_lesson(change: int, expected_mode: HostRouting) -> str:
         return f"{hops} more counted than BPF host routing has: the kernel's forwarding took part, as in Legacy"
     if change > 0 and expected_mode is HostRouting.LEGACY:
         return f"{hops} fewer counted than Legacy host routing has: the kernel's forwarding was skipped, as in BPF"
-    return f"{hops} {'more' if change < 0 else 'fewer'} counted than expected on the way here"
+    if change < 0:
+        return f"{hops} more counted than expected on the way here"
+    return f"{hops} fewer counted than expected on the way here"
 
 
 _HOST_DEVICES = frozenset(

@@ -123,7 +123,7 @@ def lost_sentence(hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, s
 
 
 def _doing(hop: Hop) -> str:
-    return {TapDirection.IN: "coming in by", TapDirection.OUT: "leaving by", None: "at"}[hop.direction]
+    return {TapDirection.IN: "entering", TapDirection.OUT: "leaving", None: "at"}[hop.direction]
 
 
 def _whose(mac: KnownAddress) -> str:

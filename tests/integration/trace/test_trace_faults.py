@@ -77,7 +77,7 @@ def test_a_missing_neighbour_is_named_at_the_uplink_and_the_packet_is_lost_in_th
     assert "the neighbour entry" in found.wrong.sentence or "neighbour entry" in found.wrong.sentence
     request = found.paths[0]
     assert request.lost_tap == "underlay:port1"
-    assert "was last seen coming in by underlay:port1" in request.lost
+    assert "was last seen entering underlay:port1" in request.lost
     assert len(found.paths) == 1
 
 

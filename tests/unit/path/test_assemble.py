@@ -263,7 +263,7 @@ def test_a_lost_packet_is_described_by_its_addresses_when_last_seen() -> None:
     astray = ENVELOPE._replace(dst_mac="02:aa:aa:aa:aa:aa")
     (request,) = joined((*SIGHTINGS[:3], seen("node1:eth0", 1500, OUT, envelope=astray)), MOVEMENTS[:3])
     assert request.lost == (
-        "the request was last seen leaving by node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
+        "the request was last seen leaving node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
         "(no device of this lab has it); no tap saw it after that"
     )
 
