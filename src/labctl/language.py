@@ -25,7 +25,9 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _PUNCTUATION = {"; ": "；", ". ": "。", ": ": "：", ", ": "，"}
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
-_MOST_TRIED = 3
+_MOST_PARTS = 8
+"""Of a text that may be cut at any of the marks in it; one with more is cut at all of them."""
+_MOST_TRIED = 5
 """Of the sentences that a text may be: `error: {0}` and `{0} is down` both fit `error: node1 is down`."""
 _LONGEST = 20_000
 """Characters. What is longer is a tool's output and no sentence."""
@@ -63,10 +65,12 @@ class Translator:
         self._exact = {text: said for text, said in catalogue.items() if not _FILLED_IN.search(text)}
         filled = (_sentence(text, said) for text, said in catalogue.items() if _FILLED_IN.search(text))
         self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
+        self._known = dict[str, str]()
 
     def translated(self, text: str) -> str:
         """The text in this language, as far as the catalogue has it. Spaces around it stay."""
         bare = text.strip()
+        self._known.clear()
         if not bare or len(bare) > _LONGEST or not any(sign.isalpha() for sign in bare):
             return text
         said = self._said(bare, 0)
@@ -77,14 +81,23 @@ class Translator:
             return exact
         if depth > _DEEPEST:
             return text
-        if found := [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]:
-            return min(found, key=_words_left)
-        return self._in_parts(text, depth)
+        if text not in self._known:
+            self._known[text] = self._best(text, depth)
+        return self._known[text]
 
-    def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> str:
-        facts = sentence.pattern.fullmatch(text)
-        assert facts is not None
-        return sentence.filled({name: self._said_around(fact, depth + 1) for name, fact in facts.groupdict().items()})
+    def _best(self, text: str, depth: int) -> str:
+        found = [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]
+        found.append((False, self._in_parts(text, depth)))
+        return min(found, key=lambda one: (_words_left(one[1]), one[0]))[1]
+
+    def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> tuple[bool, str]:
+        """The text as that sentence, and whether what would stand in its middle looks like several parts."""
+        filled = sentence.pattern.fullmatch(text)
+        assert filled is not None
+        facts = filled.groupdict()
+        middle = (fact for name, fact in facts.items() if not sentence.translation.endswith(f"{{{name[1:]}}}"))
+        runs_over = any(mark in fact for fact in middle for mark in _PUNCTUATION)
+        return runs_over, sentence.filled({name: self._said_around(fact, depth + 1) for name, fact in facts.items()})
 
     def _said_around(self, fact: str, depth: int) -> str:
         bare = fact.strip()
@@ -103,6 +116,12 @@ class Translator:
             if mark not in text:
                 continue
             parts = text.split(mark)
+            if len(parts) <= _MOST_PARTS:
+                ways = ((mark.join(parts[:at]), mark.join(parts[at:])) for at in range(1, len(parts)))
+                said_so = [self._in_two(head, tail, (mark, theirs), depth) for head, tail in ways]
+                if (best := min(said_so, key=_words_left)) != text:
+                    return best
+                continue
             said = [self._said(part, depth + 1) for part in parts]
             if said != parts:
                 return "".join(
@@ -110,6 +129,11 @@ class Translator:
                     for number, part in enumerate(said)
                 )
         return text
+
+    def _in_two(self, head: str, tail: str, marks: tuple[str, str], depth: int) -> str:
+        """Two parts with the mark between them: the translation's where the first part is translated."""
+        said = self._said(head, depth + 1)
+        return said + marks[said != head or not head] + self._said(tail, depth + 1)
 
 
 class _Untranslated(Translator):

@@ -383,7 +383,7 @@ def _hooks(
         should = expected_hooks(datapath, placement, look, layer, way)
         holds &= all(counts.get(hook, 0) == (packets[way] if hook in should else 0) for hook in HOOKS)
         passed = ", ".join(f"{hook} {counts[hook]}" for hook in HOOKS if counts.get(hook)) or "no hook"
-        wanted = f"{packets[way]} at {', '.join(should)}" if should else "none"
+        wanted = ", ".join(f"{hook} {packets[way]}" for hook in should) or "no hook"
         parts.append(f"{packets[way]} {_PLURAL[way]} passed {passed} (expected {wanted})")
     what = "the pods' packets" if layer is Layer.INNER else "the envelopes"
     return finding(

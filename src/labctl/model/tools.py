@@ -38,8 +38,8 @@ class Tool:
 
     @property
     def needed(self) -> str:
-        """What is needed, in words: `ping of iputils`, `iperf3 3.12 or newer`."""
-        name = f"{self.program} of {self.implementation}" if self.implementation else self.program
+        """What is needed, in words: `iputils ping`, `iperf3 3.12 or newer`."""
+        name = f"{self.implementation} {self.program}" if self.implementation else self.program
         return f"{name} {'.'.join(map(str, self.oldest))} or newer" if self.oldest else name
 
 

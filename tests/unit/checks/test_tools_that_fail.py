@@ -70,7 +70,7 @@ FAILING_PINGS = [
     pytest.param(ended("ping", -9, HEAD, timed_out=True), "did not end in time", id="at its deadline"),
     pytest.param(ended("ping", 0), "summary", id="said nothing"),
     pytest.param(ended("ping", 1, HEAD), "summary", id="cut off"),
-    pytest.param(ended("ping", 2, stderr=b"ping: invalid option -- 'D'\n"), "ping of iputils is needed", id="too old"),
+    pytest.param(ended("ping", 2, stderr=b"ping: invalid option -- 'D'\n"), "iputils ping is needed", id="too old"),
     pytest.param(
         ended("ping", 127, stderr=b"ping: error while loading shared libraries: libcap.so.2: cannot open\n"),
         "its installation is broken",
@@ -456,7 +456,7 @@ def test_every_tool_is_known_by_its_own_words(
         ("ping", "ping from iputils 20240905", ""),
         ("ip", "ip utility, iproute2-ss140411", ""),
         ("python3", "Python 3.7.17", "python3 3.8 or newer is needed"),
-        ("ssh", "Dropbear v2022.83", "ssh of OpenSSH is needed"),
+        ("ssh", "Dropbear v2022.83", "OpenSSH ssh is needed"),
         ("tcpdump", "tcpdump: error while loading shared libraries: libpcap.so.0.8", "its version is unknown"),
     ],
 )
@@ -485,5 +485,5 @@ def test_a_tool_without_the_right_is_quoted_and_the_words_explained(program: str
 def test_a_failing_tool_names_itself_and_what_is_needed() -> None:
     with pytest.raises(MeasureFailed) as raised:
         read_ping(ended("ping", 1, stderr=words("busybox-ping-usage.txt")))
-    assert raised.value.cause.endswith("this is busybox's, and ping of iputils is needed")
+    assert raised.value.cause.endswith("this is busybox's, and iputils ping is needed")
     assert raised.value.remedy.startswith("labctl doctor")
