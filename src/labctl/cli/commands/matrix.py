@@ -62,8 +62,7 @@ def command(
             tell(f"going on with run {stored.run.manifest.id} (--new measures from the first block)")
             question = app.ask_again(stored, trust=trust)
             into = rest_of_run(stored, trust=trust)
-        here = app.runs_tools_here(question)
-        answer = compare(question, into, matrix_document, progress, runs_tools_here=here)
+        answer = compare(question, into, matrix_document, progress)
     return present_run(answer, fail_if, output)
 
 
