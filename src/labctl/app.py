@@ -21,7 +21,7 @@ PROVIDERS = ("netns", "kind", "kubeadm")
 
 
 def provider(name: str, *, trust: bool = False) -> Provider:
-    """The provider of that name. Imports only the one that is asked for. `trust`: it goes by a lab.yaml that somebody
+    """The provider of that name. Imports only the one that is asked for. `trust`: it uses a lab.yaml that another user
     else could have written."""
     if name == "netns":
         from labctl.providers.netns.provider import NetnsProvider
@@ -59,7 +59,7 @@ def ask(labs: Sequence[Lab], parameters: CompareParameters, options: Options) ->
 
 
 def ask_again(stored: StoredComparison, *, trust: bool) -> Question:
-    """The question of a stored run, to be answered to its end. Raises UsageError when somebody else could have made it
+    """The question of a stored run, to be answered to its end. Raises UsageError when another user could have made it
     say to which machines labctl connects, and with which password (lab.yaml says that), or what runs as root there."""
     from labctl.engine.comparison.request import again
     from labctl.engine.comparison.stored import stored_labs
@@ -71,8 +71,8 @@ def ask_again(stored: StoredComparison, *, trust: bool) -> Question:
     if named and any(hosts != site_section("hosts", trust=trust) for hosts in named):
         raise UsageError(
             what="the run was measured on other machines than lab.yaml lists",
-            cause="which machines are connected to, and with which keys and passwords, is not a stored run's to say",
-            remedy="list the machines of the run under hosts: in lab.yaml, then the same command again",
+            cause="a stored run may not decide which machines labctl connects to, nor with which keys and passwords",
+            remedy="list the machines of the run under hosts: in lab.yaml, then repeat the command",
         )
     question = again(stored.asked, labs, providers, checks())
     if not trust:
@@ -91,8 +91,8 @@ def _require_no_code(labs: Iterable[Lab]) -> None:
         if found := code_problems(stored, {place.file: None}):
             raise UsageError(
                 what=f"lab {lab.name} of the run names code for the nodes of kind: {found[0].path}",
-                cause="that runs as root on the container engine's host, which is not a stored run's to say",
-                remedy="look at its manifest.json, then the same command with --trust",
+                cause="it would run as root on the container engine's host, and a stored run may not decide that",
+                remedy="inspect its manifest.json, then repeat the command with --trust",
             )
 
 
@@ -127,12 +127,12 @@ def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
 
 
 def providers(*, trust: bool = False) -> Iterator[Provider]:
-    """All providers, the default first; each is imported when it is its turn, so that who finds stops paying."""
+    """All providers, the default first; each imported in its turn, so that a search imports no more than it needs."""
     return (provider(name, trust=trust) for name in PROVIDERS)
 
 
 def providers_with_labs() -> Iterator[Provider]:
-    """Those that can have labs on this host, the default first. The others are not loaded: who looks for labs would
+    """Those that can have labs on this host, the default first. The others are not loaded: a search for labs would
     wait for nothing."""
     return (provider(name) for name in PROVIDERS if _may_have_labs(name))
 

@@ -326,7 +326,7 @@ def _from_text(kind: Any) -> Reader:
             try:
                 return kind(data)
             except ValueError as wrong:
-                raise Misfit(f"{_short(data)} is none of {known}" if known else str(wrong)[:200]) from None
+                raise Misfit(f"{_short(data)} is not one of {known}" if known else str(wrong)[:200]) from None
         raise Misfit(f"text was expected, not {_short(data)}")
 
     return read
@@ -335,7 +335,7 @@ def _from_text(kind: Any) -> Reader:
 def _one_of(allowed: tuple[Any, ...]) -> Reader:
     def read(data: Any) -> Any:
         if data not in allowed:
-            raise Misfit(f"{_short(data)} is none of {', '.join(map(str, allowed))}")
+            raise Misfit(f"{_short(data)} is not one of {', '.join(map(str, allowed))}")
         return data
 
     return read

@@ -50,7 +50,7 @@ def _under(heading: str, text: str) -> tuple[str, ...]:
 
 class UsageError(LabError):
     """The command line cannot be carried out as written. `key` is the key of the scenario that is at fault
-    (`cilium.version`), where it is one: whoever has the file can then say its place."""
+    (`cilium.version`), where it is one: what has the file can then give its place."""
 
     exit_code = 2
 

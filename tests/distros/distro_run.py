@@ -138,7 +138,9 @@ def base_system(suite: str, folder: Path) -> Path:
     status = run_contained([*argv, *([mirror] if mirror else [])], DEBOOTSTRAP_S, log)
     if status:
         words = distro_results.last_words(log.read_text(encoding="utf-8", errors="replace"))
-        raise Lacks(f"debootstrap could not make {suite}", f"exit code {status}; it last said: {words}", f"less {log}")
+        raise Lacks(
+            f"debootstrap could not make {suite}", f"exit code {status}; its last output: {words}", f"less {log}"
+        )
     stamp.write_text(json.dumps({**wanted, "time": time.time()}) + "\n", encoding="utf-8")
     return root
 
@@ -159,7 +161,7 @@ def git(*argv: str, **extra: str) -> str:
     )
     if done.returncode:
         words = done.stderr.strip().splitlines()
-        raise Lacks(f"git {argv[0]} failed", words[-1] if words else "it said nothing", f"git -C '{TREE}' status")
+        raise Lacks(f"git {argv[0]} failed", words[-1] if words else "it printed nothing", f"git -C '{TREE}' status")
     return done.stdout.strip()
 
 

@@ -182,7 +182,7 @@ def test_an_iperf3_that_failed_is_an_error_in_its_own_words(distro: Distro, samp
         measured_iperf(distro.ended(sample), IperfParameters())
     assert not isinstance(caught.value, Unreached)
     said = distro.text(sample) + distro.text(f"{sample}.stderr")
-    cause = caught.value.cause.removeprefix("it last said: ").partition("; ")[0]
+    cause = caught.value.cause.removeprefix("its last output: ").partition("; ")[0]
     assert cause
     assert cause in said
 

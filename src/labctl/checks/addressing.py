@@ -39,7 +39,7 @@ from labctl.providers.base import Completed, Target
 _DEVICE = "eth0"
 _TIMEOUT_S = 10.0
 _IPV4_BYTE = 14
-"""The Ethernet header before the length that an IPv4 header tells."""
+"""The Ethernet header before the length that an IPv4 header has."""
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 
 

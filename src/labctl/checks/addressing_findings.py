@@ -1,8 +1,8 @@
 """What a pod's addresses, its ARP, the TTLs, the envelope and the MTU should be, and what they teach. Judges, pure.
 
-What they judge is read here too: how a pod's own network is set up, as iproute2 tells it, and the largest packet that
-leaves it (argv and parsers), and the ARP of one pod in captures: who was asked for, who answered, and where both were
-seen.
+What they judge is read here too: how a pod's own network is set up, as iproute2 shows it, and the largest packet that
+leaves it (argv and parsers), and the ARP of one pod in captures: the address asked for, the answers, and where
+both were seen.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _OWN_NAME = re.compile(r"^\S*ping: ")
 
 
 class Fate(StrEnum):
-    """What became of an echo request that nobody may fragment."""
+    """What became of an echo request with DF set (no fragmentation)."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
     """By the sender's own kernel, before anything was sent (EMSGSIZE)."""
     TOO_BIG = "too big"
-    """For a router on the way, which said so (ICMP type 3, code 4)."""
+    """For a router on the way, which reported it (ICMP type 3, code 4)."""
     NO_ROUTE = "no route"
     UNANSWERED = "unanswered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizedPing:
-    """`mtu` in bytes as whoever refused named it, None when it was not named; `words` are ping's about it, or empty."""
+    """`mtu` in bytes as the refusal named it, None when it was not named; `words` are ping's about it, or empty."""
 
     fate: Fate
     mtu: int | None = None
@@ -105,7 +105,7 @@ def argv_forget_neighbour(address: str, device: str) -> tuple[str, ...]:
 
 
 def argv_largest(destination: str, payload_byte: int) -> tuple[str, ...]:
-    """One echo request of that payload that nobody may fragment."""
+    """One echo request of that payload with DF set (no fragmentation)."""
     return ("ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", str(payload_byte), destination)
 
 
@@ -240,7 +240,7 @@ def judge_address(lab: Lab, pair: Pair, device: PodDevice, command: Sequence[str
         holds=[(one.address, one.prefix_length) for one in device.addresses] == [(str(pod.address), 32)],
         sentence=f"{pod.name}'s eth0 has {has}",
         lesson="With /32 a pod has no neighbours: even a pod of the same node is reached through the gateway, "
-        "so every packet comes by the eBPF program on the lxc.",
+        "so every packet passes the eBPF program on the lxc.",
         command=command,
     )
 
@@ -289,24 +289,24 @@ def judge_arp(
     yield finding(
         "arp-question",
         holds=asked == [gateway],
-        sentence=f"after its neighbour entry was flushed, the pod asked for {', '.join(asked) or 'nobody'}",
+        sentence=f"after its neighbour entry was flushed, the pod asked for {', '.join(asked) or 'nothing'}",
         lesson="A pod asks for its gateway and never for another pod: one neighbour entry serves all destinations.",
         command=command,
     )
     answers = sorted({(one.subject, one.mac) for one in seen if one.is_reply})
-    said = ", ".join(f"{subject} is at {mac}" for subject, mac in answers) or "nobody answered"
+    said = ", ".join(f"{subject} is at {mac}" for subject, mac in answers) or "no answer"
     yield finding(
         "arp-answer",
         holds=answers == [(gateway, pod.lxc_mac.lower())],
         sentence=f"{said} ({pod.lxc} has {pod.lxc_mac.lower()})",
-        lesson="It is the lxc that answers, with its own MAC; the question does not get to cilium_host.",
+        lesson="It is the lxc that answers, with its own MAC; the request does not reach cilium_host.",
         command=command,
     )
     places = {is_reply: sorted({one.role for one in seen if one.is_reply is is_reply}) for is_reply in (False, True)}
     yield finding(
         "arp-where",
         holds=all(set(roles) == _SEES_ARP for roles in places.values()),
-        sentence=f"the question was seen at {_listed(places[False])}, the answer at {_listed(places[True])}",
+        sentence=f"the request was seen at {_listed(places[False])}, the answer at {_listed(places[True])}",
         lesson="ARP of a pod ends at its own lxc: no other pod, no other device of the node and no wire sees it.",
         command=command,
     )
@@ -319,7 +319,7 @@ def judge_ttl(pair: Pair, seen: Sequence[Sighting], expected: ExpectedSignature,
     left, arrived = ttls.get(Role.CLIENT_ETH0), ttls.get(Role.SERVER_ETH0)
     lesson = (
         "Every eBPF program that delivers or forwards takes one from the TTL, and so does the kernel where it "
-        "forwards; putting a packet into an envelope takes none."
+        "forwards; encapsulation takes none."
     )
     if left is None or arrived is None:
         where = "left the client" if left is None else "reached the server"
@@ -329,7 +329,7 @@ def judge_ttl(pair: Pair, seen: Sequence[Sighting], expected: ExpectedSignature,
         "ttl",
         holds=left - arrived == wanted,
         sentence=f"the request left {pair.client} with TTL {left} and reached {pair.server} with {arrived}: "
-        f"{left - arrived} less, as expected are {wanted}",
+        f"{left - arrived} less (expected: {wanted})",
         lesson=lesson,
         command=command,
     )
@@ -351,7 +351,7 @@ def judge_envelope(
             "no-envelope",
             holds=not seen and bool(plain),
             sentence=f"{len(plain)} packets with the pods' own addresses left the uplinks, {len(seen)} in an envelope",
-            lesson="With native routing the underlay sees the pods' addresses and has to know the way to them.",
+            lesson="With native routing the underlay sees the pods' addresses and needs routes to them.",
             command=command,
         )
         return
@@ -383,7 +383,7 @@ def _envelope(
         holds=(envelope.src, envelope.dst) == vteps,
         sentence=f"the envelope goes {envelope.src} → {envelope.dst}; {client.node} is {vteps[0]}, "
         f"{server.node} is {vteps[1]}",
-        lesson="The tunnel's ends (VTEPs) are the nodes' own addresses: the underlay knows nothing of pods.",
+        lesson="The tunnel's ends (VTEPs) are the nodes' own addresses: the underlay does not see pod addresses.",
         command=command,
     )
     macs = tuple(mac_roles.get(mac, mac) for mac in (envelope.src_mac, envelope.dst_mac))
@@ -407,7 +407,7 @@ def _envelope(
         holds=envelope.vni == client.identity,
         sentence=f"the VNI is {envelope.vni}; the identity of {client.name} is {client.identity}",
         lesson="Cilium does not number networks with the VNI: it carries the sender's security identity, so that the "
-        "other node knows who sent it.",
+        "other node knows the sender's identity.",
         command=command,
     )
     overhead = first.outer_byte - first.inner_byte

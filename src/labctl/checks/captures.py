@@ -24,7 +24,7 @@ from labctl.providers.base import Completed, Running, Tap, Target
 
 LISTENING = "listening on"
 _ENDS = (0, -signal.SIGINT)
-"""How a tcpdump that was told to end does: by itself, or (behind a shell script of that name) by the signal."""
+"""How a tcpdump that was sent SIGINT ends: with status 0, or (behind a shell script of that name) by the signal."""
 _NO_WAY_THROUGH = {"That device is not up": "is down"}
 """What tcpdump says of a device that no packet can pass (libpcap's IFACE_NOT_UP)."""
 _NEIGHBOURS_S = 5.0
@@ -38,7 +38,7 @@ _INNER_DST = 8 + 8 + 14 + 16
 class CaptureCounts:
     """What tcpdump says when it ends. `received` passed the filter, `captured` were written out.
 
-    `dropped` were thrown away by the kernel or the device because nobody took them in time.
+    `dropped` were thrown away by the kernel or the device because they were not read in time.
     """
 
     captured: int
@@ -83,10 +83,10 @@ class TapCapture:
                 f"its link type is {reader.link_type}, not {ETHERNET} (Ethernet)",
             )
         if reader.is_truncated or (self.counts is not None and len(records) < self.counts.captured):
-            wanted = "a packet more" if self.counts is None else f"{self.counts.captured} packets"
+            wanted = "one more" if self.counts is None else f"{self.counts.captured} packets"
             raise MeasureFailed(
                 f"the capture on {self.tap.name} is cut off",
-                f"{len(records)} packets are there, and tcpdump wrote {wanted}",
+                f"{len(records)} packets are in it, and tcpdump wrote {wanted}",
             )
         return records
 
@@ -281,10 +281,10 @@ def require_trustworthy(captures: Sequence[TapCapture]) -> None:
 
 
 def why_unsent(pod: Target, sent: Completed) -> tuple[str, ...]:
-    """Why a pod may have sent nothing, in sentences: what its kernel told the sender, or neighbours that did not answer
-    its ARP requests. Empty where neither is known."""
+    """Why a pod may have sent nothing, in sentences: what its kernel reported to the sender, or neighbours that did not
+    answer its ARP requests. Empty where neither is known."""
     if told := told_no_way(sent):
-        return (f"the sender was told: {told}",)
+        return (f"the sender's kernel reported: {told}",)
     try:
         done = pod.run(("ip", "-4", "neigh", "show"), timeout_s=_NEIGHBOURS_S)
     except MeasureFailed:  # a pod whose image has no ip

@@ -105,7 +105,7 @@ def judge_connect(report: ConnectReport, parameters: ConnectParameters) -> Judge
 
 
 def measured_connect(ended: Exchange, parameters: ConnectParameters) -> Measured:
-    """From the end of client and server to the values; own CPU where the provider tells a process's time."""
+    """From the end of client and server to the values; own CPU where the provider reports a process's time."""
     client, server = ended.client, ended.server
     require_success(client, f"the client ended with status {client.returncode}")
     report = parse_connect(client.text)

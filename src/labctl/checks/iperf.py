@@ -1,6 +1,6 @@
 """The iperf check: iperf3 from client to server over TCP or UDP, read from its JSON (iperf3 3.12 and newer).
 
-iperf3 3.12 exits with 0 even when it failed, so only its `error` key tells. It counts whole seconds: durations are
+iperf3 3.12 exits with 0 even when it failed, so only its `error` key shows it. It counts whole seconds: durations are
 rounded up. CPU is iperf3's own processes, client and server, user and system (see docs/checks.md for what that holds).
 
 Datagrams that reached a pod and that its program did not read in time are counted by the pod's own kernel, and told
@@ -101,7 +101,7 @@ def parse_iperf(text: str) -> IperfReport:
         kind = Unreached if any(words in str(message) for words in UNREACHED) else MeasureFailed
         raise kind("iperf3 failed", str(message))
     if (complaint := next((line for line in remarks if _IS_ERROR.search(line)), None)) is not None:
-        raise MeasureFailed("iperf3 failed", f"beside its JSON it said: {complaint[:300]}")
+        raise MeasureFailed("iperf3 failed", f"besides its JSON it printed: {complaint[:300]}")
     try:
         return replace(_report(document), remarks=remarks)
     except Starved:
@@ -128,7 +128,7 @@ def read_iperf(text: str) -> tuple[Mapping[str, object], tuple[str, ...]]:
             value, end = _DECODER.raw_decode(text, begin)
         except ValueError as error:
             words = next((line for line in reversed(text[:begin].splitlines()) if line.strip()), text[begin:][-200:])
-            said = f"it is not JSON: {error}; it said: {words.strip()[:200]}"
+            said = f"it is not JSON: {error}; it printed: {words.strip()[:200]}"
             raise MeasureFailed("iperf3's output cannot be read", said) from error
         beside.append(text[position:begin])
         found.append(value)
@@ -137,7 +137,7 @@ def read_iperf(text: str) -> tuple[Mapping[str, object], tuple[str, ...]]:
     lines = tuple(line.strip() for part in beside for line in part.splitlines() if line.strip())
     if not found:
         raise MeasureFailed(
-            "iperf3's output cannot be read", f"it is not JSON; it said: {lines[-1][:200] if lines else 'nothing'}"
+            "iperf3's output cannot be read", f"it is not JSON; it printed: {lines[-1][:200] if lines else 'nothing'}"
         )
     failed = next((one for one in found if one.get("error")), None)
     if failed is None and any(one.get("end") != found[0].get("end") for one in found):
@@ -199,7 +199,7 @@ def judge_iperf(report: IperfReport, parameters: IperfParameters, *, unread: int
         return failed(f"{rate}, at least {parameters.min_throughput_bit_per_s / 1e9:.2f} Gbit/s was expected")
     if report.loss is not None and report.loss > parameters.max_loss:
         return failed(f"{rate} with {report.loss:.2%} loss, allowed is {parameters.max_loss:.2%}")
-    also = f"; iperf3 also said: {report.remarks[0][:200]}" if report.remarks else ""
+    also = f"; iperf3 also printed: {report.remarks[0][:200]}" if report.remarks else ""
     if report.loss is not None:
         return passed(f"{rate} with {report.loss:.2%} loss in {report.duration_s:.1f} s{also}")
     return passed(f"{rate} in {report.duration_s:.1f} s, {report.cpu_s_per_byte * 1e9:.2f} CPU-s/GB{also}")
@@ -218,7 +218,7 @@ def _require_read(report: IperfReport, parameters: IperfParameters, unread: int 
 
 
 def iperf_values(report: IperfReport) -> dict[str, float]:
-    """The metrics of a report; what iperf3 did not tell is left out."""
+    """The metrics of a report; what iperf3 did not report is left out."""
     if report.loss is not None and report.jitter_s is not None:
         return {"throughput": report.throughput_bit_per_s, "loss": report.loss, "jitter": report.jitter_s}
     values = {"cpu_per_byte": report.cpu_s_per_byte, "throughput": report.throughput_bit_per_s}

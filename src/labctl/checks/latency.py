@@ -1,7 +1,7 @@
 """The latency check: sockperf ping-pong over TCP, one request in flight: its figures are *service time* (closed loop).
 
 Times are whole round trips (`--full-rtt`); sockperf would halve them by default. sockperf 3.7 exits with 0 for most of
-its failures, counts whole seconds, and leaves its first 400 ms and last 50 ms out of the statistics by itself.
+its failures, counts whole seconds, and leaves its first 400 ms and last 50 ms out of the statistics.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def parse_sockperf(text: str) -> SockperfReport:
         raise Starved(
             "sockperf measured nothing",
             f"{total[2]} round trips in {total[1]} s, and none in the part that it takes its statistics from: "
-            "something else kept the CPUs, or packets were lost; take a longer --duration",
+            "other processes kept the CPUs busy, or packets were lost; take a longer --duration",
         )
     if total is None or valid is None:
         complaint = _ERROR.search(text)
@@ -154,7 +154,9 @@ def measured_sockperf(ended: Exchange, parameters: LatencyParameters) -> Measure
         raise with_words(error, client) from error
     judgement = judge_sockperf(report, parameters)
     if client.cpu_s is None or server.cpu_s is None:
-        judgement = passed(f"{judgement.reason}; own CPU is not known: the provider does not tell a process's CPU time")
+        judgement = passed(
+            f"{judgement.reason}; own CPU is not known: the provider does not report a process's CPU time"
+        )
         return Measured(judgement=judgement, values=sockperf_values(report, cpu_s=None))
     return Measured(judgement=judgement, values=sockperf_values(report, cpu_s=client.cpu_s + server.cpu_s))
 

@@ -1,7 +1,7 @@
 """The netfilter check: which hooks of the nodes a known number of packets passes, and what conntrack made of them.
 
 Rules that match the pair's packets and do nothing but count stand on its nodes while the packets go through, and are
-taken away again whatever happens. They are in the mangle table, which has a chain for each of the five hooks, whichever
+removed again whatever happens. They are in the mangle table, which has a chain for each of the five hooks, whichever
 of iptables' two kinds (legacy or nft) the node has; each carries a comment that no other rule has. Argv, rules and
 parsers are pure.
 
@@ -62,7 +62,9 @@ class NetfilterCheck(WithoutFigures):
             received, looks = watch.send(parameters.count)
             if received == 0:
                 return Measured(
-                    judgement=failed(f"none of {parameters.count} requests was answered, so no hook tells anything"),
+                    judgement=failed(
+                        f"none of {parameters.count} requests was answered, so the hook counters show nothing"
+                    ),
                     values={},
                 )
             packets = {Way.REQUEST: parameters.count, Way.REPLY: received}
@@ -381,7 +383,7 @@ def _hooks(
         should = expected_hooks(datapath, placement, look, layer, way)
         holds &= all(counts.get(hook, 0) == (packets[way] if hook in should else 0) for hook in HOOKS)
         passed = ", ".join(f"{hook} {counts[hook]}" for hook in HOOKS if counts.get(hook)) or "no hook"
-        wanted = f"{packets[way]} at {', '.join(should)}" if should else "none"
+        wanted = ", ".join(f"{hook} {packets[way]}" for hook in should) or "no hook"
         parts.append(f"{packets[way]} {_PLURAL[way]} passed {passed} (expected {wanted})")
     what = "the pods' packets" if layer is Layer.INNER else "the envelopes"
     return finding(
@@ -411,7 +413,7 @@ def _hooks_lesson(datapath: Datapath, placement: Placement, layer: Layer) -> str
             "Legacy hands the packet to the node's stack, which forwards it: every iptables rule on the way costs "
             "every packet of every pod."
         )
-    return "BPF host routing sends the packet on from the eBPF program: the node's netfilter is gone round."
+    return "BPF host routing sends the packet on from the eBPF program: the node's netfilter is bypassed."
 
 
 def _pair_entry(datapath: Datapath, placement: Placement, look: NodeLook) -> Finding:
@@ -423,7 +425,7 @@ def _pair_entry(datapath: Datapath, placement: Placement, look: NodeLook) -> Fin
     return finding(
         f"conntrack-pair-{look.node}",
         holds=bool(look.pair) is is_expected,
-        sentence=f"{look.node}: {_listed(look.pair)} of the pods came into conntrack "
+        sentence=f"{look.node}: {_listed(look.pair)} for the pods in conntrack "
         f"(expected {'one' if is_expected else 'none'})",
         lesson="What the stack forwards, conntrack tracks: the table can fill up, and NAT is possible."
         if is_expected
@@ -437,14 +439,16 @@ def _envelope_entries(look: NodeLook) -> Finding:
     return finding(
         f"conntrack-envelopes-{look.node}",
         holds=len(look.envelopes) >= 2 and len(unreplied) == len(look.envelopes),
-        sentence=f"{look.node}: conntrack has {_listed(look.envelopes)} of the envelopes",
-        lesson="Both ways go TO the VXLAN port, from a hashed one: a reply's envelope is no answer to the request's. "
-        "So there is an entry each way, and neither ever sees an answer.",
+        sentence=f"{look.node}: conntrack has {_listed(look.envelopes)} for the envelopes",
+        lesson="Both ways go TO the VXLAN port, from a hashed one: to conntrack, a reply's envelope does not answer "
+        "the request's. So there is an entry each way, and neither ever becomes replied.",
         command=look.envelopes_command,
     )
 
 
 def _listed(entries: Iterable[ConntrackLine]) -> str:
     words = [entry.words for entry in entries]
-    noun = "entry" if len(words) == 1 else "entries"
-    return f"{len(words)} {noun} ({'; '.join(words[:4])})" if words else "no entry"
+    shown = "; ".join(words[:4])
+    if len(words) == 1:
+        return f"1 entry ({shown})"
+    return f"{len(words)} entries ({shown})" if words else "no entry"

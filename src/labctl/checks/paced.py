@@ -46,7 +46,7 @@ class PacedReport:
 
 
 def argv_paced_client(address: str, parameters: PacedParameters) -> tuple[str, ...]:
-    """The full log goes to standard error, which is nobody's file in the pod."""
+    """The full log goes to standard error, which is no file in the pod."""
     duration, size = str(whole_seconds(parameters.duration_s)), str(parameters.message_byte)
     paced = ("--mps", str(parameters.rate_per_s), "--reply-every", "1", "--full-log", "/dev/stderr")
     place = ("-i", address, "-p", str(PORT))
@@ -61,7 +61,7 @@ def parse_paced(text: str, log: str) -> PacedReport:
     """
     valid = _VALID.search(text)
     if valid is None and any(words in text + log for words in MEASURED_NOTHING):
-        raise Starved("sockperf measured nothing", "something else kept the CPUs, or packets were lost")
+        raise Starved("sockperf measured nothing", "other processes kept the CPUs busy, or packets were lost")
     if valid is None:
         raise MeasureFailed("sockperf's output cannot be read", "its statistics are missing")
     rows = [(int(k), float(sent), float(answered)) for k, sent, answered in _LINE.findall(log)]
@@ -70,7 +70,7 @@ def parse_paced(text: str, log: str) -> PacedReport:
         raise Starved("sockperf transferred nothing", "its log has no request")
     if [k for k, _, _ in rows] != list(range(len(rows))) or not len(rows) == received_count == sent_count:
         raise MeasureFailed(
-            "sockperf's log is not whole",
+            "sockperf's log is incomplete",
             f"it has {len(rows)} requests; {sent_count} were sent and {received_count} answered",
         )
     return PacedReport(

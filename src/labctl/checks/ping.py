@@ -6,7 +6,7 @@ into slices, each a process of its own; what all of them saw makes one set of sa
 Two things that every timed check needs stand here as well. Percentiles of samples have one definition throughout,
 linear interpolation between the closest ranks: definition 7 of Hyndman and Fan (1996), the default of NumPy and R. For
 values that a tool rounded coarsely there is the percentile of grouped data, as in textbooks and in
-`statistics.median_grouped`. Durations are whole seconds, as iperf3 and sockperf can be told them.
+`statistics.median_grouped`. Durations are whole seconds, as iperf3 and sockperf take them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def judge_ping(report: PingReport, parameters: PingParameters) -> Judgement:
 
 
 def _besides(report: PingReport) -> Iterator[str]:
-    """What else ping told, which changes no verdict."""
+    """What else ping reported; it changes no verdict."""
     if report.duplicates:
         plural = "" if report.duplicates == 1 else "s"
         yield f"{report.duplicates} duplicate{plural}: a request was answered more than once"
@@ -121,7 +121,7 @@ def ping_values(slices: Sequence[PingReport]) -> dict[str, float]:
 
 
 def joined(reports: Sequence[PingReport]) -> PingReport:
-    """The slices of a run as one report; sequence numbers begin anew in each."""
+    """The slices of a run as one report; sequence numbers start again in each."""
     return PingReport(
         replies=tuple(reply for report in reports for reply in report.replies),
         transmitted=sum(report.transmitted for report in reports),
@@ -142,7 +142,7 @@ def measured_ping(slices: Sequence[Completed], parameters: PingParameters) -> Me
     for completed in slices:
         if step := clock_step(completed):
             raise MeasureFailed(
-                "the clock was set while ping ran, so its times mean nothing",
+                "the clock was set while ping ran, so its times are not valid",
                 step,
                 "timedatectl timesync-status; chronyc tracking  # measure again when nothing steps the clock",
             )

@@ -24,7 +24,7 @@ class ServerCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A client that met a server. Both have ended: the client by itself, the server because it was told to."""
+    """A client that met a server. Both have ended: the client by itself, the server because it was stopped."""
 
     client: Completed
     server: Completed

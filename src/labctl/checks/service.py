@@ -49,7 +49,7 @@ _SYN = 0x02
 _BYTES = "64K"
 _REFUSED = "Connection refused"
 _TRIED = "iperf3: error - "
-"""How iperf3 tells what a connection came to; of what it cannot do at all, such as an option, it speaks otherwise."""
+"""How iperf3 reports how a connection ended; what it cannot do at all, such as an option, it words otherwise."""
 _LOOP = (
     'n=0; while [ "$n" -lt "$1" ]; do '
     f'iperf3 -c "$2" -p "$3" -n 1 --connect-timeout {_CONNECT_MS} 2>&1 | tail -n 1; n=$((n+1)); done'
@@ -148,7 +148,7 @@ class ServiceCheck(WithoutFigures):
             if not services:
                 reason = f"no TCP Service of the scenario has {server} among its backends"
                 return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=reason), values={})
-            # Asked by itself, so that a pod without it is told from a network that lets nothing through.
+            # Run on its own, so that a pod without it is not taken for a network that lets nothing through.
             version = context.open_lab.target(context.pair.client).run(("iperf3", "--version"), timeout_s=_SLACK_S)
             require_success(version)
             findings: list[Finding] = []
@@ -323,7 +323,7 @@ def _backends(look: ServiceLook) -> Iterator[Finding]:
         _name(look, "backends"),
         holds=seen == made or bool(look.itself and seen <= made),
         sentence=f"of {made} connections arrived: {shares}",
-        lesson="each connection is balanced by itself; a random choice makes the shares differ from time to time",
+        lesson="each connection is balanced on its own; a random choice makes the shares differ from time to time",
     )
     if len(look.service.backends) > 1 and made >= SURE_PER_BACKEND * len(look.service.backends):
         left_out = [name for name, count in counts.items() if count == 0]
@@ -336,7 +336,7 @@ def _backends(look: ServiceLook) -> Iterator[Finding]:
 
 
 def _netfilter(look: ServiceLook, replaces_kube_proxy: bool) -> Finding:
-    name, lesson = _name(look, "netfilter"), "with kube-proxy replaced no iptables rule knows the Service's address"
+    name, lesson = _name(look, "netfilter"), "with kube-proxy replaced no iptables rule has the Service's address"
     if look.rules.failed and not look.rules.lines:
         # A list that cannot be read is not a list without the address.
         return unknown(
@@ -353,7 +353,7 @@ def _netfilter(look: ServiceLook, replaces_kube_proxy: bool) -> Finding:
         name,
         holds=(not look.rules.lines) is replaces_kube_proxy,
         sentence=f"{len(look.rules.lines)} lines of {listed} mention {look.service.address}",
-        lesson=lesson if replaces_kube_proxy else "kube-proxy's rules of the Service stand in the node's netfilter",
+        lesson=lesson if replaces_kube_proxy else "kube-proxy's rules for the Service are in the node's netfilter",
         command=look.rules_command,
     )
 
@@ -364,10 +364,10 @@ def _transfer(look: ServiceLook, replaces_kube_proxy: bool) -> Iterator[Finding]
     yield finding(
         _name(look, "peer's name"),
         holds=look.transfer.peer == str(look.service.address),
-        sentence=f"the client's socket says that its peer is {look.transfer.peer}",
-        lesson="another eBPF program answers getpeername(): the client never learns of the translation"
+        sentence=f"the client's socket reports its peer as {look.transfer.peer}",
+        lesson="another eBPF program answers getpeername(): the client does not see the translation"
         if replaces_kube_proxy
-        else "the client's socket was never told of the translation, which happens on the node",
+        else "the client's socket does not show the translation, which happens on the node",
     )
     yield finding(
         _name(look, "client's address"),

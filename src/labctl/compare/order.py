@@ -6,7 +6,7 @@ labs are rebuilt in the middle, with another one first, so that build luck is no
 
 Where the sides take turns on one lab, a block runs all of one side, then all of the other, in random order within
 each turn; the order of the turns is reversed from block to block (a b, b a, a b, …), so that there is one switch a
-block, and drift over a few blocks hits both sides alike. Nothing is rebuilt: every switch makes the datapath anew.
+block, and drift over a few blocks hits both sides alike. Nothing is rebuilt: every switch sets up the datapath again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """All labs are built (anew, after the first time) before `before_block`, in the order of `sides`."""
+    """All labs are built (again, after the first time) before `before_block`, in the order of `sides`."""
 
     before_block: int
     sides: tuple[str, ...]

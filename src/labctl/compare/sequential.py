@@ -39,7 +39,7 @@ def looks(first: int, most: int, level: float = 1 - CONFIDENCE) -> tuple[Interim
 def confidence_at(planned: Sequence[InterimLook], rounds: int) -> float:
     """The confidence of the intervals after that many blocks.
 
-    Between two looks (a run that was cut short) it is that of the next one: nobody chose to stop there by the result.
+    Between two looks (a run that was cut short) it is that of the next one: the result had no part in stopping.
     """
     for look in planned:
         if rounds <= look.rounds:

@@ -101,7 +101,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 def unpaired_estimate(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The shift from sample `a` to sample `b`: median of all differences, with the Mann-Whitney interval.
 
-    For runs that were not interleaved. It cannot tell the sides from the hours at which they were measured.
+    For runs that were not interleaved. It cannot separate the sides from the hours at which they were measured.
     """
     _require_numbers(a)
     _require_numbers(b)

@@ -30,7 +30,7 @@ def is_judged(metric: Metric) -> bool:
 
 
 def margin(metric: Metric, parameters: CompareParameters) -> float | None:
-    """The relative difference in that metric that nobody would mind; None for what is not judged."""
+    """The equivalence margin of that metric, as a relative difference; None for what is not judged."""
     if not is_judged(metric):
         return None
     return {

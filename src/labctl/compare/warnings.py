@@ -67,7 +67,7 @@ def noisy(noise: Sequence[Noise]) -> list[Caution]:
     """What the blocks' noise is held against: neighbours, steal, and a CPU frequency that moved.
 
     PSI `some` counts our own processes' waits too, which on a small machine are many in every block. So pressure
-    warns where other processes used a share worth speaking of, or where nobody can tell how much they used.
+    warns where other processes used a noticeable share, or where it is not known how much they used.
     """
     pressed = [reading for reading in noise if reading.cpu_pressure_share is None or _is_pressed(reading)]
     return [

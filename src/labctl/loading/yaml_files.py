@@ -446,7 +446,7 @@ def _no_text(error: OSError, folder: Folder, name: str, shown: str) -> Unreadabl
 
 def _refusal(path: Path, shown: str, why: str, of: Path) -> UsageError:
     """`of` is what somebody else could have written: the file itself, or its folder."""
-    is_writable = why.endswith("may write it")
+    is_writable = why.endswith("may write to it")
     mended = "chmod go-w" if is_writable else 'sudo chown "$(id -u):$(id -g)"'
     return UsageError(
         what=f"{shown} has dubious ownership: somebody else could have written it",

@@ -86,7 +86,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """How busy the machine was with other things while one block ran. Shares of time; None: the kernel does not tell.
+    """How busy the machine was with other things while one block ran. Shares of time; None: the kernel reports none.
 
     `cpu_pressure_share` is PSI `some` for CPU, which our own processes cause too; `neighbours_share` is the CPU time
     that other processes of this machine used; `steal_share` is time that the hypervisor gave to other machines.
@@ -187,7 +187,7 @@ class Change:
     """B against A, relative (-0.21: B's value is 21 % lower).
 
     `confidence` is the interval's level; `detectable` the smallest change that this run finds with 80 % power, None
-    when it cannot be told. `p_holm` is `p_value` adjusted over the primary rows, None for secondary ones.
+    when it is not known. `p_holm` is `p_value` adjusted over the primary rows, None for secondary ones.
     """
 
     estimate: float
@@ -241,7 +241,7 @@ class MetricRow:
     """One metric of one check on one pair. Secondary metrics have no verdict.
 
     `differences` are the paired log-ratios ln(B/A), one for each of `blocks`; empty when the row is unpaired.
-    `margin` is the relative difference that nobody would mind, None where no verdict is due.
+    `margin` is the equivalence margin, as a relative difference; None where no verdict is due.
     """
 
     check: str

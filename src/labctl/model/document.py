@@ -41,9 +41,9 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ping": {
             "": "ICMP echo from the client to the server: loss and round-trip times, from every reply.",
             "count": "How many echo requests are sent.",
-            "interval_s": "Seconds from one request to the next. 0: each goes when the reply to the one before came.",
+            "interval_s": "Seconds from one request to the next. 0: each is sent upon the reply to the previous one.",
             "size_byte": "Bytes of payload in each request.",
-            "slices": "How many processes share the requests; other runs of a comparison take their turn between.",
+            "slices": "How many processes share the requests; other runs of a comparison are interleaved with them.",
             "max_loss": "The share of requests that may go unanswered: 0 is none, 1 is all.",
         },
         "iperf": {
@@ -75,11 +75,11 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "count": "How many echo requests go through while the captures run.",
         },
         "addressing": {
-            "": "Pod mask, gateway, ARP, TTLs, VXLAN envelope and MTU, each found by looking and explained.",
+            "": "Pod mask, gateway, ARP, TTLs, VXLAN envelope and MTU, each observed and explained.",
             "count": "How many echo requests go through while the captures run.",
         },
         "service": {
-            "": "Services that the server is a backend of: who answered, where the address was translated, and how.",
+            "": "Services that the server is a backend of: the backends that answered, where and how translated.",
             "connections": "How many connections are made to each Service.",
         },
         "netfilter": {
@@ -121,7 +121,7 @@ def _check_model(kind: str) -> type[Section]:
 
 
 def checks_type() -> Any:
-    """The type of `checks`: a list with one model a kind, told apart by `check`."""
+    """The type of `checks`: a list with one model a kind, selected by `check`."""
     entry: Any = Annotated[reduce(or_, map(_check_model, PARAMETERS_OF)), Field(discriminator="check")]
     entries: Any = tuple[entry, ...]
     return Annotated[entries, Field(min_length=1, max_length=1_000)] | None
@@ -281,7 +281,7 @@ class NetworkSection(Section):
 
 
 class MarginsSection(Section):
-    """Relative differences that nobody would mind: 0.03 is 3 %."""
+    """Equivalence margins, as relative differences: 0.03 is 3 %."""
 
     latency: Share | None = Field(None, description="Margin of latency metrics.")
     cpu: Share | None = Field(None, description="Margin of CPU metrics.")
@@ -295,7 +295,8 @@ class ComparedPingSection(Section):
         None, description="Echo requests of a run, in place of the count of every ping."
     )
     interval_s: Annotated[float, Ge(0), Le(60)] | None = Field(
-        None, description="Seconds from one request to the next. 0: each goes when the reply to the one before came."
+        None,
+        description="Seconds from one request to the next. 0: each is sent upon the reply to the previous one.",
     )
     slices: Annotated[int, Ge(1), Le(1_000)] | None = Field(
         None, description="In how many slices a run is cut; the runs of the other sides take turns with it."
@@ -315,7 +316,7 @@ class CompareSection(Section):
     checks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
         None, description="Names of the checks that a block runs."
     )
-    margins: MarginsSection | None = Field(None, description="Relative differences that nobody would mind.")
+    margins: MarginsSection | None = Field(None, description="Equivalence margins, as relative differences.")
 
 
 def _nodes_tag(value: object) -> str:

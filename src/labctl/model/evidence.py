@@ -18,7 +18,7 @@ UNCLEAR = "unclear"
 
 
 class Silence(StrEnum):
-    """Why a witness has nothing to say of the mode, where that is not as it should be. Never evidence against."""
+    """Why a witness has no evidence about the mode, where that is not as it should be. Never evidence against."""
 
     LOST = "lost"
     """The known packets did not come through; the finding says where they were last seen."""
@@ -42,7 +42,7 @@ class Evidence:
 
     `witness` says what kind it is (`programs`, `signature`, `netfilter`, `conntrack`, `agent-status`, …), `finding` is
     a sentence with the figures, `supports` is false when it shows something else than what was asked, and None when the
-    witness tells nothing about it: what was not seen shows nothing. `silence` says why, where something is wrong.
+    witness has no evidence about it: what was not seen shows nothing. `silence` says why, where something is wrong.
     `command` shows the same by hand. `found` holds the claims that the witness makes about the
     mode (`{"hostRouting": "legacy"}`). A witness that knows why it is so says what mends it (`remedy`).
     """

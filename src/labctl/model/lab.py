@@ -218,14 +218,14 @@ class Datapath:
 
     host_routing: Annotated[
         HostRouting,
-        Doc("Who moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."),
+        Doc("What moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."),
     ]
     encapsulation: Annotated[
         Encapsulation, Doc("How packets cross from node to node: inside VXLAN, or routed as they are.")
     ]
     masquerade: Annotated[
         Masquerade,
-        Doc("Who rewrites source addresses of what leaves the cluster. BPF host routing needs bpf."),
+        Doc("What rewrites source addresses of packets that leave the cluster. BPF host routing needs bpf."),
     ]
     kube_proxy_replacement: Annotated[
         bool,
@@ -235,7 +235,7 @@ class Datapath:
         int,
         Ge(0),
         Le(20_000),
-        Doc("Rules per node beyond those of a Cilium node. They match nothing, but are walked past."),
+        Doc("Rules per node beyond those of a Cilium node. They match nothing, but are evaluated."),
     ] = 0
     extra_delay_ns: Annotated[
         int,

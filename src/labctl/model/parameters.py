@@ -138,7 +138,7 @@ class CompareParameters:
     `rounds` is the number of blocks; `duration_s` replaces the duration of every check that has one;
     `ping_count`, `ping_interval_s` and `ping_slices` replace those of every ping;
     `checks` names the checks (of the scenario) that a block runs. `margin_latency` and `margin_cpu` and
-    `margin_throughput` are relative differences that nobody would mind.
+    `margin_throughput` are equivalence margins, as relative differences.
     """
 
     rounds: Annotated[int, Ge(1), Le(10_000)] = 10

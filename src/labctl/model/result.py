@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class Better(StrEnum):
-    """Which direction of a metric people want."""
+    """Which direction of a metric is better."""
 
     LOWER = "lower"
     HIGHER = "higher"
@@ -109,7 +109,7 @@ class Completed:
     """A process that has ended. `returncode` is negative for a signal, as in subprocess.
 
     `cpu_s` is the user and system time of the process and its waited-for children, or None where the provider
-    cannot tell. `timed_out` says that it was killed at its deadline.
+    does not report it. `timed_out` says that it was killed at its deadline.
     """
 
     argv: tuple[str, ...]

@@ -53,7 +53,7 @@ class Cilium(Section):
         {}, description="Helm values of your own. They are merged over what labctl derives from `datapath`."
     )
     allow_untested: bool = Field(
-        False, description="true: pairs of Cilium and Kubernetes that nobody tested are a warning, not an error."
+        False, description="true: untested pairs of Cilium and Kubernetes are a warning, not an error."
     )
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class KindCluster(Section):
         None, description="The node image: kindest/node:v1.32.2@sha256:…, or one of your own that the engine has."
     )
     kubernetes: Version | None = Field(
-        None, description='The Kubernetes version, in quotes: "1.20.2". Needed where the image\'s tag does not tell.'
+        None, description='The Kubernetes version, in quotes: "1.20.2". Needed where the image\'s tag does not show it.'
     )
     pull: bool = Field(
         True, description="false: nothing is fetched. Images must be in the engine, in archives, or in the node image."

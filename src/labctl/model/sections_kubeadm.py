@@ -125,7 +125,7 @@ class Vagrant(Section):
         "debian/bookworm64", description="The Vagrant box."
     )
     provider: VagrantProvider = Field(VagrantProvider.LIBVIRT, description="What runs the VMs.")
-    cpus: Annotated[int, Ge(2), Le(64)] = Field(2, description="CPUs of each VM; kubeadm wants two.")
+    cpus: Annotated[int, Ge(2), Le(64)] = Field(2, description="CPUs of each VM; kubeadm needs two.")
     memory_mb: Annotated[int, Ge(1024), Le(1_048_576)] = Field(2048, description="Memory of a worker, in MB.")
     control_plane_memory_mb: Annotated[int, Ge(1700), Le(1_048_576)] = Field(
         2560, description="Memory of the control plane, in MB."
@@ -225,7 +225,9 @@ class Kubeadm(Section):
     kubelet: dict[str, Any] = Field({}, description="Merged into the KubeletConfiguration.")
     cluster: dict[str, Any] = Field({}, description="Merged into the ClusterConfiguration.")
     init: dict[str, Any] = Field({}, description="Merged into the InitConfiguration.")
-    kernel_checks: bool = Field(True, description="false: missing kernel options are told, and do not stop anything.")
+    kernel_checks: bool = Field(
+        True, description="false: missing kernel options are reported, and do not stop anything."
+    )
     remove_packages: bool = Field(True, description="down removes the packages that up installed.")
     api_port: Annotated[int, Ge(1), Le(65535)] = Field(6443, description="The port of the API server.")
     max_clock_offset_s: Annotated[float, Gt(0), Le(3600)] = Field(
@@ -235,7 +237,7 @@ class Kubeadm(Section):
     @model_validator(mode="after")
     def _offline_downloads_nothing(self) -> Self:
         if self.offline and self.packages.source in (PackageSource.DISTRIBUTION, PackageSource.REPOSITORY):
-            raise ValueError(f"offline: true cannot be had with packages.source: {self.packages.source}")
+            raise ValueError(f"offline: true cannot be combined with packages.source: {self.packages.source}")
         return self
 
     @property

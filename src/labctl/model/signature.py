@@ -75,7 +75,7 @@ class TapSight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What every tap of one pair saw. `host_routing` is not part of it: the signature is what tells it.
+    """What every tap of one pair saw. `host_routing` is not part of it: the signature is what shows it.
 
     `hindrances` say in words why nothing can have been seen somewhere, or was sent (`node2:eth0 is down`).
     """

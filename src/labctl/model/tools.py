@@ -22,7 +22,7 @@ class Tool:
     """A program, and what is known of it before it runs.
 
     `asked` is what makes it tell its version, `pattern` finds that in the answer of the one `implementation` that will
-    do (empty: any will). Nothing older than `oldest` will do, because of `lacking`. `parts` are libraries that
+    serve (empty: any does). Nothing older than `oldest` serves, because of `lacking`. `parts` are libraries that
     it names beside its own version, `record` is what a run's environment calls it (empty: it is not recorded).
     """
 
@@ -38,8 +38,8 @@ class Tool:
 
     @property
     def needed(self) -> str:
-        """What will do, in words: `ping of iputils`, `iperf3 3.12 or newer`."""
-        name = f"{self.program} of {self.implementation}" if self.implementation else self.program
+        """What is needed, in words: `iputils ping`, `iperf3 3.12 or newer`."""
+        name = f"{self.implementation} {self.program}" if self.implementation else self.program
         return f"{name} {'.'.join(map(str, self.oldest))} or newer" if self.oldest else name
 
 
@@ -64,7 +64,7 @@ TOOLS: Mapping[str, Tool] = MappingProxyType(
             ),
             Tool(
                 program="iperf3", package="iperf3", asked=("--version",), pattern=rf"iperf {_VERSION}",
-                oldest=(3, 12), lacking="an older one does not tell what the receiver of UDP got", record="iperf3",
+                oldest=(3, 12), lacking="older versions do not report what the UDP receiver got", record="iperf3",
             ),
             Tool(
                 program="sockperf", package="sockperf", asked=("--version",), pattern=rf"sockperf, version {_VERSION}",
@@ -103,7 +103,7 @@ TOOLS: Mapping[str, Tool] = MappingProxyType(
             Tool(program="clang", package="clang", asked=("--version",), pattern=rf"clang version {_VERSION}"),
             Tool(
                 program="python3", package="python3", asked=("--version",), pattern=rf"Python {_VERSION}",
-                oldest=(3, 8), lacking="an older one has no socket.create_server",
+                oldest=(3, 8), lacking="older versions have no socket.create_server",
             ),
         )
     }
@@ -123,7 +123,7 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramIdentity:
-    """What a program says that it is. `version` is empty where it does not tell; `parts` are libraries of its own."""
+    """What a program says that it is. `version` is empty where it does not say; `parts` are libraries of its own."""
 
     implementation: str
     version: str
@@ -152,11 +152,11 @@ def identify(tool: Tool, text: str) -> ProgramIdentity:
 
 
 def shortfall(tool: Tool, identity: ProgramIdentity, text: str = "") -> str:
-    """Why this one will not do, as half a sentence; empty when it will. `text` is what it printed when it was asked."""
+    """Why this one does not serve, as half a sentence; empty when it does. `text` is what it printed when asked."""
     if not identity.version:
         words = next((line.strip() for line in text.splitlines() if line.strip()), "nothing")
         if tool.implementation or tool.oldest or is_broken(text):
-            return f"it does not tell its version (it said: {words[:120]}); {tool.needed} is needed"
+            return f"its version is unknown (it printed: {words[:120]}); {tool.needed} is needed"
         return ""
     if tool.implementation and identity.implementation != tool.implementation:
         return f"{tool.needed} is needed"
@@ -183,7 +183,7 @@ _HINTS = (
             r"Operation not permitted|[Pp]ermission denied|don't have permission|must be root|are you root|"
             r"[Ll]acking privilege|CAP_[A-Z_]+|cap_net_\w+|Function not implemented"
         ),
-        "it may not do this: a capability, a right or a function of the kernel is missing",
+        "it is not permitted: a capability, a permission or a kernel function is missing",
     ),
     (
         re.compile(
@@ -191,12 +191,12 @@ _HINTS = (
             r"invalid (?:number|value) |Option \".*\" is unknown|Usage:|option requires",
             re.IGNORECASE,
         ),
-        "it does not know what it was asked, as another implementation or an older version",
+        "it does not know the option or command: another implementation, or an older version",
     ),
     (_BROKEN, "it cannot run here: its installation is broken"),
     (
         re.compile(r"Too many open files|Cannot allocate memory|No space left on device|Resource temporarily"),
-        "this host has no room left for it",
+        "this host is out of memory, disk space or file descriptors",
     ),
 )
 _COMPLAINT = re.compile(
@@ -222,7 +222,7 @@ def is_of_the_network(line: str) -> bool:
 def said(completed: Completed) -> str:
     """What a process complained about: the last line that looks like a complaint, or else its last line."""
     words = words_of(completed)
-    return f"it last said: {words}" if words else "it said nothing"
+    return f"its last output: {words}" if words else "it printed nothing"
 
 
 def words_of(completed: Completed) -> str:

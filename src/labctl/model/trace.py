@@ -66,7 +66,7 @@ class KnownAddress:
     """An address (a MAC, an IPv4 address, a VNI as text) and whose it is.
 
     `role` is the role of the device or node on the pair's way (`client-lxc`, `server-node`), `owner` its name in this
-    lab (`node1:lxc3f…`, `node2`); both are empty when nobody in the lab has the address.
+    lab (`node1:lxc3f…`, `node2`); both are empty when no device of the lab has the address.
     """
 
     address: str
@@ -192,7 +192,7 @@ class Trace:
     show, empty when they do not tell, and `recognised` why. `differences` are all departures from the expected
     signature in words, in the order of the way; `expected_source` says where that is known from. `sent` and `replied`
     count packets. `evidence` is what witnesses testify of the pair (conntrack entries, netfilter rules that dropped).
-    `unshown` is what the nodes' kernel cannot tell of any packet.
+    `unshown` is what the nodes' kernel cannot report of any packet.
     """
 
     lab: str
@@ -252,11 +252,11 @@ class ForwardingAct(StrEnum):
     TUNNEL = "tunnel redirect"
     TO_STACK = "to-stack"
     TO_ENDPOINT = "to-endpoint"
-    """Given to a pod's device. Like the next two a witness's word that does not tell which redirect it was."""
+    """Given to a pod's device. Like the next two a witness's report that does not name the redirect."""
     TO_NETWORK = "to-network"
     TO_OVERLAY = "to-overlay"
     SEEN = "seen"
-    """The program had the packet before it; what it did with it is told by another movement, or by none."""
+    """The program had the packet before it; what it did with it is in another movement, or in none."""
     PASS = "pass"  # nosec B105  # a verdict
     DROP = "drop"
     ACCEPT = "accept"
@@ -269,7 +269,7 @@ class PacketKey(NamedTuple):
     capture is given one.
 
     `first` and `second` are the ICMP echo's id and sequence, or the source and destination port; 0 for other ICMP.
-    `ip_id` is the IPv4 identification, 0 where the witness does not tell it.
+    `ip_id` is the IPv4 identification, 0 where the witness does not report it.
     """
 
     src: str
@@ -288,7 +288,7 @@ class PacketKey(NamedTuple):
 class Movement:
     """One act on one packet. `time_ns` is wall-clock time in ns since the epoch, None where the witness has no clock.
 
-    `what` is the name of who acted (`cil_from_container`, `FORWARD`), `device` and `hook` where it did
+    `what` is the name of what acted (`cil_from_container`, `FORWARD`), `device` and `hook` where it did
     (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `ForwardingAct`), `target`
     the device that it was sent to, `reason` why it was dropped. For netfilter `device` is the device that the packet
     came in by (empty for the node's own) and `target` the one that it leaves by. TTLs are 0 where unknown.
@@ -314,7 +314,7 @@ class Movement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshown:
-    """A kind of act that the witnesses on the nodes' kernel cannot tell of, whether the packet meets it or not: that no
+    """A kind of act that the witnesses on the nodes' kernel cannot report, whether the packet meets it or not: that no
     such act stands on the way says nothing. `kernel` is the release, `since` the first version of Linux that can."""
 
     mover: Mover

@@ -1,19 +1,20 @@
 """A packet's path, put together from its sightings at the taps and the acts upon it, in the order they happened. Pure.
 
-Packets are told apart by their content. Time only puts the sightings of one packet into order. Sightings and program
+Packets are identified by their content. Time only puts the sightings of one packet into order. Sightings and program
 events carry times of one clock, and two things need more than sorting by it:
 
 - the kernel stamps a packet when it is received, and keeps the stamp while the packet goes up through a tunnel or into
-  a pod by `bpf_redirect_peer`: the tap there shows the time of the uplink. The act that moved it tells the right one.
+  a pod by `bpf_redirect_peer`: the tap there shows the time of the uplink. The act that moved it has the right one.
 - netfilter's trace has no times: each step is put where it belongs by the device that the packet came in by or leaves
-  by, in the order in which each node told it.
+  by, in the order in which each node reported it.
 
-A witness that does not tell an echo's number is understood by turns: the n-th event of one kind belongs to the n-th
-packet, if there is exactly one for each packet that was seen of that half of the exchange. With one too few or too
-many, nothing says which one is missing: then none is put to a packet.
+A witness that does not report an echo's sequence number is assigned in order: the n-th event of one kind belongs to the
+n-th packet, if there is exactly one for each packet that was seen of that half of the exchange. With one too few or too
+many, nothing shows which one is missing: then none is assigned to a packet.
 
-Times of two nodes that have clocks of their own are told by one of them. The offset is measured from outside and known
-to some error. What was captured narrows it: no packet arrives before it was sent, neither a request nor a reply.
+Times of two nodes that have clocks of their own are given by the clock of one of them. The offset is measured from
+outside and known to some error. What was captured narrows it: no packet arrives before it was sent, neither a request
+nor a reply.
 
 The addresses that a packet carries get their names here: whose MAC, which node's VTEP, whose identity a VNI is.
 """
@@ -87,7 +88,7 @@ def _path(
     hops, after = _hops(entries, {tap.name: tap for tap in taps}, names, frozenset(nodes))
     source, destination = ends if way is Way.REQUEST else ends[::-1]
     arrived = any(hop.tap == destination for hop in hops)
-    what = next((sighting.what for sighting in sightings if sighting.what), f"{way} of which nothing was seen")
+    what = next((sighting.what for sighting in sightings if sighting.what), f"{way} that was not seen")
     return PacketPath(
         way=way,
         number=number,
@@ -153,7 +154,7 @@ _SKEW_NS = 200_000
 _LONGEST_KEPT_NS = 100_000_000
 _LEAVING = ("output", "postrouting", "egress")
 _IN_ORDER = (Mover.PROGRAM, Mover.AGENT)
-"""Who tells all that it has to tell of a node in its order, apart from what others tell."""
+"""The witness whose events of a node come in their order, apart from the events of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +287,7 @@ def _slot(movement: Movement, ordered: Sequence[TimelineEntry], earliest: int) -
         if came_in:
             return max(earliest, _run_end(ordered, came_in[0] if earliest <= came_in[0] else earliest - 1))
     if movement.mover in _IN_ORDER and earliest:
-        # Nothing was seen at its device: right after what it told before, and not after all that its node ever saw.
+        # Nothing was seen at its device: right after what it reported before, and not after all that its node ever saw.
         return earliest
     return max(earliest, here[-1][0] + 1 if here else len(ordered))
 
@@ -323,7 +324,8 @@ def numbered(movements: Sequence[Movement], seen: Iterable[Sighting]) -> tuple[t
         for at, key in zip(places, keys, strict=True):
             result[at] = replace(movements[at], packet=key)
     return tuple(result), tuple(
-        f"{who} tells no echo's number, and has not one event for each ({', '.join(kinds)}): not put to packets"
+        f"{who} does not report echo sequence numbers, and its events are not one per echo ({', '.join(kinds)}): "
+        "not assigned to packets"
         for who, kinds in uneven.items()
     )
 
@@ -423,11 +425,14 @@ class Clocks:
     error_ns: int
 
     def in_words(self) -> str:
-        way = "ahead of" if self.offset_ns >= 0 else "behind"
-        return (
-            f"{self.node}'s clock is {abs(self.offset_ns) / _MS_NS:.2f} ms {way} {self.reference}'s "
-            f"(± {self.error_ns / _MS_NS:.2f} ms): its times are told by {self.reference}'s clock, and a hop from one "
-            "to the other is known no better than that"
+        off, error = f"{abs(self.offset_ns) / _MS_NS:.2f}", f"{self.error_ns / _MS_NS:.2f}"
+        if self.offset_ns >= 0:
+            found = f"{self.node}'s clock is {off} ms ahead of {self.reference}'s (± {error} ms)"
+        else:
+            found = f"{self.node}'s clock is {off} ms behind {self.reference}'s (± {error} ms)"
+        return found + (
+            f": its times are converted to {self.reference}'s clock, and a hop from one to the other is no more "
+            "precise than that"
         )
 
     def sightings(self, seen: Iterable[Sighting], node_of: Mapping[str, str]) -> tuple[Sighting, ...]:

@@ -81,7 +81,7 @@ def _on_way(
     """The differences of one half, tap by tap, and whether each one follows from another that comes later.
 
     A packet that went its way and was seen at a side device or too often besides came around again: what sent it around
-    is told first.
+    comes first.
     """
     ordered = expected.signature.taps if way is Way.REQUEST else expected.signature.taps[::-1]
     roles = [sight.role for sight in ordered]
@@ -182,7 +182,7 @@ def _in_envelope(place: TapOnWay, want: Outer, got: Outer) -> Iterator[Differenc
         yield _at(
             place,
             DifferenceKind.OUTER_SRC,
-            f"at {name} the {way}'s envelope comes from {got.src}, not {want.src}: another node wrapped it",
+            f"at {name} the {way}'s envelope comes from {got.src}, not {want.src}: another node encapsulated it",
         )
     if (got.src_mac, got.dst_mac) != (want.src_mac, want.dst_mac):
         yield _at(
@@ -304,11 +304,11 @@ def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation) -> str:
     if last is sender_lxc:
         return "look at the program on that lxc (its drop counters) and the node's tunnel entries"
     if last is sender_uplink and encapsulation is Encapsulation.VXLAN:
-        return "the envelope left for another place: look at the tunnel entry (VTEP) and the outer destination MAC"
+        return "the envelope was sent elsewhere: look at the tunnel entry (VTEP) and the outer destination MAC"
     if last is sender_uplink:
-        return "it left the node for another place: look at the destination MAC and the neighbour entry"
+        return "it left the node for elsewhere: look at the destination MAC and the neighbour entry"
     if last is receiver_uplink and encapsulation is Encapsulation.VXLAN:
-        return "the node did not open the envelope: look at its VTEP address, the VXLAN port, and netfilter's INPUT"
+        return "the node did not decapsulate it: look at its VTEP address, the VXLAN port, and netfilter's INPUT"
     if last in (receiver_uplink, receiver_vxlan):
         return "the node did not deliver it: look at its endpoint entries, identities (VNI) and netfilter's FORWARD"
     if last in _NODE_VXLAN_OF_SENDER[way]:
@@ -322,8 +322,8 @@ def wrong_count(place: TapOnWay, want: Seen, got: Seen) -> str:
     if got.packets < want.packets:
         lost = want.packets - got.packets
         return (
-            f"{place.name} saw {got.packets} of {want.packets} packets of the {place.way}: {lost} got lost before it, "
-            "so the way is there but not reliable"
+            f"{place.name} saw {got.packets} of {want.packets} packets of the {place.way}: {lost} were lost before it: "
+            "the path works but loses packets"
         )
     return (
         f"{place.name} saw the {place.way} {got.packets} times, not {want.packets}: packets came by more than once "
@@ -342,7 +342,9 @@ def hop_lesson(change: int, expected_mode: HostRouting) -> str:
         return f"{hops} more counted than BPF host routing has: the kernel's forwarding took part, as in Legacy"
     if change > 0 and expected_mode is HostRouting.LEGACY:
         return f"{hops} fewer counted than Legacy host routing has: the kernel's forwarding was skipped, as in BPF"
-    return f"{hops} {'more' if change < 0 else 'fewer'} counted than expected on the way here"
+    if change < 0:
+        return f"{hops} more counted than expected on the way here"
+    return f"{hops} fewer counted than expected on the way here"
 
 
 _HOST_DEVICES = frozenset(

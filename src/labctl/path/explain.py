@@ -1,7 +1,7 @@
-"""What there is to say of a packet's way: what brought it from tap to tap, and the hop where it goes wrong. Pure.
+"""What is known of a packet's path: what brought it from tap to tap, and the hop where it goes wrong. Pure.
 
-What brought it is told, in a word and a sentence, from what was observed between the two taps: nothing here knows which
-mode a lab should be in, and where no witness spoke, the answer is that nobody did.
+What brought it is named, in a word and a sentence, from what was observed between the two taps: nothing here knows
+which mode a lab should be in, and where no witness reported anything, the answer is that none did.
 
 It goes wrong where it first departs from the expected way, or where it was lost. What is expected comes from the lab's
 facts (which node a pod is on) and from the recorded signature of its mode. A loss names who dropped the packet, or who
@@ -123,11 +123,11 @@ def lost_sentence(hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, s
 
 
 def _doing(hop: Hop) -> str:
-    return {TapDirection.IN: "coming in by", TapDirection.OUT: "leaving by", None: "at"}[hop.direction]
+    return {TapDirection.IN: "entering", TapDirection.OUT: "leaving", None: "at"}[hop.direction]
 
 
 def _whose(mac: KnownAddress) -> str:
-    return f"{mac.owner}'s" if mac.owner and "'s " not in mac.owner else mac.owner or "nobody's in this lab"
+    return f"{mac.owner}'s" if mac.owner and "'s " not in mac.owner else mac.owner or "no device of this lab has it"
 
 
 _NOT_SO_FAR = "the packet did not come this far"
@@ -162,7 +162,7 @@ def _reason(
     for hop in hops:
         if hop.node == tap.node and hop.carriage in (Carriage.PROGRAM, Carriage.KERNEL):
             return f"not on its way: {_past(hop)}", True
-    return "nothing was seen here, and no witness said why", False
+    return "nothing was seen here, and no witness reported why", False
 
 
 def _kept_off(act: Movement, device: str) -> str:
@@ -197,7 +197,7 @@ def _is_before_last(tap: TraceTap, taps: Sequence[TraceTap], hops: Sequence[Hop]
 
 REDIRECTS = (ForwardingAct.REDIRECT, ForwardingAct.REDIRECT_PEER, ForwardingAct.REDIRECT_NEIGH, ForwardingAct.TUNNEL)
 HANDED = (ForwardingAct.TO_ENDPOINT, ForwardingAct.TO_NETWORK, ForwardingAct.TO_OVERLAY)
-"""A program gave the packet to a device, and the witness does not tell how."""
+"""A program gave the packet to a device, and the witness does not report how."""
 _MOVES_NOTHING = (ForwardingAct.PASS, ForwardingAct.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)
@@ -229,7 +229,7 @@ def carried(
     nodes: frozenset[str] = frozenset(),
 ) -> Carried:
     """How the packet came to `here` (on `device`) from `previous`, with what acted on it in between. `nodes` are the
-    pair's: what acted elsewhere is told with its node."""
+    pair's: what acted on another node is named with it."""
     if previous is None:
         said = told(movements, nodes=nodes)
         return Carried(carriage=Carriage.START, because=f"sent by the pod{f'; {said}' if said else ''}")
@@ -256,7 +256,7 @@ def carried(
 
 def told(movements: Iterable[Movement], *, nodes: frozenset[str] = frozenset()) -> str:
     """What acted on a packet as one sentence without its full stop; programs that only let it pass are left out. With
-    `nodes`, what acted on another node is told with its node."""
+    `nodes`, what acted on another node is named with it."""
     parts: list[str] = []
     hooks: list[Movement] = []
     at = ""
@@ -275,7 +275,7 @@ def told(movements: Iterable[Movement], *, nodes: frozenset[str] = frozenset()) 
 
 
 def _where(movement: Movement, at: str, nodes: frozenset[str]) -> tuple[str, str]:
-    """The node that is spoken of from here on, and the words for a change to another one."""
+    """The node that the sentences are about from here on, and the words for a change to another one."""
     if not nodes or movement.node == at or (not at and movement.node in nodes):
         return at, ""
     return movement.node, f"on {movement.node}, "
@@ -302,7 +302,7 @@ def _act(movement: Movement) -> str:
         case ForwardingAct.TO_OVERLAY:
             return f"{who} gave it to {target} for the tunnel, as identity {movement.identity}"
         case ForwardingAct.TO_ENDPOINT | ForwardingAct.TO_NETWORK:
-            return f"{who} gave it to {target} ({movement.helper}; with which redirect is not told)"
+            return f"{who} gave it to {target} ({movement.helper}; the redirect helper is not reported)"
         case _:
             return f"{who}: {movement.helper}"
 
@@ -317,7 +317,7 @@ def _hooks(movements: Sequence[Movement]) -> str:
     if ended is not None and ended.helper == ForwardingAct.DROP:
         return f"netfilter in {', '.join(names)}{tracked} dropped {subject} by {ended.reason}"
     if ended is not None:
-        return f"netfilter took {subject} in {', '.join(names)}{tracked} and did not give it back"
+        return f"netfilter took {subject} in {', '.join(names)}{tracked} and did not return it"
     if "FORWARD" in names:
         ttls = [m.ttl_in for m in seen if m.ttl_in]
         hop = f", TTL {ttls[0]} → {ttls[-1]}" if ttls and ttls[0] != ttls[-1] else ""
@@ -326,7 +326,7 @@ def _hooks(movements: Sequence[Movement]) -> str:
 
 
 def _link(previous: Sighting, here: Sighting) -> Carried | None:
-    """The wire between two taps: sent at one, received at the other, and nobody acted in between."""
+    """The wire between two taps: sent at one, received at the other, with no program in between."""
     roles = frozenset((previous.role, here.role))
     crossed = previous.direction is TapDirection.OUT and here.direction is TapDirection.IN
     if crossed and roles in _VETH_PAIRS:

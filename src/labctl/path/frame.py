@@ -42,7 +42,7 @@ class Arp(NamedTuple):
 
 
 class Ipv4(NamedTuple):
-    """The parts of an IPv4 header (RFC 791) that a path is told by. `fragment_byte` is the fragment's offset."""
+    """The parts of an IPv4 header (RFC 791) that identify a packet. `fragment_byte` is the fragment's offset."""
 
     src: bytes
     dst: bytes

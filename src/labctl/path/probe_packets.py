@@ -85,7 +85,7 @@ class ProbePackets:
         failed: that nothing was seen is then no finding.
 
         ping counts what it sent. The shell's loop goes on whatever becomes of a packet, and says on standard error
-        what the kernel told it of each; anything else there is a complaint of the shell.
+        what the kernel reported of each; anything else there is a complaint of the shell.
         """
         if self.protocol is ProbeProtocol.ICMP:
             require_sent(sent, self.count)

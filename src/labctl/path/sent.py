@@ -57,8 +57,8 @@ class Reply:
 class PingReport:
     """What ping printed: every reply, ping's own counts, and the ICMP errors that came back, in their own words.
 
-    `troubles` are also what the sender's own kernel told it of the way. `duplicates` are replies to a request that had
-    been answered, `corrupted` those with a bad checksum (not among the received), `altered` the first lines about
+    `troubles` are also what the sender's own kernel reported of the path. `duplicates` are replies to a request that
+    had been answered, `corrupted` those with a bad checksum (not among the received), `altered` the first lines about
     payload that came back otherwise than it was sent, `warnings` what ping had to say about itself.
     """
 
@@ -152,7 +152,7 @@ def has_no_way(completed: Completed) -> str:
 
 
 def told_no_way(sent: Completed) -> str:
-    """What the kernel told the sender instead of sending, whatever its exit status; else empty."""
+    """What the kernel reported to the sender instead of sending, whatever its exit status; else empty."""
     return next((words for words in NO_WAY if words in sent.error_text + sent.text), "")
 
 
@@ -215,5 +215,5 @@ def clock_step(completed: Completed) -> str:
     rtts_s = (float(found["rtt_ms"]) / 1000 for found in _REPLY.finditer(completed.text) if found["rtt_ms"])
     longest_s = max(rtts_s, default=0.0)
     if longest_s > completed.duration_s + _SLACK_S:
-        return f"it tells of a round trip of {longest_s:.3f} s, and ran for {completed.duration_s:.3f} s"
+        return f"it reports a round trip of {longest_s:.3f} s, but ran for {completed.duration_s:.3f} s"
     return ""

@@ -1,4 +1,4 @@
-"""Sightings: one packet seen at one tap, with what a path is told by. Which packets count is the matcher's to say.
+"""Sightings: one packet seen at one tap, with what a path is read from. Which packets count is up to the matcher.
 
 A packet is known by its own content (the token that the sender put into its payload, and its sequence number), never
 by the time alone: other traffic may cross the same tap at the same moment. Tuples, as in `frame` and for its reason.

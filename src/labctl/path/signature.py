@@ -3,8 +3,8 @@
 Addresses become roles here (`client-lxc` for a MAC, `client-node` for a VTEP), so that signatures of different labs can
 be compared. What a signature should have been is `expected`'s; how two differ is `difference`'s.
 
-Which host routing mode it shows is read from it alone, not from what was asked for. Two observations tell the modes
-apart, and each is taken for each half of the exchange:
+Which host routing mode it shows is read from it alone, not from what was asked for. Two observations distinguish the
+modes, and each is taken for each half of the exchange:
 
 - delivery: a packet that is *transmitted* on the pod's lxc was handed over by `bpf_redirect` (Legacy); one that appears
   in the pod without having been seen on the lxc came through `bpf_redirect_peer` (BPF). Silence counts only where the
@@ -94,7 +94,7 @@ def _seen(group: Sequence[Sighting], mac_roles: Mapping[str, str], vteps: Mappin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One observation and the mode that it speaks for."""
+    """One observation and the mode that it is evidence for."""
 
     host_routing: HostRouting
     because: str
@@ -116,7 +116,7 @@ def recognise(signature: Signature) -> Recognised:
     if not modes:
         return Recognised(
             host_routing=None,
-            because="no packet was seen to reach a pod, so nothing tells the modes apart",
+            because="no packet was seen to reach a pod, so the modes cannot be distinguished",
             observations=(),
         )
     if len(modes) > 1:
@@ -149,8 +149,8 @@ def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evi
     """What the packets of one tcpdump check of a lab testify. What was asked for is read only to say whether that
     supports it.
 
-    One observation of the other mode is enough to contradict, even if another one speaks for the mode asked for. Where
-    the packets did not come through, the finding says where they were last seen.
+    One observation of the other mode is enough to contradict, even if another one is evidence for the mode asked for.
+    Where the packets did not come through, the finding says where they were last seen.
     """
     where = f"{result.client} → {result.server} ({result.placement})"
     signature = result.signature
@@ -251,6 +251,6 @@ def _hops(
     if hops == 1 and delivered is not None and delivered.host_routing is HostRouting.BPF:
         return Observation(
             host_routing=HostRouting.BPF,
-            because=f"the {way} lost 1 hop on the {pod}'s node: the kernel's forwarding was not asked",
+            because=f"the {way} lost 1 hop on the {pod}'s node: the kernel's forwarding was not involved",
         )
     return None

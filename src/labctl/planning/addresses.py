@@ -15,8 +15,8 @@ PODS_PER_NODE = 2 ** (32 - NODE_PREFIX) - 1 - FIRST_POD_HOST
 SMALLEST_SERVICE_PREFIX = 28
 """A cluster's DNS service has the tenth address of the range by convention: a /28 is the smallest that has one."""
 FIRST_SERVICE_HOST = 11
-"""The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that nobody chose from the
-upper part of the range."""
+"""The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that were not chosen from
+the upper part of the range."""
 
 
 def service_capacity(service_cidr: IPv4Network) -> int:

@@ -6,7 +6,7 @@ labels, not on the order of pods, so that an unchanged pod keeps its identity wh
 would collide). Labels also name a Service's backends, as in Kubernetes: which labels say exactly these pods, and which
 pods have these labels.
 
-What a bundle says instead of the scenario is laid over the lab: other settings of its provider.
+A bundle's settings override the scenario's: other settings of its provider.
 """
 
 from __future__ import annotations

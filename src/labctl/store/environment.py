@@ -1,7 +1,7 @@
 """Where it was measured: facts about this machine, from files and the tools' own version lines, and how busy it is.
 
 The readers take the root of the file system, so that they can be tried on a recorded machine. What cannot be read is
-left out or None: a missing fact is told as missing, never guessed.
+left out or None: a missing fact is recorded as missing, never guessed.
 
 How busy it is, and with whom, is in the kernel's counters, read twice and subtracted. PSI `some` counts every wait for
 a CPU, also those that our own clients and servers cause each other on a small machine. So beside it stands what others
@@ -46,7 +46,7 @@ SYSCTLS = (
 
 
 def read_environment(root: Path = Path("/")) -> Environment:
-    """What files tell, without the versions of tools. Takes milliseconds."""
+    """What files show, without the versions of tools. Takes milliseconds."""
     return Environment(
         kernel=_text(root / "proc/sys/kernel/osrelease") or "unknown",
         cpu_model=_cpu_model(_text(root / "proc/cpuinfo")),
@@ -165,11 +165,11 @@ class CpuTicks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pressure:
-    """Counters since boot (or, for `own_s`, since our start) that tell how busy the machine was as a difference.
+    """Counters since boot (or, for `own_s`, since our start) that show how busy the machine was as a difference.
 
     `cpu_some_us` is PSI: microseconds in which a task that could run waited for a CPU. `own_s` is the CPU time of our
     process and of its children that have ended. `frequency_hz` is the mean over the CPUs at that moment.
-    None: the kernel does not tell, or (`own_s`) it cannot be known.
+    None: the kernel does not report it, or (`own_s`) it cannot be known.
     """
 
     at_s: float
@@ -179,7 +179,7 @@ class Pressure:
     frequency_hz: float | None = None
 
     def cpu_pressure_share(self, earlier: Pressure) -> float | None:
-        """The share of the time between two readings in which somebody waited for a CPU."""
+        """The share of the time between two readings in which a task waited for a CPU."""
         elapsed_s = self.at_s - earlier.at_s
         if self.cpu_some_us is None or earlier.cpu_some_us is None or elapsed_s <= 0:
             return None
@@ -195,7 +195,7 @@ class Pressure:
         """The share of all CPU time between two readings that other processes of this machine used.
 
         Our own processes' time holds the softirqs that interrupted them, where the kernel does not account for these
-        apart: the neighbours are then told too low by at most that, never too high.
+        apart: the neighbours' share is then too low by at most that, never too high.
         """
         if self.ticks is None or earlier.ticks is None or self.own_s is None or earlier.own_s is None:
             return None
@@ -255,7 +255,7 @@ def _thread_ticks(root: Path, pid: int) -> int:
 
 
 def _frequency_hz(root: Path) -> float | None:
-    """From cpufreq, which tells the current frequency; `cpu MHz` of a virtual machine is a constant."""
+    """From cpufreq, which reports the current frequency; `cpu MHz` of a virtual machine is a constant."""
     found = (_pressure_text(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     kilohertz = [int(text) for text in found if text.isdigit()]
     return fmean(kilohertz) * 1000 if kilohertz else None

@@ -1,6 +1,6 @@
 """The journal of a run: one JSON object a line, appended as things happen, readable when it was cut short.
 
-An entry has `kind`, `at` (UTC) and the fields of its kind. What an entry means is the business of whoever records it.
+An entry has `kind`, `at` (UTC) and the fields of its kind. What an entry means is up to the caller that records it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class JournalWriter:
     """Appends entries. Each is with the kernel when `append` returns, and on the disk when `sync` does."""
 
     def __init__(self, run: Folder) -> None:
-        """Opens or makes the journal. A last line that a crash cut short is removed: it was never told to anybody."""
+        """Opens or makes the journal. A last line that a crash cut short is removed: it was never acknowledged."""
         self._descriptor = run.open_own(JOURNAL_FILE)
         _cut_half_line(self._descriptor)
 

@@ -1,4 +1,4 @@
-"""Writing a run: a directory that nobody else writes, a journal, raw files, and a seal when it is over.
+"""Writing a run: a directory that no other process writes, a journal, raw files, and a seal when it is over.
 
     runs/20261122T103220Z-compare-legacy-bpf-3fa9c1/
         run.json        what was asked, of what, where; how it ended (manifest.py)
@@ -120,7 +120,7 @@ def create_run(
     """A new run in `runs_dir`, ended when the context is left: complete, interrupted or failed by how it is left.
 
     `labs` are the resolved labs by side, as `planning.record.lab_to_json` gives them. Without `environment`, what files
-    tell of this machine is recorded. Raises LabError when the disk refuses.
+    tell about this machine is recorded. Raises LabError when the disk refuses.
     """
     started = datetime.now(UTC)
     with told(runs_dir):
@@ -150,16 +150,16 @@ def resume_run(path: Path, *, trust: bool = False) -> Iterator[Run]:
     """A run that was cut short, opened to go on where it stopped. Its seal is broken until it ends again.
 
     Raises UsageError when it is complete, of another version, still being written by another process, or in a folder
-    that somebody else could have written (unless `trust`).
+    that another user could have written (unless `trust`).
     """
     read_manifest(path)
     with told(path):
         folder = open_folder(path)
     if not trust and (why := why_untrusted(folder.stat())):
         raise UsageError(
-            what=f"run {path.name} may have been written by somebody else",
+            what=f"run {path.name} may have been written by another user",
             cause=f"{why}: {path}",
-            remedy="look at it, then again with --trust",
+            remedy="inspect it, then repeat the command with --trust",
         )
     with _held(folder):
         manifest = read_manifest(folder.path)
@@ -206,13 +206,13 @@ def _ended(run: Run) -> Iterator[Run]:
 
 
 def _reason(failed: BaseException) -> str:
-    """What a LabError says; for any other the kind too, without which `'node1'` tells nobody anything."""
+    """What a LabError says; for any other the kind too, without which `'node1'` means nothing."""
     kind = type(failed).__name__
     return str(failed) if isinstance(failed, LabError) else f"{kind}: {failed}".rstrip(": ")
 
 
 def _finish_anyway(run: Run, state: RunState, reason: str) -> None:
-    """The first error is the one to tell: a full disk must not hide what it caused."""
+    """The first error is the one to report: a full disk must not hide what it caused."""
     with contextlib.suppress(LabError):
         run.finish(state, reason)
 
@@ -266,11 +266,11 @@ def _as_object(environment: Environment) -> Mapping[str, object]:
 
 
 _NOT_AS_WRITTEN = (errno.ELOOP, errno.EMLINK, errno.EINVAL, errno.ENOTDIR, errno.EISDIR)
-"""A link, a second name, a pipe or a folder where labctl writes a file: somebody else put it there."""
+"""A link, a second name, a pipe or a folder where labctl writes a file: labctl did not put it there."""
 
 
 @contextlib.contextmanager
-def told(path: Path, *, elsewhere: str = "take another place: --runs-dir DIR") -> Iterator[None]:
+def told(path: Path, *, elsewhere: str = "choose another directory: --runs-dir DIR") -> Iterator[None]:
     """Turns an OSError of the body into a LabError about `path`, a UsageError where something is in the way that labctl
     did not write. Keep the body to the acts on that path.
 
@@ -282,7 +282,7 @@ def told(path: Path, *, elsewhere: str = "take another place: --runs-dir DIR") -
         if failed.errno in _NOT_AS_WRITTEN:
             raise UsageError(
                 what=f"cannot write to {path}",
-                cause=f"{failed.filename or path}: {failed.strerror}; labctl did not make it so",
+                cause=f"{failed.filename or path}: {failed.strerror}; labctl did not create it that way",
                 remedy=f"ls -la {shlex.quote(str(path))}  # or {elsewhere}",
             ) from failed
         raise LabError(

@@ -1,8 +1,8 @@
-"""The door to archives (tar, packed with gzip or not) that somebody else made: read piece by piece, and bounded.
+"""The door to archives (tar, packed with gzip or not) that others made: read piece by piece, and bounded.
 
 Nothing is unpacked by name here. A tar may say of any of its parts, its extended headers too, that it is larger than
 the memory, and gzip makes a gigabyte of a megabyte: no single read and no archive is larger than the caller allows. It
-stands alone because every door to the machine does, whoever goes through it today.
+stands alone because every door to the machine does, whatever its users are today.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo, *, most_byte: int 
     """The content of a regular part of the tar. Raises OSError when it is none, or larger than `most_byte`."""
     content = tar.extractfile(member) if member.isfile() else None
     if content is None:
-        raise OSError(errno.EINVAL, f"{member.name!r} in it is no regular file")
+        raise OSError(errno.EINVAL, f"{member.name!r} in it is not a regular file")
     if member.size > most_byte:
         raise OSError(errno.EFBIG, f"{member.name!r} in it is larger than {most_byte:,} bytes")
     return content.read()

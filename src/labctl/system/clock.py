@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 
 def monotonic_s() -> float:
-    """Seconds on the clock that nobody can set."""
+    """Seconds on the clock that cannot be set."""
     return time.monotonic()
 
 

@@ -3,7 +3,7 @@
 What is read has to be a regular file of bounded size; what is written is whole or not there (written aside, flushed,
 renamed). A folder is opened once and everything in it is reached through its descriptor, so that a folder that is
 swapped for a link meanwhile changes nothing. Files of labctl's own are 0600 and folders 0700 whatever the umask, and
-under sudo they belong to the person who called. Knows no formats. docs/security.md says who is trusted with what.
+under sudo they belong to the person who called. Knows no formats. docs/security.md says which users are trusted.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ def trusted_users() -> frozenset[int]:
 
 
 def why_untrusted(found: os.stat_result) -> str:
-    """Why a file or folder could have been written by somebody else than `trusted_users`; empty when it could not."""
+    """Why a file or folder could have been written by another user than `trusted_users`; empty when it could not."""
     if found.st_uid not in trusted_users():
         return f"it belongs to user {found.st_uid}"
     if found.st_mode & stat.S_IWOTH:
-        return "everybody may write it"
+        return "every user may write to it"
     if found.st_mode & stat.S_IWGRP and found.st_gid not in (0, person().gid):
-        return f"group {found.st_gid} may write it"
+        return f"group {found.st_gid} may write to it"
     return ""
 
 
 def why_untrusted_folder(found: os.stat_result) -> str:
-    """Why somebody else could swap a file of a trusted user in this folder; empty when nobody can.
+    """Why another user could swap a file of a trusted user in this folder; empty when none can.
 
-    In a sticky folder (/tmp) everybody may put files and only their owners may replace them: each is judged by itself.
+    In a sticky folder (/tmp) every user may put files and only their owners may replace them: each is judged by itself.
     The folder's own owner may replace any, sticky or not.
     """
     if found.st_mode & stat.S_ISVTX and found.st_uid in trusted_users():
@@ -81,7 +81,7 @@ def why_untrusted_folder(found: os.stat_result) -> str:
 
 
 class Untrusted(PermissionError):
-    """Somebody else than `trusted_users` could have written the file; `strerror` says how."""
+    """A user other than `trusted_users` could have written the file; `strerror` says how."""
 
 
 # ---- one file by its path
@@ -90,8 +90,8 @@ class Untrusted(PermissionError):
 def read_file(path: Path, *, most_byte: int = MOST_BYTE, follow: bool = False, owned: bool = False) -> bytes:
     """The content of a regular file of at most `most_byte` bytes.
 
-    Raises OSError: ELOOP for a symbolic link (`follow` allows one), EINVAL for what is no regular file, EFBIG for a
-    larger one, `Untrusted` with `owned` when somebody else could have written it.
+    Raises OSError: ELOOP for a symbolic link (`follow` allows one), EINVAL for what is not a regular file, EFBIG for a
+    larger one, `Untrusted` with `owned` when another user could have written it.
     """
     flags = _READ & ~os.O_NOFOLLOW if follow else _READ
     return _content(os.open(path, flags), str(path), most_byte, owned=owned)
@@ -137,7 +137,7 @@ def read_tail(path: Path, *, most_byte: int) -> bytes:
 def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
     """Puts `data` at `path` such that a reader, or a crash, sees the old file or the new one and nothing between.
 
-    A symbolic link at `path`, and anything else that is no regular file, is refused. The file belongs to the person.
+    A symbolic link at `path`, and anything else that is not a regular file, is refused. The file belongs to the person.
     Raises OSError. Makes no folders.
     """
     with open_folder(path.parent, follow=True) as folder:
@@ -148,7 +148,7 @@ def create_stream(path: Path) -> int:
     """A descriptor for writing `path` piece by piece: a new file in place of one that was there, or the named pipe or
     device that is there.
 
-    Raises OSError for a symbolic link, and for a pipe that somebody else could read.
+    Raises OSError for a symbolic link, and for a pipe that another user could read.
     """
     with open_folder(path.parent, follow=True) as folder:
         if folder.kind(path.name) in (0, stat.S_IFREG):
@@ -165,9 +165,9 @@ def create_stream(path: Path) -> int:
 
 
 def read_own(path: Path, *, most_byte: int = MOST_BYTE) -> bytes:
-    """The content of a file that labctl itself wrote, in a folder of its own: nobody else could have written either.
+    """The content of a file that labctl itself wrote, in a folder of its own: no other user could have written either.
 
-    Raises OSError: as `read_file` with `owned`, and EPERM for a folder that somebody else could have written.
+    Raises OSError: as `read_file` with `owned`, and EPERM for a folder that another user could have written.
     """
     with open_own_folder(path.parent) as folder:
         return folder.read(path.name, most_byte=most_byte, owned=True)
@@ -175,14 +175,14 @@ def read_own(path: Path, *, most_byte: int = MOST_BYTE) -> bytes:
 
 def write_own(path: Path, data: bytes) -> None:
     """A whole file of labctl's own: 0600 whatever the umask, in a folder that is made 0700 where it is missing and
-    refused with EPERM where somebody else could have written it. Both are the person's. Raises OSError."""
+    refused with EPERM where another user could have written it. Both are the person's. Raises OSError."""
     with open_own_folder(path.parent, make=True) as folder:
         folder.write(path.name, data)
 
 
 def keep_private(path: Path) -> None:
     """Makes what another program wrote into a folder of labctl's own as if labctl had: 0600, the person's. Nothing
-    when it is not there. Raises OSError for a link and for what is no regular file."""
+    when it is not there. Raises OSError for a link and for what is not a regular file."""
     with contextlib.suppress(FileNotFoundError), open_own_folder(path.parent) as folder:
         folder.hand_over(path.name)
 
@@ -201,7 +201,7 @@ def make_own_folder(path: Path) -> None:
 def open_own_folder(path: Path, *, make: bool = False) -> Folder:
     """A folder of labctl's own, such as a lab's state. One that others could read from an earlier labctl is made 0700.
 
-    Raises OSError: as `open_folder`, and EPERM when somebody else than `trusted_users` could have written it.
+    Raises OSError: as `open_folder`, and EPERM when another user than `trusted_users` could have written it.
     """
     folder = open_folder(path, make=make)
     try:
@@ -258,7 +258,7 @@ class Folder:
         return os.fstat(self._descriptor)
 
     def make_private(self) -> None:
-        """Takes from everybody else what they may do in the folder. Only its owner and root can."""
+        """Removes all other users' permissions on the folder. Only its owner and root can."""
         mode = stat.S_IMODE(self.stat().st_mode)
         if mode & ~OWN_FOLDER and os.geteuid() in (0, self.stat().st_uid):
             os.fchmod(self._descriptor, mode & OWN_FOLDER)
@@ -316,7 +316,7 @@ class Folder:
     def open_own(self, name: str) -> int:
         """A descriptor for reading and appending to a regular file of one name, made when it is missing (0600).
 
-        Raises OSError for a link (symbolic or hard) and for what is no regular file.
+        Raises OSError for a link (symbolic or hard) and for what is not a regular file.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with contextlib.suppress(FileExistsError):
@@ -432,7 +432,7 @@ class Folder:
             os.close(descriptor)
 
     def _give(self, descriptor: int) -> None:
-        """To the person, when root writes for somebody. By descriptor: nobody can swap what it means."""
+        """To the person, when root writes for one. By descriptor: what it means cannot be swapped."""
         who = person()
         if os.geteuid() == 0 and who.uid != 0 and not self._is_private:
             os.fchown(descriptor, who.uid, who.gid)
@@ -455,7 +455,7 @@ def open_folder(path: Path, *, make: bool = False, follow: bool = False) -> Fold
 def open_private(path: Path) -> Folder:
     """The folder at `path`, which only the process's own user may enter; what is missing of the path is made so.
 
-    Raises OSError, EPERM where others could reach into it: it, or the folder that holds it, is somebody else's.
+    Raises OSError, EPERM where others could reach into it: it, or the folder that holds it, is another user's.
     """
     parent = None
     for at in (*reversed(path.parents[:-1]), path):
@@ -470,7 +470,7 @@ def open_private(path: Path) -> Folder:
     if found.st_uid != os.geteuid():
         why = f"it belongs to user {found.st_uid}"
     elif found.st_mode & 0o077:
-        why = f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
+        why = f"other users may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
     if why:
         folder.close()
         raise PermissionError(errno.EPERM, why, str(path))
@@ -478,7 +478,7 @@ def open_private(path: Path) -> Folder:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes the folder at `path` and what is in it. Links are removed, not followed. Nothing when there is none."""
+    """Removes the folder at `path` and what is in it. Links are removed, not followed. None: does nothing."""
     try:
         parent = open_folder(path.parent, follow=True)
     except FileNotFoundError:
@@ -501,7 +501,7 @@ def _make_folders(path: Path) -> None:
 def _no_file(kind: int, path: Path) -> OSError:
     if kind == stat.S_IFLNK:
         return OSError(errno.ELOOP, "it is a symbolic link; name the file itself", str(path))
-    return OSError(errno.EINVAL, "it is no regular file", str(path))
+    return OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def _one(name: str) -> str:
@@ -515,7 +515,7 @@ def _require_regular(descriptor: int, shown: str) -> os.stat_result:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), shown)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", shown)
+        raise OSError(errno.EINVAL, "it is not a regular file", shown)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Locks by name that end with their holder: files in a folder that nobody else can enter, so that nobody else can hold
+"""Locks by name that end with their holder: files in a folder that no other user can enter, so that none can hold
 one. The kernel drops a lock when its process ends, however it ends; the file alone means nothing.
 """
 
@@ -59,7 +59,7 @@ def is_held(name: str) -> bool:
     except OSError as failed:
         raise _no_locks(failed) from failed
     try:
-        # Shared and for a moment: who takes the lock just now tries again.
+        # Shared and for a moment: a process that takes the lock just now tries again.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -91,5 +91,5 @@ def _no_locks(failed: OSError) -> StepFailed:
     return StepFailed(
         what=f"labctl cannot keep its locks in {directory()}",
         cause=failed.strerror or str(failed),
-        remedy=f"ls -ld {place}  # whose is it? When nobody needs it: rm -r {place}",
+        remedy=f"ls -ld {place}  # who owns it? If it is not in use: rm -r {place}",
     )

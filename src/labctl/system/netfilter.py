@@ -2,9 +2,9 @@
 
 What the rules say, which packets are marked and what the steps mean is the caller's business. The formats are here:
 
-- traces: what nf_tables tells of single packets that are marked for tracing (linux/netfilter/nf_tables.h,
-  NFT_MSG_TRACE), with the netlink group that tells it.
-- rules that live as long as who made them: libnftables in this process, one handle per namespace. A table with `flags
+- traces: what nf_tables reports of single packets that are marked for tracing (linux/netfilter/nf_tables.h,
+  NFT_MSG_TRACE), with the netlink group that reports it.
+- rules that live as long as their maker: libnftables in this process, one handle per namespace. A table with `flags
   owner` belongs to the handle's netlink socket. The kernel removes it when that socket closes, and so also when this
   process is killed.
 - connections that the namespace tracks, read over netlink (linux/nfnetlink_conntrack.h).
@@ -73,7 +73,7 @@ _CT_STATES = {1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceStep:
-    """One step of one packet. `packet` tells packets of one node apart while they live. The headers stand in the first
+    """One step of one packet. `packet` identifies a packet of one node while it lives. The headers stand in the first
     step of each base chain and are empty in the others. `is_drop` holds for a rule or a policy that drops. `ct_state`
     is empty where connection tracking has not come to the packet yet, and before kernel 6.16."""
 
@@ -181,7 +181,7 @@ class Nftables:
         if self._library.nft_run_cmd_from_buffer(self._context, commands.encode()) == 0:
             return ""
         said: bytes = self._library.nft_ctx_get_error_buffer(self._context) or b""
-        return (said.decode(errors="replace").splitlines() or ["refused, without a word"])[0]
+        return (said.decode(errors="replace").splitlines() or ["refused, without an error message"])[0]
 
     def close(self) -> None:
         context, self._context = self._context, None

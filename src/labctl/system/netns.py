@@ -1,4 +1,4 @@
-"""Network namespaces under /run/netns, as `ip netns` keeps them: make, enter, list, delete, and who is inside.
+"""Network namespaces under /run/netns, as `ip netns` keeps them: make, enter, list, delete, and the processes inside.
 
 Owns the mounts and the files; knows nothing of labs, of marks, or of what is inside a namespace.
 """
@@ -26,7 +26,7 @@ _TURN_S = 30.0
 """Mounting or unmounting the directory takes milliseconds."""
 _FILE_CONTENT = b"labctl\n"
 """Stands in the file that a namespace gets mounted on. A crash between making the file and mounting leaves a file
-that says whose it is; an empty one, as `ip netns add` makes, is not touched."""
+that names its owner; an empty one, as `ip netns add` makes, is not touched."""
 
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
@@ -60,7 +60,7 @@ def _unmount(target: str, flags: int = 0) -> None:
 
 
 def unmount(place: Path) -> None:
-    """Takes away whatever is mounted at `place`. Raises OSError."""
+    """Unmounts whatever is mounted at `place`. Raises OSError."""
     _unmount(str(place), _MNT_DETACH)
 
 
@@ -138,7 +138,7 @@ def create(name: str, prepare: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def _mount_point(path: Path) -> Iterator[None]:
-    # With its content from the first moment: an empty file, left by a process that was killed, would be nobody's.
+    # With its content from the first moment: an empty file, left by a process that was killed, would have no owner.
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     file = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o444)
     try:
@@ -159,7 +159,7 @@ def prepare_directory() -> None:
     """Makes /run/netns a shared mount point if it is none yet, as the first `ip netns add` after a boot does.
 
     Without it that first `ip netns add` would bind the directory over itself, with our mounts in it twice, and
-    ours could not be taken away any more. A file remembers that it was us, for `tidy_directory`.
+    ours could not be removed any more. A file remembers that it was us, for `tidy_directory`.
     """
     with _turn():
         DIRECTORY.mkdir(mode=0o755, exist_ok=True)
@@ -178,7 +178,7 @@ def tidy_directory() -> None:
     with _turn():
         if not _we_mounted().exists() or not DIRECTORY.exists() or any(DIRECTORY.iterdir()):
             return
-        # Without MNT_DETACH: should somebody have mounted a namespace in it since, it is busy, and stays.
+        # Without MNT_DETACH: if a namespace has been mounted in it since, it is busy, and stays.
         with contextlib.suppress(OSError):
             _unmount(str(DIRECTORY))
             _we_mounted().unlink()
@@ -194,7 +194,7 @@ def _turn() -> Iterator[None]:
     with locks.held("netns", timeout_s=_TURN_S) as is_mine:
         if not is_mine:
             raise StepFailed(
-                what=f"another labctl has been at {DIRECTORY} for {_TURN_S:g} s",
+                what=f"another labctl has been using {DIRECTORY} for {_TURN_S:g} s",
                 remedy=f"fuser -v {locks.directory() / 'netns'}  # which one",
             )
         yield
@@ -276,7 +276,7 @@ def end_processes(namespaces: Collection[tuple[int, int]], *, timeout_s: float =
     """Kills every process inside these namespaces and waits for their end; says how many there were.
 
     Each one is held by a pidfd while it is looked at again, so that a number that was given to another
-    process meanwhile hits nobody. Raises StepFailed when one is still there at the deadline.
+    process meanwhile hits no other. Raises StepFailed when one is still there at the deadline.
     """
     wanted = set(namespaces)
     deadline = Deadline.after(timeout_s)

@@ -1,6 +1,6 @@
-"""Processes with process numbers of their own: inside, /proc and `kill` know nobody else.
+"""Processes with process numbers of their own: inside, /proc and `kill` know no others.
 
-A PID namespace lives as long as its first process, and whoever loses its parent in it becomes that one's child. That
+A PID namespace lives as long as its first process, and an orphan in it becomes that one's child. That
 first process does nothing else here: were it the program itself, a signal that it does not handle would not end it.
 """
 
@@ -30,7 +30,7 @@ _STAYS = b"s"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _FIRST = "exec 3<&0; read -r _ <&3 & wait $!"
 """Ends at the end of its standard input, a pipe whose other end labctl alone holds: also when labctl was killed before
-`setpriv` could ask for a signal. `wait` collects whoever became its child."""
+`setpriv` could ask for a signal. `wait` collects the orphans that became its children."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,7 +60,7 @@ def make(home: int, setpriv: str) -> int:
 
 def mount_proc(home: int, numbers: int, mount: str) -> None:
     """Shows the processes of a PID namespace in /proc of the mount namespace that the calling thread is in. Which ones
-    a /proc shows depends on who mounts it, so a process does that from inside. Raises OSError."""
+    a /proc shows depends on the process that mounts it, so a process does that from inside. Raises OSError."""
     choose(numbers)
     try:
         helper = _spawn((mount, "-n", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc"))
@@ -86,7 +86,7 @@ def become_inner(network: int, mount_proc: Callable[[], None], prepare: Callable
     its terminal's foreground if the caller was; the caller itself stays outside, hands on signals, stops, goes on and
     ends as the child does, and never returns.
 
-    `mount_proc` runs in the first process, which goes to the network namespace `network` so that nobody takes it for a
+    `mount_proc` runs in the first process, which goes to the network namespace `network` so that it is not taken for a
     process of the lab; `prepare` runs in the caller before the child is made. What the child leaves running goes on:
     the first process stays until the last of them has ended. An OSError is returned, in the caller, where this host
     allows no such namespace: nothing was split then.
@@ -180,11 +180,11 @@ def _be_first(end: _PipeEnd, network: int, mount_proc: Callable[[], None]) -> No
     os.write(end.writing, _READY)
     end.read()  # until the caller has shut its end, or is dead
     with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)  # raises when there is nobody
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)  # raises when there is no child
         with contextlib.suppress(BrokenPipeError):
             os.write(end.writing, _STAYS)
         while True:
-            os.wait()  # while SIGCHLD is ignored it ends when nobody is left, and raises
+            os.wait()  # while SIGCHLD is ignored it ends when no child is left, and raises
     os._exit(0)
 
 
@@ -206,7 +206,7 @@ class _Job:
     whole: bool
     """All of standard input, output and error are the terminal."""
     holds: bool
-    """The child's side, and not somebody outside, has the terminal."""
+    """The child's side, and no process outside, has the terminal."""
     holder: int | None = None
     """The group on the child's side that had the terminal when the child was last stopped."""
 

@@ -1,7 +1,7 @@
 """What a program in a pod or on a node may do as root: the capabilities that it keeps.
 
 A capability outside of the bounding set can be gained by nothing that the program starts, setuid and file capabilities
-included: `no_new_privs` would add nothing. It limits programs that want no harm or know no better. It is no boundary:
+included: `no_new_privs` would add nothing. It limits programs that mean no harm. It is no boundary:
 the program is root of the same host, and root owns the host's files.
 """
 
@@ -77,7 +77,7 @@ _OF_A_POD = _OF_FILES_AND_USERS | {
 _OF_A_NODE = _OF_A_POD | {
     Capability.BPF,
     Capability.PERFMON,
-    Capability.SYS_ADMIN,  # the kernel wants it to find programs and maps by number, as bpftool does; so does FRR
+    Capability.SYS_ADMIN,  # the kernel requires it to find programs and maps by number, as bpftool does; so does FRR
     Capability.SYS_RESOURCE,  # with IPC_LOCK: memory for maps, before Linux 5.11
     Capability.IPC_LOCK,
 }

@@ -6,8 +6,8 @@ process that a short-lived thread started would die with that thread. In a names
 own /sys (`view`), and with `powers` its own kind of processes alone (`pids`).
 
 Output goes to memory files, not to pipes: nothing has to be read for a process to go on. They have a size that the
-kernel lets nobody exceed, whether anybody waits or not: whoever prints more gets an error of its own, is killed, and
-has failed (`require_bounded`). What prints without end gets a descriptor of the caller's instead.
+kernel lets no process exceed, whether its output is waited for or not: one that prints more gets an error of its own,
+is killed, and has failed (`require_bounded`). What prints without end gets a descriptor of the caller's instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOST_OUTPUT_BYTE = 32 << 20
 """Of each stream. As text and lines in memory that is up to five times as much; an hour of iperf3's JSON is 4 MB."""
 _MOST_LOG_BYTE = 256 << 20
-"""Of a stream that the program is told to open by its name, as sockperf for its log: a line for each packet."""
+"""Of a stream that the program opens by its name, as sockperf for its log: a line for each packet."""
 _BY_NAME = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _POLL_OUTPUT_S = 0.001
 _POLL_SIZE_S = 0.1
@@ -103,7 +103,7 @@ def _dying_with_us(powers: Powers | None) -> tuple[str, ...]:
     setpriv = find_program("setpriv")
     if setpriv is None:
         if powers is not None:
-            raise FileNotFoundError(errno.ENOENT, "setpriv is not on this host, which limits what a program may do")
+            raise FileNotFoundError(errno.ENOENT, "setpriv, which limits a program's privileges, is not on this host")
         return ()
     return (setpriv, "--pdeathsig", "KILL", *(argv_limit(powers, held()) if powers is not None else ()), "--")
 
@@ -163,9 +163,9 @@ def require_bounded(argv: Sequence[str], size_byte: int, most_byte: int, tail: b
     if size_byte < most_byte:
         return
     raise MeasureFailed(
-        what=f"{argv[0]}{where} printed more than {most_byte >> 20} MiB, and was ended",
-        cause=f"the last of it: {tail[-_TAIL_BYTES // 4 :].decode(errors='replace').strip()}",
-        remedy=f"{shlex.join(argv)} | head  # does it print the same by hand?",
+        what=f"{argv[0]}{where} printed more than {most_byte >> 20} MiB, and was killed",
+        cause=f"its last output: {tail[-_TAIL_BYTES // 4 :].decode(errors='replace').strip()}",
+        remedy=f"{shlex.join(argv)} | head  # does it print as much when run by hand?",
     )
 
 
@@ -174,7 +174,7 @@ class _Output:
 
     It has its full size from the start, takes memory only for what is written, and cannot grow: the writers share one
     offset, which says how much there is. A program that opens its stream by name truncates it first, and could then
-    write nothing: such a file grows, and who waits for the program looks at its size.
+    write nothing: such a file grows, and the wait for the program looks at its size.
     """
 
     def __init__(self, name: str, *, is_opened_by_name: bool) -> None:
@@ -285,9 +285,11 @@ class Process:
                 return
             if not alive or deadline.is_over():
                 seen = (self._read(self._stderr) or self._read(self._stdout))[-_TAIL_BYTES:]
-                happened = f"said nothing of it in {timeout_s:g} s" if alive else "ended before"
+                what = (
+                    f"did not print '{text}' within {timeout_s:g} s" if alive else f"ended before it printed '{text}'"
+                )
                 raise MeasureFailed(
-                    what=f"{self.argv[0]} {happened}: waited for '{text}'",
+                    what=f"{self.argv[0]} {what}",
                     cause=f"it printed: {seen.decode(errors='replace').strip() or 'nothing'}",
                     remedy=" ".join(self.argv),
                 )

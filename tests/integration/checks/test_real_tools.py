@@ -184,7 +184,7 @@ def test_ping_measures_every_reply(namespaces: tuple[str, str]) -> None:
     assert set(raw.files) == {"ping.json", "ping.stdout", "ping.stderr"}
 
 
-def test_ping_to_nobody_is_a_failure_with_loss_and_no_round_trip(namespaces: tuple[str, str]) -> None:
+def test_ping_to_an_unused_address_is_a_failure_with_loss_and_no_round_trip(namespaces: tuple[str, str]) -> None:
     result, _ = perform(open_plain(namespaces, "10.9.0.77"), PingParameters(count=2), "ping")
     assert result.verdict is Verdict.FAIL
     assert values(result) == {"loss": 1.0}
@@ -279,7 +279,7 @@ def test_tcpdump_sees_echo_inside_vxlan_and_nothing_but_echo(namespaces: tuple[s
 def test_tcpdump_towards_no_route_is_a_failure_in_the_kernels_words(namespaces: tuple[str, str]) -> None:
     result, _ = perform(open_plain(namespaces, "10.77.0.1"), TcpdumpParameters(count=1), "tcpdump")
     assert result.verdict is Verdict.FAIL
-    assert "the sender was told: Network is unreachable" in result.reason
+    assert "the sender's kernel reported: Network is unreachable" in result.reason
 
 
 def test_a_tap_that_does_not_exist_is_an_error_in_tcpdumps_words(namespaces: tuple[str, str]) -> None:

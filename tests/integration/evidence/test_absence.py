@@ -103,7 +103,8 @@ def test_a_pod_that_cannot_send_leaves_the_mode_not_shown_and_its_packet_is_not_
     with running(host_as_found, LEGACY, NATIVE) as open_lab:
         inside(open_lab.lab, "client", "ip", "link", "set", "eth0", "down")
         is_not_shown(
-            open_lab, "not even at client:eth0; client:eth0 is down; the sender was told: Network is unreachable"
+            open_lab,
+            "not even at client:eth0; client:eth0 is down; the sender's kernel reported: Network is unreachable",
         )
         (path,) = trace(open_lab, open_lab.lab.pairs[0]).paths
     assert not path.is_sent

@@ -320,13 +320,13 @@ def test_a_lab_that_is_half_down_is_said_to_be_so(host_as_found: str) -> None:
             assert f"labctl.{host_as_found}.server" in done.stderr or "server" in done.stderr
 
 
-def test_a_pod_without_a_way_to_the_other_is_told_as_what_the_network_does(host_as_found: str) -> None:
+def test_a_pod_without_a_route_to_the_other_is_reported_as_a_network_fault(host_as_found: str) -> None:
     with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
         open_lab.target("client").run(("ip", "route", "flush", "table", "main"), timeout_s=60)
         found = traced(lab, open_lab, "server")
     assert found.wrong is not None
     assert "was never seen, not even at client:eth0" in found.wrong.sentence
-    assert found.notes == ("the sender was told: Network is unreachable",)
+    assert found.notes == ("the sender's kernel reported: Network is unreachable",)
 
 
 def _tables(lab: str, node: str) -> str:

@@ -78,7 +78,7 @@ def test_a_missing_neighbour_is_named_at_the_uplink_and_the_packet_is_lost_in_th
     assert "the neighbour entry" in found.wrong.sentence or "neighbour entry" in found.wrong.sentence
     request = found.paths[0]
     assert request.lost_tap == "underlay:port1"
-    assert "was last seen coming in by underlay:port1" in request.lost
+    assert "was last seen entering underlay:port1" in request.lost
     assert len(found.paths) == 1
 
 
@@ -106,7 +106,7 @@ def test_a_packet_that_a_program_drops_is_named_with_the_program_and_the_reason(
     assert found.wrong.sentence == sentence
 
 
-def test_a_pod_whose_gateway_does_not_answer_is_told_with_its_neighbour(host_as_found: str) -> None:
+def test_a_pod_whose_gateway_does_not_answer_is_reported_with_its_neighbour_entry(host_as_found: str) -> None:
     with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
         with node_maps(namespace_of(lab.name, "node1"), "endpoints") as (endpoints,):
             assert bpf.delete(endpoints, lab.pod("client").address.packed)

@@ -118,7 +118,7 @@ def test_the_kernels_refusal_is_known_by_its_errno_whatever_the_version_of_ping(
         (1, LOST, b"", Fate.UNANSWERED),
     ],
 )
-def test_what_became_of_a_request_is_told_apart(status: int, stdout: bytes, stderr: bytes, fate: Fate) -> None:
+def test_outcomes_of_a_request_are_distinguished(status: int, stdout: bytes, stderr: bytes, fate: Fate) -> None:
     assert parse_sized_ping(completed(status, stdout, stderr)).fate is fate
 
 
@@ -164,7 +164,7 @@ def test_a_gateway_that_is_not_the_router_fails(recorded: Recorded) -> None:
     assert judges.judge_gateway(LAB, PAIR, None, ()).sentence == "the pod has no default route"
 
 
-def test_a_gateway_mac_of_somebody_else_fails_and_says_whose_it_should_be() -> None:
+def test_a_gateway_mac_of_another_device_fails_and_names_the_expected_device() -> None:
     assert judges.judge_gateway_mac(LAB, PAIR, ROUTER, POD.lxc_mac, ()).verdict is Verdict.PASS
     other = judges.judge_gateway_mac(LAB, PAIR, ROUTER, "02:00:00:00:00:99", ())
     assert other.verdict is Verdict.FAIL
@@ -190,7 +190,7 @@ def test_arp_as_on_a_real_cluster_passes() -> None:
     found = arp()
     assert failing(found) == set()
     assert found["arp-where"].sentence == (
-        "the question was seen at client-eth0, client-lxc, the answer at client-eth0, client-lxc"
+        "the request was seen at client-eth0, client-lxc, the answer at client-eth0, client-lxc"
     )
 
 
@@ -199,7 +199,7 @@ def test_a_pod_that_asks_for_another_pod_fails() -> None:
     assert failing(arp(asked)) == {"arp-question"}
 
 
-def test_a_second_answer_from_somebody_else_fails() -> None:
+def test_a_second_answer_from_another_device_fails() -> None:
     answer = ArpSight(role=Role.CLIENT_ETH0, is_reply=True, subject=ROUTER, mac="02:00:00:00:00:99")
     assert failing(arp(answer)) == {"arp-answer"}
 

@@ -171,7 +171,7 @@ def test_loss_that_the_counter_does_not_explain_is_a_failure(
 @pytest.mark.parametrize(
     "text", ["", "Udp: InDatagrams\n", "Udp: InDatagrams\nUdp: 3\n", "Udp: RcvbufErrors\nUdp: x\n"]
 )
-def test_a_system_without_the_counter_is_told(text: str) -> None:
+def test_a_system_without_the_counter_is_reported(text: str) -> None:
     with pytest.raises(MeasureFailed, match="cannot be read"):
         parse_udp_counters(text)
 
@@ -180,7 +180,7 @@ def test_a_server_that_died_is_an_error_whatever_the_client_says(run_check: RunC
     dying = Answer(argv=("iperf3", "-s"), stdout=b"Server listening", returncode=-9, dies=True)
     ran = run_check(IperfCheck(), IperfParameters(), [client(recorded("iperf-tcp.json"))], [dying])
     assert ran.result.verdict is Verdict.ERROR
-    assert ran.result.reason == "the iperf3 server died during the run: status -9; it last said: Server listening"
+    assert ran.result.reason == "the iperf3 server died during the run: status -9; its last output: Server listening"
     assert ran.result.samples == ()
     assert "client.stdout" in ran.raw.files
 
@@ -220,9 +220,9 @@ def test_what_iperf3_calls_an_error_is_judged_by_its_cause(
 def test_a_client_that_hangs_or_says_nothing_is_an_error(run_check: RunCheck) -> None:
     hanging = client(b"", returncode=-9, timed_out=True, duration_s=24.0)
     ran = run_check(IperfCheck(), IperfParameters(), [hanging], [SERVER])
-    assert ran.result.reason == "iperf3 did not end in time: killed after 24.0 s; it said nothing"
+    assert ran.result.reason == "iperf3 did not end in time: killed after 24.0 s; it printed nothing"
     ran = run_check(IperfCheck(), IperfParameters(), [client(b"", returncode=1, stderr=b"bad option")], [SERVER])
-    assert ran.result.reason == "iperf3 ended with status 1 and no output: it last said: bad option"
+    assert ran.result.reason == "iperf3 ended with status 1 and no output: its last output: bad option"
 
 
 def test_a_client_that_is_not_there_still_ends_the_server(run_check: RunCheck) -> None:

@@ -107,9 +107,7 @@ def test_own_cpu_is_client_and_server_over_all_transactions(run_check: RunCheck,
 
 
 @pytest.mark.parametrize("unknown", ["client", "server"])
-def test_cpu_that_nobody_knows_is_left_out_with_the_reason(
-    run_check: RunCheck, recorded: Recorded, unknown: str
-) -> None:
+def test_unknown_cpu_time_is_left_out_with_the_reason(run_check: RunCheck, recorded: Recorded, unknown: str) -> None:
     answers = {"client": client(recorded("sockperf-pass.txt")), "server": server()}
     cpu_less = {
         "client": client(recorded("sockperf-pass.txt"), cpu_s=None),

@@ -79,7 +79,7 @@ def test_quoted_comments_as_iptables_legacy_saves_them_are_read_too() -> None:
     assert parse_counters(line, COUNTING)[Layer.INNER, Way.REPLY] == {"FORWARD": 5}
 
 
-def test_somebody_elses_rules_are_not_counted(recorded: Recorded) -> None:
+def test_foreign_rules_are_not_counted(recorded: Recorded) -> None:
     other = Counting(mark="labctl-00000000", client="a", server="b", client_node="n", server_node="n")
     counts = parse_counters(recorded("evidence/iptables-save.txt").decode(), other)
     assert not any(counts.values())

@@ -68,8 +68,8 @@ def test_a_burst_after_a_stall_counts_from_when_each_request_was_due() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("\n50, ", "\n51, ", "log is not whole"),
-        ("\n108, ", "\n# ", "log is not whole"),
+        ("\n50, ", "\n51, ", "log is incomplete"),
+        ("\n108, ", "\n# ", "log is incomplete"),
         ("packet, txTime", "packet, other", None),
     ],
 )

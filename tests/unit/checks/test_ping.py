@@ -206,7 +206,7 @@ def test_where_starting_ping_is_dear_there_are_four_slices_and_as_many_requests(
     assert [call.argv[call.argv.index("-c") + 1] for call in ran.client.calls] == ["5", "15", "15", "15"]
 
 
-def test_a_user_who_may_not_ping_back_to_back_is_told_what_to_set(run_check: RunCheck) -> None:
+def test_a_user_without_the_right_to_ping_back_to_back_is_told_what_to_set(run_check: RunCheck) -> None:
     answer = Answer(
         argv=("ping",), returncode=2, stderr=b"ping: cannot flood; minimal interval allowed for user is 2ms"
     )
@@ -239,16 +239,16 @@ def test_a_run_gives_every_declared_metric_and_keeps_the_raw_output(run_check: R
             Answer(argv=("ping",), returncode=2, stderr=b"ping: socket: Operation not permitted\n"),
             Verdict.ERROR,
             (
-                "ping ended with status 2: it last said: ping: socket: Operation not permitted; it may not do this: "
-                "a capability, a right or a function of the kernel is missing"
+                "ping ended with status 2: its last output: ping: socket: Operation not permitted; "
+                "it is not permitted: a capability, a permission or a kernel function is missing"
             ),
         ),
         (
             Answer(argv=("ping",), returncode=-9, timed_out=True, duration_s=11.0),
             Verdict.ERROR,
-            "ping did not end in time: killed after 11.0 s; it said nothing",
+            "ping did not end in time: killed after 11.0 s; it printed nothing",
         ),
-        (Answer(argv=("ping",), returncode=-11), Verdict.ERROR, "ping was killed by signal 11: it said nothing"),
+        (Answer(argv=("ping",), returncode=-11), Verdict.ERROR, "ping was killed by signal 11: it printed nothing"),
         (
             Answer(argv=("ping",), fails=MeasureFailed("the program ping is not on this host")),
             Verdict.ERROR,

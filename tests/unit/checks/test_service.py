@@ -104,14 +104,14 @@ ARRIVED = captured(*(syn(port, SERVER_IP, 5205) for port in (1, 2, 3)))
 
 def test_a_service_translated_in_the_socket_passes_with_every_finding() -> None:
     result = run(lab_with(WEB), at_client=ARRIVED, at_server=ARRIVED)
-    assert (result.verdict, result.reason) == (Verdict.PASS, "all 6 findings are as they should be")
+    assert (result.verdict, result.reason) == (Verdict.PASS, "all 6 findings are as expected")
     said = {one.name: one.sentence for one in result.findings}
     assert said == {
         "web: answered": f"3 of 3 connections to {VIP}:80 were answered by a pod",
         "web: translated in the socket": f"0 packets to {VIP}:80 left client's eth0",
         "web: backends": "of 3 connections arrived: server 3",
         "web: netfilter": f"0 lines of iptables-legacy-save mention {VIP}",
-        "web: peer's name": f"the client's socket says that its peer is {VIP}",
+        "web: peer's name": f"the client's socket reports its peer as {VIP}",
         "web: client's address": f"the backend saw the connection come from {CLIENT_IP}",
     }
     assert result.samples == ()
@@ -244,7 +244,7 @@ def test_every_connection_has_one_line() -> None:
         parse_connections(REFUSED, 2)
 
 
-def test_rules_are_told_by_the_whole_address() -> None:
+def test_rules_are_matched_by_the_whole_address() -> None:
     assert parse_rules(f"#listed-by a\n{VIP}1\n{VIP}/32\n", VIP) == Rules(listed_by=("a",), lines=(f"{VIP}/32",))
 
 

@@ -263,7 +263,7 @@ def sending_nothing(*answers: Answer) -> Scene:
 def test_a_pod_whose_kernel_sends_nothing_is_the_networks_failure_in_the_kernels_words(said: bytes, told: str) -> None:
     result = sending_nothing(Answer(argv=("ping",), returncode=2, stderr=said)).run()
     assert result.verdict is Verdict.FAIL
-    assert result.reason.endswith(f"; the sender was told: {told}")
+    assert result.reason.endswith(f"; the sender's kernel reported: {told}")
 
 
 def test_a_pod_whose_gateway_does_not_answer_is_the_networks_failure() -> None:

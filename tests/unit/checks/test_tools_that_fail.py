@@ -70,7 +70,7 @@ FAILING_PINGS = [
     pytest.param(ended("ping", -9, HEAD, timed_out=True), "did not end in time", id="at its deadline"),
     pytest.param(ended("ping", 0), "summary", id="said nothing"),
     pytest.param(ended("ping", 1, HEAD), "summary", id="cut off"),
-    pytest.param(ended("ping", 2, stderr=b"ping: invalid option -- 'D'\n"), "ping of iputils is needed", id="too old"),
+    pytest.param(ended("ping", 2, stderr=b"ping: invalid option -- 'D'\n"), "iputils ping is needed", id="too old"),
     pytest.param(
         ended("ping", 127, stderr=b"ping: error while loading shared libraries: libcap.so.2: cannot open\n"),
         "its installation is broken",
@@ -123,7 +123,7 @@ def test_a_ping_that_has_no_way_is_the_networks_failure(failed: Completed) -> No
     "line",
     ["ping: sendmsg: Operation not permitted", "ping: sendmsg: Message too long", "ping: sendmsg: No route to host"],
 )
-def test_what_the_kernel_told_the_sender_of_the_way_is_in_the_reason_of_the_loss(line: str) -> None:
+def test_what_the_kernel_reported_to_the_sender_is_in_the_reason_of_the_loss(line: str) -> None:
     lost = HEAD + "\n--- statistics ---\n2 packets transmitted, 0 received, 100% packet loss, time 9ms\n"
     judged = measured_ping([ended("ping", 1, lost, f"{line}\n{line}\n".encode())], PingParameters(count=2)).judgement
     assert judged.verdict is Verdict.FAIL
@@ -151,7 +151,7 @@ def replies(*rtts_ms: str, stamps: tuple[float, ...] = ()) -> str:
             "goes back (-21us)",
         ),
         (ended("ping", 0, replies("0.1", "0.1", stamps=(1000.5, 900.5))), "go back by 100.000 s"),
-        (ended("ping", 0, replies("0.1", "3600000")), "a round trip of 3600.000 s, and ran for 1.000 s"),
+        (ended("ping", 0, replies("0.1", "3600000")), "a round trip of 3600.000 s, but ran for 1.000 s"),
     ],
 )
 def test_a_clock_that_was_set_while_ping_ran_is_an_error(done: Completed, sign: str) -> None:
@@ -179,13 +179,13 @@ def test_a_clock_that_runs_on_is_none() -> None:
         ),
     ],
 )
-def test_duplicates_are_told_and_change_no_verdict(text: str, count: int, told: str) -> None:
+def test_duplicates_are_reported_and_change_no_verdict(text: str, count: int, told: str) -> None:
     judged = judge_ping(parse_ping(text), PingParameters(count=count))
     assert judged.verdict is Verdict.PASS
     assert told in judged.reason
 
 
-def test_duplicates_beside_loss_are_told_too() -> None:
+def test_duplicates_beside_loss_are_reported_too() -> None:
     text = replies("0.1", "0.1").replace(
         "2 packets transmitted, 2 received", "4 packets transmitted, 2 received, +2 duplicates"
     )
@@ -212,7 +212,7 @@ def test_payload_that_came_back_altered_is_a_failure() -> None:
         "WARNING: failed to install socket filter",
     ],
 )
-def test_what_ping_warns_of_is_told(warning: str) -> None:
+def test_warnings_of_ping_are_reported(warning: str) -> None:
     judged = measured_ping(
         [ended("ping", 0, replies("0.1", "0.2"), warning.encode() + b"\n")], PingParameters(count=2)
     ).judgement
@@ -250,12 +250,12 @@ UDP39 = (
         (ONE + "warning: this system does not seem to support IPv6 - trying IPv4\n", "IPv6"),
     ],
 )
-def test_json_in_odd_company_is_read_and_the_company_told(text: str, remark: str) -> None:
+def test_json_between_other_lines_is_read_and_the_lines_reported(text: str, remark: str) -> None:
     assert parse_iperf(text).throughput_bit_per_s == 8e9
     judged = measured_iperf(ended("iperf3", 0, text), IperfParameters(duration_s=1)).judgement
     assert judged.verdict is Verdict.PASS
     assert remark in judged.reason
-    assert ("iperf3 also said" in judged.reason) is bool(remark)
+    assert ("iperf3 also printed" in judged.reason) is bool(remark)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_json_in_odd_company_is_read_and_the_company_told(text: str, remark: str
         (ONE[:-40], "not JSON"),
         ("iperf3: parameter error - bad\n", "parameter error - bad"),
         ("iperf3: out of memory\n" + ONE[:99], "out of memory"),
-        ("", "it said: nothing"),
+        ("", "it printed: nothing"),
         (UDP39, "3.12 or newer"),
         (UDP39.replace("3.9", "3.7.1"), "iperf3 3.7.1 is too old"),
     ],
@@ -362,7 +362,7 @@ ENTRY = (
     [
         (ended("conntrack", 1, stderr=words("conntrack-denied.txt")), "CAP_NET_ADMIN"),
         (ended("conntrack", -15, stderr=b"Terminated\n"), "killed by signal 15"),
-        (ended("conntrack", 0), "it said nothing"),
+        (ended("conntrack", 0), "it printed nothing"),
         (ended("conntrack", 0, ENTRY, SHOWN % 2), "printed 1 entries"),
         (ended("conntrack", 0, ENTRY + "something else\n", SHOWN % 2), "something else"),
     ],
@@ -451,13 +451,13 @@ def test_every_tool_is_known_by_its_own_words(
         ("iperf3", "iperf 3.9 (cJSON 1.7.13)", "iperf3 3.12 or newer is needed"),
         ("iperf3", "iperf 3.1.3", "iperf3 3.12 or newer is needed"),
         ("iperf3", "iperf 3.20+", ""),
-        ("iperf3", "", "it does not tell its version"),
+        ("iperf3", "", "its version is unknown"),
         ("ping", "ping utility, iputils-s20121221", ""),
         ("ping", "ping from iputils 20240905", ""),
         ("ip", "ip utility, iproute2-ss140411", ""),
         ("python3", "Python 3.7.17", "python3 3.8 or newer is needed"),
-        ("ssh", "Dropbear v2022.83", "ssh of OpenSSH is needed"),
-        ("tcpdump", "tcpdump: error while loading shared libraries: libpcap.so.0.8", "does not tell its version"),
+        ("ssh", "Dropbear v2022.83", "OpenSSH ssh is needed"),
+        ("tcpdump", "tcpdump: error while loading shared libraries: libpcap.so.0.8", "its version is unknown"),
     ],
 )
 def test_versions_are_held_against_one_table(program: str, text: str, short: str) -> None:
@@ -477,13 +477,13 @@ def test_versions_are_held_against_one_table(program: str, text: str, short: str
 def test_a_tool_without_the_right_is_quoted_and_the_words_explained(program: str, file: str, quoted: str) -> None:
     with pytest.raises(MeasureFailed, match="it cannot be looked at") as raised:
         require_success(ended(program, 1, stderr=words(file)), "it cannot be looked at")
-    assert raised.value.cause.startswith(f"{program}: it last said: ")
+    assert raised.value.cause.startswith(f"{program}: its last output: ")
     assert quoted in raised.value.cause
-    assert raised.value.cause.endswith("a capability, a right or a function of the kernel is missing")
+    assert raised.value.cause.endswith("a capability, a permission or a kernel function is missing")
 
 
 def test_a_failing_tool_names_itself_and_what_is_needed() -> None:
     with pytest.raises(MeasureFailed) as raised:
         read_ping(ended("ping", 1, stderr=words("busybox-ping-usage.txt")))
-    assert raised.value.cause.endswith("this is busybox's, and ping of iputils is needed")
+    assert raised.value.cause.endswith("this is busybox's, and iputils ping is needed")
     assert raised.value.remedy.startswith("labctl doctor")

@@ -143,7 +143,9 @@ def test_two_matrices_of_one_name_at_once_are_refused(bench: Bench, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["report", "compare"])
-def test_a_run_of_another_version_is_refused_with_who_can_read_it(bench: Bench, tmp_path: Path, command: str) -> None:
+def test_a_run_of_another_version_is_refused_with_the_version_that_reads_it(
+    bench: Bench, tmp_path: Path, command: str
+) -> None:
     stored_run(tmp_path, apiVersion="labctl/v9", labctlVersion="9.1.0")
     args = ("report", "last") if command == "report" else ("compare", "last", "last")
     refused(bench.run(*args), "apiVersion labctl/v9", "9.1.0")

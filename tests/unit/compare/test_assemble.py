@@ -251,7 +251,7 @@ def test_pressure_that_we_make_ourselves_is_no_warning_and_neighbours_are() -> N
     assert found[0].facts == {"blocks": 1, "of": 2, "most": 0.3, "limit": 0.05}
 
 
-def test_neighbours_that_nobody_waits_for_are_no_warning() -> None:
+def test_neighbours_that_cost_no_waiting_are_no_warning() -> None:
     """A machine with CPUs to spare."""
     assert kinds(compared(noise=(Noise(block=1, cpu_pressure_share=0.1, neighbours_share=0.3),))) == []
     assert kinds(compared(noise=(Noise(block=1, neighbours_share=0.3),))) == [CautionKind.NEIGHBOURS]

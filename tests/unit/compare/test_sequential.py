@@ -64,7 +64,7 @@ def _excludes_nothing(found: Estimate) -> bool:
     return found.low > 0 or found.high < 0
 
 
-def test_whoever_stops_as_soon_as_there_is_a_difference_is_wrong_in_at_most_one_of_twenty() -> None:
+def test_stopping_at_the_first_difference_is_wrong_in_at_most_one_of_twenty() -> None:
     """The worst rule for stopping that there is, and still the levels hold."""
     ends = [look.rounds for look in PLANNED]
     assert _wrong(lambda rounds: confidence_at(PLANNED, rounds), _excludes_nothing, ends) <= 0.05

@@ -155,7 +155,7 @@ FAILED_CAPTURES = [
     ),
     pytest.param(
         Answer(argv=("tcpdump",), stderr=b"tcpdump: unrecognized option '--immediate-mode'\n", returncode=1, dies=True),
-        "does not know what it was asked",
+        "does not know the option or command",
         id="too old",
     ),
 ]  # fmt: skip

@@ -84,7 +84,7 @@ def test_a_folder_that_others_may_write_decides_nothing_without_trust(reader: st
         read(place / "clean", place / "foreign", False)
     assert refused.value.exit_code == 2
     assert not isinstance(refused.value, ScenarioInvalid)
-    assert f"its folder {place / 'foreign'}: everybody may write it" in refused.value.cause
+    assert f"its folder {place / 'foreign'}: every user may write to it" in refused.value.cause
     assert "--trust" in refused.value.remedy
     read(place / "clean", place / "foreign", True)
 
@@ -105,7 +105,7 @@ def test_one_file_that_others_may_write_decides_nothing_in_a_folder_of_ones_own(
     path = place / ("clean" if named == "leads-out.yaml" else "foreign") / named
     with pytest.raises(UsageError, match="dubious ownership") as refused:
         load_scenario(str(path), start=place / start)
-    assert "everybody may write it" in refused.value.cause
+    assert "every user may write to it" in refused.value.cause
     assert "folder" not in refused.value.cause
 
 

@@ -33,7 +33,7 @@ def said(refused: ValidationError, message: str) -> bool:
         ({"kubernetes": "1.20"}, "string_pattern_mismatch"),
         ({"kubernetes": 1.2}, "string_type"),
         ({"packages": {"source": "bundle"}}, "bundle: DIRECTORY"),
-        ({"offline": True, "packages": {"source": "repository"}}, "cannot be had"),
+        ({"offline": True, "packages": {"source": "repository"}}, "cannot be combined"),
         ({"imageRepositry": "x"}, "extra_forbidden"),
         ({"swap": "on"}, "enum"),
         ({"devices": ["eth0; reboot"]}, "string_pattern_mismatch"),

@@ -218,7 +218,7 @@ def test_the_lxc_is_skipped_for_the_reason_that_was_seen() -> None:
     assert skipped["node1:cilium_host"].reason.startswith("not on its way: cil_from_container")
 
 
-def test_the_envelope_is_told_by_its_nodes_and_its_identity() -> None:
+def test_the_envelope_is_described_by_its_nodes_and_its_identity() -> None:
     envelope = joined()[0].hops[3].envelope
     assert envelope is not None
     assert (envelope.src.owner, envelope.dst.owner) == ("node1", "node2")
@@ -259,12 +259,12 @@ def test_a_packet_that_was_dropped_is_lost_where_and_by_whom(act: Movement, sent
     assert (wrong.tap, wrong.sentence) == (f"node1:{A.lxc}", sentence)
 
 
-def test_a_packet_that_vanished_is_told_by_how_it_was_addressed_when_last_seen() -> None:
+def test_a_lost_packet_is_described_by_its_addresses_when_last_seen() -> None:
     astray = ENVELOPE._replace(dst_mac="02:aa:aa:aa:aa:aa")
     (request,) = joined((*SIGHTINGS[:3], seen("node1:eth0", 1500, OUT, envelope=astray)), MOVEMENTS[:3])
     assert request.lost == (
-        "the request was last seen leaving by node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
-        "(nobody's in this lab); no tap saw it after that"
+        "the request was last seen leaving node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
+        "(no device of this lab has it); no tap saw it after that"
     )
 
 
@@ -290,7 +290,7 @@ def test_everything_as_it_should_be_is_no_wrong() -> None:
     assert first_wrong(LAB, PAIR, TAPS, arrived, ()) is None
 
 
-def test_the_kernels_forwarding_is_told_with_its_hooks_its_hops_and_conntrack() -> None:
+def test_the_kernels_forwarding_is_described_with_its_hooks_its_hops_and_conntrack() -> None:
     hooks = (
         netfilter("node1", "PREROUTING", A.lxc, ttl_in=63, packet=KEY, encapsulated=False),
         netfilter("node1", "PREROUTING", A.lxc, helper="new", mover=Mover.CONNTRACK, packet=KEY, encapsulated=False),
@@ -359,6 +359,6 @@ def test_no_packet_arrives_before_it_was_sent(request_ns: int, reply_ns: int, of
 
 def test_the_note_says_how_well_the_time_between_the_nodes_is_known() -> None:
     assert MEASURED.in_words() == (
-        "node2's clock is 50.00 ms ahead of node1's (± 0.40 ms): its times are told by node1's clock, and a hop "
-        "from one to the other is known no better than that"
+        "node2's clock is 50.00 ms ahead of node1's (± 0.40 ms): its times are converted to node1's clock, and a hop "
+        "from one to the other is no more precise than that"
     )

@@ -106,11 +106,11 @@ def test_the_taps_name_in_the_lab_stands_in_the_sentence() -> None:
         (VXLAN, Role.CLIENT_LXC, "it did not cross from the pod's eth0 to the lxc"),
         (VXLAN, Role.CLIENT_CILIUM_VXLAN, "look at the program on that lxc (its drop counters) and the node's tunnel"),
         (VXLAN, Role.CLIENT_UPLINK, "the tunnel device did not send the envelope"),
-        (VXLAN, Role.SERVER_UPLINK, "the envelope left for another place: look at the tunnel entry (VTEP)"),
-        (VXLAN, Role.SERVER_CILIUM_VXLAN, "the node did not open the envelope"),
+        (VXLAN, Role.SERVER_UPLINK, "the envelope was sent elsewhere: look at the tunnel entry (VTEP)"),
+        (VXLAN, Role.SERVER_CILIUM_VXLAN, "the node did not decapsulate it"),
         (VXLAN, Role.SERVER_LXC, "the node did not deliver it: look at its endpoint entries, identities (VNI)"),
         (NATIVE, Role.CLIENT_UPLINK, "look at the program on that lxc, the node's route, its neighbour entry"),
-        (NATIVE, Role.SERVER_UPLINK, "it left the node for another place: look at the destination MAC"),
+        (NATIVE, Role.SERVER_UPLINK, "it left the node for elsewhere: look at the destination MAC"),
         (NATIVE, Role.SERVER_LXC, "the node did not deliver it: look at its endpoint entries"),
     ],
 )
@@ -130,13 +130,13 @@ def test_a_reply_that_never_left_the_server_is_the_servers_silence() -> None:
     assert sentence(want, observed) == "the reply was seen nowhere: the server did not answer"
 
 
-def test_a_reply_lost_between_the_nodes_is_told_from_the_servers_side() -> None:
+def test_a_reply_lost_between_the_nodes_is_described_from_the_servers_side() -> None:
     want = expected(BPF, VXLAN, CROSS)
     client_side = {Role.CLIENT_ETH0, Role.CLIENT_LXC, Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_UPLINK}
     taps = tuple(replace(tap, reply=None) if tap.role in client_side else tap for tap in want.signature.taps)
     assert sentence(want, replace(want.signature, taps=taps)) == (
         "the reply was last seen at the uplink of the server's node and did not reach the uplink of the client's node: "
-        "the envelope left for another place: look at the tunnel entry (VTEP) and the outer destination MAC"
+        "the envelope was sent elsewhere: look at the tunnel entry (VTEP) and the outer destination MAC"
     )
 
 
@@ -171,7 +171,7 @@ def test_each_kind_of_difference_is_found_alone(
     assert words in found[0].sentence
 
 
-def test_what_sent_a_packet_around_is_told_before_that_it_came_around() -> None:
+def test_the_cause_of_a_loop_is_listed_before_the_loop() -> None:
     # Recorded in a netns lab with a wrong VTEP: a third node sent the packets back until their TTL was used up.
     want = expected(BPF, VXLAN, CROSS)
     observed = without_request_from(want.signature, Role.SERVER_UPLINK)
@@ -298,7 +298,7 @@ def test_packets_that_did_not_come_through_are_said_with_the_place_and_never_sho
 def test_nothing_seen_recognises_nothing() -> None:
     nothing = without_request_from(expected(BPF, VXLAN, SAME).signature, Role.CLIENT_ETH0)
     assert recognise(nothing).host_routing is None
-    assert recognise(nothing).because == "no packet was seen to reach a pod, so nothing tells the modes apart"
+    assert recognise(nothing).because == "no packet was seen to reach a pod, so the modes cannot be distinguished"
     assert recognise_encapsulation(nothing) is None
 
 

@@ -32,14 +32,14 @@ def test_another_datapath_is_named_key_by_key() -> None:
     )
 
 
-def test_a_pod_that_moved_is_told_once_and_so_is_its_pair() -> None:
+def test_a_pod_that_moved_is_listed_once_and_so_is_its_pair() -> None:
     assert _said("pods.server.node=node1", "pairs[1].placement=same-node") == (
         "pod server is on node1, was on node2",
         "pair client→server is same-node, was cross-node",
     )
 
 
-def test_pods_and_nodes_that_came_and_went_are_told() -> None:
+def test_pods_and_nodes_that_were_added_and_removed_are_listed() -> None:
     said = _said(
         "nodes=2",
         "pods=[{name: client, node: node1}, {name: web, node: node2}]",
@@ -56,14 +56,14 @@ def test_pods_and_nodes_that_came_and_went_are_told() -> None:
     )
 
 
-def test_a_parameter_is_told_with_its_check() -> None:
+def test_a_parameter_is_listed_with_its_check() -> None:
     assert _said("checks.ping.count=7", "compare.rounds=20") == (
         "check ping: parameters.count is 7, was 50",
         "compare.rounds is 20, was 10",
     )
 
 
-def test_labels_and_faults_are_told() -> None:
+def test_labels_and_faults_are_listed() -> None:
     assert _said("pods.client.labels.app=server", "datapath.faults=[wrong-vni]") == (
         "datapath.faults is wrong-vni, was none",
         f"pod client: identity is {_lab().pod('server').identity}, was {_lab().pod('client').identity}",

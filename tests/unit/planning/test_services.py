@@ -68,7 +68,7 @@ def test_backends_are_said_by_the_labels_that_they_alone_have_in_common() -> Non
     assert selected({"app": "web"}, PODS) == ("one", "two")
 
 
-def test_labs_of_namespaces_refuse_services_and_say_who_has_them(lab: Lab) -> None:
+def test_labs_of_namespaces_refuse_services_and_name_the_providers_that_have_them(lab: Lab) -> None:
     with pytest.raises(UsageError) as refused:
         plan(lab)
     assert refused.value.lines() == (

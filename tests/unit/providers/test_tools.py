@@ -43,18 +43,18 @@ def says(file: str) -> str:
             "ping",
             [says("busybox-version.txt"), "exit 1"],
             "1.35.0",
-            "busybox 1.35.0 ({path}, first on PATH): ping of iputils is needed",
+            "busybox 1.35.0 ({path}, first on PATH): iputils ping is needed",
         ),
         (
             "ping",
             [says("inetutils-version.txt")],
             "2.4",
-            "inetutils 2.4 ({path}, first on PATH): ping of iputils is needed",
+            "inetutils 2.4 ({path}, first on PATH): iputils ping is needed",
         ),
-        ("ip", [says("busybox-ip-usage.txt"), "exit 1"], "1.35.0", "ip of iproute2 is needed"),
+        ("ip", [says("busybox-ip-usage.txt"), "exit 1"], "1.35.0", "iproute2 ip is needed"),
         ("tcpdump", ['echo "error while loading shared libraries: libpcap.so" >&2', "exit 127"], "", "libpcap.so"),
         ("ping", ["kill -SEGV $$"], "", f"it was killed by signal {int(signal.SIGSEGV)}"),
-        ("iperf3", ["true"], "", "it said: nothing"),
+        ("iperf3", ["true"], "", "it printed: nothing"),
     ],
 )
 def test_a_program_that_will_not_do_is_unfit_and_says_why(

@@ -108,7 +108,7 @@ def test_each_program_is_asked_once() -> None:
     assert len(asked) == len(set(asked)) == len(SAID)
 
 
-def test_an_empty_machine_is_told_as_unknown_and_not_guessed(tmp_path: Path) -> None:
+def test_an_empty_machine_is_recorded_as_unknown_and_not_guessed(tmp_path: Path) -> None:
     found = read_environment(tmp_path)
     assert (found.kernel, found.cpu_model, found.cpus, found.memory_byte) == ("unknown", "unknown", 0, 0)
     assert found.sysctls == found.settings == {}

@@ -58,7 +58,7 @@ def test_no_journal_is_no_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'{"kind":"x"}', b"\xff", b""])
-def test_a_damaged_line_in_the_middle_is_told_with_its_number(tmp_path: Path, line: bytes) -> None:
+def test_a_damaged_line_in_the_middle_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     data = written(path, 1)
     path.write_bytes(data + line + b"\n" + data)

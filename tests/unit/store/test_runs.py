@@ -35,7 +35,7 @@ def make_run(runs_dir: Path, name: str = "bpf") -> Path:
     return run.path
 
 
-def test_a_complete_run_tells_who_ran_what_where_and_how_it_ended(tmp_path: Path) -> None:
+def test_a_complete_run_records_the_user_the_command_the_host_and_the_end(tmp_path: Path) -> None:
     with create_run(
         tmp_path / "runs",
         kind="compare",
@@ -215,7 +215,7 @@ def test_a_damaged_seal_is_an_error_and_not_an_intact_run(tmp_path: Path) -> Non
         open_run(path).require_intact()
 
 
-def test_a_run_of_another_version_is_refused_with_who_can_read_it(tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_refused_with_the_version_that_reads_it(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     document = json.loads((path / "run.json").read_text()) | {"apiVersion": "labctl/v2", "labctlVersion": "2.0.1"}
     (path / "run.json").write_text(json.dumps(document))

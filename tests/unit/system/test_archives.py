@@ -87,7 +87,7 @@ def test_a_part_that_is_no_file_has_no_content(tmp_path: Path, kind: bytes) -> N
     member.type, member.linkname = kind, "/etc/shadow"
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(member)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_all(tmp_path / "a.tar")
 
 

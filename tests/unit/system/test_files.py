@@ -133,7 +133,7 @@ def test_what_is_no_file_is_not_written_over_and_a_link_is_not_followed(
     inside: Path, trap: Callable[[Path], None]
 ) -> None:
     trap(inside / "page.html")
-    with pytest.raises(OSError, match=r"no regular file|symbolic link"):
+    with pytest.raises(OSError, match=r"not a regular file|symbolic link"):
         write_atomically(inside / "page.html", b"page")
     assert (inside.parent / "secret").read_bytes() == b"secret"
     assert not (inside.parent / "not there").exists()
@@ -143,7 +143,7 @@ def test_what_is_no_file_is_not_written_over_and_a_link_is_not_followed(
 @pytest.mark.parametrize("trap", [a_link, a_dangling_link, a_socket, a_folder])
 def test_a_stream_is_not_written_through_a_trap(inside: Path, trap: Callable[[Path], None]) -> None:
     trap(inside / "way.pcapng")
-    with pytest.raises(OSError, match=r"no regular file|symbolic link"):
+    with pytest.raises(OSError, match=r"not a regular file|symbolic link"):
         create_stream(inside / "way.pcapng")
     assert (inside.parent / "secret").read_bytes() == b"secret"
 
@@ -155,7 +155,7 @@ def test_a_stream_does_not_truncate_the_file_that_another_name_still_has(inside:
     assert (inside.parent / "secret").read_bytes() == b"secret"
 
 
-def test_a_stream_goes_into_ones_own_pipe_and_not_into_one_that_everybody_may_use(inside: Path) -> None:
+def test_a_stream_goes_into_ones_own_pipe_and_not_into_one_open_to_every_user(inside: Path) -> None:
     pipe = inside / "way.pcapng"
     os.mkfifo(pipe, 0o600)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -164,7 +164,7 @@ def test_a_stream_goes_into_ones_own_pipe_and_not_into_one_that_everybody_may_us
         os.close(stream)
         assert os.read(reader, 10) == b"packet"
         pipe.chmod(0o666)
-        with pytest.raises(PermissionError, match="everybody may write it"):
+        with pytest.raises(PermissionError, match="every user may write to it"):
             create_stream(pipe)
     finally:
         os.close(reader)
@@ -242,8 +242,8 @@ def test_a_file_of_just_the_allowed_size_is_read(inside: Path) -> None:
     assert read_file(inside / "full", most_byte=10) == b"x" * 10
 
 
-@pytest.mark.parametrize(("mode", "why"), [(0o602, "everybody"), (0o666, "everybody"), (0o600, "")])
-def test_what_everybody_may_write_is_not_trusted(inside: Path, mode: int, why: str) -> None:
+@pytest.mark.parametrize(("mode", "why"), [(0o602, "every user"), (0o666, "every user"), (0o600, "")])
+def test_world_writable_files_are_not_trusted(inside: Path, mode: int, why: str) -> None:
     (inside / "file").touch()
     (inside / "file").chmod(mode)
     assert (why in why_untrusted((inside / "file").stat())) if why else not why_untrusted((inside / "file").stat())

@@ -36,7 +36,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
-def test_the_folder_and_its_files_are_nobody_else_s_whatever_the_umask(folder: Path, umask: int) -> None:
+def test_the_folder_and_its_files_are_private_whatever_the_umask(folder: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         with locks.held("a", timeout_s=0) as is_mine:
@@ -56,7 +56,7 @@ def test_nothing_stays_behind(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_who_only_asks_makes_nothing(folder: Path) -> None:
+def test_a_question_creates_nothing(folder: Path) -> None:
     assert not locks.is_held("a")
     assert not folder.exists()
 

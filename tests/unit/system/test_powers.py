@@ -20,7 +20,7 @@ SYS_MODULE, SYS_RAWIO, SYS_CHROOT, SYS_PTRACE, SYS_BOOT, SYS_TIME, MKNOD, DAC_RE
 
 
 @pytest.mark.parametrize("powers", Powers)
-def test_nobody_in_a_lab_keeps_what_acts_on_the_host(powers: Powers) -> None:
+def test_no_process_in_a_lab_keeps_what_acts_on_the_host(powers: Powers) -> None:
     gone = lost(powers.kept, ALL)
     for number in (SYS_MODULE, SYS_RAWIO, SYS_CHROOT, SYS_PTRACE, SYS_BOOT, SYS_TIME, MKNOD, DAC_READ_SEARCH):
         assert number in gone

@@ -123,7 +123,7 @@ def test_a_pipe_that_everybody_may_use_is_refused(lab: Bench, tmp_path: Path) ->
     # It is only judged once there is a reader: opening a pipe waits for one.
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        refused(written(lab, pipe), "everybody may write it")
+        refused(written(lab, pipe), "every user may write to it")
         assert os.read(reader, 1) == b""
     finally:
         os.close(reader)

@@ -71,7 +71,7 @@ def test_a_folder_that_somebody_else_may_write_is_not_written_to(tmp_path: Path)
     folder.chmod(0o777)
     with pytest.raises(StepFailed, match="cannot write") as refused:
         write_private(folder / "kubeconfig", "text\n")
-    assert "everybody may write it" in refused.value.cause
+    assert "every user may write to it" in refused.value.cause
     assert list(folder.iterdir()) == []
 
 

@@ -273,7 +273,7 @@ def test_no_redirect_is_named_that_monitor_does_not_tell(cell: Cell) -> None:
         hop for path in paths for hop in path.hops if any(m.helper == ForwardingAct.TO_ENDPOINT for m in hop.moved_by)
     ]
     assert len(given) == 2
-    assert all(hop.because.endswith("(to-endpoint; with which redirect is not told)") for hop in given)
+    assert all(hop.because.endswith("(to-endpoint; the redirect helper is not reported)") for hop in given)
 
 
 def test_a_silent_lxc_is_told_with_who_gave_the_packet_to_the_pod_past_it() -> None:
@@ -316,7 +316,10 @@ def test_where_the_turns_do_not_come_out_even_none_is_put_to_a_packet_and_it_is_
     three = replace(one, echoes=3, told=twice)
     assert [set(heard(path)) for path in three.paths()][::2] == [{"client-node-cilium_vxlan"}] * 3
     _, uneven = numbered(three.movements(), three.sightings())
-    ending = "tells no echo's number, and has not one event for each ({} 2× for 3): not put to packets"
+    ending = (
+        "does not report echo sequence numbers, and its events are not one per echo ({} 2× for 3): "
+        "not assigned to packets"
+    )
     assert uneven == (
         f"cil_from_overlay on node2 {ending.format('to-endpoint')}",
         f"cil_from_container on node2 {ending.format('to-overlay')}",

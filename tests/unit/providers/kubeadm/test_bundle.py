@@ -374,7 +374,7 @@ def test_packages_that_would_be_downloaded_do_not_go_with_a_bundle(tmp_path: Pat
     provider = KubeadmProvider(tmp_path / "other")
     with pytest.raises(UsageError) as refused:
         provider.settings(with_settings(lab, provider.unpack(tmp_path / "lab.tar")))
-    assert "offline: true cannot be had with packages.source: repository" in refused.value.cause
+    assert "offline: true cannot be combined with packages.source: repository" in refused.value.cause
 
 
 def test_an_image_by_digest_is_packed_under_its_tag(tmp_path: Path, here: Door, machine: Door) -> None:

@@ -116,7 +116,7 @@ MADE_BADLY: dict[str, tuple[Callable[[Path], object], str]] = {
     "readable by others": (lambda path: write(path, mode=0o644), "chmod 600"),
     "readable by a group": (lambda path: write(path, mode=0o640), "chmod 600"),
     "a link": (_link, "symbolic link"),
-    "a pipe": (lambda path: os.mkfifo(path, 0o600), "no regular file"),
+    "a pipe": (lambda path: os.mkfifo(path, 0o600), "not a regular file"),
     "a folder": (lambda path: path.mkdir(mode=0o700), "directory"),
     "missing": (lambda path: None, "No such file"),
 }
