@@ -35,13 +35,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "Check scenario files without building anything."),
     "check": ("check", "Run a lab's checks and judge them."),
     "compare": ("compare", "Measure scenarios against each other, interleaved."),
-    "trace": ("trace", "The whole way of a packet between two pods, hop by hop."),
+    "trace": ("trace", "The whole path of a packet between two pods, hop by hop."),
     "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
-    "matrix": ("matrix", "Measure what a file says, and go on after an interruption."),
+    "matrix": ("matrix", "Measure what a matrix file lists; resumes after an interruption."),
     "runs": ("runs", "The runs on disk, and how they ended."),
     "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),
-    "doctor": ("doctor", "What this host has and lacks, with the command that mends it."),
+    "doctor": ("doctor", "What this host has and lacks, with the command that fixes it."),
     "schema": ("schema", "The JSON Schema of scenario files."),
 }
 
@@ -52,7 +52,7 @@ _NARROW_HELP = 60
 
 
 class _HelpFormatter(click.HelpFormatter):
-    """On a narrow terminal what an option does stands under it: beside it there would be room for a word a line."""
+    """On a narrow terminal what an option does stands under it: beside it there would be room for one word per line."""
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         beside = col_max if self.width >= _NARROW_HELP else 8
@@ -127,7 +127,7 @@ class LazyGroup(click.Group):
 
 
 def _lang_option() -> click.Option:
-    """`speak` has read it already when a command gets it: also what is wrong with a command line is told in it."""
+    """`speak` has read it already when a command gets it: errors in the command line are in that language too."""
     return click.Option(
         ["--lang"],
         type=click.Choice([str(language) for language in Language]),
@@ -205,7 +205,7 @@ def run(args: list[str]) -> int:
         if full is not None:
             _show(full.lines(), verbose)
             return full.exit_code
-        # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
+        # Not the caller's fault and not a verdict: exit 4, never 1, which means that a check failed.
         tell(f"{traceback.format_exc()}error: labctl itself failed: {type(bug).__name__}: {bug}")
         return LabError.exit_code
 

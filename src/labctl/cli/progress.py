@@ -26,9 +26,9 @@ from labctl.model.evidence import Standing
 from labctl.model.result import Verdict
 from labctl.text import visible
 
-# Beyond this many steps only every tenth of the way is told, so that a lab of 1,000 pods does not scroll by.
+# Beyond this many steps only every tenth step is reported, so that a lab of 1,000 pods does not scroll by.
 MANY_STEPS = 40
-# A step that took less is told without its time.
+# A step that took less is reported without its time.
 SLOW_S = 1.0
 _INDENT = " " * 6
 _REWRITE = "\r\x1b[K"
@@ -118,7 +118,8 @@ class Progress:
         return event.steps <= MANY_STEPS or event.number % max(1, event.steps // 10) == 0
 
     def _working(self, text: str) -> None:
-        """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are told."""
+        """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are
+        reported."""
         if self._rewrites:
             width = shutil.get_terminal_size((80, 24)).columns - 1
             shown = visible(text).replace("\n", " ")
@@ -137,7 +138,7 @@ class Progress:
             self._pending = False
 
     def _write(self, text: str, *, before: str = "", end: str = "\n") -> None:
-        """Work goes on when nobody reads its progress any more (`labctl up bpf 2>&1 | head -1`)."""
+        """Work continues when the reader of its progress has gone (`labctl up bpf 2>&1 | head -1`)."""
         if not self._unread:
             self._unread = not progress(text, before=before, end=end)
 

@@ -68,7 +68,7 @@ def _map_record(table: MapTable) -> dict[str, object]:
 
 
 def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableType]:
-    """One block a node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
+    """One block per node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
     for node in state.nodes:
         yield ""
         yield from _programs(node, state, has_tags=not STACKED_BELOW <= width < WIDE)

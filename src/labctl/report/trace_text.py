@@ -1,4 +1,4 @@
-"""A trace on the terminal: a sequence diagram, one lane a place, hop by hop down the page, request then reply.
+"""A trace on the terminal: a sequence diagram, one lane per place, hop by hop down the page, request then reply.
 
 Lanes are on the left, words on the right, so that the same picture holds on 80 and on 140 columns. Where there is no
 room for words beside the lanes, one sign stands for them and the words name the place. Colours only repeat what the
@@ -69,7 +69,7 @@ def _parts(trace: Trace, width: int) -> Iterator[RenderableType]:
         yield from picture.lines()
         if len(numbers) > 1:
             others = ", ".join(str(number) for number in numbers[1:])
-            yield _line(f"{way_words(path.way)} {others}: the same way", "dim", width)
+            yield _line(f"{way_words(path.way)} {others}: the same path", "dim", width)
     yield ""
     yield from _after(trace, width)
 
@@ -119,7 +119,7 @@ class _Picture:
         kinds = "".join(self._title("" if lane.kind == lane.title else lane.kind) for lane in self._lanes)
         if self._lane_width == _BROAD:
             yield self._row(kinds, "", "dim")
-        # A packet that nobody saw leave is nowhere yet.
+        # A packet that no tap has seen yet is nowhere.
         lane, last, number = -1, None, 0
         for step in steps(self._path):
             if isinstance(step, NotSeen):

@@ -264,7 +264,7 @@ def test_a_packet_that_vanished_is_told_by_how_it_was_addressed_when_last_seen()
     (request,) = joined((*SIGHTINGS[:3], seen("node1:eth0", 1500, OUT, envelope=astray)), MOVEMENTS[:3])
     assert request.lost == (
         "the request was last seen leaving by node1:eth0 in an envelope to 172.30.0.4 (node2), MAC 02:aa:aa:aa:aa:aa "
-        "(nobody's in this lab); no tap saw it after that"
+        "(not of this lab); no tap saw it after that"
     )
 
 

@@ -80,8 +80,8 @@ def command(
 def show_results(
     mode: ModeInForce | None, results: Sequence[CheckResult], *, words: Words | None = None, place: Path | None = None
 ) -> None:
-    """The mode with its evidence, the results, where their files are; and last, where the eye is when everything has
-    scrolled by, once more what is not as it should be."""
+    """The mode with its evidence, the results, where their files are; and last, where it is still on the screen, once
+    more what is not as it should be."""
     from labctl.report.check import check_view
     from labctl.report.terminal import evidence_view, in_force
     from labctl.report.words import ENGLISH
@@ -114,7 +114,7 @@ def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:
 def _lab_or_scenario(
     wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...], *, trust: bool
 ) -> tuple[Lab, Provider, bool]:
-    """The running lab of that name, or the scenario's lab that has yet to be built."""
+    """The running lab of that name, or the scenario's lab, not yet built."""
     from labctl import app
     from labctl.cli.options import find_lab, names_up
     from labctl.engine.build import find

@@ -19,7 +19,7 @@ from labctl.cli.output import emit, emit_json, tell, wrapped
 def command(
     files: tuple[str, ...], provider: str | None, overrides: tuple[str, ...], trust: bool, as_json: bool
 ) -> int:
-    """Check scenario files (names or paths): every problem at once, with its place.
+    """Check scenario files (names or paths): every problem at once, with its location.
 
     What the scenario's provider, or the one of --provider, cannot build is a problem too.
     """
