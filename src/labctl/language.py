@@ -20,8 +20,15 @@ from enum import StrEnum
 from importlib import resources
 
 _FILLED_IN = re.compile(r"\{(\w+)\}")
+_AS_IT_IS = re.compile(r"'\{(\w+)\}'|\[default: \{(\w+)\}\]")
+"""What is quoted in a sentence is a name or a value, whatever word it is."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_PUNCTUATION = {"; ": "；", ". ": "。", ": ": "：", ", ": "，"}
+_PUNCTUATION = {
+    "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，",
+}  # fmt: skip
+"""Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
+_BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
+"""A text that ends with a remark in brackets."""
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
 _MOST_TRIED = 3
@@ -44,6 +51,7 @@ class _Sentence:
     pattern: re.Pattern[str]
     pieces: tuple[str, ...]
     translation: str
+    quoted: frozenset[str]
 
     @property
     def weight(self) -> int:
@@ -59,8 +67,9 @@ class Translator:
     """Translates whole texts: sentences, sentences within sentences, and several in a row."""
 
     def __init__(self, catalogue: Mapping[str, str]) -> None:
-        self._exact = {text: said for text, said in catalogue.items() if not _FILLED_IN.search(text)}
-        filled = (_sentence(text, said) for text, said in catalogue.items() if _FILLED_IN.search(text))
+        bare = {text.strip(): said.strip() for text, said in catalogue.items()}
+        self._exact = {text: said for text, said in bare.items() if not _FILLED_IN.search(text)}
+        filled = (_sentence(text, said) for text, said in bare.items() if _FILLED_IN.search(text))
         self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
 
     def translated(self, text: str) -> str:
@@ -83,7 +92,12 @@ class Translator:
     def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> str:
         facts = sentence.pattern.fullmatch(text)
         assert facts is not None
-        return sentence.filled({name: self._said_around(fact, depth + 1) for name, fact in facts.groupdict().items()})
+        return sentence.filled(
+            {
+                name: fact if name in sentence.quoted else self._said_around(fact, depth + 1)
+                for name, fact in facts.groupdict().items()
+            }
+        )
 
     def _said_around(self, fact: str, depth: int) -> str:
         bare = fact.strip()
@@ -98,6 +112,12 @@ class Translator:
         """Sentences in a row: line by line, else at the marks between them. A part that nothing is known of stays."""
         if "\n" in text:
             return "\n".join(self._said_around(line, depth + 1) for line in text.split("\n"))
+        if (around := _BRACKETS.fullmatch(text)) is not None:
+            before, within = self._said(around[1], depth + 1), self._said(f"({around[2]})", depth + 1)
+            if within == f"({around[2]})":
+                within = f"({self._said(around[2], depth + 1)})"
+            if f"{before} {within}" != text:
+                return before + (within if within.startswith("（") else f" {within}")
         for mark, theirs in _PUNCTUATION.items():
             if mark not in text:
                 continue
@@ -108,7 +128,15 @@ class Translator:
                     part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
                     for number, part in enumerate(said)
                 )
-        return text
+        return self._as_sentence(text, depth)
+
+    def _as_sentence(self, text: str, depth: int) -> str:
+        """A sentence that the code writes without its capital and its full stop."""
+        bare = text.removesuffix(".")
+        bare = bare[:1].lower() + bare[1:]
+        if bare == text or (said := self._said(bare, depth + 1)) == bare:
+            return text
+        return said + "。" * text.endswith(".")
 
 
 class _Untranslated(Translator):
@@ -135,7 +163,10 @@ def _sentence(text: str, said: str) -> _Sentence:
         pattern += re.escape(after)
         seen.add(name)
     return _Sentence(
-        pattern=re.compile(pattern, re.DOTALL), pieces=tuple(piece for piece in texts if piece), translation=said
+        pattern=re.compile(pattern, re.DOTALL),
+        pieces=tuple(piece for piece in texts if piece),
+        translation=said,
+        quoted=frozenset(f"p{one or other}" for one, other in _AS_IT_IS.findall(text)),
     )
 
 

@@ -74,8 +74,14 @@ class _HelpFormatter(click.HelpFormatter):
             super().write_text(text)
             return
         indent = " " * self.current_indent
-        paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-        said = (filled(translated(one), self.width, indent=indent, more=indent) for one in paragraphs)
+        said = []
+        for paragraph in text.split("\n\n"):
+            first, *lines = paragraph.strip().split("\n")
+            if first.strip() == "\b":  # click's sign for lines that stay as they are
+                said.append("\n".join(indent + line.strip() for line in lines))
+            else:
+                one = translated(" ".join(paragraph.split()))
+                said.append(filled(one, self.width, indent=indent, more=indent))
         self.write("\n\n".join(said) + "\n")
 
     def write_heading(self, heading: str) -> None:
@@ -117,7 +123,9 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"there is no command '{args[0]}'" + (f": did you mean '{near[0]}'?" if near else ""))
+            if near:
+                ctx.fail(f"there is no command '{args[0]}': did you mean '{near[0]}'?")
+            ctx.fail(f"there is no command '{args[0]}'")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -247,8 +255,9 @@ def _what_is_wrong(wrong: click.ClickException) -> tuple[str, bool]:
     if isinstance(wrong, click.MissingParameter) and wrong.param is not None:
         return f"missing {wrong.param.param_type_name} '{wrong.param.human_readable_name}'", False
     if isinstance(wrong, click.NoSuchOption):
-        near = f": did you mean '{sorted(wrong.possibilities)[0]}'?" if wrong.possibilities else ""
-        return f"there is no option '{wrong.option_name}'{near}", bool(near)
+        if wrong.possibilities:
+            return f"there is no option '{wrong.option_name}': did you mean '{sorted(wrong.possibilities)[0]}'?", True
+        return f"there is no option '{wrong.option_name}'", False
     message = wrong.format_message().rstrip(".")
     return message, message.endswith("'?")  # a command's name, which resolve_command tells
 

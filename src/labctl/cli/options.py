@@ -154,8 +154,8 @@ def _scenario_of(running: RunningLab) -> str:
 def missing_parts(running: RunningLab) -> str:
     """What a lab lacks; of many parts the first few."""
     parts = running.missing or ("its record",)
-    more = f" and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else ""
-    return ", ".join(parts[:PARTS_NAMED]) + more
+    first = ", ".join(parts[:PARTS_NAMED])
+    return f"{first} and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else first
 
 
 def discover_all(providers: Iterable[Provider]) -> tuple[list[tuple[RunningLab, Provider]], list[LabError]]:

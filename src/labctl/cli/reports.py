@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl.cli.options import as_json as json_option
-from labctl.cli.output import console, emit, emit_json, show, spoken, tell
+from labctl.cli.output import console, emit, emit_json, show, spoken, tell, translated
 from labctl.errors import Interrupted, LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
@@ -243,7 +243,7 @@ def show_trace(traced: Trace, *, is_json: bool, html: Path | None) -> None:
     else:
         from labctl.report.trace_text import trace_view
 
-        show(trace_view(traced, width=console().width))
+        show(trace_view(traced, width=console().width, said=translated))
         if html is not None:
             emit(f"picture: {html}")
 

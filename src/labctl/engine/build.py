@@ -211,8 +211,9 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
         if running.is_resumable:
             observer(Note(text=f"{half}: resuming where it stopped"))
         else:
-            rest = "it, to build it again" if running.can_be_opened else "what is left of it"
-            observer(Note(text=f"{half}: removing {rest}{_and_ending(provider, lab.name)}"))
+            rebuilt = running.can_be_opened
+            removing = f"{half}: removing it, to build it again" if rebuilt else f"{half}: removing what is left of it"
+            observer(Note(text=_and_ending(removing, provider, lab.name)))
             remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
     return BuildOutcome.BUILT
@@ -228,10 +229,10 @@ def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
     remove(provider, running.name, observer)
 
 
-def _and_ending(provider: Provider, name: str) -> str:
-    """Processes in the lab, which end with it: a person may have started them hours ago."""
+def _and_ending(removing: str, provider: Provider, name: str) -> str:
+    """With the processes in the lab, which end with it: a person may have started them hours ago."""
     inside = provider.processes(name) if isinstance(provider, HoldsProcesses) else ()
-    return f", which kills the processes in it: {', '.join(inside)}" if inside else ""
+    return f"{removing}, which kills the processes in it: {', '.join(inside)}" if inside else removing
 
 
 def being_built(name: str) -> UsageError:

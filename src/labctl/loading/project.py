@@ -92,7 +92,7 @@ class Project:
         if not names:
             return f"write one: {SCENARIO_DIRECTORY}/NAME{SUFFIX} (docs/scenario.md has every key)"
         meant = nearest(name, names)
-        return (f"did you mean '{meant}'? " if meant else "") + f"there are: {listed(names)}"
+        return f"did you mean '{meant}'? there are: {listed(names)}" if meant else f"there are: {listed(names)}"
 
 
 def project_at(start: Path | None = None, *, trust: bool = False) -> Project:

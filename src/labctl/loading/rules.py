@@ -523,8 +523,9 @@ def _room(tree: Tree, count: int) -> Iterator[Problem]:
     except ValueError:
         return
     if count > service_capacity(network):
-        message = f"{count} services do not fit into serviceCIDR {network}, which has room for"
-        yield _service_problem(tree, (_SECTION,), f"{message} {service_capacity(network)}", "a larger serviceCIDR")
+        room = service_capacity(network)
+        message = f"{count} services do not fit into serviceCIDR {network}, which has room for {room}"
+        yield _service_problem(tree, (_SECTION,), message, "a larger serviceCIDR")
 
 
 def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:

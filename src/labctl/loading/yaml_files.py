@@ -450,7 +450,9 @@ def _refusal(path: Path, shown: str, why: str, of: Path) -> UsageError:
     mended = "chmod go-w" if is_writable else 'sudo chown "$(id -u):$(id -g)"'
     return UsageError(
         what=f"{shown} has dubious ownership: another user could have written it",
-        cause=f"{'the file' if of == path else 'its folder'} {of}: {why}, and labctl runs as root",
+        cause=f"the file {of}: {why}, and labctl runs as root"
+        if of == path
+        else f"its folder {of}: {why}, and labctl runs as root",
         remedy=f"less {shlex.quote(str(path))}  # then the same command with --trust\n"
         f"{mended} {shlex.quote(str(of))}  # so that no other user can change it",
     )

@@ -121,9 +121,10 @@ def _runs(program: AttachedProgram) -> str:
 
 
 def _map(table: MapTable) -> Iterator[RenderableType]:
-    noun = "entry" if len(table.rows) == 1 else "entries"
-    size = f" of at most {table.max_entries}" if table.max_entries is not None else ""
-    yield _bold(f"{table.name} ({table.kind}): {len(table.rows)} {noun}{size}. {_sentence(table.meaning)}")
+    size = "1 entry" if len(table.rows) == 1 else f"{len(table.rows)} entries"
+    if table.max_entries is not None:
+        size = f"{size} of at most {table.max_entries}"
+    yield _bold(f"{table.name} ({table.kind}): {size}. {_sentence(table.meaning)}")
     yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
     if not table.rows:
         return

@@ -109,7 +109,7 @@ def command(
             asked_to_stop() as stops,
             streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
         ):
-            count_of_taps = f"{len(chosen)} tap{'' if len(chosen) == 1 else 's'}"
+            count_of_taps = "1 tap" if len(chosen) == 1 else f"{len(chosen)} taps"
             _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C stops it): {', '.join(tap.name for tap in chosen)}")
             printer = Printer(sources, keeps=as_json)
             watched = OneWay(found, sources, expression)

@@ -101,4 +101,4 @@ def state_of(running: RunningLab) -> str:
     if running.is_whole:
         return "up, by the record" if running.is_by_record else "up"
     count = len(running.missing) or 1
-    return f"half there, {count} {'part' if count == 1 else 'parts'} missing"
+    return "half there, 1 part missing" if count == 1 else f"half there, {count} parts missing"
