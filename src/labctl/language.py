@@ -29,6 +29,8 @@ _PUNCTUATION = {
 """Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
 _BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
 """A text that ends with a remark in brackets."""
+_PLACE = re.compile(r"((?:[^:\n]+?\.ya?ml|--set)(?::\d+:\d+)?: (?:(?:[\w.\[\]-]|'[^']*')+: )?)(\S.*)", re.DOTALL)
+"""A place in a file and the key there, before what is wrong with it."""
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
 _MOST_TRIED = 3
@@ -70,6 +72,7 @@ class Translator:
         bare = {text.strip(): said.strip() for text, said in catalogue.items()}
         self._exact = {text: said for text, said in bare.items() if not _FILLED_IN.search(text)}
         filled = (_sentence(text, said) for text, said in bare.items() if _FILLED_IN.search(text))
+        self._known: dict[tuple[str, int], str] = {}
         self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
 
     def translated(self, text: str) -> str:
@@ -77,6 +80,7 @@ class Translator:
         bare = text.strip()
         if not bare or len(bare) > _LONGEST or not any(sign.isalpha() for sign in bare):
             return text
+        self._known.clear()
         said = self._said(bare, 0)
         return text if said == bare else text.replace(bare, said, 1)
 
@@ -85,9 +89,20 @@ class Translator:
             return exact
         if depth > _DEEPEST:
             return text
-        if found := [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]:
-            return min(found, key=_words_left)
-        return self._in_parts(text, depth)
+        if (known := self._known.get((text, depth))) is None:
+            known = self._known[text, depth] = self._found(text, depth)
+        return known
+
+    def _found(self, text: str, depth: int) -> str:
+        placed = _PLACE.fullmatch(text)
+        if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
+            return placed[1] + message
+        found = [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]
+        if not found or text.endswith(
+            (")", "'?")
+        ):  # else a sentence that begins with a fact takes the remark for its own
+            found.insert(0, self._in_parts(text, depth))
+        return min(found, key=_words_left)
 
     def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> str:
         facts = sentence.pattern.fullmatch(text)
@@ -121,8 +136,14 @@ class Translator:
         for mark, theirs in _PUNCTUATION.items():
             if mark not in text:
                 continue
+            if mark == ": ":
+                head, _, tail = text.partition(mark)
+                if (rest := self._said(tail, depth + 1)) != tail:
+                    before = self._said(head, depth + 1)
+                    return before + (theirs if before != head else mark) + rest
             parts = text.split(mark)
-            said = [self._said(part, depth + 1) for part in parts]
+            is_list = mark == ", "  # of names, keys or values, as far as they are single words
+            said = [part if is_list and " " not in part else self._said(part, depth + 1) for part in parts]
             if said != parts:
                 return "".join(
                     part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
@@ -132,6 +153,8 @@ class Translator:
 
     def _as_sentence(self, text: str, depth: int) -> str:
         """A sentence that the code writes without its capital and its full stop."""
+        if " " not in text:
+            return text
         bare = text.removesuffix(".")
         bare = bare[:1].lower() + bare[1:]
         if bare == text or (said := self._said(bare, depth + 1)) == bare:

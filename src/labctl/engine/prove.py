@@ -116,7 +116,7 @@ def _silent(evidence: Iterable[Evidence], silence: Silence) -> tuple[str, ...]:
 def _worst(against: Sequence[Evidence]) -> str:
     """The strongest piece, and how many more there are: packets before counters, since people can repeat those."""
     first = min(against, key=lambda piece: piece.witness != SIGNATURE)
-    others = sorted({f"{piece.witness} on {piece.where}" for piece in against if piece.witness != SIGNATURE})
+    others = sorted({f"{piece.where}: {piece.witness}" for piece in against if piece.witness != SIGNATURE})
     also = f" (so say also: {', '.join(others)})" if others and first.witness == SIGNATURE else ""
     knowing = next((piece for piece in against if piece.remedy and piece is not first), None)
     why = f"; {knowing.where}: {knowing.finding}" if knowing else ""

@@ -93,7 +93,7 @@ def test_the_packets_word_comes_first_and_the_others_are_named() -> None:
         piece(False, witness="helpers", where="node1"),
     )
     assert mode.reason == (
-        "client → server: signature say {'hostRouting': 'legacy'} (so say also: helpers on node1, netfilter on node2)"
+        "client → server: signature say {'hostRouting': 'legacy'} (so say also: node1: helpers, node2: netfilter)"
     )
 
 

@@ -292,7 +292,7 @@ def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
         raise UsageError(
             what="the scenarios have no pair in common",
             cause="; ".join(
-                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
+                f"the pairs of {lab.scenario}: {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
             ),
             remedy="give both scenarios a pair with the same client, server and placement",
         )

@@ -127,7 +127,7 @@ def chosen_sides(a: StoredComparison, side_a: str, b: StoredComparison, side_b: 
     if not common:
         raise UsageError(
             what="the two runs have no scenario in common",
-            cause=f"{a.run.manifest.id} has {_names(a)}; {b.run.manifest.id} has {_names(b)}",
+            cause=f"run {a.run.manifest.id} has {_names(a)}; run {b.run.manifest.id} has {_names(b)}",
             remedy="name the sides to compare: labctl compare RUN_A@SCENARIO RUN_B@SCENARIO",
         )
     return tuple(common)
