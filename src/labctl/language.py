@@ -24,13 +24,16 @@ _AS_IT_IS = re.compile(r"'\{(\w+)\}'|\[default: \{(\w+)\}\]")
 """What is quoted in a sentence is a name or a value, whatever word it is."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _PUNCTUATION = {
-    "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，",
+    "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，", " → ": " → ",
 }  # fmt: skip
 """Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
 _BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
 """A text that ends with a remark in brackets."""
+_BETWEEN_CHINESE = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
 _PLACE = re.compile(r"((?:[^:\n]+?\.ya?ml|--set)(?::\d+:\d+)?: (?:(?:[\w.\[\]-]|'[^']*')+: )?)(\S.*)", re.DOTALL)
 """A place in a file and the key there, before what is wrong with it."""
+_NAMED = re.compile(r"([\w.-]+: )(.*)", re.DOTALL)
+"""A sentence about something with a name, which is no word of it."""
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
 _MOST_TRIED = 3
@@ -82,7 +85,7 @@ class Translator:
             return text
         self._known.clear()
         said = self._said(bare, 0)
-        return text if said == bare else text.replace(bare, said, 1)
+        return text if said == bare else text.replace(bare, _BETWEEN_CHINESE.sub("", said), 1)
 
     def _said(self, text: str, depth: int) -> str:
         if (exact := self._exact.get(text)) is not None:
@@ -97,11 +100,13 @@ class Translator:
         placed = _PLACE.fullmatch(text)
         if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
             return placed[1] + message
-        found = [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]
-        if not found or text.endswith(
-            (")", "'?")
-        ):  # else a sentence that begins with a fact takes the remark for its own
+        fitting = tuple(self._candidates(text))
+        found = [self._filled_with(text, sentence, depth) for sentence in fitting]
+        ends = text.endswith((")", "'?")) and not any(one.pieces[-1].endswith(text[-1]) for one in fitting)
+        if not found or ends or "; " in text or ". " in text:  # what follows is not the last fact's
             found.insert(0, self._in_parts(text, depth))
+        if (named := _NAMED.fullmatch(text)) is not None and (rest := self._said(named[2], depth + 1)) != named[2]:
+            found.insert(0, named[1] + rest)
         return min(found, key=_words_left)
 
     def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> str:

@@ -93,7 +93,7 @@ class Progress:
             case BlockStarted():
                 block = f"block {event.number}/{event.blocks}"
                 if event.left_s is not None:
-                    block = f"{block}, {_duration(event.left_s)} left"
+                    block = f"block {event.number}/{event.blocks}, {_duration(event.left_s)} left"
                 self._block = f"{block} · "
                 if not self._rewrites:
                     self._say(block)

@@ -122,9 +122,11 @@ def _runs(program: AttachedProgram) -> str:
 
 def _map(table: MapTable) -> Iterator[RenderableType]:
     size = "1 entry" if len(table.rows) == 1 else f"{len(table.rows)} entries"
-    if table.max_entries is not None:
-        size = f"{size} of at most {table.max_entries}"
-    yield _bold(f"{table.name} ({table.kind}): {size}. {_sentence(table.meaning)}")
+    meaning = _sentence(table.meaning)
+    if table.max_entries is None:
+        yield _bold(f"{table.name} ({table.kind}): {size}. {meaning}")
+    else:
+        yield _bold(f"{table.name} ({table.kind}): {size} of at most {table.max_entries}. {meaning}")
     yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
     if not table.rows:
         return

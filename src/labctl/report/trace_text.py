@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Hop, PacketPath, Trace, Way
+from labctl.model.trace import Carriage, Hop, Movement, PacketPath, Trace, Way
 from labctl.report.grid import command_line
 from labctl.report.trace_words import (
     NotSeen,
@@ -139,7 +139,7 @@ class _Picture:
             yield from self._hop(step, last, lane, here, number)
             lane, last = here, step
         for movement in self._path.after:
-            yield from self._block(self._idle(lane), [f"⇣ {movement_words(movement, self._trace)}"], "", lane)
+            yield from self._block(self._idle(lane), [self._moved_by(movement)], "", lane)
         if self._path.lost:
             said = f"{'LOST' if self._path.is_sent else 'NOT SENT'}: {self._path.lost}"
             yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [said], "bold red", -1)
@@ -149,10 +149,13 @@ class _Picture:
     def _lane_of(self, role: Role) -> int:
         return 0 if self._is_stacked else lane_of(role, self._trace.placement)
 
+    def _moved_by(self, movement: Movement) -> str:
+        return f"⇣ {self._said(movement_words(movement, self._trace))}"
+
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
-        words = [f"⇣ {movement_words(movement, self._trace)}" for movement in hop.moved_by]
+        words = [self._moved_by(movement) for movement in hop.moved_by]
         if not words or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
-            words.append(f"⇣ {carried_words(hop)}")
+            words.append(f"⇣ {self._said(carried_words(hop))}")
         if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
             for text in words:
                 yield from self._block(self._idle(lane), [text], "", lane)

@@ -44,7 +44,8 @@ def way_words(way: Way) -> str:
 
 def path_title(path: PacketPath) -> str:
     """`request 1: ICMP echo request`."""
-    return f"{way_words(path.way)} {path.number}: {path.what}" if path.what else f"{way_words(path.way)} {path.number}"
+    numbered = f"request {path.number}" if path.way is Way.REQUEST else f"reply {path.number}"
+    return f"{numbered}: {path.what}" if path.what else numbered
 
 
 def owner(named: KnownAddress) -> str:
@@ -216,8 +217,8 @@ def unshown_words(one: Unshown) -> str:
 
 
 def _as_it_should(trace: Trace) -> str:
-    mode = f"host routing {trace.asked.get('hostRouting')}, {trace.asked.get('encapsulation')}"
-    return f"every tap shows what it should with {mode}, {trace.placement}"
+    host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
+    return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 
 _WIRE = frozenset({Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT})

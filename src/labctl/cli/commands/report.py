@@ -96,5 +96,5 @@ def _report_checks(stored: StoredRun, output: ReportOutput) -> int:
     if output.is_json:
         emit_json(check_document(checks.lab, checks.results, () if checks.mode is None else (checks.mode,)))
     else:
-        show_results(checks.mode, checks.results, words=output.terminal_words)
+        show_results(checks.mode, checks.results)
     return 4 if checks.mode is None else check_exit_code(checks.mode, checks.results)
