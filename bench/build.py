@@ -26,16 +26,10 @@ from typing import Any
 
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
-from labctl.providers.netns.actions import (
-    DatapathLoad,
-    FilterAttach,
-    HooksAdd,
-    IptablesRestore,
-    MapsFill,
-    RecordWrite,
-    Sysctls,
-)
 from labctl.providers.netns.execute import executor
+from labctl.providers.netns.kinds.namespace import RecordWrite, Sysctls
+from labctl.providers.netns.kinds.netfilter import IptablesRestore
+from labctl.providers.netns.kinds.program import DatapathLoad, FilterAttach, HooksAdd, MapsFill
 from labctl.providers.netns.open import open_lab
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.provider import teardown

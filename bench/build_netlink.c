@@ -4,8 +4,8 @@
 //
 //   build_netlink PREFIX NODES PODS_PER_NODE     builds, prints the seconds, removes it again
 //
-// Layout as in src/labctl/providers/netns/plan.py with vxlan: an underlay bridge; per node an uplink, cilium_net and
-// cilium_host, cilium_vxlan, routes to every other node; per pod a veth pair, a /32 and two routes.
+// Layout as in src/labctl/networks/cilium with vxlan, on src/labctl/fabrics/bridge.py: an underlay bridge; per node an
+// uplink, cilium_net and cilium_host, cilium_vxlan, routes to every other node; per pod a veth pair, a /32 and two routes.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

@@ -5,10 +5,12 @@ The answers are shaped after recordings of a real cluster (tests/fixtures/cilium
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from labctl.errors import MeasureFailed
 from labctl.model.lab import (
     Datapath,
     Encapsulation,
@@ -30,6 +33,7 @@ from labctl.model.lab import (
 from labctl.model.parameters import CompareParameters
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.settings import Cluster as Settings
 from labctl.providers.cilium.values import expected_config
 from labctl.providers.kind.provider import KindProvider
 
@@ -278,8 +282,21 @@ class World:
 
 def render(values_file: Path) -> str:
     """What the chart would render of these values, by way of the lab that they were made from."""
-    values = yaml.safe_load(values_file.read_text())
-    config = dict(RENDERS[values_file])
+    return _rendered(RENDERS[values_file], yaml.safe_load(values_file.read_text()))
+
+
+def render_text(settings: Settings) -> str:
+    """What the chart would render for this lab, when nothing goes wrong."""
+    return _rendered(meant(settings), yaml.safe_load(settings.values_text))
+
+
+def meant(settings: Settings) -> dict[str, str]:
+    """The `cilium-config` that a lab should have."""
+    expected = expected_config(settings.wanted, settings.user_values)
+    return {key: value for key, value in expected.items() if value is not None}
+
+
+def _rendered(config: dict[str, str], values: dict[str, Any]) -> str:
     environment = {"KUBERNETES_SERVICE_HOST": values["k8sServiceHost"], "KUBERNETES_SERVICE_PORT": "6443"}
     agent = {
         "name": "cilium-agent",
@@ -300,5 +317,141 @@ RENDERS: dict[Path, dict[str, str]] = {}
 def expect_rendering(provider: KindProvider, lab: Lab) -> None:
     """The scripted helm renders for this lab what a real chart does."""
     settings = provider.settings(lab)
-    expected = expected_config(settings.wanted, settings.cilium.values)
-    RENDERS[settings.files.values] = {key: value for key, value in expected.items() if value is not None}
+    RENDERS[settings.files.values] = meant(settings)
+
+
+FIXTURES = Path(__file__).parent / "fixtures" / "cilium"
+NODES = {"labctl-bpf-worker": "node1", "labctl-bpf-worker2": "node2", "labctl-bpf-control-plane": "node3"}
+PLACED = {"client": "node1", "neighbour": "node1", "server": "node2"}
+TIMES = "labctl-times\n0m0.00s 0m0.00s\n0m0.01s 0m0.01s\n"
+LINKS = """cilium_host 3 ae:0d:d3:b0:df:58
+cilium_net 2 62:ac:0b:2c:59:b1
+cilium_vxlan 47 0e:6e:65:46:42:cf
+eth0 27 02:42:ac:1e:00:0{n}
+lo 1 00:00:00:00:00:00
+"""
+
+
+class Cluster(World):
+    """A running lab, in a real cluster's words (1.13.12, bpf over vxlan): three nodes with agents; pods `client`,
+    `neighbour` on node1 and `server` on node2 have recorded endpoints."""
+
+    def __init__(
+        self, status: str = "status-bpf-vxlan.json", log: str = "", nodes: Mapping[str, str] = NODES, lab: str = "bpf"
+    ) -> None:
+        super().__init__()
+        self.nodes, self.lab = nodes, lab
+        self.status = (FIXTURES / status).read_text()
+        self.log = log
+        self.node_has_tcpdump = False
+        self.counters = {"client": [0, 0], "server": [0, 0]}
+        self.monitor = ""
+        self.monitor_fails = False
+        self.monitor_dies = False
+        self.log_fails = False
+        self.config = {
+            "enable-host-legacy-routing": "false", "kube-proxy-replacement": "strict", "tunnel": "vxlan",
+            "enable-bpf-masquerade": "true", "enable-ipv4-masquerade": "true", "auto-direct-node-routes": "false",
+            "ipam": "cluster-pool", "cluster-pool-ipv4-cidr": "10.244.0.0/16", "cluster-pool-ipv4-mask-size": "24",
+            "monitor-aggregation": "none", "debug": "true", "debug-verbose": "datapath", "enable-l7-proxy": "false",
+            "tunnel-port": "8472", "devices": "eth0",
+        }  # fmt: skip
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+        self.said.append(" ".join(argv))
+        if "exec" in argv:
+            out, code = self._inside(argv)
+            return completed(argv, out, TIMES, code)
+        words = argv[3:]
+        match words:
+            case ("get", "ciliumnodes.cilium.io", *_):
+                items = [self._cilium_node(number, name) for number, name in enumerate(self.nodes, start=3)]
+                return completed(argv, json.dumps({"items": items}))
+            case ("-n", "kube-system", "get", "pods", *_):
+                pods = [self._pod(f"cilium-{name[-5:]}", "kube-system", name) for name in self.nodes]
+                return completed(argv, json.dumps({"items": pods}))
+            case ("-n", "kube-system", "get", "configmap", *_):
+                return completed(argv, json.dumps({"data": self.config}))
+            case ("-n", "kube-system", "logs", *_):
+                return completed(argv, self.log, "Forbidden" if self.log_fails else "", int(self.log_fails))
+            case ("-n", _, "get", "pods", *_):
+                kubernetes = {node: name for name, node in self.nodes.items()}
+                pods = [self._pod(pod, f"labctl-{self.lab}", kubernetes[node]) for pod, node in PLACED.items()]
+                return completed(argv, json.dumps({"items": pods}))
+        raise AssertionError(f"unexpected command: {' '.join(argv)}")
+
+    def _inside(self, argv: Sequence[str]) -> tuple[str, int]:
+        line = " ".join(argv)
+        if "status -o json" in line:
+            return self.status, 0
+        if "endpoint list" in line:
+            return json.dumps(self._endpoints(line)), 0
+        if "command -v tcpdump" in line:
+            return "", 0 if self.node_has_tcpdump else 1
+        if "statistics" in line:
+            pod = "client" if "lxcclient" in line else "server"
+            return f"{self.counters[pod][0]} {self.counters[pod][1]}\n", 0
+        if "/proc/net/snmp" in line:
+            pod = "client" if "labctl-client" in line or "client" in line else "server"
+            return f"Ip: Forwarding InReceives\nIp: 2 {self.counters[pod][1]}\n", 0
+        if "/sys/class/net" in line:
+            return LINKS.replace("{n}", "4" if "worker2" in line else "3"), 0
+        if "conntrack" in line:
+            return "", 0
+        if "kill -" in line:
+            return "", 0
+        if "echo " in line:
+            return line.rpartition("echo ")[2].split()[0] + "\n", 0
+        raise AssertionError(f"unexpected command inside: {line}")
+
+    def _endpoints(self, line: str) -> list[dict[str, Any]]:
+        template = next(e for e in json.loads((FIXTURES / "endpoints.json").read_text()) if e["id"] == 82)
+        here = [node for name, node in self.nodes.items() if f"cilium-{name[-5:]} " in line]
+        pods = [pod for pod, node in PLACED.items() if node in here]
+        found = []
+        for number, pod in enumerate(pods):
+            entry = json.loads(json.dumps(template))
+            entry["id"] += number
+            entry["status"]["external-identifiers"] |= {"k8s-namespace": f"labctl-{self.lab}", "k8s-pod-name": pod}
+            entry["status"]["networking"] |= {"interface-name": f"lxc{pod}", "mac": f"02:00:00:00:00:0{len(pod)}"}
+            address = "10.244.1.67" if pod == "server" else "10.244.0.187"
+            entry["status"]["networking"]["addressing"][0]["ipv4"] = address
+            found.append(entry)
+        return found
+
+    def _cilium_node(self, number: int, name: str) -> dict[str, Any]:
+        addresses = [
+            {"type": "InternalIP", "ip": f"172.18.0.{number}"},
+            {"type": "CiliumInternalIP", "ip": f"10.244.{number}.53"},
+            {"type": "InternalIP", "ip": "fc00::2"},
+        ]
+        ipam = {"podCIDRs": [f"10.244.{number}.0/24"]}
+        return {"metadata": {"name": name}, "spec": {"addresses": addresses, "ipam": ipam}}
+
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        self.said.append(" ".join(argv))
+        return self._monitor(argv)
+
+    @contextlib.contextmanager
+    def _monitor(self, argv: Sequence[str]) -> Iterator[Running]:
+        yield Monitor(tuple(argv), self)
+
+
+class Monitor:
+    def __init__(self, argv: tuple[str, ...], cluster: Cluster) -> None:
+        self.argv, self._cluster, self._ended = argv, cluster, False
+
+    def is_alive(self) -> bool:
+        return not self._ended and not self._cluster.monitor_dies
+
+    def wait_for_output(self, text: str, *, timeout_s: float) -> None:
+        if self._cluster.monitor_fails:
+            raise MeasureFailed(what="monitor did not start", cause="connection refused")
+
+    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
+        return self.wait(timeout_s=timeout_s)
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        return completed(self.argv, self._cluster.monitor, TIMES)

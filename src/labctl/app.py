@@ -126,12 +126,6 @@ def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     return section_of(site_section("kubeadm", trust=trust))
 
 
-def runs_tools_here(question: Question) -> bool:
-    """True when the tools of every side are children of this process, so that their CPU time can be told from
-    others'."""
-    return all(side.provider.name == "netns" for side in question.sides)
-
-
 def providers(*, trust: bool = False) -> Iterator[Provider]:
     """All providers, the default first; each is imported when it is its turn, so that who finds stops paying."""
     return (provider(name, trust=trust) for name in PROVIDERS)

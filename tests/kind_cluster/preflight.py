@@ -13,8 +13,8 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.model.lab import Lab
+from labctl.providers.cilium.commands import Commands, HostCommands
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.tools import Commands, HostCommands
 
 TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
 HOST_LACKS = 3
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
     if TOOLS.is_dir():
         os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    commands = HostCommands()
+    commands = HostCommands("kind")
     try:
         found = list(lacking(KindProvider(commands), lab_of(arguments[0] if arguments else "bpf"), commands))
     except LabError as failed:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
-from labctl.path.expected import expected_signature
+from labctl.networks.cilium.expected import expected_signature
 
 pytestmark = [
     pytest.mark.needs_docker,
@@ -39,11 +39,11 @@ def document(ended: subprocess.CompletedProcess[str], code: int = 0) -> Any:
 
 
 def containers() -> set[str]:
+    from labctl.providers.cilium.commands import HostCommands
     from labctl.providers.kind.clusters import nodes_of
     from labctl.providers.kind.provider import KindProvider
-    from labctl.providers.kind.tools import HostCommands
 
-    commands = HostCommands()
+    commands = HostCommands("kind")
     return {node.name for node in nodes_of(commands, KindProvider(commands).engine)}
 
 

@@ -20,21 +20,23 @@ CRUMB_LINES = 100
 STANDS_ALONE = re.compile(r"\b(?:stands alone because|apart from `?[\w.]+`? so that)\s", re.IGNORECASE)
 """How the docstring of a small module with one reader says why it did not move in with it."""
 
-LEAVES = frozenset({"errors", "json_text", "language", "units", "names", "text"})
+LEAVES = frozenset({"errors", "json_text", "language", "units", "names", "text", "codec"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "model": frozenset(),
     "planning": frozenset({"model"}),
     "compare": frozenset({"model"}),
-    "report": frozenset({"model", "compare", "planning", "path.record"}),
+    "report": frozenset({"model", "compare", "planning"}),
     "loading": frozenset({"model", "planning", "system.files"}),
     "system": frozenset({"model"}),
     "store": frozenset({"model", "system"}),
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
-    "checks": frozenset({"model", "system", "path", "providers.base"}),
-    "providers": frozenset({"model", "planning", "system", "datapath", "store", "path"}),
+    "fabrics": frozenset({"model", "providers.netns.kinds"}),
+    "networks": frozenset({"model", "datapath", "fabrics", "providers.netns.kinds", "providers.netns.counters"}),
+    "checks": frozenset({"model", "system", "path", "networks", "providers.base"}),
+    "providers": frozenset({"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks"}),
     "engine": frozenset(
         {
             "model",
@@ -43,6 +45,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "system",
             "store",
             "path",
+            "networks",
             "checks.base",
             "checks.captures",
             "checks.outcome",
@@ -71,7 +74,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 """Who may import whom, besides itself and the leaves. A dotted name allows that module and no other of its package."""
 
-PURE = ("model", "planning", "compare", "path", "report")
+PURE = ("model", "planning", "compare", "path", "report", "fabrics", "networks")
 """No I/O at all: data in, data or text out."""
 
 IO_MODULES = frozenset(
@@ -320,6 +323,32 @@ def test_a_seam_stands_on_the_model_and_other_seams_only(seam: str) -> None:
     assert {name for name in imported if name.partition(".")[0] not in LEAVES | {"model"}} <= {"providers.base"}
 
 
+@each_module
+def test_what_networks_and_fabrics_are_made_of_knows_none_of_them(module: Module) -> None:
+    """The kinds of objects and the readings of nodes: the words in which pure packages say what a lab has."""
+    if module.name.startswith("providers.netns.kinds") or module.name == "providers.netns.counters":
+        beneath = {"model", "planning", "system", "datapath", *LEAVES}
+        imported = {name for name, _ in module.own_imports() if name.partition(".")[0] not in beneath}
+        assert all(name.startswith("providers.netns.kinds") for name in imported), imported
+
+
+NETWORK_WORDS = re.compile(r"cilium|lxc|flannel|calico|macvlan|ipvlan|\bcni\b", re.IGNORECASE)
+MAY_NAME_A_NETWORK = {
+    "providers.netns.provider": "says of every lab, whatever is in it, that its datapath is not Cilium",
+    "providers.netns.probes": "says to a person what a match that this kernel lacks is wanted for",
+}
+
+
+def test_the_netns_provider_knows_kinds_of_objects_and_no_pod_network() -> None:
+    named: dict[str, list[str]] = {}
+    for module in MODULES.values():
+        if module.name.startswith("providers.netns"):
+            for line in filter(NETWORK_WORDS.search, module.text.splitlines()):
+                named.setdefault(module.name, []).append(line.strip())
+    assert set(named) == set(MAY_NAME_A_NETWORK), named
+    assert all(len(lines) == 1 for lines in named.values()), named
+
+
 @pytest.mark.parametrize(
     ("importer", "imported", "allowed"),
     [
@@ -333,6 +362,10 @@ def test_a_seam_stands_on_the_model_and_other_seams_only(seam: str) -> None:
         ("cli.commands.up", "app", True),
         ("cli.commands.up", "providers.netns", False),
         ("store.runs", "providers.base", False),
+        ("networks.cilium.network", "providers.netns.kinds.link", True),
+        ("networks.cilium.network", "providers.netns.execute", False),
+        ("fabrics.bridge", "networks.base", False),
+        ("providers.netns.plan", "networks", True),
     ],
 )
 def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:
@@ -471,3 +504,16 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         if PRIVATE.search(line)
     ]
     assert not named, "\n".join(named)
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    page = (TREE / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./-]+(?:\.(?:py|md|txt|yaml)|/))`", page))
+    assert len(named) > 50
+    assert not [name for name in sorted(named) if not ((SOURCE / name).exists() or (TREE / name).exists())]
+
+
+def test_the_architecture_says_where_each_package_comes_in() -> None:
+    page = (TREE / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"testing"}
+    assert not [name for name in sorted(packages) if f"{name}/" not in page]

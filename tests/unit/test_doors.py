@@ -39,7 +39,6 @@ NAMESPACES = "in /run/netns and /run/labctl, which root alone may write"
 MAINTAINER = "builds the eBPF objects for a commit; labctl never runs it"
 NULL = "of /dev/null"
 HEADER = "a number of the format, held against a header before tarfile reads it"
-CHART = "of a chart that the scenario names; what comes out of it is bounded, and nothing is unpacked by name"
 
 EXCEPTIONS = {
     ("cli.commands.capture", "os.open"): NULL,
@@ -69,9 +68,6 @@ EXCEPTIONS = {
     ("providers.cilium.bundle", "tarfile.BLOCKSIZE"): HEADER,
     ("providers.cilium.bundle", "tarfile.REGTYPE"): HEADER,
     ("providers.cilium.bundle", "tarfile.XHDTYPE"): HEADER,
-    ("providers.cilium.chart", "tarfile.open"): "unpacks nothing by name",
-    ("providers.cilium.chart", ".open"): CHART,
-    ("providers.cilium.chart", "gzip.GzipFile"): CHART,
     ("providers.cilium.rendered", "yaml.load_all"): "with the safe loader",
     ("providers.kind.probes", ".read_bytes"): KERNEL,
     ("providers.kubeadm.images", "tarfile.open"): "a new archive, in a temporary folder of its own",
@@ -86,12 +82,12 @@ EXCEPTIONS = {
         "providers.kubeadm.ssh_config",
         "tempfile.NamedTemporaryFile",
     ): "0600, of an unpredictable name",
-    ("providers.netns.execute", "os.open"): NAMESPACES,
+    ("providers.netns.kinds.base", "os.open"): NAMESPACES,
     ("providers.netns.open", "os.open"): NAMESPACES,
     ("language", ".read_text"): OWN_CODE,
-    ("providers.netns.execute", ".write_text"): "sysctls of a namespace: /proc/sys",
+    ("providers.netns.kinds.namespace", ".write_text"): "sysctls of a namespace: /proc/sys",
+    ("providers.netns.kinds.namespace", ".read_text"): KERNEL,
     ("providers.netns.inspect_datapath", ".read_text"): KERNEL,
-    ("providers.netns.observed", ".read_text"): KERNEL,
     ("providers.netns.probes", "os.open"): KERNEL,
     ("providers.netns.probes", ".read_text"): KERNEL,
     (

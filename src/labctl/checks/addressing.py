@@ -25,12 +25,13 @@ from labctl.checks.base import CheckContext
 from labctl.checks.captured_ping import PingSending, WatchedPing
 from labctl.checks.captures import TapCapture, echo_filter
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
-from labctl.checks.tcpdump import expected_for, mac_roles
+from labctl.checks.tcpdump import mac_roles
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
 from labctl.model.tools import require_output, require_success
+from labctl.networks import network_of
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.providers.base import Completed, Target
@@ -88,7 +89,7 @@ class AddressingCheck(WithoutFigures):
             for capture in captures
             for one in sightings(capture.records(), matcher, tap=capture.tap.name, role=capture.tap.role)
         )
-        expected = expected_for(lab, pair, packets=parameters.count)
+        expected = network_of(lab).expected(lab, pair, packets=parameters.count)
         yield judges.judge_ttl(pair, seen, expected, pod.command(("ping", "-c", "1", server)))
         wrapped = tuple(one for capture in captures for one in _wrapped(capture, matcher))
         plain = [one for one in seen if one.role in _UPLINKS and one.envelope is None]

@@ -17,8 +17,8 @@ from labctl.errors import MeasureFailed
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
+from labctl.networks import network_of
 from labctl.path.difference import differences
-from labctl.path.expected import expected_for as expected_for
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
 
@@ -39,7 +39,8 @@ class TcpdumpCheck(WithoutFigures):
 
         def body(raw: RawFiles) -> Measured:
             observed = self.observe(context, raw, parameters)
-            expected = expected_for(context.open_lab.lab, context.pair, packets=parameters.count)
+            lab = context.open_lab.lab
+            expected = network_of(lab).expected(lab, context.pair, packets=parameters.count)
             return Measured(judgement=judge_signature(expected, observed), values={}, signature=observed)
 
         return measure(context, self.metrics(parameters), body)

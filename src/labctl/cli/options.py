@@ -19,7 +19,7 @@ import click
 from labctl.cli.output import tell
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import Lab
-from labctl.providers.base import Packs, Provider
+from labctl.providers.base import Packing, Provider
 
 if TYPE_CHECKING:
     from labctl.providers.base import RunningLab
@@ -177,10 +177,8 @@ def names_up(providers: Iterable[Provider]) -> list[str]:
 
 def sought_lab(name: str, providers: Iterable[Provider]) -> tuple[RunningLab, Provider] | None:
     """A lab that this host has no record of, and other machines may carry the mark of."""
-    from labctl.providers.base import Seeks
-
     for provider in providers:
-        if isinstance(provider, Seeks) and (found := provider.seek(name)) is not None:
+        if (found := provider.capabilities.seek(name)) is not None:
             return found, provider
     return None
 
@@ -203,10 +201,10 @@ def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
     )
 
 
-def packing(provider: Provider, lab: Lab) -> Packs:
-    """The provider, where its labs are made from images. Raises UsageError."""
-    if isinstance(provider, Packs):
-        return provider
+def packing(provider: Provider, lab: Lab) -> Packing:
+    """For a provider whose labs are made from images. Raises UsageError."""
+    if (found := provider.capabilities.packing) is not None:
+        return found
     raise UsageError(
         what=f"labs of the provider {provider.name} have no images that could be packed",
         cause=f"scenario {lab.scenario} is built by {provider.name}: {provider.statement}",

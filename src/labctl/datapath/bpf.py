@@ -41,6 +41,9 @@ class MapType(IntEnum):
     RINGBUF = 27
 
 
+Entry = tuple[bytes, tuple[bytes, ...]]
+"""A key of a map with its values: one, or one for each possible CPU."""
+
 _PER_CPU = {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, 10, 21}
 
 
@@ -151,7 +154,7 @@ def keys(descriptor: int, key_size: int) -> Iterator[bytes]:
         current = following
 
 
-def dump(descriptor: int) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
+def dump(descriptor: int) -> Iterator[Entry]:
     """Every key with its values: one, or one for each possible CPU."""
     info = map_info(descriptor)
     copies = possible_cpus() if info.is_per_cpu else 1

@@ -1,7 +1,7 @@
 """The bytes of every map key and value, of metrics and of events; `source/layout.h` has the same in C.
 
-Pure packing and unpacking. What a lab puts into the maps is decided in `contents`. Addresses and ports are in network
-order, other numbers in the host's (the objects are little-endian, as are the hosts that labctl runs on).
+Pure packing and unpacking. What a lab puts into the maps is decided in `networks/cilium`. Addresses and ports are in
+network order, other numbers in the host's (the objects are little-endian, as are the hosts that labctl runs on).
 
 The counters of a node's programs: how many packets and bytes each program, on each device, did what with.
 

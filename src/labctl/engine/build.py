@@ -27,7 +27,7 @@ from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, UsageErro
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
 from labctl.planning.difference import differences
-from labctl.providers.base import Executor, HoldsProcesses, Provider, RunningLab, Tells
+from labctl.providers.base import Executor, Provider, RunningLab
 from labctl.system.signals import uninterrupted
 
 ROOT = "root"
@@ -130,13 +130,11 @@ def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, o
 
 def telling(provider: Provider, lab: str, observer: Observer) -> contextlib.AbstractContextManager[None]:
     """While it lasts the observer hears what the provider does within steps, if the provider reports that."""
-    if not isinstance(provider, Tells):
-        return contextlib.nullcontext()
 
     def tell(text: str, duration_s: float | None) -> None:
         observer(Working(lab=lab, text=text, duration_s=duration_s))
 
-    return provider.telling(tell)
+    return provider.capabilities.telling(tell)
 
 
 def _never_raising(observer: Observer) -> Observer:
@@ -231,7 +229,7 @@ def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
 
 def _and_ending(removing: str, provider: Provider, name: str) -> str:
     """With the processes in the lab, which end with it: a person may have started them hours ago."""
-    inside = provider.processes(name) if isinstance(provider, HoldsProcesses) else ()
+    inside = provider.capabilities.processes(name)
     return f"{removing}, which kills the processes in it: {', '.join(inside)}" if inside else removing
 
 

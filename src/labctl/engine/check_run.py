@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from labctl.checks.base import Check, RawSink
+from labctl.codec import plain
 from labctl.engine.events import Observer
 from labctl.engine.prove import prove
 from labctl.engine.run_checks import run_checks
@@ -14,7 +15,6 @@ from labctl.model.evidence import ModeInForce
 from labctl.model.lab import CheckSpec
 from labctl.model.result import CheckResult
 from labctl.providers.base import OpenLab
-from labctl.store.codec import plain
 
 PROVEN = "mode"
 CHECKED = "check"

@@ -22,7 +22,7 @@ from labctl.model.lab import CheckSpec, Lab, Pair
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.path.signature import lost_on_the_way, signature_evidence
-from labctl.providers.base import OpenLab, ProvenWhenBuilt, Provider
+from labctl.providers.base import OpenLab, Provider
 
 TCPDUMP = "tcpdump"
 SIGNATURE = "signature"
@@ -166,7 +166,7 @@ class Arrived:
 
 def arrived(provider: Provider, lab: Lab, checks: Mapping[str, Check], sinks: Sinks, observer: Observer) -> Arrived:
     """Looks at a lab that is up. Sends a few packets where the mode has to be proven. Raises MeasureFailed."""
-    if not (isinstance(provider, ProvenWhenBuilt) and provider.is_proven_when_built):
+    if not provider.capabilities.is_proven_when_built:
         return Arrived(lab=lab, mode=None)
     with provider.open(lab) as open_lab:
         mode = prove(checks, open_lab, sinks, observer).mode if lab.pairs else None

@@ -21,6 +21,7 @@ from labctl.checks.captures import (
     why_unsent,
 )
 from labctl.checks.outcome import RawFiles
+from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
@@ -28,16 +29,15 @@ from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.networks import network_of
 from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
-from labctl.path.expected import expected_for
 from labctl.path.explain import first_wrong
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import build_signature, recognise, vtep_roles
-from labctl.providers.base import Completed, HasClocks, OpenLab, Tap, TargetKind
-from labctl.store.codec import plain, typed
+from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
 from labctl.units import NANO
@@ -147,7 +147,7 @@ def trace(
         encapsulation=lab.datapath.encapsulation,
     )
     recognised = recognise(signature)
-    expected = expected_for(lab, pair, packets=count)
+    expected = network_of(lab).expected(lab, pair, packets=count)
     # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
     expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
     found = tuple(differences(expected, signature))
@@ -314,9 +314,9 @@ def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
     """The server's node against the client's; None where they share a clock. Raises MeasureFailed or StepFailed."""
     lab: Lab = open_lab.lab
     client, server = lab.pod(pair.client).node, lab.pod(pair.server).node
-    if client == server or not isinstance(open_lab, HasClocks):
+    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))} if client != server else {}
+    if not offsets:
         return None
-    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))}
     return Clocks(
         reference=client,
         node=server,

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
@@ -29,20 +28,14 @@ from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocumen
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
-    Encapsulation,
-    Fault,
-    HostRouting,
-    Masquerade,
     Matrix,
     Pair,
     Placement,
     Scenario,
     ScenarioPod,
     ScenarioService,
-    ServiceProtocol,
-    ServiceType,
 )
-from labctl.model.parameters import PARAMETERS_OF, CompareParameters
+from labctl.model.parameters import CompareParameters
 from labctl.names import is_name
 from labctl.planning.resolve import selected, selector_of
 from labctl.units import PERCENT
@@ -169,9 +162,6 @@ def _name_problems(scenario: Layered, path: Path, project: Project) -> tuple[Pro
     return (problem_at(place, ("name",), message, allowed, as_name(stem)),)
 
 
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
 def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int]) -> Scenario:
     """The scenario that a valid tree says."""
     data: dict[str, Any] = plain(tree)
@@ -189,7 +179,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
         pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
-        datapath=_datapath(data["datapath"]),
+        datapath=typed(Datapath, data["datapath"], where=source),
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
         service_cidr=IPv4Network(network["serviceCIDR"]),
@@ -203,11 +193,6 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
     )
-
-
-def snake_case(key: str) -> str:
-    """The Python name of a key: `durationS` → `duration_s`."""
-    return _HUMP.sub("_", key).lower()
 
 
 def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:
@@ -225,41 +210,16 @@ def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[P
 
 def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:
     selector = entry.get("selector") or selector_of(entry["backends"], labels) or {}
-    return ScenarioService(
-        name=entry["name"],
-        port=entry["port"],
-        target_port=entry.get("targetPort", entry["port"]),
-        protocol=ServiceProtocol(entry.get("protocol", ServiceProtocol.TCP)),
-        backends=tuple(entry["backends"]) if "backends" in entry else selected(selector, labels),
-        selector=dict(selector),
-        type=ServiceType(entry.get("type", ServiceType.CLUSTER_IP)),
-        node_port=entry.get("nodePort"),
-    )
-
-
-def _datapath(section: dict[str, Any]) -> Datapath:
-    return Datapath(
-        host_routing=HostRouting(section["hostRouting"]),
-        encapsulation=Encapsulation(section["encapsulation"]),
-        masquerade=Masquerade(section["masquerade"]),
-        kube_proxy_replacement=section["kubeProxyReplacement"],
-        extra_iptables_rules=section.get("extraIptablesRules", 0),
-        extra_delay_ns=section.get("extraDelayNs", 0),
-        faults=tuple(Fault(fault) for fault in section.get("faults", ())),
-    )
+    backends = entry["backends"] if "backends" in entry else list(selected(selector, labels))
+    data = {"targetPort": entry["port"], **entry, "backends": backends, "selector": dict(selector)}
+    return typed(ScenarioService, data, where=entry["name"])
 
 
 def _check(entry: dict[str, Any]) -> CheckSpec:
-    kind = entry["check"]
+    kind, expected = entry["check"], entry.get("expect", {})
     written = {key: value for key, value in entry.items() if key not in ("check", "name", "expect")}
-    parameters = {snake_case(key): value for key, value in (written | entry.get("expect", {})).items()}
-    return CheckSpec(name=entry.get("name", kind), kind=kind, parameters=_typed(PARAMETERS_OF[kind], parameters))
-
-
-def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
-    """The parameters, with 1 made 1.0 where the default is a float: equal labs must have equal digests."""
-    floats = {field.name for field in fields(kind) if isinstance(field.default, float)}
-    return kind(**{name: float(value) if name in floats else value for name, value in values.items()})
+    data = {"name": entry.get("name", kind), "check": kind, "parameters": written | expected}
+    return typed(CheckSpec, data, where=kind)
 
 
 def _names_are_binding(tree: Tree, ranks: Mapping[str, int]) -> bool:
@@ -275,11 +235,9 @@ def _compare(section: dict[str, Any], checks: tuple[CheckSpec, ...], *, is_stric
         known = [check.name for check in checks]
         measuring = tuple(check.name for check in checks if check.kind != "tcpdump")
         chosen = tuple(name for name in chosen if name in known) or measuring or tuple(known)
-    margins = {f"margin_{key}": value for key, value in section.get("margins", {}).items()}
-    ping = {f"ping_{snake_case(key)}": value for key, value in section.get("ping", {}).items()}
-    given = {snake_case(key): value for key, value in section.items() if key not in ("checks", "margins", "ping")}
-    made: CompareParameters = _typed(CompareParameters, {**given, **margins, **ping, "checks": chosen})
-    return made
+    margins = {f"margin{key.capitalize()}": value for key, value in section.get("margins", {}).items()}
+    ping = {f"ping{key[0].upper()}{key[1:]}": value for key, value in section.get("ping", {}).items()}
+    return typed(CompareParameters, {**section, **margins, **ping, "checks": list(chosen)}, where="compare")
 
 
 def load_matrix(

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
+from labctl.codec import NULL, Key
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, Sample, Verdict
@@ -38,7 +40,7 @@ class RunRecord:
     duration_s: float = 0.0
     samples: tuple[Sample, ...] = ()
     raw: tuple[str, ...] = ()
-    retried: str = ""
+    retried: Annotated[str, NULL] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +60,8 @@ class Side:
     (iptables rules per node, conntrack), and that a netns lab is labctl's own datapath and not Cilium.
     """
 
-    key: str
     scenario: str
+    key: str
     lab: str
     provider: str
     digest: str
@@ -92,9 +94,9 @@ class Noise:
     """
 
     block: int
-    cpu_pressure_share: float | None = None
-    steal_share: float | None = None
-    neighbours_share: float | None = None
+    cpu_pressure_share: Annotated[float | None, Key("cpuPressure")] = None
+    steal_share: Annotated[float | None, Key("steal")] = None
+    neighbours_share: Annotated[float | None, Key("neighbours")] = None
     frequency_hz: float | None = None
 
 
@@ -105,9 +107,9 @@ class SideSignature:
     side: str
     client: str
     server: str
-    signature: Signature
-    is_expected: bool | None = None
+    is_expected: Annotated[bool | None, Key("asExpected")] = None
     mismatch: str = ""
+    signature: Signature
 
 
 class ChangeVerdict(StrEnum):
@@ -176,8 +178,8 @@ class SideSamples:
     """One side's numbers of a row in the order of the blocks that they come from (`blocks`, counted from 1)."""
 
     samples: tuple[float, ...]
-    blocks: tuple[int, ...]
     median: float | None
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,12 +276,12 @@ class Comparison:
     seed: int
     rounds: int
     modes: tuple[tuple[str, ModeInForce], ...]
-    rows: tuple[MetricRow, ...]
+    rows: Annotated[tuple[MetricRow, ...], Key("metrics")]
     signatures: tuple[SideSignature, ...]
     cautions: tuple[Caution, ...]
     runs: tuple[RunRecord, ...]
     noise: tuple[Noise, ...] = ()
-    is_paired: bool = True
+    is_paired: Annotated[bool, Key("paired")] = True
     stopping: Stopping | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
 

@@ -26,7 +26,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
-from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceProtocol, ServiceType
+from labctl.codec import Doc
+from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, KindCluster
@@ -254,28 +255,16 @@ class ServiceEntry(Section):
     )
 
 
-class DatapathSection(Section):
-    """How packets between pods are carried."""
-
-    host_routing: HostRouting | None = Field(
-        None, description="Who moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."
+def _datapath_section() -> type[Section]:
+    """Every key of `Datapath`, none of which a file must have: another one that it builds on may say it."""
+    keys: dict[str, Any] = {}
+    for name, hint in get_type_hints(Datapath, include_extras=True).items():
+        described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
+        keys[name] = (hint | None, Field(None, description=described))
+    section: type[Section] = create_model(
+        "DatapathSection", __base__=Section, __doc__="How packets between pods are carried.", **keys
     )
-    encapsulation: Encapsulation | None = Field(
-        None, description="How packets cross from node to node: inside VXLAN, or routed as they are."
-    )
-    masquerade: Masquerade | None = Field(
-        None, description="Who rewrites source addresses of what leaves the cluster. BPF host routing needs bpf."
-    )
-    kube_proxy_replacement: bool | None = Field(
-        None, description="Services by eBPF instead of kube-proxy. BPF host routing and BPF masquerading need it."
-    )
-    extra_iptables_rules: Annotated[int, Ge(0), Le(20_000)] | None = Field(
-        None, description="Rules per node beyond those of a Cilium node. They match nothing, but are walked past."
-    )
-    extra_delay_ns: Annotated[int, Ge(0), Le(10_000)] | None = Field(
-        None, description="A busy-wait per packet in the eBPF programs: a known slowdown, to test comparisons with."
-    )
-    faults: tuple[Fault, ...] | None = Field(None, description="Defects put in on purpose, to learn to find them.")
+    return section
 
 
 class NetworkSection(Section):
@@ -344,7 +333,6 @@ class _Common(Section):
     provider: Provider | None = Field(None, description="What builds the lab.")
     nodes: Nodes | None = Field(None, description="How many nodes (node1, node2, …), or a list of names.")
     network: NetworkSection | None = Field(None, description="Address ranges and MTU.")
-    datapath: DatapathSection | None = Field(None, description="How packets between pods are carried.")
     compare: CompareSection | None = Field(None, description="How `labctl compare` works on it.")
 
 
@@ -372,7 +360,8 @@ class _Site(_Common):
 
 
 _SHARED: dict[str, Any] = {
-    "checks": (checks_type(), Field(None, description="What is measured, with parameters and expectations."))
+    "datapath": (_datapath_section() | None, Field(None, description="How packets between pods are carried.")),
+    "checks": (checks_type(), Field(None, description="What is measured, with parameters and expectations.")),
 } | {
     name: (part.model | None, Field(None, description=part.description or part.model.__doc__))
     for name, part in PROVIDER_SECTIONS.items()

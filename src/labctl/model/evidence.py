@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from labctl.codec import NULL, Key
 
 UNCLEAR = "unclear"
 """Claimed where one mode was seen and another one too."""
@@ -104,10 +107,10 @@ class AttachedProgram:
     hook: str
     attach: str
     name: str
-    program_id: int
-    tag: str = ""
+    program_id: Annotated[int, Key("id")]
+    tag: Annotated[str, NULL] = ""
     did: tuple[str, ...] = ()
-    run_count: int | None = None
+    run_count: Annotated[int | None, Key("runs")] = None
     run_time_ns: int | None = None
     command: str = ""
 
@@ -121,14 +124,14 @@ class MapTable:
     """
 
     name: str
-    meaning: str
+    map_id: Annotated[int | None, Key("id")] = None
     kind: str
+    meaning: str
+    max_entries: int | None = None
+    command: str
+    cilium_command: Annotated[str, NULL] = ""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    command: str
-    cilium_command: str = ""
-    map_id: int | None = None
-    max_entries: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +139,14 @@ class NodeDatapath:
     """One node: its programs in the order of devices, and its maps. The commands list all of it by hand."""
 
     node: str
+    commands: tuple[str, ...] = ()
     programs: tuple[AttachedProgram, ...]
     maps: tuple[MapTable, ...]
-    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatapathState:
     """Every node of a lab. `counts_runs` says whether the kernel counts the runs of programs now."""
 
+    counts_runs: Annotated[bool, Key("runsCounted")]
     nodes: tuple[NodeDatapath, ...]
-    counts_runs: bool

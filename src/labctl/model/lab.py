@@ -12,11 +12,24 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Annotated
 
-from labctl.model.parameters import CheckParameters, CompareParameters
+from annotated_types import Ge, Le
+
+from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
+from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
+from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
+
+Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
+Mac = Annotated[str, Fits(is_mac, "a MAC address")]
+Device = Annotated[str, Fits(is_device, "the name of a network device")]
+Labels = Mapping[
+    Annotated[str, Fits(is_label_key, "the key of a label")], Annotated[str, Fits(is_label_value, "a label's value")]
+]
+Port = Annotated[int, Ge(1), Le(65_535)]
 
 
 class Placement(StrEnum):
@@ -34,11 +47,11 @@ class Node:
     `address` is on the underlay; `router` is the address of `cilium_host`, the pods' gateway, inside `pod_cidr`.
     """
 
-    name: str
-    index: int
+    name: Name
+    index: Annotated[int, UNWRITTEN]
     address: IPv4Interface
-    mac: str
-    pod_cidr: IPv4Network
+    mac: Mac
+    pod_cidr: Annotated[IPv4Network, Key("podCIDR")]
     router: IPv4Address
 
 
@@ -47,22 +60,22 @@ class Pod:
     """One pod. `lxc` is the name of the host's end of its veth pair; `identity` is the security identity
     that its labels have (≥ 256), which is the VNI of what it sends over vxlan."""
 
-    name: str
-    node: str
+    name: Name
+    node: Name
     address: IPv4Address
-    mac: str
-    lxc: str
-    lxc_mac: str
-    identity: int
-    labels: Mapping[str, str]
+    mac: Mac
+    lxc: Device
+    lxc_mac: Mac
+    identity: Annotated[int, Ge(0), Le(0xFFFFFF)]
+    labels: Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A client pod, a server pod, and where they are to each other."""
 
-    client: str
-    server: str
+    client: Name
+    server: Name
     placement: Placement
 
     @property
@@ -74,20 +87,20 @@ class Pair:
 class CheckSpec:
     """One check of the scenario: `name` is the scenario's, `kind` says which check it is."""
 
-    name: str
-    kind: str
-    parameters: CheckParameters
+    name: Name
+    kind: Annotated[str, Key("check")]
+    parameters: Annotated[CheckParameters, ChosenBy("kind", PARAMETERS_OF)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """The address ranges. `mtu` is the device MTU in bytes; `route_mtu` is what pods may send (less 50 with vxlan)."""
 
-    underlay_cidr: IPv4Network
-    pod_cidr: IPv4Network
-    service_cidr: IPv4Network
-    mtu: int
-    route_mtu: int
+    underlay_cidr: Annotated[IPv4Network, Key("underlayCIDR")]
+    pod_cidr: Annotated[IPv4Network, Key("podCIDR")]
+    service_cidr: Annotated[IPv4Network, Key("serviceCIDR")]
+    mtu: Annotated[int, Ge(68), Le(65_535)]
+    route_mtu: Annotated[int, Ge(0), Le(65_535)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +112,11 @@ class Lab:
     `settings` is the provider's own section of the scenario, already validated (`kind:`, `kubeadm:`, `cilium:`).
     """
 
-    name: str
+    name: Name
     scenario: str
     source: str
-    provider: str
+    digest: str
+    provider: Name
     datapath: Datapath
     network: Network
     nodes: tuple[Node, ...]
@@ -110,9 +124,8 @@ class Lab:
     pairs: tuple[Pair, ...]
     checks: tuple[CheckSpec, ...]
     compare: CompareParameters
-    digest: str
     settings: Mapping[str, object] = field(default_factory=dict)
-    services: tuple[Service, ...] = ()
+    services: Annotated[tuple[Service, ...], OMITTED] = ()
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -196,29 +209,48 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Datapath:
-    """The datapath that a scenario asks for.
+    """The datapath that a scenario asks for: what `datapath:` may say in a file, what records hold, and what is shown.
 
-    `extra_iptables_rules` is a count of rules per node beyond those that a Cilium node carries; no packet
-    matches them, but every packet that crosses the host's netfilter walks past them.
-    `extra_delay_ns` is a busy-wait per packet in the eBPF programs, the known slowdown that the
-    comparison is tested with.
+    Those without a default are the mode. A key that is new here needs a default and `OMITTED`, and nothing else but
+    whoever acts on it. No packet matches the `extra_iptables_rules`, but every packet that crosses the host's netfilter
+    walks past them.
     """
 
-    host_routing: HostRouting
-    encapsulation: Encapsulation
-    masquerade: Masquerade
-    kube_proxy_replacement: bool
-    extra_iptables_rules: int = 0
-    extra_delay_ns: int = 0
-    faults: tuple[Fault, ...] = ()
+    host_routing: Annotated[
+        HostRouting,
+        Doc("Who moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."),
+    ]
+    encapsulation: Annotated[
+        Encapsulation, Doc("How packets cross from node to node: inside VXLAN, or routed as they are.")
+    ]
+    masquerade: Annotated[
+        Masquerade,
+        Doc("Who rewrites source addresses of what leaves the cluster. BPF host routing needs bpf."),
+    ]
+    kube_proxy_replacement: Annotated[
+        bool,
+        Doc("Services by eBPF instead of kube-proxy. BPF host routing and BPF masquerading need it."),
+    ]
+    extra_iptables_rules: Annotated[
+        int,
+        Ge(0),
+        Le(20_000),
+        Doc("Rules per node beyond those of a Cilium node. They match nothing, but are walked past."),
+    ] = 0
+    extra_delay_ns: Annotated[
+        int,
+        Ge(0),
+        Le(10_000),
+        Doc("A busy-wait per packet in the eBPF programs: a known slowdown, to test comparisons with."),
+    ] = 0
+    faults: Annotated[tuple[Fault, ...], Doc("Defects put in on purpose, to learn to find them.")] = ()
 
     def asked(self) -> dict[str, object]:
         """The mode as the scenario's own words, for reports (`modeInForce[].asked`)."""
         return {
-            "hostRouting": str(self.host_routing),
-            "encapsulation": str(self.encapsulation),
-            "masquerade": str(self.masquerade),
-            "kubeProxyReplacement": self.kube_proxy_replacement,
+            key_of(Datapath, each.name): plain(getattr(self, each.name))
+            for each in fields(self)
+            if each.default is MISSING
         }
 
 
@@ -241,10 +273,10 @@ class ScenarioService:
     name: str
     port: int
     target_port: int
-    protocol: ServiceProtocol
+    protocol: ServiceProtocol = ServiceProtocol.TCP
     backends: tuple[str, ...]
     selector: Mapping[str, str]
-    type: ServiceType
+    type: ServiceType = ServiceType.CLUSTER_IP
     node_port: int | None = None
 
 
@@ -252,15 +284,15 @@ class ScenarioService:
 class Service:
     """A Service with its cluster address, one of the lab's `service_cidr`. `node_port` is None but for NodePort."""
 
-    name: str
+    name: Name
     address: IPv4Address
-    port: int
-    target_port: int
+    port: Port
+    target_port: Port
     protocol: ServiceProtocol
-    backends: tuple[str, ...]
-    selector: Mapping[str, str]
+    backends: tuple[Name, ...]
+    selector: Labels
     type: ServiceType
-    node_port: int | None = None
+    node_port: Port | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

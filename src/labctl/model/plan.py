@@ -1,6 +1,6 @@
 """A plan: what will be done, in order, as data that can be printed, compared and replayed.
 
-The actions inside a step belong to a provider (`providers/netns/actions.py` has them for namespaces);
+The actions inside a step belong to a provider (`providers/netns/kinds` has them for namespaces);
 this module only knows that each one can say what it does.
 """
 

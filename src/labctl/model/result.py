@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
+from labctl.codec import NULL, Key
 from labctl.model.lab import Placement
 from labctl.model.signature import Signature
 
@@ -45,7 +47,7 @@ class Metric:
     Only `primary` metrics get a verdict word.
     """
 
-    name: str
+    name: Annotated[str, Key("metric")]
     label: str
     unit: str
     better: Better
@@ -96,10 +98,10 @@ class CheckResult:
     reason: str
     samples: tuple[Sample, ...] = ()
     raw: tuple[str, ...] = ()
+    retried: Annotated[str, NULL] = ""
     signature: Signature | None = None
     findings: tuple[Finding, ...] = ()
     is_starved: bool = False
-    retried: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

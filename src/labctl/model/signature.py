@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
+from labctl.codec import OMITTED
 from labctl.model.lab import Encapsulation, HostRouting
 
 
@@ -33,6 +35,10 @@ class Role(StrEnum):
     SERVER_ETH0 = "server-eth0"
 
 
+CLIENT_NODE = "client-node"
+SERVER_NODE = "server-node"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outer:
     """The VXLAN envelope: addresses by role (`client-node`), MACs by role, the sender's identity as VNI."""
@@ -54,7 +60,7 @@ class Seen:
     ttl: int
     src_mac: str
     dst_mac: str
-    outer: Outer | None = None
+    outer: Annotated[Outer | None, OMITTED] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +82,8 @@ class Signature:
 
     placement: str
     encapsulation: Encapsulation
-    taps: tuple[TapSight, ...]
     ping_ttl: int | None = None
+    taps: tuple[TapSight, ...]
     hindrances: tuple[str, ...] = ()
 
 

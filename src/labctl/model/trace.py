@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from labctl.codec import NULL, Key
 from labctl.model.evidence import Evidence
 from labctl.model.lab import Placement
 from labctl.model.signature import Role, Signature
@@ -69,8 +70,8 @@ class KnownAddress:
     """
 
     address: str
-    role: str = ""
-    owner: str = ""
+    role: Annotated[str, NULL] = ""
+    owner: Annotated[str, NULL] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +100,11 @@ class TraceTap:
     """A place that was watched. `part` is what has the device (a pod, a node, the underlay), `node` the node that it
     is on or is (empty for the underlay)."""
 
-    name: str
+    name: Annotated[str, Key("tap")]
     role: Role
     part: str
     part_kind: str
-    node: str
+    node: Annotated[str, NULL]
     device: str
 
 
@@ -117,7 +118,7 @@ class Hop:
 
     tap: str
     role: Role
-    node: str
+    node: Annotated[str, NULL]
     device: str
     direction: TapDirection | None
     time_ns: int
@@ -127,7 +128,7 @@ class Hop:
     src_mac: KnownAddress
     dst_mac: KnownAddress
     ttl: int
-    envelope: HopEnvelope | None = None
+    envelope: Annotated[HopEnvelope | None, Key("outer")] = None
     carriage: Carriage = Carriage.UNOBSERVED
     because: str = ""
     moved_by: tuple[Movement, ...] = ()
@@ -156,12 +157,12 @@ class PacketPath:
     way: Way
     number: int
     what: str
+    arrived: bool = True
+    lost: Annotated[str, NULL] = ""
+    lost_tap: Annotated[str, NULL] = ""
     hops: tuple[Hop, ...]
     skipped: tuple[Skipped, ...]
     after: tuple[Movement, ...] = ()
-    arrived: bool = True
-    lost: str = ""
-    lost_tap: str = ""
 
     @property
     def is_sent(self) -> bool:
@@ -178,8 +179,8 @@ class WrongTurn:
 
     way: Way
     number: int
-    tap: str
-    role: str
+    tap: Annotated[str, NULL]
+    role: Annotated[str, NULL]
     sentence: str
 
 
@@ -207,22 +208,22 @@ class Trace:
     placement: Placement
     asked: dict[str, object]
     protocol: ProbeProtocol
-    sent: int
-    replied: int
-    taps: tuple[TraceTap, ...]
-    paths: tuple[PacketPath, ...]
-    signature: Signature
-    host_routing: str
-    recognised: str
-    expected_source: str
-    differences: tuple[str, ...] = ()
-    wrong: WrongTurn | None = None
-    evidence: tuple[Evidence, ...] = ()
-    notes: tuple[str, ...] = ()
-    unshown: tuple[Unshown, ...] = ()
     command: str = ""
     started_ns: int = 0
     duration_s: float = 0.0
+    sent: int
+    replied: int
+    wrong: WrongTurn | None = None
+    host_routing: Annotated[str, NULL]
+    recognised: str
+    differences: tuple[str, ...] = ()
+    expected_source: str
+    taps: tuple[TraceTap, ...]
+    paths: tuple[PacketPath, ...]
+    signature: Signature
+    evidence: tuple[Evidence, ...] = ()
+    notes: tuple[str, ...] = ()
+    unshown: tuple[Unshown, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -297,18 +298,18 @@ class Movement:
     node: str
     mover: Mover
     what: str
-    device: str
+    device: Annotated[str, NULL]
     hook: str
     helper: str
-    packet: PacketKey
+    target: Annotated[str, NULL] = ""
+    reason: Annotated[str, NULL] = ""
     time_ns: int | None = None
-    target: str = ""
-    reason: str = ""
-    ttl_in: int = 0
-    ttl_out: int = 0
-    identity: int = 0
+    ttl_in: Annotated[int, NULL] = 0
+    ttl_out: Annotated[int, NULL] = 0
+    identity: Annotated[int, NULL] = 0
     encapsulated: bool = False
-    raw: str = ""
+    raw: Annotated[str, NULL] = ""
+    packet: PacketKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

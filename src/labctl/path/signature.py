@@ -23,11 +23,8 @@ from dataclasses import dataclass
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.result import CheckResult
-from labctl.model.signature import Outer, Role, Seen, Signature, TapSight
+from labctl.model.signature import CLIENT_NODE, SERVER_NODE, Outer, Role, Seen, Signature, TapSight
 from labctl.path.sighting import Sighting, Way
-
-CLIENT_NODE = "client-node"
-SERVER_NODE = "server-node"
 
 
 def build_signature(

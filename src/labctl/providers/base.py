@@ -3,17 +3,20 @@
 A provider plans (pure), carries out actions, finds what it made by its mark, removes it, and opens a running lab.
 A check sees only `OpenLab` and `Target`: a name, a way to run argv there, and the taps on the way of a pair. The same
 check therefore runs in a namespace, a kind node or a virtual machine.
+
+What every provider has are the methods of `Provider`, `Executor` and `OpenLab`; what only some have is one value,
+`Capabilities`. How to add one: CONTRIBUTING.md.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
@@ -24,6 +27,250 @@ if TYPE_CHECKING:  # who only looks for labs does not load what is said of their
     from labctl.model.plan import Action, Plan
     from labctl.model.signature import Role
     from labctl.model.trace import Movement, Unshown
+
+
+class Provider(Protocol):
+    """Builds, finds, opens and removes labs of one kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def statement(self) -> str:
+        """One sentence about what the datapath is, for status and reports (netns: labctl's own, not Cilium)."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its labs can beyond what every lab can."""
+        ...
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        """What a reader must know before any figure of this lab: `statement`, and what the node carries (iptables
+        rules, conntrack), since the size of an effect depends on it."""
+        ...
+
+    def probes(self) -> Iterator[Probe]:
+        """What this host has and lacks, found by trying."""
+        ...
+
+    def refuse(self, lab: Lab) -> None:
+        """Raises UsageError, with the key at fault, for what `plan` would refuse in any lab of that scenario, and costs
+        little. Pure: it asks nothing of the host."""
+        ...
+
+    def plan(self, lab: Lab) -> Plan:
+        """Pure. Raises UsageError when the lab asks for what this provider cannot do."""
+        ...
+
+    def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
+        """What carries out the actions of this provider's plans."""
+        ...
+
+    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
+        """Every lab of this provider on this host, whole or in pieces; with `name` only that one, which is quicker.
+        Raises HostLacks when it may not look."""
+        ...
+
+    def teardown(self, name: str) -> None:
+        """Removes the lab of that name, whole or in pieces, and nothing that does not carry its mark.
+        Idempotent."""
+        ...
+
+    def open(self, lab: Lab) -> AbstractContextManager[OpenLab]: ...
+
+
+class Executor(Protocol):
+    """Carries out actions, several at once where that is faster."""
+
+    def execute(self, actions: Sequence[Action]) -> None:
+        """Raises StepFailed with the command that a person would have typed and what the kernel or tool said."""
+        ...
+
+    def finish(self, lab: Lab) -> None:
+        """Called after the last step: records that the lab is whole."""
+        ...
+
+
+class Packing(Protocol):
+    """For labs that are made from images and a chart, which can be listed and carried to another host."""
+
+    def images(self, lab: Lab) -> tuple[Part, ...]:
+        """Every image and the chart of the lab, with the digests that are known here."""
+        ...
+
+    def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
+        """Writes a bundle of them. Raises UsageError when one is not here, StepFailed when the disk refuses."""
+        ...
+
+    def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
+        """Verifies a bundle, puts it where this host needs it, and gives what to lay over a lab's settings, section by
+        section, so that nothing else is used; None takes a key away. Raises UsageError."""
+        ...
+
+
+class Switching(Protocol):
+    """For changing the datapath of a lab that is up."""
+
+    def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
+        """What the scenario says, else what this host has room for."""
+        ...
+
+    def switch(self, before: Lab, after: Lab) -> Plan:
+        """From `before`, which is up, to `after`, which has the same name. Pure. Raises UsageError when they differ in
+        more than the datapath."""
+        ...
+
+
+Tell = Callable[[str, float | None], None]
+"""Hears a phrase when an act begins (None), and one when it has ended, with its seconds. An act that turned out to be
+unneeded has no end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the labs of one provider can beyond what every lab can. What a provider leaves out, its labs cannot."""
+
+    runs_tools_here: bool = False
+    """The tools are children of this process, so that their CPU time can be told from others'."""
+    is_proven_when_built: bool = False
+    """Others are asked for the datapath: what came of it is looked at as soon as the lab is up."""
+    packing: Packing | None = None
+    switching: Switching | None = None
+    enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
+    """Labctl's own process enters that pod or node, to become a program there. Who returns from this is inside, with
+    the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside and
+    ends as the child does. With True (privileged) it is the calling process itself, with all its powers. Gives a
+    sentence about each thing that is not as it should be. Raises MeasureFailed."""
+    processes: Callable[[str], tuple[str, ...]] = lambda name: ()
+    """A person's processes run in the lab of that name as long as it is there: those inside it now, each by its name
+    and number."""
+    telling: Callable[[Tell], AbstractContextManager[None]] = lambda tell: nullcontext()
+    """Steps take long: while the context lasts `tell` hears of each act, of building and of teardown alike."""
+    machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
+    """Labs are on machines other than this host: what those of lab.yaml have and lack, asked of them."""
+    seek: Callable[[str], RunningLab | None] = lambda name: None
+    """Labs are on other machines, where their mark outlives what this host has on record: asks the machines themselves
+    for the lab of that name, which takes seconds. None when no machine carries its mark. Raises StepFailed when none
+    does and some do not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One thing the host must have, and whether it has it.
+
+    `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it. Of a program,
+    `path`, `implementation` and `version` are those of the one that was found (empty where not known), and `needs` is
+    what will do.
+    """
+
+    name: str
+    present: bool
+    found: str
+    needed_for: str
+    remedy: str = ""
+    required: bool = True
+    path: str = ""
+    implementation: str = ""
+    version: str = ""
+    needs: str = ""
+    is_looked_at: bool = True
+    """False where it could not even be tried: then nothing is known, and `found` says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningLab:
+    """A lab that was found by its mark. `is_whole` is false when parts are missing, and where nobody could be asked;
+    `lab` is None when only the mark is left (after a crash)."""
+
+    name: str
+    provider: str
+    scenario: str
+    digest: str
+    is_whole: bool
+    lab: Lab | None
+    missing: tuple[str, ...] = ()
+    is_resumable: bool = False
+    """A half-built one is gone on with, not removed first."""
+    is_being_built: bool = False
+    """A labctl that is alive is building it now; nobody else may touch it."""
+    can_be_opened: bool = False
+    """Though something is missing, every place that commands run in is there: the lab can be looked at and measured."""
+    unasked: LabError | None = None
+    """Why whoever carries the lab could not be asked. Nothing is known but what this host has on record: it may well be
+    whole, and nothing may be done to it on that ground."""
+    is_by_record: bool = False
+    """It is known from this host's record alone; its machines were not asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools`, `chart`, or the name of one of
+    Kubernetes' own images; `digest` is empty where it is not known here (not pulled yet). `source` says who lists it,
+    where that is not the scenario."""
+
+    role: str
+    reference: str
+    digest: str
+    source: str = ""
+
+    def record(self) -> dict[str, object]:
+        said = {"source": self.source} if self.source else {}
+        return {"role": self.role, "reference": self.reference, "digest": self.digest or None, **said}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyChoice:
+    """Whether the sides of a comparison take turns on one lab (`switches`), or stand side by side. `because` is a
+    sentence for the report; `is_asked` means that the scenario says so."""
+
+    switches: bool
+    because: str
+    is_asked: bool = False
+
+
+class OpenLab(Protocol):
+    """A running lab that checks can look at."""
+
+    @property
+    def lab(self) -> Lab:
+        """The resolved lab, with addresses, MACs and identities as they are on the running lab."""
+        ...
+
+    def target(self, name: str) -> Target:
+        """The pod or node of that name. Raises UsageError with a suggestion."""
+        ...
+
+    def targets(self) -> tuple[Target, ...]: ...
+
+    def taps(self, pair: Pair) -> tuple[Tap, ...]:
+        """Every tap on the way of the pair, in the order from client to server (both nodes' taps; one node's
+        for a same-node pair)."""
+        ...
+
+    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
+        """The devices on the way with their MACs; roles are those of `Role`, for naming MACs."""
+        ...
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        """Of those nodes, measured now; empty where all nodes have this host's clock. Raises MeasureFailed or
+        StepFailed."""
+        ...
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        """Reads every witness of the provider, calls `send` (which sends known traffic between the pair), reads again,
+        and says what the difference means. Must not read what was asked except to judge `supports`."""
+        ...
+
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        """Has every node of the lab tell of each packet between the two pods, plain or in its envelope, while the
+        context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
+        ...
+
+    def datapath_state(self) -> DatapathState:
+        """What is attached to the nodes' devices now and what the maps hold, with the commands that show it by hand.
+        Raises MeasureFailed."""
+        ...
 
 
 class Running(Protocol):
@@ -79,18 +326,6 @@ class Target(Protocol):
         ...
 
 
-@runtime_checkable
-class Enterable(Protocol):
-    """A target that labctl's own process can enter, to become a program there."""
-
-    def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
-        """Who returns from this is inside, with the powers and the process numbers that `run` gives: a child of the
-        calling process, which waits outside and ends as the child does. With `privileged` it is the calling process
-        itself, with all its powers. Gives a sentence about each thing that is not as it should be. Raises
-        MeasureFailed."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
     """An interface where packets can be seen. `name` is unique in the lab (`node1:lxc3f…`, `client:eth0`)."""
@@ -107,6 +342,15 @@ class OpenDevice:
 
     role: str
     mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockOffset:
+    """`offset_s` is the node's clock minus this host's; the truth is within `error_s` of it on either side."""
+
+    node: str
+    offset_s: float
+    error_s: float
 
 
 class Watch(Protocol):
@@ -126,271 +370,4 @@ class Watch(Protocol):
 
     def unshown(self) -> tuple[Unshown, ...]:
         """What the nodes' kernel cannot tell of any packet."""
-        ...
-
-
-class OpenLab(Protocol):
-    """A running lab that checks can look at."""
-
-    @property
-    def lab(self) -> Lab:
-        """The resolved lab, with addresses, MACs and identities as they are on the running lab."""
-        ...
-
-    def target(self, name: str) -> Target:
-        """The pod or node of that name. Raises UsageError with a suggestion."""
-        ...
-
-    def targets(self) -> tuple[Target, ...]: ...
-
-    def taps(self, pair: Pair) -> tuple[Tap, ...]:
-        """Every tap on the way of the pair, in the order from client to server (both nodes' taps; one node's
-        for a same-node pair)."""
-        ...
-
-    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
-        """The devices on the way with their MACs; roles are those of `Role`, for naming MACs."""
-        ...
-
-    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
-        """Reads every witness of the provider, calls `send` (which sends known traffic between the pair), reads again,
-        and says what the difference means. Must not read what was asked except to judge `supports`."""
-        ...
-
-    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
-        """Has every node of the lab tell of each packet between the two pods, plain or in its envelope, while the
-        context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
-        ...
-
-    def datapath_state(self) -> DatapathState:
-        """What is attached to the nodes' devices now and what the maps hold, with the commands that show it by hand.
-        Raises MeasureFailed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockOffset:
-    """`offset_s` is the node's clock minus this host's; the truth is within `error_s` of it on either side."""
-
-    node: str
-    offset_s: float
-    error_s: float
-
-
-@runtime_checkable
-class HasClocks(Protocol):
-    """An open lab whose nodes have clocks of their own."""
-
-    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
-        """Measured now. Raises MeasureFailed or StepFailed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One thing the host must have, and whether it has it.
-
-    `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it. Of a program,
-    `path`, `implementation` and `version` are those of the one that was found (empty where not known), and `needs` is
-    what will do.
-    """
-
-    name: str
-    present: bool
-    found: str
-    needed_for: str
-    remedy: str = ""
-    required: bool = True
-    path: str = ""
-    implementation: str = ""
-    version: str = ""
-    needs: str = ""
-    is_looked_at: bool = True
-    """False where it could not even be tried: then nothing is known, and `found` says why."""
-
-
-@runtime_checkable  # labs on machines other than this host: what those of lab.yaml have and lack, asked of them
-class ProbesMachines(Protocol):
-    def machine_probes(self) -> Iterator[Probe]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningLab:
-    """A lab that was found by its mark. `is_whole` is false when parts are missing, and where nobody could be asked;
-    `lab` is None when only the mark is left (after a crash)."""
-
-    name: str
-    provider: str
-    scenario: str
-    digest: str
-    is_whole: bool
-    lab: Lab | None
-    missing: tuple[str, ...] = ()
-    is_resumable: bool = False
-    """A half-built one is gone on with, not removed first."""
-    is_being_built: bool = False
-    """A labctl that is alive is building it now; nobody else may touch it."""
-    can_be_opened: bool = False
-    """Though something is missing, every place that commands run in is there: the lab can be looked at and measured."""
-    unasked: LabError | None = None
-    """Why whoever carries the lab could not be asked. Nothing is known but what this host has on record: it may well be
-    whole, and nothing may be done to it on that ground."""
-    is_by_record: bool = False
-    """It is known from this host's record alone; its machines were not asked."""
-
-
-class Provider(Protocol):
-    """Builds, finds, opens and removes labs of one kind."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def statement(self) -> str:
-        """One sentence about what the datapath is, for status and reports (netns: labctl's own, not Cilium)."""
-        ...
-
-    def statements(self, lab: Lab) -> tuple[str, ...]:
-        """What a reader must know before any figure of this lab: `statement`, and what the node carries (iptables
-        rules, conntrack), since the size of an effect depends on it."""
-        ...
-
-    def probes(self) -> Iterator[Probe]:
-        """What this host has and lacks, found by trying."""
-        ...
-
-    def refuse(self, lab: Lab) -> None:
-        """Raises UsageError, with the key at fault, for what `plan` would refuse in any lab of that scenario, and costs
-        little. Pure: it asks nothing of the host."""
-        ...
-
-    def plan(self, lab: Lab) -> Plan:
-        """Pure. Raises UsageError when the lab asks for what this provider cannot do."""
-        ...
-
-    def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
-        """What carries out the actions of this provider's plans."""
-        ...
-
-    def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
-        """Every lab of this provider on this host, whole or in pieces; with `name` only that one, which is quicker.
-        Raises HostLacks when it may not look."""
-        ...
-
-    def teardown(self, name: str) -> None:
-        """Removes the lab of that name, whole or in pieces, and nothing that does not carry its mark.
-        Idempotent."""
-        ...
-
-    def open(self, lab: Lab) -> AbstractContextManager[OpenLab]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools`, `chart`, or the name of one of
-    Kubernetes' own images; `digest` is empty where it is not known here (not pulled yet). `source` says who lists it,
-    where that is not the scenario."""
-
-    role: str
-    reference: str
-    digest: str
-    source: str = ""
-
-    def record(self) -> dict[str, object]:
-        said = {"source": self.source} if self.source else {}
-        return {"role": self.role, "reference": self.reference, "digest": self.digest or None, **said}
-
-
-@runtime_checkable
-class Packs(Protocol):
-    """A provider whose labs are made from images and a chart, which can be listed and carried to another host."""
-
-    def images(self, lab: Lab) -> tuple[Part, ...]:
-        """Every image and the chart of the lab, with the digests that are known here."""
-        ...
-
-    def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
-        """Writes a bundle of them. Raises UsageError when one is not here, StepFailed when the disk refuses."""
-        ...
-
-    def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
-        """Verifies a bundle, puts it where this host needs it, and gives what to lay over a lab's settings, section by
-        section, so that nothing else is used; None takes a key away. Raises UsageError."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyChoice:
-    """Whether the sides of a comparison take turns on one lab (`switches`), or stand side by side. `because` is a
-    sentence for the report; `is_asked` means that the scenario says so."""
-
-    switches: bool
-    because: str
-    is_asked: bool = False
-
-
-@runtime_checkable
-class Switches(Protocol):
-    """A provider that can change the datapath of a lab that is up."""
-
-    def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
-        """What the scenario says, else what this host has room for."""
-        ...
-
-    def switch(self, before: Lab, after: Lab) -> Plan:
-        """From `before`, which is up, to `after`, which has the same name. Pure. Raises UsageError when they differ in
-        more than the datapath."""
-        ...
-
-
-@runtime_checkable
-class HoldsProcesses(Protocol):
-    """A provider in whose labs a person's processes run as long as the lab is there."""
-
-    def processes(self, name: str) -> tuple[str, ...]:
-        """Those inside the lab now, each by its name and number."""
-        ...
-
-
-@runtime_checkable
-class ProvenWhenBuilt(Protocol):
-    """A provider that asks others for the datapath: what came of it is looked at as soon as the lab is up."""
-
-    @property
-    def is_proven_when_built(self) -> bool: ...
-
-
-Tell = Callable[[str, float | None], None]
-"""Hears a phrase when an act begins (None), and one when it has ended, with its seconds. An act that turned out to be
-unneeded has no end."""
-
-
-@runtime_checkable
-class Tells(Protocol):
-    """A provider whose steps take long: it tells what happens within them."""
-
-    def telling(self, tell: Tell) -> AbstractContextManager[None]:
-        """While the context lasts `tell` hears of each act, of building and of teardown alike."""
-        ...
-
-
-@runtime_checkable
-class Seeks(Protocol):
-    """A provider whose labs are on other machines, where their mark outlives what this host has on record."""
-
-    def seek(self, name: str) -> RunningLab | None:
-        """Asks the machines themselves, which takes seconds. None when no machine carries that lab's mark. Raises
-        StepFailed when none does and some do not answer."""
-        ...
-
-
-class Executor(Protocol):
-    """Carries out actions, several at once where that is faster."""
-
-    def execute(self, actions: Sequence[Action]) -> None:
-        """Raises StepFailed with the command that a person would have typed and what the kernel or tool said."""
-        ...
-
-    def finish(self, lab: Lab) -> None:
-        """Called after the last step: records that the lab is whole."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from labctl.codec import Rest, View, viewed
 from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
 from labctl.report.grid import Column, Grid, command_line
 
@@ -23,48 +24,23 @@ STACKED_BELOW = 76
 STATISTICS_ON = "sysctl -w kernel.bpf_stats_enabled=1"
 
 
+_VIEW: View = {
+    NodeDatapath: (
+        "node",
+        ("commands", lambda node: [command for command in node.commands if command]),
+        "programs",
+        "maps",
+    ),
+    MapTable: (
+        Rest("columns", "rows"),
+        ("entries", lambda table: [dict(zip(table.columns, row, strict=True)) for row in table.rows]),
+    ),
+}
+
+
 def datapath_record(state: DatapathState) -> dict[str, object]:
     """`{"runsCounted", "nodes": [{"node", "commands", "programs": […], "maps": [{"name", "entries": [{…}]}]}]}`."""
-    return {
-        "runsCounted": state.counts_runs,
-        "nodes": [
-            {
-                "node": node.node,
-                "commands": [command for command in node.commands if command],
-                "programs": [_program_record(program) for program in node.programs],
-                "maps": [_map_record(table) for table in node.maps],
-            }
-            for node in state.nodes
-        ],
-    }
-
-
-def _program_record(program: AttachedProgram) -> dict[str, object]:
-    return {
-        "device": program.device,
-        "hook": program.hook,
-        "attach": program.attach,
-        "name": program.name,
-        "id": program.program_id,
-        "tag": program.tag or None,
-        "did": list(program.did),
-        "runs": program.run_count,
-        "runTimeNs": program.run_time_ns,
-        "command": program.command,
-    }
-
-
-def _map_record(table: MapTable) -> dict[str, object]:
-    return {
-        "name": table.name,
-        "id": table.map_id,
-        "kind": table.kind,
-        "meaning": table.meaning,
-        "maxEntries": table.max_entries,
-        "command": table.command,
-        "ciliumCommand": table.cilium_command or None,
-        "entries": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
-    }
+    return viewed(state, _VIEW)
 
 
 def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableType]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labctl.codec import json_line
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
-from labctl.store.codec import json_line
 from labctl.system.files import MIB, Folder, open_folder
 
 JOURNAL_FILE = "journal.jsonl"

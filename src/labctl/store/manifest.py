@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import cast
 
+from labctl.codec import json_document, plain, typed
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
-from labctl.store.codec import json_document
 from labctl.system.files import MIB, Folder, open_folder
 
 MANIFEST_FILE = "run.json"
@@ -43,35 +44,20 @@ class Manifest:
     id: str
     run_kind: str
     name: str
+    state: RunState
+    reason: str = ""
+    started_at: str
+    ended_at: str = ""
     labctl_version: str
     argv: tuple[str, ...]
-    started_at: str
-    state: RunState
-    ended_at: str = ""
-    reason: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, object] = field(default_factory=dict)
     labs: Mapping[str, object] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 def write_manifest(run: Folder, manifest: Manifest) -> None:
     """Raises OSError."""
-    document = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "id": manifest.id,
-        "runKind": manifest.run_kind,
-        "name": manifest.name,
-        "state": manifest.state,
-        "reason": manifest.reason,
-        "startedAt": manifest.started_at,
-        "endedAt": manifest.ended_at,
-        "labctlVersion": manifest.labctl_version,
-        "argv": manifest.argv,
-        "settings": manifest.settings,
-        "environment": manifest.environment,
-        "labs": manifest.labs,
-    }
+    document = {"apiVersion": API_VERSION, "kind": KIND, **cast("dict[str, object]", plain(manifest))}
     run.write(MANIFEST_FILE, json_document(document))
 
 
@@ -101,36 +87,10 @@ def read_manifest(run: Path) -> Manifest:
             remedy=f"use the labctl that wrote it ({document.get('labctlVersion', 'version unknown')})",
         )
     try:
-        return _manifest(document)
-    except (KeyError, TypeError, ValueError) as failed:
-        raise _damaged(path, f"{type(failed).__name__}: {failed}") from failed
-
-
-def _manifest(document: Mapping[str, object]) -> Manifest:
-    argv = document["argv"]
-    if not isinstance(argv, list):
-        raise TypeError("argv is not a list")
-    return Manifest(
-        id=str(document["id"]),
-        run_kind=str(document["runKind"]),
-        name=str(document["name"]),
-        labctl_version=str(document["labctlVersion"]),
-        argv=tuple(str(word) for word in argv),
-        started_at=str(document["startedAt"]),
-        state=RunState(str(document["state"])),
-        ended_at=str(document["endedAt"]),
-        reason=str(document["reason"])[:LONGEST_REASON],
-        environment=_object(document, "environment"),
-        labs=_object(document, "labs"),
-        settings=_object(document, "settings"),
-    )
-
-
-def _object(document: Mapping[str, object], key: str) -> Mapping[str, object]:
-    value = document[key]
-    if not isinstance(value, dict):
-        raise TypeError(f"{key} is not an object")
-    return value
+        manifest = typed(Manifest, document, where=str(path))
+    except UsageError as failed:
+        raise _damaged(path, failed.cause) from failed
+    return replace(manifest, reason=manifest.reason[:LONGEST_REASON])
 
 
 def _damaged(path: Path, cause: str) -> UsageError:

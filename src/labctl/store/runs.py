@@ -31,9 +31,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from labctl import __version__
+from labctl.codec import json_document, plain
 from labctl.errors import Interrupted, LabError, UsageError
 from labctl.model.comparison import Environment
-from labctl.store.codec import json_document, plain
 from labctl.store.environment import read_environment
 from labctl.store.journal import JournalWriter
 from labctl.store.manifest import Manifest, RunState, read_manifest, write_manifest

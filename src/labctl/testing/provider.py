@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 
 TITLES = ("underlay", "node1", "node2", "record")
 
@@ -56,8 +56,7 @@ class ScriptedProvider:
     refused: Exception | None = None
     """What `executor` and `discover` raise instead of working."""
     lacking: tuple[Probe, ...] = ()
-    inside: tuple[str, ...] = ()
-    """The processes inside its labs."""
+    capabilities: Capabilities = field(default_factory=Capabilities)
     open_lab: OpenLab | None = None
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -100,9 +99,6 @@ class ScriptedProvider:
         if self.refused is not None:
             raise self.refused
         return tuple(lab for lab in self.running if name in (None, lab.name))
-
-    def processes(self, name: str) -> tuple[str, ...]:
-        return self.inside
 
     def teardown(self, name: str) -> None:
         self._act(f"teardown {name}")

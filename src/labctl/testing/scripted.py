@@ -24,7 +24,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.model.trace import Movement, Unshown
-from labctl.providers.base import Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
+from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
 
 class Unscripted(AssertionError):
@@ -212,6 +212,9 @@ class ScriptedLab:
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
         return self._devices
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         send()

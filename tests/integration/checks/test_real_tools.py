@@ -29,7 +29,7 @@ from labctl.model.parameters import (
 from labctl.model.result import CheckResult, Completed, Verdict
 from labctl.model.signature import Role, Seen
 from labctl.path.sighting import TapDirection, Way, match_echo, sightings
-from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
+from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.system.process import Process, run
 from labctl.testing.labs import CLIENT, SERVER, example_lab
 from labctl.testing.scripted import MemoryRaw
@@ -96,6 +96,9 @@ class TwoNamespaces:
             OpenDevice(role=str(Role.CLIENT_ETH0), mac=VXLAN_MACS[0]),
             OpenDevice(role=str(Role.SERVER_ETH0), mac=VXLAN_MACS[1]),
         )
+
+    def clock_offsets(self, nodes: object) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: object) -> tuple[Evidence, ...]:
         return ()

@@ -19,7 +19,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 from labctl.datapath import bpf
-from labctl.datapath.contents import Attachment, attachments, map_contents
 from labctl.datapath.loader import LoadedDatapath, load
 from labctl.model.interfaces import (
     CILIUM_HOST,
@@ -35,6 +34,8 @@ from labctl.model.interfaces import (
 )
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Node
 from labctl.names import stable_mac
+from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.network import Attachment, attachments
 from labctl.testing import labs
 
 T = TypeVar("T")

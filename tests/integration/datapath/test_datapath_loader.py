@@ -11,13 +11,14 @@ from datapath_frames import echo_request, make_frame, parse_frame
 from datapath_topology import OUTSIDE, Cluster, capturing, cluster, make_lab
 
 from labctl.datapath import bpf
-from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
 from labctl.datapath.layout import NO_ADDRESS, PacketVerdict, Program, read_metrics
 from labctl.datapath.loader import load, load_object
 from labctl.errors import StepFailed
 from labctl.model.interfaces import CILIUM_VXLAN_INDEX, UPLINK, UPLINK_INDEX, lxc_indexes
 from labctl.model.lab import Encapsulation, Fault, HostRouting
+from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.network import attachments
 
 pytestmark = [
     pytest.mark.root,

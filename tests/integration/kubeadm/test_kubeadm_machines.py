@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 import yaml
-from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
+from kubeadm_farm import IMAGES, PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
 from labctl.model.lab import Lab
+from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
-from labctl.providers.kubeadm.execute import KubeadmExecutor, write_private
+from labctl.providers.kubeadm.execute import KubeadmExecutor
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
@@ -39,13 +40,6 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     yield from two_machines(tmp_path_factory.mktemp("machines"))
 
 
-IMAGES = "\n".join(
-    (
-        "k8s.gcr.io/kube-apiserver:v1.20.2", "k8s.gcr.io/etcd:3.4.13-0", "k8s.gcr.io/pause:3.2",
-        "quay.io/cilium/cilium:v1.13.12", "quay.io/cilium/operator-generic:v1.13.12",
-        "docker.io/nicolaka/netshoot:v0.13", "",
-    )
-)  # fmt: skip
 DEBIANS_CONTAINERD = """version = 2
 
 [plugins]

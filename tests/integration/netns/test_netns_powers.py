@@ -20,7 +20,6 @@ import pytest
 from netns_building import needs_root, running
 
 from labctl.model.lab import Lab
-from labctl.providers.base import HoldsProcesses
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system.powers import Powers, held
 from labctl.testing.labs import sample_lab
@@ -86,10 +85,9 @@ def test_what_a_program_leaves_running_lives_on_alone_and_ends_with_the_lab(lab:
     left = by_exec(lab, "client", "sh", "-c", "sleep 300 >/dev/null 2>&1 & (sleep 0.1 &) ; echo $$")
     assert (left.returncode, left.stdout) == (0, "2\n")
     assert time.monotonic() - begun < 60
-    provider = NetnsProvider()
-    assert isinstance(provider, HoldsProcesses)
+    processes = NetnsProvider().capabilities.processes
     deadline = time.monotonic() + WAIT_S
-    while len(inside := provider.processes(lab.name)) > 1 and time.monotonic() < deadline:
+    while len(inside := processes(lab.name)) > 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [one.split()[0] for one in inside] == ["sleep"]
     assert "sleep" not in by_exec(lab, "client", "ps", "-eo", "comm").stdout

@@ -9,13 +9,14 @@ import pytest
 from tracing_labs import acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
-from labctl.datapath.contents import attachments, map_contents
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
 from labctl.datapath.loader import load
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
 from labctl.model.trace import ForwardingAct, Way
 from labctl.names import namespace_of
-from labctl.providers.netns.actions import Direction
+from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.network import attachments
+from labctl.providers.netns.kinds.program import Direction
 from labctl.providers.netns.watch import node_maps
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket

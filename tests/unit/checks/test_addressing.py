@@ -21,12 +21,12 @@ from labctl.checks.addressing_findings import (
 )
 from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, judge_findings, unknown
-from labctl.checks.tcpdump import expected_for
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.result import Finding, Verdict
 from labctl.model.signature import Role
+from labctl.networks.cilium.expected import expected_for
 from labctl.path.sighting import Envelope, Sighting, Way
 from labctl.providers.base import Completed, Tap
 from labctl.testing.labs import CLIENT, example_devices, example_lab

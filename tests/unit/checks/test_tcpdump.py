@@ -12,11 +12,12 @@ from labctl.checks.base import CheckContext
 from labctl.checks.captured_ping import WatchedPing
 from labctl.checks.captures import argv_tcpdump, echo_filter, parse_counts
 from labctl.checks.registry import all_checks
-from labctl.checks.tcpdump import TcpdumpCheck, expected_for
+from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab, Placement
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen, TapSight
+from labctl.networks.cilium.expected import expected_for
 from labctl.path.sighting import TapDirection
 from labctl.path.signature import lost_on_the_way
 from labctl.providers.base import Tap

@@ -12,11 +12,11 @@ import pytest
 
 from labctl import app
 from labctl.checks.base import CheckContext
-from labctl.checks.tcpdump import expected_for
 from labctl.cli import group
 from labctl.model.lab import Lab
 from labctl.model.result import CheckResult, Sample, Verdict
 from labctl.model.signature import Signature
+from labctl.networks.cilium.expected import expected_for
 from labctl.testing.provider import ScriptedProvider, running_lab
 from labctl.testing.scripted import ScriptedCheck, ScriptedLab, ScriptedTarget
 

@@ -12,7 +12,7 @@ from labctl.errors import UsageError
 from labctl.model.evidence import Evidence
 from labctl.model.lab import Lab
 from labctl.model.result import Verdict
-from labctl.providers.base import Packs, Part
+from labctl.providers.base import Capabilities, Part
 from labctl.testing.provider import ScriptedProvider, running_lab
 from labctl.testing.scripted import ScriptedLab, ScriptedTarget
 
@@ -36,8 +36,10 @@ FALLBACK = Evidence(
 class PackingProvider(ScriptedProvider):
     """Real Cilium's ways, scripted: made from images, proven when built."""
 
-    is_proven_when_built: bool = True
     built: list[Lab] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(is_proven_when_built=True, packing=self)
 
     def images(self, lab: Lab) -> tuple[Part, ...]:
         return PARTS
@@ -75,7 +77,7 @@ def opens(provider: PackingProvider, *evidence: Evidence) -> None:
 def test_the_providers_with_images_are_those_that_offer_to_pack_them() -> None:
     from labctl import app
 
-    offers = {name: isinstance(app.provider(name), Packs) for name in app.PROVIDERS}
+    offers = {name: app.provider(name).capabilities.packing is not None for name in app.PROVIDERS}
     assert (offers["netns"], offers["kind"], offers["kubeadm"]) == (False, True, True)
 
 

@@ -10,6 +10,7 @@ import pytest
 from labctl import app
 from labctl.errors import HostLacks
 from labctl.model.result import Verdict
+from labctl.providers.base import Capabilities
 
 from .conftest import Bench
 
@@ -245,7 +246,7 @@ def test_a_damaged_lab_is_looked_at_all_the_same_and_what_is_missing_is_told(ben
 
 def test_up_builds_a_damaged_lab_again_and_tells_what_ends_with_it(bench: Bench) -> None:
     bench.is_up("hurt", is_whole=False, can_be_opened=True, missing=("node1: device cilium_vxlan",))
-    bench.provider.inside = ("iperf3 (4711)",)
+    bench.provider.capabilities = Capabilities(processes=lambda name: ("iperf3 (4711)",))
     said = bench.run("up", "bpf", "--name", "hurt")
     assert said.code == 0
     assert "missing: node1: device cilium_vxlan): removing it, to build it again" in said.err

@@ -26,7 +26,7 @@ from labctl.model.plan import Action, Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
 from labctl.model.signature import Role, Seen, Signature, TapSight
 from labctl.planning.record import digest_of, lab_to_json
-from labctl.providers.base import OpenLab, Probe, RunningLab
+from labctl.providers.base import Capabilities, OpenLab, Probe, RunningLab
 from labctl.report.json import matrix_document
 from labctl.store.reading import open_run
 from labctl.store.runs import create_run, resume_run
@@ -64,6 +64,7 @@ class ImaginedProvider:
     up: dict[str, Lab] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     is_in_force: bool = True
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         return (self.statement, f"{lab.scenario} carries nothing.")

@@ -28,7 +28,7 @@ from labctl.engine.events import (
 )
 from labctl.errors import HostLacks, Interrupted, NeedsRoot, StepFailed, UsageError
 from labctl.model.lab import HostRouting
-from labctl.providers.base import Executor, Tell
+from labctl.providers.base import Capabilities, Executor, Tell
 from labctl.system.signals import interruptible
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import TITLES, ScriptedProvider, acts, running_lab
@@ -347,6 +347,9 @@ class Teller(ScriptedProvider):
     """Tells one act of building and one of teardown, while anybody listens."""
 
     tell: Tell | None = None
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(telling=self.telling)
 
     @contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import pytest
 
 from labctl.checks.base import Check, CheckContext
-from labctl.checks.tcpdump import expected_for
 from labctl.engine.events import CheckDone, Event, ModeProven, silent
 from labctl.engine.prove import judge_mode, one_pair_a_placement, prove, refuse_unless_proven
 from labctl.errors import NotInForce
@@ -16,6 +15,7 @@ from labctl.model.evidence import Evidence, ModeInForce, Silence, Standing
 from labctl.model.lab import CheckSpec, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
+from labctl.networks.cilium.expected import expected_for
 from labctl.store.runs import MemorySinks
 from labctl.testing.labs import example_lab
 from labctl.testing.scripted import ScriptedCheck, ScriptedLab

@@ -11,8 +11,8 @@ from labctl.model.evidence import Silence
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade, Placement
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
+from labctl.networks.cilium.expected import expected_signature
 from labctl.path.difference import DifferenceKind, differences, first_difference
-from labctl.path.expected import expected_signature
 from labctl.path.signature import lost_on_the_way, recognise, recognise_encapsulation, signature_evidence
 
 LEGACY, BPF = HostRouting.LEGACY, HostRouting.BPF

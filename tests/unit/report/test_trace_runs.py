@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from labctl.codec import plain
 from labctl.engine.trace import TRACE, read_trace
 from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Environment
@@ -15,7 +16,6 @@ from labctl.model.trace import Mover, Trace, Unshown
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_json import trace_document
 from labctl.report.trace_text import trace_view
-from labctl.store.codec import plain
 from labctl.store.journal import JOURNAL_FILE
 from labctl.store.reading import StoredRun, find_run
 from labctl.store.runs import create_run

@@ -130,9 +130,8 @@ def command(
         question = app.ask(labs, parameters, options)
         called = name or "-".join(lab.scenario for lab in labs)
         into = new_run(question, kind=COMPARE, name=called, runs_dir=runs_dir)
-    here = app.runs_tools_here(question)
     with Progress() as progress:
-        answer = compare(question, into, matrix_document, progress, runs_tools_here=here, keep=keep, baseline=against)
+        answer = compare(question, into, matrix_document, progress, keep=keep, baseline=against)
     return present_run(answer, fail_if, output)
 
 

@@ -11,7 +11,7 @@ import click
 from labctl.cli.options import as_json, as_root, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks
-from labctl.providers.base import Probe, ProbesMachines
+from labctl.providers.base import Probe
 
 
 @click.command("doctor")
@@ -25,9 +25,7 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     from labctl.system.libraries import REMEDY, differing
 
     chosen = app.provider(provider, trust=trust)
-    probes = list(chosen.probes())
-    if isinstance(chosen, ProbesMachines):
-        probes += chosen.machine_probes()
+    probes = [*chosen.probes(), *chosen.capabilities.machine_probes()]
     libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]

@@ -11,7 +11,6 @@ import click
 from labctl.cli.options import find_lab
 from labctl.cli.output import tell
 from labctl.errors import HostLacks, UsageError
-from labctl.providers.base import Enterable
 
 # As a shell has it.
 _NOT_EXECUTABLE = 126
@@ -38,17 +37,17 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     found, provider = find_lab(lab)
     with provider.open(found) as open_lab:
         inside = open_lab.target(target)
-    entered = inside if isinstance(inside, Enterable) else None
-    if privileged and entered is None:
+    enter = provider.capabilities.enter
+    if privileged and enter is None:
         raise UsageError(
             what=f"--privileged is not for a lab of provider {found.provider}",
             cause="its pods and nodes are containers or machines, whose own settings decide what a program may do",
             remedy=f"labctl exec {lab} {target} -- {shlex.join(argv)}",
         )
-    if entered is not None:
-        for lacking in entered.enter(privileged=privileged):
+    if enter is not None:
+        for lacking in enter(found, target, privileged):
             tell(f"note: {lacking}")
-    full = inside.command(argv) if entered is None else argv
+    full = inside.command(argv) if enter is None else argv
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):  # heard just before the other program is there, it would be lost
@@ -56,7 +55,7 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     try:
         os.execvp(full[0], full)
     except OSError as failed:
-        if entered is None:
+        if enter is None:
             raise HostLacks(
                 what=f"{full[0]} is not on this host", remedy=f"labctl doctor --provider {found.provider}"
             ) from failed

@@ -6,7 +6,6 @@ import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, provider_option, set_option, trust_option
 from labctl.cli.output import emit_json, say, show
-from labctl.providers.base import Packs
 
 
 @click.command("images")
@@ -19,7 +18,8 @@ def command(scenario: str, provider: str | None, overrides: tuple[str, ...], tru
     """List every image and the chart of SCENARIO. A digest is shown where this host knows it."""
     lab = load_lab(scenario, provider=provider, name=None, overrides=overrides, trust=trust)
     chosen = provider_of(lab)
-    parts = chosen.images(lab) if isinstance(chosen, Packs) else ()
+    packing = chosen.capabilities.packing
+    parts = packing.images(lab) if packing else ()
     if as_json:
         emit_json(
             {

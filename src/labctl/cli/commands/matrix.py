@@ -60,8 +60,7 @@ def command(
             tell(f"resuming run {stored.run.manifest.id} (--new starts from the first block)")
             question = app.ask_again(stored, trust=trust)
             into = rest_of_run(stored, trust=trust)
-        here = app.runs_tools_here(question)
-        answer = compare(question, into, matrix_document, progress, runs_tools_here=here)
+        answer = compare(question, into, matrix_document, progress)
     return present_run(answer, fail_if, output)
 
 

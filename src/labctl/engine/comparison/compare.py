@@ -75,16 +75,14 @@ def compare(
     document: Document,
     observer: Observer,
     *,
-    runs_tools_here: bool,
     keep: bool = False,
     baseline: StoredComparison | None = None,
 ) -> ComparisonRun:
     """Answers the question: every other side against the first.
 
-    `runs_tools_here`: the tools that measure are children of this process. With `keep` the labs stay up, unless it
-    fails. Raises HostLacks, UsageError, NotInForce before any number is taken of a lab that is not what was asked, and
-    whatever kept a step from being made; Interrupted is not raised but in the result (`stopped`), since what was
-    measured is kept.
+    With `keep` the labs stay up, unless it fails. Raises HostLacks, UsageError, NotInForce before any number is taken
+    from a lab that is not what was asked for, and whatever kept a step from being made. Interrupted is not raised but
+    in the result (`stopped`), since what was measured is kept.
     """
     asked, measured = question.asked, into.measured
     if baseline is not None:
@@ -94,6 +92,7 @@ def compare(
     if asked.rounds < (needed := asked.rounds_needed()):
         told = f"with --rounds {asked.rounds} no row can reach significance, whatever is measured"
         observer(Note(text=f"{told}; that takes --rounds {needed}"))
+    here = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     stopped: Interrupted | None = None
     try:
         with into.opened as run, interruptible():
@@ -103,7 +102,7 @@ def compare(
                 if into.is_resumed:
                     measurement.remove_remains()
                 is_enough = narrow_enough(asked, into.environment)
-                measure_blocks(measurement, asked.schedule(), noise_meter(knows_own=runs_tools_here), is_enough)
+                measure_blocks(measurement, asked.schedule(), noise_meter(knows_own=here), is_enough)
             found = comparisons(asked, measured, into.environment, run.id)
             run.save_result(document(found, judge(found, asked.fail_if)))
     except Interrupted as stop:

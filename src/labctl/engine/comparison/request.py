@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from labctl.checks.base import Check, InSlices
+from labctl.codec import plain, typed
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import CONFIDENCE
@@ -32,7 +33,6 @@ from labctl.model.parameters import (
 )
 from labctl.names import is_name
 from labctl.providers.base import Provider
-from labctl.store.codec import plain, typed
 
 SETTING = "asked"
 MOST_ROUNDS = 10_000

@@ -17,7 +17,7 @@ from labctl.errors import UsageError
 from labctl.model.comparison import Side
 from labctl.model.lab import Lab, Strategy
 from labctl.names import is_name
-from labctl.providers.base import Provider, Switches
+from labctl.providers.base import Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,8 @@ def choose(labs: Sequence[Lab], providers: Mapping[str, Provider], asked: Strate
     """Raises UsageError when turns are asked for, on the command line or in the scenario, and are impossible."""
     names = {lab.provider for lab in labs}
     provider = providers[labs[0].provider]
-    if len(names) > 1 or not isinstance(provider, Switches):
+    switching = provider.capabilities.switching
+    if len(names) > 1 or switching is None:
         if asked is Strategy.SWITCH:
             raise UsageError(
                 what="--strategy switch cannot be had here",
@@ -51,7 +52,7 @@ def choose(labs: Sequence[Lab], providers: Mapping[str, Provider], asked: Strate
     if asked is Strategy.SWITCH:
         because, is_asked = "--strategy switch was asked for", True
     else:
-        choice = provider.strategy(labs[0], sides=len(labs))
+        choice = switching.strategy(labs[0], sides=len(labs))
         if not choice.switches:
             return _parallel(choice.because)
         because, is_asked = choice.because, choice.is_asked
@@ -59,7 +60,7 @@ def choose(labs: Sequence[Lab], providers: Mapping[str, Provider], asked: Strate
     as_one = [replace(lab, name=_PROBE) for lab in labs]
     try:
         for before, after in pairwise(as_one):
-            provider.switch(before, after)
+            switching.switch(before, after)
     except UsageError as refusal:
         if is_asked:
             raise
@@ -80,9 +81,10 @@ def switch(provider: Provider, before: Lab, after: Lab, observer: Observer) -> N
 
     Raises UsageError when this provider cannot, StepFailed when a step fails.
     """
-    if not isinstance(provider, Switches):
+    switching = provider.capabilities.switching
+    if switching is None:
         raise UsageError(what=f"the provider {provider.name} cannot change the datapath of a lab that is up")
-    plan = provider.switch(before, after)
+    plan = switching.switch(before, after)
     begun = time.monotonic()
     observer(BuildStarted(lab=after.name, steps=len(plan.steps)))
     with provider.executor(after) as executor:

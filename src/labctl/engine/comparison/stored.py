@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from labctl.codec import plain, typed
 from labctl.compare.assemble import assemble, assemble_unpaired
 from labctl.engine.check_run import CHECKED, PROVEN
 from labctl.engine.comparison.request import Asked, asked_from, without_token
@@ -22,7 +23,6 @@ from labctl.model.lab import Lab
 from labctl.model.result import CheckResult
 from labctl.planning.difference import differences
 from labctl.planning.record import lab_from_json
-from labctl.store.codec import plain, typed
 from labctl.store.journal import JournalEntry
 from labctl.store.manifest import RunState
 from labctl.store.reading import StoredRun, list_runs

@@ -15,15 +15,17 @@ import re
 import shlex
 import shutil
 import tarfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.sections_kind import Cilium
+from labctl.providers.base import Part
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.versions import Version
 from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
 
@@ -71,35 +73,60 @@ def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[t
     return next(iter(sorted(folder.glob("*.tgz"))))
 
 
-def entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict[str, object]:
-    """One part as the manifest has it."""
+def chart_part(settings: Cluster) -> Part:
+    """The chart of a lab, with the digest of its file where that is here."""
+    chart = Path(settings.chart)
+    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {rendered.REPOSITORY}"
+    return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
+
+
+def cilium_section(manifest: Mapping[str, Any], named: Mapping[str, str], chart: Path) -> dict[str, object]:
+    """What to lay over the section `cilium:` so that nothing but the bundle is used. `named`: references by role."""
     return {
-        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": digest_of(path),
-        "byte": path.stat().st_size,
-    }  # fmt: skip
+        "version": manifest.get("cilium"),
+        "chart": str(chart),
+        "image": named["agent"],
+        "operatorImage": named["operator"],
+        "imageRepository": None,
+    }
 
 
 def write(
-    about: Mapping[str, object],
-    entries: Sequence[Mapping[str, object]],
-    files: Sequence[tuple[str, Path]],
+    settings: Cluster,
+    chart: Path,
+    images: Iterable[tuple[Part, str, Path]],
     folder: Path,
     output: Path,
+    **about: object,
 ) -> None:
-    """Puts the bundle together in `folder` and then moves it to `output`. Raises UsageError when something is there
-    already, OSError."""
-    manifest = {"apiVersion": API_VERSION, "kind": "Bundle", **about, "parts": list(entries)}
+    """Puts the bundle together in `folder` and then moves it to `output`. `images`: each with its name in the bundle
+    and its archive here, which several may share. Raises UsageError when something is there already, OSError."""
+    version = str(settings.cilium_version)
+    entries, files = [_entry("chart", version, CHART, chart, "")], {CHART: chart}
+    for part, inside, archive in images:
+        entries.append(_entry(part.role, plain_reference(part.reference), inside, archive, part.digest))
+        files[inside] = archive
+    about |= {"scenario": settings.lab.scenario, "cilium": version, "kubernetes": str(settings.kubernetes)}
+    manifest = {"apiVersion": API_VERSION, "kind": "Bundle", **about, "parts": entries}
     first = folder / MANIFEST
     write_own(first, (json.dumps(manifest, indent=2) + "\n").encode())
     whole = folder / "bundle"
     with tarfile.open(whole, "w") as tar:
-        for inside, path in ((MANIFEST, first), *files):
+        for inside, path in ((MANIFEST, first), *files.items()):
             # A link would be kept as one: the file that it leads to is meant.
             tar.add(path.resolve(), arcname=inside, recursive=False)
     try:
         move_into_place(whole, output)
     except FileExistsError:
         raise _is_there(output) from None
+
+
+def _entry(role: str, reference: str, file: str, path: Path, digest: str) -> dict[str, object]:
+    """One part as the manifest has it."""
+    return {
+        "role": role, "reference": reference, "digest": digest or None, "file": file, "sha256": digest_of(path),
+        "byte": path.stat().st_size,
+    }  # fmt: skip
 
 
 def refuse_existing(output: Path) -> None:

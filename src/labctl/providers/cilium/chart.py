@@ -7,21 +7,19 @@ template names it. Reads a folder or a `.tgz`; fetches nothing.
 from __future__ import annotations
 
 import difflib
-import errno
-import gzip
 import itertools
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 
 import yaml
 
 from labctl.errors import UsageError
 from labctl.providers.cilium.versions import Version
+from labctl.system.archives import content_of, open_archive
 from labctl.system.files import read_file
 
 _REFERENCE = re.compile(r"\.Values\.([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
@@ -138,31 +136,12 @@ def _from_folder(place: Path) -> dict[str, str]:
     return files
 
 
-class _Bounded:
-    """A stream that raises OSError when more than `_MOST_BYTE` come out of it: a small file may unpack to any size."""
-
-    def __init__(self, stream: gzip.GzipFile | BufferedReader) -> None:
-        self._stream, self._left_byte = stream, _MOST_BYTE
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(min(size, self._left_byte + 1))
-        self._left_byte -= len(data)
-        if self._left_byte < 0:
-            raise OSError(errno.EFBIG, f"it unpacks to more than {_MOST_BYTE:,} bytes")
-        return data
-
-
 def _from_archive(place: Path) -> dict[str, str]:
     files = {}
-    with place.open("rb") as plain:
-        is_packed = plain.read(2) == b"\x1f\x8b"
-        plain.seek(0)
-        stream = _Bounded(gzip.GzipFile(fileobj=plain) if is_packed else plain)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-            while member := archive.next():
-                archive.members = []  # which would keep every one of them
-                _, _, name = member.name.partition("/")
-                content = archive.extractfile(member) if member.isfile() and _is_wanted(name) else None
-                if content is not None:
-                    files[name] = content.read(_MOST_BYTE).decode("utf-8", errors="replace")
+    with open_archive(place, most_byte=_MOST_BYTE) as archive:
+        while member := archive.next():
+            archive.members = []  # type: ignore[attr-defined]  # which would keep every one of them
+            _, _, name = member.name.partition("/")
+            if member.isfile() and _is_wanted(name):
+                files[name] = content_of(archive, member).decode("utf-8", errors="replace")
     return files

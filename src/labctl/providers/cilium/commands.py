@@ -1,7 +1,5 @@
 """The door to programs: argv in, what they printed out. This host's, a machine's over SSH, or a test's script.
 
-What Cilium's own code must know of a cluster, whoever made it: names, places, and how to reach the API server.
-
 Where a lab on real Cilium keeps its own files on this host; what kind and kubeadm have in common.
 """
 
@@ -11,16 +9,15 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
-from labctl.errors import MeasureFailed, StepFailed, UsageError
-from labctl.model.lab import Lab
+from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
 from labctl.names import is_name
+from labctl.planning.shell import word, written
 from labctl.providers.base import Completed, Running
-from labctl.providers.cilium.values import Wanted
-from labctl.system import files
+from labctl.system import files, process
 
 
 class Commands(Protocol):
@@ -45,6 +42,57 @@ class Commands(Protocol):
         """Starts argv; leaving the context ends it. With `output`, a descriptor, its standard output goes there as it
         comes and is not kept."""
         ...
+
+
+INSTALL = {
+    "docker": "apt-get install docker.io  # or https://docs.docker.com/engine/install/",
+    "podman": "apt-get install podman",
+    "nerdctl": "# https://github.com/containerd/nerdctl/releases",
+    "kind": "go install sigs.k8s.io/kind@v0.27.0  # or https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
+    "kubectl": "# https://kubernetes.io/docs/tasks/tools/",
+    "helm": "go install helm.sh/helm/v3/cmd/helm@v3.16.4  # or https://helm.sh/docs/intro/install/",
+}
+
+
+SPDY = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"
+"""kubectl 1.31 and later try `exec` by websocket first. API servers before 1.30 refuse that, and kubectl then asks
+again by SPDY, which every server takes: asked for at once, each `exec` is one connection less."""
+
+
+def as_run(argv: Sequence[str]) -> tuple[str, ...]:
+    """argv as it is really run; what is shown to people is argv itself, which does the same."""
+    return ("env", SPDY, *argv) if argv[0] == "kubectl" else tuple(argv)
+
+
+class HostCommands:
+    """The programs of this host, for a provider. `DOCKER_HOST`, docker contexts and KIND_EXPERIMENTAL_PROVIDER pass
+    through."""
+
+    prefix: tuple[str, ...] = ()
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+
+    def find(self, program: str) -> str | None:
+        return process.find_program(program)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+        self._require(argv)
+        done = process.run(as_run(argv), timeout_s=timeout_s, stdin=stdin)
+        return replace(done, argv=tuple(argv))
+
+    def start(
+        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        self._require(argv)
+        return process.Process(as_run(argv), stdin=stdin, output=output)
+
+    def _require(self, argv: Sequence[str]) -> None:
+        if self.find(argv[0]) is None:
+            raise HostLacks(
+                what=f"the {self._provider} provider needs {argv[0]}, which is not on this host",
+                remedy=INSTALL.get(argv[0], f"labctl doctor --provider {self._provider}"),
+            )
 
 
 def shown(commands: Commands, argv: Sequence[str]) -> str:
@@ -79,46 +127,6 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
     return done
 
 
-class Cluster(Protocol):
-    """A cluster with a lab on it. `nodes` maps the scenario's nodes to Kubernetes' names for them."""
-
-    @property
-    def lab(self) -> Lab: ...
-
-    @property
-    def namespace(self) -> str:
-        """The Kubernetes namespace of the lab's pods."""
-        ...
-
-    @property
-    def nodes(self) -> Mapping[str, str]: ...
-
-    @property
-    def control_planes(self) -> tuple[str, ...]: ...
-
-    @property
-    def wanted(self) -> Wanted: ...
-
-    @property
-    def user_values(self) -> Mapping[str, object]:
-        """Helm values of the scenario's own."""
-        ...
-
-    @property
-    def tools_image(self) -> str: ...
-
-    @property
-    def pulls_images(self) -> bool: ...
-
-    def uplink(self, node: str) -> str:
-        """The device of that node (by the scenario's name) that carries its address."""
-        ...
-
-    def kubectl(self, *arguments: str) -> tuple[str, ...]:
-        """kubectl under the lab's own kubeconfig, with these arguments."""
-        ...
-
-
 LOGS, BUNDLES = "logs", "bundles"
 """What else is in a provider's folder, beside the labs'."""
 
@@ -144,6 +152,33 @@ def read_state(path: Path) -> str | None:
         return files.read_own(path).decode("utf-8", errors="replace")
     except OSError:
         return None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes one of a lab's own files. Raises StepFailed where the disk does not take it, and where the folder could
+    have been written by somebody else."""
+    try:
+        files.write_own(path, text.encode())
+    except OSError as failed:
+        raise StepFailed(
+            what=f"cannot write {path}",
+            cause=failed.strerror or str(failed),
+            remedy=f"df -h {path.parent}; or another place: XDG_STATE_HOME",
+        ) from failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile:
+    """The act that puts text into one of the lab's own files on this host."""
+
+    path: Path
+    text: str
+
+    def shell(self) -> str:
+        return f"mkdir -p -m 700 {word(self.path.parent)}\n{written(self.path, self.text)}\nchmod 600 {word(self.path)}"
+
+    def record(self) -> Mapping[str, object]:
+        return {"kind": "write-file", "path": str(self.path), "text": self.text, "mode": 0o600}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

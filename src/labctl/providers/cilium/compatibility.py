@@ -6,8 +6,9 @@ ground truth (1.13.12 and 1.16.0-rc.0 on Kubernetes 1.20.2, kernel 6.18). Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
+from labctl.codec import key_of
 from labctl.errors import UsageError
 from labctl.model.lab import Datapath, HostRouting, Lab
 from labctl.providers.cilium.versions import Version
@@ -61,13 +62,9 @@ def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
 
 def refuse_idle(lab: Lab) -> None:
     """Raises UsageError for what only labctl's own programs and rules do: on real Cilium it would be ignored."""
-    datapath = lab.datapath
-    for key, is_asked in (
-        ("extraIptablesRules", datapath.extra_iptables_rules),
-        ("extraDelayNs", datapath.extra_delay_ns),
-        ("faults", datapath.faults),
-    ):
-        if is_asked:
+    for field in fields(lab.datapath):
+        if field.default is not MISSING and getattr(lab.datapath, field.name) != field.default:
+            key = key_of(Datapath, field.name)
             raise UsageError(
                 what=f"{key} does nothing with the provider {lab.provider}",
                 cause="it is done by labctl's own rules and programs, and these nodes have Cilium's",

@@ -21,7 +21,7 @@ from labctl.model.lab import HostRouting, Lab, Pair, Placement, Pod
 from labctl.model.tools import require_success, why
 from labctl.providers.base import Running
 from labctl.providers.cilium.cluster_facts import COUNTERS_SCRIPT, ClusterFacts
-from labctl.providers.cilium.commands import Cluster, must, with_kubeconfig
+from labctl.providers.cilium.commands import must, with_kubeconfig
 from labctl.providers.cilium.endpoints import argv_tunnels, endpoint_of, parse_tunnels
 from labctl.providers.cilium.monitor import (
     READY,
@@ -32,6 +32,7 @@ from labctl.providers.cilium.monitor import (
     parse_monitor,
 )
 from labctl.providers.cilium.rendered import CONFIG_MAP
+from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
 from labctl.providers.cilium.values import Wanted, expected_config

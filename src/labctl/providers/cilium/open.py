@@ -13,7 +13,7 @@ from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
-from labctl.providers.base import OpenDevice, Tap, Target, TargetKind, Watch
+from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
     ClusterFacts,
@@ -22,12 +22,13 @@ from labctl.providers.cilium.cluster_facts import (
     parse_links,
     with_facts,
 )
-from labctl.providers.cilium.commands import Cluster, Commands, must, shown, with_kubeconfig
+from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
 from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.pods import PodState, parse_pods
+from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL
@@ -130,6 +131,9 @@ class OpenCiliumLab:
                 OpenDevice(role=role, mac=links[name].mac) for role, name in self._there(node, roles) if name != "lo"
             ]
         return tuple(devices)
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         return self.witnesses.testimony(pair, send)

@@ -131,6 +131,28 @@ def refuse_wrong_values(problems: Iterable[str], *, where: str) -> None:
     )
 
 
+def refuse_wrong_chart(chart: Chart, place: str, wanted: Wanted, user: Mapping[str, object]) -> None:
+    """Raises UsageError for a chart of another version, and for values that have no effect in it."""
+    if chart.version != wanted.version:
+        raise UsageError(
+            what=f"the chart {place} is version {chart.version}, not {wanted.version}",
+            cause="value names and images go by the version",
+            remedy=f'cilium.version: "{chart.version}"',
+        )
+    refuse_wrong_values(wrong_values(user, chart.version, chart), where="cilium.values")
+
+
+def refuse_differences(rendered: Rendered, wanted: Wanted, user: Mapping[str, object]) -> None:
+    """Raises UsageError for a `cilium-config` that does not say what was meant."""
+    found = differences(rendered, wanted, user)
+    if found:
+        raise UsageError(
+            what="the rendered cilium-config does not say what was meant",
+            cause="; ".join(found),
+            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
+        )
+
+
 REPOSITORY = "https://helm.cilium.io"
 
 

@@ -114,6 +114,15 @@ def split_reference(reference: str) -> tuple[str, str]:
     return (f"{head}/{name}" if head else name, tag or "latest")
 
 
+def normal(reference: str) -> str:
+    """The reference in full, as containerd keeps it: `tools:1` is `docker.io/library/tools:1`."""
+    first, slash, _ = reference.partition("/")
+    if not slash:
+        return f"docker.io/library/{reference}"
+    is_host = "." in first or ":" in first or first == "localhost"
+    return reference if is_host else f"docker.io/{reference}"
+
+
 def images_of(values: Mapping[str, object], version: Version) -> tuple[str, str]:
     """The agent's and the operator's image that the chart makes of these values."""
     operator = values.get("operator")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from labctl.model.lab import Service
-from labctl.providers.cilium.commands import Cluster
+from labctl.providers.cilium.settings import Cluster
 
 CONTAINER = "tools"
 ACCOUNT = "labctl"

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from labctl.planning.shell import quoted, remark, with_environment, word, written
-from labctl.providers.cilium.values import Wanted, expected_config
+from labctl.planning.shell import quoted, remark, with_environment, word
+from labctl.providers.cilium.values import Wanted, expected_config, normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +35,6 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, str | int | float):
         return value
     return str(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile(KindAct):
-    """Puts text into one of the lab's own files."""
-
-    path: Path
-    text: str
-    mode: int = 0o600
-
-    def shell(self) -> str:
-        return (
-            f"mkdir -p -m 700 {word(self.path.parent)}\n"
-            f"{written(self.path, self.text)}\nchmod {self.mode:o} {word(self.path)}"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,12 +330,7 @@ class NodesHaveImages(KindAct):
 
 def stored_name(reference: str) -> str:
     """The name that containerd gives to a reference: with its registry, `library/` and tag spelt out."""
-    name, _, digest = reference.partition("@")
-    head, slash, rest = name.partition("/")
-    if not slash:
-        name = f"docker.io/library/{name}"
-    elif "." not in head and ":" not in head and head != "localhost":
-        name = f"docker.io/{head}/{rest}"
+    name, _, digest = normal(reference).partition("@")
     if digest:
         return f"{name}@{digest}"
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

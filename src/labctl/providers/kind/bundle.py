@@ -11,14 +11,18 @@ from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Part as Part
-from labctl.providers.cilium.bundle import CHART, chart_file, engine_digest, entry, plain_reference, read, write
+from labctl.providers.cilium.bundle import (
+    chart_file,
+    chart_part,
+    cilium_section,
+    engine_digest,
+    read,
+    write,
+)
 from labctl.providers.cilium.bundle import parse_digest as parse_digest
-from labctl.providers.cilium.rendered import REPOSITORY
+from labctl.providers.cilium.commands import Commands
 from labctl.providers.kind.failures import failed_command, remedy_for
-from labctl.providers.kind.plan import chart_place
 from labctl.providers.kind.settings import KindSettings
-from labctl.providers.kind.tools import Commands
-from labctl.system import files
 from labctl.system.files import temporary_folder
 
 _LONG_S = 3600.0
@@ -39,13 +43,7 @@ class Unpacked:
         """What to lay over the scenario's own sections, so that nothing but the bundle is used."""
         named = {part["role"]: str(part["reference"]) for part in self.manifest["parts"]}
         return {
-            "cilium": {
-                "version": self.manifest["cilium"],
-                "chart": str(self.chart),
-                "image": named["agent"],
-                "operatorImage": named["operator"],
-                "imageRepository": None,
-            },
+            "cilium": cilium_section(self.manifest, named, self.chart),
             "kindCluster": {
                 "image": named["node"],
                 "kubernetes": self.manifest["kubernetes"],
@@ -71,22 +69,13 @@ def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) 
     try:
         with temporary_folder(beside=output) as folder:
             chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda argv: _must(commands, argv))
-            entries = [entry("chart", str(settings.cilium_version), CHART, chart, "")]
-            files = [(CHART, chart)]
+            images = []
             for part in listed:
-                if part.role == "chart":
-                    continue
-                inside = f"images/{part.role}.tar"
-                archive = folder / f"{part.role}.tar"
-                _must(commands, (engine, "save", "--output", str(archive), part.reference))
-                entries.append(entry(part.role, plain_reference(part.reference), inside, archive, part.digest))
-                files.append((inside, archive))
-            about = {
-                "scenario": settings.lab.scenario,
-                "cilium": str(settings.cilium_version),
-                "kubernetes": str(settings.kubernetes),
-            }
-            write(about, entries, files, folder, output)
+                if part.role != "chart":
+                    archive = folder / f"{part.role}.tar"
+                    _must(commands, (engine, "save", "--output", str(archive), part.reference))
+                    images.append((part, f"images/{part.role}.tar", archive))
+            write(settings, chart, images, folder, output)
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {output}", cause=str(failed), remedy=remedy_for(str(failed), f"df -h {output.parent}")
@@ -131,10 +120,7 @@ def parts(settings: KindSettings, engine: str, commands: Commands) -> tuple[Part
         Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
         for role, reference in listed
     ]
-    chart = Path(chart_place(settings))
-    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
-    digest = f"sha256:{files.digest_of(chart)}" if chart.is_file() else ""
-    return (*found, Part(role="chart", reference=reference, digest=digest))
+    return (*found, chart_part(settings))
 
 
 def digest_of(reference: str, engine: str, commands: Commands) -> str:

@@ -16,9 +16,9 @@ from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.providers.cilium.chart import read_chart
-from labctl.providers.cilium.commands import read_state
+from labctl.providers.cilium.commands import Commands, WriteFile, read_state, write_private
 from labctl.providers.cilium.pods import PodState, parse_events, parse_pods
-from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
+from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.kind import clusters
 from labctl.providers.kind.actions import (
     CollectLogs,
@@ -34,12 +34,10 @@ from labctl.providers.kind.actions import (
     RestartAgents,
     VerifyChart,
     WaitForPods,
-    WriteFile,
     WriteMirrors,
     stored_name,
 )
 from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
-from labctl.providers.kind.tools import Commands
 from labctl.system import files
 from labctl.system.clock import Deadline
 
@@ -253,14 +251,7 @@ def _agent_errors(text: str) -> list[str]:
 def verify_chart(action: VerifyChart) -> None:
     """Raises UsageError for a chart of another version, for values without effect, and for a `cilium-config` that
     does not say what was meant."""
-    chart = read_chart(Path(action.chart))
-    if chart.version != action.wanted.version:
-        raise UsageError(
-            what=f"the chart {action.chart} is version {chart.version}, not {action.wanted.version}",
-            cause="value names and images go by the version",
-            remedy=f'cilium.version: "{chart.version}"',
-        )
-    refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
+    refuse_wrong_chart(read_chart(Path(action.chart)), action.chart, action.wanted, action.user_values)
     rendered = parse_rendered(read_state(action.rendered) or "")
     unknown = [] if action.images is None else [image for image in rendered.images if image not in action.images]
     if unknown:
@@ -270,26 +261,7 @@ def verify_chart(action: VerifyChart) -> None:
             remedy="take what needs them out of cilium.values (envoy, hubble.relay, …), or have them in the engine and "
             f"say kindCluster.extraImages: [{', '.join(unknown)}]",
         )
-    found = differences(rendered, action.wanted, action.user_values)
-    if found:
-        raise UsageError(
-            what="the rendered cilium-config does not say what was meant",
-            cause="; ".join(found),
-            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
-        )
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes one of the lab's own files. Raises StepFailed where the disk does not take it, and where the folder could
-    have been written by somebody else."""
-    try:
-        files.write_own(path, text.encode())
-    except OSError as failed:
-        raise StepFailed(
-            what=f"cannot write {path}",
-            cause=failed.strerror or str(failed),
-            remedy=remedy_for(str(failed), f"df -h {path.parent}; or another place: XDG_STATE_HOME"),
-        ) from failed
+    refuse_differences(rendered, action.wanted, action.user_values)
 
 
 _ASK_S = 30.0

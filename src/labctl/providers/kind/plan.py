@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from labctl.errors import UsageError
-from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark, word
-from labctl.providers.cilium import rendered
-from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
-from labctl.providers.cilium.rendered import refuse_wrong_values, wrong_values
-from labctl.providers.cilium.values import helm_values
+from labctl.providers.cilium.commands import WriteFile
+from labctl.providers.cilium.settings import refuse_unfit
 from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
 from labctl.providers.kind.actions import (
     CollectLogs,
@@ -33,7 +28,6 @@ from labctl.providers.kind.actions import (
     RestartAgents,
     VerifyChart,
     WaitForPods,
-    WriteFile,
     WriteMirrors,
 )
 from labctl.providers.kind.config import kind_config, mark_of
@@ -48,15 +42,7 @@ _PULL_S = 1800.0
 def refuse(settings: KindSettings) -> None:
     """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for what real
     Cilium does not do."""
-    refuse_idle(settings.lab)
-    refuse_impossible(
-        cilium=settings.cilium_version,
-        kubernetes=settings.kubernetes,
-        kernel=None,
-        datapath=settings.lab.datapath,
-        allow_untested=settings.cilium.allow_untested,
-    )
-    _refuse_wrong_values(settings)
+    refuse_unfit(settings.lab, settings.cilium, settings.kubernetes)
 
 
 def plan_lab(settings: KindSettings, engine: str) -> Plan:
@@ -97,7 +83,7 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
         _chart(after),
         Step(
             id="switch",
-            title=f"Cilium: {_mode(before.lab)} → {_mode(after.lab)}",
+            title=f"Cilium: {before.mode} → {after.mode}",
             actions=(
                 _apply(after, after.files.rendered),
                 RestartAgents(kubectl=after.kubectl(), timeout_s=after.cluster.ready_timeout_s),
@@ -113,14 +99,6 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
         _pods(after),
     )
     return Plan(lab=after.lab.name, provider="kind", steps=after_steps)
-
-
-def _mode(lab: Lab) -> str:
-    return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
-
-
-def _refuse_wrong_values(settings: KindSettings) -> None:
-    refuse_wrong_values(wrong_values(settings.cilium.values, settings.cilium_version, None), where=settings.lab.source)
 
 
 def _refuse_unknown_host(settings: KindSettings) -> None:
@@ -162,37 +140,23 @@ def _images(settings: KindSettings, engine: str) -> Step:
     )
 
 
-def chart_place(settings: KindSettings) -> str:
-    """Where the chart is on this host when it is rendered: the local one, or where `helm pull` puts it."""
-    return rendered.chart_place(settings.cilium, settings.cilium_version, settings.files.charts)
-
-
-def _argv_render(settings: KindSettings) -> tuple[str, ...]:
-    files = settings.files
-    return rendered.argv_render(
-        settings.cilium, settings.cilium_version, settings.kubernetes, files.charts, files.values
-    )
-
-
 def _chart(settings: KindSettings) -> Step:
-    values = helm_values(settings.wanted, settings.cilium.values)
     actions: list[Action] = [
-        WriteFile(path=settings.files.values, text=yaml.safe_dump(values, sort_keys=False)),
+        WriteFile(path=settings.files.values, text=settings.values_text),
     ]
-    pull = rendered.argv_pull(settings.cilium, settings.cilium_version, settings.files.charts)
-    if pull:
+    if settings.argv_pull:
         actions.append(
             Command(
-                argv=pull,
+                argv=settings.argv_pull,
                 timeout_s=_PULL_S,
                 remedy="cilium.chart: PATH of a local .tgz, if this host has no way to the repository",
             )
         )
     actions += [
-        RenderChart(argv=_argv_render(settings), output=settings.files.rendered, timeout_s=_QUICK_S),
+        RenderChart(argv=settings.argv_render, output=settings.files.rendered, timeout_s=_QUICK_S),
         VerifyChart(
             rendered=settings.files.rendered,
-            chart=chart_place(settings),
+            chart=settings.chart,
             wanted=settings.wanted,
             user_values=settings.cilium.values,
             images=None if settings.cluster.pull else settings.images,
@@ -200,7 +164,7 @@ def _chart(settings: KindSettings) -> Step:
     ]
     return Step(
         id="chart",
-        title=f"Cilium {settings.cilium_version} rendered for {_mode(settings.lab)} and verified",
+        title=f"Cilium {settings.cilium_version} rendered for {settings.mode} and verified",
         actions=tuple(actions),
     )
 

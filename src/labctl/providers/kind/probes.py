@@ -14,10 +14,11 @@ from pathlib import Path
 from labctl.errors import LabError
 from labctl.json_text import parse_json
 from labctl.providers.base import Probe
+from labctl.providers.cilium.commands import INSTALL, Commands
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.failures import remedy_for
-from labctl.providers.kind.tools import INSTALL, Commands, engine_here
+from labctl.providers.kind.tools import engine_here
 
 NEEDED_FOR = "building labs with kind"
 MEMORY_PER_NODE_BYTE = 700 * 2**20

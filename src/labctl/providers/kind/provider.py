@@ -1,8 +1,7 @@
 """The kind provider: plans, builds, finds, opens and removes labs that are kind clusters with real Cilium.
 
-The record of a whole lab: its resolved content in a file of its own.
-
-The record is convenience: who owns a cluster is told by the mark in its nodes, also when no record is left.
+The record of a whole lab is convenience: who owns a cluster is told by the mark in its nodes, also when no record is
+left.
 
 Into the pods and nodes of a kind lab: `kubectl exec` into pods, `docker exec` into nodes.
 """
@@ -10,7 +9,6 @@ Into the pods and nodes of a kind lab: `kubectl exec` into pods, `docker exec` i
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,15 +16,22 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.errors import HostLacks, LabError, UsageError
-from labctl.json_text import parse_json
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
 from labctl.model.sections_kind import Capture, KindCluster
-from labctl.planning.record import lab_from_json, lab_to_json
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
-from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
+from labctl.providers.cilium.commands import (
+    BUNDLES,
+    Commands,
+    HostCommands,
+    is_lab_folder,
+    read_state,
+    state_root,
+    write_private,
+)
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.pods import PodState
+from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.workloads import CONTAINER, helper_name
 from labctl.providers.kind import bundle, clusters, config
@@ -34,12 +39,11 @@ from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
-from labctl.providers.kind.execute import KindExecutor, write_private
+from labctl.providers.kind.execute import KindExecutor
 from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
-from labctl.providers.kind.tools import Commands, HostCommands, engine_here
-from labctl.system import files
+from labctl.providers.kind.tools import engine_here
 from labctl.system.files import digest_of
 
 _DELETE_S = 180.0
@@ -50,10 +54,9 @@ class KindProvider:
 
     name = "kind"
     statement = "real Cilium on Kubernetes in containers (kind): all nodes share this host's kernel"
-    is_proven_when_built = True
 
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
-        self._commands: Commands = commands or HostCommands()
+        self._commands: Commands = commands or HostCommands(self.name)
         self._root = root or state_root(self.name)
         self._found_endpoint: EngineEndpoint | None = None
 
@@ -67,6 +70,10 @@ class KindProvider:
         if self._found_endpoint is None:
             self._found_endpoint = engine_endpoint(self.engine, self._commands)
         return self._found_endpoint
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(is_proven_when_built=True, packing=self, switching=self)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -148,7 +155,7 @@ class KindProvider:
         files = self.settings(lab).files
 
         def recorded(whole: Lab) -> None:
-            write_private(files.record, encode(whole))
+            write_record(files.record, whole)
 
         yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded)
 
@@ -179,7 +186,7 @@ class KindProvider:
 
     def _running(self, name: str, nodes: list[NodeContainer]) -> RunningLab:
         mark = nodes[0].mark
-        lab = read(self._files(name).record)
+        lab = read_record(self._files(name).record)
         missing: list[str] = []
         if lab is None:
             missing.append("its record (the building was cut)")
@@ -236,7 +243,7 @@ class KindProvider:
         return KindFiles.of(self._root, name)
 
     def _recorded(self) -> tuple[Lab, ...]:
-        labs = (read(path) for path in sorted(self._root.glob("*/lab.json")))
+        labs = (read_record(path) for path in sorted(self._root.glob("*/lab.json")))
         return tuple(lab for lab in labs if lab is not None)
 
     def _others(self, name: str) -> tuple[tuple[str, config.Ranges], ...]:
@@ -251,29 +258,25 @@ class KindProvider:
 
     def _refuse_different_clusters(self, before: Lab, after: Lab) -> None:
         one, two = self.settings(before), self.settings(after)
-        differing = [
-            word
-            for word, same in (
-                ("name", before.name == after.name),
-                ("nodes", one.nodes == two.nodes),
-                ("pods", [(p.name, p.node) for p in before.pods] == [(p.name, p.node) for p in after.pods]),
-                ("address ranges", before.network.pod_cidr == after.network.pod_cidr),
-                ("Kubernetes", (one.kubernetes, one.node_image) == (two.kubernetes, two.node_image)),
-                ("kindCluster", _cluster_less_strategy(one) == _cluster_less_strategy(two)),
-                ("Cilium", one.cilium_version == two.cilium_version),
+        refuse_differing(
+            before,
+            after,
+            (
+                ("name", before.name, after.name),
+                ("nodes", one.nodes, two.nodes),
+                ("pods", [(p.name, p.node) for p in before.pods], [(p.name, p.node) for p in after.pods]),
+                ("address ranges", before.network.pod_cidr, after.network.pod_cidr),
+                ("Kubernetes", (one.kubernetes, one.node_image), (two.kubernetes, two.node_image)),
+                ("kindCluster", _cluster_less_strategy(one), _cluster_less_strategy(two)),
+                ("Cilium", one.cilium_version, two.cilium_version),
                 (
                     "kube-proxy replacement",
-                    before.datapath.kube_proxy_replacement == after.datapath.kube_proxy_replacement,
+                    before.datapath.kube_proxy_replacement,
+                    after.datapath.kube_proxy_replacement,
                 ),
-            )
-            if not same
-        ]
-        if differing:
-            raise UsageError(
-                what=f"one cluster cannot be switched from {before.scenario} to {after.scenario}",
-                cause=f"they differ in: {', '.join(differing)}",
-                remedy="compare them side by side: kindCluster.strategy: parallel",
-            )
+            ),
+            remedy="compare them side by side: kindCluster.strategy: parallel",
+        )
 
 
 def _unasked(lab: Lab, why: LabError) -> RunningLab:
@@ -310,19 +313,6 @@ def free_memory_byte() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def encode(lab: Lab) -> str:
-    return json.dumps(lab_to_json(lab), indent=1) + "\n"
-
-
-def read(path: Path) -> Lab | None:
-    """None when there is no record, or none that can be read: the lab then counts as half there."""
-    try:
-        record = parse_json(files.read_own(path))
-        return lab_from_json(record) if isinstance(record, dict) else None
-    except (OSError, ValueError, LabError):
-        return None
 
 
 _ASK_S = 60.0

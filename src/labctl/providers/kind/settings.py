@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.section import Section
 from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
 from labctl.providers.cilium.commands import LabFiles
-from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of, split_reference
+from labctl.providers.cilium.settings import Cluster, section_of
+from labctl.providers.cilium.values import split_reference
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import HERE, LOOPBACK, EngineEndpoint
 
@@ -46,7 +41,6 @@ NODE_IMAGES: Mapping[str, str] = {
 """The default node image of each kind release (pkg/apis/config/defaults/image.go), newest release per version."""
 
 _TAG = re.compile(r":v?(\d+\.\d+\.\d+)")
-S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +53,16 @@ class KindFiles(LabFiles):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KindSettings:
-    """Everything decided. `nodes` maps the scenario's nodes to Kubernetes nodes (which are also the containers)."""
+class KindSettings(Cluster):
+    """Everything decided. The Kubernetes nodes are also the containers."""
 
-    lab: Lab
     cluster: KindCluster
-    cilium: Cilium
     cluster_name: str
     node_image: str
-    kubernetes: Version
-    cilium_version: Version
     nodes: Mapping[str, str]
     control_planes: tuple[str, ...]
     files: KindFiles
     endpoint: EngineEndpoint
-
-    @property
-    def namespace(self) -> str:
-        return f"labctl-{self.lab.name}"
 
     @property
     def all_nodes(self) -> tuple[str, ...]:
@@ -93,10 +79,6 @@ class KindSettings:
         """0 lets kind look for a free port by listening at the address itself, which it can only where that is this
         host's: -1 leaves it to the engine."""
         return self.cluster.api_server_port or (0 if self.api_server_address == LOOPBACK else -1)
-
-    @property
-    def user_values(self) -> Mapping[str, object]:
-        return self.cilium.values
 
     @property
     def tools_image(self) -> str:
@@ -118,46 +100,26 @@ class KindSettings:
         return self.control_planes[0]
 
     @property
-    def wanted(self) -> Wanted:
-        return Wanted(
-            version=self.cilium_version,
-            datapath=self.lab.datapath,
-            pod_cidr=self.lab.network.pod_cidr,
-            node_mask_size=self.lab.nodes[0].pod_cidr.prefixlen,
-            api_host=self.api_host,
-            api_port=API_PORT,
-            devices=self.cluster.devices,
-            images=self.cilium_images,
-        )
+    def api_port(self) -> int:
+        return API_PORT
 
     @property
-    def cilium_images(self) -> CiliumImages:
-        """`Never` where nothing may be fetched: a missing image then fails at once and says so."""
-        policy = "IfNotPresent" if self.cluster.pull else "Never"
-        cilium, tag = self.cilium, f"v{self.cilium_version}"
-        if cilium.image_repository:
-            return CiliumImages(
-                agent=f"{cilium.image_repository}/cilium:{tag}",
-                operator=f"{cilium.image_repository}/operator-generic:{tag}",
-                pull_policy=policy,
-            )
-        return CiliumImages(agent=cilium.image or "", operator=cilium.operator_image or "", pull_policy=policy)
+    def cilium_devices(self) -> str:
+        return self.cluster.devices
 
     @property
-    def images(self) -> tuple[str, ...]:
-        """What the nodes need besides the node image: agent, operator, tools, and what else was said."""
-        agent, operator = images_of(helm_values(self.wanted, self.cilium.values), self.cilium_version)
-        return (agent, operator, self.cluster.tools_image, *self.cluster.extra_images)
+    def extra_images(self) -> tuple[str, ...]:
+        return tuple(self.cluster.extra_images)
 
     def kubectl(self, *arguments: str) -> tuple[str, ...]:
-        """kubectl under the lab's own kubeconfig; the user's context is never read."""
+        """The user's context is never read."""
         return ("kubectl", "--kubeconfig", str(self.files.kubeconfig), *arguments)
 
 
 def read_settings(lab: Lab, root: Path, endpoint: EngineEndpoint = HERE) -> KindSettings:
     """Raises UsageError for what cannot be decided from the scenario alone. `endpoint` is where the engine is."""
-    cluster = _section(KindCluster, lab, "kindCluster")
-    cilium = _section(Cilium, lab, "cilium")
+    cluster = section_of(KindCluster, lab, "kindCluster")
+    cilium = section_of(Cilium, lab, "cilium")
     image, kubernetes = _node_image(cluster)
     version = Version.parse(cilium.version)
     _refuse_operator_image(cilium, version)
@@ -176,22 +138,6 @@ def read_settings(lab: Lab, root: Path, endpoint: EngineEndpoint = HERE) -> Kind
         files=KindFiles.of(root, lab.name),
         endpoint=endpoint,
     )
-
-
-def _section(model: type[S], lab: Lab, name: str) -> S:
-    content = lab.settings.get(name) or {}
-    if isinstance(content, model):
-        return content
-    try:
-        return model.model_validate_json(json.dumps(content))
-    except ValidationError as failed:
-        first = failed.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            what=f"{name}{'.' if place else ''}{place}: {first['msg']}",
-            cause=f"in {lab.source}",
-            remedy=f"labctl validate {shlex.quote(lab.source)}",
-        ) from failed
 
 
 def _refuse_operator_image(cilium: Cilium, version: Version) -> None:

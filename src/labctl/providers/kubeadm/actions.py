@@ -82,20 +82,6 @@ class RenderCilium:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile:
-    """Puts text into one of the lab's own files on this host."""
-
-    path: Path
-    text: str
-
-    def shell(self) -> str:
-        return written(self.path, self.text)
-
-    def record(self) -> Mapping[str, object]:
-        return {"kind": "write-file", "path": str(self.path), "text": self.text}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Play:
     """One playbook against all machines. `by_hand` is what a person would type instead."""
 

@@ -14,24 +14,23 @@ from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import (
     CHART,
     chart_file,
-    entry,
+    chart_part,
+    cilium_section,
     plain_reference,
     read,
     refuse_existing,
     write,
 )
 from labctl.providers.cilium.commands import Commands, shown
-from labctl.providers.cilium.rendered import chart_place
+from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.images import (
     CILIUM_ROLES,
     ENGINE,
     Doors,
     FoundImage,
     Store,
-    chart_part,
     images_in,
     locate,
-    normal,
     rename,
 )
 from labctl.providers.kubeadm.kubernetes_images import ROLES
@@ -55,31 +54,23 @@ def pack(settings: KubeadmSettings, doors: Doors, output: Path) -> tuple[Part, .
     _refuse_absent(found, settings, doors)
     try:
         with temporary_folder(beside=output) as folder:
-            kept = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
+            kept = Path(settings.chart)
             chart = kept
             if not kept.is_file():
                 chart = chart_file(settings.cilium, settings.cilium_version, folder, lambda a: _must(doors.here, a))
-            entries = [entry("chart", str(settings.cilium_version), CHART, chart, "")]
-            files = [(CHART, chart)]
+            images = []
             shared: dict[Path, str] = {}
             for one in found:
-                part = one.part
-                inside, archive = f"images/{part.role}.tar", one.archive
+                inside, archive = f"images/{one.part.role}.tar", one.archive
                 if archive is None:
                     archive = _fetched(one, settings, doors, folder)
                 else:
                     inside = shared.setdefault(archive, f"images/archive-{len(shared) + 1}.tar")
-                entries.append(entry(part.role, plain_reference(part.reference), inside, archive, part.digest))
-                if (inside, archive) not in files:
-                    files.append((inside, archive))
-            about = {
-                "provider": "kubeadm",
-                "scenario": settings.lab.scenario,
-                "cilium": str(settings.cilium_version),
-                "kubernetes": str(settings.kubernetes),
-                "imageRepository": settings.kubeadm.image_repository,
-            }
-            write(about, entries, files, folder, output)
+                images.append((one.part, inside, archive))
+            write(
+                settings, chart, images, folder, output,
+                provider="kubeadm", imageRepository=settings.kubeadm.image_repository,
+            )  # fmt: skip
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {output}", cause=str(failed), remedy=f"df -h {shlex.quote(str(output.parent))}"
@@ -166,13 +157,7 @@ def unpack(bundle: Path, folder: Path) -> dict[str, dict[str, object]]:
     named = {part["role"]: str(part["reference"]) for part in manifest["parts"]}
     files = dict.fromkeys(str(part["file"]) for part in manifest["parts"] if part["role"] != "chart")
     return {
-        "cilium": {
-            "version": manifest.get("cilium"),
-            "chart": str(folder / CHART),
-            "image": named["agent"],
-            "operatorImage": named["operator"],
-            "imageRepository": None,
-        },
+        "cilium": cilium_section(manifest, named, folder / CHART),
         "kubeadm": {
             "kubernetes": manifest.get("kubernetes"),
             "imageRepository": manifest.get("imageRepository"),

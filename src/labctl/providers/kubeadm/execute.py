@@ -17,14 +17,14 @@ from typing import Any
 
 import yaml
 
-from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed, UsageError
+from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
-from labctl.planning.record import lab_to_json
 from labctl.providers.cilium.chart import read_chart
-from labctl.providers.cilium.commands import shown
+from labctl.providers.cilium.commands import WriteFile, shown, write_private
 from labctl.providers.cilium.pods import parse_pods
-from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
+from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
+from labctl.providers.cilium.settings import write_record
 from labctl.providers.kubeadm.actions import (
     FetchKubeconfig,
     MakeMachines,
@@ -32,7 +32,6 @@ from labctl.providers.kubeadm.actions import (
     RemovePods,
     RenderCilium,
     Survey,
-    WriteFile,
 )
 from labctl.providers.kubeadm.failures import vagrant_remedy
 from labctl.providers.kubeadm.images import archived
@@ -45,7 +44,7 @@ from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
 from labctl.providers.kubeadm.survey import MachineFacts, survey
 from labctl.system import process
-from labctl.system.files import make_own_folder, write_own
+from labctl.system.files import make_own_folder
 
 _HELM_S = 120.0
 _PULL_S = 600.0
@@ -82,7 +81,7 @@ class KubeadmExecutor:
                     raise TypeError(f"the kubeadm provider has no action {type(action).__name__}")
 
     def finish(self, lab: Lab) -> None:
-        write_private(self._settings.files.record, json.dumps(lab_to_json(lab), indent=1) + "\n")
+        write_record(self._settings.files.record, lab)
 
     def _survey(self) -> None:
         settings = self._settings
@@ -175,22 +174,9 @@ def render(action: RenderCilium) -> None:
     if action.pull and not Path(action.chart).exists():
         make_own_folder(Path(action.chart).parent)
         _helm(action.pull, _PULL_S, "cilium.chart: PATH of a local .tgz, if this host cannot reach the repository")
-    chart = read_chart(Path(action.chart))
-    if chart.version != action.wanted.version:
-        raise UsageError(
-            what=f"the chart {action.chart} is version {chart.version}, not {action.wanted.version}",
-            cause="value names and images go by the version",
-            remedy=f'cilium.version: "{chart.version}"',
-        )
-    refuse_wrong_values(wrong_values(action.user_values, chart.version, chart), where="cilium.values")
+    refuse_wrong_chart(read_chart(Path(action.chart)), action.chart, action.wanted, action.user_values)
     text = _helm(action.argv, _HELM_S, "helm show chart CHART")
-    found = differences(parse_rendered(text), action.wanted, action.user_values)
-    if found:
-        raise UsageError(
-            what="the rendered cilium-config does not say what was meant",
-            cause="; ".join(found),
-            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
-        )
+    refuse_differences(parse_rendered(text), action.wanted, action.user_values)
     write_private(action.output, text)
 
 
@@ -203,16 +189,6 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
             remedy=remedy,
         )
     return done.text
-
-
-def write_private(path: Path, text: str) -> None:
-    """One of the lab's own files. Raises StepFailed, also where the folder could have been written by somebody else."""
-    try:
-        write_own(path, text.encode())
-    except OSError as failed:
-        raise StepFailed(
-            what=f"cannot write {path}", cause=failed.strerror or str(failed), remedy=f"df -h {path.parent}"
-        ) from failed
 
 
 def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:

@@ -4,8 +4,6 @@ Nothing is pulled and no machine is changed: containerd and kubeadm on the machi
 
 Which of a lab's machines answer, all asked at once: the places where its images may be. Changes nothing.
 
-The programs of this host behind the same door as a machine's: helm, docker. Owns no knowledge of any of them.
-
 Image archives: which images one holds, under which name and digest, and one image given another name.
 
 Reads what `docker save` and `ctr images export` write, packed with gzip or not.
@@ -19,23 +17,20 @@ import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
-from labctl.providers.base import Completed, Part, Running
+from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
-from labctl.providers.cilium.commands import Commands, read_state
-from labctl.providers.cilium.rendered import REPOSITORY, chart_place
+from labctl.providers.cilium.commands import Commands, HostCommands, read_state
+from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.inventory import sandbox_image
 from labctl.providers.kubeadm.kubernetes_images import Listed, argv_list, from_table, parse_list
 from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
-from labctl.system import process
 from labctl.system.archives import content_of, open_archive
-from labctl.system.files import digest_of
 
 ENGINE = "docker"
 CILIUM_ROLES = ("agent", "operator", "tools")
@@ -181,12 +176,6 @@ def _with_digest(part: Part, digest: str) -> Part:
     return Part(role=part.role, reference=part.reference, digest=digest, source=part.source)
 
 
-def chart_part(settings: KubeadmSettings) -> Part:
-    chart = Path(chart_place(settings.cilium, settings.cilium_version, settings.files.charts))
-    reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {REPOSITORY}"
-    return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
-
-
 _ASK_S = 15.0
 
 
@@ -197,7 +186,7 @@ def open_doors(settings: KubeadmSettings, fleet: Fleet) -> Doors:
         reasons = list(pool.map(_silence, commands))
     asked = list(zip(commands, reasons, strict=True))
     return Doors(
-        here=HereCommands(),
+        here=HostCommands("kubeadm"),
         machines=tuple((one.machine.node, one) for one, why in asked if not why),
         silence={one.machine.node: why for one, why in asked if why},
         rendered=read_state(settings.files.rendered) or "",
@@ -213,34 +202,8 @@ def _silence(commands: MachineCommands) -> str:
     return "" if done.returncode == 0 and not done.timed_out else done.error_text.strip()[-200:] or "no answer"
 
 
-class HereCommands:
-    """`providers.cilium.commands.Commands` of this host."""
-
-    prefix: tuple[str, ...] = ()
-
-    def find(self, program: str) -> str | None:
-        return process.find_program(program)
-
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
-        return process.run(argv, timeout_s=timeout_s, stdin=stdin)
-
-    def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
-    ) -> AbstractContextManager[Running]:
-        return process.Process(argv, stdin=stdin, output=output)
-
-
 _INDEX, _DOCKER = "index.json", "manifest.json"
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-
-
-def normal(reference: str) -> str:
-    """The reference in full, as containerd keeps it: `tools:1` is `docker.io/library/tools:1`."""
-    first, slash, _ = reference.partition("/")
-    if not slash:
-        return f"docker.io/library/{reference}"
-    is_host = "." in first or ":" in first or first == "localhost"
-    return reference if is_host else f"docker.io/{reference}"
 
 
 def images_in(archive: Path) -> Mapping[str, str]:

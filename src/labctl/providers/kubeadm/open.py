@@ -114,7 +114,7 @@ def device_of(text: str, address: str) -> str:
 
 
 class OpenMachinesLab(OpenCiliumLab):
-    """With clocks of its own on every node (`HasClocks` of the seam)."""
+    """With clocks of its own on every node (`OpenLab.clock_offsets`)."""
 
     def __init__(self, opened: OpenCiliumLab, fleet: Fleet) -> None:
         super().__init__(opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents)

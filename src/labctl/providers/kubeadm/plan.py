@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.sections_kubeadm import MachineSource
-from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place
-from labctl.providers.cilium.values import helm_values
+from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.workloads import LAB_LABEL, workloads
 from labctl.providers.kubeadm import by_hand
 from labctl.providers.kubeadm.actions import (
@@ -24,7 +20,6 @@ from labctl.providers.kubeadm.actions import (
     RemovePods,
     RenderCilium,
     Survey,
-    WriteFile,
 )
 from labctl.providers.kubeadm.inventory import variables
 from labctl.providers.kubeadm.settings import KubeadmSettings
@@ -77,7 +72,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
 
 def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
     """From one datapath to another on the cluster that is there: Cilium anew, then the pods anew."""
-    title = f"Cilium: {_mode(before.lab)} → {_mode(after.lab)}"
+    title = f"Cilium: {before.mode} → {after.mode}"
     remove = after.kubectl(
         "--namespace", after.namespace, "delete", "pods", "--selector", LAB_LABEL, "--wait", "--timeout=120s"
     )
@@ -88,10 +83,6 @@ def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
         actions=(*cilium.actions, RemovePods(argv=remove, place=after.control_plane.place)),
     )
     return Plan(lab=after.lab.name, provider="kubeadm", steps=(_render(after), switch, _pods(after)), is_resumable=True)
-
-
-def _mode(lab: Lab) -> str:
-    return f"{lab.datapath.host_routing}/{lab.datapath.encapsulation}"
 
 
 def play_variables(settings: KubeadmSettings, family: str = "Debian") -> dict[str, Any]:
@@ -131,20 +122,20 @@ def _vagrant(settings: KubeadmSettings, count: str) -> Step:
 
 
 def _render(settings: KubeadmSettings) -> Step:
-    cilium, version, files = settings.cilium, settings.cilium_version, settings.files
+    files = settings.files
     return Step(
         id="chart",
-        title=f"Cilium {version} rendered for {_mode(settings.lab)} and verified",
+        title=f"Cilium {settings.cilium_version} rendered for {settings.mode} and verified",
         actions=(
             RenderCilium(
-                values=yaml.safe_dump(helm_values(settings.wanted, cilium.values), sort_keys=False),
-                pull=argv_pull(cilium, version, files.charts),
-                argv=argv_render(cilium, version, settings.kubernetes, files.charts, files.values),
+                values=settings.values_text,
+                pull=settings.argv_pull,
+                argv=settings.argv_render,
                 output=files.rendered,
                 values_path=files.values,
-                chart=chart_place(cilium, version, files.charts),
+                chart=settings.chart,
                 wanted=settings.wanted,
-                user_values=cilium.values,
+                user_values=settings.user_values,
             ),
         ),
     )

@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import LabError, StepFailed, UsageError
+from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
-from labctl.planning.record import lab_from_json
-from labctl.providers.base import Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.settings import read_record, refuse_differing
 from labctl.providers.kubeadm.files import KubeadmFiles
-from labctl.providers.kubeadm.images import Doors, chart_part, locate
+from labctl.providers.kubeadm.images import Doors, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.own_files import require_places
@@ -36,7 +37,6 @@ class KubeadmProvider:
 
     name = "kubeadm"
     statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
-    is_proven_when_built = True
 
     def __init__(
         self,
@@ -49,6 +49,13 @@ class KubeadmProvider:
         self._observer = observer
         self._site = site
         self._site_section = site_section
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            is_proven_when_built=True, packing=self, switching=self, telling=self.telling,
+            machine_probes=self.machine_probes, seek=self.seek,
+        )  # fmt: skip
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -93,24 +100,19 @@ class KubeadmProvider:
 
     def switch(self, before: Lab, after: Lab) -> Plan:
         """From `before`, which is up, to `after` on the same cluster, by Cilium's configuration alone."""
-        differing = [
-            what
-            for what, a, b in (
+        refuse_differing(
+            before,
+            after,
+            (
                 ("name", before.name, after.name),
                 ("nodes", [n.name for n in before.nodes], [n.name for n in after.nodes]),
                 ("pods", [(p.name, p.node) for p in before.pods], [(p.name, p.node) for p in after.pods]),
                 ("pod range", before.network.pod_cidr, after.network.pod_cidr),
                 ("kubeadm:", before.settings.get("kubeadm"), after.settings.get("kubeadm")),
                 ("hosts:", before.settings.get("hosts"), after.settings.get("hosts")),
-            )
-            if a != b
-        ]
-        if differing:
-            raise UsageError(
-                what=f"one cluster cannot be switched from {before.scenario} to {after.scenario}",
-                cause=f"they differ in: {', '.join(differing)}",
-                remedy=f"labctl down {before.name}, then build the other one",
-            )
+            ),
+            remedy=f"labctl down {before.name}, then build the other one",
+        )
         return plan_switch(self.settings(before), self.settings(after))
 
     def images(self, lab: Lab) -> tuple[Part, ...]:
@@ -207,9 +209,7 @@ class KubeadmProvider:
         return state if isinstance(state, dict) else None
 
     def _running(self, name: str, state: dict[str, Any]) -> RunningLab:
-        lab: Lab | None = None
-        with contextlib.suppress(TypeError, ValueError, RecursionError, LabError):
-            lab = lab_from_json(parse_json(read_state(self._files(name).record) or "null"))
+        lab = read_record(self._files(name).record)
         return RunningLab(
             name=name,
             provider=self.name,

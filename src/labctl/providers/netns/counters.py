@@ -1,8 +1,8 @@
 """Reads what a node shows of its datapath: attached programs, their counters, netfilter's counters, connections.
 
-Only reading: what the figures mean is `evidence`'s. Nothing in here looks at what the scenario asked for. A witness
-that cannot be read (a kernel without the feature, a right that is missing) is `Unread`, with the reason; it is never
-taken for one that shows nothing, and it does not keep the others from being read.
+Only reading: what the figures mean is for the network to say. Nothing in here looks at what the scenario asked for. A
+witness that cannot be read (a kernel without the feature, a right that is missing) is `Unread`, with the reason; it is
+never taken for one that shows nothing, and it does not keep the others from being read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TypeVar
 from labctl.datapath import bpf
 from labctl.datapath.layout import ProgramCounter, read_metrics
 from labctl.errors import MeasureFailed
-from labctl.providers.netns.actions import Direction
+from labctl.providers.netns.kinds.program import Direction, attached_to
 from labctl.system import netfilter, netns, process, rtnetlink, snmp
 from labctl.system.netfilter import Connection
-from labctl.system.netlink import NetlinkError, Socket
+from labctl.system.netlink import Socket
 from labctl.system.rtnetlink import Filter, Link
 
 _METRICS = "metrics"
@@ -72,13 +72,17 @@ class Reading:
     netfilter: Netfilter | Unread
     connections: tuple[Connection, ...] | Unread
 
+    def command(self, *argv: str) -> str:
+        """What a person would type to run argv on the node."""
+        return " ".join(netns.command(self.namespace, argv))
+
 
 def read(node: str, namespace: str) -> Reading:
     """Raises MeasureFailed when the node is gone."""
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = {link.name: link for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
-            filters = {name: _filters(channel, link.index) for name, link in links.items()}
+            filters = {name: attached_to(channel, link.index) for name, link in links.items()}
             tracked = _or_unread(netfilter.connections, "conntrack")
     except OSError as failed:
         raise MeasureFailed(
@@ -119,19 +123,6 @@ def _or_unread(read: Callable[[], T], doing: str) -> T | Unread:
         return read()
     except OSError as failed:
         return unread(failed, doing)
-
-
-def _filters(channel: Socket, index: int) -> Mapping[Direction, tuple[Filter, ...]]:
-    found: dict[Direction, tuple[Filter, ...]] = {}
-    for direction in Direction:
-        try:
-            answers = [*map(rtnetlink.parse_filter, channel.ask(rtnetlink.filters_of(index, direction.hook)))]
-        except NetlinkError as refused:
-            if refused.errno not in rtnetlink.NO_HOOKS:
-                raise
-            continue
-        found[direction] = tuple(answer for answer in answers if answer is not None)
-    return found
 
 
 def _metrics(

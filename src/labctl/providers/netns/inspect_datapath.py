@@ -1,44 +1,25 @@
 """Reads what is attached in a lab's nodes and what its maps hold, from the kernel's own objects.
 
-Programs are found where they hang (tc filters), maps through the programs that use them. In words: `map_tables`.
-
-The maps of a node's programs in words: keys and values decoded, addresses and identities named. Pure.
-
-Nothing in here reads what the maps should hold: names come from the lab, entries from the kernel.
+Programs are found where they hang (tc filters), maps through the programs that use them. What the entries of a map
+mean is its network's to say.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from labctl.datapath import bpf
-from labctl.datapath.bpf import MapInfo, MapType
-from labctl.datapath.layout import (
-    FRAGMENT_KEY,
-    NO_ADDRESS,
-    PORTS,
-    SNAT_ENTRY,
-    SNAT_KEY,
-    ConfigFlag,
-    ProgramCounter,
-    SecurityIdentity,
-    decode_metrics,
-    unpack_config,
-    unpack_endpoint,
-    unpack_ipcache,
-    unpack_tunnel_key,
-)
+from labctl.datapath.bpf import Entry
+from labctl.datapath.layout import ProgramCounter, decode_metrics
 from labctl.errors import MeasureFailed
-from labctl.model.evidence import AttachedProgram, DatapathState, MapTable, NodeDatapath
+from labctl.model.evidence import AttachedProgram, DatapathState, NodeDatapath
 from labctl.model.lab import Lab
 from labctl.names import namespace_of
-from labctl.providers.netns.actions import Direction
+from labctl.networks import network_of
+from labctl.providers.netns.kinds.program import Direction, attached_to
 from labctl.system import netns, rtnetlink
-from labctl.system.netlink import NetlinkError, Socket
+from labctl.system.netlink import Socket
 
 _COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _METRICS = "metrics"
@@ -71,7 +52,12 @@ def _node(lab: Lab, node: str) -> NodeDatapath:
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = [rtnetlink.parse_link(answer) for answer in channel.ask(rtnetlink.all_links())]
-            hung = [found for link in links for found in _filters(channel, link)]
+            hung = [
+                _Hung(device=link.name, index=link.index, direction=direction, filter=one)
+                for link in links
+                for direction, filters in attached_to(channel, link.index).items()
+                for one in filters
+            ]
         information = {one.filter.program_id: _program(one.filter.program_id) for one in hung}
         map_ids = sorted({map_id for info in information.values() for map_id in info.map_ids})
         dumps = {info: entries for map_id in map_ids for info, entries in (_map(map_id),)}
@@ -81,32 +67,16 @@ def _node(lab: Lab, node: str) -> NodeDatapath:
             cause=str(failed),
             remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
         ) from failed
-    names = names_of(lab, {link.index: link.name for link in links})
     counted = [m for info, entries in dumps.items() if info.name == _METRICS for m in decode_metrics(entries)]
-    tables = (map_table(info, entries, names) for info, entries in dumps.items())
     return NodeDatapath(
         node=node,
         programs=tuple(_attached(one, information[one.filter.program_id], counted, namespace) for one in hung),
-        maps=tuple(sorted((table for table in tables if table is not None), key=_place)),
+        maps=network_of(lab).map_tables(lab, {link.index: link.name for link in links}, dumps.items()),
         commands=(
             " ".join(netns.command(namespace, ("bpftool", "net", "show"))),
             f"tc -n {namespace} filter show dev {hung[0].device} {hung[0].direction}" if hung else "",
         ),
     )
-
-
-def _filters(channel: Socket, link: rtnetlink.Link) -> list[_Hung]:
-    found: list[_Hung] = []
-    for direction in Direction:
-        try:
-            for answer in channel.ask(rtnetlink.filters_of(link.index, direction.hook)):
-                parsed = rtnetlink.parse_filter(answer)
-                if parsed is not None:
-                    found.append(_Hung(device=link.name, index=link.index, direction=direction, filter=parsed))
-        except NetlinkError as refused:
-            if refused.errno not in rtnetlink.NO_HOOKS:
-                raise
-    return found
 
 
 def _program(program_id: int) -> bpf.ProgramInfo:
@@ -146,210 +116,3 @@ def _attached(one: _Hung, info: bpf.ProgramInfo, counted: list[ProgramCounter], 
         run_time_ns=info.run_time_ns if has_runs else None,
         command=f"tc -n {namespace} filter show dev {one.device} {one.direction}",
     )
-
-
-_ORDER = ("config", "endpoints", "ipcache", "tunnel", "snat", "fragments", "metrics")
-
-
-def _place(table: MapTable) -> tuple[int, str]:
-    return (_ORDER.index(table.name) if table.name in _ORDER else len(_ORDER), table.name)
-
-
-Entry = tuple[bytes, tuple[bytes, ...]]
-Row = tuple[str, ...]
-
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
-_DIGITS = re.compile(r"(\d+)", re.ASCII)
-_KINDS = {
-    MapType.HASH: "hash",
-    MapType.ARRAY: "array",
-    MapType.PERCPU_HASH: "per-CPU hash",
-    MapType.LRU_HASH: "LRU hash",
-    MapType.LPM_TRIE: "LPM trie",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapNames:
-    """Who has which address, identity and interface index, for people."""
-
-    addresses: Mapping[IPv4Address, str]
-    identities: Mapping[int, str]
-    devices: Mapping[int, str]
-
-    def address(self, address: IPv4Address) -> str:
-        name = self.addresses.get(address)
-        return f"{address} ({name})" if name else str(address)
-
-    def identity(self, identity: int) -> str:
-        name = self.identities.get(identity)
-        return f"{identity} ({name})" if name else str(identity)
-
-    def device(self, index: int) -> str:
-        return self.devices.get(index, f"interface {index}")
-
-
-def names_of(lab: Lab, devices: Mapping[int, str]) -> MapNames:
-    """The names that the lab gives; `devices` are the node's, by interface index."""
-    addresses = {pod.address: pod.name for pod in lab.pods}
-    for node in lab.nodes:
-        addresses |= {node.address.ip: node.name, node.router: f"cilium_host of {node.name}"}
-    identities: dict[int, str] = {int(known): known.name.lower().replace("_", "-") for known in SecurityIdentity}
-    for pod in lab.pods:
-        labels = ",".join(f"{key}={value}" for key, value in sorted(pod.labels.items()))
-        identities[pod.identity] = labels or pod.name
-    return MapNames(addresses=addresses, identities=identities, devices=devices)
-
-
-def map_table(info: MapInfo, entries: Iterable[Entry], names: MapNames) -> MapTable | None:
-    """The map in words, or None for one that holds no entries to list (a ring buffer) or is none of labctl's."""
-    shape = _SHAPES.get(info.name)
-    if shape is None:
-        return None
-    return MapTable(
-        name=info.name,
-        meaning=shape.meaning,
-        kind=_KINDS.get(MapType(info.type), str(info.type)) if info.type in set(MapType) else str(info.type),
-        columns=shape.columns,
-        rows=tuple(sorted(shape.rows(entries, names), key=_in_order)),
-        command=f"bpftool map dump id {info.id}",
-        cilium_command=shape.cilium_command,
-        map_id=info.id,
-        max_entries=None if info.type == MapType.ARRAY else info.max_entries,
-    )
-
-
-def _in_order(row: Row) -> tuple[tuple[int | str, ...], ...]:
-    """Numbers by their value: 10.244.0.9 before 10.244.0.10. Digits and other text alternate, so that both compare."""
-    return tuple(tuple(int(part) if part.isdigit() else part for part in _DIGITS.split(cell)) for cell in row)
-
-
-def _config(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for _, (value, *_rest) in entries:
-        config = unpack_config(value)
-        flags = ", ".join(flag.name.lower() for flag in ConfigFlag if flag in config.flags and flag.name)
-        yield "node", names.address(config.node_address)
-        yield "router", names.address(config.router_address)
-        yield "pod CIDR", str(config.pod_cidr)
-        yield "uplink", names.device(config.uplink_ifindex)
-        yield "flags", flags or "none"
-        yield "extra delay", f"{config.extra_delay_ns} ns"
-        if config.trace_source != NO_ADDRESS:
-            traced = f"{names.address(config.trace_source)} ↔ {names.address(config.trace_destination)}"
-            yield "traced pair", traced
-
-
-def _endpoints(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for key, (value, *_) in entries:
-        found = unpack_endpoint(value)
-        yield (
-            names.address(IPv4Address(key)),
-            names.device(found.ifindex),
-            found.mac,
-            found.lxc_mac,
-            names.identity(found.identity),
-        )
-
-
-def _ipcache(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for key, (value, *_) in entries:
-        identity, tunnel_endpoint = unpack_ipcache(value)
-        through = "" if tunnel_endpoint == NO_ADDRESS else names.address(tunnel_endpoint)
-        yield names.address(IPv4Address(key)), names.identity(identity), through
-
-
-def _tunnel(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for key, (value, *_) in entries:
-        yield str(unpack_tunnel_key(key)), names.address(IPv4Address(value))
-
-
-def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for key, (value, *_) in entries:
-        source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
-        _created_ns, address, port = SNAT_ENTRY.unpack(value)
-        yield (
-            _PROTOCOLS.get(protocol, str(protocol)),
-            "in" if direction else "out",
-            f"{names.address(IPv4Address(source))}:{_port(source_port)}",
-            f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
-            f"{'destination' if direction else 'source'} → {names.address(IPv4Address(address))}:{_port(port)}",
-        )
-
-
-def _fragments(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for key, (value, *_) in entries:
-        source, destination, number, protocol = FRAGMENT_KEY.unpack(key)
-        source_port, destination_port = PORTS.unpack(value)
-        yield (
-            _PROTOCOLS.get(protocol, str(protocol)),
-            names.address(IPv4Address(source)),
-            names.address(IPv4Address(destination)),
-            str(_port(number)),
-            f"{_port(source_port)} → {_port(destination_port)}",
-        )
-
-
-def _metrics(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
-    for metric in decode_metrics(entries):
-        yield (
-            names.device(metric.ifindex),
-            metric.program.function,
-            metric.verdict.words,
-            str(metric.packets),
-            str(metric.bytes),
-        )
-
-
-def _port(data: bytes) -> int:
-    return int.from_bytes(data, "big")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    meaning: str
-    columns: Row
-    rows: Callable[[Iterable[Entry], MapNames], Iterable[Row]]
-    cilium_command: str = ""
-
-
-_SHAPES = {
-    "config": _Shape(
-        meaning="what this node's programs know of their node", columns=("setting", "value"), rows=_config
-    ),
-    "endpoints": _Shape(
-        meaning="the pods of this node: where a packet for them is delivered, and with which MACs",
-        columns=("pod", "lxc", "eth0 MAC", "lxc MAC", "identity"),
-        rows=_endpoints,
-        cilium_command="cilium bpf endpoint list",
-    ),
-    "ipcache": _Shape(
-        meaning="who an address is, and behind which tunnel endpoint; an address that is not listed is the world",
-        columns=("address", "identity", "tunnel endpoint"),
-        rows=_ipcache,
-        cilium_command="cilium bpf ipcache list; cilium identity list",
-    ),
-    "tunnel": _Shape(
-        meaning="which node has which pod range: asked when the ipcache does not know the address",
-        columns=("pod CIDR", "tunnel endpoint"),
-        rows=_tunnel,
-        cilium_command="cilium bpf tunnel list",
-    ),
-    "snat": _Shape(
-        meaning="what was masqueraded: which flow got which address and port",
-        columns=("protocol", "way", "from", "to", "rewritten"),
-        rows=_snat,
-        cilium_command="cilium bpf nat list",
-    ),
-    "fragments": _Shape(
-        meaning="first fragments seen: the ports that their later fragments lack",
-        columns=("protocol", "from", "to", "IP id", "ports"),
-        rows=_fragments,
-        cilium_command="cilium bpf frag list",
-    ),
-    "metrics": _Shape(
-        meaning="what each program did with packets, counted by itself",
-        columns=("device", "program", "what it did", "packets", "bytes"),
-        rows=_metrics,
-        cilium_command="cilium bpf metrics list",
-    ),
-}

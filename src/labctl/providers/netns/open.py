@@ -9,16 +9,17 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model import interfaces
+from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
+from labctl.model.interfaces import LO
+from labctl.model.lab import Lab, Pair, Placement, Pod
 from labctl.model.result import Completed
-from labctl.model.signature import Role
 from labctl.names import UNDERLAY, namespace_of
-from labctl.providers.base import OpenDevice, Running, Tap, Target, TargetKind, Watch
+from labctl.networks import network_of
+from labctl.networks.base import NodeReadings
+from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.evidence import NodeReadings, testify
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
@@ -49,7 +50,7 @@ class NamespaceTarget:
         return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
-        """`Enterable` of the seam: what `run` does for a process that it starts, done to this one."""
+        """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
         try:
             return tuple(self._enter(privileged=privileged))
         except OSError as failed:
@@ -82,7 +83,7 @@ class NetnsOpenLab:
         self.lab = lab
         self._targets = {target.name: target for target in _targets(lab)}
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str) -> NamespaceTarget:
         """The pod or node of that name. Raises UsageError with a suggestion."""
         if name not in self._targets:
             near = difflib.get_close_matches(name, self._targets, n=1)
@@ -98,26 +99,26 @@ class NetnsOpenLab:
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         """In the order from client to server; of a same-node pair, the devices of the one node once."""
-        client, server = self.lab.pod(pair.client), self.lab.pod(pair.server)
-        placed = (
-            _same_node(self.lab, client, server)
-            if pair.placement is Placement.SAME_NODE
-            else _cross_node(self.lab, client, server)
-        )
+        client, server = (self.lab.node(self.lab.pod(name).node) for name in (pair.client, pair.server))
+        at_client, at_server = network_of(self.lab).taps(self.lab, pair)
+        between = fabric_of(self.lab).taps(client, server) if pair.placement is Placement.CROSS_NODE else ()
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
-            for role, where, interface in placed
+            for role, where, interface in (*at_client, *between, *at_server)
         )
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
-        taps = [tap for tap in self.taps(pair) if tap.interface != interfaces.LO]
+        taps = [tap for tap in self.taps(pair) if tap.interface != LO]
         macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
         return tuple(
             OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
             for tap in taps
             if tap.interface in macs[tap.target.name]
         )
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
@@ -132,11 +133,11 @@ class NetnsOpenLab:
                 NodeReadings(
                     before=was,
                     after=self._read(node),
-                    lxc=pods[node].lxc,
+                    pod=pods[node],
                     arrived=counters.grown(had, self._arrivals(pods[node])),
                 )
             )
-        return testify(self.lab, pair, looks)
+        return network_of(self.lab).testify(self.lab, pair, looks)
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -162,10 +163,6 @@ class NetnsOpenLab:
             ) from failed
 
 
-Placed = tuple[Role, str, str]
-"""A role, the part of the lab that has the device, and the device."""
-
-
 def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
@@ -173,43 +170,6 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
         (UNDERLAY, TargetKind.UNDERLAY),
     )
     return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)
-
-
-def _same_node(lab: Lab, client: Pod, server: Pod) -> Iterable[Placed]:
-    yield Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE
-    yield Role.CLIENT_LXC, client.node, client.lxc
-    yield from _client_node(lab, client.node)
-    yield Role.SERVER_LXC, server.node, server.lxc
-    yield Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE
-
-
-def _client_node(lab: Lab, node: str) -> Iterable[Placed]:
-    yield Role.CLIENT_CILIUM_HOST, node, interfaces.CILIUM_HOST
-    yield Role.CLIENT_CILIUM_NET, node, interfaces.CILIUM_NET
-    if lab.datapath.encapsulation is Encapsulation.VXLAN:
-        yield Role.CLIENT_CILIUM_VXLAN, node, interfaces.CILIUM_VXLAN
-    yield Role.CLIENT_UPLINK, node, interfaces.UPLINK
-    yield Role.CLIENT_LO, node, interfaces.LO
-
-
-def _cross_node(lab: Lab, client: Pod, server: Pod) -> Iterable[Placed]:
-    yield Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE
-    yield Role.CLIENT_LXC, client.node, client.lxc
-    yield from _client_node(lab, client.node)
-    yield Role.CLIENT_BRIDGE_PORT, UNDERLAY, _port(lab.node(client.node))
-    yield Role.SERVER_BRIDGE_PORT, UNDERLAY, _port(lab.node(server.node))
-    yield Role.SERVER_LO, server.node, interfaces.LO
-    yield Role.SERVER_UPLINK, server.node, interfaces.UPLINK
-    if lab.datapath.encapsulation is Encapsulation.VXLAN:
-        yield Role.SERVER_CILIUM_VXLAN, server.node, interfaces.CILIUM_VXLAN
-    yield Role.SERVER_CILIUM_NET, server.node, interfaces.CILIUM_NET
-    yield Role.SERVER_CILIUM_HOST, server.node, interfaces.CILIUM_HOST
-    yield Role.SERVER_LXC, server.node, server.lxc
-    yield Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE
-
-
-def _port(node: Node) -> str:
-    return interfaces.bridge_port(node.index)
 
 
 @contextmanager

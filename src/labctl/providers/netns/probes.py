@@ -16,7 +16,7 @@ from labctl.errors import HostLacks, LabError
 from labctl.model.lab import Encapsulation, HostRouting
 from labctl.providers.base import Probe
 from labctl.providers.netns import kernel
-from labctl.providers.netns.actions import Device
+from labctl.providers.netns.kinds.link import Device
 from labctl.providers.tools import Need, tool_probes
 from labctl.system import netfilter, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket

@@ -19,8 +19,7 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.providers.base import Executor, OpenLab, Probe, RunningLab
-from labctl.providers.netns.actions import pins
+from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
 from labctl.system import files, netns
@@ -34,16 +33,14 @@ class NetnsProvider:
         "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
     )
 
-    def statements(self, lab: Lab) -> tuple[str, ...]:
-        from labctl.providers.netns.rules import count_of
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes)
 
-        extra = lab.datapath.extra_iptables_rules
-        return (
-            self.statement,
-            f"Each node carries {count_of(lab)} iptables rules"
-            + (f", {extra} of them extra ones that no packet matches" if extra else "")
-            + ", and tracks connections; the size of a difference depends on it.",
-        )
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        from labctl.networks import network_of
+
+        return (self.statement, *network_of(lab).statements(lab))
 
     def probes(self) -> Iterator[Probe]:
         from labctl.providers.netns.probes import probes
@@ -70,18 +67,19 @@ class NetnsProvider:
 
         return discover(name)
 
-    def processes(self, name: str) -> tuple[str, ...]:
-
-        return processes(name)
-
     def teardown(self, name: str) -> None:
-
         teardown(name)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         from labctl.providers.netns.open import open_lab
 
         return open_lab(lab)
+
+
+def _enter(lab: Lab, target: str, privileged: bool) -> tuple[str, ...]:
+    from labctl.providers.netns.open import NetnsOpenLab
+
+    return NetnsOpenLab(lab).target(target).enter(privileged=privileged)
 
 
 _log = logging.getLogger(__name__)
@@ -129,6 +127,8 @@ def _end_processes(of_lab: Remains) -> None:
 
 def _remove_pins(name: str) -> None:
     """What a script of `plan --shell` leaves when it is killed: its bpffs, whose place only that script uses."""
+    from labctl.providers.netns.kinds.program import pins
+
     place = pins(name)
     if place.is_mount():
         netns.unmount(place)

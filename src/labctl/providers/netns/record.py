@@ -16,27 +16,21 @@ process, so that nothing stays behind.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
-import ipaddress
 import json
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
+from labctl.codec import plain, typed
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
-from labctl.model import parameters
 from labctl.model.lab import Lab
 from labctl.names import MARK, UNDERLAY, is_name, namespace_of
+from labctl.planning.record import lab_of, lab_to_json
 from labctl.system import locks, netns
 
-_VERSION = 1
-_ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network)
+_BEFORE = 1
+"""The version that labctl 0.1 wrote in place of `apiVersion`, with the lab's fields under `lab`."""
 
 
 def record_path(lab: str) -> Path:
@@ -48,61 +42,20 @@ def record_path(lab: str) -> Path:
 
 def as_document(lab: Lab) -> str:
     """The lab as JSON on one line."""
-    return json.dumps({"version": _VERSION, "lab": _encode(lab)}, ensure_ascii=True)
+    return json.dumps(lab_to_json(lab), ensure_ascii=True)
 
 
 def parse_document(text: str) -> Lab | None:
     """The lab that `as_document` was given; None when the file is from another version or is not whole."""
     try:
         document = parse_json(text)
-        if document["version"] != _VERSION:
+        if not isinstance(document, dict):
             return None
-        decoded = _decode(Lab, document["lab"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        if "version" not in document:
+            return lab_of(document)
+        return typed(Lab, document.get("lab"), where="the record") if document["version"] == _BEFORE else None
+    except (ValueError, RecursionError, UsageError):
         return None
-    return decoded if isinstance(decoded, Lab) else None
-
-
-def _encode(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        named = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        # The parameters of checks are a union: which member it is has to be said.
-        return {"type": type(value).__name__, **named} if isinstance(value, parameters.CheckParameters) else named
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, _ADDRESSES):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_encode(item) for item in value]
-    return value
-
-
-def _decode(kind: Any, data: Any) -> object:
-    """`data` as a value of the annotated type `kind`. Raises ValueError, KeyError or TypeError."""
-    if typing.get_origin(kind) is typing.Annotated:
-        return _decode(typing.get_args(kind)[0], data)
-    if kind == parameters.CheckParameters:
-        return _decode(getattr(parameters, data["type"]), {key: data[key] for key in data if key != "type"})
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return (
-            None if data is None else _decode(next(one for one in typing.get_args(kind) if one is not type(None)), data)
-        )
-    if typing.get_origin(kind) is tuple:
-        return tuple(_decode(typing.get_args(kind)[0], item) for item in data)
-    if dataclasses.is_dataclass(kind):
-        hints = _hints(kind if isinstance(kind, type) else type(kind))
-        return kind(**{name: _decode(hints[name], item) for name, item in data.items()})  # type: ignore[operator]
-    if isinstance(kind, type) and (issubclass(kind, enum.Enum) or kind in _ADDRESSES):
-        return kind(data)
-    return data
-
-
-@cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    """Once for each class, not for each of a thousand pods."""
-    return typing.get_type_hints(kind, include_extras=True)
 
 
 def parts_of(lab: Lab) -> tuple[str, ...]:
@@ -123,15 +76,15 @@ _SCENARIO_CHARACTERS = 80
 class NamespaceMark:
     """What a namespace says of itself. `digest` is the beginning of the lab's digest."""
 
-    scenario: str
-    digest: str
-    kind: str
+    scenario: str = ""
+    digest: str = ""
+    kind: str = ""
 
 
 def mark_of(lab: Lab, kind: str) -> str:
     """The alias for a part (`node`, `pod`, `underlay`) of the lab."""
-    facts = {"scenario": lab.scenario[:_SCENARIO_CHARACTERS], "digest": lab.digest[:_DIGEST_DIGITS], "kind": kind}
-    text = f"{MARK} {json.dumps(facts, separators=(',', ':'))}"
+    mark = NamespaceMark(scenario=lab.scenario[:_SCENARIO_CHARACTERS], digest=lab.digest[:_DIGEST_DIGITS], kind=kind)
+    text = f"{MARK} {json.dumps(plain(mark), separators=(',', ':'))}"
     return text if len(text.encode()) <= _ALIAS_BYTES else MARK
 
 
@@ -141,14 +94,9 @@ def parse_mark(alias: str) -> NamespaceMark | None:
     if mark != MARK:
         return None
     try:
-        known = parse_json(facts) if facts else {}
-    except ValueError:
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
-    return NamespaceMark(
-        scenario=str(known.get("scenario", "")), digest=str(known.get("digest", "")), kind=str(known.get("kind", ""))
-    )
+        return typed(NamespaceMark, parse_json(facts), where="the mark")
+    except (ValueError, UsageError):
+        return NamespaceMark()
 
 
 _CLAIM_S = 0.2

@@ -22,12 +22,12 @@ from labctl.model.tools import require_output
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
 from labctl.providers.netns import kernel, netfilter_watch
-from labctl.providers.netns.actions import Direction
 from labctl.providers.netns.counters import unread
+from labctl.providers.netns.kinds.program import attached_to
 from labctl.providers.netns.record import turn, watching_lock
 from labctl.system import locks, netfilter, netns, process, rtnetlink
 from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
-from labctl.system.netlink import NetlinkError, Socket
+from labctl.system.netlink import Socket
 
 _NFT_TIMEOUT_S = 5.0
 _TURN_TIMEOUT_S = 15.0
@@ -237,14 +237,7 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
 
 
 def _programs(channel: Socket, index: int) -> Iterator[int]:
-    for direction in Direction:
-        try:
-            for answer in channel.ask(rtnetlink.filters_of(index, direction.hook)):
-                if (found := rtnetlink.parse_filter(answer)) is not None:
-                    yield found.program_id
-        except NetlinkError as refused:
-            if refused.errno not in rtnetlink.NO_HOOKS:
-                raise
+    return (one.program_id for filters in attached_to(channel, index).values() for one in filters)
 
 
 def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[int, ...]]:

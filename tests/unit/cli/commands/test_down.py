@@ -8,7 +8,7 @@ import pytest
 
 from labctl import app
 from labctl.cli import group
-from labctl.providers.base import RunningLab
+from labctl.providers.base import Capabilities, RunningLab
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import ScriptedProvider, running_lab
 
@@ -16,6 +16,9 @@ from labctl.testing.provider import ScriptedProvider, running_lab
 @dataclass(slots=True, kw_only=True)
 class Seeker(ScriptedProvider):
     """Has no lab on record; its machines carry the mark of the lab `remembered`."""
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(seek=self.seek)
 
     def seek(self, name: str) -> RunningLab | None:
         self.log.append(f"seek {name}")

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from labctl.cli.commands import exec_in
 from labctl.errors import UsageError
+from labctl.providers.base import Capabilities
 
 
 @pytest.mark.parametrize("provider", ["kind", "kubeadm", "cluster"])
@@ -21,7 +22,8 @@ def test_a_container_is_not_entered_with_other_powers_than_its_own(
             pytest.fail(f"went in with {argv}")
 
     opened = SimpleNamespace(target=lambda name: Container())
-    found = (SimpleNamespace(provider=provider), SimpleNamespace(open=lambda lab: nullcontext(opened)))
+    builder = SimpleNamespace(open=lambda lab: nullcontext(opened), capabilities=Capabilities())
+    found = (SimpleNamespace(provider=provider), builder)
     monkeypatch.setattr(exec_in, "find_lab", lambda name: found)
     ended = CliRunner().invoke(exec_in.command, ["--privileged", "lab", "pod", "--", "ls", "a b"])
     assert isinstance(ended.exception, UsageError)

@@ -30,7 +30,7 @@ def new(world: World, question: Question) -> RunToFill:
 
 def answered(question: Question, into: RunToFill, events: list[Event] | None = None) -> ComparisonRun:
     heard = [] if events is None else events
-    return compare(question, into, matrix_document, heard.append, runs_tools_here=False)
+    return compare(question, into, matrix_document, heard.append)
 
 
 def stop_at(world: World, number: int) -> None:
@@ -77,9 +77,7 @@ def test_a_stop_before_the_first_figure_leaves_a_run_and_no_comparison(world: Wo
 
 def test_kept_labs_are_named_and_stay_up(world: World) -> None:
     question = world.question(rounds=1)
-    answer = compare(
-        question, new(world, question), matrix_document, lambda event: None, runs_tools_here=False, keep=True
-    )
+    answer = compare(question, new(world, question), matrix_document, lambda event: None, keep=True)
     assert answer.kept == ("legacy-a-abcd", "bpf-b-abcd")
     assert sorted(world.provider.up) == sorted(answer.kept)
 
@@ -88,14 +86,12 @@ def test_a_baseline_is_compared_with_what_was_measured_and_refused_before_anythi
     question = world.question(rounds=1)
     answered(question, new(world, question))
     baseline = world.read()
-    answer = compare(
-        question, new(world, question), matrix_document, lambda event: None, runs_tools_here=False, baseline=baseline
-    )
+    answer = compare(question, new(world, question), matrix_document, lambda event: None, baseline=baseline)
     assert [each.is_paired for each in answer.against_baseline] == [False, False]
     other = world.question("third", "fourth", rounds=1)
     events: list[Event] = []
     with pytest.raises(UsageError, match="no baseline"):
-        compare(other, new(world, other), matrix_document, events.append, runs_tools_here=False, baseline=baseline)
+        compare(other, new(world, other), matrix_document, events.append, baseline=baseline)
     assert events == []
 
 

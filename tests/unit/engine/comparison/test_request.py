@@ -12,13 +12,13 @@ import pytest
 from engine.engine_world import SPECS, ImaginedPing, World, lab
 from labctl.checks.base import CheckContext
 from labctl.checks.server import address_of
+from labctl.codec import json_line
 from labctl.engine.comparison.request import Options, ask, asked_from, compared_specs
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
 from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters
 from labctl.model.result import CheckResult, Metric
 from labctl.names import is_name
-from labctl.store.codec import json_line
 
 OPTIONS = Options(seed=7, token="abcd")
 PARAMETERS = CompareParameters(rounds=6, checks=("ping",))

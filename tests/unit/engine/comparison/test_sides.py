@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.tcpdump import expected_for
 from labctl.compare.order import Schedule
 from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
@@ -26,8 +25,9 @@ from labctl.model.lab import HostRouting, Lab, Strategy
 from labctl.model.parameters import CheckParameters, CompareParameters
 from labctl.model.plan import Plan
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily, Sample, Verdict
+from labctl.networks.cilium.expected import expected_for
 from labctl.planning.resolve import resolve
-from labctl.providers.base import OpenLab, StrategyChoice
+from labctl.providers.base import Capabilities, OpenLab, StrategyChoice
 from labctl.store.runs import MemorySink
 from labctl.testing.provider import ScriptedProvider, step
 from labctl.testing.scripted import ScriptedCheck, ScriptedLab, ScriptedTarget
@@ -41,6 +41,9 @@ class SwitchingProvider(ScriptedProvider):
     in_force: Lab | None = None
     falls_back: bool = False
     unlike: str = ""
+
+    def __post_init__(self) -> None:
+        self.capabilities = Capabilities(switching=self)
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
         self.log.append(f"strategy for {sides}")

@@ -1,5 +1,5 @@
-"""Echoes between pods of the recorded clusters: what every tap saw (as recorded, in `path.expected`), and what monitor
-told of the same packets, joined as `labctl trace` joins them."""
+"""Echoes between pods of the recorded clusters: what every tap saw (as recorded, in `networks.cilium.expected`), and
+what monitor told of the same packets, joined as `labctl trace` joins them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ipaddress import IPv4Address
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role, Seen
 from labctl.model.trace import Movement, PacketKey, PacketPath, TapDirection, TraceTap, Way
+from labctl.networks.cilium.expected import expected_for
 from labctl.path.assemble import join, names_of, numbered
-from labctl.path.expected import expected_for
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
 from labctl.testing.labs import example_devices, example_lab

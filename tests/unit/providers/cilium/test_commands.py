@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,16 +17,13 @@ import pytest
 
 from labctl.errors import StepFailed, UsageError
 from labctl.planning.record import digest_of, lab_to_json
-from labctl.providers.cilium.commands import Commands, LabFiles, pasted, read_state, with_kubeconfig
-from labctl.providers.kind import execute as kind_execute
-from labctl.providers.kind import provider as kind_record
+from labctl.providers.cilium.commands import Commands, LabFiles, pasted, read_state, with_kubeconfig, write_private
+from labctl.providers.cilium.settings import read_record
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kubeadm import execute as kubeadm_execute
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import AnsibleRunner
 from labctl.testing.labs import example_lab
 
-WRITERS = [kind_execute.write_private, kubeadm_execute.write_private]
 NAMES = ["../outside", "..", "/etc", "a/b", "", "logs", "bundles", "-rf", "x" * 60]
 
 
@@ -44,11 +41,10 @@ def assert_private(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("_umask")
-@pytest.mark.parametrize("write", WRITERS)
-def test_state_is_private_whatever_the_umask(tmp_path: Path, write: Callable[[Path, str], None]) -> None:
+def test_state_is_private_whatever_the_umask(tmp_path: Path) -> None:
     files = LabFiles.of(tmp_path / "state" / "kind", "mylab")
     for path in (files.kubeconfig, files.values, files.rendered, files.record, files.charts / "x", files.logs / "y"):
-        write(path, "text\n")
+        write_private(path, "text\n")
     assert_private(tmp_path / "state")
 
 
@@ -59,57 +55,48 @@ def test_what_ansible_is_told_is_private_whatever_the_umask(tmp_path: Path) -> N
     assert_private(tmp_path / "state")
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_state_belongs_to_the_person_behind_sudo(
-    tmp_path: Path, write: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_state_belongs_to_the_person_behind_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root gives files away")
     monkeypatch.setenv("SUDO_UID", "1234")
     monkeypatch.setenv("SUDO_GID", "1235")
-    write(tmp_path / "state" / "kind" / "mylab" / "kubeconfig", "text\n")
+    write_private(tmp_path / "state" / "kind" / "mylab" / "kubeconfig", "text\n")
     for path in (tmp_path / "state", *(tmp_path / "state").rglob("*")):
         assert (path.lstat().st_uid, path.lstat().st_gid) == (1234, 1235), path
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_a_folder_that_somebody_else_may_write_is_not_written_to(
-    tmp_path: Path, write: Callable[[Path, str], None]
-) -> None:
+def test_a_folder_that_somebody_else_may_write_is_not_written_to(tmp_path: Path) -> None:
     folder = tmp_path / "mylab"
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(StepFailed, match="cannot write") as refused:
-        write(folder / "kubeconfig", "text\n")
+        write_private(folder / "kubeconfig", "text\n")
     assert "everybody may write it" in refused.value.cause
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("linked", ["mylab", "mylab/kubeconfig"])
-def test_a_link_in_the_state_is_not_written_through(
-    tmp_path: Path, write: Callable[[Path, str], None], linked: str
-) -> None:
+def test_a_link_in_the_state_is_not_written_through(tmp_path: Path, linked: str) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kubeconfig").write_text("not yours\n")
     (tmp_path / linked).parent.mkdir(exist_ok=True)
     (tmp_path / linked).symlink_to(tmp_path / "outside" / Path(linked).relative_to("mylab"))
     with pytest.raises(StepFailed, match="cannot write"):
-        write(tmp_path / "mylab" / "kubeconfig", "text\n")
+        write_private(tmp_path / "mylab" / "kubeconfig", "text\n")
     assert (tmp_path / "outside" / "kubeconfig").read_text() == "not yours\n"
 
 
 def test_a_record_that_somebody_else_may_write_is_not_believed(tmp_path: Path) -> None:
     lab = replace(example_lab(), provider="kind")
     path = tmp_path / "mylab" / "lab.json"
-    kind_execute.write_private(path, json.dumps(lab_to_json(replace(lab, digest=digest_of(lab)))))
-    assert kind_record.read(path) is not None
+    write_private(path, json.dumps(lab_to_json(replace(lab, digest=digest_of(lab)))))
+    assert read_record(path) is not None
     path.chmod(0o666)
-    assert kind_record.read(path) is None
+    assert read_record(path) is None
     assert read_state(path) is None
     path.chmod(0o600)
     path.parent.chmod(0o777)
-    assert kind_record.read(path) is None
+    assert read_record(path) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

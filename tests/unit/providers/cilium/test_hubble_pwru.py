@@ -21,6 +21,7 @@ from labctl.model.trace import Carriage, Movement, Mover, PacketKey, PacketPath,
 from labctl.path.assemble import join, names_of
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.base import TargetKind
+from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.hubble_pwru import (
     FUNCTIONS,
     HUBBLE_READY,
@@ -43,7 +44,6 @@ from labctl.providers.cilium.hubble_pwru import (
 from labctl.providers.cilium.hubble_pwru import why_not as reason
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.tools import HostCommands
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 from .cilium_exchange import exchange, sections
@@ -280,7 +280,7 @@ def test_a_place_tells_its_namespace_and_devices() -> None:
 
 
 def test_the_scripts_ask_a_real_shell_and_a_real_kernel() -> None:
-    here = DoorTarget(name="here", kind=TargetKind.NODE, door=Door(closed=(), open=()), commands=HostCommands())
+    here = DoorTarget(name="here", kind=TargetKind.NODE, door=Door(closed=(), open=()), commands=HostCommands("kind"))
     place, kernel = parse_place("here", here.read(PLACE_SCRIPT)), parse_kernel(here.read(KERNEL_SCRIPT))
     assert place.netns == Path("/proc/self/ns/net").stat().st_ino
     assert "lo" in place.links.values()

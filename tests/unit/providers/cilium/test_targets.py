@@ -15,9 +15,9 @@ from labctl.errors import MeasureFailed, ToolMissing
 from labctl.model.lab import CheckSpec
 from labctl.model.parameters import LatencyParameters
 from labctl.providers.base import Completed, TargetKind
+from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.monitor import argv_monitor
 from labctl.providers.cilium.targets import Door, DoorTarget, parse_times, unwrapped
-from labctl.providers.kind.tools import HostCommands
 from labctl.testing.labs import example_lab
 from labctl.testing.scripted import MemoryRaw, ScriptedLab
 
@@ -26,7 +26,7 @@ from labctl.testing.scripted import MemoryRaw, ScriptedLab
 def here() -> DoorTarget:
     """`env` as the door: it takes argv and runs it, as `docker exec NODE` does."""
     return DoorTarget(
-        name="here", kind=TargetKind.POD, door=Door(closed=("env",), open=("env",)), commands=HostCommands()
+        name="here", kind=TargetKind.POD, door=Door(closed=("env",), open=("env",)), commands=HostCommands("kind")
     )
 
 
@@ -76,7 +76,7 @@ def test_a_program_that_is_not_there_is_no_failure_of_the_network(here: DoorTarg
 
 def test_a_door_that_does_not_open_is_told_in_its_own_words() -> None:
     shut = DoorTarget(
-        name="pod", kind=TargetKind.POD, commands=HostCommands(),
+        name="pod", kind=TargetKind.POD, commands=HostCommands("kind"),
         door=Door(closed=("sh", "-c", "echo 'Error from server (NotFound)' >&2; exit 1"), open=("sh",)),
     )  # fmt: skip
     with pytest.raises(MeasureFailed) as failed:
@@ -173,7 +173,9 @@ def test_a_server_program_that_the_image_lacks_is_told_at_once_and_by_name() -> 
     """Through real shells: what a pod without sockperf does."""
     lab = example_lab()
     here = Door(closed=(), open=())
-    pods = [DoorTarget(name=pod.name, kind=TargetKind.POD, door=here, commands=HostCommands()) for pod in lab.pods]
+    pods = [
+        DoorTarget(name=pod.name, kind=TargetKind.POD, door=here, commands=HostCommands("kind")) for pod in lab.pods
+    ]
     raw = MemoryRaw()
     spec = CheckSpec(name="latency", kind="latency", parameters=LatencyParameters())
     context = CheckContext(open_lab=ScriptedLab(lab, pods), pair=lab.pairs[0], spec=spec, raw=raw)  # type: ignore[arg-type]

@@ -15,11 +15,11 @@ from labctl.engine.build import build
 from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab, Service, ServiceProtocol, ServiceType
+from labctl.providers.cilium.commands import INSTALL, HostCommands, as_run
 from labctl.providers.kind.actions import DeleteCluster, WaitForPods
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.execute import KindExecutor, wait_for_pods
 from labctl.providers.kind.provider import KindProvider
-from labctl.providers.kind.tools import INSTALL, HostCommands, as_run
 
 IMAGES = ("local/cilium:v1.13.12", "local/operator-generic:v1.13.12", "local/tools:1")
 NODES = ("labctl-bpf-control-plane", "labctl-bpf-worker", "labctl-bpf-worker2")
@@ -410,7 +410,7 @@ def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
 def test_kubectl_is_run_without_websockets_and_shown_without_ado() -> None:
     assert as_run(("kubectl", "exec")) == ("env", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "kubectl", "exec")
     assert as_run(("docker", "ps")) == ("docker", "ps")
-    done = HostCommands().run(("true", "x"), timeout_s=5)
+    done = HostCommands("kind").run(("true", "x"), timeout_s=5)
     assert (done.argv, done.returncode) == (("true", "x"), 0)
 
 
@@ -421,7 +421,7 @@ def test_a_tool_that_is_not_there_is_named_with_how_to_get_it(tool: str, tmp_pat
             return None
 
     with pytest.raises(HostLacks) as lacks:
-        Without().run((tool, "version"), timeout_s=1)
+        Without("kind").run((tool, "version"), timeout_s=1)
     assert (lacks.value.what, lacks.value.remedy) == (
         f"the kind provider needs {tool}, which is not on this host", INSTALL[tool],
     )  # fmt: skip

@@ -3,150 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kind_world import World, completed, lab_of
-from labctl.errors import MeasureFailed, UsageError
+from kind_world import FIXTURES, Cluster, World, lab_of
+from labctl.errors import UsageError
 from labctl.model.lab import Placement
 from labctl.model.signature import Role
-from labctl.providers.base import Completed, OpenLab, Running, TargetKind
+from labctl.providers.base import OpenLab, TargetKind
 from labctl.providers.kind.provider import KindProvider
-
-FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "cilium"
-NODES = {"labctl-bpf-worker": "node1", "labctl-bpf-worker2": "node2", "labctl-bpf-control-plane": "node3"}
-TIMES = "labctl-times\n0m0.00s 0m0.00s\n0m0.01s 0m0.01s\n"
-LINKS = """cilium_host 3 ae:0d:d3:b0:df:58
-cilium_net 2 62:ac:0b:2c:59:b1
-cilium_vxlan 47 0e:6e:65:46:42:cf
-eth0 27 02:42:ac:1e:00:0{n}
-lo 1 00:00:00:00:00:00
-"""
-
-
-class Cluster(World):
-    """Three nodes with agents; pods `client`, `neighbour` on node1 and `server` on node2 have recorded endpoints."""
-
-    def __init__(self, status: str = "status-bpf-vxlan.json", log: str = "") -> None:
-        super().__init__()
-        self.status = (FIXTURES / status).read_text()
-        self.log = log
-        self.node_has_tcpdump = False
-        self.counters = {"client": [0, 0], "server": [0, 0]}
-        self.monitor = ""
-        self.monitor_fails = False
-        self.monitor_dies = False
-        self.log_fails = False
-        self.config = {
-            "enable-host-legacy-routing": "false", "kube-proxy-replacement": "strict", "tunnel": "vxlan",
-            "enable-bpf-masquerade": "true", "enable-ipv4-masquerade": "true", "auto-direct-node-routes": "false",
-            "ipam": "cluster-pool", "cluster-pool-ipv4-cidr": "10.244.0.0/16", "cluster-pool-ipv4-mask-size": "24",
-            "monitor-aggregation": "none", "debug": "true", "debug-verbose": "datapath", "enable-l7-proxy": "false",
-            "tunnel-port": "8472", "devices": "eth0",
-        }  # fmt: skip
-
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
-        self.said.append(" ".join(argv))
-        if "exec" in argv:
-            out, code = self._inside(argv)
-            return completed(argv, out, TIMES, code)
-        words = argv[3:]
-        match words:
-            case ("get", "ciliumnodes.cilium.io", *_):
-                items = [self._cilium_node(number, name) for number, name in enumerate(NODES, start=3)]
-                return completed(argv, json.dumps({"items": items}))
-            case ("-n", "kube-system", "get", "pods", *_):
-                pods = [self._pod(f"cilium-{name[-5:]}", "kube-system", name) for name in NODES]
-                return completed(argv, json.dumps({"items": pods}))
-            case ("-n", "kube-system", "get", "configmap", *_):
-                return completed(argv, json.dumps({"data": self.config}))
-            case ("-n", "kube-system", "logs", *_):
-                return completed(argv, self.log, "Forbidden" if self.log_fails else "", int(self.log_fails))
-            case ("-n", _, "get", "pods", *_):
-                placed = {"client": "worker", "neighbour": "worker", "server": "worker2"}
-                pods = [self._pod(pod, "labctl-bpf", f"labctl-bpf-{node}") for pod, node in placed.items()]
-                return completed(argv, json.dumps({"items": pods}))
-        raise AssertionError(f"unexpected command: {' '.join(argv)}")
-
-    def _inside(self, argv: Sequence[str]) -> tuple[str, int]:
-        line = " ".join(argv)
-        if "status -o json" in line:
-            return self.status, 0
-        if "endpoint list" in line:
-            return json.dumps(self._endpoints(line)), 0
-        if "command -v tcpdump" in line:
-            return "", 0 if self.node_has_tcpdump else 1
-        if "statistics" in line:
-            pod = "client" if "lxcclient" in line else "server"
-            return f"{self.counters[pod][0]} {self.counters[pod][1]}\n", 0
-        if "/proc/net/snmp" in line:
-            pod = "client" if "labctl-client" in line or "client" in line else "server"
-            return f"Ip: Forwarding InReceives\nIp: 2 {self.counters[pod][1]}\n", 0
-        if "/sys/class/net" in line:
-            return LINKS.replace("{n}", "4" if "worker2" in line else "3"), 0
-        if "conntrack" in line:
-            return "", 0
-        if "kill -" in line:
-            return "", 0
-        raise AssertionError(f"unexpected command inside: {line}")
-
-    def _endpoints(self, line: str) -> list[dict[str, Any]]:
-        template = next(e for e in json.loads((FIXTURES / "endpoints.json").read_text()) if e["id"] == 82)
-        pods = ["server"] if "cilium-rker2" in line else ["client", "neighbour"] if "cilium-orker" in line else []
-        found = []
-        for number, pod in enumerate(pods):
-            entry = json.loads(json.dumps(template))
-            entry["id"] += number
-            entry["status"]["external-identifiers"] |= {"k8s-namespace": "labctl-bpf", "k8s-pod-name": pod}
-            entry["status"]["networking"] |= {"interface-name": f"lxc{pod}", "mac": f"02:00:00:00:00:0{len(pod)}"}
-            address = "10.244.1.67" if pod == "server" else "10.244.0.187"
-            entry["status"]["networking"]["addressing"][0]["ipv4"] = address
-            found.append(entry)
-        return found
-
-    def _cilium_node(self, number: int, name: str) -> dict[str, Any]:
-        addresses = [
-            {"type": "InternalIP", "ip": f"172.18.0.{number}"},
-            {"type": "CiliumInternalIP", "ip": f"10.244.{number}.53"},
-            {"type": "InternalIP", "ip": "fc00::2"},
-        ]
-        ipam = {"podCIDRs": [f"10.244.{number}.0/24"]}
-        return {"metadata": {"name": name}, "spec": {"addresses": addresses, "ipam": ipam}}
-
-    def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
-    ) -> AbstractContextManager[Running]:
-        self.said.append(" ".join(argv))
-        return self._monitor(argv)
-
-    @contextlib.contextmanager
-    def _monitor(self, argv: Sequence[str]) -> Iterator[Running]:
-        yield Monitor(tuple(argv), self)
-
-
-class Monitor:
-    def __init__(self, argv: tuple[str, ...], cluster: Cluster) -> None:
-        self.argv, self._cluster, self._ended = argv, cluster, False
-
-    def is_alive(self) -> bool:
-        return not self._ended and not self._cluster.monitor_dies
-
-    def wait_for_output(self, text: str, *, timeout_s: float) -> None:
-        if self._cluster.monitor_fails:
-            raise MeasureFailed(what="monitor did not start", cause="connection refused")
-
-    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
-        return self.wait(timeout_s=timeout_s)
-
-    def wait(self, *, timeout_s: float) -> Completed:
-        return completed(self.argv, self._cluster.monitor, TIMES)
 
 
 @contextlib.contextmanager

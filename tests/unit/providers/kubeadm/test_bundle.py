@@ -21,16 +21,16 @@ import pytest
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, StepFailed, UsageError
 from labctl.planning.resolve import with_settings
-from labctl.providers.base import Completed, Packs, Running
+from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.commands import HostCommands
+from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
     Doors,
-    HereCommands,
     images_in,
     kubernetes_images,
     locate,
-    normal,
     parse_images,
     rename,
     stored_as,
@@ -195,7 +195,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 
 def test_the_provider_offers_to_pack(tmp_path: Path) -> None:
-    assert isinstance(KubeadmProvider(tmp_path), Packs)
+    assert KubeadmProvider(tmp_path).capabilities.packing is not None
 
 
 def test_kubeadm_on_the_control_plane_says_which_images_kubernetes_is_made_of(tmp_path: Path, doors: Doors) -> None:
@@ -507,7 +507,7 @@ def test_a_bundle_for_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lab_without_machines_is_listed_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HereCommands, "find", lambda *_: None)
+    monkeypatch.setattr(HostCommands, "find", lambda *_: None)
     parts = KubeadmProvider(tmp_path).images(make_lab())
     assert [part.role for part in parts] == [*[role for role in bundle.REQUIRED if role != "chart"], "chart"]
     assert parts[0].source == "labctl's table (no machine to ask)"
@@ -518,7 +518,7 @@ def test_a_lab_without_machines_is_listed_by_the_table(tmp_path: Path, monkeypat
 def test_a_machine_that_refuses_the_connection_does_not_stop_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HereCommands, "find", lambda *_: None)
+    monkeypatch.setattr(HostCommands, "find", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     lab = make_lab(hosts=({"address": "127.0.0.1", "port": port},), nodes=1)

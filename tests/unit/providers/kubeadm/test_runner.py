@@ -15,7 +15,6 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS
 from labctl.errors import MeasureFailed, StepFailed, UsageError
-from labctl.providers.base import Seeks, Tells
 from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
@@ -64,8 +63,9 @@ def test_the_end_of_a_task_is_told_before_the_next_begins() -> None:
 
 
 def test_the_provider_tells_and_seeks() -> None:
-    assert isinstance(KubeadmProvider(), Tells)
-    assert isinstance(KubeadmProvider(), Seeks)
+    provider = KubeadmProvider()
+    assert provider.capabilities.telling == provider.telling
+    assert provider.capabilities.seek == provider.seek
 
 
 def test_a_mark_says_all_that_the_reset_needs() -> None:

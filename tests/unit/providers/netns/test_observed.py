@@ -8,7 +8,9 @@ import pytest
 
 from labctl.model.lab import Encapsulation
 from labctl.names import namespace_of
-from labctl.providers.netns.observed import ObjectKind, Observed, Thing, missing, wanted
+from labctl.providers.netns.kinds import KINDS
+from labctl.providers.netns.kinds.base import ObjectKind, Thing
+from labctl.providers.netns.observed import Observed, missing, wanted
 from labctl.providers.netns.plan import plan
 from labctl.system.netfilter import parse_entries, parse_rule
 from labctl.testing.labs import sample_lab
@@ -34,6 +36,17 @@ def told(seen: dict[str, Observed]) -> list[str]:
 
 def test_every_kind_of_thing_is_in_a_plan() -> None:
     assert {thing.kind for thing in THINGS} == set(ObjectKind)
+
+
+def test_every_object_of_a_plan_is_of_one_kind_of_the_list() -> None:
+    listed = [made for kind in KINDS for made in kind.objects]
+    assert len(set(listed)) == len(listed)
+    steps = plan(LAB).steps
+    assert {type(action) for step in steps for action in (*step.actions, *step.undo)} == set(listed)
+
+
+def test_every_kind_but_the_namespace_itself_that_a_plan_makes_things_of_can_be_read() -> None:
+    assert {kind.name for kind in KINDS if kind.read} == set(ObjectKind) - {ObjectKind.NAMESPACE}
 
 
 def test_no_two_things_of_a_namespace_have_the_same_name() -> None:

@@ -11,18 +11,10 @@ from labctl.errors import UsageError
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
 from labctl.model.plan import Action, Plan
 from labctl.planning.show import as_record, as_script
-from labctl.providers.netns.actions import (
-    DatapathLoad,
-    FilterAttach,
-    LinkUp,
-    MapsFill,
-    NamespaceAdd,
-    NeighbourAdd,
-    RouteAdd,
-    Sysctls,
-    VethAdd,
-    VxlanAdd,
-)
+from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
+from labctl.providers.netns.kinds.namespace import NamespaceAdd, Sysctls
+from labctl.providers.netns.kinds.program import DatapathLoad, FilterAttach, MapsFill
+from labctl.providers.netns.kinds.routing import NeighbourAdd, RouteAdd
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.record import parts_of
 from labctl.testing.labs import sample_lab

@@ -41,15 +41,15 @@ def test_a_mark_without_readable_facts_is_still_a_mark(alias: str) -> None:
 
 
 def test_a_record_gives_the_same_lab_again() -> None:
-    specs: tuple[CheckParameters, ...] = (
-        PingParameters(count=3),
-        IperfParameters(protocol="udp"),
-        LatencyParameters(),
-        TcpdumpParameters(count=2),
-    )
+    specs: dict[str, CheckParameters] = {
+        "ping": PingParameters(count=3),
+        "iperf": IperfParameters(protocol="udp"),
+        "latency": LatencyParameters(),
+        "tcpdump": TcpdumpParameters(count=2),
+    }
     lab = replace(
         sample_lab("kept", encapsulation=Encapsulation.NATIVE, faults=(Fault.WRONG_VNI,)),
-        checks=tuple(CheckSpec(name=str(number), kind="any", parameters=one) for number, one in enumerate(specs)),
+        checks=tuple(CheckSpec(name=f"my-{kind}", kind=kind, parameters=one) for kind, one in specs.items()),
         settings={"nested": {"list": [1, "two", None]}},
     )
     assert parse_document(as_document(lab)) == lab
@@ -65,7 +65,7 @@ def test_a_record_that_is_not_whole_is_no_lab(text: str) -> None:
 
 def test_a_record_of_another_shape_is_no_lab() -> None:
     document = json.loads(as_document(sample_lab("old")))
-    document["lab"]["datapath"]["host_routing"] = "something newer"
+    document["datapath"]["hostRouting"] = "something newer"
     assert parse_document(json.dumps(document)) is None
 
 

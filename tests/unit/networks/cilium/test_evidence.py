@@ -9,10 +9,10 @@ import pytest
 from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Placement
-from labctl.providers.netns import evidence
-from labctl.providers.netns.actions import Direction
+from labctl.networks.base import NodeReadings
+from labctl.networks.cilium import evidence
 from labctl.providers.netns.counters import Netfilter, Reading, Unread
-from labctl.providers.netns.evidence import NodeReadings
+from labctl.providers.netns.kinds.program import Direction
 from labctl.system.netfilter import Connection
 from labctl.system.rtnetlink import Filter, Link
 from labctl.testing.labs import sample_lab
@@ -47,7 +47,8 @@ def heard(
     lab: Lab, placement: Placement, after: Reading, before: Reading | None = None, *, arrived: int | Unread = 6
 ) -> Mapping[str, Evidence]:
     pair = next(pair for pair in lab.pairs if pair.placement is placement)
-    look = NodeReadings(before=before or reading(filters=after.filters), after=after, lxc=LXC, arrived=arrived)
+    pod = replace(lab.pod(pair.client), lxc=LXC)
+    look = NodeReadings(before=before or reading(filters=after.filters), after=after, pod=pod, arrived=arrived)
     return {piece.witness: piece for piece in evidence.testify(lab, pair, [look])}
 
 
@@ -268,8 +269,8 @@ def test_programs_on_a_vxlan_device_are_the_encapsulation() -> None:
 def test_nothing_that_testifies_reads_the_faults() -> None:
     from pathlib import Path
 
-    import labctl.providers.netns as package
+    import labctl
 
-    directory = Path(package.__path__[0])
-    for module in ("evidence.py", "counters.py", "open.py"):
+    directory = Path(labctl.__path__[0])
+    for module in ("networks/cilium/evidence.py", "providers/netns/counters.py", "providers/netns/open.py"):
         assert "faults" not in (directory / module).read_text()

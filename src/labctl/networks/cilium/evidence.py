@@ -9,49 +9,17 @@ Cilium shows is recorded: which helper delivers, which netfilter hooks a packet 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference
 from labctl.model.evidence import UNCLEAR, Evidence, Silence
 from labctl.model.interfaces import CILIUM_VXLAN
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
-from labctl.providers.netns.actions import Direction
-from labctl.providers.netns.counters import Reading, Unread
-from labctl.system import netns
+from labctl.networks.base import NodeReadings
+from labctl.providers.netns.counters import Unread
+from labctl.providers.netns.kinds.program import Direction
 
 _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, Program.FROM_OVERLAY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeReadings:
-    """One node before and after the traffic of one pair. `lxc` is the device of the pair's pod on it (of the
-    client where both are). `arrived` is how many IPv4 packets came to that pod's stack meanwhile."""
-
-    before: Reading
-    after: Reading
-    lxc: str
-    arrived: int | Unread
-
-    @property
-    def node(self) -> str:
-        return self.after.node
-
-    def counted(self) -> tuple[ProgramCounter, ...]:
-        before, after = self.before.metrics, self.after.metrics
-        return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
-
-    def has_arrived(self) -> bool:
-        return not isinstance(self.arrived, Unread) and self.arrived > 0
-
-    def encapsulation(self) -> Encapsulation | None:
-        """What the node has, whatever it should have: a vxlan device with a program on it, or no such device. A device
-        without a program is neither."""
-        if any(self.after.filters.get(CILIUM_VXLAN, {}).values()):
-            return Encapsulation.VXLAN
-        return None if CILIUM_VXLAN in self.after.links else Encapsulation.NATIVE
-
-    def command(self, *argv: str) -> str:
-        return " ".join(netns.command(self.after.namespace, argv))
 
 
 def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
@@ -71,6 +39,23 @@ def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Eviden
     )
 
 
+def _encapsulation(look: NodeReadings) -> Encapsulation | None:
+    """What the node has, whatever it should have: a vxlan device with a program on it, or no such device. A device
+    without a program is neither."""
+    if any(look.after.filters.get(CILIUM_VXLAN, {}).values()):
+        return Encapsulation.VXLAN
+    return None if CILIUM_VXLAN in look.after.links else Encapsulation.NATIVE
+
+
+def _counted(look: NodeReadings) -> tuple[ProgramCounter, ...]:
+    before, after = look.before.metrics, look.after.metrics
+    return () if isinstance(before, Unread) or isinstance(after, Unread) else difference(before, after)
+
+
+def _has_arrived(look: NodeReadings) -> bool:
+    return not isinstance(look.arrived, Unread) and look.arrived > 0
+
+
 def agrees(found: Mapping[str, object], asked: Mapping[str, object]) -> bool | None:
     """Whether what was found is what was asked for; None when nothing was found."""
     return all(asked.get(key) == claim for key, claim in found.items()) if found else None
@@ -84,16 +69,16 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         for direction, each in hooks.items()
         for one in each
     ]
-    encapsulation = look.encapsulation()
+    encapsulation = _encapsulation(look)
     lacking = _lacking(look) if attached else "no program is attached"
     found = {} if lacking or encapsulation is None else {"encapsulation": str(encapsulation)}
     count = f"{len(attached)} {'program is' if len(attached) == 1 else 'programs are'} attached"
     return Evidence(
         witness="programs",
-        where=look.node,
+        where=look.after.node,
         finding=lacking or f"{count}: {'; '.join(attached)}",
         supports=agrees(found, asked),
-        command=f"tc -n {look.after.namespace} filter show dev {look.lxc} ingress",
+        command=f"tc -n {look.after.namespace} filter show dev {look.pod.lxc} ingress",
         found=found,
         silence=Silence.ABSENT if lacking else None,
     )
@@ -101,11 +86,11 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
 
 def _lacking(look: NodeReadings) -> str:
     """What the pair's packets need on the node and is not there; "" where all is."""
-    if look.lxc not in look.after.links:
-        return f"{look.lxc} is gone"
-    if not look.after.filters.get(look.lxc, {}).get(Direction.INGRESS):
-        return f"no program is attached to {look.lxc}, so that nothing of the datapath takes what its pod sends"
-    if look.encapsulation() is None:
+    if look.pod.lxc not in look.after.links:
+        return f"{look.pod.lxc} is gone"
+    if not look.after.filters.get(look.pod.lxc, {}).get(Direction.INGRESS):
+        return f"no program is attached to {look.pod.lxc}, so that nothing of the datapath takes what its pod sends"
+    if _encapsulation(look) is None:
         return f"no program is attached to {CILIUM_VXLAN}, so that nothing of the datapath takes what comes out of it"
     return ""
 
@@ -116,7 +101,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     for metrics in (look.before.metrics, look.after.metrics):
         if isinstance(metrics, Unread):
             return _unread("helpers", look, "the programs' counters", metrics, command)
-    counted = [metric for metric in look.counted() if metric.verdict is not PacketVerdict.ARP_REPLY]
+    counted = [metric for metric in _counted(look) if metric.verdict is not PacketVerdict.ARP_REPLY]
     delivered = [metric for metric in counted if metric.program in _DELIVERING]
 
     def packets(*verdicts: PacketVerdict, by: tuple[Program, ...] = _DELIVERING) -> int:
@@ -140,7 +125,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     finding = "; ".join(metric.words for metric in _over_devices(counted)) or "the programs counted no packet"
     return Evidence(
         witness="helpers",
-        where=look.node,
+        where=look.after.node,
         finding=finding + (f"; {by_peer} went by bpf_redirect_peer and {plainly} did not" if mixed else ""),
         supports=agrees(found, asked),
         command=command,
@@ -151,7 +136,7 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
 def _unread(witness: str, look: NodeReadings, what: str, unread: Unread, command: str) -> Evidence:
     return Evidence(
         witness=witness,
-        where=look.node,
+        where=look.after.node,
         finding=f"{what} could not be read: {unread.why}",
         supports=None,
         command=command,
@@ -175,13 +160,13 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     """Legacy sends to the pod out of its lxc; bpf_redirect_peer goes past it, so the lxc never sends. Which of the two
     it was shows in the packets that came to the pod: as many as the lxc sent, or more than twice that (the kernel's
     own ARP requests are among those of the lxc)."""
-    before, after = look.before.links.get(look.lxc), look.after.links.get(look.lxc)
-    command = f"ip -n {look.after.namespace} -s link show {look.lxc}"
+    before, after = look.before.links.get(look.pod.lxc), look.after.links.get(look.pod.lxc)
+    command = f"ip -n {look.after.namespace} -s link show {look.pod.lxc}"
     if before is None or after is None or before.index != after.index:
-        finding = f"{look.lxc} is gone" if after is None else f"{look.lxc} was made again meanwhile"
+        finding = f"{look.pod.lxc} is gone" if after is None else f"{look.pod.lxc} was made again meanwhile"
         return Evidence(
             witness="lxc-counters",
-            where=look.node,
+            where=look.after.node,
             finding=finding,
             supports=None,
             command=command,
@@ -191,7 +176,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         return _unread("lxc-counters", look, "what came to the pod", look.arrived, command)
     answered = sum(
         metric.packets
-        for metric in look.counted()
+        for metric in _counted(look)
         if metric.verdict is PacketVerdict.ARP_REPLY and metric.ifindex == after.index
     )
     from_pod = after.rx_packets - before.rx_packets
@@ -203,8 +188,8 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
         found["hostRouting"] = str(HostRouting.BPF)
     return Evidence(
         witness="lxc-counters",
-        where=look.node,
-        finding=f"{look.lxc} took {from_pod} packets from its pod and sent it {to_pod} (ARP answers not counted); "
+        where=look.after.node,
+        finding=f"{look.pod.lxc} took {from_pod} packets from its pod and sent it {to_pod} (ARP answers not counted); "
         f"{look.arrived} IP packets came to the pod",
         supports=agrees(found, asked),
         command=command,
@@ -214,24 +199,24 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
 
 def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Only Legacy with native routing, between nodes, takes packets through the FORWARD hook."""
-    command = look.command("iptables", "-t", "mangle", "-nvxL", "FORWARD")
+    command = look.after.command("iptables", "-t", "mangle", "-nvxL", "FORWARD")
     forwarded = _grown_forwarding(look)
     if isinstance(forwarded, Unread):
         return _unread("netfilter", look, "the FORWARD hook's counter", forwarded, command)
-    tells = pair.placement is Placement.CROSS_NODE and look.encapsulation() is Encapsulation.NATIVE
+    tells = pair.placement is Placement.CROSS_NODE and _encapsulation(look) is Encapsulation.NATIVE
     found: dict[str, object] = {}
     finding = f"the FORWARD hook passed {forwarded} packets"
     if forwarded:
         found["hostRouting"] = str(HostRouting.LEGACY)
         finding += "" if tells else ", and in neither mode it should have passed any"
-    elif tells and look.has_arrived():
+    elif tells and _has_arrived(look):
         found["hostRouting"] = str(HostRouting.BPF)
         finding += f", and {look.arrived} came to the pod"
     elif not tells:
         finding += ", as in both modes here"
     return Evidence(
         witness="netfilter",
-        where=look.node,
+        where=look.after.node,
         finding=finding,
         supports=agrees(found, asked),
         command=command,
@@ -254,7 +239,7 @@ def _grown_forwarding(look: NodeReadings) -> int | Unread:
 def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not tell that
     eBPF forwarded it: rules may keep packets from being tracked, entries end, and some were there before."""
-    command = look.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
+    command = look.after.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
     addresses = {lab.pod(pair.client).address, lab.pod(pair.server).address}
     counts = []
     for connections in (look.before.connections, look.after.connections):
@@ -265,7 +250,7 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
     found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
     return Evidence(
         witness="conntrack",
-        where=look.node,
+        where=look.after.node,
         finding=f"conntrack has {after or 'no'} {'entry' if after == 1 else 'entries'} of the pair"
         + (f", {before} of them from before" if before and after >= before else ""),
         supports=agrees(found, asked),
@@ -276,12 +261,12 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
 
 def _burden(look: NodeReadings) -> Evidence:
     """Not about the mode: how much netfilter there is to go round, since the size of the effect depends on it."""
-    netfilter, command = look.after.netfilter, look.command("iptables-save", "-c")
+    netfilter, command = look.after.netfilter, look.after.command("iptables-save", "-c")
     if isinstance(netfilter, Unread):
         return _unread("netfilter-rules", look, "the iptables rules", netfilter, command)
     return Evidence(
         witness="netfilter-rules",
-        where=look.node,
+        where=look.after.node,
         finding=f"{netfilter.rules} iptables rules are installed, and connections are tracked",
         supports=None,
         command=command,

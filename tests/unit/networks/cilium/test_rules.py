@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.model.lab import Fault, Masquerade
-from labctl.providers.netns import rules
+from labctl.networks.cilium import rules
 from labctl.providers.netns.counters import parse_iptables_save
 from labctl.testing.labs import sample_lab
 

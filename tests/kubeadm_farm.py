@@ -24,7 +24,15 @@ import pytest
 from labctl.providers.kubeadm import own_files
 
 STAND_INS = ("kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "journalctl", "modprobe", "systemctl")
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "integration" / "kubeadm"
+IMAGES = "\n".join(
+    (
+        "k8s.gcr.io/kube-apiserver:v1.20.2", "k8s.gcr.io/etcd:3.4.13-0", "k8s.gcr.io/pause:3.2",
+        "quay.io/cilium/cilium:v1.13.12", "quay.io/cilium/operator-generic:v1.13.12",
+        "docker.io/nicolaka/netshoot:v0.13", "",
+    )
+)  # fmt: skip
+"""What a test writes to /var/standin/images of a machine that shall have all images of a lab of Kubernetes 1.20.2."""
 USER = "learner"
 PASSWORD = "right-horse"
 

@@ -16,8 +16,16 @@ from dataclasses import replace
 
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
-from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
-from labctl.path.signature import CLIENT_NODE, SERVER_NODE
+from labctl.model.signature import (
+    CLIENT_NODE,
+    SERVER_NODE,
+    ExpectedSignature,
+    Outer,
+    Role,
+    Seen,
+    Signature,
+    TapSight,
+)
 
 SOURCE = "recorded on a real cluster: Kubernetes v1.20.2, Cilium v1.13.12 (veth, kube-proxy skipped), kernel 6.18"
 

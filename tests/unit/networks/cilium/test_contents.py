@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from labctl.datapath.contents import attachments, config_of, map_contents
 from labctl.datapath.layout import ConfigFlag, unpack_endpoint, unpack_ipcache, unpack_tunnel_key
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_NET, CILIUM_VXLAN, UPLINK, device_mac
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade
+from labctl.networks.cilium.contents import config_of, map_contents
+from labctl.networks.cilium.network import attachments
 from labctl.testing import labs
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from labctl.datapath.bpf import MapInfo, MapType
-from labctl.datapath.contents import map_contents
+from labctl.datapath.bpf import Entry, MapInfo, MapType
 from labctl.datapath.layout import (
     METRIC,
     METRIC_KEY,
@@ -20,7 +19,8 @@ from labctl.datapath.layout import (
 )
 from labctl.model.evidence import MapTable
 from labctl.model.lab import Fault, Lab
-from labctl.providers.netns.inspect_datapath import Entry, map_table, names_of
+from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.map_tables import map_table, names_of
 from labctl.testing.labs import sample_lab
 
 LAB = sample_lab("words")

@@ -1,0 +1,57 @@
+"""The seam for fabrics: what joins the nodes of a lab, as objects of `providers.netns.kinds`. Pure.
+
+Making and removing those is the provider's, and so are the namespaces that they are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from labctl.model import interfaces
+from labctl.model.lab import Lab, Node
+from labctl.model.signature import Role
+from labctl.providers.netns.kinds.base import Object
+from labctl.providers.netns.kinds.link import Device
+
+TapPlace = tuple[Role, str, str]
+"""Where packets can be seen: a role, the part of the lab that has the device, and the device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeObjects:
+    """What a fabric or a pod network puts into one node, in the order in which a node is put together. `says` names it
+    for a person, in the title of the node's step."""
+
+    says: str
+    links: Iterable[Object] = ()
+    up: Iterable[Object] = ()
+    settings: Iterable[Object] = ()
+    addresses: Iterable[Object] = ()
+    routes: Iterable[Object] = ()
+    neighbours: Iterable[Object] = ()
+
+
+class Fabric(Protocol):
+    """How nodes reach each other."""
+
+    says: str
+    """What it is, in the title of the underlay's step."""
+
+    def underlay(self, lab: Lab) -> Iterable[Object]:
+        """What is in the underlay's own namespace before any node is there."""
+        ...
+
+    def node(self, lab: Lab, node: Node) -> NodeObjects:
+        """The node's uplink, and how it reaches the other nodes."""
+        ...
+
+    def taps(self, client: Node, server: Node) -> tuple[TapPlace, ...]:
+        """Where packets between two nodes can be seen outside of both, from the client's node to the server's."""
+        ...
+
+
+def device_of(lab: Lab, part: str, name: str, index: int, *, mac: str = "", arp: bool = True) -> Device:
+    """A device of a part of the lab; its MAC follows from both names unless it is given."""
+    return Device(name=name, index=index, mac=mac or interfaces.device_mac(part, name), mtu=lab.network.mtu, arp=arp)

@@ -1,0 +1,91 @@
+"""The seam for pod networks: what connects a lab's pods, where their packets can be seen, how one knows it. Pure.
+
+A network says which objects of `providers.netns.kinds` its nodes and pods have, what of a packet must show at each tap
+for each placement and direction, and what the nodes' counters mean. Making, capturing and reading are the provider's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # who only plans a lab does not load what reads and judges one
+    from labctl.datapath.bpf import Entry, MapInfo
+    from labctl.fabrics.base import NodeObjects, TapPlace
+    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.lab import Lab, Node, Pair, Pod
+    from labctl.model.plan import Step
+    from labctl.model.signature import ExpectedSignature
+    from labctl.providers.netns.counters import Reading, Unread
+    from labctl.providers.netns.kinds.base import Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodObjects:
+    """What connects one pod, on its node and inside it. `says` is how, for a person, in the title of the pod's step."""
+
+    pod: Pod
+    says: str
+    objects: tuple[Object, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReadings:
+    """One node before and after the traffic of one pair. `pod` is the pair's on it (the client where both are).
+    `arrived` is how many IPv4 packets came to that pod's stack meanwhile."""
+
+    before: Reading
+    after: Reading
+    pod: Pod
+    arrived: int | Unread
+
+
+class PodNetwork(Protocol):
+    """What connects pods."""
+
+    remark: str
+    """What somebody who builds the lab by hand must know of it."""
+
+    def refuse(self, lab: Lab) -> None:
+        """Raises UsageError, with the key at fault, for what this network does not have."""
+        ...
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        """What a reader must know of what each node carries before any figure."""
+        ...
+
+    def node(self, lab: Lab, node: Node) -> NodeObjects:
+        """Its devices on a node, with their addresses and the routes to every pod."""
+        ...
+
+    def steps(self, lab: Lab) -> Iterator[Step]:
+        """What it needs on the nodes once those reach each other, before there are pods."""
+        ...
+
+    def pods(self, lab: Lab, node: Node) -> Iterator[PodObjects]:
+        """What connects each pod of the node."""
+        ...
+
+    def mtu(self, lab: Lab) -> int:
+        """How many bytes a packet of a pod may have."""
+        ...
+
+    def taps(self, lab: Lab, pair: Pair) -> tuple[tuple[TapPlace, ...], tuple[TapPlace, ...]]:
+        """Where the pair's packets can be seen, from client to server: what is on the client's side of the fabric, and
+        what is on the server's. Of a same-node pair, the devices of the one node once."""
+        ...
+
+    def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        """What every tap shows of that many echo requests of the pair and of their replies."""
+        ...
+
+    def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
+        """What every witness on every node of the pair says of the mode in force."""
+        ...
+
+    def map_tables(
+        self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
+    ) -> tuple[MapTable, ...]:
+        """The maps of a node's programs in words; `devices` are the node's, by interface index."""
+        ...

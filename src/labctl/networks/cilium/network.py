@@ -1,0 +1,290 @@
+"""What a Cilium cluster has on its nodes and in its pods, seen from its network. Pure.
+
+Addresses, routes and devices are named and set as on a real node (recorded: Cilium v1.13.12). What differs, and why,
+is in docs/adr/0004-netns-topology.md. The programs are labctl's own: `datapath`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING
+
+from labctl.datapath.layout import Program
+from labctl.datapath.loader import object_path
+from labctl.errors import UsageError
+from labctl.fabrics.base import NodeObjects, TapPlace, device_of
+from labctl.model import interfaces
+from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
+from labctl.model.plan import Step
+from labctl.model.signature import Role
+from labctl.names import namespace_of
+from labctl.networks.base import PodObjects
+from labctl.networks.cilium import rules
+from labctl.networks.cilium.contents import map_contents
+from labctl.providers.netns.kinds.base import Object, step
+from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
+from labctl.providers.netns.kinds.namespace import Sysctls
+from labctl.providers.netns.kinds.netfilter import IptablesRestore
+from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
+from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+
+if TYPE_CHECKING:
+    from labctl.datapath.bpf import Entry, MapInfo
+    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.signature import ExpectedSignature
+    from labctl.networks.base import NodeReadings
+
+_ANYWHERE = IPv4Network("0.0.0.0/0")
+
+
+class CiliumNetwork:
+    """`PodNetwork` of the seam. What judges a running lab is loaded when it is asked for."""
+
+    remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
+
+    def refuse(self, lab: Lab) -> None:
+        """Services, and a choice that changes nothing."""
+        if lab.services:
+            raise UsageError(
+                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
+                cause="labctl's own programs do not translate Service addresses; real Cilium does",
+                remedy="--provider kind, or a scenario without services:",
+                key="services",
+            )
+        if not lab.datapath.kube_proxy_replacement:
+            raise UsageError(
+                what="kubeProxyReplacement: false does nothing with the provider netns",
+                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
+                remedy="true (the default), or --provider kind, which then has a kube-proxy",
+                key="datapath.kubeProxyReplacement",
+            )
+
+    def statements(self, lab: Lab) -> tuple[str, ...]:
+        extra = lab.datapath.extra_iptables_rules
+        return (
+            f"Each node carries {rules.count_of(lab)} iptables rules"
+            + (f", {extra} of them extra ones that no packet matches" if extra else "")
+            + ", and tracks connections; the size of a difference depends on it.",
+        )
+
+    def node(self, lab: Lab, node: Node) -> NodeObjects:
+        namespace = namespace_of(lab.name, node.name)
+        device, index = interfaces.CILIUM_HOST, interfaces.CILIUM_HOST_INDEX
+        router = IPv4Interface(node.router)
+        return NodeObjects(
+            says=f"cilium_host {node.router}, routes",
+            links=_links(lab, node, namespace),
+            up=(LinkUp(namespace=namespace, device=device, index=index),),
+            settings=(Sysctls(namespace=namespace, settings=tuple(_own_traffic())),),
+            addresses=(AddressAdd(namespace=namespace, device=device, index=index, address=router),),
+            routes=self._routes(lab, node, namespace),
+        )
+
+    def _routes(self, lab: Lab, node: Node, namespace: str) -> Iterable[RouteAdd]:
+        host, uplink = interfaces.CILIUM_HOST, interfaces.UPLINK
+        on_host = partial(RouteAdd, namespace=namespace, device=host, index=interfaces.CILIUM_HOST_INDEX)
+        by_router = partial(on_host, gateway=node.router, source=node.router)
+        by_uplink = partial(RouteAdd, namespace=namespace, device=uplink, index=interfaces.UPLINK_INDEX)
+        yield on_host(destination=IPv4Network(node.router), scope=RouteScope.LINK)
+        yield by_router(destination=node.pod_cidr)
+        for other in lab.nodes:
+            if other is node:
+                continue
+            if lab.datapath.encapsulation is Encapsulation.VXLAN:
+                yield by_router(destination=other.pod_cidr, mtu=self.mtu(lab))
+            else:
+                yield by_uplink(destination=other.pod_cidr, gateway=other.address.ip)
+
+    def steps(self, lab: Lab) -> Iterator[Step]:
+        """The rules of all nodes, then each node's programs and maps, attached to every device that is no pod's."""
+        yield step(
+            "netfilter",
+            f"netfilter: {rules.count_of(lab)} rules on every node, and connection tracking",
+            # One step for all nodes: each is a process, and they run at the same time.
+            (_restore(lab, node) for node in lab.nodes),
+        )
+        for node in lab.nodes:
+            yield step(
+                f"datapath-{node.name}",
+                f"node {node.name}: labctl's eBPF programs, {lab.datapath.host_routing} host routing, "
+                f"{lab.datapath.encapsulation}",
+                _programs(lab, node),
+            )
+
+    def pods(self, lab: Lab, node: Node) -> Iterator[PodObjects]:
+        """Each with its veth pair and the program on it, its address and its routes."""
+        indexes = interfaces.lxc_indexes(lab, node.name)
+        attached = {one.device: one for one in attachments(lab, node.name)}
+        for pod in lab.pods_on(node.name):
+            objects = tuple(self._pod(lab, node, pod, indexes[pod.name], attached[pod.lxc]))
+            yield PodObjects(pod=pod, says=f"behind {pod.lxc}", objects=objects)
+
+    def _pod(self, lab: Lab, node: Node, pod: Pod, index: int, attached: Attachment) -> Iterator[Object]:
+        namespace, on_node = namespace_of(lab.name, pod.name), namespace_of(lab.name, node.name)
+        device, inside = interfaces.POD_DEVICE, interfaces.POD_DEVICE_INDEX
+        yield VethAdd(
+            namespace=on_node,
+            device=device_of(lab, node.name, pod.lxc, index, mac=pod.lxc_mac),
+            peer=device_of(lab, pod.name, device, inside, mac=pod.mac),
+            peer_namespace=namespace,
+        )
+        yield from _attach(lab, node, (attached,))
+        yield LinkUp(namespace=namespace, device=device, index=inside)
+        yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
+        route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
+        yield route(destination=IPv4Network(node.router), scope=RouteScope.LINK)
+        yield route(destination=_ANYWHERE, gateway=node.router, mtu=self.mtu(lab))
+
+    def mtu(self, lab: Lab) -> int:
+        return lab.network.route_mtu
+
+    def taps(self, lab: Lab, pair: Pair) -> tuple[tuple[TapPlace, ...], tuple[TapPlace, ...]]:
+        client, server = lab.pod(pair.client), lab.pod(pair.server)
+        is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
+        clients: list[TapPlace] = [
+            (Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE),
+            (Role.CLIENT_LXC, client.node, client.lxc),
+            (Role.CLIENT_CILIUM_HOST, client.node, interfaces.CILIUM_HOST),
+            (Role.CLIENT_CILIUM_NET, client.node, interfaces.CILIUM_NET),
+            *(((Role.CLIENT_CILIUM_VXLAN, client.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
+            (Role.CLIENT_UPLINK, client.node, interfaces.UPLINK),
+            (Role.CLIENT_LO, client.node, interfaces.LO),
+        ]
+        servers: list[TapPlace] = [
+            (Role.SERVER_LO, server.node, interfaces.LO),
+            (Role.SERVER_UPLINK, server.node, interfaces.UPLINK),
+            *(((Role.SERVER_CILIUM_VXLAN, server.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
+            (Role.SERVER_CILIUM_NET, server.node, interfaces.CILIUM_NET),
+            (Role.SERVER_CILIUM_HOST, server.node, interfaces.CILIUM_HOST),
+        ]
+        ends: list[TapPlace] = [
+            (Role.SERVER_LXC, server.node, server.lxc),
+            (Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE),
+        ]
+        return tuple(clients), tuple(ends if pair.placement is Placement.SAME_NODE else servers + ends)
+
+    def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        from labctl.networks.cilium.expected import expected_for
+
+        return expected_for(lab, pair, packets=packets)
+
+    def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
+        from labctl.networks.cilium.evidence import testify
+
+        return testify(lab, pair, looks)
+
+    def map_tables(
+        self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
+    ) -> tuple[MapTable, ...]:
+        from labctl.networks.cilium.map_tables import map_tables
+
+        return map_tables(lab, devices, dumps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """One tc filter: direct-action, protocol all, priority 1, handle 1, on the clsact qdisc of the device.
+
+    `hook` is `ingress` or `egress`; `program` is the function in the object; `filter_name` is what
+    `tc filter show` prints, as Cilium names it: program, dash, device.
+    """
+
+    device: str
+    ifindex: int
+    hook: str
+    program: str
+
+    @property
+    def filter_name(self) -> str:
+        return f"{self.program}-{self.device}"
+
+
+def attachments(lab: Lab, node: str) -> tuple[Attachment, ...]:
+    """Every filter of that node, node devices first, then the lxc of each pod in the lab's order.
+
+    Legacy and BPF host routing have the same list, as in Cilium: attachment does not tell the modes apart.
+    """
+    fixed = [
+        (interfaces.CILIUM_NET, interfaces.CILIUM_NET_INDEX, Program.TO_HOST),
+        (interfaces.CILIUM_HOST, interfaces.CILIUM_HOST_INDEX, Program.TO_HOST),
+        (interfaces.CILIUM_HOST, interfaces.CILIUM_HOST_INDEX, Program.FROM_HOST),
+        (interfaces.UPLINK, interfaces.UPLINK_INDEX, Program.FROM_NETDEV),
+        (interfaces.UPLINK, interfaces.UPLINK_INDEX, Program.TO_NETDEV),
+    ]
+    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+        fixed += [
+            (interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX, Program.FROM_OVERLAY),
+            (interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX, Program.TO_OVERLAY),
+        ]
+    indexes = interfaces.lxc_indexes(lab, node)
+    pods = [(pod.lxc, indexes[pod.name], Program.FROM_CONTAINER) for pod in lab.pods_on(node)]
+    return tuple(
+        Attachment(device=device, ifindex=ifindex, hook=program.hook, program=program.function)
+        for device, ifindex, program in (*fixed, *pods)
+    )
+
+
+def _links(lab: Lab, node: Node, namespace: str) -> Iterable[Object]:
+    yield VethAdd(
+        namespace=namespace,
+        device=device_of(lab, node.name, interfaces.CILIUM_NET, interfaces.CILIUM_NET_INDEX, arp=False),
+        peer=device_of(lab, node.name, interfaces.CILIUM_HOST, interfaces.CILIUM_HOST_INDEX, arp=False),
+    )
+    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+        yield VxlanAdd(
+            namespace=namespace,
+            device=device_of(lab, node.name, interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX),
+            port=interfaces.VXLAN_PORT,
+        )
+
+
+def _own_traffic() -> Iterable[tuple[str, str]]:
+    """What goes between cilium_host and cilium_net has the node's own address as source."""
+    for device in (interfaces.CILIUM_HOST, interfaces.CILIUM_NET):
+        yield f"net.ipv4.conf.{device}.accept_local", "1"
+        yield f"net.ipv4.conf.{device}.send_redirects", "0"
+
+
+def _restore(lab: Lab, node: Node) -> IptablesRestore:
+    of_node = rules.rules_of(lab, node)
+    return IptablesRestore(
+        namespace=namespace_of(lab.name, node.name),
+        rules=rules.as_restore(of_node),
+        optional=tuple(rule.line() for rule in of_node if rule.needs),
+    )
+
+
+def _programs(lab: Lab, node: Node) -> Iterable[Object]:
+    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.datapath
+    yield DatapathLoad(
+        namespace=namespace,
+        host_routing=mode.host_routing,
+        encapsulation=mode.encapsulation,
+        object=object_path(mode.host_routing, mode.encapsulation),
+        pins=place,
+    )
+    for name, entries in map_contents(lab, node.name).items():
+        if entries:
+            yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
+    yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
+
+
+def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:
+    """Every device's hooks once, then each of its programs."""
+    namespace, place = namespace_of(lab.name, node.name), pins(lab.name) / node.name
+    for device, index in dict.fromkeys((attachment.device, attachment.ifindex) for attachment in attached):
+        yield HooksAdd(namespace=namespace, device=device, index=index)
+    for attachment in attached:
+        yield FilterAttach(
+            namespace=namespace,
+            device=attachment.device,
+            index=attachment.ifindex,
+            direction=Direction(attachment.hook),
+            program=attachment.program,
+            name=attachment.filter_name,
+            pins=place,
+        )

@@ -1,0 +1,30 @@
+"""The kinds of objects that a netns lab is made of: the one list that building and observing go by.
+
+Each kind has its words, its act, its reading back and its undo in one module. They know Linux alone: which objects a
+lab has is for `networks` and `fabrics` to say.
+"""
+
+from __future__ import annotations
+
+from labctl.providers.netns.kinds.base import Kind, Object
+from labctl.providers.netns.kinds.link import DEVICES
+from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
+from labctl.providers.netns.kinds.netfilter import RULES
+from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
+from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES
+
+KINDS: tuple[Kind, ...] = (
+    NAMESPACES,
+    SYSCTLS,
+    DEVICES,
+    ADDRESSES,
+    ROUTES,
+    NEIGHBOURS,
+    RULES,
+    PROGRAMS,
+    ENTRIES,
+    RECORDS,
+)
+
+OBJECTS: frozenset[type[Object]] = frozenset(made for kind in KINDS for made in kind.objects)
+"""The classes that the provider can carry out."""

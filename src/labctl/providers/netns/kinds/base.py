@@ -1,0 +1,251 @@
+"""What the kinds of objects have in common: how one is recorded, named, made, read back and undone.
+
+An object is a frozen value and an action of a plan. Consecutive ones are made together where their kind can do that:
+rtnetlink messages for one namespace go out as one batch. Whatever is in a namespace goes with it, and so needs no
+undo of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum, StrEnum
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labctl.errors import StepFailed
+from labctl.model.plan import Step
+from labctl.names import split_namespace
+from labctl.system import netlink, netns, rtnetlink
+
+if TYPE_CHECKING:
+    from labctl.datapath.loader import LoadedDatapath
+
+_OPEN_AT_ONCE = 64
+
+
+class ObjectKind(StrEnum):
+    """The kinds of things that can be read back from a lab."""
+
+    NAMESPACE = "namespace"
+    DEVICE = "device"
+    ADDRESS = "address"
+    ROUTE = "route"
+    NEIGHBOUR = "neighbour"
+    PROGRAM = "program"
+    SYSCTL = "sysctl"
+    RULE = "rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One thing of a namespace; equal things have equal names.
+
+    `needs` names things of the same namespace, and `ends` other namespaces, that the kernel removes it with: when one
+    of those is gone, that is what a person has to know.
+    """
+
+    namespace: str
+    kind: ObjectKind
+    name: str
+    needs: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind is ObjectKind.NAMESPACE:
+            return self.namespace
+        split = split_namespace(self.namespace)
+        return f"{split[1] if split else self.namespace}: {self.name}"
+
+
+def _plain(value: object) -> object:
+    """A field as JSON-ready data."""
+    match value:
+        case Enum():
+            return value.name.lower()
+        case IPv4Address() | IPv4Interface() | IPv4Network() | Path():
+            return str(value)
+        case bytes():
+            return value.hex()
+        case tuple():
+            return [_plain(item) for item in value]
+        case _ if is_dataclass(value):
+            return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        case _:
+            return value
+
+
+class Object:
+    """An action that makes one object. Its methods are all that planning, making, observing and undoing ask of it."""
+
+    __slots__ = ()
+
+    def record(self) -> Mapping[str, object]:
+        """Its class and its fields."""
+        return {
+            "kind": type(self).__name__,
+            **{field.name: _plain(getattr(self, field.name)) for field in fields(self)},  # type: ignore[arg-type]
+        }
+
+    def shell(self) -> str:
+        """The command that a person would type."""
+        raise NotImplementedError
+
+    def things(self) -> Iterator[Thing]:
+        """What is there when it is made, by the names that its kind's reader gives."""
+        return iter(())
+
+    def undo(self) -> tuple[Object, ...]:
+        """What takes it away again; nothing where it goes with its namespace."""
+        return ()
+
+    def batch(self) -> Batch:
+        """How it is made. Consecutive objects whose batches are equal are made together."""
+        return (_one_by_one,)
+
+    def make(self, context: BuildContext) -> None:
+        """Makes it, of those that are made one by one. Raises OSError, LabError."""
+        raise NotImplementedError
+
+
+Batch = tuple[Any, ...]
+"""A function (objects, context) that makes them all, and what they must have in common."""
+
+
+class NetlinkObject(Object):
+    """An object that is one rtnetlink message in one namespace."""
+
+    __slots__ = ()
+    namespace: str
+
+    def request(self, context: BuildContext) -> netlink.Request:
+        raise NotImplementedError
+
+    def batch(self) -> Batch:
+        return (_send, self.namespace)
+
+
+def _one_by_one(objects: Sequence[Object], context: BuildContext) -> None:
+    for one in objects:
+        with as_step_failed(one):
+            one.make(context)
+
+
+def _send(objects: Sequence[NetlinkObject], context: BuildContext) -> None:
+    with as_step_failed(objects[0]):
+        channel = context.namespaces.channel(objects[0].namespace)
+        requests = [one.request(context) for one in objects]
+    try:
+        channel.send(requests)
+    except netlink.NetlinkError as refused:
+        raise failed(objects[refused.index], refused) from refused
+
+
+def step(name: str, title: str, objects: Iterable[Object]) -> Step:
+    """A step of a plan, with the undo of what it makes."""
+    actions = tuple(objects)
+    undo = tuple(back for one in reversed(actions) for back in one.undo())
+    return Step(id=name, title=title, actions=actions, undo=undo)
+
+
+@contextlib.contextmanager
+def as_step_failed(action: Object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as refused:
+        raise failed(action, refused) from refused
+
+
+def failed(action: Object, refused: OSError) -> StepFailed:
+    words = os.strerror(refused.errno) if refused.errno else str(refused)
+    said = getattr(refused, "explanation", "") or (str(refused.filename) if refused.filename else "")
+    return StepFailed(
+        what=f"the kernel refused: {action.shell().splitlines()[0]}",
+        cause=f"{words}: {said}" if said else words,
+        remedy=action.shell(),
+    )
+
+
+class OpenNamespaces:
+    """Open namespaces of the lab: a descriptor and a netlink socket each, the most recently used ones."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, tuple[int, netlink.Socket]] = OrderedDict()
+
+    def keep(self, name: str, descriptor: int, channel: netlink.Socket) -> None:
+        self._open[name] = (descriptor, channel)
+        if len(self._open) > _OPEN_AT_ONCE:
+            self._close(next(iter(self._open)))
+
+    def descriptor(self, name: str) -> int:
+        return self._get(name)[0]
+
+    def channel(self, name: str) -> netlink.Socket:
+        return self._get(name)[1]
+
+    def forget(self, name: str) -> None:
+        if name in self._open:
+            self._close(name)
+
+    def close(self) -> None:
+        for name in tuple(self._open):
+            self._close(name)
+
+    def _get(self, name: str) -> tuple[int, netlink.Socket]:
+        if name not in self._open:
+            descriptor = os.open(netns.path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+            with netns.entered(descriptor):
+                self.keep(name, descriptor, netlink.Socket())
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _close(self, name: str) -> None:
+        descriptor, channel = self._open.pop(name)
+        channel.close()
+        os.close(descriptor)
+
+
+class BuildContext:
+    """What stays open while a lab is built: its namespaces, and by namespace the programs that were loaded for it.
+    `made` are the namespaces that were made here."""
+
+    def __init__(self) -> None:
+        self.namespaces = OpenNamespaces()
+        self.datapaths: dict[str, LoadedDatapath] = {}
+        self.made: set[str] = set()
+
+    def close(self) -> None:
+        self.namespaces.close()
+        while self.datapaths:
+            self.datapaths.popitem()[1].close()
+
+
+class NamespaceReader:
+    """One namespace that the calling thread is in, and what was asked of it so far. `things` are those to look for."""
+
+    def __init__(self, channel: netlink.Socket, things: Sequence[Thing]) -> None:
+        self.channel = channel
+        self.things = things
+
+    @cached_property
+    def links(self) -> Mapping[int, rtnetlink.Link]:
+        found = [rtnetlink.parse_link(body) for body in self.channel.ask(rtnetlink.all_links())]
+        return {link.index: link for link in found}
+
+    def device(self, index: int) -> str:
+        return self.links[index].name if index in self.links else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of object: the classes that make and remove it, and what gives the names of those that are in a
+    namespace. `read` is None for what is not read back."""
+
+    name: str
+    objects: tuple[type[Object], ...]
+    read: Callable[[NamespaceReader], Iterator[str]] | None = None

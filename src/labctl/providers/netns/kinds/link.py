@@ -1,0 +1,178 @@
+"""Devices: bridges, veth pairs and vxlan devices. Their names, addresses, MTU and bridge are read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labctl.planning.shell import word
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, ObjectKind, Thing
+from labctl.system import rtnetlink
+from labctl.system.netlink import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device to be made. `mtu` in bytes; `arp` false is for devices that resolve nobody (IFF_NOARP)."""
+
+    name: str
+    index: int
+    mac: str
+    mtu: int
+    arp: bool = True
+
+    def words(self) -> str:
+        return f"name {word(self.name)} index {self.index} address {word(self.mac)} mtu {self.mtu}" + (
+            "" if self.arp else " arp off"
+        )
+
+    def encoded(self, *, up: bool) -> rtnetlink.NetDevice:
+        flags = (rtnetlink.IFF_UP if up else 0) | (0 if self.arp else rtnetlink.IFF_NOARP)
+        return rtnetlink.NetDevice(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
+
+    def things(self, namespace: str, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
+        yield from device_things(namespace, self.name, up=up, ends=ends)
+        needs = (device_name(self.name),)
+        yield Thing(namespace, ObjectKind.DEVICE, _mtu_name(self.name, self.mtu), needs, ends)
+        yield Thing(namespace, ObjectKind.DEVICE, _mac_name(self.name, self.mac), needs, ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DeviceAdd(NetlinkObject):
+    """A device of one end, up."""
+
+    namespace: str
+    device: Device
+
+    def things(self) -> Iterator[Thing]:
+        return self.device.things(self.namespace, up=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeAdd(_DeviceAdd):
+    """A bridge, up."""
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link add {self.device.words()} up type bridge"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.bridge_add(self.device.encoded(up=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VethAdd(NetlinkObject):
+    """A veth pair: `device` here and up, `peer` in `peer_namespace` (None: here too) and still down.
+
+    `bridge` is the name and index of the bridge that `device` is a port of.
+    """
+
+    namespace: str
+    device: Device
+    peer: Device
+    peer_namespace: str | None = None
+    bridge: tuple[str, int] | None = None
+
+    def shell(self) -> str:
+        master = f" master {word(self.bridge[0])}" if self.bridge else ""
+        away = f" netns {word(self.peer_namespace)}" if self.peer_namespace else ""
+        return (
+            f"{ip(self.namespace)} link add {self.device.words()}{master} up type veth peer {self.peer.words()}{away}"
+        )
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.veth_add(
+            self.device.encoded(up=True),
+            self.peer.encoded(up=False),
+            peer_namespace=context.namespaces.descriptor(self.peer_namespace) if self.peer_namespace else None,
+            master=self.bridge[1] if self.bridge else None,
+        )
+
+    def things(self) -> Iterator[Thing]:
+        peer = self.peer_namespace or self.namespace
+        yield from self.device.things(self.namespace, up=True, ends=(peer,))
+        yield from self.peer.things(peer, up=False, ends=(self.namespace,))
+        if self.bridge:
+            name, bridge = self.device.name, self.bridge[0]
+            needs = (device_name(name), device_name(bridge))
+            yield Thing(self.namespace, ObjectKind.DEVICE, _port_name(name, bridge), needs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VxlanAdd(_DeviceAdd):
+    """A vxlan device whose tunnels the eBPF programs choose, packet by packet (collect-metadata mode), up."""
+
+    port: int
+
+    def shell(self) -> str:
+        return (
+            f"{ip(self.namespace)} link add {self.device.words()} up type vxlan external nolearning dstport {self.port}"
+        )
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.vxlan_add(self.device.encoded(up=True), port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDevice(NetlinkObject):
+    """An object of a device that is there: its name and index in its namespace."""
+
+    namespace: str
+    device: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp(OnDevice):
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link set dev {word(self.device)} up"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.link_up(self.index)
+
+    def things(self) -> Iterator[Thing]:
+        yield Thing(self.namespace, ObjectKind.DEVICE, up_name(self.device), (device_name(self.device),))
+
+
+def ip(namespace: str) -> str:
+    """The beginning of an ip command inside a namespace."""
+    return f"ip -n {word(namespace)}"
+
+
+def device_things(namespace: str, device: str, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
+    yield Thing(namespace, ObjectKind.DEVICE, device_name(device), ends=ends)
+    if up:
+        yield Thing(namespace, ObjectKind.DEVICE, up_name(device), (device_name(device),), ends)
+
+
+def device_name(device: str) -> str:
+    return f"device {device}"
+
+
+def up_name(device: str) -> str:
+    return f"device {device} up"
+
+
+def _mtu_name(device: str, mtu: int) -> str:
+    return f"device {device} mtu {mtu}"
+
+
+def _mac_name(device: str, mac: str) -> str:
+    return f"device {device} address {mac}"
+
+
+def _port_name(device: str, bridge: str) -> str:
+    return f"device {device} master {bridge}"
+
+
+def _devices(look: NamespaceReader) -> Iterator[str]:
+    for link in look.links.values():
+        yield device_name(link.name)
+        yield _mtu_name(link.name, link.mtu)
+        yield _mac_name(link.name, link.mac)
+        if link.flags & rtnetlink.IFF_UP:
+            yield up_name(link.name)
+        if link.master:
+            yield _port_name(link.name, look.device(link.master))
+
+
+DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, LinkUp), read=_devices)

@@ -1,0 +1,125 @@
+"""Where packets go: addresses, routes and neighbours of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from labctl.planning.shell import word
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import OnDevice, device_name, ip, up_name
+from labctl.system import rtnetlink
+from labctl.system.netlink import Request
+from labctl.system.rtnetlink import RouteScope as RouteScope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressAdd(OnDevice):
+    address: IPv4Interface
+    scope: RouteScope = RouteScope.UNIVERSE
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} address add {self.address} dev {word(self.device)}{_scope(self.scope)}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.address_add(self.index, self.address, scope=self.scope)
+
+    def things(self) -> Iterator[Thing]:
+        name = _address_name(str(self.address.ip), self.address.network.prefixlen, self.device)
+        yield Thing(self.namespace, ObjectKind.ADDRESS, name, (device_name(self.device),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteAdd(OnDevice):
+    """A route of the main table. `mtu` in bytes is what a packet by this route may be long."""
+
+    destination: IPv4Network
+    gateway: IPv4Address | None = None
+    source: IPv4Address | None = None
+    mtu: int | None = None
+    scope: RouteScope = RouteScope.UNIVERSE
+
+    def shell(self) -> str:
+        destination = str(self.destination) if self.destination.prefixlen else "default"
+        via = f" via {self.gateway}" if self.gateway else ""
+        source = f" src {self.source}" if self.source else ""
+        mtu = f" mtu {self.mtu}" if self.mtu else ""
+        device = f" dev {word(self.device)}{_scope(self.scope)}"
+        return f"{ip(self.namespace)} route add {destination}{via}{device}{source}{mtu}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.route_add(
+            self.index, self.destination, gateway=self.gateway, source=self.source, mtu=self.mtu, scope=self.scope
+        )
+
+    def things(self) -> Iterator[Thing]:
+        name = _route_name(
+            str(self.destination.network_address),
+            self.destination.prefixlen,
+            str(self.gateway or ""),
+            self.device,
+            str(self.source or ""),
+            self.mtu or 0,
+        )
+        yield Thing(self.namespace, ObjectKind.ROUTE, name, (device_name(self.device), up_name(self.device)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourAdd(OnDevice):
+    """A permanent neighbour, so that no ARP between nodes stands in a capture or in a measurement."""
+
+    address: IPv4Address
+    mac: str
+
+    def shell(self) -> str:
+        device = f"lladdr {word(self.mac)} dev {word(self.device)}"
+        return f"{ip(self.namespace)} neighbour add {self.address} {device} nud permanent"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.neighbour_add(self.index, self.address, self.mac)
+
+    def things(self) -> Iterator[Thing]:
+        name = _neighbour_name(str(self.address), self.mac, self.device)
+        yield Thing(self.namespace, ObjectKind.NEIGHBOUR, name, (device_name(self.device),))
+
+
+def _scope(scope: RouteScope) -> str:
+    return "" if scope is RouteScope.UNIVERSE else f" scope {scope.name.lower()}"
+
+
+def _address_name(address: str, prefix: int, device: str) -> str:
+    return f"address {address}/{prefix} dev {device}"
+
+
+def _route_name(destination: str, prefix: int, gateway: str, device: str, source: str, mtu: int) -> str:
+    to = f"{destination}/{prefix}" if prefix else "default"
+    via = f" via {gateway}" if gateway else ""
+    return f"route {to}{via} dev {device}" + (f" src {source}" if source else "") + (f" mtu {mtu}" if mtu else "")
+
+
+def _neighbour_name(address: str, mac: str, device: str) -> str:
+    return f"neighbour {address} lladdr {mac} dev {device}"
+
+
+def _addresses(look: NamespaceReader) -> Iterator[str]:
+    for found in map(rtnetlink.parse_address, look.channel.ask(rtnetlink.all_addresses())):
+        yield _address_name(found.address, found.prefix, look.device(found.index))
+
+
+def _routes(look: NamespaceReader) -> Iterator[str]:
+    for found in map(rtnetlink.parse_route, look.channel.ask(rtnetlink.all_routes())):
+        if found is not None:
+            device = look.device(found.index)
+            yield _route_name(found.destination, found.prefix, found.gateway, device, found.source, found.mtu)
+
+
+def _neighbours(look: NamespaceReader) -> Iterator[str]:
+    for found in map(rtnetlink.parse_neighbour, look.channel.ask(rtnetlink.all_neighbours())):
+        if found is not None:
+            yield _neighbour_name(found.address, found.mac, look.device(found.index))
+
+
+ADDRESSES = Kind(name=ObjectKind.ADDRESS, objects=(AddressAdd,), read=_addresses)
+ROUTES = Kind(name=ObjectKind.ROUTE, objects=(RouteAdd,), read=_routes)
+NEIGHBOURS = Kind(name=ObjectKind.NEIGHBOUR, objects=(NeighbourAdd,), read=_neighbours)
