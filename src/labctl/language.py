@@ -1,11 +1,10 @@
-"""The language of output: English sentences, as the code has them, translated into another language.
+"""The language that people are spoken to in: English sentences, as the code has them, into another language's.
 
-Sentences are data before they are words on a screen: runs, journals and records keep them in English, whatever language
-was asked for, so that a run reads the same everywhere and a stored one can be shown in any language. They are
-translated at the door, when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a
-package's code, with `{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which
-sentences there are is read from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why
-this is not gettext.
+Sentences are data before they are words on a screen: runs, journals and records keep them in English, whoever measured,
+so that a run reads the same everywhere and a stored one can be shown in any language. They are translated at the door,
+when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a package's code, with
+`{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which sentences there are is read
+from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why this is not gettext.
 
 What has no translation stays as it is: names, commands, what tools printed. JSON is never translated.
 """
@@ -21,8 +20,20 @@ from enum import StrEnum
 from importlib import resources
 
 _FILLED_IN = re.compile(r"\{(\w+)\}")
+_AS_IT_IS = re.compile(r"'\{(\w+)\}'|\[default: \{(\w+)\}\]")
+"""What is quoted in a sentence is a name or a value, whatever word it is."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_PUNCTUATION = {"; ": "；", ". ": "。", ": ": "：", ", ": "，"}
+_PUNCTUATION = {
+    "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，", " → ": " → ",
+}  # fmt: skip
+"""Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
+_BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
+"""A text that ends with a remark in brackets."""
+_BETWEEN_CHINESE = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+_PLACE = re.compile(r"((?:[^:\n]+?\.ya?ml|--set)(?::\d+:\d+)?: (?:(?:[\w.\[\]-]|'[^']*')+: )?)(\S.*)", re.DOTALL)
+"""A place in a file and the key there, before what is wrong with it."""
+_NAMED = re.compile(r"([\w.-]+: )(.*)", re.DOTALL)
+"""A sentence about something with a name, which is no word of it."""
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
 _MOST_PARTS = 8
@@ -47,6 +58,7 @@ class _Sentence:
     pattern: re.Pattern[str]
     pieces: tuple[str, ...]
     translation: str
+    quoted: frozenset[str]
 
     @property
     def weight(self) -> int:
@@ -62,19 +74,20 @@ class Translator:
     """Translates whole texts: sentences, sentences within sentences, and several in a row."""
 
     def __init__(self, catalogue: Mapping[str, str]) -> None:
-        self._exact = {text: said for text, said in catalogue.items() if not _FILLED_IN.search(text)}
-        filled = (_sentence(text, said) for text, said in catalogue.items() if _FILLED_IN.search(text))
-        self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
+        bare = {text.strip(): said.strip() for text, said in catalogue.items()}
+        self._exact = {text: said for text, said in bare.items() if not _FILLED_IN.search(text)}
+        filled = (_sentence(text, said) for text, said in bare.items() if _FILLED_IN.search(text))
         self._known = dict[str, str]()
+        self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
 
     def translated(self, text: str) -> str:
         """The text in this language, as far as the catalogue has it. Spaces around it stay."""
         bare = text.strip()
-        self._known.clear()
         if not bare or len(bare) > _LONGEST or not any(sign.isalpha() for sign in bare):
             return text
+        self._known.clear()
         said = self._said(bare, 0)
-        return text if said == bare else text.replace(bare, said, 1)
+        return text if said == bare else text.replace(bare, _BETWEEN_CHINESE.sub("", said), 1)
 
     def _said(self, text: str, depth: int) -> str:
         if (exact := self._exact.get(text)) is not None:
@@ -86,8 +99,13 @@ class Translator:
         return self._known[text]
 
     def _best(self, text: str, depth: int) -> str:
+        placed = _PLACE.fullmatch(text)
+        if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
+            return placed[1] + message
         found = [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]
         found.append((False, self._in_parts(text, depth)))
+        if (named := _NAMED.fullmatch(text)) is not None and (rest := self._said(named[2], depth + 1)) != named[2]:
+            found.append((False, named[1] + rest))
         return min(found, key=lambda one: (_words_left(one[1]), one[0]))[1]
 
     def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> tuple[bool, str]:
@@ -97,7 +115,11 @@ class Translator:
         facts = filled.groupdict()
         middle = (fact for name, fact in facts.items() if not sentence.translation.endswith(f"{{{name[1:]}}}"))
         runs_over = any(mark in fact for fact in middle for mark in _PUNCTUATION)
-        return runs_over, sentence.filled({name: self._said_around(fact, depth + 1) for name, fact in facts.items()})
+        said = {
+            name: fact if name in sentence.quoted else self._said_around(fact, depth + 1)
+            for name, fact in facts.items()
+        }
+        return runs_over, sentence.filled(said)
 
     def _said_around(self, fact: str, depth: int) -> str:
         bare = fact.strip()
@@ -112,28 +134,48 @@ class Translator:
         """Sentences in a row: line by line, else at the marks between them. A part that nothing is known of stays."""
         if "\n" in text:
             return "\n".join(self._said_around(line, depth + 1) for line in text.split("\n"))
+        if (around := _BRACKETS.fullmatch(text)) is not None:
+            before, within = self._said(around[1], depth + 1), self._said(f"({around[2]})", depth + 1)
+            if within == f"({around[2]})":
+                within = f"({self._said(around[2], depth + 1)})"
+            if f"{before} {within}" != text:
+                return before + (within if within.startswith("（") else f" {within}")
         for mark, theirs in _PUNCTUATION.items():
             if mark not in text:
                 continue
             parts = text.split(mark)
             if len(parts) <= _MOST_PARTS:
                 ways = ((mark.join(parts[:at]), mark.join(parts[at:])) for at in range(1, len(parts)))
-                said_so = [self._in_two(head, tail, (mark, theirs), depth) for head, tail in ways]
-                if (best := min(said_so, key=_words_left)) != text:
+                best = min((self._in_two(*way, (mark, theirs), depth) for way in ways), key=_words_left)
+                if best != text:
                     return best
                 continue
-            said = [self._said(part, depth + 1) for part in parts]
+            said = [self._part(part, mark, depth) for part in parts]
             if said != parts:
                 return "".join(
                     part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
                     for number, part in enumerate(said)
                 )
-        return text
+        return self._as_sentence(text, depth)
 
     def _in_two(self, head: str, tail: str, marks: tuple[str, str], depth: int) -> str:
         """Two parts with the mark between them: the translation's where the first part is translated."""
-        said = self._said(head, depth + 1)
-        return said + marks[said != head or not head] + self._said(tail, depth + 1)
+        said = self._part(head, marks[0], depth)
+        return said + marks[said != head or not head] + self._part(tail, marks[0], depth)
+
+    def _part(self, part: str, mark: str, depth: int) -> str:
+        """A single word of a list is a name, a key or a value."""
+        return part if mark == ", " and " " not in part else self._said(part, depth + 1)
+
+    def _as_sentence(self, text: str, depth: int) -> str:
+        """A sentence that the code writes without its capital and its full stop."""
+        if " " not in text:
+            return text
+        bare = text.removesuffix(".")
+        bare = bare[:1].lower() + bare[1:]
+        if bare == text or (said := self._said(bare, depth + 1)) == bare:
+            return text
+        return said + "。" * text.endswith(".")
 
 
 class _Untranslated(Translator):
@@ -160,7 +202,10 @@ def _sentence(text: str, said: str) -> _Sentence:
         pattern += re.escape(after)
         seen.add(name)
     return _Sentence(
-        pattern=re.compile(pattern, re.DOTALL), pieces=tuple(piece for piece in texts if piece), translation=said
+        pattern=re.compile(pattern, re.DOTALL),
+        pieces=tuple(piece for piece in texts if piece),
+        translation=said,
+        quoted=frozenset(f"p{one or other}" for one, other in _AS_IT_IS.findall(text)),
     )
 
 
@@ -169,12 +214,7 @@ def translator(language: Language) -> Translator:
     """The one for that language. A catalogue is read when the first text is asked for in its language."""
     if language is Language.ENGLISH:
         return _Untranslated()
-    return Translator(dict(_alone(text, said) for text, said in catalogue(language) if said))
-
-
-def _alone(text: str, said: str) -> tuple[str, str]:
-    """A fragment that the code joins to a sentence (`; did you mean '{0}'?`) is met without the mark before it."""
-    return text.lstrip(" ,;:"), said.lstrip(" ，；：")
+    return Translator({text: said for text, said in catalogue(language) if said})
 
 
 def catalogue(language: Language) -> Iterator[tuple[str, str]]:

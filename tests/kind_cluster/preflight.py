@@ -1,4 +1,4 @@
-"""What this host lacks to run a real kind cluster with real Cilium: each thing with the command that mends it.
+"""What this host lacks to run a real kind cluster with real Cilium: each thing with the command that fixes it.
 
     tests/kind_cluster/preflight.py [SCENARIO]
 

@@ -45,6 +45,7 @@ EXCEPTIONS = {
     ("cli.commands.capture", "os.dup2"): "/dev/null in place of a standard output whose reader has gone",
     ("cli.commands.exec_in", "os.execvp"): "becomes the program that the person gave to `labctl exec`",
     ("cli.group", "importlib.import_module"): "one of the command modules in COMMANDS, " + OWN_CODE,
+    ("cli.group", ".write_text"): "a paragraph of help, into click's buffer: no file",
     ("cli.streams", ".read_bytes"): KERNEL,
     ("cli.streams", "os.execv"): "this very command line again, in UTF-8 mode",
     ("cli.streams", "os.open"): NULL,

@@ -1,4 +1,4 @@
-"""The command line. The only code that prints or exits; one module a command, imported when it is run."""
+"""The command line. The only code that prints or exits; one module per command, imported when it is run."""
 
 from labctl.cli.group import main
 

@@ -35,13 +35,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "Check scenario files without building anything."),
     "check": ("check", "Run a lab's checks and judge them."),
     "compare": ("compare", "Measure scenarios against each other, interleaved."),
-    "trace": ("trace", "The whole way of a packet between two pods, hop by hop."),
+    "trace": ("trace", "The whole path of a packet between two pods, hop by hop."),
     "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
-    "matrix": ("matrix", "Measure what a file says, and go on after an interruption."),
+    "matrix": ("matrix", "Measure what a matrix file lists; resumes after an interruption."),
     "runs": ("runs", "The runs on disk, and how they ended."),
     "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),
-    "doctor": ("doctor", "What this host has and lacks, with the command that mends it."),
+    "doctor": ("doctor", "What this host has and lacks, with the command that fixes it."),
     "schema": ("schema", "The JSON Schema of scenario files."),
 }
 
@@ -52,7 +52,7 @@ _NARROW_HELP = 60
 
 
 class _HelpFormatter(click.HelpFormatter):
-    """On a narrow terminal what an option does stands under it: beside it there would be room for a word a line."""
+    """On a narrow terminal what an option does stands under it: beside it there would be room for one word per line."""
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         beside = col_max if self.width >= _NARROW_HELP else 8
@@ -74,8 +74,14 @@ class _HelpFormatter(click.HelpFormatter):
             super().write_text(text)
             return
         indent = " " * self.current_indent
-        paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-        said = (filled(translated(one), self.width, indent=indent, more=indent) for one in paragraphs)
+        said = []
+        for paragraph in text.split("\n\n"):
+            first, *lines = paragraph.strip().split("\n")
+            if first.strip() == "\b":  # click's sign for lines that stay as they are
+                said.append("\n".join(indent + line.strip() for line in lines))
+            else:
+                one = translated(" ".join(paragraph.split()))
+                said.append(filled(one, self.width, indent=indent, more=indent))
         self.write("\n\n".join(said) + "\n")
 
     def write_heading(self, heading: str) -> None:
@@ -117,7 +123,9 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"there is no command '{args[0]}'" + (f": did you mean '{near[0]}'?" if near else ""))
+            if near:
+                ctx.fail(f"there is no command '{args[0]}': did you mean '{near[0]}'?")
+            ctx.fail(f"there is no command '{args[0]}'")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -127,7 +135,7 @@ class LazyGroup(click.Group):
 
 
 def _lang_option() -> click.Option:
-    """`speak` has read it already when a command gets it: also what is wrong with a command line is told in it."""
+    """`speak` has read it already when a command gets it: errors in the command line are in that language too."""
     return click.Option(
         ["--lang"],
         type=click.Choice([str(language) for language in Language]),
@@ -205,7 +213,7 @@ def run(args: list[str]) -> int:
         if full is not None:
             _show(full.lines(), verbose)
             return full.exit_code
-        # Not the caller's doing and not a verdict: exit 4, never 1, which means that a check failed.
+        # Not the caller's fault and not a verdict: exit 4, never 1, which means that a check failed.
         tell(f"{traceback.format_exc()}error: labctl itself failed: {type(bug).__name__}: {bug}")
         return LabError.exit_code
 
@@ -247,8 +255,9 @@ def _what_is_wrong(wrong: click.ClickException) -> tuple[str, bool]:
     if isinstance(wrong, click.MissingParameter) and wrong.param is not None:
         return f"missing {wrong.param.param_type_name} '{wrong.param.human_readable_name}'", False
     if isinstance(wrong, click.NoSuchOption):
-        near = f": did you mean '{sorted(wrong.possibilities)[0]}'?" if wrong.possibilities else ""
-        return f"there is no option '{wrong.option_name}'{near}", bool(near)
+        if wrong.possibilities:
+            return f"there is no option '{wrong.option_name}': did you mean '{sorted(wrong.possibilities)[0]}'?", True
+        return f"there is no option '{wrong.option_name}'", False
     message = wrong.format_message().rstrip(".")
     return message, message.endswith("'?")  # a command's name, which resolve_command tells
 

@@ -1,7 +1,7 @@
 """Options that several commands share, and what they name: scenarios, running labs, providers, bundles of images.
 
 They read and behave the same everywhere. `images`, `bundle` and `up --bundle` share which providers have images, and
-what to say of others.
+the error for others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ set_option = click.option(
 trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Go by files that somebody else could have written, and by what they run as root. Look at them first.",
+    help="Trust files that another user could have written, and what they run as root. Read them first.",
 )
 name_option = click.option("--name", metavar="LAB", help="Name of the lab (default: the scenario's).")
 runs_dir_option = click.option(
@@ -111,8 +111,8 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
 
 
 def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
-    """A running lab by its name, whole or damaged: what a person deleted in it by hand is for them to look at, and is
-    told. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
+    """A running lab by its name, whole or damaged: what a person deleted in it by hand is reported, for them to look
+    at. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
     from labctl import app
     from labctl.engine.build import being_built, find
 
@@ -131,12 +131,12 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
             remedy=f"{up_again(running)}  # builds it again; or labctl down {name}",
         )
     if not running.is_whole:
-        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to mend it: {up_again(running)}")
+        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {up_again(running)}")
     return running.lab, running, found.provider
 
 
 def up_again(running: RunningLab) -> str:
-    """The command that builds the lab again, or goes on with it."""
+    """The command that builds the lab again, or resumes building it."""
     name = "" if running.scenario == running.name else f" --name {running.name}"
     return f"labctl up {_scenario_of(running)}{name}"
 
@@ -154,12 +154,12 @@ def _scenario_of(running: RunningLab) -> str:
 def missing_parts(running: RunningLab) -> str:
     """What a lab lacks; of many parts the first few."""
     parts = running.missing or ("its record",)
-    more = f" and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else ""
-    return ", ".join(parts[:PARTS_NAMED]) + more
+    first = ", ".join(parts[:PARTS_NAMED])
+    return f"{first} and {len(parts) - PARTS_NAMED} more" if len(parts) > PARTS_NAMED else first
 
 
 def discover_all(providers: Iterable[Provider]) -> tuple[list[tuple[RunningLab, Provider]], list[LabError]]:
-    """Every lab that can be seen, and what providers said that may not look."""
+    """Every lab that can be seen, and notes of providers that may not look."""
     found: list[tuple[RunningLab, Provider]] = []
     refused: list[LabError] = []
     for provider in providers:
@@ -206,7 +206,7 @@ def packing(provider: Provider, lab: Lab) -> Packing:
     if (found := provider.capabilities.packing) is not None:
         return found
     raise UsageError(
-        what=f"labs of the provider {provider.name} are not made from images that could be packed",
+        what=f"labs of the provider {provider.name} have no images that could be packed",
         cause=f"scenario {lab.scenario} is built by {provider.name}: {provider.statement}",
         remedy="say which provider the bundle is for: --provider kind, or --provider kubeadm",
     )

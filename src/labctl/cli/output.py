@@ -2,7 +2,7 @@
 
 tests/unit/test_doors.py holds that. Names, reasons and tools' words may hold anything, and no character of them is
 obeyed (`text.visible`). What is for people is translated here, into the language that `speak` chose
-(`labctl.language`); bytes, which are for programs, are not. A reader who goes away (`labctl list | true`) changes no
+(`labctl.language`); bytes, which are for programs, are not. A reader that goes away (`labctl list | true`) changes no
 verdict.
 """
 
@@ -84,7 +84,7 @@ def pass_on(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """A line on stderr: an error, a note, what goes on. That nobody reads it changes nothing."""
+    """A line on stderr: an error, a note, progress. A missing reader changes nothing."""
     try:
         click.echo(visible(translated(text)), file=sys.stderr)
     except OSError:
@@ -92,7 +92,7 @@ def tell(text: str) -> None:
 
 
 def progress(text: str, *, before: str = "", end: str = "\n") -> bool:
-    """A line on stderr behind `before`, which moves the cursor. False when nobody reads it any more."""
+    """A line on stderr behind `before`, which moves the cursor. False when its reader has gone."""
     try:
         write_drawn(sys.stderr, f"{before}{visible(translated(text))}{end}")
         sys.stderr.flush()
@@ -213,7 +213,7 @@ def _unwritable(refused: OSError) -> LabError:
     """A full disk behind `labctl plan bpf > FILE`. What is still buffered would fail again when the process ends."""
     reader_gone()
     return LabError(
-        what="stdout cannot be written",
+        what="cannot write to stdout",
         cause=refused.strerror or str(refused),
         remedy="df -h .  # or send it elsewhere: labctl … > FILE",
     )

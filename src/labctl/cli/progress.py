@@ -6,7 +6,7 @@ import shutil
 import sys
 from types import TracebackType
 
-from labctl.cli.output import progress
+from labctl.cli.output import progress, translated
 from labctl.engine.events import (
     BlockStarted,
     BuildDone,
@@ -22,22 +22,17 @@ from labctl.engine.events import (
     Undoing,
     Working,
 )
-from labctl.model.evidence import Standing
+from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.result import Verdict
-from labctl.text import visible
+from labctl.text import cells, visible
 
-# Beyond this many steps only every tenth of the way is told, so that a lab of 1,000 pods does not scroll by.
+# Beyond this many steps only every tenth step is reported, so that a lab of 1,000 pods does not scroll by.
 MANY_STEPS = 40
-# A step that took less is told without its time.
+# A step that took less is reported without its time.
 SLOW_S = 1.0
 _INDENT = " " * 6
 _REWRITE = "\r\x1b[K"
 """To the beginning of the line, and clears it."""
-_STANDINGS = {
-    Standing.IN_FORCE: "proven",
-    Standing.NOT_IN_FORCE: "NOT what was asked: ",
-    Standing.NOT_SHOWN: "not shown: ",
-}
 
 
 class Progress:
@@ -94,13 +89,14 @@ class Progress:
                         f"{result.verdict}: {result.reason}"
                     )
             case ModeProven():
-                proof = event.proof
-                self._say(f"{proof.lab}: mode in force {_STANDINGS[proof.standing]}{proof.reason}")
+                self._say(_in_force(event.proof))
             case BlockStarted():
-                left = "" if event.left_s is None else f", {_duration(event.left_s)} left"
-                self._block = f"block {event.number}/{event.blocks}{left} · "
+                block = f"block {event.number}/{event.blocks}"
+                if event.left_s is not None:
+                    block = f"block {event.number}/{event.blocks}, {_duration(event.left_s)} left"
+                self._block = f"{block} · "
                 if not self._rewrites:
-                    self._say(self._block.removesuffix(" · "))
+                    self._say(block)
             case Note():
                 self._say(f"note: {event.text}")
 
@@ -118,11 +114,17 @@ class Progress:
         return event.steps <= MANY_STEPS or event.number % max(1, event.steps // 10) == 0
 
     def _working(self, text: str) -> None:
-        """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are told."""
+        """What is being done now: rewritten in place on a terminal; elsewhere only steps outside blocks are
+        reported."""
         if self._rewrites:
             width = shutil.get_terminal_size((80, 24)).columns - 1
-            shown = visible(text).replace("\n", " ")
-            self._write(shown if len(shown) <= width else shown[: width - 1] + "…", before=_REWRITE, end="")
+            shown = visible(translated(text)).replace("\n", " ")
+            if cells(shown) > width:
+                shown = shown[: width - 1]
+                while cells(shown) > width - 1:
+                    shown = shown[:-1]
+                shown += "…"
+            self._write(shown, before=_REWRITE, end="")
             self._pending = True
         elif not self._block:
             self._write(text)
@@ -137,9 +139,19 @@ class Progress:
             self._pending = False
 
     def _write(self, text: str, *, before: str = "", end: str = "\n") -> None:
-        """Work goes on when nobody reads its progress any more (`labctl up bpf 2>&1 | head -1`)."""
+        """Work continues when the reader of its progress has gone (`labctl up bpf 2>&1 | head -1`)."""
         if not self._unread:
             self._unread = not progress(text, before=before, end=end)
+
+
+def _in_force(proof: ModeInForce) -> str:
+    match proof.standing:
+        case Standing.IN_FORCE:
+            return f"{proof.lab}: mode in force proven{proof.reason}"
+        case Standing.NOT_IN_FORCE:
+            return f"{proof.lab}: mode in force NOT what was asked: {proof.reason}"
+        case Standing.NOT_SHOWN:
+            return f"{proof.lab}: mode in force not shown: {proof.reason}"
 
 
 def _total(duration_s: float) -> str:

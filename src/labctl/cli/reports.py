@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl.cli.options import as_json as json_option
-from labctl.cli.output import console, emit, emit_json, show, spoken, tell
+from labctl.cli.output import console, emit, emit_json, show, spoken, tell, translated
 from labctl.errors import Interrupted, LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
@@ -34,7 +34,7 @@ fail_if_option = click.option(
     "--fail-if",
     metavar="EXPR",
     multiple=True,
-    help="Exit 1 when a change is beyond this: 'cross-node rtt_p50 > +5%'; repeatable.",
+    help="Exit with 1 when a change exceeds this: 'cross-node rtt_p50 > +5%'; repeatable.",
 )
 html_option = click.option("--html", type=_FILE, metavar="FILE", help="Write the report as one HTML file.")
 markdown_option = click.option("--markdown", type=_FILE, metavar="FILE", help="Write it as Markdown.")
@@ -120,8 +120,8 @@ def present(comparisons: Sequence[Comparison], fail_if: Sequence[str], output: R
 
 
 def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOutput) -> int:
-    """Shows what came of measuring and gives the exit code. What was stopped is shown as far as it got, and stays
-    stopped."""
+    """Shows the result of measuring and gives the exit code. A measurement that was stopped is shown as far as it
+    got, and stays stopped."""
     from labctl.compare.thresholds import judge
 
     if answer.kept:
@@ -130,13 +130,13 @@ def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOut
     if answer.comparisons:
         others = answer.against_baseline
         show_comparisons((*answer.comparisons, *others), (*judgements, *(() for _ in others)), output)
-    said = "raw files" if answer.stopped is None else "what there is"
+    said = "raw files" if answer.stopped is None else "raw files so far"
     (tell if output.is_json else emit)(f"{said}: {answer.path}")
     if answer.stopped is not None:
         raise Interrupted(
             what=answer.stopped.what,
-            cause="the labs are gone, the blocks that were whole are kept",
-            remedy=f"go on with: labctl compare --resume {answer.path}",
+            cause="the labs are removed, the complete blocks are kept",
+            remedy=f"resume with: labctl compare --resume {answer.path}",
         )
     return exit_code(answer.comparisons, judgements)
 
@@ -243,11 +243,11 @@ def show_trace(traced: Trace, *, is_json: bool, html: Path | None) -> None:
     else:
         from labctl.report.trace_text import trace_view
 
-        show(trace_view(traced, width=console().width))
+        show(trace_view(traced, width=console().width, said=translated))
         if html is not None:
             emit(f"picture: {html}")
 
 
 def trace_exit_code(traced: Trace) -> int:
-    """1 when a packet was lost or took another way than the mode that was asked for should show, else 0."""
+    """1 when a packet was lost or took a different path than the mode that was asked for, else 0."""
     return 0 if traced.is_well else 1

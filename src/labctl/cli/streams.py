@@ -1,10 +1,10 @@
-"""The standard streams: that they are open, in which codec they write, and readers who go away.
+"""The standard streams: that they are open, in which codec they write, and readers that go away.
 
 A process runs in Python's UTF-8 mode, so that every path, argument and environment variable is the bytes that it was,
 whatever the locale; what a person reads is in the locale's codec. A character that this codec lacks becomes the nearest
 that it has (`labctl.text`). JSON and files do not come by here: they are UTF-8.
 
-Nothing that a person reads is obeyed by the terminal: whoever writes to stdout or stderr, be it Python itself with a
+Nothing that a person reads is obeyed by the terminal: whatever writes to stdout or stderr, even Python itself with a
 warning or a traceback, the stream shows control characters as escapes. Colours and the movements of the progress line,
 which are labctl's own, go through `write_drawn`. `labctl exec` becomes the program that it runs, whose output is that
 program's own.
@@ -53,7 +53,7 @@ def enter_utf8_mode() -> None:
 
 def open_standard_streams() -> None:
     """Puts /dev/null where the caller closed stdin, stdout or stderr (`labctl up bpf 2>&-`), so that no socket of ours
-    gets that number and with it what somebody prints; then has stdout and stderr write any text."""
+    gets that number and with it another library's output; then has stdout and stderr write any text."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -87,7 +87,7 @@ def _codec(given: str) -> str:
 
 
 def line_width(stream: TextIO) -> int:
-    """Columns of a sentence on that stream: the terminal's, or what COLUMNS says of it. 0 where there is none: what a
+    """Columns of a sentence on that stream: the terminal's, or COLUMNS. 0 where there is none: what a
     program reads is a line each."""
     return shutil.get_terminal_size().columns if stream.isatty() else 0
 
@@ -102,6 +102,6 @@ def can_write(text: str) -> bool:
 
 
 def reader_gone(stream: TextIO | None = None) -> None:
-    """From here on what is written to stdout (or the stream) goes nowhere; the command goes on to the exit code that it
-    has earned."""
+    """From here on what is written to stdout (or the stream) goes nowhere; the command continues to its exit
+    code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

@@ -1,4 +1,4 @@
-"""Builds labs and removes them: a plan applied with undo, so that a lab is there whole or not at all.
+"""Builds labs and removes them: a plan applied with undo, so that a lab is there completely or not at all.
 
 What `up` and `down` mean for the same lab again, a changed lab, half a lab and no lab is decided here too.
 """
@@ -61,7 +61,7 @@ def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = Fa
 
 
 def require_host(provider: Provider) -> None:
-    """Raises HostLacks with everything that is missing and required, and what mends it."""
+    """Raises HostLacks with everything that is missing and required, and how to fix it."""
     missing = [probe for probe in provider.probes() if probe.required and probe.is_looked_at and not probe.present]
     if not missing:
         return
@@ -106,16 +106,16 @@ def _after_stop(
     retain: bool,
 ) -> None:
     if plan.is_resumable:
-        observer(Note(text=f"what was built stays: the same command goes on; labctl down {lab.name} takes it back"))
+        observer(Note(text=f"what was built stays: the same command resumes; labctl down {lab.name} removes it"))
     elif retain:
-        observer(Note(text=f"what was built stays, to look at it; labctl down {lab.name} takes it back"))
+        observer(Note(text=f"what was built stays for inspection; labctl down {lab.name} removes it"))
     else:
         _undo(executor, lab, done, stop, observer)
-        # The record of a lab and whatever a half-done step left outside its own undo.
+        # The record of a lab, and what a half-done step left outside its own undo.
         try:
             provider.teardown(lab.name)
         except LabError as failed:
-            observer(Note(text=f"something of {lab.name} may be left: {failed.what}; try: labctl down {lab.name}"))
+            observer(Note(text=f"parts of {lab.name} may be left: {failed.what}; try: labctl down {lab.name}"))
 
 
 def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, observer: Observer) -> None:
@@ -125,11 +125,11 @@ def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, o
         try:
             executor.execute(step.undo)
         except LabError as failed:
-            observer(Note(text=f"undoing '{step.title}' failed: {failed.what}; going on with the rest"))
+            observer(Note(text=f"undoing '{step.title}' failed: {failed.what}; continuing with the rest"))
 
 
 def telling(provider: Provider, lab: str, observer: Observer) -> contextlib.AbstractContextManager[None]:
-    """While it lasts the observer hears what the provider does within steps, if it is one that tells."""
+    """While it lasts the observer hears what the provider does within steps, if the provider reports that."""
 
     def tell(text: str, duration_s: float | None) -> None:
         observer(Working(lab=lab, text=text, duration_s=duration_s))
@@ -138,7 +138,7 @@ def telling(provider: Provider, lab: str, observer: Observer) -> contextlib.Abst
 
 
 def _never_raising(observer: Observer) -> Observer:
-    """Undo has to finish even when whoever listens has gone (`labctl up bpf 2>&1 | head -1`)."""
+    """Undo has to finish even when its listener has gone (`labctl up bpf 2>&1 | head -1`)."""
 
     def observe(event: Event) -> None:
         with contextlib.suppress(Exception):
@@ -148,7 +148,7 @@ def _never_raising(observer: Observer) -> Observer:
 
 
 def remove(provider: Provider, name: str, observer: Observer) -> None:
-    """Removes the lab of that name, whole or in pieces."""
+    """Removes the lab of that name, complete or partial."""
     begun = time.monotonic()
     with uninterrupted(), telling(provider, name, observer):
         provider.teardown(name)
@@ -187,9 +187,9 @@ def find(providers: Iterable[Provider], name: str) -> FoundLab | None:
 
 
 def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> BuildOutcome:
-    """Makes the lab be there. The same lab again is a no-op; one of which something is missing is built again; a lab of
-    that name that differs is an error that says how, since taking it down is for its owner to decide. Raises what kept
-    its provider from asking whether it is whole."""
+    """Makes sure that the lab is up. The same lab again is a no-op; one of which something is missing is built again; a
+    lab of that name that differs is an error that says how, since taking it down is for its owner to decide. Raises
+    what kept its provider from asking whether it is whole."""
     existing = find([provider], lab.name)
     if existing is not None:
         running = existing.running
@@ -201,23 +201,24 @@ def up(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False
             return BuildOutcome.UNCHANGED
         if running.is_whole or (running.can_be_opened and running.digest != lab.digest):
             raise UsageError(
-                what=f"a lab named {lab.name} is already up and it is not this one",
+                what=f"a lab named {lab.name} is already up and differs from this one",
                 cause=_what_differs(running, lab),
                 remedy=f"labctl down {lab.name}, then the same command again; or give this one another --name",
             )
         half = f"lab {lab.name} is half there (missing: {', '.join(running.missing) or 'its record'})"
         if running.is_resumable:
-            observer(Note(text=f"{half}: going on where it stopped"))
+            observer(Note(text=f"{half}: resuming where it stopped"))
         else:
-            rest = "it, to build it again" if running.can_be_opened else "what is left of it"
-            observer(Note(text=f"{half}: removing {rest}{_and_ending(provider, lab.name)}"))
+            rebuilt = running.can_be_opened
+            removing = f"{half}: removing it, to build it again" if rebuilt else f"{half}: removing what is left of it"
+            observer(Note(text=_and_ending(removing, provider, lab.name)))
             remove(provider, lab.name, observer)
     build(provider, lab, observer, retain=retain)
     return BuildOutcome.BUILT
 
 
 def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
-    """Removes a lab, whole or in pieces, except under the hands of a labctl that is building it. Raises what kept its
+    """Removes a lab, complete or partial, except one that another labctl is building. Raises what kept its
     provider from asking for it."""
     if running.is_being_built:
         raise being_built(running.name)
@@ -226,16 +227,16 @@ def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
     remove(provider, running.name, observer)
 
 
-def _and_ending(provider: Provider, name: str) -> str:
-    """What else goes with the lab: a person may have started it hours ago."""
+def _and_ending(removing: str, provider: Provider, name: str) -> str:
+    """With the processes in the lab, which end with it: a person may have started them hours ago."""
     inside = provider.capabilities.processes(name)
-    return f", which ends what runs inside it: {', '.join(inside)}" if inside else ""
+    return f"{removing}, which kills the processes in it: {', '.join(inside)}" if inside else removing
 
 
 def being_built(name: str) -> UsageError:
     return UsageError(
         what=f"the lab {name} is being built by another labctl right now",
-        remedy="wait for it or stop it with Ctrl-C, which takes back what it built; labctl list shows when it is there",
+        remedy="wait for it, or stop it with Ctrl-C, which undoes what it built; labctl list shows when the lab is up",
     )
 
 

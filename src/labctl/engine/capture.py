@@ -63,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What came of one source, by tcpdump's own counts (see `counts_by_tap`); `trouble` says why it ended early."""
+    """The result of one source, by tcpdump's own counts (see `counts_by_tap`); `trouble` says why it ended early."""
 
     source: Source
     received: int
@@ -141,7 +141,7 @@ def check_filter(taps: Sequence[Tap], expression: str) -> None:
         require_success(without, f"tap {first.name} cannot be captured")
         words = last_line(done.error_text).removeprefix("tcpdump: ").removeprefix("can't parse filter expression: ")
         raise UsageError(
-            what=f"this is no filter that tcpdump understands: {expression}",
+            what=f"tcpdump does not understand the filter: {expression}",
             cause=words,
             remedy="man pcap-filter, or try it: " + " ".join(first.target.command(("tcpdump", "-d", "--", expression))),
         )
@@ -275,7 +275,7 @@ def streaming(
             reading, writing = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, reading)
             pipes.append(reading)
-            with contextlib.suppress(OSError):  # a wish: without it there is less room, and losses are counted
+            with contextlib.suppress(OSError):  # optional: without it there is less room, and losses are counted
                 fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTE)
             argv = argv_tcpdump(
                 source.tap.interface,
@@ -307,7 +307,7 @@ def capture(
 ) -> tuple[tuple[Ended, ...], int]:
     """Hands every packet to `take` until a limit is reached, `stops` says that a person asked, or every tcpdump ended.
 
-    Gives what became of each source, and how many packets were taken. A packet that came after the end is not taken.
+    Gives the result of each source, and how many packets were taken. A packet that came after the end is not taken.
     """
     begun_s = time.monotonic()
     count = 0
@@ -353,7 +353,7 @@ class Sanity:
 
     @property
     def sentence(self) -> str:
-        return f"the filter can see packets: it let {', '.join(self.seen)} through at {', '.join(self.taps)}"
+        return f"the filter can match packets: it passed {', '.join(self.seen)} through at {', '.join(self.taps)}"
 
 
 def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> Sanity:
@@ -385,8 +385,8 @@ def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> San
                 at[sighting.tap] = None
     if not seen:
         raise MeasureFailed(
-            what="the filter sees none of the known packets, so its silence would mean nothing",
-            cause=f"sent were: {', '.join(sent) or 'none, the lab has no pairs'}; the taps were "
+            what="the filter matches none of the known packets, so an empty capture would prove nothing",
+            cause=f"sent: {', '.join(sent) or 'none, the lab has no pairs'}; taps: "
             f"{', '.join(tap.name for tap in taps)}",
             remedy=f"labctl capture {lab.name} --sanity --filter 'icmp or udp port 8472'",
         )

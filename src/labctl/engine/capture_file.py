@@ -19,7 +19,7 @@ from labctl.system.files import create_stream
 
 
 def _refused(path: str, failed: OSError) -> LabError:
-    what, cause = f"the capture cannot be written to {path}", failed.strerror or str(failed)
+    what, cause = f"cannot write the capture to {path}", failed.strerror or str(failed)
     if failed.errno not in (errno.ELOOP, errno.EINVAL, errno.EPERM):
         return LabError(what=what, cause=cause, remedy=f"ls -ld {shlex.quote(str(Path(path).parent))}")
     if os.path.realpath(path) == os.path.realpath("/dev/stdout"):
@@ -99,7 +99,7 @@ class CaptureFile:
         self._written += len(data)
 
     def _cut(self, blocks: Sequence[bytes], done: int) -> None:
-        """Takes away the block that went in only half."""
+        """Removes a block that was written only in part."""
         whole = 0
         for block in blocks:
             if whole + len(block) > done:

@@ -32,7 +32,7 @@ class Journal(Protocol):
         ...
 
     def sync(self) -> None:
-        """Brings everything so far to the disk."""
+        """Syncs everything so far to the disk."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What happens while the engine works, as data. Whoever wants to know is handed each event as it happens."""
+"""What happens while the engine works, as data. Observers are handed each event as it happens."""
 
 from __future__ import annotations
 

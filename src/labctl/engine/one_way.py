@@ -1,7 +1,7 @@
 """Conversations of which a pod's lxc saw one direction only: what a capture there can mislead about, in a sentence.
 
 Only what is certain: both directions of the tap were captured and nothing was lost, a filter could not hide the one
-from the other, and there was time for an answer. Where the missing packets went is `labctl trace`'s to say. Pure.
+from the other, and there was time for an answer. Where the missing packets went is shown by `labctl trace`. Pure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Conversation:
 
 
 class OneWay:
-    """Watches batches go by, and tells at the end. `lab` names the pods, `expression` is the filter."""
+    """Watches batches go by, and reports at the end. `lab` names the pods, `expression` is the filter."""
 
     def __init__(self, lab: Lab, sources: Sequence[Source], expression: str) -> None:
         self._lab = lab
@@ -74,7 +74,7 @@ class OneWay:
                 protocol=flow.protocol, client=flow.client, server=flow.server, is_answer=not flow.is_answer
             )
             is_early = first_ns <= end_ns - LONGEST_ANSWER_NS
-            # Nobody has to answer a UDP datagram.
+            # A UDP datagram need not be answered.
             is_due = flow.protocol != _UDP or other in self._elsewhere
             if tap in whole and is_early and is_due and (tap, other) not in self._first_ns:
                 found[self._sentence(tap, flow)] = None

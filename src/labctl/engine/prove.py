@@ -4,7 +4,7 @@ Two independent kinds of witness are heard: what the provider can read from the 
 netfilter, an agent's status) while known packets go through, and what the packets themselves show at the taps.
 
 Where labctl makes the datapath itself a built lab is the planned one, and `check`, `status` and `compare` prove it.
-Where others were asked for it (real Cilium), they may have fallen back without a word: `up` looks at that once, and
+Real Cilium may have fallen back to another mode silently: `up` looks at that once, and
 shows the lab as it really is and the mode that it proves to be in.
 """
 
@@ -31,7 +31,7 @@ HOST_ROUTING = "hostRouting"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proven:
-    """The proof of one lab, and the tcpdump results (with signatures) that it rests on, one a placement."""
+    """The proof of one lab, and the tcpdump results (with signatures) that it rests on, one per placement."""
 
     mode: ModeInForce
     results: tuple[CheckResult, ...]
@@ -84,7 +84,7 @@ def judge_mode(
     against = [piece for piece in evidence if piece.supports is False]
     # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
     unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
-    # A witness of the tunnel alone says nothing about what the lab is for.
+    # A witness of the tunnel alone does not show the host routing.
     supporting = [piece for piece in evidence if piece.supports and HOST_ROUTING in (piece.found or {})]
     lost, absent = _silent(evidence, Silence.LOST), _silent(evidence, Silence.ABSENT)
     reason = ""
@@ -95,7 +95,7 @@ def judge_mode(
     elif unmeasured:
         reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
     elif not supporting:
-        nobody = "no witness could tell which host routing is in force"
+        nobody = "no witness could show which host routing is in force"
         reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
     return ModeInForce(
         lab=lab,
@@ -114,9 +114,9 @@ def _silent(evidence: Iterable[Evidence], silence: Silence) -> tuple[str, ...]:
 
 
 def _worst(against: Sequence[Evidence]) -> str:
-    """The most telling piece, and how many more there are: packets before counters, since people can repeat those."""
+    """The strongest piece, and how many more there are: packets before counters, since people can repeat those."""
     first = min(against, key=lambda piece: piece.witness != SIGNATURE)
-    others = sorted({f"{piece.witness} on {piece.where}" for piece in against if piece.witness != SIGNATURE})
+    others = sorted({f"{piece.where}: {piece.witness}" for piece in against if piece.witness != SIGNATURE})
     also = f" (so say also: {', '.join(others)})" if others and first.witness == SIGNATURE else ""
     knowing = next((piece for piece in against if piece.remedy and piece is not first), None)
     why = f"; {knowing.where}: {knowing.finding}" if knowing else ""
@@ -189,5 +189,5 @@ def refuse_fallback(found: Arrived) -> None:
     raise NotInForce(
         what=what,
         cause=mode.reason,
-        remedy=f"{remedy}the lab stays up to be looked at ({look}); labctl down {name} takes it away",
+        remedy=f"{remedy}the lab stays up for inspection ({look}); labctl down {name} removes it",
     )

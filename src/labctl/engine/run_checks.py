@@ -49,8 +49,8 @@ def run_check_in_slices(
 
 
 def second_attempt(first: CheckResult, second: CheckResult) -> CheckResult:
-    """The result of a check that was tried twice, because its tool did not get going at first: the second attempt's,
-    with the first one's reason and raw files. There is no third."""
+    """The result of a check that was tried twice, because its tool did not start measuring at first: the second
+    attempt's, with the first one's reason and raw files. There is no third."""
     told = replace(second, raw=(*first.raw, *second.raw), retried=first.reason, is_starved=False)
     if second.verdict is Verdict.ERROR:
         return replace(told, reason=f"{second.reason} (the second attempt; the first: {first.reason})")

@@ -106,7 +106,7 @@ def trace(
 ) -> Trace:
     """Raises MeasureFailed when the captures or the sender cannot be trusted; what the network does is no error.
 
-    What ping and tcpdump gave goes to `sink` before anything reads it.
+    The output of ping and tcpdump goes to `sink` before anything reads it.
     """
     raw = RawFiles(sink or MemorySink())
     begun_s, started_ns = time.monotonic(), time.time_ns()
@@ -119,7 +119,7 @@ def trace(
         watched = _watch(open_lab, pair, taps, marked, raw, settle_s, sleep)
         seen = tuple(_sightings(watched.captures, marked))
         left = packets_left_behind(watched.captures)
-        # Where no echo comes back either, it is the network's doing that the pod sends nothing: that is a finding.
+        # Where no echo comes back either, the network is why the pod sends nothing: that is a finding.
         unseen = can_talk and not any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
         if not left and not unseen:
             break
@@ -279,7 +279,7 @@ def _refuse(watched: _WatchedProbe, unseen: bool) -> None:
     if unseen:
         raise MeasureFailed(
             "the capture sees nothing",
-            "the marked packet was not even seen at the client's own eth0, and yet an echo is answered; "
+            "the marked packet was not even seen at the client's own eth0, although an echo is answered; "
             f"{watched.sent.argv[0]}: {said(watched.sent)}",
         )
     raise MeasureFailed(
@@ -311,7 +311,7 @@ def read_trace(run: StoredRun) -> Trace:
     manifest = run.manifest
     raise UsageError(
         what=f"run {manifest.id} has nothing to report",
-        cause=f"it ended before the packet's way was known: {manifest.reason or manifest.state}",
+        cause=f"it ended before the packet's path was known: {manifest.reason or manifest.state}",
         remedy=f"ls {run.path / 'raw'}  # what was captured up to then",
     )
 

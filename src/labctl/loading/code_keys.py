@@ -52,7 +52,7 @@ def code_problems(tree: Tree, folders: Mapping[str, Path | None]) -> tuple[Probl
     if text_of(find(tree, "provider")) != PROVIDER:
         return ()
     return tuple(
-        problem_at(place, path, f"{_NAMES_CODE}{exception}", _ALLOWED)
+        problem_at(place, path, f"{_NAMES_CODE}; {exception}" if exception else _NAMES_CODE, _ALLOWED)
         for path, place, exception in _found(tree, folders)
         if place.file in folders
     )
@@ -64,18 +64,18 @@ def _found(tree: Tree, folders: Mapping[str, Path | None]) -> Iterator[tuple[Key
             yield path, place_of(tree, path), ""
     image = text_of(find(tree, "kindCluster", "image"))
     if image and not _KINDS_OWN_IMAGE.fullmatch(image):
-        yield ("kindCluster", "image"), place_of(tree, ("kindCluster", "image")), "; kindest/node may be"
+        yield ("kindCluster", "image"), place_of(tree, ("kindCluster", "image")), "kindest/node may be"
     tools = text_of(find(tree, "kindCluster", "toolsImage"))
     if tools and tools != DEFAULT_TOOLS_IMAGE:
         yield ("kindCluster", "toolsImage"), place_of(tree, ("kindCluster", "toolsImage")), ""
     mounts = find(tree, "kindCluster", "extraMounts")
     for number, mount in enumerate(mounts.items if isinstance(mounts, Listing) else ()):
         if not _is_own_and_read_only(mount, folders.get(mount.place.file)):
-            exception = "; a folder beside that file may be mounted, with readOnly: true and no link on the way"
+            exception = "a folder beside that file may be mounted, with readOnly: true and no link on the way"
             yield ("kindCluster", "extraMounts", number), mount.place, exception
     values = find(tree, "cilium", "values")
     if values is not None:
-        exception = "; switches, numbers, addresses and modes may be set"
+        exception = "switches, numbers, addresses and modes may be set"
         yield from ((path, place, exception) for path, place in _more_than_data(values, ("cilium", "values"), ""))
 
 

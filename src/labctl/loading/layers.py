@@ -101,7 +101,7 @@ class _Chain:
         """The file that `extends` names, or None when that is wrong (which is then among the problems)."""
         reference = text_of(extends)
         if reference is None or not (reference.endswith(SUFFIX) or is_name(reference)):
-            return None  # the structure has told it
+            return None  # the structure check has reported it
         path = self.found(reference, directory)
         if path is None:
             near = self.project.names()
@@ -113,7 +113,7 @@ class _Chain:
         real = os.path.realpath(path)
         if real in self.real:
             way = " → ".join([*self.shown[self.real.index(real) :], self.project.shown(path)])
-            self.problems.append(problem_at(extends.place, ("extends",), f"goes round in a circle: {way}"))
+            self.problems.append(problem_at(extends.place, ("extends",), f"forms a cycle: {way}"))
             return None
         if len(self.real) >= LONGEST_CHAIN:
             message = f"there are more than {LONGEST_CHAIN} scenarios in a row that extend one another"
@@ -138,7 +138,7 @@ class _Chain:
 def read_tree(path: Path, project: Project) -> Read:
     """The tree of one file, None when there is none, and what is wrong with its text.
 
-    Raises UsageError for a file that root does not go by (`files.read_text`)."""
+    Raises UsageError for a file that root does not trust (`files.read_text`)."""
     name = project.shown(path)
     try:
         text = read_text(path, name, is_trusted=project.is_trusted)

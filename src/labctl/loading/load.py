@@ -1,9 +1,9 @@
 """Loads what a name or path stands for: a scenario, a matrix, or one section of lab.yaml; and validates files.
 
-Every problem of a file is told at once, those of a matrix's scenarios too, or there is a `Scenario`. What the
+Every problem of a file is reported at once, those of a matrix's scenarios too, or there is a `Scenario`. What the
 scenario's provider cannot build is a problem as well; loading knows no provider: `refuse` asks it. Making a `Scenario`
 of the merged tree is the last step, in which nothing can go wrong: every rule has been checked before. One section of
-lab.yaml by itself is for who has no scenario: `labctl down` of a lab that only machines remember.
+lab.yaml by itself is for commands without a scenario: `labctl down` of a lab that only machines carry.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def load_scenario(
     `start` is where names and lab.yaml are looked for (by default the current directory). With `lab_name`, which the
     lab will have, the file may be called anything: the scenario's name is then what can be made of the file's.
 
-    Raises UsageError for an unknown name and, without `trust`, for a file that root does not go by, ScenarioInvalid
+    Raises UsageError for an unknown name and, without `trust`, for a file that root does not trust, ScenarioInvalid
     with every problem of every file that it consists of.
     """
     project = project_at(start, trust=trust)
@@ -251,7 +251,7 @@ def load_matrix(
     """The matrix in that file, with its scenarios loaded (`overrides` go to each of them).
 
     A path in it is relative to the file. Raises ScenarioInvalid with every problem of every file, and UsageError for
-    one that root does not go by without `trust`.
+    one that root does not trust without `trust`.
     """
     project = project_at(start, trust=trust)
     tree, problems = read_tree(path, project)
@@ -286,7 +286,7 @@ def matrix_problems(
     for index, item in items_of(find(tree, "scenarios")):
         reference = text_of(item)
         if reference is None or not (reference.endswith(SUFFIX) or is_name(reference)):
-            continue  # the structure has told it
+            continue  # the structure check has reported it
         try:
             file = project.scenario(_file(reference, path))
         except UsageError as unknown:
@@ -312,7 +312,7 @@ def _meaning(tree: Tree, scenarios: Sequence[Scenario], path: Path) -> Iterator[
     for index, item in items_of(find(tree, "checks")):
         name = text_of(item)
         if name in seen:
-            yield problem_at(item.place, ("checks", index), f"{shown(name)} stands here twice")
+            yield problem_at(item.place, ("checks", index), f"{shown(name)} is listed twice")
         elif name is not None and scenarios and name not in common:
             message = f"not every scenario has a check {shown(name)}"
             yield problem_at(item.place, ("checks", index), message, listed(common), nearest(name, common))
@@ -345,7 +345,7 @@ def _json(tree: Tree) -> str:
 
 def site_section(name: str, *, start: Path | None = None, trust: bool = False) -> Any:
     """The plain value of that section, None where lab.yaml has none. Raises ScenarioInvalid for a faulty lab.yaml, and
-    UsageError for one that root does not go by without `trust`."""
+    UsageError for one that root does not trust without `trust`."""
     tree, problems, _ = site_layer(project_at(start, trust=trust))
     if problems:
         raise ScenarioInvalid(problems)

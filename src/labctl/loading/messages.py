@@ -65,7 +65,7 @@ def listed(choices: Iterable[str]) -> str:
     every = list(choices)
     if len(every) <= _LONGEST_LIST:
         return ", ".join(every)
-    return ", ".join(every[:_LONGEST_LIST]) + f", … ({len(every) - _LONGEST_LIST} more)"
+    return f"{', '.join(every[:_LONGEST_LIST])}, … ({len(every) - _LONGEST_LIST} more)"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

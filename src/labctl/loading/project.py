@@ -2,7 +2,7 @@
 
 The project's root is the nearest directory at or above the start that has a lab.yaml; without one, the checkout that
 labctl itself runs from. A name is looked for in `scenarios/` of the start, then of the root. No file is opened here;
-which files are trusted whoever owns them is said here.
+which files are trusted, whatever their owner, is decided here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SUFFIX = ".yaml"
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _AS_ITS_CODE = (SCENARIO_DIRECTORY, "lessons")
-"""Folders of the checkout, of which who could write there could write labctl."""
+"""Folders of the checkout: a user who can write there can write labctl itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """`start` is where the person is; `root` has the lab.yaml, and is None when there is no project at all. `trust`
-    is set when the person said to go by files that somebody else could have written."""
+    is set by `--trust`: files count that another user could have written."""
 
     start: Path
     root: Path | None
@@ -55,7 +55,7 @@ class Project:
             return str(path)
 
     def is_trusted(self, folder: Path, name: str) -> bool:
-        """True for a file that root goes by whoever could have written it: any after --trust, and those of the clone
+        """True for a file that root trusts whatever its owner: any after --trust, and those of the clone
         that labctl itself runs from, as its code. `folder` has no link in it."""
         is_own = folder == _CHECKOUT and name == SITE_FILE
         return self.trust or is_own or any(folder.is_relative_to(_CHECKOUT / below) for below in _AS_ITS_CODE)
@@ -92,7 +92,7 @@ class Project:
         if not names:
             return f"write one: {SCENARIO_DIRECTORY}/NAME{SUFFIX} (docs/scenario.md has every key)"
         meant = nearest(name, names)
-        return (f"did you mean '{meant}'? " if meant else "") + f"there are: {listed(names)}"
+        return f"did you mean '{meant}'? there are: {listed(names)}" if meant else f"there are: {listed(names)}"
 
 
 def project_at(start: Path | None = None, *, trust: bool = False) -> Project:

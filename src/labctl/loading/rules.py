@@ -178,7 +178,7 @@ def _pairs(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
             path = ("pairs", index, "server")
             yield problem_at(place_of(tree, path), path, "client and server are the same pod", "two different pods")
         elif (client, server) in first_line:
-            message = f"the pair of {client} and {server} is there already, on line {first_line[client, server]}"
+            message = f"the pair of {client} and {server} is already listed, on line {first_line[client, server]}"
             yield problem_at(pair.place, ("pairs", index), message)
         else:
             first_line[client, server] = pair.place.line
@@ -209,7 +209,7 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
 
 
 def _combinations(tree: Tree) -> Iterator[Problem]:
-    """Choices of the datapath that cannot be had together."""
+    """Choices of the datapath that exclude each other."""
     section = find(tree, "datapath")
     routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
     replacement = find(section, "kubeProxyReplacement")
@@ -227,7 +227,7 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
         at: KeyPath = ("datapath", "faults", index)
         fault = text_of(item)
         if fault in seen:
-            yield problem_at(item.place, at, f"the fault {shown(fault)} is there already")
+            yield problem_at(item.place, at, f"the fault {shown(fault)} is already listed")
         elif fault in _FAULT_NEEDS:
             key, needed, reason = _FAULT_NEEDS[Fault(fault)]
             if text_of(find(section, key)) not in (needed, None):
@@ -266,7 +266,7 @@ def _checks(tree: Tree) -> Iterator[Problem]:
 
 
 def _interval(tree: Tree, path: KeyPath) -> Iterator[Problem]:
-    """ping counts whole milliseconds: it would make 0 of less, which is another way to ping."""
+    """ping counts whole milliseconds: it would round less to 0, which is another way to ping."""
     found = find(tree, *path)
     value = found.value if isinstance(found, Scalar) else None
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < SHORTEST_PING_INTERVAL_S:
@@ -290,7 +290,7 @@ def _compared(tree: Tree, ranks: Mapping[str, int]) -> Iterator[Problem]:
         if name is None or not is_name(name):
             continue
         if name in seen:
-            yield problem_at(item.place, path, f"the check {shown(name)} is there already")
+            yield problem_at(item.place, path, f"the check {shown(name)} is already listed")
         elif name not in known and strict:
             yield problem_at(item.place, path, *_unknown("check", name, known))
         seen.add(name)
@@ -365,7 +365,7 @@ def _unusable(ranges: Mapping[str, tuple[IPv4Network, Place]]) -> Iterator[Probl
 
 
 def _overlaps(ranges: Mapping[str, tuple[IPv4Network, Place]]) -> Iterator[Problem]:
-    """Each overlap is told once, at the range that comes later in `KEYS`."""
+    """Each overlap is reported once, at the range that comes later in `KEYS`."""
     keys = list(ranges)
     for number, key in enumerate(keys):
         network, place = ranges[key]
@@ -487,11 +487,11 @@ def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[st
                 tree, path, f"there is no pod {shown(name)}", listed(pods), nearest(name, list(pods))
             )
         elif name in chosen:
-            yield _service_problem(tree, path, f"the pod {shown(name)} is there already")
+            yield _service_problem(tree, path, f"the pod {shown(name)} is already listed")
         else:
             chosen.append(name)
     if chosen and len(chosen) == len(list(items_of(backends))) and selector_of(chosen, pods) is None:
-        message = f"no label says {' and '.join(chosen)} and no other pod, and Kubernetes goes by labels"
+        message = f"no label selects {' and '.join(chosen)} and no other pod, and Kubernetes selects by labels"
         allowed = "a label of their own, such as labels: {service: web} on each of these pods"
         yield _service_problem(tree, (*at, "backends"), message, allowed)
 
@@ -523,8 +523,9 @@ def _room(tree: Tree, count: int) -> Iterator[Problem]:
     except ValueError:
         return
     if count > service_capacity(network):
-        message = f"{count} services do not fit into serviceCIDR {network}, which has room for"
-        yield _service_problem(tree, (_SECTION,), f"{message} {service_capacity(network)}", "a larger serviceCIDR")
+        room = service_capacity(network)
+        message = f"{count} services do not fit into serviceCIDR {network}, which has room for {room}"
+        yield _service_problem(tree, (_SECTION,), message, "a larger serviceCIDR")
 
 
 def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:

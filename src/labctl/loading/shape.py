@@ -42,20 +42,20 @@ _MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDoc
 _MOST = 100
 
 _PATTERNS = {
-    NAME_PATTERN: ("is not a name", "lower-case letters, digits and hyphens, at most 40 characters"),
-    CIDR_PATTERN: ("is not an IPv4 network", "an address range such as 10.244.0.0/16"),
-    REFERENCE_PATTERN: ("is not a scenario", "a scenario's name, or a path ending in .yaml"),
-    OPERAND_PATTERN: ("could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
-    ADDRESS_PATTERN: ("is not an address", "a host's name or address"),
-    HOST_ADDRESS_PATTERN: ("is not an address", "a host's name or address"),
-    REGISTRY_PATTERN: ("is not a registry", "a registry's name, such as docker.io or mirror.example:5000"),
-    ENGINE_NAME_PATTERN: ("is not a network of the engine", "letters, digits, '_', '.', '-'"),
-    DEVICES_PATTERN: ("are not devices", "names of network devices with one blank between them"),
-    USER_PATTERN: ("is not a user's name", "lower-case letters, digits, '_', '-'"),
-    VERSION_PATTERN: ("is not a version", 'a version in quotes, such as "1.13.12"'),
-    LABEL_KEY_PATTERN: ("is not a label's key", "a Kubernetes label key, such as app"),
+    NAME_PATTERN: ("{0} is not a name", "lower-case letters, digits and hyphens, at most 40 characters"),
+    CIDR_PATTERN: ("{0} is not an IPv4 network", "an address range such as 10.244.0.0/16"),
+    REFERENCE_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
+    OPERAND_PATTERN: ("{0} could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
+    ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
+    HOST_ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
+    REGISTRY_PATTERN: ("{0} is not a registry", "a registry's name, such as docker.io or mirror.example:5000"),
+    ENGINE_NAME_PATTERN: ("{0} is not a network of the engine", "letters, digits, '_', '.', '-'"),
+    DEVICES_PATTERN: ("{0} are not devices", "names of network devices with one blank between them"),
+    USER_PATTERN: ("{0} is not a user's name", "lower-case letters, digits, '_', '-'"),
+    VERSION_PATTERN: ("{0} is not a version", 'a version in quotes, such as "1.13.12"'),
+    LABEL_KEY_PATTERN: ("{0} is not a label's key", "a Kubernetes label key, such as app"),
     LABEL_VALUE_PATTERN: (
-        "is not a label's value",
+        "{0} is not a label's value",
         "a Kubernetes label value: at most 63 letters, digits, '-', '_', '.'",
     ),
 }
@@ -150,12 +150,12 @@ def _told(tree: Tree, data: Any, kind: str, error: Any, path: KeyPath, place: Pl
     if found is None:
         return _problem(place, path, str(error["msg"]))
     if error["loc"][-1] == "[key]":
-        message, allowed = _PATTERNS.get(error.get("ctx", {}).get("pattern", ""), ("is not allowed", ""))
-        return _problem(place, path, f"the key {shown(str(path[-1]))} {message}", allowed)
+        message, allowed = _PATTERNS.get(error.get("ctx", {}).get("pattern", ""), ("{0} is not allowed", ""))
+        return _problem(place, path, message.format(f"the key {shown(str(path[-1]))}"), allowed)
     if name == "string_pattern_mismatch":
-        message, allowed = _PATTERNS.get(part.get("pattern", ""), ("does not fit", describe(part)))
+        message, allowed = _PATTERNS.get(part.get("pattern", ""), ("{0} does not fit", describe(part)))
         suggestion = as_name(str(found.value)) if isinstance(found, Scalar) and part["pattern"] == NAME_PATTERN else ""
-        return _problem(place, path, f"{brief(found)} {message}", allowed, suggestion)
+        return _problem(place, path, message.format(brief(found)), allowed, suggestion)
     if name in ("enum", "literal_error"):
         choices = [str(choice) for choice in part.get("enum", [part.get("const")])]
         suggestion = nearest(found.value, choices) if isinstance(found, Scalar) and isinstance(found.value, str) else ""
@@ -227,22 +227,22 @@ def describe(part: dict[str, Any]) -> str:
     if part.get("pattern") in _PATTERNS:
         return _PATTERNS[part["pattern"]][1]
     if kind in ("integer", "number"):
-        return _TYPES[kind] + _range(part)
+        return _range(_TYPES[kind], part)
     if kind == "array":
         least, most = part.get("minItems"), part.get("maxItems")
-        return "a list" + (f" of {least} to {most:,} items" if most else f" of at least {least}" if least else "")
+        return f"a list of {least} to {most:,} items" if most else f"a list of at least {least}" if least else "a list"
     if kind == "object" and "properties" in part:
         return f"a mapping with the keys {listed(part['properties'])}"
     return _TYPES.get(str(kind), "")
 
 
-def _range(part: dict[str, Any]) -> str:
+def _range(number: str, part: dict[str, Any]) -> str:
     low, above, high = part.get("minimum"), part.get("exclusiveMinimum"), part.get("maximum")
     if low is not None and high is not None:
-        return f" from {_figure(low)} to {_figure(high)}"
+        return f"{number} from {_figure(low)} to {_figure(high)}"
     if above is not None and high is not None:
-        return f" above {_figure(above)}, at most {_figure(high)}"
-    return f", at least {_figure(low)}" if low is not None else ""
+        return f"{number} above {_figure(above)}, at most {_figure(high)}"
+    return f"{number}, at least {_figure(low)}" if low is not None else number
 
 
 def _figure(number: float) -> str:

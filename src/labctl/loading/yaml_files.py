@@ -1,9 +1,9 @@
 """A YAML file → a tree of values with places. Strict: YAML 1.2 core values, no tags, one document, no key twice.
 
-The file may be anything: a link, a pipe, a device, 100 MB, binary, another encoding, or somebody else's. Before
-anything is parsed it is judged whether root may go by what it says (docs/security.md, "Files that decide what root
-does"), and whether it is labctl's at all: of one that is not, nothing is quoted, since it may hold what whoever reads
-the messages should not see.
+The file may be anything: a link, a pipe, a device, 100 MB, binary, another encoding, or another user's. Before
+anything is parsed it is judged whether root may trust it (docs/security.md, "Files that decide what root
+does"), and whether it is labctl's at all: of one that is not, nothing is quoted, since it may hold
+secrets.
 
 PyYAML's C parser gives events with their marks; composing, and deciding what a plain scalar is, is done here, because
 PyYAML's own rules are those of YAML 1.1 (where `no` is false) and forget places. Aliases are expanded by reference and
@@ -261,7 +261,7 @@ def _refused_before(error: yaml.YAMLError, text: str, start: Place, is_one_line:
     except _TooMuch:
         return tuple(composer.problems)
     except (_Stop, yaml.YAMLError):
-        pass  # that the text ends early is our doing
+        pass  # we cut the text here
     return ()
 
 
@@ -372,7 +372,7 @@ _NOTHING = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*")
 
 
 class UnreadableFile(Exception):
-    """The file's text could not be had. `problem` says why, with the place where there is one."""
+    """The file's text could not be read. `problem` says why, with the place where there is one."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -382,7 +382,7 @@ class UnreadableFile(Exception):
 def read_text(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool]) -> str:
     """The text of the file, which messages call `shown`.
 
-    Raises Unreadable, and UsageError when labctl is root and somebody else could have written the file or swapped it
+    Raises Unreadable, and UsageError when labctl is root and another user could have written the file or swapped it
     in its folder, unless `is_trusted` says of the folder (without links) and the name that it does not matter.
     """
     return decode(_read_bytes(path, shown, is_trusted=is_trusted), shown)
@@ -415,7 +415,7 @@ def printable(text: str, shown: str) -> str:
 def _read_bytes(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool]) -> bytes:
     if "\x00" in str(path):
         raise _wrong(Place(shown, 0, 0), "the file's name has a NUL character in it", "a path")
-    # What is asked about and what is opened is the same path: a link on the way cannot be swapped in between.
+    # What is checked and what is opened is the same path: a link on the way cannot be swapped in between.
     real = Path(os.path.realpath(path.parent))
     is_judged = os.geteuid() == 0 and not is_trusted(real, path.name)
     try:
@@ -445,14 +445,16 @@ def _no_text(error: OSError, folder: Folder, name: str, shown: str) -> Unreadabl
 
 
 def _refusal(path: Path, shown: str, why: str, of: Path) -> UsageError:
-    """`of` is what somebody else could have written: the file itself, or its folder."""
+    """`of` is what another user could have written: the file itself, or its folder."""
     is_writable = why.endswith("may write to it")
     mended = "chmod go-w" if is_writable else 'sudo chown "$(id -u):$(id -g)"'
     return UsageError(
-        what=f"{shown} has dubious ownership: somebody else could have written it",
-        cause=f"{'the file' if of == path else 'its folder'} {of}: {why}, and labctl runs as root",
+        what=f"{shown} has dubious ownership: another user could have written it",
+        cause=f"the file {of}: {why}, and labctl runs as root"
+        if of == path
+        else f"its folder {of}: {why}, and labctl runs as root",
         remedy=f"less {shlex.quote(str(path))}  # then the same command with --trust\n"
-        f"{mended} {shlex.quote(str(of))}  # where nobody else has a say in it",
+        f"{mended} {shlex.quote(str(of))}  # so that no other user can change it",
     )
 
 

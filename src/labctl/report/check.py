@@ -1,4 +1,4 @@
-"""The results of `labctl check` for a terminal: one line a result, then the signatures tap by tap."""
+"""The results of `labctl check` for a terminal: one line per result, then the signatures tap by tap."""
 
 from __future__ import annotations
 

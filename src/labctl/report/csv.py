@@ -1,4 +1,4 @@
-"""Every sample of a comparison as CSV (RFC 4180), one line a sample, in the order in which the runs were made."""
+"""Every sample of a comparison as CSV (RFC 4180), one line per sample, in the order in which the runs were made."""
 
 from __future__ import annotations
 

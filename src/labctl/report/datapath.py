@@ -44,7 +44,7 @@ def datapath_record(state: DatapathState) -> dict[str, object]:
 
 
 def datapath_tables(state: DatapathState, *, width: int) -> Iterator[RenderableType]:
-    """One block a node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
+    """One block per node: its programs, then its maps. `width` decides whether there is room for the programs' tags."""
     for node in state.nodes:
         yield ""
         yield from _programs(node, state, has_tags=not STACKED_BELOW <= width < WIDE)
@@ -97,9 +97,12 @@ def _runs(program: AttachedProgram) -> str:
 
 
 def _map(table: MapTable) -> Iterator[RenderableType]:
-    noun = "entry" if len(table.rows) == 1 else "entries"
-    size = f" of at most {table.max_entries}" if table.max_entries is not None else ""
-    yield _bold(f"{table.name} ({table.kind}): {len(table.rows)} {noun}{size}. {_sentence(table.meaning)}")
+    size = "1 entry" if len(table.rows) == 1 else f"{len(table.rows)} entries"
+    meaning = _sentence(table.meaning)
+    if table.max_entries is None:
+        yield _bold(f"{table.name} ({table.kind}): {size}. {meaning}")
+    else:
+        yield _bold(f"{table.name} ({table.kind}): {size} of at most {table.max_entries}. {meaning}")
     yield _command(table.command + (f"      in Cilium: {table.cilium_command}" if table.cilium_command else ""))
     if not table.rows:
         return

@@ -1,4 +1,5 @@
-"""A table that loses nothing on a narrow terminal: where its columns do not fit, a block a row, a fact after the other.
+"""A table that loses nothing on a narrow terminal: where its columns do not fit, a block per row, a fact after the
+other.
 
 The console's own width decides, so that views need not know it. No cell is cut, and no word is broken that fits a line.
 A command on a line of its own is never wrapped: a terminal breaks it for the eye, and a person copies it whole.

@@ -67,7 +67,7 @@ Runs = Mapping[tuple[str, int], RunRecord]
 def comparison_page(
     comparison: Comparison, words: Words = ENGLISH, judgements: Sequence[ThresholdJudgement] = ()
 ) -> str:
-    """The whole page; `judgements` are what became of the thresholds of `--fail-if`."""
+    """The whole page; `judgements` are the results of the thresholds of `--fail-if`."""
     floor = noise_floor_text(comparison, words)
     judged = [row for row in in_report_order(comparison.rows) if row.verdict is not None]
     others = [row for row in in_report_order(comparison.rows) if row.verdict is None]
@@ -101,7 +101,7 @@ def comparison_page(
     )
 
 
-# ---- results: one line a metric, one axis for all lines of a table, so that effects can be compared by eye
+# ---- results: one line per metric, one axis for all lines of a table, so that effects can be compared by eye
 
 
 def _table(comparison: Comparison, rows: Sequence[MetricRow], words: Words) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _reach(rows: Iterable[MetricRow]) -> float:
     return min(max(0.05, typical, min(ends[-1] if ends else 0.0, typical * 1.5)) * 1.1, 2.0)
 
 
-# ---- samples: a card a metric, what counts first
+# ---- samples: a card per metric, what counts first
 
 
 def _cards(

@@ -83,7 +83,7 @@ def _runs(suite: ElementTree.Element, comparison: Comparison) -> None:
 
 
 def check_junit(lab: str, results: Iterable[CheckResult], mode: ModeInForce | None) -> str:
-    """A test case for the mode in force, one a result, and one for each finding of it: fail is a failure, error an
+    """A test case for the mode in force, one per result, and one for each finding of it: fail is a failure, error an
     error, skip skipped, each with its reason; a finding's lesson and command stand in its output.
 
     A mode that was not proven is an error, and so is None (it was cut short before): the file is green exactly when the

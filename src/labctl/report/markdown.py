@@ -120,7 +120,7 @@ def _folded(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown and HTML must not take for markup, nor GitHub for somebody to notify or an address to lead to:
+    """Text that Markdown and HTML must not take for markup, nor GitHub for a user to notify or an address to link to:
     these two it looks for in the finished page, where only a comment between their signs keeps them apart."""
     for mark in "\\`*_[]|#~$":
         text = text.replace(mark, "\\" + mark)

@@ -44,7 +44,7 @@ def placement_name(placement: str, words: Words) -> str:
 
 
 def standing_text(mode: ModeInForce | None, words: Words) -> str:
-    """How it stands with the mode that a side was asked for; None where nobody looked."""
+    """Whether a side is in the mode that was asked for; None where that was not checked."""
     return words.not_proven if mode is None else words.standings[mode.standing]
 
 
@@ -142,7 +142,7 @@ def level(change: Change) -> str:
 
 
 def change_text(change: Change | None, verdict: ChangeVerdict | None = None) -> str:
-    """`−21 %`; an honest `~` where the verdict is that no difference can be told."""
+    """`−21 %`; a `~` where the verdict is that no difference is detectable."""
     if change is None:
         return "–"
     if verdict in (ChangeVerdict.UNDETECTED, ChangeVerdict.SAME):
@@ -196,7 +196,7 @@ def mode_text(mode: Mapping[str, object]) -> str:
 
 
 def statements(comparison: Comparison) -> tuple[tuple[str, str], ...]:
-    """Sentences that belong to the figures, each with whom it is about: `A`, `B` or `A, B`."""
+    """Sentences that belong to the figures, each with the sides that it is about: `A`, `B` or `A, B`."""
     about: dict[str, list[str]] = {}
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
         for statement in side.statements:
@@ -219,7 +219,7 @@ def refused_rows(comparison: Comparison) -> tuple[tuple[str, tuple[MetricRow, ..
 
 
 def stopping_text(comparison: Comparison, words: Words) -> str:
-    """Until when it went on; empty for a comparison with a fixed number of blocks."""
+    """When it stopped; empty for a comparison with a fixed number of blocks."""
     stopping = comparison.stopping
     if stopping is None:
         return ""
@@ -296,7 +296,7 @@ def row_name(comparison: Comparison, row: MetricRow, words: Words) -> str:
 
 
 def failed_run_lines(comparison: Comparison, words: Words) -> tuple[str, ...]:
-    """Runs that did not pass and that no refused row tells of: those of checks that yield no numbers (netfilter,
+    """Runs that did not pass and that no refused row mentions: those of checks that yield no numbers (netfilter,
     service, …), and of the way between the nodes. One line for each side, check and pair."""
     told = {(row.check, row.client, row.server) for row in comparison.rows if row.refusal is not None}
     by_key: dict[tuple[str, str, str, str], list[RunRecord]] = {}

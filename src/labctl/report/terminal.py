@@ -1,4 +1,4 @@
-"""Comparisons and labs for a terminal, with rich: effect first, one line a metric, no meaning in colour alone.
+"""Comparisons and labs for a terminal, with rich: effect first, one line per metric, no meaning in colour alone.
 
 `comparison_view` is what a console prints (rich itself honours NO_COLOR and the console's width); `comparison_text` is
 the same as plain text of a given width. Of a lab it is what `labctl status` shows: its parts, and the proof of its

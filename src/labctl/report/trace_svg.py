@@ -96,7 +96,7 @@ def _box(box: Box, paths: Sequence[PacketPath], trace: Trace) -> str:
 
 
 def _ended_in(kernel: Box, path: PacketPath) -> bool:
-    """Whether the packet was last heard of from netfilter on that side."""
+    """Whether netfilter was the last to see the packet on that side."""
     is_here = bool(path.hops) and _side(path.hops[-1].role) is kernel.side
     return is_here and any(act.mover is Mover.NETFILTER for act in path.after)
 

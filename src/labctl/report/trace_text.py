@@ -1,4 +1,4 @@
-"""A trace on the terminal: a sequence diagram, one lane a place, hop by hop down the page, request then reply.
+"""A trace on the terminal: a sequence diagram, one lane per place, hop by hop down the page, request then reply.
 
 Lanes are on the left, words on the right, so that the same picture holds on 80 and on 140 columns. Where there is no
 room for words beside the lanes, one sign stands for them and the words name the place. Colours only repeat what the
@@ -8,11 +8,11 @@ words and signs say.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Hop, PacketPath, Trace, Way
+from labctl.model.trace import Carriage, Hop, Movement, PacketPath, Trace, Way
 from labctl.report.grid import command_line
 from labctl.report.trace_words import (
     NotSeen,
@@ -32,6 +32,7 @@ from labctl.report.trace_words import (
     unshown_words,
     way_words,
 )
+from labctl.text import cells, filled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,32 +47,35 @@ _UNBROKEN = "\u00a0"
 """Stands for the spaces of a fact while lines are wrapped: `ttl 63` stays together."""
 
 
-def trace_view(trace: Trace, *, width: int) -> RenderableType:
-    """The whole trace, `width` columns wide; nothing is cut. Commands are lines of their own, unbroken."""
+def trace_view(trace: Trace, *, width: int, said: Callable[[str], str] = str) -> RenderableType:
+    """The whole trace, `width` columns wide; nothing is cut. Commands are lines of their own, unbroken. `said`
+    translates a text before it is wrapped."""
     from rich.console import Group
 
-    return Group(*_parts(trace, width))
+    return Group(*_parts(trace, width, said))
 
 
-def _parts(trace: Trace, width: int) -> Iterator[RenderableType]:
-    yield _line(_sentence(headline(trace)), "bold red" if trace.wrong is not None else "bold", width)
+def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[RenderableType]:
+    yield _line(said(_sentence(headline(trace))), "bold red" if trace.wrong is not None else "bold", width)
     yield _line(
-        f"{trace.client} {trace.client_address} on {trace.client_node} → "
-        f"{trace.server} {trace.server_address} on {trace.server_node}, {trace.placement}, {trace.protocol}",
+        said(
+            f"{trace.client} {trace.client_address} on {trace.client_node} → "
+            f"{trace.server} {trace.server_address} on {trace.server_node}, {trace.placement}, {trace.protocol}"
+        ),
         "",
         width,
     )
     if seen := seen_words(trace):
-        yield _line(seen, "", width)
+        yield _line(said(seen), "", width)
     for path, numbers in different(trace):
-        picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width)
+        picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width, said=said)
         yield ""
         yield from picture.lines()
         if len(numbers) > 1:
             others = ", ".join(str(number) for number in numbers[1:])
-            yield _line(f"{way_words(path.way)} {others}: the same way", "dim", width)
+            yield _line(said(f"{way_words(path.way)} {others}: the same path"), "dim", width)
     yield ""
-    yield from _after(trace, width)
+    yield from _after(trace, width, said)
 
 
 def _lane_width(trace: Trace, width: int) -> int:
@@ -81,22 +85,22 @@ def _lane_width(trace: Trace, width: int) -> int:
     return _NARROW if width - _NARROW * len(lanes(trace)) - 1 >= _LEAST_TEXT else _SIGN
 
 
-def _after(trace: Trace, width: int) -> Iterator[RenderableType]:
+def _after(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[RenderableType]:
     for text in trace.differences:
-        yield _line(f"differs: {text}", "", width)
+        yield _line(said(f"differs: {text}"), "", width)
     if trace.expected_source and trace.differences:
-        yield _line(f"expected: {trace.expected_source}", "dim", width)
+        yield _line(said(f"expected: {trace.expected_source}"), "dim", width)
     for piece in trace.evidence:
-        yield _line(f"{piece.witness}, {piece.where}: {piece.finding}", "", width)
+        yield _line(said(f"{piece.witness}, {piece.where}: {piece.finding}"), "", width)
         if piece.command:
             yield command_line(piece.command, indent=2, style="dim")
     for note in trace.notes:
-        yield _line(f"note: {note}", "", width)
+        yield _line(said(f"note: {note}"), "", width)
     for one in trace.unshown:
-        yield _line(f"not shown: {unshown_words(one)}", "", width)
-    yield _line(trace.statement, "dim", width)
+        yield _line(said(f"not shown: {unshown_words(one)}"), "", width)
+    yield _line(said(trace.statement), "dim", width)
     if trace.command:
-        yield _line("by hand:", "dim", width)
+        yield _line(said("by hand:"), "dim", width)
         yield command_line(trace.command, indent=2, style="dim")
 
 
@@ -104,8 +108,10 @@ class _Picture:
     """One packet's way, as lines: a gutter with the lanes, and what happened there in words. With lanes as narrow as a
     sign all of them are one."""
 
-    def __init__(self, trace: Trace, path: PacketPath, *, lane_width: int, width: int) -> None:
-        self._trace, self._path = trace, path
+    def __init__(
+        self, trace: Trace, path: PacketPath, *, lane_width: int, width: int, said: Callable[[str], str]
+    ) -> None:
+        self._trace, self._path, self._said = trace, path, said
         self._is_stacked = lane_width == _SIGN
         self._lanes = () if self._is_stacked else lanes(trace)
         self._lane_width = lane_width
@@ -116,10 +122,10 @@ class _Picture:
     def lines(self) -> Iterator[Text]:
         titles = "".join(self._title(lane.title) for lane in self._lanes)
         yield from self._block(titles, [path_title(self._path)], self._style, -1)
-        kinds = "".join(self._title("" if lane.kind == lane.title else lane.kind) for lane in self._lanes)
+        kinds = "".join(self._title("" if lane.kind == lane.title else self._said(lane.kind)) for lane in self._lanes)
         if self._lane_width == _BROAD:
             yield self._row(kinds, "", "dim")
-        # A packet that nobody saw leave is nowhere yet.
+        # A packet that no tap has seen yet is nowhere.
         lane, last, number = -1, None, 0
         for step in steps(self._path):
             if isinstance(step, NotSeen):
@@ -133,26 +139,34 @@ class _Picture:
             yield from self._hop(step, last, lane, here, number)
             lane, last = here, step
         for movement in self._path.after:
-            yield from self._block(self._idle(lane), [f"⇣ {movement_words(movement, self._trace)}"], "", lane)
+            yield from self._block(self._idle(lane), [self._moved_by(movement)], "", lane)
         if self._path.lost:
             said = f"{'LOST' if self._path.is_sent else 'NOT SENT'}: {self._path.lost}"
             yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [said], "bold red", -1)
         else:
-            yield self._row(self._idle(-1), "arrived", "dim")
+            yield self._row(self._idle(-1), self._said("arrived"), "dim")
 
     def _lane_of(self, role: Role) -> int:
         return 0 if self._is_stacked else lane_of(role, self._trace.placement)
 
+    def _moved_by(self, movement: Movement) -> str:
+        return f"⇣ {self._said(movement_words(movement, self._trace))}"
+
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
-        words = [f"⇣ {movement_words(movement, self._trace)}" for movement in hop.moved_by]
+        words = [self._moved_by(movement) for movement in hop.moved_by]
         if not words or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
-            words.append(f"⇣ {carried_words(hop)}")
+            words.append(f"⇣ {self._said(carried_words(hop))}")
         if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
             for text in words:
                 yield from self._block(self._idle(lane), [text], "", lane)
 
     def _hop(self, hop: Hop, last: Hop | None, lane: int, here: int, number: int) -> Iterator[Text]:
-        facts = [f"{number}  {self._name(hop.tap)}", direction_words(hop), f"ttl {hop.ttl}", since_words(hop)]
+        facts = [
+            f"{number}  {self._name(hop.tap)}",
+            self._said(direction_words(hop)),
+            f"ttl {hop.ttl}",
+            since_words(hop),
+        ]
         details = []
         if last is None or (hop.src_mac, hop.dst_mac) != (last.src_mac, last.dst_mac):
             details.append(f"   {mac_words(hop)}")
@@ -175,9 +189,7 @@ class _Picture:
         first = True
         for text in texts:
             indent = " " * (len(text) - len(text.lstrip()) + 2)
-            for wrapped in textwrap.wrap(
-                text, self._text_width, subsequent_indent=indent, drop_whitespace=True, break_on_hyphens=False
-            ):
+            for wrapped in _wrapped(self._said(text), self._text_width, indent):
                 said = wrapped.replace(_UNBROKEN, " ")
                 yield self._row(gutter if first else self._idle(lane), said, style if first else "")
                 first = False
@@ -186,14 +198,17 @@ class _Picture:
         from rich.text import Text
 
         row = Text(no_wrap=True, overflow="crop")
-        row.append(gutter.ljust(self._gutter), style=style if "●" in gutter or "▶" in gutter else "dim")
+        row.append(
+            gutter + " " * (self._gutter - cells(gutter)), style=style if "●" in gutter or "▶" in gutter else "dim"
+        )
         row.append(" ")
         row.append(text, style=style)
         return row
 
     def _title(self, text: str) -> str:
         room = self._lane_width - 1
-        return (text if len(text) <= room else text[: room - 1] + "…").center(room) + " "
+        shown = text if cells(text) <= room else text[: room - 1] + "…"
+        return shown.center(room - cells(shown) + len(shown)) + " "
 
     def _middle(self, lane: int) -> int:
         return lane * self._lane_width + (self._lane_width - 1) // 2
@@ -225,8 +240,18 @@ class _Picture:
 def _line(text: str, style: str, width: int) -> Text:
     from rich.text import Text
 
-    wrapped = textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    wrapped = _wrapped(text, width, "  ", break_long_words=False)
     return Text("\n".join(wrapped), style=style, overflow="fold")
+
+
+def _wrapped(text: str, width: int, indent: str, *, break_long_words: bool = True) -> list[str]:
+    """Lines between words, in Chinese between characters; the second and later ones with the indent."""
+    if cells(text) != len(text):
+        begin = text[: len(text) - len(text.lstrip())]
+        return filled(text.lstrip(), width, indent=begin, more=indent).split("\n")
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=break_long_words
+    )
 
 
 def _sentence(text: str) -> str:

@@ -44,11 +44,12 @@ def way_words(way: Way) -> str:
 
 def path_title(path: PacketPath) -> str:
     """`request 1: ICMP echo request`."""
-    return f"{way_words(path.way)} {path.number}: {path.what}" if path.what else f"{way_words(path.way)} {path.number}"
+    numbered = f"request {path.number}" if path.way is Way.REQUEST else f"reply {path.number}"
+    return f"{numbered}: {path.what}" if path.what else numbered
 
 
 def owner(named: KnownAddress) -> str:
-    """Whose address it is; the address itself when it is nobody's in the lab."""
+    """The owner of the address; the address itself when it has none in the lab."""
     return named.owner or named.role or named.address
 
 
@@ -87,7 +88,7 @@ def envelope_lines(envelope: HopEnvelope) -> tuple[str, ...]:
 
 
 def _with_owner(named: KnownAddress) -> str:
-    return f"{named.address} ({named.owner})" if named.owner else f"{named.address} (nobody's in this lab)"
+    return f"{named.address} ({named.owner})" if named.owner else f"{named.address} (not of this lab)"
 
 
 def movement_words(movement: Movement, trace: Trace) -> str:
@@ -113,7 +114,7 @@ def _act_words(movement: Movement) -> str:
 
 
 def _kernel_words(movement: Movement, did: str) -> str:
-    """`netfilter FORWARD: accept (lxc… → eth0)`; the device that it came by, and the one that it is to leave by."""
+    """`netfilter FORWARD: accept (lxc… → eth0)`; the device that it came by, and the one that it leaves by."""
     hook = movement.what.upper() if movement.mover is Mover.NETFILTER else movement.hook.upper()
     who = " ".join(part for part in (str(movement.mover), hook) if part)
     devices = f"{movement.device} → {movement.target}".strip(" →") if movement.target else movement.device
@@ -203,21 +204,21 @@ def headline(trace: Trace) -> str:
 def seen_words(trace: Trace) -> str:
     """The mode that the packets themselves show."""
     if not trace.host_routing:
-        return f"the sightings do not tell the host routing: {trace.recognised}" if trace.recognised else ""
+        return f"the sightings do not show the host routing: {trace.recognised}" if trace.recognised else ""
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
 
 
 def unshown_words(one: Unshown) -> str:
     """What this kernel cannot show, and since when others can: absent steps must not be read as steps not taken."""
     return (
-        f"this kernel ({one.kernel}) does not tell {one.mover} steps in nft traces, so none stand on the way: "
+        f"this kernel ({one.kernel}) does not report {one.mover} steps in nft traces, so the path shows none: "
         f"Linux {one.since} and later do"
     )
 
 
 def _as_it_should(trace: Trace) -> str:
-    mode = f"host routing {trace.asked.get('hostRouting')}, {trace.asked.get('encapsulation')}"
-    return f"every tap shows what it should with {mode}, {trace.placement}"
+    host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
+    return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 
 _WIRE = frozenset({Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT})

@@ -143,7 +143,7 @@ ENGLISH = Words(
     headline_nothing="Nothing was measured",
     noise_floor="Both sides are built alike, so this is the noise floor of this machine: primary rows differ by up to "
     "{largest}, and the least that every one of them could have seen is {detectable}.",
-    headline_unpaired="{headline} (two runs, not interleaved: it may be the machine's doing)",
+    headline_unpaired="{headline} (two runs, not interleaved: the machine may be the cause)",
     joiner=" ",
     to="{low} to {high}",
     placements={"same-node": "same-node", "cross-node": "cross-node"},
@@ -168,7 +168,7 @@ ENGLISH = Words(
         RefusalKind.NOT_PROVEN: "the mode in force of {side} is not proven: {reason}",
         RefusalKind.RUN_FAILED: "{count} of {runs} runs did not pass; the first, side {side} in block {block}, "
         "ended with {verdict}: {reason}",
-        RefusalKind.NO_SAMPLES: "there is no number of both sides",
+        RefusalKind.NO_SAMPLES: "there are no samples from both sides",
         RefusalKind.NOT_A_NUMBER: "a sample is not a finite number",
         RefusalKind.NO_RATIO: "a sample is zero or negative, so that no ratio can be formed",
         RefusalKind.TOO_FEW_PAIRS: "only {pairs} pairs; a verdict needs at least {needed}",
@@ -181,18 +181,18 @@ ENGLISH = Words(
         CautionKind.FREQUENCY: "the CPUs' frequency moved from block to block, between {lowest_hz} and {highest_hz}",
         CautionKind.STEAL: "the hypervisor took CPU time away: steal above {limit} in {blocks} of {of} blocks, "
         "at most {most}",
-        CautionKind.AUTOCORRELATED: "{placement} {label}: neighbouring differences resemble each other "
-        "(correlation {correlation}), so that the interval is too narrow",
+        CautionKind.AUTOCORRELATED: "{placement} {label}: successive differences are correlated "
+        "(coefficient {correlation}), so that the interval is too narrow",
         CautionKind.DIFFERENT_LAB: "the two labs were not made alike; different: {what}",
         CautionKind.CUT_SHORT: "the comparison was cut short: {done} of {planned} blocks are whole",
-        CautionKind.TOO_FEW_ROUNDS: "with {pairs} pairs and {rows} primary rows no row can be told apart after "
-        "Holm's correction; that takes {needed} pairs (--rounds {needed})",
-        CautionKind.UNEXPECTED_SIGNATURE: "side {side}, {placement}: the taps saw something else than expected: "
+        CautionKind.TOO_FEW_ROUNDS: "with {pairs} pairs and {rows} primary rows no row can reach significance "
+        "after Holm's correction; that takes {needed} pairs (--rounds {needed})",
+        CautionKind.UNEXPECTED_SIGNATURE: "side {side}, {placement}: the taps did not see what was expected: "
         "{mismatch}",
-        CautionKind.RETRIED: "{count} of {of} runs ({checks}) measured nothing at first, as for want of CPU, and "
-        "were run once more: {a} of side A, {b} of side B; the first such attempt: {reason}. Its raw files are kept",
-        CautionKind.UNPAIRED: "the two sides come from different runs and were not interleaved: a difference may be "
-        "the machine's and not the datapath's",
+        CautionKind.RETRIED: "{count} of {of} runs ({checks}) measured nothing at first, usually for lack of CPU, "
+        "and were run again: {a} of side A, {b} of side B; the first such attempt: {reason}. Its raw files are kept",
+        CautionKind.UNPAIRED: "the two sides come from different runs and were not interleaved: a difference may come "
+        "from the machine and not from the datapath",
         CautionKind.DIFFERENT_ENVIRONMENT: "the two runs were not measured in the same environment; different: {what}",
     },
     retried="the second attempt; the first measured nothing: {reason}",
@@ -268,7 +268,7 @@ ENGLISH = Words(
     not_as_expected="NOT as expected",
     command="by hand",
     primary_note="Secondary metrics carry no verdict: they were not declared beforehand as what counts.",
-    stopped_narrow="Went on until the intervals were narrow: ± {reached} after {after} blocks (asked: ± {until}); "
+    stopped_narrow="Measured until the intervals were narrow: ± {reached} after {after} blocks (asked: ± {until}); "
     "looks after {looks} blocks share the 5 %.",
     stopped_limit="The intervals did not become as narrow as asked (± {until}) in {after} blocks: ± {reached}; "
     "looks after {looks} blocks share the 5 %.",
@@ -282,7 +282,7 @@ ENGLISH = Words(
     better_higher="higher is better",
     started_at="started",
     data_note="The whole comparison with every sample, as files:",
-    margins="Margins (differences that nobody would mind): {margins}.",
+    margins="Equivalence margins: {margins}.",
     families={
         MetricFamily.LATENCY: "latency",
         MetricFamily.THROUGHPUT: "throughput",
@@ -304,6 +304,6 @@ ENGLISH = Words(
     always="{value} on both sides, in every block",
     by_block="the figures of each block",
     raw_files="raw files",
-    raw_note="Every figure comes from files of a run on disk, stored before they were read ({runs}). Check that nobody "
-    "changed them: sha256sum -c SHA256SUMS. Compute the whole report again: labctl report RUN.",
+    raw_note="Every figure comes from files of a run on disk, stored before they were read ({runs}). To verify: "
+    "sha256sum -c SHA256SUMS. Compute the whole report again: labctl report RUN.",
 )

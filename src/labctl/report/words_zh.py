@@ -157,7 +157,7 @@ CHINESE = Words(
     better_higher="越高越好",
     started_at="开始于",
     data_note="整个比较（含每个样本）的文件：",
-    margins="容许差（小于此值无人在意）：{margins}。",
+    margins="容许差（等效界限）：{margins}。",
     families={
         MetricFamily.LATENCY: "时延",
         MetricFamily.THROUGHPUT: "吞吐量",

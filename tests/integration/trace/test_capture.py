@@ -158,7 +158,7 @@ def test_sanity_proves_the_filter_or_refuses_to_believe_its_silence(host_as_foun
             "capture", host_as_found, "--sanity", "--filter", "ether host 02:02:02:02:02:02", "--duration", "0.2"
         )
         assert blind.returncode == 4
-        assert "the filter sees none of the known packets" in blind.stderr
+        assert "the filter matches none of the known packets" in blind.stderr
         assert "capturing" not in blind.stderr
 
 
@@ -166,8 +166,8 @@ def test_sanity_proves_the_filter_or_refuses_to_believe_its_silence(host_as_foun
     ("argv", "words"),
     [
         (("node1:eht0",), ("no tap named node1:eht0", "did you mean node1:eth0?")),
-        (("--filter", "icpm"), ("no filter that tcpdump understands: icpm", "man pcap-filter")),
-        (("--filter", "host ("), ("no filter that tcpdump understands",)),
+        (("--filter", "icpm"), ("tcpdump does not understand the filter: icpm", "man pcap-filter")),
+        (("--filter", "host ("), ("tcpdump does not understand the filter",)),
     ],
 )
 def test_what_cannot_be_captured_is_refused_before_anything_starts(

@@ -244,7 +244,7 @@ def test_doctor_shows_what_is_missing_last_with_what_mends_it(bench: Bench) -> N
     said = bench.run("doctor")
     assert said.code == 3
     assert said.out.splitlines()[-4:] == [
-        "What is missing, and what mends it:",
+        "Missing, and how to fix it:",
         "  iperf3: apt-get install iperf3",
         "Labs work without these:",
         "  clang: apt-get install clang",
@@ -319,7 +319,7 @@ def test_a_full_disk_behind_stdout_is_told_without_a_traceback(args: tuple[str, 
             [sys.executable, "-m", "labctl", *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
         )
     assert ended.returncode == 4
-    assert ended.stderr.splitlines()[:2] == ["error: stdout cannot be written", "  why: No space left on device"]
+    assert ended.stderr.splitlines()[:2] == ["error: cannot write to stdout", "  why: No space left on device"]
     assert "Traceback" not in ended.stderr
 
 

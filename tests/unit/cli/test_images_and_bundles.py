@@ -113,7 +113,7 @@ def test_a_bundle_of_a_lab_without_images_is_a_usage_error_that_names_the_other_
 ) -> None:
     said = bench.run("bundle", "bpf", "-o", str(tmp_path / "b"))
     assert (said.code, said.out) == (2, "")
-    assert "labs of the provider netns are not made from images" in said.err
+    assert "labs of the provider netns have no images" in said.err
     assert "--provider kind" in said.err
 
 
@@ -180,7 +180,7 @@ def test_a_fallback_is_told_with_reason_and_remedy_and_the_lab_stays_up(bench: B
     assert "error: lab bpf is up, and not in the mode that was asked for" in said.err
     assert "endpoint routes are on" in said.err
     assert "cilium.values: {endpointRoutes: {enabled: false}}" in said.err
-    assert "the lab stays up to be looked at (labctl status bpf); labctl down bpf takes it away" in said.err
+    assert "the lab stays up for inspection (labctl status bpf); labctl down bpf removes it" in said.err
     assert not [line for line in packing.log if line.startswith(("remove", "teardown"))]
 
 

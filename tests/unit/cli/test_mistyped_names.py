@@ -156,12 +156,12 @@ def test_the_same_up_again_says_that_there_is_nothing_to_do(bench: Bench) -> Non
     said = bench.run("up", "bpf", "--name", "mine")
     assert said.code == 0
     assert said.out.splitlines() == [
-        "lab mine is up already and equal to the scenario: nothing to do",
+        "lab mine is already up and matches the scenario: nothing to do",
         "try next:",
         "  labctl status mine                                # the mode in force",
         "  labctl exec mine client -- ping -c 3 10.244.1.10  # traffic by hand",
         "  labctl check mine                                 # all checks, judged",
-        "  labctl down mine                                  # take it away",
+        "  labctl down mine                                  # remove it",
     ]
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_lab_is_looked_at_all_the_same_and_what_is_missing_is_told(ben
     assert said.code == 1
     assert "half there, 1 missing:\n  node1: device cilium_vxlan\n" in said.out
     assert said.err == (
-        "note: lab hurt is half there, missing: node1: device cilium_vxlan; to mend it: labctl up bpf --name hurt\n"
+        "note: lab hurt is half there, missing: node1: device cilium_vxlan; to repair it: labctl up bpf --name hurt\n"
     )
     document = bench.run("status", "hurt", "--no-proof", "--json").document
     assert (document["whole"], document["missing"]) == (False, ["node1: device cilium_vxlan"])
@@ -250,7 +250,7 @@ def test_up_builds_a_damaged_lab_again_and_tells_what_ends_with_it(bench: Bench)
     said = bench.run("up", "bpf", "--name", "hurt")
     assert said.code == 0
     assert "missing: node1: device cilium_vxlan): removing it, to build it again" in said.err
-    assert "ends what runs inside it: iperf3 (4711)" in said.err
+    assert "kills the processes in it: iperf3 (4711)" in said.err
     assert bench.provider.log[0] == "teardown hurt"
 
 
@@ -354,7 +354,7 @@ def test_a_lab_file_of_any_name_can_be_planned_and_checked_under_a_name(bench: B
 
 def test_a_named_comparison_takes_nothing_else_that_decides_names(bench: Bench) -> None:
     resumed = bench.run("compare", "--resume", "last", "--name", "mine")
-    assert (resumed.code, "takes nothing else" in resumed.err) == (2, True)
+    assert (resumed.code, "and no other options" in resumed.err) == (2, True)
     stored = bench.run("compare", "last", "last", "--name", "mine")
     assert (stored.code, "--name has no meaning for stored runs" in stored.err) == (2, True)
 

@@ -110,7 +110,7 @@ def test_a_failure_of_undo_is_told_and_the_rest_goes_on() -> None:
     events: list[Event] = []
     with pytest.raises(StepFailed, match="disk full"):
         build(world, LAB, events.append)
-    assert Note(text="undoing 'node2' failed: busy; going on with the rest") in events
+    assert Note(text="undoing 'node2' failed: busy; continuing with the rest") in events
     assert "remove underlay-link" in world.log
     assert world.log[-2:] == ["teardown example", "closed"]
 
@@ -120,7 +120,7 @@ def test_a_teardown_that_fails_is_told_with_the_command_and_hides_nothing() -> N
     events: list[Event] = []
     with pytest.raises(StepFailed, match="no"):
         build(world, LAB, events.append)
-    assert events[-1] == Note(text="something of example may be left: still there; try: labctl down example")
+    assert events[-1] == Note(text="parts of example may be left: still there; try: labctl down example")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_retain_keeps_what_was_built_and_says_how_to_take_it_away() -> None:
     with pytest.raises(StepFailed):
         build(world, LAB, events.append, retain=True)
     assert world.things == ["underlay-link", "underlay-address", "node1-link"]
-    assert events[-1] == Note(text="what was built stays, to look at it; labctl down example takes it back")
+    assert events[-1] == Note(text="what was built stays for inspection; labctl down example removes it")
 
 
 def test_a_plan_that_can_be_gone_on_with_is_left_as_it_is() -> None:
@@ -150,7 +150,7 @@ def test_a_plan_that_can_be_gone_on_with_is_left_as_it_is() -> None:
     with pytest.raises(StepFailed):
         build(world, LAB, events.append)
     assert world.things
-    assert events[-1] == Note(text="what was built stays: the same command goes on; labctl down example takes it back")
+    assert events[-1] == Note(text="what was built stays: the same command resumes; labctl down example removes it")
 
 
 def test_undo_finishes_when_nobody_listens_to_it_any_more() -> None:
@@ -251,7 +251,7 @@ def test_another_lab_of_the_same_name_is_left_alone_and_the_difference_is_named(
     with pytest.raises(UsageError) as raised:
         up(world, LAB, silent)
     assert raised.value.lines() == (
-        "error: a lab named example is already up and it is not this one",
+        "error: a lab named example is already up and differs from this one",
         "  why: datapath.hostRouting is legacy, was bpf",
         "  try: labctl down example, then the same command again; or give this one another --name",
     )
@@ -281,12 +281,12 @@ def test_a_lab_that_can_be_gone_on_with_is_not_removed_first() -> None:
     events: list[Event] = []
     assert up(world, LAB, events.append) is BuildOutcome.BUILT
     assert world.log == [*acts(), "closed"]
-    assert events[0] == Note(text="lab example is half there (missing: node2): going on where it stopped")
+    assert events[0] == Note(text="lab example is half there (missing: node2): resuming where it stopped")
 
 
 BEING_BUILT = (
     "error: the lab example is being built by another labctl right now",
-    "  try: wait for it or stop it with Ctrl-C, which takes back what it built; labctl list shows when it is there",
+    "  try: wait for it, or stop it with Ctrl-C, which undoes what it built; labctl list shows when the lab is up",
 )
 
 

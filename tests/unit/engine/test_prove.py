@@ -55,7 +55,7 @@ def test_a_witness_that_tells_nothing_stands_in_nobodys_way() -> None:
 def test_no_evidence_at_all_proves_nothing() -> None:
     mode = judged()
     assert not mode.proven
-    assert mode.reason == "no witness could tell which host routing is in force"
+    assert mode.reason == "no witness could show which host routing is in force"
     assert mode.remedy == "labctl status example"
 
 
@@ -66,7 +66,7 @@ def test_witnesses_that_tell_nothing_prove_nothing() -> None:
 def test_a_witness_of_the_tunnel_alone_does_not_prove_host_routing() -> None:
     mode = judged(piece(True, {"encapsulation": "vxlan"}))
     assert not mode.proven
-    assert mode.reason == "no witness could tell which host routing is in force"
+    assert mode.reason == "no witness could show which host routing is in force"
     assert mode.found == {"encapsulation": "vxlan"}
 
 
@@ -93,7 +93,7 @@ def test_the_packets_word_comes_first_and_the_others_are_named() -> None:
         piece(False, witness="helpers", where="node1"),
     )
     assert mode.reason == (
-        "client → server: signature say {'hostRouting': 'legacy'} (so say also: helpers on node1, netfilter on node2)"
+        "client → server: signature say {'hostRouting': 'legacy'} (so say also: node1: helpers, node2: netfilter)"
     )
 
 
@@ -117,7 +117,7 @@ def silent_piece(silence: Silence, finding: str, *, where: str = "node2") -> Evi
     [
         (Silence.LOST, "node2: last seen at node1:eth0"),
         (Silence.ABSENT, "node2: last seen at node1:eth0"),
-        (Silence.UNREAD, "no witness could tell which host routing is in force; node2: last seen at node1:eth0"),
+        (Silence.UNREAD, "no witness could show which host routing is in force; node2: last seen at node1:eth0"),
     ],
 )
 def test_what_is_lost_missing_or_unread_leaves_the_mode_not_shown(silence: Silence, reason: str) -> None:
@@ -178,7 +178,7 @@ def test_the_refusal_of_a_mode_that_nobody_could_tell_names_no_difference() -> N
     with pytest.raises(NotInForce) as raised:
         refuse_unless_proven(judged(), "side a (legacy)", again="labctl up legacy")
     assert raised.value.what == "side a (legacy): it is not shown whether the mode that was asked for is in force"
-    assert raised.value.cause == "no witness could tell which host routing is in force"
+    assert raised.value.cause == "no witness could show which host routing is in force"
 
 
 PAIRS = (

@@ -193,7 +193,7 @@ def test_a_wrong_filter_is_one() -> None:
         returncode=1,
     )
     fine = Answer(argv=("tcpdump", "-d"), stdout=b"(000) ret\n")
-    with pytest.raises(UsageError, match="no filter that tcpdump understands") as raised:
+    with pytest.raises(UsageError, match="tcpdump does not understand the filter") as raised:
         check_filter([tap(wrong, fine)], "foo bar")
     assert raised.value.cause == "syntax error"
 

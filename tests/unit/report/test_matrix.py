@@ -169,7 +169,7 @@ def test_a_comparison_that_went_on_says_until_when_and_how_often_it_looked() -> 
 
 def test_the_headline_of_two_stored_runs_carries_its_doubt() -> None:
     comparison = replace(example_comparison(), is_paired=False)
-    assert headline(comparison).endswith("(two runs, not interleaved: it may be the machine's doing)")
+    assert headline(comparison).endswith("(two runs, not interleaved: the machine may be the cause)")
 
 
 def test_two_sides_that_are_built_alike_show_the_noise_floor_and_others_do_not() -> None:

@@ -1,4 +1,4 @@
-"""What a terminal shows: the result first, one line a metric, nothing wider than the terminal, no meaning in colour."""
+"""What a terminal shows: the result first, one line per metric, nothing too wide, no meaning in colour."""
 
 from __future__ import annotations
 

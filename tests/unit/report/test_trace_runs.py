@@ -60,7 +60,7 @@ def test_every_view_says_which_steps_the_kernel_cannot_show_and_since_when_other
 ) -> None:
     traced = read_trace(kept(tmp_path, untold(kernel, since)))
     sentence = (
-        f"this kernel ({kernel}) does not tell conntrack steps in nft traces, so none stand on the way: "
+        f"this kernel ({kernel}) does not report conntrack steps in nft traces, so the path shows none: "
         f"Linux {since} and later do"
     )
     console = Console(width=80, color_system=None)
@@ -85,7 +85,7 @@ def test_a_trace_that_came_to_nothing_is_said_to_have(tmp_path: Path) -> None:
         read_trace(run)
     assert refused.value.lines() == (
         f"error: run {run.manifest.id} has nothing to report",
-        "  why: it ended before the packet's way was known: complete",
+        "  why: it ended before the packet's path was known: complete",
         f"  try: ls {run.path / 'raw'}  # what was captured up to then",
     )
 

@@ -122,7 +122,7 @@ def test_nothing_is_said_by_colour_alone() -> None:
 def test_packets_that_went_the_same_way_are_shown_once() -> None:
     trace = example_trace(BPF, VXLAN, CROSS, packets=3)
     assert [numbers for _, numbers in different(trace)] == [(1, 2, 3), (1, 2, 3)]
-    assert "request 2, 3: the same way" in words(trace)
+    assert "request 2, 3: the same path" in words(trace)
 
 
 def test_a_packet_that_went_another_way_is_shown_by_itself() -> None:

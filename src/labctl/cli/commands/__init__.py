@@ -1,1 +1,1 @@
-"""One module a command; each has `command`, a click command, and prints."""
+"""One module per command; each has `command`, a click command, and prints."""

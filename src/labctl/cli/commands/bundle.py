@@ -43,7 +43,7 @@ def command(
     chosen = provider_of(lab)
     packs = packing(chosen, lab)
     if output.exists():
-        raise UsageError(what=f"{output} is there already", remedy=f"another name, or: rm {output}")
+        raise UsageError(what=f"{output} already exists", remedy=f"another name, or: rm {output}")
     if not output.parent.is_dir():
         raise UsageError(what=f"there is no directory {output.parent}", remedy=f"mkdir -p {output.parent}")
     require_host(chosen)

@@ -1,4 +1,4 @@
-"""`labctl capture LAB [TAP…]`: what goes by at many taps at once, as lines or as one pcapng file."""
+"""`labctl capture LAB [TAP…]`: the packets at many taps at once, as lines or as one pcapng file."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _LIVE_SNAP, _FILE_SNAP = 320, 262_144
 @click.command("capture")
 @click.argument("lab")
 @click.argument("taps", nargs=-1, metavar="[TAP…]")
-@click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng, an interface per tap; - is stdout.")
+@click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng with one interface per tap; - is stdout.")
 @click.option(
-    "--filter", "expression", default="", metavar="EXPR", help="What to capture: a pcap expression, as for tcpdump."
+    "--filter", "expression", default="", metavar="EXPR", help="Capture filter: a pcap expression, as for tcpdump."
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
-@click.option("--duration", type=click.FloatRange(min=0.01), metavar="S", help="End after S seconds.")
-@click.option("--snap", type=click.IntRange(64, 262_144), metavar="BYTES", help="Keep so much of each packet.")
-@click.option("--sanity", is_flag=True, help="First prove with known packets that the filter can see any.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N packets.")
+@click.option("--duration", type=click.FloatRange(min=0.01), metavar="S", help="Stop after S seconds.")
+@click.option("--snap", type=click.IntRange(64, 262_144), metavar="N", help="Keep the first N bytes of each packet.")
+@click.option("--sanity", is_flag=True, help="First prove with known packets that the filter can match any.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the taps.")
 @as_json
 def command(
@@ -53,8 +53,8 @@ def command(
     as_json: bool,
 ) -> int:
     """Capture at every TAP of LAB at once: a name like node1:eth0, or all taps of a pod, a node, a device or a role.
-    Without TAP: all on the way of the lab's pairs. Every line says its tap and direction; VXLAN is opened. Ctrl-C ends
-    it, and it says what was lost."""
+    Without TAP: all taps on the paths of the lab's pairs. Every line names its tap and direction; VXLAN is
+    decapsulated. Ctrl-C stops the capture, which then reports what was lost."""
     from labctl.engine.capture import (
         Limits,
         capture,
@@ -78,7 +78,9 @@ def command(
     if file == "-" and as_json:
         raise UsageError(what="--json and -w - both want stdout", remedy=f"labctl capture {lab} -w FILE --json")
     if file == "-" and sys.stdout.isatty():
-        raise UsageError(what="pcapng is not for a terminal", remedy=f"labctl capture {lab} -w - | wireshark -k -i -")
+        raise UsageError(
+            what="pcapng cannot be written to a terminal", remedy=f"labctl capture {lab} -w - | wireshark -k -i -"
+        )
     if file is not None and file != "-" and not only_list:
         require_place(Path(file))
     with provider.open(found) as open_lab:
@@ -107,8 +109,8 @@ def command(
             asked_to_stop() as stops,
             streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
         ):
-            count_of_taps = f"{len(chosen)} tap{'' if len(chosen) == 1 else 's'}"
-            _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
+            count_of_taps = "1 tap" if len(chosen) == 1 else f"{len(chosen)} taps"
+            _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C stops it): {', '.join(tap.name for tap in chosen)}")
             printer = Printer(sources, keeps=as_json)
             watched = OneWay(found, sources, expression)
             end = _End(stops, limits)
@@ -131,7 +133,7 @@ def command(
 
 @contextlib.contextmanager
 def _reader_may_go() -> Iterator[None]:
-    """`labctl capture … | head`: that the reader goes away is its right, and a normal end."""
+    """`labctl capture … | head`: a reader that goes away is a normal end."""
     try:
         yield
     except BrokenPipeError:
@@ -192,7 +194,7 @@ def _say(text: str) -> None:
 
 
 class _End:
-    """When a capture ended, as far as this process knows: nothing that came later was taken."""
+    """When a capture ended, as this process knows it: no later packet was taken."""
 
     def __init__(self, stops: Callable[[], int], limits: Limits) -> None:
         self._stops, self._limits = stops, limits
@@ -235,7 +237,7 @@ def _summary(ended: Sequence[Ended], seen: int, lab: str, sanity: bool, one_way:
     share = f" ({lost / (seen + lost):.1%} of what the filter let through)" if lost else ""
     _say(f"{seen} packets captured, {lost} lost{share}{where}")
     if not seen and not sanity and not lost:
-        _say(f"nothing was seen; that the filter can see packets is proven by: labctl capture {lab} --sanity …")
+        _say(f"no packet was seen; to prove that the filter can match packets: labctl capture {lab} --sanity …")
     for sentence in one_way:
         tell(sentence)  # on one line: there is a command in it
     troubles = [f"{one.source.tap.name}: {one.trouble}" for one in ended if one.trouble]

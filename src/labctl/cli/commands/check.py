@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, runs_dir_option, scenario_options
-from labctl.cli.output import emit, emit_json, say, show
+from labctl.cli.output import emit, emit_json, say, show, spoken
 from labctl.cli.progress import Progress
 from labctl.cli.reports import junit_option, require_place, write_text
 from labctl.errors import MeasureFailed, NotInForce, UsageError
@@ -20,9 +19,6 @@ from labctl.model.lab import CheckSpec, Lab
 from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import Provider
-
-if TYPE_CHECKING:
-    from labctl.report.words import Words
 
 
 @click.command("check")
@@ -77,20 +73,18 @@ def command(
     return exit_code(checked.mode, checked.results)
 
 
-def show_results(
-    mode: ModeInForce | None, results: Sequence[CheckResult], *, words: Words | None = None, place: Path | None = None
-) -> None:
-    """The mode with its evidence, the results, where their files are; and last, where the eye is when everything has
-    scrolled by, once more what is not as it should be."""
+def show_results(mode: ModeInForce | None, results: Sequence[CheckResult], *, place: Path | None = None) -> None:
+    """The mode with its evidence, the results, where their files are; and last, where it is still on the screen, once
+    more what is not as it should be."""
     from labctl.report.check import check_view
+    from labctl.report.sentences import words_for
     from labctl.report.terminal import evidence_view, in_force
-    from labctl.report.words import ENGLISH
 
     if mode is not None:
         show(in_force(mode))
         if not mode.proven:
             show(*evidence_view(mode))
-    show("", check_view(results, words=words or ENGLISH))
+    show("", check_view(results, words=words_for(spoken())))
     if place is not None:
         emit(f"raw files: {place}")
     if mode is not None and not mode.proven:
@@ -114,7 +108,7 @@ def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:
 def _lab_or_scenario(
     wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...], *, trust: bool
 ) -> tuple[Lab, Provider, bool]:
-    """The running lab of that name, or the scenario's lab that has yet to be built."""
+    """The running lab of that name, or the scenario's lab, not yet built."""
     from labctl import app
     from labctl.cli.options import find_lab, names_up
     from labctl.engine.build import find

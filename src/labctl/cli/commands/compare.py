@@ -23,7 +23,9 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 
 @click.command("compare")
 @click.argument("sides", metavar="A B…", nargs=-1)
-@click.option("--rounds", type=click.IntRange(1, 10_000), help="Blocks to measure (default: the scenario's, 10).")
+@click.option(
+    "--rounds", type=click.IntRange(1, 10_000), help="Blocks (one round each) to measure (default: the scenario's, 10)."
+)
 @click.option(
     "--duration", "duration_s", type=click.FloatRange(0.05, 3600), metavar="S", help="Seconds of each timed check."
 )
@@ -33,20 +35,24 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
     "--until",
     type=click.FloatRange(0, 100, min_open=True),
     metavar="PERCENT",
-    help="Go on until every primary interval is within ± PERCENT, looking after --rounds blocks, twice as many, …",
+    help="Continue until every primary interval is within ± PERCENT, looking after --rounds blocks, twice as many, …",
 )
 @click.option(
-    "--max-rounds", type=click.IntRange(1, 10_000), help="With --until: at most so many blocks (default: 4×)."
+    "--max-rounds",
+    type=click.IntRange(1, 10_000),
+    help="With --until: the most blocks to measure (default: 4 × --rounds).",
 )
-@click.option("--reference", is_flag=True, help="Measure node to node too: how far each side is from the wire's limit.")
+@click.option(
+    "--reference", is_flag=True, help="Also measure node to node: how far each side is from the physical limit."
+)
 @click.option("--baseline", metavar="RUN", help="Compare with the same scenarios of a stored run too (unpaired).")
-@click.option("--resume", metavar="RUN", help="Go on with a comparison that was cut short.")
+@click.option("--resume", metavar="RUN", help="Resume a comparison that was cut short.")
 @click.option(
     "--strategy",
     type=click.Choice(["auto", "parallel", "switch"]),
     help="Labs side by side, or one lab whose datapath is switched (default: the scenario's, else by free memory).",
 )
-@click.option("--name", metavar="N", help="What the run is called, and what the names of its labs begin with.")
+@click.option("--name", metavar="N", help="Name of the run, and prefix of the names of its labs.")
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
 @provider_option
 @set_option
@@ -77,7 +83,7 @@ def command(
     """Measure scenario B (and C, …) against scenario A.
 
     Builds all labs, proves the mode in force on each (and refuses otherwise), measures them in interleaved blocks,
-    and prints one line a metric: effect, interval, verdict.
+    and prints one line per metric: effect, interval, verdict.
 
     A and B can be stored runs instead (labctl runs lists them; RUN@SCENARIO picks a side): they are then compared as
     they are, unpaired.
@@ -90,7 +96,9 @@ def command(
     from labctl.report.json import matrix_document
 
     if max_rounds is not None and until is None:
-        raise UsageError(what="--max-rounds has no meaning without --until", remedy="say how many blocks with --rounds")
+        raise UsageError(
+            what="--max-rounds has no meaning without --until", remedy="give the number of blocks with --rounds"
+        )
     against: StoredComparison | None = None
     if resume is not None:
         asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
@@ -130,8 +138,8 @@ def command(
 def _require_nothing_else(is_given: bool, resume: str) -> None:
     if is_given:
         raise UsageError(
-            what="--resume goes on with what the run was asked, and takes nothing else",
-            cause="other scenarios or rounds would make another comparison of it",
+            what="--resume takes its settings from the run, and no other options",
+            cause="different scenarios or rounds would be a different comparison",
             remedy=f"labctl compare --resume {resume}",
         )
 
@@ -149,8 +157,8 @@ def _are_stored(sides: Sequence[str], name: str | None) -> bool:
         return True
     if any(are_stored):
         raise UsageError(
-            what="stored runs and scenarios cannot stand side by side",
-            cause="a scenario has yet to be measured, and a stored run cannot be interleaved with it",
+            what="a stored run cannot be compared with a scenario",
+            cause="a scenario is measured now, and a stored run cannot be interleaved with it",
             remedy="labctl compare A B --baseline RUN measures A and B, and compares both with the run",
         )
     if len(sides) < 2:

@@ -1,5 +1,5 @@
 """`labctl doctor`: what this host, and the machines of lab.yaml where labs are on them, have and lack, each lack with
-the command that mends it."""
+the command that fixes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labctl.providers.base import Probe
 @trust_option
 @as_json
 def command(provider: str, trust: bool, as_json: bool) -> int:
-    """What this host has and lacks, found by trying, with the command that mends it; for kubeadm the machines too."""
+    """What this host has and lacks, found by trying, with the command that fixes it; for kubeadm the machines too."""
     from labctl import app
     from labctl.engine.build import ROOT
     from labctl.system.libraries import REMEDY, differing
@@ -68,13 +68,13 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     for required in (True, False):
         these = [probe for probe in lacking if probe.required is required]
         if these:
-            say("What is missing, and what mends it:" if required else "Labs work without these:")
+            say("Missing, and how to fix it:" if required else "Labs work without these:")
         for probe in these:
             remedies = (as_root() if probe.name == ROOT else probe.remedy).splitlines()
             emit(f"  {probe.name}: " + ("\n" + " " * len(f"  {probe.name}: ")).join(remedies))
     if unseen:
         names = ", ".join(probe.name for probe in unseen)
-        say(f"{len(probes) - len(unseen)} of {len(probes)} things were looked at; nothing is known of: {names}")
+        say(f"{len(probes) - len(unseen)} of {len(probes)} requirements were checked; unknown: {names}")
     elif not missing:
         say(f"this host can run {provider} labs")
     return HostLacks.exit_code if missing else 0
@@ -89,7 +89,7 @@ def _show_table(probes: Sequence[Probe]) -> None:
 
 
 def sign_of(probe: Probe) -> str:
-    """`UNFIT` is a program that is there and will not do: another implementation, or too old. `?`: nothing is known."""
+    """`UNFIT` is a program that is installed and cannot be used: another implementation, or too old. `?`: unknown."""
     if not probe.is_looked_at:
         return "?"
     if probe.present:

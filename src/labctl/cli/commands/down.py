@@ -14,14 +14,17 @@ from labctl.errors import LabError, UsageError
 @click.argument("labs", nargs=-1, metavar="LAB…")
 @click.option("--all", "every", is_flag=True, help="Every lab on this host.")
 @click.option(
-    "--machines", "asks_machines", is_flag=True, help="Ask the machines of lab.yaml for labs that this host forgot."
+    "--machines",
+    "asks_machines",
+    is_flag=True,
+    help="Also look on the machines of lab.yaml for labs that this host has no record of.",
 )
 @trust_option
 @as_json
 def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool, as_json: bool) -> None:
-    """Remove labs, whole or in pieces, and nothing that is not theirs.
+    """Remove labs, complete or partial, and nothing that is not theirs.
 
-    Machines are connected to for a lab that this host has on record, and with --machines for one that it has not.
+    Connects to machines for a lab that this host has a record of, and with --machines also for one that it has none of.
     """
     from labctl import app
     from labctl.engine.build import down
@@ -62,10 +65,10 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
 
 
 def _unknown(name: str, asked_machines: bool) -> UsageError:
-    """With what to type where a machine may remember the lab. Nothing but lab.yaml is read for that."""
+    """With the command to type where a machine may carry the lab. Only lab.yaml is read for that."""
     from labctl import app
 
     error = unknown_lab(name, app.providers_with_labs())
     if not asked_machines and app.lists_machines():
-        error.remedy += f"\nlabctl down {name} --machines  # asks the machines of lab.yaml, if this host forgot the lab"
+        error.remedy += f"\nlabctl down {name} --machines  # looks on the machines of lab.yaml"
     return error

@@ -18,7 +18,7 @@ _NO_SUCH_PROGRAM = 127
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
-@click.option("--privileged", is_flag=True, help="With all of root's powers and the host's processes (netns only).")
+@click.option("--privileged", is_flag=True, help="With all root capabilities and the host's processes (netns only).")
 @click.argument("lab")
 @click.argument("target", metavar="POD|NODE")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ARGV…")
@@ -41,7 +41,7 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     if privileged and enter is None:
         raise UsageError(
             what=f"--privileged is not for a lab of provider {found.provider}",
-            cause="its pods and nodes are containers or machines, which themselves say what a program may do",
+            cause="its pods and nodes are containers or machines, whose own settings decide what a program may do",
             remedy=f"labctl exec {lab} {target} -- {shlex.join(argv)}",
         )
     if enter is not None:

@@ -1,4 +1,4 @@
-"""`labctl list`: the labs on this host, found by their marks. One that could not be asked for is no failure: exit 0."""
+"""`labctl list`: the labs on this host, by their marks. One whose provider cannot be asked is no error: exit 0."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _error_record(error: LabError) -> dict[str, str]:
 
 
 def _note_of(error: LabError) -> str:
-    """Everything that is known of why nobody could be asked, as an error has it."""
+    """Why its provider could not be asked, as the fields of an error."""
     first, *rest = error.lines()
     return "\n".join((first.replace("error:", "note:", 1), *rest))
 
@@ -101,4 +101,4 @@ def state_of(running: RunningLab) -> str:
     if running.is_whole:
         return "up, by the record" if running.is_by_record else "up"
     count = len(running.missing) or 1
-    return f"half there, {count} {'part' if count == 1 else 'parts'} missing"
+    return "half there, 1 part missing" if count == 1 else f"half there, {count} parts missing"

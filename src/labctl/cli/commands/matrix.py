@@ -1,4 +1,4 @@
-"""`labctl matrix FILE`: measures what a file says, and goes on where it stopped when it is called again."""
+"""`labctl matrix FILE`: measures what a file says, and resumes where it stopped when it is called again."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("matrix")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--new", "is_new", is_flag=True, help="Measure from the first block, also when there is a run to go on with."
-)
+@click.option("--new", "is_new", is_flag=True, help="Start from the first block, even if there is a run to resume.")
 @provider_option
 @set_option
 @trust_option
@@ -40,7 +38,7 @@ def command(
 ) -> int:
     """Measure the scenarios × checks × placements of FILE in the same interleaved blocks; each against the first.
 
-    Stopped in the middle (Ctrl-C, kill -9, a power cut), the same command goes on: no whole block is measured twice.
+    After an interruption (Ctrl-C, kill -9, a power cut) the same command resumes: no complete block is measured twice.
     """
     from labctl import app
     from labctl.engine.comparison.compare import compare, new_run, rest_of_run
@@ -59,7 +57,7 @@ def command(
         if stored is None:
             into = new_run(question, kind=MATRIX, name=matrix.name, runs_dir=runs_dir)
         else:
-            tell(f"going on with run {stored.run.manifest.id} (--new measures from the first block)")
+            tell(f"resuming run {stored.run.manifest.id} (--new starts from the first block)")
             question = app.ask_again(stored, trust=trust)
             into = rest_of_run(stored, trust=trust)
         answer = compare(question, into, matrix_document, progress)

@@ -28,7 +28,7 @@ def command(
 ) -> int:
     """Show a stored run again: a path, a name from `labctl runs`, the beginning of one, or `last`.
 
-    Everything is computed from the run's journal and manifest; that gives the same result as when it was measured.
+    Everything is computed from the run's journal and manifest; the result is the same as when it was measured.
     """
     from labctl.engine.comparison.stored import CHECK, read_comparison
     from labctl.engine.trace import TRACE
@@ -48,7 +48,7 @@ def command(
         if fail_if or output.markdown or output.csv or output.junit:
             raise UsageError(
                 what="a run of labctl trace has no such report",
-                cause="it is the way of a packet, without figures",
+                cause="it has the path of a packet, and no figures",
                 remedy=f"labctl report {run} [--json] [--html FILE]",
             )
         return _report_trace(stored, output)
@@ -71,7 +71,7 @@ def _say_state(stored: StoredRun) -> None:
         because = f": {manifest.reason}" if manifest.reason else ""
         tell(f"note: run {manifest.id} is {manifest.state}{because}; this is what it has")
     elif stored.seal() is None:
-        tell(f"note: run {manifest.id} has no SHA256SUMS; nobody can tell whether it was changed")
+        tell(f"note: run {manifest.id} has no SHA256SUMS; changes to it cannot be detected")
 
 
 def _report_trace(stored: StoredRun, output: ReportOutput) -> int:
@@ -96,5 +96,5 @@ def _report_checks(stored: StoredRun, output: ReportOutput) -> int:
     if output.is_json:
         emit_json(check_document(checks.lab, checks.results, () if checks.mode is None else (checks.mode,)))
     else:
-        show_results(checks.mode, checks.results, words=output.terminal_words)
+        show_results(checks.mode, checks.results)
     return 4 if checks.mode is None else check_exit_code(checks.mode, checks.results)

@@ -96,4 +96,4 @@ def _table(found: tuple[StoredRun | UnreadableRun, ...]) -> Iterator[RenderableT
         rows.append((Text(run.path.name), blocks, state))
     # The name is whole, so that it can be pasted; kind and scenarios are in it.
     yield Grid((Column(title="run"), Column(title="blocks"), Column(title="state", is_text=True)), rows)
-    yield Text("look at one: labctl report RUN (or: last)", style="dim")
+    yield Text("show one: labctl report RUN (or: last)", style="dim")

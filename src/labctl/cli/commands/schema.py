@@ -13,9 +13,9 @@ from labctl.cli.output import emit_json
     type=click.Choice(["scenario", "site", "matrix"]),
     default="scenario",
     show_default=True,
-    help="Of which kind of file.",
+    help="The kind of file.",
 )
-@click.option("--json", "as_json", is_flag=True, hidden=True, help="It is always JSON.")
+@click.option("--json", "as_json", is_flag=True, hidden=True, help="No effect: the output is always JSON.")
 def command(kind: str, as_json: bool) -> None:
     """The JSON Schema of scenario files, lab.yaml or matrix files."""
     from labctl.loading.schema import schema

@@ -12,7 +12,7 @@ from labctl.errors import NotInForce
 
 @click.command("status")
 @click.argument("lab")
-@click.option("--no-proof", is_flag=True, help="Send no packets: what was asked for, without what is in force.")
+@click.option("--no-proof", is_flag=True, help="Send no packets: show what was asked for, not what is in force.")
 @click.option(
     "--datapath", is_flag=True, help="Also the programs on every device and the maps' entries; sends no packets."
 )
@@ -20,8 +20,8 @@ from labctl.errors import NotInForce
 def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
     """What LAB is made of, and which mode is in force, with the evidence. Sends a few echo requests to find out.
 
-    With --datapath: what hangs on which hook of which device, what it has done so far, and what the maps hold, with the
-    command that shows each by hand. It sends nothing then, so that the counters stay as they are.
+    With --datapath: which program is attached to which hook of which device, its counters, and the entries of the maps,
+    with the command that shows each by hand. It then sends no packets, so that the counters do not change.
 
     Exit code 1 when something of the lab is missing, 4 when the mode in force is not the one that was asked for.
     """

@@ -1,4 +1,4 @@
-"""`labctl trace LAB CLIENT SERVER`: the whole way of a marked packet and of its answer, hop by hop."""
+"""`labctl trace LAB CLIENT SERVER`: the whole path of a marked packet and of its answer, hop by hop."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from labctl.cli.reports import require_place, show_trace, trace_exit_code
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also write the picture: one self-contained page.",
+    help="Also write the picture as one self-contained HTML page.",
 )
-@click.option("--no-run", is_flag=True, help="Keep nothing: no run directory with the captures.")
+@click.option("--no-run", is_flag=True, help="Write no run directory with the captures.")
 @runs_dir_option
 @as_json
 def command(
@@ -44,8 +44,8 @@ def command(
     as_json: bool,
 ) -> int:
     """Where does a packet from CLIENT to SERVER go? Sends marked packets between the two pods, captures at every tap of
-    their way, and shows for each hop what moved the packet there, as it was observed. Exits with 1 when a packet is
-    lost or takes another way than the mode that was asked for should show. The captures are kept in a run directory;
+    their path, and shows for each hop what moved the packet there, as it was observed. Exits with 1 when a packet is
+    lost or takes a different path than the mode that was asked for. The captures are kept in a run directory;
     `labctl report last` shows the trace again."""
     from labctl.engine.trace import marked_packets, pair_between, trace
     from labctl.model.trace import ProbeProtocol

@@ -1,4 +1,4 @@
-"""`labctl up SCENARIO`: builds the lab, or says that it is there already, and shows the mode that it is in."""
+"""`labctl up SCENARIO`: builds the lab, or says that it is already there, and shows the mode that it is in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labctl.model.lab import Lab
 @click.option(
     "--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Images and chart from this bundle only."
 )
-@click.option("--retain", is_flag=True, help="Keep what was built when a step fails, to look at it.")
+@click.option("--retain", is_flag=True, help="Keep what was built when a step fails, for inspection.")
 @as_json
 def command(
     scenario: str,
@@ -32,8 +32,9 @@ def command(
 ) -> None:
     """Build the lab of SCENARIO (a name in scenarios/, or a file).
 
-    The same lab again changes nothing. A failure or Ctrl-C undoes everything. Where real Cilium was asked for a mode,
-    the mode in force is proven at the end: another one is exit code 4, and the lab stays up to be looked at.
+    Running it again for the same lab changes nothing. A failure or Ctrl-C undoes everything. With real Cilium the mode
+    in force is proven at the end: if it is not the one asked for, the exit code is 4 and the lab stays up for
+    inspection.
     """
     from labctl import app
     from labctl.engine.build import BuildOutcome, require_host, up
@@ -70,7 +71,7 @@ def command(
         return
     refuse_fallback(found)
     if outcome is BuildOutcome.UNCHANGED:
-        say(f"lab {lab.name} is up already and equal to the scenario: nothing to do")
+        say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
     else:
         say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
         say(chosen.statement)
@@ -81,7 +82,7 @@ def command(
 
 
 def next_things(lab: Lab) -> list[str]:
-    """What a person would try next, with names and addresses of this lab."""
+    """Commands to try next, with names and addresses of this lab."""
     traffic = []
     if lab.pairs:
         pair = lab.pairs[-1]
@@ -93,7 +94,7 @@ def next_things(lab: Lab) -> list[str]:
     commands = [
         (f"labctl status {lab.name}", "the mode in force"),
         *traffic,
-        (f"labctl down {lab.name}", "take it away"),
+        (f"labctl down {lab.name}", "remove it"),
     ]
     width = max(len(command) for command, _ in commands)
     return ["try next:", *(f"  {command:<{width}}  # {what}" for command, what in commands)]

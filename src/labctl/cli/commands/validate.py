@@ -19,7 +19,7 @@ from labctl.cli.output import emit, emit_json, tell, wrapped
 def command(
     files: tuple[str, ...], provider: str | None, overrides: tuple[str, ...], trust: bool, as_json: bool
 ) -> int:
-    """Check scenario files (names or paths): every problem at once, with its place.
+    """Check scenario files (names or paths): every problem at once, with its location.
 
     What the scenario's provider, or the one of --provider, cannot build is a problem too.
     """
@@ -54,7 +54,8 @@ def command(
             emit(f"{len(files)} files are valid" if len(files) > 1 else f"{files[0]} is valid")
         else:
             wrong = len({problem.file for problem in problems})
-            count = f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}"
-            said = f"{count} in {wrong} {'file' if wrong == 1 else 'files'}; docs/scenario.md explains every key"
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            where = "1 file" if wrong == 1 else f"{wrong} files"
+            said = f"{count} in {where}; docs/scenario.md explains every key"
             tell(wrapped(said, sys.stderr))
     return 2 if problems else 0

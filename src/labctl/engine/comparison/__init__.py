@@ -1,1 +1,1 @@
-"""Two or more sides, measured in turns: what is asked, the sides, the measuring, what is stored."""
+"""Two or more sides, measured in turns: the request, the sides, the measuring, the stored run."""

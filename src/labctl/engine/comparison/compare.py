@@ -56,7 +56,7 @@ class RunToFill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRun:
-    """What came of it, and where its run is.
+    """The result, and where its run is.
 
     `against_baseline` are the same sides against those of a stored run. `kept` are labs that are still up. `stopped` is
     set when a person stopped it: the comparisons are then what there was up to there.
@@ -82,7 +82,7 @@ def compare(
 
     With `keep` the labs stay up, unless it fails. Raises HostLacks, UsageError, NotInForce before any number is taken
     from a lab that is not what was asked for, and whatever kept a step from being made. Interrupted is not raised but
-    kept in the answer, since what was measured is kept.
+    in the result (`stopped`), since what was measured is kept.
     """
     asked, measured = question.asked, into.measured
     if baseline is not None:
@@ -90,7 +90,7 @@ def compare(
     for provider in {side.provider.name: side.provider for side in question.sides}.values():
         require_host(provider)
     if asked.rounds < (needed := asked.rounds_needed()):
-        told = f"with --rounds {asked.rounds} no difference can be told, whatever is measured"
+        told = f"with --rounds {asked.rounds} no row can reach significance, whatever is measured"
         observer(Note(text=f"{told}; that takes --rounds {needed}"))
     here = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     stopped: Interrupted | None = None
@@ -155,16 +155,16 @@ def new_run(question: Question, *, kind: str, name: str, runs_dir: Path) -> RunT
 
 
 def rest_of_run(stored: StoredComparison, *, trust: bool = False) -> RunToFill:
-    """A run that was cut short: what is whole stays, the block that was cut is measured anew.
+    """A run that was cut short: complete blocks stay, the block that was cut short is measured again.
 
     Raises UsageError when this machine is no longer as it was. When it is entered: also when the run is complete, or
-    when somebody else could have written it (unless `trust`).
+    when another user could have written it (unless `trust`).
     """
     if changed := differing(stored.environment, environment_now()):
         raise UsageError(
-            what=f"run {stored.run.manifest.id} cannot go on",
-            cause=f"this machine is not as it was; different: {', '.join(changed)}",
-            remedy="measure anew: the blocks of one comparison belong on one machine",
+            what=f"run {stored.run.manifest.id} cannot be resumed",
+            cause=f"this machine has changed; different: {', '.join(changed)}",
+            remedy="measure again: all blocks of one comparison must come from one machine",
         )
     stored.measured.go_on()
     return RunToFill(

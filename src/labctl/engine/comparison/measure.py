@@ -155,7 +155,7 @@ IsEnough = Callable[[int, MeasuredBlocks], bool]
 
 
 def never(block: int, measured: MeasuredBlocks) -> bool:
-    """Goes on to the last block."""
+    """Continues to the last block."""
     return False
 
 
@@ -173,7 +173,7 @@ class Measurement:
         keep: bool = False,
         measured: MeasuredBlocks | None = None,
     ) -> None:
-        """`measured` is filled; it has whole blocks already where a run is gone on with."""
+        """`measured` is filled; it already has complete blocks where a run is resumed."""
         self._sides = {side.key: side for side in sides}
         self._specs = {spec.name: spec for spec in specs}
         self._checks = checks
@@ -198,8 +198,8 @@ class Measurement:
                 self._remove_all()
 
     def prepare(self, number: int, block: Sequence[PlannedRun], schedule: Schedule) -> bool:
-        """What that block needs: all labs anew where the schedule says so, or the one lab in the datapath of its first
-        run. True when there was no lab before, or all are new."""
+        """What that block needs: all labs rebuilt where the schedule says so, or the one lab in the datapath of its
+        first run. True when there was no lab before, or all are new."""
         if schedule.takes_turns:
             is_first = self._turn is None
             self._take_turn(block[0].side, block)
@@ -224,7 +224,7 @@ class Measurement:
         self._journal.sync()
 
     def stop_after(self, number: int) -> None:
-        """The block was the last, since it gave what was wanted."""
+        """The block was the last, since the intervals are narrow enough."""
         self.measured.stopped_after = number
         self._journal.record(STOPPED, {"after": number})
 
@@ -254,7 +254,7 @@ class Measurement:
             )
 
     def _prepare_all(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
-        """All labs anew, in that order, each proven and warm; the journal tells how long each of these took."""
+        """All labs rebuilt, in that order, each proven and warm; the journal has how long each took."""
         durations_s = {}
         acts: tuple[tuple[str, Callable[[], None]], ...] = (
             ("built", lambda: self._rebuild(order)),
@@ -355,7 +355,7 @@ class Measurement:
         cold = [run for run in block if not isinstance(self._specs[run.item.check].parameters, TimedParameters)]
         if not cold:
             return
-        # All at once: nobody looks at what they measure.
+        # All at once: their results are discarded.
         with ThreadPoolExecutor(max_workers=len(cold), thread_name_prefix="labctl-warm-up") as pool:
             begun = [
                 pool.submit(to_the_end, self._check(run, "warm-up", observer=_only_notes(self.observer)))
@@ -373,7 +373,8 @@ class Measurement:
             yield tuple(runs)
 
     def _run_bunch(self, bunch: tuple[PlannedRun, ...]) -> None:
-        """Runs neighbours and records them in their order. Those whose tools did not get going are run once more."""
+        """Runs neighbours and records them in their order. Those whose tools did not start measuring are run once
+        more."""
         spec = self._specs[bunch[0].item.check]
         check = self._checks[spec.kind]
         apart_s = check.next_start_s(spec.parameters)
@@ -396,7 +397,7 @@ class Measurement:
             self._add(to_the_end(self._run_one(planned, first=first)))
 
     def _run_one(self, planned: PlannedRun, *, first: CheckResult | None = None) -> Run:
-        """`first`: this is the second attempt of a run whose tool did not get going, and there is no third."""
+        """`first`: this is the second attempt of a run whose tool did not start measuring, and there is no third."""
         started_at = utc_now()
         missing = self._missing.get((planned.side, planned.item.check))
         name = f"block{planned.block:03}"

@@ -1,7 +1,7 @@
 """What a comparison is asked: everything that is decided, or refused in words, before anything is built.
 
 It stands in the run's manifest: together with the journal it gives the result again, and lets a run that was cut short
-go on as if nothing had been.
+be resumed.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def asked_from(settings: Mapping[str, object], where: str) -> Asked:
 
 
 SEQUENTIAL_BLOCKS = 4
-"""How many times the blocks of `--rounds` a comparison with `until` has at most, unless it is told."""
+"""How many times the blocks of `--rounds` a comparison with `until` has at most, unless that is given."""
 FEWEST_SEQUENTIAL = 8
 """With the 1.25 % that the first of three looks has, no interval of fewer pairs can reach its level."""
 
@@ -239,7 +239,7 @@ def again(
 ) -> Question:
     """The question of a run that was cut short, to be answered to its end; `labs` are those of its manifest.
 
-    Raises UsageError when anybody but labctl must have written it: its labs are not those of its sides, have names that
+    Raises UsageError when labctl cannot have written it: its labs are not those of its sides, have names that
     are not the comparison's own, or what their providers would have refused in a scenario.
     """
     if {key: _named(lab) for key, lab in labs.items()} != {
@@ -248,7 +248,7 @@ def again(
         raise UsageError(
             what="the run's labs are not those of its sides",
             cause="; ".join(f"side {key} has lab {lab.name} ({lab.provider})" for key, lab in labs.items()),
-            remedy="measure anew: labctl compare A B",
+            remedy="measure again: labctl compare A B",
         )
     require_own_names({side.key: labs[side.key] for side in asked.sides}, asked.token, takes_turns=asked.takes_turns)
     for lab in labs.values():
@@ -275,7 +275,7 @@ def _refuse_unknown_sections(lab: Lab) -> None:
         raise UsageError(
             what=f"lab {lab.name} of the run has settings that no scenario can have",
             cause=f"the provider {lab.provider} has no section {', '.join(name[:40] for name in unknown)}",
-            remedy="measure anew: labctl compare A B",
+            remedy="measure again: labctl compare A B",
         )
 
 
@@ -292,7 +292,7 @@ def common_pairs(labs: Sequence[Lab]) -> tuple[Pair, ...]:
         raise UsageError(
             what="the scenarios have no pair in common",
             cause="; ".join(
-                f"{lab.scenario} has {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
+                f"the pairs of {lab.scenario}: {', '.join(pair.name for pair in lab.pairs) or 'none'}" for lab in labs
             ),
             remedy="give both scenarios a pair with the same client, server and placement",
         )
@@ -423,7 +423,7 @@ def _references(labs: Sequence[Lab], pairs: Sequence[Pair]) -> tuple[Reference, 
     if not found:
         raise UsageError(
             what="--reference needs a pair across nodes",
-            cause="the reference is what the wire between two nodes gives",
+            cause="the reference is measured between two nodes",
             remedy="leave it out, or compare scenarios with a cross-node pair",
         )
     return tuple(found)

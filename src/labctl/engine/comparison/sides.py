@@ -33,7 +33,7 @@ _PROBE = "switched"
 
 
 def choose(labs: Sequence[Lab], providers: Mapping[str, Provider], asked: Strategy = Strategy.AUTO) -> Turns:
-    """Raises UsageError when turns are asked for, on the command line or in the scenario, and cannot be had."""
+    """Raises UsageError when turns are asked for, on the command line or in the scenario, and are impossible."""
     names = {lab.provider for lab in labs}
     provider = providers[labs[0].provider]
     switching = provider.capabilities.switching
@@ -76,7 +76,8 @@ def _parallel(because: str) -> Turns:
 
 
 def switch(provider: Provider, before: Lab, after: Lab, observer: Observer) -> None:
-    """Changes the datapath of a lab that is up. Nothing is undone when that fails: who built the lab removes it.
+    """Changes the datapath of a lab that is up. Nothing is undone when that fails: the caller that built the lab
+    removes it.
 
     Raises UsageError when this provider cannot, StepFailed when a step fails.
     """
@@ -92,7 +93,7 @@ def switch(provider: Provider, before: Lab, after: Lab, observer: Observer) -> N
             step_begun = time.monotonic()
             executor.execute(step.actions)
             observer(StepDone(lab=after.name, id=step.id, title=step.title, duration_s=time.monotonic() - step_begun))
-        # From here on the lab is the other one, also for whoever looks for it later.
+        # From here on the lab is the other one, also for later commands.
         executor.finish(after)
     observer(BuildDone(lab=after.name, duration_s=time.monotonic() - begun))
 
@@ -171,7 +172,7 @@ def _lab_name(name: str, key: str, lab: Lab, token: str, *, takes_turns: bool) -
 
 def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool) -> None:
     """Raises UsageError when the labs of a stored comparison, by side, have other names than `sides_of` would have
-    given them: what is built and removed under them would be somebody else's lab."""
+    given them: what is built and removed under them would be another lab."""
     first, *_ = labs
     end = f"-{token}" if takes_turns else f"-{first}-{token}"
     name = labs[first].name.removesuffix(end)
@@ -184,5 +185,5 @@ def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool)
         what="the run names labs that are not its own",
         cause=f"{', '.join(lab.name for lab in labs.values())}: labctl calls the labs of this comparison "
         f"{'NAME' if takes_turns else 'NAME-a'}-{token[:40] or 'TOKEN'}, …; the run was written by hand",
-        remedy="measure anew: labctl compare A B",
+        remedy="measure again: labctl compare A B",
     )

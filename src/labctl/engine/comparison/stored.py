@@ -59,8 +59,8 @@ class MeasuredBlocks:
             self.modes[side] = mode
 
     def go_on(self) -> None:
-        """A block that was cut short is measured anew as a whole: its pairs must be neighbours in time. A lab that was
-        not in force is built and proven anew; nothing was measured on it."""
+        """A block that was cut short is measured again as a whole: its pairs must be neighbours in time. A lab that was
+        not in force is built and proven again; nothing was measured on it."""
         whole = self.whole_blocks()
         self.records = [record for record in self.records if record.block in whole]
         self.modes = {side: mode for side, mode in self.modes.items() if mode.proven}
@@ -84,7 +84,7 @@ def run_entry(record: RunRecord) -> dict[str, object]:
 
 
 def measured_from(entries: Iterable[JournalEntry], where: str) -> MeasuredBlocks:
-    """What the journal tells. Raises LabError for an entry that `*_entry` would not have written."""
+    """What the journal says. Raises LabError for an entry that `*_entry` would not have written."""
     measured = MeasuredBlocks()
     for entry in entries:
         _take(measured, entry.kind, entry.content, f"{where}: entry of {entry.at}")
@@ -127,7 +127,7 @@ def chosen_sides(a: StoredComparison, side_a: str, b: StoredComparison, side_b: 
     if not common:
         raise UsageError(
             what="the two runs have no scenario in common",
-            cause=f"{a.run.manifest.id} has {_names(a)}; {b.run.manifest.id} has {_names(b)}",
+            cause=f"run {a.run.manifest.id} has {_names(a)}; run {b.run.manifest.id} has {_names(b)}",
             remedy="name the sides to compare: labctl compare RUN_A@SCENARIO RUN_B@SCENARIO",
         )
     return tuple(common)
@@ -273,12 +273,12 @@ def unfinished_matrix(
         try:
             before = read_comparison(run)
         except LabError as damaged:
-            observer(Note(text=f"run {run.manifest.id} cannot be gone on with: {damaged.what}"))
+            observer(Note(text=f"run {run.manifest.id} cannot be resumed: {damaged.what}"))
             continue
         is_same_seed = any_seed or asked.seed == before.asked.seed
         if is_same_seed and without_token(before.asked) == without_token(asked):
             return before
-        observer(Note(text=f"run {run.manifest.id} was cut short and was asked something else; it stays as it is"))
+        observer(Note(text=f"run {run.manifest.id} was cut short and has different settings; it is left as it is"))
     return None
 
 

@@ -47,7 +47,7 @@ def written(bench: Bench, path: Path | str) -> Said:
 
 def refused(said: Said, *parts: str) -> None:
     assert said.code == 2, said.err
-    for part in ("cannot be written to", *parts):
+    for part in ("cannot write the capture to", *parts):
         assert part in said.err
 
 

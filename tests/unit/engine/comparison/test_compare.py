@@ -102,7 +102,7 @@ def test_too_few_rounds_are_noted_before_anything_is_built(world: World, rounds:
     answered(question, new(world, question), events)
     told = [event.text for event in events if isinstance(event, Note)]
     assert len(told) == notes
-    assert all("no difference can be told" in text and "--rounds 6" in text for text in told)
+    assert all("no row can reach significance" in text and "--rounds 6" in text for text in told)
     assert not notes or isinstance(events[0], Note)
 
 
@@ -111,5 +111,5 @@ def test_a_machine_that_changed_is_refused(world: World, monkeypatch: pytest.Mon
     stop_at(world, 6)
     answered(question, new(world, question))
     monkeypatch.setattr("labctl.engine.comparison.compare.environment_now", lambda: replace(HERE, kernel="6.9.9"))
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot be resumed"):
         rest_of_run(world.read())
