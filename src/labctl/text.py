@@ -14,6 +14,7 @@ import codecs
 import contextlib
 import json
 import re
+import unicodedata
 
 NEAREST = "labctl-nearest"
 """The name of the error handler `nearest`, once `register` has been called."""
@@ -29,6 +30,10 @@ _SIGNS = {
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What a terminal obeys: C0 but newline and tab, DEL, C1, the controls of the bidirectional algorithm (Unicode
 Standard Annex 9, table 1) and the two separators that some take for the end of a line."""
+_WIDE = "\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60"
+_CLOSING = "，。；：？！、）》」』】％"
+_BREAKABLE = re.compile(f"(?:[（《「『【]*[{_WIDE}]|[^ {_WIDE}]+)[{_CLOSING}]* *| +")
+"""A word, or one Chinese character, with the marks and spaces after it."""
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 """The surrogates that stand for the bytes 0x80 to 0xff."""
 
@@ -48,6 +53,29 @@ def visible(text: str) -> str:
     if not _OBEYED.search(text):
         return text
     return _OBEYED.sub(lambda found: escaped(found[0]), text.replace("\r\n", "\n"))
+
+
+def cells(text: str) -> int:
+    """Columns that a terminal needs for the text: two for each character that East Asian Width calls wide or full."""
+    return len(text) + sum(map(_is_wide, text))
+
+
+def filled(text: str, width: int, *, indent: str = "", more: str = "") -> str:
+    """The text in lines of that many columns, broken between words and between Chinese characters, never before a
+    closing mark. The first line begins with `indent`, the others with `more`. A longer word keeps its line."""
+    lines, line = [], indent
+    for piece in _BREAKABLE.findall(text.replace("\n", " ")):
+        bare = piece.rstrip(" ")
+        begins = line in (indent, more) and not line.strip()
+        if not begins and cells(line) + cells(bare) > width:
+            lines.append(line.rstrip(" "))
+            line = more
+        line += piece
+    return "\n".join((*lines, line.rstrip(" "))) if line.strip() else "\n".join(lines)
+
+
+def _is_wide(sign: str) -> bool:
+    return sign > "\u10ff" and unicodedata.east_asian_width(sign) in "WF"
 
 
 def utf8(text: str) -> bytes:

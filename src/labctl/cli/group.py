@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import resource
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
 from labctl import __version__
-from labctl.cli.output import tell
+from labctl.cli.output import speak, spoken, tell, translated
 from labctl.cli.streams import enter_utf8_mode, open_standard_streams, reader_gone
 from labctl.errors import LabError, NeedsRoot, StepFailed
+from labctl.language import Language
+from labctl.text import cells, filled
 
 # name → (module in labctl.cli.commands, the line that `labctl --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -42,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "The JSON Schema of scenario files."),
 }
 
+_LANG = "lang"
 WIDEST_HELP, LEAST_HELP = 110, 20
 _NARROW_HELP = 60
 """Columns of help."""
@@ -51,7 +55,34 @@ class _HelpFormatter(click.HelpFormatter):
     """On a narrow terminal what an option does stands under it: beside it there would be room for a word a line."""
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl(rows, col_max if self.width >= _NARROW_HELP else 8, col_spacing)
+        beside = col_max if self.width >= _NARROW_HELP else 8
+        if spoken() is Language.ENGLISH:
+            super().write_dl(rows, beside, col_spacing)
+            return
+        rows = tuple(rows)
+        column = min(max((cells(name) for name, _ in rows), default=0), beside) + col_spacing + self.current_indent
+        for name, text in rows:
+            head = " " * self.current_indent + name
+            if cells(head) + col_spacing > column:
+                self.write(f"{head}\n")
+                head = ""
+            head += " " * (column - cells(head))
+            self.write(filled(translated(text), self.width, indent=head, more=" " * column) + "\n")
+
+    def write_text(self, text: str) -> None:
+        if spoken() is Language.ENGLISH:
+            super().write_text(text)
+            return
+        indent = " " * self.current_indent
+        paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        said = (filled(translated(one), self.width, indent=indent, more=indent) for one in paragraphs)
+        self.write("\n\n".join(said) + "\n")
+
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(translated(heading))
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, f"{translated('Usage:')} " if prefix is None else prefix)
 
 
 class _Context(click.Context):
@@ -75,6 +106,8 @@ class LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         command.context_class = _Context
+        if all(option.name != _LANG for option in command.params):
+            command.params.append(_lang_option())
         return command
 
     def resolve_command(
@@ -93,8 +126,27 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _lang_option() -> click.Option:
+    """`speak` has read it already when a command gets it: also what is wrong with a command line is told in it."""
+    return click.Option(
+        ["--lang"],
+        type=click.Choice([str(language) for language in Language]),
+        expose_value=False,
+        help="The language of reports, messages and help (default: the locale's).",
+    )
+
+
+def _asked_language(args: Sequence[str]) -> str | None:
+    """The last `--lang` before `--`, whether or not the rest of the line can be read."""
+    own = list(itertools.takewhile(lambda arg: arg != "--", args))
+    asked = [after for option, after in itertools.pairwise((*own, "")) if option == "--lang"]
+    asked += [arg.partition("=")[2] for arg in own if arg.startswith("--lang=")]
+    return asked[-1] if asked else None
+
+
 @click.command(
     cls=LazyGroup,
+    params=[_lang_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     epilog="Exit codes: 0 all well · 1 a check failed or a threshold was crossed · 2 usage or invalid scenario · "
     "3 the host lacks something · 4 a step failed or a check could not measure · 130 interrupted.",
@@ -118,6 +170,7 @@ def main() -> None:
 
 def run(args: list[str]) -> int:
     """Runs one command line; gives the exit code. Errors go to stderr."""
+    speak(_asked_language(args))
     verbose = bool({"-v", "--verbose"} & set(args[:1]))
     try:
         width = max(min(shutil.get_terminal_size().columns, WIDEST_HELP) - 2, LEAST_HELP)

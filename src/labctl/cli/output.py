@@ -1,30 +1,64 @@
 """The door to stdout and stderr: one JSON document, tables, sentences; nothing else in labctl writes to them.
 
 tests/unit/test_doors.py holds that. Names, reasons and tools' words may hold anything, and no character of them is
-obeyed (`text.visible`). A reader who goes away (`labctl list | true`) changes no verdict.
+obeyed (`text.visible`). What is for people is translated here, into the language that `speak` chose
+(`labctl.language`); bytes, which are for programs, are not. A reader who goes away (`labctl list | true`) changes no
+verdict.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import locale
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
-from labctl.cli.streams import line_width, reader_gone, write_drawn
+from labctl.cli.streams import can_write, line_width, reader_gone, write_drawn
 from labctl.errors import LabError
-from labctl.text import json_bytes, visible
+from labctl.language import Language, translator
+from labctl.text import filled, json_bytes, visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 100
+_SAMPLE = {Language.ENGLISH: "a", Language.CHINESE: "中"}
+
+_spoken = _written = Language.ENGLISH
+
+
+def speak(asked: str | None) -> None:
+    """From here on people are spoken to in the language asked for, else in that of the locale, as far as stdout has its
+    characters."""
+    global _spoken, _written
+    _spoken = _written = Language(asked) if asked in list(Language) else locale_language()
+    if asked is None and not can_write(_SAMPLE[_spoken]):
+        _spoken = Language.ENGLISH
+
+
+def spoken(*, in_files: bool = False) -> Language:
+    """The language that people are spoken to in. Files are UTF-8: they have it also where stdout lacks its signs."""
+    return _written if in_files else _spoken
+
+
+def locale_language() -> Language:
+    """Chinese in a Chinese locale, else English."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if value := os.environ.get(name):
+            return Language.CHINESE if locale.normalize(value).lower().startswith("zh") else Language.ENGLISH
+    return Language.ENGLISH
+
+
+def translated(text: str) -> str:
+    """The text in the language that people are spoken to in."""
+    return translator(_spoken).translated(text)
 
 
 def emit_json(document: object) -> None:
@@ -37,7 +71,7 @@ def emit(text: str | bytes, *, nl: bool = True) -> None:
     programs, and are written in any locale as they are; on a terminal no character of them is obeyed either."""
     with _to_stdout():
         if isinstance(text, str):
-            text = visible(text)
+            text = visible(translated(text))
         elif sys.stdout.isatty():
             text = visible(text.decode("utf-8", "backslashreplace")).encode()
         click.echo(text, file=sys.stdout, nl=nl)
@@ -45,14 +79,14 @@ def emit(text: str | bytes, *, nl: bool = True) -> None:
 
 def pass_on(text: str) -> None:
     """Text on stdout at once, as it comes. Raises BrokenPipeError when its reader went away."""
-    sys.stdout.write(visible(text))
+    sys.stdout.write(visible(translated(text)))
     sys.stdout.flush()
 
 
 def tell(text: str) -> None:
     """A line on stderr: an error, a note, what goes on. That nobody reads it changes nothing."""
     try:
-        click.echo(visible(text), file=sys.stderr)
+        click.echo(visible(translated(text)), file=sys.stderr)
     except OSError:
         reader_gone(sys.stderr)
 
@@ -60,7 +94,7 @@ def tell(text: str) -> None:
 def progress(text: str, *, before: str = "", end: str = "\n") -> bool:
     """A line on stderr behind `before`, which moves the cursor. False when nobody reads it any more."""
     try:
-        write_drawn(sys.stderr, f"{before}{visible(text)}{end}")
+        write_drawn(sys.stderr, f"{before}{visible(translated(text))}{end}")
         sys.stderr.flush()
     except OSError:
         reader_gone(sys.stderr)
@@ -86,7 +120,7 @@ def say(text: str) -> None:
 def wrapped(text: str, stream: TextIO) -> str:
     """The text as it is said on that stream: in lines of its width, as it is where it has none."""
     width = line_width(stream)
-    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False) if width else text
+    return filled(translated(text), width) if width else translated(text)
 
 
 def show(*parts: RenderableType) -> None:
@@ -94,7 +128,7 @@ def show(*parts: RenderableType) -> None:
     from rich.console import Group
     from rich.segment import Segment, Segments
 
-    for part in parts:
+    for part in parts if _spoken is Language.ENGLISH else map(_in_language, parts):
         drawn = io.StringIO()
         terminal = console(drawn)
         pieces = terminal.render(Group(part))  # in a Group a Text keeps what it says about wrapping
@@ -104,6 +138,46 @@ def show(*parts: RenderableType) -> None:
         with _to_stdout():
             write_drawn(sys.stdout, lines)
             sys.stdout.flush()
+
+
+def _in_language(part: RenderableType) -> RenderableType:
+    """A renderable with its texts translated. A text whose translation differs keeps the styles of what both have."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(part, str):
+        return translated(part)
+    if isinstance(part, Text):
+        return _text_in_language(part)
+    if isinstance(part, Group):
+        return Group(*map(_in_language, part.renderables))
+    if isinstance(part, Padding):
+        part.renderable = _in_language(part.renderable)
+    elif isinstance(part, Table):
+        for column in part.columns:
+            column.header, column.footer = _in_language(column.header), _in_language(column.footer)
+            column._cells = [_in_language(cell) for cell in column._cells]
+    elif hasattr(part, "in_language"):
+        return cast("RenderableType", part.in_language(_text_in_language))  # a Grid
+    return part
+
+
+def _text_in_language(text: Text) -> Text:
+    from rich.text import Text
+
+    said = translated(text.plain)
+    if said == text.plain:
+        return text
+    new = Text(said, style=text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap)
+    for span in text.spans:
+        words = text.plain[span.start : span.end]
+        for shown in (words, translated(words)):
+            if (start := said.find(shown)) >= 0 and shown:
+                new.stylize(span.style, start, start + len(shown))
+                break
+    return new
 
 
 def console(drawn: TextIO | None = None) -> Console:

@@ -6,7 +6,6 @@ It is the same for what was measured now and for what a stored run says.
 from __future__ import annotations
 
 import functools
-import locale
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl.cli.options import as_json as json_option
-from labctl.cli.output import console, emit, emit_json, show, tell
-from labctl.cli.streams import can_write
+from labctl.cli.output import console, emit, emit_json, show, spoken, tell
 from labctl.errors import Interrupted, LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
@@ -42,17 +40,13 @@ html_option = click.option("--html", type=_FILE, metavar="FILE", help="Write the
 markdown_option = click.option("--markdown", type=_FILE, metavar="FILE", help="Write it as Markdown.")
 csv_option = click.option("--csv", type=_FILE, metavar="FILE", help="Write every sample as CSV.")
 junit_option = click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML for CI.")
-lang_option = click.option(
-    "--lang", type=click.Choice(["en", "zh"]), help="Language of the report's own words (default: the locale's)."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOutput:
-    """Where a report goes, and in which language."""
+    """Where a report goes."""
 
     is_json: bool
-    language: str | None = None
     html: Path | None = None
     markdown: Path | None = None
     csv: Path | None = None
@@ -60,17 +54,17 @@ class ReportOutput:
 
     @property
     def words(self) -> Words:
+        """Those for files."""
         from labctl.report.sentences import words_for
-        from labctl.report.words import Language
 
-        return words_for(Language(self.language or locale_language()))
+        return words_for(spoken(in_files=True))
 
     @property
     def terminal_words(self) -> Words:
-        """Those for stdout: English where the language is only the locale's and stdout has no Chinese characters."""
-        from labctl.report.words import ENGLISH
+        """Those for stdout."""
+        from labctl.report.sentences import words_for
 
-        return ENGLISH if self.language is None and not can_write("中") else self.words
+        return words_for(spoken())
 
     def require_places(self) -> None:
         """Raises LabError for a file that cannot be written, before anything is measured."""
@@ -80,7 +74,7 @@ class ReportOutput:
 
 
 def report_options(function: Callable[..., int]) -> Callable[..., int]:
-    """--fail-if, which the command takes as it is; and --html, --markdown, --csv, --junit, --lang and --json, which it
+    """--fail-if, which the command takes as it is; and --html, --markdown, --csv, --junit and --json, which it
     takes as one `output`. Raises LabError for a file that cannot be written before the command does anything."""
 
     @functools.wraps(function)
@@ -90,15 +84,14 @@ def report_options(function: Callable[..., int]) -> Callable[..., int]:
         markdown: Path | None,
         csv: Path | None,
         junit: Path | None,
-        lang: str | None,
         as_json: bool,
         **options: Any,
     ) -> int:
-        output = ReportOutput(is_json=as_json, language=lang, html=html, markdown=markdown, csv=csv, junit=junit)
+        output = ReportOutput(is_json=as_json, html=html, markdown=markdown, csv=csv, junit=junit)
         output.require_places()
         return function(*args, output=output, **options)
 
-    for option in (json_option, lang_option, junit_option, csv_option, markdown_option, html_option, fail_if_option):
+    for option in (json_option, junit_option, csv_option, markdown_option, html_option, fail_if_option):
         command = option(command)
     return command
 
@@ -115,14 +108,6 @@ def require_place(path: Path) -> None:
         cause = f"{parent} is not a directory"
         remedy = "name a file elsewhere" if parent.exists() else f"mkdir -p {parent}"
     raise LabError(what=f"cannot write {path}", cause=cause, remedy=remedy)
-
-
-def locale_language() -> str:
-    """`zh` in a Chinese locale, else `en`."""
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        if value := os.environ.get(name):
-            return "zh" if locale.normalize(value).lower().startswith("zh") else "en"
-    return "en"
 
 
 def present(comparisons: Sequence[Comparison], fail_if: Sequence[str], output: ReportOutput) -> int:

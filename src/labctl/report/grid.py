@@ -6,21 +6,14 @@ A command on a line of its own is never wrapped: a terminal breaks it for the ey
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
     from rich.text import Text
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
 
 _ROOM_FOR_TEXT = 24
 """Columns of a sentence below which it is better read under its row than beside it."""
@@ -61,6 +54,17 @@ class Grid:
         self._heads = heads
         self._gap = gap
         self._has_head = has_head
+
+    def in_language(self, said: Callable[[Text], Text]) -> Grid:
+        """The same table with every text in it as `said` gives it."""
+        from rich.text import Text
+
+        def word(text: str) -> str:
+            return said(Text(text)).plain if text else text
+
+        columns = [replace(one, title=word(one.title), note=word(one.note)) for one in self._columns]
+        rows = [[said(cell) for cell in row] for row in self._rows]
+        return Grid(columns, rows, heads=self._heads, gap=self._gap, has_head=self._has_head)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         least = [self._least(number) for number in range(len(self._columns))]

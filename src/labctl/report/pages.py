@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labctl.language import Language, translator
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -25,7 +27,7 @@ def page(
     """
     from markupsafe import Markup
 
-    environment = _environment()
+    environment = _environment(language)
     # Our own files, without any data in them.
     style = Markup("".join(environment.get_template(name).render() for name in styles))  # nosec B704  # no data
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -45,9 +47,10 @@ def language_tag(tag: str) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def _environment(tag: str) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    said = translator(Language(tag.partition("-")[0])).translated
     environment = Environment(
         loader=PackageLoader("labctl.report"),
         autoescape=True,
@@ -55,6 +58,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda fact: said(fact) if type(fact) is str else fact,
     )
     # A figure and its percent sign stay on one line. On Markup, `replace` escapes what it puts in.
     environment.filters["together"] = lambda text: text.replace(" %", "\u00a0%")

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from labctl.language import Language as Language
 from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
 from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
-
-
-class Language(StrEnum):
-    """The values of `--lang`."""
-
-    ENGLISH = "en"
-    CHINESE = "zh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from comparison_example import example_comparison
-from labctl.cli.reports import ReportOutput, exit_code, locale_language, show_comparisons
+from labctl.cli.output import locale_language, speak, spoken
+from labctl.cli.reports import ReportOutput, exit_code, show_comparisons
 from labctl.compare.thresholds import judge
 from labctl.errors import UsageError
 from labctl.model.comparison import Comparison
@@ -71,14 +72,17 @@ def test_the_language_is_the_locales_unless_it_is_told(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert locale_language() == language
-    assert ReportOutput(is_json=False, language="zh").words is CHINESE
+    speak("zh")
+    assert ReportOutput(is_json=False).words is CHINESE
+    speak(None)
+    assert spoken(in_files=True) == language
 
 
 def test_several_comparisons_get_a_page_each_and_one_that_leads_to_them(
     tmp_path: Path, comparison: Comparison, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = example_comparison(names=("legacy-native", "third"))
-    show_comparisons([comparison, other], [(), ()], ReportOutput(is_json=True, language="en", html=tmp_path / "r.html"))
+    show_comparisons([comparison, other], [(), ()], ReportOutput(is_json=True, html=tmp_path / "r.html"))
     assert sorted(path.name for path in tmp_path.glob("*")) == ["r-1-bpf-native.html", "r-2-third.html", "r.html"]
     page = (tmp_path / "r.html").read_text()
     assert 'href="r-1-bpf-native.html"' in page
