@@ -219,7 +219,7 @@ def test_a_taken_port_ends_with_machine_reason_and_remedy(machines: Farm, play: 
     assert "sport = :6443" in failed.value.remedy
 
 
-def test_a_start_that_was_cut_off_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
+def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
     machines.machines[0].write("/var/standin/init-cut-off", "")
     machines.machines[0].run("mkdir", "-p", "/etc/labctl")
     with pytest.raises(StepFailed) as failed:
@@ -305,7 +305,7 @@ def test_a_machine_that_drops_is_named_and_the_other_is_finished(machines: Farm,
     machines.machines[0].run("rm", "-rf", "/etc/labctl")
 
 
-def test_ansible_is_told_by_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
+def test_ansible_recognises_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
     machine, password = machines.machines[0], tmp_path / "password"
     password.write_text("wrong")
     password.chmod(0o600)
@@ -317,7 +317,7 @@ def test_ansible_is_told_by_a_wrong_sudo_password_as_well(machines: Farm, tmp_pa
     for on in playing(lab, tmp_path):
         with pytest.raises(StepFailed) as failed:
             on("prepare", tags=["look"])
-        assert f"sudo does not take the password of {USER}" in failed.value.cause
+        assert f"sudo rejects the password of {USER}" in failed.value.cause
         password.write_text(PASSWORD)
         assert "node1: The machine carries the lab's mark" in on("prepare", tags=["look"])
     kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "ansible").rglob("*") if p.is_file())
@@ -332,4 +332,4 @@ def test_without_the_programs_offline_work_is_refused_with_what_is_there(machine
             play("prepare", tags=["look", "packages"])
     finally:
         machines.machines[0].run("mv", "/usr/local/bin/kubelet.away", "/usr/local/bin/kubelet")
-    assert "nothing may be downloaded" in failed.value.cause
+    assert "downloading is disabled" in failed.value.cause
