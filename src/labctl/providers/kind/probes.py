@@ -98,7 +98,7 @@ def _engine(
         )
         return
     version = _engine_version(info)
-    yield _have(f"{engine} daemon", f"{version} at {where}" if where else version)
+    yield _have(f"{engine} daemon", f"{version}, at {where}" if where else version)
     if endpoint.is_remote:
         yield _remote(endpoint, info)
     if "MemTotal" in info:  # podman reports all this under names of its own

@@ -27,7 +27,7 @@ from labctl.providers.kubeadm.settings import KubeadmSettings
 
 def plan_lab(settings: KubeadmSettings) -> Plan:
     machines = settings.machines
-    count = f"{len(machines)} {'machine' if len(machines) == 1 else 'machines'}"
+    count = "1 machine" if len(machines) == 1 else f"{len(machines)} machines"
     values = play_variables(settings)
     steps = [
         Step(id="look", title=f"{count}: reached over SSH and inspected", actions=(_survey(settings),)),
