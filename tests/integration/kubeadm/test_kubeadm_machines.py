@@ -166,7 +166,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     told: list[tuple[str, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
-    assert ("See whose the machine is", None) in told
+    assert ("See which lab the machine belongs to", None) in told
     assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
     assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(TaskOutcome.CHANGED)
     assert [machine.state() for machine in fresh.machines] == before
@@ -214,7 +214,7 @@ def test_a_taken_port_ends_with_machine_reason_and_remedy(machines: Farm, play: 
     machines.machines[0].run("mkdir", "-p", "/etc/labctl")
     with pytest.raises(StepFailed) as failed:
         play("control-plane")
-    assert failed.value.what == "node1 (127.0.0.1): kubeadm finds the machine fit (its own checks): failed"
+    assert failed.value.what == "node1 (127.0.0.1): kubeadm's own checks pass: failed"
     assert "port 6443 is taken" in failed.value.cause
     assert "sport = :6443" in failed.value.remedy
 
@@ -226,7 +226,7 @@ def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: F
         play("control-plane")
     assert "the kubelet says: etcd does not like the disk" in failed.value.cause
     changed = play("control-plane")
-    assert "node1: What a cut-off start left behind is cleared away" in changed
+    assert "node1: What an interrupted start left behind is removed" in changed
     assert "node1: Kubernetes starts (kubeadm init)" in changed
 
 
@@ -274,7 +274,7 @@ def test_a_bundle_is_installed_without_sources_and_removed_again(machines: Farm,
         changed = on("prepare", tags=["look", "packages"])
         assert "node1: The bundle is installed, and nothing is downloaded" in changed
         assert "kubelet 1.20.2-00 hold" in machine.run(*listing).splitlines()
-        assert "node1: The machine is as it was" in on("reset")
+        assert "node1: The machine's previous state is restored" in on("reset")
     assert machine.run(*listing) == before
     machine.run("mv", "/usr/local/bin/crictl.away", "/usr/local/bin/crictl")
 
