@@ -1,7 +1,7 @@
 # Every target sets up what it needs and may be repeated. Those that build labs need root: sudo make TARGET.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-# NEWEST=1: not the versions of the lock files, but the newest that pyproject.toml allows, in a .venv of their own.
+# NEWEST=1: not the versions of the lock files, but the newest that pyproject.toml allows, in their own .venv-newest.
 NEWEST ?=
 PREPARE := setup/prepare.sh$(if $(filter-out 0,$(NEWEST)), --newest)
 VENV := .venv$(if $(filter-out 0,$(NEWEST)),-newest)
@@ -73,7 +73,7 @@ static:
 	$(PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml src setup playbooks
 	shellcheck $(SCRIPTS)
 
-audit: ## asks whether anything is known against the packages of the lock files; says so where nobody can be asked
+audit: ## asks for known vulnerabilities of the packages of the lock files; says so where no service can be reached
 	@$(PREPARE) lint
 	@$(PYTHON) setup/audit.py
 

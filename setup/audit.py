@@ -1,11 +1,11 @@
-"""`make audit`: asks whether anything is known against the packages of the lock files.
+"""`make audit`: asks for known vulnerabilities of the packages of the lock files.
 
 Every package of requirements.txt and requirements-dev.txt is asked for by name and version (pip-audit, without
 installing anything; the hashes in the files say what exactly they are). PyPI is asked first, then OSV for what PyPI
-does not tell: an index of one's own that stands in for PyPI often has no advisories, and says so of every package.
+does not report: a private index in place of PyPI often has no advisories, and says so for every package.
 
-Exit codes: 0 nothing is known; 1 something is; 3 the advisories could not be reached, for all packages or for some: no
-answer is not a good one.
+Exit codes: 0 no known vulnerability; 1 at least one; 3 the advisories could not be reached, for all packages or for
+some: no answer does not mean no vulnerability.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_S = 300.0
 _VERSION = re.compile(r"\(([^()\s]+)\)$")
 
 Answers = Mapping[str, Sequence[str] | None]
-"""By package (`rich 14.3.4`) the advisories, as a line each; None where nobody told."""
+"""By package (`rich 14.3.4`) the advisories, as a line each; None where no service answered."""
 
 
 def parse(output: str) -> dict[str, list[str] | None]:
@@ -57,15 +57,15 @@ def verdict(answers: Answers, refusals: Iterable[str]) -> tuple[int, list[str]]:
     refused = list(refusals)
     if unasked or not answers:
         count = f"{len(unasked)} of {len(answers)} packages" if answers else "any package"
-        said.append(f"audit: the advisories could not be reached for {count}; nothing is known of them, good or bad")
+        said.append(f"audit: the advisories could not be reached for {count}; whether they are vulnerable is not known")
         said += [f"  {line}" for line in refused]
         said.append("  try: where PyPI or OSV can be reached: make audit")
     if known:
-        said.append(f"audit: something is known against {len(known)} of {len(answers)} packages: make upgrade")
+        said.append(f"audit: {len(known)} of {len(answers)} packages have known vulnerabilities: make upgrade")
         return 1, said
     if unasked or not answers:
         return 3, said
-    return 0, [f"audit: nothing is known against the {len(answers)} packages of {' and '.join(LOCKS)}"]
+    return 0, [f"audit: no known vulnerabilities in the {len(answers)} packages of {' and '.join(LOCKS)}"]
 
 
 def joined(first: Answers, second: Answers) -> dict[str, Sequence[str] | None]:
@@ -97,7 +97,7 @@ def ask(service: str) -> tuple[dict[str, list[str] | None], str]:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return {}, f"{SERVICES[service]}: {lines[-1].strip()[:300] if lines else 'no answer'}"
     lost = sum(found is None for found in answers.values())
-    return answers, f"{SERVICES[service]} does not tell of {lost} packages" if lost else ""
+    return answers, f"{SERVICES[service]} has no answer for {lost} packages" if lost else ""
 
 
 def main() -> int:

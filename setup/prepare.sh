@@ -10,7 +10,7 @@
 # missing), to interrupt and to run twice at once.
 # Exit codes are labctl's: 0 ready, 2 usage, 3 the host lacks something that could not be installed.
 set -euo pipefail
-umask go-w # .venv is code that root runs: nobody else may write it, whatever the umask
+umask go-w # .venv is code that root runs: no other user may write it, whatever the umask
 
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 venv=$root/.venv
@@ -49,7 +49,7 @@ in_list() { case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
 apt_update() {
   [ -z "$apt_lists_are_fresh" ] || return 0
-  apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 9<&- || say "apt-get update had errors; going on with what it has"
+  apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 9<&- || say "apt-get update had errors; continuing with the lists that it has"
   apt_lists_are_fresh=yes
 }
 
@@ -98,7 +98,7 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive no_services apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
     install "${wanted[@]}" </dev/null >"$log" 2>&1 9<&- || {
     tail -n 20 "$log" >&2
-    lack "apt-get could not install ${wanted[*]}" "its own last words stand above" \
+    lack "apt-get could not install ${wanted[*]}" "its last messages are above" \
       "apt-get update && apt-get install -y ${wanted[*]}"
   }
   rm -f "$log"
@@ -267,7 +267,7 @@ python_remedy() {
 
 # no_venv: Python could not make one; the folder is most often why.
 no_venv() {
-  local why="its own message stands above" try="$again"
+  local why="its own message is above" try="$again"
   if [[ $root == *:* ]]; then
     why="the name of a folder of $root has a ':', which separates folders in PATH"
     try="move the clone to a folder without ':'"
@@ -292,9 +292,9 @@ prepare_venv() { # EXTRAS
     say "$venv_name is damaged; making it again"
     rm -rf "$venv"
     make_venv "$extras" || result=$?
-    [ $result != 1 ] || lack "pip could not install labctl into $venv_name" "its own message stands above" \
+    [ $result != 1 ] || lack "pip could not install labctl into $venv_name" "its own message is above" \
       "check the network, or PIP_INDEX_URL and the mirror that it names; then again: $again"
-    [ $result = 0 ] || lack "the lock files do not give labctl what it needs" "the reasons stand above" \
+    [ $result = 0 ] || lack "the lock files do not give labctl what it needs" "the reasons are above" \
       "make upgrade ONLY=NAME for a package that pyproject.toml lists and the lock files do not"
   fi
   stamp_text "$extras" >"$stamp.new" && mv "$stamp.new" "$stamp"
@@ -314,7 +314,7 @@ can_write() {
   done
 }
 
-# Under sudo in a person's own clone, what we made is theirs.
+# Under sudo in a user's own clone, what we made belongs to that user.
 give_to_owner() {
   is_root && [ "$(stat -c %u "$root")" != 0 ] || return 0
   # Whether there is an .egg-info depends on how the build back end was called.
@@ -342,7 +342,7 @@ find_go() {
   return 1
 }
 
-# prepare_tools: .tools/bin with kind and helm. Tests that need them are skipped where they cannot be had, and say so.
+# prepare_tools: .tools/bin with kind and helm. Tests that need them are skipped where they cannot be built, and say so.
 prepare_tools() {
   local go kind_version helm_version versions
   kind_version=$(pinned kind) helm_version=$(pinned helm)
@@ -362,7 +362,7 @@ prepare_tools() {
     GOBIN=$tools/bin nice "$go" install "helm.sh/helm/v3/cmd/helm@$helm_version" >&2 9<&-; then
     echo "$versions" >"$tools/stamp.new" && mv "$tools/stamp.new" "$tools/stamp"
   else
-    say "they could not be built (its own message stands above): tests that need them will be skipped"
+    say "they could not be built (its own message is above): tests that need them will be skipped"
   fi
   ! is_root || [ "$(stat -c %u "$root")" = 0 ] || chown -R --reference="$root" "$tools"
 }
@@ -379,7 +379,7 @@ take_turns() {
     say "waiting for another setup of this tree"
     result=0
     flock -w 900 -E 75 9 || result=$?
-    [ $result != 75 ] || lack "another setup of this tree did not end within 15 minutes" "" \
+    [ $result != 75 ] || lack "another setup of this tree did not finish within 15 minutes" "" \
       "fuser -v $(quoted "$root/pyproject.toml")"
   fi
 }

@@ -82,8 +82,8 @@ def _run(argv: Sequence[str], text: str = "") -> None:
     if subprocess.run(argv, cwd=TREE, env=environment, input=text, text=True, check=False).returncode:
         raise Failed(
             "the lock files could not be made",
-            f"{Path(argv[0]).name} failed, and its own message stands above",
-            "check the network or PIP_INDEX_URL, and the ranges in pyproject.toml; then again: make upgrade",
+            f"{Path(argv[0]).name} failed, and its own message is above",
+            "check the network or PIP_INDEX_URL, and the ranges in pyproject.toml; then run again: make upgrade",
         )
 
 
@@ -163,7 +163,7 @@ def upgrade(wanted: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _lock_tools(uv: str, lock: str, names: Sequence[str], wanted: Sequence[str]) -> None:
-    """A tool that is not to be moved has the version of setup/pins.txt, which somebody may have changed by hand."""
+    """A tool that is not to be moved has the version of setup/pins.txt, which may have been changed by hand."""
     pinned = pins(_read(PINS))
     asked = set(map(_name, wanted))
     lines = [name if not wanted or name in asked else f"{name}=={pinned[name]}" for name in names]
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("error: {}\n  why: {}\n  try: {}\n".format(*failed.args))
         return 3
     for lock, lines in changed.items():
-        sys.stdout.write(f"{lock}:\n" if lines else f"{lock}: as it was\n")
+        sys.stdout.write(f"{lock}:\n" if lines else f"{lock}: unchanged\n")
         sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 

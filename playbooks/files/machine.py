@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes down what a machine is like before labctl changes it, and puts it back so.
+"""Records the state of a machine before labctl changes it, and restores it.
 
     machine.py save    --to /etc/labctl/before  < wanted.json
     machine.py restore --to /etc/labctl/before [--packages]
@@ -10,7 +10,7 @@ that it changed. `--root` puts another directory in front of all paths (for test
 """
 
 # ruff: noqa
-# pathlib and newer forms are left out: Python 3.6 to the newest has to take this file.
+# pathlib and newer syntax are left out: this file must run on Python 3.6 to the newest.
 
 import argparse
 import json
@@ -126,7 +126,7 @@ class Machine:
         os.rename(record_path + ".new", record_path)
         say("saved")
 
-    # What is put back
+    # What is restored
 
     def restore(self, with_packages):
         record_path = os.path.join(self.store, "record.json")
@@ -204,7 +204,7 @@ class Machine:
         return True
 
     def restore_directory(self, path, before):
-        """Takes away what was not in it; the directory as well if it was not there."""
+        """Removes what was not in it; the directory as well if it was not there."""
         now = self.entries(path)
         if now is None:
             if before is not None:
@@ -310,7 +310,7 @@ def remove_packages(before, installed):
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         run("apt-mark", "unhold", *ours)
         code, text = run("apt-get", "purge", "-y", *ours)
-        # What came along with them goes as well; what nobody needed before is not ours to remove.
+        # What came with them is removed as well; what no package needed before is not ours to remove.
         unneeded = [
             line.split()[1] for line in run("apt-get", "-s", "autoremove")[1].splitlines() if line[:5] == "Remv "
         ]
@@ -326,7 +326,7 @@ def remove_packages(before, installed):
 
 
 def images(socket):
-    """References of the images that the kubelet can use, or None where nobody answers."""
+    """References of the images that the kubelet can use, or None where containerd does not answer."""
     if not socket:
         return None
     code, text = run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "list", "-q")
@@ -345,7 +345,7 @@ def restore_images(record):
 
 
 def namespaces(socket):
-    """containerd's namespaces, or None where nobody answers."""
+    """containerd's namespaces, or None where containerd does not answer."""
     if not socket:
         return None
     code, text = run("ctr", "--address", socket, "namespaces", "list", "-q")
@@ -362,7 +362,7 @@ def restore_namespace(record):
 
 
 def nft_tables():
-    """Every table of nftables as (family, name), or None where nobody could tell: iptables may be nftables inside."""
+    """Every table of nftables as (family, name), or None where it is not known: iptables may be nftables inside."""
     code, text = run("nft", "list", "tables")
     return [line.split()[1:3] for line in text.splitlines() if line.startswith("table ")] if code == 0 else None
 

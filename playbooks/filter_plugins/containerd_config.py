@@ -32,7 +32,7 @@ def containerd_config(
     """`text` with the settings that are given; what is None or empty stays as it is."""
     version = config_version(text)
     if systemd_cgroup is not None:
-        # A table for runc replaces containerd's own, and without a type it is none that options could be given to.
+        # A table for runc replaces containerd's own, and without a type it cannot take options.
         if not has_setting(text, RUNTIME[version], "runtime_type"):
             text = with_setting(text, RUNTIME[version], "runtime_type", f'"{RUNC}"')
         text = with_setting(text, f"{RUNTIME[version]}.options", "SystemdCgroup", "true" if systemd_cgroup else "false")
@@ -74,7 +74,7 @@ def cni_directories_of(text: str) -> list[str]:
 
 
 def with_setting(text: str, table: str, key: str, value: str) -> str:
-    """`key = value` in `[table]`: replaced where it stands, else put at the table's head, else the table is added."""
+    """`key = value` in `[table]`: replaced where it is, else put at the table's head, else the table is added."""
     lines = text.splitlines()
     if not lines:
         lines = [f"version = {config_version(text)}"]

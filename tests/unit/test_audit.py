@@ -1,4 +1,4 @@
-"""`make audit`: what is known against the packages of the lock files. No answer is not taken for a good one."""
+"""`make audit`: known vulnerabilities of the packages of the lock files. No answer does not mean none."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_known_is_said_and_nobody_else_is_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, text = run(monkeypatch, capsys, pypi=output(GOOD))
-    assert (code, text.startswith("audit: nothing is known against the 1 packages")) == (0, True)
+    assert (code, text.startswith("audit: no known vulnerabilities in the 1 packages")) == (0, True)
 
 
 def test_an_advisory_is_told_with_the_version_that_has_it_fixed(
@@ -72,7 +72,7 @@ def test_an_index_without_advisories_is_no_good_answer(
     code, text = run(monkeypatch, capsys, pypi=output(SKIPPED), osv=osv)
     assert code == 3
     assert "could not be reached for 1 of 1 packages" in text
-    assert "nothing is known against" not in text
+    assert "no known vulnerabilities" not in text
 
 
 def test_no_answer_at_all_is_said_with_the_reason(

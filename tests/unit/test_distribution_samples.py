@@ -248,10 +248,10 @@ def test_conntracks_entries_are_read(distro: Distro) -> None:
         ("ssh-timed-out", "does not answer, or dropped the connection"),
         ("ssh-dropped", "does not answer, or dropped the connection"),
         ("ssh-dropped-later", "does not answer, or dropped the connection"),
-        ("ssh-no-name", "leads nowhere"),
-        ("ssh-denied", "does not let"),
+        ("ssh-no-name", "does not resolve"),
+        ("ssh-denied", "accepts none of the available keys"),
         ("ssh-unknown-key", "is not known yet"),
-        ("ssh-changed-key", "shows another host key"),
+        ("ssh-changed-key", "presents a host key other than the known one"),
     ],
 )
 def test_what_ssh_says_is_recognised(distro: Distro, sample: str, cause: str) -> None:

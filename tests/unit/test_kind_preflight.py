@@ -53,7 +53,7 @@ def test_a_host_with_everything_lacks_nothing(host: Host, tmp_path: Path) -> Non
     assert said(host, tmp_path) == []
 
 
-def test_a_silent_daemon_is_the_only_thing_that_is_told(host: Host, tmp_path: Path) -> None:
+def test_a_silent_daemon_is_the_only_thing_that_is_reported(host: Host, tmp_path: Path) -> None:
     host.daemon_is_up = False
     (line,) = said(host, tmp_path)
     assert line.startswith("docker daemon: Cannot connect")
@@ -73,6 +73,6 @@ def test_each_missing_image_is_named_with_its_role(host: Host, tmp_path: Path) -
     ]  # fmt: skip
 
 
-def test_an_engine_without_privileged_containers_is_told_in_its_own_words(host: Host, tmp_path: Path) -> None:
+def test_an_engine_without_privileged_containers_is_reported_in_its_own_words(host: Host, tmp_path: Path) -> None:
     host.is_privileged = False
     assert said(host, tmp_path) == ["docker cannot run privileged containers: operation not permitted"]

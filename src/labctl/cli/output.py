@@ -66,12 +66,13 @@ def emit_json(document: object) -> None:
     emit(json_bytes(document))
 
 
-def emit(text: str | bytes, *, nl: bool = True) -> None:
-    """Text in the lines that it has: what a person may paste or a program may read is never wrapped. Bytes are for
-    programs, and are written in any locale as they are; on a terminal no character of them is obeyed either."""
+def emit(text: str | bytes, *, nl: bool = True, as_it_is: bool = False) -> None:
+    """Text in the lines that it has: what a person may paste or a program may read is never wrapped. `as_it_is`: it is
+    in the right language already. Bytes are for programs, and are written in any locale as they are; on a terminal no
+    character of them is obeyed either."""
     with _to_stdout():
         if isinstance(text, str):
-            text = visible(translated(text))
+            text = visible(text if as_it_is else translated(text))
         elif sys.stdout.isatty():
             text = visible(text.decode("utf-8", "backslashreplace")).encode()
         click.echo(text, file=sys.stdout, nl=nl)

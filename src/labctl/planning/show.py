@@ -5,19 +5,20 @@ It stands alone because what a plan looks like follows from the plan, and `labct
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Callable
 
 from labctl.model.plan import Plan
 from labctl.planning.shell import remark
+from labctl.text import filled
 
 
-def as_text(plan: Plan, *, width: int = 0) -> str:
+def as_text(plan: Plan, *, width: int = 0, say: Callable[[str], str] = str) -> str:
     """The steps by number, each with the commands that it stands for. Titles are wrapped at `width` columns, unless it
-    is 0; commands never are."""
-    lines = [f"plan of lab {plan.lab} ({plan.provider}): {len(plan.steps)} steps"]
+    is 0; commands never are. `say` translates titles; commands and the files that they write stay as they are."""
+    lines = [say(f"plan of lab {plan.lab} ({plan.provider}): {len(plan.steps)} steps")]
     for number, step in enumerate(plan.steps, start=1):
-        title = f"{number:3}. {step.title}"
-        lines += textwrap.wrap(title, width, subsequent_indent="     ", break_on_hyphens=False) if width else [title]
+        indent, title = f"{number:3}. ", say(step.title)
+        lines.append(filled(title, width, indent=indent, more="     ") if width else f"{indent}{title}")
         lines += [f"       {line}" for action in step.actions for line in action.shell().splitlines()]
     return "\n".join(lines) + "\n"
 

@@ -166,7 +166,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     told: list[tuple[str, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
-    assert ("See whose the machine is", None) in told
+    assert ("See which lab the machine belongs to", None) in told
     assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
     assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(TaskOutcome.CHANGED)
     assert [machine.state() for machine in fresh.machines] == before
@@ -214,19 +214,19 @@ def test_a_taken_port_ends_with_machine_reason_and_remedy(machines: Farm, play: 
     machines.machines[0].run("mkdir", "-p", "/etc/labctl")
     with pytest.raises(StepFailed) as failed:
         play("control-plane")
-    assert failed.value.what == "node1 (127.0.0.1): kubeadm finds the machine fit (its own checks): failed"
+    assert failed.value.what == "node1 (127.0.0.1): kubeadm's own checks pass: failed"
     assert "port 6443 is taken" in failed.value.cause
     assert "sport = :6443" in failed.value.remedy
 
 
-def test_a_start_that_was_cut_off_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
+def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
     machines.machines[0].write("/var/standin/init-cut-off", "")
     machines.machines[0].run("mkdir", "-p", "/etc/labctl")
     with pytest.raises(StepFailed) as failed:
         play("control-plane")
     assert "the kubelet says: etcd does not like the disk" in failed.value.cause
     changed = play("control-plane")
-    assert "node1: What a cut-off start left behind is cleared away" in changed
+    assert "node1: What an interrupted start left behind is removed" in changed
     assert "node1: Kubernetes starts (kubeadm init)" in changed
 
 
@@ -274,7 +274,7 @@ def test_a_bundle_is_installed_without_sources_and_removed_again(machines: Farm,
         changed = on("prepare", tags=["look", "packages"])
         assert "node1: The bundle is installed, and nothing is downloaded" in changed
         assert "kubelet 1.20.2-00 hold" in machine.run(*listing).splitlines()
-        assert "node1: The machine is as it was" in on("reset")
+        assert "node1: The machine's previous state is restored" in on("reset")
     assert machine.run(*listing) == before
     machine.run("mv", "/usr/local/bin/crictl.away", "/usr/local/bin/crictl")
 
@@ -305,7 +305,7 @@ def test_a_machine_that_drops_is_named_and_the_other_is_finished(machines: Farm,
     machines.machines[0].run("rm", "-rf", "/etc/labctl")
 
 
-def test_ansible_is_told_by_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
+def test_ansible_recognises_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
     machine, password = machines.machines[0], tmp_path / "password"
     password.write_text("wrong")
     password.chmod(0o600)
@@ -317,7 +317,7 @@ def test_ansible_is_told_by_a_wrong_sudo_password_as_well(machines: Farm, tmp_pa
     for on in playing(lab, tmp_path):
         with pytest.raises(StepFailed) as failed:
             on("prepare", tags=["look"])
-        assert f"sudo does not take the password of {USER}" in failed.value.cause
+        assert f"sudo rejects the password of {USER}" in failed.value.cause
         password.write_text(PASSWORD)
         assert "node1: The machine carries the lab's mark" in on("prepare", tags=["look"])
     kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "ansible").rglob("*") if p.is_file())
@@ -332,4 +332,4 @@ def test_without_the_programs_offline_work_is_refused_with_what_is_there(machine
             play("prepare", tags=["look", "packages"])
     finally:
         machines.machines[0].run("mv", "/usr/local/bin/kubelet.away", "/usr/local/bin/kubelet")
-    assert "nothing may be downloaded" in failed.value.cause
+    assert "downloading is disabled" in failed.value.cause

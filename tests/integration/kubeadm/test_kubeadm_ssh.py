@@ -112,7 +112,7 @@ def test_leaving_the_context_ends_the_program_on_the_machine(machines: Farm, com
     assert "sleep 4242" not in machines.machines[0].run("ps", "-eo", "args")
 
 
-def test_a_target_tells_the_cpu_time_of_what_it_ran(commands: MachineCommands) -> None:
+def test_a_target_reports_the_cpu_time_of_what_it_ran(commands: MachineCommands) -> None:
     burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
     done = target(commands).run(("sh", "-c", burn), timeout_s=60)
     assert done.cpu_s is not None
@@ -148,7 +148,7 @@ def test_a_changed_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path:
     refused = MachineCommands(machine(machines, knownHosts=str(tmp_path / "changed")))
     with pytest.raises(StepFailed) as failed:
         refused.run(("true",), timeout_s=60)
-    assert "shows another host key" in failed.value.cause
+    assert "presents a host key other than the known one" in failed.value.cause
     assert f"ssh-keygen -R '[127.0.0.1]:{port}'" in failed.value.remedy
 
 
@@ -168,12 +168,12 @@ def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Pat
         assert cause in failed.value.cause
 
 
-def test_a_key_that_the_machine_does_not_know_is_told_as_such(machines: Farm, tmp_path: Path) -> None:
+def test_a_key_that_the_machine_does_not_know_is_reported_as_such(machines: Farm, tmp_path: Path) -> None:
     subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "wrong")), check=True)
     refused = MachineCommands(machine(machines, key=str(tmp_path / "wrong")))
     with pytest.raises(StepFailed) as failed:
         refused.run(("true",), timeout_s=60)
-    assert "does not let root in" in failed.value.cause
+    assert "accepts none of the available keys for root" in failed.value.cause
 
 
 def as_user(grown: Farm, password: str, directory: Path, mode: int = 0o600) -> Machine:
@@ -194,12 +194,12 @@ def test_sudo_gets_its_password_through_standard_input(machines: Farm, tmp_path:
         commands.close()
 
 
-def test_a_wrong_sudo_password_is_told_as_such(machines: Farm, tmp_path: Path) -> None:
+def test_a_wrong_sudo_password_is_reported_as_such(machines: Farm, tmp_path: Path) -> None:
     commands = MachineCommands(as_user(machines, "wrong", tmp_path))
     try:
         with pytest.raises(StepFailed) as failed:
             look_at(commands)
-        assert "sudo does not take the password" in failed.value.cause
+        assert "sudo rejects the password" in failed.value.cause
         assert "wrong" not in "".join(failed.value.lines()).replace("sudo does not", "")
     finally:
         commands.close()
@@ -247,7 +247,7 @@ def test_the_clock_of_a_machine_on_this_host_is_this_hosts_clock(commands: Machi
     assert 0 < offset.error_s < time.monotonic() - begun_s
 
 
-def test_the_survey_tells_what_a_machine_has(machines: Farm, tmp_path: Path) -> None:
+def test_the_survey_reports_what_a_machine_has(machines: Farm, tmp_path: Path) -> None:
     lab = make_lab(hosts=machines.hosts(), nodes=2, kubeadm={"offline": True})
     settings = read_settings(lab, tmp_path)
     with Fleet(settings.machines) as fleet:
@@ -328,14 +328,14 @@ def csh_user(machines: Farm) -> Iterator[Farm]:
 @pytest.mark.parametrize(
     ("line", "password", "cause"),
     [
-        (f"{USER} ALL=(ALL) ALL\nDefaults:{USER} requiretty", PASSWORD, "wants a terminal (requiretty)"),
+        (f"{USER} ALL=(ALL) ALL\nDefaults:{USER} requiretty", PASSWORD, "requires a terminal (requiretty)"),
         (f"{USER} ALL=(ALL) ALL", "", "asks learner for a password and none is given"),
         (f"{USER} ALL=(ALL) NOPASSWD: /bin/true", PASSWORD, "lets learner run some programs"),
         ("# nothing", PASSWORD, "learner may not become root"),
     ],
     ids=["requiretty", "no password", "some programs", "not in sudoers"],
 )
-def test_what_real_sudo_refuses_is_told_behind_csh(
+def test_what_real_sudo_refuses_is_reported_behind_csh(
     csh_user: Farm, tmp_path: Path, line: str, password: str, cause: str
 ) -> None:
     sudoers(csh_user, line)
@@ -459,7 +459,7 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
     assert by_fabric == by_ansible == ["0", "machine1"], client.stdout
 
 
-def test_a_jump_host_that_does_not_answer_is_told_as_the_way_there(
+def test_a_jump_host_that_does_not_answer_is_reported_as_the_way_there(
     machines: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goal = Reached(

@@ -7,7 +7,7 @@ import sys
 import click
 
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options
-from labctl.cli.output import emit, emit_json
+from labctl.cli.output import emit, emit_json, translated
 from labctl.cli.streams import line_width
 from labctl.text import utf8
 
@@ -34,5 +34,6 @@ def command(
     if as_json:
         emit_json(as_record(plan))
     else:
-        text = utf8(as_script(plan)) if shell else as_text(plan, width=line_width(sys.stdout))  # a script is a file
-        emit(text, nl=False)
+        # A script is a file.
+        text = utf8(as_script(plan)) if shell else as_text(plan, width=line_width(sys.stdout), say=translated)
+        emit(text, nl=False, as_it_is=True)

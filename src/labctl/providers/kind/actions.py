@@ -249,7 +249,7 @@ class WaitForPods(KindAct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartAgents(KindAct):
-    """Restarts every Cilium agent, so that it reads its configuration anew, and waits for the last one."""
+    """Restarts every Cilium agent, so that it reads its configuration again, and waits for the last one."""
 
     kubectl: tuple[str, ...]
     timeout_s: float
@@ -268,7 +268,7 @@ class RestartAgents(KindAct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaveImage(KindAct):
-    """Sees to it that the engine has an image: pulls it where that is allowed, else says that it is missing."""
+    """Makes sure that the engine has an image: pulls it where that is allowed, else reports that it is missing."""
 
     engine: str
     reference: str
@@ -282,8 +282,8 @@ class HaveImage(KindAct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadImage(KindAct):
-    """Brings an image of the engine into every node: by kind, or, where that stumbles over a multi-platform image of
-    which the engine has one platform only, by what kind does less its `--all-platforms`."""
+    """Brings an image of the engine into every node: by kind, or, where that fails on a multi-platform image of
+    which the engine has one platform only, by kind's own steps without `--all-platforms`."""
 
     engine: str
     cluster: str

@@ -62,7 +62,7 @@ def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) 
     absent = [part.reference for part in listed if part.role != "chart" and not part.digest]
     if absent:
         raise UsageError(
-            what=f"cannot pack what is not here: {', '.join(absent)}",
+            what=f"cannot pack images that are not here: {', '.join(absent)}",
             cause=f"{engine} has no such image",
             remedy=f"{engine} pull {absent[0]}",
         )

@@ -1,4 +1,4 @@
-"""The kind clusters on this engine: looked up by label, told apart by mark, removed only when they are labctl's.
+"""The kind clusters on this engine: looked up by label, identified by mark, removed only when they are labctl's.
 
 kind's node containers as the engine knows them: found by kind's label, owned by labctl's mark. Pure.
 """
@@ -31,7 +31,7 @@ def nodes_of(commands: Commands, engine: str, cluster: str = "") -> tuple[NodeCo
         return ()
     inspected = commands.run(argv_inspect(engine, names), timeout_s=LOOK_S)
     if inspected.timed_out or inspected.returncode != 0:
-        raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot describe the kind nodes")
+        raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot inspect the kind nodes")
     return parse_inspect(inspected.text)
 
 
@@ -40,7 +40,7 @@ def refuse_foreign(nodes: tuple[NodeContainer, ...], cluster: str, lab: str) -> 
     foreign = [node.name for node in nodes if node.mark is None or node.mark.lab != lab]
     if foreign:
         raise UsageError(
-            what=f"a kind cluster named {cluster} is there, and labctl did not make it for lab {lab}",
+            what=f"a kind cluster named {cluster} exists, and labctl did not make it for lab {lab}",
             cause=f"these nodes lack its mark: {', '.join(foreign)}",
             remedy="give the lab another --name; to remove that cluster yourself: "
             f"kind delete cluster --name {cluster}",
@@ -66,7 +66,7 @@ def delete(
     if left:
         error = failed_command(done, timeout_s=timeout_s)
         raise StepFailed(
-            what=f"cluster {cluster} is not gone: {', '.join(node.name for node in left)}",
+            what=f"cluster {cluster} is still there: {', '.join(node.name for node in left)}",
             cause=error.cause,
             remedy=f"{engine} rm --force --volumes {' '.join(node.name for node in left)}",
         )

@@ -28,7 +28,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerMark:
-    """What a node container says of itself. `digest` is the beginning of the lab's digest."""
+    """What a node container says about itself. `digest` is the beginning of the lab's digest."""
 
     lab: str
     scenario: str
@@ -183,8 +183,8 @@ def _first_free(wanted: IPv4Network, pool: IPv4Network, taken: list[IPv4Network]
         if not _is_taken(candidate, taken):
             return candidate
     raise UsageError(
-        what=f"no range of the size of {wanted} is left in {pool}",
-        cause="other labs have them all",
+        what=f"no free range of the size of {wanted} is left in {pool}",
+        cause="other labs use them all",
         remedy="labctl list, then labctl down those that are not needed",
     )
 

@@ -1,6 +1,6 @@
 """Carries out the actions of a kind plan through the command door. Every failure says what to do next.
 
-Waiting for pods: asks until they are ready, stops where waiting is in vain, says what is missing and why.
+Waiting for pods: asks until they are ready, stops where waiting is useless, says what is missing and why.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NO_IMAGE = re.compile(r"no such (image|object)|not found|not known|image not kn
 
 class KindExecutor:
     """`providers.base.Executor` for one lab. `overlapping` gives the names of other labs that use a range;
-    `record` is told when the lab is whole."""
+    `record` is called when the lab is whole."""
 
     def __init__(
         self,
@@ -144,9 +144,9 @@ class KindExecutor:
             self._run((action.engine, "pull", action.reference), action.timeout_s, "")
             return
         raise HostLacks(
-            what=f"the image {action.reference} is not in {action.engine}, and nothing may be fetched",
+            what=f"the image {action.reference} is not in {action.engine}, and pulling is disabled",
             cause="kindCluster.pull is false",
-            remedy=f"{action.engine} load -i ARCHIVE; or name one that is there ({action.engine} image ls)",
+            remedy=f"{action.engine} load -i ARCHIVE; or name an image that is there ({action.engine} image ls)",
         )
 
     def _load(self, action: LoadImage) -> None:
@@ -205,13 +205,13 @@ class KindExecutor:
             if missing:
                 raise StepFailed(
                     what=f"node {node} lacks {', '.join(missing)}",
-                    cause="nothing may be fetched, and loading did not bring it there",
+                    cause="pulling is disabled, and loading did not put it there",
                     remedy=f"{action.engine} exec {node} crictl images; kind load docker-image {missing[0]} "
                     f"--nodes {node}; or kindCluster.archives",
                 )
 
     def _collect(self, action: CollectLogs) -> None:
-        """What cannot be had is left out: the failure that is being told matters more."""
+        """What cannot be read is left out: the failure that is being reported matters more."""
         with contextlib.suppress(OSError):
             files.make_own_folder(action.folder)
         for name, argv in action.argvs:
@@ -224,7 +224,7 @@ class KindExecutor:
 
 
 def summarise(folder: Path) -> tuple[str, ...]:
-    """Three lines at most out of collected logs: the pods that do not run, the last warning, the agents' last error."""
+    """At most three lines of collected logs: pods that are not running, the last warning, the agents' last error."""
     lines = []
     for name, pick in (("pods.txt", _not_running), ("events.txt", _warnings), ("agents.txt", None)):
         text = read_state(folder / name)
@@ -237,7 +237,7 @@ def summarise(folder: Path) -> tuple[str, ...]:
 
 def _not_running(text: str) -> tuple[str, ...]:
     bad = [line for line in text.splitlines()[1:] if " Running " not in line and " Completed " not in line]
-    return (f"{len(bad)} pods do not run, first: {' '.join(bad[0].split()[:4])}",) if bad else ()
+    return (f"{len(bad)} pods are not running, the first: {' '.join(bad[0].split()[:4])}",) if bad else ()
 
 
 def _warnings(text: str) -> tuple[str, ...]:
@@ -256,10 +256,10 @@ def verify_chart(action: VerifyChart) -> None:
     unknown = [] if action.images is None else [image for image in rendered.images if image not in action.images]
     if unknown:
         raise UsageError(
-            what=f"the chart wants images that nobody brings to the nodes: {', '.join(unknown)}",
-            cause=f"kindCluster.pull is false, and known are {', '.join(action.images or ())}",
-            remedy="take what needs them out of cilium.values (envoy, hubble.relay, …), or have them in the engine and "
-            f"say kindCluster.extraImages: [{', '.join(unknown)}]",
+            what=f"the chart needs images that are not preloaded: {', '.join(unknown)}",
+            cause=f"kindCluster.pull is false, and the preloaded images are {', '.join(action.images or ())}",
+            remedy="disable what needs them in cilium.values (envoy, hubble.relay, …), or pull them into the engine "
+            f"and set kindCluster.extraImages: [{', '.join(unknown)}]",
         )
     refuse_differences(rendered, action.wanted, action.user_values)
 
@@ -293,7 +293,7 @@ def wait_for_pods(commands: Commands, wait: WaitForPods, sleep: Callable[[float]
 
 def _not_ready(commands: Commands, wait: WaitForPods, pods: tuple[PodState, ...], how: str) -> StepFailed:
     missing = [pod for pod in pods if not pod.is_ready]
-    reasons = [f"{pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in missing]
+    reasons = [f"pod {pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in missing]
     if len(pods) < wait.count:
         reasons.append(f"{wait.count - len(pods)} of {wait.count} do not exist yet")
     explained: list[str] = []
@@ -331,5 +331,5 @@ def _image_remedy(cause: str) -> str:
             "# or in lab.yaml, kindCluster.pull: true"
         )
     if "ImagePullBackOff" in cause or "ErrImagePull" in cause:
-        return "docker pull IMAGE  # by hand, to see why\n# or have it locally, with kindCluster.pull: false"
+        return "docker pull IMAGE  # by hand, to see why\n# or load it locally and set kindCluster.pull: false"
     return ""

@@ -16,7 +16,7 @@ _NOISE = re.compile(r"^(Stack Trace:|goroutine |\s+at |\S+\.go:\d+|[a-z./]+\.\(?
 
 
 _WARNING = re.compile(r"^\s*(\[WARNING [^\n]*|W\d{4} [^\n]*|WARNING: [^\n]*|[^\n]*level=warning[^\n]*)$", re.MULTILINE)
-"""Lines that stand beside a failure and are not its reason (kubeadm warns of swap on most machines)."""
+"""Lines that appear with a failure and are not its cause (kubeadm warns of swap on most machines)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,10 @@ def _known(pattern: str, *lines: str) -> Remedy:
     return Remedy(re.compile(pattern, re.IGNORECASE), "\n".join(lines))
 
 
-ROOTLESS = "docker context use default  # an engine with root: Cilium's programs cannot be loaded from a user namespace"
+ROOTLESS = (
+    "docker context use default  # an engine that runs as root: Cilium's programs cannot be loaded from a user "
+    "namespace"
+)
 MIRROR = "# in lab.yaml, kindCluster.registryMirrors: a mirror"
 INOTIFY = "sudo sysctl -w fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512"
 REMEDIES = (
@@ -43,8 +46,8 @@ REMEDIES = (
         r"/snap/(bin/)?docker|invalid output path: directory \"?/tmp|"
         r"open \S*/images-tar\S*: no such file|(stat|lstat) /tmp/\S+: no such file",
         "mkdir -p ~/labctl-tmp",
-        "export TMPDIR=~/labctl-tmp  # then the same command: docker from snap has a /tmp of its own",
-        "sudo snap remove docker  # or: and docker from the distribution, or from docker.com",
+        "export TMPDIR=~/labctl-tmp  # then the same command: docker from snap has its own /tmp",
+        "sudo snap remove docker  # or this, and install docker from the distribution or docker.com",
     ),
     _known(
         r"running kind with rootless provider requires setting systemd property|requires .{0,30}Delegate=yes",
@@ -74,24 +77,24 @@ REMEDIES = (
         r"could not find an available.{0,40}address pool|all predefined address pools have been fully subnetted|"
         r"could not find an available predefined network|no available (subnet|network|IPv4 address)",
         "docker network ls",
-        "docker network prune  # those that no container uses",
-        "docker network create --driver bridge --subnet 172.31.255.0/24 kind  # or a range of your own for kind",
+        "docker network prune  # removes those that no container uses",
+        "docker network create --driver bridge --subnet 172.31.255.0/24 kind  # or give kind a range of its own",
     ),
     _known(
         r"networks have overlapping IPv[46]|Pool overlaps with other one|conflicts with network",
         "docker network ls --no-trunc",
         "docker network inspect $(docker network ls -q) --format '{{.Name}} {{range .IPAM.Config}}{{.Subnet}} {{end}}'",
-        "docker network rm NAME  # the one that kind's network overlaps with, if nobody needs it",
+        "docker network rm NAME  # the one that kind's network overlaps with, if it is not needed",
     ),
     _known(
         r"IPv6 is (disabled|not (supported|enabled))|ip6tables.*(does not exist|can't initialize)|"
         r"could not (add|set up).{0,40}IPv6",
-        "docker network create --driver bridge kind  # kind then takes it as it is, without IPv6",
+        "docker network create --driver bridge kind  # kind then uses it as it is, without IPv6",
     ),
     _known(
         r"iptables.{0,80}(No chain/target/match by that name|Chain .DOCKER\S* does not exist)|"
         r"Chain 'DOCKER\S*' does not exist",
-        "sudo systemctl restart docker  # somebody removed its rules, often a firewall that was started after it",
+        "sudo systemctl restart docker  # its rules were removed, often by a firewall that was started later",
     ),
     _known(
         r"configured to not run on a host using cgroup v1|\[ERROR SystemVerification\]: cgroups v1",
@@ -103,8 +106,8 @@ REMEDIES = (
         r"(uploading crisocket|kubelet-start|failed to join node).{0,300}Unauthorized|"
         r"Unauthorized.{0,200}(crisocket|kubelet-start)|token id \S+ is invalid|could not find a JWS signature",
         "# the same command again: a slow start is the usual reason, and the API server did not know the node yet",
-        "docker info --format '{{.NCPU}} CPUs, {{.MemTotal}} byte'  # each node wants a CPU and 1 GiB",
-        "timedatectl  # a clock that jumps ends what tokens are valid for",
+        "docker info --format '{{.NCPU}} CPUs, {{.MemTotal}} byte'  # each node needs a CPU and 1 GiB",
+        "timedatectl  # tokens expire early when the clock jumps",
     ),
     _known(
         r"node\(s\) already exist for a cluster with the name",
@@ -118,7 +121,7 @@ REMEDIES = (
     ),
     _known(
         r"port is already allocated|address already in use|ports are not available",
-        "sudo ss -ltnp  # who has it",
+        "sudo ss -ltnp  # shows which process uses it",
         "# in lab.yaml, kindCluster: {apiServerPort: 0} takes a free port",
     ),
     _known(
@@ -130,7 +133,7 @@ REMEDIES = (
         r"no space left on device|disk quota exceeded",
         "df -h; df -i",
         "docker system df",
-        "docker system prune  # what no container uses",
+        "docker system prune  # removes what no container uses",
     ),
     _known(
         r"too many open files|failed to create fsnotify watcher|failed to create inotify|"
@@ -140,7 +143,7 @@ REMEDIES = (
     ),
     _known(
         r"could not find a log line that matches",
-        f"{INOTIFY}  # a node did not boot: often for want of these",
+        f"{INOTIFY}  # a node did not boot: often because these limits are too low",
         "docker info --format '{{.CgroupVersion}}'  # or the node image is too old for this host's cgroups",
     ),
     _known(
@@ -152,8 +155,8 @@ REMEDIES = (
     _known(
         r"open /dev/kmsg: (no such file|operation not permitted)|overlayfs.{0,80}(not supported|invalid argument)|"
         r"failed to mount overlay|driver not supported: overlay",
-        "docker info --format '{{.Driver}} {{.SecurityOptions}}'  # nodes want overlay2, and an "
-        "engine that is not itself in a container without privileges",
+        "docker info --format '{{.Driver}} {{.SecurityOptions}}'  # nodes need overlay2, and an "
+        "engine that does not itself run in an unprivileged container",
     ),
     _known(
         r"\[ERROR Swap\]|failed to run kubelet: [^\n]*swap",
@@ -187,21 +190,21 @@ REMEDIES = (
     ),
     _known(
         r"exec format error|no matching manifest for|does not match the (specified|detected host) platform",
-        "docker info --format '{{.Architecture}}'  # the image is for another processor: one for this one",
+        "docker info --format '{{.Architecture}}'  # the image is for another architecture: use one for this host",
     ),
     _known(
         r"toomanyrequests|pull rate limit|429 Too Many Requests",
-        "docker login  # the registry's limit for those who do not log in is used up",
+        "docker login  # the registry's rate limit for anonymous pulls is reached",
         MIRROR,
     ),
     _known(
         r"x509: certificate has expired or is not yet valid",
-        "date; timedatectl  # the clock is wrong, or the certificate really is too old",
+        "date; timedatectl  # the clock is wrong, or the certificate has expired",
     ),
     _known(
         r"x509: certificate signed by unknown authority|certificate (is not trusted|verify failed)|"
         r"x509: cannot validate certificate|http: server gave HTTP response to HTTPS client",
-        "sudo cp CA.crt /usr/local/share/ca-certificates/  # of the proxy or registry that stands in between",
+        "sudo cp CA.crt /usr/local/share/ca-certificates/  # the CA of the proxy or registry in between",
         "sudo update-ca-certificates",
         "sudo systemctl restart docker",
     ),
@@ -217,7 +220,7 @@ REMEDIES = (
     ),
     _known(
         r"another operation \(install/upgrade/rollback\) is in progress",
-        "helm list --all --all-namespaces  # an earlier helm was cut off",
+        "helm list --all --all-namespaces  # an earlier helm was interrupted",
         "labctl down LAB  # then build it again",
     ),
     _known(
@@ -235,7 +238,7 @@ REMEDIES = (
     ),
     _known(
         r"pull access denied|manifest unknown|manifest for .* not found|unauthorized: |denied: requested access",
-        "docker pull IMAGE  # by hand: is the name right, does it want a login",
+        "docker pull IMAGE  # by hand: is the name right, does it need a login?",
         MIRROR,
     ),
     _known(
@@ -243,15 +246,15 @@ REMEDIES = (
         r"docker context .{0,60}not found|context not found",
         "docker context ls",
         "kubectl config get-contexts",
-        "unset DOCKER_CONTEXT  # if it names one that is gone",
+        "unset DOCKER_CONTEXT  # if it names a context that no longer exists",
     ),
     _known(
         r"unknown command|unknown flag: |unknown shorthand flag",
-        "labctl doctor --provider kind  # a program is too old, or another one of that name",
+        "labctl doctor --provider kind  # a program is too old, or a different program of that name",
     ),
     _known(
         r"no such host|dial tcp|i/o timeout|network is unreachable|TLS handshake timeout|connection reset",
-        "env | grep -i _proxy  # this host has no way there: a proxy may be missing",
+        "env | grep -i _proxy  # this host cannot reach it: a proxy setting may be missing",
         "# in lab.yaml: local files (cilium.chart, kindCluster.pull: false), or kindCluster.registryMirrors",
     ),
     _known(
@@ -261,14 +264,14 @@ REMEDIES = (
     ),
     _known(
         r"unable to decode config|invalid configuration",
-        "labctl plan SCENARIO --provider kind --shell  # shows it",
+        "labctl plan SCENARIO --provider kind --shell  # shows the configuration",
     ),
 )
 """What the tools say in public reports, the most specific first. A text that fits none shows the tool's own words."""
 
 
 def meaningful(text: str, limit: int = _LINES) -> tuple[str, ...]:
-    """The last lines that say something, those about errors first; at most `limit`."""
+    """The last meaningful lines, those about errors first; at most `limit`."""
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     about = [line for line in lines if _MATTERS.search(line)]
@@ -294,6 +297,6 @@ def failed_command(done: Completed, *, timeout_s: float, remedy: str = "", what:
 
 
 def _short(argv: Sequence[str]) -> str:
-    """The tool and what it was to do, without paths and options."""
+    """The tool and its subcommand, without paths and options."""
     words = [word for word in argv if not word.startswith(("-", "/"))]
     return " ".join(words[:4])

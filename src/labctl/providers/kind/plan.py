@@ -1,7 +1,7 @@
 """A lab as a plan for kind: which steps, in which order, each with its undo. Pure.
 
-Order: what can be known wrong is found before the cluster costs a minute (foreign cluster, images, the rendered
-chart), then the cluster, images into nodes, Cilium, pods. The whole plan is also a shell script.
+Order: errors that can be known beforehand are found before the cluster costs a minute (foreign cluster, images, the
+rendered chart), then the cluster, images into nodes, Cilium, pods. The whole plan is also a shell script.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def plan_lab(settings: KindSettings, engine: str) -> Plan:
 
 
 def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
-    """From one datapath to another on the cluster that is there: new configuration, agents restarted, pods anew.
+    """From one datapath to another on the cluster that is there: new configuration, agents restarted, new pods.
 
-    Both labs have the same nodes and pods. Pods are made anew because a pod keeps the route MTU it was born with.
+    Both labs have the same nodes and pods. Pods are created again because a pod keeps the route MTU of its creation.
     """
     after_steps = (
         _chart(after),
@@ -104,9 +104,9 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
 def _refuse_unknown_host(settings: KindSettings) -> None:
     if not settings.api_server_address:
         raise UsageError(
-            what=f"the container engine is on {settings.endpoint.host}, and that name has no address here",
-            cause=f"it is in {settings.endpoint.url}; kind publishes the API server at an address of that host, and "
-            "kubectl has to reach it from here",
+            what=f"the container engine is on {settings.endpoint.host}, and that name does not resolve here",
+            cause=f"the name is in {settings.endpoint.url}; kind publishes the API server at an address of that host, "
+            "and kubectl has to reach it from here",
             remedy="kindCluster.apiServerAddress: ADDRESS-OF-THAT-HOST",
         )
 
@@ -124,7 +124,7 @@ def _look(settings: KindSettings, engine: str) -> Step:
 
 
 def _images(settings: KindSettings, engine: str) -> Step:
-    """kind fetches the node image itself; with `pull: false` its absence is said here, in labctl's words."""
+    """kind fetches the node image itself; with `pull: false` its absence is reported here, in labctl's words."""
     wanted: list[str] = []
     if not settings.cluster.pull:
         wanted.append(settings.node_image)
@@ -149,7 +149,7 @@ def _chart(settings: KindSettings) -> Step:
             Command(
                 argv=settings.argv_pull,
                 timeout_s=_PULL_S,
-                remedy="cilium.chart: PATH of a local .tgz, if this host has no way to the repository",
+                remedy="cilium.chart: PATH of a local .tgz, if this host cannot reach the repository",
             )
         )
     actions += [

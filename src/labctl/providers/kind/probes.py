@@ -1,4 +1,4 @@
-"""What the kind provider needs of this host, found by trying, each with the command that mends it.
+"""What the kind provider needs of this host, found by trying, each with the command that fixes it.
 
 Parsers are pure; `probes` runs the tools. Kernel options are read where the kernel shows them, and are "unknown"
 where it does not.
@@ -85,9 +85,10 @@ def _engine(
         info = {}
     if asked.returncode != 0 or not isinstance(info, dict) or info.get("ServerErrors"):
         said = asked.error_text.strip().splitlines()
+        answer = said[-1] if said else "does not answer"
         yield _lack(
             f"{engine} daemon",
-            (said[-1] if said else "does not answer") + (f" (at {where})" if where else ""),
+            f"{answer} (at {where})" if where else answer,
             remedy_for(
                 asked.error_text,
                 'echo "$DOCKER_HOST"  # sudo forgets it (sudo -E keeps it)\ndocker context ls'
@@ -96,10 +97,11 @@ def _engine(
             ),
         )
         return
-    yield _have(f"{engine} daemon", _engine_version(info) + (f" at {where}" if where else ""))
+    version = _engine_version(info)
+    yield _have(f"{engine} daemon", f"{version}, at {where}" if where else version)
     if endpoint.is_remote:
         yield _remote(endpoint, info)
-    if "MemTotal" in info:  # podman tells all this in words of its own
+    if "MemTotal" in info:  # podman reports all this under names of its own
         if _is_rootless(info):
             yield _lack(
                 f"{engine} with root",
@@ -126,8 +128,8 @@ def _remote(endpoint: EngineEndpoint, info: dict[str, object]) -> Probe:
     return Probe(
         name="address of the engine's host",
         present=bool(endpoint.address),
-        found=(endpoint.address or f"{endpoint.host} does not resolve here")
-        + f" (kernel {info.get('KernelVersion', 'unknown')} there)",
+        found=f"{endpoint.address or f'{endpoint.host} does not resolve here'} "
+        f"(kernel {info.get('KernelVersion', 'unknown')} there)",
         needed_for="reaching the API server of the nodes, which are on that host",
         remedy="kindCluster.apiServerAddress: ADDRESS-OF-THAT-HOST",
     )
@@ -177,7 +179,7 @@ def _tool(commands: Commands, tool: str) -> Probe:
         return Probe(
             name=tool,
             present=True,
-            found=f"version unknown ({said[0][:60] if said else 'no word'})",
+            found=f"version unknown ({said[0][:60] if said else 'no output'})",
             needed_for=NEEDED_FOR,
         )
     return Probe(
@@ -236,7 +238,7 @@ def _kernel(read: Callable[[str], str | None]) -> Iterator[Probe]:
             name="kernel options",
             present=False,
             found="this kernel does not show them",
-            needed_for="telling beforehand whether Cilium can run",
+            needed_for="knowing beforehand whether Cilium can run",
             remedy="modprobe configs",
             required=False,
         )

@@ -1,7 +1,7 @@
 """The kind provider: plans, builds, finds, opens and removes labs that are kind clusters with real Cilium.
 
-The record of a whole lab is convenience: who owns a cluster is told by the mark in its nodes, also when no record is
-left.
+The record of a whole lab is a convenience: the mark in a cluster's nodes says which lab owns it, also when no record
+is left.
 
 Into the pods and nodes of a kind lab: `kubectl exec` into pods, `docker exec` into nodes.
 """
@@ -77,10 +77,10 @@ class KindProvider:
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
+        proxy = "kube-proxy skipped" if lab.datapath.kube_proxy_replacement else "with kube-proxy"
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, "
-            + ("kube-proxy skipped" if lab.datapath.kube_proxy_replacement else "with kube-proxy"),
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {proxy}",
             "the uplinks are veth pairs on one bridge: no real network card, no offload",
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
@@ -125,7 +125,7 @@ class KindProvider:
         return unpacked.settings()
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
-        """Clusters side by side or one that is switched: the scenario's word, else by what this host has room for."""
+        """Clusters side by side or one that is switched: the scenario's choice, else by what this host has room for."""
         settings = self.settings(lab)
         asked = settings.cluster.strategy
         if asked is not Strategy.AUTO:
@@ -133,7 +133,7 @@ class KindProvider:
                 switches=asked is Strategy.SWITCH, because=f"kindCluster.strategy is {asked}", is_asked=True
             )
         nodes = sides * len(settings.all_nodes)
-        what = f"{sides} clusters of together {nodes} nodes"
+        what = f"{sides} clusters with {nodes} nodes in total"
         choice = by_memory(nodes * MEMORY_PER_NODE_BYTE, self._free_memory(), what)
         watches = None if choice.switches or self._endpoint.is_remote else inotify_instances()
         if watches is not None and nodes > USUAL_NODES and watches < INOTIFY_INSTANCES:
@@ -144,7 +144,7 @@ class KindProvider:
         return choice
 
     def _free_memory(self) -> int:
-        """Of this host, or all that a remote engine's host has: how much of that is free it does not tell."""
+        """Of this host, or all that a remote engine's host has: the engine does not report how much of it is free."""
         if not self._endpoint.is_remote:
             return free_memory_byte()
         asked = self._commands.run((self.engine, "info", "--format", "{{.MemTotal}}"), timeout_s=clusters.LOOK_S)
@@ -180,8 +180,8 @@ class KindProvider:
     def _no_engine(self) -> HostLacks:
         return HostLacks(
             what=f"{self.engine} is not on this host",
-            cause="it carries the nodes of kind labs, and is not in PATH",
-            remedy="put it back on PATH, then the same command again; labctl doctor --provider kind",
+            cause="the nodes of kind labs run in it, and it is not in PATH",
+            remedy="put it back on PATH, then run the same command again; labctl doctor --provider kind",
         )
 
     def _running(self, name: str, nodes: list[NodeContainer]) -> RunningLab:
@@ -189,7 +189,7 @@ class KindProvider:
         lab = read_record(self._files(name).record)
         missing: list[str] = []
         if lab is None:
-            missing.append("its record (the building was cut)")
+            missing.append("its record (the build was interrupted)")
         else:
             there = {node.name for node in nodes if node.is_running}
             missing += [f"node {node}" for node in self.settings(lab).all_nodes if node not in there]
@@ -227,7 +227,7 @@ class KindProvider:
         return self._open(lab)
 
     def _fetch_kubeconfig(self, settings: KindSettings) -> None:
-        """The state folder may be gone while the cluster is there: kind can write the file anew."""
+        """The state folder may be gone while the cluster is there: kind can write the file again."""
         done = self._commands.run(
             ("kind", "get", "kubeconfig", "--name", settings.cluster_name), timeout_s=clusters.LOOK_S
         )

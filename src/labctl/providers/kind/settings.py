@@ -141,14 +141,14 @@ def read_settings(lab: Lab, root: Path, endpoint: EngineEndpoint = HERE) -> Kind
 
 
 def _refuse_operator_image(cilium: Cilium, version: Version) -> None:
-    """Charts before 1.12 put the suffix to the name themselves, and take no whole reference."""
+    """Charts before 1.12 append the suffix to the name themselves, and accept no full reference."""
     image = cilium.operator_image or ""
     if not image or version.series >= (1, 12) or split_reference(image)[0].endswith("-generic"):
         return
     name, tag = split_reference(image)
     raise UsageError(
-        what=f"cilium.operatorImage: the chart of Cilium {version} cannot be told to use {image}",
-        cause="it adds -generic to the name by itself",
+        what=f"cilium.operatorImage: the chart of Cilium {version} cannot use {image}",
+        cause="it appends -generic to the name itself",
         remedy=f"docker tag {image} {name}-generic:{tag}, and cilium.operatorImage: {name}-generic:{tag}",
         key="cilium.operatorImage",
     )
@@ -170,9 +170,9 @@ def _node_image(cluster: KindCluster) -> tuple[str, Version]:
     tag = _TAG.search(cluster.image.partition("@")[0])
     if not version and tag is None:
         raise UsageError(
-            what=f"which Kubernetes is in the node image {cluster.image}?",
-            cause="its tag does not tell, and value names and checks depend on it",
-            remedy='say it: kindCluster.kubernetes: "1.20.2"',
+            what=f"the Kubernetes version of the node image {cluster.image} is not known",
+            cause="its tag does not show it, and value names and checks depend on it",
+            remedy='set it: kindCluster.kubernetes: "1.20.2"',
             key="kindCluster.image",
         )
     return cluster.image, Version.parse(version or (tag.group(1) if tag else ""))

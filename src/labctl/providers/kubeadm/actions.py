@@ -15,7 +15,7 @@ from labctl.providers.cilium.values import Wanted, expected_config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """Every machine is looked at over SSH; what stands in the way is told before anything is changed."""
+    """Every machine is looked at over SSH; what stands in the way is reported before anything is changed."""
 
     machines: tuple[str, ...]
 
@@ -114,7 +114,7 @@ class FetchKubeconfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovePods:
-    """Deletes the lab's pods, since a pod keeps the route MTU it was born with."""
+    """Deletes the lab's pods, since a pod keeps the route MTU of its creation."""
 
     argv: tuple[str, ...]
     place: str

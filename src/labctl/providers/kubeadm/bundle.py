@@ -48,7 +48,7 @@ def argv_export(socket: str, name: str) -> tuple[str, ...]:
 
 def pack(settings: KubeadmSettings, doors: Doors, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Each image must be in an archive, on a machine, or in docker; nothing is pulled but the
-    chart. Raises UsageError that names every image that is nowhere, StepFailed."""
+    chart. Raises UsageError that names every image that was not found, StepFailed."""
     refuse_existing(output)
     found = locate(settings, doors)
     _refuse_absent(found, settings, doors)
@@ -84,12 +84,15 @@ def _refuse_absent(found: Sequence[FoundImage], settings: KubeadmSettings, doors
         return
     asked = ", ".join(node for node, _ in doors.machines)
     silent = "".join(f"; {node}: {why}" for node, why in doors.silence.items())
-    places = ["no archive under kubeadm.images.archives", f"not containerd of {asked}" if asked else "no machine"]
+    places = [
+        "in no archive under kubeadm.images.archives",
+        f"not in containerd of {asked}" if asked else "on no machine",
+    ]
     raise UsageError(
-        what=f"cannot pack what is nowhere: {', '.join(absent)}",
-        cause=f"{', '.join(places)}, not {ENGINE} of this host{silent}",
+        what=f"cannot pack images that were not found anywhere: {', '.join(absent)}",
+        cause=f"{', '.join(places)}, not in {ENGINE} on this host{silent}",
         remedy=f"labctl up {settings.lab.scenario} --provider kubeadm once, so that the machines have them; or "
-        f"{ENGINE} pull {shlex.quote(absent[0])}; or its archive under kubeadm.images.archives in lab.yaml",
+        f"{ENGINE} pull {shlex.quote(absent[0])}; or list an archive of it under kubeadm.images.archives in lab.yaml",
     )
 
 
@@ -123,14 +126,14 @@ def _refuse_torn(archive: Path, name: str, where: str) -> None:
     """A stream that broke off (a full disk, a lost connection) must not become part of a bundle."""
     try:
         names = images_in(archive)
-        cause = "" if name in names else f"it holds {', '.join(names) or 'no image with a name'}"
+        cause = "" if name in names else f"it contains {', '.join(names) or 'no image with a name'}"
     except (tarfile.TarError, ValueError, EOFError) as torn:
         cause = str(torn)
     if cause:
         raise StepFailed(
-            what=f"what {where} exported is not a whole archive of {name}",
+            what=f"the archive that {where} exported is not a complete archive of {name}",
             cause=cause,
-            remedy=f"df -h {shlex.quote(str(archive.parent.parent))}; then the same command again",
+            remedy=f"df -h {shlex.quote(str(archive.parent.parent))}; then run the same command again",
         )
 
 

@@ -110,7 +110,7 @@ def _packages(settings: KubeadmSettings) -> list[str]:
             written(Path("/etc/apt/sources.list.d/labctl-kubernetes.list"), f"{source_line}\n"),
         ]
     if version.series < FIRST_IN_VENDOR_REPOSITORY and not kubeadm.packages.repository:
-        lines = [f"# the vendor's repository begins with 1.24: bring the packages of {version}, or a mirror of them"]
+        lines = [f"# the vendor's repository begins with 1.24: provide the packages of {version}, or a mirror of them"]
     pinned = " ".join(word(f"{name}={version}-*") for name in ("kubeadm", "kubelet", "kubectl"))
     install = f"apt-get install -y containerd conntrack socat {pinned}"
     return [*lines, "apt-get update", install, "apt-mark hold kubeadm kubelet kubectl"]

@@ -56,7 +56,7 @@ def node_registration(settings: Kubeadm, node: str, address: str) -> Document:
     if settings.ignore_preflight_errors:
         registration["ignorePreflightErrors"] = list(dict.fromkeys(settings.ignore_preflight_errors))
     if not settings.pulls_images and not checks_apart(settings):
-        # kubeadm would want kube-proxy's image too, which nobody uses; labctl looks for the others itself.
+        # kubeadm would want kube-proxy's image too, which is not used; labctl looks for the others itself.
         registration["imagePullPolicy"] = "Never"
     return registration
 

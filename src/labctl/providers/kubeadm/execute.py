@@ -1,7 +1,7 @@
 """Carries out the actions of a kubeadm plan: Ansible for configuration, SSH for the rest, helm on this host.
 
-The kubeconfig that a machine hands over, read as a machine's word: kubectl runs programs that such a file names
-(`exec`, `auth-provider`), reads the files that it names, and goes by its proxy. Nothing of that is taken over. Pure.
+The kubeconfig that a machine hands over, not trusted as it is: kubectl runs programs that such a file names
+(`exec`, `auth-provider`), reads the files that it names, and uses its proxy. Nothing of that is copied. Pure.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class KubeadmExecutor:
 
     def _survey(self) -> None:
         settings = self._settings
-        # What would be sent is looked at first: a file that is neither is somebody's secret.
+        # What would be sent is looked at first: a file that is neither may be a secret of its owner.
         for path in settings.kubeadm.images.archives:
             archived(Path(path).expanduser())
         require_packages(settings.kubeadm)
@@ -117,7 +117,7 @@ class KubeadmExecutor:
         with contextlib.suppress(LabError):
             argv = self._settings.kubectl("get", "pods", "--all-namespaces", "-o", "json")
             pods = parse_pods(self._fleet.control_plane.run(argv, timeout_s=30.0).text)
-            waiting = [f"{pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in pods if not pod.is_ready]
+            waiting = [f"pod {pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in pods if not pod.is_ready]
             return "; ".join(waiting[:4])[:800]
         return ""
 
@@ -130,7 +130,7 @@ class KubeadmExecutor:
             text = plain_kubeconfig(content)
         except ValueError as wrong:
             raise StepFailed(
-                what=f"{self._settings.control_plane.node}: {ADMIN_CONF} is not taken over",
+                what=f"{self._settings.control_plane.node}: {ADMIN_CONF} is rejected",
                 cause=str(wrong),
                 remedy=f"ssh {action.place} sudo cat {ADMIN_CONF}",
             ) from wrong
@@ -167,7 +167,7 @@ def render(action: RenderCilium) -> None:
     """Raises UsageError when the chart does not say what was meant, StepFailed when helm fails."""
     if process.find_program("helm") is None:
         raise HostLacks(
-            what="helm is not on this host", cause="it renders Cilium's chart, here and not on the machines",
+            what="helm is not on this host", cause="it renders Cilium's chart on this host, not on the machines",
             remedy=INSTALL_HELM,
         )  # fmt: skip
     write_private(action.values_path, action.values)
@@ -184,7 +184,7 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
     done = process.run(argv, timeout_s=timeout_s)
     if done.timed_out or done.returncode != 0:
         raise StepFailed(
-            what=f"helm {argv[1]} " + (f"did not end in {timeout_s:g} s" if done.timed_out else "failed"),
+            what=f"helm {argv[1]} did not end in {timeout_s:g} s" if done.timed_out else f"helm {argv[1]} failed",
             cause=done.error_text.strip()[-400:],
             remedy=remedy,
         )
@@ -192,7 +192,7 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
 
 
 def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
-    """Runs Vagrant where labctl's Vagrantfile is. Its output goes to a terminal nobody watches: errors are told."""
+    """Runs Vagrant where labctl's Vagrantfile is. Its output is not shown; errors are reported."""
     if process.find_program("vagrant") is None:
         raise HostLacks(
             what="vagrant is not on this host", remedy="apt-get install vagrant vagrant-libvirt, or machines: hosts"
@@ -213,14 +213,14 @@ def vagrant(argv: Sequence[str], environment: dict[str, str]) -> None:
 
 
 def make_machines(action: MakeMachines, settings: KubeadmSettings) -> None:
-    """Makes the VMs and takes down their host keys: on a private network of this host, first sight is trusted."""
+    """Makes the VMs and records their host keys: on a private network of this host, first sight is trusted."""
     vagrant(action.argv, action.environment)
     keys = []
     for machine in settings.machines:
         done = process.run(("ssh-keyscan", "-T", "10", "--", machine.address), timeout_s=30.0)
         if done.returncode != 0 or not done.stdout:
             raise StepFailed(
-                what=f"{machine.node} ({machine.address}) shows no SSH host key", cause=done.error_text.strip()[-200:],
+                what=f"{machine.node} ({machine.address}) offers no SSH host key", cause=done.error_text.strip()[-200:],
                 remedy=f"vagrant ssh {machine.node}",
             )  # fmt: skip
         keys.append(done.text)
@@ -269,7 +269,7 @@ def plain_kubeconfig(content: bytes) -> str:
             "current-context": "kubernetes-admin@kubernetes",
         }
     except (KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError) as wrong:
-        raise ValueError("it is not as kubeadm writes it") from wrong
+        raise ValueError("it is not in the form that kubeadm writes") from wrong
     return yaml.safe_dump(document, sort_keys=False)
 
 

@@ -1,4 +1,4 @@
-"""What a failed task means: one sentence why, and what to try, for the failures that people really meet. Pure.
+"""What a failed task means: one sentence why, and what to try, for failures seen in practice. Pure.
 
 The patterns are those of OpenSSH, sudo, apt, dnf, kubeadm, containerd and of labctl's own playbooks.
 """
@@ -20,7 +20,7 @@ _WARNINGS = re.compile(
     r"^\s*\[WARNING .*$|^For security reasons, the password you type will not be visible.*$",
     re.MULTILINE,
 )
-"""Lines that stand beside a failure and have nothing to do with it."""
+"""Lines that appear with a failure and have nothing to do with it."""
 _OF_SSH = re.compile(
     r"\bssh:|via ssh|Shared connection|closed by remote host|^Connection (?:to|closed by|reset by) ", re.MULTILINE
 )
@@ -47,19 +47,19 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"REMOTE HOST IDENTIFICATION HAS CHANGED(?: \((?P<known_as>\S+)\))?|"
         r"host key for .* has changed|host key .* does not match",
-        "the machine at {address} shows another host key than the one known for it: it was installed anew, or it is "
+        "the machine at {address} presents a host key other than the known one: it was reinstalled, or it is "
         "another machine",
-        "ssh-keygen {forget}  # if you know why",
-        "ssh {place} true  # and compare the key it shows",
+        "ssh-keygen {forget}  # if you know why it changed",
+        "ssh {place} true  # and compare the key that it presents",
     ),
     _known(
         r"Host key verification failed|No .* host key is known for|not found in known_hosts",
-        "the host key of {address} is not known yet, and labctl accepts none on its own",
-        "ssh {place} true  # compare the key it shows, answer yes",
+        "the host key of {address} is not known yet, and labctl never accepts a key by itself",
+        "ssh {place} true  # compare the key that it presents, answer yes",
     ),
     _known(
         r"you must have a tty to run sudo",
-        "sudo on {address} wants a terminal (requiretty), and labctl gives it none",
+        "sudo on {address} requires a terminal (requiretty), which labctl does not have",
         "ssh -t {place} 'echo \"Defaults:{user} !requiretty\" | sudo tee /etc/sudoers.d/{user}-tty'",
     ),
     _known(
@@ -69,7 +69,7 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"user \S+ (is not allowed to execute|may not run )",
-        "sudo lets {user} run some programs as root, and labctl needs all of them",
+        "sudo allows {user} only some programs as root, and labctl needs all of them",
         'ssh -t {place} "su -c \'echo \\"{user} ALL=(ALL) ALL\\" > /etc/sudoers.d/{user}\'"  # root\'s password',
     ),
     _known(
@@ -99,31 +99,32 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"waiting for privilege escalation prompt|sudo: timed out reading password",
-        "sudo does not answer in time on {address}; mostly it waits for a name server to tell the machine's own name",
+        "sudo does not answer in time on {address}; usually it waits for a name server to resolve the machine's "
+        "own name",
         "ssh -t {place} 'echo \"127.0.1.1 $(hostname)\" | sudo tee -a /etc/hosts'",
     ),
     _known(
         r"Incorrect sudo password|incorrect (password|authentication) attempt|Sorry, try again|"
         r"sudo: [^\n]{0,40}(Authentication failed, try again|incorrect password)",
-        "sudo does not take the password of {user}",
-        "ssh -t {place} sudo -k true  # then the right one goes into the file that sudoPasswordFile: names",
+        "sudo rejects the password of {user}",
+        "ssh -t {place} sudo -k true  # then write the right one to the file that sudoPasswordFile: names",
     ),
     _known(
         r"Missing sudo password|(a password|interactive authentication) is required|sudo: a terminal is required|"
         r"no tty present and no askpass program|sudo: no password was provided",
-        "sudo asks {user} for a password and none is given",
+        "sudo asks {user} for a password, and none is configured",
         "# in lab.yaml, under hosts: sudoPasswordFile: FILE (mode 0600)",
-        "ssh -t {place} \"echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{user}\"  # or that",
+        "ssh -t {place} \"echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/{user}\"  # or this",
     ),
     _known(
         r"Too many authentication failures",
-        "{address} was offered so many keys that it hung up before the right one",
+        "{address} was offered too many keys and disconnected before the right one",
         "# in lab.yaml, under hosts: key: FILE; or IdentitiesOnly yes for this Host in ~/.ssh/config",
     ),
     _known(
         r"Permission denied \((publickey|password|keyboard|gssapi)[^)]*\)|Authentication failed|"
         r"No authentication methods",
-        "{address} does not let {user} in with the keys at hand",
+        "{address} accepts none of the available keys for {user}",
         "ssh-copy-id {place}",
         "ssh-add  # if the key has a passphrase: labctl asks for none",
         "# or in lab.yaml, under hosts: user: and key: of this machine",
@@ -138,14 +139,14 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"Could not resolve hostname|Name or service not known|Temporary failure in name resolution|"
         r"No address associated with hostname",
-        "the name {address} leads nowhere, and ~/.ssh/config has no HostName for it",
+        "the name {address} does not resolve, and ~/.ssh/config has no HostName for it",
         "getent hosts {address}",
         "# in lab.yaml, under hosts: the machine's address; or a Host entry in ~/.ssh/config",
         is_ssh=True,
     ),
     _known(
         r"Bad owner or permissions on \S+",
-        "ssh does not read a configuration that others may write",
+        "ssh does not read a configuration that other users can write",
         "chmod 600 ~/.ssh/config",
         is_ssh=True,
     ),
@@ -158,8 +159,8 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"no matching (host key type|key exchange method|cipher|MAC)[^\n]*|Unable to negotiate|"
         r"Incompatible ssh (peer|server)",
-        "this host and {address} know no common way to encrypt: one of them is much older",
-        "ssh {place} true  # what each of them offers",
+        "this host and {address} have no SSH algorithm in common: one of them is much older",
+        "ssh {place} true  # shows what each of them offers",
         "# or in ~/.ssh/config, for this Host: HostKeyAlgorithms +ssh-rsa and PubkeyAcceptedAlgorithms +ssh-rsa",
     ),
     _known(
@@ -168,7 +169,7 @@ KNOWN: tuple[KnownFailure, ...] = (
         r"Timeout before authentication",
         "{address} does not answer, or dropped the connection",
         "ping -c 1 {address}",
-        "ssh {place} true  # then the same labctl command: it goes on where it stopped",
+        "ssh {place} true  # then the same labctl command: it continues where it stopped",
         is_ssh=True,
     ),
     _known(
@@ -186,34 +187,34 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"Could not get lock|dpkg frontend lock|dpkg/lock|lock-frontend|Failed to lock apt|waiting for cache lock|"
         r"Waiting for process with pid \d+ to finish|another (app|copy) is (currently )?(holding|running)",
-        "another package manager is at work (often the automatic upgrade after a boot)",
+        "another package manager is running (often the automatic upgrade after a boot)",
         "ssh {place} sudo fuser /var/lib/dpkg/lock-frontend  # when it prints nothing, the same command again",
     ),
     _known(
         r"Packages were downgraded",
-        "a newer version of a package of the bundle is installed, and labctl could not put it back afterwards",
-        "ssh {place} 'dpkg -l | grep -i kube'  # remove it, or bring the bundle of that version",
+        "a newer version of a package of the bundle is installed, and labctl could not restore it afterwards",
+        "ssh {place} 'dpkg -l | grep -i kube'  # remove it, or use a bundle of that version",
     ),
     _known(
         r"dpkg was interrupted",
-        "an earlier installation was cut off",
+        "an earlier installation was interrupted",
         "ssh {place} sudo dpkg --configure -a",
     ),
     _known(
         r"unmet dependencies|have been kept back.{0,80}broken|you have held broken packages|pkgProblemResolver",
-        "packages of the machine contradict each other",
+        "packages on the machine conflict with each other",
         "ssh {place} sudo apt-get -f install",
         "ssh {place} 'apt-mark showhold; apt-cache policy kubeadm kubelet containerd containerd.io'",
     ),
     _known(
         r"NO_PUBKEY|EXPKEYSIG|is not signed|GPG check FAILED|signatures (couldn't be verified|were invalid)",
-        "the machine does not have, or no longer takes, the key that a package source is signed with",
+        "the machine lacks, or no longer accepts, the key that a package source is signed with",
         "ssh {place} sudo apt-get update  # names the source",
         "# a mirror's own: kubeadm.packages.repositoryKey",
     ),
     _known(
         r"Release file .{0,120}is not valid yet|Release file .{0,120}(is )?expired",
-        "the machine's clock does not go with its package sources",
+        "by the machine's clock its package sources are not valid yet, or have expired",
         "ssh {place} sudo timedatectl set-ntp true",
         "ssh {place} date",
     ),
@@ -224,8 +225,8 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"\[ERROR Swap\]|labctl: swap is on(?P<swap>[^\n]*)|running with swap on is not supported",
-        "swap is on{swap}, and it was asked to refuse that",
-        "# in lab.yaml, kubeadm.swap: keep (the kubelet lives with it) or off (until labctl down)",
+        "swap is on{swap}, and kubeadm.swap is refuse",
+        "# in lab.yaml, kubeadm.swap: keep (the kubelet tolerates it) or off (until labctl down)",
     ),
     _known(
         r"misconfiguration: kubelet cgroup driver|cgroup driver.{0,40}is different|cgroupDriver.{0,60}mismatch|"
@@ -242,46 +243,46 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"too many open files|failed to create fsnotify watcher|failed to create inotify|inotify_(init|add_watch)|"
         r"inotify (watches|instances)",
-        "the machine has used up what it may watch or keep open",
+        "the machine has reached its limit of inotify watches or open files",
         "ssh {place} sudo sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288",
         "ssh {place} 'cat /proc/sys/fs/file-nr; ulimit -n'",
     ),
     _known(
         r"toomanyrequests|pull rate limit|429 Too Many Requests",
-        "the registry's limit for those who do not log in is used up",
+        "the registry's rate limit for anonymous pulls is reached",
         "# in lab.yaml, kubeadm.imageRepository: a mirror; or kubeadm.images.archives",
     ),
     _known(
         r"x509: certificate signed by unknown authority.{0,300}(ErrImagePull|pull|manifests)|"
         r"(pull|resolve reference|manifests).{0,400}x509: certificate signed by unknown authority|"
         r"http: server gave HTTP response to HTTPS client",
-        "the machine does not trust the registry's certificate, or that of a proxy before it",
+        "the machine does not trust the registry's certificate, or that of a proxy in front of it",
         "ssh {place} sudo tee /usr/local/share/ca-certificates/lab.crt < CA.crt",
         "ssh {place} sudo update-ca-certificates",
         "ssh {place} sudo systemctl restart containerd",
     ),
     _known(
         r"proxyconnect|407 Proxy Authentication Required",
-        "the machine's proxy does not let it through",
+        "the machine's proxy refuses the connection",
         "ssh {place} 'env | grep -i _proxy; systemctl show containerd --property Environment'",
     ),
     _known(
         r"failed to pull image|ErrImagePull|ImagePullBackOff",
-        "an image cannot be had from its registry",
+        "cannot pull an image",
         "# in lab.yaml, kubeadm.offline: true if the images are on the machines; else",
         "# kubeadm.imageRepository: a mirror that they reach, or kubeadm.images.archives",
     ),
     _known(
         r"apparmor_parser|unable to apply apparmor profile",
-        "containerd wants AppArmor, and the machine's parser is missing or refuses",
+        "containerd uses AppArmor, and the machine's apparmor_parser is missing or fails",
         "ssh {place} sudo apt-get install -y apparmor",
         "ssh {place} sudo systemctl restart apparmor containerd",
     ),
     _known(
         r"the kubelet says: [^\n]*?(?P<said>(OCI runtime create failed|failed to create shim)[^\n]*)",
         "no container can be started on the machine, not even the sandbox of a pod: {said}",
-        "ssh {place} 'sudo journalctl -u containerd -n 20; runc --version'  # a machine that is a container itself "
-        "has to be one that may nest others",
+        "ssh {place} 'sudo journalctl -u containerd -n 20; runc --version'  # a machine that is itself a container "
+        "must be allowed to run nested containers",
     ),
     _known(
         r"the kubelet says: (?P<said>[^\n]+)",
@@ -302,15 +303,15 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"(uploading crisocket|kubelet-start|phase (preflight|discovery)|join).{0,400}Unauthorized|"
         r"token id \S+ is invalid|could not find a JWS signature|no JWS signed token",
-        "the control plane does not take the token that this machine joins with: it has expired, or belongs to "
+        "the control plane rejects the token that this machine joins with: it has expired, or belongs to "
         "another cluster",
-        "ssh {place} date  # on every machine: clocks that differ end what tokens are valid for",
-        "# then the same labctl command: each try makes a token of its own",
+        "ssh {place} date  # on every machine: tokens expire early where clocks differ",
+        "# then the same labctl command: each attempt makes a new token",
     ),
     _known(
         r"\[ERROR (File|Dir)Available--[A-Za-z0-9._-]+\]",
-        "files of an earlier cluster are there, which labctl did not make",
-        "ssh {place} sudo kubeadm reset  # if that cluster may go",
+        "there are files of an earlier cluster that labctl did not make",
+        "ssh {place} sudo kubeadm reset  # if that cluster may be deleted",
     ),
     _known(
         r"\[ERROR FileContent--proc-sys-net-ipv4-ip_forward\]",
@@ -319,14 +320,14 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"\[ERROR FileExisting-(?P<program>[a-z0-9]+)\]",
-        "kubeadm misses {program} on the machine",
+        "kubeadm does not find {program} on the machine",
         "ssh {place} command -v {program}  # install it; or kubeadm.ignorePreflightErrors: "
         "[Swap, FileExisting-{program}]",
     ),
     _known(
         r"timed out waiting for the condition|exceeded its progress deadline|context deadline exceeded",
-        "it was not ready in the time given",
-        "ssh {place} 'sudo kubectl --kubeconfig /etc/kubernetes/admin.conf get pods -A -o wide'  # then once more",
+        "it was not ready within the time limit",
+        "ssh {place} 'sudo kubectl --kubeconfig /etc/kubernetes/admin.conf get pods -A -o wide'  # then try again",
     ),
     _known(
         r"No space left on device|not enough free (disk )?space|You don't have enough free space|disk quota exceeded",
@@ -340,12 +341,12 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"\[ERROR NumCPU\]",
-        "the control plane wants two CPUs",
+        "the control plane needs two CPUs",
         "# a larger machine, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, NumCPU]",
     ),
     _known(
         r"\[ERROR Mem\]",
-        "the control plane wants 1700 MB of memory",
+        "the control plane needs 1700 MB of memory",
         "# a larger machine, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, Mem]",
     ),
     _known(
@@ -355,34 +356,34 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"\[ERROR CRI\]|container runtime is not running",
-        "containerd does not answer the kubelet: it is not running, its CRI is disabled",
+        "containerd does not answer the kubelet: it is not running, or its CRI plugin is disabled",
         "ssh {place} 'systemctl status containerd; sudo crictl info'",
     ),
     _known(
-        r"nothing may be pulled.*has not got (?P<images>[^\n\"]+) \(the sandbox image",
-        "nothing may be pulled, and containerd has not got its sandbox image {images}",
+        r"pulling is disabled.*does not have (?P<images>[^\n\"]+) \(the sandbox image",
+        "pulling is disabled, and containerd does not have its sandbox image {images}",
         "# in lab.yaml: an archive with a pause image under kubeadm.images.archives, and",
         "# kubeadm.runtime: {sandboxImage: IMAGE}",
     ),
     _known(
         r"containerd looks for CNI plugins in (?P<there>\S+).* goes to (?P<here>\S+)",
-        "containerd looks for CNI plugins in {there}, Cilium puts its own into {here}, and containerd's "
-        "configuration is to be left alone",
+        "containerd looks for CNI plugins in {there}, Cilium puts its own into {here}, and "
+        "kubeadm.runtime.configure: false leaves containerd's configuration as it is",
         "# in lab.yaml, cilium.values: {cni: {binPath: {there}}}, or kubeadm.runtime: {configure: true}",
     ),
     _known(
-        r"nothing may be pulled.*has not got (?P<images>[^\n\"]+)",
-        "nothing may be pulled, and containerd has not got {images}",
+        r"pulling is disabled.*does not have (?P<images>[^\n\"]+)",
+        "pulling is disabled, and containerd does not have {images}",
         "# in lab.yaml: an archive with them under kubeadm.images.archives, or kubeadm.images.pull: true",
     ),
     _known(
-        r"labctl: nothing may be downloaded.*this machine has (?P<has>[^\n\"]+)",
-        "nothing may be downloaded, and programs are missing or of another version; it has {has}",
+        r"labctl: downloading is disabled.*this machine has (?P<has>[^\n\"]+)",
+        "downloading is disabled, and programs are missing or of another version; the machine has {has}",
         "# install them by hand, or in lab.yaml, kubeadm.packages: {source: bundle, bundle: DIRECTORY}",
     ),
     _known(
         r"\[ERROR FileContent--proc-sys-net-bridge-bridge-nf-call-iptables\]",
-        "the module br_netfilter is not loaded, and kubeadm asks for it (Cilium does not)",
+        "the module br_netfilter is not loaded, and kubeadm requires it (Cilium does not)",
         "ssh {place} sudo modprobe br_netfilter",
         "# or in lab.yaml, kubeadm.ignorePreflightErrors: "
         "[Swap, FileContent--proc-sys-net-bridge-bridge-nf-call-iptables]",
@@ -390,7 +391,7 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"No package matching|Unable to locate package|Version .* was not found|No match for argument|"
         r"no available installation candidate|Unable to find a match",
-        "the machine's package sources have not got this version",
+        "the machine's package sources do not have this version",
         "ssh {place} apt-cache madison kubeadm",
         "# or in lab.yaml, packages.source: installed | bundle",
     ),
@@ -403,12 +404,12 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"labctl: the kernel lacks: (?P<options>[^\n\"]+)",
         "the kernel lacks {options}",
-        "# another kernel on that machine, or in lab.yaml, kubeadm.kernelChecks: false to go on at your own risk",
+        "# another kernel on that machine, or in lab.yaml, kubeadm.kernelChecks: false to continue at your own risk",
     ),
     _known(
         r"labctl: this machine is part of a cluster",
         "the machine is a node of a cluster that labctl did not make, and labctl leaves it alone",
-        "ssh {place} sudo kubeadm reset  # if that cluster may go; else another machine",
+        "ssh {place} sudo kubeadm reset  # if that cluster may be deleted; else another machine",
     ),
     _known(
         r"labctl: this machine is part of lab (?P<lab>[a-z0-9-]+)",
@@ -418,12 +419,12 @@ KNOWN: tuple[KnownFailure, ...] = (
     _known(
         r"\[ERROR (?P<check>[A-Za-z0-9._-]+)\]",
         "kubeadm's own check {check} failed",
-        "# mend what it says, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, {check}] at your own risk",
+        "# fix what it reports, or in lab.yaml, kubeadm.ignorePreflightErrors: [Swap, {check}] at your own risk",
     ),
     _known(
         r"labctl: cannot set (?P<name>\S+) to",
-        "the machine does not let {name} be set (is it a container?)",
-        "ssh {place} sudo sysctl {name}  # or set it where the container's host does",
+        "{name} cannot be set on the machine (is it a container?)",
+        "ssh {place} sudo sysctl {name}  # or set it on the container's host",
     ),
 )
 
@@ -440,11 +441,11 @@ VAGRANT: tuple[tuple[str, str], ...] = (
     ),
     (
         r"VT-x is (not available|disabled)|AMD-V is (not available|disabled)|KVM kernel module|/dev/kvm",
-        "ls -l /dev/kvm  # the processor's virtualisation is off in the firmware, or this host is a VM without it",
+        "ls -l /dev/kvm  # virtualisation is disabled in the firmware, or this host is a VM without nesting",
     ),
     (
         r"The box .{0,80}could not be found|couldn't be accessed in the remote|could not resolve host",
-        "vagrant box list\nvagrant box add NAME FILE  # and kubeadm.vagrant.box: NAME, where no registry is reached",
+        "vagrant box list\nvagrant box add NAME FILE  # and kubeadm.vagrant.box: NAME, where no registry is reachable",
     ),
     (
         r"IP address configured for the host-only network is not within the",
@@ -476,7 +477,7 @@ class TaskFailure:
 
 
 def failure_of(node: str, task: str, result: Mapping[str, Any], *, unreachable: bool = False) -> TaskFailure:
-    """What a task's result says went wrong: its own words, the program's, in that order of worth."""
+    """What a task's result says went wrong: its own words, then the program's."""
     message = str(result.get("msg") or "")
     said = [str(result.get(key) or "") for key in ("stderr", "module_stderr", "stdout", "module_stdout")]
     failed_items = [r for r in result.get("results") or () if isinstance(r, Mapping) and r.get("failed")]
@@ -509,11 +510,14 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     where = f"{first.node} ({machine.address})" if machine else first.node
     what = f"{where}: cannot be reached" if first.unreachable else f"{where}: {_uncapitalised(first.task)}: failed"
     if also:
-        what += f" (as on {', '.join(also)})" if _same(failures) else f"; something failed on {', '.join(also)} too"
+        others = ", ".join(also)
+        what = f"{what} (as on {others})" if _same(failures) else f"{what}; other tasks failed on {others}"
     recognised = recognise(first)
     said = shortened(first.message)
     if recognised is None or machine is None:
-        return StepFailed(what=what, cause=said or "it said nothing", remedy=f"less {shlex.quote(log)}" if log else "")
+        return StepFailed(
+            what=what, cause=said or "it printed nothing", remedy=f"less {shlex.quote(log)}" if log else ""
+        )
     known, groups = recognised
     words = {
         "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
@@ -521,10 +525,12 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     }  # fmt: skip
     cause = _filled(known.cause, words)
     if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
-        cause += f". It said: {said}"
+        cause = f"{cause}. The message: {said}"
     remedy = _filled(known.remedy, words | {name: _pasteable(said) for name, said in groups.items()})
     return StepFailed(
-        what=what, cause=cause, remedy=f"{remedy}\nless {shlex.quote(log)}  # all that Ansible said" if log else remedy
+        what=what,
+        cause=cause,
+        remedy=f"{remedy}\nless {shlex.quote(log)}  # the whole output of Ansible" if log else remedy,
     )
 
 

@@ -16,7 +16,7 @@ class KubeadmFiles(LabFiles):
 
     @property
     def state(self) -> Path:
-        """Which machines the lab is on and how to take it from them: written before anything is done to one."""
+        """Which machines the lab is on and how to remove it from them: written before anything is done to one."""
         return self.folder / STATE
 
     @property
@@ -25,5 +25,5 @@ class KubeadmFiles(LabFiles):
 
 
 def may_have_labs(root: Path | None = None) -> bool:
-    """False when `KubeadmProvider.discover` would find none, told without loading the provider."""
+    """False when `KubeadmProvider.discover` would find none, found out without loading the provider."""
     return any((root or state_root("kubeadm")).glob(f"*/{STATE}"))

@@ -1,4 +1,4 @@
-"""The images and the chart of a lab, and where each of them can be had: archives, machines, this host's docker.
+"""The images and the chart of a lab, and where each of them is: archives, machines, this host's docker.
 
 Nothing is pulled and no machine is changed: containerd and kubeadm on the machines are asked what they have.
 
@@ -106,7 +106,7 @@ def kubernetes_images(settings: KubeadmSettings, doors: Doors) -> Listed:
             listed = parse_list(done.text, leader) if done.returncode == 0 and not done.timed_out else None
             if listed is not None:
                 return listed
-            why = f"{leader} has no kubeadm that lists the images of {settings.kubernetes}"
+            why = f"no kubeadm on {leader} lists the images of Kubernetes {settings.kubernetes}"
         except LabError as failed:
             why = failed.cause or failed.what
     return from_table(settings.kubernetes, mirror, why)
@@ -126,7 +126,7 @@ def wanted(settings: KubeadmSettings, doors: Doors) -> tuple[Part, ...]:
 
 def locate(settings: KubeadmSettings, doors: Doors) -> tuple[FoundImage, ...]:
     """Each image with the first place that has it: archives of lab.yaml, machines, docker. Raises UsageError for an
-    archive that is none."""
+    archive that is not one."""
     archives = {Path(path): archived(Path(path)) for path in settings.kubeadm.images.archives}
     there = stores(settings, doors)
     return tuple(_locate(part, archives, there, doors) for part in wanted(settings, doors))
@@ -146,7 +146,7 @@ def _locate(part: Part, archives: Mapping[Path, Mapping[str, str]], there: Itera
 
 
 def stored_as(reference: str, images: Iterable[str], rendered: str) -> str:
-    """The name under which containerd has the image; empty when it has not got it. What was pulled by tag and digest,
+    """The name under which containerd has the image; empty when it does not have it. What was pulled by tag and digest,
     as Cilium's chart asks for it, is kept under its digest alone: which digest, the reference or the chart says."""
     have = set(images)
     tagged = plain_reference(reference)
@@ -168,7 +168,7 @@ def archived(path: Path) -> Mapping[str, str]:
     except (OSError, tarfile.TarError, ValueError, EOFError) as failed:
         raise UsageError(
             what=f"{path} is not an image archive", cause=str(failed),
-            remedy="write it anew: docker save -o FILE IMAGE, or ctr --namespace k8s.io images export FILE IMAGE",
+            remedy="write it again: docker save -o FILE IMAGE, or ctr --namespace k8s.io images export FILE IMAGE",
         ) from failed  # fmt: skip
 
 

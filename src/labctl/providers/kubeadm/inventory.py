@@ -1,4 +1,4 @@
-"""What Ansible is told: the inventory and the variables of one lab. Pure; holds no secret and no path to remember.
+"""What is passed to Ansible: the inventory and the variables of one lab. Pure; holds no secret and no path to remember.
 
 The inventory is generated for every run. Hosts carry the names of the lab's nodes, so that messages do as well.
 
@@ -88,7 +88,7 @@ WATCHED_SYSCTLS = (
 SUDO = "env LC_ALL=C sudo"
 """By env, since not every login shell knows `LC_ALL=C sudo`."""
 _HOST = re.compile(ADDRESS_PATTERN)
-"""A node's name, or the address of a machine that has not got to be one."""
+"""A node's name, or the address of a machine that is not one yet."""
 HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
 

@@ -78,9 +78,9 @@ def refuse_unknown(version: Version) -> None:
     """Raises UsageError for a Kubernetes that labctl has no kubeadm configuration for."""
     if version.series < OLDEST:
         raise UsageError(
-            what=f"Kubernetes {version} is older than labctl knows",
-            cause="the configuration labctl writes is that of kubeadm 1.20 and later",
-            remedy="the nearest that works: --set kubeadm.kubernetes=1.20.15",
+            what=f"Kubernetes {version} is older than labctl supports",
+            cause="labctl writes the configuration of kubeadm 1.20 and later",
+            remedy="the nearest supported version: --set kubeadm.kubernetes=1.20.15",
             key="kubeadm.kubernetes",
         )
 
@@ -146,7 +146,7 @@ RP_FILTER = "net.ipv4.conf.lxc*.rp_filter = 0\nnet.ipv4.conf.all.rp_filter = 0\n
 @dataclass(frozen=True, slots=True)
 class KernelOption:
     """An option that must be `y` or `m`, and the module that it is in the second case. Without one that is not
-    `required` Cilium runs: it is told, and stops nothing."""
+    `required` Cilium runs: it is reported, and stops nothing."""
 
     name: str
     module: str

@@ -52,14 +52,14 @@ TABLE: dict[int, Tags] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """Every image with its role, in the order of `ROLES`, and who says so, as a phrase."""
+    """Every image with its role, in the order of `ROLES`, and the source of the list, as a phrase."""
 
     images: tuple[tuple[str, str], ...]
     source: str
 
 
 def argv_list(version: Version, mirror: str | None) -> tuple[str, ...]:
-    """kubeadm's own list. With a version given it asks nobody for one."""
+    """kubeadm's own list. With a version given it does not ask a server for one."""
     repository = ("--image-repository", mirror) if mirror else ()
     return ("kubeadm", "config", "images", "list", "--kubernetes-version", f"v{version}", *repository)
 
@@ -99,7 +99,7 @@ def from_table(version: Version, mirror: str | None, why: str) -> Listed:
     }
     source = f"labctl's table ({why})"
     if version.patch > tags.known_to:
-        source = f"labctl's table, as for 1.{version.minor}.{tags.known_to}, the last one that it knows ({why})"
+        source = f"labctl's table, as for 1.{version.minor}.{tags.known_to}, the last one in it ({why})"
     return Listed(images=tuple((role, f"{repository}/{named[role]}") for role in ROLES), source=source)
 
 

@@ -61,7 +61,7 @@ class Machine:
 
     def forgetting(self, known_as: str = "") -> str:
         """What a person types after `ssh-keygen` so that this machine's host key is forgotten. `known_as` is the name
-        that it has in known_hosts, where somebody said it."""
+        that it has in known_hosts, where ssh reported it."""
         name = known_as or (self.address if self.port == 22 else f"[{self.address}]:{self.port}")
         where = f" -f {_typed(self.known_hosts)}" if self.known_hosts else ""
         shown = word(name) if "'" in name else f"'{name}'"
@@ -164,7 +164,7 @@ def host_machines(nodes: Sequence[str], hosts: Sequence[Host]) -> tuple[Machine,
         unknown = sorted(set(nodes) - set(by_node))
         if unknown:
             raise UsageError(
-                what=f"no machine under hosts: is node {unknown[0]}",
+                what=f"no machine under hosts: has node: {unknown[0]}",
                 cause=f"the machines are: {', '.join(sorted(by_node))}; the scenario's nodes: {', '.join(nodes)}",
                 remedy="correct node: of the machines in lab.yaml",
                 key="hosts",

@@ -1,4 +1,4 @@
-"""The mark that a lab leaves on its machines, and what it tells when this host has no record of the lab any more."""
+"""The mark that a lab leaves on its machines, and what it says when this host has no record of the lab any more."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MachineMark:
 
 
 def parse_mark(text: str) -> MachineMark | None:
-    """The mark; None where the file is not one that labctl writes. It is a machine's word: names are names, the socket
+    """The mark; None where the file is not one that labctl writes. It is not trusted: names are names, the socket
     is a path and the range a range, or there is no mark."""
     if len(text) > _MOST_BYTE:
         return None
@@ -97,10 +97,10 @@ class MarkedMachines:
     failure: LabError | None = None
 
     def refuse_silence(self, name: str) -> None:
-        """Raises StepFailed when nobody has the mark but not everybody was heard."""
+        """Raises StepFailed when no machine has the mark but not all machines answered."""
         if self.mark is None and self.failure is not None:
             raise StepFailed(
-                what=f"whether lab {name} is on the machines of lab.yaml is not known: {self.failure.what}",
+                what=f"it is not known whether lab {name} is on the machines of lab.yaml: {self.failure.what}",
                 cause=self.failure.cause,
                 remedy=self.failure.remedy,
             ) from self.failure
@@ -109,7 +109,7 @@ class MarkedMachines:
 def _refusal(machine: Machine) -> StepFailed:
     return StepFailed(
         what=f"{machine.node} ({machine.address}): {MARK_FILE} is not as labctl writes it",
-        cause="names, socket or pod range in it are none, so nothing of it is gone by",
+        cause="its names, socket or pod range are malformed, so labctl does not act on it",
         remedy=f"ssh {machine.place} cat {MARK_FILE}",
     )
 
@@ -121,7 +121,7 @@ def seek_mark(name: str, machines: Sequence[Machine]) -> MarkedMachines:
         try:
             done = commands.run(("cat", MARK_FILE), timeout_s=_ASK_S)
             if done.returncode != 0 and "No such file" not in done.error_text:
-                # sudo refused, or nobody answered in time: not the same as no mark.
+                # sudo refused, or the machine did not answer in time: not the same as no mark.
                 task = TaskFailure(node=commands.machine.node, task="Look for the mark", message=done.error_text)
                 return step_failed([task], [commands.machine])
             mark = parse_mark(done.text)
@@ -136,7 +136,7 @@ def seek_mark(name: str, machines: Sequence[Machine]) -> MarkedMachines:
     return MarkedMachines(
         mark=found[0][1] if found else None,
         machines=tuple(replace(machine, node=mark.node or machine.node) for machine, mark in found),
-        # By their addresses: their names in the lab are theirs to tell.
+        # By their addresses: only they know their names in the lab.
         silent=tuple(replace(m, node=m.address) for m, said in answers if isinstance(said, LabError)),
         failure=failures[0] if failures else None,
     )

@@ -44,7 +44,7 @@ def parse_pid(text: str) -> int:
     try:
         return int(parse_json(text)["info"]["pid"])
     except (ValueError, KeyError, TypeError) as failed:
-        raise MeasureFailed(what="crictl does not tell the container's process", cause=text.strip()[:200]) from failed
+        raise MeasureFailed(what="crictl does not report the container's process", cause=text.strip()[:200]) from failed
 
 
 def door_into(pid: int) -> Door:

@@ -36,7 +36,7 @@ def config_folders() -> tuple[Path, ...]:
 
 
 def host_key_folders() -> tuple[Path, ...]:
-    """Where files of host keys are: ssh's own folders, labctl's configuration, and what labctl took down of VMs."""
+    """Where files of host keys are: ssh's own folders, labctl's configuration, and what labctl recorded of VMs."""
     return (*(home / ".ssh" for home in _homes()), Path("/etc/ssh"), *config_folders(), state_root("kubeadm"))
 
 
@@ -55,8 +55,8 @@ def require_places(machines: Sequence[Machine]) -> None:
         if _has_password(machine) and not _is_in(machine.sudo_password_file, config_folders()):
             raise UsageError(
                 what=f"{machine.node} ({machine.address}): {machine.sudo_password_file} cannot be its sudoPasswordFile",
-                cause="what is in that file is sent to the machine, so it is a file in ~/.config/labctl and no other, "
-                "whoever wrote lab.yaml",
+                cause="the content of that file is sent to the machine, so only files in ~/.config/labctl are allowed, "
+                "whatever lab.yaml says",
                 remedy="mkdir -p -m 700 ~/.config/labctl\n"
                 "(umask 077; cat > ~/.config/labctl/sudo-password)  # type the password, Enter, Ctrl-D\n"
                 "# in lab.yaml, under hosts: sudoPasswordFile: ~/.config/labctl/sudo-password",
@@ -64,15 +64,15 @@ def require_places(machines: Sequence[Machine]) -> None:
         if machine.known_hosts and not _is_in(machine.known_hosts, host_key_folders()):
             raise UsageError(
                 what=f"{machine.node} ({machine.address}): {machine.known_hosts} cannot be its knownHosts",
-                cause="who names a machine does not vouch for it as well: host keys are gone by that are in ~/.ssh, "
-                "/etc/ssh or ~/.config/labctl",
+                cause="a lab.yaml that names a machine cannot vouch for it as well: only host keys in ~/.ssh, /etc/ssh "
+                "or ~/.config/labctl are trusted",
                 remedy="# in lab.yaml, under hosts: no knownHosts:, or a file in ~/.ssh; then\n"
                 f"ssh{_port(machine)} {machine.user}@{machine.address} true  # compare the key, yes",
             )
 
 
 def require_own(machine: Machine) -> None:
-    """Raises UsageError as `require_places`, and StepFailed for host keys that somebody else could have written."""
+    """Raises UsageError as `require_places`, and StepFailed for host keys that another user could have written."""
     require_places([machine])
     if not machine.known_hosts:
         return
@@ -82,7 +82,7 @@ def require_own(machine: Machine) -> None:
         return
     if why:
         raise StepFailed(
-            what=f"{machine.node} ({machine.address}): its knownHosts could have been written by somebody else",
+            what=f"{machine.node} ({machine.address}): its knownHosts could have been written by another user",
             cause=f"{machine.known_hosts}: {why}",
             remedy=f"ls -l {shlex.quote(machine.known_hosts)}",
         )
@@ -100,7 +100,7 @@ def sudo_password(machine: Machine) -> bytes:
     try:
         if path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) and not path.is_symlink():
             raise StepFailed(
-                what=f"others may read the sudo password of {machine.node} in {machine.sudo_password_file}",
+                what=f"other users can read the sudo password of {machine.node} in {machine.sudo_password_file}",
                 remedy=f"chmod 600 {shlex.quote(machine.sudo_password_file)}",
             )
         content = read_file(path, most_byte=LONGEST_PASSWORD_BYTE, owned=True)
@@ -110,9 +110,7 @@ def sudo_password(machine: Machine) -> bytes:
     line, _, rest = content.partition(b"\n")
     line = line.rstrip(b"\r")
     if not line or rest or b"\0" in line:
-        raise _unfit(
-            machine, f"it does not have one line, the password, and nothing else: {machine.sudo_password_file}"
-        )
+        raise _unfit(machine, f"it must have exactly one line, the password: {machine.sudo_password_file}")
     return line + b"\n"
 
 
@@ -132,7 +130,7 @@ def require_packages(settings: Kubeadm) -> None:
     except OSError as failed:
         raise _no_packages(path, f"{failed.strerror}: {path}") from failed
     if other:
-        raise _no_packages(path, f"{other} in it is no .deb or .rpm file, and all of the folder would be sent")
+        raise _no_packages(path, f"{other} in it is no .deb or .rpm file, and the whole folder would be sent")
     if not found:
         raise _no_packages(path, "it is empty")
 

@@ -1,6 +1,6 @@
 """A lab as a plan for machines: which steps, in which order. Pure.
 
-Steps have no undo of their own: what was built on machines stays when a later step fails, `labctl up` goes on from
+Steps have no undo of their own: what was built on machines stays when a later step fails, `labctl up` continues from
 there, and `labctl down` puts the machines back as they were.
 """
 
@@ -27,10 +27,10 @@ from labctl.providers.kubeadm.settings import KubeadmSettings
 
 def plan_lab(settings: KubeadmSettings) -> Plan:
     machines = settings.machines
-    count = f"{len(machines)} {'machine' if len(machines) == 1 else 'machines'}"
+    count = "1 machine" if len(machines) == 1 else f"{len(machines)} machines"
     values = play_variables(settings)
     steps = [
-        Step(id="look", title=f"{count}: reached and looked at", actions=(_survey(settings),)),
+        Step(id="look", title=f"{count}: reached over SSH and inspected", actions=(_survey(settings),)),
         _render(settings),
         Step(
             id="prepare",
@@ -71,7 +71,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
 
 
 def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
-    """From one datapath to another on the cluster that is there: Cilium anew, then the pods anew."""
+    """From one datapath to another on the cluster that is there: Cilium again, then the pods again."""
     title = f"Cilium: {before.mode} → {after.mode}"
     remove = after.kubectl(
         "--namespace", after.namespace, "delete", "pods", "--selector", LAB_LABEL, "--wait", "--timeout=120s"
@@ -174,7 +174,7 @@ def _pods(settings: KubeadmSettings) -> Step:
 def _preamble(settings: KubeadmSettings) -> str:
     lines = [
         "# Run it on a host that reaches every machine by SSH and has helm. Each block between ON_THE_MACHINE lines",
-        "# can also be typed on the machine itself, as root. labctl does the same by the playbooks in playbooks/,",
+        "# can also be typed on the machine itself, as root. labctl does the same with the playbooks in playbooks/,",
         "# with kubeadm's settings in a file instead of on its command line.",
         "umask 077",
     ]

@@ -1,7 +1,7 @@
 """Whether machines can be used as they are: what `survey.py` saw, judged by what the lab asks for. Pure, but for the
 version of this host's Ansible.
 
-Everything that stands in the way on any machine is told in one error.
+Everything that stands in the way on any machine is reported in one error.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> lis
         older = 'in the clone of labctl: make upgrade ONLY="ansible-core<2.17"'  # the next start installs it
         found.append((problem, f"{older}; or a newer python3 on the machine"))
     if not seen.has_systemd:
-        found.append(("it does not run systemd", "a machine or VM that does"))
+        found.append(("it does not run systemd", "use a machine or VM that does"))
     if seen.is_in_cluster and not seen.mark:
         found.append(
             (
                 "it is a node of a cluster that labctl did not make, and labctl leaves it alone",
-                f"another machine; or, if that cluster may go: ssh {machine.place} sudo kubeadm reset",
+                f"another machine; or, if that cluster may be deleted: ssh {machine.place} sudo kubeadm reset",
             )
         )
     found += _judge_versions(kubeadm, seen)
@@ -97,7 +97,7 @@ def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> lis
 
 def clock_problem(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> Problem | None:
     """For machines whose clocks are apart. Certificates are made on one machine and read on the others: this host's
-    clock is a measure, not a party."""
+    clock is a reference only."""
     if seen.clock is None or abs(seen.clock.offset_s) <= kubeadm.max_clock_offset_s:
         return None
     cause = (
@@ -120,14 +120,14 @@ def _judge_room(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[
     if machine.is_control_plane and 0 < seen.cpus < LEAST_CPUS and "NumCPU" not in forgiven:
         found.append(
             (
-                f"the control plane wants {LEAST_CPUS} CPUs, and it has {seen.cpus}",
+                f"the control plane needs {LEAST_CPUS} CPUs, and it has {seen.cpus}",
                 "a larger machine as the first one, or kubeadm.ignorePreflightErrors: [Swap, NumCPU]",
             )
         )
     if machine.is_control_plane and 0 < seen.memory_byte < LEAST_MEMORY_BYTE and "Mem" not in forgiven:
         found.append(
             (
-                f"the control plane wants 1700 MB of memory, and it has {seen.memory_byte >> 20}",
+                f"the control plane needs 1700 MB of memory, and it has {seen.memory_byte >> 20}",
                 "a larger machine as the first one, or kubeadm.ignorePreflightErrors: [Swap, Mem]",
             )
         )
@@ -156,7 +156,7 @@ def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> li
         return []
     asked, is_v2 = parse_version(kubeadm.kubernetes), seen.cgroup == CGROUP_V2
     if not is_v2 and asked.series >= FIRST_WITHOUT_CGROUP_V1 and kubeadm.kubelet.get("failCgroupV1") is not False:
-        cause = f"it has cgroup v1, with which the kubelet of Kubernetes {asked} does not start"
+        cause = f"it has cgroup v1, on which the kubelet of Kubernetes {asked} does not start"
         remedy = (
             f"boot it with systemd.unified_cgroup_hierarchy=1 (ssh {machine.place} cat /proc/cmdline), or in lab.yaml: "
             "kubeadm: {kubelet: {failCgroupV1: false}}, or an older kubeadm.kubernetes"
@@ -165,7 +165,7 @@ def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> li
     if is_v2 and seen.containerd is not None and seen.containerd.series < (1, 4):
         return [
             (
-                f"it has cgroup v2, which containerd {seen.containerd} does not know",
+                f"it has cgroup v2, which containerd {seen.containerd} does not support",
                 "containerd 1.4 or later, or boot it with systemd.unified_cgroup_hierarchy=0",
             )
         ]
@@ -180,13 +180,13 @@ def _judge_versions(kubeadm: Kubeadm, seen: MachineFacts) -> list[Problem]:
         found.append((problem, "another containerd on the machine, or another kubeadm.kubernetes"))
     if source is PackageSource.INSTALLED:
         forgiven = kubeadm.ignore_preflight_errors
-        # labctl itself finds the pods by crictl; the others are kubeadm's wish.
+        # labctl itself finds the pods by crictl; kubeadm wants the others.
         lacks = [tool for tool in seen.lacks if tool == "crictl" or f"FileExisting-{tool}" not in forgiven]
         if lacks:
             waived = ", ".join(("Swap", *(f"FileExisting-{tool}" for tool in lacks if tool != "crictl")))
             also = f", or kubeadm.ignorePreflightErrors: [{waived}]" if "crictl" not in lacks else ""
             found.append(
-                (f"nothing may be downloaded, and it has not got {' and '.join(lacks)}", f"install them by hand{also}")
+                (f"downloading is disabled, and it lacks {' and '.join(lacks)}", f"install them by hand{also}")
             )
         missing = [
             name
@@ -198,7 +198,7 @@ def _judge_versions(kubeadm: Kubeadm, seen: MachineFacts) -> list[Problem]:
         if missing:
             found.append(
                 (
-                    f"nothing may be downloaded, and it has not got {' and '.join(missing)}",
+                    f"downloading is disabled, and it lacks {' and '.join(missing)}",
                     "install them by hand, or packages.source: bundle with the files in packages.bundle",
                 )
             )
@@ -221,10 +221,10 @@ def _judge_versions(kubeadm: Kubeadm, seen: MachineFacts) -> list[Problem]:
 
 
 def cri_problem(kubernetes: Version, containerd: Version) -> str:
-    """A kubelet before 1.23 speaks CRI v1alpha2 only, which containerd 2 has not; one since 1.26 speaks v1 only, which
+    """A kubelet before 1.23 speaks CRI v1alpha2 only, which containerd 2 lacks; one since 1.26 speaks v1 only, which
     came with containerd 1.6."""
     if kubernetes.series < (1, 23) and containerd.series >= (2, 0):
-        return f"containerd {containerd} does not speak with the kubelet of Kubernetes {kubernetes} (CRI v1alpha2)"
+        return f"containerd {containerd} does not work with the kubelet of Kubernetes {kubernetes} (CRI v1alpha2)"
     if kubernetes.series >= (1, 26) and containerd.series < (1, 6):
         return f"containerd {containerd} is too old for Kubernetes {kubernetes}, which needs 1.6 (CRI v1)"
     return ""
@@ -247,7 +247,7 @@ def _ansible_core() -> str:
 
 
 def refuse_obstacles(settings: KubeadmSettings, seen: Iterable[MachineFacts]) -> None:
-    """Raises StepFailed that tells every obstacle with its machine."""
+    """Raises StepFailed that names every obstacle with its machine."""
     obstacles = judge_survey(settings, seen)
     if not obstacles:
         return

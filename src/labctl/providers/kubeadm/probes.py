@@ -1,6 +1,6 @@
 """What this host must have to build labs on machines: found by trying, each with its remedy. Changes nothing.
 
-What `labctl doctor` says of the machines of lab.yaml: asked all at once over SSH, within a deadline.
+What `labctl doctor` reports on the machines of lab.yaml: asked all at once over SSH, within a deadline.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def probes() -> Iterator[Probe]:
     except HostLacks as lacks:
         yield Probe(name="playbooks", present=False, found="not found", needed_for=_BUILDING, remedy=lacks.remedy)
     yield from tool_probes(TOOLS)
-    path = process.find_program("vagrant")  # its own account of its version takes a second
+    path = process.find_program("vagrant")  # asking for its version takes a second
     yield Probe(
         name="vagrant", present=path is not None, found=path or "not found", needed_for="machines: vagrant",
         remedy="apt-get install vagrant vagrant-libvirt", required=False,
@@ -93,7 +93,7 @@ def asked(machines: Sequence[Machine], deadline_s: float) -> Mapping[str, Machin
     answers: dict[str, MachineFacts | LabError] = {
         machine.node: StepFailed(
             what=f"{machine.node} ({machine.address}): no answer in {deadline_s:g} s",
-            cause=f"no answer in {deadline_s:g} s: overloaded, or sudo waits there for a name server that is not there",
+            cause=f"no answer in {deadline_s:g} s: overloaded, or sudo waits there for an unreachable name server",
             remedy=f"ssh {machine.place} 'uptime; getent ahostsv4 \"$(hostname)\"'  # must print an address at once",
         )
         for machine in machines
@@ -138,7 +138,7 @@ def _probes_of(
 
 
 def in_words(seen: MachineFacts) -> str:
-    """What a reader wants to know of a machine that fits, in one line."""
+    """The facts about a machine that fits, in one line."""
     words = [f"{seen.family} family", f"Linux {seen.kernel}" if seen.kernel else ""]
     words.append(f"{seen.cpus} CPUs" if seen.cpus else "")
     words.append(f"{seen.memory_byte / 1e9:.1f} GB memory" if seen.memory_byte else "")

@@ -32,7 +32,7 @@ from labctl.system.files import digest_of
 
 
 class KubeadmProvider:
-    """`Provider` of the seam. `observer` hears every Ansible task; `site` gives the machines of lab.yaml, for labs
+    """`Provider` of the seam. `observer` receives every Ansible task; `site` gives the machines of lab.yaml, for labs
     whose record on this host is lost and for `doctor`; `site_section` what lab.yaml says under `kubeadm:`."""
 
     name = "kubeadm"
@@ -87,7 +87,7 @@ class KubeadmProvider:
         """Of the machines of lab.yaml, asked over SSH."""
         from labctl.providers.kubeadm.probes import machine_probes
 
-        # Without Fabric nobody can be asked, which `probes` has told.
+        # Without Fabric no machine can be asked, which `probes` has reported.
         if all(probe.present for probe in probes() if probe.name == "fabric"):
             yield from machine_probes(self._site_section(), settled(self._site()))
 
@@ -139,7 +139,7 @@ class KubeadmProvider:
 
     @contextlib.contextmanager
     def _doors(self, lab: Lab, settings: KubeadmSettings) -> Iterator[Doors]:
-        """Where images may be, now. Machines that do not answer are told, and do not stop anything."""
+        """Where images may be, now. Machines that do not answer are reported, and do not stop anything."""
         from labctl.providers.kubeadm.images import open_doors
         from labctl.providers.kubeadm.ssh import Fleet
 
@@ -147,8 +147,8 @@ class KubeadmProvider:
             yield open_doors(settings, fleet)
 
     def strategy(self, lab: Lab, *, sides: int = 2) -> StrategyChoice:
-        """The machines are there once, so the sides take turns on them."""
-        return StrategyChoice(switches=True, because="the machines are there once", is_asked=True)
+        """There is only one set of machines, so the sides take turns on them."""
+        return StrategyChoice(switches=True, because="there is only one set of machines", is_asked=True)
 
     @contextlib.contextmanager
     def _executor(self, lab: Lab) -> Iterator[Executor]:
@@ -280,7 +280,7 @@ class KubeadmProvider:
             raise StepFailed(
                 what=f"the record of lab {name} cannot be read", cause=str(broken),
                 remedy=f"rm {self._files(name).state}  # with the machines under hosts: in lab.yaml\n"
-                f"labctl down {name} --machines  # they know what they were",
+                f"labctl down {name} --machines  # the machines remember their original state",
             ) from broken  # fmt: skip
 
     @contextlib.contextmanager

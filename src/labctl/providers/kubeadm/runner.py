@@ -1,6 +1,6 @@
 """Runs one playbook by ansible-runner: its events become progress, its failures one error that can be acted on.
 
-Everything that Ansible is told and says is kept in one directory (inventory, variables, events, standard output).
+Ansible's input and output are kept in one directory (inventory, variables, events, standard output).
 The module is imported only when machines are really worked on: ansible-runner takes a while to load.
 
 Progress while Ansible works, as data: which task runs, how it ended on which machine, how long it took.
@@ -142,7 +142,7 @@ def playbooks_directory() -> Path:
         if (parent / "playbooks" / "prepare.yml").is_file():
             return parent / "playbooks"
     raise HostLacks(
-        what="the playbooks are not there",
+        what="the playbooks were not found",
         cause="the provider kubeadm needs labctl's source tree, with its directory playbooks/",
         remedy="git clone labctl and run ./labctl in it",
     )
@@ -156,7 +156,7 @@ def ansible_playbook() -> str | None:
 
 def socket_directory() -> Path:
     """A new directory for ssh's control sockets, mode 0700: where temporary files go, unless ssh could not bind a
-    socket there. Raises StepFailed where no place will do."""
+    socket there. Raises StepFailed where no directory is suitable."""
     refused = []
     others = ("/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm")  # nosec B108  # mkdtemp is safe there
     for parent in (tempfile.gettempdir(), *others):
@@ -171,9 +171,9 @@ def socket_directory() -> Path:
         except OSError as failed:
             refused.append(f"{parent}: {failed.strerror}")
     raise StepFailed(
-        what="there is no place for ssh's control sockets",
+        what="no directory is suitable for ssh's control sockets",
         cause="; ".join(refused) or "the directory for temporary files has % or quotes in its name",
-        remedy="TMPDIR=DIRECTORY with a short name, before the same command",
+        remedy="run the same command with TMPDIR=DIRECTORY before it, where the directory has a short name",
     )
 
 
@@ -238,7 +238,7 @@ class AnsibleRunner:
         for socket in self._sockets.iterdir():
             with contextlib.suppress(MeasureFailed):
                 process.run(("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"), timeout_s=5.0)
-        # A connection that is just ending still has its socket there, and takes it away by itself.
+        # A connection that is just ending still has its socket there, and removes it by itself.
         until_s = time.monotonic() + _CLOSE_S
         while self._sockets.exists() and time.monotonic() < until_s:
             with contextlib.suppress(OSError):
@@ -299,7 +299,7 @@ class AnsibleRunner:
             self.observer(PlaybookEnded(playbook=playbook))
         if _size_byte(log) > _MOST_LOG_BYTE:
             raise StepFailed(
-                what=f"the playbook {playbook}.yml printed more than {_MOST_LOG_BYTE >> 20} MiB, and was ended",
+                what=f"the playbook {playbook}.yml printed more than {_MOST_LOG_BYTE >> 20} MiB, and was stopped",
                 cause=_last_lines(log)[-200:],
                 remedy=f"tail -c 2000 {shlex.quote(str(log))}",
             )
@@ -307,7 +307,7 @@ class AnsibleRunner:
             raise step_failed(listener.failures, self.machines, str(log))
         if result.status != "successful":
             raise StepFailed(
-                what=f"the playbook {playbook}.yml did not run to its end ({result.status})",
+                what=f"the playbook {playbook}.yml did not finish ({result.status})",
                 cause=listener.refused.strip() or _last_lines(log),
                 remedy=f"less {shlex.quote(str(log))}",
             )
@@ -338,7 +338,7 @@ class AnsibleRunner:
         return {
             "PATH": f"{Path(program).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "ANSIBLE_CONFIG": str(playbooks_directory() / "ansible.cfg"),
-            # An inventory is read as YAML and never run; what a machine says of itself is no variable by its own name.
+            # An inventory is read as YAML and never run; facts of a machine do not become variables of their own name.
             "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml",
             "ANSIBLE_INJECT_FACT_VARS": "False",
             "ANSIBLE_HOME": str(self.directory / "tmp"),
@@ -354,7 +354,7 @@ class AnsibleRunner:
             "ANSIBLE_DEPRECATION_WARNINGS": "False",
             "PYTHONWARNINGS": "ignore",
             "LC_ALL": "C.UTF-8",
-            # Nobody sits there to be asked in a window of its own.
+            # There is no user to answer in a window.
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
@@ -413,6 +413,6 @@ def _last_lines(log: Path) -> str:
     try:
         text = files.read_tail(log, most_byte=_TAIL_BYTE).decode(errors="replace")
     except OSError:
-        return "it left no log"
+        return "it wrote no log"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "; ".join(lines[-3:]) or "it said nothing"
+    return "; ".join(lines[-3:]) or "it printed nothing"

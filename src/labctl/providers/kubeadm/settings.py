@@ -114,7 +114,7 @@ def read_settings(lab: Lab, root: Path) -> KubeadmSettings:
     # `down` removes from that directory of a machine what was not in it.
     if not _DIRECTORY.fullmatch(settings.cni_directory):
         raise UsageError(
-            what=f"cni.binPath {settings.cni_directory!r} is no directory of its own",
+            what=f"cni.binPath {settings.cni_directory!r} is not a directory of its own",
             cause="Cilium puts its plugin there, and down removes what was not there before",
             remedy="cilium: {values: {cni: {binPath: /opt/cni/bin}}}",
             key="cilium.values",

@@ -66,7 +66,7 @@ def connect(machine: Machine) -> Connection:
         raise HostLacks(
             what="Fabric is not on this host", cause=str(missing), remedy='pip install "fabric>=3.2"'
         ) from missing
-    # paramiko's threads write tracebacks of their own; what they met is raised here, and told once.
+    # paramiko's threads write tracebacks of their own; what they met is raised here, and reported once.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
     goal = reached(machine)
     way: socket.socket | None = None
@@ -93,7 +93,7 @@ def connect(machine: Machine) -> Connection:
         connection.open()
         shown = connection.transport.get_remote_server_key().get_base64()
         if any(shown in words for words in _marked("@revoked", goal)):
-            raise paramiko.SSHException("the key that the machine shows is marked @revoked in known_hosts")
+            raise paramiko.SSHException("the key that the machine presents is marked @revoked in known_hosts")
         connection.transport.set_keepalive(_KEEPALIVE_S)
     except (OSError, paramiko.SSHException, EOFError) as failed:
         said = way.said() if isinstance(way, _Piped) else ""
@@ -116,12 +116,12 @@ def _patient(*words: Any, **named: Any) -> Any:
 
 
 def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabError:
-    """Why there is no connection: what the way there said, else what the machine did; and what labctl went by."""
+    """Why there is no connection: what the way there said, else what the machine did; and what labctl used."""
     if goal.through and said:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         failed: LabError = StepFailed(
             what=f"{machine.node} ({machine.address}): cannot be reached",
-            cause=f"the way there, {shlex.join(goal.through)}, fails: {'; '.join(lines[-2:])}",
+            cause=f"the connection by way of {shlex.join(goal.through)} fails: {'; '.join(lines[-2:])}",
             remedy="\n".join([f"ssh {goal.jump} true"] * bool(goal.jump) + [f"ssh {machine.place} true"]),
         )
     else:
@@ -130,11 +130,13 @@ def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabE
         )
     unfollowed = [*goal.unfollowed, *["@cert-authority in known_hosts"] * bool(_marked("@cert-authority", goal))]
     if unfollowed:
-        failed.cause += f". Of ssh's configuration labctl does not follow: {', '.join(unfollowed)}"
+        ignored = ", ".join(unfollowed)
+        failed.cause = f"{failed.cause}. labctl does not follow these options of ssh's configuration: {ignored}"
     behind = os.environ.get("SUDO_USER", "")
     if os.geteuid() == 0 and behind not in ("", "root"):
-        failed.cause += (
-            f". labctl runs as root, and goes by root's keys, known_hosts and ssh configuration, not {behind}'s"
+        failed.cause = (
+            f"{failed.cause}. labctl runs as root, and uses root's keys, known_hosts and ssh configuration, "
+            f"not {behind}'s"
         )
         failed.remedy += "\n# the same command without sudo: building on machines needs no root on this host"
     return failed
@@ -246,7 +248,7 @@ def _keys(goal: Reached) -> Any:
                     yield InMemoryPrivateKey(goal.user, key)
 
         def _read(self, file: str) -> Any:
-            """The key in a file; one that cannot be used is named if no other will do."""
+            """The key in a file; one that cannot be used is named if no other works."""
             import paramiko
 
             try:
@@ -360,7 +362,7 @@ class SshRunning:
             self._pumping.start()
 
     def _pump(self) -> None:
-        """Output that goes to a descriptor is passed on as it comes, whether anybody asks or not."""
+        """Output that goes to a descriptor is passed on as it comes, whether it is asked for or not."""
         with contextlib.suppress(OSError):
             while not self._channel.closed and not (self._is_over() and self._channel.eof_received):
                 if not self._read():
@@ -424,17 +426,17 @@ class SshRunning:
             if over or deadline.is_over():
                 seen = bytes(self._err or self._out)[-400:].decode(errors="replace").strip()
                 raise MeasureFailed(
-                    what=f"{self._argv[0]} on {self._where} "
-                    + ("ended before" if over else f"said nothing of it in {timeout_s:g} s")
-                    + f": waited for '{text}'",
+                    what=f"{self._argv[0]} on {self._where} ended before it printed '{text}'"
+                    if over
+                    else f"{self._argv[0]} on {self._where} did not print '{text}' within {timeout_s:g} s",
                     cause=f"it printed: {seen or 'nothing'}",
                     remedy=shlex.join(self._argv),
                 )
             time.sleep(_POLL_S)
 
     def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
-        """A channel carries no signals: who needs them goes through `providers/cilium/targets.py`, which sends them
-        by process id. This closes the program's input and waits."""
+        """A channel carries no signals: where they are needed, `providers/cilium/targets.py` sends them by process
+        id. This closes the program's input and waits."""
         del sig
         return self.wait(timeout_s=timeout_s)
 
@@ -447,7 +449,7 @@ class SshRunning:
         timed_out = not self._is_over()
         if timed_out:
             self._close_channel()
-        # The end is told before the last output has been taken.
+        # The end is reported before the last output has been read.
         drained = Deadline.after(_DRAIN_S)
         while not timed_out and not self._channel.eof_received and not drained.is_over():
             self._read()
@@ -460,7 +462,7 @@ class SshRunning:
             raise MeasureFailed(
                 what=f"the connection to {self._where} was lost while {self._argv[0]} ran",
                 cause="no exit status came back",
-                remedy="is the machine up? then the same command again",
+                remedy="check that the machine is up, then run the same command again",
             )
         return Completed(
             argv=self._argv, returncode=status, stdout=bytes(self._out), stderr=bytes(self._err),

@@ -47,7 +47,7 @@ _REFUSED = ("revokedhostkeys",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """Where a connection to a machine goes and what it goes by. Paths are absolute.
+    """Where a connection to a machine goes and what it uses. Paths are absolute.
 
     `key_name` is what the host's key is known as (HostKeyAlias, else HostName), `through` the argv of the program whose
     standard streams are the connection (ProxyJump, ProxyCommand; empty for TCP), `jump` what to type after ssh to try
@@ -103,7 +103,7 @@ def settled(machines: Sequence[Machine]) -> tuple[Machine, ...]:
 def _settled(machine: Machine) -> Machine:
     if process.find_program("ssh") is None:
         return machine
-    # As the first to be read, and the last to say anything, it tells a user who is named from the one who asks.
+    # Read first and last, it distinguishes a user that is named from the user that asks.
     files = "Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\n"
     with tempfile.NamedTemporaryFile("w", prefix="labctl-ssh-", suffix=".conf") as config:
         config.write(f"{files}Match all\nUser {_NOBODY}\n")
@@ -125,7 +125,7 @@ def _settled(machine: Machine) -> Machine:
 def _answer(argv: Sequence[str], machine: Machine) -> str:
     if process.find_program("ssh") is None:
         raise HostLacks(
-            what="ssh is not on this host", cause="machines are reached as its configuration says",
+            what="ssh is not on this host", cause="labctl reaches machines by ssh's configuration",
             remedy="apt-get install openssh-client",
         )  # fmt: skip
     done = process.run(argv, timeout_s=_ASK_S)
@@ -161,7 +161,7 @@ def parse_answer(answer: str, machine: Machine, *, environment: Mapping[str, str
     if refused:
         raise StepFailed(
             what=f"{machine.node} ({machine.address}): cannot be reached as ssh's configuration says",
-            cause=f"labctl cannot follow {', '.join(refused)}, and does not go on without it",
+            cause=f"labctl cannot follow {', '.join(refused)}, and does not connect without it",
             remedy="give this machine a Host entry in ~/.ssh/config without it",
         )
     host, port, user = one("hostname", machine.address), int(one("port", str(machine.port))), one("user", machine.user)
@@ -208,7 +208,7 @@ def parse_answer(answer: str, machine: Machine, *, environment: Mapping[str, str
 
 
 def argv_jump(jump: str, host: str, port: int) -> tuple[str, ...]:
-    """The ssh whose standard streams lead to host:port, by way of the hops of a ProxyJump. It asks nobody anything."""
+    """The ssh whose standard streams lead to host:port, by way of the hops of a ProxyJump. It never prompts."""
     before, _, last = jump.rpartition(",")
     target = f"[{host}]:{port}"
     return (

@@ -1,6 +1,6 @@
-"""What the machines are like before anything is done to them: asked all at once over SSH. `fitness.py` judges it.
+"""What the machines are like before anything is done to them: asked all at once over SSH. `preflight.py` judges it.
 
-One script a machine prints `key=value` lines; machines that cannot be asked are told in one error.
+One script a machine prints `key=value` lines; machines that cannot be asked are reported in one error.
 
 How far a machine's clock is from this host's: asked over SSH, estimated from several round trips, judged. Pure but
 for `measure`.
@@ -56,7 +56,7 @@ SCRIPT = "; ".join(_LINES.strip().splitlines())
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineFacts:
     """One machine as it was found. `devices` are (name, address), `free_byte` (directory, bytes). Numbers are 0 where
-    the machine did not tell."""
+    the machine did not report them."""
 
     node: str
     is_root: bool
@@ -77,7 +77,7 @@ class MachineFacts:
     memory_byte: int = 0
     free_byte: tuple[tuple[str, int], ...] = ()
     ports: frozenset[int] = frozenset()
-    """TCP ports that somebody listens on."""
+    """TCP ports on which a process listens."""
     cgroup: str = ""
     """The type of the file system at /sys/fs/cgroup: `cgroup2fs` with cgroup v2 alone."""
 
@@ -180,8 +180,8 @@ def look_at(commands: MachineCommands, *, ask_s: float = _ASK_S) -> MachineFacts
     if done.timed_out:
         # What it said until then would read as programs that are not there.
         raise StepFailed(
-            what=f"{node} ({commands.machine.address}): did not say in {ask_s:g} s what is installed",
-            cause="it takes commands over SSH, and is too slow to end them: overloaded, or out of memory",
+            what=f"{node} ({commands.machine.address}): did not report within {ask_s:g} s what is installed",
+            cause="it accepts commands over SSH, and is too slow to complete them: overloaded, or out of memory",
             remedy=f"ssh {commands.machine.place} uptime",
         )
     if done.returncode != 0 and "uid=" not in done.text:
@@ -193,7 +193,7 @@ def look_at(commands: MachineCommands, *, ask_s: float = _ASK_S) -> MachineFacts
 
 _ROUNDS = 5
 _ASK_CLOCK_S = 60.0
-"""Where sudo waits for a name server that is not there, each command takes 20 s."""
+"""Where sudo waits for a unreachable name server, each command takes 20 s."""
 _ENOUGH_S = 10.0
 """After it no further question is asked of a machine that has answered once: a slow one need not hold up the others."""
 
@@ -218,7 +218,7 @@ def parse_time(node: str, text: str) -> float:
         raise MeasureFailed(
             what=f"the time of {node} is not a number",
             cause=f"date +%s.%N printed: {text.strip()[:80] or 'nothing'}",
-            remedy="take what a login prints (banners, echo in .bashrc) away from shells that are not interactive",
+            remedy="remove what a login prints (banners, echo in .bashrc) from non-interactive shells",
         ) from failed
 
 
@@ -267,8 +267,8 @@ def measure(node: str, commands: Commands) -> ClockOffset:
         answered_s = time.time()
         if done.timed_out:
             raise MeasureFailed(
-                what=f"{node} did not tell its time in {_ASK_CLOCK_S:g} s",
-                cause="it takes commands over SSH, but is too slow to end the shortest of them (overloaded?)",
+                what=f"{node} did not report its time within {_ASK_CLOCK_S:g} s",
+                cause="it accepts commands over SSH, but is too slow to complete the shortest of them (overloaded?)",
                 remedy=shlex.join((*commands.prefix, "uptime")),
             )
         exchanges.append(ClockExchange(sent_s=sent_s, answered_s=answered_s, said_s=parse_time(node, done.text)))

@@ -145,7 +145,7 @@ def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_an_image_that_is_not_here_cannot_be_packed(settings: KindSettings, tmp_path: Path) -> None:
     engine = Engine()
     engine.images.remove("local/tools:1")
-    with pytest.raises(UsageError, match="cannot pack what is not here: local/tools:1"):
+    with pytest.raises(UsageError, match="cannot pack images that are not here: local/tools:1"):
         bundle.pack(settings, "docker", engine, tmp_path / "lab.tar")
     assert not (tmp_path / "lab.tar").exists()
 

@@ -63,7 +63,7 @@ def test_a_name_of_the_users_ssh_configuration_is_asked_of_ssh() -> None:
     assert docker.said == ["ssh -G lab"]
 
 
-def test_docker_host_goes_before_every_context_and_asks_nobody() -> None:
+def test_docker_host_goes_before_every_context_and_runs_nothing() -> None:
     docker = Docker({"far": "tcp://10.0.0.5:2376"})
     environment = {"DOCKER_HOST": "unix:///run/mine.sock", "DOCKER_CONTEXT": "far"}
     assert engine_endpoint("docker", docker, environment) == EngineEndpoint(url="unix:///run/mine.sock")
@@ -83,7 +83,7 @@ def test_a_context_is_asked_of_docker_wherever_it_was_chosen(where: str, tmp_pat
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"currentContext": "default"}', '{"currentContext": null}'])
-def test_without_a_context_of_ones_own_nobody_is_asked(text: str | None, tmp_path: Path) -> None:
+def test_without_a_context_of_ones_own_nothing_is_run(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     docker = Docker()

@@ -119,12 +119,10 @@ def test_a_lab_whose_node_is_gone_is_not_whole(world: World, provider: KindProvi
     assert (found.is_whole, found.missing) == (False, ("node labctl-bpf-worker2",))
 
 
-def test_a_cluster_of_somebody_else_is_refused_and_never_deleted(
-    world: World, provider: KindProvider, tmp_path: Path
-) -> None:
+def test_a_foreign_cluster_is_refused_and_never_deleted(world: World, provider: KindProvider, tmp_path: Path) -> None:
     lab = lab_of(tmp_path)
     world.make_cluster("labctl-bpf", {"nodes": [{"role": "control-plane"}]}, is_ours=False)
-    with pytest.raises(UsageError, match="a kind cluster named labctl-bpf is there, and labctl did not make it"):
+    with pytest.raises(UsageError, match="a kind cluster named labctl-bpf exists, and labctl did not make it"):
         built(provider, lab)
     assert "labctl-bpf" in world.clusters
     provider.teardown("bpf")
@@ -140,7 +138,7 @@ def test_a_cluster_that_a_cut_up_left_whole_is_kept(world: World, provider: Kind
     assert not [line for line in world.said if "kind create" in line]
 
 
-def test_a_cluster_that_a_cut_up_left_half_is_made_anew(world: World, provider: KindProvider, tmp_path: Path) -> None:
+def test_a_cluster_that_a_cut_up_left_half_is_made_again(world: World, provider: KindProvider, tmp_path: Path) -> None:
     lab = lab_of(tmp_path)
     built(provider, lab)
     world.clusters["labctl-bpf"]["nodes"].pop()
@@ -171,7 +169,7 @@ def test_a_container_that_the_engine_makes_after_kind_was_stopped_is_removed_too
     assert len(sleeps) == 1
 
 
-def test_a_whole_cluster_that_was_made_from_another_content_is_made_anew(
+def test_a_whole_cluster_that_was_made_from_another_content_is_made_again(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     built(provider, lab_of(tmp_path))
@@ -219,7 +217,7 @@ def test_every_failure_is_undone_and_says_what_to_do(
     assert world.clusters == {}
 
 
-def test_a_tool_that_hangs_is_told_with_its_deadline(world: World, provider: KindProvider, tmp_path: Path) -> None:
+def test_a_tool_that_hangs_is_reported_with_its_deadline(world: World, provider: KindProvider, tmp_path: Path) -> None:
     world.fail("kind create", "", code=-9, timed_out=True, happens=True)
     with pytest.raises(StepFailed, match=r"kind create cluster labctl-bpf did not end in 900 s"):
         built(provider, lab_of(tmp_path))
@@ -274,7 +272,7 @@ def test_an_image_that_may_not_be_fetched_is_a_lack_of_the_host(
     world.images.remove("local/cilium:v1.13.12")
     with pytest.raises(HostLacks) as lacks:
         built(provider, lab_of(tmp_path))
-    assert lacks.value.what == "the image local/cilium:v1.13.12 is not in docker, and nothing may be fetched"
+    assert lacks.value.what == "the image local/cilium:v1.13.12 is not in docker, and pulling is disabled"
     assert not [line for line in world.said if line.startswith("kind create")]
 
 
@@ -306,7 +304,7 @@ def test_every_engines_words_for_a_missing_image_are_understood(
     words: str, world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     world.fail("docker image inspect local/tools:1", words)
-    with pytest.raises(HostLacks, match="the image local/tools:1 is not in docker, and nothing may be fetched"):
+    with pytest.raises(HostLacks, match="the image local/tools:1 is not in docker, and pulling is disabled"):
         built(provider, lab_of(tmp_path))
 
 
@@ -320,7 +318,7 @@ def test_an_image_missing_on_one_node_is_named_with_the_node(
     assert "--nodes labctl-bpf-worker2" in failed.value.remedy
 
 
-def test_a_pod_that_can_never_start_is_told_at_once_with_its_events(
+def test_a_pod_that_can_never_start_is_reported_at_once_with_its_events(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     waiting = {"reason": "ErrImageNeverPull", "message": 'image "local/tools:1" is not present'}
@@ -369,7 +367,7 @@ def pods_of_the_lab(provider: KindProvider, tmp_path: Path) -> WaitForPods:
     return next(action for action in actions if isinstance(action, WaitForPods))
 
 
-def test_an_image_that_the_chart_wants_and_nobody_brings_is_refused_before_any_cluster(
+def test_an_image_that_the_chart_needs_and_is_not_preloaded_is_refused_before_any_cluster(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     world.also_rendered = """---
@@ -377,7 +375,7 @@ kind: Deployment
 metadata: {name: hubble-relay}
 spec: {template: {spec: {containers: [{name: relay, image: "quay.io/cilium/hubble-relay:v1.13.12"}]}}}
 """
-    with pytest.raises(UsageError, match=r"nobody brings to the nodes: quay\.io/cilium/hubble-relay") as refused:
+    with pytest.raises(UsageError, match=r"are not preloaded: quay\.io/cilium/hubble-relay") as refused:
         built(provider, lab_of(tmp_path))
     assert "kindCluster.extraImages: [quay.io/cilium/hubble-relay:v1.13.12]" in refused.value.remedy
     assert not world.clusters
@@ -386,7 +384,7 @@ spec: {template: {spec: {containers: [{name: relay, image: "quay.io/cilium/hubbl
     assert world.clusters
 
 
-def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
+def test_an_agent_that_crashes_is_reported_with_the_end_of_its_log(
     world: World, provider: KindProvider, tmp_path: Path
 ) -> None:
     ended = {"exitCode": 1, "message": "starting\nBPF masquerade requires NodePort"}
@@ -573,7 +571,7 @@ def test_there_is_one_cluster_where_memory_is_short_and_the_reason_has_the_figur
     monkeypatch.setattr("labctl.providers.kind.provider.inotify_instances", lambda: 512)
     choice = provider.strategy(lab_of(tmp_path))
     assert (choice.switches, choice.is_asked) == (switches, False)
-    assert choice.because == f"2 clusters of together 6 nodes need about 4.1 GiB, {free_gib:.1f} GiB are free"
+    assert choice.because == f"2 clusters with 6 nodes in total need about 4.1 GiB, {free_gib:.1f} GiB are free"
 
 
 @pytest.mark.parametrize(("instances", "switches"), [(128, True), (512, False), (None, False)])
@@ -587,7 +585,7 @@ def test_there_is_one_cluster_where_the_kernel_would_not_let_six_nodes_boot(
     assert (choice.switches, choice.is_asked) == (switches, False)
     if switches:
         assert choice.because == (
-            "fs.inotify.max_user_instances is 128, and kind advises 512 for 2 clusters of together 6 nodes"
+            "fs.inotify.max_user_instances is 128, and kind advises 512 for 2 clusters with 6 nodes in total"
         )
 
 

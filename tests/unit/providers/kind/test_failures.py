@@ -129,7 +129,7 @@ def test_a_warning_beside_the_failure_does_not_choose_the_remedy() -> None:
     assert failed(said).splitlines()[0] == "free -h"
 
 
-def test_what_nobody_knows_shows_the_command_and_the_tools_own_words() -> None:
+def test_an_unknown_failure_shows_the_command_and_the_tools_own_words() -> None:
     done = Completed(argv=KIND, returncode=1, stdout=b"", stderr=b"ERROR: the moon is full", duration_s=1.0)
     error = failed_command(done, timeout_s=900)
     assert (error.cause, error.remedy) == ("ERROR: the moon is full", "kind create cluster --name labctl-x  # by hand")

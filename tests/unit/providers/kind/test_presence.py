@@ -24,18 +24,18 @@ def asked(root: Path, answer: Completed, engine: str | None = "/usr/bin/docker")
 
 
 @pytest.mark.parametrize(("listed", "may"), [("", False), ("\n", False), ("labctl-bpf-worker\n", True)])
-def test_an_engine_that_answers_tells_by_its_node_containers(tmp_path: Path, listed: str, may: bool) -> None:
+def test_an_engine_that_answers_is_judged_by_its_node_containers(tmp_path: Path, listed: str, may: bool) -> None:
     assert asked(tmp_path, completed(("docker", "ps"), listed)) is may
 
 
-def test_without_an_engine_the_labs_on_record_are_still_told(tmp_path: Path) -> None:
+def test_without_an_engine_the_labs_on_record_are_still_listed(tmp_path: Path) -> None:
     assert not asked(tmp_path, SILENT, engine=None)
     (tmp_path / "bpf").mkdir()
     (tmp_path / "bpf" / "lab.json").write_text("{}")
     assert asked(tmp_path, SILENT, engine=None)
 
 
-def test_of_a_silent_engine_the_labs_on_record_are_still_told(tmp_path: Path) -> None:
+def test_of_a_silent_engine_the_labs_on_record_are_still_listed(tmp_path: Path) -> None:
     assert not asked(tmp_path, SILENT)
     (tmp_path / "bpf").mkdir()
     (tmp_path / "bpf" / "lab.json").write_text("{}")

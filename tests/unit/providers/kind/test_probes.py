@@ -60,7 +60,7 @@ def test_what_is_missing_has_a_remedy_in_every_case() -> None:
     assert all(probe.remedy for probe in lacking)
 
 
-def test_a_stopped_daemon_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_daemon_is_reported_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.9:2375")
     host = Host()
     host.daemon_is_up = False

@@ -115,7 +115,7 @@ def test_all_witnesses_of_a_lab_in_bpf_mode_agree(tmp_path: Path) -> None:
     assert all(piece.command for piece in evidence)
 
 
-def test_a_fallback_to_legacy_is_told_by_the_agents_and_by_the_packets(tmp_path: Path) -> None:
+def test_a_fallback_to_legacy_is_shown_by_the_agents_and_by_the_packets(tmp_path: Path) -> None:
     log = (FIXTURES / "fallback" / "masq-iptables.txt").read_text()
     cluster = Cluster("status-legacy-vxlan.json", log)
 
@@ -148,9 +148,7 @@ def test_a_monitor_that_fails_never_stops_the_traffic(tmp_path: Path) -> None:
         ("CPU 01: Lost 7 events\n", True, "monitor ended by itself"),
     ],
 )
-def test_a_monitor_that_did_not_tell_everything_speaks_for_no_mode(
-    tmp_path: Path, says: str, dies: bool, told: str
-) -> None:
+def test_a_monitor_that_is_incomplete_speaks_for_no_mode(tmp_path: Path, says: str, dies: bool, told: str) -> None:
     cluster = Cluster()
     cluster.monitor_dies = dies
     cluster.monitor = says + (FIXTURES / "bpf-native.monitor-none.extract.txt").read_text()
@@ -194,7 +192,7 @@ def test_watching_gives_the_movements_of_the_pair_alone(tmp_path: Path) -> None:
     assert all("10[.]244[.]0[.]187" in line and "--related-to" not in line for line in lines)
 
 
-def test_an_aggregated_monitor_is_told_as_a_gap(tmp_path: Path) -> None:
+def test_an_aggregated_monitor_is_reported_as_a_gap(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.config["monitor-aggregation"] = "medium"
     with opened(cluster, tmp_path) as open_lab, open_lab.watching(open_lab.lab.pairs[1]) as watch:

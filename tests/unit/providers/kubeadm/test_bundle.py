@@ -215,8 +215,8 @@ def test_the_mirror_is_asked_for_in_kubeadms_list(tmp_path: Path, doors: Doors, 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"listed": ""}, "node1 has no kubeadm that lists the images of 1.20.2"),
-        ({"listed": "k8s.gcr.io/pause:3.2\n"}, "node1 has no kubeadm that lists the images of 1.20.2"),
+        ({"listed": ""}, "no kubeadm on node1 lists the images of Kubernetes 1.20.2"),
+        ({"listed": "k8s.gcr.io/pause:3.2\n"}, "no kubeadm on node1 lists the images of Kubernetes 1.20.2"),
         ({"is_lost": True}, "no exit status came back"),
     ],
 )
@@ -228,7 +228,7 @@ def test_a_control_plane_that_cannot_say_it_leaves_it_to_the_table(
     assert tuple(reference for _, reference in listed.images) == KUBERNETES
 
 
-def test_a_machine_that_does_not_answer_is_told_with_its_reason(tmp_path: Path, here: Door) -> None:
+def test_a_machine_that_does_not_answer_is_reported_with_its_reason(tmp_path: Path, here: Door) -> None:
     doors = Doors(here=here, silence={"node1": "no SSH server answers at 192.168.56.10"})
     assert "no SSH server answers" in kubernetes_images(settings_of(tmp_path), doors).source
 
@@ -259,8 +259,8 @@ def test_every_version_of_the_table_has_a_tag_from_its_first_patch_on() -> None:
     assert sorted(TABLE) == list(range(20, max(TABLE) + 1))
 
 
-def test_a_patch_that_the_table_has_not_seen_is_told_as_a_guess() -> None:
-    assert "as for 1.31.2, the last one that it knows" in from_table(Version.parse("1.31.9"), None, "why").source
+def test_a_patch_that_the_table_has_not_seen_is_marked_as_a_guess() -> None:
+    assert "as for 1.31.2, the last one in it" in from_table(Version.parse("1.31.9"), None, "why").source
 
 
 def test_a_version_that_is_not_in_the_table_is_refused_with_the_way_out() -> None:
@@ -411,15 +411,15 @@ def test_the_chart_is_pulled_where_it_is_not_here(tmp_path: Path, doors: Doors) 
     assert (tmp_path / "out" / "chart.tgz").read_bytes() == b"pulled chart"
 
 
-def test_every_image_that_is_nowhere_is_named_with_the_places_that_were_looked_at(
+def test_every_image_that_was_not_found_is_named_with_the_places_that_were_looked_at(
     tmp_path: Path, here: Door, machine: Door
 ) -> None:
     del machine.images[normal(TOOLS)], machine.images["k8s.gcr.io/etcd:3.4.13-0"]
     doors = Doors(here=here, machines=(("node1", machine),), silence={"node2": "no SSH server answers"})
     with pytest.raises(UsageError) as refused:
         bundle.pack(settings_of(tmp_path), doors, tmp_path / "lab.tar")
-    assert refused.value.what == f"cannot pack what is nowhere: k8s.gcr.io/etcd:3.4.13-0, {TOOLS}"
-    assert "not containerd of node1" in refused.value.cause
+    assert refused.value.what == f"cannot pack images that were not found anywhere: k8s.gcr.io/etcd:3.4.13-0, {TOOLS}"
+    assert "not in containerd of node1" in refused.value.cause
     assert "node2: no SSH server answers" in refused.value.cause
     assert not (tmp_path / "lab.tar").exists()
 
@@ -427,7 +427,7 @@ def test_every_image_that_is_nowhere_is_named_with_the_places_that_were_looked_a
 @pytest.mark.parametrize("torn_at", [0, 700, 1600])
 def test_an_export_that_broke_off_becomes_no_bundle(torn_at: int, tmp_path: Path, doors: Doors, machine: Door) -> None:
     machine.torn_at = torn_at
-    with pytest.raises(StepFailed, match="what node1 exported is not a whole archive of"):
+    with pytest.raises(StepFailed, match="the archive that node1 exported is not a complete archive of"):
         bundle.pack(settings_of(tmp_path), doors, tmp_path / "lab.tar")
     assert not (tmp_path / "lab.tar").exists()
 

@@ -159,7 +159,7 @@ def found(kubeadm: str | None, kubelet: str | None) -> Installed:
         ("1.27.0", "1.27.0", "1.24.0", "kubelet 1.24.0 is more than 2 minor versions older than the API server 1.27.0"),
     ],
 )
-def test_skew_is_told_in_a_sentence(asked: str, kubeadm: str | None, kubelet: str | None, sentence: str) -> None:
+def test_skew_is_reported_in_a_sentence(asked: str, kubeadm: str | None, kubelet: str | None, sentence: str) -> None:
     assert "; ".join(skew(Version.parse(asked), found(kubeadm, kubelet))) == sentence
 
 
@@ -172,7 +172,7 @@ def test_the_nearest_version_is_what_the_machines_kubeadm_builds() -> None:
 def test_a_kubernetes_older_than_the_configuration_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError) as refused:
         refuse_unknown(Version.parse("1.19.0"))
-    assert refused.value.lines()[-1] == "  try: the nearest that works: --set kubeadm.kubernetes=1.20.15"
+    assert refused.value.lines()[-1] == "  try: the nearest supported version: --set kubeadm.kubernetes=1.20.15"
 
 
 @pytest.mark.parametrize(

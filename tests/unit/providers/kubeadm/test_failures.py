@@ -37,20 +37,21 @@ MET = {
         "no SSH server answers at 192.168.56.10", "apt-get install openssh-server",
     ),
     "key refused": (
-        "debian@192.168.56.10: Permission denied (publickey).", "does not let debian in", "ssh-copy-id",
+        "debian@192.168.56.10: Permission denied (publickey).", "accepts none of the available keys for debian",
+        "ssh-copy-id",
     ),
     "host key changed": (
         "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@\nHost key verification failed.",
-        "shows another host key", "ssh-keygen -R '192.168.56.10'",
+        "presents a host key other than the known one", "ssh-keygen -R '192.168.56.10'",
     ),
     "host key unknown": (
         ("No ED25519 host key is known for 192.168.56.10 and you have requested strict checking.\nHost key "
         "verification failed."), "is not known yet", "ssh debian@192.168.56.10 true",
     ),
-    "wrong sudo password": ("Incorrect sudo password", "sudo does not take the password of debian", "sudoPasswordFile"),
+    "wrong sudo password": ("Incorrect sudo password", "sudo rejects the password of debian", "sudoPasswordFile"),
     "sudo is silent": (
         "Task failed: Timeout (12s) waiting for privilege escalation prompt:",
-        "waits for a name server to tell the machine's own name", "sudo tee -a /etc/hosts",
+        "waits for a name server to resolve the machine's own name", "sudo tee -a /etc/hosts",
     ),
     "sudo asks": ("Missing sudo password", "sudo asks debian for a password", "NOPASSWD"),
     "not in sudoers": (
@@ -58,7 +59,7 @@ MET = {
     ),
     "apt lock": (
         "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1207 (unattended-upgr)",
-        "another package manager is at work", "fuser /var/lib/dpkg/lock-frontend",
+        "another package manager is running", "fuser /var/lib/dpkg/lock-frontend",
     ),
     "bundle older than what is there": (
         "E: Packages were downgraded and -y was used without --allow-downgrades.",
@@ -70,9 +71,9 @@ MET = {
         "port 6443 is taken", "sport = :6443",
     ),
     "no sandbox image": (
-        ("labctl: nothing may be pulled (images.pull: false) and containerd has not got registry.k8s.io/pause:3.6 (the "
-        "sandbox image it is configured for)"),
-        "has not got its sandbox image registry.k8s.io/pause:3.6", "kubeadm.runtime: {sandboxImage: IMAGE}",
+        ("labctl: pulling is disabled (images.pull: false), and containerd does not have registry.k8s.io/pause:3.6 (the"
+        " sandbox image it is configured for)"),
+        "does not have its sandbox image registry.k8s.io/pause:3.6", "kubeadm.runtime: {sandboxImage: IMAGE}",
     ),
     "containerd of Debian, left alone": (
         "labctl: containerd looks for CNI plugins in /usr/lib/cni and Cilium's goes to /opt/cni/bin",
@@ -118,20 +119,20 @@ MET = {
     ),
     "another lab": ("labctl: this machine is part of lab bpf", "belongs to lab bpf", "labctl down bpf"),
     "image missing": (
-        "labctl: nothing may be pulled (images.pull: false) and containerd has not got k8s.gcr.io/etcd:3.4.13-0",
-        "has not got k8s.gcr.io/etcd:3.4.13-0", "kubeadm.images.archives",
+        "labctl: pulling is disabled (images.pull: false), and containerd does not have k8s.gcr.io/etcd:3.4.13-0",
+        "does not have k8s.gcr.io/etcd:3.4.13-0", "kubeadm.images.archives",
     ),
     "no package": (
-        "No package matching 'kubeadm=1.20.5-*' is available", "have not got this version", "packages.source",
+        "No package matching 'kubeadm=1.20.5-*' is available", "do not have this version", "packages.source",
     ),
     "dropped": (
-        "Shared connection to 192.168.56.10 closed.", "dropped the connection", "it goes on where it stopped",
+        "Shared connection to 192.168.56.10 closed.", "dropped the connection", "it continues where it stopped",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MET)
-def test_a_known_failure_tells_machine_reason_and_remedy(name: str) -> None:
+def test_a_known_failure_names_machine_reason_and_remedy(name: str) -> None:
     message, cause, remedy = MET[name]
     failed = step_failed([TaskFailure(node="node1", task="Kubernetes is installed", message=message)], MACHINES, "LOG")
     assert failed.what == "node1 (192.168.56.10): kubernetes is installed: failed"
@@ -143,19 +144,19 @@ def test_a_known_failure_tells_machine_reason_and_remedy(name: str) -> None:
 # As sudo 1.9 (and 1.8, where it says so) and sudo-rs print them with LC_ALL=C; sudo-rs's from its source
 # (src/common/error.rs, src/pam/error.rs).
 SUDO = {
-    "requiretty": ("sudo: sorry, you must have a tty to run sudo", "wants a terminal (requiretty)", "!requiretty"),
+    "requiretty": ("sudo: sorry, you must have a tty to run sudo", "requires a terminal (requiretty)", "!requiretty"),
     "wrong": (
         "Sorry, try again.\nsudo: no password was provided\nsudo: 1 incorrect password attempt",
-        "does not take the password", "sudoPasswordFile",
+        "rejects the password", "sudoPasswordFile",
     ),
     "wrong, after the lecture": (
         ("We trust you have received the usual lecture.\nFor security reasons, the password you type will not be "
         "visible.\nSorry, try again.\nsudo: 3 incorrect password attempts"),
-        "does not take the password", "sudoPasswordFile",
+        "rejects the password", "sudoPasswordFile",
     ),
     "wrong, sudo-rs": (
         "sudo: Authentication failed, try again.\nsudo: Maximum 3 incorrect authentication attempts",
-        "does not take the password", "sudoPasswordFile",
+        "rejects the password", "sudoPasswordFile",
     ),
     "none": ("sudo: a password is required", "asks debian for a password", "NOPASSWD"),
     "none, sudo-rs": ("sudo: interactive authentication is required", "asks debian for a password", "NOPASSWD"),
@@ -171,7 +172,7 @@ SUDO = {
     ),
     "some programs": (
         "Sorry, user debian is not allowed to execute '/usr/bin/env PATH=/usr/bin id' as root on node1.",
-        "lets debian run some programs", "ALL=(ALL) ALL",
+        "allows debian only some programs", "ALL=(ALL) ALL",
     ),
     "not there": ("env: 'sudo': No such file or directory", "there is no sudo", "apt-get install -y sudo"),
     "not there, in German": (
@@ -195,7 +196,7 @@ SUDO = {
 
 
 @pytest.mark.parametrize("name", SUDO)
-def test_what_sudo_says_is_told_for_what_it_is(name: str) -> None:
+def test_what_sudo_says_is_recognised(name: str) -> None:
     message, cause, remedy = SUDO[name]
     failed = step_failed([TaskFailure(node="node1", task="Look at the machine", message=message)], MACHINES)
     assert cause in failed.cause
@@ -207,15 +208,15 @@ MORE = {
     "join refused": (
         ("[kubelet-start] Starting the kubelet\nerror execution phase kubelet-start: error uploading crisocket: "
         "Unauthorized\nTo see the stack trace of this error execute with --v=5 or higher"),
-        "does not take the token", "date",
+        "rejects the token", "date",
     ),
     "token expired": (
         ("error execution phase preflight: couldn't validate the identity of the API Server: could not find a JWS "
-        'signature in the cluster-info ConfigMap for token ID "abcdef"'), "does not take the token", "date",
+        'signature in the cluster-info ConfigMap for token ID "abcdef"'), "rejects the token", "date",
     ),
     "rate limit": (
         ("failed to pull image registry-1.docker.io/x: 429 Too Many Requests - toomanyrequests: You have reached your "
-        "pull rate limit"), "limit for those who do not log in", "imageRepository",
+        "pull rate limit"), "rate limit for anonymous pulls", "imageRepository",
     ),
     "registry's certificate": (
         ('failed to pull and unpack image "r:5000/pause:3.9": failed to resolve reference: failed to do request: Head '
@@ -223,7 +224,7 @@ MORE = {
         "does not trust", "update-ca-certificates",
     ),
     "too many open files": (
-        "the kubelet says: failed to create fsnotify watcher: too many open files", "used up",
+        "the kubelet says: failed to create fsnotify watcher: too many open files", "reached its limit",
         "fs.inotify.max_user_inst",
     ),
     "old cluster": (
@@ -241,15 +242,15 @@ MORE = {
     "a warning beside the error": (
         ("\t[WARNING Swap]: running with swap on is not supported. Please disable swap\n"
         "\t[ERROR FileExisting-conntrack]: conntrack not found in system path"),
-        "misses conntrack", "FileExisting-conntrack",
+        "does not find conntrack", "FileExisting-conntrack",
     ),
     "source not signed": (
         ("W: GPG error: https://pkgs.k8s.io InRelease: The following signatures couldn't be verified because the "
         "public key is not available: NO_PUBKEY 234654DA9A296436"),
         "the key that a package source is signed with", "apt-get update",
     ),
-    "so many keys": (
-        "Received disconnect from 192.168.56.10 port 22:2: Too many authentication failures", "so many keys",
+    "too many keys": (
+        "Received disconnect from 192.168.56.10 port 22:2: Too many authentication failures", "too many keys",
         "key: FILE",
     ),
     "long TMPDIR": (
@@ -345,7 +346,7 @@ def test_what_the_program_said_is_preferred_to_ansibles_phrase() -> None:
     assert failure.message == "E: nothing"
 
 
-def test_a_long_message_is_cut_to_the_lines_that_tell() -> None:
+def test_a_long_message_is_cut_to_the_lines_that_matter() -> None:
     text = "\n".join([*("noise" for _ in range(50)), "E: the one that matters", *("more" for _ in range(50))])
     assert shortened(text) == "E: the one that matters"
     assert len(shortened("error " * 400)) <= 301
@@ -355,7 +356,7 @@ def test_an_unmet_message_is_not_mistaken_for_a_known_one() -> None:
     assert recognise(TaskFailure(node="node1", task="T", message="everything went well")) is None
 
 
-def test_what_kubeadm_says_of_its_configuration_is_told_and_not_its_hint_at_more_output() -> None:
+def test_what_kubeadm_says_of_its_configuration_is_reported_and_not_its_hint_at_more_output() -> None:
     said = (
         "invalid configuration for GroupVersionKind /, Kind=: kind and apiVersion is mandatory information "
         "that must be specified\nTo see the stack trace of this error execute with --v=5 or higher"
@@ -381,7 +382,7 @@ OTHER_DRIVER = (
     [
         (NO_NESTING, "not even the sandbox of a pod: failed to create shim task: OCI", "journalctl -u containerd"),
         (OTHER_DRIVER, "use different cgroup drivers", "kubeadm.cgroupDriver: systemd"),
-        ('failed to pull image "k8s.gcr.io/etcd:1"', "cannot be had from its registry", "kubeadm.offline: true"),
+        ('failed to pull image "k8s.gcr.io/etcd:1"', "cannot pull an image", "kubeadm.offline: true"),
         ("the moon is full", "the kubelet says: the moon is full", "journalctl -u kubelet -n 30"),
     ],
 )  # fmt: skip
@@ -415,7 +416,7 @@ E1122 14:49:53.100002    1489 other.go:1] once
 """
 
 
-def test_of_the_kubelets_log_the_line_that_comes_most_often_and_tells_something(tmp_path: Path) -> None:
+def test_of_the_kubelets_log_the_line_that_comes_most_often_and_is_meaningful(tmp_path: Path) -> None:
     (tmp_path / "journalctl").write_text(f"#!/bin/sh\ncat <<'END'\n{KLOG}END\n")
     (tmp_path / "journalctl").chmod(0o755)
     script = Path(__file__).resolve().parents[4] / "playbooks" / "files" / "kubelet-says.sh"

@@ -86,7 +86,7 @@ DEBIANS = """version = 2
 """
 
 
-def test_debians_containerd_is_told_where_cilium_puts_its_plugin(containerd: ModuleType) -> None:
+def test_debians_containerd_learns_where_cilium_puts_its_plugin(containerd: ModuleType) -> None:
     assert containerd.cni_directories_of(DEBIANS) == ["/usr/lib/cni"]
     changed = containerd.containerd_config(DEBIANS, cni_directory="/opt/cni/bin")
     assert changed == DEBIANS.replace("/usr/lib/cni", "/opt/cni/bin")
@@ -217,13 +217,13 @@ def problems(tmp_path: Path, text: str, **kubeadm: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ("lacks=crictl\nlacks=conntrack\n", "nothing may be downloaded, and it has not got crictl and conntrack"),
+        ("lacks=crictl\nlacks=conntrack\n", "downloading is disabled, and it lacks crictl and conntrack"),
         ("containerd=containerd github.com/containerd/containerd v2.0.1 c\n",
-         "containerd 2.0.1 does not speak with the kubelet of Kubernetes 1.20.2 (CRI v1alpha2)"),
+         "containerd 2.0.1 does not work with the kubelet of Kubernetes 1.20.2 (CRI v1alpha2)"),
         ("pythonversion=3.5\n", "its Python is 3.5, and ansible-core"),
     ],
 )  # fmt: skip
-def test_what_a_machine_lacks_for_offline_work_is_told_early(tmp_path: Path, change: str, cause: str) -> None:
+def test_what_a_machine_lacks_for_offline_work_is_reported_early(tmp_path: Path, change: str, cause: str) -> None:
     found = problems(tmp_path, SURVEY + change, offline=True)
     assert len(found) == 1
     assert found[0].startswith(cause)
@@ -272,7 +272,7 @@ def test_every_image_that_a_machine_needs_is_known_before(tmp_path: Path) -> Non
     assert "quay.io/cilium/cilium:v1.13.12" in read_settings(make_lab(hosts=THREE_HOSTS), tmp_path).images
 
 
-def test_cilium_is_told_by_its_own_values_where_its_plugin_goes(tmp_path: Path) -> None:
+def test_cilium_learns_from_its_own_values_where_its_plugin_goes(tmp_path: Path) -> None:
     lab = make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": "/usr/lib/cni"}}})
     settings = read_settings(lab, tmp_path)
     assert settings.cni_directory == "/usr/lib/cni"
@@ -297,12 +297,12 @@ def test_a_machine_that_fits_has_nothing_against_it(tmp_path: Path) -> None:
         (("mark=", "mark=\ncluster=yes"), {}, "it is a node of a cluster that labctl did not make"),
         (("6.1.0-18", "4.9.0-1"), {}, "does not run on Linux 4.9"),
         (("kubeadm=v1.20.2", "kubeadm=v1.24.0"), {}, "kubeadm 1.24.0 builds Kubernetes 1.24 and 1.23, not 1.20.2"),
-        (("kubeadm=v1.20.2", "kubeadm="), {"offline": True}, "it has not got kubeadm"),
+        (("kubeadm=v1.20.2", "kubeadm="), {"offline": True}, "it lacks kubeadm"),
         (("kubeadm=v1.20.2", "kubeadm="), {}, "in no vendor repository any more"),
         (("192.168.56.10\n", "192.168.56.99\n"), {}, "it has no address 192.168.56.10; it has 10.0.2.15 (eth0)"),
     ],
 )
-def test_each_obstacle_is_told(tmp_path: Path, change: tuple[str, str], keys: dict[str, Any], cause: str) -> None:
+def test_each_obstacle_is_reported(tmp_path: Path, change: tuple[str, str], keys: dict[str, Any], cause: str) -> None:
     assert any(cause in said for said in problems(tmp_path, SURVEY.replace(*change), **keys)), cause
 
 

@@ -92,13 +92,13 @@ def test_host_keys_do_not_come_from_elsewhere(path: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["~/.ssh/known_hosts", "~/.ssh/labs/keys", "~/.config/labctl/keys", "/etc/ssh/x"])
-def test_host_keys_of_the_person_are_gone_by(path: str, home: Path) -> None:
+def test_host_keys_of_the_person_are_used(path: str, home: Path) -> None:
     require_own(machine(known_hosts=path))
 
 
-def test_host_keys_that_somebody_else_could_have_written_are_not_gone_by(home: Path) -> None:
+def test_host_keys_that_another_user_could_have_written_are_not_used(home: Path) -> None:
     write(home / ".ssh" / "known_hosts", mode=0o666)
-    with pytest.raises(StepFailed, match="could have been written by somebody else"):
+    with pytest.raises(StepFailed, match="could have been written by another user"):
         require_own(machine(known_hosts="~/.ssh/known_hosts"))
 
 
@@ -131,7 +131,7 @@ def test_a_password_file_is_a_regular_file_of_one_line_that_only_the_person_read
     assert said in "\n".join(failed.value.lines())
 
 
-def test_a_password_file_of_somebody_else_is_not_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_file_of_another_user_is_not_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(home / ".config" / "labctl" / "sudo")
     monkeypatch.setattr(files, "trusted_users", lambda: frozenset({12345}))
     with pytest.raises(StepFailed, match="cannot read the sudo password") as failed:
@@ -140,7 +140,7 @@ def test_a_password_file_of_somebody_else_is_not_sent(home: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("led", [{"password": "~/.netrc"}, {"known_hosts": "known_hosts"}], ids=str)
-def test_no_door_to_a_machine_goes_by_such_files(
+def test_no_door_to_a_machine_uses_such_files(
     led: dict[str, str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(home / ".netrc")
@@ -218,7 +218,7 @@ def test_a_folder_with_anything_else_is_not_sent(name: str, tmp_path: Path) -> N
     ],
     ids=str,
 )
-def test_no_other_file_of_this_host_is_sent_and_nobody_is_connected_to(
+def test_no_other_file_of_this_host_is_sent_and_no_machine_is_connected_to(
     given: dict[str, object], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(home / ".netrc")

@@ -74,10 +74,10 @@ def test_no_token_or_password_stands_in_the_plan(provider: KubeadmProvider) -> N
     assert "labctl/secret" not in everything
 
 
-def test_the_steps_read_as_a_story_and_can_be_gone_on_with(provider: KubeadmProvider) -> None:
+def test_the_steps_read_as_a_story_and_can_be_resumed(provider: KubeadmProvider) -> None:
     plan = provider.plan(make_lab(hosts=THREE_HOSTS))
     assert [step.title for step in plan.steps] == [
-        "3 machines: reached and looked at",
+        "3 machines: reached over SSH and inspected",
         "Cilium 1.13.12 rendered for legacy/vxlan and verified",
         "3 machines: kernel, packages, containerd",
         "node1: Kubernetes 1.20.2 without kube-proxy",
@@ -102,7 +102,7 @@ def test_vagrant_machines_are_made_first_and_have_the_private_addresses(provider
     assert provider.settings(lab).devices == ("eth1",)
 
 
-def test_switching_installs_cilium_and_makes_pods_anew_and_nothing_else(provider: KubeadmProvider) -> None:
+def test_switching_installs_cilium_and_makes_pods_again_and_nothing_else(provider: KubeadmProvider) -> None:
     before, after = make_lab(hosts=THREE_HOSTS), make_lab(hosts=THREE_HOSTS, host_routing=HostRouting.BPF)
     plan = provider.switch(before, after)
     assert [step.id for step in plan.steps] == ["chart", "switch", "pods"]

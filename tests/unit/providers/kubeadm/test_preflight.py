@@ -53,9 +53,9 @@ port=22
 @pytest.mark.parametrize(
     ("change", "keys", "cause"),
     [
-        (("cpus=2", "cpus=1"), {}, "the control plane wants 2 CPUs, and it has 1"),
+        (("cpus=2", "cpus=1"), {}, "the control plane needs 2 CPUs, and it has 1"),
         (("cpus=2", "cpus=1"), {"ignorePreflightErrors": ["NumCPU"]}, ""),
-        (("memory=4030212", "memory=1020000"), {}, "the control plane wants 1700 MB of memory, and it has 996"),
+        (("memory=4030212", "memory=1020000"), {}, "the control plane needs 1700 MB of memory, and it has 996"),
         (("free=7340032", "free=90000"), {}, "/var/lib has 87 MB free, and images, logs and etcd need more"),
         (("port=22", "port=6443"), {}, "port 6443 is taken on the machine"),
         (("port=22", "port=6443"), {"apiPort": 7443}, ""),
@@ -76,15 +76,15 @@ def test_room_and_ports_are_looked_at_before_anything_is_changed(
     [
         ("1.20.2", {}, "tmpfs", "1.6.20", ""),
         ("1.20.2", {}, "cgroup2fs", "1.6.20", ""),
-        ("1.20.2", {}, "cgroup2fs", "1.3.9", "it has cgroup v2, which containerd 1.3.9 does not know"),
+        ("1.20.2", {}, "cgroup2fs", "1.3.9", "it has cgroup v2, which containerd 1.3.9 does not support"),
         ("1.34.2", {}, "tmpfs", "1.7.24", ""),
-        ("1.35.0", {}, "tmpfs", "1.7.24", "with which the kubelet of Kubernetes 1.35.0 does not start"),
+        ("1.35.0", {}, "tmpfs", "1.7.24", "on which the kubelet of Kubernetes 1.35.0 does not start"),
         ("1.35.0", {"failCgroupV1": False}, "tmpfs", "1.7.24", ""),
         ("1.35.0", {}, "cgroup2fs", "1.7.24", ""),
         ("1.35.0", {}, "", "1.7.24", ""),
     ],
 )
-def test_cgroups_that_the_kubelet_or_containerd_cannot_use_are_told_early(
+def test_cgroups_that_the_kubelet_or_containerd_cannot_use_are_reported_early(
     kubernetes: str, kubelet: dict[str, Any], cgroup: str, containerd: str, cause: str
 ) -> None:
     text = f"uid=0\npython=yes\nsystemd=yes\ncontainerd=containerd x {containerd}\ncgroup={cgroup}\n"
@@ -120,7 +120,7 @@ def test_only_a_table_without_rules_and_without_chains_of_ones_own_counts_as_emp
     assert machine_program().is_empty_table(text) is is_empty
 
 
-def test_what_is_to_be_typed_goes_by_the_port_key_and_host_keys_of_lab_yaml() -> None:
+def test_what_is_to_be_typed_has_the_port_key_and_host_keys_of_lab_yaml() -> None:
     plain, full = (
         machines_of(make_lab(hosts=[{**THREE_HOSTS[0], **more}], nodes=1))[0]
         for more in ({}, {"port": 2222, "key": "~/my keys/lab", "knownHosts": "/etc/lab/keys"})

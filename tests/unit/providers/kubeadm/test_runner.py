@@ -46,7 +46,9 @@ def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded
     ],
     ids=["all well", "one changed", "nobody had to", "one failed"],
 )  # fmt: skip
-def test_a_task_is_told_once_for_all_machines(events: list[TaskEvent], told: list[tuple[str, float | None]]) -> None:
+def test_a_task_is_reported_once_for_all_machines(
+    events: list[TaskEvent], told: list[tuple[str, float | None]]
+) -> None:
     heard: list[tuple[str, float | None]] = []
     narrator = Narrator(lambda text, duration_s: heard.append((text, duration_s)))
     for event in (TaskStarted(play="p", task="Load"), *events, PlaybookEnded(playbook="prepare")):
@@ -54,7 +56,7 @@ def test_a_task_is_told_once_for_all_machines(events: list[TaskEvent], told: lis
     assert heard == [("Load", None), *told]
 
 
-def test_the_end_of_a_task_is_told_before_the_next_begins() -> None:
+def test_the_end_of_a_task_is_reported_before_the_next_begins() -> None:
     heard: list[str] = []
     narrator = Narrator(lambda text, duration_s: heard.append(f"{text} {duration_s}"))
     for event in (TaskStarted(play="p", task="Load"), ended("n", TaskOutcome.OK), TaskStarted(play="p", task="Next")):
@@ -62,7 +64,7 @@ def test_the_end_of_a_task_is_told_before_the_next_begins() -> None:
     assert heard == ["Load None", "Load 0.5", "Next None"]
 
 
-def test_the_provider_tells_and_seeks() -> None:
+def test_the_provider_reports_tasks_and_seeks() -> None:
     provider = KubeadmProvider()
     assert provider.capabilities.telling == provider.telling
     assert provider.capabilities.seek == provider.seek
@@ -92,12 +94,12 @@ def test_what_is_not_a_mark_is_none(text: str) -> None:
 def test_silence_is_not_taken_for_absence() -> None:
     failure = StepFailed(what="node2 (10.0.0.2): cannot be reached", cause="no answer", remedy="ping")
     silent = MarkedMachines(mark=None, machines=(), silent=(), failure=failure)
-    with pytest.raises(StepFailed, match=r"whether lab bpf is .* is not known: node2 \(10.0.0.2\)"):
+    with pytest.raises(StepFailed, match=r"not known whether lab bpf is on .*: node2 \(10.0.0.2\)"):
         silent.refuse_silence("bpf")
     MarkedMachines(mark=MachineMark(lab="bpf"), machines=(), silent=(), failure=failure).refuse_silence("bpf")
 
 
-def test_without_machines_in_lab_yaml_nobody_is_asked() -> None:
+def test_without_machines_in_lab_yaml_no_machine_is_asked() -> None:
     assert KubeadmProvider().seek("bpf") is None
 
 

@@ -105,13 +105,13 @@ def test_the_agent_is_the_one_that_the_configuration_names(agent: str, monkeypat
 @pytest.mark.parametrize(
     ("uid", "behind", "told"), [(0, "me", True), (0, "", False), (0, "root", False), (7, "me", False)]
 )
-def test_under_sudo_it_is_told_whose_configuration_counts(
+def test_under_sudo_the_error_says_whose_configuration_counts(
     uid: int, behind: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUDO_USER", behind)
     monkeypatch.setattr("os.geteuid", lambda: uid)
     failed = _unreached(MACHINE, reached(""), "Permission denied (publickey)", "")
-    assert ("goes by root's keys, known_hosts and ssh configuration, not me's" in failed.cause) is told
+    assert ("uses root's keys, known_hosts and ssh configuration, not me's" in failed.cause) is told
     assert ("# the same command without sudo" in failed.remedy) is told
 
 
@@ -226,11 +226,11 @@ def test_a_short_directory_for_temporary_files_is_used(monkeypatch: pytest.Monke
         assert directory.parent == Path(short)
 
 
-def test_where_no_socket_can_be_bound_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_no_socket_can_be_bound_it_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(**_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(StepFailed, match="no place for ssh's control sockets") as failed:
+    with pytest.raises(StepFailed, match="no directory is suitable for ssh's control sockets") as failed:
         socket_directory()
     assert "/tmp: Permission denied" in failed.value.cause

@@ -78,7 +78,7 @@ def test_a_gap_that_the_measurement_may_have_made_is_not_taken_for_one() -> None
         (86400.0, "node1 is 24 h 0 min ahead, ± 1.0 ms"),
     ],
 )
-def test_a_gap_is_told_in_a_unit_that_people_use(offset_s: float, words: str) -> None:
+def test_a_gap_is_given_in_a_unit_that_people_use(offset_s: float, words: str) -> None:
     assert in_words(ClockOffset(node="node1", offset_s=offset_s, error_s=0.001)) == words
 
 
@@ -112,16 +112,16 @@ class Slow(MachineCommands):
         )
 
 
-def test_a_machine_that_is_too_slow_to_tell_its_time_is_named_after_one_question() -> None:
+def test_a_machine_that_is_too_slow_to_report_its_time_is_named_after_one_question() -> None:
     slow = Slow()
-    with pytest.raises(MeasureFailed, match="node2 did not tell its time in") as refused:
+    with pytest.raises(MeasureFailed, match="node2 did not report its time within") as refused:
         measure("node2", slow)
     assert slow.asked == 1
     assert refused.value.remedy.endswith("uptime")
 
 
 def test_a_machine_that_is_too_slow_to_be_looked_at_is_not_taken_for_an_empty_one() -> None:
-    with pytest.raises(StepFailed, match=r"did not say in .* what is installed") as refused:
+    with pytest.raises(StepFailed, match=r"did not report within .* what is installed") as refused:
         look_at(Slow())
     assert "uptime" in refused.value.remedy
 

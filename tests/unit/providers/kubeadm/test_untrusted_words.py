@@ -46,7 +46,7 @@ def test_a_mark_is_short_and_flat(text: str) -> None:
     assert parse_mark(text) is None
 
 
-def test_a_machine_whose_mark_is_none_is_told_and_not_gone_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_whose_mark_is_malformed_is_reported_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     machines = machines_of(make_lab(hosts=THREE_HOSTS[:2], nodes=2))
     said = {"192.168.56.10": json.dumps(MARK), "192.168.56.11": json.dumps({**MARK, "podCidr": RUN})}
 
@@ -240,9 +240,9 @@ def test_what_an_agent_calls_a_device_is_no_option_of_tcpdump(key: str, value: o
 
 def test_a_machines_words_in_a_remedy_run_nothing_when_it_is_pasted() -> None:
     machine = machines_of(make_lab(hosts=THREE_HOSTS[:1], nodes=1))[0]
-    said = "containerd has not got $(reboot)`reboot`; reboot & reboot | reboot\nreboot"
+    said = "containerd does not have $(reboot)`reboot`; reboot & reboot | reboot\nreboot"
     for task, message in (
-        ("x", f"labctl: nothing may be pulled (images.pull: false) and {said}"),
+        ("x", f"labctl: pulling is disabled (images.pull: false), and {said}"),
         ("x", f"REMOTE HOST IDENTIFICATION HAS CHANGED ({said})"),
         ("x", f"E: Unable to locate package {said}"),
     ):  # fmt: skip
@@ -253,7 +253,7 @@ def test_a_machines_words_in_a_remedy_run_nothing_when_it_is_pasted() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/etc", "/opt/../etc", "opt/cni", "/opt/cni/$(reboot)", '/opt/cni"x', RUN])
 def test_down_empties_no_directory_of_a_machine_but_one_of_cnis(path: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no directory of its own"):
+    with pytest.raises(UsageError, match="is not a directory of its own"):
         read_settings(make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": path}}}), tmp_path)
     for good in ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"):
         lab = make_lab(hosts=THREE_HOSTS, cilium={"values": {"cni": {"binPath": good}}})
