@@ -171,7 +171,7 @@ def test_a_whole_number_of_a_journal_is_a_float_again_and_that_of_a_digest_stays
         ({"spares": "x"}, "spares: a list was expected, not 'x'"),
         ({"spares": ["x", 1]}, "spares.1: text was expected, not 1"),
         ({"at": [1]}, "at: 2 items were expected, not 1"),
-        ({"side": "c"}, "side: 'c' is none of a, b"),
+        ({"side": "c"}, "side: 'c' is not one of a, b"),
         ({"facts": {"x": []}}, "facts.x: a number was expected, not []"),
     ],
     ids=str,

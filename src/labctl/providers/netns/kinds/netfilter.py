@@ -55,12 +55,13 @@ def _restore(actions: Sequence[IptablesRestore], context: BuildContext) -> None:
     retried = _run_restores([action for action, _ in refused if action.optional], IptablesRestore.without_optional)
     for action, done in retried:
         if not done.returncode:
-            _log.warning("%s: this kernel does not take, and so it is left out: %s", action.namespace, action.optional)
+            _log.warning("%s: left out, since this kernel lacks the match: %s", action.namespace, action.optional)
     failed = [pair for pair in retried if pair[1].returncode] + [pair for pair in refused if not pair[0].optional]
     for action, done in failed:
         raise StepFailed(
             what=f"iptables-restore failed in {action.namespace}",
-            cause=done.error_text.strip() or ("no end within 30 s" if done.timed_out else f"exit {done.returncode}"),
+            cause=done.error_text.strip()
+            or ("did not end within 30 s" if done.timed_out else f"exit {done.returncode}"),
             remedy=f"{action.shell().splitlines()[0]}  # the rules: labctl plan SCENARIO --shell",
         )
 
