@@ -274,8 +274,9 @@ class ProgramCounter:
     @property
     def words(self) -> str:
         """For a person: `cil_from_container: 3 packets, bpf_redirect_peer`."""
-        noun = "packet" if self.packets == 1 else "packets"
-        return f"{self.program.function}: {self.packets} {noun}, {self.verdict.words}"
+        if self.packets == 1:
+            return f"{self.program.function}: 1 packet, {self.verdict.words}"
+        return f"{self.program.function}: {self.packets} packets, {self.verdict.words}"
 
 
 def read_metrics(descriptor: int) -> tuple[ProgramCounter, ...]:

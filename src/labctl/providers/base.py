@@ -104,8 +104,8 @@ class Packing(Protocol):
         ...
 
     def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
-        """Verifies a bundle, puts it where this host needs it, and returns what to lay over a lab's settings, by section,
-        so that nothing else is used; None removes a key. Raises UsageError."""
+        """Verifies a bundle, puts it where this host needs it, and returns what to lay over a lab's settings, by
+        section, so that nothing else is used; None removes a key. Raises UsageError."""
         ...
 
 

@@ -72,7 +72,7 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     encapsulation = _encapsulation(look)
     lacking = _lacking(look) if attached else "no program is attached"
     found = {} if lacking or encapsulation is None else {"encapsulation": str(encapsulation)}
-    count = f"{len(attached)} {'program is' if len(attached) == 1 else 'programs are'} attached"
+    count = "1 program is attached" if len(attached) == 1 else f"{len(attached)} programs are attached"
     return Evidence(
         witness="programs",
         where=look.after.node,
@@ -122,11 +122,13 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     mixed = bool(by_peer and plainly)
     if mixed:
         found["hostRouting"] = UNCLEAR
-    finding = "; ".join(metric.words for metric in _over_devices(counted)) or "the programs counted no packet"
+    findings = [metric.words for metric in _over_devices(counted)] or ["the programs counted no packet"]
+    if mixed:
+        findings.append(f"{by_peer} went by bpf_redirect_peer and {plainly} did not")
     return Evidence(
         witness="helpers",
         where=look.after.node,
-        finding=finding + (f"; {by_peer} went by bpf_redirect_peer and {plainly} did not" if mixed else ""),
+        finding="; ".join(findings),
         supports=agrees(found, asked),
         command=command,
         found=found,
@@ -249,11 +251,15 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
         counts.append(sum({entry.source, entry.destination} == addresses for entry in connections))
     before, after = counts
     found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
+    entries = "1 entry" if after == 1 else f"{after} entries" if after else "no entries"
+    if before and after >= before:
+        finding = f"conntrack has {entries} of the pair, {before} of them from before"
+    else:
+        finding = f"conntrack has {entries} of the pair"
     return Evidence(
         witness="conntrack",
         where=look.after.node,
-        finding=f"conntrack has {after or 'no'} {'entry' if after == 1 else 'entries'} of the pair"
-        + (f", {before} of them from before" if before and after >= before else ""),
+        finding=finding,
         supports=agrees(found, asked),
         command=command,
         found=found,

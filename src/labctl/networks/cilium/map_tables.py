@@ -155,12 +155,13 @@ def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
         _created_ns, address, port = SNAT_ENTRY.unpack(value)
+        rewritten = f"{names.address(IPv4Address(address))}:{_port(port)}"
         yield (
             _PROTOCOLS.get(protocol, str(protocol)),
             "in" if direction else "out",
             f"{names.address(IPv4Address(source))}:{_port(source_port)}",
             f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
-            f"{'destination' if direction else 'source'} → {names.address(IPv4Address(address))}:{_port(port)}",
+            f"destination → {rewritten}" if direction else f"source → {rewritten}",
         )
 
 

@@ -119,8 +119,9 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
     done = commands.run(argv, timeout_s=timeout_s)
     if done.timed_out or done.returncode != 0:
         lines = done.error_text.strip().splitlines() or done.text.strip().splitlines()
+        begun = " ".join(argv[:2])
         raise MeasureFailed(
-            what=f"{' '.join(argv[:2])} … " + (f"did not end within {timeout_s:g} s" if done.timed_out else "failed"),
+            what=f"{begun} … did not end within {timeout_s:g} s" if done.timed_out else f"{begun} … failed",
             cause=lines[-1] if lines else f"exit status {done.returncode}, and no output",
             remedy=shown(commands, argv),
         )

@@ -72,8 +72,8 @@ def agent_evidence(
     if differing:
         finding = f"the agent ({status.version}) says {', '.join(differing)}"
         if fallback is not None and asked.get("hostRouting") == HostRouting.BPF:
-            finding += f": {fallback.reason}" + (f" (“{fallback.line}”)" if fallback.line else "")
-            finding += f"; remedy: {fallback.remedy}"
+            because = f"{fallback.reason} (“{fallback.line}”)" if fallback.line else fallback.reason
+            finding = f"{finding}: {because}; remedy: {fallback.remedy}"
             remedy = fallback.remedy
     if not status.host_routing:
         return Evidence(

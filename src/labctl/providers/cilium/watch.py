@@ -347,11 +347,13 @@ class Ears:
 
 def _listener_told(listener: Listener, movements: Sequence[Movement]) -> Evidence:
     kinds = Counter(f"{one.node} {one.helper}" if one.node != listener.where else one.helper for one in movements)
-    named = ", ".join(f"{kind} {count}×" for kind, count in kinds.most_common(_MOST_NAMED))
-    rest = f", and {len(kinds) - _MOST_NAMED} other kinds" if len(kinds) > _MOST_NAMED else ""
-    finding = f"{len(movements)} events of the pair: {named}{rest}" if movements else "no event of the pair"
+    named = [f"{kind} {count}×" for kind, count in kinds.most_common(_MOST_NAMED)]
+    if len(kinds) > _MOST_NAMED:
+        named.append(f"and {len(kinds) - _MOST_NAMED} other kinds")
+    finding = f"{len(movements)} events of the pair: {', '.join(named)}" if movements else "no event of the pair"
     if any(one.packet.protocol == "icmp" for one in movements):
-        finding += "; it does not report the numbers of echoes: events are matched to packets by their order"
+        order = "it does not report the numbers of echoes: events are matched to packets by their order"
+        finding = f"{finding}; {order}"
     return Evidence(
         witness=listener.witness, where=listener.where, finding=finding, supports=None,
         command=listener.target.shown(listener.argv),

@@ -75,6 +75,6 @@ def _refuse_existing(lab: Lab) -> None:
     if there:
         raise UsageError(
             what=f"the lab {lab.name} is there already, complete or in part",
-            cause=f"found {there[0]}" + (f" and {len(there) - 1} more" if len(there) > 1 else ""),
+            cause=f"found {there[0]} and {len(there) - 1} more" if len(there) > 1 else f"found {there[0]}",
             remedy=f"labctl down {lab.name}",
         )

@@ -136,7 +136,9 @@ def _reason(step: TraceStep, rules: Mapping[tuple[str, str, int], str]) -> str:
     if step.kind == StepKind.POLICY:
         return f"the policy of {step.table} {step.chain}"
     text = rules.get((step.table, step.chain, step.handle), "")
-    return f"the rule in {step.table} {step.chain}" + (f": {text}" if text else f" with handle {step.handle}")
+    if text:
+        return f"the rule in {step.table} {step.chain}: {text}"
+    return f"the rule in {step.table} {step.chain} with handle {step.handle}"
 
 
 def _passes(steps: Iterable[TraceStep]) -> Iterator[_Pass]:

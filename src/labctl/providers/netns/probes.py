@@ -139,9 +139,11 @@ def rights_probe(rights: Rights, *, may_load: bool) -> Probe:
         )
     said = "root"
     if rights.is_nested:
-        said += " of a user namespace" + ("" if rights.outside is None else f", user {rights.outside} outside of it")
+        said = "root of a user namespace"
+        if rights.outside is not None:
+            said = f"root of a user namespace, user {rights.outside} outside of it"
     if rights.lacking:
-        said += f" without {', '.join(rights.lacking)}"
+        said = f"{said} without {', '.join(rights.lacking)}"
     is_enough = not rights.lacking and (may_load or not rights.is_nested)
     return Probe(
         name=ROOT if is_enough else "rights of root",
@@ -289,8 +291,9 @@ def errno_of(failure: OSError | LabError) -> int | None:
 
 def remedy(feature: Feature, failure: OSError | LabError, rights: Rights) -> str:
     """The remedy for this failure of that feature: rights, another kernel, room, or a module; a command to paste."""
-    load = f"modprobe {feature.module}  # or " if feature.module else "boot "
-    option = f"{load}a kernel with {feature.option}"
+    option = f"boot a kernel with {feature.option}"
+    if feature.module:
+        option = f"modprobe {feature.module}  # or a kernel with {feature.option}"
     if isinstance(failure, HostLacks) and failure.remedy:
         return failure.remedy
     number = errno_of(failure)

@@ -91,7 +91,7 @@ def teardown(name: str) -> None:
         raise NeedsRoot(what="removing a lab needs root", cause="only root may remove network namespaces")
     of_lab = remains(name).get(name, Remains())
     for stranger in of_lab.strangers:
-        _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)
+        _log.warning("%s", f"{stranger} has no mark of labctl on its loopback device: it is left alone")
     _end_processes(of_lab)
     for namespace in (*of_lab.namespaces, *of_lab.leftovers):
         try:
