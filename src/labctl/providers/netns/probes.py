@@ -137,21 +137,26 @@ def rights_probe(rights: Rights, *, may_load: bool) -> Probe:
             needed_for=_BUILDING,
             remedy="sudo labctl doctor",
         )
-    said = "root"
-    if rights.is_nested:
-        said = "root of a user namespace"
-        if rights.outside is not None:
-            said = f"root of a user namespace, user {rights.outside} outside of it"
-    if rights.lacking:
-        said = f"{said} without {', '.join(rights.lacking)}"
     is_enough = not rights.lacking and (may_load or not rights.is_nested)
     return Probe(
         name=ROOT if is_enough else "rights of root",
         present=is_enough,
-        found=said,
+        found=_who(rights),
         needed_for=_BUILDING,
         remedy="" if is_enough else more_rights(rights),
     )
+
+
+def _who(rights: Rights) -> str:
+    """This root, with the capabilities that it lacks."""
+    lacking = ", ".join(rights.lacking)
+    if not rights.is_nested:
+        return f"root without {lacking}" if lacking else "root"
+    if rights.outside is None:
+        return f"root of a user namespace without {lacking}" if lacking else "root of a user namespace"
+    if lacking:
+        return f"root of a user namespace, user {rights.outside} outside of it, without {lacking}"
+    return f"root of a user namespace, user {rights.outside} outside of it"
 
 
 def more_rights(rights: Rights) -> str:

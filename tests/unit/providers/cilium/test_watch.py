@@ -225,8 +225,10 @@ def test_only_this_hosts_clock_gives_events_a_time() -> None:
         ),
         (
             Tools(), "false",
-            "hubble node1, node2: not available: it is not enabled; "
-            "cilium: {values: {hubble: {enabled: true}}} enables it",
+            (
+                "hubble node1, node2: not available: it is not enabled; "
+                "cilium: {values: {hubble: {enabled: true}}} enables it"
+            ),
         ),
         (
             Tools(status='{"hubble": {"state": "Failure", "msg": "no socket"}}'), "true",
