@@ -69,7 +69,7 @@ not use it stay as they are, and records that were written before it are whole."
 NULL = _Flag("null")
 """`null` where it is empty: no text, or 0."""
 UNWRITTEN = _Flag("unwritten")
-"""Not written: whoever reads it back knows it from elsewhere."""
+"""Not written: the reader has it from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +231,7 @@ T = TypeVar("T")
 
 
 class Misfit(ValueError):
-    """Data that is not what a type wants. `path` are the keys and indexes that lead to it."""
+    """Data that does not fit a type. `path` are the keys and indexes that lead to it."""
 
     def __init__(self, problem: str, *path: str | int) -> None:
         super().__init__(problem)
@@ -246,16 +246,16 @@ def typed(kind: type[T], data: object, *, where: str) -> T:
     """The value that `plain` made `data` of; `where` names the place in error messages.
 
     Numbers come back as they were, to the last bit; `NaN` and `Infinity` too. A key that is missing gets the field's
-    default; unknown ones, of a later version, are passed over. Raises UsageError.
+    default; unknown ones, of a later version, are ignored. Raises UsageError.
     """
     try:
         return cast(T, _reader(cast(Any, kind), False)(data))
     except (ValueError, OverflowError) as misfit:
         path = isinstance(misfit, Misfit) and misfit.path
-        told = "it is missing" if data is None else str(misfit)
+        problem = "it is missing" if data is None else str(misfit)
         raise UsageError(
             what=f"{where} cannot be read",
-            cause=str(misfit) if path else f"{getattr(kind, '__name__', str(kind))}: {told}",
+            cause=str(misfit) if path else f"{getattr(kind, '__name__', str(kind))}: {problem}",
             remedy="it was changed after it was written, or another version of labctl wrote it; measure again",
         ) from misfit
 

@@ -1,4 +1,4 @@
-"""What the programs tell about single packets of a traced pair: switching it on, reading the ring, decoding.
+"""What the programs report about single packets of a traced pair: switching it on, reading the ring, decoding.
 
 Tracing costs the programs one branch while it is off.
 """
@@ -122,7 +122,7 @@ def decode_event(data: bytes) -> Event:
 def trace_pair(config_map: int, source: IPv4Address, destination: IPv4Address) -> None:
     """Switches tracing on for packets between the two addresses, in both directions.
 
-    With one of them 0.0.0.0 every packet of the other is told; with both, every packet.
+    With one of them 0.0.0.0 every packet of the other is reported; with both, every packet.
     """
     _reconfigure(config_map, flag=True, source=source, destination=destination)
 
@@ -154,7 +154,7 @@ def _config(config_map: int) -> Config:
 
 
 class EventReader:
-    """Reads one node's ring. Every event of before it was opened is there, too, as far as the ring held it."""
+    """Reads one node's ring. It also gives the events from before it was opened, as far as the ring holds them."""
 
     def __init__(self, events_map: int) -> None:
         self._library = _libbpf()
@@ -163,7 +163,7 @@ class EventReader:
         self._ring = self._library.ring_buffer__new(events_map, self._callback, None, None)
         if not self._ring:
             error = ctypes.get_errno()
-            raise OSError(error, f"cannot read the ring of events: {os.strerror(error)}")
+            raise OSError(error, f"cannot read the ring buffer of events: {os.strerror(error)}")
 
     def _sample(self, _context: int | None, data: int, size: int) -> int:
         self._pending.append(ctypes.string_at(data, size))

@@ -3,7 +3,7 @@
 Pure packing and unpacking. What a lab puts into the maps is decided in `networks/cilium`. Addresses and ports are in
 network order, other numbers in the host's (the objects are little-endian, as are the hosts that labctl runs on).
 
-The counters of a node's programs: how many packets and bytes each program, on each device, did what with.
+The counters of a node's programs: how many packets and bytes, for each program, device and verdict.
 
 The programs count every packet once by where it went or why it was dropped. Evidence is a difference of two readings.
 """
@@ -34,7 +34,7 @@ CONFIG_KEY = struct.pack("<I", 0)
 NO_ADDRESS = IPv4Address(0)
 
 MAX_EXTRA_DELAY_NS = 10_000
-"""The longest busy-wait. It ends after some 4,200 readings of the clock at the latest (5 ns each on one machine, 36 ns
+"""The longest busy-wait. It ends after at most some 4,200 readings of the clock (5 ns each on one machine, 36 ns
 on another). What it adds was measured to be the delay and 0.05 to 0.1 µs more."""
 
 
@@ -113,7 +113,7 @@ class PacketVerdict(IntEnum):
 
     @property
     def words(self) -> str:
-        """What a person reads: the helper's name, or the reason."""
+        """For people: the helper's name, or the reason."""
         return _WORDS[self]
 
 
@@ -131,7 +131,7 @@ _WORDS = {
     PacketVerdict.MASQUERADED: "source rewritten to the node's address",
     PacketVerdict.UNMASQUERADED: "destination rewritten to the pod's address",
     PacketVerdict.INVALID_SOURCE: "dropped: source address is not the pod's",
-    PacketVerdict.UNROUTABLE: "dropped: nobody has the destination address",
+    PacketVerdict.UNROUTABLE: "dropped: no pod has the destination address",
     PacketVerdict.TTL_EXCEEDED: "dropped: TTL exceeded",
     PacketVerdict.UNSUPPORTED_L3: "dropped: neither IPv4 nor ARP",
     PacketVerdict.INVALID: "dropped: invalid packet",
@@ -274,8 +274,9 @@ class ProgramCounter:
     @property
     def words(self) -> str:
         """For a person: `cil_from_container: 3 packets, bpf_redirect_peer`."""
-        noun = "packet" if self.packets == 1 else "packets"
-        return f"{self.program.function}: {self.packets} {noun}, {self.verdict.words}"
+        if self.packets == 1:
+            return f"{self.program.function}: 1 packet, {self.verdict.words}"
+        return f"{self.program.function}: {self.packets} packets, {self.verdict.words}"
 
 
 def read_metrics(descriptor: int) -> tuple[ProgramCounter, ...]:

@@ -63,7 +63,7 @@ def load_object(path: Path) -> LoadedDatapath:
     cause is the kernel's OSError."""
     library, said = _libbpf()
     said.lines = []
-    library.libbpf_set_print(library.printer)  # who else uses libbpf in this process may have set another
+    library.libbpf_set_print(library.printer)  # other code in this process may have set another
     handle = library.bpf_object__open_file(os.fsencode(path), None)
     if not handle:
         refused = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -96,7 +96,7 @@ def _descriptors(library: Any, handle: int, kind: str) -> dict[str, int]:
 
 
 def _failed(path: Path, refused: OSError, said: list[str]) -> StepFailed:
-    """Of a long log the end, where the verifier says what it did not like."""
+    """Of a long log the end, where the verifier gives its reason."""
     lines = "".join(said).strip().splitlines() or [str(refused.strerror)]
     return StepFailed(
         what=f"the eBPF programs of {path.name} could not be loaded",
@@ -117,7 +117,7 @@ _PRINTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.
 
 @cache
 def _libbpf() -> tuple[Any, _Said]:
-    """libbpf 1.x with the types of what is used of it, and what it says."""
+    """libbpf 1.x with the types of what is used of it, and what it prints."""
     try:
         library: Any = ctypes.CDLL(LIBBPF, use_errno=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The fabric `bridge`: every node hangs on one bridge, the wire between them, in a namespace of its own. Pure.
+"""The fabric `bridge`: every node is attached to one bridge, the wire between them, in its own namespace. Pure.
 
 It stands alone because every fabric is one module behind `base`.
 """
@@ -59,8 +59,8 @@ class BridgeFabric:
 
 
 def _neighbours(lab: Lab, node: Node, namespace: str) -> Iterable[NeighbourAdd]:
-    """Every other node by its MAC; with the fault, by this node's own. A frame to a MAC that nobody has would be
-    flooded, and eBPF host routing takes what is flooded; one to the sender itself a bridge gives to nobody."""
+    """Every other node by its MAC; with the fault, by this node's own. A frame to an unknown MAC would be flooded,
+    and eBPF host routing accepts what is flooded; a frame to the sender's own MAC is forwarded to no port."""
     missing = Fault.MISSING_NEIGHBOUR in lab.datapath.faults
     for other in lab.nodes:
         if other is not node:

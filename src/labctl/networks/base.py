@@ -1,4 +1,4 @@
-"""The seam for pod networks: what connects a lab's pods, where their packets can be seen, how one knows it. Pure.
+"""The seam for pod networks: what connects a lab's pods, where their packets can be seen, what proves it. Pure.
 
 A network says which objects of `providers.netns.kinds` its nodes and pods have, what of a packet must show at each tap
 for each placement and direction, and what the nodes' counters mean. Making, capturing and reading are the provider's.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # who only plans a lab does not load what reads and judges one
+if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.fabrics.base import NodeObjects, TapPlace
     from labctl.model.evidence import Evidence, MapTable
@@ -45,7 +45,7 @@ class PodNetwork(Protocol):
     """What connects pods."""
 
     remark: str
-    """What somebody who builds the lab by hand must know of it."""
+    """What a person who builds the lab by hand must know of it."""
 
     def refuse(self, lab: Lab) -> None:
         """Raises UsageError, with the key at fault, for what this network does not have."""

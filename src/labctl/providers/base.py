@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
 
-if TYPE_CHECKING:  # who only looks for labs does not load what is said of their packets
+if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.evidence import DatapathState, Evidence
     from labctl.model.lab import Lab, Pair
     from labctl.model.plan import Action, Plan
@@ -42,11 +42,11 @@ class Provider(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its labs can beyond what every lab can."""
+        """What its labs can do beyond what every lab can."""
         ...
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
-        """What a reader must know before any figure of this lab: `statement`, and what the node carries (iptables
+        """What a reader of this lab's figures must know first: `statement`, and what the node carries (iptables
         rules, conntrack), since the size of an effect depends on it."""
         ...
 
@@ -69,7 +69,7 @@ class Provider(Protocol):
 
     def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         """Every lab of this provider on this host, whole or in pieces; with `name` only that one, which is quicker.
-        Raises HostLacks when it may not look."""
+        Raises HostLacks when it has no right to look."""
         ...
 
     def teardown(self, name: str) -> None:
@@ -100,12 +100,12 @@ class Packing(Protocol):
         ...
 
     def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
-        """Writes a bundle of them. Raises UsageError when one is not here, StepFailed when the disk refuses."""
+        """Writes a bundle of them. Raises UsageError when one is missing here, StepFailed when writing fails."""
         ...
 
     def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
-        """Verifies a bundle, puts it where this host needs it, and gives what to lay over a lab's settings, section by
-        section, so that nothing else is used; None takes a key away. Raises UsageError."""
+        """Verifies a bundle, puts it where this host needs it, and returns what to lay over a lab's settings, by
+        section, so that nothing else is used; None removes a key. Raises UsageError."""
         ...
 
 
@@ -123,36 +123,36 @@ class Switching(Protocol):
 
 
 Tell = Callable[[str, float | None], None]
-"""Hears a phrase when an act begins (None), and one when it has ended, with its seconds. An act that turned out to be
-unneeded has no end."""
+"""Called with a phrase when an act begins (None), and again when it has ended, with its seconds. An act that turned out
+to be unneeded has no end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What the labs of one provider can beyond what every lab can. What a provider leaves out, its labs cannot."""
+    """What the labs of one provider can do beyond what every lab can. The defaults: they cannot."""
 
     runs_tools_here: bool = False
-    """The tools are children of this process, so that their CPU time can be told from others'."""
+    """The tools are children of this process, so that their CPU time is known apart from other processes'."""
     is_proven_when_built: bool = False
-    """Others are asked for the datapath: what came of it is looked at as soon as the lab is up."""
+    """Other software makes the datapath (Cilium): the mode in force is checked as soon as the lab is up."""
     packing: Packing | None = None
     switching: Switching | None = None
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
-    """Labctl's own process enters that pod or node, to become a program there. Who returns from this is inside, with
-    the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside and
-    ends as the child does. With True (privileged) it is the calling process itself, with all its powers. Gives a
+    """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,
+    with the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside
+    and ends as the child does. With True (privileged) it is the calling process itself, with all its powers. Returns a
     sentence about each thing that is not as it should be. Raises MeasureFailed."""
     processes: Callable[[str], tuple[str, ...]] = lambda name: ()
     """A person's processes run in the lab of that name as long as it is there: those inside it now, each by its name
     and number."""
     telling: Callable[[Tell], AbstractContextManager[None]] = lambda tell: nullcontext()
-    """Steps take long: while the context lasts `tell` hears of each act, of building and of teardown alike."""
+    """Steps take long: while the context lasts `tell` is called for each act, of building and of teardown alike."""
     machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
-    """Labs are on machines other than this host: what those of lab.yaml have and lack, asked of them."""
+    """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
     seek: Callable[[str], RunningLab | None] = lambda name: None
-    """Labs are on other machines, where their mark outlives what this host has on record: asks the machines themselves
+    """Labs are on other machines, where their mark outlives this host's record: looks on the machines themselves
     for the lab of that name, which takes seconds. None when no machine carries its mark. Raises StepFailed when none
-    does and some do not answer."""
+    does and some did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Probe:
 
     `needed_for` is a phrase ("building labs", "check latency"); `remedy` is a command that mends it. Of a program,
     `path`, `implementation` and `version` are those of the one that was found (empty where not known), and `needs` is
-    what will do.
+    what is required.
     """
 
     name: str
@@ -180,7 +180,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningLab:
-    """A lab that was found by its mark. `is_whole` is false when parts are missing, and where nobody could be asked;
+    """A lab that was found by its mark. `is_whole` is false when parts are missing, and where no machine answered;
     `lab` is None when only the mark is left (after a crash)."""
 
     name: str
@@ -191,22 +191,22 @@ class RunningLab:
     lab: Lab | None
     missing: tuple[str, ...] = ()
     is_resumable: bool = False
-    """A half-built one is gone on with, not removed first."""
+    """A half-built one is resumed, not removed first."""
     is_being_built: bool = False
-    """A labctl that is alive is building it now; nobody else may touch it."""
+    """A labctl that is alive is building it now; no other process may touch it."""
     can_be_opened: bool = False
     """Though something is missing, every place that commands run in is there: the lab can be looked at and measured."""
     unasked: LabError | None = None
-    """Why whoever carries the lab could not be asked. Nothing is known but what this host has on record: it may well be
-    whole, and nothing may be done to it on that ground."""
+    """Why the engine or the machines of the lab could not be read. Only this host's record is known: the lab may be
+    whole, so it must not be changed on that ground."""
     is_by_record: bool = False
-    """It is known from this host's record alone; its machines were not asked."""
+    """It is known from this host's record alone; its machines were not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One thing that a lab is made from. `role` is `node`, `agent`, `operator`, `tools`, `chart`, or the name of one of
-    Kubernetes' own images; `digest` is empty where it is not known here (not pulled yet). `source` says who lists it,
+    Kubernetes' own images; `digest` is empty where it is not known here (not pulled yet). `source` says what lists it,
     where that is not the scenario."""
 
     role: str
@@ -259,11 +259,11 @@ class OpenLab(Protocol):
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads every witness of the provider, calls `send` (which sends known traffic between the pair), reads again,
-        and says what the difference means. Must not read what was asked except to judge `supports`."""
+        and returns what the difference means. Must not read what was asked except to judge `supports`."""
         ...
 
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
-        """Has every node of the lab tell of each packet between the two pods, plain or in its envelope, while the
+        """Makes every node of the lab report each packet between the two pods, plain or encapsulated, while the
         context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
         ...
 
@@ -282,7 +282,7 @@ class Running(Protocol):
     def is_alive(self) -> bool: ...
 
     def wait_for_output(self, text: str, *, timeout_s: float) -> None:
-        """Blocks until `text` stood in stdout or stderr. Raises MeasureFailed with what was last seen."""
+        """Blocks until `text` was in stdout or stderr. Raises MeasureFailed with what was last seen."""
         ...
 
     def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
@@ -369,5 +369,5 @@ class Watch(Protocol):
         ...
 
     def unshown(self) -> tuple[Unshown, ...]:
-        """What the nodes' kernel cannot tell of any packet."""
+        """What the nodes' kernel cannot report of any packet."""
         ...

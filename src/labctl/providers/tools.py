@@ -1,6 +1,6 @@
-"""Which programs this host has, by their own words: implementation and version, and whether that is what labctl needs.
+"""Which programs this host has, as they report themselves: implementation, version, and whether labctl can use them.
 
-All of them are asked at once. What is needed of each is `model.tools`'; what it is needed for is the provider's.
+All of them are run at once. What is needed of each is in `model.tools`; what it is needed for is the provider's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _USUAL = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A program of the table, and what a provider wants it for."""
+    """A program of the table, and what a provider needs it for."""
 
     program: str
     needed_for: str
@@ -36,8 +36,8 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundProgram:
-    """A program as it was found; `path` is empty where there is none. `said` is its answer about its version;
-    `is_silent`: it had given none at the deadline."""
+    """A program as it was found; `path` is empty where there is none. `said` is its output about its version;
+    `is_silent`: it had printed none at the deadline."""
 
     path: str
     identity: ProgramIdentity = UNKNOWN
@@ -55,7 +55,7 @@ def tool_probes(needs: Sequence[Need]) -> Iterator[Probe]:
 
 
 def ask(tool: Tool) -> FoundProgram:
-    """Looks the program up and has it tell its version."""
+    """Looks the program up and has it print its version."""
     path = process.find_program(tool.program)
     if path is None:
         return FoundProgram(path="")
@@ -63,7 +63,7 @@ def ask(tool: Tool) -> FoundProgram:
         done = process.run((path, *tool.asked), timeout_s=_ASK_S)
         said = f"{done.text}\n{done.error_text}"
         if done.timed_out:
-            said = f"nothing within {_ASK_S:g} s"
+            said = f"it did not print a version within {_ASK_S:g} s"
         elif done.returncode < 0:
             said = f"it was killed by signal {-done.returncode}\n{said}"
     except MeasureFailed as failed:
@@ -73,7 +73,7 @@ def ask(tool: Tool) -> FoundProgram:
 
 
 def probe_of(need: Need, found: FoundProgram, *, also: str = "") -> Probe:
-    """What doctor says of one program. `also` is a further reason why it will not do. Pure."""
+    """What doctor says of one program. `also` is a further reason why it cannot be used. Pure."""
     tool = need.tool
     package = need.remedy or f"apt-get install {tool.package}"
     if not found.path:
@@ -81,9 +81,9 @@ def probe_of(need: Need, found: FoundProgram, *, also: str = "") -> Probe:
             name=tool.program, present=False, found="not there", needed_for=need.needed_for, remedy=package,
             required=need.required, needs=tool.needed,
         )  # fmt: skip
-    # A busy machine's tool that has not answered yet is there: nothing says that it will not do.
+    # A busy machine's tool that has not answered yet is there, and may well be usable.
     short = "" if found.is_silent else shortfall(tool, found.identity, found.said) or also
-    words = found.identity.words or f"version unknown{': it said ' + found.said if found.is_silent else ''}"
+    words = found.identity.words or (f"version unknown: {found.said}" if found.is_silent else "version unknown")
     return Probe(
         name=tool.program,
         present=not short,
@@ -99,7 +99,7 @@ def probe_of(need: Need, found: FoundProgram, *, also: str = "") -> Probe:
 
 
 def _in_words(words: str, path: str, short: str) -> str:
-    """Where the program is, only where that is not where the distribution puts it, or where it will not do."""
+    """With the program's path where that is not the distribution's, or where the program cannot be used."""
     if short:
         return f"{words} ({path}, first on PATH): {short}"
     return words if path.rpartition("/")[0] in _USUAL else f"{words} ({path})"

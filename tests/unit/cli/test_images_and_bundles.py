@@ -50,7 +50,7 @@ class PackingProvider(ScriptedProvider):
 
     def unpack(self, path: Path) -> Mapping[str, Mapping[str, object]]:
         if path.read_bytes() != b"good":
-            raise UsageError(what=f"{path} is not a whole bundle")
+            raise UsageError(what=f"{path} is not a complete bundle")
         return {"cilium": {"version": "1.13.12", "imageRepository": None}, "kindCluster": {"pull": False}}
 
     def finish(self, lab: Lab) -> None:
@@ -146,7 +146,7 @@ def test_up_with_a_bundle_builds_from_nothing_else(bench: Bench, packing: Packin
     assert built.settings["kindCluster"] == {"pull": False}
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "there is no bundle"), (b"bad", "is not a whole bundle")])
+@pytest.mark.parametrize(("content", "words"), [(None, "there is no bundle"), (b"bad", "is not a complete bundle")])
 def test_up_with_a_bundle_that_is_none_builds_nothing(
     content: bytes | None, words: str, bench: Bench, packing: PackingProvider, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def test_a_counter_is_the_sum_over_the_cpus() -> None:
 def test_a_counter_reads_as_a_sentence() -> None:
     assert metric(3).words == "cil_from_container: 3 packets, bpf_redirect_peer"
     assert metric(1, verdict=PacketVerdict.UNROUTABLE).words == (
-        "cil_from_container: 1 packet, dropped: nobody has the destination address"
+        "cil_from_container: 1 packet, dropped: no pod has the destination address"
     )
 
 

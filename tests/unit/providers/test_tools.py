@@ -99,10 +99,14 @@ def test_signs_tell_what_is_missing_from_what_will_not_do() -> None:
 @pytest.mark.parametrize("need", [PING, CLANG])
 def test_a_tool_that_has_not_answered_in_time_is_there_and_not_called_unfit(need: Need) -> None:
     """As on a machine that is emulated, or too busy: no answer says nothing of what the tool is."""
-    silent = FoundProgram(path=f"/usr/bin/{need.program}", said="nothing within 5 s", is_silent=True)
+    silent = FoundProgram(path=f"/usr/bin/{need.program}", said="it did not print a version within 5 s", is_silent=True)
     probe = probe_of(need, silent)
-    assert (probe.present, probe.found, sign_of(probe)) == (True, "version unknown: it said nothing within 5 s", "ok")
-    assert not probe_of(PING, FoundProgram(path="/usr/bin/ping", said="nothing within 5 s")).present
+    assert (probe.present, probe.found, sign_of(probe)) == (
+        True,
+        "version unknown: it did not print a version within 5 s",
+        "ok",
+    )
+    assert not probe_of(PING, FoundProgram(path="/usr/bin/ping", said="it did not print a version within 5 s")).present
 
 
 def test_doctor_shows_it_and_has_it_in_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

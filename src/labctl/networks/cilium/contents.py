@@ -112,8 +112,8 @@ def _tunnel_endpoint(lab: Lab, node: str, other: Node) -> IPv4Address:
     with native routing.
 
     With the fault WRONG_VTEP it is, on the clients' nodes, the address of the node after the right one (never this
-    node's own), or where there is no third node the underlay's last address but one, which nobody has. The other nodes
-    are right, so that the third one sends on what it should not have got, as a Cilium node does.
+    node's own), or where there is no third node the underlay's last address but one, which no node has. The other
+    nodes are right, so that the third one forwards what it should not have received, as a Cilium node does.
     """
     if other.name == node or lab.datapath.encapsulation is not Encapsulation.VXLAN:
         return NO_ADDRESS

@@ -62,7 +62,7 @@ def agrees(found: Mapping[str, object], asked: Mapping[str, object]) -> bool | N
 
 
 def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
-    """Attachment tells the encapsulation; it does not tell the host routing modes apart, as with Cilium."""
+    """Attachment shows the encapsulation; it is the same in both host routing modes, as with Cilium."""
     attached = [
         f"{name} {direction}: {one.name} (id {one.program_id}, tag {one.tag})"
         for name, hooks in look.after.filters.items()
@@ -72,7 +72,7 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     encapsulation = _encapsulation(look)
     lacking = _lacking(look) if attached else "no program is attached"
     found = {} if lacking or encapsulation is None else {"encapsulation": str(encapsulation)}
-    count = f"{len(attached)} {'program is' if len(attached) == 1 else 'programs are'} attached"
+    count = "1 program is attached" if len(attached) == 1 else f"{len(attached)} programs are attached"
     return Evidence(
         witness="programs",
         where=look.after.node,
@@ -85,13 +85,13 @@ def _programs(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
 
 
 def _lacking(look: NodeReadings) -> str:
-    """What the pair's packets need on the node and is not there; "" where all is."""
+    """What the pair's packets need on the node and is missing; "" where nothing is."""
     if look.pod.lxc not in look.after.links:
         return f"{look.pod.lxc} is gone"
     if not look.after.filters.get(look.pod.lxc, {}).get(Direction.INGRESS):
-        return f"no program is attached to {look.pod.lxc}, so that nothing of the datapath takes what its pod sends"
+        return f"no program is attached to {look.pod.lxc}, so that the datapath does not see what its pod sends"
     if _encapsulation(look) is None:
-        return f"no program is attached to {CILIUM_VXLAN}, so that nothing of the datapath takes what comes out of it"
+        return f"no program is attached to {CILIUM_VXLAN}, so that the datapath does not see what comes out of it"
     return ""
 
 
@@ -122,11 +122,13 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     mixed = bool(by_peer and plainly)
     if mixed:
         found["hostRouting"] = UNCLEAR
-    finding = "; ".join(metric.words for metric in _over_devices(counted)) or "the programs counted no packet"
+    findings = [metric.words for metric in _over_devices(counted)] or ["the programs counted no packet"]
+    if mixed:
+        findings.append(f"{by_peer} went by bpf_redirect_peer and {plainly} did not")
     return Evidence(
         witness="helpers",
         where=look.after.node,
-        finding=finding + (f"; {by_peer} went by bpf_redirect_peer and {plainly} did not" if mixed else ""),
+        finding="; ".join(findings),
         supports=agrees(found, asked),
         command=command,
         found=found,
@@ -163,7 +165,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     before, after = look.before.links.get(look.pod.lxc), look.after.links.get(look.pod.lxc)
     command = f"ip -n {look.after.namespace} -s link show {look.pod.lxc}"
     if before is None or after is None or before.index != after.index:
-        finding = f"{look.pod.lxc} is gone" if after is None else f"{look.pod.lxc} was made again meanwhile"
+        finding = f"{look.pod.lxc} is gone" if after is None else f"{look.pod.lxc} was recreated meanwhile"
         return Evidence(
             witness="lxc-counters",
             where=look.after.node,
@@ -173,7 +175,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
             silence=Silence.ABSENT if after is None else None,
         )
     if isinstance(look.arrived, Unread):
-        return _unread("lxc-counters", look, "what came to the pod", look.arrived, command)
+        return _unread("lxc-counters", look, "the count of the pod's packets", look.arrived, command)
     answered = sum(
         metric.packets
         for metric in _counted(look)
@@ -208,12 +210,13 @@ def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> E
     finding = f"the FORWARD hook passed {forwarded} packets"
     if forwarded:
         found["hostRouting"] = str(HostRouting.LEGACY)
-        finding += "" if tells else ", and in neither mode it should have passed any"
+        if not tells:
+            finding = f"the FORWARD hook passed {forwarded} packets, though it should pass none here in either mode"
     elif tells and _has_arrived(look):
         found["hostRouting"] = str(HostRouting.BPF)
-        finding += f", and {look.arrived} came to the pod"
+        finding = f"the FORWARD hook passed {forwarded} packets, and {look.arrived} came to the pod"
     elif not tells:
-        finding += ", as in both modes here"
+        finding = f"the FORWARD hook passed {forwarded} packets, as in both modes here"
     return Evidence(
         witness="netfilter",
         where=look.after.node,
@@ -233,11 +236,11 @@ def _grown_forwarding(look: NodeReadings) -> int | Unread:
             return Unread(why="iptables-save shows no FORWARD chain in the table mangle")
         counts.append(one.forwarded)
     before, after = counts
-    return after - before if after >= before else Unread(why="it was set back meanwhile")
+    return after - before if after >= before else Unread(why="the counter was reset meanwhile")
 
 
 def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
-    """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not tell that
+    """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not prove that
     eBPF forwarded it: rules may keep packets from being tracked, entries end, and some were there before."""
     command = look.after.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
     addresses = {lab.pod(pair.client).address, lab.pod(pair.server).address}
@@ -248,11 +251,15 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
         counts.append(sum({entry.source, entry.destination} == addresses for entry in connections))
     before, after = counts
     found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
+    entries = "1 entry" if after == 1 else f"{after} entries" if after else "no entries"
+    if before and after >= before:
+        finding = f"conntrack has {entries} of the pair, {before} of them from before"
+    else:
+        finding = f"conntrack has {entries} of the pair"
     return Evidence(
         witness="conntrack",
         where=look.after.node,
-        finding=f"conntrack has {after or 'no'} {'entry' if after == 1 else 'entries'} of the pair"
-        + (f", {before} of them from before" if before and after >= before else ""),
+        finding=finding,
         supports=agrees(found, asked),
         command=command,
         found=found,
@@ -260,7 +267,7 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
 
 
 def _burden(look: NodeReadings) -> Evidence:
-    """Not about the mode: how much netfilter there is to go round, since the size of the effect depends on it."""
+    """Not about the mode: how much netfilter BPF host routing bypasses, since the size of the effect depends on it."""
     netfilter, command = look.after.netfilter, look.after.command("iptables-save", "-c")
     if isinstance(netfilter, Unread):
         return _unread("netfilter-rules", look, "the iptables rules", netfilter, command)

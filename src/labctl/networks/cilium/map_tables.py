@@ -43,7 +43,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapNames:
-    """Who has which address, identity and interface index, for people."""
+    """The names of addresses, identities and interface indexes, for people."""
 
     addresses: Mapping[IPv4Address, str]
     identities: Mapping[int, str]
@@ -76,7 +76,7 @@ def names_of(lab: Lab, devices: Mapping[int, str]) -> MapNames:
 def map_tables(
     lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
 ) -> tuple[MapTable, ...]:
-    """Those of the maps that are labctl's, in the order in which one reads them; `devices` are the node's, by index."""
+    """Those of the maps that are labctl's, in reading order; `devices` are the node's, by index."""
     names = names_of(lab, devices)
     tables = (map_table(info, entries, names) for info, entries in dumps)
     return tuple(sorted((table for table in tables if table is not None), key=_place))
@@ -90,7 +90,7 @@ def _place(table: MapTable) -> tuple[int, str]:
 
 
 def map_table(info: MapInfo, entries: Iterable[Entry], names: MapNames) -> MapTable | None:
-    """The map in words, or None for one that holds no entries to list (a ring buffer) or is none of labctl's."""
+    """The map in words, or None for one that holds no entries to list (a ring buffer) or is not labctl's."""
     shape = _SHAPES.get(info.name)
     if shape is None:
         return None
@@ -155,12 +155,13 @@ def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
         _created_ns, address, port = SNAT_ENTRY.unpack(value)
+        rewritten = f"{names.address(IPv4Address(address))}:{_port(port)}"
         yield (
             _PROTOCOLS.get(protocol, str(protocol)),
             "in" if direction else "out",
             f"{names.address(IPv4Address(source))}:{_port(source_port)}",
             f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
-            f"{'destination' if direction else 'source'} → {names.address(IPv4Address(address))}:{_port(port)}",
+            f"destination → {rewritten}" if direction else f"source → {rewritten}",
         )
 
 
@@ -202,7 +203,7 @@ class _Shape:
 
 _SHAPES = {
     "config": _Shape(
-        meaning="what this node's programs know of their node", columns=("setting", "value"), rows=_config
+        meaning="what this node's programs know about their node", columns=("setting", "value"), rows=_config
     ),
     "endpoints": _Shape(
         meaning="the pods of this node: where a packet for them is delivered, and with which MACs",
@@ -211,13 +212,13 @@ _SHAPES = {
         cilium_command="cilium bpf endpoint list",
     ),
     "ipcache": _Shape(
-        meaning="who an address is, and behind which tunnel endpoint; an address that is not listed is the world",
+        meaning="the identity of each address, and its tunnel endpoint; an address that is not listed is the world",
         columns=("address", "identity", "tunnel endpoint"),
         rows=_ipcache,
         cilium_command="cilium bpf ipcache list; cilium identity list",
     ),
     "tunnel": _Shape(
-        meaning="which node has which pod range: asked when the ipcache does not know the address",
+        meaning="which node has which pod range: used when the ipcache does not have the address",
         columns=("pod CIDR", "tunnel endpoint"),
         rows=_tunnel,
         cilium_command="cilium bpf tunnel list",

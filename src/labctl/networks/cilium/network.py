@@ -56,7 +56,7 @@ class CiliumNetwork:
             )
         if not lab.datapath.kube_proxy_replacement:
             raise UsageError(
-                what="kubeProxyReplacement: false does nothing with the provider netns",
+                what="kubeProxyReplacement: false has no effect with the provider netns",
                 cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
                 remedy="true (the default), or --provider kind, which then has a kube-proxy",
                 key="datapath.kubeProxyReplacement",
@@ -64,11 +64,10 @@ class CiliumNetwork:
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         extra = lab.datapath.extra_iptables_rules
-        return (
-            f"Each node carries {rules.count_of(lab)} iptables rules"
-            + (f", {extra} of them extra ones that no packet matches" if extra else "")
-            + ", and tracks connections; the size of a difference depends on it.",
-        )
+        count = f"{rules.count_of(lab)} iptables rules"
+        if extra:
+            count = f"{rules.count_of(lab)} iptables rules, {extra} of them extra ones that no packet matches"
+        return (f"Each node carries {count}, and tracks connections; the size of a difference depends on it.",)
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         namespace = namespace_of(lab.name, node.name)
@@ -205,7 +204,7 @@ class Attachment:
 def attachments(lab: Lab, node: str) -> tuple[Attachment, ...]:
     """Every filter of that node, node devices first, then the lxc of each pod in the lab's order.
 
-    Legacy and BPF host routing have the same list, as in Cilium: attachment does not tell the modes apart.
+    Legacy and BPF host routing have the same list, as in Cilium: attachment does not show the mode.
     """
     fixed = [
         (interfaces.CILIUM_NET, interfaces.CILIUM_NET_INDEX, Program.TO_HOST),

@@ -1,7 +1,7 @@
 """The netfilter rules of a node: the kinds and the number that a Cilium node carries, as data.
 
 Recorded on a real node (Kubernetes v1.20.2 without kube-proxy, Cilium v1.13.12, iptables-legacy): 24 rules of
-Cilium's. They are there in every mode, as on a real node: BPF host routing does not take them away, it goes round
+Cilium's. They are there in every mode, as on a real node: BPF host routing does not remove them, it bypasses
 them.
 
 | table  | jumps from built-in chains    | Cilium's own                         | rules |
@@ -66,7 +66,7 @@ _JUMPS = (
     ("nat", "POSTROUTING", "CILIUM_POST_nat"),
 )
 _KUBELET_CHAINS = (("nat", "KUBE-POSTROUTING"),)
-# The packet marks of Cilium's proxy and host (bpf/lib/common.h): who a packet belongs to on its way through the host.
+# The packet marks of Cilium's proxy and host (bpf/lib/common.h): what a packet belongs to on its way through the host.
 _PROXY_IN = "-m mark --mark 0x200/0xf00"
 _PROXY_REPLY = "-m mark --mark 0xa00/0xfffffeff"
 _PROXY_UPSTREAM = "-m mark --mark 0x800/0xe00"

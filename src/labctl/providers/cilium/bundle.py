@@ -1,7 +1,7 @@
 """Bundles: one file with every image and the chart of a lab, a manifest and checksums. Which images is the provider's.
 
-Layout of the tar: `manifest.json` first, then `chart.tgz` and `images/*.tar`. What does not fit its checksum, or has a
-name that the manifest does not know, is refused before anything of it is used. Several parts may share one archive.
+Layout of the tar: `manifest.json` first, then `chart.tgz` and `images/*.tar`. A file whose checksum does not match, or
+whose name is not in the manifest, is refused before anything of it is used. Several parts may share one archive.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def plain_reference(reference: str) -> str:
 
 
 def engine_digest(reference: str, engine: str, commands: Commands) -> str:
-    """What docker or podman of this host knows the image by; empty when it is not there, or the engine is not."""
+    """The digest that docker or podman on this host has for the image; empty where image or engine is missing."""
     if commands.find(engine) is None:
         return ""
     done = commands.run((engine, "image", "inspect", reference), timeout_s=_LOOK_S)
@@ -74,7 +74,7 @@ def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[t
 
 
 def chart_part(settings: Cluster) -> Part:
-    """The chart of a lab, with the digest of its file where that is here."""
+    """The chart of a lab, with the digest of its file where this host has it."""
     chart = Path(settings.chart)
     reference = settings.cilium.chart or f"cilium {settings.cilium_version} of {rendered.REPOSITORY}"
     return Part(role="chart", reference=reference, digest=f"sha256:{digest_of(chart)}" if chart.is_file() else "")
@@ -139,7 +139,7 @@ def _is_there(output: Path) -> UsageError:
 
 
 def read(bundle: Path, folder: Path, roles: Collection[str]) -> dict[str, Any]:
-    """Verifies while unpacking into `folder`, and gives the manifest. `roles` must be in it. Raises UsageError for
+    """Verifies while unpacking into `folder`, and returns the manifest. `roles` must be in it. Raises UsageError for
     anything that is not exactly what the manifest says, StepFailed when the disk is or would be full; nothing of such a
     bundle stays."""
     try:
@@ -192,25 +192,25 @@ def _manifest(
         raise broken(bundle, f"its manifest is not a Bundle of {API_VERSION}")
     lost = set(roles) - named
     if lost:
-        raise broken(bundle, f"its manifest names no {', '.join(sorted(lost))}")
+        raise broken(bundle, f"its manifest lacks {', '.join(sorted(lost))}")
     odd = [file for file in files if not _FILE.fullmatch(file)]
     if odd:
-        raise broken(bundle, f"its manifest names the file {odd[0][:100]!r}")
+        raise broken(bundle, f"its manifest lists the unexpected file {odd[0][:100]!r}")
     if not alike or not all(type(byte) is int and byte >= 0 and isinstance(sha, str) for byte, sha in files.values()):
-        raise broken(bundle, "its manifest does not say the size and the checksum of each file")
+        raise broken(bundle, "its manifest lacks the size or the checksum of a file")
     return dict(manifest), files
 
 
 def _require_space(expected: Mapping[str, tuple[int, str]], place: Folder) -> None:
     wanted = sum(byte for byte, _ in expected.values())
     if wanted > (free := shutil.disk_usage(place.path).free):
-        raise OSError(errno.ENOSPC, f"it unpacks to {wanted:,} bytes, and {free:,} are free")
+        raise OSError(errno.ENOSPC, f"it unpacks to {wanted:,} bytes, but only {free:,} are free")
 
 
 def _next(tar: tarfile.TarFile, bundle: Path) -> tarfile.TarInfo | None:
-    """The next member, whose headers tell no lies about the bundle."""
+    """The next member, after its headers were checked against the size of the bundle."""
     _require_plain(bundle, tar.offset)
-    tar.members = []  # type: ignore[attr-defined]  # what was unpacked is of no use to tarfile, which would keep it
+    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
     member = tar.next()
     if member is not None and (member.issparse() or member.offset_data + member.size > bundle.stat().st_size):
         raise broken(bundle, f"{member.name[:100]!r} claims more bytes than are there")
@@ -218,9 +218,9 @@ def _next(tar: tarfile.TarFile, bundle: Path) -> tarfile.TarInfo | None:
 
 
 def _require_plain(bundle: Path, position: int) -> None:
-    """Raises UsageError unless a plain file, or the end, stands at that byte; a PAX record before it may say its time.
+    """Raises UsageError unless a regular file, or the end, is at that byte; a PAX record with its time may precede it.
 
-    tarfile reads such records, and names of any length, into memory whole: whoever wrote them must not choose how much.
+    tarfile reads such records, and names of any length, into memory whole: a bundle must not decide how much.
     """
     with bundle.open("rb") as file:
         for most_byte in (_RECORD_BYTE, None):
@@ -232,7 +232,7 @@ def _require_plain(bundle: Path, position: int) -> None:
             if kind != tarfile.XHDTYPE or most_byte is None or not size.isdigit() or int(size, 8) > most_byte:
                 break
             position += tarfile.BLOCKSIZE * (1 + -(-int(size, 8) // tarfile.BLOCKSIZE))
-    raise broken(bundle, f"what stands at byte {position:,} is no plain file")
+    raise broken(bundle, f"the entry at byte {position:,} is not a regular file")
 
 
 def _extract(
@@ -242,7 +242,7 @@ def _extract(
     part = expected.pop(member.name, None)
     content = tar.extractfile(member)
     if part is None or content is None:
-        raise broken(bundle, f"{member.name[:100]!r} is not in its manifest, or stands there twice")
+        raise broken(bundle, f"{member.name[:100]!r} is not in its manifest, or is in the bundle twice")
     byte, checksum = part
     if member.size != byte:
         raise broken(bundle, f"{member.name} has {member.size:,} bytes, its manifest says {byte:,}")
@@ -257,7 +257,7 @@ def _extract(
             digest.update(piece)
             file.write(piece)
     if digest.hexdigest() != checksum:
-        raise broken(bundle, f"{member.name} has the checksum {digest.hexdigest()[:12]}…, its manifest says another")
+        raise broken(bundle, f"{member.name} has the checksum {digest.hexdigest()[:12]}…, its manifest has another")
 
 
 def _full(bundle: Path, place: Folder, cause: str) -> StepFailed:
@@ -266,7 +266,7 @@ def _full(bundle: Path, place: Folder, cause: str) -> StepFailed:
 
 def broken(bundle: Path, cause: str) -> UsageError:
     return UsageError(
-        what=f"{bundle} is not a whole bundle",
+        what=f"{bundle} is not a complete bundle",
         cause=cause,
-        remedy="pack it anew where the images are: labctl bundle SCENARIO -o FILE",
+        remedy="pack it again on the host that has the images: labctl bundle SCENARIO -o FILE",
     )

@@ -45,8 +45,8 @@ class Chart:
     def knows(self, path: str) -> bool:
         """True when a value at that path can have an effect.
 
-        Below an empty mapping, a list or null of `values.yaml` every key is taken: the chart passes it on whole. A
-        template that names a mapping as a whole (`.Values.bpf`) does not make up keys in it.
+        Below an empty mapping, a list or null of `values.yaml` every key is accepted: the chart passes it on whole. A
+        template that names a mapping as a whole (`.Values.bpf`) does not add keys to it.
         """
         if any(path == name or name.startswith(f"{path}.") for name in self.named):
             return True
@@ -104,7 +104,7 @@ def parse_chart(files: Mapping[str, str], place: str) -> Chart:
     values_text = files.get("values.yaml", "")
     about, values = yaml.safe_load(files["Chart.yaml"]), yaml.safe_load(values_text) or {}
     if not isinstance(about, Mapping) or not isinstance(values, Mapping):
-        raise ValueError("its Chart.yaml or values.yaml is no mapping")
+        raise ValueError("its Chart.yaml or values.yaml is not a mapping")
     named = {match for text in files.values() for match in _REFERENCE.findall(text)}
     for text in files.values():
         named.update(f"{parent}.{key}" if parent else key for parent, key in _HAS_KEY.findall(text))
@@ -130,7 +130,7 @@ def _from_folder(place: Path) -> dict[str, str]:
         name = path.relative_to(place).as_posix()
         # helm follows it, and a template could put any file of this host into what is applied.
         if path.is_symlink():
-            raise OSError(f"{name} in it is a symbolic link")
+            raise OSError(f"it contains a symbolic link: {name}")
         if path.is_file() and _is_wanted(name):
             files[name] = read_file(path, most_byte=_MOST_BYTE, follow=True).decode("utf-8", errors="replace")
     return files

@@ -39,7 +39,7 @@ def parse_links(text: str) -> dict[str, NodeLink]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CiliumNode:
-    """One node as Cilium's operator wrote it down."""
+    """One node as its CiliumNode object has it."""
 
     name: str
     address: str
@@ -115,8 +115,8 @@ def _pod(pod: Pod, facts: ClusterFacts, namespace: str) -> Pod:
     endpoint = endpoint_of(facts.endpoints.get(pod.node, ()), f"{namespace}/{pod.name}")
     if endpoint is None:
         raise MeasureFailed(
-            what=f"Cilium on node {pod.node} knows no endpoint of pod {pod.name}",
-            cause=f"it knows: {', '.join(e.pod for e in facts.endpoints.get(pod.node, ()) if e.pod) or 'none'}",
+            what=f"Cilium on node {pod.node} has no endpoint for pod {pod.name}",
+            cause=f"it has: {', '.join(e.pod for e in facts.endpoints.get(pod.node, ()) if e.pod) or 'none'}",
             remedy=f"kubectl -n {namespace} get pod {pod.name} -o wide",
         )
     return replace(

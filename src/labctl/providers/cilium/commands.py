@@ -1,4 +1,4 @@
-"""The door to programs: argv in, what they printed out. This host's, a machine's over SSH, or a test's script.
+"""How programs are run: argv in, their output out. On this host, on a machine over SSH, or by a test's script.
 
 Where a lab on real Cilium keeps its own files on this host; what kind and kubeadm have in common.
 """
@@ -25,7 +25,7 @@ class Commands(Protocol):
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What a person types before argv to run it there; nothing for this host."""
+        """What a person types before argv to run it there; empty for this host."""
         ...
 
     def find(self, program: str) -> str | None:
@@ -55,8 +55,8 @@ INSTALL = {
 
 
 SPDY = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"
-"""kubectl 1.31 and later try `exec` by websocket first. API servers before 1.30 refuse that, and kubectl then asks
-again by SPDY, which every server takes: asked for at once, each `exec` is one connection less."""
+"""kubectl 1.31 and later try `exec` by websocket first. API servers before 1.30 refuse that, and kubectl then tries
+SPDY, which every server accepts: with SPDY from the start, each `exec` needs one connection less."""
 
 
 def as_run(argv: Sequence[str]) -> tuple[str, ...]:
@@ -119,9 +119,10 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
     done = commands.run(argv, timeout_s=timeout_s)
     if done.timed_out or done.returncode != 0:
         lines = done.error_text.strip().splitlines() or done.text.strip().splitlines()
+        begun = " ".join(argv[:2])
         raise MeasureFailed(
-            what=f"{' '.join(argv[:2])} … " + (f"did not end in {timeout_s:g} s" if done.timed_out else "failed"),
-            cause=lines[-1] if lines else f"exit status {done.returncode}, and no word",
+            what=f"{begun} … did not end within {timeout_s:g} s" if done.timed_out else f"{begun} … failed",
+            cause=lines[-1] if lines else f"exit status {done.returncode}, and no output",
             remedy=shown(commands, argv),
         )
     return done
@@ -146,8 +147,7 @@ def is_lab_folder(name: str) -> bool:
 
 
 def read_state(path: Path) -> str | None:
-    """The text of one of a lab's own files; None when there is none, or none that labctl wrote: somebody else's is not
-    believed."""
+    """The text of one of a lab's own files; None when it is missing, or when another user could have written it."""
     try:
         return files.read_own(path).decode("utf-8", errors="replace")
     except OSError:
@@ -155,15 +155,15 @@ def read_state(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes one of a lab's own files. Raises StepFailed where the disk does not take it, and where the folder could
-    have been written by somebody else."""
+    """Writes one of a lab's own files. Raises StepFailed where the disk does not take it, and where another user could
+    write to the folder."""
     try:
         files.write_own(path, text.encode())
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {path}",
             cause=failed.strerror or str(failed),
-            remedy=f"df -h {path.parent}; or another place: XDG_STATE_HOME",
+            remedy=f"df -h {path.parent}; or set XDG_STATE_HOME to another folder",
         ) from failed
 
 
@@ -190,11 +190,11 @@ class LabFiles:
 
     @classmethod
     def of(cls, root: Path, name: str) -> Self:
-        """Those of the lab of that name below the provider's folder. Raises UsageError for what is no lab's name: it
+        """Those of the lab of that name below the provider's folder. Raises UsageError for what is not a lab's name: it
         would lead to a folder that is not the lab's."""
         if not is_lab_folder(name):
             raise UsageError(
-                what=f"no lab can be called {name[:60]!r}",
+                what=f"{name[:60]!r} is not a valid lab name",
                 cause="names have lower-case letters, digits and hyphens, at most 40 characters, and are not "
                 f"{LOGS} or {BUNDLES}, which labctl uses itself",
                 remedy="labctl list  # shows the labs that are up",

@@ -1,4 +1,4 @@
-"""Which Cilium runs on which Kubernetes and kernel: what is tested, what is only untested, what cannot work.
+"""Which Cilium runs on which Kubernetes and kernel: what is tested, what is untested, what cannot work.
 
 Sources: Cilium's documentation of each series, its charts' `kubeVersion`, its system requirements, and labctl's own
 ground truth (1.13.12 and 1.16.0-rc.0 on Kubernetes 1.20.2, kernel 6.18). Pure.
@@ -55,7 +55,7 @@ def chart_minimum(cilium: Version) -> Version:
 
 
 def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
-    """What to tell `helm template --kube-version`: the cluster's own version, or the chart's minimum where the chart
+    """The value of `helm template --kube-version`: the cluster's own version, or the chart's minimum where the chart
     asks for more than its agent needs (1.16 to 1.18 run on 1.16 and later)."""
     return max(kubernetes, chart_minimum(cilium))
 
@@ -66,8 +66,8 @@ def refuse_idle(lab: Lab) -> None:
         if field.default is not MISSING and getattr(lab.datapath, field.name) != field.default:
             key = key_of(Datapath, field.name)
             raise UsageError(
-                what=f"{key} does nothing with the provider {lab.provider}",
-                cause="it is done by labctl's own rules and programs, and these nodes have Cilium's",
+                what=f"{key} has no effect with the provider {lab.provider}",
+                cause="labctl's own rules and programs implement it, and these nodes run Cilium's",
                 remedy=f"--provider netns, or a scenario without {key}:",
                 key=f"datapath.{key}",
             )
@@ -78,12 +78,12 @@ def refuse_impossible(
 ) -> tuple[str, ...]:
     """Raises UsageError for what cannot work, with the nearest that can; gives a warning for each untested pairing.
 
-    `allow_untested` turns the refusals that rest on somebody's word into warnings; those that the programs
+    `allow_untested` turns the refusals that rest on documentation into warnings; those that the programs
     themselves enforce stay.
     """
     if cilium.series < OLDEST:
         raise UsageError(
-            what=f"Cilium {cilium} is older than labctl knows",
+            what=f"Cilium {cilium} is older than labctl supports",
             cause="BPF host routing for tunnels came with 1.10",
             remedy="cilium.version: 1.10.6 or later",
             key="cilium.version",
@@ -103,14 +103,13 @@ def refuse_impossible(
         )
     if kubernetes < chart_minimum(cilium):
         sentence = (
-            f"the chart of Cilium {cilium} asks for Kubernetes {chart_minimum(cilium)} or later; it is rendered as for "
+            f"the chart of Cilium {cilium} asks for Kubernetes {chart_minimum(cilium)} or later; it is rendered for "
             f"that version and applied to {kubernetes}"
         )
         if (cilium.series, kubernetes.series) not in RUN_HERE and not allow_untested:
             raise UsageError(
                 what=f"the chart of Cilium {cilium} refuses Kubernetes {kubernetes}",
-                cause=f"its kubeVersion asks for {chart_minimum(cilium)} or later, and labctl knows of nobody who ran "
-                "this pair",
+                cause=f"its kubeVersion asks for {chart_minimum(cilium)} or later, and this pair is not known to run",
                 remedy=f"{_other(known, kubernetes)}, or cilium.allowUntested: true",
                 key="cilium.version",
             )
@@ -135,7 +134,7 @@ def _refuse_kernel(cilium: Version, kernel: Version | None, known: Supported, da
         )
     if datapath.host_routing is HostRouting.BPF and kernel.series < BPF_HOST_ROUTING_KERNEL:
         raise UsageError(
-            what=f"BPF host routing is not to be had on Linux {kernel}",
+            what=f"BPF host routing is not available on Linux {kernel}",
             cause="bpf_redirect_peer and bpf_redirect_neigh came with 5.10; Cilium would fall back to Legacy",
             remedy="a kernel of 5.10 or later, or --set datapath.hostRouting=legacy",
         )

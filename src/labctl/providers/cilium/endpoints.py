@@ -71,11 +71,11 @@ def _inner(entry: dict[str, object], key: str) -> dict[str, object]:
 
 
 def _named(value: object, is_one: Callable[[str], bool]) -> str:
-    """A name that tools will get; empty where the agent says none. Raises MeasureFailed for what is none."""
+    """A name that is passed to tools; empty where the agent has none. Raises MeasureFailed for an invalid one."""
     text = str(value or "")
     if text and not is_one(text):
         raise MeasureFailed(
-            what="the agent's list of endpoints has a device or a MAC that is none", cause=repr(text)[:200]
+            what="the agent's list of endpoints has an invalid device name or MAC address", cause=repr(text)[:200]
         )
     return text
 

@@ -3,7 +3,7 @@
 Each function takes what was observed and what was asked, and says what the observation claims, whether it agrees,
 and the command that shows the same by hand.
 
-What Cilium on a running kind lab can testify: agents, configuration, counters, conntrack, monitor.
+The witnesses on a running cluster: agents, configuration, counters, conntrack, monitor.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def agent_evidence(
     if differing:
         finding = f"the agent ({status.version}) says {', '.join(differing)}"
         if fallback is not None and asked.get("hostRouting") == HostRouting.BPF:
-            finding += f": {fallback.reason}" + (f" (“{fallback.line}”)" if fallback.line else "")
-            finding += f"; remedy: {fallback.remedy}"
+            because = f"{fallback.reason} (“{fallback.line}”)" if fallback.line else fallback.reason
+            finding = f"{finding}: {because}; remedy: {fallback.remedy}"
             remedy = fallback.remedy
     if not status.host_routing:
         return Evidence(
@@ -82,7 +82,7 @@ def agent_evidence(
             command=shlex.join(command),
             found=found,
             supports=None,
-            finding="the agent's status tells no host routing mode",
+            finding="the agent's status has no host routing mode",
         )
     return Evidence(
         witness="agent-status",
@@ -96,7 +96,7 @@ def agent_evidence(
 
 
 def unread_evidence(witness: str, where: str, why: str, command: Sequence[str] = ()) -> Evidence:
-    """A witness that could not be read: nothing for the mode, and nothing against it."""
+    """A witness that could not be read: it neither supports the mode nor contradicts it."""
     return Evidence(
         witness=witness,
         where=where,
@@ -110,7 +110,7 @@ def unread_evidence(witness: str, where: str, why: str, command: Sequence[str] =
 def config_evidence(
     config: Mapping[str, str], wanted: Wanted, user: Mapping[str, object], command: Sequence[str]
 ) -> Evidence:
-    """What the agents were told. Agreement proves nothing (so `supports` is None); a difference explains much."""
+    """The agents' configuration. Agreement proves nothing (so `supports` is None); a difference explains much."""
     differing = [
         f"{key} is {config.get(key, 'not there')} (meant {'absent' if meant is None else meant})"
         for key, meant in expected_config(wanted, user).items()
@@ -162,17 +162,17 @@ def lxc_evidence(
             finding=f"{counted}: too few to tell",
         )
     if delta.transmitted * 2 > delta.received:
-        mode, meaning = "legacy", "the way of Legacy"
+        mode, meaning = "legacy", "as with Legacy"
     elif arrived is not None and arrived > 2 * delta.transmitted:
-        mode, meaning = "bpf", f"{arrived} came to it past the lxc, the way of bpf_redirect_peer"
+        mode, meaning = "bpf", f"{arrived} reached it without passing the lxc, as with bpf_redirect_peer"
     else:
-        came = "what came to the pod is not known" if arrived is None else f"{arrived} came to the pod"
+        came = "how many reached the pod is not known" if arrived is None else f"{arrived} reached the pod"
         return Evidence(
             witness="lxc-counters",
             where=where,
             command=shlex.join(command),
             supports=None,
-            finding=f"{counted}; {came}, so neither way is shown",
+            finding=f"{counted}; {came}, so neither mode is shown",
         )
     return Evidence(
         witness="lxc-counters",
@@ -194,7 +194,7 @@ def netfilter_evidence(
             where=node,
             command=shlex.join(command),
             supports=None,
-            finding="with a tunnel no mode shows pod addresses to the node's conntrack",
+            finding="with a tunnel, the node's conntrack sees no pod addresses in either mode",
         )
     mode = "legacy" if packets else "bpf"
     return Evidence(
@@ -216,7 +216,7 @@ def monitor_evidence(
     asked: Mapping[str, object],
     command: Sequence[str],
 ) -> Evidence:
-    """What the programs themselves said of the packets while they went through."""
+    """What the programs themselves reported of the packets as they passed."""
     seen = tuple(traces)
     mode = host_routing_of(seen, source, destination)
     points = ", ".join(dict.fromkeys(t.point for t in seen if source in t.source and destination in t.destination))
@@ -257,7 +257,7 @@ def _why(failed: LabError) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witnesses:
-    """Asks; the judging is `providers/cilium/modes.py`. `agents` and `nodes` go by the scenario's node names."""
+    """Asks them; the functions above judge. `agents` and `nodes` are by the scenario's node names."""
 
     settings: Cluster
     lab: Lab
@@ -281,14 +281,14 @@ class Witnesses:
         return tuple(evidence)
 
     def agents_evidence(self) -> tuple[Evidence, ...]:
-        """One piece of evidence per node, from its agent; a fallback carries its reason and remedy. An agent that gives
-        no account is one that could not be read."""
+        """One piece of evidence per node, from its agent; a fallback carries its reason and remedy. An agent without
+        a status counts as one that could not be read."""
         asked = self.lab.datapath.asked()
         pieces = []
         try:
             config = self.config()
         except LabError:
-            config = {}  # `_config_evidence` says so; the agents tell by themselves
+            config = {}  # `_config_evidence` reports it; newer agents' status needs no config
         for node, agent in self.agents.items():
             try:
                 status = self.status(node)
@@ -304,7 +304,7 @@ class Witnesses:
         return tuple(pieces)
 
     def _fallback(self, node: str, config: Mapping[str, str], status: AgentStatus) -> Fallback | None:
-        """Why the agent is in Legacy; that its log cannot be read is no reason to guess."""
+        """Why the agent is in Legacy; where its log cannot be read, that is the reason given."""
         try:
             return explain(self._log(node), config, status)
         except LabError as failed:

@@ -13,7 +13,7 @@ from labctl.providers.cilium.versions import Series, Version
 
 
 class Setting(StrEnum):
-    """What labctl sets, independent of how a version of the chart calls it."""
+    """What labctl sets, independent of the name that a version of the chart has for it."""
 
     HOST_LEGACY_ROUTING = "host routing"
     KUBE_PROXY_REPLACEMENT = "kube-proxy replacement"
@@ -203,7 +203,10 @@ WRONG: tuple[IneffectiveValue, ...] = (
         instead="nothing: netkit came with 1.16",
     ),
     IneffectiveValue(
-        path="bpf.enableTCX", versions=Series(before=(1, 16)), effect=Effect.IGNORED, instead="nothing: tcx is 1.16"
+        path="bpf.enableTCX",
+        versions=Series(before=(1, 16)),
+        effect=Effect.IGNORED,
+        instead="nothing: tcx came with 1.16",
     ),
     IneffectiveValue(
         path="datapathMode",

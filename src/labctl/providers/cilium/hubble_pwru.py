@@ -1,13 +1,13 @@
 """`hubble observe`: the agent's own account of the flows of one pair. Argv, parsers, and flows as movements. Pure.
 
-Hubble retells what the programs told the agent, so it is a witness of the agent (`Mover.AGENT`) and moves nothing
+Hubble repeats what the programs reported to the agent: it is a witness of the agent (`Mover.AGENT`) and moves nothing
 itself. Its times are those at which the agent read the events, not those of the packets: they order nothing here. Like
-monitor it tells the ports of TCP and UDP, and neither id nor sequence number of an echo.
+monitor it has the ports of TCP and UDP, but neither id nor sequence number of an echo.
 
-pwru: which functions of the kernel had a packet of one pair in their hands. Conditions, argv, parser. Pure.
+pwru: which functions of the kernel handled a packet of one pair. Conditions, argv, parser. Pure.
 
 pwru sees the whole kernel: on one host that carries all nodes it runs once, and each event is put to its node by its
-network namespace. Only functions are watched that tell the way (up the stack, redirected, dropped); none of them is on
+network namespace. Only functions that show the way are watched (up the stack, redirected, dropped); none of them is on
 the wire between two devices of a veth pair. Its JSON has no id and sequence number of an echo.
 """
 
@@ -38,7 +38,7 @@ _HUBBLE_PROTOCOLS = ("TCP", "UDP", "SCTP")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """One event. `source` and `destination` are addresses, or `namespace/pod` where the text has names. `point` is as
-    monitor's (`to-stack`, `from-overlay`), or the event's kind in the text's own words; empty where it is not told."""
+    monitor's (`to-stack`, `from-overlay`), or the event's kind in the text's own words; empty where it is not given."""
 
     point: str
     verdict: str
@@ -56,11 +56,11 @@ class Flow:
 def argv_hubble(addresses: Iterable[str], *, output: str = "jsonpb") -> tuple[str, ...]:
     """In the agent's container: every flow from one of these addresses to one of them, from the newest earlier one on.
     `json` is the same as `jsonpb` in new versions, and without its envelope in old ones. Raises MeasureFailed without
-    two addresses: everything else on the node would be told."""
+    two addresses: everything else on the node would be reported."""
     ends = tuple(dict.fromkeys(addresses))
     if len(ends) != 2:
         raise MeasureFailed(
-            what="hubble is asked about a pair of pods only",
+            what="hubble needs the two addresses of a pair of pods",
             cause=f"{len(ends)} addresses are known: {', '.join(ends) or 'none'}",
         )
     # Values of one option are alternatives, and the two options must both hold: these are the pair, either way.
@@ -69,7 +69,7 @@ def argv_hubble(addresses: Iterable[str], *, output: str = "jsonpb") -> tuple[st
 
 
 def enabled_by(config: Mapping[str, str], values: Mapping[str, object]) -> bool | None:
-    """What `cilium-config`, else the lab's own Helm values say; None when neither has a word about it."""
+    """What `cilium-config`, else the lab's own Helm values say; None when neither mentions it."""
     if "enable-hubble" in config:
         return config["enable-hubble"] == "true"
     section = values.get("hubble")
@@ -78,7 +78,7 @@ def enabled_by(config: Mapping[str, str], values: Mapping[str, object]) -> bool 
 
 
 def trouble_in_status(text: str) -> str:
-    """Why an agent's `status -o json` says that hubble cannot be heard there; empty when it runs."""
+    """Why hubble cannot be used there, by an agent's `status -o json`; empty when it runs."""
     try:
         status = parse_json(text)
     except ValueError:
@@ -113,9 +113,9 @@ def lost_events(text: str) -> int:
 def movements_of(
     node: str, flows: Iterable[Flow], pods: Mapping[str, tuple[str, str]], names: Mapping[str, str]
 ) -> tuple[Movement, ...]:
-    """The flows as they were told on that node. `pods` gives the node and the lxc of each pod by its address, `names`
-    the address by `namespace/pod`. Where hubble tells no device (`to-stack`), it is the one at which the packet was
-    told to come in before, else the lxc of its source if that is on this node."""
+    """The flows as reported on that node. `pods` gives the node and the lxc of each pod by its address, `names` the
+    address by `namespace/pod`. Where hubble gives no device (`to-stack`), it is the one at which the packet was last
+    reported to come in, else the lxc of its source if that is on this node."""
     found: list[Movement] = []
     came_in: dict[PacketKey, str] = {}
     for flow in flows:
@@ -210,7 +210,7 @@ PWRU_READY = "istening for events"
 """In its log when the probes are attached; the first letter's case is not to be relied on."""
 FUNCTIONS = ("ip_rcv", "ip_forward", "ip_local_deliver", "skb_do_redirect", "kfree_skb_reason", "sk_skb_reason_drop")
 MOST_EVENTS = 20_000
-"""pwru ends by itself after so many: a pair that talks without end must not fill the memory."""
+"""pwru ends by itself after so many: a pair that keeps sending must not fill the memory."""
 OLDEST = Version(1, 0, 6)
 """The first with `--output-json`."""
 OLDEST_KERNEL = Version(5, 3)
@@ -231,14 +231,14 @@ _NETNS = re.compile(r"^netns=net:\[(\d+)\]$", re.MULTILINE)
 _BOOT = re.compile(r"^boot=(\S+)$", re.MULTILINE)
 _LINK = re.compile(r"^link=(\d+) (\S+)$", re.MULTILINE)
 _CONSUMED = "SKB_CONSUMED"
-"""The reason with which every capture lets go of its copy (Linux 6.11 and later): no drop, and at every tap."""
-_UNTOLD = "sk_skb_reason_drop"
+"""The reason with which every capture frees its copy (Linux 6.11 and later): not a drop, and at every tap."""
+_WITHOUT_REASON = "sk_skb_reason_drop"
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """What `KERNEL_SCRIPT` found where pwru would run. `version` is pwru's, None when it does not tell."""
+    """What `KERNEL_SCRIPT` found where pwru would run. `version` is pwru's, None when it does not report one."""
 
     boot: str
     release: str
@@ -250,8 +250,8 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabNamespace:
-    """A network namespace of the lab: whose it is (a node or a pod), and its devices by their index. `boot` tells
-    kernels apart: containers of one host share it."""
+    """A network namespace of the lab: its node or pod, and its devices by their index. `boot` identifies the kernel:
+    containers of one host share it."""
 
     name: str
     boot: str
@@ -273,23 +273,23 @@ def parse_kernel(text: str) -> Kernel:
 
 
 def parse_place(name: str, text: str) -> LabNamespace:
-    """From `PLACE_SCRIPT`. Raises MeasureFailed when the namespace or the kernel is not told."""
+    """From `PLACE_SCRIPT`. Raises MeasureFailed when it lacks the namespace or the kernel."""
     netns, boot = _NETNS.search(text), _BOOT.search(text)
     if netns is None or boot is None:
-        raise MeasureFailed(what=f"{name} does not tell which network namespace and kernel it has")
+        raise MeasureFailed(what=f"cannot read the network namespace and the kernel of {name}")
     links = {int(index): device for index, device in _LINK.findall(text)}
     return LabNamespace(name=name, boot=boot[1], netns=int(netns[1]), links=links)
 
 
 def why_not(kernel: Kernel) -> str:
-    """Why pwru cannot tell anything there, every reason; empty when it can."""
+    """Every reason why pwru cannot be used there; empty when it can."""
     reasons = []
     if kernel.version is None:
-        reasons.append("it does not tell its version")
+        reasons.append("it does not report its version")
     elif kernel.version < Version(1, 0):
         reasons.append(
-            f"it is {kernel.version}: up to 0.0.9 it filters by --filter-src-ip and its like, which 1.0.0 gave up for "
-            f"pcap expressions, and it has no JSON; take {OLDEST} or later"
+            f"it is {kernel.version}: 0.0.9 and earlier filter with --filter-src-ip, which 1.0.0 replaced by pcap "
+            f"expressions, and have no JSON output; use {OLDEST} or later"
         )
     elif kernel.version < OLDEST:
         reasons.append(f"it is {kernel.version}, and --output-json came with {OLDEST}")
@@ -312,7 +312,9 @@ def argv_pwru(addresses: Iterable[str], *, netns: int | None = None) -> tuple[st
     it to one network namespace. Raises MeasureFailed without two addresses."""
     ends = tuple(dict.fromkeys(addresses))
     if len(ends) != 2:
-        raise MeasureFailed(what="pwru is asked about a pair of pods only", cause=f"{len(ends)} addresses are known")
+        raise MeasureFailed(
+            what="pwru needs the two addresses of a pair of pods", cause=f"{len(ends)} addresses are known"
+        )
     return (
         PROGRAM, "--output-json", "--output-tuple", "--output-meta", "--timestamp", "current",
         "--filter-func", f"^({'|'.join(FUNCTIONS)})$", "--output-limit-lines", str(MOST_EVENTS),
@@ -335,8 +337,8 @@ def _movement(line: str, places: Mapping[int, LabNamespace], clock_ns: int | Non
     event = object_of(line)
     place, packet = places.get(number_of(event.get("netns"))), event.get("tuple")
     function, time = str(event.get("func", "")), event.get("time")
-    # Before 1.0.9 it gives this function's reason to no one: a drop cannot be told from a capture's copy let go.
-    if place is None or not isinstance(packet, dict) or _CONSUMED in function or function == _UNTOLD:
+    # Before 1.0.9 it does not print this function's reason: a drop looks like a capture's copy being freed.
+    if place is None or not isinstance(packet, dict) or _CONSUMED in function or function == _WITHOUT_REASON:
         return None
     return Movement(
         node=place.name,

@@ -19,13 +19,17 @@ _BROAD = re.compile(r"\s{2,}")
 _PAIR = re.compile(r"(\w+)=(\S+)")
 _LISTS = (
     ("endpoint", "the pods of this node: where a packet for them is delivered, and with which MACs", "hash"),
-    ("ipcache", "who an address is, and behind which tunnel endpoint", "LPM trie"),
-    ("tunnel", "which node has which pod range; with native routing it may hold leftovers and proves nothing", "hash"),
+    ("ipcache", "the identity of each address, and its tunnel endpoint", "LPM trie"),
+    (
+        "tunnel",
+        "which node has which pod range; with native routing it may hold stale entries and proves nothing",
+        "hash",
+    ),
 )
 
 
 def read_state(agents: Mapping[str, Target]) -> DatapathState:
-    """Asks the agent of every node. Raises MeasureFailed with what the first that failed said."""
+    """Asks the agent of every node. Raises MeasureFailed with the words of the first one that failed."""
     return DatapathState(nodes=tuple(_node(node, agent) for node, agent in agents.items()), counts_runs=False)
 
 

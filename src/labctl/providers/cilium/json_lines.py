@@ -1,5 +1,5 @@
 """JSON from the tools of a cluster. A line of events is read leniently: what is not as expected is empty or 0. A whole
-document that has not the known form is an error in words, never a traceback."""
+document of an unknown form is an error message, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_ANOTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError,
 
 
 def of_known_form(what: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """For a function whose first argument is what a tool printed: anything else than `what` raises MeasureFailed."""
+    """For a function whose first argument is what a tool printed: anything other than `what` raises MeasureFailed."""
 
     def guard(read: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(read)
@@ -27,7 +27,7 @@ def of_known_form(what: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
                 raise
             except _OF_ANOTHER_FORM as failed:
                 raise MeasureFailed(
-                    what=f"{what} has not the form that labctl knows", cause=text.strip()[:200] or "it is empty"
+                    what=f"{what} does not have the form that labctl knows", cause=text.strip()[:200] or "it is empty"
                 ) from failed
 
         return reading

@@ -1,15 +1,15 @@
-"""`cilium monitor`: what the datapath's programs say of each packet, per hop. Argv, and its lines read. Pure.
+"""`cilium monitor`: what the datapath's programs report of each packet, per hop. Argv, and its lines read. Pure.
 
-It must be filtered inside the agent: over `kubectl exec` it otherwise traces its own output without end. Two ways are
-here. By endpoint (`--related-to`) only those events pass that name one: enough for a proof of the mode. By addresses,
-with `-j`, every event of a pair passes, also those of the devices' own programs, and each tells the packet's own
+It must be filtered inside the agent: over `kubectl exec` it otherwise traces its own output without end. There are two
+ways. By endpoint (`--related-to`) only those events pass that name one: enough for a proof of the mode. By addresses,
+with `-j`, every event of a pair passes, also those of the devices' own programs, and each has the packet's own
 numbers: that is for single packets.
 
 Monitor's lines of one node as movements: which program speaks, at which device, and in which order it did. Pure.
 
-A line names a point, not a program and seldom a device. The program of a pod's device says the endpoint that it belongs
-to, those of other devices have none; a packet is where it was last told to come in. By which redirect a program gave a
-packet away is never said, so that it stands in no movement.
+A line names a point, not a program and seldom a device. The program of a pod's device gives the endpoint that it
+belongs to, those of other devices have none; a packet is where it was last reported to come in. Monitor never says
+which redirect helper a program used, so no movement has it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class MonitorTrace:
     """One trace line. `point` is `to-` or `from-` and where: `to-stack`, `from-overlay`, `to-endpoint`, …; `drop` for
     a packet that was thrown away, with its `reason`.
 
-    `teller` is the endpoint whose program speaks, 0 for that of a device, None in lines that do not say it. `first`
-    and `second` are an echo's id and sequence or the ports, `ip_id` the IPv4 identification; 0 where not told.
+    `teller` is the endpoint whose program speaks, 0 for that of a device, None in lines without it. `first` and
+    `second` are an echo's id and sequence or the ports, `ip_id` the IPv4 identification; 0 where not given.
     """
 
     point: str
@@ -88,14 +88,14 @@ def argv_monitor_pair(one: str, other: str) -> tuple[str, ...]:
 
 
 def parse_monitor(text: str) -> tuple[MonitorTrace, ...]:
-    """The trace lines, plain or JSON, and the drops told as JSON, in the order printed; headers, drops in plain text
+    """The trace lines, plain or JSON, and the drops in JSON, in the order printed; headers, drops in plain text
     and debug lines are left out."""
     found = (_of_json(line) if line.startswith("{") else _of_text(line) for line in map(str.strip, text.splitlines()))
     return tuple(trace for trace in found if trace is not None)
 
 
 def lost_by_monitor(text: str) -> int:
-    """How many events monitor itself says that it lost, of whatever packets."""
+    """How many events monitor itself reports as lost, of any packets."""
     return sum(int(count) for count in _LOST.findall(text))
 
 
@@ -171,7 +171,7 @@ def _field(layer: str, name: str) -> str:
 
 
 def host_routing_of(traces: Iterable[MonitorTrace], source: str, destination: str) -> str | None:
-    """What the way from one pod to another tells, seen on the source's node: up the stack is Legacy, straight to the
+    """What the way from one pod to another shows on the source's node: up the stack is Legacy, straight to the
     network is BPF. With a tunnel both modes print the same, and the answer is None."""
     points = [trace.point for trace in traces if trace.source == source and trace.destination == destination]
     if "to-stack" in points:
@@ -293,7 +293,7 @@ def _comes_in(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
 
 
 def _own_of_device(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
-    """The program of the device that the packet leaves by, where it is that one which speaks. It knows no identity."""
+    """The program of the device that the packet leaves by, where the line is from that one. It knows no identity."""
     is_of_pod = trace.source_identity not in ("unknown", "0") if trace.teller is None else trace.teller in devices.lxcs
     if is_of_pod:
         return None

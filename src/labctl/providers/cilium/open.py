@@ -1,4 +1,4 @@
-"""A running lab with real Cilium, opened: its targets, taps and devices, and what Cilium itself can testify."""
+"""A running lab with real Cilium, opened: its targets, taps and devices, and the witnesses that Cilium has."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Ways(Protocol):
 
 
 def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab:
-    """Reads the cluster's facts and gives the lab as it is. Raises MeasureFailed with what is missing."""
+    """Reads the cluster's facts and returns the lab as it is. Raises MeasureFailed with what is missing."""
     namespace = settings.namespace
     pods = {pod.name: pod for pod in list_pods(settings, commands, namespace, LAB_LABEL)}
     missing = [pod.name for pod in settings.lab.pods if pod.name not in pods or not pods[pod.name].is_ready]

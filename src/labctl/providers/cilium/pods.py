@@ -11,9 +11,9 @@ from labctl.json_text import parse_json
 from labctl.providers.cilium.json_lines import of_known_form
 
 HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
-"""Reasons that no waiting mends."""
+"""Reasons that do not pass by waiting."""
 STUCK = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-"""Reasons that a busy node mends by itself (containerd answers late) and that stay when something is wrong."""
+"""Reasons that pass by themselves on a busy node (containerd answers late) and stay when something is wrong."""
 _RESTARTS = 4
 _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
 """A DNS subdomain (RFC 1123), or nothing."""
@@ -21,7 +21,7 @@ _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
-    """`reason` says what it waits for, empty when ready. `is_hopeless` means that waiting longer is in vain."""
+    """`reason` says what it waits for, empty when ready. `is_hopeless` means that waiting longer does not help."""
 
     namespace: str
     name: str
@@ -48,8 +48,8 @@ def parse_pods(text: str) -> tuple[PodState, ...]:
     pods = tuple(_state(item) for item in items)
     strange = [pod for pod in pods if not all(_NAME.fullmatch(name) for name in (pod.name, pod.namespace, pod.node))]
     if strange:
-        # What is no name in Kubernetes would be an option, or a second command, where kubectl is asked for that pod.
-        raise MeasureFailed(what="kubectl's list has a pod whose name is none", cause=repr(strange[0].name)[:200])
+        # What is not a name in Kubernetes could be an option, or a second command, where kubectl gets it as a name.
+        raise MeasureFailed(what="kubectl's list has a pod with an invalid name", cause=repr(strange[0].name)[:200])
     return pods
 
 

@@ -1,6 +1,6 @@
 """The chart as rendered: what `cilium-config` really says, compared with what was meant, before anything is installed.
 
-Helm ignores unknown keys, so only the output tells. Every difference becomes one problem that names the right key.
+Helm ignores unknown keys, so only the output shows them. Every difference becomes one problem that names the right key.
 Pure: text in, problems out.
 
 How the chart is fetched and rendered, as argv for helm. Pure; fetching and rendering are the executors'.
@@ -84,8 +84,12 @@ def differences(rendered: Rendered, wanted: Wanted, user: Mapping[str, object] |
         actual = rendered.config.get(key)
         if actual == expected or (expected == "false" and key == "enable-bpf-masquerade" and actual is None):
             continue
-        meant = "not be there" if expected is None else f"be '{expected}'"
-        found.append(f"{key} should {meant}, and " + ("is not there" if actual is None else f"is '{actual}'"))
+        really = "is not there" if actual is None else f"is '{actual}'"
+        found.append(
+            f"{key} should be '{expected}', and {really}"
+            if expected is not None
+            else f"{key} should be absent, and {really}"
+        )
     environment = rendered.agent_environment
     for name, value, meant in (
         ("KUBERNETES_SERVICE_HOST", "k8sServiceHost", wanted.api_host),
@@ -136,7 +140,7 @@ def refuse_wrong_chart(chart: Chart, place: str, wanted: Wanted, user: Mapping[s
     if chart.version != wanted.version:
         raise UsageError(
             what=f"the chart {place} is version {chart.version}, not {wanted.version}",
-            cause="value names and images go by the version",
+            cause="value names and images depend on the version",
             remedy=f'cilium.version: "{chart.version}"',
         )
     refuse_wrong_values(wrong_values(user, chart.version, chart), where="cilium.values")
@@ -149,7 +153,7 @@ def refuse_differences(rendered: Rendered, wanted: Wanted, user: Mapping[str, ob
         raise UsageError(
             what="the rendered cilium-config does not say what was meant",
             cause="; ".join(found),
-            remedy="take the value that overrides it out of cilium.values, or ask for that datapath in `datapath`",
+            remedy="remove the value that overrides it from cilium.values, or ask for that datapath in `datapath`",
         )
 
 

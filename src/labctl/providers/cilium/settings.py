@@ -1,6 +1,6 @@
-"""A lab on real Cilium as its provider reads it, whoever makes the cluster: sections, versions, values, images, record.
+"""A lab on real Cilium as any provider of clusters reads it: sections, versions, values, images, record.
 
-What kind and kubeadm decide alike stands here. Pure, but for the record of a whole lab, which is a file.
+What kind and kubeadm have in common. Pure, but for the record of a whole lab, which is a file.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Cluster(ABC):
 
     @property
     def cilium_images(self) -> CiliumImages:
-        """`Never` where nothing may be fetched: a missing image then fails at once and says so."""
+        """`Never` where nothing may be fetched: a missing image is then an error at once."""
         policy = "IfNotPresent" if self.pulls_images else "Never"
         cilium, tag = self.cilium, f"v{self.cilium_version}"
         if cilium.image_repository:

@@ -1,4 +1,4 @@
-"""The agent's own account of its mode: `cilium status -o json` of every version, and its fallback log lines. Pure.
+"""The agent's own report of its mode: `cilium status -o json` of every version, and its fallback log lines. Pure.
 
 The JSON path of host routing changed in 1.16.0; the network mode is in the JSON only since then. The log is an
 explanation, not a proof: some fallbacks are silent.
@@ -102,8 +102,8 @@ def _masquerade(masquerading: Mapping[str, object]) -> str:
 
 
 def network_of_config(config: Mapping[str, str]) -> str:
-    """The network mode as `cilium-config` has it, for agents that do not tell (1.15 and earlier); "" where it does not
-    have it either."""
+    """The network mode as `cilium-config` has it, for agents whose status lacks it (1.15 and earlier); "" where it is
+    not there either."""
     if "routing-mode" in config:
         return config.get("tunnel-protocol", "vxlan") if config["routing-mode"] == "tunnel" else config["routing-mode"]
     tunnel = config.get("tunnel", "")
@@ -188,7 +188,7 @@ def fallback_in_log(lines: Iterable[str]) -> Fallback | None:
 
 
 def silent_fallback(config: Mapping[str, str], status: AgentStatus) -> Fallback:
-    """The likeliest reason when the log has no word of it: some versions say nothing when kube-proxy replacement is
+    """The likeliest reason when the log does not mention it: some versions log nothing when kube-proxy replacement is
     off or partial, or when masquerading fell back to iptables."""
     if config.get("enable-host-legacy-routing") == "true":
         return Fallback(reason="cilium-config itself asks for Legacy", remedy="--set datapath.hostRouting=bpf")

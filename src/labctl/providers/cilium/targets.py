@@ -94,7 +94,7 @@ class DoorTarget:
             done = self.commands.run(
                 (*words, *wrapped(argv, pid_file=pid_file, cpu=cpu)), timeout_s=timeout_s, stdin=stdin
             )
-        except MeasureFailed:  # it printed too much: the door is closed, and it may go on behind it
+        except MeasureFailed:  # it printed too much: the door is closed, but it may still run behind it
             with contextlib.suppress(LabError):
                 self.send_signal(pid_file, signal.SIGKILL)
             raise
@@ -131,15 +131,17 @@ class DoorTarget:
 
     def read(self, script: str, *, timeout_s: float = 30.0) -> str:
         """What a shell script prints there; for looking, so its CPU time does not matter. Raises MeasureFailed."""
-        return require_success(self.run(("sh", "-c", script), timeout_s=timeout_s), f"cannot look at {self.name}").text
+        return require_success(
+            self.run(("sh", "-c", script), timeout_s=timeout_s), f"cannot read from {self.name}"
+        ).text
 
     def shown(self, argv: Sequence[str]) -> str:
         return pasted(self.commands.prefix, (*self.door.closed, *argv))
 
 
 def _pid_file() -> str:
-    """A name of its own for every process that is started: where others may write, they cannot be there first."""
-    return f"/tmp/labctl-{secrets.token_hex(8)}.pid"  # nosec B108  # nobody there can know the name before
+    """A different name for each process that is started: other users of the folder cannot take it first."""
+    return f"/tmp/labctl-{secrets.token_hex(8)}.pid"  # nosec B108  # it cannot be guessed
 
 
 TIMES = "labctl-times"
@@ -189,7 +191,7 @@ def unwrapped(done: Completed, argv: Sequence[str], where: str) -> Completed:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise MeasureFailed(
             what=f"could not run {argv[0]} in {where}",
-            cause=lines[-1] if lines else f"the door ended with status {done.returncode}, and no word",
+            cause=lines[-1] if lines else f"it ended with status {done.returncode}, and no output",
             remedy=f"is it still there? by hand: {shlex.join((*_door(done.argv), *argv))}",
         )
     if done.returncode in _MISSING_STATUS and re.search(rb"(No such file|not found|can't execute)", text):

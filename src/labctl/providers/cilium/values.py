@@ -1,7 +1,7 @@
 """Helm values for Cilium from a lab's datapath: explicit in both modes, so that only host routing differs. Pure.
 
 `helm_values` writes them, `expected_config` says what `cilium-config` must then hold. Both read the table in
-`names.py`; neither runs anything.
+`helm_names.py`; neither runs anything.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ OVERRIDABLE: Mapping[str, tuple[str, ...]] = {
     "bpf.datapathMode": ("datapath-mode",),
     "enableIPv4Masquerade": ("enable-ipv4-masquerade",),
 }
-"""Values that a scenario may set otherwise than labctl does, with the keys of `cilium-config` that follow them. What
-is not here says which datapath is built: there `datapath` of the scenario has the only word."""
+"""Values that a scenario may set otherwise than labctl does, with the keys of `cilium-config` that follow them. All
+others decide which datapath is built: those are set by the scenario's `datapath` alone."""
 
 
 def expected_config(wanted: Wanted, user: Mapping[str, object] | None = None) -> dict[str, str | None]:

@@ -1,12 +1,12 @@
-"""`cilium monitor` as a witness of single packets: on the nodes of one pair, from before its packets until asked.
+"""`cilium monitor` as a witness of single packets: on the nodes of one pair, from before its packets until it is read.
 
-Needs monitor aggregation `none`; anything else is told as a gap, and so are events that monitor lost and a monitor that
-ended by itself. Hubble and pwru are heard beside it where they can be (`listeners`).
+Needs monitor aggregation `none`; anything else is reported as a gap, and so are events that monitor lost and a monitor
+that ended by itself.
 
-Hubble and pwru beside the monitors: where they can be heard, started with the rest, and what they told.
+Hubble and pwru beside the monitors: where they are available, started with them, and what they reported.
 
-Both are optional. One that cannot be heard is told with its reason and never stops a trace; one that fails after it was
-started is a gap.
+Both are optional. One that is not available is named with its reason and never stops a trace; one that fails after it
+was started is a gap.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MonitorWatch:
             found = [*self._ears.stop()]
             for node, (running, devices, command) in self._running.items():
                 if not running.is_alive():
-                    self._gaps.append(f"monitor on {node} ended by itself: what came after is not told")
+                    self._gaps.append(f"monitor on {node} ended by itself: later events are missing")
                 try:
                     done = running.stop(sig=signal.SIGTERM, timeout_s=_STOP_S)
                 except LabError as failed:
@@ -106,11 +106,11 @@ def watching(
     evidence: Ask,
     others: Sequence[Wish] = (),
 ) -> Iterator[MonitorWatch]:
-    """Monitors on the nodes that `devices` has, and the `others` that can be heard. Raises MeasureFailed when no node
-    can be watched."""
+    """Monitors on the nodes that `devices` has, and those of the `others` that are available. Raises MeasureFailed when
+    no node can be watched."""
     client, server = (str(lab.pod(name).address) for name in (pair.client, pair.server))
     argv = argv_monitor_pair(client, server)
-    gaps = [] if aggregation == "none" else [f"monitor aggregation is '{aggregation}': not every packet is told"]
+    gaps = [] if aggregation == "none" else [f"monitor aggregation is '{aggregation}': not every packet is reported"]
     running: dict[str, tuple[Running, Devices, str]] = {}
     with contextlib.ExitStack() as stack:
         for node, of_node in devices.items():
@@ -139,7 +139,7 @@ Read = Callable[[str], tuple[Movement, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """One program to start, and how to read what it printed. `needs_ready`: without `ready` in its output it is not
-    listening. A listener that has shown something older first (`repeats`) begins its account with that line."""
+    listening. A listener that prints something older first (`repeats`) begins with that line."""
 
     witness: str
     where: str
@@ -156,14 +156,14 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unheard:
-    """A witness that is not there, and why, as half a sentence."""
+    """A witness that is not available, and why, as half a sentence."""
 
     witness: str
     where: str
     why: str
 
     def evidence(self) -> Evidence:
-        return Evidence(witness=self.witness, where=self.where, finding=f"not heard: {self.why}", supports=None)
+        return Evidence(witness=self.witness, where=self.where, finding=f"not available: {self.why}", supports=None)
 
 
 Wish = Listener | Unheard
@@ -234,7 +234,7 @@ def _pwru(lab: Lab, pair: Pair, nodes: Sequence[str], targets: Mapping[str, Door
     once = {host.name: host for host in hosts.values()}
     for host in once.values():
         if host.commands.find(hubble_pwru.PROGRAM) is None:
-            yield Unheard(witness=hubble_pwru.PROGRAM, where=host.name, why="there is no program pwru")
+            yield Unheard(witness=hubble_pwru.PROGRAM, where=host.name, why="the program pwru is not there")
             continue
         here = [node for node in nodes if hosts[node].name == host.name]
         pods = [name for name in (pair.client, pair.server) if lab.pod(name).node in here]
@@ -248,7 +248,7 @@ def _pwru(lab: Lab, pair: Pair, nodes: Sequence[str], targets: Mapping[str, Door
         if why:
             yield Unheard(witness=hubble_pwru.PROGRAM, where=host.name, why=why)
             continue
-        # Pods of one node: all that is telling happens in that node's own namespace.
+        # Pods of one node: everything that matters happens in that node's own namespace.
         netns = places[0].netns if len(nodes) == 1 else None
         yield Listener(
             witness=hubble_pwru.PROGRAM, where=host.name, target=host, ready=hubble_pwru.PWRU_READY,
@@ -281,7 +281,7 @@ def _addresses(lab: Lab, pair: Pair) -> tuple[str, str]:
 
 
 class Ears:
-    """The listeners that were started. What they told can be had once they have ended."""
+    """The listeners that were started. Their output is read once they have ended."""
 
     def __init__(self, addresses: Iterable[str], gaps: list[str]) -> None:
         self._addresses, self._gaps = set(addresses), gaps
@@ -315,7 +315,7 @@ class Ears:
         self._gaps.append(f"{listener.witness} on {listener.where}: {failed.what} ({failed.cause})")
 
     def stop(self) -> tuple[Movement, ...]:
-        """Ends them and gives what they told of the pair."""
+        """Ends them and returns what they reported of the pair."""
         found: list[Movement] = []
         for listener, running in self._started:
             ended_early = not running.is_alive()
@@ -328,7 +328,7 @@ class Ears:
             is_full = listener.most is not None and text.count("\n") >= listener.most
             if ended_early and not is_full:
                 self._gaps.append(
-                    f"{listener.witness} on {listener.where} ended by itself: what came after is not told; {said(done)}"
+                    f"{listener.witness} on {listener.where} ended by itself: later events are missing; {said(done)}"
                 )
             told = listener.read(text)[1 if listener.repeats else 0 :]
             of_pair = [one for one in told if {one.packet.src, one.packet.dst} == self._addresses]
@@ -347,11 +347,13 @@ class Ears:
 
 def _listener_told(listener: Listener, movements: Sequence[Movement]) -> Evidence:
     kinds = Counter(f"{one.node} {one.helper}" if one.node != listener.where else one.helper for one in movements)
-    named = ", ".join(f"{kind} {count}×" for kind, count in kinds.most_common(_MOST_NAMED))
-    rest = f", and {len(kinds) - _MOST_NAMED} other kinds" if len(kinds) > _MOST_NAMED else ""
-    finding = f"{len(movements)} events of the pair: {named}{rest}" if movements else "no event of the pair"
+    named = [f"{kind} {count}×" for kind, count in kinds.most_common(_MOST_NAMED)]
+    if len(kinds) > _MOST_NAMED:
+        named.append(f"and {len(kinds) - _MOST_NAMED} other kinds")
+    finding = f"{len(movements)} events of the pair: {', '.join(named)}" if movements else "no event of the pair"
     if any(one.packet.protocol == "icmp" for one in movements):
-        finding += "; it does not tell an echo's number: they are put to packets by their turn"
+        order = "it does not report the numbers of echoes: events are matched to packets by their order"
+        finding = f"{finding}; {order}"
     return Evidence(
         witness=listener.witness, where=listener.where, finding=finding, supports=None,
         command=listener.target.shown(listener.argv),

@@ -1,8 +1,8 @@
 """Reads what a node shows of its datapath: attached programs, their counters, netfilter's counters, connections.
 
-Only reading: what the figures mean is for the network to say. Nothing in here looks at what the scenario asked for. A
-witness that cannot be read (a kernel without the feature, a right that is missing) is `Unread`, with the reason; it is
-never taken for one that shows nothing, and it does not keep the others from being read.
+Only reading: what the figures mean is decided by the pod network. Nothing in here looks at what the scenario asked for.
+A witness that cannot be read (a kernel without the feature, a right that is missing) is `Unread`, with the reason; it
+is never taken for one that shows nothing, and the others are read all the same.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def read(node: str, namespace: str) -> Reading:
             tracked = _or_unread(netfilter.connections, "conntrack")
     except OSError as failed:
         raise MeasureFailed(
-            what=f"node {node} cannot be looked at", cause=str(failed), remedy=f"ip -n {namespace} link"
+            what=f"node {node} cannot be read", cause=str(failed), remedy=f"ip -n {namespace} link"
         ) from failed
     metrics, metrics_map = _metrics(filters)
     return Reading(
@@ -142,7 +142,7 @@ def _metrics(
                 if _METRICS in maps:
                     return read_metrics(maps[_METRICS]), bpf.map_info(maps[_METRICS]).id
             except FileNotFoundError:
-                # It was replaced meanwhile; another one of the node tells the same.
+                # It was replaced meanwhile; the node's other programs use the same map.
                 continue
             except OSError as failed:
                 refused = unread(failed)
@@ -157,7 +157,7 @@ def _netfilter(namespace: str) -> Netfilter | Unread:
         return Unread(why=": ".join(filter(None, (failed.what, failed.cause))))
     if done.returncode or done.timed_out:
         said = " ".join(done.error_text.split()) or f"status {done.returncode}"
-        return Unread(why=f"iptables-save: {'no end within 30 s' if done.timed_out else said}")
+        return Unread(why=f"iptables-save: {'did not end within 30 s' if done.timed_out else said}")
     return parse_iptables_save(done.text)
 
 

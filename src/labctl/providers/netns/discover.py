@@ -1,5 +1,5 @@
-"""Finds labs by their marks: what is in /run/netns decides, whatever state files say or no longer say. Whether a lab is
-whole is for `observed` to say."""
+"""Finds labs by their marks: what is in /run/netns decides, whatever state files say. Whether a lab is whole is
+decided by `observed`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORD = "its record"
 class Remains:
     """What is left of one lab, or all of it: marked namespaces, and files on which no namespace was mounted yet.
 
-    `strangers` have a name like a part of the lab and no mark: they are somebody else's.
+    `strangers` have a name like a part of the lab and no mark: they are not labctl's.
     """
 
     namespaces: dict[str, NamespaceMark] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def discover(only: str | None = None) -> tuple[RunningLab, ...]:
     if os.geteuid() != 0 and any(map(split_namespace, netns.names())):
         raise NeedsRoot(
             what="finding labs needs root",
-            cause="there are namespaces that look like labctl's; only root may look inside them for its mark",
+            cause="there are namespaces that look like labctl's; only root can read their marks",
         )
     return tuple(_running(name, of_lab) for name, of_lab in sorted(remains(only).items()) if of_lab.is_ours)
 

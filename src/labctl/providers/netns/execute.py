@@ -1,7 +1,7 @@
 """Carries out the actions of a netns plan in this process: netlink messages in batches, no fork for each.
 
 How an object is made is its kind's; consecutive ones that can be made together are, and the order of the plan holds.
-It stands alone because only who builds loads it, as in every provider.
+It stands alone because only building a lab loads it, as in every provider.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def executor(lab: Lab) -> Iterator[NetnsExecutor]:
     """The executor for one lab. Raises NeedsRoot, and UsageError when the lab is there already or is
     being built by another labctl (one that builds holds the lab's name as a socket, which ends with it)."""
     if os.geteuid() != 0:
-        raise NeedsRoot(what="building a lab needs root", cause="network namespaces and eBPF programs are root's")
+        raise NeedsRoot(
+            what="building a lab needs root", cause="only root may make network namespaces and load eBPF programs"
+        )
     with claimed(lab.name):
         _refuse_existing(lab)
         netns.prepare_directory()
@@ -68,11 +70,11 @@ def _refuse_existing(lab: Lab) -> None:
         raise UsageError(
             what=f"the name {lab.name} is taken by network namespaces that are not labctl's",
             cause=f"without labctl's mark, and so left alone: {', '.join(foreign)}",
-            remedy=f"another name: --name my-lab; or, when nobody needs it: ip netns delete {foreign[0]}",
+            remedy=f"another name: --name my-lab; or, if it is not needed: ip netns delete {foreign[0]}",
         )
     if there:
         raise UsageError(
-            what=f"the lab {lab.name} is there already, whole or in pieces",
-            cause=f"found {there[0]}" + (f" and {len(there) - 1} more" if len(there) > 1 else ""),
+            what=f"the lab {lab.name} is there already, complete or in part",
+            cause=f"found {there[0]} and {len(there) - 1} more" if len(there) > 1 else f"found {there[0]}",
             remedy=f"labctl down {lab.name}",
         )

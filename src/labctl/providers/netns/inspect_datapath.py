@@ -1,7 +1,7 @@
 """Reads what is attached in a lab's nodes and what its maps hold, from the kernel's own objects.
 
-Programs are found where they hang (tc filters), maps through the programs that use them. What the entries of a map
-mean is its network's to say.
+Programs are found where they are attached (tc filters), maps through the programs that use them. What the entries of a
+map mean is decided by the pod network.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
 
 def _attached(one: _Hung, info: bpf.ProgramInfo, counted: list[ProgramCounter], namespace: str) -> AttachedProgram:
     function = one.filter.name.removesuffix(f"-{one.device}")
-    # The kernel counts runs from when it is told to; a program that never ran while it counted has none to show.
+    # The kernel counts runs while statistics are enabled; a program that never ran meanwhile has none.
     has_runs = info.run_count > 0 or _counts_runs()
     return AttachedProgram(
         device=one.device,

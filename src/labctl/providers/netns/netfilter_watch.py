@@ -1,10 +1,10 @@
 """Netfilter of one node as a witness of single packets: which hooks they enter and leave, and which rule drops them.
 
 A table of labctl's own, in the lab node's namespace only, marks the pair's packets for nf_tables' trace and stands
-first and last in every hook. It has an owner where the kernel knows that (Linux 5.12): the kernel removes it with the
-watching, however that ends. Where it does not, the watching removes it, and the next look at the lab what a killed one
-left behind. Between its two chains are all the rules there are: a packet that comes to the first and not to the last
-was taken away in that hook. All of it is pure; `watch` carries it out.
+first and last in every hook. It has an owner where the kernel knows that (Linux 5.12): the kernel removes it when
+the watch ends in any way. Elsewhere the watch removes it, and opening the lab removes what a killed watch left behind.
+Between its two chains are all other rules: a packet that comes to the first and not to the last was removed in that
+hook. All of it is pure; `watch` carries it out.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def movements_of(
     steps: Iterable[TraceStep], *, node: str, device_names: Mapping[int, str], rules: Mapping[tuple[str, str, int], str]
 ) -> Iterator[Movement]:
     """One movement per hook and packet, in the order of the trace; with the hook in which connection tracking first
-    spoke of the packet comes one of conntrack. `rules` are texts of rules by table, chain and handle."""
+    has a state for the packet comes one of conntrack. `rules` are texts of rules by table, chain and handle."""
     tracked: set[int] = set()
     for passed in _passes(steps):
         first = passed.steps[0]
@@ -110,7 +110,7 @@ def movements_of(
 
 
 def dropped_in(steps: Iterable[TraceStep]) -> frozenset[tuple[str, str]]:
-    """(table, chain) of every rule that dropped something: whose texts are wanted."""
+    """(table, chain) of every rule that dropped something: their texts are needed."""
     return frozenset((s.table, s.chain) for s in steps if s.is_drop and s.kind == StepKind.RULE)
 
 
@@ -136,7 +136,9 @@ def _reason(step: TraceStep, rules: Mapping[tuple[str, str, int], str]) -> str:
     if step.kind == StepKind.POLICY:
         return f"the policy of {step.table} {step.chain}"
     text = rules.get((step.table, step.chain, step.handle), "")
-    return f"the rule in {step.table} {step.chain}" + (f": {text}" if text else f" with handle {step.handle}")
+    if text:
+        return f"the rule in {step.table} {step.chain}: {text}"
+    return f"the rule in {step.table} {step.chain} with handle {step.handle}"
 
 
 def _passes(steps: Iterable[TraceStep]) -> Iterator[_Pass]:

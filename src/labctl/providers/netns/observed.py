@@ -1,7 +1,7 @@
 """Observed against wanted: what a lab's plan makes, read back from the kernel, and what of it is not there.
 
 Both sides are the same data, things with the names that `ip`, `tc` and `sysctl` would give them: a plan's objects say
-what is wanted, the reader of each kind says what is there. What a lab has more is not looked at. Entries of maps are
+what is wanted, the reader of each kind says what is there. What else a lab has is ignored. Entries of maps are
 not read, and neither are rules that a kernel may lack the match for. It stands alone because it needs the plan,
 and `labctl list` loads that only where a lab is up.
 """
@@ -72,7 +72,7 @@ def _read(reader: NamespaceReader) -> Observed:
 
 def lacking(lab: Lab, marked: Iterable[str]) -> tuple[str, ...]:
     """What is missing of the lab, in the order of its plan, each as a person would name it. `marked` are the namespaces
-    that carry labctl's mark: what is in others is somebody else's."""
+    that carry labctl's mark: what is in others is not labctl's."""
     there = frozenset(marked)
     pods = {namespace_of(lab.name, pod.name) for pod in lab.pods}
     by_namespace: dict[str, list[Thing]] = {}

@@ -1,4 +1,4 @@
-"""A running netns lab for checks to look at: where to run argv, where packets can be seen, what the nodes testify."""
+"""A running netns lab for checks to look at: where to run argv, where packets can be seen, what its witnesses show."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class NamespaceTarget:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         netns.enter_for_good(netns.path_of(self.namespace))
         if refused := view.enter_own_if_allowed(None if privileged else self._powers):
-            yield f"{self.name} shows the host's /sys, since this host allows no other: {refused}"
+            yield f"{self.name} shows the host's /sys, since this host does not allow a separate one: {refused}"
         if privileged:
             return
         if refused := pids.become_inner(home, view.mount_own_proc, view.guard_proc):
             if not view.is_never_allowed(refused):
                 raise refused
-            yield f"{self.name} shows the host's processes, since this host allows no others: {refused}"
+            yield f"{self.name} shows the host's processes, since this host does not allow a separate /proc: {refused}"
         limit(self._powers)
 
     @property
@@ -159,7 +159,7 @@ class NetnsOpenLab:
                 return {link.name: link.mac for link in links}
         except OSError as failed:
             raise MeasureFailed(
-                what=f"{part} cannot be looked at", cause=str(failed), remedy=f"ip -n {namespace} link"
+                what=f"{part} cannot be read", cause=str(failed), remedy=f"ip -n {namespace} link"
             ) from failed
 
 
@@ -174,15 +174,17 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
 
 @contextmanager
 def open_lab(lab: Lab) -> Iterator[NetnsOpenLab]:
-    """The lab, with nothing left on that a killed `labctl trace` switched on: no figure is taken while programs tell of
-    packets that nobody hears of. Raises UsageError when the lab is not up or a part of it is missing."""
+    """The lab, after switching off what a killed `labctl trace` left on: programs that still report packets would slow
+    down what is measured. Raises UsageError when the lab is not up or a part of it is missing."""
     missing = [part for part in parts_of(lab) if read_mark(part) is None]
     if missing:
         raise UsageError(
-            what=f"the lab {lab.name} is not up" if len(missing) == len(parts_of(lab)) else f"{lab.name} is not whole",
+            what=f"the lab {lab.name} is not up"
+            if len(missing) == len(parts_of(lab))
+            else f"the lab {lab.name} is incomplete",
             cause=f"missing: {', '.join(missing)}",
             remedy=f"labctl up {lab.scenario}",
         )
-    with suppress(OSError):  # what cannot be looked at says so where it is looked at
+    with suppress(OSError):  # what cannot be read is reported where it is read
         end_abandoned(lab)
     yield NetnsOpenLab(lab)

@@ -10,7 +10,7 @@
 5. `record`: the lab's facts; with them the lab is whole.
 
 Each object says itself what a person would type for it, how it is made, how it is read back and what undoes it
-(`kinds/base.py`); `execute` makes them, `observed` looks which are missing.
+(`kinds/base.py`); `execute` makes them, `observed` finds which are missing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from labctl.providers.netns.record import as_document, mark_of, part_names, reco
 from labctl.system import netns
 
 NO_IPV6 = (("net.ipv6.conf.all.disable_ipv6", "1"),)
-"""Neither router solicitations nor multicast reports of IPv6 stand in captures; the labs are IPv4. `all` is also the
+"""Keeps router solicitations and multicast reports of IPv6 out of captures; the labs are IPv4. `all` is also the
 setting of devices that are made later."""
 _FORWARDING = (
     ("net.ipv4.ip_forward", "1"),
@@ -128,7 +128,7 @@ def _preamble(lab: Lab, of_network: str) -> str:
     said = word(f"the lab {lab.name} is there already; remove it with: labctl down {lab.name}")
     return f"""\
 {remark(of_network)}
-{remark(f"Everything is made inside the lab's own namespaces; to take it all away: labctl down {lab.name}")}
+{remark(f"Everything is made inside the lab's own namespaces; to remove it all: labctl down {lab.name}")}
 if [ -e {first} ]; then
     printf '%s\\n' {said} >&2
     exit 1

@@ -1,4 +1,4 @@
-"""What the host must have for netns labs: tools tell their versions, the kernel is tried in a throwaway namespace."""
+"""What the host must have for netns labs: tools report their versions, the kernel is tried in a throwaway namespace."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _TIMEOUT_S = 10.0
 
 
 TOOLS = (
-    Need(program="ip", needed_for="looking at labs, labctl plan --shell"),
-    Need(program="tc", needed_for="looking at labs, labctl plan --shell"),
+    Need(program="ip", needed_for="inspecting labs, labctl plan --shell"),
+    Need(program="tc", needed_for="inspecting labs, labctl plan --shell"),
     Need(program="sysctl", needed_for="labctl plan --shell"),
     Need(program="iptables-restore", needed_for=_BUILDING),
     Need(program="iptables-save", needed_for=_EVIDENCE),
-    Need(program="nft", needed_for="looking at netfilter"),
+    Need(program="nft", needed_for="inspecting netfilter"),
     Need(program="ping", needed_for="check ping"),
     Need(program="iperf3", needed_for="check iperf"),
     Need(program="sockperf", needed_for="check latency"),
@@ -45,7 +45,7 @@ TOOLS = (
     Need(program="bash", needed_for="only labctl trace --protocol tcp and udp", required=False),
     Need(program="clang", needed_for="only rebuilding the eBPF objects", required=False),
     Need(program="conntrack", needed_for="check netfilter, and the commands that evidence shows", required=False),
-    Need(program="nsenter", needed_for="only the commands that labctl shows for doing it by hand", required=False),
+    Need(program="nsenter", needed_for="only the commands that labctl shows to run by hand", required=False),
 )
 
 
@@ -74,7 +74,7 @@ class Rights:
     is_nested: bool = False
     outside: int | None = None
     is_filtered: bool = False
-    """A seccomp filter stands before its system calls."""
+    """A seccomp filter checks its system calls."""
 
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
@@ -100,7 +100,7 @@ def read_rights(process_directory: Path = Path("/proc/self"), *, user_namespace:
 
 
 def probes() -> Iterator[Probe]:
-    """Tools, then libbpf, then the kernel. Without root the kernel's features cannot be tried, and that is said."""
+    """Tools, then libbpf, then the kernel. Without root the kernel's features cannot be tried; the probes say so."""
     yield from tool_probes(TOOLS)
     yield _libbpf()
     yield kernel_probe(kernel.release())
@@ -128,7 +128,7 @@ def kernel_probe(release: str) -> Probe:
 
 def rights_probe(rights: Rights, *, may_load: bool) -> Probe:
     """Root of the first user namespace with all it needs; or of another one, where a BPF token lets it load programs
-    (`may_load`). The name tells a person who is no root, and needs sudo only, from a root that is none."""
+    (`may_load`). The name distinguishes a user who only needs sudo from a root without root's rights."""
     if rights.user:
         return Probe(
             name=ROOT,
@@ -137,30 +137,37 @@ def rights_probe(rights: Rights, *, may_load: bool) -> Probe:
             needed_for=_BUILDING,
             remedy="sudo labctl doctor",
         )
-    said = "root"
-    if rights.is_nested:
-        said += " of a user namespace" + ("" if rights.outside is None else f", user {rights.outside} outside of it")
-    if rights.lacking:
-        said += f" without {', '.join(rights.lacking)}"
     is_enough = not rights.lacking and (may_load or not rights.is_nested)
     return Probe(
         name=ROOT if is_enough else "rights of root",
         present=is_enough,
-        found=said,
+        found=_who(rights),
         needed_for=_BUILDING,
         remedy="" if is_enough else more_rights(rights),
     )
 
 
+def _who(rights: Rights) -> str:
+    """This root, with the capabilities that it lacks."""
+    lacking = ", ".join(rights.lacking)
+    if not rights.is_nested:
+        return f"root without {lacking}" if lacking else "root"
+    if rights.outside is None:
+        return f"root of a user namespace without {lacking}" if lacking else "root of a user namespace"
+    if lacking:
+        return f"root of a user namespace, user {rights.outside} outside of it, without {lacking}"
+    return f"root of a user namespace, user {rights.outside} outside of it"
+
+
 def more_rights(rights: Rights) -> str:
-    """What mends that the kernel does not permit something to this root."""
+    """The remedy where the kernel does not permit something to this root."""
     if rights.is_nested:
         return "sudo labctl doctor  # outside this user namespace: bpf() asks for capabilities in the first one"
     if rights.lacking:
         words = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in rights.lacking)
         return f"docker run --privileged …  # or {words}: this root lacks them"
     if rights.is_filtered:
-        return "docker run --security-opt seccomp=unconfined …  # a seccomp filter stands before bpf()"
+        return "docker run --security-opt seccomp=unconfined …  # a seccomp filter blocks bpf()"
     version = kernel.parse_release(kernel.release())
     if version is not None and version < _MEMORY_UNCOUNTED:
         return "ulimit -l unlimited  # kernels before 5.11 count eBPF maps as locked memory"
@@ -186,7 +193,7 @@ def _untried(name: str, needed_for: str, *, required: bool) -> Probe:
     return Probe(
         name=name,
         present=False,
-        found="not looked at: only root can try it",
+        found="not tried: only root can",
         needed_for=needed_for,
         required=required,
         is_looked_at=False,
@@ -237,7 +244,7 @@ _OWN_PROCESSES = "exec and checks: without it a program in a pod sees the host's
 
 
 def _own_processes() -> Probe:
-    """Whether a process in a lab is alone with its like in /proc, tried with one that looks for this process."""
+    """Whether a process in a lab sees only the lab's processes in /proc, tried with one that looks for this process."""
     try:
         with netns.throwaway(), _here() as place:
             argv = ("test", "!", "-e", f"/proc/{os.getpid()}/status")
@@ -268,10 +275,10 @@ def _here() -> Iterator[Path]:
 
 
 def in_a_line(failure: OSError | LabError) -> str:
-    """The error's name, and of a tool's or libbpf's many words the last that say something of their own."""
+    """The error's name, and of the output of a tool or of libbpf the last line that is specific."""
     if isinstance(failure, OSError):
         return os.strerror(failure.errno) if failure.errno else str(failure)
-    lines = [line for line in (failure.cause or failure.what).splitlines() if not _NOTHING_SAID.search(line)]
+    lines = [line for line in (failure.cause or failure.what).splitlines() if not _NOT_SPECIFIC.search(line)]
     said = lines[-1].strip() if lines else failure.what
     refused = failure.__cause__
     name = os.strerror(refused.errno) if isinstance(refused, OSError) and refused.errno else ""
@@ -279,7 +286,7 @@ def in_a_line(failure: OSError | LabError) -> str:
 
 
 def errno_of(failure: OSError | LabError) -> int | None:
-    """The kernel's error behind a failure: as it came, as the cause of ours, or in the words of a tool."""
+    """The kernel's error behind a failure: itself, as the cause of ours, or in a tool's output."""
     refused = failure if isinstance(failure, OSError) else failure.__cause__
     if isinstance(refused, OSError):
         return refused.errno
@@ -288,9 +295,10 @@ def errno_of(failure: OSError | LabError) -> int | None:
 
 
 def remedy(feature: Feature, failure: OSError | LabError, rights: Rights) -> str:
-    """What mends this failure of that feature: rights, another kernel, room, or a module. Something can be pasted."""
-    load = f"modprobe {feature.module}  # or " if feature.module else "boot "
-    option = f"{load}a kernel with {feature.option}"
+    """The remedy for this failure of that feature: rights, another kernel, room, or a module; a command to paste."""
+    option = f"boot a kernel with {feature.option}"
+    if feature.module:
+        option = f"modprobe {feature.module}  # or a kernel with {feature.option}"
     if isinstance(failure, HostLacks) and failure.remedy:
         return failure.remedy
     number = errno_of(failure)
@@ -308,14 +316,14 @@ def remedy(feature: Feature, failure: OSError | LabError, rights: Rights) -> str
 
 _FORBIDDEN = {errno.EPERM, errno.EACCES}
 _UNKNOWN_TO_IT = {errno.EINVAL, errno.E2BIG, 524}
-"""What bpf() says to helpers and maps that are younger than it; 524 is ENOTSUPP, which errno.h does not have."""
+"""The errors of bpf() for helpers and maps that this kernel lacks; 524 is ENOTSUPP, which errno.h does not have."""
 _ROOM = {
     errno.ENOMEM: "free -m  # the kernel has no memory left for it",
     errno.EMFILE: "ulimit -n 4096",
-    errno.ENFILE: "sysctl fs.file-nr  # the host has no open file left",
+    errno.ENFILE: "sysctl fs.file-nr  # the host is at its limit of open files",
 }
 _MEMORY_UNCOUNTED: kernel.Version = (5, 11)
-_NOTHING_SAID = re.compile(
+_NOT_SPECIFIC = re.compile(
     r"^\s*$|failed to load object|Failed to bump RLIMIT_MEMLOCK|^libbpf: prog .*-- |^processed \d+ insns|-- END"
 )
 _IN_WORDS = {
@@ -335,7 +343,7 @@ def _send(*requests: Request) -> None:
 
 
 def _try_nothing() -> None:
-    """Being inside a throwaway namespace is all."""
+    """Entering a throwaway namespace is the test."""
 
 
 def _try_reading_connections() -> None:
@@ -370,7 +378,7 @@ def _try_table_owners() -> None:
 
 
 def _require_version(can: bool | None, since: kernel.Version) -> None:
-    """Raises HostLacks for what this kernel has not, with the first that has; LabError where it could not be tried."""
+    """Raises HostLacks for what this kernel lacks, with the first that has it; LabError where it could not be tried."""
     if can is None:
         raise LabError(what="it could not be tried", cause="netfilter refused the rules that would show it")
     if not can:
@@ -474,7 +482,7 @@ FEATURES = (
         name="nft tables with owners",
         option="CONFIG_NF_TABLES",
         module="nf_tables",
-        needed_for="labctl trace, when it is killed",
+        needed_for="cleaning up after a killed labctl trace",
         attempt=_try_table_owners,
         required=False,
     ),

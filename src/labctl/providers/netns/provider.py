@@ -86,19 +86,19 @@ _log = logging.getLogger(__name__)
 
 
 def teardown(name: str) -> None:
-    """Idempotent. Raises StepFailed when something does not go away, NeedsRoot."""
+    """Idempotent. Raises StepFailed when something cannot be removed, NeedsRoot."""
     if os.geteuid() != 0:
-        raise NeedsRoot(what="removing a lab needs root", cause="network namespaces are root's")
+        raise NeedsRoot(what="removing a lab needs root", cause="only root may remove network namespaces")
     of_lab = remains(name).get(name, Remains())
     for stranger in of_lab.strangers:
-        _log.warning("%s has no mark of labctl on its loopback device: it is left alone", stranger)
+        _log.warning("%s", f"{stranger} has no mark of labctl on its loopback device: it is left alone")
     _end_processes(of_lab)
     for namespace in (*of_lab.namespaces, *of_lab.leftovers):
         try:
             netns.delete(namespace)
         except OSError as refused:
             raise StepFailed(
-                what=f"the namespace {namespace} does not go away",
+                what=f"cannot remove the namespace {namespace}",
                 cause=os.strerror(refused.errno or 0),
                 remedy=f"ip netns delete {namespace}",
             ) from refused
@@ -120,7 +120,7 @@ def _keys(of_lab: Remains) -> list[tuple[int, int]]:
 
 
 def _end_processes(of_lab: Remains) -> None:
-    """Those inside the marked namespaces only: a process elsewhere that talks about the lab is not the lab's."""
+    """Those inside the marked namespaces only: a process elsewhere with the lab's name in its arguments is not."""
     if keys := _keys(of_lab):
         netns.end_processes(keys)
 

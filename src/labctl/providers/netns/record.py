@@ -9,8 +9,8 @@ The mark of a namespace: the text on its loopback device by which labctl knows i
 It starts with `names.MARK` and goes on with facts as JSON, so that a lab can be listed when nothing but its
 namespaces is left. An interface alias holds 255 bytes; the facts are cut to fit.
 
-Whose a lab is for the moment: of the labctl that builds it, and of the one that watches it. Both end with their
-process, so that nothing stays behind.
+The locks of a lab: one for the labctl that builds it, one for the labctl that watches it. Both end with their process,
+so that nothing stays behind.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _BEFORE = 1
 
 
 def record_path(lab: str) -> Path:
-    """Raises ValueError for what is no lab's name: the folder of the record is removed with the lab."""
+    """Raises ValueError for what is not a lab's name: the folder of the record is removed with the lab."""
     if not is_name(lab):
-        raise ValueError(f"{lab[:60]!r} is no lab's name")
+        raise ValueError(f"{lab[:60]!r} is not a valid lab name")
     return netns.RUN_DIRECTORY / "labs" / lab / "lab.json"
 
 
@@ -74,7 +74,7 @@ _SCENARIO_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceMark:
-    """What a namespace says of itself. `digest` is the beginning of the lab's digest."""
+    """What the mark of a namespace says. `digest` is the beginning of the lab's digest."""
 
     scenario: str = ""
     digest: str = ""
@@ -100,7 +100,7 @@ def parse_mark(alias: str) -> NamespaceMark | None:
 
 
 _CLAIM_S = 0.2
-"""Who asks `is_claimed` holds the lock for a moment."""
+"""`is_claimed` itself holds the lock for a moment."""
 
 
 @contextlib.contextmanager
@@ -122,8 +122,8 @@ def is_claimed(lab: str) -> bool:
 
 @contextlib.contextmanager
 def turn(lab: str, *, timeout_s: float) -> Iterator[bool]:
-    """Whether the turn to watch the lab was had within that time; it lasts as long as the context. Raises OSError when
-    the lab is gone."""
+    """Whether the lock for watching the lab was free within that time; it is held as long as the context. Raises
+    OSError when the lab is gone."""
     netns.path_of(namespace_of(lab, UNDERLAY)).stat()
     with locks.held(watching_lock(lab), timeout_s=timeout_s) as is_mine:
         yield is_mine

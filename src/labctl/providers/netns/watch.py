@@ -1,7 +1,7 @@
 """The witnesses of single packets on a netns lab: the eBPF programs' own events, and netfilter's trace.
 
-Every node of the lab is watched, also those that are not the pair's: a packet may come to one that it should not. A
-node's ring has one reader at a time, so two watchings of one lab take turns.
+Every node of the lab is watched, also those that are not the pair's: a packet may come to a wrong one. A node's ring
+has one reader at a time, so that two watches of one lab take turns.
 """
 
 from __future__ import annotations
@@ -142,26 +142,26 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
         nodes = tuple(_open(stack, lab, node.name, gaps) for node in lab.nodes)
-        # First the programs: they are still tracing wherever a watching that is killed leaves a table behind.
+        # First the programs: they are still tracing wherever a killed watch leaves a table behind.
         for node in nodes:
             for reader in node.readers:
-                list(reader.read())  # what an earlier watching left behind
+                list(reader.read())  # what an earlier watch left behind
             for descriptor in node.configs:
                 stack.callback(_stop, descriptor)
                 try:
                     trace_pair(descriptor, one, other)
                 except OSError as failed:
-                    gaps.append(f"{node.name}: the programs could not be told to report packets: {unread(failed).why}")
+                    gaps.append(f"{node.name}: the programs could not be made to report packets: {unread(failed).why}")
         _trace_netfilter(stack, nodes, one, other, gaps)
         yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
 
 
 def end_abandoned(lab: Lab) -> None:
-    """Ends what a watching that was killed left on in the nodes: their programs would go on telling of packets, and be
-    slower for it; and where tables have no owner, netfilter would go on marking them. Raises OSError."""
+    """Ends what a killed watch left on in the nodes: their programs would go on reporting packets, which makes them
+    slower; and where tables have no owner, netfilter would go on marking packets. Raises OSError."""
     with turn(lab.name, timeout_s=0) as is_mine:
         if not is_mine:
-            return  # somebody watches now
+            return  # another process is watching
         for node in lab.nodes:
             namespace = namespace_of(lab.name, node.name)
             with node_maps(namespace, "config") as configs:
@@ -173,7 +173,7 @@ def end_abandoned(lab: Lab) -> None:
 
 
 def _remove_table(namespace: str) -> None:
-    """Where tables have owners, or where the killed watching had not come so far, there is none, and that is well."""
+    """Where tables have owners, or where the killed watch had not made it yet, there is none, which is fine."""
     with contextlib.suppress(OSError), netns.entered(netns.path_of(namespace)), Nftables() as nftables:
         nftables.run(netfilter_watch.REMOVE)
 
@@ -187,9 +187,9 @@ def _my_turn(lab: Lab) -> Iterator[None]:
             raise MeasureFailed(what=f"lab {lab.name} cannot be watched", cause=str(failed)) from failed
         if not is_mine:
             raise MeasureFailed(
-                what=f"lab {lab.name} is being traced by somebody else",
+                what=f"lab {lab.name} is being traced by another process",
                 cause=f"waited {_TURN_TIMEOUT_S:g} s for it to end",
-                remedy=f"fuser -v {locks.directory() / watching_lock(lab.name)}  # who holds it",
+                remedy=f"fuser -v {locks.directory() / watching_lock(lab.name)}  # the process that holds it",
             )
         yield
 
@@ -210,7 +210,7 @@ def _stop(descriptor: int) -> None:
 
 
 def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> _WatchedNode:
-    """A node without its programs' events, where they cannot be had; `gaps` gets the reason."""
+    """The node; without its programs' events where they cannot be read, and `gaps` gets the reason."""
     namespace = namespace_of(lab.name, name)
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
@@ -228,7 +228,7 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
         maps = _maps(stack, programs)
         readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
         if not readers:
-            gaps.append(f"{name}: no program of labctl's is attached that could tell of packets")
+            gaps.append(f"{name}: none of labctl's programs is attached, so that no packet is reported")
     except OSError as failed:
         gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")
     return _WatchedNode(
@@ -261,7 +261,7 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[in
 def _trace_netfilter(
     stack: contextlib.ExitStack, nodes: tuple[_WatchedNode, ...], one: IPv4Address, other: IPv4Address, gaps: list[str]
 ) -> None:
-    """Every node's netfilter tells until the stack is left, where it can; where it cannot, `gaps` gets the reason."""
+    """Traces every node's netfilter until the stack is left; where that fails, `gaps` gets the reason."""
     try:
         is_owned = kernel.trace_abilities().owns_tables is not False
     except OSError as failed:
@@ -285,7 +285,7 @@ def _trace_netfilter(
 
 
 def _rule_texts(node: _WatchedNode, gaps: list[str]) -> dict[tuple[str, str, int], str]:
-    """The texts of the rules that dropped something. Without them a drop is still told, by the rule's number."""
+    """The texts of the rules that dropped something. Without them a drop is still reported, with the rule's number."""
     texts: dict[tuple[str, str, int], str] = {}
     for table, chain in sorted(netfilter_watch.dropped_in(node.steps)):
         argv = netfilter_watch.argv_chain(table, chain)

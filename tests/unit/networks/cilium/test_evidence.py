@@ -147,7 +147,7 @@ def test_an_lxc_that_is_gone_or_made_anew_tells_nothing() -> None:
     assert (gone["programs"].finding, gone["programs"].silence) == (f"{LXC} is gone", Silence.ABSENT)
     other = replace(link(LXC, tx=9), index=99)
     anew = heard(lab_of(HostRouting.BPF), Placement.SAME_NODE, reading(links={LXC: other}))["lxc-counters"]
-    assert (anew.supports, anew.finding) == (None, f"{LXC} was made again meanwhile")
+    assert (anew.supports, anew.finding) == (None, f"{LXC} was recreated meanwhile")
 
 
 @pytest.mark.parametrize(("forwarded", "mode"), [(6, "legacy"), (0, "bpf")])
@@ -193,7 +193,7 @@ def test_a_node_without_programs_shows_no_mode_and_says_what_is_missing(asked: H
         ({LXC: {}}, "no program is attached"),
         (
             {"eth0": ATTACHED},
-            f"no program is attached to {LXC}, so that nothing of the datapath takes what its pod sends",
+            f"no program is attached to {LXC}, so that the datapath does not see what its pod sends",
         ),
     ):
         found = heard(lab_of(asked), Placement.SAME_NODE, reading(filters=filters))["programs"]

@@ -165,7 +165,7 @@ def test_one_that_lies_is_refused_at_once_and_leaves_nothing(
 ) -> None:
     path = _bundle(tmp_path / "b", fill)
     begun = time.process_time()
-    with pytest.raises(UsageError, match="is not a whole bundle"):
+    with pytest.raises(UsageError, match="is not a complete bundle"):
         bundle.read(path, tmp_path / "out", ("chart.tgz",))
 
     assert not (tmp_path / "out").exists()
@@ -190,7 +190,7 @@ MANIFESTS = {
 @pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
 def test_a_manifest_that_cannot_be_right_is_refused(manifest: bytes, tmp_path: Path) -> None:
     path = _bundle(tmp_path / "b", lambda tar: _add(tar, "chart.tgz", CHART), manifest)
-    with pytest.raises(UsageError, match="is not a whole bundle"):
+    with pytest.raises(UsageError, match="is not a complete bundle"):
         bundle.read(path, tmp_path / "out", ("chart.tgz",))
     assert not (tmp_path / "out").exists()
 

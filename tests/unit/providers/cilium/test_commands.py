@@ -110,7 +110,7 @@ def test_a_name_that_is_a_path_leads_to_no_folder(tmp_path: Path, name: str) -> 
         lambda: KindProvider(root=root).teardown(name),
         lambda: KubeadmProvider(root=root).teardown(name),
     ):
-        with pytest.raises(UsageError, match="no lab can be called"):
+        with pytest.raises(UsageError, match="is not a valid lab name"):
             act()
     assert (tmp_path / "outside").is_dir()
     assert all((root / other / "of-another-lab").is_dir() for other in ("logs", "bundles"))

@@ -172,4 +172,4 @@ def test_a_chart_with_a_link_is_refused_since_helm_would_follow_it(tmp_path: Pat
     (tmp_path / name).symlink_to("/etc/passwd")
     with pytest.raises(UsageError, match="cannot read the chart") as refused:
         read_chart(tmp_path)
-    assert refused.value.cause == f"{name} in it is a symbolic link"
+    assert refused.value.cause == f"it contains a symbolic link: {name}"

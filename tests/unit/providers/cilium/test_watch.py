@@ -210,26 +210,29 @@ def test_only_this_hosts_clock_gives_events_a_time() -> None:
 @pytest.mark.parametrize(
     ("tools", "hubble", "told"),
     [
-        (Tools(found=()), "true", "pwru this host: not heard: there is no program pwru"),
+        (Tools(found=()), "true", "pwru this host: not available: the program pwru is not there"),
         (
             Tools(kernel=KERNEL.replace("kprobes=yes\n", "")), "true",
-            "pwru this host: not heard: the kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)",
+            "pwru this host: not available: the kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)",
         ),
         (
             Tools(kernel=KERNEL.replace("boot=here", "boot=there")), "true",
-            "pwru this host: not heard: the nodes have another kernel: the engine is not on this host",
+            "pwru this host: not available: the nodes have another kernel: the engine is not on this host",
         ),
         (
             Tools(places=PLACES | {"node2": "sh: readlink: not found"}), "true",
-            "pwru node1, node2: not heard: node2 does not tell which network namespace and kernel it has",
+            "pwru node1, node2: not available: cannot read the network namespace and the kernel of node2",
         ),
         (
             Tools(), "false",
-            "hubble node1, node2: not heard: it is not enabled; cilium: {values: {hubble: {enabled: true}}} enables it",
+            (
+                "hubble node1, node2: not available: it is not enabled; "
+                "cilium: {values: {hubble: {enabled: true}}} enables it"
+            ),
         ),
         (
             Tools(status='{"hubble": {"state": "Failure", "msg": "no socket"}}'), "true",
-            "hubble node2: not heard: the agent's status says: Failure, no socket",
+            "hubble node2: not available: the agent's status says: Failure, no socket",
         ),
     ],
     ids=["no program", "no kprobes", "another kernel", "no namespace", "not enabled", "failing"],
@@ -275,9 +278,9 @@ def test_a_node_without_a_door_is_its_own_host() -> None:
 
 
 def test_what_is_not_heard_judges_nothing() -> None:
-    told = Unheard(witness="pwru", where="this host", why="there is no program pwru").evidence()
+    told = Unheard(witness="pwru", where="this host", why="the program pwru is not there").evidence()
     assert told == Evidence(
-        witness="pwru", where="this host", finding="not heard: there is no program pwru", supports=None
+        witness="pwru", where="this host", finding="not available: the program pwru is not there", supports=None
     )
 
 
@@ -302,8 +305,8 @@ def test_events_that_monitor_lost_and_a_monitor_that_ended_are_gaps() -> None:
         watch.movements()
         gaps = watch.gaps()
     assert gaps == (
-        "monitor on node1 ended by itself: what came after is not told",
+        "monitor on node1 ended by itself: later events are missing",
         "monitor on node1 lost 12 events, of these packets or of others",
-        "monitor on node2 ended by itself: what came after is not told",
+        "monitor on node2 ended by itself: later events are missing",
         "monitor on node2 lost 12 events, of these packets or of others",
     )

@@ -133,12 +133,12 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(packed: Path, tmp_pat
     broken = repacked(packed, tmp_path / "b.tar", {"manifest.json": json.dumps(manifest).encode()})
     with pytest.raises(UsageError) as refused:
         bundle.unpack(broken, tmp_path / "out")
-    assert "names the file '../evil'" in refused.value.cause
+    assert "lists the unexpected file '../evil'" in refused.value.cause
 
 
 def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not a tar")
-    with pytest.raises(UsageError, match="is not a whole bundle"):
+    with pytest.raises(UsageError, match="is not a complete bundle"):
         bundle.unpack(tmp_path / "x", tmp_path / "out")
 
 

@@ -196,7 +196,7 @@ def test_an_aggregated_monitor_is_reported_as_a_gap(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.config["monitor-aggregation"] = "medium"
     with opened(cluster, tmp_path) as open_lab, open_lab.watching(open_lab.lab.pairs[1]) as watch:
-        assert watch.gaps() == ("monitor aggregation is 'medium': not every packet is told",)
+        assert watch.gaps() == ("monitor aggregation is 'medium': not every packet is reported",)
 
 
 def test_a_lab_that_is_not_up_is_said_to_be_so(tmp_path: Path) -> None:

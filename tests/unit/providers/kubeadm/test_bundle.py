@@ -493,7 +493,7 @@ def test_a_bundle_that_was_cut_is_refused(tmp_path: Path, doors: Doors) -> None:
     bundle.pack(settings_of(tmp_path), doors, tmp_path / "lab.tar")
     whole = (tmp_path / "lab.tar").read_bytes()
     (tmp_path / "lab.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match="is not a whole bundle"):
+    with pytest.raises(UsageError, match="is not a complete bundle"):
         bundle.unpack(tmp_path / "lab.tar", tmp_path / "out")
 
 
@@ -503,7 +503,7 @@ def test_a_bundle_for_kind_is_refused(tmp_path: Path) -> None:
     tarred(tmp_path / "kind.tar", {"manifest.json": {"apiVersion": "labctl/v1", "kind": "Bundle", "parts": parts}})
     with pytest.raises(UsageError) as refused:
         bundle.unpack(tmp_path / "kind.tar", tmp_path / "out")
-    assert "its manifest names no coredns, etcd, kube-apiserver" in refused.value.cause
+    assert "its manifest lacks coredns, etcd, kube-apiserver" in refused.value.cause
 
 
 def test_a_lab_without_machines_is_listed_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

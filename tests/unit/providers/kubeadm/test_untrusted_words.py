@@ -223,7 +223,7 @@ def test_what_a_cluster_calls_a_pod_is_no_option_of_kubectl(key: str, name: str)
     meta, spec = {"name": "client", "namespace": "labctl-x"}, {"nodeName": "node1"}
     assert parse_pods(json.dumps({"items": [{"metadata": meta, "spec": spec}]}))[0].name == "client"
     (spec if key == "nodeName" else meta)[key] = name
-    with pytest.raises(MeasureFailed, match="a pod whose name is none"):
+    with pytest.raises(MeasureFailed, match="a pod with an invalid name"):
         parse_pods(json.dumps({"items": [{"metadata": meta, "spec": spec}]}))
 
 
@@ -234,7 +234,7 @@ def test_what_a_cluster_calls_a_pod_is_no_option_of_kubectl(key: str, name: str)
 def test_what_an_agent_calls_a_device_is_no_option_of_tcpdump(key: str, value: object) -> None:
     networking = {"interface-name": "lxc12ab", "mac": "0a:00:00:00:00:01", "host-mac": "0a:00:00:00:00:02"}
     assert parse_endpoints(json.dumps([{"status": {"networking": networking}}]))[0].lxc == "lxc12ab"
-    with pytest.raises(MeasureFailed, match="that is none"):
+    with pytest.raises(MeasureFailed, match="an invalid device name or MAC"):
         parse_endpoints(json.dumps([{"status": {"networking": {**networking, key: value}}}]))
 
 

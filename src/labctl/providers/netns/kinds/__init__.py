@@ -1,7 +1,7 @@
 """The kinds of objects that a netns lab is made of: the one list that building and observing go by.
 
-Each kind has its words, its act, its reading back and its undo in one module. They know Linux alone: which objects a
-lab has is for `networks` and `fabrics` to say.
+Each kind has its command, its act, its reading back and its undo in one module. They know Linux alone: which objects a
+lab has is decided by `networks` and `fabrics`.
 """
 
 from __future__ import annotations

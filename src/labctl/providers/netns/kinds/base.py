@@ -47,7 +47,7 @@ class Thing:
     """One thing of a namespace; equal things have equal names.
 
     `needs` names things of the same namespace, and `ends` other namespaces, that the kernel removes it with: when one
-    of those is gone, that is what a person has to know.
+    of those is gone, that one is reported.
     """
 
     namespace: str
@@ -101,7 +101,7 @@ class Object:
         return iter(())
 
     def undo(self) -> tuple[Object, ...]:
-        """What takes it away again; nothing where it goes with its namespace."""
+        """What removes it again; empty where it goes with its namespace."""
         return ()
 
     def batch(self) -> Batch:

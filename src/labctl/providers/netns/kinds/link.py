@@ -13,7 +13,7 @@ from labctl.system.netlink import Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device to be made. `mtu` in bytes; `arp` false is for devices that resolve nobody (IFF_NOARP)."""
+    """A device to be made. `mtu` in bytes; `arp` false is for devices without ARP (IFF_NOARP)."""
 
     name: str
     index: int

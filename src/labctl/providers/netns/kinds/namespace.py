@@ -60,7 +60,7 @@ class NamespaceDelete(Object):
         return f"ip netns delete {word(self.namespace)}"
 
     def make(self, context: BuildContext) -> None:
-        """Only what was made here: undoing a step that failed because its name was taken must not take away what had
+        """Only what was made here: undoing a step that failed because its name was taken must not remove what had
         the name."""
         context.namespaces.forget(self.namespace)
         if self.namespace in context.made:
@@ -71,7 +71,7 @@ class NamespaceDelete(Object):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sysctls(Object):
     """Settings of one namespace, in order: (`net.ipv4.ip_forward`, `1`). With `if_there`, those that this kernel
-    does not have are passed over."""
+    does not have are skipped."""
 
     namespace: str
     settings: tuple[tuple[str, str], ...]

@@ -32,7 +32,7 @@ class AddressAdd(OnDevice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteAdd(OnDevice):
-    """A route of the main table. `mtu` in bytes is what a packet by this route may be long."""
+    """A route of the main table. `mtu` is in bytes, for packets on this route."""
 
     destination: IPv4Network
     gateway: IPv4Address | None = None
@@ -67,7 +67,7 @@ class RouteAdd(OnDevice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourAdd(OnDevice):
-    """A permanent neighbour, so that no ARP between nodes stands in a capture or in a measurement."""
+    """A permanent neighbour, so that no ARP between nodes appears in a capture or in a measurement."""
 
     address: IPv4Address
     mac: str
