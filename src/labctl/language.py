@@ -105,6 +105,8 @@ class Translator:
         ends = text.endswith((")", "'?")) and not any(one.pieces[-1].endswith(text[-1]) for one in fitting)
         if not found or ends or "; " in text or ". " in text:  # what follows is not the last fact's
             found.insert(0, self._in_parts(text, depth))
+        if not fitting:
+            found.append(self._as_sentence(text, depth))
         if (named := _NAMED.fullmatch(text)) is not None and (rest := self._said(named[2], depth + 1)) != named[2]:
             found.insert(0, named[1] + rest)
         return min(found, key=_words_left)
@@ -154,7 +156,7 @@ class Translator:
                     part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
                     for number, part in enumerate(said)
                 )
-        return self._as_sentence(text, depth)
+        return text
 
     def _as_sentence(self, text: str, depth: int) -> str:
         """A sentence that the code writes without its capital and its full stop."""
