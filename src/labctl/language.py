@@ -102,8 +102,11 @@ class Translator:
         placed = _PLACE.fullmatch(text)
         if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
             return placed[1] + message
-        found = [self._filled_with(text, sentence, depth) for sentence in self._candidates(text)]
+        fitting = tuple(self._candidates(text))
+        found = [self._filled_with(text, sentence, depth) for sentence in fitting]
         found.append((False, self._in_parts(text, depth)))
+        if not fitting:
+            found.append((False, self._as_sentence(text, depth)))
         if (named := _NAMED.fullmatch(text)) is not None and (rest := self._said(named[2], depth + 1)) != named[2]:
             found.append((False, named[1] + rest))
         return min(found, key=lambda one: (_words_left(one[1]), one[0]))[1]
@@ -156,7 +159,7 @@ class Translator:
                     part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
                     for number, part in enumerate(said)
                 )
-        return self._as_sentence(text, depth)
+        return text
 
     def _in_two(self, head: str, tail: str, marks: tuple[str, str], depth: int) -> str:
         """Two parts with the mark between them: the translation's where the first part is translated."""

@@ -235,7 +235,7 @@ def show_trace(traced: Trace, *, is_json: bool, html: Path | None) -> None:
     if html is not None:
         from labctl.report.trace_html import trace_page
 
-        write_text(html, trace_page(traced))
+        write_text(html, trace_page(traced, spoken(in_files=True)))
     if is_json:
         from labctl.report.trace_json import trace_document
 

@@ -117,8 +117,8 @@ _INWARD = (
 
 
 def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
-    """Both directions of every tap, in the order in which packets of one time are told; a loopback device shows every
-    packet in both, so it is taken once."""
+    """Both directions of every tap, in the order in which packets of one time are printed; a loopback device shows
+    every packet in both, so it is taken once."""
 
     def rank(tap: Tap) -> int:
         return next((number for number, roles in enumerate(_INWARD) if tap.role in roles), len(_INWARD))

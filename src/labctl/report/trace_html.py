@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from labctl.language import Language, translator
 from labctl.model.trace import Carriage, Hop, PacketPath, Trace
-from labctl.report.pages import page
+from labctl.report.pages import language_tag, page
 from labctl.report.trace_svg import trace_drawing
 from labctl.report.trace_words import (
     NotSeen,
@@ -28,13 +29,31 @@ from labctl.report.trace_words import (
     way_words,
 )
 
+_WORDS = {
+    "request": "request, numbers in circles",
+    "reply": "reply, numbers in squares",
+    "unseen": "no packet of this exchange was seen here",
+    "envelope": "in a VXLAN envelope",
+    "past": "a line beside a device: the packet went past it",
+    "seen_at": "seen at",
+    "direction": "direction",
+    "since": "since before",
+    "macs": "MACs and envelope",
+    "brought": "what brought it here",
+    "after": "after that",
+    "differs": "Where it differs from what is expected",
+    "evidence": "Evidence",
+    "of_evidence": ("witness", "where", "what it shows", "by hand"),
+    "by_hand": "By hand:",
+}
 
-def trace_page(trace: Trace) -> str:
+
+def trace_page(trace: Trace, language: Language = Language.ENGLISH) -> str:
     """The whole page."""
     asked = ", ".join(str(trace.asked[key]) for key in ("hostRouting", "encapsulation") if key in trace.asked)
     return page(
         "trace.html",
-        language="en",
+        language=language_tag(language),
         title=f"{trace.client} → {trace.server}: where the packet went",
         styles=("report.css", "trace.css"),
         main_class="trace",
@@ -43,7 +62,10 @@ def trace_page(trace: Trace) -> str:
         headline=_sentence(headline(trace)),
         seen=_sentence(seen_words(trace)),
         has_envelopes=any(hop.envelope for path in trace.paths for hop in path.hops),
-        drawing=trace_drawing(trace),
+        words=_WORDS,
+        expected=f"Expected: {trace.expected_source}",
+        known_from=f"What every tap should show is known from: {trace.expected_source}",
+        drawing=trace_drawing(trace, translator(language).translated),
         paths=[_path(path, numbers, trace) for path, numbers in different(trace)],
         notes=[*trace.notes, *(f"Not shown: {unshown_words(one)}" for one in trace.unshown)],
     )
@@ -65,7 +87,7 @@ def _hops(path: PacketPath, trace: Trace) -> Iterator[dict[str, Any]]:
     number = 0
     for step in steps(path):
         if isinstance(step, NotSeen):
-            yield {"skipped": ", ".join(step.taps), "reason": step.reason}
+            yield {"skipped": ", ".join(step.taps), "reason": f"skipped: {step.reason}"}
             continue
         number += 1
         yield _hop(step, last, number, trace)

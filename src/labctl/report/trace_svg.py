@@ -7,8 +7,9 @@ with round numbers, the reply a dashed one with square numbers: nothing depends 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from html import escape
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape, unescape
 
 from markupsafe import Markup
 
@@ -27,18 +28,19 @@ from labctl.report.drawing.topology import (
 )
 from labctl.report.trace_words import HELPERS
 
+_TEXT = re.compile(">([^<>]+)<")
 _LINE = 17.0
 _GAP = 9.0
 _BADGE = 11.0
 _HEAD = 11.0
 
 
-def trace_drawing(trace: Trace) -> str:
-    """The first request and the first reply of the trace, on the topology of its pair."""
+def trace_drawing(trace: Trace, said: Callable[[str], str] = str) -> str:
+    """The first request and the first reply of the trace, on the topology of its pair; `said` translates a text."""
     topology = topology_of(trace)
     paths = first_paths(trace)
     ways = [(path, legs(path, topology)) for path in paths]
-    title = f"The way of {trace.client} → {trace.server} and back"
+    title = said(f"The path of {trace.client} → {trace.server} and back")
     parts = [
         *(_place(box) for box in topology.places),
         *(_tunnel(leg) for _, found in ways for leg in found),
@@ -49,9 +51,10 @@ def trace_drawing(trace: Trace) -> str:
         *(_badges(path, topology) for path in paths),
         *(_lost(path, topology) for path in paths if path.lost),
     ]
+    drawn = _TEXT.sub(lambda text: f">{escape(said(unescape(text[1])))}<", "".join(parts))
     return Markup(  # nosec B704  # every text in it was escaped, the rest are numbers
         f'<svg class="way" viewBox="0 0 {topology.width:g} {topology.height:g}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{drawn}</svg>'
     )
 
 
