@@ -194,7 +194,7 @@ def test_watching_gives_the_movements_of_the_pair_alone(tmp_path: Path) -> None:
     assert all("10[.]244[.]0[.]187" in line and "--related-to" not in line for line in lines)
 
 
-def test_an_aggregated_monitor_is_told_as_a_gap(tmp_path: Path) -> None:
+def test_an_aggregated_monitor_is_reported_as_a_gap(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.config["monitor-aggregation"] = "medium"
     with opened(cluster, tmp_path) as open_lab, open_lab.watching(open_lab.lab.pairs[1]) as watch:
