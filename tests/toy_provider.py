@@ -143,7 +143,7 @@ class ToyProvider:
 
     def open(self, lab: Lab) -> AbstractContextManager[ToyLab]:
         if missing := _missing(self._root / lab.name, lab):
-            raise UsageError(what=f"{lab.name} is not whole", cause=f"missing: {', '.join(missing)}")
+            raise UsageError(what=f"the lab {lab.name} is incomplete", cause=f"missing: {', '.join(missing)}")
         return nullcontext(ToyLab(self._root / lab.name, lab))
 
 

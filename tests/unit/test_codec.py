@@ -176,7 +176,7 @@ def test_a_whole_number_of_a_journal_is_a_float_again_and_that_of_a_digest_stays
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_told_with_its_place(change: dict[str, Any], complaint: str) -> None:
+def test_what_does_not_fit_is_reported_with_its_place(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError) as refused:
         typed(Part, {**WRITTEN, **change}, where="run.json")
     assert refused.value.what == "run.json cannot be read"

@@ -84,7 +84,6 @@ EXCEPTIONS = {
     ): "0600, of an unpredictable name",
     ("providers.netns.kinds.base", "os.open"): NAMESPACES,
     ("providers.netns.open", "os.open"): NAMESPACES,
-    ("cli.group", ".write_text"): "click's formatter of help, which writes into memory",
     ("language", ".read_text"): OWN_CODE,
     ("providers.netns.kinds.namespace", ".write_text"): "sysctls of a namespace: /proc/sys",
     ("providers.netns.kinds.namespace", ".read_text"): KERNEL,

@@ -127,7 +127,7 @@ def test_a_program_runs_on_a_packet_without_any_device() -> None:
         assert metric.bytes == len(frame)
 
 
-def test_the_trace_tells_every_program_on_the_way_of_a_pair() -> None:
+def test_the_trace_has_every_program_on_the_way_of_a_pair() -> None:
     lab = make_lab(BPF, VXLAN)
     a, c = lab.pod("a"), lab.pod("c")
     with cluster(lab) as built:

@@ -296,7 +296,9 @@ def test_tcp_carries_data_both_ways(built: Cluster, target: str) -> None:
 
 @pytest.mark.parametrize("source", ["a", "node1"])
 @pytest.mark.parametrize("unknown", ["10.244.0.200", "10.244.1.200"])
-def test_packets_to_nobody_are_dropped_once_each_without_a_loop(built: Cluster, source: str, unknown: str) -> None:
+def test_packets_to_an_unused_address_are_dropped_once_each_without_a_loop(
+    built: Cluster, source: str, unknown: str
+) -> None:
     count = 10
 
     def send() -> None:

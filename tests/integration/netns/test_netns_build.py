@@ -86,7 +86,7 @@ def test_a_missing_part_is_named(host_as_found: str) -> None:
         netns.delete(namespace_of(lab.name, "server"))
         found = next(one for one in PROVIDER.discover() if one.name == lab.name)
         assert found.missing == (namespace_of(lab.name, "server"),)
-        with pytest.raises(UsageError, match="is not whole"), PROVIDER.open(lab):
+        with pytest.raises(UsageError, match="is incomplete"), PROVIDER.open(lab):
             pass
 
 

@@ -6,7 +6,7 @@ Recorded with three ICMP echo requests on a real cluster (`SOURCE`). The tables 
 - `bpf_redirect_peer` puts a packet into the pod without transmitting it on the pod's lxc: the lxc is silent that way.
 - over vxlan both modes send alike; natively Legacy loses two hops per node (the eBPF program and the kernel's
   forwarding both count one), BPF loses one.
-- the VNI is the security identity of the sender of the inner packet, so request and reply carry different ones.
+- the VNI is the security identity of the inner packet's sender, so request and reply carry different ones.
 """
 
 from __future__ import annotations

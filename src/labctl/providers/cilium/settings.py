@@ -152,8 +152,8 @@ class Cluster(ABC):
 
 
 def section_of(model: type[S], lab: Lab, name: str) -> S:
-    """That section of the lab, defaults where it says nothing. Labs from scenario files are valid; for one that was put
-    together by a program and is not, raises UsageError."""
+    """That section of the lab, with defaults for what is not set. Labs from scenario files are valid; for one that a
+    program put together and that is not, raises UsageError."""
     content = lab.settings.get(name) or {}
     if isinstance(content, model):
         return content

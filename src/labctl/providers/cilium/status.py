@@ -28,7 +28,7 @@ def argv_status() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStatus:
-    """What one agent says of its mode. Empty strings where this version says nothing.
+    """What one agent reports of its mode. Empty strings where this version reports none.
 
     `host_routing` is `bpf` or `legacy`; `network` is `native` or the tunnel's protocol; `masquerade` is `bpf`,
     `iptables` or `disabled`; `kube_proxy_replacement` is the agent's word in lower case (`strict`, `true`, …).

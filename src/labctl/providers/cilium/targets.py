@@ -2,7 +2,7 @@
 
 Running argv behind `kubectl exec` or `docker exec`: signals, exit status and CPU time across that door. Pure text.
 
-Neither door forwards signals or tells CPU time. So argv runs inside a small shell script: an inner shell writes its
+Neither door forwards signals or reports CPU time. So argv runs inside a small shell script: an inner shell writes its
 process id to a file and becomes the program; the outer one waits and prints the shell's `times` (10 ms resolution).
 """
 

@@ -49,7 +49,7 @@ def parse_release(release: str) -> Version | None:
 
 
 def too_old(release: str) -> str:
-    """Why no lab can be built on a kernel of that release; empty where one can, or where the number says nothing."""
+    """Why no lab can be built on a kernel of that release; empty where one can, or where the number is not known."""
     version = parse_release(release)
     if version is None or version >= MINIMUM:
         return ""

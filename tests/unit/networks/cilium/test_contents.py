@@ -82,7 +82,7 @@ def test_a_wrong_vtep_is_another_node_than_the_right_one_and_never_the_sender() 
     assert ipcache(lab, "node1")["10.244.2.10"] == (1002, "172.30.0.3")
 
 
-def test_between_two_nodes_a_wrong_vtep_is_an_address_that_nobody_has() -> None:
+def test_between_two_nodes_a_wrong_vtep_is_an_address_that_no_node_has() -> None:
     lab = make_lab(node_count=2, faults=(Fault.WRONG_VTEP,))
     assert tunnel(lab, "node1") == {"10.244.2.0/24": "172.30.0.254"}
 

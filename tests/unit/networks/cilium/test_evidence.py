@@ -60,7 +60,7 @@ def lab_of(host_routing: HostRouting, encapsulation: Encapsulation = Encapsulati
     ("verdict", "mode"), [(PacketVerdict.REDIRECT, HostRouting.LEGACY), (PacketVerdict.REDIRECT_PEER, HostRouting.BPF)]
 )
 @pytest.mark.parametrize("asked", HostRouting)
-def test_the_helper_that_delivered_tells_the_mode(
+def test_the_helper_that_delivered_shows_the_mode(
     asked: HostRouting, verdict: PacketVerdict, mode: HostRouting
 ) -> None:
     after = reading(metrics=(metric(Program.FROM_CONTAINER, verdict, 6),))
@@ -93,7 +93,7 @@ def test_what_was_counted_before_does_not_count() -> None:
     assert found.finding == "cil_from_container: 6 packets, bpf_redirect_peer"
 
 
-def test_one_counter_is_told_for_all_devices_of_a_program() -> None:
+def test_one_counter_is_reported_for_all_devices_of_a_program() -> None:
     counted = tuple(metric(Program.FROM_CONTAINER, PacketVerdict.REDIRECT, 3, ifindex=index) for index in (10, 11))
     found = heard(lab_of(HostRouting.LEGACY), Placement.SAME_NODE, reading(metrics=counted))["helpers"]
     assert found.finding == "cil_from_container: 6 packets, bpf_redirect"
@@ -127,7 +127,7 @@ def test_an_arp_answer_out_of_the_lxc_is_not_taken_for_delivery() -> None:
 
 @pytest.mark.parametrize("sent", [0, 1, 4])
 @pytest.mark.parametrize("asked", HostRouting)
-def test_a_pod_to_which_nothing_came_tells_nothing_whatever_its_lxc_sent(asked: HostRouting, sent: int) -> None:
+def test_a_pod_that_received_nothing_shows_no_mode_whatever_its_lxc_sent(asked: HostRouting, sent: int) -> None:
     """The wire is cut, or the pod's own end of it is down: replies are missing in both modes."""
     after = reading(links={LXC: link(LXC, rx=5, tx=sent)})
     found = heard(lab_of(asked), Placement.CROSS_NODE, after, arrived=0)["lxc-counters"]
@@ -135,13 +135,13 @@ def test_a_pod_to_which_nothing_came_tells_nothing_whatever_its_lxc_sent(asked: 
 
 
 @pytest.mark.parametrize(("arrived", "sent"), [(1, 1), (2, 1), (4, 3)])
-def test_too_few_packets_for_the_lxcs_own_arp_to_be_told_from_them_show_no_mode(arrived: int, sent: int) -> None:
+def test_too_few_packets_to_distinguish_them_from_the_lxcs_own_arp_show_no_mode(arrived: int, sent: int) -> None:
     after = reading(links={LXC: link(LXC, rx=5, tx=sent)})
     found = heard(lab_of(HostRouting.LEGACY), Placement.CROSS_NODE, after, arrived=arrived)["lxc-counters"]
     assert (found.found, found.supports) == ({}, None)
 
 
-def test_an_lxc_that_is_gone_or_made_anew_tells_nothing() -> None:
+def test_an_lxc_that_is_gone_or_recreated_shows_nothing() -> None:
     gone = heard(lab_of(HostRouting.BPF), Placement.SAME_NODE, reading(links={}, filters={"eth0": ATTACHED}))
     assert (gone["lxc-counters"].supports, gone["lxc-counters"].silence) == (None, Silence.ABSENT)
     assert (gone["programs"].finding, gone["programs"].silence) == (f"{LXC} is gone", Silence.ABSENT)
@@ -151,7 +151,7 @@ def test_an_lxc_that_is_gone_or_made_anew_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize(("forwarded", "mode"), [(6, "legacy"), (0, "bpf")])
-def test_the_forward_hook_tells_the_mode_across_nodes_with_native_routing(forwarded: int, mode: str) -> None:
+def test_the_forward_hook_shows_the_mode_across_nodes_with_native_routing(forwarded: int, mode: str) -> None:
     after = reading(netfilter=Netfilter(forwarded=forwarded, rules=28))
     found = heard(lab_of(HostRouting.LEGACY), Placement.CROSS_NODE, after)["netfilter"]
     assert found.found == {"hostRouting": mode}

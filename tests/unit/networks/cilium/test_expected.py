@@ -101,7 +101,7 @@ def test_the_number_of_packets_and_the_identities_are_filled_in() -> None:
         ),
     ],
 )
-def test_a_record_that_is_none_is_refused(record: dict[str, Any], complaint: str) -> None:
+def test_an_invalid_record_is_refused(record: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError) as refused:
         signature_from_record(record)
     assert complaint in refused.value.cause

@@ -65,7 +65,7 @@ def test_state_belongs_to_the_person_behind_sudo(tmp_path: Path, monkeypatch: py
         assert (path.lstat().st_uid, path.lstat().st_gid) == (1234, 1235), path
 
 
-def test_a_folder_that_somebody_else_may_write_is_not_written_to(tmp_path: Path) -> None:
+def test_a_folder_that_another_user_may_write_is_not_written_to(tmp_path: Path) -> None:
     folder = tmp_path / "mylab"
     folder.mkdir()
     folder.chmod(0o777)
@@ -86,7 +86,7 @@ def test_a_link_in_the_state_is_not_written_through(tmp_path: Path, linked: str)
     assert (tmp_path / "outside" / "kubeconfig").read_text() == "not yours\n"
 
 
-def test_a_record_that_somebody_else_may_write_is_not_believed(tmp_path: Path) -> None:
+def test_a_record_that_another_user_may_write_is_not_trusted(tmp_path: Path) -> None:
     lab = replace(example_lab(), provider="kind")
     path = tmp_path / "mylab" / "lab.json"
     write_private(path, json.dumps(lab_to_json(replace(lab, digest=digest_of(lab)))))
@@ -156,7 +156,7 @@ def test_a_command_can_be_pasted(prefix: tuple[str, ...], argv: tuple[str, ...],
     assert pasted(prefix, argv) == text
 
 
-def test_a_bare_kubectl_is_told_which_cluster() -> None:
+def test_a_bare_kubectl_gets_the_cluster() -> None:
     kubectl = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
     assert with_kubeconfig("kubectl -n kube-system logs ds/cilium", here(SSH), kubectl) == (
         "ssh -p 2222 lab@10.0.0.1 sudo kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system logs ds/cilium"

@@ -55,7 +55,7 @@ def test_a_chart_that_refuses_the_cluster_is_refused_here_with_the_nearest_pair(
     )
 
 
-def test_what_nobody_tested_can_be_allowed() -> None:
+def test_an_untested_pair_can_be_allowed() -> None:
     (warning,) = judged("1.17.18", "1.20.2", allow=True)
     assert "asks for Kubernetes 1.21.0 or later" in warning
 

@@ -66,7 +66,7 @@ def test_every_trace_line_of_the_recording_is_read(cell: str) -> None:
         ("bpf-vxlan", "10.244.0.187", "10.244.1.67", None),
     ],
 )
-def test_the_way_past_the_programs_tells_the_mode_where_it_differs(
+def test_the_way_past_the_programs_shows_the_mode_where_it_differs(
     cell: str, client: str, server: str, mode: str | None
 ) -> None:
     assert host_routing_of(traces(cell), client, server) == mode

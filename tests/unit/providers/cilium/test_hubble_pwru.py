@@ -85,7 +85,7 @@ def test_older_json_without_an_envelope_is_read_the_same() -> None:
     assert [replace(flow, raw="") for flow in bare] == [replace(flow, raw="") for flow in parse_hubble(JSON)]
 
 
-def test_compact_text_tells_the_same_flows_without_devices() -> None:
+def test_compact_text_has_the_same_flows_without_devices() -> None:
     *told, reply = parse_hubble(recorded("encoded/hubble-compact.1.16.0.txt"))
     for text, flow in zip(told, parse_hubble(JSON), strict=True):
         assert (text.verdict, text.protocol, text.identity) == (flow.verdict, flow.protocol, flow.identity)
@@ -122,7 +122,7 @@ def test_what_is_no_flow_is_left_out(text: str) -> None:
     assert parse_hubble(text) == ()
 
 
-def test_a_flow_is_told_by_the_agent_where_its_program_is_and_moves_nothing() -> None:
+def test_a_flow_is_the_agents_report_at_its_program_and_moves_nothing() -> None:
     sent = movements_of("node1", parse_hubble(JSON)[1:], PODS, NAMES)
     assert {(m.mover, m.what, m.target, m.time_ns) for m in sent} == {(Mover.AGENT, "hubble", "", None)}
     assert [(m.device, m.hook, m.helper) for m in sent] == [
@@ -161,7 +161,7 @@ def test_the_configuration_of_the_cluster_counts_before_the_labs_values(
         ("nothing", "the agent's status is not JSON"),
     ],
 )
-def test_the_agents_status_tells_whether_hubble_runs(status: str, trouble: str) -> None:
+def test_the_agents_status_shows_whether_hubble_runs(status: str, trouble: str) -> None:
     assert trouble_in_status(status) == trouble
 
 
@@ -272,7 +272,7 @@ def test_a_program_that_the_shell_does_not_find_has_no_version() -> None:
     assert parse_kernel("version=sh: 1: pwru: not found").version is None
 
 
-def test_a_place_tells_its_namespace_and_devices() -> None:
+def test_a_place_has_its_namespace_and_devices() -> None:
     place = parse_place("node1", "boot=abc\nnetns=net:[4026532575]\nlink=1 lo\nlink=12 lxc3a6f7d4e8c73\n")
     assert (place.boot, place.netns, dict(place.links)) == ("abc", 4026532575, {1: "lo", 12: "lxc3a6f7d4e8c73"})
     with pytest.raises(MeasureFailed, match="cannot read the network namespace and the kernel of node1"):

@@ -276,7 +276,7 @@ def test_no_redirect_is_named_that_monitor_does_not_tell(cell: Cell) -> None:
     assert all(hop.because.endswith("(to-endpoint; the redirect helper is not reported)") for hop in given)
 
 
-def test_a_silent_lxc_is_told_with_who_gave_the_packet_to_the_pod_past_it() -> None:
+def test_a_silent_lxc_is_explained_by_the_program_that_bypassed_it() -> None:
     request, _ = exchange(BPF, VXLAN, CROSS).paths()
     (reason,) = [one for one in request.skipped if one.role == "server-lxc"]
     assert reason.is_observed

@@ -152,7 +152,7 @@ def test_a_key_that_the_chart_would_ignore_is_an_error_with_the_nearest_name(cha
     )
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_wrong_values_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as told:
         refuse_wrong_values(("a is wrong", "b is wrong"), where="cilium.values")
     assert told.value.what == "cilium.values: 2 values do not take effect"

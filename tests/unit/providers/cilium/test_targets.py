@@ -74,7 +74,7 @@ def test_a_program_that_is_not_there_is_no_failure_of_the_network(here: DoorTarg
         here.run(("no-such-program",), timeout_s=60)
 
 
-def test_a_door_that_does_not_open_is_told_in_its_own_words() -> None:
+def test_a_door_that_does_not_open_is_reported_in_its_own_words() -> None:
     shut = DoorTarget(
         name="pod", kind=TargetKind.POD, commands=HostCommands("kind"),
         door=Door(closed=("sh", "-c", "echo 'Error from server (NotFound)' >&2; exit 1"), open=("sh",)),
@@ -177,7 +177,7 @@ def test_a_monitor_without_an_endpoint_is_never_started() -> None:
     assert "--related-to" in argv_monitor((7,))
 
 
-def test_a_server_program_that_the_image_lacks_is_told_at_once_and_by_name() -> None:
+def test_a_server_program_that_the_image_lacks_is_reported_at_once_and_by_name() -> None:
     """Through real shells: what a pod without sockperf does."""
     lab = example_lab()
     here = Door(closed=(), open=())

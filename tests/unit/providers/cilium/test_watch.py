@@ -136,7 +136,7 @@ def findings(watch: MonitorWatch) -> list[str]:
     return [f"{one.witness} {one.where}: {one.finding}" for one in watch.evidence() if one.witness != "monitor"]
 
 
-def test_both_are_heard_and_told_by_node() -> None:
+def test_both_are_read_and_reported_by_node() -> None:
     with watched(Tools()) as watch:
         movements = watch.movements()
         evidence = watch.evidence()
@@ -237,7 +237,7 @@ def test_only_this_hosts_clock_gives_events_a_time() -> None:
     ],
     ids=["no program", "no kprobes", "another kernel", "no namespace", "not enabled", "failing"],
 )  # fmt: skip
-def test_one_that_cannot_be_heard_is_a_line_and_no_error(tools: Tools, hubble: str, told: str) -> None:
+def test_one_that_is_not_available_is_a_line_and_no_error(tools: Tools, hubble: str, told: str) -> None:
     with watched(tools, hubble=hubble) as watch:
         watch.movements()
         assert told in findings(watch)
@@ -277,14 +277,14 @@ def test_a_node_without_a_door_is_its_own_host() -> None:
     assert (host_of(container).name, host_of(container).door.closed) == ("this host", ())
 
 
-def test_what_is_not_heard_judges_nothing() -> None:
+def test_what_is_not_available_judges_nothing() -> None:
     told = Unheard(witness="pwru", where="this host", why="the program pwru is not there").evidence()
     assert told == Evidence(
         witness="pwru", where="this host", finding="not available: the program pwru is not there", supports=None
     )
 
 
-def test_what_each_nodes_monitor_told_of_the_pair_is_a_line_with_its_command() -> None:
+def test_what_each_nodes_monitor_reported_of_the_pair_is_a_line_with_its_command() -> None:
     line = (
         "-> overlay flow 0x0 , identity 16843->23579 state new ifindex cilium_vxlan orig-ip 0.0.0.0: "
         "10.244.0.10 -> 10.244.1.20 EchoRequest\n"

@@ -82,7 +82,7 @@ def recorded(name: str) -> tuple[TraceStep, ...]:
 
 
 @pytest.mark.parametrize(("name", "told"), [("nftrace-try-6.18.bin", True), ("nftrace-try-6.1.bin", False)])
-def test_whether_a_kernel_tells_connections_is_read_from_the_trace_of_one_datagram(name: str, told: bool) -> None:
+def test_whether_a_kernel_traces_connections_is_read_from_the_trace_of_one_datagram(name: str, told: bool) -> None:
     assert tells_connections(recorded(name)) is told
 
 
