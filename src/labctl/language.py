@@ -1,10 +1,11 @@
-"""The language that people are spoken to in: English sentences, as the code has them, into another language's.
+"""The language of output: English sentences, as the code has them, translated into another language.
 
-Sentences are data before they are words on a screen: runs, journals and records keep them in English, whoever measured,
-so that a run reads the same everywhere and a stored one can be shown in any language. They are translated at the door,
-when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a package's code, with
-`{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which sentences there are is read
-from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why this is not gettext.
+Sentences are data before they are words on a screen: runs, journals and records keep them in English, whatever language
+was asked for, so that a run reads the same everywhere and a stored one can be shown in any language. They are
+translated at the door, when they are shown. A catalogue (`locales/LANGUAGE/PACKAGE.toml`) has for each sentence of a
+package's code, with `{0}`, `{1}`, … in the place of what is filled in, the same sentence in that language. Which
+sentences there are is read from the code itself (tests/unit/sentences.py), so none is forgotten. docs/adr/0012 says why
+this is not gettext.
 
 What has no translation stays as it is: names, commands, what tools printed. JSON is never translated.
 """
@@ -23,21 +24,23 @@ _FILLED_IN = re.compile(r"\{(\w+)\}")
 _AS_IT_IS = re.compile(r"'\{(\w+)\}'|\[default: \{(\w+)\}\]")
 """What is quoted in a sentence is a name or a value, whatever word it is."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_BETWEEN_CHINESE = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+_NAMED = re.compile(r"([\w.-]+: )(.*)", re.DOTALL)
+"""A sentence about something with a name, which is no word of it."""
 _PUNCTUATION = {
     "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，", " → ": " → ",
 }  # fmt: skip
 """Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
 _BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
 """A text that ends with a remark in brackets."""
-_BETWEEN_CHINESE = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
 _PLACE = re.compile(r"((?:[^:\n]+?\.ya?ml|--set)(?::\d+:\d+)?: (?:(?:[\w.\[\]-]|'[^']*')+: )?)(\S.*)", re.DOTALL)
 """A place in a file and the key there, before what is wrong with it."""
-_NAMED = re.compile(r"([\w.-]+: )(.*)", re.DOTALL)
-"""A sentence about something with a name, which is no word of it."""
 _DEEPEST = 6
 """Sentences in sentences: an error's line, its cause, a finding in it, its reason."""
 _MOST_PARTS = 8
 """Of a text that may be cut at any of the marks in it; one with more is cut at all of them."""
+_INDEXED = 3
+"""Sentences are found by so many of the signs that they begin with."""
 _MOST_TRIED = 5
 """Of the sentences that a text may be: `error: {0}` and `{0} is down` both fit `error: node1 is down`."""
 _LONGEST = 20_000
@@ -59,11 +62,17 @@ class _Sentence:
     pieces: tuple[str, ...]
     translation: str
     quoted: frozenset[str]
+    begins: str
+    ends: str
 
     @property
     def weight(self) -> int:
         """How much of a text that fits is the sentence's own."""
         return sum(map(len, self.pieces))
+
+    def may_be(self, text: str) -> bool:
+        """Whether the text has its pieces, which is quicker to see than whether it fits."""
+        return text.endswith(self.ends) and text.startswith(self.begins) and all(piece in text for piece in self.pieces)
 
     def filled(self, facts: Mapping[str, str]) -> str:
         """The translation with what the text is filled with; `facts` are by the groups of the pattern."""
@@ -74,11 +83,13 @@ class Translator:
     """Translates whole texts: sentences, sentences within sentences, and several in a row."""
 
     def __init__(self, catalogue: Mapping[str, str]) -> None:
-        bare = {text.strip(): said.strip() for text, said in catalogue.items()}
+        bare = dict(_alone(text, said) for text, said in catalogue.items())
         self._exact = {text: said for text, said in bare.items() if not _FILLED_IN.search(text)}
         filled = (_sentence(text, said) for text, said in bare.items() if _FILLED_IN.search(text))
-        self._known = dict[str, str]()
-        self._filled = sorted(filled, key=lambda one: one.weight, reverse=True)
+        self._known: dict[str, str] = {}
+        self._filled: dict[str, list[_Sentence]] = {}
+        for one in filled:
+            self._filled.setdefault(one.begins[:_INDEXED], []).append(one)
 
     def translated(self, text: str) -> str:
         """The text in this language, as far as the catalogue has it. Spaces around it stay."""
@@ -92,23 +103,23 @@ class Translator:
     def _said(self, text: str, depth: int) -> str:
         if (exact := self._exact.get(text)) is not None:
             return exact
-        if depth > _DEEPEST:
+        if depth > _DEEPEST or " " not in text:
             return text
-        if text not in self._known:
-            self._known[text] = self._best(text, depth)
-        return self._known[text]
+        if (known := self._known.get(text)) is None:
+            known = self._known[text] = self._found(text, depth)
+        return known
 
-    def _best(self, text: str, depth: int) -> str:
+    def _found(self, text: str, depth: int) -> str:
         placed = _PLACE.fullmatch(text)
         if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
             return placed[1] + message
         fitting = tuple(self._candidates(text))
         found = [self._filled_with(text, sentence, depth) for sentence in fitting]
-        found.append((False, self._in_parts(text, depth)))
-        if not fitting:
-            found.append((False, self._as_sentence(text, depth)))
+        # A remark at the end is not taken for a part of a sentence that begins with a fact.
+        ends = text.endswith((")", "'?")) and not any(one.pieces[-1].endswith(text[-1]) for one in fitting)
+        found.insert(0 if ends else len(found), (False, self._in_parts(text, depth)))
         if (named := _NAMED.fullmatch(text)) is not None and (rest := self._said(named[2], depth + 1)) != named[2]:
-            found.append((False, named[1] + rest))
+            found.insert(0, (False, named[1] + rest))
         return min(found, key=lambda one: (_words_left(one[1]), one[0]))[1]
 
     def _filled_with(self, text: str, sentence: _Sentence, depth: int) -> tuple[bool, str]:
@@ -118,11 +129,12 @@ class Translator:
         facts = filled.groupdict()
         middle = (fact for name, fact in facts.items() if not sentence.translation.endswith(f"{{{name[1:]}}}"))
         runs_over = any(mark in fact for fact in middle for mark in _PUNCTUATION)
-        said = {
-            name: fact if name in sentence.quoted else self._said_around(fact, depth + 1)
-            for name, fact in facts.items()
-        }
-        return runs_over, sentence.filled(said)
+        return runs_over, sentence.filled(
+            {
+                name: fact if name in sentence.quoted else self._said_around(fact, depth + 1)
+                for name, fact in facts.items()
+            }
+        )
 
     def _said_around(self, fact: str, depth: int) -> str:
         bare = fact.strip()
@@ -130,44 +142,50 @@ class Translator:
 
     def _candidates(self, text: str) -> Iterator[_Sentence]:
         """The sentences that the text may be, those first that explain most of it."""
-        fitting = (one for one in self._filled if all(piece in text for piece in one.pieces))
+        starts = {text[:length] for length in range(_INDEXED + 1)}
+        some = (one for start in starts for one in self._filled.get(start, ()) if one.may_be(text))
+        fitting = sorted(some, key=lambda one: one.weight, reverse=True)
         return itertools.islice((one for one in fitting if one.pattern.fullmatch(text)), _MOST_TRIED)
 
     def _in_parts(self, text: str, depth: int) -> str:
         """Sentences in a row: line by line, else at the marks between them. A part that nothing is known of stays."""
         if "\n" in text:
             return "\n".join(self._said_around(line, depth + 1) for line in text.split("\n"))
-        if (around := _BRACKETS.fullmatch(text)) is not None:
-            before, within = self._said(around[1], depth + 1), self._said(f"({around[2]})", depth + 1)
-            if within == f"({around[2]})":
-                within = f"({self._said(around[2], depth + 1)})"
-            if f"{before} {within}" != text:
-                return before + (within if within.startswith("（") else f" {within}")
-        for mark, theirs in _PUNCTUATION.items():
+        ways = [said for said in (self._with_remark(text, depth), self._cut(text, depth)) if said != text]
+        return min(ways, key=_words_left) if ways else self._as_sentence(text, depth)
+
+    def _with_remark(self, text: str, depth: int) -> str:
+        if (around := _BRACKETS.fullmatch(text)) is None:
+            return text
+        before, within = self._said(around[1], depth + 1), self._said(f"({around[2]})", depth + 1)
+        if within == f"({around[2]})":
+            within = f"({self._said(around[2], depth + 1)})"
+        return before + (within if within.startswith("（") else f" {within}")
+
+    def _cut(self, text: str, depth: int) -> str:
+        """Cut at the first kind of mark that leaves a part which is translated."""
+        for mark in _PUNCTUATION:
             if mark not in text:
                 continue
             parts = text.split(mark)
             if len(parts) <= _MOST_PARTS:
-                ways = ((mark.join(parts[:at]), mark.join(parts[at:])) for at in range(1, len(parts)))
-                best = min((self._in_two(*way, (mark, theirs), depth) for way in ways), key=_words_left)
-                if best != text:
-                    return best
-                continue
-            said = [self._part(part, mark, depth) for part in parts]
-            if said != parts:
-                return "".join(
-                    part if number == len(said) - 1 else part + (theirs if part != parts[number] else mark)
-                    for number, part in enumerate(said)
-                )
+                cuts = ((mark.join(parts[:at]), mark.join(parts[at:])) for at in range(1, len(parts)))
+                said = min((self._in_two(*cut, mark, depth) for cut in cuts), key=_words_left)
+            else:
+                said_so = [self._part(part, mark, depth) for part in parts]
+                marks = (mark if one == part else _PUNCTUATION[mark] for one, part in zip(said_so, parts, strict=True))
+                said = "".join(map("".join, zip(said_so, (*itertools.islice(marks, len(parts) - 1), ""), strict=True)))
+            if said != text:
+                return said
         return text
 
-    def _in_two(self, head: str, tail: str, marks: tuple[str, str], depth: int) -> str:
+    def _in_two(self, head: str, tail: str, mark: str, depth: int) -> str:
         """Two parts with the mark between them: the translation's where the first part is translated."""
-        said = self._part(head, marks[0], depth)
-        return said + marks[said != head or not head] + self._part(tail, marks[0], depth)
+        said = self._part(head, mark, depth)
+        return said + (_PUNCTUATION[mark] if said != head or not head else mark) + self._part(tail, mark, depth)
 
     def _part(self, part: str, mark: str, depth: int) -> str:
-        """A single word of a list is a name, a key or a value."""
+        """A part in the language; single words between commas are a list of names, keys or values."""
         return part if mark == ", " and " " not in part else self._said(part, depth + 1)
 
     def _as_sentence(self, text: str, depth: int) -> str:
@@ -208,6 +226,8 @@ def _sentence(text: str, said: str) -> _Sentence:
         pattern=re.compile(pattern, re.DOTALL),
         pieces=tuple(piece for piece in texts if piece),
         translation=said,
+        begins=texts[0],
+        ends=texts[-1],
         quoted=frozenset(f"p{one or other}" for one, other in _AS_IT_IS.findall(text)),
     )
 
@@ -218,6 +238,11 @@ def translator(language: Language) -> Translator:
     if language is Language.ENGLISH:
         return _Untranslated()
     return Translator({text: said for text, said in catalogue(language) if said})
+
+
+def _alone(text: str, said: str) -> tuple[str, str]:
+    """A fragment that the code joins to a sentence (`; did you mean '{0}'?`) is met without the mark before it."""
+    return text.lstrip(" ,;:").rstrip(), said.lstrip(" ，；：").rstrip()
 
 
 def catalogue(language: Language) -> Iterator[tuple[str, str]]:

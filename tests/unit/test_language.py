@@ -98,6 +98,11 @@ SMALL = Translator(
         "{0} of {1} {2}": "{1} 个{2}中有 {0} 个",
         "pods": "Pod",
         "{a} was changed by {b}": "{b} 改动了 {a}",
+        "{0} ended with status {1}": "{0} 以状态 {1} 结束",
+        "{0} more hops: the kernel took part": "多 {0} 跳：内核参与其中",
+        "at {0} the TTL is {1}: {2}": "在 {0}，TTL 为 {1}：{2}",
+        "its output: {0}": "其输出：{0}",
+        "; did you mean '{0}'?": "；是否指 '{0}'？",
         "": "",
     }
 )
@@ -112,6 +117,12 @@ SMALL = Translator(
         ("lab x is down", "实验环境 x 已停止"),  # the longer sentence wins
         ("error: lab x is down", "错误：实验环境 x 已停止"),
         ("2 of 3 pods", "3 个Pod中有 2 个"),
+        ("sh ended with status 1; nothing to do", "sh 以状态 1 结束；无需操作"),  # nothing stands in its middle
+        ("sh ended with status 1: its output: x: y; nothing to do", "sh 以状态 1 结束：其输出：x: y；无需操作"),
+        ("at a the TTL is 6: 2 more hops: the kernel took part", "在 a，TTL 为 6：多 2 跳：内核参与其中"),
+        ("no key 'x'; did you mean 'y'?", "no key 'x'; 是否指 'y'？"),
+        ("a, b and c: nothing to do", "a, b and c: 无需操作"),
+        ("; ".join(["nothing to do"] * 12), "；".join(["无需操作"] * 12)),
         ("x was changed by y", "y 改动了 x"),
         ("node1 is down; nothing to do", "node1 已断开；无需操作"),
         ("node1 is down\nnode2 is down", "node1 已断开\nnode2 已断开"),
@@ -126,7 +137,17 @@ def test_sentences_are_found_however_they_are_put_together(text: str, said: str)
     assert SMALL.translated(text) == said
 
 
-@pytest.mark.parametrize("text", ["a" * 30_000, "error: " * 3000, "; ".join("x" * 400), "{" * 500, "\n" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 30_000,
+        "error: " * 3000,
+        "; ".join("x" * 400),
+        ": ".join(["it is down; a, b (c)"] * 900),
+        "{" * 500,
+        "\n" * 5000,
+    ],
+)
 def test_any_text_comes_back_in_bounded_time(text: str) -> None:
     assert translator(Language.CHINESE).translated(text)
 
