@@ -504,3 +504,16 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         if PRIVATE.search(line)
     ]
     assert not named, "\n".join(named)
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    page = (TREE / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./-]+(?:\.(?:py|md|txt|yaml)|/))`", page))
+    assert len(named) > 50
+    assert not [name for name in sorted(named) if not ((SOURCE / name).exists() or (TREE / name).exists())]
+
+
+def test_the_architecture_says_where_each_package_comes_in() -> None:
+    page = (TREE / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"testing"}
+    assert not [name for name in sorted(packages) if f"{name}/" not in page]

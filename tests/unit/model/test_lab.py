@@ -14,18 +14,15 @@ from typing import Any
 import pytest
 
 TREE = Path(__file__).resolve().parents[3]
-MODEL, PROVIDER = "model/lab.py", "providers/netns/plan.py"
+MODEL, PROVIDER = "model/lab.py", "networks/cilium/network.py"
 KEY = '    mtu_probe: Annotated[int, Ge(0), Le(9_000), OMITTED, Doc("Bytes of a probe from every pod.")] = 0\n'
 ACT = """
-            *(
-                (Sysctls(namespace=namespace, settings=(("net/ipv4/route/min_pmtu", str(lab.datapath.mtu_probe)),)),)
-                if lab.datapath.mtu_probe
-                else ()
-            ),
+        if lab.datapath.mtu_probe:
+            yield Sysctls(namespace=namespace, settings=(("net/ipv4/route/min_pmtu", str(lab.datapath.mtu_probe)),))
 """
 NEW = {
     "model/lab.py": ("    faults: Annotated[tuple[Fault, ...],", KEY),
-    "providers/netns/plan.py": ("            LinkUp(namespace=namespace, device=device, index=inside),", ACT),
+    "networks/cilium/network.py": ("        yield LinkUp(namespace=namespace, device=device, index=inside)", ACT),
 }
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
