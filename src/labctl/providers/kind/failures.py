@@ -288,9 +288,10 @@ def failed_command(done: Completed, *, timeout_s: float, remedy: str = "", what:
     """A failed tool as an error that can be acted on: its command can be pasted."""
     output = f"{done.error_text}\n{done.text}"
     lines = meaningful(done.error_text) or meaningful(done.text)
-    happened = f"did not end in {timeout_s:g} s" if done.timed_out else f"failed (exit status {done.returncode})"
+    command = _short(done.argv)
+    failed = f"{command} failed (exit status {done.returncode})"
     return StepFailed(
-        what=what or f"{_short(done.argv)} {happened}",
+        what=what or (f"{command} did not end in {timeout_s:g} s" if done.timed_out else failed),
         cause="; ".join(line[:400] for line in lines) or "it printed nothing",
         remedy=remedy_for(output, remedy or f"{shlex.join(done.argv)}  # by hand"),
     )

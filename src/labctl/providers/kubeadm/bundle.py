@@ -87,10 +87,11 @@ def _refuse_absent(found: Sequence[FoundImage], settings: KubeadmSettings, doors
     places = [
         "in no archive under kubeadm.images.archives",
         f"not in containerd of {asked}" if asked else "on no machine",
+        f"not in {ENGINE} on this host",
     ]
     raise UsageError(
         what=f"cannot pack images that were not found anywhere: {', '.join(absent)}",
-        cause=f"{', '.join(places)}, not in {ENGINE} on this host{silent}",
+        cause=f"{', '.join(places)}{silent}",
         remedy=f"labctl up {settings.lab.scenario} --provider kubeadm once, so that the machines have them; or "
         f"{ENGINE} pull {shlex.quote(absent[0])}; or list an archive of it under kubeadm.images.archives in lab.yaml",
     )
@@ -145,9 +146,11 @@ def _must(commands: Commands, argv: tuple[str, ...]) -> None:
 
 def _refuse_failure(commands: Commands, done: Completed, argv: tuple[str, ...]) -> None:
     if done.timed_out or done.returncode != 0:
-        happened = f"did not end in {_LONG_S:g} s" if done.timed_out else f"failed (exit status {done.returncode})"
+        command = " ".join(word for word in argv if not word.startswith(("-", "/")))
         raise StepFailed(
-            what=f"{' '.join(word for word in argv if not word.startswith(('-', '/')))} {happened}",
+            what=f"{command} did not end in {_LONG_S:g} s"
+            if done.timed_out
+            else f"{command} failed (exit status {done.returncode})",
             cause=done.error_text.strip()[-400:] or "it printed nothing",
             remedy=f"by hand: {shown(commands, argv)}",
         )

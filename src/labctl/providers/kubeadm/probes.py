@@ -35,18 +35,20 @@ def probes() -> Iterator[Probe]:
         yield _package(package, least)
     program = ansible_playbook()
     yield Probe(
-        name="ansible-playbook", present=program is not None, found=program or "not found", needed_for=_BUILDING,
+        name="ansible-playbook", present=program is not None, found=program or "not on this host", needed_for=_BUILDING,
         remedy='pip install "ansible-core>=2.15"',
     )  # fmt: skip
     try:
         place = str(playbooks_directory())
         yield Probe(name="playbooks", present=True, found=place, needed_for=_BUILDING)
     except HostLacks as lacks:
-        yield Probe(name="playbooks", present=False, found="not found", needed_for=_BUILDING, remedy=lacks.remedy)
+        yield Probe(
+            name="playbooks", present=False, found="not on this host", needed_for=_BUILDING, remedy=lacks.remedy
+        )
     yield from tool_probes(TOOLS)
     path = process.find_program("vagrant")  # asking for its version takes a second
     yield Probe(
-        name="vagrant", present=path is not None, found=path or "not found", needed_for="machines: vagrant",
+        name="vagrant", present=path is not None, found=path or "not on this host", needed_for="machines: vagrant",
         remedy="apt-get install vagrant vagrant-libvirt", required=False,
     )  # fmt: skip
 
