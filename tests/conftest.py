@@ -131,7 +131,7 @@ def host_as_found(lab_prefix: str) -> Iterator[str]:
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.geteuid() == 0:  # the first process of the PID namespace for checks lives as long as this process does
-        process.run(("true",), timeout_s=20, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
+        process.run(("true",), timeout_s=120, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
         _wait_until_it_has_become_itself()
     before = host_snapshot.snapshot(lab_prefix)
     yield lab_prefix

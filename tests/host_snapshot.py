@@ -105,7 +105,7 @@ def _output(argv: tuple[str, ...]) -> str:
     if shutil.which(argv[0]) is None:
         return ""
     ended = subprocess.run(
-        argv, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "LC_ALL": "C"}
+        argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "LC_ALL": "C"}
     )
     return ended.stdout
 

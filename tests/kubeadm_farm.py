@@ -110,12 +110,11 @@ class TestMachine:
     port: int
     drop: threading.Event = field(default_factory=threading.Event)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    serving: threading.Thread | None = None
 
     def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
         """Runs a program on the machine, not over SSH."""
         done = subprocess.run(
-            (*self.enter(), *argv), input=stdin.encode(), capture_output=True, check=False, timeout=60
+            (*self.enter(), *argv), input=stdin.encode(), capture_output=True, check=False, timeout=300
         )
         assert not check or done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
@@ -154,7 +153,16 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _make(name: str, directory: Path, key: Path, address: str) -> TestMachine:
+def _started(parent: int) -> int:
+    """The first process of the machine, once its file system is in place; 0 before."""
+    with contextlib.suppress(OSError):
+        for pid in _children(parent):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
+                return pid
+    return 0
+
+
+def _make(name: str, directory: Path, key: Path, address: str, undo: contextlib.ExitStack) -> TestMachine:
     base = directory / name
     base.mkdir()
     process = subprocess.Popen(
@@ -162,20 +170,16 @@ def _make(name: str, directory: Path, key: Path, address: str) -> TestMachine:
          "sh", "-c", _SETUP, "setup", str(base), name),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    undo.callback(_stop, process)
     deadline = time.monotonic() + 120
-    pid = 0
-    while time.monotonic() < deadline:
-        pid = next(iter(_children(process.pid)), 0)
-        if pid and Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
-            break
+    while not (pid := _started(process.pid)):
         if process.poll() is not None:
             assert process.stdout is not None
             raise AssertionError(f"machine {name} did not start: {process.stdout.read().decode()}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"machine {name} did not start in 2 minutes")
         time.sleep(0.02)
-    else:
-        process.kill()
-        raise AssertionError(f"machine {name} did not start in 20 s")
-    server = socket.create_server(("127.0.0.1", 0))
+    server = undo.enter_context(socket.create_server(("127.0.0.1", 0)))
     machine = TestMachine(
         name=name, base=base, process=process, pid=pid, host_key="", server=server, port=server.getsockname()[1]
     )
@@ -190,8 +194,9 @@ def _make(name: str, directory: Path, key: Path, address: str) -> TestMachine:
     # A user whose sudo asks for a password, as on most machines.
     machine.run("sh", "-c", f"useradd --create-home {USER} && echo {USER}:{PASSWORD} | chpasswd")
     machine.write(f"/etc/sudoers.d/{USER}", f"{USER} ALL=(ALL) ALL\nDefaults:{USER} !lecture\n", 0o440)
-    machine.serving = threading.Thread(target=_serve, args=(machine,), daemon=True)
-    machine.serving.start()
+    serving = threading.Thread(target=_serve, args=(machine,), daemon=True)
+    undo.callback(_hang_up, machine, serving)
+    serving.start()
     return machine
 
 
@@ -215,19 +220,25 @@ def _serve(machine: TestMachine) -> None:
             )
 
 
-def _end(machine: TestMachine) -> None:
+def _hang_up(machine: TestMachine, serving: threading.Thread) -> None:
+    """Ends the server and what it started. A thread that is left in accept() would take connections to the next socket
+    that gets this number, and hand them to a machine that is gone."""
     with contextlib.suppress(OSError):
-        machine.server.shutdown(socket.SHUT_RDWR)  # which wakes the thread; closing alone would leave it in accept
-    if machine.serving is not None:
-        machine.serving.join(timeout=60)
-    machine.server.close()
+        machine.server.shutdown(socket.SHUT_RDWR)  # which wakes the thread; closing alone does not
+    serving.join(timeout=60)
+    assert not serving.is_alive(), f"the server thread of {machine.name} does not end"
     with contextlib.suppress(ProcessLookupError):
-        os.kill(machine.pid, signal.SIGKILL)
-    machine.process.wait(timeout=10)
-    if machine.process.stdout is not None:
-        machine.process.stdout.close()
+        os.kill(machine.pid, signal.SIGKILL)  # and with it the kernel ends all that runs on the machine
     for child in machine.children:
-        child.wait(timeout=10)
+        child.wait(timeout=60)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for pid in _children(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.communicate(timeout=60)
 
 
 def let_user_in(machine: TestMachine, key: Path) -> None:
@@ -268,20 +279,15 @@ def farm(directory: Path, count: int) -> Iterator[Farm]:
     """`count` machines, gone at the end whatever happens."""
     key = directory / "key"
     subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)), check=True)
-    made: list[TestMachine] = []
-    try:
-        for number in range(1, count + 1):
-            made.append(_make(f"machine{number}", directory, key, f"10.0.0.{number}"))
+    with contextlib.ExitStack() as undo:
+        made = [_make(f"machine{n}", directory, key, f"10.0.0.{n}", undo) for n in range(1, count + 1)]
         grown = Farm(directory=directory, machines=made, key=key, known_hosts=directory / "known_hosts")
         grown.write_known_hosts()
         # What tests write down of passwords and host keys stands for what is in ~/.config/labctl.
         folders = own_files.config_folders
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(own_files, "config_folders", lambda: (*folders(), directory.parent))
-            yield grown
-    finally:
-        for machine in made:
-            _end(machine)
+        patched = undo.enter_context(pytest.MonkeyPatch.context())
+        patched.setattr(own_files, "config_folders", lambda: (*folders(), directory.parent))
+        yield grown
 
 
 def why_not() -> str:

@@ -49,14 +49,16 @@ def parse_versions(text: str) -> dict[str, str]:
 
 
 def parse_tests(log: str) -> dict[str, Any]:
-    """pytest's own counts, and the names of the tests that failed; {} when pytest did not get to its last line."""
+    """pytest's own counts, those of all its runs in the log together (`make test` has two), and the names of the tests
+    that failed; {} when pytest did not get to its last line."""
     lines = [found for line in log.splitlines() if (found := _SUMMARY.match(line.strip()))]
     if not lines:
         return {}
-    counts = {
-        word.rstrip("s") if word.startswith("error") else word: int(n)
-        for n, word in _COUNT.findall(lines[-1]["counts"])
-    }
+    counts: dict[str, int] = {}
+    for line in lines:
+        for number, word in _COUNT.findall(line["counts"]):
+            word = word.rstrip("s") if word.startswith("error") else word
+            counts[word] = counts.get(word, 0) + int(number)
     return {"counts": counts, "red": sorted(set(_RED.findall(log)))}
 
 

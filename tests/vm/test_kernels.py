@@ -35,7 +35,8 @@ PARTS = (
     "tests/integration/trace/test_trace_faults.py",
 )
 """The tests of loader, cells and trace."""
-LIMIT_S = 540.0 if IS_SAMPLE else 2400.0
+LIMIT_S = 1800.0 if IS_SAMPLE else 7200.0
+"""Only a guest that hangs takes so long, also where it is emulated on a host that is busy with other things."""
 
 each_kernel = pytest.mark.parametrize("wanted", KERNELS)
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS)

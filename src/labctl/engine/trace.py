@@ -116,7 +116,7 @@ def trace(
     can_talk = _warm_up(open_lab, marked_packets(lab, pair, ProbeProtocol.ICMP, 1), pair)
     for settle_s in _SETTLE_S:
         marked = marked_packets(lab, pair, protocol, count)
-        watched = _watch(open_lab, pair, taps, marked, raw, lambda s=settle_s: sleep(s))  # type: ignore[misc]
+        watched = _watch(open_lab, pair, taps, marked, raw, settle_s, sleep)
         seen = tuple(_sightings(watched.captures, marked))
         left = packets_left_behind(watched.captures)
         # Where no echo comes back either, it is the network's doing that the pod sends nothing: that is a finding.
@@ -228,7 +228,13 @@ class _WatchedProbe:
 
 
 def _watch(
-    open_lab: OpenLab, pair: Pair, taps: Sequence[Tap], marked: ProbePackets, raw: RawFiles, settle: Callable[[], None]
+    open_lab: OpenLab,
+    pair: Pair,
+    taps: Sequence[Tap],
+    marked: ProbePackets,
+    raw: RawFiles,
+    settle_s: float,
+    sleep: Callable[[float], None],
 ) -> _WatchedProbe:
     directions = (TapDirection.IN, TapDirection.OUT)
     with (
@@ -236,7 +242,7 @@ def _watch(
         capturing(taps, marked.expression(), directions=directions, nanoseconds=True) as live,
     ):
         watched = _WatchedProbe(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
-        settle()
+        sleep(settle_s + marked.late_s(watched.sent))
         watched.captures = live.stop()
         watched.movements = watch.movements()
         watched.evidence = watch.evidence()

@@ -16,7 +16,7 @@ from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
 from labctl.model.trace import ProbeProtocol
 from labctl.path.frame import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Frame, Icmp, Ipv4, Tcp, Udp
-from labctl.path.sent import NO_WAY, has_no_way, require_sent
+from labctl.path.sent import NO_WAY, has_no_way, has_outstanding, require_sent
 from labctl.path.sighting import Match, Matcher, Way, match_echo
 
 MOST_PACKETS = 100
@@ -29,14 +29,24 @@ PAYLOAD_BYTE = 56
 _UNREACHABLE, _PORT = 3, 3
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _INNER = 8 + 8 + 14  # the UDP and VXLAN headers and the inner Ethernet header, counted from the outer UDP header
-_CONNECT = 'for ((n = 0; n < $3; n++)); do timeout "$4" bash -c "exec 3<>/dev/tcp/$1/$(($2 + n))"; done; true'
-_SEND = 'for ((n = 0; n < $3; n++)); do printf %s "$5" 2>/dev/null >"/dev/udp/$1/$(($2 + n))"; done; true'
+_CONNECT = (
+    'for ((n = 0; n < $3; n++)); do exec 3< <(echo; : 4<>"/dev/tcp/$1/$(($2 + n))"); read -r -u 3; '
+    'read -r -t "$4" -u 3; (($? > 128)) && { kill "$!"; wait "$!"; } 2>/dev/null; exec 3<&-; done; true'
+)
+"""The time to wait runs from when a subshell says that it connects next: a busy machine may need longer than that to
+start a program, and a packet that was never sent would be called lost. `read` whose time is up gives more than 128."""
+_SEND = (
+    'for ((n = 0; n < $3; n++)); do { { printf %s "$5" >&3; read -r -t "$4" -n 1 -u 3; } 2>/dev/null; } '
+    '3<>"/dev/udp/$1/$(($2 + n))"; done; true'
+)
+"""Waits for each datagram's answer: reading ends with the ICMP error, which the kernel hands to a connected socket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbePackets:
     """`count` packets of one protocol from client to server. `token` marks ICMP, `port` is the first server port of TCP
-    and UDP; packets are numbered from 1."""
+    and UDP; packets are numbered from 1. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and
+    the repetition would be taken for the packet."""
 
     protocol: ProbeProtocol
     client: IPv4Address
@@ -45,7 +55,7 @@ class ProbePackets:
     token: bytes
     port: int
     interval_s: float = 0.01
-    wait_s: float = 0.5
+    wait_s: float = 0.9
 
     @property
     def last_port(self) -> int:
@@ -66,12 +76,16 @@ class ProbePackets:
         script = _CONNECT if self.protocol is ProbeProtocol.TCP else _SEND
         return ("bash", "-c", script, "labctl-trace", str(self.server), str(self.port), count, wait, self.token.hex())
 
+    def late_s(self, sent: Completed) -> float:
+        """How long after the sender's end an answer may still come."""
+        return self.wait_s if self.protocol is ProbeProtocol.ICMP and has_outstanding(sent) else 0.0
+
     def require_sent(self, sent: Completed) -> str:
         """The kernel's words when it had no way for the packets, else nothing. Raises MeasureFailed when the sender
         failed: that nothing was seen is then no finding.
 
         ping counts what it sent. The shell's loop goes on whatever becomes of a packet, and says on standard error
-        what the kernel reported of each; anything else there is a complaint of the shell or of `timeout`.
+        what the kernel reported of each; anything else there is a complaint of the shell.
         """
         if self.protocol is ProbeProtocol.ICMP:
             require_sent(sent, self.count)
@@ -80,7 +94,7 @@ class ProbePackets:
         lines = [line.strip() for line in sent.error_text.splitlines() if line.strip()]
         if (failed := next((line for line in lines if not _is_answer(line)), None)) is not None:
             sender = f"the sender of {self.protocol} packets (bash) failed"
-            raise MeasureFailed(sender, f"it said: {failed[:300]}", "bash and timeout have to be in the client's pod")
+            raise MeasureFailed(sender, f"it said: {failed[:300]}", "bash has to be in the client's pod")
         return next((words for words in NO_WAY for line in lines if words in line), "")
 
     def matcher(self) -> Matcher:

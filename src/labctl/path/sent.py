@@ -192,6 +192,13 @@ def require_sent(completed: Completed, count: int) -> PingReport | None:
     return report
 
 
+def has_outstanding(completed: Completed) -> bool:
+    """Whether a ping got some answers and not all. It waits for as long as -W says only where it got none; afterwards
+    for twice the longest round trip, and that of the first packet may have been nothing. Raises nothing."""
+    summary = _SUMMARY.search(completed.text)
+    return summary is not None and 0 < int(summary["received"]) < int(summary["transmitted"])
+
+
 def clock_step(completed: Completed) -> str:
     """The sign that the clock was set while ping ran, in ping's words or ours; empty without one.
 

@@ -128,6 +128,11 @@ def without_own_processes() -> OSError | None:
     return _spawner().views.unnumbered
 
 
+def _can_be_entered(directory: str) -> bool:
+    """A user's own directory may be closed to root: that of a network file system, or outside a user namespace."""
+    return os.access(f"{directory}/.", os.X_OK)
+
+
 def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
     usable = os.sched_getaffinity(0)
     if order.powers is not None:
@@ -147,7 +152,7 @@ def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
             stdin=order.stdin,
             stdout=order.stdout,
             stderr=order.stderr,
-            cwd=order.directory if order.directory is not None and Path(order.directory).is_dir() else None,
+            cwd=order.directory if order.directory is not None and _can_be_entered(order.directory) else None,
             env={**_environment(), **order.environment},
             start_new_session=True,
         )

@@ -31,14 +31,14 @@ def service() -> Service:
 
 
 def test_each_refused_connection_is_one_line_that_says_so(service: Service) -> None:
-    done = run(argv_connections(service, 5), timeout_s=30)
+    done = run(argv_connections(service, 5), timeout_s=120)
     assert parse_connections(done.text, 5).refused == 5
 
 
 def test_an_exchange_tells_the_peer_and_whom_the_server_saw(service: Service) -> None:
     with Process(("iperf3", "-s", "-p", str(service.port), "--forceflush")) as server:
-        server.wait_for_output("Server listening", timeout_s=10)
-        client = run(argv_exchange(service), timeout_s=30)
+        server.wait_for_output("Server listening", timeout_s=120)
+        client = run(argv_exchange(service), timeout_s=120)
         assert server.is_alive()
         ended = server.stop()
     found = parse_exchange(client.text, ended.text)
@@ -50,6 +50,6 @@ def test_tcpdump_takes_the_filter(service: Service) -> None:
     if shutil.which("tcpdump") is None:
         pytest.skip("needs tcpdump")
     done = subprocess.run(
-        ("tcpdump", "-d", syn_filter("127.0.0.1", service)), capture_output=True, text=True, check=False, timeout=30
+        ("tcpdump", "-d", syn_filter("127.0.0.1", service)), capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr

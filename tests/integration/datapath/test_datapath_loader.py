@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 from datapath_frames import echo_request, make_frame, parse_frame
@@ -220,18 +221,25 @@ def test_the_fault_wrong_vtep_stops_cross_node_traffic_only() -> None:
 
 @each_mode
 def test_the_extra_delay_is_in_one_program_only(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
+    """Each program is measured in turns with and without the delay, so that the machine's speed does not count; medians
+    of single runs leave out those in which the processor was taken away."""
     delay_ns = 10_000
-    lab = make_lab(host_routing, encapsulation, extra_delay_ns=delay_ns)
-    a, b = lab.pod("a"), lab.pod("b")
+    labs = [make_lab(host_routing, encapsulation, extra_delay_ns=delay) for delay in (0, delay_ns)]
+    a, b = labs[0].pod("a"), labs[0].pod("b")
     frame = make_frame(
         source_mac=a.mac, destination_mac=a.lxc_mac, source=a.address, destination=b.address, payload=echo_request()
     )
+    added_ns, took_ns = {}, {}
     with load(host_routing, encapsulation) as loaded:
-        bpf.update(loaded.maps["config"], map_contents(lab, "node1")["config"])
-        # The shortest of several means: what neighbours on the machine add is not the program's.
-        took_ns = {
-            name: min(bpf.run_program(program, frame, repeat=200).duration_ns for _ in range(10))
-            for name, program in loaded.programs.items()
-        }
-    assert delay_ns <= took_ns.pop("cil_from_container") < 1.5 * delay_ns
-    assert max(took_ns.values()) < delay_ns / 2
+        configs = [map_contents(lab, "node1")["config"] for lab in labs]
+        for name, program in loaded.programs.items():
+            runs_ns: tuple[list[int], list[int]] = ([], [])
+            for _ in range(201):
+                for config, durations_ns in zip(configs, runs_ns, strict=True):
+                    bpf.update(loaded.maps["config"], config)
+                    durations_ns.append(bpf.run_program(program, frame).duration_ns)
+            took_ns[name] = median(runs_ns[1])
+            added_ns[name] = took_ns[name] - median(runs_ns[0])
+    assert took_ns["cil_from_container"] >= delay_ns
+    assert added_ns.pop("cil_from_container") < 1.5 * delay_ns
+    assert max(added_ns.values()) < delay_ns / 2

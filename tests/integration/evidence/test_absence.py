@@ -54,7 +54,7 @@ def running(name: str, host_routing: HostRouting, encapsulation: Encapsulation) 
 
 
 def inside(lab: Lab, part: str, *argv: str) -> None:
-    subprocess.run(netns.command(namespace_of(lab.name, part), argv), check=True, timeout=20)
+    subprocess.run(netns.command(namespace_of(lab.name, part), argv), check=True, timeout=120)
 
 
 def mode_of(open_lab: OpenLab) -> ModeInForce:

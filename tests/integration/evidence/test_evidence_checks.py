@@ -85,7 +85,7 @@ def netfilter_rules(lab: Lab) -> set[str]:
             capture_output=True,
             text=True,
             check=True,
-            timeout=20,
+            timeout=120,
         ).stdout.splitlines()
         if line.startswith("-A")
     }
@@ -137,7 +137,7 @@ def test_a_wrong_vtep_is_found(host_as_found: str) -> None:
 
 
 def in_pod(lab: Lab, *argv: str) -> None:
-    subprocess.run(netns.command(namespace_of(lab.name, "client"), argv), check=True, timeout=20)
+    subprocess.run(netns.command(namespace_of(lab.name, "client"), argv), check=True, timeout=120)
 
 
 def test_a_changed_mask_and_a_changed_mtu_are_found(host_as_found: str) -> None:
@@ -176,7 +176,7 @@ def test_the_state_names_programs_entries_and_what_the_programs_did(host_as_foun
         (program,) = programs(state, lxc)
         assert (program.name, program.hook, program.attach) == ("cil_from_container", "ingress", "tc clsact")
         assert any(act.startswith("5 × ") and "tunnel" in act for act in program.did), program.did
-        by_hand = subprocess.run(program.command.split(), capture_output=True, text=True, check=True, timeout=20)
+        by_hand = subprocess.run(program.command.split(), capture_output=True, text=True, check=True, timeout=120)
         assert f"id {program.program_id} " in by_hand.stdout
         assert program.tag in by_hand.stdout
         tables = {table.name: table for table in state.nodes[0].maps}
@@ -184,7 +184,7 @@ def test_the_state_names_programs_entries_and_what_the_programs_did(host_as_foun
         assert ("10.244.1.0/24", "172.30.0.3 (node2)") in tables["tunnel"].rows
         assert len(tables["endpoints"].rows) == 2
         for table in tables.values():
-            subprocess.run(table.command.split(), capture_output=True, check=True, timeout=20)
+            subprocess.run(table.command.split(), capture_output=True, check=True, timeout=120)
 
 
 def test_native_labs_have_no_tunnel_map_and_no_overlay_program(host_as_found: str) -> None:
@@ -197,7 +197,7 @@ def test_native_labs_have_no_tunnel_map_and_no_overlay_program(host_as_found: st
 def test_a_node_whose_programs_are_gone_shows_none(host_as_found: str) -> None:
     with running(host_as_found, BPF, NATIVE) as open_lab:
         node = namespace_of(open_lab.lab.name, "node1")
-        subprocess.run(("tc", "-n", node, "qdisc", "del", "dev", "eth0", "clsact"), check=True, timeout=20)
+        subprocess.run(("tc", "-n", node, "qdisc", "del", "dev", "eth0", "clsact"), check=True, timeout=120)
         state = open_lab.datapath_state()
     devices = {program.device for program in state.nodes[0].programs}
     assert "eth0" not in devices

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
+from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
@@ -58,36 +58,36 @@ def target(commands: MachineCommands) -> DoorTarget:
 
 
 def test_a_program_runs_on_the_machine_with_its_bytes_and_status(commands: MachineCommands) -> None:
-    done = commands.run(("sh", "-c", r"printf '\000\377'; hostname >&2; exit 7"), timeout_s=20)
+    done = commands.run(("sh", "-c", r"printf '\000\377'; hostname >&2; exit 7"), timeout_s=60)
     assert (done.stdout, done.text and done.error_text.strip(), done.returncode) == (b"\x00\xff", "machine1", 7)
 
 
 def test_words_with_shell_characters_arrive_as_they_are(commands: MachineCommands) -> None:
     words = ("a b", "$HOME", "`id`", "x;reboot", "quote'", "line\nbreak")
-    assert commands.run(("printf", r"%s\n", *words), timeout_s=20).text == "".join(f"{word}\n" for word in words)
+    assert commands.run(("printf", r"%s\n", *words), timeout_s=60).text == "".join(f"{word}\n" for word in words)
 
 
 def test_standard_input_is_fed_and_large_output_is_whole(commands: MachineCommands) -> None:
     data = bytes(range(256)) * 8192
-    assert commands.run(("cat",), timeout_s=30, stdin=data).stdout == data
+    assert commands.run(("cat",), timeout_s=60, stdin=data).stdout == data
 
 
 def test_one_connection_serves_many_programs(commands: MachineCommands) -> None:
-    ports = {commands.run(("sh", "-c", "echo $SSH_CONNECTION"), timeout_s=20).text for _ in range(4)}
+    ports = {commands.run(("sh", "-c", "echo $SSH_CONNECTION"), timeout_s=60).text for _ in range(4)}
     assert len(ports) == 1
 
 
 def test_a_program_that_does_not_end_is_cut_off_at_its_deadline(commands: MachineCommands) -> None:
-    done = commands.run(("sleep", "30"), timeout_s=0.5)
+    done = commands.run(("sleep", "300"), timeout_s=0.5)
     assert done.timed_out
-    assert done.duration_s < 5
+    assert done.duration_s < 120
 
 
 def test_a_target_starts_a_program_waits_for_its_word_and_stops_it_by_signal(commands: MachineCommands) -> None:
     script = "trap 'echo stopped; exit 3' INT; echo ready; while :; do sleep 0.05; done"
     with target(commands).start(("sh", "-c", script)) as running:
-        running.wait_for_output("ready", timeout_s=20)
-        done = running.stop(sig=signal.SIGINT, timeout_s=20)
+        running.wait_for_output("ready", timeout_s=60)
+        done = running.stop(sig=signal.SIGINT, timeout_s=60)
     assert done.text == "ready\nstopped\n"
     assert done.returncode == 3
 
@@ -97,7 +97,7 @@ def test_output_can_go_to_a_descriptor_as_it_comes(commands: MachineCommands, tm
     with path.open("wb") as file:
         script = "echo first; echo aside >&2; sleep 0.5; echo last"
         with target(commands).start(("sh", "-c", script), output=file.fileno()) as running:
-            done = running.wait(timeout_s=20)
+            done = running.wait(timeout_s=60)
     assert path.read_text() == "first\nlast\n"
     assert (done.stdout, done.error_text, done.returncode) == (b"", "aside\n", 0)
 
@@ -105,7 +105,7 @@ def test_output_can_go_to_a_descriptor_as_it_comes(commands: MachineCommands, tm
 def test_leaving_the_context_ends_the_program_on_the_machine(machines: Farm, commands: MachineCommands) -> None:
     with target(commands).start(("sleep", "4242")) as running:
         assert running.is_alive()
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + 60
         while "\nsleep 4242" not in machines.machines[0].run("ps", "-eo", "args"):
             assert time.monotonic() < until_s
             time.sleep(0.05)
@@ -121,7 +121,7 @@ def test_a_target_tells_the_cpu_time_of_what_it_ran(commands: MachineCommands) -
 
 def test_a_program_that_is_not_there_is_an_error_that_names_it(commands: MachineCommands) -> None:
     with pytest.raises(MeasureFailed, match="sockperf-of-old is not in node1"):
-        target(commands).run(("sockperf-of-old",), timeout_s=20)
+        target(commands).run(("sockperf-of-old",), timeout_s=60)
 
 
 def test_a_file_of_root_is_copied_here(machines: Farm, commands: MachineCommands, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_unknown_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path
     (tmp_path / "empty").write_text("")
     refused = MachineCommands(machine(machines, knownHosts=str(tmp_path / "empty")))
     with pytest.raises(StepFailed) as failed:
-        refused.run(("true",), timeout_s=20)
+        refused.run(("true",), timeout_s=60)
     assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
     assert "is not known yet" in failed.value.cause
     # What is answered with yes goes into the file that labctl goes by.
@@ -147,7 +147,7 @@ def test_a_changed_host_key_is_refused_with_the_remedy(machines: Farm, tmp_path:
     (tmp_path / "changed").write_text(f"[127.0.0.1]:{port} {' '.join(other)}\n")
     refused = MachineCommands(machine(machines, knownHosts=str(tmp_path / "changed")))
     with pytest.raises(StepFailed) as failed:
-        refused.run(("true",), timeout_s=20)
+        refused.run(("true",), timeout_s=60)
     assert "shows another host key" in failed.value.cause
     assert f"ssh-keygen -R '[127.0.0.1]:{port}'" in failed.value.remedy
 
@@ -156,7 +156,7 @@ def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Pat
     entry = f"[127.0.0.1]:{machines.machines[0].port} {' '.join(machines.machines[0].host_key.split()[:2])}\n"
     (tmp_path / "known").write_text(f"@revoked * ssh-ed25519 AAAA\nbroken\n{entry.replace('127.0.0.1', '127.0.0.?')}")
     commands = MachineCommands(machine(machines, knownHosts=str(tmp_path / "known")))
-    assert commands.run(("echo", "in"), timeout_s=20).text == "in\n"
+    assert commands.run(("echo", "in"), timeout_s=60).text == "in\n"
     commands.close()
     for text, cause in (
         (f"{entry}@revoked {entry}", "is marked @revoked in known_hosts"),
@@ -164,7 +164,7 @@ def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Pat
     ):
         (tmp_path / "known").write_text(text)
         with pytest.raises(StepFailed) as failed:
-            MachineCommands(machine(machines, knownHosts=str(tmp_path / "known"))).run(("true",), timeout_s=20)
+            MachineCommands(machine(machines, knownHosts=str(tmp_path / "known"))).run(("true",), timeout_s=60)
         assert cause in failed.value.cause
 
 
@@ -172,7 +172,7 @@ def test_a_key_that_the_machine_does_not_know_is_told_as_such(machines: Farm, tm
     subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "wrong")), check=True)
     refused = MachineCommands(machine(machines, key=str(tmp_path / "wrong")))
     with pytest.raises(StepFailed) as failed:
-        refused.run(("true",), timeout_s=20)
+        refused.run(("true",), timeout_s=60)
     assert "does not let root in" in failed.value.cause
 
 
@@ -187,7 +187,7 @@ def as_user(grown: Farm, password: str, directory: Path, mode: int = 0o600) -> M
 def test_sudo_gets_its_password_through_standard_input(machines: Farm, tmp_path: Path) -> None:
     commands = MachineCommands(as_user(machines, PASSWORD, tmp_path))
     try:
-        done = commands.run(("sh", "-c", "id -u; cat"), timeout_s=30, stdin=b"after the password")
+        done = commands.run(("sh", "-c", "id -u; cat"), timeout_s=60, stdin=b"after the password")
         assert done.text == "0\nafter the password"
         assert PASSWORD not in " ".join((*commands.become(True), *done.argv))
     finally:
@@ -208,7 +208,7 @@ def test_a_wrong_sudo_password_is_told_as_such(machines: Farm, tmp_path: Path) -
 def test_a_password_file_that_others_may_read_is_refused(machines: Farm, tmp_path: Path) -> None:
     commands = MachineCommands(as_user(machines, PASSWORD, tmp_path, mode=0o644))
     with pytest.raises(StepFailed, match="others may read the sudo password") as failed:
-        commands.run(("true",), timeout_s=20)
+        commands.run(("true",), timeout_s=60)
     assert failed.value.remedy.startswith("chmod 600 ")
 
 
@@ -229,21 +229,22 @@ def test_a_lab_yaml_that_brings_its_own_host_keys_gets_no_connection_and_no_file
     ):
         led = machine(machines, **changes)
         with pytest.raises(UsageError, match="cannot be its"):
-            MachineCommands(led).run(("true",), timeout_s=20)
+            MachineCommands(led).run(("true",), timeout_s=60)
         with pytest.raises(UsageError, match="cannot be its"):
             AnsibleRunner(clone / "run", [led])
     # Without the file that came along the machine is a stranger.
     stranger = MachineCommands(machine(machines, knownHosts="/etc/ssh/ssh_known_hosts"))
     with pytest.raises(StepFailed) as failed:
-        stranger.run(("true",), timeout_s=20)
+        stranger.run(("true",), timeout_s=60)
     assert "is not known yet" in failed.value.cause
     assert len(machines.machines[0].children) == before + 1
 
 
 def test_the_clock_of_a_machine_on_this_host_is_this_hosts_clock(commands: MachineCommands) -> None:
+    begun_s = time.monotonic()
     offset = measure("node1", commands)
     assert abs(offset.offset_s) <= offset.error_s + 0.001
-    assert 0 < offset.error_s < 5
+    assert 0 < offset.error_s < time.monotonic() - begun_s
 
 
 def test_the_survey_tells_what_a_machine_has(machines: Farm, tmp_path: Path) -> None:
@@ -292,13 +293,13 @@ def test_doctor_asks_every_machine_and_says_of_each_what_is_wrong(machines: Farm
 
 
 def test_a_machine_that_is_too_slow_for_doctor_does_not_hold_it_up(machines: Farm) -> None:
-    machines.machines[0].write("/usr/local/bin/nproc", "#!/bin/sh\nsleep 20\n", 0o755)
+    machines.machines[0].write("/usr/local/bin/nproc", "#!/bin/sh\nsleep 300\n", 0o755)
     begun_s = time.monotonic()
     try:
         probes = list(machine_probes(Kubeadm(), site_machines(machines.hosts()[:1]), deadline_s=2.0))
     finally:
         machines.machines[0].run("rm", "/usr/local/bin/nproc")
-    assert time.monotonic() - begun_s < 6
+    assert time.monotonic() - begun_s < 120
     assert [(probe.present, probe.name) for probe in probes] == [(False, f"127.0.0.1:{machines.machines[0].port}")]
 
 
@@ -353,7 +354,7 @@ def test_a_password_that_sudo_does_not_ask_for_does_not_reach_the_program(csh_us
     commands = MachineCommands(as_user(csh_user, PASSWORD, tmp_path))
     try:
         script = "cat\necho 'it''s' !$0 >&2"  # what csh would take apart
-        done = commands.run(("sh", "-c", script, "x"), timeout_s=30, stdin=b"all of it")
+        done = commands.run(("sh", "-c", script, "x"), timeout_s=60, stdin=b"all of it")
         assert (done.text, done.error_text.splitlines()[-1]) == ("all of it", "its !x")
         assert look_at(commands).is_root
     finally:
@@ -373,7 +374,7 @@ from labctl.providers.kubeadm.ssh_config import settled
 work, password = Path(sys.argv[1]), sys.argv[2]
 machines = settled(machines_of(make_lab(hosts=[{"address": "behind", "sudoPasswordFile": password}], nodes=1)))
 commands = MachineCommands(machines[0])
-by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=30).text.split()
+by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=60).text.split()
 commands.close()
 program = Path(sys.executable).with_name("ansible")
 (work / "hosts.yml").write_text(to_ansible(inventory(machines)))
@@ -385,6 +386,12 @@ with AnsibleRunner(work / "run", machines) as runner:
     )
 print(json.dumps([machines[0].user, by_fabric, said.stdout.partition(">>")[2].split()[:2], said.stderr]))
 """
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        return connection.recv(4) == b"SSH-"
+    return False
 
 
 def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_says(
@@ -405,7 +412,8 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "hosts").write_text("127.0.0.1 localhost machine.behind.invalid\n")
-    hops = f"mount --bind '{tmp_path}/hosts' /etc/hosts && exec \"$@\""
+    # A host whose own sshd has not been started since it was booted has no /run/sshd.
+    hops = f"mount --bind '{tmp_path}/hosts' /etc/hosts && mount -t tmpfs none /run && mkdir /run/sshd"
     options = (
         f"Port={port}", "ListenAddress=127.0.0.1", f"HostKey={tmp_path}/jump", "PidFile=none", "UsePAM=no",
         f"AuthorizedKeysFile={csh_user.key}.pub", "StrictModes=no", "PermitRootLogin=yes",
@@ -424,15 +432,17 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
     (tmp_path / "passwd").write_text(passwd)
     own_home = f"mount --bind '{tmp_path}/passwd' /etc/passwd && exec \"$@\""
     alone = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+    said = (tmp_path / "said").open("wb")
     jump = subprocess.Popen(
-        (*alone, hops, "sh", "/usr/sbin/sshd", "-D", "-f", "/dev/null", *(word for o in options for word in ("-o", o))),
-        stderr=subprocess.DEVNULL,
+        (*alone, f'{hops} && exec "$@"', "sh", "/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null",
+         *(word for o in options for word in ("-o", o))),
+        stderr=said,
     )  # fmt: skip
     try:
-        until_s = time.monotonic() + 20
-        while time.monotonic() < until_s:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
+        until_s = time.monotonic() + 60
+        while not answers(port):
+            assert jump.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < until_s, (tmp_path / "said").read_text()
             time.sleep(0.02)
         client = subprocess.run(
             (*alone, own_home, "sh", sys.executable, "-c", _CLIENT, str(tmp_path), str(own / "sudo's password")),
@@ -441,7 +451,8 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
         )  # fmt: skip
     finally:
         jump.terminate()
-        jump.wait(timeout=10)
+        jump.wait(timeout=60)
+        said.close()
     assert client.returncode == 0, client.stderr
     user, by_fabric, by_ansible, _ = json.loads(client.stdout)
     assert user == USER
@@ -457,7 +468,7 @@ def test_a_jump_host_that_does_not_answer_is_told_as_the_way_there(
     )  # fmt: skip
     monkeypatch.setattr("labctl.providers.kubeadm.ssh.reached", lambda _: goal)
     with pytest.raises(LabError) as failed:
-        MachineCommands(machine(machines)).run(("true",), timeout_s=20)
+        MachineCommands(machine(machines)).run(("true",), timeout_s=60)
     assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
     assert re.search(r"the way there, ssh .*-W .*, fails: .*Connection refused", failed.value.cause)
     assert failed.value.remedy.splitlines()[0] == "ssh -p 1 127.0.0.1 true"

@@ -21,7 +21,7 @@ PROVIDER = NetnsProvider()
 def sending(opened: OpenLab, pair: Pair) -> Callable[[], None]:
     def send() -> None:
         address = str(opened.lab.pod(pair.server).address)
-        done = opened.target(pair.client).run(("ping", "-c", "3", "-i", "0.01", "-W", "1", address), timeout_s=10)
+        done = opened.target(pair.client).run(("ping", "-c", "3", "-i", "0.01", "-W", "1", address), timeout_s=120)
         assert done.returncode == 0, done.text
 
     return send
@@ -125,4 +125,4 @@ def test_the_command_of_a_target_can_be_pasted(host_as_found: str) -> None:
     with running(lab), PROVIDER.open(lab) as opened:
         command = opened.target("client").command(("ip", "-br", "address"))
         assert command[:2] == ("nsenter", f"--net=/run/netns/labctl.{lab.name}.client")
-        assert f"{lab.pod('client').address}/32" in opened.target("client").run(("ip", "address"), timeout_s=5).text
+        assert f"{lab.pod('client').address}/32" in opened.target("client").run(("ip", "address"), timeout_s=60).text

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from netns_building import needs_root, running
+from netns_building import copied_for, needs_root, running
 
 from labctl.model.lab import Lab
 from labctl.names import UNDERLAY, namespace_of
@@ -29,7 +27,7 @@ DEVICES = ("ls", "/sys/class/net")
 def links(lab: str, part: str) -> dict[str, int]:
     """Every device of the part with its MTU, as netlink tells."""
     argv = ("ip", "-n", namespace_of(lab, part), "-j", "link")
-    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20).stdout)
+    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
     return {link["ifname"]: link["mtu"] for link in found}
 
 
@@ -49,14 +47,14 @@ def by_command(lab: Lab, target: str, *argv: str, before: str = "true") -> subpr
 
 def test_every_part_of_a_lab_sees_its_own_devices_and_the_host_its_own(host_as_found: str) -> None:
     lab = sample_lab(host_as_found)
-    host = process.run(DEVICES, timeout_s=5).text
+    host = process.run(DEVICES, timeout_s=60).text
     with running(lab), NetnsProvider().open(lab) as opened:
         for part in ("client", "server", "node1", "node2", UNDERLAY, "client"):
-            seen = opened.target(part).run(READ_MTUS, timeout_s=5)
+            seen = opened.target(part).run(READ_MTUS, timeout_s=60)
             assert mtus(seen.text) == links(lab.name, part), part
             with opened.target(part).start(("cat", "/sys/class/net/lo/ifindex")) as started:
-                assert started.wait(timeout_s=5).text == "1\n"
-            assert process.run(DEVICES, timeout_s=5).text == host
+                assert started.wait(timeout_s=60).text == "1\n"
+            assert process.run(DEVICES, timeout_s=60).text == host
         assert set(links(lab.name, "client")) == {"lo", "eth0"}
 
 
@@ -116,8 +114,8 @@ import os, sys
 os.chroot(sys.argv[1]); os.chdir("/")
 from pathlib import Path
 from labctl.system import process
-inside = process.run(("ls", "/", "/sys/class/net"), timeout_s=10, namespace=Path(sys.argv[2]))
-outside = process.run(("ls", "/"), timeout_s=10)
+inside = process.run(("ls", "/", "/sys/class/net"), timeout_s=120, namespace=Path(sys.argv[2]))
+outside = process.run(("ls", "/"), timeout_s=120)
 print(process.without_own_sys(), inside.text.split(), outside.text.split(), inside.error_text)
 """
 
@@ -150,20 +148,13 @@ from labctl.providers.netns.probes import _own_sys
 from labctl.system import netns, process
 probe = _own_sys()
 print(probe.present, probe.required, probe.found)
-print(process.run(("true",), timeout_s=5).returncode)
+print(process.run(("true",), timeout_s=60).returncode)
 """
 
 
 def test_a_host_that_allows_no_own_sys_says_so(host_as_found: str, tmp_path: Path) -> None:
-    """As in an unprivileged container: a user namespace whose /sys has parts hidden may not mount another one. There,
-    root is not root of this host, and may not look into another user's home: it gets a copy of what it needs."""
-    shutil.copytree(ROOT / "src" / "labctl", tmp_path / "labctl", ignore=shutil.ignore_patterns("__pycache__"))
-    for package in ("annotated_types", "click"):
-        found = importlib.util.find_spec(package)
-        assert found is not None
-        assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, tmp_path / package)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    """As in an unprivileged container: a user namespace whose /sys has parts hidden may not mount another one."""
+    environment = {**os.environ, "PYTHONPATH": str(copied_for(REFUSED, tmp_path))}
     inside = ("unshare", "-Urnm", os.path.realpath(sys.executable), "-c", REFUSED)
     script = 'mount -t tmpfs none /sys/module && exec "$@"'
     ended = subprocess.run(
@@ -173,6 +164,32 @@ def test_a_host_that_allows_no_own_sys_says_so(host_as_found: str, tmp_path: Pat
     assert ended.stdout.splitlines() == ["False False [Errno 1] Operation not permitted: 'mount of /sys'", "0"], (
         ended.stdout + ended.stderr
     )
+
+
+STARTED = """
+from labctl.system import process
+done = process.run(("ls", "-d", "/proc/self"), timeout_s=60)
+print(done.returncode, done.text)
+"""
+
+
+@pytest.mark.parametrize("where", [".", "closed", "closed/below", "seen but not entered", "gone"])
+def test_programs_are_started_from_a_directory_that_root_may_not_enter(where: str, tmp_path: Path) -> None:
+    """As a home on a network file system is, to root: labctl is in it when it is typed there."""
+    directory = tmp_path / where
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, mode in ((tmp_path / "closed", 0o700), (tmp_path / "seen but not entered", 0o744)):
+        if path.is_dir():
+            os.chown(path, 12345, 12345)
+            path.chmod(mode)
+    environment = {**os.environ, "PYTHONPATH": str(copied_for(STARTED, tmp_path))}
+    leave = 'rmdir "$PWD"; ' if where == "gone" else ""
+    inside = ("sh", "-c", f'{leave}exec "$@"', "sh", os.path.realpath(sys.executable), "-P", "-c", STARTED)
+    ended = subprocess.run(
+        ("unshare", "-Ur", *inside),
+        cwd=directory, capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert ended.stdout.splitlines()[:1] == ["0 /proc/self"], ended.stdout + ended.stderr
 
 
 def test_a_namespace_with_the_number_of_one_that_is_gone_is_not_taken_for_it(host_as_found: str) -> None:
@@ -185,8 +202,8 @@ def test_a_namespace_with_the_number_of_one_that_is_gone_is_not_taken_for_it(hos
         try:
             if attempt and number not in seen:
                 continue
-            subprocess.run(("ip", "-n", name, "link", "add", device, "type", "bridge"), check=True, timeout=10)
-            shown = process.run(DEVICES, timeout_s=5, namespace=netns.path_of(name)).text.split()
+            subprocess.run(("ip", "-n", name, "link", "add", device, "type", "bridge"), check=True, timeout=60)
+            shown = process.run(DEVICES, timeout_s=60, namespace=netns.path_of(name)).text.split()
             assert sorted(shown) == sorted((device, "lo"))
         finally:
             os.close(descriptor)
@@ -202,12 +219,12 @@ def test_the_devices_of_a_deleted_namespace_go_although_a_process_looked_at_them
     descriptors = [netns.create(name, lambda: None) for name in (one, other)]
     try:
         argv = ("ip", "-n", one, "link", "add", "here0", "type", "veth", "peer", "there0", "netns", other)
-        subprocess.run(argv, check=True, timeout=10)
-        process.run(DEVICES, timeout_s=5, namespace=netns.path_of(one))
+        subprocess.run(argv, check=True, timeout=60)
+        process.run(DEVICES, timeout_s=60, namespace=netns.path_of(one))
         os.close(descriptors.pop(0))
         netns.delete(one)
-        deadline = time.monotonic() + 5
-        while "there0" in process.run(DEVICES, timeout_s=5, namespace=netns.path_of(other)).text.split():
+        deadline = time.monotonic() + 60
+        while "there0" in process.run(DEVICES, timeout_s=60, namespace=netns.path_of(other)).text.split():
             assert time.monotonic() < deadline, "the other end of the deleted namespace's veth is still there"
             time.sleep(0.02)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from labctl.loading import load_scenario
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
+from labctl.providers.netns import observed
+from labctl.providers.netns.kinds.base import NamespaceReader, ObjectKind
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.system import netns
 from labctl.testing.labs import sample_lab
@@ -32,7 +35,7 @@ def missing(lab: Lab) -> set[str]:
 
 def does(lab: Lab, part: str, command: str) -> None:
     argv = netns.command(namespace_of(lab.name, part), tuple(command.split()))
-    subprocess.run(argv, check=True, capture_output=True, timeout=20)
+    subprocess.run(argv, check=True, capture_output=True, timeout=120)
 
 
 def test_each_kind_of_thing_that_is_taken_away_is_named_and_nothing_else(host_as_found: str) -> None:
@@ -81,6 +84,26 @@ def test_each_kind_of_thing_that_is_taken_away_is_named_and_nothing_else(host_as
         assert found.missing[-1] == namespace_of(lab.name, "server")
         assert not found.can_be_opened
         assert not [thing for thing in found.missing if thing.startswith("server:") or server.lxc in thing]
+
+
+@pytest.mark.parametrize("kind", [ObjectKind.DEVICE, ObjectKind.ROUTE, ObjectKind.PROGRAM, ObjectKind.SYSCTL])
+def test_a_device_that_goes_while_one_looks_is_all_that_is_named(
+    host_as_found: str, kind: ObjectKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever kind had been read by then: its routes, programs and settings go with it."""
+    lab = sample_lab(host_as_found)
+    reader, gone = observed._READERS[kind], [""]
+
+    def and_then(look: NamespaceReader) -> Iterator[str]:
+        yield from reader(look)
+        if len(gone) < 3 and "cilium_vxlan" in (link.name for link in look.links.values()):
+            gone.append(f"node{len(gone)}")
+            does(lab, gone[-1], "ip link del cilium_vxlan")
+
+    with running(lab):
+        monkeypatch.setattr(observed, "_READERS", {**observed._READERS, kind: and_then})
+        (found,) = NetnsProvider().discover(lab.name)
+    assert set(found.missing) == {"node1: device cilium_vxlan", "node2: device cilium_vxlan"}
 
 
 @pytest.mark.parametrize("host_routing", HostRouting)

@@ -65,7 +65,7 @@ def capture(*argv: str) -> Iterator[Capturing]:
 
 def send(open_lab: OpenLab, count: int = 3, server: str = "server") -> None:
     address = str(open_lab.lab.pod(server).address)
-    done = open_lab.target("client").run(("ping", "-n", "-c", str(count), "-i", "0.01", address), timeout_s=10)
+    done = open_lab.target("client").run(("ping", "-n", "-c", str(count), "-i", "0.01", address), timeout_s=120)
     assert done.returncode == 0
 
 
@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_a_valid_file_and_a_message(host_as_found: str, tmp_p
             with capture(host_as_found, "-w", file, "--filter", "icmp or udp port 8472") as live:
                 address = str(open_lab.lab.pod("server").address)
                 flood = ("ping", "-n", "-c", "200", "-i", "0.002", "-s", "1000", address)
-                open_lab.target("client").run(flood, timeout_s=20)
+                open_lab.target("client").run(flood, timeout_s=120)
                 code, _, err = live.wait()
             assert processes_of(open_lab) == []
         assert code == 4
@@ -243,7 +243,7 @@ def test_at_line_rate_every_packet_is_captured_or_counted_as_lost(host_as_found:
     with running(host_as_found, HostRouting.BPF, Encapsulation.VXLAN) as (lab, open_lab):
         server, client = open_lab.target("server"), open_lab.target("client")
         with server.start(("iperf3", "-s", "-1", "--forceflush")) as serving:
-            serving.wait_for_output("Server listening", timeout_s=30)
+            serving.wait_for_output("Server listening", timeout_s=120)
             with capture(host_as_found, "client:eth0", "-w", file, "--filter", "tcp port 5201") as live:
                 address = str(lab.pod("server").address)
                 before = _sent(open_lab)
@@ -263,6 +263,6 @@ def test_at_line_rate_every_packet_is_captured_or_counted_as_lost(host_as_found:
 def _sent(open_lab: OpenLab) -> int:
     import json
 
-    done = open_lab.target("client").run(("ip", "-j", "-s", "link", "show", "eth0"), timeout_s=5)
+    done = open_lab.target("client").run(("ip", "-j", "-s", "link", "show", "eth0"), timeout_s=60)
     counts = json.loads(done.text)[0]["stats64"]
     return int(counts["rx"]["packets"]) + int(counts["tx"]["packets"])

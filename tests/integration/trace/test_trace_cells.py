@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tracing_labs import acts, as_json, labctl, needs, running, traced
+from tracing_labs import HANG_S, acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, unpack_config
@@ -176,6 +176,18 @@ def test_tcp_and_udp_are_traced_without_a_server(
         assert without_new(acts(path)) == wanted
 
 
+@pytest.mark.parametrize("protocol", ProbeProtocol)
+def test_an_answer_that_takes_its_time_is_not_lost(host_as_found: str, protocol: ProbeProtocol) -> None:
+    """The server's answers leave one after the other, each up to 0.2 s after what came before it."""
+    slowly = ("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "4kbit", "burst", "110", "latency", "5s")
+    with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
+        done = open_lab.target("server").run(slowly, timeout_s=HANG_S)
+        assert done.returncode == 0, done.error_text
+        found = traced(lab, open_lab, "server", protocol=protocol, count=2)
+    assert found.wrong is None, found.wrong
+    assert (found.sent, found.replied) == (2, 2)
+
+
 def test_the_nodes_are_as_before_when_a_trace_is_over(host_as_found: str) -> None:
     with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
         before = [_tables(host_as_found, node.name) for node in lab.nodes]
@@ -210,7 +222,7 @@ def test_nothing_of_a_killed_trace_stays(host_as_found: str, tables: str) -> Non
     with running(host_as_found, BPF, VXLAN) as (lab, _):
         nodes = [node.name for node in lab.nodes]
         argv = (sys.executable, "-c", KILLED, host_as_found, tables)
-        killed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        killed = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S, check=False)
         assert (killed.returncode, killed.stdout.count("labctl_trace")) == (-signal.SIGKILL, len(nodes)), killed.stderr
         left = [node for node in nodes if "labctl_trace" in _tables(host_as_found, node)]
         assert left == ([] if are_owned else nodes)
@@ -310,7 +322,7 @@ def test_a_lab_that_is_half_down_is_said_to_be_so(host_as_found: str) -> None:
 
 def test_a_pod_without_a_route_to_the_other_is_reported_as_a_network_fault(host_as_found: str) -> None:
     with running(host_as_found, BPF, VXLAN) as (lab, open_lab):
-        open_lab.target("client").run(("ip", "route", "flush", "table", "main"), timeout_s=5)
+        open_lab.target("client").run(("ip", "route", "flush", "table", "main"), timeout_s=60)
         found = traced(lab, open_lab, "server")
     assert found.wrong is not None
     assert "was never seen, not even at client:eth0" in found.wrong.sentence

@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 
 import pytest
-from tracing_labs import acts, as_json, labctl, needs, running, traced
+from tracing_labs import HANG_S, acts, as_json, labctl, needs, running, traced
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import CONFIG, CONFIG_KEY, ConfigFlag, pack_config, unpack_config
@@ -97,7 +97,7 @@ def test_a_netfilter_drop_is_named_with_its_hook_and_rule(host_as_found: str) ->
 def test_a_packet_that_a_program_drops_is_named_with_the_program_and_the_reason(host_as_found: str) -> None:
     with running(host_as_found, BPF, NATIVE) as (lab, open_lab):
         pods = str(lab.node("node2").pod_cidr)
-        assert open_lab.target("node1").run(("ip", "route", "del", pods), timeout_s=5).returncode == 0
+        assert open_lab.target("node1").run(("ip", "route", "del", pods), timeout_s=HANG_S).returncode == 0
         found = traced(lab, open_lab, "server")
     lxc = lab.pod("client").lxc
     assert found.wrong is not None
@@ -144,7 +144,7 @@ def switch_to(other: Lab) -> None:
         wanted = attachments(other, node.name)
         for device in {attachment.device for attachment in wanted}:
             argv = ("tc", "-n", namespace, "qdisc", "del", "dev", device, "clsact")
-            subprocess.run(argv, check=True, timeout=10)
+            subprocess.run(argv, check=True, timeout=HANG_S)
         with load(other.datapath.host_routing, other.datapath.encapsulation) as loaded:
             for name, entries in map_contents(other, node.name).items():
                 bpf.update(loaded.maps[name], entries)

@@ -58,7 +58,11 @@ def acts(path: PacketPath) -> list[str]:
     return [f"{act.what}:{act.helper}" for hop in path.hops for act in hop.moved_by]
 
 
-def labctl(*argv: str, timeout_s: float = 60.0, runs_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
+HANG_S = 300.0
+"""Only a command that hangs takes so long: in a guest that is emulated on a busy host, one takes a minute and more."""
+
+
+def labctl(*argv: str, timeout_s: float = HANG_S, runs_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs are kept in `runs_dir`; without it they are gone with the command."""
     with tempfile.TemporaryDirectory() as gone:
         return subprocess.run(
@@ -77,7 +81,7 @@ def tshark(file: str, *fields: str, options: tuple[str, ...] = ()) -> list[list[
         ("tshark", "-n", "-r", file, *options, "-T", "fields", *wanted),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_S,
         check=True,
     )
     return [line.split("\t") for line in done.stdout.splitlines()]

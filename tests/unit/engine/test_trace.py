@@ -77,7 +77,7 @@ def test_a_ping_that_failed_loses_no_packet(ping: Answer, told: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"bash: line 1: timeout: command not found\n",
+        b"bash: line 1: /dev/fd/63: No such file or directory\n",
         b"bash: line 1: /dev/tcp/10.0.0.2/20000: No such file or directory\n",
         b"bash: fork: Resource temporarily unavailable\n",
     ],

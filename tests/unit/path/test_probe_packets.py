@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import struct
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
+from labctl.model.result import Completed
 from labctl.model.trace import ProbeProtocol, Way
 from labctl.path.frame import decode
 from labctl.path.probe_packets import ProbePackets
@@ -109,7 +118,7 @@ def test_the_filter_lets_the_marked_packets_through_and_no_others(protocol: Prob
         ("tcpdump", "-n", "-r", "-", "-w", "-", marked(protocol).expression()),
         input=stream,
         capture_output=True,
-        timeout=10,
+        timeout=120,
         check=True,
     )
     assert (
@@ -117,3 +126,92 @@ def test_the_filter_lets_the_marked_packets_through_and_no_others(protocol: Prob
         == packets.pcap_file([(number, wrap(data)) for number, data in enumerate(wanted)])[:24] + done.stdout[24:]
     )
     assert done.stdout[24:] == packets.pcap_file([(n, wrap(data)) for n, data in enumerate(wanted)])[24:]
+
+
+@contextmanager
+def on_loopback(kind: socket.SocketKind) -> Iterator[tuple[socket.socket, int]]:
+    with socket.socket(socket.AF_INET, kind) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(60)
+        yield server, server.getsockname()[1]
+
+
+def send(
+    protocol: ProbeProtocol, port: int, *, wait_s: float, start: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One packet to loopback. `start` is read by every shell that starts."""
+    ours = replace(marked(protocol, 1), server=IPv4Address("127.0.0.1"), port=port, wait_s=wait_s)
+    environment = os.environ | {"LC_ALL": "C"} | ({} if start is None else {"BASH_ENV": str(start)})
+    return subprocess.run(ours.argv(), env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_shell_that_is_slow_to_start_still_connects(tmp_path: Path) -> None:
+    """Its start is no part of the time in which an answer has to come."""
+    start = tmp_path / "start"
+    start.write_text("sleep 3\n")
+    with on_loopback(socket.SOCK_STREAM) as (server, port):
+        server.listen()
+        done = send(ProbeProtocol.TCP, port, wait_s=2.0, start=start)
+        connection, _ = server.accept()
+        connection.close()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_datagram_is_waited_for_until_its_answer_is_there() -> None:
+    answered = threading.Event()
+
+    def answer(server: socket.socket) -> None:
+        data, sender = server.recvfrom(100)
+        time.sleep(0.5)
+        answered.set()
+        server.sendto(data, sender)
+
+    with on_loopback(socket.SOCK_DGRAM) as (server, port):
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        done = send(ProbeProtocol.UDP, port, wait_s=60.0)
+        was_answered = answered.is_set()
+        thread.join()
+    assert was_answered
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("protocol", [ProbeProtocol.TCP, ProbeProtocol.UDP])
+def test_a_refusal_ends_the_waiting_and_is_no_complaint_of_the_shell(protocol: ProbeProtocol) -> None:
+    with on_loopback(socket.SOCK_STREAM if protocol is ProbeProtocol.TCP else socket.SOCK_DGRAM) as (_, port):
+        pass  # closed again: nothing listens there
+    done = send(protocol, port, wait_s=100.0)
+    completed = Completed(
+        argv=tuple(done.args), returncode=done.returncode, stdout=b"", stderr=done.stderr.encode(), duration_s=0.1
+    )
+    assert marked(protocol).require_sent(completed) == ""
+
+
+def test_a_connection_that_nobody_answers_is_given_up_in_time() -> None:
+    """The listener's backlog is full, so that the kernel drops the SYN: what a rule or a lost packet looks like."""
+    with on_loopback(socket.SOCK_STREAM) as (server, port), socket.socket() as one, socket.socket() as two:
+        server.listen(0)
+        for waiting in (one, two):
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        done = send(ProbeProtocol.TCP, port, wait_s=0.2)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "received", "late_s"),
+    [
+        (ProbeProtocol.ICMP, 1, 0.9),  # ping ended a moment after its last request
+        (ProbeProtocol.ICMP, 2, 0.9),
+        (ProbeProtocol.ICMP, 0, 0.0),  # ping waited as long itself
+        (ProbeProtocol.ICMP, 3, 0.0),  # nothing is to come
+        (ProbeProtocol.TCP, 1, 0.0),  # the shell waited for each
+        (ProbeProtocol.UDP, 1, 0.0),
+    ],
+)
+def test_only_a_ping_that_was_partly_answered_leaves_answers_to_wait_for(
+    protocol: ProbeProtocol, received: int, late_s: float
+) -> None:
+    words = f"\n3 packets transmitted, {received} received, 33.3333% packet loss, time 20ms\n"
+    sent = Completed(argv=("ping",), returncode=0, stdout=words.encode(), stderr=b"", duration_s=0.1)
+    assert marked(protocol).late_s(sent) == pytest.approx(late_s)

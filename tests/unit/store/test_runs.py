@@ -119,7 +119,7 @@ KILLED = """
 
 
 def run_that_was_killed(runs_dir: Path) -> Path:
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(runs_dir)], check=False, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(runs_dir)], check=False, timeout=120)
     assert ended.returncode == -signal.SIGKILL
     (path,) = runs_dir.iterdir()
     return path
@@ -327,7 +327,7 @@ def test_a_full_disk_stops_the_run_with_a_message_and_leaves_whole_lines(tmp_pat
             print(told.what)
     """
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, check=True, timeout=30
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, check=True, timeout=120
     )
     assert ended.stdout.startswith(b"cannot write to ")
     (path,) = tmp_path.iterdir()

@@ -18,7 +18,7 @@ from labctl.system.process import Process
 def is_there(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second when it ends between opening and reading
         return False
 
 
@@ -47,8 +47,10 @@ def test_the_locale_is_c_whatever_the_user_has(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_deadline_kills_the_whole_group_and_is_said() -> None:
     begun = time.monotonic()
-    done = process.run(("sh", "-c", "sleep 60 & echo $!; wait"), timeout_s=1.0)
-    assert time.monotonic() - begun < 30
+    with Process(("sh", "-c", "sleep 300 & echo $!; wait")) as running:
+        running.wait_for_output("\n", timeout_s=60)
+        done = running.wait(timeout_s=0.2)
+    assert time.monotonic() - begun < 120
     assert done.timed_out
     assert done.returncode == -signal.SIGKILL
     wait_until_gone(int(done.text))
@@ -71,7 +73,7 @@ def test_stop_sends_the_signal_and_gives_what_was_printed() -> None:
 
 
 def test_own_cpu_time_is_counted_and_not_the_waiting() -> None:
-    busy = process.run((sys.executable, "-c", "sum(range(3_000_000))"), timeout_s=30)
+    busy = process.run((sys.executable, "-c", "sum(range(3_000_000))"), timeout_s=120)
     idle = process.run(("sleep", "0.5"), timeout_s=60)
     assert busy.cpu_s is not None
     assert idle.cpu_s is not None
@@ -98,11 +100,10 @@ def test_a_program_that_is_not_there_says_so() -> None:
 
 
 def test_waiting_for_output_that_never_comes_says_what_was_seen() -> None:
-    with (
-        Process(("sh", "-c", "echo something else; sleep 60")) as running,
-        pytest.raises(MeasureFailed) as failed,
-    ):
-        running.wait_for_output("listening", timeout_s=0.3)
+    with Process(("sh", "-c", "echo something else; sleep 60")) as running:
+        running.wait_for_output("something else", timeout_s=60)
+        with pytest.raises(MeasureFailed) as failed:
+            running.wait_for_output("listening", timeout_s=0.3)
     assert failed.value.what == "sh did not print 'listening' within 0.3 s"
     assert failed.value.cause == "it printed: something else"
 
@@ -110,8 +111,8 @@ def test_waiting_for_output_that_never_comes_says_what_was_seen() -> None:
 def test_waiting_for_output_of_a_process_that_ended_does_not_wait_on() -> None:
     begun = time.monotonic()
     with Process(("false",)) as running, pytest.raises(MeasureFailed, match="false ended before"):
-        running.wait_for_output("listening", timeout_s=30)
-    assert time.monotonic() - begun < 30
+        running.wait_for_output("listening", timeout_s=120)
+    assert time.monotonic() - begun < 60
 
 
 def test_a_process_outlives_the_thread_that_started_it() -> None:
@@ -184,7 +185,7 @@ def test_it_cannot_print_more_without_a_reader(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_just_not_too_much_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "MOST_OUTPUT_BYTE", 1 << 20)
     argv = ("sh", "-c", f"head -c {(1 << 20) - 1} /dev/zero; printf %s err >&2")
-    done = process.run(argv, timeout_s=20)
+    done = process.run(argv, timeout_s=120)
     assert (done.returncode, len(done.stdout), done.stderr) == (0, (1 << 20) - 1, b"err")
 
 
@@ -210,8 +211,8 @@ def test_memory_stays_bounded_with_what_prints_without_an_end() -> None:
 
 def test_a_program_gets_the_directory_and_the_environment_that_are_asked_for(tmp_path: Path) -> None:
     argv = ("sh", "-c", 'pwd; printf "%s %s" "$LABCTL_TEST" "$LC_ALL"')
-    done = process.run(argv, timeout_s=10.0, directory=tmp_path, environment={"LABCTL_TEST": "there"})
+    done = process.run(argv, timeout_s=120, directory=tmp_path, environment={"LABCTL_TEST": "there"})
     assert done.text.split() == [str(tmp_path), "there", "C"]
-    here = process.run(argv, timeout_s=10.0)
+    here = process.run(argv, timeout_s=120)
     assert here.text.split()[0] == str(Path.cwd())
     assert "there" not in here.text

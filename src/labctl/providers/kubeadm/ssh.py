@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/labctl/bin"
 """sudo's own has no /usr/local/bin on the RHEL family."""
 _CONNECT_S = 10.0
+_LOGIN_S = 30.0
+"""For each of sshd's answers (banner, keys, login): a busy machine starts an sshd for the connection that it took."""
 _KEEPALIVE_S = 5
 _DRAIN_S = 5.0
 _POLL_S = 0.005
@@ -76,9 +78,11 @@ def connect(machine: Machine) -> Connection:
             user=goal.user,
             # A name of its own in known_hosts stands there without a port.
             port=22 if goal.is_alias else goal.port,
-            connect_timeout=int(_CONNECT_S),
+            # With a connection at hand this is the time for banner and keys, at whose end paramiko goes on regardless.
+            connect_timeout=2 * _LOGIN_S,
             connect_kwargs={
-                "banner_timeout": _CONNECT_S, "auth_timeout": _CONNECT_S, "sock": way, "auth_strategy": _keys(goal),
+                "banner_timeout": _LOGIN_S, "auth_timeout": _LOGIN_S, "sock": way, "auth_strategy": _keys(goal),
+                "transport_factory": _patient,
             },
             # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
             config=Config(overrides={"load_ssh_configs": False}),
@@ -87,9 +91,8 @@ def connect(machine: Machine) -> Connection:
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         _know(client.get_host_keys(), goal)
         connection.open()
-        if any(
-            connection.transport.get_remote_server_key().get_base64() in words for words in _marked("@revoked", goal)
-        ):
+        shown = connection.transport.get_remote_server_key().get_base64()
+        if any(shown in words for words in _marked("@revoked", goal)):
             raise paramiko.SSHException("the key that the machine shows is marked @revoked in known_hosts")
         connection.transport.set_keepalive(_KEEPALIVE_S)
     except (OSError, paramiko.SSHException, EOFError) as failed:
@@ -101,6 +104,15 @@ def connect(machine: Machine) -> Connection:
             way.close()
         raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
     return connection
+
+
+def _patient(*words: Any, **named: Any) -> Any:
+    """paramiko's transport, whose own 15 s for the exchange of keys would end as if the machine had hung up."""
+    import paramiko
+
+    transport = paramiko.Transport(*words, **named)
+    transport.handshake_timeout = 3 * _LOGIN_S
+    return transport
 
 
 def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabError:
@@ -292,6 +304,8 @@ def _in_words(failed: BaseException, known_as: str = "") -> str:
         return f"REMOTE HOST IDENTIFICATION HAS CHANGED ({known_as or failed.hostname})"
     if isinstance(failed, paramiko.AuthenticationException):
         results = getattr(failed, "result", ())
+        if any("Authentication timeout" in str(one.result) for one in results):
+            return "Connection timed out during authentication"
         if any("Too many authentication failures" in str(one.result) for one in results):
             return "Too many authentication failures"
         unused = getattr(getattr(results, "strategy", None), "unused", ())
@@ -299,10 +313,17 @@ def _in_words(failed: BaseException, known_as: str = "") -> str:
         return f"Permission denied (publickey): {'; '.join((offered, *unused))}"
     if isinstance(failed, TimeoutError):
         return "Connection timed out"
+    if isinstance(failed, EOFError):
+        return "Connection closed by remote host"
     if isinstance(failed, paramiko.SSHException) and "not found in known_hosts" in str(failed):
         return f"Host key verification failed: {failed}"
     if isinstance(failed, paramiko.SSHException) and "banner" in str(failed):
+        # The same words whether nothing came or the connection ended: what paramiko met is behind them.
+        if isinstance(failed.__context__, TimeoutError):
+            return "Connection timed out during banner exchange"
         return f"Connection closed by remote host: {failed}"
+    if isinstance(failed, paramiko.SSHException) and "No existing session" in str(failed):
+        return "Connection timed out during key exchange"
     return str(failed) or type(failed).__name__
 
 
@@ -346,7 +367,7 @@ class SshRunning:
                     time.sleep(_POLL_S)
 
     def _feed(self, stdin: bytes) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EOFError):  # paramiko's word for a connection that ends meanwhile
             self._channel.sendall(stdin)
             self._channel.shutdown_write()
 
@@ -373,7 +394,7 @@ class SshRunning:
     def _require_bounded(self) -> None:
         """Raises MeasureFailed, and closes the channel, when the program printed more than is kept."""
         if self._is_flooded():
-            self._channel.close()
+            self._close_channel()
         for kept in (self._out, self._err):
             require_bounded(self._argv, len(kept), MOST_OUTPUT_BYTE, bytes(kept[-400:]), f" on {self._where}")
 
@@ -425,7 +446,7 @@ class SshRunning:
             self._require_bounded()
         timed_out = not self._is_over()
         if timed_out:
-            self._channel.close()
+            self._close_channel()
         # The end is told before the last output has been taken.
         drained = Deadline.after(_DRAIN_S)
         while not timed_out and not self._channel.eof_received and not drained.is_over():
@@ -442,17 +463,17 @@ class SshRunning:
                 remedy="is the machine up? then the same command again",
             )
         return Completed(
-            argv=self._argv,
-            returncode=status,
-            stdout=bytes(self._out),
-            stderr=bytes(self._err),
-            duration_s=time.monotonic() - self._begun_s,
-            timed_out=timed_out,
-        )
+            argv=self._argv, returncode=status, stdout=bytes(self._out), stderr=bytes(self._err),
+            duration_s=time.monotonic() - self._begun_s, timed_out=timed_out,
+        )  # fmt: skip
+
+    def _close_channel(self) -> None:
+        with contextlib.suppress(OSError, EOFError):  # the connection has ended before
+            self._channel.close()
 
     def close(self) -> None:
         """After it nothing is written to the descriptor any more: its owner may close it."""
-        self._channel.close()
+        self._close_channel()
         if self._output is not None:
             self._pumping.join(_DRAIN_S)
 
@@ -511,6 +532,7 @@ class MachineCommands:
             become = self.become(bool(password))
             channel = self.connection.transport.open_session(timeout=_CONNECT_S)
             channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))  # nosec B601  # every word is quoted
+            running = SshRunning(channel, argv, password + stdin, self.machine.node, output)
         except (OSError, EOFError, paramiko.SSHException) as failed:
             self.close()
             message = _in_words(failed) or "Connection closed by remote host"
@@ -518,7 +540,6 @@ class MachineCommands:
                 [TaskFailure(node=self.machine.node, task="start a program", message=message, unreachable=True)],
                 [self.machine],
             ) from failed
-        running = SshRunning(channel, argv, password + stdin, self.machine.node, output)
         try:
             yield running
         finally:

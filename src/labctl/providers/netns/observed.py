@@ -20,6 +20,8 @@ from labctl.providers.netns.plan import plan
 from labctl.system import netns
 from labctl.system.netlink import Socket
 
+_MOST_READINGS = 20
+"""Of a namespace whose devices come and go all the time."""
 _READERS = {kind.name: kind.read for kind in KINDS if kind.read is not None}
 
 
@@ -43,19 +45,28 @@ class Observed:
 
 
 def observe(namespace: str, things: Sequence[Thing]) -> Observed | None:
-    """Reads every kind that the things are of. None when the namespace cannot be entered."""
-    names: set[str] = set()
-    unread: set[ObjectKind] = set()
+    """Reads every kind that the things are of, again when devices came or went meanwhile. None when the namespace
+    cannot be entered."""
     try:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
-            look = NamespaceReader(channel, things)
-            for kind in {thing.kind: None for thing in things if thing.kind in _READERS}:
-                try:
-                    names.update(_READERS[kind](look))
-                except OSError:
-                    unread.add(kind)
+            for _ in range(_MOST_READINGS):
+                reader = NamespaceReader(channel, things)
+                seen = _read(reader)
+                if reader.is_settled():
+                    break
     except OSError:
         return None
+    return seen
+
+
+def _read(reader: NamespaceReader) -> Observed:
+    names: set[str] = set()
+    unread: set[ObjectKind] = set()
+    for kind in {thing.kind: None for thing in reader.things if thing.kind in _READERS}:
+        try:
+            names.update(_READERS[kind](reader))
+        except OSError:
+            unread.add(kind)
     return Observed(frozenset(names), frozenset(unread))
 
 

@@ -164,12 +164,12 @@ def test_one_that_lies_is_refused_at_once_and_leaves_nothing(
     fill: Callable[[tarfile.TarFile], None], tmp_path: Path
 ) -> None:
     path = _bundle(tmp_path / "b", fill)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UsageError, match="is not a whole bundle"):
         bundle.read(path, tmp_path / "out", ("chart.tgz",))
 
     assert not (tmp_path / "out").exists()
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 MANIFESTS = {

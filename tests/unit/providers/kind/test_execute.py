@@ -410,7 +410,7 @@ def test_an_agent_that_crashes_is_told_with_the_end_of_its_log(
 def test_kubectl_is_run_without_websockets_and_shown_without_ado() -> None:
     assert as_run(("kubectl", "exec")) == ("env", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "kubectl", "exec")
     assert as_run(("docker", "ps")) == ("docker", "ps")
-    done = HostCommands("kind").run(("true", "x"), timeout_s=5)
+    done = HostCommands("kind").run(("true", "x"), timeout_s=60)
     assert (done.argv, done.returncode) == (("true", "x"), 0)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum, StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -234,8 +234,17 @@ class NamespaceReader:
 
     @cached_property
     def links(self) -> Mapping[int, rtnetlink.Link]:
+        return self._links()
+
+    def _links(self) -> Mapping[int, rtnetlink.Link]:
+        """Without the packets that the kernel counts on them."""
         found = [rtnetlink.parse_link(body) for body in self.channel.ask(rtnetlink.all_links())]
-        return {link.index: link for link in found}
+        return {link.index: replace(link, rx_packets=0, tx_packets=0) for link in found}
+
+    def is_settled(self) -> bool:
+        """Whether the devices are still those of the beginning. What a device ends with it (routes, programs,
+        addresses) is removed a moment before or after it: what was read in between is not a state of the lab."""
+        return self._links() == self.links
 
     def device(self, index: int) -> str:
         return self.links[index].name if index in self.links else ""
