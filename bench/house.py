@@ -15,7 +15,7 @@ from pathlib import Path
 
 SMALL_LINES = 100
 REASON = ("stands alone", "stands apart", "Apart from", "apart from", "so that")
-CODECS = ("planning.record", "path.record", "report.json", "report.trace_json", "store.encoding", "store.decoding")
+CODECS = ("planning.record", "path.record", "report.json", "report.json", "store.encoding", "store.decoding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

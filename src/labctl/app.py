@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
     from labctl.model.lab import Lab, Scenario
     from labctl.model.parameters import CompareParameters
-    from labctl.model.sections_kubeadm import Kubeadm
+    from labctl.model.sections import Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.checks import addressing_findings, captures, connect, iperf, latency, netfilter, paced, service
+from labctl.checks import addressing_findings, captures, connect, iperf, latency, paced, service
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema
@@ -27,11 +27,12 @@ from labctl.path import sent
 from labctl.path.pcap import PcapError, read_pcap
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.resolve import resolve
-from labctl.providers.cilium import cluster_facts, endpoints, hubble_pwru, monitor, pods, status
+from labctl.providers.cilium import cluster_facts, endpoints, hubble_pwru, monitor, status, workloads
 from labctl.providers.kind import clusters
 from labctl.providers.kubeadm import marks
 from labctl.providers.netns import counters, plan, record
-from labctl.system import netns, snmp
+from labctl.system import netns
+from labctl.system.netfilter import parse_arrivals
 
 TREE = Path(__file__).resolve().parents[2]
 SAMPLES = TREE / "tests" / "fixtures"
@@ -60,13 +61,13 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "conntrack": (netfilter.parse_connections, "conntrack-entries"),
     "iptables-save": (counters.parse_iptables_save, "iptables-save"),
     "UDP counters": (iperf.parse_udp_counters, ""),
-    "/proc/net/snmp": (snmp.parse_arrivals, ""),
+    "/proc/net/snmp": (parse_arrivals, ""),
     "cilium status": (status.parse_status, ""),
     "cilium endpoint list": (endpoints.parse_endpoints, ""),
     "cilium monitor": (monitor.parse_monitor, ""),
     "hubble": (hubble_pwru.parse_hubble, ""),
-    "kubectl get pods": (pods.parse_pods, ""),
-    "kubectl get events": (pods.parse_events, ""),
+    "kubectl get pods": (workloads.parse_pods, ""),
+    "kubectl get events": (workloads.parse_events, ""),
     "kubectl get ciliumnodes": (cluster_facts.parse_cilium_nodes, ""),
     "cilium bpf tunnel list": (endpoints.parse_tunnels, ""),
     "links of a node": (cluster_facts.parse_links, ""),

@@ -22,10 +22,9 @@ from labctl.checks.addressing_findings import (
     parse_neighbour,
 )
 from labctl.checks.base import CheckContext
-from labctl.checks.captured_ping import PingSending, WatchedPing
 from labctl.checks.captures import TapCapture, echo_filter
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
-from labctl.checks.tcpdump import mac_roles
+from labctl.checks.tcpdump import PingSending, WatchedPing, mac_roles
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding

@@ -237,7 +237,7 @@ def show_trace(traced: Trace, *, is_json: bool, html: Path | None) -> None:
 
         write_text(html, trace_page(traced, spoken(in_files=True)))
     if is_json:
-        from labctl.report.trace_json import trace_document
+        from labctl.report.json import trace_document
 
         emit_json(trace_document(traced))
     else:

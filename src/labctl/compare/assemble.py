@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
-from labctl.compare.sequential import half_width
 from labctl.compare.statistics import CONFIDENCE
+from labctl.compare.verdict import half_width
 from labctl.compare.warnings import cut_short, differing, noisy, resembling, retried, too_few_rounds, unexpected
 from labctl.model.comparison import (
     Caution,

@@ -26,7 +26,7 @@ from labctl.engine.events import (
 from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
-from labctl.planning.difference import differences
+from labctl.planning.show import differences
 from labctl.providers.base import Executor, Provider, RunningLab
 from labctl.system.signals import uninterrupted
 

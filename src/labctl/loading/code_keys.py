@@ -16,7 +16,7 @@ from pathlib import Path
 from labctl.errors import Problem
 from labctl.loading.rules import problem_at
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
-from labctl.model.sections_kind import DEFAULT_TOOLS_IMAGE, Propagation
+from labctl.model.sections import DEFAULT_TOOLS_IMAGE, Propagation
 
 PROVIDER = "kind"
 _NAMES_CODE = (

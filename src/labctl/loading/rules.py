@@ -20,9 +20,8 @@ from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceType
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.names import UNDERLAY, is_name
-from labctl.planning import addresses
-from labctl.planning.addresses import service_capacity
-from labctl.planning.resolve import selected, selector_of
+from labctl.planning import resolve
+from labctl.planning.resolve import selected, selector_of, service_capacity
 
 # A fault that nothing in the chosen datapath could show would be silently ignored.
 _FAULT_NEEDS = {
@@ -379,14 +378,14 @@ def _overlaps(ranges: Mapping[str, tuple[IPv4Network, Place]]) -> Iterator[Probl
 def _too_small(ranges: Mapping[str, tuple[IPv4Network, Place]], nodes: int | None) -> Iterator[Problem]:
     if "serviceCIDR" in ranges:
         network, place = ranges["serviceCIDR"]
-        if network.prefixlen > addresses.SMALLEST_SERVICE_PREFIX:
-            allowed = f"/{addresses.SMALLEST_SERVICE_PREFIX} or larger"
+        if network.prefixlen > resolve.SMALLEST_SERVICE_PREFIX:
+            allowed = f"/{resolve.SMALLEST_SERVICE_PREFIX} or larger"
             yield _address_problem(place, "serviceCIDR", f"{network} is too small for Services", allowed)
     if nodes is None:
         return
     for key, capacity, prefix, need in (
-        ("underlayCIDR", addresses.node_capacity, addresses.underlay_prefix_for, "an address"),
-        ("podCIDR", addresses.pod_network_capacity, addresses.pod_prefix_for, f"a /{addresses.NODE_PREFIX}"),
+        ("underlayCIDR", resolve.node_capacity, resolve.underlay_prefix_for, "an address"),
+        ("podCIDR", resolve.pod_network_capacity, resolve.pod_prefix_for, f"a /{resolve.NODE_PREFIX}"),
     ):
         if key in ranges:
             network, place = ranges[key]
@@ -397,17 +396,17 @@ def _too_small(ranges: Mapping[str, tuple[IPv4Network, Place]], nodes: int | Non
 
 def _crowded(tree: Tree, node_of_pod: Mapping[str, str]) -> Iterator[Problem]:
     for node, count in Counter(node_of_pod.values()).items():
-        if count > addresses.PODS_PER_NODE:
+        if count > resolve.PODS_PER_NODE:
             places = [pod.place for _, pod in items_of(find(tree, "pods")) if text_of(find(pod, "node")) == node]
-            place = places[addresses.PODS_PER_NODE]
-            message = f"{count} pods are on {node}, whose /{addresses.NODE_PREFIX} has addresses for fewer"
+            place = places[resolve.PODS_PER_NODE]
+            message = f"{count} pods are on {node}, whose /{resolve.NODE_PREFIX} has addresses for fewer"
             yield Problem(
                 file=place.file,
                 line=place.line,
                 column=place.column,
                 path="pods",
                 message=message,
-                allowed=f"at most {addresses.PODS_PER_NODE} pods on a node",
+                allowed=f"at most {resolve.PODS_PER_NODE} pods on a node",
             )
 
 

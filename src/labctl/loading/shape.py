@@ -26,16 +26,16 @@ from labctl.model.document import (
     ScenarioDocument,
     SiteDocument,
 )
-from labctl.model.section import OPERAND_PATTERN
-from labctl.model.sections_kind import (
+from labctl.model.sections import (
     ADDRESS_PATTERN,
     DEVICES_PATTERN,
     ENGINE_NAME_PATTERN,
+    OPERAND_PATTERN,
     REGISTRY_PATTERN,
+    USER_PATTERN,
     VERSION_PATTERN,
 )
-from labctl.model.sections_kubeadm import ADDRESS_PATTERN as HOST_ADDRESS_PATTERN
-from labctl.model.sections_kubeadm import USER_PATTERN
+from labctl.model.sections import ADDRESS_PATTERN as HOST_ADDRESS_PATTERN
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 _MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}

@@ -29,9 +29,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 from labctl.codec import Doc
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
-from labctl.model.section import Section
-from labctl.model.sections_kind import Cilium, KindCluster
-from labctl.model.sections_kubeadm import Hosts, Kubeadm
+from labctl.model.sections import Cilium, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 EXPECTATION_PREFIXES = ("max_", "min_")

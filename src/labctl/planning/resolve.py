@@ -1,10 +1,13 @@
 """Scenario → Lab: every address, MAC, name and number decided. Pure, and the same for the same scenario everywhere.
 
+Address ranges: each node has one address on the underlay and a /24 of the pods' range, as Kubernetes gives it
+(podCIDR per node).
+
 A security identity is one number for each set of labels, which is the VNI of what such a pod sends over vxlan. Cilium
 gives cluster identities from 256 to 65535; lower numbers are reserved (host, world, …). The number depends on the
 labels, not on the order of pods, so that an unchanged pod keeps its identity when another is added (unless the two
-would collide). Labels also name a Service's backends, as in Kubernetes: which labels say exactly these pods, and which
-pods have these labels.
+would collide). Labels also name a Service's backends, as in Kubernetes: which labels say exactly these pods, and
+which pods have these labels.
 
 A bundle's settings override the scenario's: other settings of its provider.
 """
@@ -17,13 +20,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
-from labctl.planning import addresses
 from labctl.planning.record import digest_of
 
 
@@ -62,7 +64,7 @@ def _services(scenario: Scenario) -> tuple[Service, ...]:
     return tuple(
         Service(
             name=service.name,
-            address=addresses.service_address(scenario.service_cidr, number),
+            address=service_address(scenario.service_cidr, number),
             port=service.port,
             target_port=service.target_port,
             protocol=service.protocol,
@@ -89,15 +91,15 @@ def _network(scenario: Scenario) -> Network:
 def _nodes(scenario: Scenario) -> tuple[Node, ...]:
     nodes = []
     for index, name in enumerate(scenario.nodes):
-        pod_cidr = addresses.pod_network(scenario.pod_cidr, index)
+        pod_cidr = pod_network(scenario.pod_cidr, index)
         nodes.append(
             Node(
                 name=name,
                 index=index,
-                address=addresses.node_address(scenario.underlay_cidr, index),
+                address=node_address(scenario.underlay_cidr, index),
                 mac=names.stable_mac("node", name),
                 pod_cidr=pod_cidr,
-                router=addresses.router_address(pod_cidr),
+                router=router_address(pod_cidr),
             )
         )
     return tuple(nodes)
@@ -115,7 +117,7 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
             Pod(
                 name=pod.name,
                 node=pod.node,
-                address=addresses.pod_address(pod_cidrs[pod.node], placed[pod.node]),
+                address=pod_address(pod_cidrs[pod.node], placed[pod.node]),
                 mac=names.stable_mac("pod", pod.name),
                 lxc=names.lxc_name(pod.name),
                 lxc_mac=names.stable_mac("lxc", pod.name),
@@ -178,3 +180,65 @@ def selector_of(backends: Iterable[str], pods: Mapping[str, Mapping[str, str]]) 
     if not common or set(selected(common, pods)) != set(backends):
         return None
     return common
+
+
+NODE_PREFIX = 24
+FIRST_NODE_HOST = 2
+ROUTER_HOST = 1
+FIRST_POD_HOST = 10
+PODS_PER_NODE = 2 ** (32 - NODE_PREFIX) - 1 - FIRST_POD_HOST
+SMALLEST_SERVICE_PREFIX = 28
+"""A cluster's DNS service has the tenth address of the range by convention: a /28 is the smallest that has one."""
+FIRST_SERVICE_HOST = 11
+"""The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that were not chosen from
+the upper part of the range."""
+
+
+def service_capacity(service_cidr: IPv4Network) -> int:
+    """How many Services of a scenario the range has addresses for."""
+    return max(0, service_cidr.num_addresses - FIRST_SERVICE_HOST - 1)
+
+
+def service_address(service_cidr: IPv4Network, number: int) -> IPv4Address:
+    """The cluster address of Service number `number` (from 0)."""
+    return service_cidr.network_address + FIRST_SERVICE_HOST + number
+
+
+def node_capacity(underlay: IPv4Network) -> int:
+    """How many nodes the underlay has addresses for: all but the network, the first host and the broadcast."""
+    return max(0, underlay.num_addresses - FIRST_NODE_HOST - 1)
+
+
+def underlay_prefix_for(nodes: int) -> int:
+    """The longest prefix whose network has addresses for that many nodes."""
+    return 32 - (nodes + FIRST_NODE_HOST).bit_length()
+
+
+def pod_network_capacity(pod_cidr: IPv4Network) -> int:
+    """How many nodes the pods' range has a /24 for."""
+    return 2 ** (NODE_PREFIX - pod_cidr.prefixlen) if pod_cidr.prefixlen <= NODE_PREFIX else 0
+
+
+def pod_prefix_for(nodes: int) -> int:
+    """The longest prefix whose network has a /24 for that many nodes."""
+    return NODE_PREFIX - (nodes - 1).bit_length()
+
+
+def node_address(underlay: IPv4Network, index: int) -> IPv4Interface:
+    """The underlay address of node number `index` (from 0)."""
+    return IPv4Interface((int(underlay.network_address) + FIRST_NODE_HOST + index, underlay.prefixlen))
+
+
+def pod_network(pod_cidr: IPv4Network, index: int) -> IPv4Network:
+    """The pods' range on node number `index` (from 0)."""
+    return IPv4Network((int(pod_cidr.network_address) + index * 2 ** (32 - NODE_PREFIX), NODE_PREFIX))
+
+
+def router_address(pod_network: IPv4Network) -> IPv4Address:
+    """The address of `cilium_host`: the gateway of the pods on that node."""
+    return pod_network.network_address + ROUTER_HOST
+
+
+def pod_address(pod_network: IPv4Network, number: int) -> IPv4Address:
+    """The address of pod number `number` (from 0) on its node."""
+    return pod_network.network_address + FIRST_POD_HOST + number

@@ -1,6 +1,8 @@
-"""Comparisons and check results as JSON documents: the command line's contract, to the letter, plus what recomputes it.
+"""Comparisons, check results and traces as JSON documents: the command line's contract, to the letter. Pure.
 
-Base units throughout. Every run with its samples is in the document, so that a third party can compute the rows again.
+Base units throughout, but times of a trace are in ns, since a hop takes microseconds. Every run with its samples is
+in a comparison's document, so that a third party can compute the rows again; addresses come with the device that has
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.lab import Lab
 from labctl.model.result import CheckResult
 from labctl.model.signature import Signature
+from labctl.model.trace import Movement, PacketPath, Trace, Unshown
 from labctl.report.sentences import caution_text, headline, refusal_text
+from labctl.report.trace_words import unshown_words
 from labctl.report.words import ENGLISH
 from labctl.text import json_bytes
 
@@ -130,3 +134,34 @@ VIEWS: View = {
     Caution: ("kind", ("message", lambda caution: caution_text(caution, ENGLISH)), "facts"),
 }  # fmt: skip
 """What documents show where it is not just what there is: the rest is as the model declares it."""
+
+
+def trace_document(trace: Trace) -> dict[str, object]:
+    """`{"apiVersion", "kind": "Trace", "lab", …, "taps", "paths": [{"way", "number", "hops", …}], "signature", …}`."""
+    return {"apiVersion": "labctl/v1", "kind": "Trace"} | viewed(trace, _VIEWS)
+
+
+def _end(pod: str, address: str, node: str) -> dict[str, object]:
+    return {"pod": pod, "address": address, "node": node}
+
+
+_ENDS = ("client", "server", "client_address", "server_address", "client_node", "server_node")
+_VIEWS: View = {
+    Signature: (Rest("hindrances"),),
+    Evidence: ("witness", "where", "finding", "command"),
+    Movement: (Rest("packet"),),
+    PacketPath: (
+        "way", "number", "what", "arrived", ("sent", lambda path: path.is_sent), "lost", "lost_tap", "hops",
+        "skipped", "after",
+    ),
+    Unshown: (Rest(), ("sentence", unshown_words)),
+    Trace: (
+        "lab",
+        "scenario",
+        "provider",
+        "statement",
+        ("client", lambda trace: _end(trace.client, trace.client_address, trace.client_node)),
+        ("server", lambda trace: _end(trace.server, trace.server_address, trace.server_node)),
+        Rest("lab", "scenario", "provider", "statement", *_ENDS),
+    ),
+}  # fmt: skip

@@ -1,4 +1,5 @@
-"""Netfilter of a network namespace: its rules, its connections and its packet traces, without a process for each.
+"""What the kernel of a network namespace shows of packets: rules, connections, traces, and how many arrived. No process
+is started for any of it.
 
 What the rules say, which packets are marked and what the steps mean is the caller's business. The formats are here:
 
@@ -11,12 +12,16 @@ What the rules say, which packets are marked and what the steps mean is the call
 - rules by their comments. Both of iptables' ways into the kernel are read, since a host may have either: nf_tables by
   netlink (linux/netfilter/nf_tables.h) and ip_tables by socket options (linux/netfilter_ipv4/ip_tables.h). A rule
   without a comment is not seen.
+- arrivals: how many packets came to the namespace's IP stack, whichever way they were brought there (ipInReceives of
+  RFC 1213). It is the positive side of "nothing was seen on the way": bpf_redirect_peer leaves no trace on a pod's lxc,
+  but what it delivers is counted here, as is what the lxc delivers; ARP is not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import socket
@@ -346,3 +351,21 @@ def _option(asking: socket.socket, option: int, asked: bytes) -> bytes:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "getsockopt")
     return buffer.raw[: length.value]
+
+
+ARGV = ("cat", "/proc/net/snmp")
+
+
+def arrivals() -> int:
+    """Of the namespace that the calling thread is in, so far. Raises OSError."""
+    return parse_arrivals(Path("/proc/thread-self/net/snmp").read_text(encoding="ascii"))
+
+
+def parse_arrivals(text: str) -> int:
+    """InReceives of IPv4 from /proc/net/snmp: a line of names, then a line of numbers. Raises OSError (ENODATA) where
+    it is not in the text."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("Ip:")]
+    counters = dict(zip(*lines, strict=False)) if len(lines) == 2 else {}
+    if not counters.get("InReceives", "").isdigit():
+        raise OSError(errno.ENODATA, "it has no Ip InReceives")
+    return int(counters["InReceives"])

@@ -30,9 +30,9 @@ from labctl.providers.kind.clusters import argv_inspect, parse_inspect
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.endpoint import endpoint_of
 from labctl.providers.kind.execute import verify_chart
+from labctl.providers.kind.presence import argv_list
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kind.settings import read_settings
-from labctl.providers.kind.tools import argv_list
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "unit" / "kind"))
 from kind_world import lab_of

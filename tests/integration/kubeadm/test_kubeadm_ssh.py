@@ -19,7 +19,7 @@ import pytest
 from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
-from labctl.model.sections_kubeadm import Kubeadm, MachineSource
+from labctl.model.sections import Kubeadm, MachineSource
 from labctl.providers.base import TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kubeadm import own_files

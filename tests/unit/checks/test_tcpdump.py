@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.captured_ping import WatchedPing
 from labctl.checks.captures import argv_tcpdump, echo_filter, parse_counts
 from labctl.checks.registry import all_checks
-from labctl.checks.tcpdump import TcpdumpCheck
+from labctl.checks.tcpdump import TcpdumpCheck, WatchedPing
 from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab, Placement
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import Estimate, fewest_pairs, paired_estimate
+from labctl.compare.verdict import confidence_at, looks
 
 TRIALS = 1_500
 PLANNED = looks(8, 32)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from labctl.model.sections_kubeadm import HOSTS, Kubeadm, PackageSource
+from labctl.model.sections import HOSTS, Kubeadm, PackageSource
 
 
 def kubeadm(**keys: Any) -> Kubeadm:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab
-from labctl.planning.difference import differences
 from labctl.planning.resolve import resolve
+from labctl.planning.show import differences
 
 START = Path(__file__).resolve().parents[3]
 

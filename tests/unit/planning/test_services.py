@@ -11,10 +11,9 @@ import pytest
 from labctl.errors import UsageError
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab, ServiceProtocol, ServiceType
-from labctl.planning.addresses import service_address, service_capacity
-from labctl.planning.difference import differences
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
-from labctl.planning.resolve import resolve, selected, selector_of, with_settings
+from labctl.planning.resolve import resolve, selected, selector_of, service_address, service_capacity, with_settings
+from labctl.planning.show import differences
 from labctl.providers.netns.plan import plan
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"

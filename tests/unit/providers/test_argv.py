@@ -15,8 +15,7 @@ from pydantic import BaseModel, ValidationError
 import kubeadm_labs
 from labctl.errors import LabError
 from labctl.model.plan import Plan
-from labctl.model.sections_kind import Cilium, KindCluster
-from labctl.model.sections_kubeadm import Host, Kubeadm
+from labctl.model.sections import Cilium, Host, KindCluster, Kubeadm
 from labctl.providers.kind.plan import plan_lab as plan_kind
 from labctl.providers.kind.settings import read_settings as read_kind
 from labctl.providers.kubeadm.machines import machines_of

@@ -13,8 +13,8 @@ from labctl.engine.trace import TRACE, read_trace
 from labctl.errors import LabError, UsageError
 from labctl.model.comparison import Environment
 from labctl.model.trace import Mover, Trace, Unshown
+from labctl.report.json import trace_document
 from labctl.report.trace_html import trace_page
-from labctl.report.trace_json import trace_document
 from labctl.report.trace_text import trace_view
 from labctl.store.journal import JOURNAL_FILE
 from labctl.store.reading import StoredRun, find_run

@@ -65,7 +65,7 @@ def command(
 
     from labctl.engine.trace import TRACE, trace_into
     from labctl.planning.record import lab_to_json
-    from labctl.report.trace_json import trace_document
+    from labctl.report.json import trace_document
     from labctl.store.runs import create_run
 
     labs = {"lab": lab_to_json(found)}

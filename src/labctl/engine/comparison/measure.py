@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from labctl.checks.base import Check, InSlices, to_the_end
 from labctl.compare.order import PlannedRun, Schedule
-from labctl.compare.sequential import half_width
+from labctl.compare.verdict import half_width
 from labctl.engine.build import being_built, build, find, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.comparison.request import Asked

@@ -14,10 +14,9 @@ from difflib import get_close_matches
 from labctl.checks.base import Check, InSlices
 from labctl.codec import plain, typed
 from labctl.compare.order import Schedule, WorkItem, schedule
-from labctl.compare.sequential import confidence_at, looks
 from labctl.compare.statistics import CONFIDENCE
 from labctl.compare.thresholds import require_named
-from labctl.compare.verdict import FEWEST_PAIRS
+from labctl.compare.verdict import FEWEST_PAIRS, confidence_at, looks
 from labctl.compare.warnings import rounds_needed
 from labctl.engine.comparison.sides import KEYS, LabSide, choose, require_own_names, sides_of
 from labctl.errors import UsageError

@@ -21,8 +21,8 @@ from labctl.model.comparison import Caution, CautionKind, Comparison, Environmen
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Lab
 from labctl.model.result import CheckResult
-from labctl.planning.difference import differences
 from labctl.planning.record import lab_from_json
+from labctl.planning.show import differences
 from labctl.store.journal import JournalEntry
 from labctl.store.manifest import RunState
 from labctl.store.reading import StoredRun, list_runs

@@ -21,7 +21,7 @@ from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
-from labctl.model.sections_kind import Cilium
+from labctl.model.sections import Cilium
 from labctl.providers.base import Part
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.errors import MeasureFailed
-from labctl.json_text import parse_json
+from labctl.json_text import of_known_form, parse_json
 from labctl.model.lab import Lab, Node, Pod
 from labctl.providers.cilium.endpoints import CiliumEndpoint, endpoint_of
-from labctl.providers.cilium.json_lines import of_known_form
-from labctl.providers.cilium.pods import PodState
+from labctl.providers.cilium.workloads import PodState
 
 LINKS_SCRIPT = (
     "cd /sys/class/net && for d in *; do "

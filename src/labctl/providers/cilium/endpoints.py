@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
-from labctl.json_text import parse_json
+from labctl.json_text import of_known_form, parse_json
 from labctl.names import is_device, is_mac
-from labctl.providers.cilium.json_lines import of_known_form
 from labctl.providers.cilium.status import IN_AGENT
 
 

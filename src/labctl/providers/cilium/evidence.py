@@ -36,7 +36,7 @@ from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
 from labctl.providers.cilium.values import Wanted, expected_config
-from labctl.system import snmp
+from labctl.system import netfilter
 
 _MIN_PACKETS = 3
 """Fewer packets than this on a device say nothing: ARP alone makes one or two."""
@@ -398,7 +398,7 @@ class Witnesses:
             return failed
         link = LinkCounters(transmitted=int(words[0]), received=int(words[1]))
         try:
-            arrived = snmp.parse_arrivals(self.nodes[pod.name].run(snmp.ARGV, timeout_s=_ASK_S).text)
+            arrived = netfilter.parse_arrivals(self.nodes[pod.name].run(netfilter.ARGV, timeout_s=_ASK_S).text)
         except (LabError, OSError):
             return _Counted(link=link, arrived=None)
         return _Counted(link=link, arrived=arrived)

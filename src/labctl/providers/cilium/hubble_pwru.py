@@ -18,9 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
-from labctl.json_text import parse_json
+from labctl.json_text import mapping_of, number_of, object_of, parse_json
 from labctl.model.trace import Movement, Mover, PacketKey
-from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 from labctl.providers.cilium.versions import Version
 
 HUBBLE_READY = '"flow"'

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed
+from labctl.json_text import mapping_of, number_of, object_of
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
-from labctl.providers.cilium.json_lines import mapping_of, number_of, object_of
 from labctl.providers.cilium.status import IN_AGENT
 
 READY = "Press Ctrl-C to quit"

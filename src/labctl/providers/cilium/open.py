@@ -27,11 +27,10 @@ from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, pa
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
-from labctl.providers.cilium.pods import PodState, parse_pods
 from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.watch import watching, wishes
-from labctl.providers.cilium.workloads import LAB_LABEL
+from labctl.providers.cilium.workloads import LAB_LABEL, PodState, parse_pods
 
 AGENTS = "k8s-app=cilium"
 AGENT_CONTAINER = "cilium-agent"

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from labctl.errors import UsageError
-from labctl.model.sections_kind import Cilium
+from labctl.model.sections import Cilium
 from labctl.providers.cilium.chart import Chart
 from labctl.providers.cilium.compatibility import kube_version_to_render
 from labctl.providers.cilium.helm_names import wrong_here

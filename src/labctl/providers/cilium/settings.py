@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
-from labctl.model.section import Section
-from labctl.model.sections_kind import Cilium
+from labctl.model.sections import Cilium, Section
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible

@@ -14,7 +14,7 @@ from labctl.json_text import parse_json
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.kind.config import ContainerMark, parse_mark
 from labctl.providers.kind.failures import failed_command
-from labctl.providers.kind.tools import CLUSTER_LABEL, ROLE_LABEL, argv_list
+from labctl.providers.kind.presence import CLUSTER_LABEL, ROLE_LABEL, argv_list
 from labctl.system import files
 
 LOOK_S = 30.0

@@ -18,7 +18,7 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.sections_kind import Propagation
+from labctl.model.sections import Propagation
 from labctl.providers.kind.settings import KindSettings
 
 MARK_FOLDER = "/labctl"

@@ -17,8 +17,8 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import Commands, WriteFile, read_state, write_private
-from labctl.providers.cilium.pods import PodState, parse_events, parse_pods
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
+from labctl.providers.cilium.workloads import PodState, parse_events, parse_pods
 from labctl.providers.kind import clusters
 from labctl.providers.kind.actions import (
     CollectLogs,

@@ -1,16 +1,17 @@
-"""Whether labs of kind can be on this host, for commands that look for any lab.
+"""Whether labs of kind can be on this host: which container engine kind uses here, and how it lists node containers.
 
-It stands alone because loading the provider to find that out would make `labctl list` wait.
+Apart from the provider so that commands that look for any lab (`labctl list`) do not wait for it to load. Reads the
+environment and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from labctl.model.result import Completed
 from labctl.providers.cilium.commands import RECORD, state_root
-from labctl.providers.kind.tools import argv_list, engine_here
 from labctl.system import process
 
 LOOK_S = 10.0
@@ -34,3 +35,27 @@ def may_have_labs(
         if not listed.timed_out and listed.returncode == 0:
             return bool(listed.text.strip())
     return any((root or state_root("kind")).glob(f"*/{RECORD}"))
+
+
+ENGINES = ("docker", "nerdctl", "podman")
+"""In the order in which kind looks for them."""
+CLUSTER_LABEL = "io.x-k8s.kind.cluster"
+ROLE_LABEL = "io.x-k8s.kind.role"
+
+
+def engine_of(environment: Mapping[str, str], find: Callable[[str], str | None]) -> str:
+    """The engine that kind will use: the one that KIND_EXPERIMENTAL_PROVIDER names, else the first that is there."""
+    named = environment.get("KIND_EXPERIMENTAL_PROVIDER", "")
+    if named in ENGINES:
+        return named
+    return next((engine for engine in ENGINES if find(engine)), ENGINES[0])
+
+
+def engine_here(find: Callable[[str], str | None]) -> str:
+    return engine_of(os.environ, find)
+
+
+def argv_list(engine: str, cluster: str = "") -> tuple[str, ...]:
+    """Names of the node containers, of every kind cluster or of one, running or not."""
+    chosen = f"label={CLUSTER_LABEL}={cluster}" if cluster else f"label={CLUSTER_LABEL}"
+    return (engine, "ps", "--all", "--filter", chosen, "--format", "{{.Names}}")

@@ -18,7 +18,7 @@ from labctl.providers.cilium.commands import INSTALL, Commands
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.failures import remedy_for
-from labctl.providers.kind.tools import engine_here
+from labctl.providers.kind.presence import engine_here
 
 NEEDED_FOR = "building labs with kind"
 MEMORY_PER_NODE_BYTE = 700 * 2**20

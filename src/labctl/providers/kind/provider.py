@@ -18,7 +18,7 @@ from pathlib import Path
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
-from labctl.model.sections_kind import Capture, KindCluster
+from labctl.model.sections import Capture, KindCluster
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
 from labctl.providers.cilium.commands import (
     BUNDLES,
@@ -30,10 +30,9 @@ from labctl.providers.cilium.commands import (
     write_private,
 )
 from labctl.providers.cilium.open import open_lab
-from labctl.providers.cilium.pods import PodState
 from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
-from labctl.providers.cilium.workloads import CONTAINER, helper_name
+from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
 from labctl.providers.kind import bundle, clusters, config
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
@@ -41,9 +40,9 @@ from labctl.providers.kind.clusters import NodeContainer
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.execute import KindExecutor
 from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
+from labctl.providers.kind.presence import engine_here
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
-from labctl.providers.kind.tools import engine_here
 from labctl.system.files import digest_of
 
 _DELETE_S = 180.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.sections_kind import Cilium, ControlPlane, KindCluster
+from labctl.model.sections import Cilium, ControlPlane, KindCluster
 from labctl.providers.cilium.commands import LabFiles
 from labctl.providers.cilium.settings import Cluster, section_of
 from labctl.providers.cilium.values import split_reference

@@ -26,6 +26,7 @@ from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.images import (
     CILIUM_ROLES,
     ENGINE,
+    ROLES,
     Doors,
     FoundImage,
     Store,
@@ -33,7 +34,6 @@ from labctl.providers.kubeadm.images import (
     locate,
     rename,
 )
-from labctl.providers.kubeadm.kubernetes_images import ROLES
 from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.system.files import open_folder, temporary_folder
 

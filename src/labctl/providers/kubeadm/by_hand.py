@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from labctl.model.sections_kubeadm import CgroupDriver, PackageSource, Swap
+from labctl.model.sections import CgroupDriver, PackageSource, Swap
 from labctl.planning.shell import fed, quoted, substitute, through, word, written
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
 from labctl.providers.kubeadm.kubernetes import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override

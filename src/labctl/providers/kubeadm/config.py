@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from labctl.model.sections_kubeadm import CgroupDriver, Kubeadm, Swap
+from labctl.model.sections import CgroupDriver, Kubeadm, Swap
 from labctl.providers.cilium.values import merged
 from labctl.providers.kubeadm.kubernetes import (
     ConfigApi,

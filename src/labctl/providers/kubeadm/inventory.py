@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from labctl.model.lab import Lab
-from labctl.model.sections_kubeadm import ADDRESS_PATTERN, Kubeadm
+from labctl.model.sections import ADDRESS_PATTERN, Kubeadm
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.sections_kubeadm import HOSTS, Host, Kubeadm, MachineRole, MachineSource
+from labctl.model.sections import HOSTS, Host, Kubeadm, MachineRole, MachineSource
 from labctl.planning.shell import word
 
 FIRST_VAGRANT_HOST = 10

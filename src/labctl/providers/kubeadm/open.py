@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
-from labctl.model.sections_kubeadm import DEVICE_PATTERN
+from labctl.model.sections import DEVICE_PATTERN
 from labctl.providers.base import ClockOffset, TargetKind
 from labctl.providers.cilium.commands import shown
 from labctl.providers.cilium.open import OpenCiliumLab, open_lab
-from labctl.providers.cilium.pods import PodState
 from labctl.providers.cilium.targets import Door, DoorTarget
-from labctl.providers.cilium.workloads import CONTAINER, helper_name, nodes_with_helper
+from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name, nodes_with_helper
 from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
 from labctl.providers.kubeadm.survey import measure

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labctl.errors import LabError, StepFailed, UsageError
-from labctl.model.sections_kubeadm import Kubeadm, PackageSource
+from labctl.model.sections import Kubeadm, PackageSource
 from labctl.providers.cilium.commands import state_root
 from labctl.providers.kubeadm.machines import Machine
 from labctl.system.files import Folder, open_folder, person, read_file, why_untrusted

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from labctl.model.plan import Action, Plan, Step
-from labctl.model.sections_kubeadm import MachineSource
+from labctl.model.sections import MachineSource
 from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.workloads import LAB_LABEL, workloads
 from labctl.providers.kubeadm import by_hand

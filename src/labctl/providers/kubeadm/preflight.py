@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from labctl.errors import StepFailed, UsageError
-from labctl.model.sections_kubeadm import Kubeadm, PackageSource
+from labctl.model.sections import Kubeadm, PackageSource
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import nearest, parse_version, skew

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
 from labctl.errors import HostLacks, LabError, StepFailed
-from labctl.model.sections_kubeadm import Kubeadm, MachineSource
+from labctl.model.sections import Kubeadm, MachineSource
 from labctl.providers.base import Probe
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.preflight import CGROUP_V2, Problem, clock_problem, judge_machine

@@ -13,7 +13,7 @@ from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.model.sections_kubeadm import Kubeadm, MachineSource
+from labctl.model.sections import Kubeadm, MachineSource
 from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
-from labctl.model.sections_kind import Cilium
-from labctl.model.sections_kubeadm import Kubeadm
+from labctl.model.sections import Cilium, Kubeadm
 from labctl.providers.cilium.compatibility import refuse_idle
 from labctl.providers.cilium.settings import Cluster, refuse_unfit, section_of
 from labctl.providers.cilium.versions import Version

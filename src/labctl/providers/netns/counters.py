@@ -19,7 +19,7 @@ from labctl.datapath import bpf
 from labctl.datapath.layout import ProgramCounter, read_metrics
 from labctl.errors import MeasureFailed
 from labctl.providers.netns.kinds.program import Direction, attached_to
-from labctl.system import netfilter, netns, process, rtnetlink, snmp
+from labctl.system import netfilter, netns, process, rtnetlink
 from labctl.system.netfilter import Connection
 from labctl.system.netlink import Socket
 from labctl.system.rtnetlink import Filter, Link
@@ -106,7 +106,7 @@ def read_arrivals(namespace: str) -> int | Unread:
 
     def reading() -> int:
         with netns.entered(netns.path_of(namespace)):
-            return snmp.arrivals()
+            return netfilter.arrivals()
 
     return _or_unread(reading, "/proc/net/snmp")
 

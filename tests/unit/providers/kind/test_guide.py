@@ -93,7 +93,7 @@ def test_the_guides_other_version_goes_with_the_same_nodes(project: Path) -> Non
 
 
 def test_every_key_of_the_guides_tables_is_one_that_labctl_takes() -> None:
-    from labctl.model.sections_kind import KindCluster
+    from labctl.model.sections import KindCluster
 
     table = GUIDE[GUIDE.index("| key of `kindCluster` |") :]
     rows = [line.split("|")[1] for line in table.split("\n\n")[0].splitlines()[2:]]

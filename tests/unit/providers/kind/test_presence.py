@@ -9,8 +9,7 @@ import pytest
 
 from kind_world import completed
 from labctl.providers.base import Completed
-from labctl.providers.kind.presence import may_have_labs
-from labctl.providers.kind.tools import argv_list
+from labctl.providers.kind.presence import argv_list, may_have_labs
 
 SILENT = completed(("docker", "ps"), "", "Cannot connect to the Docker daemon at unix:///x", 1)
 

@@ -8,8 +8,8 @@ import pytest
 from kind_world import World, completed
 from labctl.providers.base import Completed, Probe
 from labctl.providers.kind import endpoint
+from labctl.providers.kind.presence import engine_of
 from labctl.providers.kind.probes import KERNEL_OPTIONS, parse_tool_version, probes
-from labctl.providers.kind.tools import engine_of
 
 GOOD_INFO = {"ServerVersion": "28.2.2", "CgroupVersion": "2", "MemTotal": 16 * 2**30}
 FILES = {

@@ -27,15 +27,17 @@ from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
+    TABLE,
     Doors,
+    from_table,
     images_in,
     kubernetes_images,
     locate,
     parse_images,
+    parse_list,
     rename,
     stored_as,
 )
-from labctl.providers.kubeadm.kubernetes_images import TABLE, from_table, parse_list
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.system.files import Folder

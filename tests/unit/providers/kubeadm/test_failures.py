@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.model.sections_kubeadm import MachineRole
+from labctl.model.sections import MachineRole
 from labctl.providers.kubeadm.failures import (
     KNOWN,
     TaskFailure,

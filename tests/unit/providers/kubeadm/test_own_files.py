@@ -12,7 +12,7 @@ import pytest
 
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, StepFailed, UsageError
-from labctl.model.sections_kubeadm import Kubeadm, MachineRole
+from labctl.model.sections import Kubeadm, MachineRole
 from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import Machine, site_machines
 from labctl.providers.kubeadm.own_files import require_own, require_packages, require_places, sudo_password

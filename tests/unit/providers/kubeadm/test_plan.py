@@ -17,7 +17,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import HostRouting
 from labctl.planning.show import as_record, as_script
 from labctl.providers.base import Completed
-from labctl.providers.cilium.pods import PodState
+from labctl.providers.cilium.workloads import PodState
 from labctl.providers.kubeadm.machines import Machine, machine_from_record, machines_of
 from labctl.providers.kubeadm.open import SshWays
 from labctl.providers.kubeadm.provider import KubeadmProvider

@@ -14,7 +14,7 @@ import paramiko  # type: ignore[import-untyped]
 import pytest
 
 from labctl.errors import LabError
-from labctl.model.sections_kubeadm import MachineRole
+from labctl.model.sections import MachineRole
 from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh_config import Reached

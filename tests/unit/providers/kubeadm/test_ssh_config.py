@@ -14,7 +14,7 @@ import pytest
 
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
-from labctl.model.sections_kubeadm import MachineRole
+from labctl.model.sections import MachineRole
 from labctl.providers.kubeadm.inventory import host_variables
 from labctl.providers.kubeadm.machines import Machine, in_quotes, machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner, socket_directory
