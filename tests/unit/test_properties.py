@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.checks import addressing_findings, captures, connect, iperf, latency, paced, service
+from labctl.checks import addressing_findings, captures, connect, iperf, latency, netfilter, paced, service
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema

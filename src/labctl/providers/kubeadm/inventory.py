@@ -215,7 +215,7 @@ def sources(settings: Kubeadm, family: str) -> Sources:
 
 
 def sandbox_image(settings: Kubeadm) -> str:
-    """The pause image that containerd is told to use; empty leaves what it has."""
+    """The pause image that containerd is configured to use; empty leaves what it has."""
     if settings.runtime.sandbox_image:
         return settings.runtime.sandbox_image
     if settings.image_repository:
@@ -293,7 +293,7 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
 
 
 def init_flags(settings: Kubeadm) -> str:
-    """What kubeadm init is told on its command line, since this version's configuration has no place for it."""
+    """What kubeadm init gets on its command line, since this version's configuration has no place for it."""
     if skip_proxy(parse_version(settings.kubernetes)) is not SkipProxy.FLAG:
         return ""
     return f"{SkipProxy.FLAG},preflight" if checks_apart(settings) else str(SkipProxy.FLAG)

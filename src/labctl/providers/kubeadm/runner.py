@@ -96,12 +96,12 @@ class Narrator:
         self._ended = []
         if not done:
             return
-        told = [
+        parts = [
             f"{outcome}: {', '.join(nodes)}"
             for outcome in (TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE)
             if (nodes := sorted(one.node for one in done if one.outcome is outcome))
         ]
-        text = done[0].task + (f" ({'; '.join(told)})" if told else "")
+        text = done[0].task + (f" ({'; '.join(parts)})" if parts else "")
         self._tell(text, max(one.duration_s for one in done))
 
 

@@ -125,9 +125,8 @@ def _unreached(machine: Machine, goal: Reached, message: str, said: str) -> LabE
             remedy="\n".join([f"ssh {goal.jump} true"] * bool(goal.jump) + [f"ssh {machine.place} true"]),
         )
     else:
-        failed = step_failed(
-            [TaskFailure(node=machine.node, task="connect", message=message, unreachable=True)], [machine]
-        )
+        failure = TaskFailure(node=machine.node, task="connect", message=message, unreachable=True)
+        failed = step_failed([failure], [machine])
     unfollowed = [*goal.unfollowed, *["@cert-authority in known_hosts"] * bool(_marked("@cert-authority", goal))]
     if unfollowed:
         ignored = ", ".join(unfollowed)
@@ -435,8 +434,7 @@ class SshRunning:
             time.sleep(_POLL_S)
 
     def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
-        """A channel carries no signals: where they are needed, `providers/cilium/targets.py` sends them by process
-        id. This closes the program's input and waits."""
+        """Closes the program's input and waits. Channels carry no signals: `providers/cilium/targets.py` sends them."""
         del sig
         return self.wait(timeout_s=timeout_s)
 
