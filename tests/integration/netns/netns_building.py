@@ -46,7 +46,7 @@ def names_of(lab: str) -> tuple[str, ...]:
 
 
 def ping(lab: Lab, client: str, address: object, *, count: int = 3) -> subprocess.CompletedProcess[str]:
-    argv = ("ping", "-n", "-c", str(count), "-i", "0.01", "-W", "1", str(address))
+    argv = ("ping", "-n", "-c", str(count), "-i", "0.01", "-W", "5", str(address))
     inside = netns.command(f"labctl.{lab.name}.{client}", argv)
     return subprocess.run(inside, capture_output=True, text=True, timeout=120, check=False)
 
