@@ -16,7 +16,7 @@ from labctl.model.trace import Carriage, Hop, PacketPath, Trace, Way
 from labctl.report.grid import command_line
 from labctl.report.trace_words import (
     NotSeen,
-    carried_words,
+    brought_words,
     different,
     direction_words,
     envelope_lines,
@@ -144,12 +144,9 @@ class _Picture:
         return 0 if self._is_stacked else lane_of(role, self._trace.placement)
 
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
-        words = [f"⇣ {movement_words(movement, self._trace)}" for movement in hop.moved_by]
-        if not words or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
-            words.append(f"⇣ {carried_words(hop)}")
         if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
-            for text in words:
-                yield from self._block(self._idle(lane), [text], "", lane)
+            for words in brought_words(hop, self._trace):
+                yield from self._block(self._idle(lane), [f"⇣ {words}"], "", lane)
 
     def _hop(self, hop: Hop, last: Hop | None, lane: int, here: int, number: int) -> Iterator[Text]:
         facts = [f"{number}  {self._name(hop.tap)}", direction_words(hop), f"ttl {hop.ttl}", since_words(hop)]
