@@ -17,6 +17,7 @@ from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
 from labctl.names import is_name
 from labctl.planning.shell import word, written
 from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.tool_errors import errors_in, joined
 from labctl.system import files, process
 
 
@@ -118,10 +119,12 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
     """Runs argv to look at something. Raises MeasureFailed when it fails."""
     done = commands.run(argv, timeout_s=timeout_s)
     if done.timed_out or done.returncode != 0:
-        lines = done.error_text.strip().splitlines() or done.text.strip().splitlines()
+        lines = done.error_text.strip().splitlines() or done.text.strip().splitlines() or ["it printed nothing"]
         raise MeasureFailed(
             what=f"{' '.join(argv[:2])} … " + (f"did not end in {timeout_s:g} s" if done.timed_out else "failed"),
-            cause=lines[-1] if lines else f"exit status {done.returncode}, and no word",
+            cause=joined(errors_in(done.error_text)) or lines[-1]
+            if lines
+            else f"exit status {done.returncode}, and no word",
             remedy=shown(commands, argv),
         )
     return done

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.errors import StepFailed
+from labctl.providers.cilium.tool_errors import errors_in, joined
 from labctl.providers.kubeadm.machines import Machine
 
 _LONGEST_MESSAGE = 300
@@ -510,22 +511,33 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     what = f"{where}: cannot be reached" if first.unreachable else f"{where}: {_uncapitalised(first.task)}: failed"
     if also:
         what += f" (as on {', '.join(also)})" if _same(failures) else f"; something failed on {', '.join(also)} too"
-    recognised = recognise(first)
     said = shortened(first.message)
-    if recognised is None or machine is None:
+    recognised = _each_recognised(first)
+    if not recognised or machine is None:
         return StepFailed(what=what, cause=said or "it said nothing", remedy=f"less {shlex.quote(log)}" if log else "")
-    known, groups = recognised
-    words = {
-        "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
-        "forget": machine.forgetting(groups.get("known_as", "")), **groups,
-    }  # fmt: skip
-    cause = _filled(known.cause, words)
-    if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
+    causes: dict[str, None] = {}
+    remedies: dict[str, None] = {}
+    for known, groups in recognised:
+        words = {
+            "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
+            "forget": machine.forgetting(groups.get("known_as", "")), **groups,
+        }  # fmt: skip
+        causes[_filled(known.cause, words)] = None
+        pasteable = words | {name: _pasteable(text) for name, text in groups.items()}
+        remedies.update(dict.fromkeys(_filled(known.remedy, pasteable).splitlines()))
+    cause = "; ".join(causes)
+    if said and said not in cause and not said.startswith("labctl:") and "said" not in recognised[0][1]:
         cause += f". It said: {said}"
-    remedy = _filled(known.remedy, words | {name: _pasteable(said) for name, said in groups.items()})
-    return StepFailed(
-        what=what, cause=cause, remedy=f"{remedy}\nless {shlex.quote(log)}  # all that Ansible said" if log else remedy
-    )
+    if log:
+        remedies[f"less {shlex.quote(log)}  # all that Ansible said"] = None
+    return StepFailed(what=what, cause=cause, remedy="\n".join(remedies))
+
+
+def _each_recognised(failure: TaskFailure) -> list[tuple[KnownFailure, dict[str, str]]]:
+    """What is known of the failure; where several of kubeadm's checks failed, of each of them."""
+    checks = [error for error in errors_in(failure.message) if error.startswith("[ERROR ")]
+    each = [replace(failure, message=check) for check in checks] if len(checks) > 1 else [failure]
+    return [found for one in each if (found := recognise(one)) is not None]
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
@@ -546,7 +558,10 @@ def _uncapitalised(task: str) -> str:
 
 
 def shortened(message: str) -> str:
-    """The lines that say what was wrong: errors first, then the last ones; one line, not too long."""
+    """What was wrong, in one line: the tool's own errors, whole; where no line has the form of one, the first lines
+    that sound like it, not too long."""
+    if errors := errors_in(message):
+        return joined(errors)
     lines = [line.strip() for line in _WARNINGS.sub("", message).splitlines() if line.strip()]
     telling = [line for line in lines if _TELLING.search(line)]
     text = "; ".join((telling or lines)[:3])

@@ -217,6 +217,11 @@ def test_every_failure_is_undone_and_says_what_to_do(
     assert remedy in failed.value.remedy
     assert words.split(":")[-1].strip()[:20] in failed.value.cause
     assert world.clusters == {}
+    if expected is StepFailed:
+        kept = tmp_path / "state" / "logs" / "bpf" / "failed-command.txt"
+        assert f"less {kept}" in failed.value.remedy
+        assert words in kept.read_text()
+        assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_tool_that_hangs_is_told_with_its_deadline(world: World, provider: KindProvider, tmp_path: Path) -> None:
