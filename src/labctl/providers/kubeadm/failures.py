@@ -273,6 +273,18 @@ KNOWN: tuple[KnownFailure, ...] = (
         "# kubeadm.imageRepository: a mirror that they reach, or kubeadm.images.archives",
     ),
     _known(
+        r"labctl: pods have ended: (?P<pods>[^\n\"]*(?:Evicted|low on resource|DiskPressure|MemoryPressure|PIDPressure)"
+        r"[^\n\"]*)",
+        "the kubelet evicted pods, or did not admit them, because the machine lacks room: {pods}",
+        "ssh {place} 'df -h / /var; df -i / /var; free -h'  # make room there",
+        "# then the same labctl command: it replaces them",
+    ),
+    _known(
+        r"labctl: pods have ended: (?P<pods>[^\n\"]+)",
+        "pods have ended, and nothing starts them again: {pods}",
+        "ssh {place} 'sudo journalctl -u kubelet -n 30'  # then the same labctl command: it replaces them",
+    ),
+    _known(
         r"apparmor_parser|unable to apply apparmor profile",
         "containerd wants AppArmor, and the machine's parser is missing or refuses",
         "ssh {place} sudo apt-get install -y apparmor",
