@@ -59,7 +59,7 @@ for variant in legacy nft; do
         "$save" 2>/dev/null | grep -qE 'CILIUM_|KUBE-' || continue
         "$save" 2>/dev/null | without_ours | "$restore" --noflush &&
             echo "removed Cilium's and the kubelet's $family rules ($variant)"
-        [ "$variant" = nft ] && command -v nft >/dev/null 2>&1 || continue
+        if [ "$variant" = legacy ] || ! command -v nft >/dev/null 2>&1; then continue; fi
         # iptables-nft makes tables and hooks for the first rule in them: those that are empty now go with it.
         case $family in iptables) ip=ip ;; *) ip=ip6 ;; esac
         for table in filter nat mangle raw security; do
