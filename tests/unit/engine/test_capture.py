@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Sequence
 
 import pytest
 
-from labctl.engine.capture import Ended, Source, TapCounts, counts_by_tap, sources_of
+from labctl.engine.capture import Ended, Source, Stream, TapCounts, clocks_of, counts_by_tap, sources_of
 from labctl.model.signature import Role
 from labctl.model.trace import TapDirection
 from labctl.path import pcapng
 from labctl.path.decode_text import packet_text
 from labctl.path.pcap import PcapError, PcapFeed, read_pcap
-from labctl.providers.base import Tap, TargetKind
+from labctl.providers.base import ClockOffset, Completed, Tap, TargetKind
 from labctl.testing import packets
-from labctl.testing.scripted import ScriptedTarget
+from labctl.testing.labs import example_lab
+from labctl.testing.scripted import ScriptedLab, ScriptedTarget
 
 MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 ECHO = packets.ethernet(
@@ -148,3 +151,71 @@ def test_taps_are_captured_in_both_directions_and_loopbacks_once() -> None:
         (Role.CLIENT_ETH0, TapDirection.OUT),
         (Role.CLIENT_LO, TapDirection.IN),
     ]
+
+
+CLOCKS = {
+    # A tap, how far its machine's clock is ahead of this host's, and by how much that may be wrong.
+    "node1:eth0": (0.0, 0.0),
+    "node2:eth0": (5.0, 0.0015),
+    "node3:eth0": (-3.25, 0.002),
+    "node4:eth0": (86_400.0, 0.0005),
+}
+LISTENING_NS = 1_700_000_000_000_000_000
+SENT_MS = (-400, -3, -1, 1, 3, 400)
+
+
+def test_packets_count_from_the_moment_when_every_tap_listens_by_whatever_clock_they_are_stamped() -> None:
+    sources = [source(name, Role.CLIENT_UPLINK, TapDirection.IN) for name in CLOCKS]
+    clocks = {
+        name: ClockOffset(node=name.partition(":")[0], offset_s=ahead_s, error_s=error_s)
+        for name, (ahead_s, error_s) in CLOCKS.items()
+        if ahead_s
+    }
+    pipes = [os.pipe() for _ in sources]
+    stream = Stream(sources, [], [reading for reading, _ in pipes], 0.05, since_ns=LISTENING_NS, clocks=clocks)
+    try:
+        for (ahead_s, _), (_, writing) in zip(CLOCKS.values(), pipes, strict=True):
+            stamps = [LISTENING_NS + round(ahead_s * 1e9) + at_ms * 1_000_000 for at_ms in SENT_MS]
+            data = packets.pcap_file([(stamp, ECHO) for stamp in stamps], nanoseconds=True)
+            os.write(writing, data[:100])
+            stream.read(wait_s=0)
+            os.write(writing, data[100:])
+            os.close(writing)
+        batch = stream.drain(timeout_s=5.0)
+    finally:
+        stream.close()
+        for reading, _ in pipes:
+            os.close(reading)
+    seen = [((time_ns - LISTENING_NS) // 1_000_000, number) for time_ns, number, _ in batch]
+    # Two clocks are known to less than 1 ms only: what they stamped 1 ms after the moment may be of before.
+    assert seen == [(1, 0), (1, 3), (3, 0), (3, 1), (3, 2), (3, 3), (400, 0), (400, 1), (400, 2), (400, 3)]
+    said = b"6 packets captured\n6 packets received by filter\n0 packets dropped by kernel\n"
+    done = Completed(argv=("tcpdump",), returncode=0, stdout=b"", stderr=said, duration_s=1.0)
+    ended = [stream._ended(number, done) for number in range(len(sources))]
+    assert [one.early for one in ended] == [3, 4, 4, 3]
+    assert {name: counts.received for name, counts in counts_by_tap(ended).items()} == {
+        "node1:eth0": 3, "node2:eth0": 2, "node3:eth0": 2, "node4:eth0": 3,
+    }  # fmt: skip
+    assert all(counts.lost == 0 for counts in counts_by_tap(ended).values())
+
+
+def test_the_clock_of_a_tap_is_that_of_the_node_that_its_pod_is_on() -> None:
+    lab = example_lab()
+    asked: list[tuple[str, ...]] = []
+
+    class Machines(ScriptedLab):
+        def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+            asked.append(tuple(nodes))
+            return tuple(ClockOffset(node=node, offset_s=1.0, error_s=0.1) for node in nodes)
+
+    pods = {pod.name: pod.node for pod in lab.pods}
+    targets = [ScriptedTarget(name) for name in pods] + [ScriptedTarget(lab.nodes[0].name, kind=TargetKind.NODE)]
+    taps = [Tap(name=f"{one.name}:eth0", role=Role.CLIENT_ETH0, target=one, interface="eth0") for one in targets]
+    found = clocks_of(Machines(lab, targets), taps)
+    assert {name: clock.node for name, clock in found.items()} == {
+        **{f"{pod}:eth0": node for pod, node in pods.items()},
+        f"{lab.nodes[0].name}:eth0": lab.nodes[0].name,
+    }
+    assert len(asked) == 1
+    assert len(set(asked[0])) == len(asked[0])
+    assert clocks_of(ScriptedLab(lab, targets), taps) == {}

@@ -17,6 +17,7 @@ from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
 from labctl.names import is_name
 from labctl.planning.shell import word, written
 from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.tool_errors import errors_in, joined
 from labctl.system import files, process
 
 
@@ -119,10 +120,11 @@ def must(commands: Commands, argv: Sequence[str], *, timeout_s: float) -> Comple
     done = commands.run(argv, timeout_s=timeout_s)
     if done.timed_out or done.returncode != 0:
         lines = done.error_text.strip().splitlines() or done.text.strip().splitlines()
+        last = lines[-1] if lines else f"exit status {done.returncode}, and no output"
         begun = " ".join(argv[:2])
         raise MeasureFailed(
             what=f"{begun} … did not end within {timeout_s:g} s" if done.timed_out else f"{begun} … failed",
-            cause=lines[-1] if lines else f"exit status {done.returncode}, and no output",
+            cause=joined(errors_in(done.error_text)) or last,
             remedy=shown(commands, argv),
         )
     return done

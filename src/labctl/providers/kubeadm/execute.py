@@ -24,6 +24,7 @@ from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import WriteFile, shown, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.settings import write_record
+from labctl.providers.cilium.tool_errors import errors_in, joined
 from labctl.providers.cilium.workloads import parse_pods
 from labctl.providers.kubeadm.actions import (
     FetchKubeconfig,
@@ -141,7 +142,7 @@ class KubeadmExecutor:
         if done.returncode != 0:
             raise StepFailed(
                 what=f"{self._settings.control_plane.node}: {' '.join(argv[:1])} failed",
-                cause=done.error_text.strip()[-300:],
+                cause=joined(errors_in(done.error_text)) or done.error_text.strip()[-300:],
                 remedy=shown(self._fleet.control_plane, argv),
             )
 
@@ -185,7 +186,7 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
     if done.timed_out or done.returncode != 0:
         raise StepFailed(
             what=f"helm {argv[1]} did not end in {timeout_s:g} s" if done.timed_out else f"helm {argv[1]} failed",
-            cause=done.error_text.strip()[-400:],
+            cause=joined(errors_in(done.error_text)) or done.error_text.strip()[-400:],
             remedy=remedy,
         )
     return done.text

@@ -49,13 +49,14 @@ FILES = (
     "/etc/modules-load.d/labctl.conf",
     "/etc/sysctl.d/99-labctl.conf",
     "/etc/sysctl.d/99-override_cilium_rp_filter.conf",
+    "/etc/sysctl.d/99-zzz-override_cilium.conf",
     "/etc/apt/keyrings/labctl-kubernetes.asc",
     "/etc/apt/sources.list.d/labctl-kubernetes.list",
     "/etc/yum.repos.d/labctl-kubernetes.repo",
     "/etc/yum.repos.d/labctl-containerd.repo",
     "/etc/systemd/system/kubelet.service",
 )
-"""Files of the machine that the playbooks write; `down` puts back what was there, or nothing where nothing was."""
+"""Files that the playbooks and Cilium write; `down` puts back what was there, or nothing where nothing was."""
 
 DIRECTORIES = (
     "/etc/kubernetes/manifests",
@@ -83,6 +84,7 @@ WATCHED_SYSCTLS = (
     "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter", "net.core.bpf_jit_enable",
     "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes",
     "vm.overcommit_memory", "vm.panic_on_oom",
+    "kernel.timer_migration", "net.ipv4.fib_multipath_use_neigh",
 )  # fmt: skip
 """What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
 SUDO = "env LC_ALL=C sudo"
