@@ -61,6 +61,7 @@ def command(
         check_filter,
         chosen_taps,
         known_taps,
+        left_out,
         prove_filter,
         sources_of,
         streaming,
@@ -109,6 +110,8 @@ def command(
         ):
             count_of_taps = f"{len(chosen)} tap{'' if len(chosen) == 1 else 's'}"
             _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C ends it): {', '.join(tap.name for tap in chosen)}")
+            if own := left_out(chosen):
+                _say(own)
             printer = Printer(sources, keeps=as_json)
             watched = OneWay(found, sources, expression)
             end = _End(stops, limits)

@@ -117,7 +117,10 @@ class OpenMachinesLab(OpenCiliumLab):
     """With clocks of its own on every node (`OpenLab.clock_offsets`)."""
 
     def __init__(self, opened: OpenCiliumLab, fleet: Fleet) -> None:
-        super().__init__(opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents)
+        super().__init__(
+            opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents,
+            fleet.own_traffic(),
+        )  # fmt: skip
         self._fleet = fleet
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
@@ -127,5 +130,6 @@ class OpenMachinesLab(OpenCiliumLab):
 @contextmanager
 def opened(settings: KubeadmSettings) -> Iterator[OpenMachinesLab]:
     with Fleet(settings.machines) as fleet:
+        fleet.end_strays()
         known = replace(settings, uplinks=uplinks(settings, fleet))
         yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)
