@@ -91,6 +91,7 @@ class Sessions:
             if len(self._held) < MOST_CONNECTIONS:
                 if (channel := self._on_new()) is not None:
                     return channel
+                begun_s = time.monotonic()  # another thread made one: again there is something to wait for
                 continue
             if waited_s > _FULL_S:
                 raise MeasureFailed(
