@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -59,7 +60,9 @@ def target(commands: MachineCommands) -> DoorTarget:
 @contextlib.contextmanager
 def max_sessions(grown: Farm, most: int) -> Iterator[None]:
     """Of every connection to the first machine that is made from now on."""
-    grown.machines[0].run("sh", "-c", f"cp /run/sshd/config /run/sshd/before; echo MaxSessions {most} >>/run/sshd/config")
+    grown.machines[0].run(
+        "sh", "-c", f"cp /run/sshd/config /run/sshd/before; echo MaxSessions {most} >>/run/sshd/config"
+    )
     try:
         yield
     finally:
@@ -80,7 +83,9 @@ def wait_until(holds: Callable[[], object], within_s: float = 20.0) -> None:
 @pytest.mark.parametrize("most", [10, 2, 1])
 def test_many_programs_at_once_share_what_sshd_allows(machines: Farm, commands: MachineCommands, most: int) -> None:
     with max_sessions(machines, most), ThreadPoolExecutor(max_workers=24) as pool:
-        said = list(pool.map(lambda n: commands.run(("sh", "-c", f"sleep 0.3; echo {n}"), timeout_s=60).text, range(24)))
+        said = list(
+            pool.map(lambda n: commands.run(("sh", "-c", f"sleep 0.3; echo {n}"), timeout_s=60).text, range(24))
+        )
     assert said == [f"{number}\n" for number in range(24)]
     assert commands.sessions.limit == most
     assert commands.sessions.connections <= 24 // most + 1
@@ -130,7 +135,7 @@ def test_a_descriptor_that_its_owner_closed_is_still_written_to(commands: Machin
     with target(commands).start(("sh", "-c", script), output=writing) as running:
         os.close(writing)
         other = os.open("/dev/null", os.O_RDONLY)  # gets the number that was closed
-        with open(reading, "rb") as file:
+        with os.fdopen(reading, "rb") as file:
             assert file.read() == b"".join(b"%d\n" % number for number in range(40))  # to its end
         assert running.wait(timeout_s=20).returncode == 0
     os.close(other)
@@ -141,7 +146,8 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(machines: Farm, commands: Mac
     reading, writing = os.pipe()
     begun_s = time.monotonic()
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: end == "reader gone" or os.close(reading))
+        if end != "reader gone":
+            stack.callback(os.close, reading)
         running = stack.enter_context(target(commands).start(("yes", f"full-{len(end)}"), output=writing))
         os.close(writing)
         time.sleep(1.0)
@@ -158,10 +164,12 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(machines: Farm, commands: Mac
 
 
 def test_a_file_that_cannot_be_written_is_an_error(commands: MachineCommands) -> None:
-    with open("/dev/full", "wb", buffering=0) as full:
-        with target(commands).start(("echo", "lost"), output=full.fileno()) as running:
-            with pytest.raises(MeasureFailed, match="cannot be written here") as failed:
-                running.wait(timeout_s=20)
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        target(commands).start(("echo", "lost"), output=full.fileno()) as running,
+        pytest.raises(MeasureFailed, match="cannot be written here") as failed,
+    ):
+        running.wait(timeout_s=20)
     assert failed.value.cause == "No space left on device"
 
 
@@ -210,8 +218,6 @@ with node.start(("tcpdump", "-U", "-Z", "root", "-i", "lo", "-w", "-", "udp"), o
 
 
 def test_a_labctl_that_is_killed_leaves_no_tcpdump(machines: Farm) -> None:
-    import json
-
     labctl = subprocess.Popen(
         (sys.executable, "-c", _CAPTURING, json.dumps(machines.hosts()[0]), str(machines.directory.parent)),
         env={**os.environ, "PYTHONPATH": ":".join(p for p in sys.path if p)}, stdout=subprocess.PIPE,
@@ -301,7 +307,12 @@ def test_an_sshd_that_has_too_many_at_its_door_is_tried_again(machines: Farm, tm
         for one in silent:
             assert one.recv(4) == b"SSH-"
         commands = MachineCommands(there.machine)
-        leaving = threading.Timer(1.2, lambda: [one.close() for one in silent])
+
+        def leave() -> None:
+            for one in silent:
+                one.close()
+
+        leaving = threading.Timer(1.2, leave)
         leaving.start()
         try:
             assert commands.run(("echo", "in"), timeout_s=20).text == "in\n"

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 
+from kubeadm_farm import PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.model.sections_kubeadm import Kubeadm, MachineSource
@@ -405,7 +405,8 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "hosts").write_text("127.0.0.1 localhost machine.behind.invalid\n")
-    hops = f"mount --bind '{tmp_path}/hosts' /etc/hosts && exec \"$@\""
+    hops = f"mount --bind '{tmp_path}/hosts' /etc/hosts && mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && "
+    hops += 'exec "$@"'
     options = (
         f"Port={port}", "ListenAddress=127.0.0.1", f"HostKey={tmp_path}/jump", "PidFile=none", "UsePAM=no",
         f"AuthorizedKeysFile={csh_user.key}.pub", "StrictModes=no", "PermitRootLogin=yes",

@@ -130,6 +130,6 @@ class OpenMachinesLab(OpenCiliumLab):
 @contextmanager
 def opened(settings: KubeadmSettings) -> Iterator[OpenMachinesLab]:
     with Fleet(settings.machines) as fleet:
-        fleet.end_strays()
         known = replace(settings, uplinks=uplinks(settings, fleet))
+        fleet.end_strays()
         yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)

@@ -181,7 +181,7 @@ class SshRunning:
         if self._pumping is not None and self._pumping.is_alive() and not timed_out:
             raise MeasureFailed(
                 what=f"the output of {self._argv[0]} on {self._where} is not taken",
-                cause=f"it has ended, and {_DRAIN_S:g} s later its last output is still waiting for room in a full pipe",
+                cause=f"it has ended, and {_DRAIN_S:g} s later its last output still waits for room in a full pipe",
             )
         status = -signal.SIGKILL if timed_out else self._channel.recv_exit_status()
         if status == -1 and not timed_out:

@@ -39,7 +39,8 @@ _PATIENCE_S = 0.3
 """So long a session waits for a place that a short program is about to leave, before one more connection is made."""
 _FULL_S = 30.0
 _REST_S = 1.0
-"""sshd counts a session until its program has ended, which it does not tell: a refused connection is left alone."""
+"""sshd counts a session until its program has ended, also after its channel was closed here: a connection that refuses
+one although it should have room is left alone for so long."""
 _POLL_S = 0.02
 _ASK_S = 30.0
 
@@ -172,7 +173,8 @@ class Sessions:
             channel = one.connection.transport.open_session(timeout=_OPEN_S)
         except paramiko.ChannelException:
             self.limit = max(1, used, self._most)
-            one.rests_until_s = time.monotonic() + _REST_S
+            if used < self.limit:
+                one.rests_until_s = time.monotonic() + _REST_S
             return None
         one.channels.append(channel)
         self._most = max(self._most, used + 1)

@@ -68,10 +68,12 @@ def _turn(goal: Reached) -> threading.BoundedSemaphore:
 
 
 def _is_turned_away(failed: BaseException, said: str) -> bool:
-    """Whether sshd hung up before its first word, as it does when it has enough to do (`MaxStartups`). `said` is what
-    the way there said, where that is a program."""
-    begins = ("kex_exchange_identification", "Exceeded MaxStartups", "Not allowed at this time")
-    return "banner" in str(failed) and (not said or any(text in said for text in begins))
+    """Whether sshd hung up before its first word, as it does when too many are not logged in yet (`MaxStartups`).
+    `said` is what the way there said, where that is a program."""
+    if said:
+        words = ("kex_exchange_identification", "Exceeded MaxStartups", "Not allowed at this time")
+        return any(text in said for text in words)
+    return "banner" in str(failed) or isinstance(failed, EOFError | ConnectionResetError)
 
 
 def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connection:
