@@ -32,6 +32,7 @@ from labctl.checks.captures import (
     parse_counts,
     require_listening,
     require_trustworthy,
+    without_own,
 )
 from labctl.engine.trace import marked_packets
 from labctl.errors import MeasureFailed, UsageError
@@ -145,6 +146,15 @@ def clocks_of(open_lab: OpenLab, taps: Sequence[Tap]) -> dict[str, ClockOffset]:
     return {name: offsets[node] for name, node in nodes.items() if node in offsets}
 
 
+def left_out(taps: Sequence[Tap]) -> str:
+    """What captures at these taps leave out, as a sentence; empty where labctl itself sends nothing past them."""
+    own = list(dict.fromkeys(tap.own for tap in taps if tap.own))
+    if not own:
+        return ""
+    where = ", ".join(tap.name for tap in taps if tap.own)
+    return f"labctl's own SSH connections are left out at {where}: {' or '.join(own)}"
+
+
 def check_filter(taps: Sequence[Tap], expression: str) -> None:
     """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words, MeasureFailed
     when it cannot capture there whatever the expression."""
@@ -222,7 +232,14 @@ class Stream:
             ending = [
                 pool.submit(running.stop, sig=signal.SIGINT, timeout_s=_STOP_TIMEOUT_S) for running in self._running
             ]
-            rest = self.drain(timeout_s=_STOP_TIMEOUT_S + 1.0)
+            rest: Batch = []
+            # As long as one is still ending, it may wait for room in its pipe.
+            while not all(one.done() for one in ending):
+                rest += self.drain(timeout_s=_LOOK_S)
+                if self.is_over:
+                    time.sleep(_LOOK_S)
+            rest += self.drain(timeout_s=1.0)
+            rest.sort(key=_time)
             ended = [one.result() for one in ending]
         return tuple(self._ended(number, done) for number, done in enumerate(ended)), rest
 
@@ -314,7 +331,7 @@ def streaming(
                 fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTE)
             argv = argv_tcpdump(
                 source.tap.interface,
-                expression,
+                without_own(source.tap, expression),
                 source.direction,
                 snap_byte,
                 nanoseconds=True,

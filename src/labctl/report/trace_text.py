@@ -24,6 +24,7 @@ from labctl.report.trace_words import (
     lane_of,
     lanes,
     mac_words,
+    movement_words,
     path_title,
     seen_words,
     since_words,
@@ -138,9 +139,8 @@ class _Picture:
             yield from self._hop(step, last, lane, here, number)
             lane, last = here, step
         for movement in self._path.after:
-            yield from self._block(
-                self._idle(lane), [f"⇣ {self._said(movement_words(movement, self._trace))}"], "", lane
-            )
+            words = self._said(movement_words(movement, self._trace))
+            yield from self._block(self._idle(lane), [f"⇣ {words}"], "", lane)
         if self._path.lost:
             said = f"{'LOST' if self._path.is_sent else 'NOT SENT'}: {self._path.lost}"
             yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [said], "bold red", -1)

@@ -30,6 +30,7 @@ from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import AnsibleRunner, TaskEnded, TaskEvent, TaskOutcome
+from labctl.providers.kubeadm.sessions import OWNER, owner
 from labctl.providers.kubeadm.settings import KubeadmSettings
 
 pytestmark = pytest.mark.root
@@ -138,7 +139,17 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     kubeconfig = root / "legacy" / "kubeconfig"
     assert kubeconfig.stat().st_mode & 0o777 == 0o600
 
+    host, boot, numbers, _, _ = owner().split(".")
+    killed, elsewhere = f"{host}.{boot}.{numbers}.4194304.1", f"{'0' * 16}.{boot}.{numbers}.1.1"
+    left = [
+        subprocess.Popen((*fresh.machines[1].enter(), "env", f"{OWNER}={mark}", "setsid", "sleep", "4501"))
+        for mark in (killed, elsewhere)
+    ]
+
     build(provider, lab)
+    # What a labctl of this host left when it was killed; another host's may be alive, and ends with the lab below.
+    left[0].wait(timeout=10)
+    assert left[1].poll() is None
     assert second.ended(TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE) == []
     assert len(second.ended(TaskOutcome.OK)) > 30
     # The kubelet's garbage collection took an image away: what was loaded once is asked for, and loaded again.
@@ -173,6 +184,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     told: list[tuple[str, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
+    left[1].wait(timeout=60)
     assert ("See which lab the machine belongs to", None) in told
     assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
     assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(TaskOutcome.CHANGED)

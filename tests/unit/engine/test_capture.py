@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import struct
+import subprocess
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from labctl.engine.capture import Ended, Source, Stream, TapCounts, clocks_of, counts_by_tap, sources_of
+from labctl.checks.captures import without_own
+from labctl.engine import capture as capture_module
+from labctl.engine.capture import (
+    Ended,
+    Source,
+    Stream,
+    TapCounts,
+    clocks_of,
+    counts_by_tap,
+    left_out,
+    sources_of,
+)
 from labctl.model.signature import Role
 from labctl.model.trace import TapDirection
 from labctl.path import pcapng
@@ -219,3 +235,76 @@ def test_the_clock_of_a_tap_is_that_of_the_node_that_its_pod_is_on() -> None:
     assert len(asked) == 1
     assert len(set(asked[0])) == len(asked[0])
     assert clocks_of(ScriptedLab(lab, targets), taps) == {}
+
+
+def test_what_labctl_itself_sends_is_left_out_and_said() -> None:
+    own = "(tcp port 22 and host 192.0.2.1 and host 10.0.0.5)"
+    plain = Tap(name="client:eth0", role=Role.CLIENT_ETH0, target=ScriptedTarget("client"), interface="eth0")
+    uplink = replace(plain, name="node1:eth0", role=Role.CLIENT_UPLINK, own=own)
+    assert without_own(plain, "") == ""
+    assert without_own(plain, "icmp or udp") == "icmp or udp"
+    assert without_own(uplink, "") == without_own(uplink, " ") == f"not ({own})"
+    # Alternatives stay together, and keywords that move offsets come last.
+    assert without_own(uplink, "vxlan or tcp") == f"not ({own}) and (vxlan or tcp)"
+    assert left_out([plain]) == ""
+    assert left_out([plain, uplink]) == f"labctl's own SSH connections are left out at node1:eth0: {own}"
+
+
+@pytest.mark.parametrize(
+    "own", ["(tcp port 22 and host 192.0.2.1 and host 10.0.0.5)", "(tcp port 2222 and host 2001:db8::1 and host ::1)"]
+)
+@pytest.mark.parametrize(
+    "expression", ["", "icmp or udp port 8472", "vlan", "ether host 0:1:2:3:4:5", "tcp[13] & 2 != 0"]
+)
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not on this host")
+def test_tcpdump_understands_what_is_left_out(own: str, expression: str) -> None:
+    tap = Tap(name="n:eth0", role=Role.CLIENT_UPLINK, target=ScriptedTarget("n"), interface="eth0", own=own)
+    argv = ("tcpdump", "-y", "EN10MB", "-d", without_own(tap, expression))
+    assert subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20).returncode == 0
+
+
+class SlowToEnd:
+    """A tcpdump that gets its signal late (over SSH, with many others before it) and then flushes more than a pipe
+    holds."""
+
+    def __init__(self, pipe: int, data: bytes) -> None:
+        self._pipe, self._data = pipe, data
+        self.argv = ("tcpdump",)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def wait_for_output(self, text: str, *, timeout_s: float) -> None: ...
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        raise AssertionError
+
+    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
+        time.sleep(1.5)
+        os.set_blocking(self._pipe, False)
+        data, until_s = memoryview(self._data), time.monotonic() + 3
+        while data and time.monotonic() < until_s:
+            try:
+                data = data[os.write(self._pipe, data) :]
+            except BlockingIOError:
+                time.sleep(0.01)
+        os.close(self._pipe)
+        said = b"6000 packets captured\n6000 packets received by filter\n0 packets dropped by kernel\n"
+        return Completed(argv=self.argv, returncode=0, stdout=b"", stderr=said, duration_s=1.0)
+
+
+def test_output_is_read_until_the_last_has_ended_however_late_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_module, "_STOP_TIMEOUT_S", 0.1)
+    source = Source(
+        tap=Tap(name="n:eth0", role=Role.CLIENT_LXC, target=ScriptedTarget("n"), interface="eth0"), direction=None
+    )
+    data = packets.pcap_file([(1_700_000_000_000_000_000 + n, ECHO) for n in range(6000)], nanoseconds=True)
+    reading, writing = os.pipe()
+    stream = Stream([source], [SlowToEnd(writing, data)], [reading], hold_s=0.05)
+    try:
+        ended, rest = stream.stop()
+    finally:
+        stream.close()
+        os.close(reading)
+    assert [one.trouble for one in ended] == [""]
+    assert len(rest) == 6000

@@ -62,6 +62,7 @@ def command(
         chosen_taps,
         clocks_of,
         known_taps,
+        left_out,
         prove_filter,
         sources_of,
         streaming,
@@ -113,6 +114,8 @@ def command(
         ):
             count_of_taps = "1 tap" if len(chosen) == 1 else f"{len(chosen)} taps"
             _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C stops it): {', '.join(tap.name for tap in chosen)}")
+            if own := left_out(chosen):
+                _say(own)
             printer = Printer(sources, keeps=as_json)
             watched = OneWay(found, sources, expression)
             end = _End(stops, limits)

@@ -92,6 +92,7 @@ class KubeadmExecutor:
         require_packages(settings.kubeadm)
         self._seen = survey(self._fleet, [machine.node for machine in settings.machines])
         refuse_obstacles(settings, self._seen)
+        self._fleet.end_strays()
         # From here on machines are changed: which ones is known even if this process dies.
         write_private(settings.files.state, state_text(settings, self._family))
 
