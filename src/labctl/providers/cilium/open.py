@@ -16,14 +16,16 @@ from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
+    CiliumEndpoint,
     ClusterFacts,
     NodeLink,
+    argv_endpoints,
     parse_cilium_nodes,
+    parse_endpoints,
     parse_links,
     with_facts,
 )
 from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices

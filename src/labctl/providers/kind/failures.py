@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labctl.errors import StepFailed
 from labctl.providers.base import Completed
-from labctl.providers.cilium.tool_errors import errors_in, joined
+from labctl.providers.cilium.commands import errors_in, joined
 
 _LINES = 3
 _MATTERS = re.compile(r"error|fail|denied|refused|not found|no such|unable|cannot|unknown|already|panic", re.IGNORECASE)

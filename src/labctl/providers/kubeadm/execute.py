@@ -21,10 +21,9 @@ from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.providers.cilium.chart import read_chart
-from labctl.providers.cilium.commands import WriteFile, shown, write_private
+from labctl.providers.cilium.commands import WriteFile, errors_in, joined, shown, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.settings import write_record
-from labctl.providers.cilium.tool_errors import errors_in, joined
 from labctl.providers.cilium.workloads import parse_pods
 from labctl.providers.kubeadm.actions import (
     FetchKubeconfig,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.errors import StepFailed
-from labctl.providers.cilium.tool_errors import errors_in, joined
+from labctl.providers.cilium.commands import errors_in, joined
 from labctl.providers.kubeadm.machines import Machine
 
 _LONGEST_MESSAGE = 300

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.model.sections import MachineRole
 from labctl.providers.base import Completed
-from labctl.providers.cilium.tool_errors import LONGEST, errors_in, joined
+from labctl.providers.cilium.commands import LONGEST, errors_in, joined
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.machines import Machine
