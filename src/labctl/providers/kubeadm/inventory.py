@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from labctl.model.lab import Lab
-from labctl.model.sections import ADDRESS_PATTERN, Kubeadm
+from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (
@@ -89,7 +89,7 @@ WATCHED_SYSCTLS = (
 """What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
 SUDO = "env LC_ALL=C sudo"
 """By env, since not every login shell knows `LC_ALL=C sudo`."""
-_HOST = re.compile(ADDRESS_PATTERN)
+_HOST = re.compile(MACHINE_ADDRESS_PATTERN)
 """A node's name, or the address of a machine that is not one yet."""
 HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
