@@ -33,15 +33,43 @@ done
 if ip -4 rule show 2>/dev/null | grep -q '^100:.*lookup local' && ! ip -4 rule show | grep -q '^0:'; then
     ip -4 rule add preference 0 table local && ip -4 rule delete preference 100 table local && echo "put back rule 0"
 fi
+# Of what a table has: the rules that lead to Cilium's or the kubelet's chains, then these chains. Everything else stays as
+# it stands, with its order and its counters.
+without_ours() {
+    awk '/^\*/ { table = $0; chains = rules = 0; next }
+        /^:(CILIUM_|KUBE-)/ { chain[chains++] = substr($1, 2); next }
+        /^-A (CILIUM_|KUBE-)/ { next }
+        /^-A .*(CILIUM_|KUBE-)/ { sub(/^-A/, "-D"); rule[rules++] = $0; next }
+        /^COMMIT/ && (chains || rules) {
+            print table
+            for (i = 0; i < rules; i++) print rule[i]
+            for (i = 0; i < chains; i++) print "-F " chain[i]
+            for (i = 0; i < chains; i++) print "-X " chain[i]
+            print
+        }'
+}
 for variant in legacy nft; do
     for family in iptables ip6tables; do
         save=$family-$variant-save restore=$family-$variant-restore
         command -v "$save" >/dev/null 2>&1 || continue
-        # Asking the legacy tables would make them exist where they do not.
-        if [ "$variant" = legacy ] && ! [ -s "/proc/net/$(echo $family | sed s/tables/_tables_names/)" ]; then continue; fi
-        if "$save" 2>/dev/null | grep -qE 'CILIUM_|KUBE-'; then
-            "$save" 2>/dev/null | grep -vE 'CILIUM_|KUBE-' | "$restore" && echo "removed Cilium's and the kubelet's $family rules ($variant)"
+        # Asking the legacy tables would make them exist where they do not. The kernel says that this file has size 0.
+        if [ "$variant" = legacy ] && [ -z "$(cat "/proc/net/$(echo $family | sed s/tables/_tables_names/)" 2>/dev/null)" ]; then
+            continue
         fi
+        "$save" 2>/dev/null | grep -qE 'CILIUM_|KUBE-' || continue
+        "$save" 2>/dev/null | without_ours | "$restore" --noflush &&
+            echo "removed Cilium's and the kubelet's $family rules ($variant)"
+        if [ "$variant" = legacy ] || ! command -v nft >/dev/null 2>&1; then continue; fi
+        # iptables-nft makes tables and hooks for the first rule in them: those that are empty now go with it.
+        case $family in iptables) ip=ip ;; *) ip=ip6 ;; esac
+        for table in filter nat mangle raw security; do
+            for chain in PREROUTING INPUT FORWARD OUTPUT POSTROUTING; do
+                nft list chain "$ip" "$table" "$chain" 2>/dev/null |
+                    awk '/policy accept;$/ { hooks++ } END { exit !(hooks && NR == 5) }' &&
+                    nft delete chain "$ip" "$table" "$chain" 2>/dev/null
+            done
+            nft list table "$ip" "$table" 2>/dev/null | grep -q '	' || nft delete table "$ip" "$table" 2>/dev/null
+        done
     done
 done
 if command -v ipset >/dev/null 2>&1; then
@@ -64,7 +92,8 @@ awk '$2 ~ "^/(var/)?run/cilium/" || $2 ~ "^/var/lib/kubelet(/|$)" {print $2}' /p
         awk -v m="$mount" '$2 == m {found = 1} END {exit !found}' /etc/fstab 2>/dev/null && continue
         umount -l "$mount" && echo "unmounted $mount"
     done
-for file in /etc/cni/net.d/05-cilium.conf* /opt/cni/bin/cilium-cni /etc/cni/net.d/*.cilium_bak; do
+for file in /etc/cni/net.d/05-cilium.conf* /opt/cni/bin/cilium-cni /etc/sysctl.d/99-zzz-override_cilium.conf \
+    /etc/cni/net.d/*.cilium_bak; do
     [ -e "$file" ] || continue
     case $file in
     *.cilium_bak) mv "$file" "${file%.cilium_bak}" && echo "put back ${file%.cilium_bak}" ;;

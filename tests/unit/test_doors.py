@@ -82,6 +82,8 @@ EXCEPTIONS = {
         "providers.kubeadm.ssh_config",
         "tempfile.NamedTemporaryFile",
     ): "0600, of an unpredictable name",
+    ("providers.kubeadm.sessions", ".read_text"): "/etc/machine-id and /proc, which are root's and the kernel's",
+    ("providers.kubeadm.ssh", ".open"): "a session of an SSH connection",
     ("providers.netns.kinds.base", "os.open"): NAMESPACES,
     ("providers.netns.open", "os.open"): NAMESPACES,
     ("language", ".read_text"): OWN_CODE,

@@ -27,7 +27,7 @@ from labctl.path import sent
 from labctl.path.pcap import PcapError, read_pcap
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.resolve import resolve
-from labctl.providers.cilium import cluster_facts, endpoints, hubble_pwru, monitor, status, workloads
+from labctl.providers.cilium import cluster_facts, hubble_pwru, monitor, status, workloads
 from labctl.providers.kind import clusters
 from labctl.providers.kubeadm import marks
 from labctl.providers.netns import counters, plan, record
@@ -63,13 +63,13 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "UDP counters": (iperf.parse_udp_counters, ""),
     "/proc/net/snmp": (parse_arrivals, ""),
     "cilium status": (status.parse_status, ""),
-    "cilium endpoint list": (endpoints.parse_endpoints, ""),
+    "cilium endpoint list": (cluster_facts.parse_endpoints, ""),
     "cilium monitor": (monitor.parse_monitor, ""),
     "hubble": (hubble_pwru.parse_hubble, ""),
     "kubectl get pods": (workloads.parse_pods, ""),
     "kubectl get events": (workloads.parse_events, ""),
     "kubectl get ciliumnodes": (cluster_facts.parse_cilium_nodes, ""),
-    "cilium bpf tunnel list": (endpoints.parse_tunnels, ""),
+    "cilium bpf tunnel list": (cluster_facts.parse_tunnels, ""),
     "links of a node": (cluster_facts.parse_links, ""),
     "docker inspect": (clusters.parse_inspect, ""),
     "a machine's mark": (marks.parse_mark, ""),

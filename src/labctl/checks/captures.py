@@ -147,7 +147,9 @@ def capturing(
                 direction,
                 stack.enter_context(
                     tap.target.start(
-                        argv_tcpdump(tap.interface, expression, direction, snap_byte, nanoseconds=nanoseconds)
+                        argv_tcpdump(
+                            tap.interface, without_own(tap, expression), direction, snap_byte, nanoseconds=nanoseconds
+                        )
                     )
                 ),
             )
@@ -224,6 +226,14 @@ def argv_tcpdump(
     what = ("-n", "-U", "-Z", "root", *at_once, *buffer, *precision, "-s", str(snap_byte), *limit)
     options = (*what, "-i", interface, "-w", "-")
     return ("tcpdump", *options, "--", expression) if expression else ("tcpdump", *options)
+
+
+def without_own(tap: Tap, expression: str) -> str:
+    """The expression, less what labctl itself sends past this tap: taken, each of its packets would carry more of
+    them. That comes first, since some keywords (`vlan`, `vxlan`) move every offset after them."""
+    if not tap.own:
+        return expression
+    return f"not ({tap.own}) and ({expression})" if expression.strip() else f"not ({tap.own})"
 
 
 def echo_filter(client: IPv4Address, server: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:

@@ -1,5 +1,8 @@
 """`labctl capture`: many taps at once, in one stream of packets, live or into one file, with every loss counted.
 
+A packet counts from the moment when every tap listens: what the first ones captured before would be missing at the
+others. Machines' clocks are brought to this host's, so that this moment, and the order of packets, is one for all.
+
 Taps are named by name, pod, node, device or role; without any, they are those of the lab's pairs. Two tcpdumps per tap,
 one per direction, write pcap into pipes that are read as it comes. Packets are held back for a moment, so that those of
 different taps come out in the order of their times; never more than `_HELD_BYTE` of them.
@@ -17,7 +20,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,6 +32,7 @@ from labctl.checks.captures import (
     parse_counts,
     require_listening,
     require_trustworthy,
+    without_own,
 )
 from labctl.engine.trace import marked_packets
 from labctl.errors import MeasureFailed, UsageError
@@ -38,7 +42,7 @@ from labctl.model.tools import require_success, why
 from labctl.model.trace import ProbeProtocol, TapDirection, Way
 from labctl.path.pcap import PcapError, PcapFeed, Record
 from labctl.path.sighting import sightings
-from labctl.providers.base import Completed, OpenLab, Running, Tap
+from labctl.providers.base import ClockOffset, Completed, OpenLab, Running, Tap
 from labctl.units import NANO
 
 READY_TIMEOUT_S = 15.0
@@ -63,12 +67,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The result of one source, by tcpdump's own counts (see `counts_by_tap`); `trouble` says why it ended early."""
+    """The result of one source, by tcpdump's own counts (see `counts_by_tap`); `trouble` says why it ended early.
+    `early` is how many of the captured ones came before every tap listened, and were left out."""
 
     source: Source
     received: int
     captured: int
     dropped: int
+    early: int = 0
     trouble: str = ""
 
 
@@ -91,7 +97,8 @@ def counts_by_tap(ended: Sequence[Ended]) -> dict[str, TapCounts]:
     for name, each in by_tap.items():
         received = max(one.received for one in each)
         missing = max(0, received - sum(one.captured for one in each))
-        found[name] = TapCounts(received=received, lost=min(missing, sum(one.dropped for one in each)))
+        counted = max(0, received - sum(one.early for one in each))
+        found[name] = TapCounts(received=counted, lost=min(missing, counted, sum(one.dropped for one in each)))
     return found
 
 
@@ -130,6 +137,24 @@ def sources_of(taps: Sequence[Tap]) -> tuple[Source, ...]:
     )
 
 
+def clocks_of(open_lab: OpenLab, taps: Sequence[Tap]) -> dict[str, ClockOffset]:
+    """The clock of each tap's machine by the tap's name, measured now; empty where all have this host's clock. Raises
+    MeasureFailed or StepFailed."""
+    node_of = {pod.name: pod.node for pod in open_lab.lab.pods}
+    nodes = {tap.name: node_of.get(tap.target.name, tap.target.name) for tap in taps}
+    offsets = {one.node: one for one in open_lab.clock_offsets(tuple(dict.fromkeys(nodes.values())))}
+    return {name: offsets[node] for name, node in nodes.items() if node in offsets}
+
+
+def left_out(taps: Sequence[Tap]) -> str:
+    """What captures at these taps leave out, as a sentence; empty where labctl itself sends nothing past them."""
+    own = list(dict.fromkeys(tap.own for tap in taps if tap.own))
+    if not own:
+        return ""
+    where = ", ".join(tap.name for tap in taps if tap.own)
+    return f"labctl's own SSH connections are left out at {where}: {' or '.join(own)}"
+
+
 def check_filter(taps: Sequence[Tap], expression: str) -> None:
     """Has tcpdump compile the expression, on the first tap. Raises UsageError with tcpdump's own words, MeasureFailed
     when it cannot capture there whatever the expression."""
@@ -148,14 +173,26 @@ def check_filter(taps: Sequence[Tap], expression: str) -> None:
 
 
 class Stream:
-    """Captures that are running. Made by `streaming`."""
+    """Captures that are running. Made by `streaming`. Their packets have this host's time; those of before `since_ns`
+    are left out, and so are those that may be of before, by the error of their machine's clock."""
 
     def __init__(
-        self, sources: Sequence[Source], running: Sequence[Running], pipes: Sequence[int], hold_s: float
+        self,
+        sources: Sequence[Source],
+        running: Sequence[Running],
+        pipes: Sequence[int],
+        hold_s: float,
+        *,
+        since_ns: int = 0,
+        clocks: Mapping[str, ClockOffset] | None = None,
     ) -> None:
         self._sources, self._running, self._pipes = tuple(sources), tuple(running), tuple(pipes)
         self._feeds = [PcapFeed() for _ in sources]
         self._troubles = [""] * len(self._sources)
+        known = [(clocks or {}).get(source.tap.name) for source in sources]
+        self._ahead_ns = [round(clock.offset_s / NANO) if clock else 0 for clock in known]
+        self._since_ns = [since_ns + (round(clock.error_s / NANO) if clock else 0) for clock in known]
+        self._early = [0] * len(self._sources)
         self._hold_ns = int(hold_s / NANO)
         self._held: Batch = []
         self._held_byte = 0
@@ -195,7 +232,14 @@ class Stream:
             ending = [
                 pool.submit(running.stop, sig=signal.SIGINT, timeout_s=_STOP_TIMEOUT_S) for running in self._running
             ]
-            rest = self.drain(timeout_s=_STOP_TIMEOUT_S + 1.0)
+            rest: Batch = []
+            # As long as one is still ending, it may wait for room in its pipe.
+            while not all(one.done() for one in ending):
+                rest += self.drain(timeout_s=_LOOK_S)
+                if self.is_over:
+                    time.sleep(_LOOK_S)
+            rest += self.drain(timeout_s=1.0)
+            rest.sort(key=_time)
             ended = [one.result() for one in ending]
         return tuple(self._ended(number, done) for number, done in enumerate(ended)), rest
 
@@ -215,6 +259,7 @@ class Stream:
             received=counts.received,
             captured=counts.captured,
             dropped=counts.dropped,
+            early=self._early[number],
             trouble=trouble,
         )
 
@@ -224,8 +269,13 @@ class Stream:
             self._selector.unregister(pipe)
             return
         try:
+            ahead_ns, since_ns = self._ahead_ns[number], self._since_ns[number]
             for record in self._feeds[number].feed(data):
-                self._held.append((record.time_ns, number, record))
+                time_ns = record.time_ns - ahead_ns
+                if time_ns < since_ns:
+                    self._early[number] += 1
+                else:
+                    self._held.append((time_ns, number, record))
             self._held_byte += len(data)
         except PcapError as error:
             self._troubles[number] = str(error)
@@ -261,9 +311,11 @@ def streaming(
     *,
     snap_byte: int,
     immediate: bool,
+    clocks: Mapping[str, ClockOffset] | None = None,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Stream]:
-    """The body runs when every tap listens. Raises MeasureFailed with tcpdump's words for one that does not.
+    """The body runs when every tap listens, and packets count from then on. Raises MeasureFailed with tcpdump's words
+    for a tap that does not listen. `clocks` by tap: see `clocks_of`.
 
     `immediate`: packets come at once, for eyes; else in blocks, for files.
     """
@@ -279,7 +331,7 @@ def streaming(
                 fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTE)
             argv = argv_tcpdump(
                 source.tap.interface,
-                expression,
+                without_own(source.tap, expression),
                 source.direction,
                 snap_byte,
                 nanoseconds=True,
@@ -292,7 +344,8 @@ def streaming(
                 os.close(writing)
         for source, one in zip(sources, running, strict=True):
             require_listening(source.tap, one, ready_timeout_s)
-        stream = Stream(sources, running, pipes, hold_s=_LOOK_S if immediate else _BLOCK_S)
+        hold_s = _LOOK_S if immediate else _BLOCK_S
+        stream = Stream(sources, running, pipes, hold_s, since_ns=time.time_ns(), clocks=clocks)
         stack.callback(stream.close)
         yield stream
 

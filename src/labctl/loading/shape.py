@@ -30,12 +30,12 @@ from labctl.model.sections import (
     ADDRESS_PATTERN,
     DEVICES_PATTERN,
     ENGINE_NAME_PATTERN,
+    MACHINE_ADDRESS_PATTERN,
     OPERAND_PATTERN,
     REGISTRY_PATTERN,
     USER_PATTERN,
     VERSION_PATTERN,
 )
-from labctl.model.sections import ADDRESS_PATTERN as HOST_ADDRESS_PATTERN
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 _MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
@@ -47,7 +47,7 @@ _PATTERNS = {
     REFERENCE_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
     OPERAND_PATTERN: ("{0} could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
     ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
-    HOST_ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
+    MACHINE_ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
     REGISTRY_PATTERN: ("{0} is not a registry", "a registry's name, such as docker.io or mirror.example:5000"),
     ENGINE_NAME_PATTERN: ("{0} is not a network of the engine", "letters, digits, '_', '.', '-'"),
     DEVICES_PATTERN: ("{0} are not devices", "names of network devices with one blank between them"),

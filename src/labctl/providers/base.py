@@ -328,12 +328,14 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
-    """An interface where packets can be seen. `name` is unique in the lab (`node1:lxc3f…`, `client:eth0`)."""
+    """An interface where packets can be seen. `name` is unique in the lab (`node1:lxc3f…`, `client:eth0`). `own` is the
+    pcap expression for labctl's own traffic that passes there, which no capture takes; empty where none does."""
 
     name: str
     role: Role
     target: Target
     interface: str
+    own: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -311,9 +311,13 @@ MISSING_SHOWN = 24
 LONGEST_DETAIL = 200
 
 
+PLANNED_ADDRESSES = "the running lab could not be read: addresses, devices and identities below are the planned ones"
+
+
 def status_record(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), is_planned: bool = False
 ) -> dict[str, object]:
+    """`is_planned`: the running lab could not be read, and addresses, devices and identities are those planned."""
     return {
         "apiVersion": "labctl/v1",
         "kind": "Status",
@@ -348,14 +352,16 @@ def status_record(
         "pairs": [{"client": p.client, "server": p.server, "placement": str(p.placement)} for p in lab.pairs],
         "whole": not missing,
         "missing": list(missing),
+        "addressesFrom": "plan" if is_planned else "lab",
         "modeInForce": mode_record(None, mode) if mode is not None else None,
     }
 
 
 def status_table(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), is_planned: bool = False
 ) -> Iterator[RenderableType]:
-    """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console."""
+    """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console.
+    `is_planned` as for `status_record`."""
     from rich.text import Text
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
@@ -368,6 +374,8 @@ def status_table(
         yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
         if len(missing) > MISSING_SHOWN:
             yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
+    if is_planned:
+        yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
     nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
     yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from labctl.language import Language, translator
-from labctl.model.trace import Carriage, Hop, PacketPath, Trace
+from labctl.model.trace import Hop, PacketPath, Trace
 from labctl.report.pages import language_tag, page
 from labctl.report.trace_svg import trace_drawing
 from labctl.report.trace_words import (
     NotSeen,
-    carried_words,
+    brought_words,
     different,
     direction_words,
     envelope_lines,
@@ -100,9 +100,6 @@ def _hop(hop: Hop, last: Hop | None, number: int, trace: Trace) -> dict[str, Any
         facts.append(mac_words(hop))
     if hop.envelope is not None and (last is None or hop.envelope != last.envelope):
         facts += envelope_lines(hop.envelope)
-    acts = [movement_words(act, trace) for act in hop.moved_by]
-    if not acts or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
-        acts += [carried_words(hop)] if carried_words(hop) else []
     return {
         "skipped": "",
         "number": number,
@@ -111,7 +108,7 @@ def _hop(hop: Hop, last: Hop | None, number: int, trace: Trace) -> dict[str, Any
         "ttl": hop.ttl,
         "since": since_words(hop),
         "facts": facts,
-        "acts": acts,
+        "acts": list(brought_words(hop, trace)),
     }
 
 

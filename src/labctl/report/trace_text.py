@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Hop, Movement, PacketPath, Trace, Way
+from labctl.model.trace import Carriage, Hop, PacketPath, Trace, Way
 from labctl.report.grid import command_line
 from labctl.report.trace_words import (
     NotSeen,
-    carried_words,
+    brought_words,
     different,
     direction_words,
     envelope_lines,
@@ -139,7 +139,8 @@ class _Picture:
             yield from self._hop(step, last, lane, here, number)
             lane, last = here, step
         for movement in self._path.after:
-            yield from self._block(self._idle(lane), [self._moved_by(movement)], "", lane)
+            words = self._said(movement_words(movement, self._trace))
+            yield from self._block(self._idle(lane), [f"⇣ {words}"], "", lane)
         if self._path.lost:
             said = f"{'LOST' if self._path.is_sent else 'NOT SENT'}: {self._path.lost}"
             yield from self._block(self._idle(lane, {max(lane, 0): "✗"}), [said], "bold red", -1)
@@ -149,16 +150,10 @@ class _Picture:
     def _lane_of(self, role: Role) -> int:
         return 0 if self._is_stacked else lane_of(role, self._trace.placement)
 
-    def _moved_by(self, movement: Movement) -> str:
-        return f"⇣ {self._said(movement_words(movement, self._trace))}"
-
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
-        words = [self._moved_by(movement) for movement in hop.moved_by]
-        if not words or hop.carriage in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED):
-            words.append(f"⇣ {self._said(carried_words(hop))}")
         if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
-            for text in words:
-                yield from self._block(self._idle(lane), [text], "", lane)
+            for words in brought_words(hop, self._trace):
+                yield from self._block(self._idle(lane), [f"⇣ {self._said(words)}"], "", lane)
 
     def _hop(self, hop: Hop, last: Hop | None, lane: int, here: int, number: int) -> Iterator[Text]:
         facts = [

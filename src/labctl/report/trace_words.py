@@ -129,6 +129,23 @@ def carried_words(hop: Hop) -> str:
     return hop.because or _CARRIED.get(hop.carriage, "")
 
 
+def brought_words(hop: Hop, trace: Trace) -> tuple[str, ...]:
+    """What happened between the hop before and this one, a sentence each, in the order in which it happened.
+
+    The vxlan device stands where it worked: what acted on the packet in its envelope did so after the envelope was put
+    on, and before it was taken off.
+    """
+    acts = [movement_words(act, trace) for act in hop.moved_by]
+    words = carried_words(hop)
+    if not words or (acts and hop.carriage not in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED)):
+        return tuple(acts)
+    at = len(acts)
+    wrapped = [number for number, act in enumerate(hop.moved_by) if act.encapsulated]
+    if hop.carriage is Carriage.TUNNEL and wrapped:
+        at = wrapped[0] if hop.envelope is not None else wrapped[-1] + 1
+    return (*acts[:at], words, *acts[at:])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotSeen:
     """Neighbouring taps of the way that did not see the packet, all for one reason."""

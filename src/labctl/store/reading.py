@@ -10,8 +10,16 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
-from labctl.store.journal import JOURNAL_FILE, JournalEntry, count_entries, read_journal
-from labctl.store.manifest import MANIFEST_FILE, Manifest, RunState, read_manifest
+from labctl.store.journal import (
+    JOURNAL_FILE,
+    MANIFEST_FILE,
+    JournalEntry,
+    Manifest,
+    RunState,
+    count_entries,
+    read_journal,
+    read_manifest,
+)
 from labctl.store.runs import RESULT_FILE, SealCheck, check_seal, is_being_written
 from labctl.system.files import open_folder, read_file
 

@@ -35,8 +35,7 @@ from labctl.codec import json_document, plain
 from labctl.errors import Interrupted, LabError, UsageError
 from labctl.model.comparison import Environment
 from labctl.store.environment import read_environment
-from labctl.store.journal import JournalWriter
-from labctl.store.manifest import Manifest, RunState, read_manifest, write_manifest
+from labctl.store.journal import JournalWriter, Manifest, RunState, read_manifest, write_manifest
 from labctl.system.clock import utc_now
 from labctl.system.files import Folder, open_folder, why_untrusted
 

@@ -28,8 +28,7 @@ from labctl.compare.statistics import CONFIDENCE, centre, log_ratios, paired_est
 from labctl.engine.comparison.stored import StoredComparison, read_comparison, stored_labs
 from labctl.model.comparison import RunRecord
 from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, PingParameters
-from labctl.store.journal import read_journal
-from labctl.store.manifest import RunState
+from labctl.store.journal import RunState, read_journal
 from labctl.store.reading import StoredRun, open_run
 
 pytestmark = [

@@ -6,6 +6,7 @@ Kubernetes programs on the machines are stand-ins; everything else (SSH, files, 
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import AnsibleRunner, TaskEnded, TaskEvent, TaskOutcome
+from labctl.providers.kubeadm.sessions import OWNER, owner
 from labctl.providers.kubeadm.settings import KubeadmSettings
 
 pytestmark = pytest.mark.root
@@ -104,11 +106,12 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     archive = tmp_path / "tools.tar"
     with tarfile.open(archive, "w") as tar:
         manifest = tarfile.TarInfo("manifest.json")
-        manifest.size = len(b"[]")
-        tar.addfile(manifest, io.BytesIO(b"[]"))
+        said = json.dumps([{"RepoTags": ["tools.tar:1"]}]).encode()
+        manifest.size = len(said)
+        tar.addfile(manifest, io.BytesIO(said))
     before = [machine.state() for machine in fresh.machines]
     lab, root = lab_on(fresh, images={"archives": [str(archive)]}), tmp_path / "state"
-    first, second, last = Story(), Story(), Story()
+    first, second, third, last = Story(), Story(), Story(), Story()
 
     build(KubeadmProvider(root=root, observer=first), lab)
     assert "node1: Kubernetes starts (kubeadm init)" in first.ended(TaskOutcome.CHANGED)
@@ -136,9 +139,24 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     kubeconfig = root / "legacy" / "kubeconfig"
     assert kubeconfig.stat().st_mode & 0o777 == 0o600
 
+    host, boot, numbers, _, _ = owner().split(".")
+    killed, elsewhere = f"{host}.{boot}.{numbers}.4194304.1", f"{'0' * 16}.{boot}.{numbers}.1.1"
+    left = [
+        subprocess.Popen((*fresh.machines[1].enter(), "env", f"{OWNER}={mark}", "setsid", "sleep", "4501"))
+        for mark in (killed, elsewhere)
+    ]
+
     build(provider, lab)
+    # What a labctl of this host left when it was killed; another host's may be alive, and ends with the lab below.
+    left[0].wait(timeout=10)
+    assert left[1].poll() is None
     assert second.ended(TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE) == []
     assert len(second.ended(TaskOutcome.OK)) > 30
+    # The kubelet's garbage collection took an image away: what was loaded once is asked for, and loaded again.
+    fresh.machines[1].write("/var/standin/images", IMAGES)
+    build(KubeadmProvider(root=root, observer=third), lab)
+    assert third.ended(TaskOutcome.CHANGED) == ["node2: Load the archive tools.tar"]
+    assert "docker.io/library/tools.tar:1" in fresh.machines[1].read("/var/standin/images")
 
     inits = [call for call in fresh.machines[0].calls() if call.startswith("kubeadm init")]
     # First its checks, without those that pull images; then its start, without the checks.
@@ -166,6 +184,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     told: list[tuple[str, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
+    left[1].wait(timeout=60)
     assert ("See which lab the machine belongs to", None) in told
     assert any(t == "The node leaves Kubernetes (kubeadm reset) (changed: node1, node2)" and s for t, s in told)
     assert "node1: The node leaves Kubernetes (kubeadm reset)" in last.ended(TaskOutcome.CHANGED)

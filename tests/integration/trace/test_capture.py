@@ -9,15 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tracing_labs import labctl, needs, running, tshark
 
+from labctl.engine.capture import Batch, Limits, sources_of, streaming
+from labctl.engine.capture import capture as run_capture
 from labctl.model.lab import Encapsulation, HostRouting
-from labctl.providers.base import OpenLab
+from labctl.model.signature import Role
+from labctl.providers.base import OpenLab, Running, Target
 
 pytestmark = [
     *needs,
@@ -266,3 +271,49 @@ def _sent(open_lab: OpenLab) -> int:
     done = open_lab.target("client").run(("ip", "-j", "-s", "link", "show", "eth0"), timeout_s=60)
     counts = json.loads(done.text)[0]["stats64"]
     return int(counts["rx"]["packets"]) + int(counts["tx"]["packets"])
+
+
+class SlowToStart:
+    """A target whose captures begin late, as on a machine that is far away or busy."""
+
+    def __init__(self, target: Target, delay_s: float) -> None:
+        self._target, self._delay_s = target, delay_s
+        self.name, self.kind = target.name, target.kind
+
+    def start(
+        self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
+    ) -> AbstractContextManager[Running]:
+        late = ("sh", "-c", f'sleep {self._delay_s}; exec "$@"', "sh", *argv)
+        return self._target.start(late, cpu=cpu, output=output)
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_what_is_captured_before_every_tap_listens_is_not_shown(host_as_found: str, is_live: bool) -> None:
+    with running(host_as_found, HostRouting.LEGACY, Encapsulation.VXLAN) as (_, open_lab):
+        pair = next(pair for pair in open_lab.lab.pairs if pair.client == "client" and pair.server == "server")
+        taps = [tap for tap in open_lab.taps(pair) if tap.role in (Role.CLIENT_ETH0, Role.CLIENT_LXC, Role.SERVER_ETH0)]
+        taps[-1] = replace(taps[-1], target=cast(Target, SlowToStart(taps[-1].target, 0.7)))
+        sources = sources_of(taps)
+        seen: dict[str, list[int]] = {tap.name: [] for tap in taps}
+
+        def take(batch: Batch) -> None:
+            for _, number, record in batch:
+                icmp = record.frame[34:]
+                if icmp[0] == 8:
+                    seen[sources[number].tap.name].append(int.from_bytes(icmp[6:8], "big"))
+
+        address = str(open_lab.lab.pod("server").address)
+        with open_lab.target("client").start(("ping", "-n", "-i", "0.01", address)) as ping:
+            time.sleep(0.2)
+            with streaming(sources, "icmp", snap_byte=96, immediate=is_live) as stream:
+                ended, count = run_capture(stream, Limits(duration_s=1.0), take, lambda: 0, immediate=is_live)
+            ping.stop()
+    firsts = {name: numbers[0] for name, numbers in seen.items()}
+    # One may be between two taps at that moment.
+    assert max(firsts.values()) - min(firsts.values()) <= 1, firsts
+    assert min(firsts.values()) > 40
+    lengths = {name: len(numbers) for name, numbers in seen.items()}
+    assert max(lengths.values()) - min(lengths.values()) <= 2, lengths
+    early = {one.source.tap.name for one in ended if one.early}
+    assert early >= {tap.name for tap in taps[:-1]}
+    assert count >= sum(lengths.values())

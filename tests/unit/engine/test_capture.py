@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from labctl.engine.capture import Ended, Source, TapCounts, counts_by_tap, sources_of
+from labctl.checks.captures import without_own
+from labctl.engine import capture as capture_module
+from labctl.engine.capture import (
+    Ended,
+    Source,
+    Stream,
+    TapCounts,
+    clocks_of,
+    counts_by_tap,
+    left_out,
+    sources_of,
+)
 from labctl.model.signature import Role
 from labctl.model.trace import TapDirection
 from labctl.path import pcapng
 from labctl.path.decode_text import packet_text
 from labctl.path.pcap import PcapError, PcapFeed, read_pcap
-from labctl.providers.base import Tap, TargetKind
+from labctl.providers.base import ClockOffset, Completed, Tap, TargetKind
 from labctl.testing import packets
-from labctl.testing.scripted import ScriptedTarget
+from labctl.testing.labs import example_lab
+from labctl.testing.scripted import ScriptedLab, ScriptedTarget
 
 MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 ECHO = packets.ethernet(
@@ -148,3 +167,144 @@ def test_taps_are_captured_in_both_directions_and_loopbacks_once() -> None:
         (Role.CLIENT_ETH0, TapDirection.OUT),
         (Role.CLIENT_LO, TapDirection.IN),
     ]
+
+
+CLOCKS = {
+    # A tap, how far its machine's clock is ahead of this host's, and by how much that may be wrong.
+    "node1:eth0": (0.0, 0.0),
+    "node2:eth0": (5.0, 0.0015),
+    "node3:eth0": (-3.25, 0.002),
+    "node4:eth0": (86_400.0, 0.0005),
+}
+LISTENING_NS = 1_700_000_000_000_000_000
+SENT_MS = (-400, -3, -1, 1, 3, 400)
+
+
+def test_packets_count_from_the_moment_when_every_tap_listens_by_whatever_clock_they_are_stamped() -> None:
+    sources = [source(name, Role.CLIENT_UPLINK, TapDirection.IN) for name in CLOCKS]
+    clocks = {
+        name: ClockOffset(node=name.partition(":")[0], offset_s=ahead_s, error_s=error_s)
+        for name, (ahead_s, error_s) in CLOCKS.items()
+        if ahead_s
+    }
+    pipes = [os.pipe() for _ in sources]
+    stream = Stream(sources, [], [reading for reading, _ in pipes], 0.05, since_ns=LISTENING_NS, clocks=clocks)
+    try:
+        for (ahead_s, _), (_, writing) in zip(CLOCKS.values(), pipes, strict=True):
+            stamps = [LISTENING_NS + round(ahead_s * 1e9) + at_ms * 1_000_000 for at_ms in SENT_MS]
+            data = packets.pcap_file([(stamp, ECHO) for stamp in stamps], nanoseconds=True)
+            os.write(writing, data[:100])
+            stream.read(wait_s=0)
+            os.write(writing, data[100:])
+            os.close(writing)
+        batch = stream.drain(timeout_s=5.0)
+    finally:
+        stream.close()
+        for reading, _ in pipes:
+            os.close(reading)
+    seen = [((time_ns - LISTENING_NS) // 1_000_000, number) for time_ns, number, _ in batch]
+    # Two clocks are known to less than 1 ms only: what they stamped 1 ms after the moment may be of before.
+    assert seen == [(1, 0), (1, 3), (3, 0), (3, 1), (3, 2), (3, 3), (400, 0), (400, 1), (400, 2), (400, 3)]
+    said = b"6 packets captured\n6 packets received by filter\n0 packets dropped by kernel\n"
+    done = Completed(argv=("tcpdump",), returncode=0, stdout=b"", stderr=said, duration_s=1.0)
+    ended = [stream._ended(number, done) for number in range(len(sources))]
+    assert [one.early for one in ended] == [3, 4, 4, 3]
+    assert {name: counts.received for name, counts in counts_by_tap(ended).items()} == {
+        "node1:eth0": 3, "node2:eth0": 2, "node3:eth0": 2, "node4:eth0": 3,
+    }  # fmt: skip
+    assert all(counts.lost == 0 for counts in counts_by_tap(ended).values())
+
+
+def test_the_clock_of_a_tap_is_that_of_the_node_that_its_pod_is_on() -> None:
+    lab = example_lab()
+    asked: list[tuple[str, ...]] = []
+
+    class Machines(ScriptedLab):
+        def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+            asked.append(tuple(nodes))
+            return tuple(ClockOffset(node=node, offset_s=1.0, error_s=0.1) for node in nodes)
+
+    pods = {pod.name: pod.node for pod in lab.pods}
+    targets = [ScriptedTarget(name) for name in pods] + [ScriptedTarget(lab.nodes[0].name, kind=TargetKind.NODE)]
+    taps = [Tap(name=f"{one.name}:eth0", role=Role.CLIENT_ETH0, target=one, interface="eth0") for one in targets]
+    found = clocks_of(Machines(lab, targets), taps)
+    assert {name: clock.node for name, clock in found.items()} == {
+        **{f"{pod}:eth0": node for pod, node in pods.items()},
+        f"{lab.nodes[0].name}:eth0": lab.nodes[0].name,
+    }
+    assert len(asked) == 1
+    assert len(set(asked[0])) == len(asked[0])
+    assert clocks_of(ScriptedLab(lab, targets), taps) == {}
+
+
+def test_what_labctl_itself_sends_is_left_out_and_said() -> None:
+    own = "(tcp port 22 and host 192.0.2.1 and host 10.0.0.5)"
+    plain = Tap(name="client:eth0", role=Role.CLIENT_ETH0, target=ScriptedTarget("client"), interface="eth0")
+    uplink = replace(plain, name="node1:eth0", role=Role.CLIENT_UPLINK, own=own)
+    assert without_own(plain, "") == ""
+    assert without_own(plain, "icmp or udp") == "icmp or udp"
+    assert without_own(uplink, "") == without_own(uplink, " ") == f"not ({own})"
+    # Alternatives stay together, and keywords that move offsets come last.
+    assert without_own(uplink, "vxlan or tcp") == f"not ({own}) and (vxlan or tcp)"
+    assert left_out([plain]) == ""
+    assert left_out([plain, uplink]) == f"labctl's own SSH connections are left out at node1:eth0: {own}"
+
+
+@pytest.mark.parametrize(
+    "own", ["(tcp port 22 and host 192.0.2.1 and host 10.0.0.5)", "(tcp port 2222 and host 2001:db8::1 and host ::1)"]
+)
+@pytest.mark.parametrize(
+    "expression", ["", "icmp or udp port 8472", "vlan", "ether host 0:1:2:3:4:5", "tcp[13] & 2 != 0"]
+)
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not on this host")
+def test_tcpdump_understands_what_is_left_out(own: str, expression: str) -> None:
+    tap = Tap(name="n:eth0", role=Role.CLIENT_UPLINK, target=ScriptedTarget("n"), interface="eth0", own=own)
+    argv = ("tcpdump", "-y", "EN10MB", "-d", without_own(tap, expression))
+    assert subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20).returncode == 0
+
+
+class SlowToEnd:
+    """A tcpdump that gets its signal late (over SSH, with many others before it) and then flushes more than a pipe
+    holds."""
+
+    def __init__(self, pipe: int, data: bytes) -> None:
+        self._pipe, self._data = pipe, data
+        self.argv = ("tcpdump",)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def wait_for_output(self, text: str, *, timeout_s: float) -> None: ...
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        raise AssertionError
+
+    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
+        time.sleep(1.5)
+        os.set_blocking(self._pipe, False)
+        data, until_s = memoryview(self._data), time.monotonic() + 3
+        while data and time.monotonic() < until_s:
+            try:
+                data = data[os.write(self._pipe, data) :]
+            except BlockingIOError:
+                time.sleep(0.01)
+        os.close(self._pipe)
+        said = b"6000 packets captured\n6000 packets received by filter\n0 packets dropped by kernel\n"
+        return Completed(argv=self.argv, returncode=0, stdout=b"", stderr=said, duration_s=1.0)
+
+
+def test_output_is_read_until_the_last_has_ended_however_late_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_module, "_STOP_TIMEOUT_S", 0.1)
+    source = Source(
+        tap=Tap(name="n:eth0", role=Role.CLIENT_LXC, target=ScriptedTarget("n"), interface="eth0"), direction=None
+    )
+    data = packets.pcap_file([(1_700_000_000_000_000_000 + n, ECHO) for n in range(6000)], nanoseconds=True)
+    reading, writing = os.pipe()
+    stream = Stream([source], [SlowToEnd(writing, data)], [reading], hold_s=0.05)
+    try:
+        ended, rest = stream.stop()
+    finally:
+        stream.close()
+        os.close(reading)
+    assert [one.trouble for one in ended] == [""]
+    assert len(rest) == 6000

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
-from labctl.model.trace import Trace, Way
+from labctl.model.trace import Carriage, Movement, Mover, Trace, Way
 from labctl.report.trace_text import trace_view
 from labctl.report.trace_words import different, steps
 
-from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
+from .trace_example import BPF, CELLS, CROSS, KEY, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
 each_cell = pytest.mark.parametrize(("mode", "how", "where"), CELLS)
 each_width = pytest.mark.parametrize("width", [80, 140])
@@ -171,3 +171,48 @@ def test_the_place_is_named_once_in_the_headline() -> None:
     assert (
         shown(replace(trace, wrong=wrong)).splitlines()[0].startswith("The request goes wrong: at underlay:port1 the")
     )
+
+
+def acting(what: str, device: str, hook: str, *, encapsulated: bool) -> Movement:
+    return Movement(
+        node="node1", mover=Mover.PROGRAM, what=what, device=device, hook=hook, helper="seen",
+        packet=KEY, encapsulated=encapsulated,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [LEGACY, BPF])
+def test_the_vxlan_device_stands_between_what_had_the_packet_and_what_had_its_envelope(
+    mode: HostRouting,
+) -> None:
+    trace = example_trace(mode, VXLAN, CROSS)
+    acts = {
+        False: [("cil_to_overlay", "cilium_vxlan", "egress", False), ("cil_to_netdev", "eth0", "egress", True)],
+        True: [("cil_from_netdev", "eth0", "ingress", True), ("cil_from_overlay", "cilium_vxlan", "ingress", False)],
+    }
+    paths = []
+    for path in trace.paths:
+        hops = tuple(
+            replace(
+                hop,
+                because="the vxlan device worked",
+                moved_by=tuple(
+                    acting(what, device, hook, encapsulated=wrapped)
+                    for what, device, hook, wrapped in acts[hop.envelope is None]
+                ),
+            )
+            if hop.carriage is Carriage.TUNNEL
+            else replace(hop, moved_by=())
+            for hop in path.hops
+        )
+        paths.append(replace(path, hops=hops))
+    lines = re.findall(
+        r"⇣ (cil_to_overlay|cil_to_netdev|cil_from_netdev|cil_from_overlay|the vxlan device worked)(?=[ \n]).*",
+        shown(replace(trace, paths=tuple(paths)), 200),
+    )
+    one_way = [
+        "cil_to_overlay", "the vxlan device worked", "cil_to_netdev",
+        "cil_from_netdev", "the vxlan device worked", "cil_from_overlay",
+    ]  # fmt: skip
+    text = [line for line in lines if line in one_way]
+    assert text[:6] == one_way
+    assert text == one_way * (len(text) // 6)

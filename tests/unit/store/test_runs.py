@@ -18,7 +18,7 @@ import pytest
 
 from labctl.errors import Interrupted, LabError, MeasureFailed, UsageError
 from labctl.model.comparison import Environment
-from labctl.store.manifest import RunState
+from labctl.store.journal import RunState
 from labctl.store.reading import StoredRun, UnreadableRun, find_run, list_runs, open_run
 from labctl.store.runs import MemorySinks, RawDirectory, Run, create_run, is_being_written, resume_run, safe_name
 from labctl.system.files import open_folder

@@ -60,7 +60,9 @@ def command(
         capture,
         check_filter,
         chosen_taps,
+        clocks_of,
         known_taps,
+        left_out,
         prove_filter,
         sources_of,
         streaming,
@@ -100,6 +102,7 @@ def command(
             check_filter(chosen, expression)
             if sanity:
                 _say(f"sanity: {prove_filter(open_lab, chosen, expression).sentence}")
+            clocks = clocks_of(open_lab, chosen)
         sources = sources_of(chosen)
         snap_byte = snap or (_FILE_SNAP if file else _LIVE_SNAP)
         limits = Limits(packets=count, duration_s=duration)
@@ -107,10 +110,12 @@ def command(
         with (
             _reader_may_go(),
             asked_to_stop() as stops,
-            streaming(sources, expression, snap_byte=snap_byte, immediate=file is None) as stream,
+            streaming(sources, expression, snap_byte=snap_byte, immediate=file is None, clocks=clocks) as stream,
         ):
             count_of_taps = "1 tap" if len(chosen) == 1 else f"{len(chosen)} taps"
             _say(f"capturing at {count_of_taps} of {lab} (Ctrl-C stops it): {', '.join(tap.name for tap in chosen)}")
+            if own := left_out(chosen):
+                _say(own)
             printer = Printer(sources, keeps=as_json)
             watched = OneWay(found, sources, expression)
             end = _End(stops, limits)

@@ -64,7 +64,7 @@ def command(
 
 def _say_state(stored: StoredRun) -> None:
     """A run that did not end by itself says so before its figures."""
-    from labctl.store.manifest import RunState
+    from labctl.store.journal import RunState
 
     manifest = stored.manifest
     if manifest.state is not RunState.COMPLETE:

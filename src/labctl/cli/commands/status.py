@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from labctl.cli.options import as_json, find_running
 from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
-from labctl.errors import NotInForce
+from labctl.errors import Interrupted, LabError, NotInForce
 
 
 @click.command("status")
@@ -34,17 +36,26 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
 
     found, running, provider = find_running(lab)
     mode = state = None
-    if datapath or not no_proof:
-        with interruptible(), Progress(quiet=True) as progress, provider.open(found) as open_lab:
-            if datapath:
-                state = open_lab.datapath_state()
-            else:
-                mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
+    is_planned = False
+    with interruptible(), Progress(quiet=True) as progress:
+        try:
+            with provider.open(found) as open_lab:
+                # A cluster gives out addresses, devices and identities itself: what was planned is not what is there.
+                found = open_lab.lab
+                if datapath:
+                    state = open_lab.datapath_state()
+                elif not no_proof:
+                    mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
+        except LabError as failed:
+            if datapath or not no_proof or isinstance(failed, Interrupted):
+                raise
+            is_planned = True
+    about: dict[str, Any] = {"statement": provider.statement, "missing": running.missing, "is_planned": is_planned}
     if as_json:
-        record = status_record(found, mode, statement=provider.statement, missing=running.missing)
+        record = status_record(found, mode, **about)
         emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)
     else:
-        parts = [*status_table(found, mode, statement=provider.statement, missing=running.missing)]
+        parts = [*status_table(found, mode, **about)]
         show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))
     if mode is not None and not mode.proven:
         return NotInForce.exit_code

@@ -23,8 +23,7 @@ from labctl.model.lab import Lab
 from labctl.model.result import CheckResult
 from labctl.planning.record import lab_from_json
 from labctl.planning.show import differences
-from labctl.store.journal import JournalEntry
-from labctl.store.manifest import RunState
+from labctl.store.journal import JournalEntry, RunState
 from labctl.store.reading import StoredRun, list_runs
 
 MODE = "mode"

@@ -20,9 +20,14 @@ from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import HostRouting, Lab, Pair, Placement, Pod
 from labctl.model.tools import require_success, why
 from labctl.providers.base import Running
-from labctl.providers.cilium.cluster_facts import COUNTERS_SCRIPT, ClusterFacts
+from labctl.providers.cilium.cluster_facts import (
+    COUNTERS_SCRIPT,
+    ClusterFacts,
+    argv_tunnels,
+    endpoint_of,
+    parse_tunnels,
+)
 from labctl.providers.cilium.commands import must, with_kubeconfig
-from labctl.providers.cilium.endpoints import argv_tunnels, endpoint_of, parse_tunnels
 from labctl.providers.cilium.monitor import (
     READY,
     MonitorTrace,

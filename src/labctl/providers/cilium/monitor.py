@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed
@@ -230,14 +230,22 @@ def movements_of(node: str, traces: Iterable[MonitorTrace], devices: Devices) ->
         # Only where each line is of one passage: without its own numbers, one key stands for many packets.
         ordered = sorted(lines, key=_rank) if _is_told_apart(key) else lines
         here: _TracePoint | None = None
+        points = {trace.point for trace in lines}
         for trace in ordered:
             movement, here = _movement(node, trace, key, devices, here)
+            movement = replace(movement, encapsulated=_is_in_envelope(trace.point, points))
             before = found[-1] if trace is not ordered[0] else None
             if before is not None and before.helper == ForwardingAct.SEEN and _place(before) == _place(movement):
                 found[-1] = replace(movement, raw=f"{before.raw}\n{movement.raw}")
             else:
                 found.append(movement)
     return tuple(found)
+
+
+def _is_in_envelope(point: str, points: Collection[str]) -> bool:
+    """Newer monitors (1.18) tell the uplink's programs of the packet inside the envelope. `points` are all of one
+    packet on one node: what goes through the tunnel passes the uplink in its envelope."""
+    return (point == "to-network" and "to-overlay" in points) or (point == "from-network" and "from-overlay" in points)
 
 
 def _movement(

@@ -16,14 +16,16 @@ from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
 from labctl.providers.cilium.cluster_facts import (
     LINKS_SCRIPT,
+    CiliumEndpoint,
     ClusterFacts,
     NodeLink,
+    argv_endpoints,
     parse_cilium_nodes,
+    parse_endpoints,
     parse_links,
     with_facts,
 )
 from labctl.providers.cilium.commands import Commands, must, shown, with_kubeconfig
-from labctl.providers.cilium.endpoints import CiliumEndpoint, argv_endpoints, parse_endpoints
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
@@ -52,6 +54,8 @@ _SERVER_SIDE = (
     (Role.SERVER_CILIUM_HOST, "cilium_host"),
 )
 
+_CARRIES_OWN = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK, Role.CLIENT_LO, Role.SERVER_LO)
+
 
 class OpenCiliumLab:
     """`OpenLab` of the seam. Made by `open_lab`, which reads the facts first."""
@@ -64,9 +68,12 @@ class OpenCiliumLab:
         targets: dict[str, DoorTarget],
         capture: dict[str, DoorTarget],
         agents: dict[str, DoorTarget],
+        own_traffic: str = "",
     ) -> None:
+        """`own_traffic` is what labctl itself sends past the nodes' devices (`Tap.own`)."""
         self._settings, self._lab, self._facts = settings, lab, facts
         self._targets, self._capture, self._agents = targets, capture, agents
+        self._own_traffic = own_traffic
 
     @property
     def lab(self) -> Lab:
@@ -111,7 +118,10 @@ class OpenCiliumLab:
         return Tap(name=f"{pod}:{interface}", role=role, target=self._targets[pod], interface=interface)
 
     def _node_tap(self, role: Role, node: str, interface: str) -> Tap:
-        return Tap(name=f"{node}:{interface}", role=role, target=self._capture[node], interface=interface)
+        return Tap(
+            name=f"{node}:{interface}", role=role, target=self._capture[node], interface=interface,
+            own=self._own_traffic if role in _CARRIES_OWN else "",
+        )  # fmt: skip
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
         client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)

@@ -124,7 +124,8 @@ class DoorTarget:
                 if local.is_alive():
                     running.kill()
                     # The door closes by itself when the program is gone; its context kills it otherwise.
-                    local.wait(timeout_s=_GRACE_S)
+                    with contextlib.suppress(LabError):
+                        local.wait(timeout_s=_GRACE_S)
 
     def send_signal(self, pid_file: str, number: int) -> None:
         self.commands.run((*self.door.closed, *argv_signal(pid_file, number)), timeout_s=_SIGNAL_S)

@@ -153,6 +153,9 @@ HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
 """Reasons that do not pass by waiting."""
 STUCK = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 """Reasons that pass by themselves on a busy node (containerd answers late) and stay when something is wrong."""
+ENDED = "status.phase!=Running,status.phase!=Pending,status.phase!=Unknown"
+"""Selects pods that have ended (`Failed`, as evicted ones are, or `Succeeded`): nothing starts them again."""
+_ENDED_PHASES = ("Failed", "Succeeded")
 _RESTARTS = 4
 _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
 """A DNS subdomain (RFC 1123), or nothing."""
@@ -179,17 +182,24 @@ class PodState:
 
 @of_known_form("kubectl's list of pods")
 def parse_pods(text: str) -> tuple[PodState, ...]:
-    """Raises MeasureFailed when the text is not a list of pods."""
+    """Without those that have ended and belong to a controller, which has replaced them. Raises MeasureFailed when the
+    text is not a list of pods."""
     try:
         items = parse_json(text)["items"]
     except (ValueError, KeyError, TypeError) as failed:
         raise MeasureFailed(what="kubectl's list of pods is not JSON", cause=text.strip()[:200]) from failed
-    pods = tuple(_state(item) for item in items)
+    pods = tuple(_state(item) for item in items if not _is_replaced(item))
     strange = [pod for pod in pods if not all(_NAME.fullmatch(name) for name in (pod.name, pod.namespace, pod.node))]
     if strange:
         # What is not a name in Kubernetes could be an option, or a second command, where kubectl gets it as a name.
         raise MeasureFailed(what="kubectl's list has a pod with an invalid name", cause=repr(strange[0].name)[:200])
     return pods
+
+
+def _is_replaced(item: Mapping[str, object]) -> bool:
+    owners = _list(_inner(item, "metadata"), "ownerReferences")
+    has_ended = _inner(item, "status").get("phase") in _ENDED_PHASES
+    return has_ended and any(owner.get("controller") is True for owner in owners)
 
 
 def _state(item: Mapping[str, object]) -> PodState:
@@ -218,6 +228,10 @@ def _state(item: Mapping[str, object]) -> PodState:
 def _reason(
     status: Mapping[str, object], conditions: list[dict[str, object]], containers: list[dict[str, object]]
 ) -> tuple[str, bool]:
+    if status.get("phase") in _ENDED_PHASES and (status.get("reason") or status.get("message")):
+        # Evicted, Terminated, NodeLost, UnexpectedAdmissionError…: its containers' ends only follow from that.
+        words = (str(status[key]).strip() for key in ("reason", "message") if status.get(key))
+        return ": ".join(words), True
     for container in containers:
         state = _inner(container, "state")
         waiting, ended = _inner(state, "waiting"), _inner(state, "terminated")
@@ -229,11 +243,12 @@ def _reason(
                 detail = str(last["message"]).strip().splitlines()[-1]
             return (f"{container.get('name')}: {word}{f' ({detail})' if detail else ''}", word in HOPELESS)
         if ended and ended.get("exitCode") not in (0, None):
-            return (f"{container.get('name')}: ended with status {ended.get('exitCode')}", False)
+            has_ended = status.get("phase") in _ENDED_PHASES
+            return (f"{container.get('name')}: ended with status {ended.get('exitCode')}", has_ended)
     for condition in conditions:
         if condition.get("status") == "False" and condition.get("message"):
             return (f"{condition.get('type')}: {condition.get('message')}", False)
-    return (str(status.get("message") or status.get("phase") or "no status yet"), status.get("phase") == "Failed")
+    return (str(status.get("message") or status.get("phase") or "no status yet"), status.get("phase") in _ENDED_PHASES)
 
 
 def _inner(item: Mapping[str, object], key: str) -> dict[str, object]:

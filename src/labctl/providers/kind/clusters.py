@@ -5,6 +5,7 @@ kind's node containers as the engine knows them: found by kind's label, owned by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,32 @@ from labctl.providers.kind.presence import CLUSTER_LABEL, ROLE_LABEL, argv_list
 from labctl.system import files
 
 LOOK_S = 30.0
+_LOOKS = 5
+_GONE = re.compile(r"no such (object|container)", re.IGNORECASE)
+"""docker's and podman's words for a container that is not there any more."""
 
 
 def nodes_of(commands: Commands, engine: str, cluster: str = "") -> tuple[NodeContainer, ...]:
-    """Every node container of that cluster, or of all clusters. Raises HostLacks when the engine does not answer."""
+    """Every node container of that cluster, or of all clusters. A container that goes between the list and the look at
+    it (somebody else's cluster is removed) is none. Raises HostLacks when the engine does not answer."""
+    for _ in range(_LOOKS):
+        names = _names(commands, engine, cluster)
+        if not names:
+            return ()
+        inspected = commands.run(argv_inspect(engine, names), timeout_s=LOOK_S)
+        if not inspected.timed_out and inspected.returncode == 0:
+            return parse_inspect(inspected.text)
+        if inspected.timed_out or not _GONE.search(inspected.error_text):
+            break
+    raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot describe the kind nodes")
+
+
+def _names(commands: Commands, engine: str, cluster: str) -> tuple[str, ...]:
     listed = commands.run(argv_list(engine, cluster), timeout_s=LOOK_S)
     if listed.timed_out or listed.returncode != 0:
         error = failed_command(listed, timeout_s=LOOK_S)
         raise HostLacks(what=f"{engine} does not answer", cause=error.cause, remedy=error.remedy)
-    names = tuple(sorted(listed.text.split()))
-    if not names:
-        return ()
-    inspected = commands.run(argv_inspect(engine, names), timeout_s=LOOK_S)
-    if inspected.timed_out or inspected.returncode != 0:
-        raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot inspect the kind nodes")
-    return parse_inspect(inspected.text)
+    return tuple(sorted(listed.text.split()))
 
 
 def refuse_foreign(nodes: tuple[NodeContainer, ...], cluster: str, lab: str) -> None:

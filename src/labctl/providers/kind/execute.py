@@ -15,6 +15,7 @@ from pathlib import Path
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
+from labctl.providers.base import Completed
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import Commands, WriteFile, read_state, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
@@ -43,6 +44,7 @@ from labctl.system.clock import Deadline
 
 _LOOK_S = 30.0
 _LATE_S = 1.0
+_FAILED = "failed-command.txt"
 _LACKS_PLATFORM = re.compile(r"content digest \S+ not found", re.IGNORECASE)
 _ONE_PLATFORM = (
     "docker save --platform linux/amd64 {image} -o FILE (docker 28 or later), then kindCluster.archives: [FILE]"
@@ -52,7 +54,7 @@ _NO_IMAGE = re.compile(r"no such (image|object)|not found|not known|image not kn
 
 class KindExecutor:
     """`providers.base.Executor` for one lab. `overlapping` gives the names of other labs that use a range;
-    `record` is called when the lab is whole."""
+    `record` is called when the lab is whole; `logs` is the folder that keeps what a failed tool printed."""
 
     def __init__(
         self,
@@ -60,11 +62,13 @@ class KindExecutor:
         *,
         overlapping: Callable[[RefuseOverlap], Sequence[str]],
         record: Callable[[Lab], None],
+        logs: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._commands = commands
         self._overlapping = overlapping
         self._record = record
+        self._logs = logs
         self._sleep = sleep
 
     def execute(self, actions: Sequence[Action]) -> None:
@@ -120,8 +124,19 @@ class KindExecutor:
     def _run(self, argv: tuple[str, ...], timeout_s: float, remedy: str, stdin: bytes = b"") -> str:
         done = self._commands.run(argv, timeout_s=timeout_s, stdin=stdin)
         if done.timed_out or done.returncode != 0:
-            raise failed_command(done, timeout_s=timeout_s, remedy=remedy)
+            raise self._failed(done, timeout_s, remedy)
         return done.text
+
+    def _failed(self, done: Completed, timeout_s: float, remedy: str = "") -> StepFailed:
+        """The error, and all that the tool printed in a file of the lab that it names; without one where the disk does
+        not take it."""
+        log: Path | None = None
+        if self._logs is not None and (done.stdout or done.stderr):
+            with contextlib.suppress(LabError, OSError):
+                files.make_own_folder(self._logs)
+                write_private(self._logs / _FAILED, f"{shlex.join(done.argv)}\n{done.error_text}\n{done.text}")
+                log = self._logs / _FAILED
+        return failed_command(done, timeout_s=timeout_s, remedy=remedy, log=log)
 
     def _refuse_overlap(self, action: RefuseOverlap) -> None:
         others = self._overlapping(action)
@@ -139,7 +154,7 @@ class KindExecutor:
             return
         # Since 28 docker says "Error response from daemon: No such image": the daemon is not what is missing.
         if has.timed_out or not _NO_IMAGE.search(has.error_text):
-            raise failed_command(has, timeout_s=_LOOK_S)
+            raise self._failed(has, _LOOK_S)
         if action.pull:
             self._run((action.engine, "pull", action.reference), action.timeout_s, "")
             return
@@ -154,7 +169,7 @@ class KindExecutor:
         if done.returncode == 0 and not done.timed_out:
             return
         if not _LACKS_PLATFORM.search(done.error_text + done.text):
-            raise failed_command(done, timeout_s=action.timeout_s)
+            raise self._failed(done, action.timeout_s)
         with files.temporary_folder() as folder:
             archive = str(folder / "image.tar")
             self._run(action.argv_save(archive), action.timeout_s, "")

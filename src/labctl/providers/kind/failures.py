@@ -6,9 +6,11 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import StepFailed
 from labctl.providers.base import Completed
+from labctl.providers.cilium.commands import errors_in, joined
 
 _LINES = 3
 _MATTERS = re.compile(r"error|fail|denied|refused|not found|no such|unable|cannot|unknown|already|panic", re.IGNORECASE)
@@ -284,16 +286,21 @@ def remedy_for(text: str, fallback: str = "") -> str:
     return next((known.remedy for known in REMEDIES if known.pattern.search(errors)), fallback)
 
 
-def failed_command(done: Completed, *, timeout_s: float, remedy: str = "", what: str = "") -> StepFailed:
-    """A failed tool as an error that can be acted on: its command can be pasted."""
+def failed_command(
+    done: Completed, *, timeout_s: float, remedy: str = "", what: str = "", log: Path | None = None
+) -> StepFailed:
+    """A failed tool as an error that can be acted on: its own errors whole, its command to be pasted, and `log`, the
+    file that keeps all that it printed."""
     output = f"{done.error_text}\n{done.text}"
+    errors = errors_in(done.error_text) or errors_in(done.text)
     lines = meaningful(done.error_text) or meaningful(done.text)
     command = _short(done.argv)
     failed = f"{command} failed (exit status {done.returncode})"
     return StepFailed(
         what=what or (f"{command} did not end in {timeout_s:g} s" if done.timed_out else failed),
-        cause="; ".join(line[:400] for line in lines) or "it printed nothing",
-        remedy=remedy_for(output, remedy or f"{shlex.join(done.argv)}  # by hand"),
+        cause=joined(errors) or "; ".join(line[:400] for line in lines) or "it printed nothing",
+        remedy=(remedy_for("\n".join(errors)) or remedy_for(output, remedy or f"{shlex.join(done.argv)}  # by hand"))
+        + (f"\nless {shlex.quote(str(log))}  # all that it printed" if log else ""),
     )
 
 

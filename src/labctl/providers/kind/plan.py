@@ -13,7 +13,7 @@ from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark, word
 from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.settings import refuse_unfit
-from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
+from labctl.providers.cilium.workloads import CONTAINER, ENDED, LAB_LABEL, nodes_with_helper, workloads
 from labctl.providers.kind.actions import (
     CollectLogs,
     Command,
@@ -283,6 +283,13 @@ def _pods(settings: KindSettings) -> Step:
         title=f"{pods} pods, and a helper on each node that has some",
         actions=(
             WriteFile(path=settings.files.workloads, text=workloads(settings)),
+            # `apply` leaves a pod alone that was evicted or has ended: it is there, and is what the manifest says.
+            Command(
+                argv=settings.kubectl(
+                    "-n", settings.namespace, "delete", "pods", f"--field-selector={ENDED}", "--ignore-not-found"
+                ),
+                timeout_s=_QUICK_S * 2,
+            ),
             _apply(settings, settings.files.workloads),
             WaitForPods(
                 kubectl=settings.kubectl(),

@@ -156,7 +156,7 @@ class KindProvider:
         def recorded(whole: Lab) -> None:
             write_record(files.record, whole)
 
-        yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded)
+        yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded, logs=files.logs)
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)

@@ -6,6 +6,7 @@ playbook puts it in. Tokens and hashes are never part of these documents: a join
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ from labctl.providers.kubeadm.kubernetes import (
 
 KUBELET_API = "kubelet.config.k8s.io/v1beta1"
 Document = dict[str, Any]
+LEAST_FREE_PERCENT = 5
+"""Of a disk's bytes and inodes: with less the kubelet of a lab reports DiskPressure, and evicts pods."""
+LEAST_AVAILABLE_BYTE = 100 * 1024 * 1024
+"""Of memory, for MemoryPressure; the kubelet's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +108,28 @@ def cluster_document(settings: Kubeadm, shape: ClusterShape) -> Document:
     return merged(document, settings.cluster)
 
 
+KUBELET_IN_LABS: Document = {
+    # 100 turns the garbage collection of images off: what was preloaded cannot be pulled again without a registry.
+    "imageGCHighThresholdPercent": 100,
+    # By default pods are evicted when 15 % of the images' disk are left, which is a third of it on a small machine. All
+    # signals stand here, since naming one unsets the others' defaults.
+    "evictionHard": {
+        "memory.available": f"{LEAST_AVAILABLE_BYTE >> 20}Mi",
+        "nodefs.available": f"{LEAST_FREE_PERCENT}%",
+        "nodefs.inodesFree": f"{LEAST_FREE_PERCENT}%",
+        "imagefs.available": f"{LEAST_FREE_PERCENT}%",
+    },
+}
+"""What the kubelet of a lab's machine is told of pressure, unless `kubeadm.kubelet` says otherwise."""
+
+
 def kubelet_document(settings: Kubeadm) -> Document:
     document: Document = {"apiVersion": KUBELET_API, "kind": "KubeletConfiguration"}
     if settings.cgroup_driver is not CgroupDriver.AUTO:
         document["cgroupDriver"] = str(settings.cgroup_driver)
     if settings.swap is Swap.KEEP:
         document["failSwapOn"] = False
-    return merged(document, settings.kubelet)
+    return merged({**document, **copy.deepcopy(KUBELET_IN_LABS)}, settings.kubelet)
 
 
 def init_documents(settings: Kubeadm, shape: ClusterShape, address: str) -> tuple[Document, ...]:

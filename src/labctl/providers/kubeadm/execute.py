@@ -21,7 +21,7 @@ from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.providers.cilium.chart import read_chart
-from labctl.providers.cilium.commands import WriteFile, shown, write_private
+from labctl.providers.cilium.commands import WriteFile, errors_in, joined, shown, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.settings import write_record
 from labctl.providers.cilium.workloads import parse_pods
@@ -91,6 +91,7 @@ class KubeadmExecutor:
         require_packages(settings.kubeadm)
         self._seen = survey(self._fleet, [machine.node for machine in settings.machines])
         refuse_obstacles(settings, self._seen)
+        self._fleet.end_strays()
         # From here on machines are changed: which ones is known even if this process dies.
         write_private(settings.files.state, state_text(settings, self._family))
 
@@ -141,7 +142,7 @@ class KubeadmExecutor:
         if done.returncode != 0:
             raise StepFailed(
                 what=f"{self._settings.control_plane.node}: {' '.join(argv[:1])} failed",
-                cause=done.error_text.strip()[-300:],
+                cause=joined(errors_in(done.error_text)) or done.error_text.strip()[-300:],
                 remedy=shown(self._fleet.control_plane, argv),
             )
 
@@ -185,7 +186,7 @@ def _helm(argv: tuple[str, ...], timeout_s: float, remedy: str) -> str:
     if done.timed_out or done.returncode != 0:
         raise StepFailed(
             what=f"helm {argv[1]} did not end in {timeout_s:g} s" if done.timed_out else f"helm {argv[1]} failed",
-            cause=done.error_text.strip()[-400:],
+            cause=joined(errors_in(done.error_text)) or done.error_text.strip()[-400:],
             remedy=remedy,
         )
     return done.text

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labctl.errors import StepFailed
+from labctl.providers.cilium.commands import errors_in, joined
 from labctl.providers.kubeadm.machines import Machine
 
 _LONGEST_MESSAGE = 300
@@ -273,6 +274,18 @@ KNOWN: tuple[KnownFailure, ...] = (
         "# kubeadm.imageRepository: a mirror that they reach, or kubeadm.images.archives",
     ),
     _known(
+        r"labctl: pods have ended: (?P<pods>[^\n\"]*(?:Evicted|low on resource|DiskPressure|MemoryPressure|PIDPressure)"
+        r"[^\n\"]*)",
+        "the kubelet evicted pods, or did not admit them, because the machine lacks room: {pods}",
+        "ssh {place} 'df -h / /var; df -i / /var; free -h'  # make room there",
+        "# then the same labctl command: it replaces them",
+    ),
+    _known(
+        r"labctl: pods have ended: (?P<pods>[^\n\"]+)",
+        "pods have ended, and nothing starts them again: {pods}",
+        "ssh {place} 'sudo journalctl -u kubelet -n 30'  # then the same labctl command: it replaces them",
+    ),
+    _known(
         r"apparmor_parser|unable to apply apparmor profile",
         "containerd uses AppArmor, and the machine's apparmor_parser is missing or fails",
         "ssh {place} sudo apt-get install -y apparmor",
@@ -512,26 +525,35 @@ def step_failed(failures: Sequence[TaskFailure], machines: Sequence[Machine], lo
     if also:
         others = ", ".join(also)
         what = f"{what} (as on {others})" if _same(failures) else f"{what}; other tasks failed on {others}"
-    recognised = recognise(first)
     said = shortened(first.message)
-    if recognised is None or machine is None:
+    recognised = _each_recognised(first)
+    if not recognised or machine is None:
         return StepFailed(
             what=what, cause=said or "it printed nothing", remedy=f"less {shlex.quote(log)}" if log else ""
         )
-    known, groups = recognised
-    words = {
-        "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
-        "forget": machine.forgetting(groups.get("known_as", "")), **groups,
-    }  # fmt: skip
-    cause = _filled(known.cause, words)
-    if said and said not in cause and not said.startswith("labctl:") and "said" not in groups:
+    causes: dict[str, None] = {}
+    remedies: dict[str, None] = {}
+    for known, groups in recognised:
+        words = {
+            "host": machine.node, "place": machine.place, "address": machine.address, "user": machine.user,
+            "forget": machine.forgetting(groups.get("known_as", "")), **groups,
+        }  # fmt: skip
+        causes[_filled(known.cause, words)] = None
+        pasteable = words | {name: _pasteable(text) for name, text in groups.items()}
+        remedies.update(dict.fromkeys(_filled(known.remedy, pasteable).splitlines()))
+    cause = "; ".join(causes)
+    if said and said not in cause and not said.startswith("labctl:") and "said" not in recognised[0][1]:
         cause = f"{cause}. The message: {said}"
-    remedy = _filled(known.remedy, words | {name: _pasteable(said) for name, said in groups.items()})
-    return StepFailed(
-        what=what,
-        cause=cause,
-        remedy=f"{remedy}\nless {shlex.quote(log)}  # the whole output of Ansible" if log else remedy,
-    )
+    if log:
+        remedies[f"less {shlex.quote(log)}  # the whole output of Ansible"] = None
+    return StepFailed(what=what, cause=cause, remedy="\n".join(remedies))
+
+
+def _each_recognised(failure: TaskFailure) -> list[tuple[KnownFailure, dict[str, str]]]:
+    """What is known of the failure; where several of kubeadm's checks failed, of each of them."""
+    checks = [error for error in errors_in(failure.message) if error.startswith("[ERROR ")]
+    each = [replace(failure, message=check) for check in checks] if len(checks) > 1 else [failure]
+    return [found for one in each if (found := recognise(one)) is not None]
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
@@ -552,7 +574,10 @@ def _uncapitalised(task: str) -> str:
 
 
 def shortened(message: str) -> str:
-    """The lines that say what was wrong: errors first, then the last ones; one line, not too long."""
+    """What was wrong, in one line: the tool's own errors, whole; where no line has the form of one, the first lines
+    that sound like it, not too long."""
+    if errors := errors_in(message):
+        return joined(errors)
     lines = [line.strip() for line in _WARNINGS.sub("", message).splitlines() if line.strip()]
     telling = [line for line in lines if _TELLING.search(line)]
     text = "; ".join((telling or lines)[:3])

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from labctl.model.lab import Lab
-from labctl.model.sections import ADDRESS_PATTERN, Kubeadm
+from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (
@@ -49,13 +49,14 @@ FILES = (
     "/etc/modules-load.d/labctl.conf",
     "/etc/sysctl.d/99-labctl.conf",
     "/etc/sysctl.d/99-override_cilium_rp_filter.conf",
+    "/etc/sysctl.d/99-zzz-override_cilium.conf",
     "/etc/apt/keyrings/labctl-kubernetes.asc",
     "/etc/apt/sources.list.d/labctl-kubernetes.list",
     "/etc/yum.repos.d/labctl-kubernetes.repo",
     "/etc/yum.repos.d/labctl-containerd.repo",
     "/etc/systemd/system/kubelet.service",
 )
-"""Files of the machine that the playbooks write; `down` puts back what was there, or nothing where nothing was."""
+"""Files that the playbooks and Cilium write; `down` puts back what was there, or nothing where nothing was."""
 
 DIRECTORIES = (
     "/etc/kubernetes/manifests",
@@ -83,11 +84,12 @@ WATCHED_SYSCTLS = (
     "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter", "net.core.bpf_jit_enable",
     "kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "kernel.keys.root_maxbytes",
     "vm.overcommit_memory", "vm.panic_on_oom",
+    "kernel.timer_migration", "net.ipv4.fib_multipath_use_neigh",
 )  # fmt: skip
 """What Cilium and the kubelet set by themselves (the kubelet as soon as it starts)."""
 SUDO = "env LC_ALL=C sudo"
 """By env, since not every login shell knows `LC_ALL=C sudo`."""
-_HOST = re.compile(ADDRESS_PATTERN)
+_HOST = re.compile(MACHINE_ADDRESS_PATTERN)
 """A node's name, or the address of a machine that is not one yet."""
 HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""

@@ -116,7 +116,10 @@ class OpenMachinesLab(OpenCiliumLab):
     """With clocks of its own on every node (`OpenLab.clock_offsets`)."""
 
     def __init__(self, opened: OpenCiliumLab, fleet: Fleet) -> None:
-        super().__init__(opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents)
+        super().__init__(
+            opened._settings, opened._lab, opened._facts, opened._targets, opened._capture, opened._agents,
+            fleet.own_traffic(),
+        )  # fmt: skip
         self._fleet = fleet
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
@@ -127,4 +130,5 @@ class OpenMachinesLab(OpenCiliumLab):
 def opened(settings: KubeadmSettings) -> Iterator[OpenMachinesLab]:
     with Fleet(settings.machines) as fleet:
         known = replace(settings, uplinks=uplinks(settings, fleet))
+        fleet.end_strays()
         yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)

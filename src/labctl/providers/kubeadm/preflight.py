@@ -14,6 +14,7 @@ from importlib import metadata
 from labctl.errors import StepFailed, UsageError
 from labctl.model.sections import Kubeadm, PackageSource
 from labctl.providers.cilium.versions import Version
+from labctl.providers.kubeadm.config import LEAST_AVAILABLE_BYTE, LEAST_FREE_PERCENT
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import nearest, parse_version, skew
 from labctl.providers.kubeadm.machines import Machine
@@ -25,6 +26,8 @@ LEAST_MEMORY_BYTE = 1700 * 1024 * 1024
 """Both are kubeadm's own, for the control plane."""
 LEAST_FREE_BYTE = 256 * 1024 * 1024
 """etcd alone sets 128 MiB aside for its log."""
+POD_MEMORY_BYTE = 400 * 1024 * 1024
+"""What kubelet, containerd, Cilium's agent and the pods of a small lab take together on a worker, at least."""
 CGROUP_V2 = "cgroup2fs"
 FIRST_WITHOUT_CGROUP_V1 = (1, 35)
 CONTROL_PLANE_PORTS = (2379, 2380, 10257, 10259)
@@ -89,6 +92,7 @@ def judge_machine(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> lis
     found += _judge_versions(kubeadm, seen)
     found += _judge_cgroups(kubeadm, machine, seen)
     found += _judge_room(kubeadm, machine, seen)
+    found += _judge_pressure(kubeadm, machine, seen)
     if machine.node_address and not seen.device_of(machine.node_address) and seen.devices:
         has = ", ".join(f"{address} ({device})" for device, address in seen.devices if device != "lo")
         found.append((f"it has no address {machine.node_address}; it has {has or 'none'}", "correct nodeAddress:"))
@@ -149,6 +153,38 @@ def _judge_room(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[
         if port in seen.ports and f"Port-{port}" not in forgiven
     ]
     return found
+
+
+def _judge_pressure(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[Problem]:
+    """What the kubelet would evict pods for, or soon, by the thresholds that a lab gives it. With thresholds of the
+    person's own nothing is foreseen."""
+    if "evictionHard" in kubeadm.kubelet:
+        return []
+    found: dict[str, Problem] = {}
+    for room in seen.rooms:
+        if room.free_percent < LEAST_FREE_PERCENT:
+            what, option = ("space", "") if room.unit == "space" else ("inodes", " -i")
+            found.setdefault(
+                room.unit,
+                (
+                    (
+                        f"the kubelet would report DiskPressure and evict pods: {room.free_percent:.1f} % of the "
+                        f"{what} of {room.directory} are free, and {LEAST_FREE_PERCENT} % have to be"
+                    ),
+                    f"ssh {machine.place} df{option} {room.directory}  # then make room there",
+                ),
+            )
+    # A machine whose lab is up has given it the memory already.
+    least_byte = LEAST_AVAILABLE_BYTE if seen.mark else LEAST_AVAILABLE_BYTE + POD_MEMORY_BYTE
+    if 0 < seen.available_byte < least_byte:
+        found["memory"] = (
+            (
+                f"the kubelet would report MemoryPressure and evict pods: {seen.available_byte >> 20} MB of memory are "
+                f"available, and the lab needs {least_byte >> 20}"
+            ),
+            f"ssh {machine.place} 'free -m; ps -eo rss,args --sort=-rss | head'",
+        )
+    return list(found.values())
 
 
 def _judge_cgroups(kubeadm: Kubeadm, machine: Machine, seen: MachineFacts) -> list[Problem]:

@@ -250,6 +250,7 @@ class KubeadmProvider:
         cannot be reached the others are done, the error names them, and the record stays."""
         from labctl.providers.kubeadm.execute import vagrant
         from labctl.providers.kubeadm.runner import AnsibleRunner
+        from labctl.providers.kubeadm.ssh import Fleet
 
         files, state = self._files(name), self._state(name)
         if state is not None and state.get("machineSource") == MachineSource.VAGRANT:
@@ -257,6 +258,8 @@ class KubeadmProvider:
         else:
             machines, variables = self._marked(name) if state is None else self._recorded(name, state)
             if machines:
+                with Fleet(machines) as fleet:
+                    fleet.end_strays(every=True)
                 with AnsibleRunner(files.logs, machines, self._observer) as runner:
                     runner.play("reset", inventory(machines), variables)
         files.remove()

@@ -1,4 +1,4 @@
-"""SSH by Fabric: one connection to each machine, kept and reused; programs on it as `Commands` of the seam.
+"""SSH by Fabric: connections to each machine, kept and reused (`sessions.py`); programs as `Commands` of the seam.
 
 Where a connection goes, and by which keys, is what `ssh_config.py` says. Host keys are those of known_hosts and no
 others: an unknown or changed one is refused with what to do. Logging in is by key or agent; no password is ever sent,
@@ -12,15 +12,16 @@ import base64
 import contextlib
 import logging
 import os
+import random
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -31,10 +32,10 @@ from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.inventory import SUDO
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
+from labctl.providers.kubeadm.running import SshRunning
+from labctl.providers.kubeadm.sessions import LONGEST_S, OWNER, Sessions, end_strays, own_traffic, owner, watched
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
-from labctl.system.clock import Deadline
 from labctl.system.files import OWN_FILE, read_file, write_atomically
-from labctl.system.process import MOST_OUTPUT_BYTE, require_bounded
 
 if TYPE_CHECKING:
     from fabric import Connection  # type: ignore[import-untyped]
@@ -45,8 +46,10 @@ _CONNECT_S = 10.0
 _LOGIN_S = 30.0
 """For each of sshd's answers (banner, keys, login): a busy machine starts an sshd for the connection that it took."""
 _KEEPALIVE_S = 5
-_DRAIN_S = 5.0
-_POLL_S = 0.005
+_GRACE_S = 30.0
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+"""Before a machine is tried again whose sshd has too many connections that are not logged in yet (`MaxStartups`)."""
+_MOST_STARTING = 4
 _CHUNK = 65536
 _SAID_S = 2.0
 _SUDO_S = 60.0
@@ -55,9 +58,29 @@ _UNSAFE = re.compile(r"[^ -~]|['!\\]")
 """What csh, fish or rc read differently inside single quotes, and what locales do."""
 
 
-def connect(machine: Machine) -> Connection:
+_STARTING: dict[str, threading.BoundedSemaphore] = {}
+
+
+def _turn(goal: Reached) -> threading.BoundedSemaphore:
+    """Held while a connection is being made: of those that are not logged in, one sshd takes few, a jump host's too."""
+    return _STARTING.setdefault(
+        goal.jump or shlex.join(goal.through) or f"{goal.host}:{goal.port}",
+        threading.BoundedSemaphore(_MOST_STARTING),
+    )
+
+
+def _is_turned_away(failed: BaseException, said: str) -> bool:
+    """Whether sshd hung up before its first word, as it does when too many are not logged in yet (`MaxStartups`).
+    `said` is what the way there said, where that is a program."""
+    if said:
+        words = ("kex_exchange_identification", "Exceeded MaxStartups", "Not allowed at this time")
+        return any(text in said for text in words)
+    return "banner" in str(failed) or isinstance(failed, EOFError | ConnectionResetError)
+
+
+def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connection:
     """An open connection to the machine. Raises StepFailed that names machine, reason and remedy, and UsageError for
-    files that lab.yaml may not name."""
+    files that lab.yaml may not name. A machine that hangs up before its first word is tried again after `pauses_s`."""
     require_own(machine)
     try:
         import paramiko  # type: ignore[import-untyped]
@@ -71,6 +94,8 @@ def connect(machine: Machine) -> Connection:
     goal = reached(machine)
     way: socket.socket | None = None
     connection: Connection | None = None
+    starting = _turn(goal)
+    starting.acquire()
     try:
         way = _piped(goal) if goal.through else socket.create_connection((goal.host, goal.port), timeout=_CONNECT_S)
         connection = Connection(
@@ -102,8 +127,14 @@ def connect(machine: Machine) -> Connection:
                 connection.close()
         if way is not None:
             way.close()
-        raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
-    return connection
+        if not pauses_s or not _is_turned_away(failed, said):
+            raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
+    else:
+        return connection
+    finally:
+        starting.release()
+    time.sleep(pauses_s[0] * random.uniform(0.5, 1.5))  # nosec B311  # so that not all come back at once
+    return connect(machine, pauses_s[1:])
 
 
 def _patient(*words: Any, **named: Any) -> Any:
@@ -344,162 +375,19 @@ def _octal(found: re.Match[str]) -> str:
     return "".join(f"\\0{byte:03o}" for byte in found[0].encode("utf-8", "surrogateescape"))
 
 
-class SshRunning:
-    """A program on a machine, in a channel of its own. Leaving the context of `start` closes the channel."""
-
-    def __init__(self, channel: Any, argv: Sequence[str], stdin: bytes, where: str, output: int | None = None) -> None:
-        self._channel, self._argv, self._where, self._output = channel, tuple(argv), where, output
-        self._out, self._err = bytearray(), bytearray()
-        self._begun_s = time.monotonic()
-        self._lock = threading.Lock()
-        if stdin:
-            threading.Thread(target=self._feed, args=(stdin,), daemon=True).start()
-        else:
-            channel.shutdown_write()
-        self._pumping = threading.Thread(target=self._pump, daemon=True)
-        if output is not None:
-            self._pumping.start()
-
-    def _pump(self) -> None:
-        """Output that goes to a descriptor is passed on as it comes, whether it is asked for or not."""
-        with contextlib.suppress(OSError):
-            while not self._channel.closed and not (self._is_over() and self._channel.eof_received):
-                if not self._read():
-                    time.sleep(_POLL_S)
-
-    def _feed(self, stdin: bytes) -> None:
-        with contextlib.suppress(OSError, EOFError):  # paramiko's word for a connection that ends meanwhile
-            self._channel.sendall(stdin)
-            self._channel.shutdown_write()
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        return self._argv
-
-    def _read(self) -> bool:
-        """Takes what has come; true when there was something."""
-        with self._lock:
-            came = False
-            while self._channel.recv_ready() and not self._is_flooded():
-                self._take(self._channel.recv(_CHUNK))
-                came = True
-            while self._channel.recv_stderr_ready() and not self._is_flooded():
-                self._err += self._channel.recv_stderr(_CHUNK)
-                came = True
-            return came
-
-    def _is_flooded(self) -> bool:
-        """Whether it printed more than is kept. The rest waits in paramiko's window, and then on the machine."""
-        return max(len(self._out), len(self._err)) >= MOST_OUTPUT_BYTE
-
-    def _require_bounded(self) -> None:
-        """Raises MeasureFailed, and closes the channel, when the program printed more than is kept."""
-        if self._is_flooded():
-            self._close_channel()
-        for kept in (self._out, self._err):
-            require_bounded(self._argv, len(kept), MOST_OUTPUT_BYTE, bytes(kept[-400:]), f" on {self._where}")
-
-    def _take(self, data: bytes) -> None:
-        """Keeps standard output, or hands it on to the descriptor that wants it."""
-        if self._output is None:
-            self._out += data
-            return
-        while data:
-            data = data[os.write(self._output, data) :]
-
-    def _is_over(self) -> bool:
-        return bool(self._channel.exit_status_ready() or self._channel.closed)
-
-    def is_alive(self) -> bool:
-        self._read()
-        return not self._is_over()
-
-    def wait_for_output(self, text: str, *, timeout_s: float) -> None:
-        deadline, wanted = Deadline.after(timeout_s), text.encode()
-        while True:
-            over = self._is_over()
-            self._read()
-            self._require_bounded()
-            if wanted in self._out or wanted in self._err:
-                return
-            if over or deadline.is_over():
-                seen = bytes(self._err or self._out)[-400:].decode(errors="replace").strip()
-                raise MeasureFailed(
-                    what=f"{self._argv[0]} on {self._where} ended before it printed '{text}'"
-                    if over
-                    else f"{self._argv[0]} on {self._where} did not print '{text}' within {timeout_s:g} s",
-                    cause=f"it printed: {seen or 'nothing'}",
-                    remedy=shlex.join(self._argv),
-                )
-            time.sleep(_POLL_S)
-
-    def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
-        """Closes the program's input and waits. Channels carry no signals: `providers/cilium/targets.py` sends them."""
-        del sig
-        return self.wait(timeout_s=timeout_s)
-
-    def wait(self, *, timeout_s: float) -> Completed:
-        deadline = Deadline.after(timeout_s)
-        while not self._is_over() and not deadline.is_over():
-            if not self._read():
-                time.sleep(_POLL_S)
-            self._require_bounded()
-        timed_out = not self._is_over()
-        if timed_out:
-            self._close_channel()
-        # The end is reported before the last output has been read.
-        drained = Deadline.after(_DRAIN_S)
-        while not timed_out and not self._channel.eof_received and not drained.is_over():
-            self._read()
-            self._require_bounded()
-            time.sleep(_POLL_S)
-        self._read()
-        self._require_bounded()
-        status = -signal.SIGKILL if timed_out else self._channel.recv_exit_status()
-        if status == -1 and not timed_out:
-            raise MeasureFailed(
-                what=f"the connection to {self._where} was lost while {self._argv[0]} ran",
-                cause="no exit status came back",
-                remedy="check that the machine is up, then run the same command again",
-            )
-        return Completed(
-            argv=self._argv, returncode=status, stdout=bytes(self._out), stderr=bytes(self._err),
-            duration_s=time.monotonic() - self._begun_s, timed_out=timed_out,
-        )  # fmt: skip
-
-    def _close_channel(self) -> None:
-        with contextlib.suppress(OSError, EOFError):  # the connection has ended before
-            self._channel.close()
-
-    def close(self) -> None:
-        """After it nothing is written to the descriptor any more: its owner may close it."""
-        self._close_channel()
-        if self._output is not None:
-            self._pumping.join(_DRAIN_S)
-
-
 class MachineCommands:
-    """`Commands` on one machine, as root. One connection for all of them, made when the first one needs it."""
+    """`Commands` on one machine, as root, over as many connections as its sshd makes necessary."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()
+        self.sessions = Sessions(lambda: connect(self.machine), machine.node, machine.place)
         self._asks: bool | None = None
         """Whether sudo asks for a password, once that is known."""
-
-    @property
-    def connection(self) -> Connection:
-        with self._lock:
-            if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(self.machine)
-            return self._connection
+        self._takes: bool | None = None
+        """Whether it takes the one of lab.yaml, likewise."""
 
     def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        self.sessions.close()
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -513,16 +401,17 @@ class MachineCommands:
         return done.text.strip() or None
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
-        with self.start(argv, stdin=stdin) as running:
+        limit_s = timeout_s + _GRACE_S
+        with self.sessions.short(), self._started(argv, stdin, None, limit_s) as running:
             return running.wait(timeout_s=timeout_s)
 
     def start(
         self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
-        return self._started(argv, stdin, output)
+        return self._started(argv, stdin, output, LONGEST_S)
 
     @contextlib.contextmanager
-    def _started(self, argv: Sequence[str], stdin: bytes, output: int | None) -> Iterator[SshRunning]:
+    def _started(self, argv: Sequence[str], stdin: bytes, output: int | None, limit_s: float) -> Iterator[SshRunning]:
         import paramiko
 
         password = sudo_password(self.machine)
@@ -530,16 +419,19 @@ class MachineCommands:
             if password and self._is_let_without():
                 password = b""
             become = self.become(bool(password))
-            channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*become, "env", f"PATH={PATH}", "LC_ALL=C"), argv))  # nosec B601  # every word is quoted
-            running = SshRunning(channel, argv, password + stdin, self.machine.node, output)
+            # A program that reads its input ends with that; a sudo that is given a wrong password would wait for more.
+            is_watched = not stdin and (not password or self._is_let_with(password))
+            watch = watched(limit_s) if is_watched else ()
+            before = (*become, "env", f"PATH={PATH}", "LC_ALL=C", f"{OWNER}={owner()}", *watch)
+            channel = self.sessions.open()
+            channel.exec_command(command_line(before, argv))  # nosec B601  # every word is quoted
         except (OSError, EOFError, paramiko.SSHException) as failed:
-            self.close()
             message = _in_words(failed) or "Connection closed by remote host"
             raise step_failed(
                 [TaskFailure(node=self.machine.node, task="start a program", message=message, unreachable=True)],
                 [self.machine],
             ) from failed
+        running = SshRunning(channel, argv, password + stdin, self.machine.node, output, is_watched=is_watched)
         try:
             yield running
         finally:
@@ -556,12 +448,33 @@ class MachineCommands:
         """True where sudo does not ask for the password that lab.yaml has: sent all the same, it would be the first
         line that the program reads. Asked once."""
         if self._asks is None:
-            channel = self.connection.transport.open_session(timeout=_CONNECT_S)
-            channel.exec_command(command_line((*SUDO.split(), "-k", "-n", "--", "env"), ("true",)))  # nosec B601  # no data in it
-            with contextlib.closing(SshRunning(channel, ("sudo",), b"", self.machine.node)) as running:
-                done = running.wait(timeout_s=_SUDO_S)
-            self._asks = done.returncode != 0
+            self._asks = not self._does_true(("-k", "-n"), b"")
         return not self._asks
+
+    def _is_let_with(self, password: bytes) -> bool:
+        """True where sudo takes the password. Asked once."""
+        if self._takes is None:
+            self._takes = self._does_true(("-k", "-S", "-p", ""), password)
+        return self._takes
+
+    def _does_true(self, options: tuple[str, ...], password: bytes) -> bool:
+        channel = self.sessions.open()
+        channel.exec_command(command_line((*SUDO.split(), *options, "--", "env"), ("true",)))  # nosec B601  # no data in it
+        with contextlib.closing(SshRunning(channel, ("sudo",), password, self.machine.node)) as running:
+            return running.wait(timeout_s=_SUDO_S).returncode == 0
+
+    def connection_there(self) -> str:
+        """What the machine says of labctl's connection: `SSH_CONNECTION`, which sudo would take away. Empty where its
+        sshd does not say."""
+        import paramiko
+
+        try:
+            channel = self.sessions.open()
+            channel.exec_command("printenv SSH_CONNECTION")
+            with contextlib.closing(SshRunning(channel, ("printenv",), b"", self.machine.node)) as running:
+                return running.wait(timeout_s=_CONNECT_S).text.strip()
+        except (OSError, EOFError, paramiko.SSHException, MeasureFailed):
+            return ""
 
     def read_file(self, path: str) -> bytes:
         """The content of one of the machine's files, which root may read. Raises MeasureFailed."""
@@ -591,6 +504,23 @@ class Fleet:
     @property
     def control_plane(self) -> MachineCommands:
         return self._commands[self.machines[0].node]
+
+    def own_traffic(self) -> str:
+        """The pcap expression for labctl's own SSH connections to these machines, asked of them all at once."""
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return own_traffic(list(pool.map(MachineCommands.connection_there, self)))
+
+    def end_strays(self, *, every: bool = False) -> int:
+        """Ends, on all machines, what a labctl that has ended left running (`sessions.end_strays`). Machines that do
+        not answer are passed over. Gives how many programs there were."""
+
+        def end(commands: MachineCommands) -> int:
+            with contextlib.suppress(LabError):
+                return end_strays(commands, every=every)
+            return 0
+
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return sum(pool.map(end, self))
 
     def __enter__(self) -> Fleet:
         return self

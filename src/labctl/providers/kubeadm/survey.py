@@ -36,6 +36,9 @@ free() { [ -d "$1" ] && df -Pk "$1" 2>/dev/null | awk -v d="$1" 'NR == 2 {print 
 free /var/lib
 free /var/lib/containerd
 free /var/lib/kubelet
+share() { [ -d "$2" ] && df "$1" "$2" 2>/dev/null | awk -v d="$2" -v k="$3" 'NR == 2 {print k "=" $4 " " $2 " " d}'; }
+for d in /var/lib /var/lib/containerd /var/lib/kubelet; do share -Pk $d space; share -Pi $d inodes; done
+echo "available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "cgroup=$(stat -fc %T /sys/fs/cgroup 2>/dev/null)"
 command -v python3 >/dev/null && echo python=yes
 echo "pythonversion=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
@@ -51,6 +54,20 @@ true
 """
 SCRIPT = "; ".join(_LINES.strip().splitlines())
 """On one line: several in quotes are not one word to csh."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What is free of the file system that a directory is on, in KiB (`unit` "space") or in inodes ("inodes")."""
+
+    directory: str
+    unit: str
+    free: int
+    total: int
+
+    @property
+    def free_percent(self) -> float:
+        return 100.0 * self.free / self.total if self.total else 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +93,9 @@ class MachineFacts:
     cpus: int = 0
     memory_byte: int = 0
     free_byte: tuple[tuple[str, int], ...] = ()
+    available_byte: int = 0
+    """Memory that programs could take now."""
+    rooms: tuple[Room, ...] = ()
     ports: frozenset[int] = frozenset()
     """TCP ports on which a process listens."""
     cgroup: str = ""
@@ -90,6 +110,7 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Mach
     """From what `SCRIPT` prints. Unknown lines (a login banner) are passed over."""
     said: dict[str, str] = {}
     devices, lacks, free, ports = [], [], [], set[int]()
+    rooms: list[Room] = []
     for line in text.splitlines():
         key, found, value = line.partition("=")
         if not found:
@@ -102,6 +123,8 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Mach
         elif key == "free":
             size, _, directory = value.partition(" ")
             free.append((directory, _number(size) * 1024))
+        elif key in ("space", "inodes") and len(parts := value.split()) == 3:
+            rooms.append(Room(directory=parts[2], unit=key, free=_number(parts[0]), total=_number(parts[1])))
         elif key == "lacks":
             lacks.append(value.strip())
         else:
@@ -128,6 +151,8 @@ def parse_survey(node: str, text: str, clock: ClockOffset | None = None) -> Mach
         cpus=_number(said.get("cpus", "")),
         memory_byte=_number(said.get("memory", "")) * 1024,
         free_byte=tuple(free),
+        available_byte=_number(said.get("available", "")) * 1024,
+        rooms=tuple(rooms),
         ports=frozenset(ports),
         cgroup=said.get("cgroup", ""),
     )

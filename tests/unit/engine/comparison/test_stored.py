@@ -16,8 +16,7 @@ from labctl.errors import Interrupted, LabError, NotInForce, UsageError
 from labctl.model.comparison import CautionKind, ChangeVerdict
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
 from labctl.report.json import matrix_document
-from labctl.store.journal import read_journal
-from labctl.store.manifest import RunState
+from labctl.store.journal import RunState, read_journal
 from labctl.store.reading import open_run
 from labctl.system.signals import interruptible
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labctl.errors import MeasureFailed
-from labctl.providers.cilium.endpoints import endpoint_of, parse_endpoints, parse_tunnels
+from labctl.providers.cilium.cluster_facts import endpoint_of, parse_endpoints, parse_tunnels
 from labctl.providers.cilium.evidence import (
     LinkCounters,
     agent_evidence,

@@ -356,3 +356,37 @@ def test_a_packet_that_a_program_dropped_is_lost_there_and_with_ciliums_reason()
         "the request was dropped on node1 by cil_from_container at lxc6a6019bdbc56 ingress: Policy denied"
     )
     assert request.lost_tap == "node1:lxc6a6019bdbc56"
+
+
+def with_uplinks_lines(text: str) -> str:
+    """As monitors since 1.18 print them: the uplink's own programs tell of the packet inside the envelope, too. The
+    lines are those of the vxlan device's program, with the uplink's point, device and endpoint in their place; that of
+    a packet that leaves is printed first, as another CPU's buffer may be."""
+    lines = []
+    for line in text.splitlines():
+        arrow = next((one for one in ("to", "from") if f'"observationPoint":"{one}-overlay"' in line), "")
+        uplinks = line.replace("overlay", "network").replace('"ifindex":"cilium_vxlan"', '"ifindex":"eth0"')
+        uplinks = uplinks.replace('"source":0,', '"source":3391,').replace('"ifindex":"0"', '"ifindex":"eth0"')
+        lines += [uplinks, line] if arrow and '"source":0,' in line else [line]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("mode", HostRouting)
+@pytest.mark.parametrize("version", ["1.16.0", "1.19.3"])
+def test_the_uplinks_programs_stand_on_the_wires_side_of_the_vxlan_device(mode: HostRouting, version: str) -> None:
+    plain = exchange(mode, VXLAN, CROSS, fixture=f"encoded/{{cell}}.monitor-json.{version}.txt", echoes=3)
+    newer = replace(plain, told={node: with_uplinks_lines(text) for node, text in plain.told.items()})
+    paths = newer.paths()
+    assert len(paths) == 6
+    for path in paths:
+        assert path.arrived
+        leaving, arriving = (
+            next(hop for hop in path.hops if hop.carriage is Carriage.TUNNEL and (hop.envelope is None) is taken_off)
+            for taken_off in (False, True)
+        )
+        assert [(m.what, m.encapsulated) for m in leaving.moved_by] == [("cil_to_netdev", True)]
+        assert [(m.what, m.encapsulated) for m in arriving.moved_by] == [("cil_from_netdev", True)]
+
+
+def test_without_a_tunnel_the_uplinks_programs_have_the_packet_itself() -> None:
+    assert not any(movement.encapsulated for movement in exchange(BPF, NATIVE, CROSS).movements())

@@ -16,6 +16,7 @@ from labctl.engine.events import silent
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import Lab, Service, ServiceProtocol, ServiceType
 from labctl.providers.cilium.commands import INSTALL, HostCommands, as_run
+from labctl.providers.cilium.workloads import ENDED
 from labctl.providers.kind.actions import DeleteCluster, WaitForPods
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.execute import KindExecutor, wait_for_pods
@@ -62,6 +63,7 @@ def test_up_issues_exactly_the_documented_commands_in_order(
         f"{kubectl} -n kube-system get pods -l k8s-app=cilium -o json",
         f"{kubectl} -n kube-system get pods -l name=cilium-operator -o json",
         f"{kubectl} wait node --all --for=condition=Ready --timeout=5s",
+        f"{kubectl} -n labctl-bpf delete pods '--field-selector={ENDED}' --ignore-not-found",
         f"{kubectl} apply --validate=false -f {state}/workloads.yaml",
         f"{kubectl} -n labctl-bpf get pods -l labctl.io/lab -o json",
     ]
@@ -215,6 +217,11 @@ def test_every_failure_is_undone_and_says_what_to_do(
     assert remedy in failed.value.remedy
     assert words.split(":")[-1].strip()[:20] in failed.value.cause
     assert world.clusters == {}
+    if expected is StepFailed:
+        kept = tmp_path / "state" / "logs" / "bpf" / "failed-command.txt"
+        assert f"less {kept}" in failed.value.remedy
+        assert words in kept.read_text()
+        assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_tool_that_hangs_is_reported_with_its_deadline(world: World, provider: KindProvider, tmp_path: Path) -> None:
@@ -510,6 +517,7 @@ def test_one_cluster_is_switched_by_configuration_restart_and_new_pods(
         f"{kubectl} -n kube-system rollout status daemonset/cilium --timeout=5s",
         f"{kubectl} -n kube-system get pods -l k8s-app=cilium -o json",
         f"{kubectl} -n labctl-cmp delete pods -l labctl.io/lab --wait --timeout=120s",
+        f"{kubectl} -n labctl-cmp delete pods '--field-selector={ENDED}' --ignore-not-found",
         f"{kubectl} apply --validate=false -f {state}/workloads.yaml",
         f"{kubectl} -n labctl-cmp get pods -l labctl.io/lab -o json",
     ]

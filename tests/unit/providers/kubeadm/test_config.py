@@ -196,3 +196,16 @@ def test_only_a_start_whose_checks_ran_before_leaves_them_out() -> None:
     assert init_flags(settings(kubernetes="1.20.2", offline=True)) == "--skip-phases=addon/kube-proxy,preflight"
     assert init_flags(settings(kubernetes="1.20.2")) == "--skip-phases=addon/kube-proxy"
     assert init_flags(settings(kubernetes="1.22.0", offline=True)) == ""
+
+
+def test_a_labs_kubelet_removes_no_image_and_evicts_late_unless_it_is_told_otherwise() -> None:
+    kubelet = init_documents(settings(), SHAPE, "")[2]
+    assert kubelet["imageGCHighThresholdPercent"] == 100
+    assert set(kubelet["evictionHard"]) == {
+        "memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available",
+    }  # fmt: skip
+    own = settings(kubelet={"imageGCHighThresholdPercent": 70, "evictionHard": {"nodefs.available": "1Gi"}})
+    kubelet = init_documents(own, SHAPE, "")[2]
+    assert kubelet["imageGCHighThresholdPercent"] == 70
+    assert kubelet["evictionHard"]["nodefs.available"] == "1Gi"
+    assert init_documents(settings(), SHAPE, "")[2]["evictionHard"]["nodefs.available"] == "5%"

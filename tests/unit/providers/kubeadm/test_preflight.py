@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from labctl.providers.kubeadm.machines import machines_of, section_of
 from labctl.providers.kubeadm.preflight import judge_machine, judge_survey
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh import MachineCommands
-from labctl.providers.kubeadm.survey import parse_survey
+from labctl.providers.kubeadm.survey import SCRIPT, parse_survey
 
 MACHINE = Path(__file__).resolve().parents[4] / "playbooks" / "files" / "machine.py"
 SURVEY = """uid=0
@@ -69,6 +70,50 @@ def test_room_and_ports_are_looked_at_before_anything_is_changed(
 ) -> None:
     found = problems(tmp_path, (SURVEY + ROOM).replace(*change), offline=True, **keys)
     assert (len(found), cause in "".join(found)) == (1 if cause else 0, True)
+
+
+PRESSURE = """space=7340032 20000000 /var/lib
+space=7340032 20000000 /var/lib/containerd
+inodes=900000 1300000 /var/lib
+inodes=0 0 /var/lib/containerd
+available=1500000
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "causes"),
+    [
+        (("", ""), {}, []),
+        (("space=7340032 20000000 /var/lib\n", "space=900000 20000000 /var/lib\n"), {},
+         ["DiskPressure and evict pods: 4.5 % of the space of /var/lib are free, and 5 % have to be"]),
+        (("space=7340032 20000000 /var/lib/c", "space=3 20000000 /var/lib/c"), {},
+         ["DiskPressure and evict pods: 0.0 % of the space of /var/lib/containerd"]),
+        (("inodes=900000", "inodes=12000"), {}, ["DiskPressure and evict pods: 0.9 % of the inodes of /var/lib"]),
+        (("available=1500000", "available=409600"), {},
+         ["MemoryPressure and evict pods: 400 MB of memory are available, and the lab needs 500"]),
+        (("available=1500000", "available=409600\nmark=legacy"), {}, []),
+        (("available=1500000", "available=90000\nmark=legacy"), {}, ["87 MB of memory are available"]),
+        (("7340032 20000000", "900000 20000000"), {"kubelet": {"evictionHard": {"nodefs.available": "0%"}}}, []),
+    ],
+)  # fmt: skip
+def test_pressure_of_disk_inodes_and_memory_is_foreseen(
+    tmp_path: Path, change: tuple[str, str], keys: dict[str, Any], causes: list[str]
+) -> None:
+    found = problems(tmp_path, (SURVEY + ROOM + PRESSURE).replace(*change), offline=True, **keys)
+    assert len(found) == len(causes), found
+    assert all(cause in said for cause, said in zip(causes, found, strict=True))
+
+
+def test_a_real_machine_tells_its_room() -> None:
+    seen = parse_survey(
+        "node1", subprocess.run(("sh", "-c", SCRIPT), capture_output=True, text=True, check=True).stdout
+    )
+    assert {room.unit for room in seen.rooms} == {"space", "inodes"}
+    assert {room.directory for room in seen.rooms} >= {"/var/lib"}
+    space = next(room for room in seen.rooms if room.unit == "space")
+    assert 0 < space.free <= space.total
+    assert 0.0 <= space.free_percent <= 100.0
+    assert seen.available_byte > 1 << 20
 
 
 @pytest.mark.parametrize(

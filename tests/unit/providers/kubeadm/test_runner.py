@@ -15,7 +15,7 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS
 from labctl.errors import MeasureFailed, StepFailed, UsageError
-from labctl.providers.kubeadm import ssh
+from labctl.providers.kubeadm import running as running_module
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
 from labctl.providers.kubeadm.provider import KubeadmProvider
@@ -28,7 +28,7 @@ from labctl.providers.kubeadm.runner import (
     TaskStarted,
     _last_lines,
 )
-from labctl.providers.kubeadm.ssh import SshRunning
+from labctl.providers.kubeadm.running import SshRunning
 
 
 def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded:
@@ -147,7 +147,7 @@ class Endless:
 @pytest.mark.parametrize("data", [b"y\n" * 32768, b"\x00" * 65536], ids=["lines", "a line without an end"])
 @pytest.mark.parametrize("ask", ["wait", "wait_for_output", "stop", "is_alive first"])
 def test_it_is_cut_off_and_is_an_error(stream: str, data: bytes, ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "MOST_OUTPUT_BYTE", 2 * MIB)
+    monkeypatch.setattr(running_module, "MOST_OUTPUT_BYTE", 2 * MIB)
     channel: Any = Endless(stream, data)
     running = SshRunning(channel, ("journalctl", "-f"), b"", "node1")
     if ask == "is_alive first":

@@ -125,7 +125,7 @@ def test_a_login_that_stops_is_told_as_no_answer_and_where_it_stopped(
         monkeypatch.setattr(ssh, "reached", lambda _: goal)
         try:
             with pytest.raises(LabError) as failed:
-                ssh.connect(MACHINE)
+                ssh.connect(MACHINE, ())
         finally:
             OVER.set()
     assert failed.value.what == "node1 (node-a.lab): cannot be reached"
@@ -157,7 +157,7 @@ class Hanging:
     ("ends_at", "stdin", "error"),
     [
         ("exec_command", b"", "cannot be reached"),
-        ("shutdown_write", b"", "cannot be reached"),
+        ("shutdown_write", b"to be read", "the connection to node1 was lost"),
         ("sendall", b"to be read", "the connection to node1 was lost"),
         ("close", b"", "the connection to node1 was lost"),
     ],

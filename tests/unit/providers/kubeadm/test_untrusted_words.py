@@ -11,7 +11,7 @@ import yaml
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, UsageError
-from labctl.providers.cilium.endpoints import parse_endpoints
+from labctl.providers.cilium.cluster_facts import parse_endpoints
 from labctl.providers.cilium.workloads import parse_pods
 from labctl.providers.kubeadm.execute import plain_kubeconfig
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
