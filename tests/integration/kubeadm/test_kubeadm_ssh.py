@@ -365,6 +365,7 @@ _CLIENT = r"""
 import json, subprocess, sys
 from pathlib import Path
 from kubeadm_labs import make_lab
+from labctl.errors import LabError
 from labctl.providers.kubeadm.inventory import inventory, to_ansible
 from labctl.providers.kubeadm.machines import machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner
@@ -374,7 +375,10 @@ from labctl.providers.kubeadm.ssh_config import settled
 work, password = Path(sys.argv[1]), sys.argv[2]
 machines = settled(machines_of(make_lab(hosts=[{"address": "behind", "sudoPasswordFile": password}], nodes=1)))
 commands = MachineCommands(machines[0])
-by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=60).text.split()
+try:
+    by_fabric = commands.run(("sh", "-c", "id -u; hostname"), timeout_s=60).text.split()
+except LabError as refused:
+    by_fabric = [refused.cause]
 commands.close()
 program = Path(sys.executable).with_name("ansible")
 (work / "hosts.yml").write_text(to_ansible(inventory(machines)))
@@ -384,7 +388,7 @@ with AnsibleRunner(work / "run", machines) as runner:
         (program, "-i", work / "hosts.yml", "all", "--become", "-m", "raw", "-a", "id -u; hostname"),
         env=environment, capture_output=True, text=True,
     )
-print(json.dumps([machines[0].user, by_fabric, said.stdout.partition(">>")[2].split()[:2], said.stderr]))
+print(json.dumps([machines[0].user, by_fabric, said.stdout.partition(">>")[2].split()[:2], said.stdout + said.stderr]))
 """
 
 
@@ -394,11 +398,11 @@ def answers(port: int) -> bool:
     return False
 
 
-def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_says(
-    csh_user: Farm, tmp_path: Path
-) -> None:
-    """By Fabric and by Ansible. The machine's name resolves on the jump host alone, user and port stand in the
-    configuration alone, and every path has characters that ssh, Ansible or a shell would split or expand."""
+def through_a_jump_host(csh_user: Farm, tmp_path: Path, *, is_known: bool) -> tuple[str, list[str], list[str], str]:
+    """The user, what Fabric and what Ansible got from a machine, and all that Ansible printed. The machine's name
+    resolves on the jump host alone, user and port stand in the configuration alone, and every path has characters that
+    ssh, Ansible or a shell would split or expand. A jump host that is not known is one whose key the configuration says
+    not to check."""
     behind, home = csh_user.machines[0], tmp_path / "root's home"
     keys = home / ".ssh"
     keys.mkdir(parents=True, mode=0o700)
@@ -419,10 +423,12 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
         f"AuthorizedKeysFile={csh_user.key}.pub", "StrictModes=no", "PermitRootLogin=yes",
     )  # fmt: skip
     (keys / "known_hosts").write_text(
-        f"behind-it {behind.host_key}\n[127.0.0.1]:{port} {(tmp_path / 'jump.pub').read_text()}"
+        f"behind-it {behind.host_key}\n"
+        + (f"[127.0.0.1]:{port} {(tmp_path / 'jump.pub').read_text()}" if is_known else "")
     )
     (keys / "config").write_text(
         f'Host jump\n HostName 127.0.0.1\n Port {port}\n IdentityFile "~/.ssh/my key 100%%"\n'
+        f"{'' if is_known else ' StrictHostKeyChecking no'}\n"
         f"Host behind\n HostName machine.behind.invalid\n Port {behind.port}\n User {USER}\n ProxyJump jump\n"
         ' HostKeyAlias behind-it\n IdentityFile "~/.ssh/my key 100%%"\n IdentitiesOnly yes\n'
         " LocalForward 127.0.0.1:1 localhost:1\n ExitOnForwardFailure yes\n RemoteCommand false\n"
@@ -454,9 +460,23 @@ def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_say
         jump.wait(timeout=60)
         said.close()
     assert client.returncode == 0, client.stderr
-    user, by_fabric, by_ansible, _ = json.loads(client.stdout)
+    user, by_fabric, by_ansible, printed = json.loads(client.stdout)
+    return user, by_fabric, by_ansible, printed
+
+
+def test_a_machine_behind_a_jump_host_is_reached_as_the_configuration_of_ssh_says(
+    csh_user: Farm, tmp_path: Path
+) -> None:
+    user, by_fabric, by_ansible, printed = through_a_jump_host(csh_user, tmp_path, is_known=True)
     assert user == USER
-    assert by_fabric == by_ansible == ["0", "machine1"], client.stdout
+    assert by_fabric == by_ansible == ["0", "machine1"], printed
+
+
+def test_the_host_key_of_a_jump_host_is_checked_whatever_the_configuration_says(csh_user: Farm, tmp_path: Path) -> None:
+    _, by_fabric, by_ansible, printed = through_a_jump_host(csh_user, tmp_path, is_known=False)
+    assert by_ansible == []
+    assert "unreachable: true" in printed
+    assert "Host key verification failed" in by_fabric[0]
 
 
 def test_a_jump_host_that_does_not_answer_is_reported_as_the_way_there(
@@ -470,5 +490,5 @@ def test_a_jump_host_that_does_not_answer_is_reported_as_the_way_there(
     with pytest.raises(LabError) as failed:
         MachineCommands(machine(machines)).run(("true",), timeout_s=60)
     assert failed.value.what == "node1 (127.0.0.1): cannot be reached"
-    assert re.search(r"the way there, ssh .*-W .*, fails: .*Connection refused", failed.value.cause)
+    assert re.search(r"the connection by way of ssh .*-W .* fails: .*Connection refused", failed.value.cause)
     assert failed.value.remedy.splitlines()[0] == "ssh -p 1 127.0.0.1 true"

@@ -124,12 +124,22 @@ _SSH_ARGS = (
     # Of the user's own configuration, what is meant for sitting at a terminal.
     "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o RemoteCommand=none -o RequestTTY=no -o LogLevel=INFO"
 )
+_SSH_CONFIGURATION = """\
+Match all
+  BatchMode yes
+  StrictHostKeyChecking yes
+Include ~/.ssh/config
+Include /etc/ssh/ssh_config
+"""
+"""What ssh reads for Ansible: the user's configuration, after what it may not loosen. By a file and not by options,
+since the ssh of a jump host, which ssh starts by itself, gets the file and no option."""
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
 _CLOSE_S = 2.0
 _MOST_LOG_BYTE = 64 << 20
 """Of what one playbook prints: a few lines for each task and machine."""
 _TAIL_BYTE = 65536
+_CONFIGURATION = "config"
 _SOCKET_BYTE = 107
 """What the path of a Unix socket may have (`sun_path` without its final zero)."""
 _SOCKET_NAME_BYTE = 1 + 10 + 17
@@ -231,10 +241,12 @@ class AnsibleRunner:
             sudo_password(machine)
         self.observer = observer
         self._sockets = socket_directory()
+        files.write_own(self._sockets / _CONFIGURATION, _SSH_CONFIGURATION.encode())
         self._number = 0
 
     def close(self) -> None:
         """Ends the SSH connections that Ansible kept open."""
+        files.remove_own(self._sockets / _CONFIGURATION)
         for socket in self._sockets.iterdir():
             with contextlib.suppress(MeasureFailed):
                 process.run(("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "labctl"), timeout_s=5.0)
@@ -344,7 +356,7 @@ class AnsibleRunner:
             "ANSIBLE_HOME": str(self.directory / "tmp"),
             "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
-            "ANSIBLE_SSH_ARGS": _SSH_ARGS,
+            "ANSIBLE_SSH_ARGS": f"-F {shlex.quote(str(self._sockets / _CONFIGURATION))} {_SSH_ARGS}",
             "ANSIBLE_HOST_KEY_CHECKING": "True",
             # For sudo, which waits 20 s on a machine that cannot find its own name. Connections have their own limit.
             "ANSIBLE_TIMEOUT": "60",

@@ -347,6 +347,8 @@ def _in_words(failed: BaseException, known_as: str = "") -> str:
         return "Connection timed out"
     if isinstance(failed, EOFError):
         return "Connection closed by remote host"
+    if isinstance(failed, ConnectionResetError):
+        return "Connection reset by peer"
     if isinstance(failed, paramiko.SSHException) and "not found in known_hosts" in str(failed):
         return f"Host key verification failed: {failed}"
     if isinstance(failed, paramiko.SSHException) and "banner" in str(failed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 import threading
@@ -106,7 +107,8 @@ def no_login(connection: socket.socket, keys: Path) -> None:
         (no_banner, "Connection timed out during banner exchange"),
         (hung_up_at_once, "Connection closed by remote host"),
         (no_key_exchange, "Connection timed out during key exchange"),
-        (hung_up_after_the_banner, "Connection closed by remote host"),
+        # Reset, if something of ours came in meanwhile that was not read.
+        (hung_up_after_the_banner, "Connection (closed by remote host|reset by peer)"),
         (no_login, "Connection timed out during authentication"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -130,7 +132,7 @@ def test_a_login_that_stops_is_told_as_no_answer_and_where_it_stopped(
             OVER.set()
     assert failed.value.what == "node1 (node-a.lab): cannot be reached"
     assert failed.value.cause.startswith("node-a.lab does not answer, or dropped the connection")
-    assert said in failed.value.cause
+    assert re.search(rf"The message: {said}", failed.value.cause)
 
 
 class Hanging:
