@@ -153,7 +153,7 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(machines: Farm, commands: Mac
         time.sleep(1.0)
         assert running.is_alive()
         if end == "stop":
-            with pytest.raises(MeasureFailed, match="is not taken"):
+            with pytest.raises(MeasureFailed, match="is not read"):
                 running.stop(sig=signal.SIGINT, timeout_s=3)
         elif end == "reader gone":
             os.close(reading)

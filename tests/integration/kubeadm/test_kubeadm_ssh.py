@@ -160,7 +160,10 @@ def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Pat
     commands.close()
     for text, cause in (
         (f"{entry}@revoked {entry}", "is marked @revoked in known_hosts"),
-        (f"@cert-authority {entry}", "does not follow: @cert-authority in known_hosts"),
+        (
+            f"@cert-authority {entry}",
+            "does not follow these options of ssh's configuration: @cert-authority in known_hosts",
+        ),
     ):
         (tmp_path / "known").write_text(text)
         with pytest.raises(StepFailed) as failed:
@@ -207,7 +210,7 @@ def test_a_wrong_sudo_password_is_reported_as_such(machines: Farm, tmp_path: Pat
 
 def test_a_password_file_that_others_may_read_is_refused(machines: Farm, tmp_path: Path) -> None:
     commands = MachineCommands(as_user(machines, PASSWORD, tmp_path, mode=0o644))
-    with pytest.raises(StepFailed, match="others may read the sudo password") as failed:
+    with pytest.raises(StepFailed, match="other users can read the sudo password") as failed:
         commands.run(("true",), timeout_s=60)
     assert failed.value.remedy.startswith("chmod 600 ")
 
@@ -329,8 +332,8 @@ def csh_user(machines: Farm) -> Iterator[Farm]:
     ("line", "password", "cause"),
     [
         (f"{USER} ALL=(ALL) ALL\nDefaults:{USER} requiretty", PASSWORD, "requires a terminal (requiretty)"),
-        (f"{USER} ALL=(ALL) ALL", "", "asks learner for a password and none is given"),
-        (f"{USER} ALL=(ALL) NOPASSWD: /bin/true", PASSWORD, "lets learner run some programs"),
+        (f"{USER} ALL=(ALL) ALL", "", "asks learner for a password, and none is configured"),
+        (f"{USER} ALL=(ALL) NOPASSWD: /bin/true", PASSWORD, "allows learner only some programs"),
         ("# nothing", PASSWORD, "learner may not become root"),
     ],
     ids=["requiretty", "no password", "some programs", "not in sudoers"],
