@@ -160,7 +160,7 @@ def test_what_known_hosts_marks_is_not_passed_over(machines: Farm, tmp_path: Pat
     commands.close()
     for text, cause in (
         (f"{entry}@revoked {entry}", "is marked @revoked in known_hosts"),
-        (
+        (f"@cert-authority {entry}", "these options of ssh's configuration: @cert-authority in known_hosts"),
             f"@cert-authority {entry}",
             "does not follow these options of ssh's configuration: @cert-authority in known_hosts",
         ),

@@ -288,7 +288,7 @@ def builds_it_once_more(one: Contender) -> None:
 
 def builds_another_under_its_name(one: Contender) -> None:
     one.up()
-    with pytest.raises(UsageError, match=f"a lab named {one.lab.name} is already up and it is not this one"):
+    with pytest.raises(UsageError, match=f"a lab named {one.lab.name} is already up and differs from this one"):
         one.up(other_content(one.lab))
     assert one.up() is BuildOutcome.UNCHANGED
 
