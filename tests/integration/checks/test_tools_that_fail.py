@@ -72,7 +72,7 @@ def test_programs_that_cannot_do_their_work_are_errors_and_lose_no_packet(
         ("tcpdump", KILLED, (TcpdumpCheck(), AddressingCheck()), "killed by signal 9"),
     ]
     if (busybox := shutil.which("busybox")) is not None:
-        cases.append(("ping", f'exec {busybox} ping "$@"', (PingCheck(), AddressingCheck()), "iputils is needed"))
+        cases.append(("ping", f'exec {busybox} ping "$@"', (PingCheck(), AddressingCheck()), "iputils ping is needed"))
     with running(f"{host_as_found}tools") as open_lab:
         for number, (program, script, checks, told) in enumerate(cases):
             folder = tmp_path / str(number)

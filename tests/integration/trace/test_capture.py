@@ -158,7 +158,7 @@ def test_sanity_proves_the_filter_or_refuses_to_believe_its_silence(host_as_foun
     with running(host_as_found, HostRouting.BPF, Encapsulation.VXLAN):
         good = labctl("capture", host_as_found, "--sanity", "--filter", "icmp", "--duration", "0.2")
         assert good.returncode == 0, good.stderr
-        assert "sanity: the filter can see packets" in good.stderr
+        assert "sanity: the filter can match packets" in good.stderr
         blind = labctl(
             "capture", host_as_found, "--sanity", "--filter", "ether host 02:02:02:02:02:02", "--duration", "0.2"
         )
