@@ -5,7 +5,7 @@
 
 An argv that the script has no answer for is an error of the test (`Unscripted`), not of the tool under test.
 
-A clock that stands still until it is told to go on: tests of waiting take no time.
+A clock that moves only when a test moves it, so that tests of waiting take no time.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ KUBELET_IN_LABS: Document = {
         "imagefs.available": f"{LEAST_FREE_PERCENT}%",
     },
 }
-"""What the kubelet of a lab's machine is told of pressure, unless `kubeadm.kubelet` says otherwise."""
+"""How the kubelet of a lab's machine reacts to pressure, unless `kubeadm.kubelet` says otherwise."""
 
 
 def kubelet_document(settings: Kubeadm) -> Document:
