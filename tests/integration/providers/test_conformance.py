@@ -424,11 +424,12 @@ def _cells() -> Iterator[Any]:
             yield pytest.param(provider, name, marks=marks, id=f"{provider} {name.replace('_', ' ')}")
 
 
-@pytest.mark.parametrize(("contender", "act"), _cells(), indirect=["contender"])
-def test_a_person(contender: Contender, act: str) -> None:
-    ACTS[act](contender)
-
-
+# Before the machines of kubeadm are there, whose connections end by themselves some time after their last use.
 @pytest.mark.parametrize("contender", [pytest.param(name, marks=pytest.mark.root) for name in REAL], indirect=True)
 def test_a_check_runs_unchanged(contender: Contender) -> None:
     measures(contender)
+
+
+@pytest.mark.parametrize(("contender", "act"), _cells(), indirect=["contender"])
+def test_a_person(contender: Contender, act: str) -> None:
+    ACTS[act](contender)
