@@ -133,6 +133,7 @@ def host_as_found(lab_prefix: str) -> Iterator[str]:
     if os.geteuid() == 0:  # the first process of the PID namespace for checks lives as long as this process does
         process.run(("true",), timeout_s=120, namespace=Path("/proc/self/ns/net"), powers=Powers.POD)
         _wait_until_it_has_become_itself()
+    host_snapshot.collect_all_orphans()
     before = host_snapshot.snapshot(lab_prefix)
     yield lab_prefix
     found = host_snapshot.settled(before, lab_prefix)

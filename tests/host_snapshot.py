@@ -46,9 +46,7 @@ class Snapshot:
         found = []
         for heading, before in self.facts.items():
             after = later.facts.get(heading, frozenset())
-            # A machine that an earlier test has stopped ends when it likes.
-            gone = () if heading == "processes" else sorted(before - after)
-            found += [f"{heading}: gone: {line}" for line in gone]
+            found += [f"{heading}: gone: {line}" for line in sorted(before - after)]
             found += [
                 f"{heading}: left behind: {line}" for line in sorted(after - before) if self._counts(heading, line)
             ]
@@ -94,12 +92,22 @@ def settled(before: Snapshot, prefix: str) -> tuple[str, ...]:
     return found
 
 
-def _collect_orphans() -> None:
+def collect_all_orphans() -> None:
+    """Until there are none: a machine of an earlier test ends when those of its processes that came to this one have
+    been collected, and would otherwise be seen to go by the next test."""
+    while _collect_orphans():
+        time.sleep(0.05)
+
+
+def _collect_orphans() -> bool:
     """Collects the ended children of this process, as init does everywhere else: those of a labctl that was killed have
-    come to it, and their PID namespace stays for as long as one of them has not been collected."""
+    come to it, and their PID namespace stays for as long as one of them has not been collected. True if there
+    were any."""
+    has_collected = False
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+            has_collected = True
+    return has_collected
 
 
 def _output(argv: tuple[str, ...]) -> str:
