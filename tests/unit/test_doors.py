@@ -112,6 +112,7 @@ EXCEPTIONS = {
     ("system.pids", "os.open"): KERNEL,
     ("system.pids", "os.posix_spawn"): "`mount` of /proc in the namespace that this process has just made",
     ("system.netfilter", ".read_text"): KERNEL,
+    ("system.usage", ".read_text"): KERNEL,
     ("system.view", "os.open"): KERNEL,
     ("system.view", ".read_bytes"): KERNEL,
 }

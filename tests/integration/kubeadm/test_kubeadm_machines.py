@@ -24,12 +24,13 @@ from labctl.errors import StepFailed
 from labctl.model.lab import Lab
 from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
+from labctl.providers.kubeadm.events import TaskEnded, TaskEvent, TaskOutcome
 from labctl.providers.kubeadm.execute import KubeadmExecutor
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.runner import AnsibleRunner, TaskEnded, TaskEvent, TaskOutcome
+from labctl.providers.kubeadm.runner import AnsibleRunner
 from labctl.providers.kubeadm.sessions import OWNER, owner
 from labctl.providers.kubeadm.settings import KubeadmSettings
 

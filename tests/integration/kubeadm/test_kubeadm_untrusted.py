@@ -3,9 +3,15 @@ ansible-playbook on this host, with a template in every text, which would leave 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import resource
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +19,12 @@ import pytest
 import yaml
 
 from kubeadm_labs import THREE_HOSTS, make_lab
+from labctl.errors import StepFailed
 from labctl.providers.kubeadm import runner
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.machines import Machine, machine_from_record
 from labctl.providers.kubeadm.plan import play_variables
-from labctl.providers.kubeadm.runner import AnsibleRunner
+from labctl.providers.kubeadm.runner import AnsibleRunner, PlaybookResult
 from labctl.providers.kubeadm.settings import read_settings
 from labctl.providers.kubeadm.ssh_config import ansible_arguments
 
@@ -186,3 +193,124 @@ def test_ansible_settings_and_plugins_of_the_users_environment_are_not_passed_on
     settings = read_settings(make_lab(hosts=THREE_HOSTS[:1], nodes=1), tmp_path / "state")
     ansible.play("short", inventory(settings.machines), {})
     assert not mark.exists()
+
+
+# ---- a machine that answers without an end
+
+LARGE = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Ask
+      ansible.builtin.command: {argv: [sh, -c, "head -c {{ size }} /dev/zero | tr '\\\\0' x; exit {{ code }}"]}
+"""
+SSH = """#!/bin/sh
+exec 3<&0
+cat <&3 >/dev/null &
+"""
+FLOODS = {
+    "on its standard output": "exec tr '\\0' x </dev/zero",
+    "as errors": "exec tr '\\0' x </dev/zero >&2",
+    "in lines": "exec yes '{\"changed\": true}'",
+}
+"""What an ssh does whose machine prints so."""
+
+
+def far_away(name: str = "node1") -> dict[str, Any]:
+    return {"all": {"children": {"machines": {"hosts": {name: {"ansible_host": "192.0.2.1"}}}}}}
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program in ssh's place."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def put(script: str) -> None:
+        (tmp_path / "bin" / "ssh").write_text(SSH + script + "\n")
+        (tmp_path / "bin" / "ssh").chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def large(ansible: AnsibleRunner, tmp_path: Path) -> AnsibleRunner:
+    (tmp_path / "playbooks" / "large.yml").write_text(LARGE)
+    return ansible
+
+
+def left(folder: Path) -> list[str]:
+    """The processes of that run which are still there."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            if process.name.isdecimal() and os.fsencode(folder) in words + (process / "environ").read_bytes():
+                found.append(words.decode(errors="replace"))
+    return found
+
+
+def all_gone(folder: Path) -> bool:
+    until_s = time.monotonic() + 60
+    while left(folder) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return not left(folder)
+
+
+@pytest.mark.parametrize("script", FLOODS.values(), ids=FLOODS)
+def test_a_machine_that_answers_without_an_end_is_cut_off(
+    large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None], script: str
+) -> None:
+    ssh(script)
+    with pytest.raises(StepFailed, match="was stopped: ansible-playbook used more than 192 MiB of memory") as raised:
+        large.play("large", far_away(), {"size": "1", "code": "0"}, timeout_s=300)
+    assert raised.value.cause.startswith("task Ask; ")
+    assert all_gone(tmp_path)
+
+
+def test_one_answer_that_fills_an_event_is_cut_off_in_bounded_memory(large: AnsibleRunner, tmp_path: Path) -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StepFailed, match="was stopped: "):
+        played_large(large, 24_000_000, 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 256 << 10
+    assert all_gone(tmp_path)
+
+
+def test_an_answer_that_is_left_out_of_its_event_is_named(large: AnsibleRunner) -> None:
+    with pytest.raises(StepFailed) as raised:
+        played_large(large, 1_000_000, 1)
+    assert "answered with more than 700000 characters" in raised.value.cause
+    assert played_large(large, 1_000_000, 0).ok + played_large(large, 1000, 0).changed == 2
+
+
+def played_large(large: AnsibleRunner, size_byte: int, code: int) -> PlaybookResult:
+    here = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}
+    hosts = {"all": {"children": {"machines": {"hosts": {"node1": here}}}}}
+    return large.play("large", hosts, {"size": str(size_byte), "code": str(code)}, timeout_s=300)
+
+
+def test_at_its_deadline_nothing_of_a_playbook_goes_on(
+    large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
+) -> None:
+    """Ansible's processes for machines have sessions of their own, which the end of the first one does not reach."""
+    ssh("exec sleep 600")
+    with pytest.raises(StepFailed, match=r"did not finish \(timeout\)"):
+        large.play("large", far_away(), {"size": "1", "code": "0"}, timeout_s=5)
+    assert all_gone(tmp_path)
+
+
+def test_an_interruption_ends_all_of_a_playbook(
+    large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
+) -> None:
+    ssh(f"touch {tmp_path}/asked; exec sleep 600")
+
+    def interrupt() -> None:
+        until_s = time.monotonic() + 60
+        while not (tmp_path / "asked").exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        large.play("large", far_away(), {"size": "1", "code": "0"}, timeout_s=300)
+    assert all_gone(tmp_path)

@@ -18,6 +18,7 @@ from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, 
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.settings import read_record, refuse_differing
+from labctl.providers.kubeadm.events import Narrator, TaskEvent, TaskObserver, unheard
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, locate
 from labctl.providers.kubeadm.inventory import inventory
@@ -25,7 +26,7 @@ from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_
 from labctl.providers.kubeadm.own_files import require_places
 from labctl.providers.kubeadm.plan import plan_lab, plan_switch
 from labctl.providers.kubeadm.probes import probes
-from labctl.providers.kubeadm.runner import Narrator, TaskEvent, TaskObserver, playbooks_directory, unheard
+from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.providers.kubeadm.ssh_config import settled
 from labctl.system.files import digest_of

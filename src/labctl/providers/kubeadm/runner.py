@@ -2,8 +2,6 @@
 
 Ansible's input and output are kept in one directory (inventory, variables, events, standard output).
 The module is imported only when machines are really worked on: ansible-runner takes a while to load.
-
-Progress while Ansible works, as data: which task runs, how it ended on which machine, how long it took.
 """
 
 from __future__ import annotations
@@ -17,92 +15,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed
-from labctl.providers.base import Tell
-from labctl.providers.kubeadm.failures import TaskFailure, failure_of, step_failed
+from labctl.providers.kubeadm.events import (
+    MOST_RESULT,
+    EventListener,
+    PlaybookEnded,
+    TaskObserver,
+    TaskOutcome,
+    unheard,
+)
+from labctl.providers.kubeadm.failures import step_failed
 from labctl.providers.kubeadm.inventory import to_ansible
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.system import files, process
-
-
-class TaskOutcome(StrEnum):
-    OK = "ok"
-    CHANGED = "changed"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-    UNREACHABLE = "unreachable"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStarted:
-    """A task begins, on all machines of its play."""
-
-    play: str
-    task: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskEnded:
-    """A task has ended on one machine."""
-
-    node: str
-    task: str
-    outcome: TaskOutcome
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlaybookEnded:
-    """Nothing of this playbook runs any more."""
-
-    playbook: str
-
-
-TaskEvent = TaskStarted | TaskEnded | PlaybookEnded
-TaskObserver = Callable[[TaskEvent], None]
-
-
-def unheard(event: TaskEvent) -> None:
-    """The observer of callers that do not show tasks."""
-    del event
-
-
-class Narrator:
-    """Makes one phrase of what all machines report of a task. A task that every machine skipped has no end."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._ended: list[TaskEnded] = []
-
-    def __call__(self, event: TaskEvent) -> None:
-        match event:
-            case TaskStarted():
-                self._end()
-                self._tell(event.task, None)
-            case TaskEnded():
-                self._ended.append(event)
-            case PlaybookEnded():
-                self._end()
-
-    def _end(self) -> None:
-        done = [one for one in self._ended if one.outcome is not TaskOutcome.SKIPPED]
-        self._ended = []
-        if not done:
-            return
-        parts = [
-            f"{outcome}: {', '.join(nodes)}"
-            for outcome in (TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE)
-            if (nodes := sorted(one.node for one in done if one.outcome is outcome))
-        ]
-        text = done[0].task + (f" ({'; '.join(parts)})" if parts else "")
-        self._tell(text, max(one.duration_s for one in done))
+from labctl.system.clock import Deadline
+from labctl.system.usage import ThreadUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +69,15 @@ since the ssh of a jump host, which ssh starts by itself, gets the file and no o
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
 _CLOSE_S = 2.0
-_MOST_LOG_BYTE = 64 << 20
+_MOST_LOG_BYTE = 16 << 20
 """Of what one playbook prints: a few lines for each task and machine."""
+_MOST_EVENT_BYTE = 8 << 20
+"""Between two events: one machine's answer to one task, as Ansible prints it. In memory it is twelve times that."""
+_MOST_MEMORY_BYTE, _MOST_MACHINE_BYTE = 192 << 20, 48 << 20
+"""Of ansible-playbook with what it starts, and more for each machine: it keeps the whole of an answer several times. It
+takes 110 MiB for one machine and 290 MiB for six, with their modules on this host (ansible-core 2.19)."""
+_LOOK_S, _LOOKS_A_WEIGHING = 0.1, 5
+"""The kernel takes some milliseconds to say what one process has in memory."""
 _TAIL_BYTE = 65536
 _CONFIGURATION = "config"
 _SOCKET_BYTE = 107
@@ -185,45 +125,6 @@ def socket_directory() -> Path:
         cause="; ".join(refused) or "the directory for temporary files has % or quotes in its name",
         remedy="run the same command with TMPDIR=DIRECTORY before it, where the directory has a short name",
     )
-
-
-@dataclass(slots=True)
-class _EventListener:
-    """Collects the events of one run. Called by ansible-runner's thread, one event after the other."""
-
-    observer: TaskObserver
-    failures: list[TaskFailure] = field(default_factory=list)
-    counts: dict[TaskOutcome, int] = field(default_factory=lambda: dict.fromkeys(TaskOutcome, 0))
-    changed: list[str] = field(default_factory=list)
-    refused: str = ""
-
-    def hear(self, event: Mapping[str, Any]) -> bool:
-        data = event.get("event_data") or {}
-        kind, task, node = event.get("event", ""), str(data.get("task", "")), str(data.get("host", ""))
-        match kind:
-            case "playbook_on_task_start" | "playbook_on_handler_task_start":
-                self.observer(TaskStarted(play=str(data.get("play", "")), task=task))
-            case "runner_on_ok":
-                changed = bool((data.get("res") or {}).get("changed"))
-                self._ended(node, task, TaskOutcome.CHANGED if changed else TaskOutcome.OK, data)
-            case "runner_on_skipped":
-                self._ended(node, task, TaskOutcome.SKIPPED, data)
-            case "runner_on_failed" if not data.get("ignore_errors"):
-                self.failures.append(failure_of(node, task, data.get("res") or {}))
-                self._ended(node, task, TaskOutcome.FAILED, data)
-            case "runner_on_unreachable":
-                self.failures.append(failure_of(node, task, data.get("res") or {}, unreachable=True))
-                self._ended(node, task, TaskOutcome.UNREACHABLE, data)
-            case "error" | "verbose" if "ERROR" in str(event.get("stdout", "")):
-                self.refused = str(event["stdout"])
-        # Kept on disk by ansible-runner as well.
-        return True
-
-    def _ended(self, node: str, task: str, outcome: TaskOutcome, data: Mapping[str, Any]) -> None:
-        self.counts[outcome] += 1
-        if outcome is TaskOutcome.CHANGED:
-            self.changed.append(f"{node}: {task}")
-        self.observer(TaskEnded(node=node, task=task, outcome=outcome, duration_s=float(data.get("duration") or 0.0)))
 
 
 class AnsibleRunner:
@@ -285,7 +186,7 @@ class AnsibleRunner:
             from ansible_runner.interface import init_runner  # type: ignore[import-untyped]
         except ImportError as missing:
             raise HostLacks(what="ansible-runner is not on this host", cause=str(missing), remedy=_PACKAGE) from missing
-        listener = _EventListener(self.observer)
+        listener = EventListener(self.observer)
         ident = self._prepare(playbook, inventory, variables)
         begun = time.monotonic()
         arguments: dict[str, Any] = {
@@ -296,7 +197,7 @@ class AnsibleRunner:
             "quiet": True,
             "event_handler": listener.hear,
             "envvars": self._environment(program),
-            "settings": {"suppress_ansible_output": True, "job_timeout": int(timeout_s), "idle_timeout": 0},
+            "settings": {"suppress_ansible_output": True, "job_timeout": 0, "idle_timeout": 0},
         }
         if check:
             arguments["cmdline"] = "--check"
@@ -306,20 +207,20 @@ class AnsibleRunner:
             arguments["limit"] = limit
         log = self.directory / "artifacts" / ident / "stdout"
         try:
-            result = self._in_thread(init_runner, arguments, log)
+            status, excess = self._in_thread(init_runner, arguments, log, listener, timeout_s)
         finally:
             self.observer(PlaybookEnded(playbook=playbook))
-        if _size_byte(log) > _MOST_LOG_BYTE:
+        if excess:
             raise StepFailed(
-                what=f"the playbook {playbook}.yml printed more than {_MOST_LOG_BYTE >> 20} MiB, and was stopped",
-                cause=_last_lines(log)[-200:],
+                what=f"the playbook {playbook}.yml was stopped: {excess}",
+                cause=f"task {listener.task or 'none'}; the last lines before it: {_last_lines(log)[-200:]}",
                 remedy=f"tail -c 2000 {shlex.quote(str(log))}",
             )
         if listener.failures:
             raise step_failed(listener.failures, self.machines, str(log))
-        if result.status != "successful":
+        if status != "successful":
             raise StepFailed(
-                what=f"the playbook {playbook}.yml did not finish ({result.status})",
+                what=f"the playbook {playbook}.yml did not finish ({status})",
                 cause=listener.refused.strip() or _last_lines(log),
                 remedy=f"less {shlex.quote(str(log))}",
             )
@@ -365,40 +266,83 @@ class AnsibleRunner:
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_DEPRECATION_WARNINGS": "False",
             "PYTHONWARNINGS": "ignore",
+            "MAX_EVENT_RES": str(MOST_RESULT),
             "LC_ALL": "C.UTF-8",
             # There is no user to answer in a window.
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
-    def _in_thread(self, init_runner: Any, arguments: Mapping[str, Any], log: Path) -> Any:
-        """ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on. It
-        ends, too, when a machine has it print without an end."""
+    def _in_thread(
+        self, init_runner: Any, arguments: Mapping[str, Any], log: Path, listener: EventListener, timeout_s: float
+    ) -> tuple[str, str]:
+        """How it ended, in ansible-runner's word, and what was too much when a machine had it print or keep too much.
+
+        ansible-runner waits in a thread of its own, so that Ctrl-C reaches this one, ends Ansible, and goes on. It
+        would end the first process of Ansible alone: those that work on machines have sessions of their own."""
         stop = threading.Event()
-        outcome: dict[str, Any] = {}
+        outcome: dict[str, BaseException] = {}
         with _without_own_ansible():
             runner = init_runner(**arguments, cancel_callback=stop.is_set)
 
         def work() -> None:
             try:
                 runner.run()
-                outcome["result"] = runner
             except BaseException as failed:
                 outcome["failed"] = failed
 
         thread = threading.Thread(target=work, name="labctl-ansible", daemon=True)
         thread.start()
+        limits = _Limits(
+            usage=ThreadUsage(thread),
+            log=log,
+            listener=listener,
+            most_memory_byte=_MOST_MEMORY_BYTE + len(self.machines) * _MOST_MACHINE_BYTE,
+        )
+        deadline = Deadline.after(timeout_s)
+        excess, is_late = "", False
         try:
             while thread.is_alive():
-                thread.join(0.2)
-                if _size_byte(log) > _MOST_LOG_BYTE:
+                thread.join(_LOOK_S)
+                excess, is_late = excess or limits.excess(), is_late or deadline.is_over()
+                if thread.is_alive() and (excess or is_late):
+                    limits.usage.kill()
                     stop.set()
         except BaseException:
+            limits.usage.kill()
             stop.set()
             thread.join(_END_S)
             raise
         if "failed" in outcome:
             raise outcome["failed"]
-        return outcome["result"]
+        return "timeout" if is_late else runner.status, excess
+
+
+@dataclass(slots=True)
+class _Limits:
+    """Of what one playbook may print and keep, whatever its machines answer."""
+
+    usage: ThreadUsage
+    log: Path
+    listener: EventListener
+    most_memory_byte: int
+    _heard: int = -1
+    _read_byte: int = 0
+    _looks: int = 0
+
+    def excess(self) -> str:
+        """What is too much by now; empty when nothing is."""
+        self._looks += 1
+        read_byte, heard = self.usage.read_byte(), self.listener.heard
+        if heard != self._heard:
+            self._heard, self._read_byte = heard, read_byte
+        if read_byte - self._read_byte > _MOST_EVENT_BYTE:
+            return f"a machine answered one task with more than {_MOST_EVENT_BYTE >> 20} MiB"
+        if _size_byte(self.log) > _MOST_LOG_BYTE:
+            return f"it printed more than {_MOST_LOG_BYTE >> 20} MiB"
+        if self._looks % _LOOKS_A_WEIGHING == 0 and self.usage.memory_byte() > self.most_memory_byte:
+            most = f"{self.most_memory_byte >> 20} MiB"
+            return f"ansible-playbook used more than {most} of memory for what machines answered"
+        return ""
 
 
 def _size_byte(log: Path) -> int:

@@ -1,4 +1,4 @@
-"""What is told while machines are worked on, and what they tell of a lab that this host has forgotten.
+"""What machines tell of a lab that this host has forgotten.
 
 A machine that prints without an end takes neither memory nor time without an end.
 """
@@ -19,49 +19,8 @@ from labctl.providers.kubeadm import running as running_module
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
 from labctl.providers.kubeadm.provider import KubeadmProvider
-from labctl.providers.kubeadm.runner import (
-    Narrator,
-    PlaybookEnded,
-    TaskEnded,
-    TaskEvent,
-    TaskOutcome,
-    TaskStarted,
-    _last_lines,
-)
+from labctl.providers.kubeadm.runner import _last_lines
 from labctl.providers.kubeadm.running import SshRunning
-
-
-def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded:
-    return TaskEnded(node=node, task="Load", outcome=outcome, duration_s=duration_s)
-
-
-@pytest.mark.parametrize(
-    ("events", "told"),
-    [
-        ([ended("node1", TaskOutcome.OK), ended("node2", TaskOutcome.OK, 2.0)], [("Load", 2.0)]),
-        ([ended("node1", TaskOutcome.OK), ended("node2", TaskOutcome.CHANGED)], [("Load (changed: node2)", 0.5)]),
-        ([ended("node1", TaskOutcome.SKIPPED), ended("node2", TaskOutcome.SKIPPED)], []),
-        ([ended("node1", TaskOutcome.CHANGED), ended("node2", TaskOutcome.FAILED)],
-         [("Load (changed: node1; failed: node2)", 0.5)]),
-    ],
-    ids=["all well", "one changed", "nobody had to", "one failed"],
-)  # fmt: skip
-def test_a_task_is_reported_once_for_all_machines(
-    events: list[TaskEvent], told: list[tuple[str, float | None]]
-) -> None:
-    heard: list[tuple[str, float | None]] = []
-    narrator = Narrator(lambda text, duration_s: heard.append((text, duration_s)))
-    for event in (TaskStarted(play="p", task="Load"), *events, PlaybookEnded(playbook="prepare")):
-        narrator(event)
-    assert heard == [("Load", None), *told]
-
-
-def test_the_end_of_a_task_is_reported_before_the_next_begins() -> None:
-    heard: list[str] = []
-    narrator = Narrator(lambda text, duration_s: heard.append(f"{text} {duration_s}"))
-    for event in (TaskStarted(play="p", task="Load"), ended("n", TaskOutcome.OK), TaskStarted(play="p", task="Next")):
-        narrator(event)
-    assert heard == ["Load None", "Load 0.5", "Next None"]
 
 
 def test_the_provider_reports_tasks_and_seeks() -> None:
