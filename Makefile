@@ -46,9 +46,9 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 	LABCTL_TEST_KIND=1 $(PYTHON) -m pytest tests/kind_cluster -v
 
 test-distros: export TESTS := $(value TESTS)
-test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)
+test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" NEWEST=1 KEEP=1)
 	@setup/prepare.sh --root "make test-distros" distros
-	@python3 tests/distros/distro_run.py $(if $(KEEP),--keep) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
+	@python3 tests/distros/distro_run.py $(if $(KEEP),--keep) $(if $(filter-out 0,$(NEWEST)),--newest) --steps "$(STEPS)" --tests="$$TESTS" $(DISTROS)
 
 test-vm: ## labs on other kernels, in virtual machines (KERNELS="5.10 6.1 6.12 7.x"), see docs/kernels.md
 	@$(PREPARE) --root "make test-vm" run lint test vm

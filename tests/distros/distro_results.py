@@ -48,6 +48,20 @@ def parse_versions(text: str) -> dict[str, str]:
     return {tool: match[1] for tool, match in found.items() if match is not None}
 
 
+def not_locked(packages: str, lock: str) -> dict[str, str]:
+    """The packages that the lock names and has in no such version, from `pip list --format=freeze`."""
+    locked: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE):
+        locked.setdefault(_normal(name), set()).add(version)
+    installed = re.findall(r"^([\w.-]+)==(\S+)", packages, re.MULTILINE)
+    return {name: version for name, version in installed if version not in locked.get(_normal(name), {version})}
+
+
+def _normal(name: str) -> str:
+    """As PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def parse_tests(log: str) -> dict[str, Any]:
     """pytest's own counts, those of all its runs in the log together (`make test` has two), and the names of the tests
     that failed; {} when pytest did not get to its last line."""
@@ -94,7 +108,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return "No complete run yet.\n"
     rows = [
-        ("", [record["name"] for record in records]),
+        ("", [title_of(record) for record in records]),
         ("tried on", [record["date"] for record in records]),
         ("labctl", [f"`{record['commit'][:12]}`{' with changes' if record['changed'] else ''}" for record in records]),
         *((f"`make {step}`", [outcome(record["steps"][step]) for record in records]) for step in ("compare", "test")),
@@ -106,8 +120,20 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join([title, *cells]) + " |" for title, cells in rows]
     lines.insert(1, "|---" * (len(records) + 1) + "|")
     for record in records:
-        lines += _failures(record)
+        lines += [*_newest(record), *_failures(record)]
     return "\n".join(lines) + "\n"
+
+
+def title_of(record: Mapping[str, Any]) -> str:
+    return f"{record['name']}, NEWEST=1" if record.get("newest") is not None else str(record["name"])
+
+
+def _newest(record: Mapping[str, Any]) -> Iterable[str]:
+    if (newest := record.get("newest")) is None:
+        return
+    found = ", ".join(" ".join(package) for package in sorted(newest.items())) or "none, the lock has the newest"
+    yield ""
+    yield f"{title_of(record)}: `make test NEWEST=1`; not the lock's versions: {found}."
 
 
 def _failures(record: Mapping[str, Any]) -> Iterable[str]:
@@ -115,7 +141,7 @@ def _failures(record: Mapping[str, Any]) -> Iterable[str]:
         if found["exitCode"] == 0:
             continue
         yield ""
-        yield f"{record['name']}, `make {step}`:"
+        yield f"{title_of(record)}, `make {step}`:"
         yield ""
         yield from (f"- `{name}`" for name in found.get("red", ()))
         if "lastWords" in found:
@@ -125,12 +151,14 @@ def _failures(record: Mapping[str, Any]) -> Iterable[str]:
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """Oldest distribution first."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return sorted(records, key=lambda record: (record["release"] or "~", record["name"]))
+    return sorted(
+        records, key=lambda record: (record["release"] or "~", record["name"], record.get("newest") is not None)
+    )
 
 
-def write_result(suite: str, record: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+def write_result(name: str, record: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     folder.mkdir(exist_ok=True)
-    path = folder / f"{suite}.json"
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

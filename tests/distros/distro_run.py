@@ -1,14 +1,15 @@
 """`make test-distros`: both commands of the README in fresh Debian systems, each from nothing.
 
-    tests/distros/distro_run.py [--keep] [--tests ARGS] [--steps "compare test"] SUITE…
+    tests/distros/distro_run.py [--keep] [--newest] [--tests ARGS] [--steps "compare test"] SUITE…
 
 For each suite: a base system by debootstrap, kept in ${LABCTL_DISTROS:-~/.cache/labctl/distros} and made again when it
 is a week old; a copy of it; in the copy a clone of this tree, with what is not committed yet; then `sudo make compare`
 and `sudo make test` as a person with sudo. The copy runs in its own mount, PID, UTS and cgroup namespaces, and nothing
 of it outlives the run. It shares the host's network namespace, where labs put nothing.
 
-A complete run (both steps, all tests) is recorded in results/SUITE.json and in docs/platforms.md. Standard library
-only. Exit codes: 0 all passed, 1 something failed, 2 usage, 3 the host lacks something.
+A complete run (both steps, all tests) is recorded in results/SUITE.json, or SUITE-newest.json when `make test` was to
+ignore the lock, and in docs/platforms.md. Standard library only. Exit codes: 0 all passed, 1 something failed, 2 usage,
+3 the host lacks something.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def name_of(root: Path, suite: str) -> str:
     return "Debian sid" if suite == distro_host.ROLLING else os_release(root)["PRETTY_NAME"].replace(" GNU/Linux", "")
 
 
-def try_suite(suite: str, steps: Sequence[str], tests: str, *, keep: bool) -> bool:
+def try_suite(suite: str, steps: Sequence[str], tests: str, *, newest: bool, keep: bool) -> bool:
     """Whether everything passed."""
     folder = cache_folder() / suite
     with locked(folder):
@@ -206,14 +207,15 @@ def try_suite(suite: str, steps: Sequence[str], tests: str, *, keep: bool) -> bo
         base = base_system(suite, folder)
         root = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
         try:
-            record = _try_in(root, base, suite, steps, tests)
+            record = _try_in(root, base, suite, steps, tests, newest=newest)
         finally:
             if keep:
                 say(f"kept. To look around: unshare {' '.join(NAMESPACES)} {HERE / 'enter.sh'} {root} {suite} bash -l")
             else:
                 remove(root)
     if tuple(steps) == STEPS and not tests:
-        say(f"recorded in {distro_results.write_result(suite, record)}")
+        name = f"{suite}-newest" if newest else suite
+        say(f"recorded in {distro_results.write_result(name, record)}")
         distro_results.update_document()
     passed = distro_results.is_green(record)
     for step, found in record["steps"].items():
@@ -221,7 +223,7 @@ def try_suite(suite: str, steps: Sequence[str], tests: str, *, keep: bool) -> bo
     return passed
 
 
-def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str) -> dict[str, Any]:
+def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str, *, newest: bool) -> dict[str, Any]:
     head, commit = snapshot()
     subprocess.run(["cp", "--archive", "--reflink=auto", f"{base}/.", str(root)], check=True)
     root.chmod(0o755)
@@ -231,7 +233,8 @@ def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str
     inside.mkdir(parents=True)
     clone_into(inside / "labctl", commit)
     shutil.copy(HERE / "inside.sh", inside)
-    status = run_contained([HERE / "enter.sh", root, suite, f"/{INSIDE}/inside.sh", tests, *steps], RUN_S)
+    asked = (f"/{INSIDE}/inside.sh", tests, "NEWEST=1" if newest else "", *steps)
+    status = run_contained([HERE / "enter.sh", root, suite, *asked], RUN_S)
     found = {}
     for step in steps:
         log = inside / f"{step}.log"
@@ -242,7 +245,8 @@ def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str
         found[step] = distro_results.step_record(
             text, (status or 1) if ended[0] is None else ended[0], ended[1] or 0, step
         )
-    versions = inside / "versions"
+    versions, packages = (inside / name for name in ("versions", "packages"))
+    lock = (TREE / "requirements-dev.txt").read_text(encoding="utf-8")
     return {
         "suite": suite,
         "name": name_of(root, suite),
@@ -250,6 +254,7 @@ def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": head,
         "changed": commit != head,
+        "newest": distro_results.not_locked(packages.read_text(encoding="utf-8"), lock) if packages.exists() else None,
         "versions": distro_results.parse_versions(versions.read_text(encoding="utf-8") if versions.exists() else ""),
         "steps": found,
     }
@@ -262,6 +267,7 @@ def _number(path: Path) -> int | None:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make test-distros", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--keep", action="store_true", help="leave each root file system, to look around in it")
+    parser.add_argument("--newest", action="store_true", help="`make test` ignores the lock (NEWEST=1)")
     parser.add_argument("--tests", default="", help="arguments of pytest")
     parser.add_argument("--steps", default=" ".join(STEPS), help="which of: compare test")
     parser.add_argument("suites", nargs="+", help=f"which of: {' '.join(SUITES)}")
@@ -279,7 +285,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         require_host()
-        passed = [try_suite(suite, asked.steps, asked.tests, keep=asked.keep) for suite in asked.suites]
+        passed = [
+            try_suite(suite, asked.steps, asked.tests, newest=asked.newest, keep=asked.keep) for suite in asked.suites
+        ]
     except Lacks as lacking:
         print(lacking, file=sys.stderr)
         return 3

@@ -1,15 +1,15 @@
 #!/bin/bash
 # Runs inside a fresh distribution: the README's commands, as a person with sudo types them in a fresh clone.
 #
-#   inside.sh TESTS STEP…        steps: compare, test
+#   inside.sh TESTS NEWEST STEP…        steps: compare, test; NEWEST: what `make test` is given to ignore the lock, or nothing
 #
 # The clone lies beside this script and becomes /home/person/labctl. Beside this script are left, for each step, STEP.log,
 # STEP.status (the exit code) and STEP.seconds; and `versions`, a line for each tool with what it says about itself.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-tests=$1
-shift
+tests=$1 newest=$2
+shift 2
 
 update-ca-certificates >"$here/certificates.log" 2>&1 || {
   cat "$here/certificates.log"
@@ -31,7 +31,7 @@ run_step() { # STEP COMMAND
 for step in "$@"; do
   case $step in
     compare) run_step compare "sudo make compare" ;;
-    test) run_step test "sudo make test${tests:+ TESTS=$(printf %q "$tests")}" ;;
+    test) run_step test "sudo make test${newest:+ $newest}${tests:+ TESTS=$(printf %q "$tests")}" ;;
   esac
 done
 
@@ -51,3 +51,5 @@ tell() { # NAME COMMAND…: the first line that the command prints
   tell openssh ssh -V
   tell kernel uname -r
 } >"$here/versions"
+venv=/home/person/labctl/.venv-newest
+[ ! -x $venv/bin/python ] || $venv/bin/python -m pip list --format=freeze >"$here/packages" 2>/dev/null

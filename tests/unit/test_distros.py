@@ -130,7 +130,14 @@ def test_an_unknown_distribution_or_step_is_a_mistake_of_usage(
 
 
 @pytest.mark.parametrize(
-    ("words", "steps"), [("STEPS=compare", "compare"), ("", "compare test"), ("KEEP=1 DISTROS=sid", "compare test")]
+    ("words", "steps"),
+    [
+        ("STEPS=compare", "compare"),
+        ("", "compare test"),
+        ("KEEP=1 DISTROS=sid", "compare test"),
+        ("NEWEST=1 STEPS=test", "test"),
+        ("NEWEST=0", "compare test"),
+    ],
 )
 def test_the_make_target_hands_on_what_it_was_asked(words: str, steps: str) -> None:
     argv = ["make", "-n", "test-distros", *words.split(), 'TESTS=tests/unit -k "a b"']
@@ -138,6 +145,7 @@ def test_the_make_target_hands_on_what_it_was_asked(words: str, steps: str) -> N
     lines = subprocess.run(argv, cwd=TREE, capture_output=True, text=True, check=True, env=environment).stdout
     assert f'--steps "{steps}" --tests="$TESTS"' in lines
     assert ("--keep" in lines) is ("KEEP=1" in words)
+    assert ("--newest" in lines) is ("NEWEST=1" in words)
     assert lines.rstrip().endswith(" sid" if "DISTROS" in words else " bookworm trixie sid")
 
 
@@ -271,6 +279,18 @@ def test_the_table_says_what_passed_and_names_every_test_that_did_not() -> None:
     assert lines[-3:] == ["Debian sid, `make test`:", "", "- `tests/unit/test_a.py::test_b`"]
 
 
+def test_a_run_that_ignored_the_lock_has_a_column_of_its_own_and_names_what_was_newer() -> None:
+    lock = "numpy==2.3.5 \\\n    --hash=sha256:aa\nnumpy==2.4.0 ; python_version >= '3.13' \\\nPyYAML==6.0.3 \\\n"
+    packages = "numpy==2.4.0\npyyaml==6.0.4\nlabctl==0.1\nnot a line\n"
+    newest = distro_results.not_locked(packages, lock)
+    assert newest == {"pyyaml": "6.0.4"}
+    lines = distro_results.table([recorded(), recorded(newest=newest), recorded(newest={})]).splitlines()
+    assert lines[0] == "|  | Debian 13 (trixie) | Debian 13 (trixie), NEWEST=1 | Debian 13 (trixie), NEWEST=1 |"
+    told = "Debian 13 (trixie), NEWEST=1: `make test NEWEST=1`; not the lock's versions: "
+    assert lines[-3] == told + "pyyaml 6.0.4."
+    assert lines[-1] == told + "none, the lock has the newest."
+
+
 def test_results_are_read_as_they_were_written_the_oldest_release_first(tmp_path: Path) -> None:
     tmp_path /= "results"  # a clone without any has no such folder
     assert distro_results.read_results(tmp_path) == []
@@ -289,7 +309,7 @@ def test_the_table_of_the_document_is_the_one_that_the_recorded_runs_make() -> N
 def test_only_complete_runs_of_the_distributions_that_are_named_are_recorded() -> None:
     for path in distro_results.RESULTS.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        assert path.stem == record["suite"]
+        assert path.stem == record["suite"] + ("-newest" if record.get("newest") is not None else "")
         assert record["suite"] in distros.SUITES
         assert tuple(record["steps"]) == distros.STEPS
         assert set(record["versions"]) <= set(distro_results.VERSIONS)
