@@ -19,6 +19,7 @@ from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, fi
 from labctl.model.sections import DEFAULT_TOOLS_IMAGE, Propagation
 
 PROVIDER = "kind"
+PROVIDER_SECTION = "kindCluster"
 _NAMES_CODE = (
     "names what runs as root on the container engine's host, which a file that did not come with labctl may not"
 )

@@ -184,13 +184,14 @@ def layered(path: Path, project: Project, options: tuple[str, ...] = (), *, firs
     return Layered(
         tree=tree,
         ranks={name: rank for rank, name in enumerate(names)},
-        folders=_not_as_its_code([*([project.site] if project.site else []), *chain.paths], project),
+        folders=not_as_its_code([*([project.site] if project.site else []), *chain.paths], project),
         problems=once(problems),
         is_whole=chain.is_whole and site_is_whole,
     )
 
 
-def _not_as_its_code(paths: list[Path], project: Project) -> dict[str, Path | None]:
+def not_as_its_code(paths: list[Path], project: Project) -> dict[str, Path | None]:
+    """The folder of each file that is not trusted as labctl's code is, by what places call the file."""
     folders = {path: Path(os.path.realpath(path.parent)) for path in paths}
     return {
         project.shown(path): folder for path, folder in folders.items() if not project.is_trusted(folder, path.name)

@@ -17,8 +17,8 @@ from typing import Any
 
 from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
-from labctl.loading.code_keys import code_problems
-from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
+from labctl.loading.code_keys import PROVIDER, PROVIDER_SECTION, code_problems
+from labctl.loading.layers import Layered, layered, not_as_its_code, once, override, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, shown
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.rules import is_as_specific, meaning_problems, node_names, problem_at, site_problems
@@ -108,11 +108,20 @@ def _file_problems(
     if tree is not None and text_of(find(tree, "kind")) == SITE:
         told = (*problems, *structure_problems(tree, SITE))
         around = Project(start=project.start, root=None)
-        return (*told, *site_problems(merge(site_layer(around)[0], tree)))
+        found = (*told, *site_problems(merge(site_layer(around)[0], tree)))
+        return found or _code_of_site(tree, overrides, not_as_its_code([path], project))
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
         return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
     scenario = layered(path, project, overrides, first=(tree, problems))
     return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+
+
+def _code_of_site(site: Tree, overrides: tuple[str, ...], folders: Mapping[str, Path | None]) -> tuple[Problem, ...]:
+    """The code that a lab.yaml names for its labs of kind. One that leaves the provider to the scenarios is for such
+    labs when it has their section."""
+    is_open = find(site, "provider") is None and find(site, PROVIDER_SECTION) is not None
+    options = (f"provider={PROVIDER}", *overrides) if is_open else overrides
+    return code_problems(override(site, options)[0], folders)
 
 
 def _all_problems(

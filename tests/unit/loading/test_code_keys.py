@@ -94,6 +94,29 @@ def test_it_is_refused_in_a_parent_in_lab_yaml_and_in_a_matrix_too(here: Path, k
 
 
 @pytest.mark.parametrize("kind", CODE)
+def test_a_lab_yaml_that_is_validated_by_itself_is_told_too(
+    here: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, value = CODE[kind]
+
+    def problems(before: str = "", folder: Path = here, **more: Any) -> list[tuple[str, str]]:
+        text = f"apiVersion: labctl/v1\nkind: Site\n{before}" + written(path, value).removeprefix(SCENARIO)
+        (folder / "lab.yaml").write_text(text)
+        return [(one.path, one.allowed) for one in validate_files([folder / "lab.yaml"], **more)]
+
+    told = [(path, "read the file, then the same command with --trust")]
+    assert problems("provider: kind\n") == told
+    assert problems("nodes: 2\n", overrides=["provider=kind"]) == told
+    assert problems() == (told if path.startswith("kindCluster") else [])  # the scenarios choose the provider
+    assert problems("provider: kind\n", trust=True) == problems("provider: netns\n") == []
+    assert problems("provider: kind\n", overrides=["provider=kubeadm"]) == []
+    (here / "away").mkdir()
+    assert problems("provider: kind\n", here / "away") == told
+    monkeypatch.setattr(project, "_CHECKOUT", here)
+    assert problems("provider: kind\n") == []
+
+
+@pytest.mark.parametrize("kind", CODE)
 def test_the_clone_that_labctl_runs_from_and_the_command_line_may_name_it(
     here: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
