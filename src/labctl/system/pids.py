@@ -195,8 +195,9 @@ class _Job:
 
     In the PID namespace, every process group whose leader is outside has the number 0. A shell there that finds both
     itself and the terminal in "group 0" takes a background for the foreground, and cannot give the terminal back to 0.
-    So the child leads a group of its own (`own`), but for where others in this process's group need the keys too:
-    beside it in a pipeline in the foreground.
+    So where there is a terminal the child leads a group of its own (`own`), which has the terminal at once when all of
+    its standard streams are (`whole`). Otherwise others in this process's group, beside it in a pipeline, may need the
+    keys: the child gets the terminal when it is stopped for having asked for it.
     """
 
     child: int
@@ -215,13 +216,11 @@ class _Job:
         """Of a child that waits, and has all of `_HEARD` blocked, as this process has."""
         standard = [number for number in (0, 1, 2) if _foreground(number) is not None]
         terminal, group = (standard[0] if standard else None), os.getpgrp()
-        whole, front = len(standard) == 3, terminal is not None and _foreground(terminal) == group
-        own = terminal is not None and (whole or not front)
-        job = cls(child=child, group=group, own=own, terminal=terminal, whole=whole, holds=front)
+        own, whole = terminal is not None, len(standard) == 3
+        job = cls(child=child, group=group, own=own, terminal=terminal, whole=whole, holds=False)
         if own:
             os.setpgid(child, child)
-            if front:
-                job._give(child)
+            job.holds = whole and job._in_front() and job._give(child)
         else:
             for early in signal.sigpending() & {*_FROM_OUTSIDE, *_STOPS}:  # perhaps it was sent before the child was
                 signal.sigtimedwait((early,), 0)
@@ -280,9 +279,9 @@ class _Job:
 
     def _go_on(self, *, hand_over: bool = False) -> None:
         if self._in_front():
-            self.holds = True
-            if not (self.holder and self._give(self.holder)) and self.own and (self.whole or hand_over):
-                self._give(self.child)
+            self.holds = bool(self.holder and self._give(self.holder))
+            if not self.holds and (self.whole or hand_over):
+                self.holds = self._give(self.child)
         (os.killpg if self.own else os.kill)(self.child, signal.SIGCONT)
 
     def _in_front(self) -> bool:

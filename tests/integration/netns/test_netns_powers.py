@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,16 +167,17 @@ class Terminal:
 
 
 @contextmanager
-def shell() -> Iterator[Terminal]:
+def shell(before: tuple[str, ...] = ()) -> Iterator[Terminal]:
     """An interactive shell, which must have its terminal at the end, and answer to it."""
-    terminal = Terminal("bash", "--norc", "--noprofile", "-i")
+    terminal = Terminal(*before, "bash", "--norc", "--noprofile", "-i")
     try:
         terminal.reads("PROMPT> ")
         yield terminal
         terminal.types("echo still he''re; jobs; exit 23\n")
         terminal.reads("still here\r\nexit")
     except BaseException:
-        os.killpg(os.tcgetpgrp(terminal.descriptor), signal.SIGKILL)
+        if front := os.tcgetpgrp(terminal.descriptor):  # 0 when the shell has ended: this process's own group
+            os.killpg(front, signal.SIGKILL)
         os.kill(terminal.pid, signal.SIGKILL)
         terminal.ends()
         raise
@@ -288,6 +290,65 @@ def test_programs_beside_exec_in_a_pipeline_and_scripts_around_it_have_the_keys_
         terminal.once_a_job_is_in_front("\x03")
         terminal.reads("PROMPT> ", "echo co''de $?\n")
         terminal.reads("code 130")
+        terminal.reads("PROMPT> ")
+
+
+@pytest.mark.parametrize("program", ["sh -i", "bash --norc -i"])
+@pytest.mark.parametrize("beside", ["| tee {copy}", "2>&1 | cat", "2>{copy}"])
+def test_a_shell_in_a_pipeline_gets_the_terminal_when_it_asks_and_ends_well(
+    lab: Lab, tmp_path: Path, program: str, beside: str
+) -> None:
+    with shell() as terminal:
+        pipeline = f"PS1= {typed(lab, *program.split())} {beside.format(copy=tmp_path / 'copy')}"
+        terminal.types(f"{pipeline}; echo co''des ${{PIPESTATUS[*]}}\n")
+        terminal.types("echo in''side\n")
+        terminal.reads("inside\r\n", "sh -c 'echo be''gun; exec sleep 300'\n")
+        terminal.reads("begun", "\x03")
+        terminal.types("echo go''es on\n")
+        terminal.reads("goes on\r\n", "exit 0\n")
+        terminal.reads("codes 0" + " 0" * ("|" in beside))
+        terminal.reads("PROMPT> ")
+        terminal.types(f"{typed(lab, 'sh', '-c', 'echo be$((1))gun; exec cat')} {beside.format(copy='/dev/null')}\n")
+        terminal.reads("be1gun", "a line\n")
+        terminal.reads("a line\r\na line", "\x1a")
+        terminal.reads("Stopped")
+        terminal.reads("PROMPT> ", "fg\n")
+        terminal.once_a_job_is_in_front("another\n")
+        terminal.reads("another\r\nanother", "\x04")
+        terminal.reads("PROMPT> ")
+
+
+SUDOERS = "Defaults {use}use_pty, !requiretty\nroot ALL=(ALL:ALL) NOPASSWD: ALL\n"
+
+
+@pytest.mark.skipif(shutil.which("sudo") is None, reason="needs sudo")
+@pytest.mark.parametrize("use", ["", "!"], ids=["on sudo's own terminal", "on the person's terminal"])
+def test_behind_sudo_a_shell_and_the_keys_are_as_without_it(lab: Lab, tmp_path: Path, use: str) -> None:
+    sudoers = tmp_path / "sudoers"
+    sudoers.write_text(SUDOERS.format(use=use))
+    sudoers.chmod(0o440)
+    with shell(("unshare", "--mount", "--propagation", "private")) as terminal:
+        terminal.types(f"mount --bind {sudoers} /etc/sudoers\n")
+        terminal.reads("PROMPT> ", f"sudo env PS1='INSIDE> ' {typed(lab, 'bash', '--norc', '-i')}\n")
+        terminal.reads("\nINSIDE> ", "sh -c 'echo be''gun; exec sleep 300'\n")
+        terminal.reads("begun", "\x03")
+        terminal.reads("\nINSIDE> ", "exit 4\n")
+        terminal.reads("PROMPT> ", "echo co''de $?\n")
+        terminal.reads("code 4")
+        terminal.reads("PROMPT> ")
+        for key, code in (("\x03", 130), ("\x1c", 131)):
+            inside = typed(lab, "sh", "-c", "ulimit -c 0; echo be$((1))gun; exec sleep 300")
+            terminal.types(f"sudo {inside}\n")
+            terminal.reads("be1gun", "\x1a")
+            terminal.reads("Stopped")
+            terminal.reads("PROMPT> ", "fg\n")
+            terminal.once_a_job_is_in_front(key)
+            terminal.reads("PROMPT> ", "echo co''de $?\n")
+            terminal.reads(f"code {code}")
+            terminal.reads("PROMPT> ")
+        terminal.types(f"sudo {typed(lab, 'sh', '-c', 'echo be$((1))gun; exec cat')} | cat\n")
+        terminal.reads("be1gun", "a line\n")
+        terminal.reads("a line\r\na line", "\x04")
         terminal.reads("PROMPT> ")
 
 
