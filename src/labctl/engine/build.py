@@ -222,7 +222,7 @@ def down(provider: Provider, running: RunningLab, observer: Observer) -> None:
     provider from asking for it."""
     if running.is_being_built:
         raise being_built(running.name)
-    if running.unasked is not None:
+    if running.unasked is not None and not running.can_be_removed:
         raise running.unasked
     remove(provider, running.name, observer)
 

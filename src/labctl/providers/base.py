@@ -199,6 +199,8 @@ class RunningLab:
     unasked: LabError | None = None
     """Why the engine or the machines of the lab could not be read. Only this host's record is known: the lab may be
     whole, so it must not be changed on that ground."""
+    can_be_removed: bool = False
+    """Though `unasked` says why it could not be read, all that is its own is known by its mark."""
     is_by_record: bool = False
     """It is known from this host's record alone; its machines were not read."""
 

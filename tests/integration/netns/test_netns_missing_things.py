@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from netns_building import needs_root, ping, running
@@ -17,6 +20,7 @@ from labctl.planning.resolve import resolve
 from labctl.providers.netns import observed
 from labctl.providers.netns.kinds.base import NamespaceReader, ObjectKind
 from labctl.providers.netns.provider import NetnsProvider
+from labctl.providers.netns.record import record_path
 from labctl.system import netns
 from labctl.testing.labs import sample_lab
 
@@ -131,3 +135,54 @@ def test_a_lab_of_every_valid_scenario_is_whole_when_it_is_up(host_as_found: str
     lab = resolve(load_scenario(str(file), start=CORPUS), name=host_as_found)
     with running(lab):
         assert missing(lab) == set()
+
+
+def newer(document: dict[str, Any]) -> None:
+    document["datapath"]["somethingNewer"] = True
+
+
+def of_another_version(document: dict[str, Any]) -> None:
+    document["apiVersion"] = "labctl/v9"
+
+
+def with_services(document: dict[str, Any]) -> None:
+    document["services"] = [
+        {"name": "web", "address": "10.96.0.10", "port": 80, "targetPort": 80, "protocol": "tcp",
+         "backends": ["server"], "selector": {"app": "server"}}
+    ]  # fmt: skip
+
+
+def much_longer(document: dict[str, Any]) -> None:
+    document["nodes"] = [{**document["nodes"][0], "name": f"n{number}"} for number in range(300)]
+
+
+@pytest.mark.parametrize("change", [newer, of_another_version, with_services, much_longer])
+def test_a_lab_of_another_labctl_hides_no_other_and_is_neither_half_there_nor_changed_and_can_be_removed(
+    host_as_found: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    mine, others = sample_lab(f"{host_as_found}a"), sample_lab(f"{host_as_found}b")
+    with running(mine), running(others):
+        path = record_path(others.name)
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+        listed = labctl("list", "--json")
+        labs = {lab["lab"]: lab for lab in json.loads(listed.stdout)["labs"]}
+        assert (listed.returncode, labs[mine.name]["state"], labs[others.name]["whole"]) == (0, "up", None)
+        what = f"lab {others.name} was made by another version of labctl"
+        assert labs[others.name]["notAsked"]["what"] == what
+        assert labs[others.name]["missing"] == []
+        assert "labctl down" not in listed.stderr + labctl("list").stdout.split(others.name, 1)[1].split("\n")[0]
+        for command in (("status", others.name), ("up", "bpf", "--name", others.name)):
+            refused = labctl(*command)
+            assert (refused.returncode, what in refused.stderr) == (2, True), refused.stderr
+        assert labctl("check", mine.name, "ping").returncode == 0
+        removed = labctl("down", others.name)
+        assert removed.returncode == 0, removed.stderr
+        assert labctl("status", others.name).returncode == 2
+
+
+def labctl(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "labctl", *argv), capture_output=True, text=True, timeout=120, check=False
+    )

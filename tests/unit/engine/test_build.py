@@ -6,6 +6,7 @@ What providers tell from within steps reaches whoever listens to the engine; tho
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from labctl.engine.events import (
     Working,
     silent,
 )
-from labctl.errors import HostLacks, Interrupted, NeedsRoot, StepFailed, UsageError
+from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, StepFailed, UsageError
 from labctl.model.lab import HostRouting
 from labctl.providers.base import Capabilities, Executor, Tell
 from labctl.system.signals import interruptible
@@ -313,6 +314,22 @@ def test_down_removes_a_lab_whole_or_in_pieces(is_whole: bool) -> None:
     world = ScriptedProvider(running=[lab], things=["node1-link"])
     down(world, lab, silent)
     assert (world.running, world.things) == ([], [])
+
+
+@pytest.mark.parametrize("can_be_removed", [True, False])
+def test_down_removes_a_lab_that_could_not_be_read_only_where_its_mark_says_all_that_is_its_own(
+    can_be_removed: bool,
+) -> None:
+    unread = LabError("it could not be read")
+    provider = ScriptedProvider()
+    running = running_lab(LAB, is_whole=False, lab=None, unasked=unread, can_be_removed=can_be_removed)
+    provider.running = [running]
+    with pytest.raises(LabError) as raised:
+        up(provider, LAB, silent)
+    assert raised.value is unread
+    with contextlib.nullcontext() if can_be_removed else pytest.raises(LabError):
+        down(provider, running, silent)
+    assert provider.log == ([f"teardown {LAB.name}"] if can_be_removed else [])
 
 
 def test_a_lab_is_found_whichever_provider_made_it() -> None:

@@ -7,11 +7,19 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from labctl.errors import NeedsRoot
+from labctl.errors import NeedsRoot, UsageError
 from labctl.model.interfaces import LO_INDEX
 from labctl.names import is_name, split_namespace
 from labctl.providers.base import RunningLab
-from labctl.providers.netns.record import NamespaceMark, is_claimed, parse_document, parse_mark, parts_of, record_path
+from labctl.providers.netns.record import (
+    NamespaceMark,
+    is_claimed,
+    is_document,
+    parse_document,
+    parse_mark,
+    parts_of,
+    record_path,
+)
 from labctl.system import netns, rtnetlink
 from labctl.system.files import read_own
 from labctl.system.netlink import Socket
@@ -90,17 +98,22 @@ def discover(only: str | None = None) -> tuple[RunningLab, ...]:
 
 
 def _running(name: str, of_lab: Remains) -> RunningLab:
+    lab, refused = None, ""
     try:
-        lab = parse_document(read_own(record_path(name)).decode())
+        text = read_own(record_path(name)).decode()
+        lab = parse_document(text)
+        refused = "its record is of another form" if lab is None and is_document(text) else ""
     except (OSError, ValueError):
-        lab = None
+        pass
+    if refused:
+        return _of_another_labctl(name, of_lab, refused)
     if lab is None:
-        facts = max(of_lab.namespaces.values(), key=lambda mark: len(mark.digest), default=None)
+        facts = _facts(of_lab)
         return RunningLab(
             name=name,
             provider="netns",
-            scenario=facts.scenario if facts else "",
-            digest=facts.digest if facts else "",
+            scenario=facts.scenario,
+            digest=facts.digest,
             is_whole=False,
             lab=None,
             missing=(RECORD,),
@@ -108,7 +121,10 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
         )
     from labctl.providers.netns.observed import lacking  # loads the plan: not where no lab is up
 
-    missing = lacking(lab, of_lab.namespaces)
+    try:
+        missing = lacking(lab, of_lab.namespaces)
+    except UsageError as cannot:
+        return _of_another_labctl(name, of_lab, cannot.what)
     return RunningLab(
         name=name,
         provider="netns",
@@ -119,4 +135,29 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
         missing=missing,
         is_being_built=bool(missing) and is_claimed(name),
         can_be_opened=all(part in of_lab.namespaces for part in parts_of(lab)),
+    )
+
+
+def _facts(of_lab: Remains) -> NamespaceMark:
+    """What the marks say, of that which says most."""
+    return max(of_lab.namespaces.values(), key=lambda mark: len(mark.digest), default=NamespaceMark())
+
+
+def _of_another_labctl(name: str, of_lab: Remains, why: str) -> RunningLab:
+    """A lab that another labctl made, of another clone perhaps: whether it is whole, only that one knows."""
+    facts = _facts(of_lab)
+    return RunningLab(
+        name=name,
+        provider="netns",
+        scenario=facts.scenario,
+        digest=facts.digest,
+        is_whole=False,
+        lab=None,
+        is_being_built=is_claimed(name),
+        unasked=UsageError(
+            what=f"lab {name} was made by another version of labctl",
+            cause=why,
+            remedy="use the labctl that made it",
+        ),
+        can_be_removed=True,
     )

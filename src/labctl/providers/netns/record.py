@@ -58,6 +58,15 @@ def parse_document(text: str) -> Lab | None:
         return None
 
 
+def is_document(text: str) -> bool:
+    """Whether it is a whole record, of whatever version."""
+    try:
+        document = parse_json(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and bool({"version", "apiVersion"} & set(document))
+
+
 def parts_of(lab: Lab) -> tuple[str, ...]:
     """The namespaces that a whole lab has."""
     return tuple(namespace_of(lab.name, part) for part in part_names(lab))

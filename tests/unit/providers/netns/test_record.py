@@ -13,7 +13,14 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.providers.netns.record import NamespaceMark, as_document, mark_of, parse_document, parse_mark
+from labctl.providers.netns.record import (
+    NamespaceMark,
+    as_document,
+    is_document,
+    mark_of,
+    parse_document,
+    parse_mark,
+)
 from labctl.testing.labs import sample_lab
 
 
@@ -61,6 +68,15 @@ def test_a_record_gives_the_same_lab_again() -> None:
 )
 def test_a_record_that_is_not_whole_is_no_lab(text: str) -> None:
     assert parse_document(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("", False), ("{", False), ("null", False), ("[]", False), ("{}", False), ("[" * 100_000, False),
+     ('{"version": 99, "lab": {}}', True), ('{"apiVersion": "labctl/v9", "kind": "Lab"}', True)],
+)  # fmt: skip
+def test_a_record_of_another_version_is_told_from_a_damaged_one(text: str, whole: bool) -> None:
+    assert is_document(text) is whole
 
 
 def test_a_record_of_another_shape_is_no_lab() -> None:
