@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,9 +49,15 @@ settings.load_profile("labctl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell's background job ignores SIGINT, nohup SIGHUP, and what they start inherits that: tests of Ctrl-C and of a
-    # closed terminal would fail there, or hang. With a handler we go on without heeding it, and what we start heeds it.
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda number, frame: None)):
+    # A shell's background job ignores SIGINT and SIGQUIT, nohup SIGHUP, and what they start inherits that: tests of
+    # Ctrl-C and of a closed terminal would fail there, or hang. With a handler we go on without heeding it, and what we
+    # start heeds it.
+    heard: dict[int, Callable[..., None]] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: lambda number, frame: None,
+        signal.SIGQUIT: lambda number, frame: None,
+    }
+    for number, handler in heard.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     for marker, reason in MAY_SKIP.items():

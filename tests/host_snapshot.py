@@ -1,8 +1,9 @@
 """What this host looks like, so that a test can prove that it left it as it found it.
 
 Only what a test could have changed is compared: the host's own namespace, the things whose names begin with the test's
-lab prefix, and the test's own descendants. Other labs on the same machine may come and go. With LABCTL_ALONE=1
-(CI) nobody else works here, and every lab namespace, eBPF program and map counts.
+lab prefix, and the test's own descendants. Other labs on the same machine may come and go, and so may docker's
+containers and networks. With LABCTL_ALONE=1 (CI) nobody else works here, and every lab namespace, device, rule, eBPF
+program and map counts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _HOST = (
     ("qdiscs", ("tc", "-j", "qdisc", "show")),
     ("nftables", ("nft", "-s", "list", "ruleset")),
 )
+_OF_CONTAINERS = re.compile(r"\b(?:veth[0-9a-f]{7}|docker0|br-[0-9a-f]{12})\b|\bDOCKER\b")
+"""What docker calls its devices and chains in the host's namespace. labctl's own tests make none of them there."""
 _LINK_FACTS = ("ifname", "address", "mtu", "flags", "link", "master", "qdisc", "linkinfo", "xdp")
 
 
@@ -77,7 +80,10 @@ def snapshot(prefix: str) -> Snapshot:
         facts[heading] = set(_lines(heading, _output(argv)))
     for program in _SAVED:
         facts[program] = set(_rules(_output((program,))))
-    if alone:
+    if not alone:
+        of_host = ("sysctls", *(heading for heading, _ in _HOST), *_SAVED)
+        facts |= {name: {line for line in facts[name] if not _OF_CONTAINERS.search(line)} for name in of_host}
+    else:
         facts["eBPF programs"] = set(_bpf("prog", "sched_cls"))
         facts["eBPF maps"] = set(_bpf("map", ""))
     return Snapshot(facts={heading: frozenset(lines) for heading, lines in facts.items()})

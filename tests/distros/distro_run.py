@@ -95,8 +95,8 @@ def contained(*argv: str | Path) -> list[str]:
 
 
 def heed_signals() -> None:
-    """A shell's background job ignores SIGINT, nohup SIGHUP; inside it shall be as in a terminal."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    """A shell's background job ignores SIGINT and SIGQUIT, nohup SIGHUP; inside it shall be as in a terminal."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -93,13 +93,14 @@ def test_in_ci_an_expected_failure_stays_one(tmp_path: Path) -> None:
     assert "1 xfailed" in said
 
 
-@pytest.mark.parametrize("name", ["INT", "HUP"])
+@pytest.mark.parametrize("name", ["INT", "HUP", "QUIT"])
 def test_tests_of_signals_work_in_background_jobs_and_under_nohup_too(tmp_path: Path, name: str) -> None:
     """Where the signal is ignored, and stays so in every program that is started there."""
     body = f"""
         import os, signal, subprocess, sys
         def test_it():
             program = "import os, signal; os.kill(os.getpid(), signal.SIG{name})"
+            program = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); " + program
             assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode != 0
     """
     ignoring = ("sh", "-c", f'trap "" {name}; exec "$@"', "sh")
@@ -122,6 +123,25 @@ def test_a_process_left_behind_fails_the_test_even_when_it_was_set_adrift(tmp_pa
     assert "the host is not as it was found" in said
     assert "processes: left behind" in said
     assert "sleep" in said
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("name", "is_told"), [("veth0a1b2c3", False), ("br-0a1b2c3d4e5f", False), ("vethours", True)])
+def test_what_docker_makes_meanwhile_is_no_difference_and_another_device_is(
+    tmp_path: Path, name: str, is_told: bool
+) -> None:
+    """In a network namespace of its own, which stands for the host."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    body = f"""
+        import host_snapshot, subprocess
+        host_snapshot.SETTLE_S = 0.3
+        def test_it(host_as_found):
+            subprocess.run(["ip", "link", "add", "{name}", "type", "bridge"], check=True)
+    """
+    said = outcome(tmp_path, body, wrapper=("unshare", "--net"))
+    assert ("links: left behind" in said) is is_told
+    assert ("1 passed" in said and "error" not in said) is not is_told
 
 
 @pytest.mark.root

@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_written_is_an_error(commands: MachineCommands) ->
 def test_what_ran_ends_with_its_connection(machines: Farm, commands: MachineCommands) -> None:
     with contextlib.suppress(LabError), target(commands).start(("sleep", "4301")) as running:
         wait_until(lambda: processes(machines, "sleep 4301"))
-        machines.machines[0].run("pkill", "-KILL", "-x", "sshd")
+        machines.machines[0].run("pkill", "-KILL", "-x", "sshd(-session|-auth)?")  # by parts since OpenSSH 9.8
         wait_until(lambda: not processes(machines, "sleep 4301"))
         assert not running.is_alive()
     assert not processes(machines, "timeout")
@@ -320,7 +320,7 @@ def test_an_sshd_that_has_too_many_at_its_door_is_tried_again(machines: Farm, tm
             commands.close()
             leaving.join()
         log = (tmp_path / "log").read_text()
-        assert "MaxStartups" in log  # it did turn labctl away
+        assert "maxstartups" in log.lower()  # it did turn labctl away; OpenSSH 10 writes it in small letters
 
 
 def test_many_labctls_at_once_come_past_max_startups(machines: Farm, tmp_path: Path) -> None:
