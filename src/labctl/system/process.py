@@ -97,13 +97,27 @@ def _spawner() -> _Spawner:
 
 
 @functools.cache
+def _setpriv() -> tuple[str, str]:
+    """Where it is, and what is wrong with it: busybox has another one, which knows no option of these."""
+    setpriv, true = find_program("setpriv"), find_program("true")
+    if setpriv is None or true is None:
+        return "", "setpriv, which limits a program's privileges, is not on this host"
+    argv = (setpriv, "--pdeathsig", "KILL", "--", true)
+    tried = subprocess.run(argv, capture_output=True, check=False, timeout=60, start_new_session=True)
+    if tried.returncode == 0:
+        return setpriv, ""
+    words = tried.stderr.decode(errors="replace").strip().partition("\n")[0] or f"exit code {tried.returncode}"
+    return setpriv, f"setpriv, which limits a program's privileges, cannot do so ({setpriv}, first on PATH: {words})"
+
+
+@functools.cache
 def _dying_with_us(powers: Powers | None) -> tuple[str, ...]:
     """setpriv asks the kernel for it, gives up what `powers` lack, and then becomes the program; a preexec_fn could
     deadlock between threads and would rule out vfork."""
-    setpriv = find_program("setpriv")
-    if setpriv is None:
+    setpriv, lacks = _setpriv()
+    if lacks:
         if powers is not None:
-            raise FileNotFoundError(errno.ENOENT, "setpriv, which limits a program's privileges, is not on this host")
+            raise OSError(errno.ENOENT, lacks)
         return ()
     return (setpriv, "--pdeathsig", "KILL", *(argv_limit(powers, held()) if powers is not None else ()), "--")
 
@@ -135,6 +149,7 @@ def _can_be_entered(directory: str) -> bool:
 
 def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
     usable = os.sched_getaffinity(0)
+    before = _dying_with_us(order.powers)
     if order.powers is not None:
         views.number(_programs())
     with contextlib.ExitStack() as stack:
@@ -148,7 +163,7 @@ def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
             os.sched_setaffinity(0, {order.cpu})
             stack.callback(os.sched_setaffinity, 0, usable)
         return subprocess.Popen(
-            (*_dying_with_us(order.powers), *order.argv),
+            (*before, *order.argv),
             stdin=order.stdin,
             stdout=order.stdout,
             stderr=order.stderr,

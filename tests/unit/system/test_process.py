@@ -141,6 +141,37 @@ def test_children_do_not_survive_a_killed_labctl() -> None:
     wait_until_gone(pid)
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'setpriv: unrecognized option: pdeathsig' >&2; exit 1", "unrecognized option: pdeathsig"),
+        ("exit 3", "exit code 3"),
+        ("kill -9 $$", "exit code -9"),
+    ],
+)
+def test_a_setpriv_that_cannot_do_it_is_not_blamed_on_the_program_and_bounds_none(
+    tmp_path: Path, script: str, words: str
+) -> None:
+    """As busybox's, which stands first on PATH."""
+    (tmp_path / "setpriv").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "setpriv").chmod(0o755)
+    code = (
+        "from pathlib import Path\n"
+        "from labctl.errors import MeasureFailed\n"
+        "from labctl.system import process\n"
+        "from labctl.system.powers import Powers\n"
+        "print(process.run(('echo', 'well'), timeout_s=60).text)\n"
+        "try: process.run(('true',), timeout_s=60, powers=Powers.POD, namespace=Path('/proc/self/ns/net'))\n"
+        "except MeasureFailed as failed: print(failed.what, failed.cause)\n"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    argv = (sys.executable, "-c", code)
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.startswith("well\n")
+    assert "setpriv, which limits a program's privileges, cannot do so" in ended.stdout
+    assert words in ended.stdout
+
+
 FLOODS = {
     "standard output": ("yes",),
     "standard error": ("sh", "-c", "yes >&2"),
