@@ -50,6 +50,8 @@ _GRACE_S = 30.0
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 """Before a machine is tried again whose sshd has too many connections that are not logged in yet (`MaxStartups`)."""
 _MOST_STARTING = 4
+_MOST_PACKET_BYTE, _MOST_GREETING_BYTE = 256 << 10, 64 << 10
+"""As OpenSSH's own (PACKET_MAX_SIZE; SSH_MAX_PRE_BANNER_LINES is 1024 lines, most of them short)."""
 _CHUNK = 65536
 _SAID_S = 2.0
 _SUDO_S = 60.0
@@ -107,7 +109,7 @@ def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connecti
             connect_timeout=2 * _LOGIN_S,
             connect_kwargs={
                 "banner_timeout": _LOGIN_S, "auth_timeout": _LOGIN_S, "sock": way, "auth_strategy": _keys(goal),
-                "transport_factory": _patient,
+                "transport_factory": _transport,
             },
             # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
             config=Config(overrides={"load_ssh_configs": False}),
@@ -137,11 +139,28 @@ def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connecti
     return connect(machine, pauses_s[1:])
 
 
-def _patient(*words: Any, **named: Any) -> Any:
-    """paramiko's transport, whose own 15 s for the exchange of keys would end as if the machine had hung up."""
+def _transport(*words: Any, **named: Any) -> Any:
+    """paramiko's transport, whose own 15 s for the exchange of keys would end as if the machine had hung up, and which
+    takes a greeting or a packet of any length into memory, before it has seen a key."""
     import paramiko
+    from paramiko.packet import Packetizer  # type: ignore[import-untyped]
 
-    transport = paramiko.Transport(*words, **named)
+    class Bounded(Packetizer):  # type: ignore[misc]
+        greeting_byte = 0
+
+        def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+            if n > _MOST_PACKET_BYTE:
+                raise paramiko.SSHException(f"the machine announced a packet of {n} bytes")
+            return bytes(super().read_all(n, check_rekey))
+
+        def _read_timeout(self, timeout: float) -> bytes:
+            part = bytes(super()._read_timeout(timeout))
+            self.greeting_byte += len(part)
+            if self.greeting_byte > _MOST_GREETING_BYTE:
+                raise paramiko.SSHException(f"the machine greets with more than {_MOST_GREETING_BYTE} bytes")
+            return part
+
+    transport = paramiko.Transport(*words, **named, packetizer_class=Bounded)
     transport.handshake_timeout = 3 * _LOGIN_S
     return transport
 

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,3 +185,48 @@ def test_a_connection_that_ends_under_a_program_is_told_once_and_in_words(
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
     assert said == []
+
+
+# ---- a machine that says too much before it has shown a key
+
+
+def pours(connection: socket.socket, part: bytes, before: bytes = b"") -> None:
+    """Until the client has hung up."""
+    connection.settimeout(60)
+    with contextlib.suppress(OSError):
+        connection.sendall(before)
+        while True:
+            connection.sendall(part)
+
+
+GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"
+LARGE = (0xFFFFFFFC).to_bytes(4, "big") + bytes(12)
+FLOODS: dict[str, tuple[bytes, bytes, str]] = {
+    "a greeting without an end": (b"x" * 65536, b"", "greets with more than 65536 bytes"),
+    "lines before the greeting": (b"x" * 4095 + b"\n", b"", "greets with more than 65536 bytes"),
+    "zeros": (bytes(65536), b"", "greets with more than 65536 bytes"),
+    "a packet of four gigabytes": (bytes(65536), GREETING + LARGE, "announced a packet of"),
+    "a packet of a megabyte": (
+        bytes(65536),
+        GREETING + ((1 << 20) + 4).to_bytes(4, "big") + bytes(12),
+        "announced a packet",
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "before", "said"), FLOODS.values(), ids=FLOODS)
+def test_a_machine_that_pours_out_before_it_is_known_is_cut_off_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch, part: bytes, before: bytes, said: str
+) -> None:
+    with sshd(lambda connection: pours(connection, part, before)) as port:
+        goal = Reached(host="127.0.0.1", port=port, user="lab", key_name="node-a.lab")
+        monkeypatch.setattr(ssh, "reached", lambda machine: goal)
+        tracemalloc.start()
+        try:
+            with pytest.raises(LabError) as raised:
+                ssh.connect(MACHINE, ())
+            _, peak_byte = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert said in raised.value.cause
+    assert peak_byte < 32 << 20
