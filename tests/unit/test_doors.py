@@ -11,6 +11,7 @@ from crossings import crossings
 
 TREE = Path(__file__).resolve().parents[2]
 SECURITY = (TREE / "docs" / "security.md").read_text(encoding="utf-8")
+SOURCES = TREE / "src" / "labctl"
 NAMED = sorted(set(re.findall(r"`(tests/[\w/.-]+\.py)(?:::(\w+))?`", SECURITY)))
 
 
@@ -24,9 +25,37 @@ def test_every_test_that_the_page_names_exists(file: str, function: str) -> None
     assert not function or function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+# ---- what can be pasted into a shell is quoted
+
+
+def unquoted(tree: ast.AST) -> list[int]:
+    """The lines where the words of a command are joined by spaces: `" ".join(argv)`, `" ".join(target.command(…))`."""
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=" "), attr="join"), args=[words]):
+                name = words.func if isinstance(words, ast.Call) else words
+                called = name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
+                if called in ("argv", "command"):
+                    found.append(node.lineno)
+    return found
+
+
+def test_the_words_of_a_command_are_quoted_wherever_it_is_shown() -> None:
+    assert unquoted(ast.parse("' '.join(self.argv)\n' '.join(a.command(('x',)))\nshlex.join(argv)\n")) == [1, 2]
+    known = {"providers/cilium/commands.py", "planning/shell.py"}  # compared there: whether quoting changes anything
+    known |= {"datapath/source/rebuild.py"}  # of a maintainer, with words of its own
+    wrong = {
+        str(path.relative_to(SOURCES)): lines
+        for path in sorted(SOURCES.rglob("*.py"))
+        if (lines := unquoted(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert set(wrong) == known, wrong
+
+
 # ---- nothing crosses beside the doors
 
-SOURCES = TREE / "src" / "labctl"
+
 DOORS = {
     "system.files": "the door to files",
     "system.archives": "the door to archives",

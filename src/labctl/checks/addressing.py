@@ -5,6 +5,7 @@ It sees only the seam. What the findings should be, and what they teach, is `add
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from labctl.checks import addressing_findings as judges
@@ -68,7 +69,7 @@ class AddressingCheck(WithoutFigures):
         server = str(lab.pod(pair.server).address)
 
         def ask(name: str, argv: Sequence[str]) -> str:
-            return require_output(_asked(pod, raw, name, argv), f"{' '.join(argv)} cannot be read")
+            return require_output(_asked(pod, raw, name, argv), f"{shlex.join(argv)} cannot be read")
 
         device = parse_device(ask("address", argv_addresses(_DEVICE)))
         route = parse_default_route(ask("route", argv_routes()))
@@ -109,7 +110,7 @@ class AddressingCheck(WithoutFigures):
 
         def forget(again: str) -> None:
             argv = argv_forget_neighbour(gateway, _DEVICE)
-            require_success(_asked(pod, raw, f"forget{again}", argv), f"{' '.join(argv)} failed")
+            require_success(_asked(pod, raw, f"forget{again}", argv), f"{shlex.join(argv)} failed")
 
         return next(self._ping.sendings(context, raw, expression, count=parameters.count, before=forget))
 

@@ -9,6 +9,7 @@ opens it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,13 +125,13 @@ def finding(name: str, *, holds: bool, sentence: str, lesson: str, command: Sequ
         verdict=Verdict.PASS if holds else Verdict.FAIL,
         sentence=sentence,
         lesson=lesson,
-        command=" ".join(command),
+        command=shlex.join(command),
     )
 
 
 def unknown(name: str, *, sentence: str, lesson: str, command: Sequence[str] = ()) -> Finding:
     """A thing that could not be looked at."""
-    return Finding(name=name, verdict=Verdict.ERROR, sentence=sentence, lesson=lesson, command=" ".join(command))
+    return Finding(name=name, verdict=Verdict.ERROR, sentence=sentence, lesson=lesson, command=shlex.join(command))
 
 
 def judge_findings(findings: Sequence[Finding]) -> Judgement:

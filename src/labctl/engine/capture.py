@@ -18,6 +18,7 @@ import difflib
 import fcntl
 import os
 import selectors
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,7 +169,7 @@ def check_filter(taps: Sequence[Tap], expression: str) -> None:
         raise UsageError(
             what=f"tcpdump does not understand the filter: {expression}",
             cause=words,
-            remedy="man pcap-filter, or try it: " + " ".join(first.target.command(("tcpdump", "-d", "--", expression))),
+            remedy=f"{shlex.join(first.target.command(('tcpdump', '-d', '--', expression)))}  # man pcap-filter",
         )
 
 

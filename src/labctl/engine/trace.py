@@ -7,6 +7,7 @@ the two pods have clocks of their own, the open lab is asked how far apart they 
 from __future__ import annotations
 
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -184,7 +185,7 @@ def trace(
             *(() if seen else why_unsent(open_lab.target(pair.client), watched.sent)),
         ),
         unshown=watched.unshown,
-        command=" ".join(open_lab.target(pair.client).command(marked.argv())),
+        command=shlex.join(open_lab.target(pair.client).command(marked.argv())),
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
     )

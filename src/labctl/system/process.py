@@ -264,7 +264,7 @@ class Process:
                         done=Future(),
                     )
                     self._popen = _spawner().spawn(order)
-            except OSError as failed:
+            except (OSError, ValueError) as failed:  # a zero in a word, which no program can be given
                 raise MeasureFailed(
                     what=f"could not start {self.argv[0]}" + (f" in {namespace}" if namespace else ""),
                     cause=str(failed),
@@ -306,7 +306,7 @@ class Process:
                 raise MeasureFailed(
                     what=f"{self.argv[0]} {what}",
                     cause=f"it printed: {seen.decode(errors='replace').strip() or 'nothing'}",
-                    remedy=" ".join(self.argv),
+                    remedy=shlex.join(self.argv),
                 )
             if self._has_ended_within(_POLL_OUTPUT_S):
                 continue

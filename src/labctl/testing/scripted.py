@@ -11,6 +11,7 @@ A clock that moves only when a test moves it, so that tests of waiting take no t
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -146,7 +147,7 @@ class ScriptedTarget:
             if answer.fails is not None:
                 raise answer.fails
             return answer
-        raise Unscripted(f"{self.name} was asked for {' '.join(argv)}, for which the script has no answer")
+        raise Unscripted(f"{self.name} was asked for {shlex.join(argv)}, for which the script has no answer")
 
 
 NO_STATE = DatapathState(nodes=(), counts_runs=False)

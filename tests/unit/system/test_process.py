@@ -172,6 +172,11 @@ def test_a_setpriv_that_cannot_do_it_is_not_blamed_on_the_program_and_bounds_non
     assert words in ended.stdout
 
 
+def test_a_word_that_no_program_can_be_given_is_an_error() -> None:
+    with pytest.raises(MeasureFailed, match="could not start echo"):
+        process.run(("echo", "a\0b"), timeout_s=60)
+
+
 FLOODS = {
     "standard output": ("yes",),
     "standard error": ("sh", "-c", "yes >&2"),

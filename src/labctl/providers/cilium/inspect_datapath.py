@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 
 from labctl.errors import MeasureFailed
@@ -34,7 +35,7 @@ def read_state(agents: Mapping[str, Target]) -> DatapathState:
 
 
 def _node(node: str, agent: Target) -> NodeDatapath:
-    show = " ".join(agent.command(_NET_SHOW))
+    show = shlex.join(agent.command(_NET_SHOW))
     return NodeDatapath(
         node=node,
         programs=parse_net_show(_ask(node, agent, _NET_SHOW).text, show),
@@ -44,7 +45,7 @@ def _node(node: str, agent: Target) -> NodeDatapath:
                 name=name,
                 meaning=meaning,
                 kind=kind,
-                command=" ".join(agent.command(("cilium", "bpf", name, "list"))),
+                command=shlex.join(agent.command(("cilium", "bpf", name, "list"))),
             )
             for name, meaning, kind in _LISTS
         ),
@@ -58,7 +59,7 @@ def _ask(node: str, agent: Target, argv: tuple[str, ...]) -> Completed:
         raise MeasureFailed(
             what=f"the datapath of node {node} cannot be read",
             cause=done.error_text.strip()[-300:] or f"{argv[-2]} ended with status {done.returncode}",
-            remedy=" ".join(agent.command(argv)),
+            remedy=shlex.join(agent.command(argv)),
         )
     return done
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,7 +75,7 @@ class Reading:
 
     def command(self, *argv: str) -> str:
         """What a person would type to run argv on the node."""
-        return " ".join(netns.command(self.namespace, argv))
+        return shlex.join(netns.command(self.namespace, argv))
 
 
 def read(node: str, namespace: str) -> Reading:

@@ -6,6 +6,7 @@ map mean is decided by the pod network.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _node(lab: Lab, node: str) -> NodeDatapath:
         raise MeasureFailed(
             what=f"the datapath of node {node} cannot be read",
             cause=str(failed),
-            remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+            remedy=shlex.join(netns.command(namespace, ("bpftool", "net", "show"))),
         ) from failed
     counted = [m for info, entries in dumps.items() if info.name == _METRICS for m in decode_metrics(entries)]
     return NodeDatapath(
@@ -73,7 +74,7 @@ def _node(lab: Lab, node: str) -> NodeDatapath:
         programs=tuple(_attached(one, information[one.filter.program_id], counted, namespace) for one in hung),
         maps=network_of(lab).map_tables(lab, {link.index: link.name for link in links}, dumps.items()),
         commands=(
-            " ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+            shlex.join(netns.command(namespace, ("bpftool", "net", "show"))),
             f"tc -n {namespace} filter show dev {hung[0].device} {hung[0].direction}" if hung else "",
         ),
     )

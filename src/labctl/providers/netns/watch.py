@@ -7,6 +7,7 @@ has one reader at a time, so that two watches of one lab take turns.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -302,7 +303,7 @@ def _rule_texts(node: _WatchedNode, gaps: list[str]) -> dict[tuple[str, str, int
 def _conntrack(node: _WatchedNode, lab: Lab, pair: Pair) -> Evidence:
     pods = {lab.pod(pair.client).address, lab.pod(pair.server).address}
     argv = ("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
-    command = " ".join(netns.command(node.namespace, argv))
+    command = shlex.join(netns.command(node.namespace, argv))
     try:
         with netns.entered(netns.path_of(node.namespace)):
             entries = [found for found in netfilter.connections() if {found.source, found.destination} == pods]
