@@ -255,14 +255,27 @@ REMEDIES = (
         "labctl doctor --provider kind  # a program is too old, or a different program of that name",
     ),
     _known(
+        r"connection to the server .* was refused|was refused - did you specify the right host|"
+        r"dial tcp (127\.0\.0\.1|\[::1\]|localhost):\d+: connect: connection refused|"
+        r"(127\.0\.0\.1|localhost):\d+\S* .{0,20}TLS handshake timeout",
+        "docker ps -a --filter label=io.x-k8s.kind.cluster  # the API server does not answer",
+        "# in lab.yaml, kindCluster.apiServerAddress: the address of the engine's host, if that is another one",
+        "free -h  # or it is too slow, for want of memory",
+    ),
+    _known(
+        r"short-name .{0,200}did not resolve",
+        "docker version  # here it is podman, which looks for such a name in no registry",
+        "# in lab.yaml, the image with its registry: docker.io/…",
+    ),
+    _known(
+        r"runc create failed|crun: |OCI runtime (create|start) failed|unable to start container process",
+        "docker run --rm IMAGE true  # does the engine start any container? Its own message is the cause",
+        "systemctl status docker containerd",
+    ),
+    _known(
         r"no such host|dial tcp|i/o timeout|network is unreachable|TLS handshake timeout|connection reset",
         "env | grep -i _proxy  # this host cannot reach it: a proxy setting may be missing",
         "# in lab.yaml: local files (cilium.chart, kindCluster.pull: false), or kindCluster.registryMirrors",
-    ),
-    _known(
-        r"connection to the server .* was refused|was refused - did you specify the right host",
-        "docker ps -a --filter label=io.x-k8s.kind.cluster  # the API server does not answer",
-        "# in lab.yaml, kindCluster.apiServerAddress: the address of the engine's host, if that is another one",
     ),
     _known(
         r"unable to decode config|invalid configuration",

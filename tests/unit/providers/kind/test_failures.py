@@ -103,6 +103,27 @@ SAID = {
     "apparmor": ("AppArmor enabled on system but the docker-default profile could not be loaded",
         "apt-get install apparmor"),
     "wrong context": ('error: context "kind-x" does not exist', "kubectl config get-contexts"),
+    "helm: no API server": (
+        ('Error: INSTALLATION FAILED: Kubernetes cluster unreachable: Get "https://127.0.0.1:40000/version": dial tcp '
+        "127.0.0.1:40000: connect: connection refused"), "label=io.x-k8s.kind.cluster",
+    ),
+    "kubectl: no API server": (
+        "The connection to the server 127.0.0.1:40000 was refused - did you specify the right host or port?",
+        "label=io.x-k8s.kind.cluster",
+    ),
+    "slow API server": (
+        ('error: error validating "STDIN": failed to download openapi: Get "https://127.0.0.1:40000/openapi/v2": '
+        "net/http: TLS handshake timeout"), "free -h",
+    ),
+    "podman": (
+        'Error: short-name "kindest/node:v1.32.2" did not resolve to an alias and no unqualified-search registries are '
+        "defined in /etc/containers/registries.conf", "docker.io/",
+    ),
+    "no container starts": (
+        "docker: Error response from daemon: OCI runtime create failed: runc create failed: unable to start container "
+        "process: error during container init: error setting cgroup config for procHooks process: unable to freeze",
+        "docker run --rm IMAGE true",
+    ),
     "memory": ("command failed with error: exit status 137", "free -h"),
     "swap": (INIT + "\t[ERROR Swap]: running with swap on is not supported. Please disable swap", "sudo swapoff -a"),
 }  # fmt: skip
