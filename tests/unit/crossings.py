@@ -31,11 +31,23 @@ _PROGRAM_FUNCTIONS = _words(
     "system popen fork forkpty posix_spawn posix_spawnp execl execle execlp execlpe execv execve execvp execvpe spawnl "
     "spawnle spawnlp spawnlpe spawnv spawnve spawnvp spawnvpe",
     "os.",
+) | frozenset(
+    {"asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "click.edit", "click.launch"}
+    | {"concurrent.futures.ProcessPoolExecutor", "ctypes.CDLL", "ctypes.PyDLL", "ctypes.cdll.LoadLibrary"}
 )
-_PROGRAM_MODULES = ("subprocess", "pty", "multiprocessing")
+_PROGRAM_MODULES = ("subprocess", "pty", "multiprocessing", "webbrowser")
+_NETWORK_FUNCTIONS = frozenset({"socket.create_connection", "socket.create_server", "asyncio.open_connection"})
+_NETWORK_MODULES = ("http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "requests", "httpx", "aiohttp", "urllib3")
 _CODE_FUNCTIONS = frozenset(
     {"eval", "exec", "compile", "__import__", "importlib.import_module", "runpy.run_path", "runpy.run_module"}
+    | {"importlib.util.spec_from_file_location", "importlib.machinery.SourceFileLoader"}
+    | {"jinja2.Environment", "jinja2.Template", "jinja2.nativetypes.NativeEnvironment"}
 )
+_DATA_FUNCTIONS = frozenset({"json.load", "json.loads", "tomllib.load"}) | _words(
+    "parse fromstring fromstringlist iterparse XML XMLParser", "xml.etree.ElementTree."
+)
+"""Readers without a bound of their own on what they build, or, of XML, on what entities expand to."""
+_DATA_MODULES = ("xml.dom", "xml.sax", "plistlib", "configparser")
 _CODE_MODULES = ("pickle", "marshal", "code", "jsonpickle", "dill", "cloudpickle")
 _YAML_LOADERS = frozenset(
     {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "yaml.Loader", "yaml.UnsafeLoader"}
@@ -43,6 +55,9 @@ _YAML_LOADERS = frozenset(
 )
 _TERMINAL = frozenset(
     {"print", "click.echo", "click.secho", "click.echo_via_pager", "pprint.pprint", "os.dup2"}
+    | {"traceback.print_exc", "traceback.print_exception", "traceback.print_stack", "logging.basicConfig"}
+    | {"faulthandler.enable", "click.prompt", "click.confirm", "click.pause", "sys.stdout.writelines"}
+    | {"sys.stderr.writelines"}
     | {"sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer", "sys.stderr.buffer", "sys.__stdout__"}
     | {"sys.__stderr__", "rich.print"}
 )
@@ -137,8 +152,12 @@ def _is_forbidden(dotted: str) -> bool:
         dotted == first and first not in ("open", "eval", "exec", "compile", "__import__", "print")
     ):
         return False
-    if first in (*_FILE_MODULES, *_CODE_MODULES, *_PROGRAM_MODULES):
+    if first in (*_FILE_MODULES, *_CODE_MODULES, *_PROGRAM_MODULES, *_NETWORK_MODULES):
         return _is_function(dotted)
+    if dotted.startswith(tuple(f"{module}." for module in (*_DATA_MODULES, "urllib.request"))):
+        return True
+    if dotted in _NETWORK_FUNCTIONS | _DATA_FUNCTIONS:
+        return True
     if first in ("shutil", "tarfile"):
         return True
     return dotted in _FILE_FUNCTIONS | _PROGRAM_FUNCTIONS | _CODE_FUNCTIONS | _YAML_LOADERS | _TERMINAL
