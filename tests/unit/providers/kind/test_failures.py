@@ -116,12 +116,12 @@ SAID = {
         "net/http: TLS handshake timeout"), "free -h",
     ),
     "podman": (
-        'Error: short-name "kindest/node:v1.32.2" did not resolve to an alias and no unqualified-search registries are '
-        "defined in /etc/containers/registries.conf", "docker.io/",
+        ('Error: short-name "kindest/node:v1.32.2" did not resolve to an alias and no unqualified-search registries '
+        "are defined in /etc/containers/registries.conf"), "docker.io/",
     ),
     "no container starts": (
-        "docker: Error response from daemon: OCI runtime create failed: runc create failed: unable to start container "
-        "process: error during container init: error setting cgroup config for procHooks process: unable to freeze",
+        ("docker: Error response from daemon: OCI runtime create failed: runc create failed: unable to start container"
+        " process: error during container init: error setting cgroup config for procHooks process: unable to freeze"),
         "docker run --rm IMAGE true",
     ),
     "memory": ("command failed with error: exit status 137", "free -h"),
