@@ -122,6 +122,12 @@ def _dying_with_us(powers: Powers | None) -> tuple[str, ...]:
     return (setpriv, "--pdeathsig", "KILL", *(argv_limit(powers, held()) if powers is not None else ()), "--")
 
 
+def dying_with_this_thread() -> tuple[str, ...]:
+    """The beginning of an argv whose program the kernel ends when the thread that starts it ends, labctl with it. For
+    libraries that start programs themselves; empty where this host cannot do so."""
+    return _dying_with_us(None)
+
+
 def _programs() -> Programs:
     return Programs(setpriv=find_program("setpriv") or "setpriv", mount=find_program("mount") or "mount")
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -296,6 +297,44 @@ def test_at_its_deadline_nothing_of_a_playbook_goes_on(
     ssh("exec sleep 600")
     with pytest.raises(StepFailed, match=r"did not finish \(timeout\)"):
         large.play("large", far_away(), {"size": "1", "code": "0"}, timeout_s=5)
+    assert all_gone(tmp_path)
+
+
+PLAYS = """
+import sys
+from pathlib import Path
+from labctl.providers.kubeadm import runner
+folder = Path(sys.argv[1])
+runner.playbooks_directory = lambda: folder / "playbooks"
+hosts = {"all": {"children": {"machines": {"hosts": {"node1": {"ansible_host": "192.0.2.1"}}}}}}
+with runner.AnsibleRunner(folder / "run", ()) as ansible:
+    ansible.play("large", hosts, {"size": "1", "code": "0"}, timeout_s=300)
+"""
+
+
+def playing(folder: Path) -> int:
+    return sum("ansible-playbook" in words for words in left(folder))
+
+
+def test_when_labctl_is_killed_no_further_task_begins(
+    large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
+) -> None:
+    """What works on a machine at that moment is in a session of its own, and ends with its connection."""
+    ssh(f"echo $PPID >{tmp_path}/working; mv {tmp_path}/working {tmp_path}/asked; exec sleep 600")
+    until_s = time.monotonic() + 60
+    with subprocess.Popen((sys.executable, "-c", PLAYS, str(tmp_path))) as killed:
+        while not (tmp_path / "asked").exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        killed.kill()
+    worker = int((tmp_path / "asked").read_text())
+    while playing(tmp_path) > 1 and time.monotonic() < until_s:
+        time.sleep(0.05)
+    assert playing(tmp_path) == 1
+    os.kill(worker, signal.SIGKILL)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(tmp_path) in (process / "environ").read_bytes() and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
     assert all_gone(tmp_path)
 
 

@@ -283,6 +283,8 @@ class AnsibleRunner:
         outcome: dict[str, BaseException] = {}
         with _without_own_ansible():
             runner = init_runner(**arguments, cancel_callback=stop.is_set)
+        # After the end of labctl, however it came, no further task begins.
+        runner.config.command = [*process.dying_with_this_thread(), *runner.config.command]
 
         def work() -> None:
             try:
