@@ -43,7 +43,7 @@ INCLUDE = "ca-certificates,git,make,sudo"
 
 BASE_AGE_S = 7 * 24 * 3600
 DEBOOTSTRAP_S = 3600
-RUN_S = 2 * 3600
+RUN_S = 4 * 3600
 NAMESPACES = ("--mount", "--pid", "--uts", "--cgroup", "--fork", "--kill-child=SIGKILL")
 INSIDE = "var/lib/labctl-distros"
 

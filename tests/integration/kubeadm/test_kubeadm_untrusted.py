@@ -300,6 +300,29 @@ def test_at_its_deadline_nothing_of_a_playbook_goes_on(
     assert all_gone(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo 'all is well'", "reported no task of the playbook large.yml"),
+        ("exit 0", "reported no task of the playbook large.yml"),
+        ("echo 'a special failure'; exit 7", "did not finish"),
+        ("kill -9 $$", "did not finish"),
+    ],
+)
+def test_another_program_of_its_name_and_one_that_dies_have_done_nothing(
+    large: AnsibleRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    program = tmp_path / "playing" / "ansible-playbook"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(runner, "ansible_playbook", lambda: str(program))
+    with pytest.raises(StepFailed, match=told) as raised:
+        played_large(large, 1, 0)
+    if "special" in script:
+        assert "a special failure" in raised.value.cause
+
+
 PLAYS = """
 import sys
 from pathlib import Path

@@ -101,6 +101,8 @@ class EventListener:
     changed: list[str] = field(default_factory=list)
     refused: str = ""
     heard: int = 0
+    is_summed_up: bool = False
+    """Ansible has printed its last event, the recap of the play."""
     task: str = ""
 
     def hear(self, event: Mapping[str, Any]) -> bool:
@@ -111,6 +113,8 @@ class EventListener:
             case "playbook_on_task_start" | "playbook_on_handler_task_start":
                 self.task = task
                 self.observer(TaskStarted(play=str(data.get("play", "")), task=task))
+            case "playbook_on_stats":
+                self.is_summed_up = True
             case "runner_on_ok":
                 changed = bool((data.get("res") or {}).get("changed"))
                 self._ended(node, task, TaskOutcome.CHANGED if changed else TaskOutcome.OK, data)

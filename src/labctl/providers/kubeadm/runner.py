@@ -224,6 +224,12 @@ class AnsibleRunner:
                 cause=listener.refused.strip() or _last_lines(log),
                 remedy=f"less {shlex.quote(str(log))}",
             )
+        if not listener.is_summed_up:
+            raise StepFailed(
+                what=f"{program} ended with success and reported no task of the playbook {playbook}.yml",
+                cause=f"its last output: {_last_lines(log)}",
+                remedy=f"{shlex.quote(program)} --version  # a different program of that name?",
+            )
         return PlaybookResult(
             playbook=playbook,
             ok=listener.counts[TaskOutcome.OK],
