@@ -122,9 +122,33 @@ class Switching(Protocol):
         ...
 
 
-Tell = Callable[[str, float | None], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Something that is waited for, as it is now. `what` and `seen` are phrases: what it is, and what was seen of it
+    last. `usual_s`: how long it took here before, None where it was never waited for."""
+
+    what: str
+    seen: str
+    waited_s: float
+    usual_s: float | None = None
+
+
+Tell = Callable[[str | Wait, float | None], None]
 """Called with a phrase when an act begins (None), and again when it has ended, with its seconds. An act that turned out
-to be unneeded has no end."""
+to be unneeded has no end. Called with a `Wait` each time that something else is seen of what is waited for."""
+
+
+def untold(act: str | Wait, duration_s: float | None) -> None:
+    """The `Tell` of callers that show nothing."""
+    del act, duration_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Whether several labs are built at the same time, or one after the other; `because` is a sentence for the run."""
+
+    at_once: bool
+    because: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +171,10 @@ class Capabilities:
     and number."""
     telling: Callable[[Tell], AbstractContextManager[None]] = lambda tell: nullcontext()
     """Steps take long: while the context lasts `tell` is called for each act, of building and of teardown alike."""
+    together: Callable[[Sequence[Lab]], Together] = lambda labs: Together(
+        at_once=False, because="its labs are built one after the other"
+    )
+    """Several labs can be built at the same time, where this host has room for that."""
     machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
     """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
     seek: Callable[[str], RunningLab | None] = lambda name: None

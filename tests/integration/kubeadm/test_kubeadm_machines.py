@@ -22,6 +22,7 @@ from kubeadm_farm import IMAGES, PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
 from labctl.model.lab import Lab
+from labctl.providers.base import Wait
 from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
 from labctl.providers.kubeadm.execute import KubeadmExecutor
@@ -181,7 +182,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     assert sought is not None
     assert (sought.scenario, sought.digest, sought.is_whole) == ("legacy", lab.digest, False)
     assert teller.seek("another") is None
-    told: list[tuple[str, float | None]] = []
+    told: list[tuple[str | Wait, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
     left[1].wait(timeout=60)

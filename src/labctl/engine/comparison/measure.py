@@ -20,7 +20,7 @@ from typing import TypeVar
 from labctl.checks.base import Check, InSlices, to_the_end
 from labctl.compare.order import PlannedRun, Schedule
 from labctl.compare.verdict import half_width
-from labctl.engine.build import being_built, build, find, remove
+from labctl.engine.build import being_built, build, build_together, find, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.comparison.request import Asked
 from labctl.engine.comparison.sides import LabSide, switch
@@ -38,7 +38,7 @@ from labctl.engine.comparison.stored import (
     run_entry,
     signature_entry,
 )
-from labctl.engine.events import Event, Note, Observer
+from labctl.engine.events import Event, Note, Observer, Phase
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
 from labctl.engine.run_checks import AGAIN, run_check_in_slices, second_attempt
 from labctl.errors import LabError, NotInForce, UsageError
@@ -46,7 +46,7 @@ from labctl.model.comparison import Environment, Noise, RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import TimedParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.providers.base import OpenLab, RunningLab
+from labctl.providers.base import OpenLab, RunningLab, Together
 from labctl.store.environment import Pressure, own_cpu_s, read_pressure, ticks_per_s
 from labctl.system.clock import monotonic_s, utc_now
 from labctl.system.signals import uninterrupted
@@ -186,6 +186,8 @@ class Measurement:
         self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
+        self._phases: dict[str, list[dict[str, object]]] = {}
+        """Of the last build, by side."""
         self.measured = MeasuredBlocks() if measured is None else measured
 
     def __enter__(self) -> Measurement:
@@ -254,10 +256,11 @@ class Measurement:
             )
 
     def _prepare_all(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
-        """All labs rebuilt, in that order, each proven and warm; the journal has how long each took."""
+        """All labs rebuilt, each proven and warm; the journal has how long each took, and each step of each lab."""
         durations_s = {}
+        how: list[Together] = []
         acts: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("built", lambda: self._rebuild(order)),
+            ("built", lambda: how.append(self._rebuild(order))),
             ("proven", self._prove_all),
             ("warmedUp", lambda: self._warm_up(block)),
         )
@@ -265,17 +268,38 @@ class Measurement:
             begun_s = time.monotonic()
             act()
             durations_s[name] = time.monotonic() - begun_s
-        self._journal.record(PREPARED, {"order": list(order), "durationsS": durations_s})
+        self._journal.record(
+            PREPARED,
+            {
+                "order": list(order),
+                "durationsS": durations_s,
+                "atOnce": how[0].at_once,
+                "because": how[0].because,
+                "phases": self._phases,
+            },
+        )
 
-    def _rebuild(self, order: Sequence[str]) -> None:
+    def _rebuild(self, order: Sequence[str]) -> Together:
+        """One after the other in that order; at the same time where their provider can, and there is room."""
         self.prove_still()
         self._stack.close()
         self._open.clear()
         self._remove_all()
-        for key in order:
-            side = self._sides[key]
+        sides = [self._sides[key] for key in order]
+        how = _together(sides)
+        if len({side.provider.name for side in sides}) == 1 and sides[0].provider.capabilities.switching is not None:
+            told = "at the same time" if how.at_once else "one after the other"
+            self.observer(Note(text=f"the {len(sides)} labs are built {told}: {how.because}"))
+        if how.at_once:
+            self._built += sides
+            built = build_together([(side.provider, side.lab) for side in sides], self.observer)
+            self._phases = {side.key: _recorded(built[side.lab.name]) for side in sides}
+            return how
+        self._phases = {}
+        for side in sides:
             self._built.append(side)
-            build(side.provider, side.lab, self.observer)
+            self._phases[side.key] = _recorded(build(side.provider, side.lab, self.observer))
+        return how
 
     def _prove_all(self) -> None:
         self._refusing_together(self._open_proven, sorted(self._sides))
@@ -321,7 +345,8 @@ class Measurement:
         self._open.clear()
         if self._turn is None:
             self._built.append(side)
-            build(side.provider, side.lab, self.observer)
+            self._phases = {key: _recorded(build(side.provider, side.lab, self.observer))}
+            self._journal.record(PREPARED, {"order": [key], "phases": self._phases})
         else:
             switch(side.provider, self._turn.lab, side.lab, self.observer)
         self._turn = side
@@ -464,6 +489,18 @@ class Measurement:
                 remove(side.provider, side.lab.name, self.observer)
             except LabError as failed:
                 self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
+
+
+def _together(sides: Sequence[LabSide]) -> Together:
+    """Whether these labs are built at the same time: their provider says. Raises UsageError as it does."""
+    first, *others = sides
+    if not others or any(side.provider.name != first.provider.name for side in others):
+        return Together(at_once=False, because="they have different providers" if others else "there is one")
+    return first.provider.capabilities.together([side.lab for side in sides])
+
+
+def _recorded(phases: Sequence[Phase]) -> list[dict[str, object]]:
+    return [phase.record() for phase in phases]
 
 
 def _only_notes(observer: Observer) -> Observer:

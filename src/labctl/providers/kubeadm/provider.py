@@ -14,10 +14,11 @@ from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections import Kubeadm, MachineSource
-from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell, untold
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.settings import read_record, refuse_differing
+from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, locate
 from labctl.providers.kubeadm.inventory import inventory
@@ -47,6 +48,7 @@ class KubeadmProvider:
     ) -> None:
         self._root = root or state_root(self.name)
         self._observer = observer
+        self._tell: Tell = untold
         self._site = site
         self._site_section = site_section
 
@@ -167,7 +169,7 @@ class KubeadmProvider:
             Fleet(settings.machines) as fleet,
             AnsibleRunner(settings.files.logs, settings.machines, self._observer) as runner,
         ):
-            yield KubeadmExecutor(settings, fleet, runner)
+            yield KubeadmExecutor(settings, fleet, runner, tell=self._tell, usual=Usual(self._root / USUAL_FILE))
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
@@ -175,17 +177,17 @@ class KubeadmProvider:
     @contextlib.contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:
         """Every Ansible task is an act, on all machines together."""
-        before, narrator = self._observer, Narrator(tell)
+        before, narrator, told = self._observer, Narrator(tell), self._tell
 
         def both(event: TaskEvent) -> None:
             before(event)
             narrator(event)
 
-        self._observer = both
+        self._observer, self._tell = both, tell
         try:
             yield
         finally:
-            self._observer = before
+            self._observer, self._tell = before, told
 
     def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""

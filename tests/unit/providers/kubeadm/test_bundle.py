@@ -25,12 +25,12 @@ from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
+from labctl.providers.cilium.images import images_in
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
     TABLE,
     Doors,
     from_table,
-    images_in,
     kubernetes_images,
     locate,
     parse_images,

@@ -18,6 +18,7 @@ from labctl.errors import MeasureFailed, StepFailed, UsageError
 from labctl.providers.kubeadm import running as running_module
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
+from labctl.providers.base import Wait
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import (
     Narrator,
@@ -49,7 +50,7 @@ def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded
 def test_a_task_is_reported_once_for_all_machines(
     events: list[TaskEvent], told: list[tuple[str, float | None]]
 ) -> None:
-    heard: list[tuple[str, float | None]] = []
+    heard: list[tuple[str | Wait, float | None]] = []
     narrator = Narrator(lambda text, duration_s: heard.append((text, duration_s)))
     for event in (TaskStarted(play="p", task="Load"), *events, PlaybookEnded(playbook="prepare")):
         narrator(event)
