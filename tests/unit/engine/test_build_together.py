@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from labctl.engine.build import build, build_together
 from labctl.engine.events import BuildDone, Event, StepDone, silent
 from labctl.errors import StepFailed
 from labctl.model.plan import Action
-from labctl.providers.base import Completed, Tell
+from labctl.providers.base import Capabilities, Completed, Tell
 from labctl.providers.kind.provider import KindProvider
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import ScriptedProvider
@@ -63,8 +62,7 @@ def test_when_one_fails_the_other_is_undone_too(tmp_path: Path) -> None:
     assert provider.discover() == ()
 
 
-def test_each_step_has_its_time_and_the_acts_in_it_that_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = ScriptedProvider()
+def test_each_step_has_its_time_and_the_acts_in_it_that_took_long() -> None:
     told: list[Tell] = []
 
     @contextlib.contextmanager
@@ -72,15 +70,13 @@ def test_each_step_has_its_time_and_the_acts_in_it_that_took_long(monkeypatch: p
         told.append(tell)
         yield
 
-    executed = world.execute
+    class Telling(ScriptedProvider):
+        def execute(self, actions: Sequence[Action]) -> None:
+            ScriptedProvider.execute(self, actions)
+            told[0]("images into 3 nodes", 12.0)
+            told[0]("a file", 0.01)
 
-    def execute(actions: Sequence[Action]) -> None:
-        executed(actions)
-        told[0]("images into 3 nodes", 12.0)
-        told[0]("a file", 0.01)
-
-    monkeypatch.setattr(world, "execute", execute)
-    world.capabilities = replace(world.capabilities, telling=telling)
+    world = Telling(capabilities=Capabilities(telling=telling))
     events: list[Event] = []
     phases = build(world, example_lab(), events.append)
     (done,) = [event for event in events if isinstance(event, BuildDone)]

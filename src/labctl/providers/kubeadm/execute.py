@@ -11,18 +11,20 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from labctl.errors import HostLacks, MeasureFailed, StepFailed
+from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.model.result import Completed
 from labctl.providers.base import Tell, untold
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import WriteFile, errors_in, joined, shown, write_private
+from labctl.providers.cilium.images import argv_images, digests_in, lacking, parse_images
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.settings import write_record
 from labctl.providers.cilium.waiting import Usual, WaitForPods, Waits
@@ -42,7 +44,7 @@ from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.preflight import refuse_obstacles
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
 from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
-from labctl.providers.kubeadm.ssh import Fleet
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.providers.kubeadm.survey import MachineFacts, survey
 from labctl.system import process
 from labctl.system.files import make_own_folder
@@ -50,6 +52,7 @@ from labctl.system.files import make_own_folder
 _HELM_S = 120.0
 _PULL_S = 600.0
 _VAGRANT_S = 3600.0
+_ASK_S = 30.0
 INSTALL_HELM = "https://helm.sh/docs/intro/install/"
 
 
@@ -113,6 +116,8 @@ class KubeadmExecutor:
         documents = join_documents(settings.kubeadm, settings.machines)
         variables = play_variables(settings, self._family)
         variables["labctl"]["kubectl_here"] = process.find_program("kubectl") or ""
+        if action.playbook == "prepare":
+            variables["labctl"]["archives"] = self._archives(variables["labctl"]["archives"])
         # Waiting is done here, where what is seen meanwhile can be told; a playbook run by hand waits by itself.
         variables["labctl"]["wait_s"] = 0
         self._runner.play(action.playbook, inventory(settings.machines, documents), variables)
@@ -121,6 +126,27 @@ class KubeadmExecutor:
                 self._waits.pods(wait)
             else:
                 self._waits.nodes(wait)
+
+    def _archives(self, archives: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+        """Each archive with its images, and the machines that have all of them: nothing is copied there. All machines
+        are asked at once; one without crictl or containerd has none yet."""
+        if not archives:
+            return []
+
+        def ask(commands: MachineCommands) -> Mapping[str, frozenset[str]]:
+            try:
+                return parse_images(commands.run(argv_images(), timeout_s=_ASK_S).text)
+            except LabError:
+                return {}
+
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            have = {one.machine.node: pool.submit(ask, one) for one in self._fleet}
+        known: list[dict[str, object]] = []
+        for archive in archives:
+            wanted = digests_in(Path(archive["path"]).expanduser())
+            there = [node for node, asked in have.items() if wanted and not lacking(wanted, asked.result())]
+            known.append({**archive, "images": sorted(wanted), "there": there})
+        return known
 
     @property
     def _waits(self) -> Waits:

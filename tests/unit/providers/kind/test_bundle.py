@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kind_world import World, completed, lab_of, id_of
+from kind_world import World, completed, id_of, lab_of
 from labctl.errors import StepFailed, UsageError
 from labctl.providers.base import Completed
 from labctl.providers.kind import bundle

@@ -266,7 +266,9 @@ def test_retain_leaves_everything(world: World, provider: KindProvider, tmp_path
     assert found.is_whole is False
 
 
-@pytest.mark.parametrize("at", ["image inspect", "helm", "kind create", "crictl images", "kind load", "apply", "get pods", "get nodes"])
+@pytest.mark.parametrize(
+    "at", ["image inspect", "helm", "kind create", "crictl images", "kind load", "apply", "get pods", "get nodes"]
+)
 def test_ctrl_c_at_any_point_leaves_nothing(at: str, world: World, provider: KindProvider, tmp_path: Path) -> None:
     real, pressed = world.run, False
 

@@ -58,9 +58,7 @@ def meeting(world: World, pattern: str, parties: int) -> None:
     world.run = run  # type: ignore[method-assign]
 
 
-def test_all_images_go_in_one_archive_by_one_command(
-    world: World, provider: KindProvider, tmp_path: Path
-) -> None:
+def test_all_images_go_in_one_archive_by_one_command(world: World, provider: KindProvider, tmp_path: Path) -> None:
     up(provider, tmp_path)
     assert loads(world) == [f"kind load docker-image {' '.join(IMAGES)} --name labctl-bpf"]
     assert all(world.in_nodes[node] == set(IMAGES) for node in NODES)

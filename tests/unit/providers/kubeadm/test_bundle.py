@@ -23,9 +23,9 @@ from labctl.errors import MeasureFailed, StepFailed, UsageError
 from labctl.planning.resolve import with_settings
 from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.commands import HostCommands
+from labctl.providers.cilium.images import images_in
 from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
-from labctl.providers.cilium.images import images_in
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
     TABLE,

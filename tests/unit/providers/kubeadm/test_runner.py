@@ -15,10 +15,10 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS
 from labctl.errors import MeasureFailed, StepFailed, UsageError
+from labctl.providers.base import Wait
 from labctl.providers.kubeadm import running as running_module
 from labctl.providers.kubeadm.machines import site_machines
 from labctl.providers.kubeadm.marks import MachineMark, MarkedMachines, parse_mark
-from labctl.providers.base import Wait
 from labctl.providers.kubeadm.provider import KubeadmProvider
 from labctl.providers.kubeadm.runner import (
     Narrator,
