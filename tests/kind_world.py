@@ -221,10 +221,11 @@ class World:
 
     def _container(self, name: str) -> dict[str, Any]:
         cluster, made = next((c, made) for c, made in self.clusters.items() if name in made["nodes"])
+        role = "control-plane" if "control-plane" in name else "worker"
         mounts = [{"Type": "bind", "Source": "/dev/null", "Destination": made["mark"]}] if made["mark"] else []
         return {
             "Name": f"/{name}",
-            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster, "io.x-k8s.kind.role": "worker"}},
+            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster, "io.x-k8s.kind.role": role}},
             "State": {"Status": made.get("status", "running"), "Running": True, "Pid": 4242},
             "Mounts": mounts,
         }

@@ -144,6 +144,37 @@ def untold(act: str | Wait, duration_s: float | None) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """One thing that a support archive takes: `file` is its path in it, `source` the command or the file that a person
+    would look at, `read` gives its text. `read` raises LabError or OSError, and is called in a thread of its own."""
+
+    file: str
+    source: str
+    read: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidenced:
+    """What a provider has to show of a lab, and secrets (passwords, keys) that it knows to look for in all of it."""
+
+    exhibits: tuple[Exhibit, ...]
+    secrets: tuple[str, ...] = ()
+
+
+class Supporting(Protocol):
+    """For putting everything about a lab into one archive, however damaged the lab is."""
+
+    def has_left(self, name: str) -> bool:
+        """Whether this host has files of a lab of that name, though it is not found: those of a build that failed."""
+        ...
+
+    def evidenced(self, name: str, running: RunningLab | None) -> AbstractContextManager[Evidenced]:
+        """What there is to read, as far as is known beforehand; nothing is read yet but what the list needs, and what
+        cannot be asked is an exhibit that says so. Raises nothing that a damaged lab can be the reason of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Together:
     """Whether several labs are built at the same time, or one after the other; `because` is a sentence for the run."""
 
@@ -160,6 +191,8 @@ class Capabilities:
     is_proven_when_built: bool = False
     """Other software makes the datapath (Cilium): the mode in force is checked as soon as the lab is up."""
     packing: Packing | None = None
+    support: Supporting | None = None
+    """Its labs have more to show for a support archive than what any lab has."""
     switching: Switching | None = None
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
     """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,

@@ -23,6 +23,7 @@ from labctl.model.plan import Plan
 from labctl.model.sections import Capture, KindCluster
 from labctl.providers.base import (
     Capabilities,
+    Evidenced,
     Executor,
     OpenLab,
     Probe,
@@ -44,6 +45,7 @@ from labctl.providers.cilium.commands import (
 )
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
+from labctl.providers.cilium.support import kubeconfig_secrets
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
@@ -92,7 +94,12 @@ class KindProvider:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            is_proven_when_built=True, packing=self, switching=self, telling=self.telling, together=self.together
+            is_proven_when_built=True,
+            packing=self,
+            switching=self,
+            support=self,
+            telling=self.telling,
+            together=self.together,
         )
 
     @contextlib.contextmanager
@@ -289,6 +296,18 @@ class KindProvider:
                 remedy=f"labctl up {settings.lab.scenario} --provider kind",
             )
         write_private(settings.files.kubeconfig, done.text)
+
+    def has_left(self, name: str) -> bool:
+        return is_lab_folder(name) and any(path.is_dir() for path in (self._files(name).folder, self._files(name).logs))
+
+    @contextlib.contextmanager
+    def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
+        from labctl.providers.kind.support import exhibits
+
+        files = self._files(name)
+        yield Evidenced(
+            exhibits=tuple(exhibits(name, files, self.engine, self._commands)), secrets=kubeconfig_secrets(files)
+        )
 
     def _files(self, name: str) -> KindFiles:
         return KindFiles.of(self._root, name)

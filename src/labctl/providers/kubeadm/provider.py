@@ -9,12 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import StepFailed, UsageError
+from labctl.errors import LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections import Kubeadm, MachineSource
-from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell, untold
+from labctl.providers.base import (
+    Capabilities,
+    Evidenced,
+    Executor,
+    OpenLab,
+    Part,
+    Probe,
+    RunningLab,
+    StrategyChoice,
+    Tell,
+    untold,
+)
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.settings import read_record, refuse_differing
@@ -55,7 +66,7 @@ class KubeadmProvider:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            is_proven_when_built=True, packing=self, switching=self, telling=self.telling,
+            is_proven_when_built=True, packing=self, switching=self, support=self, telling=self.telling,
             machine_probes=self.machine_probes, seek=self.seek,
         )  # fmt: skip
 
@@ -246,6 +257,25 @@ class KubeadmProvider:
             missing=("its record on this host",),
             is_resumable=True,
         )
+
+    def has_left(self, name: str) -> bool:
+        return is_lab_folder(name) and any(path.is_dir() for path in (self._files(name).folder, self._files(name).logs))
+
+    @contextlib.contextmanager
+    def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
+        """Of the machines on record; where there is no record, of those of lab.yaml that carry the lab's mark."""
+        from labctl.providers.kubeadm.ssh import Fleet
+        from labctl.providers.kubeadm.support import exhibits, secrets
+
+        files, state = self._files(name), self._state(name)
+        problem: LabError | None = None
+        machines: tuple[Machine, ...] = ()
+        try:
+            machines, _ = self._marked(name) if state is None else self._recorded(name, state)
+        except LabError as failed:
+            problem = failed
+        with Fleet(machines) as fleet:
+            yield Evidenced(exhibits=tuple(exhibits(name, files, fleet, problem)), secrets=secrets(files, machines))
 
     def teardown(self, name: str) -> None:
         """Puts the lab's machines back as they were. Only machines with this lab's mark are touched; where some
