@@ -10,6 +10,7 @@ narrow enough.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from labctl.compare.verdict import half_width
 from labctl.engine.build import being_built, build, build_together, find, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.comparison.request import Asked
-from labctl.engine.comparison.sides import LabSide, switch
+from labctl.engine.comparison.sides import LabSide, LeftLab, left_text, switch
 from labctl.engine.comparison.stored import (
+    LEFT,
     MODE,
     NOISE,
     PREPARED,
@@ -182,6 +184,11 @@ class Measurement:
         self._keep = keep
         self._built: list[LabSide] = []
         self._turn: LabSide | None = None
+        self._switching: LabSide | None = None
+        """The side that the one lab is being switched to, until it is that."""
+        self._unremoved: list[LabSide] = []
+        self.left: list[LeftLab] = []
+        """The labs that are still up at the end, and in which mode."""
         self._missing: dict[tuple[str, str], str] = {}
         self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
@@ -196,8 +203,36 @@ class Measurement:
     def __exit__(self, *ended: object) -> None:
         with uninterrupted():  # a second Ctrl-C between two labs must not leave the other one behind
             self._stack.close()
-            if not self._keep or ended[0] is not None:
+            is_kept = self._keep and ended[0] is None
+            if not is_kept:
                 self._remove_all()
+            self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
+        """Which labs are still up, and in which mode each is, for the person, for the journal and for the result: one
+        that the sides took turns on is in the mode of whichever was the last."""
+        still_up = {side.lab.name for side in (*self._built, *self._unremoved)}
+        for name in dict.fromkeys(side.lab.name for side in self._sides.values() if side.lab.name in still_up):
+            side = self._in_mode_of(name)
+            left = LeftLab(
+                lab=name,
+                provider=side.provider.name,
+                side=side.key,
+                scenario=side.lab.scenario,
+                mode=side.lab.datapath.asked(),
+                is_kept=not any(one.lab.name == name for one in self._unremoved),
+                switching_to=self._switching.lab.scenario if self._switching is not None else "",
+            )
+            self.left.append(left)
+            self.observer(Note(text=left_text(left)))
+        if self.left:
+            with contextlib.suppress(LabError):  # a full disk: it has been told
+                self._journal.record(LEFT, {"labs": [one.record() for one in self.left]})
+
+    def _in_mode_of(self, name: str) -> LabSide:
+        if self._turn is not None and self._turn.lab.name == name:
+            return self._turn
+        return next(side for side in self._sides.values() if side.lab.name == name)
 
     def prepare(self, number: int, block: Sequence[PlannedRun], schedule: Schedule) -> bool:
         """What that block needs: all labs rebuilt where the schedule says so, or the one lab in the datapath of its
@@ -348,8 +383,9 @@ class Measurement:
             self._phases = {key: _recorded(build(side.provider, side.lab, self.observer))}
             self._journal.record(PREPARED, {"order": [key], "phases": self._phases})
         else:
+            self._switching = side
             switch(side.provider, self._turn.lab, side.lab, self.observer)
-        self._turn = side
+        self._turn, self._switching = side, None
         self._open_proven(side)
         self._warm_up([planned for planned in block if planned.side == key])
 
@@ -488,6 +524,7 @@ class Measurement:
             try:
                 remove(side.provider, side.lab.name, self.observer)
             except LabError as failed:
+                self._unremoved.append(side)
                 self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
 
 
