@@ -323,8 +323,9 @@ class Measurement:
         sides = [self._sides[key] for key in order]
         how = _together(sides)
         if len({side.provider.name for side in sides}) == 1 and sides[0].provider.capabilities.switching is not None:
-            told = "at the same time" if how.at_once else "one after the other"
-            self.observer(Note(text=f"the {len(sides)} labs are built {told}: {how.because}"))
+            at_once = f"the {len(sides)} labs are built at the same time: {how.because}"
+            in_turn = f"the {len(sides)} labs are built one after the other: {how.because}"
+            self.observer(Note(text=at_once if how.at_once else in_turn))
         if how.at_once:
             self._built += sides
             built = build_together([(side.provider, side.lab) for side in sides], self.observer)

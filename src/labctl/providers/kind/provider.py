@@ -49,7 +49,7 @@ from labctl.providers.cilium.support import kubeconfig_secrets
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
-from labctl.providers.kind import bundle, clusters, config
+from labctl.providers.kind import bundle, clusters, config, presence
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
@@ -225,7 +225,7 @@ class KindProvider:
         try:
             if self._commands.find(self.engine) is None:
                 raise self._no_engine()
-            nodes = clusters.nodes_of(self._commands, self.engine)
+            nodes = clusters.nodes_of(self._commands, self.engine, timeout_s=presence.LOOK_S)
         except LabError as failed:
             return tuple(_unasked(lab, failed) for lab in self._recorded() if name in (None, lab.name))
         by_lab: dict[str, list[NodeContainer]] = {}

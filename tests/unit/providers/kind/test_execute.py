@@ -630,3 +630,16 @@ def test_a_cluster_made_otherwise_cannot_be_switched_to(provider: KindProvider, 
         provider.switch(before, lab_of(tmp_path, "cmp", "bpf", kindCluster={"apiServerPort": 7000}))
     assert refused.value.cause == "they differ in: kindCluster"
     assert provider.switch(before, lab_of(tmp_path, "cmp", "bpf", kindCluster={"strategy": "switch"})).steps
+
+
+def test_a_daemon_that_hangs_is_told_as_such_and_nothing_is_said_to_be_missing(
+    world: World, provider: KindProvider, tmp_path: Path
+) -> None:
+    built(provider, lab_of(tmp_path))
+    world.fail("docker ps", "", code=-9, timed_out=True)
+    (found,) = provider.discover()
+    assert (found.is_whole, found.missing) == (False, ())
+    assert found.unasked is not None
+    assert found.unasked.what == "docker does not answer"
+    assert found.unasked.cause == "it did not list its containers within 10 s"
+    assert "delete" not in found.unasked.remedy
