@@ -47,7 +47,7 @@ def exhibits(name: str, processes: Callable[[str], tuple[str, ...]]) -> Iterator
         read=lambda: files.read_own(record).decode("utf-8", errors="replace"),
     )
     found = remains(name).get(name, Remains())
-    yield Exhibit(file="state/marks.txt", source="ip netns list, and the marks in it", read=lambda: _marks(found))
+    yield Exhibit(file="state/marks.txt", source="ip netns list, and the marks in it", read=lambda: _marks(name, found))
     yield Exhibit(
         file="state/processes.txt", source="processes in the lab", read=lambda: "\n".join(processes(name)) + "\n"
     )
@@ -59,11 +59,11 @@ def exhibits(name: str, processes: Callable[[str], tuple[str, ...]]) -> Iterator
             yield _exhibit(f"namespaces/{part}/{file}", argv, netns.path_of(namespace))
 
 
-def _marks(found: Remains) -> str:
-    lines = [f"{name}: {mark}" for name, mark in found.namespaces.items()]
-    lines += [f"{name}: no namespace is mounted there" for name in found.leftovers]
-    lines += [f"{name}: no mark of labctl, and not the lab's" for name in found.strangers]
-    return "\n".join([*lines, f"record: {'there' if found.has_record else 'missing'}"]) + "\n"
+def _marks(name: str, found: Remains) -> str:
+    lines = [f"{namespace}: {mark}" for namespace, mark in found.namespaces.items()]
+    lines += [f"{one}: no namespace is mounted there" for one in found.leftovers]
+    lines += [f"{one}: no mark of labctl, and not the lab's" for one in found.strangers]
+    return "\n".join([*lines, f"record: {'there' if record_path(name).is_file() else 'missing'}"]) + "\n"
 
 
 def _exhibit(file: str, argv: Sequence[str], namespace: Path | None) -> Exhibit:
