@@ -26,8 +26,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
-from labctl.codec import Doc
-from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType
+from labctl.codec import Doc, key_of
+from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.sections import Cilium, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
@@ -237,7 +237,7 @@ LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN)]
 
 
 class ServiceEntry(Section):
-    """A Service: one address in front of pods. Only the providers for real clusters have Services."""
+    """A Service: one address in front of pods."""
 
     name: Name = Field(description="The Service's name.")
     port: Port = Field(description="The port that clients use.")
@@ -245,6 +245,9 @@ class ServiceEntry(Section):
     protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
+    external_traffic_policy: TrafficPolicy | None = Field(
+        None, description="With type: NodePort. Local: only backends on the node that was asked, and no masquerade."
+    )
     backends: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
         None, description="The pods that answer: exactly those that have their common labels."
     )
@@ -258,7 +261,7 @@ def _datapath_section() -> type[Section]:
     keys: dict[str, Any] = {}
     for name, hint in get_type_hints(Datapath, include_extras=True).items():
         described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
-        keys[name] = (hint | None, Field(None, description=described))
+        keys[name] = (hint | None, Field(None, alias=key_of(Datapath, name), description=described))
     section: type[Section] = create_model(
         "DatapathSection", __base__=Section, __doc__="How packets between pods are carried.", **keys
     )

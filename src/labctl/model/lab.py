@@ -194,6 +194,13 @@ class Masquerade(StrEnum):
     BPF = "bpf"
 
 
+class KubeProxy(StrEnum):
+    """In which of its modes kube-proxy programs Services, where it is not replaced."""
+
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
+
+
 class Fault(StrEnum):
     """A defect put into the lab on purpose, for lessons and for labctl's own tests.
 
@@ -244,6 +251,35 @@ class Datapath:
         Doc("A busy-wait per packet in the eBPF programs: a known slowdown, to test comparisons with."),
     ] = 0
     faults: Annotated[tuple[Fault, ...], Doc("Defects put in on purpose, to learn to find them.")] = ()
+    allow_fallback: Annotated[
+        bool,
+        Doc("true: where BPF host routing cannot be had, fall back to legacy as Cilium does. false: refuse."),
+        OMITTED,
+    ] = False
+    ipv4_native_routing_cidr: Annotated[
+        IPv4Network | None,
+        Key("ipv4NativeRoutingCIDR"),
+        Doc("What is reached with the pods' own addresses, not masqueraded. Default: the pods' range."),
+        OMITTED,
+    ] = None
+    socket_lb: Annotated[
+        bool,
+        Key("socketLB"),
+        Doc("true: a Service's address is translated at the socket, before there is a packet. false: in each packet."),
+        OMITTED,
+    ] = True
+    kube_proxy: Annotated[
+        KubeProxy,
+        Doc("The mode of kube-proxy, with kubeProxyReplacement: false."),
+        OMITTED,
+    ] = KubeProxy.IPTABLES
+    extra_services: Annotated[
+        int,
+        Ge(0),
+        Le(20_000),
+        Doc("Services beyond those of the scenario. No client uses them, but they are programmed."),
+        OMITTED,
+    ] = 0
 
     def asked(self) -> dict[str, object]:
         """The mode as the scenario's own words, for reports (`modeInForce[].asked`)."""
@@ -259,6 +295,13 @@ class ServiceType(StrEnum):
 
     CLUSTER_IP = "ClusterIP"
     NODE_PORT = "NodePort"
+
+
+class TrafficPolicy(StrEnum):
+    """Which backends a node gives to what comes from outside: all of them, or those that it has itself."""
+
+    CLUSTER = "Cluster"
+    LOCAL = "Local"
 
 
 class ServiceProtocol(StrEnum):
@@ -278,6 +321,7 @@ class ScenarioService:
     selector: Mapping[str, str]
     type: ServiceType = ServiceType.CLUSTER_IP
     node_port: int | None = None
+    external_traffic_policy: TrafficPolicy = TrafficPolicy.CLUSTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +337,7 @@ class Service:
     selector: Labels
     type: ServiceType
     node_port: Port | None = None
+    external_traffic_policy: Annotated[TrafficPolicy, OMITTED] = TrafficPolicy.CLUSTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ def _services(scenario: Scenario) -> tuple[Service, ...]:
             selector=service.selector,
             type=service.type,
             node_port=service.node_port,
+            external_traffic_policy=service.external_traffic_policy,
         )
         for number, service in enumerate(scenario.services)
     )
