@@ -250,6 +250,27 @@ def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: F
     assert "node1: Kubernetes starts (kubeadm init)" in changed
 
 
+def test_notes_of_an_earlier_labctl_are_not_believed_and_what_was_made_again_is_joined_again(
+    fresh: Farm, tmp_path: Path
+) -> None:
+    leader, worker = fresh.machines
+    for each in fresh.machines:
+        each.write("/etc/labctl/initialised", "1.20.2\n")
+        each.write("/etc/labctl/joined", "1.20.2\n")
+    started, joined = "node1: Kubernetes starts (kubeadm init)", "node2: The worker joins (kubeadm join)"
+    for play in playing(lab_on(fresh), tmp_path):
+        assert started in play("control-plane")
+        assert joined in play("join")
+        assert started not in play("control-plane")
+        assert joined not in play("join")
+        # The worker's part is gone, then the cluster is another one: its authority is.
+        worker.run("rm", "/etc/kubernetes/kubelet.conf")
+        assert joined in play("join")
+        leader.write("/etc/kubernetes/pki/ca.crt", "of another cluster")
+        again = play("join")
+        assert {"node2: What an interrupted join left behind is removed", joined} <= set(again)
+
+
 def test_a_machine_of_another_cluster_is_left_alone(machines: Farm, play: Play) -> None:
     machines.machines[0].write("/etc/kubernetes/kubelet.conf", "somebody else's")
     with pytest.raises(StepFailed) as failed:
