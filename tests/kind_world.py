@@ -6,6 +6,8 @@ The answers are shaped after recordings of a real cluster (tests/fixtures/cilium
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import re
 import shlex
@@ -33,6 +35,7 @@ from labctl.model.lab import (
 from labctl.model.parameters import CompareParameters
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Completed, Running
+from labctl.providers.cilium.images import images_in
 from labctl.providers.cilium.settings import Cluster as Settings
 from labctl.providers.cilium.values import expected_config
 from labctl.providers.kind.provider import KindProvider
@@ -121,6 +124,12 @@ class World:
         self.also_rendered = ""
         self.unready: dict[str, dict[str, Any]] = {}
         self.lost_on: dict[str, set[str]] = {}
+        """What a node does not have whatever is loaded."""
+        self.in_nodes: dict[str, set[str]] = {}
+        self.preloaded: set[str] = set()
+        """What is in every node of a new cluster, as of the node image."""
+        self.archived: set[str] = set()
+        self.unready_nodes: dict[str, str] = {}
         self._failures: list[tuple[re.Pattern[str], Completed, bool]] = []
 
     def fail(self, pattern: str, err: str, code: int = 1, *, timed_out: bool = False, happens: bool = False) -> None:
@@ -182,13 +191,18 @@ class World:
                 return completed(argv, json.dumps([self._container(name) for name in names]))
             case ("image", "inspect", reference):
                 if reference in self.images:
-                    return completed(argv, json.dumps([{"Id": "sha256:" + "1" * 64, "RepoDigests": []}]))
+                    return completed(argv, json.dumps([{"Id": id_of(reference), "RepoDigests": []}]))
                 return completed(argv, "[]", f"Error: No such image: {reference}", 1)
+            case ("exec", node, "crictl", "images", *_):
+                return completed(argv, json.dumps({"images": [_listed(image) for image in self._there(node)]}))
+            case ("exec", node, "ctr", *_, "import", "--digests", _):
+                self.in_nodes.setdefault(node, set()).update(self.archived)
+                return completed(argv)
             case ("exec", node, "ctr", *_):
-                there = sorted(f"docker.io/{image}" for image in self.images - self.lost_on.get(node, set()))
-                return completed(argv, "\n".join(there))
-            case ("save", "--output", archive, reference):
-                Path(archive).write_text(reference)
+                return completed(argv, "\n".join(f"docker.io/{image}" for image in self._there(node)))
+            case ("save", "--output", archive, *references):
+                Path(archive).write_text(" ".join(references))
+                self.archived = set(references)
                 return completed(argv)
             case ("cp", archive, _):
                 assert Path(archive).exists()
@@ -207,10 +221,11 @@ class World:
 
     def _container(self, name: str) -> dict[str, Any]:
         cluster, made = next((c, made) for c, made in self.clusters.items() if name in made["nodes"])
+        role = "control-plane" if "control-plane" in name else "worker"
         mounts = [{"Type": "bind", "Source": "/dev/null", "Destination": made["mark"]}] if made["mark"] else []
         return {
             "Name": f"/{name}",
-            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster, "io.x-k8s.kind.role": "worker"}},
+            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster, "io.x-k8s.kind.role": role}},
             "State": {"Status": made.get("status", "running"), "Running": True, "Pid": 4242},
             "Mounts": mounts,
         }
@@ -224,7 +239,14 @@ class World:
             case ("delete", "cluster", "--name", name, *_):
                 self.clusters.pop(name, None)
                 return completed(argv)
-            case ("load", *_) | ("export", *_):
+            case ("load", "docker-image", *words):
+                references = set(itertools.takewhile(lambda word: word != "--name", words))
+                self._load(argv, references)
+                return completed(argv)
+            case ("load", "image-archive", archive, *_):
+                self._load(argv, {name.removeprefix("docker.io/") for name in images_in(Path(archive))})
+                return completed(argv)
+            case ("export", *_):
                 return completed(argv)
             case ("get", "kubeconfig", "--name", name):
                 if name in self.clusters:
@@ -232,6 +254,15 @@ class World:
                 missing = f'ERROR: could not locate any control plane nodes for cluster named "{name}"'
                 return completed(argv, err=missing, code=1)
         raise AssertionError(f"unexpected command: {shlex.join(argv)}")
+
+    def _load(self, argv: tuple[str, ...], references: set[str]) -> None:
+        cluster = argv[argv.index("--name") + 1]
+        named = argv[argv.index("--nodes") + 1].split(",") if "--nodes" in argv else self.clusters[cluster]["nodes"]
+        for node in named:
+            self.in_nodes.setdefault(node, set()).update(references)
+
+    def _there(self, node: str) -> list[str]:
+        return sorted(self.in_nodes.get(node, set()) - self.lost_on.get(node, set()))
 
     def make_cluster(self, name: str, config: dict[str, Any], *, is_ours: bool = True) -> None:
         roles = [node["role"] for node in config["nodes"]]
@@ -241,6 +272,7 @@ class World:
             counts[role] = counts.get(role, 0) + 1
             nodes.append(f"{name}-{role}{counts[role] if counts[role] > 1 else ''}")
         mark = config["nodes"][0]["extraMounts"][0]["containerPath"] if is_ours else ""
+        self.in_nodes.update({node: set(self.preloaded) for node in nodes})
         self.clusters[name] = {"nodes": nodes, "mark": mark}
 
     def _kubectl(self, argv: tuple[str, ...], rest: tuple[str, ...]) -> Completed:
@@ -248,6 +280,13 @@ class World:
         match words:
             case ("apply", *_) | ("wait", *_) | ("-n", _, "delete", *_) | ("-n", _, "rollout", *_):
                 return completed(argv)
+            case ("get", "nodes", "-o", "json"):
+                return completed(argv, json.dumps({"items": [self._node(node) for node in self._nodes_of(argv)]}))
+            case ("-n", _, "get", "daemonset", "cilium", "-o", "json"):
+                count = len(self._nodes_of(argv))
+                fields = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")
+                status = {"observedGeneration": 2, **dict.fromkeys(fields, count)}
+                return completed(argv, json.dumps({"metadata": {"generation": 2}, "status": status}))
             case ("get", "nodes", "-o", "name"):
                 return completed(argv, "\n".join(f"node/{n}" for made in self.clusters.values() for n in made["nodes"]))
             case ("-n", namespace, "get", "pods", "-l", selector, "-o", "json"):
@@ -259,9 +298,17 @@ class World:
                 return completed(argv, "level=error msg=oops\n")
         raise AssertionError(f"unexpected command: {shlex.join(argv)}")
 
-    def _pods(self, argv: tuple[str, ...], namespace: str, selector: str) -> list[dict[str, Any]]:
+    def _nodes_of(self, argv: tuple[str, ...]) -> list[str]:
         cluster = Path(argv[argv.index("--kubeconfig") + 1]).parent.name
-        nodes = self.clusters[f"labctl-{cluster}"]["nodes"]
+        return list(self.clusters[f"labctl-{cluster}"]["nodes"])
+
+    def _node(self, name: str) -> dict[str, Any]:
+        why = self.unready_nodes.get(name, "")
+        ready = {"type": "Ready", "status": "False" if why else "True", "message": why}
+        return {"metadata": {"name": name}, "status": {"conditions": [ready]}}
+
+    def _pods(self, argv: tuple[str, ...], namespace: str, selector: str) -> list[dict[str, Any]]:
+        nodes = self._nodes_of(argv)
         if selector == "k8s-app=cilium":
             names = [(f"cilium-{n}", node) for n, node in enumerate(nodes)]
         elif selector == "name=cilium-operator":
@@ -278,6 +325,15 @@ class World:
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         return {"metadata": {"name": name, "namespace": namespace}, "spec": {"nodeName": node}, "status": status}
+
+
+def id_of(image: str) -> str:
+    return f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+
+def _listed(image: str) -> dict[str, Any]:
+    """As `crictl images --output json` lists one."""
+    return {"id": id_of(image), "repoTags": [f"docker.io/{image}"], "repoDigests": []}
 
 
 def render(values_file: Path) -> str:

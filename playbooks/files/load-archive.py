@@ -1,7 +1,8 @@
 """Gives an image archive to containerd where the machine lacks any of its images, and pins them.
 
-    load-archive.py SOCKET ARCHIVE
+    load-archive.py SOCKET ARCHIVE [IMAGE...]
 
+With names of images all of them are there already, and the archive is not: they are only pinned.
 containerd itself is asked what it has: the kubelet removes images when the disk is full, the pause image among them, of
 which a note of what was loaded once would say nothing. The sum beside the archive only tells that its content changed
 meanwhile, and stands alone for an archive without names. Prints a line for what was loaded.
@@ -49,11 +50,15 @@ def sum_of(path):
     return digest.hexdigest()
 
 
-def main(socket, archive):
+def main(socket, archive, *there):
     def ctr(*words, **options):
         argv = ("ctr", "--address", socket, "--namespace", "k8s.io", "images", *words)
         return subprocess.run(argv, stdout=subprocess.PIPE, check=False, **options)
 
+    if there:
+        for name in there:
+            ctr("label", name, PINNED, stderr=subprocess.DEVNULL)
+        return 0
     # Whole and unpacked; a ctr that does not know this question lists the names at least.
     checked = ctr("check", "--quiet", stderr=subprocess.DEVNULL)
     if checked.returncode != 0:
@@ -81,4 +86,4 @@ def main(socket, archive):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:]))

@@ -20,10 +20,12 @@ from labctl.engine.events import (
     StepDone,
     StepStarted,
     Undoing,
+    Waiting,
     Working,
 )
 from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.result import Verdict
+from labctl.providers.base import Wait
 from labctl.text import cells, visible
 
 # Beyond this many steps only every tenth step is reported, so that a lab of 1,000 pods does not scroll by.
@@ -43,8 +45,10 @@ class Progress:
         self._rewrites = sys.stderr.isatty()
         self._pending = False
         self._block = ""
-        self._step = ""
-        self._is_told = False
+        self._building: dict[str, str] = {}
+        """What stands before all that is told of each lab that is being built; several may be at the same time."""
+        self._told: set[str] = set()
+        """Labs whose step that is going on has a line already."""
         self._unread = False
 
     def __enter__(self) -> Progress:
@@ -60,22 +64,31 @@ class Progress:
             return
         match event:
             case BuildStarted():
+                self._building[event.lab] = ""
                 self._working(f"building {event.lab}: {event.steps} steps")
             case StepStarted():
-                self._step = f"[{event.number}/{event.steps}] "
-                self._is_told = not self._rewrites and self._tells_step(event)
-                if self._rewrites or self._is_told:
-                    self._working(f"{self._step}{event.title}")
+                self._building[event.lab] = f"[{event.number}/{event.steps}] "
+                self._told.discard(event.lab)
+                if not self._rewrites and self._tells_step(event):
+                    self._told.add(event.lab)
+                if self._rewrites or event.lab in self._told:
+                    self._working(f"{self._step(event.lab)}{event.title}")
             case Working():
                 self._within(event)
+            case Waiting():
+                self._waits(event)
             case StepDone():
                 if event.duration_s >= SLOW_S:
                     took = _seconds(event.duration_s)
-                    self._say(f"{_INDENT}done in {took}" if self._is_told else f"{self._step}{event.title}  {took}")
-                self._step = ""
+                    is_told = event.lab in self._told and len(self._building) < 2
+                    done = f"{_INDENT}done in {took}"
+                    self._say(done if is_told else f"{self._step(event.lab)}{event.title}  {took}")
+                self._building[event.lab] = ""
             case BuildDone():
+                self._building.pop(event.lab, None)
                 self._say(f"built {event.lab} in {_total(event.duration_s)}")
             case Undoing():
+                self._building.pop(event.lab, None)
                 self._say(f"{event.lab}: undoing {event.steps} steps: {event.because}")
             case Removed():
                 self._say(f"removed {event.lab} in {_total(event.duration_s)}")
@@ -100,14 +113,27 @@ class Progress:
             case Note():
                 self._say(f"note: {event.text}")
 
+    def _step(self, lab: str) -> str:
+        """What stands before a line about that lab's build: the step, and the lab where several are built."""
+        step = self._building.get(lab, "")
+        return f"{lab} {step}" if len(self._building) > 1 else step
+
     def _within(self, event: Working) -> None:
         """A terminal shows what is being done; a log keeps what was done, with its time where that was long."""
         if event.duration_s is None:
             if self._rewrites:
-                self._working(f"{self._block}{self._step}{event.text}")
+                self._working(f"{self._block}{self._step(event.lab)}{event.text}")
         elif not self._rewrites and not self._block:
             took = f"  {_seconds(event.duration_s)}" if event.duration_s >= SLOW_S else ""
             self._write(f"{_INDENT}{event.text}{took}")
+
+    def _waits(self, event: Waiting) -> None:
+        """Each time that something else is seen of what is waited for: in place on a terminal, a line in a log."""
+        said = waiting_text(event.wait)
+        if self._rewrites:
+            self._working(f"{self._block}{self._step(event.lab)}{said}")
+        elif not self._block:
+            self._write(f"{_INDENT}{said}" if len(self._building) < 2 else f"{_INDENT}{event.lab}: {said}")
 
     @staticmethod
     def _tells_step(event: StepStarted) -> bool:
@@ -152,6 +178,14 @@ def _in_force(proof: ModeInForce) -> str:
             return f"{proof.lab}: mode in force NOT what was asked: {proof.reason}"
         case Standing.NOT_SHOWN:
             return f"{proof.lab}: mode in force not shown: {proof.reason}"
+
+
+def waiting_text(wait: Wait) -> str:
+    """What is waited for, what was seen last, how long so far, and how long is usual here."""
+    waited = _duration(wait.waited_s)
+    if wait.usual_s is None:
+        return f"waiting for {wait.what}: {wait.seen} ({waited} so far; how long is usual here is not known yet)"
+    return f"waiting for {wait.what}: {wait.seen} ({waited} so far; usually {_duration(wait.usual_s)} here)"
 
 
 def _total(duration_s: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,32 +124,40 @@ def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOut
     got, and stays stopped."""
     from labctl.compare.thresholds import judge
 
-    if answer.kept:
-        tell(f"kept: labctl down {' '.join(answer.kept)}")
+    if answer.left:
+        tell(f"kept: labctl down {' '.join(one.lab for one in answer.left)}")
     judgements = judge(answer.comparisons, fail_if) if answer.comparisons else ()
     if answer.comparisons:
         others = answer.against_baseline
-        show_comparisons((*answer.comparisons, *others), (*judgements, *(() for _ in others)), output)
+        left = [one.record() for one in answer.left]
+        show_comparisons((*answer.comparisons, *others), (*judgements, *(() for _ in others)), output, left)
     said = "raw files" if answer.stopped is None else "raw files so far"
     (tell if output.is_json else emit)(f"{said}: {answer.path}")
     if answer.stopped is not None:
         raise Interrupted(
             what=answer.stopped.what,
-            cause="the labs are removed, the complete blocks are kept",
+            cause="the labs are removed, the complete blocks are kept"
+            if not answer.left
+            else f"the complete blocks are kept; still up: {', '.join(one.lab for one in answer.left)}",
             remedy=f"resume with: labctl compare --resume {answer.path}",
         )
     return exit_code(answer.comparisons, judgements)
 
 
 def show_comparisons(
-    comparisons: Sequence[Comparison], judgements: Sequence[Sequence[ThresholdJudgement]], output: ReportOutput
+    comparisons: Sequence[Comparison],
+    judgements: Sequence[Sequence[ThresholdJudgement]],
+    output: ReportOutput,
+    left: Sequence[Mapping[str, object]] | None = None,
 ) -> None:
-    """Writes the files that were asked for, then stdout: one JSON document, or the tables."""
+    """Writes the files that were asked for, then stdout: one JSON document, or the tables. `left`: of a comparison that
+    was made now, the labs that are still up."""
     from labctl.report.json import matrix_document
 
     _write_files(comparisons, judgements, output)
     if output.is_json:
-        emit_json(matrix_document(comparisons, judgements))
+        document = matrix_document(comparisons, judgements)
+        emit_json(document if left is None else {**document, "left": left})
         return
     from labctl.report.matrix import matrix_view
     from labctl.report.terminal import comparison_view

@@ -6,8 +6,10 @@ What `up` and `down` mean for the same lab again, a changed lab, half a lab and 
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,47 +19,72 @@ from labctl.engine.events import (
     Event,
     Note,
     Observer,
+    Phase,
     Removed,
     StepDone,
     StepStarted,
     Undoing,
+    Waiting,
     Working,
 )
 from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, UsageError
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
 from labctl.planning.show import differences
-from labctl.providers.base import Executor, Provider, RunningLab
-from labctl.system.signals import uninterrupted
+from labctl.providers.base import Executor, Provider, RunningLab, Wait
+from labctl.system.signals import all_at_once, uninterrupted
 
 ROOT = "root"
 """How providers call the probe for this right."""
 
 
-def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> Plan:
-    """Builds the lab. On any failure, and on Ctrl-C, what was built is undone in reverse, unless `retain`.
+LONG_S = 1.0
+"""What took less is not worth a line of its own among the times of a build."""
+
+
+def build(provider: Provider, lab: Lab, observer: Observer, *, retain: bool = False) -> tuple[Phase, ...]:
+    """Builds the lab, and says how long each step took. On any failure, and on Ctrl-C, what was built is undone in
+    reverse, unless `retain`.
 
     Raises what made it stop: StepFailed, HostLacks, Interrupted.
     """
     plan = provider.plan(lab)
     begun = time.monotonic()
     observer(BuildStarted(lab=lab.name, steps=len(plan.steps)))
-    with telling(provider, lab.name, observer), provider.executor(lab) as executor:
+    phases: list[Phase] = []
+    acts: list[tuple[str, float]] = []
+    with telling(provider, lab.name, observer, acts), provider.executor(lab) as executor:
         undo: list[Step] = []
         try:
             for number, step in enumerate(plan.steps, start=1):
                 undo.append(step)
                 observer(StepStarted(lab=lab.name, id=step.id, title=step.title, number=number, steps=len(plan.steps)))
                 step_begun = time.monotonic()
+                acts.clear()
                 executor.execute(step.actions)
-                observer(StepDone(lab=lab.name, id=step.id, title=step.title, duration_s=time.monotonic() - step_begun))
+                took_s = time.monotonic() - step_begun
+                phases.append(Phase(id=step.id, title=step.title, duration_s=took_s, acts=tuple(acts)))
+                observer(StepDone(lab=lab.name, id=step.id, title=step.title, duration_s=took_s))
             executor.finish(lab)
         except BaseException as stop:
             with uninterrupted():
                 _after_stop(provider, executor, plan, lab, undo, stop, _never_raising(observer), retain=retain)
             raise
-    observer(BuildDone(lab=lab.name, duration_s=time.monotonic() - begun))
-    return plan
+    observer(BuildDone(lab=lab.name, duration_s=time.monotonic() - begun, phases=tuple(phases)))
+    return tuple(phases)
+
+
+def build_together(jobs: Sequence[tuple[Provider, Lab]], observer: Observer) -> dict[str, tuple[Phase, ...]]:
+    """Builds several labs at the same time; gives the times of each by its name. When one fails, or on Ctrl-C, the
+    others are stopped, each undoes what it built, and the first error is raised."""
+    lock = threading.Lock()
+
+    def one_by_one(event: Event) -> None:
+        with lock:
+            observer(event)
+
+    built = all_at_once([functools.partial(build, provider, lab, one_by_one) for provider, lab in jobs])
+    return {lab.name: phases for (_, lab), phases in zip(jobs, built, strict=True)}
 
 
 def require_host(provider: Provider) -> None:
@@ -76,7 +103,7 @@ def require_host(provider: Provider) -> None:
 
 
 @contextlib.contextmanager
-def built(provider: Provider, lab: Lab, observer: Observer) -> Iterator[Plan]:
+def built(provider: Provider, lab: Lab, observer: Observer) -> Iterator[tuple[Phase, ...]]:
     """The lab, up within it and gone after it, whatever happens and whenever Ctrl-C comes.
 
     A lab of that name that was there before, or that another labctl is building, is not touched.
@@ -84,11 +111,11 @@ def built(provider: Provider, lab: Lab, observer: Observer) -> Iterator[Plan]:
     is_ours = True
     try:
         try:
-            plan = build(provider, lab, observer)
+            phases = build(provider, lab, observer)
         except (UsageError, HostLacks):
             is_ours = False
             raise
-        yield plan
+        yield phases
     finally:
         if is_ours:
             remove(provider, lab.name, _never_raising(observer))
@@ -128,11 +155,19 @@ def _undo(executor: Executor, lab: Lab, done: list[Step], stop: BaseException, o
             observer(Note(text=f"undoing '{step.title}' failed: {failed.what}; continuing with the rest"))
 
 
-def telling(provider: Provider, lab: str, observer: Observer) -> contextlib.AbstractContextManager[None]:
-    """While it lasts the observer hears what the provider does within steps, if the provider reports that."""
+def telling(
+    provider: Provider, lab: str, observer: Observer, acts: list[tuple[str, float]] | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """While it lasts the observer hears what the provider does within steps, if the provider reports that. Those that
+    took long are put into `acts`."""
 
-    def tell(text: str, duration_s: float | None) -> None:
-        observer(Working(lab=lab, text=text, duration_s=duration_s))
+    def tell(act: str | Wait, duration_s: float | None) -> None:
+        if isinstance(act, Wait):
+            observer(Waiting(lab=lab, wait=act))
+            return
+        if acts is not None and duration_s is not None and duration_s >= LONG_S:
+            acts.append((act, duration_s))
+        observer(Working(lab=lab, text=act, duration_s=duration_s))
 
     return provider.capabilities.telling(tell)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from labctl.model.evidence import ModeInForce
 from labctl.model.result import CheckResult
+from labctl.providers.base import Wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,14 @@ class Working:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Something is waited for within a step, and something else was seen of it."""
+
+    lab: str
+    wait: Wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
     lab: str
     id: str
@@ -43,8 +52,30 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildDone:
+    """`phases`: how long each step took, by its id and in its order; acts within steps that took a second or more have
+    their own time."""
+
     lab: str
     duration_s: float
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One step of a build, and how long it took. `acts` are those within it that took a second or more."""
+
+    id: str
+    title: str
+    duration_s: float
+    acts: tuple[tuple[str, float], ...] = ()
+
+    def record(self) -> dict[str, object]:
+        return {
+            "step": self.id,
+            "title": self.title,
+            "durationS": self.duration_s,
+            "acts": [{"what": what, "durationS": duration_s} for what, duration_s in self.acts],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +133,7 @@ Event = (
     BuildStarted
     | StepStarted
     | Working
+    | Waiting
     | StepDone
     | BuildDone
     | Undoing

@@ -122,9 +122,64 @@ class Switching(Protocol):
         ...
 
 
-Tell = Callable[[str, float | None], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Something that is waited for, as it is now. `what` and `seen` are phrases: what it is, and what was seen of it
+    last. `usual_s`: how long it took here before, None where it was never waited for."""
+
+    what: str
+    seen: str
+    waited_s: float
+    usual_s: float | None = None
+
+
+Tell = Callable[[str | Wait, float | None], None]
 """Called with a phrase when an act begins (None), and again when it has ended, with its seconds. An act that turned out
-to be unneeded has no end."""
+to be unneeded has no end. Called with a `Wait` each time that something else is seen of what is waited for."""
+
+
+def untold(act: str | Wait, duration_s: float | None) -> None:
+    """The `Tell` of callers that show nothing."""
+    del act, duration_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """One thing that a support archive takes: `file` is its path in it, `source` the command or the file that a person
+    would look at, `read` gives its text. `read` raises LabError or OSError, and is called in a thread of its own."""
+
+    file: str
+    source: str
+    read: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidenced:
+    """What a provider has to show of a lab, and secrets (passwords, keys) that it knows to look for in all of it."""
+
+    exhibits: tuple[Exhibit, ...]
+    secrets: tuple[str, ...] = ()
+
+
+class Supporting(Protocol):
+    """For putting everything about a lab into one archive, however damaged the lab is."""
+
+    def has_left(self, name: str) -> bool:
+        """Whether this host has files of a lab of that name, though it is not found: those of a build that failed."""
+        ...
+
+    def evidenced(self, name: str, running: RunningLab | None) -> AbstractContextManager[Evidenced]:
+        """What there is to read, as far as is known beforehand; nothing is read yet but what the list needs, and what
+        cannot be asked is an exhibit that says so. Raises nothing that a damaged lab can be the reason of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Whether several labs are built at the same time, or one after the other; `because` is a sentence for the run."""
+
+    at_once: bool
+    because: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +191,8 @@ class Capabilities:
     is_proven_when_built: bool = False
     """Other software makes the datapath (Cilium): the mode in force is checked as soon as the lab is up."""
     packing: Packing | None = None
+    support: Supporting | None = None
+    """Its labs have more to show for a support archive than what any lab has."""
     switching: Switching | None = None
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
     """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,
@@ -147,6 +204,10 @@ class Capabilities:
     and number."""
     telling: Callable[[Tell], AbstractContextManager[None]] = lambda tell: nullcontext()
     """Steps take long: while the context lasts `tell` is called for each act, of building and of teardown alike."""
+    together: Callable[[Sequence[Lab]], Together] = lambda labs: Together(
+        at_once=False, because="its labs are built one after the other"
+    )
+    """Several labs can be built at the same time, where this host has room for that."""
     machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
     """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
     seek: Callable[[str], RunningLab | None] = lambda name: None

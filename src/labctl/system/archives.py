@@ -1,4 +1,5 @@
-"""The door to archives (tar, packed with gzip or not) that others made: read piece by piece, and bounded.
+"""The door to archives (tar, packed with gzip or not): those that others made, read piece by piece and bounded, and
+one of labctl's own, written.
 
 Nothing is unpacked by name here. A tar may say of any of its parts, its extended headers too, that it is larger than
 the memory, and gzip makes a gigabyte of a megabyte: no single read and no archive is larger than the caller allows. It
@@ -10,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import io
 import os
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from labctl.system.files import MIB, open_regular
+from labctl.system.files import MIB, OWN_FILE, move_into_place, open_regular, temporary_folder
 
 MOST_READ_BYTE = 64 * MIB
 """The most that is read at once, so also the largest extended header of a tar."""
@@ -76,3 +79,17 @@ def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo, *, most_byte: int 
     if member.size > most_byte:
         raise OSError(errno.EFBIG, f"{member.name!r} in it is larger than {most_byte:,} bytes")
     return content.read()
+
+
+def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
+    """A new tar packed with gzip, of these files (name inside, content); gives its size in bytes. It is there whole or
+    not at all, and for its owner's eyes only. Raises OSError: FileExistsError for whatever is at `path`."""
+    with temporary_folder(beside=path) as folder:
+        made = folder / "archive"
+        with tarfile.open(made, "w:gz", compresslevel=6) as tar:
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size, member.mode, member.mtime = len(content), 0o600, int(time.time())
+                tar.addfile(member, io.BytesIO(content))
+        move_into_place(made, path, mode=OWN_FILE)
+    return path.stat().st_size

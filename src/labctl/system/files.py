@@ -114,13 +114,14 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def move_into_place(made: Path, path: Path) -> None:
+def move_into_place(made: Path, path: Path, *, mode: int | None = None) -> None:
     """Puts a file that was made aside on the same file system at `path`, where nothing may be yet. It is then the
-    person's, as one that they wrote. Raises OSError: FileExistsError for whatever is there, a dangling link too."""
+    person's, as one that they wrote, or with `mode`. Raises OSError: FileExistsError for whatever is there, a dangling
+    link too."""
     with open_folder(made.parent) as aside, open_folder(path.parent, follow=True) as folder:
         if folder.kind(path.name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        aside.hand_over(made.name, mode=TO_SHOW & ~_umask())
+        aside.hand_over(made.name, mode=TO_SHOW & ~_umask() if mode is None else mode)
         aside.move(made.name, folder, path.name)
 
 

@@ -36,6 +36,7 @@ from labctl.model.result import Completed
 from labctl.system import netns
 from labctl.system.clock import Deadline
 from labctl.system.powers import Powers, argv_limit, held
+from labctl.system.signals import stop_if_asked
 from labctl.system.view import Programs, Views
 from labctl.units import MILLI
 
@@ -330,6 +331,7 @@ class Process:
         while not (in_time := self._has_ended_within(min(deadline.left_s(), _POLL_SIZE_S))):
             if deadline.is_over() or self._is_flooded():
                 break
+            stop_if_asked()
         ended = self._collect(timed_out=not in_time)
         self._require_bounded()
         return ended

@@ -1,6 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP as the exception Interrupted, and stretches of code that they must not cut in two.
 
-Python runs signal handlers in the main thread; in any other thread both of these do nothing.
+Python runs signal handlers in the main thread. Work that goes on in several threads (`all_at_once`) is stopped with it:
+the first failure, or a signal, makes every wait for a process in the other threads raise Interrupted (`stop_if_asked`),
+and each of them undoes what it did before the first error is raised.
 """
 
 from __future__ import annotations
@@ -8,13 +10,21 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import ContextVar, copy_context
 from types import FrameType
+from typing import TypeVar
 
 from labctl.errors import Interrupted
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
+
+T = TypeVar("T")
+_POLL_S = 0.1
+_STOPS: ContextVar[tuple[threading.Event, ...]] = ContextVar("labctl-stops", default=())
+"""Set when the work that this thread is a part of is to end."""
 
 _Handler = Callable[[int, FrameType | None], None]
 
@@ -74,7 +84,62 @@ def uninterrupted() -> Iterator[None]:
     def remember(number: int, frame: FrameType | None) -> None:
         waiting[:] = [number]
 
-    with _handled_by(remember):
-        yield
+    heeded = _STOPS.set(())
+    try:
+        with _handled_by(remember):
+            yield
+    finally:
+        _STOPS.reset(heeded)
     if waiting:
         signal.raise_signal(signal.Signals(waiting[0]))
+
+
+def stop_if_asked() -> None:
+    """Raises Interrupted in a thread of `all_at_once` whose work is to end, except within `uninterrupted`. Whatever
+    waits calls it."""
+    if any(stop.is_set() for stop in _STOPS.get()):
+        raise Interrupted(what="stopped, since what runs beside it was stopped or failed")
+
+
+def all_at_once(acts: Sequence[Callable[[], T]]) -> list[T]:
+    """What the acts return, in their order, each run in a thread of its own. The first that fails, or a signal, stops
+    the others; that error is raised when all of them have ended."""
+    if len(acts) < 2:
+        return [act() for act in acts]
+    stop = threading.Event()
+    stops = _STOPS.set((*_STOPS.get(), stop))
+    try:
+        with ThreadPoolExecutor(max_workers=len(acts), thread_name_prefix="labctl-at-once") as pool:
+            running = [pool.submit(copy_context().run, act) for act in acts]
+            try:
+                _until_one_fails(running)
+            except BaseException:
+                with uninterrupted():
+                    stop.set()
+                    wait(running)
+                raise
+            if failed := [one for one in running if one.done() and one.exception() is not None]:
+                with uninterrupted():
+                    stop.set()
+                    wait(running)
+                raise _first_cause(failed)
+            return [one.result() for one in running]
+    finally:
+        _STOPS.reset(stops)
+
+
+def _until_one_fails(running: Sequence[Future[T]]) -> None:
+    """Raises Interrupted when a signal comes, or when these threads are to end with others."""
+    outer = _STOPS.get()[:-1]
+    while not all(one.done() for one in running):
+        wait(running, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
+        if any(one.done() and one.exception() is not None for one in running):
+            return
+        if any(stop.is_set() for stop in outer):
+            stop_if_asked()
+
+
+def _first_cause(failed: Sequence[Future[T]]) -> BaseException:
+    """That of one that failed by itself: those that were only stopped say nothing about why."""
+    errors = [error for one in failed if (error := one.exception()) is not None]
+    return next((error for error in errors if not isinstance(error, Interrupted)), errors[0])

@@ -85,6 +85,13 @@ def got(rest: list[str], cluster: str, namespace: str, state: Path) -> dict[str,
         made = yaml.safe_load_all((state / "workloads.yaml").read_text(encoding="utf-8"))
         pods = [(one["metadata"]["name"], one["spec"]["nodeName"]) for one in made if one["kind"] == "Pod"]
         return {"items": [pod_of(name, namespace, node) for name, node in pods]}
+    if rest[1] == "daemonset":
+        fields = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")
+        status = {"observedGeneration": 1, **dict.fromkeys(fields, len(parts(cluster)))}
+        return {"metadata": {"generation": 1}, "status": status}
+    if rest[1] == "nodes":
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        return {"items": [{"metadata": {"name": node}, "status": ready} for node in parts(cluster)]}
     if rest[1] == "configmap":
         rendered = yaml.safe_load_all((state / "cilium.yaml").read_text(encoding="utf-8"))
         found: dict[str, Any] = next(one for one in rendered if one and one["metadata"]["name"] == rest[2])

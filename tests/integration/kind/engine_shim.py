@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,11 +119,25 @@ def inspect_format(argv: list[str], made: dict[str, list[str]]) -> int:
     return 0
 
 
+def met(argv: list[str]) -> int:
+    """An import goes on when that many (LABCTL_SHIM_MEETS) are under way: one after the other they would never be."""
+    wanted = int(os.environ.get("LABCTL_SHIM_MEETS", "0"))
+    (STATE / f"importing-{next(word for word in argv if word.startswith('labctl-'))}").touch()
+    until_s = time.monotonic() + 60
+    while len(list(STATE.glob("importing-*"))) < wanted:
+        if time.monotonic() > until_s:
+            return 1
+        time.sleep(0.02)
+    return 0
+
+
 def execute(argv: list[str]) -> int:
     words = [word for word in argv[1:] if not word.startswith("-")]
     command = " ".join(argv)
     if "containerd config dump" in command:
         print('version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\n  snapshotter = "overlayfs"')
+    elif "images import" in command:
+        return met(argv)
     elif "crictl inspecti" in command:
         return 1  # not in the node yet
     elif "/kind/version" in command:

@@ -25,7 +25,7 @@ from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.rendered import differences, parse_rendered, wrong_values
 from labctl.providers.cilium.values import helm_values
 from labctl.providers.cilium.versions import Version
-from labctl.providers.kind.actions import RenderChart, VerifyChart
+from labctl.providers.kind.actions import LoadImages, RenderChart, VerifyChart
 from labctl.providers.kind.clusters import argv_inspect, parse_inspect
 from labctl.providers.kind.config import kind_config
 from labctl.providers.kind.endpoint import endpoint_of
@@ -135,6 +135,26 @@ def test_the_plans_script_runs_to_its_end_with_the_real_kind_and_helm(host: Host
     assert any("addon/kube-proxy" in word for word in init) or "skipPhases" in kubeadm
     assert not (tmp_path / "users-own-kubeconfig").exists()
     assert (tmp_path / "state" / "bpf" / "kubeconfig").stat().st_mode & 0o777 == 0o600
+
+
+def test_kind_imports_one_archive_of_all_images_on_all_nodes_at_the_same_time(host: Host, tmp_path: Path) -> None:
+    lab = lab_of(tmp_path)
+    provider = KindProvider(root=tmp_path / "state")
+    config = tmp_path / "kind.yaml"
+    config.write_text(kind_config(provider.settings(lab)))
+    created = host.run(
+        "kind", "create", "cluster", "--name", "labctl-bpf", "--config", str(config), "--kubeconfig",
+        str(tmp_path / "kc"), "--retain",
+    )  # fmt: skip
+    assert created.returncode == 0, created.stderr[-2000:]
+    (action,) = [a for step in provider.plan(lab).steps for a in step.actions if isinstance(a, LoadImages)]
+    host.environment["LABCTL_SHIM_MEETS"] = "3"
+    loaded = host.run(*action.argv)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    calls = [call["argv"] for call in host.calls()]
+    (saved,) = [argv for argv in calls if argv[0] == "save"]
+    assert saved[3:] == list(action.references)
+    assert len([argv for argv in calls if "import" in argv]) == 3
 
 
 def test_the_mark_that_kind_passes_on_is_found_again(host: Host, tmp_path: Path) -> None:

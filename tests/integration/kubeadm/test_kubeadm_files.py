@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from labctl.loading import load_scenario
+from labctl.model.sections import Kubeadm, Vagrant
+from labctl.planning.resolve import resolve
+from labctl.providers.kubeadm.machines import vagrant_machines
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,3 +74,56 @@ def test_vagrant_says_which_scenario_is_not_there(tmp_path: Path) -> None:
     done = vagrant(tmp_path, "", "validate", "--ignore-provider", LABCTL_SCENARIO="nosuch")
     assert done.returncode != 0
     assert "there is no scenario nosuch" in done.stderr
+
+
+_RECORDING = """
+require 'json'
+class Any
+  def initialize(machine = nil) = @machine = machine
+  def vm = self
+  def define(name, **)
+    $machines << (@machine = { 'name' => name })
+    yield self
+  end
+  def network(kind, **keys) = @machine.update('kind' => kind, 'ip' => keys[:ip], 'netmask' => keys[:netmask])
+  def provider(name)
+    @machine['provider'] = name
+    yield self
+  end
+  def hostname=(name)
+    @machine['hostname'] = name
+  end
+  def method_missing(name, *values, **)
+    @machine[name.to_s.delete_suffix('=')] = values.first if @machine && name.to_s.end_with?('=')
+    self
+  end
+  def respond_to_missing?(*) = true
+end
+module Vagrant
+  def self.configure(_) = yield(Any.new)
+end
+$machines = []
+load ARGV[0]
+puts JSON.generate($machines)
+"""
+
+
+@pytest.mark.parametrize("scenario", sorted(path.stem for path in (ROOT / "scenarios").glob("*.yaml")))
+def test_the_vagrantfile_makes_the_machines_that_labctl_goes_to(tmp_path: Path, scenario: str) -> None:
+    """Both count addresses by themselves: names, addresses and memory of every scenario, as Ruby itself reads them."""
+    if shutil.which("ruby") is None:
+        pytest.skip("ruby is not on this host: apt-get install vagrant")
+    site = "kubeadm: {machines: vagrant, vagrant: {network: 192.168.77.0/24, memoryMb: 3000}}\n"
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    shutil.copy(ROOT / "Vagrantfile", tmp_path)
+    (tmp_path / "lab.yaml").write_text(f"apiVersion: labctl/v1\nkind: Site\n{site}")
+    (tmp_path / "record.rb").write_text(_RECORDING)
+    nodes = [node.name for node in resolve(load_scenario(scenario, start=tmp_path)).nodes]
+    ruby = shutil.which("ruby") or "ruby"
+    done = quiet(ruby, "record.rb", "./Vagrantfile", cwd=tmp_path, LABCTL_SCENARIO=scenario, LABCTL_LAB="mine")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    wanted = vagrant_machines("mine", nodes, Kubeadm(vagrant=Vagrant(network="192.168.77.0/24", memoryMb=3000)))
+    assert [(one["name"], one["ip"]) for one in made] == [(machine.node, machine.address) for machine in wanted]
+    assert {one["netmask"] for one in made} == {"255.255.255.0"}
+    assert [one["memory"] for one in made][1:] == [3000] * (len(made) - 1)

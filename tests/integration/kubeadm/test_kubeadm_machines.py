@@ -22,6 +22,7 @@ from kubeadm_farm import IMAGES, PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
 from labctl.model.lab import Lab
+from labctl.providers.base import Wait
 from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
 from labctl.providers.kubeadm.events import TaskEnded, TaskEvent, TaskOutcome
@@ -182,7 +183,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     assert sought is not None
     assert (sought.scenario, sought.digest, sought.is_whole) == ("legacy", lab.digest, False)
     assert teller.seek("another") is None
-    told: list[tuple[str, float | None]] = []
+    told: list[tuple[str | Wait, float | None]] = []
     with teller.telling(lambda text, duration_s: told.append((text, duration_s))):
         teller.teardown("legacy")
     left[1].wait(timeout=60)
@@ -248,6 +249,27 @@ def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: F
     changed = play("control-plane")
     assert "node1: What an interrupted start left behind is removed" in changed
     assert "node1: Kubernetes starts (kubeadm init)" in changed
+
+
+def test_notes_of_an_earlier_labctl_are_not_believed_and_what_was_made_again_is_joined_again(
+    fresh: Farm, tmp_path: Path
+) -> None:
+    leader, worker = fresh.machines
+    for each in fresh.machines:
+        each.write("/etc/labctl/initialised", "1.20.2\n")
+        each.write("/etc/labctl/joined", "1.20.2\n")
+    started, joined = "node1: Kubernetes starts (kubeadm init)", "node2: The worker joins (kubeadm join)"
+    for play in playing(lab_on(fresh), tmp_path):
+        assert started in play("control-plane")
+        assert joined in play("join")
+        assert started not in play("control-plane")
+        assert joined not in play("join")
+        # The worker's part is gone, then the cluster is another one: its authority is.
+        worker.run("rm", "/etc/kubernetes/kubelet.conf")
+        assert joined in play("join")
+        leader.write("/etc/kubernetes/pki/ca.crt", "of another cluster")
+        again = play("join")
+        assert {"node2: What an interrupted join left behind is removed", joined} <= set(again)
 
 
 def test_a_machine_of_another_cluster_is_left_alone(machines: Farm, play: Play) -> None:

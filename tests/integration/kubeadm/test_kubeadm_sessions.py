@@ -27,9 +27,11 @@ from labctl.errors import LabError, MeasureFailed, StepFailed
 from labctl.model.signature import Role
 from labctl.providers.base import Tap, TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import Machine, machines_of
-from labctl.providers.kubeadm.sessions import OWNER, end_strays, owner
+from labctl.providers.kubeadm.sessions import MOST_STARTING, OWNER, end_strays, owner
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.providers.kubeadm.ssh_config import reached
 
 pytestmark = [
     pytest.mark.root,
@@ -334,6 +336,36 @@ def test_many_labctls_at_once_come_past_max_startups(machines: Farm, tmp_path: P
             for one in several:
                 one.close()
     assert said == [f"{number}\n" for number in range(6)]
+
+
+def test_many_machines_behind_one_jump_host_come_past_its_max_startups(
+    machines: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection is one more to the jump host, of which one place is taken by somebody who says nothing."""
+    options = ("MaxStartups=2", "LoginGraceTime=120")
+    with listening(machines, tmp_path, "127.0.0.1", options) as jump, contextlib.ExitStack() as held:
+        behind = reached(machine(machines))
+        through = (
+            "ssh", "-F", "none", "-i", str(machines.key), "-o", f"UserKnownHostsFile={tmp_path}/known_hosts",
+            "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-W", f"[127.0.0.1]:{behind.port}",
+            "-p", str(jump.port), "root@127.0.0.1",
+        )  # fmt: skip
+        goal = replace(behind, through=through, jump=f"-p {jump.port} root@127.0.0.1")
+        monkeypatch.setattr(ssh, "reached", lambda _: goal)
+        silent = held.enter_context(socket.create_connection(("127.0.0.1", jump.port)))
+        assert silent.recv(4) == b"SSH-"
+        several = [MachineCommands(machine(machines)) for _ in range(12)]
+        try:
+            with ThreadPoolExecutor(max_workers=12) as pool:
+                said = list(pool.map(lambda n: several[n].run(("echo", str(n)), timeout_s=60).text, range(12)))
+        finally:
+            for one in several:
+                one.close()
+        assert said == [f"{number}\n" for number in range(12)]
+        door = ssh.door_of(goal)
+        assert door.hung_up >= 1  # it did turn labctl away
+        assert door.most < MOST_STARTING  # and that was learned
+        assert "MaxStartups" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

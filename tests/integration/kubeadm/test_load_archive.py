@@ -53,10 +53,10 @@ class Machine:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
 
-    def load(self) -> str:
+    def load(self, *there: str) -> str:
         (self.folder / "said").write_text("")
         world = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", "STATE": str(self.folder)}
-        argv = (sys.executable, str(SCRIPT), "/run/containerd.sock", str(self.archive))
+        argv = (sys.executable, str(SCRIPT), "/run/containerd.sock", str(self.archive), *there)
         done = subprocess.run(argv, env=world, capture_output=True, text=True, check=True)
         return done.stdout
 
@@ -85,3 +85,12 @@ def test_what_the_machine_lacks_is_loaded_and_pinned_and_nothing_twice(case: str
     machine.bring(members, names, b"new")
     assert machine.load().startswith("loaded ")
     assert machine.load() == ""
+
+
+def test_images_that_are_there_are_pinned_without_the_archive(tmp_path: Path) -> None:
+    """labctl has asked: the archive was not even copied."""
+    machine = Machine(tmp_path)
+    assert not machine.archive.exists()
+    assert machine.load("docker.io/library/tools:1", "quay.io/x/a:1") == ""
+    assert machine.pinned() == {"docker.io/library/tools:1", "quay.io/x/a:1"}
+    assert "import" not in (tmp_path / "said").read_text()

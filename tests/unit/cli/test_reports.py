@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import pytest
 
 from comparison_example import example_comparison
 from labctl.cli.output import locale_language, speak, spoken
-from labctl.cli.reports import ReportOutput, exit_code, show_comparisons
+from labctl.cli.reports import ReportOutput, exit_code, present_run, show_comparisons
 from labctl.compare.thresholds import judge
-from labctl.errors import UsageError
+from labctl.engine.comparison.compare import ComparisonRun
+from labctl.engine.comparison.sides import LeftLab
+from labctl.errors import Interrupted, UsageError
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
 from labctl.report.words_zh import CHINESE
@@ -87,3 +91,40 @@ def test_several_comparisons_get_a_page_each_and_one_that_leads_to_them(
     page = (tmp_path / "r.html").read_text()
     assert 'href="r-1-bpf-native.html"' in page
     assert '"ComparisonMatrix"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_labs_that_are_left_stand_in_the_json_with_their_mode(
+    is_stopped: bool, comparison: Comparison, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    left = LeftLab(
+        lab="in-turns-3fa9",
+        provider="kind",
+        side="b",
+        scenario="bpf",
+        mode={"hostRouting": "bpf"},
+        is_kept=not is_stopped,
+    )
+    stopped = Interrupted(what="stopped by SIGINT") if is_stopped else None
+    answer = ComparisonRun(path=tmp_path, comparisons=(comparison,), left=(left,), stopped=stopped)
+    with contextlib.ExitStack() as stack:
+        if is_stopped:
+            raised = stack.enter_context(pytest.raises(Interrupted))
+        present_run(answer, (), ReportOutput(is_json=True))
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["left"] == [
+        {
+            "lab": "in-turns-3fa9", "provider": "kind", "kept": not is_stopped, "side": "b", "scenario": "bpf",
+            "mode": {"hostRouting": "bpf"}, "switchedFrom": None, "switchedTo": None,
+        }
+    ]  # fmt: skip
+    assert "labctl down in-turns-3fa9" in captured.err
+    if is_stopped:
+        assert raised.value.cause == "the complete blocks are kept; still up: in-turns-3fa9"
+
+
+def test_where_nothing_is_left_the_json_says_so(
+    comparison: Comparison, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    present_run(ComparisonRun(path=tmp_path, comparisons=(comparison,)), (), ReportOutput(is_json=True))
+    assert json.loads(capsys.readouterr().out)["left"] == []

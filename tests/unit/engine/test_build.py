@@ -39,9 +39,9 @@ LAB = example_lab()
 
 def test_all_steps_are_carried_out_in_order_and_then_the_lab_is_finished() -> None:
     world = ScriptedProvider()
-    plan = build(world, LAB, silent)
+    phases = build(world, LAB, silent)
     assert world.log == [*acts(), "closed"]
-    assert [step.title for step in plan.steps] == list(TITLES)
+    assert [phase.title for phase in phases] == list(TITLES)
 
 
 def test_progress_names_each_step_before_it_is_done_and_its_time_after() -> None:

@@ -21,7 +21,7 @@ from labctl.model.plan import Action, Plan, Step
 from labctl.planning import shell
 from labctl.planning.show import as_script
 from labctl.providers.kind import actions as of_kind
-from labctl.providers.kind.actions import HaveImage, LoadImage, NodesHaveImages, WriteMirrors
+from labctl.providers.kind.actions import HaveImage, LoadArchives, LoadImages, NodesHaveImages, WriteMirrors
 from labctl.providers.kind.plan import plan_lab as plan_kind
 from labctl.providers.kind.settings import read_settings as read_kind
 from labctl.providers.kubeadm import by_hand
@@ -177,10 +177,10 @@ def own_argvs(action: Action) -> list[tuple[str, ...]]:
             return [action.argv]
         case of_kind.CollectLogs():
             return [argv for _, argv in action.argvs]
-        case of_kind.RestartAgents():
-            return list(action.argvs)
-        case LoadImage() | MakeMachines():
+        case LoadImages() | MakeMachines() | of_kind.RestartAgents():
             return [action.argv]
+        case LoadArchives():
+            return [action.argv_load(archive, action.nodes) for archive in action.archives]
         case HaveImage():
             return [(action.engine, "image", "inspect", action.reference)]
         case WriteMirrors():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +12,9 @@ from labctl.cli.options import as_json, load_lab, provider_of, scenario_options,
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.model.lab import Lab
+
+if TYPE_CHECKING:
+    from labctl.engine.events import Phase
 
 
 @click.command("up")
@@ -38,6 +43,7 @@ def command(
     """
     from labctl import app
     from labctl.engine.build import BuildOutcome, require_host, up
+    from labctl.engine.events import BuildDone, Event
     from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
     from labctl.store.runs import MemorySinks
@@ -48,8 +54,15 @@ def command(
     require_host(chosen)
     if bundle is not None:
         lab = with_bundle(chosen, lab, bundle)
+    phases: list[Phase] = []
     with interruptible(), Progress() as progress:
-        outcome = up(chosen, lab, progress, retain=retain)
+
+        def observer(event: Event) -> None:
+            if isinstance(event, BuildDone):
+                phases.extend(event.phases)
+            progress(event)
+
+        outcome = up(chosen, lab, observer, retain=retain)
         found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
         emit_json(
@@ -65,6 +78,7 @@ def command(
                 "pods": [pod.name for pod in lab.pods],
                 "addresses": {pod.name: str(pod.address) for pod in found.lab.pods},
                 "modeInForce": None if found.mode is None else mode_record(None, found.mode),
+                "phases": [phase.record() for phase in phases],
             }
         )
         refuse_fallback(found)
@@ -75,10 +89,20 @@ def command(
     else:
         say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
         say(chosen.statement)
+        if slow := slow_phases(phases):
+            say(f"it took: {slow}")
     if found.mode is not None:
         said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
     emit("\n".join(next_things(found.lab)))
+
+
+def slow_phases(phases: Sequence[Phase]) -> str:
+    """The steps that took a second or more, by their ids, in order; empty where all was quicker."""
+    return ", ".join(f"{phase.id} {phase.duration_s:.1f} s" for phase in phases if phase.duration_s >= LONG_S)
+
+
+LONG_S = 1.0
 
 
 def next_things(lab: Lab) -> list[str]:

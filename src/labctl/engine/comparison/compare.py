@@ -19,6 +19,7 @@ from labctl.compare.warnings import differing
 from labctl.engine.build import require_host
 from labctl.engine.comparison.measure import IsEnough, Measurement, ReadNoise, narrow_enough, never, noise_meter
 from labctl.engine.comparison.request import Question
+from labctl.engine.comparison.sides import LeftLab
 from labctl.engine.comparison.stored import (
     MeasuredBlocks,
     StoredComparison,
@@ -58,14 +59,15 @@ class RunToFill:
 class ComparisonRun:
     """The result, and where its run is.
 
-    `against_baseline` are the same sides against those of a stored run. `kept` are labs that are still up. `stopped` is
-    set when a person stopped it: the comparisons are then what there was up to there.
+    `against_baseline` are the same sides against those of a stored run. `left` are labs that are still up, with the
+    mode that each is in: with `keep`, or since one could not be removed. `stopped` is set when a person stopped it: the
+    comparisons are then what there was up to there.
     """
 
     path: Path
     comparisons: tuple[Comparison, ...]
     against_baseline: tuple[Comparison, ...] = ()
-    kept: tuple[str, ...] = ()
+    left: tuple[LeftLab, ...] = ()
     stopped: Interrupted | None = None
 
 
@@ -94,11 +96,13 @@ def compare(
         observer(Note(text=f"{told}; that takes --rounds {needed}"))
     here = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     stopped: Interrupted | None = None
+    left: list[LeftLab] = []
     try:
         with into.opened as run, interruptible():
             with Measurement(
                 question.sides, question.specs, question.checks, run, observer, keep=keep, measured=measured
             ) as measurement:
+                left = measurement.left
                 if into.is_resumed:
                     measurement.remove_remains()
                 is_enough = narrow_enough(asked, into.environment)
@@ -112,7 +116,7 @@ def compare(
         path=run.path,
         comparisons=found,
         against_baseline=compare_stored(baseline, read_comparison(open_run(run.path))) if baseline and found else (),
-        kept=tuple(dict.fromkeys(side.lab.name for side in question.sides)) if keep and stopped is None else (),
+        left=tuple(left),
         stopped=stopped,
     )
 

@@ -10,6 +10,7 @@ narrow enough.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,11 +21,12 @@ from typing import TypeVar
 from labctl.checks.base import Check, InSlices, to_the_end
 from labctl.compare.order import PlannedRun, Schedule
 from labctl.compare.verdict import half_width
-from labctl.engine.build import being_built, build, find, remove
+from labctl.engine.build import being_built, build, build_together, find, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.comparison.request import Asked
-from labctl.engine.comparison.sides import LabSide, switch
+from labctl.engine.comparison.sides import LabSide, LeftLab, left_text, switch
 from labctl.engine.comparison.stored import (
+    LEFT,
     MODE,
     NOISE,
     PREPARED,
@@ -38,7 +40,7 @@ from labctl.engine.comparison.stored import (
     run_entry,
     signature_entry,
 )
-from labctl.engine.events import Event, Note, Observer
+from labctl.engine.events import Event, Note, Observer, Phase
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
 from labctl.engine.run_checks import AGAIN, run_check_in_slices, second_attempt
 from labctl.errors import LabError, NotInForce, UsageError
@@ -46,7 +48,7 @@ from labctl.model.comparison import Environment, Noise, RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.parameters import TimedParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.providers.base import OpenLab, RunningLab
+from labctl.providers.base import OpenLab, RunningLab, Together
 from labctl.store.environment import Pressure, own_cpu_s, read_pressure, ticks_per_s
 from labctl.system.clock import monotonic_s, utc_now
 from labctl.system.signals import uninterrupted
@@ -182,10 +184,17 @@ class Measurement:
         self._keep = keep
         self._built: list[LabSide] = []
         self._turn: LabSide | None = None
+        self._switching: LabSide | None = None
+        """The side that the one lab is being switched to, until it is that."""
+        self._unremoved: list[LabSide] = []
+        self.left: list[LeftLab] = []
+        """The labs that are still up at the end, and in which mode."""
         self._missing: dict[tuple[str, str], str] = {}
         self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
+        self._phases: dict[str, list[dict[str, object]]] = {}
+        """Of the last build, by side."""
         self.measured = MeasuredBlocks() if measured is None else measured
 
     def __enter__(self) -> Measurement:
@@ -194,8 +203,36 @@ class Measurement:
     def __exit__(self, *ended: object) -> None:
         with uninterrupted():  # a second Ctrl-C between two labs must not leave the other one behind
             self._stack.close()
-            if not self._keep or ended[0] is not None:
+            is_kept = self._keep and ended[0] is None
+            if not is_kept:
                 self._remove_all()
+            self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
+        """Which labs are still up, and in which mode each is, for the person, for the journal and for the result: one
+        that the sides took turns on is in the mode of whichever was the last."""
+        still_up = {side.lab.name for side in (*self._built, *self._unremoved)}
+        for name in dict.fromkeys(side.lab.name for side in self._sides.values() if side.lab.name in still_up):
+            side = self._in_mode_of(name)
+            left = LeftLab(
+                lab=name,
+                provider=side.provider.name,
+                side=side.key,
+                scenario=side.lab.scenario,
+                mode=side.lab.datapath.asked(),
+                is_kept=not any(one.lab.name == name for one in self._unremoved),
+                switching_to=self._switching.lab.scenario if self._switching is not None else "",
+            )
+            self.left.append(left)
+            self.observer(Note(text=left_text(left)))
+        if self.left:
+            with contextlib.suppress(LabError):  # a full disk: it has been told
+                self._journal.record(LEFT, {"labs": [one.record() for one in self.left]})
+
+    def _in_mode_of(self, name: str) -> LabSide:
+        if self._turn is not None and self._turn.lab.name == name:
+            return self._turn
+        return next(side for side in self._sides.values() if side.lab.name == name)
 
     def prepare(self, number: int, block: Sequence[PlannedRun], schedule: Schedule) -> bool:
         """What that block needs: all labs rebuilt where the schedule says so, or the one lab in the datapath of its
@@ -254,10 +291,11 @@ class Measurement:
             )
 
     def _prepare_all(self, order: Sequence[str], block: Sequence[PlannedRun]) -> None:
-        """All labs rebuilt, in that order, each proven and warm; the journal has how long each took."""
+        """All labs rebuilt, each proven and warm; the journal has how long each took, and each step of each lab."""
         durations_s = {}
+        how: list[Together] = []
         acts: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("built", lambda: self._rebuild(order)),
+            ("built", lambda: how.append(self._rebuild(order))),
             ("proven", self._prove_all),
             ("warmedUp", lambda: self._warm_up(block)),
         )
@@ -265,17 +303,39 @@ class Measurement:
             begun_s = time.monotonic()
             act()
             durations_s[name] = time.monotonic() - begun_s
-        self._journal.record(PREPARED, {"order": list(order), "durationsS": durations_s})
+        self._journal.record(
+            PREPARED,
+            {
+                "order": list(order),
+                "durationsS": durations_s,
+                "atOnce": how[0].at_once,
+                "because": how[0].because,
+                "phases": self._phases,
+            },
+        )
 
-    def _rebuild(self, order: Sequence[str]) -> None:
+    def _rebuild(self, order: Sequence[str]) -> Together:
+        """One after the other in that order; at the same time where their provider can, and there is room."""
         self.prove_still()
         self._stack.close()
         self._open.clear()
         self._remove_all()
-        for key in order:
-            side = self._sides[key]
+        sides = [self._sides[key] for key in order]
+        how = _together(sides)
+        if len({side.provider.name for side in sides}) == 1 and sides[0].provider.capabilities.switching is not None:
+            at_once = f"the {len(sides)} labs are built at the same time: {how.because}"
+            in_turn = f"the {len(sides)} labs are built one after the other: {how.because}"
+            self.observer(Note(text=at_once if how.at_once else in_turn))
+        if how.at_once:
+            self._built += sides
+            built = build_together([(side.provider, side.lab) for side in sides], self.observer)
+            self._phases = {side.key: _recorded(built[side.lab.name]) for side in sides}
+            return how
+        self._phases = {}
+        for side in sides:
             self._built.append(side)
-            build(side.provider, side.lab, self.observer)
+            self._phases[side.key] = _recorded(build(side.provider, side.lab, self.observer))
+        return how
 
     def _prove_all(self) -> None:
         self._refusing_together(self._open_proven, sorted(self._sides))
@@ -321,10 +381,12 @@ class Measurement:
         self._open.clear()
         if self._turn is None:
             self._built.append(side)
-            build(side.provider, side.lab, self.observer)
+            self._phases = {key: _recorded(build(side.provider, side.lab, self.observer))}
+            self._journal.record(PREPARED, {"order": [key], "phases": self._phases})
         else:
+            self._switching = side
             switch(side.provider, self._turn.lab, side.lab, self.observer)
-        self._turn = side
+        self._turn, self._switching = side, None
         self._open_proven(side)
         self._warm_up([planned for planned in block if planned.side == key])
 
@@ -463,7 +525,20 @@ class Measurement:
             try:
                 remove(side.provider, side.lab.name, self.observer)
             except LabError as failed:
+                self._unremoved.append(side)
                 self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
+
+
+def _together(sides: Sequence[LabSide]) -> Together:
+    """Whether these labs are built at the same time: their provider says. Raises UsageError as it does."""
+    first, *others = sides
+    if not others or any(side.provider.name != first.provider.name for side in others):
+        return Together(at_once=False, because="they have different providers" if others else "there is one")
+    return first.provider.capabilities.together([side.lab for side in sides])
+
+
+def _recorded(phases: Sequence[Phase]) -> list[dict[str, object]]:
+    return [phase.record() for phase in phases]
 
 
 def _only_notes(observer: Observer) -> Observer:

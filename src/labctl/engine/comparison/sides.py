@@ -1,7 +1,7 @@
 """The sides of a comparison: a lab each with a name that does not clash, or one lab on which they take turns.
 
-Whether they take turns, why, and the switch from one to the next are here; in which order they do is
-`compare/order.py`'s, and proving and measuring are `measure.py`'s.
+Whether they take turns, why, the switch from one to the next, and in which mode a lab is left are here; in which order
+they do is `compare/order.py`'s, and proving and measuring are `measure.py`'s.
 """
 
 from __future__ import annotations
@@ -168,6 +168,43 @@ def _lab_name(name: str, key: str, lab: Lab, token: str, *, takes_turns: bool) -
     if takes_turns:
         return f"{name or 'in-turns'}-{token}"
     return f"{name or lab.scenario[:SCENARIO_IN_NAME].rstrip('-')}-{key}-{token}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftLab:
+    """A lab that is still up after a comparison: kept, or not removed. It is in the mode of that side, unless it was
+    being switched to another scenario when the comparison ended."""
+
+    lab: str
+    provider: str
+    side: str
+    scenario: str
+    mode: Mapping[str, object]
+    is_kept: bool
+    switching_to: str = ""
+
+    def record(self) -> dict[str, object]:
+        return {
+            "lab": self.lab,
+            "provider": self.provider,
+            "kept": self.is_kept,
+            "side": None if self.switching_to else self.side,
+            "scenario": None if self.switching_to else self.scenario,
+            "mode": None if self.switching_to else dict(self.mode),
+            "switchedFrom": self.scenario if self.switching_to else None,
+            "switchedTo": self.switching_to or None,
+        }
+
+
+def left_text(left: LeftLab) -> str:
+    """In which mode it is left, as a sentence."""
+    if left.switching_to:
+        return (
+            f"lab {left.lab} is left in the middle of a switch from {left.scenario} to {left.switching_to}: which mode "
+            f"is in force is not known; labctl status {left.lab}  # proves it"
+        )
+    said = ", ".join(f"{key} {value}" for key, value in left.mode.items())
+    return f"lab {left.lab} is left in the mode of side {left.side} ({left.scenario}): {said}"
 
 
 def require_own_names(labs: Mapping[str, Lab], token: str, *, takes_turns: bool) -> None:

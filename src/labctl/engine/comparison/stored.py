@@ -29,6 +29,7 @@ from labctl.store.reading import StoredRun, list_runs
 MODE = "mode"
 SIGNATURE = "signature"
 PREPARED = "prepared"
+LEFT = "left"
 RUN = "run"
 NOISE = "noise"
 RESUMED = "resumed"

@@ -62,6 +62,16 @@ def parse_digest(text: str) -> str:
     return str(known[0]).partition("@")[2] if known else str(entry.get("Id", ""))
 
 
+def parse_digests(text: str) -> tuple[str, ...]:
+    """From `image inspect`: every digest that the engine knows of the image; none where the text is not its answer."""
+    try:
+        entry = parse_json(text)[0]
+        known = [str(one).partition("@")[2] for one in entry.get("RepoDigests") or ()]
+        return tuple(one for one in (str(entry.get("Id", "")), *known) if one)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):
+        return ()
+
+
 def chart_file(cilium: Cilium, version: Version, folder: Path, must: Callable[[tuple[str, ...]], object]) -> Path:
     """The chart as a `.tgz`: the local one, else a local folder packaged or the chart pulled into `folder` by `must`,
     which runs helm and raises when it fails."""

@@ -150,13 +150,27 @@ def _container(settings: Cluster) -> dict[str, Any]:
 
 
 HOPELESS = ("ErrImageNeverPull", "InvalidImageName")
+_PULLS = ("ErrImagePull", "ImagePullBackOff")
 """Reasons that do not pass by waiting."""
-STUCK = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-"""Reasons that pass by themselves on a busy node (containerd answers late) and stay when something is wrong."""
+STUCK: Mapping[str, float] = {
+    "CreateContainerConfigError": 60.0, "CreateContainerError": 60.0, "RunContainerError": 60.0,
+    "ErrImagePull": 20.0, "ImagePullBackOff": 20.0, "ImageInspectError": 20.0, "RegistryUnavailable": 20.0,
+    "CrashLoopBackOff": 30.0, "Unschedulable": 60.0,
+}  # fmt: skip
+"""Reasons that may pass by themselves (containerd answers late on a busy node, a registry drops one connection, an
+agent starts before the API server answers it), and how many seconds one of them may last before it counts as
+hopeless. The kubelet tries a pull again after 10 s, then 20 s: what lasts longer has failed twice."""
+NEVER_PULLED = re.compile(
+    r"manifest unknown|manifest for .* not found|: not found\b|repository does not exist|pull access denied"
+    r"|unauthorized|authorization failed|no match for platform|x509: |invalid reference|server gave HTTP response",
+    re.IGNORECASE,
+)
+"""What a registry, or the way to it, says of an image that no second try will bring."""
 ENDED = "status.phase!=Running,status.phase!=Pending,status.phase!=Unknown"
 """Selects pods that have ended (`Failed`, as evicted ones are, or `Succeeded`): nothing starts them again."""
 _ENDED_PHASES = ("Failed", "Succeeded")
-_RESTARTS = 4
+_RESTARTS = 3
+"""After the third the kubelet waits 40 s and more: what has crashed three times crashes again."""
 _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
 """A DNS subdomain (RFC 1123), or nothing."""
 
@@ -177,7 +191,16 @@ class PodState:
     @property
     def is_stuck(self) -> bool:
         """True for what may pass, and is hopeless when it does not."""
-        return any(f": {word}" in self.reason for word in STUCK)
+        return self._stuck_in is not None
+
+    @property
+    def patience_s(self) -> float:
+        """How long what it is stuck in may last."""
+        return STUCK[self._stuck_in] if self._stuck_in is not None else 0.0
+
+    @property
+    def _stuck_in(self) -> str | None:
+        return next((word for word in STUCK if re.search(rf"(^|: ){word}\b", self.reason)), None)
 
 
 @of_known_form("kubectl's list of pods")
@@ -241,13 +264,15 @@ def _reason(
             detail = str(waiting.get("message", ""))
             if last.get("message"):
                 detail = str(last["message"]).strip().splitlines()[-1]
-            return (f"{container.get('name')}: {word}{f' ({detail})' if detail else ''}", word in HOPELESS)
+            is_hopeless = word in HOPELESS or (word in _PULLS and NEVER_PULLED.search(detail) is not None)
+            return (f"{container.get('name')}: {word}{f' ({detail})' if detail else ''}", is_hopeless)
         if ended and ended.get("exitCode") not in (0, None):
             has_ended = status.get("phase") in _ENDED_PHASES
             return (f"{container.get('name')}: ended with status {ended.get('exitCode')}", has_ended)
     for condition in conditions:
         if condition.get("status") == "False" and condition.get("message"):
-            return (f"{condition.get('type')}: {condition.get('message')}", False)
+            kind = "Unschedulable" if condition.get("reason") == "Unschedulable" else condition.get("type")
+            return (f"{kind}: {condition.get('message')}", False)
     return (str(status.get("message") or status.get("phase") or "no status yet"), status.get("phase") in _ENDED_PHASES)
 
 

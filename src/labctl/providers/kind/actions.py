@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.planning.shell import quoted, remark, with_environment, word
-from labctl.providers.cilium.values import Wanted, expected_config, normal
+from labctl.providers.cilium.images import in_full
+from labctl.providers.cilium.values import Wanted, expected_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,63 +208,18 @@ class CollectLogs(KindAct):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitForPods(KindAct):
-    """Waits until `count` pods are ready (all containers), and says which are not and why."""
+class RestartAgents(KindAct):
+    """Restarts every Cilium agent, so that it reads its configuration again. `WaitForPods` waits for the last one."""
 
     kubectl: tuple[str, ...]
-    namespace: str
-    selector: str
-    count: int
-    what: str
     timeout_s: float
 
     @property
     def argv(self) -> tuple[str, ...]:
-        chosen = ("-l", self.selector) if self.selector else ()
-        return (*self.kubectl, "-n", self.namespace, "get", "pods", *chosen, "-o", "json")
+        return (*self.kubectl, "-n", "kube-system", "rollout", "restart", "daemonset/cilium")
 
     def shell(self) -> str:
-        names = quoted((*self.kubectl, "-n", self.namespace, "get", "pods", *self._chosen(), "-o", "name"))
-        wait = quoted(
-            (
-                *self.kubectl,
-                "-n",
-                self.namespace,
-                "wait",
-                "pod",
-                *(self._chosen() or ("--all",)),
-                "--for=condition=Ready",
-                f"--timeout={self.timeout_s:.0f}s",
-            )
-        )
-        missing = word(f"{self.what}: not all there")
-        return (
-            f'n=0; until [ "$({names} | wc -l)" -ge {self.count} ]; do n=$((n + 1))\n'
-            f"  [ $n -lt {self.timeout_s:.0f} ] || {{ printf '%s\\n' {missing} >&2; exit 1; }}\n"
-            f"  sleep 1; done\n{wait}"
-        )
-
-    def _chosen(self) -> tuple[str, ...]:
-        return ("-l", self.selector) if self.selector else ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartAgents(KindAct):
-    """Restarts every Cilium agent, so that it reads its configuration again, and waits for the last one."""
-
-    kubectl: tuple[str, ...]
-    timeout_s: float
-
-    @property
-    def argvs(self) -> tuple[tuple[str, ...], ...]:
-        base = (*self.kubectl, "-n", "kube-system", "rollout")
-        return (
-            (*base, "restart", "daemonset/cilium"),
-            (*base, "status", "daemonset/cilium", f"--timeout={self.timeout_s:.0f}s"),
-        )
-
-    def shell(self) -> str:
-        return "\n".join(quoted(argv) for argv in self.argvs)
+        return quoted(self.argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,35 +236,65 @@ class HaveImage(KindAct):
         return f"{has} 2>&1 || {quoted((self.engine, 'pull', self.reference))}" if self.pull else has
 
 
+IN_NODE = "/kind/labctl-images.tar"
+"""Where an archive is in a node while it is imported: the node's own /tmp is a tmpfs that `cp` does not see."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadImage(KindAct):
-    """Brings an image of the engine into every node: by kind, or, where that fails on a multi-platform image of
-    which the engine has one platform only, by kind's own steps without `--all-platforms`."""
+class LoadImages(KindAct):
+    """Brings images of the engine into the nodes that lack them: all in one archive, imported on all of these nodes at
+    once, by kind, or, where that fails on a multi-platform image of which the engine has one platform only and with
+    engines other than docker, by kind's own steps without `--all-platforms`."""
 
     engine: str
     cluster: str
     nodes: tuple[str, ...]
-    reference: str
+    references: tuple[str, ...]
     timeout_s: float
 
     @property
     def argv(self) -> tuple[str, ...]:
-        return ("kind", "load", "docker-image", self.reference, "--name", self.cluster)
+        return self.argv_load(self.references, self.nodes)
 
-    def argv_save(self, archive: str) -> tuple[str, ...]:
-        return (self.engine, "save", "--output", archive, self.reference)
+    def argv_ids(self, reference: str) -> tuple[str, ...]:
+        return (self.engine, "image", "inspect", reference)
 
-    def argvs_import(self, archive: str, node: str) -> tuple[tuple[str, ...], ...]:
-        """The node's own /tmp is a tmpfs that `cp` does not see."""
-        inside = "/kind/labctl-image.tar"
-        return (
-            (self.engine, "cp", archive, f"{node}:{inside}"),
-            (self.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "import", "--digests", inside),
-            (self.engine, "exec", node, "rm", "-f", inside),
-        )
+    def argv_load(self, references: tuple[str, ...], nodes: tuple[str, ...]) -> tuple[str, ...]:
+        """kind saves them once, leaves out what a node has, and imports on all nodes at the same time."""
+        chosen = () if nodes == self.nodes else ("--nodes", ",".join(nodes))
+        return ("kind", "load", "docker-image", *references, "--name", self.cluster, *chosen)
+
+    def argv_save(self, archive: str, references: tuple[str, ...]) -> tuple[str, ...]:
+        return (self.engine, "save", "--output", archive, *references)
 
     def shell(self) -> str:
         return quoted(self.argv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadArchives(KindAct):
+    """Brings what is in image archives into the nodes that lack it: each archive on all of these nodes at once."""
+
+    engine: str
+    cluster: str
+    nodes: tuple[str, ...]
+    archives: tuple[str, ...]
+    timeout_s: float
+
+    def argv_load(self, archive: str, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        chosen = () if nodes == self.nodes else ("--nodes", ",".join(nodes))
+        return ("kind", "load", "image-archive", archive, "--name", self.cluster, *chosen)
+
+    def shell(self) -> str:
+        return "\n".join(quoted(self.argv_load(archive, self.nodes)) for archive in self.archives)
+
+
+def argvs_import(engine: str, archive: str, node: str) -> tuple[tuple[str, ...], ...]:
+    return (
+        (engine, "cp", archive, f"{node}:{IN_NODE}"),
+        (engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "import", "--digests", IN_NODE),
+        (engine, "exec", node, "rm", "-f", IN_NODE),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,16 +310,8 @@ class NodesHaveImages(KindAct):
         for node in self.nodes:
             for reference in self.references:
                 listed = quoted((self.engine, "exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "-q"))
-                lines.append(f"{listed} | grep -qxF -e {word(stored_name(reference))}")
+                lines.append(f"{listed} | grep -qxF -e {word(in_full(reference))}")
         return "\n".join(lines)
-
-
-def stored_name(reference: str) -> str:
-    """The name that containerd gives to a reference: with its registry, `library/` and tag spelt out."""
-    name, _, digest = normal(reference).partition("@")
-    if digest:
-        return f"{name}@{digest}"
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,25 +24,33 @@ _GONE = re.compile(r"no such (object|container)", re.IGNORECASE)
 """docker's and podman's words for a container that is not there any more."""
 
 
-def nodes_of(commands: Commands, engine: str, cluster: str = "") -> tuple[NodeContainer, ...]:
+def nodes_of(
+    commands: Commands, engine: str, cluster: str = "", *, timeout_s: float = LOOK_S
+) -> tuple[NodeContainer, ...]:
     """Every node container of that cluster, or of all clusters. A container that goes between the list and the look at
     it (somebody else's cluster is removed) is none. Raises HostLacks when the engine does not answer."""
     for _ in range(_LOOKS):
-        names = _names(commands, engine, cluster)
+        names = _names(commands, engine, cluster, timeout_s)
         if not names:
             return ()
-        inspected = commands.run(argv_inspect(engine, names), timeout_s=LOOK_S)
+        inspected = commands.run(argv_inspect(engine, names), timeout_s=timeout_s)
         if not inspected.timed_out and inspected.returncode == 0:
             return parse_inspect(inspected.text)
         if inspected.timed_out or not _GONE.search(inspected.error_text):
             break
-    raise failed_command(inspected, timeout_s=LOOK_S, what=f"{engine} cannot describe the kind nodes")
+    raise failed_command(inspected, timeout_s=timeout_s, what=f"{engine} cannot describe the kind nodes")
 
 
-def _names(commands: Commands, engine: str, cluster: str) -> tuple[str, ...]:
-    listed = commands.run(argv_list(engine, cluster), timeout_s=LOOK_S)
-    if listed.timed_out or listed.returncode != 0:
-        error = failed_command(listed, timeout_s=LOOK_S)
+def _names(commands: Commands, engine: str, cluster: str, timeout_s: float) -> tuple[str, ...]:
+    listed = commands.run(argv_list(engine, cluster), timeout_s=timeout_s)
+    if listed.timed_out:
+        raise HostLacks(
+            what=f"{engine} does not answer",
+            cause=f"it did not list its containers within {timeout_s:g} s",
+            remedy=f"sudo systemctl status {engine}\n{engine} info",
+        )
+    if listed.returncode != 0:
+        error = failed_command(listed, timeout_s=timeout_s)
         raise HostLacks(what=f"{engine} does not answer", cause=error.cause, remedy=error.remedy)
     return tuple(sorted(listed.text.split()))
 

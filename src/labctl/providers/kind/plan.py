@@ -10,9 +10,10 @@ from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.model.plan import Action, Plan, Step
-from labctl.planning.shell import remark, word
+from labctl.planning.shell import remark
 from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.settings import refuse_unfit
+from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
 from labctl.providers.cilium.workloads import CONTAINER, ENDED, LAB_LABEL, nodes_with_helper, workloads
 from labctl.providers.kind.actions import (
     CollectLogs,
@@ -20,14 +21,14 @@ from labctl.providers.kind.actions import (
     CreateCluster,
     DeleteCluster,
     HaveImage,
-    LoadImage,
+    LoadArchives,
+    LoadImages,
     NodesHaveImages,
     RefuseForeign,
     RefuseOverlap,
     RenderChart,
     RestartAgents,
     VerifyChart,
-    WaitForPods,
     WriteMirrors,
 )
 from labctl.providers.kind.config import kind_config, mark_of
@@ -221,15 +222,20 @@ def _load(settings: KindSettings, engine: str) -> Step:
         WriteMirrors(engine=engine, nodes=settings.all_nodes, registry=registry, mirror=mirror)
         for registry, mirror in cluster.registry_mirrors.items()
     ]
-    actions += [
-        Command(argv=("kind", "load", "image-archive", archive, "--name", name), timeout_s=_PULL_S)
-        for archive in cluster.archives
-    ]
-    if not cluster.archives and not cluster.preloaded:
-        actions += [
-            LoadImage(engine=engine, cluster=name, nodes=settings.all_nodes, reference=image, timeout_s=_PULL_S)
-            for image in settings.images
-        ]
+    if cluster.archives:
+        actions.append(
+            LoadArchives(
+                engine=engine, cluster=name, nodes=settings.all_nodes, archives=tuple(map(str, cluster.archives)),
+                timeout_s=_PULL_S,
+            )
+        )  # fmt: skip
+    elif not cluster.preloaded:
+        actions.append(
+            LoadImages(
+                engine=engine, cluster=name, nodes=settings.all_nodes,
+                references=tuple(dict.fromkeys(settings.images)), timeout_s=_PULL_S,
+            )
+        )  # fmt: skip
     if not cluster.pull:
         actions.append(NodesHaveImages(engine=engine, nodes=settings.all_nodes, references=settings.images))
     return Step(id="load", title="images in every node", actions=tuple(actions))
@@ -248,6 +254,7 @@ def _wait_for_agents(settings: KindSettings) -> WaitForPods:
         count=len(settings.all_nodes),
         what="Cilium agents",
         timeout_s=settings.cluster.ready_timeout_s,
+        daemonset="cilium",
     )
 
 
@@ -267,11 +274,7 @@ def _cilium(settings: KindSettings) -> Step:
                 what="the Cilium operator",
                 timeout_s=timeout_s,
             ),
-            Command(
-                argv=settings.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={timeout_s:.0f}s"),
-                timeout_s=timeout_s + 30,
-                remedy=f"kubectl --kubeconfig {word(settings.files.kubeconfig)} describe nodes",
-            ),
+            WaitForNodes(kubectl=settings.kubectl(), count=len(settings.all_nodes), timeout_s=timeout_s),
         ),
     )
 

@@ -44,6 +44,10 @@ OPTIONAL_OPTIONS = ("SCHEDSTATS", "CRYPTO_SHA1", "CRYPTO_USER_API_HASH")
 MODULES = {"VXLAN": "vxlan", "NET_CLS_BPF": "cls_bpf", "NET_SCH_INGRESS": "sch_ingress"}
 
 
+_CGROUPS, _MEMORY = "cgroup version", "memory"
+_FOR_CGROUPS = "Services by eBPF at the socket (kube-proxy replacement)"
+
+
 def probes(commands: Commands, read: Callable[[str], str | None] | None = None) -> Iterator[Probe]:
     """Every need, found or not. `read` gives a file's text or None."""
     look = read or read_text
@@ -72,12 +76,14 @@ def _engine(
 ) -> Iterator[Probe]:
     if commands.find(engine) is None:
         yield _lack(engine, "not on this host", INSTALL[engine])
+        yield from _unseen(f"{engine} is not on this host")
         return
     where = endpoint.url
     try:
         asked = commands.run((engine, "info", "--format", "{{json .}}"), timeout_s=_ASK_S)
     except LabError as failed:
         yield _lack(f"{engine} daemon", failed.what, failed.remedy)
+        yield from _unseen(f"{engine} does not answer")
         return
     try:
         info = parse_json(asked.text or "{}")
@@ -86,6 +92,8 @@ def _engine(
     if asked.returncode != 0 or not isinstance(info, dict) or info.get("ServerErrors"):
         said = asked.error_text.strip().splitlines()
         answer = said[-1] if said else "does not answer"
+        if asked.timed_out:
+            answer = f"no answer within {_ASK_S:g} s"
         yield _lack(
             f"{engine} daemon",
             f"{answer} (at {where})" if where else answer,
@@ -93,9 +101,10 @@ def _engine(
                 asked.error_text,
                 'echo "$DOCKER_HOST"  # sudo forgets it (sudo -E keeps it)\ndocker context ls'
                 if where
-                else f"sudo systemctl start {engine}\ndocker context ls",
+                else f"sudo systemctl {'status' if asked.timed_out else 'start'} {engine}\ndocker context ls",
             ),
         )
+        yield from _unseen(f"{engine} does not answer")
         return
     version = _engine_version(info)
     yield _have(f"{engine} daemon", f"{version}, at {where}" if where else version)
@@ -110,6 +119,19 @@ def _engine(
             )
         yield _cgroups(info, None if endpoint.is_remote else read("/proc/mounts"))
         yield _memory(info)
+
+
+def _unseen(why: str) -> Iterator[Probe]:
+    """What only the engine can say, and did not."""
+    for name, needed_for in ((_CGROUPS, _FOR_CGROUPS), (_MEMORY, f"{USUAL_NODES} nodes")):
+        yield Probe(
+            name=name,
+            present=False,
+            found=f"not asked: {why}",
+            needed_for=needed_for,
+            required=False,
+            is_looked_at=False,
+        )
 
 
 def _engine_version(info: dict[str, object]) -> str:
@@ -141,10 +163,10 @@ def _cgroups(info: dict[str, object], mounts: str | None) -> Probe:
     beside = parse_cgroup2(mounts or "")
     words = [f"v{version}" if version else "unknown", f"with cgroup2 at {beside}" if beside and version != "2" else ""]
     return Probe(
-        name="cgroup version",
+        name=_CGROUPS,
         present=version == "2" or bool(beside),
         found=" ".join(filter(None, words)),
-        needed_for="Services by eBPF at the socket (kube-proxy replacement)",
+        needed_for=_FOR_CGROUPS,
         remedy="mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1. Where "
         "old nodes' kubelets do not start: cgroupDriver: cgroupfs in kindCluster.kubeadmConfigPatches (docs/kind.md)",
         required=False,
@@ -156,7 +178,7 @@ def _memory(info: dict[str, object]) -> Probe:
     have = total if isinstance(total, int) else 0
     need = MEMORY_PER_NODE_BYTE * USUAL_NODES
     return Probe(
-        name="memory",
+        name=_MEMORY,
         present=have >= need,
         found=f"{have / 2**30:.1f} GiB",
         needed_for=f"{USUAL_NODES} nodes ({need / 2**30:.1f} GiB); comparing two labs at once takes twice that",

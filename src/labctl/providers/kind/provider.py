@@ -9,8 +9,10 @@ Into the pods and nodes of a kind lab: `kubectl exec` into pods, `docker exec` i
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -19,7 +21,19 @@ from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab, Strategy
 from labctl.model.plan import Plan
 from labctl.model.sections import Capture, KindCluster
-from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab, StrategyChoice, TargetKind
+from labctl.providers.base import (
+    Capabilities,
+    Evidenced,
+    Executor,
+    OpenLab,
+    Probe,
+    RunningLab,
+    StrategyChoice,
+    TargetKind,
+    Tell,
+    Together,
+    untold,
+)
 from labctl.providers.cilium.commands import (
     BUNDLES,
     Commands,
@@ -31,9 +45,11 @@ from labctl.providers.cilium.commands import (
 )
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
+from labctl.providers.cilium.support import kubeconfig_secrets
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
+from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
-from labctl.providers.kind import bundle, clusters, config
+from labctl.providers.kind import bundle, clusters, config, presence
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
@@ -58,6 +74,11 @@ class KindProvider:
         self._commands: Commands = commands or HostCommands(self.name)
         self._root = root or state_root(self.name)
         self._found_endpoint: EngineEndpoint | None = None
+        self._tell: ContextVar[Tell] = ContextVar("labctl-kind-tell", default=untold)
+        """Of each build its own, where several are built at the same time."""
+        self._planned: dict[str, tuple[config.Ranges, config.Ranges]] = {}
+        """The address ranges of labs planned here whose files are not written yet: as asked, and as placed."""
+        self._planning = threading.RLock()
 
     @property
     def engine(self) -> str:
@@ -72,7 +93,32 @@ class KindProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(is_proven_when_built=True, packing=self, switching=self)
+        return Capabilities(
+            is_proven_when_built=True,
+            packing=self,
+            switching=self,
+            support=self,
+            telling=self.telling,
+            together=self.together,
+        )
+
+    @contextlib.contextmanager
+    def telling(self, tell: Tell) -> Iterator[None]:
+        """What is loaded and waited for, of the lab that this thread builds."""
+        before = self._tell.set(tell)
+        try:
+            yield
+        finally:
+            self._tell.reset(before)
+
+    def together(self, labs: Sequence[Lab]) -> Together:
+        """Clusters are made at the same time where there is room for all of them, which is what they will need when
+        they stand side by side; else one after the other, so that each takes what is left."""
+        nodes = sum(len(self.settings(lab).all_nodes) for lab in labs)
+        choice = by_memory(
+            nodes * MEMORY_PER_NODE_BYTE, self._free_memory(), f"{len(labs)} clusters with {nodes} nodes"
+        )
+        return Together(at_once=not choice.switches, because=choice.because)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -87,8 +133,12 @@ class KindProvider:
     def settings(self, lab: Lab) -> KindSettings:
         """The lab as this provider reads it, with address ranges that no other kind lab here has: its own once it has
         some, else free ones. Raises UsageError."""
-        ranges = config.ranges_of(read_state(self._files(lab.name).kind_config) or "")
-        placed = config.moved(lab, *ranges) if len(ranges) == 2 else config.settle(lab, self._others(lab.name))
+        with self._planning:
+            ranges = config.ranges_of(read_state(self._files(lab.name).kind_config) or "")
+            asked, planned = self._planned.get(lab.name, ((), ()))
+            if not ranges and asked == _ranges(lab):
+                ranges = planned
+            placed = config.moved(lab, *ranges) if len(ranges) == 2 else config.settle(lab, self._others(lab.name))
         return read_settings(placed, self._root, self._endpoint)
 
     def probes(self) -> Iterator[Probe]:
@@ -99,8 +149,13 @@ class KindProvider:
         refuse(read_settings(lab, self._root))
 
     def plan(self, lab: Lab) -> Plan:
-        """Makes nothing; reads which address ranges other kind labs on this host have."""
-        return plan_lab(self.settings(lab), self.engine)
+        """Makes nothing; reads which address ranges other kind labs on this host have, and keeps those of this lab for
+        it, so that another one that is planned at the same time takes others."""
+        with self._planning:
+            settings = self.settings(lab)
+            planned = plan_lab(settings, self.engine)
+            self._planned[lab.name] = _ranges(lab), _ranges(settings.lab)
+        return planned
 
     def switch(self, before: Lab, after: Lab) -> Plan:
         """From `before`, which is up, to `after` on the same cluster. `after` must have the same name, nodes, pods and
@@ -156,7 +211,10 @@ class KindProvider:
         def recorded(whole: Lab) -> None:
             write_record(files.record, whole)
 
-        yield KindExecutor(self._commands, overlapping=self._overlapping, record=recorded, logs=files.logs)
+        yield KindExecutor(
+            self._commands, overlapping=self._overlapping, record=recorded, logs=files.logs, tell=self._tell.get(),
+            usual=Usual(self._root / USUAL_FILE),
+        )  # fmt: skip
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
@@ -167,7 +225,7 @@ class KindProvider:
         try:
             if self._commands.find(self.engine) is None:
                 raise self._no_engine()
-            nodes = clusters.nodes_of(self._commands, self.engine)
+            nodes = clusters.nodes_of(self._commands, self.engine, timeout_s=presence.LOOK_S)
         except LabError as failed:
             return tuple(_unasked(lab, failed) for lab in self._recorded() if name in (None, lab.name))
         by_lab: dict[str, list[NodeContainer]] = {}
@@ -213,6 +271,7 @@ class KindProvider:
         elif files.record.exists():
             raise self._no_engine()
         files.remove()
+        self._planned.pop(name, None)
 
     @contextlib.contextmanager
     def _open(self, lab: Lab) -> Iterator[OpenLab]:
@@ -238,6 +297,18 @@ class KindProvider:
             )
         write_private(settings.files.kubeconfig, done.text)
 
+    def has_left(self, name: str) -> bool:
+        return is_lab_folder(name) and any(path.is_dir() for path in (self._files(name).folder, self._files(name).logs))
+
+    @contextlib.contextmanager
+    def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
+        from labctl.providers.kind.support import exhibits
+
+        files = self._files(name)
+        yield Evidenced(
+            exhibits=tuple(exhibits(name, files, self.engine, self._commands)), secrets=kubeconfig_secrets(files)
+        )
+
     def _files(self, name: str) -> KindFiles:
         return KindFiles.of(self._root, name)
 
@@ -249,8 +320,9 @@ class KindProvider:
         """The ranges of the other labs, also of those that are still being built: their kind configuration has them."""
         configs = sorted(self._root.glob("*/kind.yaml"))
         texts = ((path.parent.name, read_state(path)) for path in configs if path.parent.name != name)
-        found = ((lab, config.ranges_of(text or "")) for lab, text in texts if is_lab_folder(lab))
-        return tuple((lab, ranges) for lab, ranges in found if ranges)
+        found = {lab: config.ranges_of(text or "") for lab, text in texts if is_lab_folder(lab)}
+        planned = {lab: placed for lab, (_, placed) in list(self._planned.items()) if lab != name}
+        return tuple((lab, ranges) for lab, ranges in (planned | found).items() if ranges)
 
     def _overlapping(self, action: RefuseOverlap) -> Sequence[str]:
         return config.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))
@@ -276,6 +348,10 @@ class KindProvider:
             ),
             remedy="compare them side by side: kindCluster.strategy: parallel",
         )
+
+
+def _ranges(lab: Lab) -> config.Ranges:
+    return lab.network.pod_cidr, lab.network.service_cidr
 
 
 def _unasked(lab: Lab, why: LabError) -> RunningLab:

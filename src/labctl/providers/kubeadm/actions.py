@@ -11,6 +11,7 @@ from typing import Any
 
 from labctl.planning.shell import quoted, through, with_environment, word, written
 from labctl.providers.cilium.values import Wanted, expected_config
+from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +84,24 @@ class RenderCilium:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Play:
-    """One playbook against all machines. `by_hand` is what a person would type instead."""
+    """One playbook against all machines, then what has to be ready on the cluster. `by_hand` is what a person would
+    type instead, which waits, too."""
 
     playbook: str
     by_hand: str
     variables: Mapping[str, Any]
+    waits: tuple[WaitForPods | WaitForNodes, ...] = ()
 
     def shell(self) -> str:
         return self.by_hand
 
     def record(self) -> Mapping[str, object]:
-        return {"kind": "play", "playbook": f"playbooks/{self.playbook}.yml", "variables": dict(self.variables)}
+        return {
+            "kind": "play",
+            "playbook": f"playbooks/{self.playbook}.yml",
+            "variables": dict(self.variables),
+            "waits": [wait.record() for wait in self.waits],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from labctl.providers.cilium.bundle import (
     write,
 )
 from labctl.providers.cilium.commands import Commands, shown
+from labctl.providers.cilium.images import images_in
 from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.images import (
     CILIUM_ROLES,
@@ -30,7 +31,6 @@ from labctl.providers.kubeadm.images import (
     Doors,
     FoundImage,
     Store,
-    images_in,
     locate,
     rename,
 )

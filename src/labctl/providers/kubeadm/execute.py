@@ -7,11 +7,11 @@ The kubeconfig that a machine hands over, not trusted as it is: kubectl runs pro
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ import yaml
 from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
+from labctl.model.result import Completed
+from labctl.providers.base import Tell, untold
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import WriteFile, errors_in, joined, shown, write_private
+from labctl.providers.cilium.images import argv_images, digests_in, lacking, parse_images
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.settings import write_record
-from labctl.providers.cilium.workloads import parse_pods
+from labctl.providers.cilium.waiting import Usual, WaitForPods, Waits
 from labctl.providers.kubeadm.actions import (
     FetchKubeconfig,
     MakeMachines,
@@ -33,7 +36,7 @@ from labctl.providers.kubeadm.actions import (
     RenderCilium,
     Survey,
 )
-from labctl.providers.kubeadm.failures import vagrant_remedy
+from labctl.providers.kubeadm.failures import TaskFailure, recognise, step_failed, vagrant_remedy
 from labctl.providers.kubeadm.images import archived
 from labctl.providers.kubeadm.inventory import inventory, join_documents
 from labctl.providers.kubeadm.own_files import require_packages
@@ -41,7 +44,7 @@ from labctl.providers.kubeadm.plan import play_variables
 from labctl.providers.kubeadm.preflight import refuse_obstacles
 from labctl.providers.kubeadm.runner import AnsibleRunner, playbooks_directory
 from labctl.providers.kubeadm.settings import ADMIN_CONF, KubeadmSettings
-from labctl.providers.kubeadm.ssh import Fleet
+from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.providers.kubeadm.survey import MachineFacts, survey
 from labctl.system import process
 from labctl.system.files import make_own_folder
@@ -49,15 +52,24 @@ from labctl.system.files import make_own_folder
 _HELM_S = 120.0
 _PULL_S = 600.0
 _VAGRANT_S = 3600.0
-_WAITS_FOR_PODS = ("cilium", "pods")
+_ASK_S = 30.0
 INSTALL_HELM = "https://helm.sh/docs/intro/install/"
 
 
 class KubeadmExecutor:
     """`providers.base.Executor` for one lab. `fleet` and `runner` are opened and closed by the provider."""
 
-    def __init__(self, settings: KubeadmSettings, fleet: Fleet, runner: AnsibleRunner) -> None:
+    def __init__(
+        self,
+        settings: KubeadmSettings,
+        fleet: Fleet,
+        runner: AnsibleRunner,
+        *,
+        tell: Tell = untold,
+        usual: Usual | None = None,
+    ) -> None:
         self._settings, self._fleet, self._runner = settings, fleet, runner
+        self._tell, self._usual = tell, usual or Usual(None)
         self._seen: tuple[MachineFacts, ...] = ()
 
     def execute(self, actions: Sequence[Action]) -> None:
@@ -104,23 +116,53 @@ class KubeadmExecutor:
         documents = join_documents(settings.kubeadm, settings.machines)
         variables = play_variables(settings, self._family)
         variables["labctl"]["kubectl_here"] = process.find_program("kubectl") or ""
-        try:
-            self._runner.play(action.playbook, inventory(settings.machines, documents), variables)
-        except StepFailed as failed:
-            waiting = self._waiting_pods() if action.playbook in _WAITS_FOR_PODS else ""
-            if not waiting:
-                raise
-            cause = f"{failed.cause}; not ready: {waiting}"
-            raise StepFailed(what=failed.what, cause=cause, remedy=failed.remedy) from failed
+        if action.playbook == "prepare":
+            variables["labctl"]["archives"] = self._archives(variables["labctl"]["archives"])
+        # Waiting is done here, where what is seen meanwhile can be told; a playbook run by hand waits by itself.
+        variables["labctl"]["wait_s"] = 0
+        self._runner.play(action.playbook, inventory(settings.machines, documents), variables)
+        for wait in action.waits:
+            if isinstance(wait, WaitForPods):
+                self._waits.pods(wait)
+            else:
+                self._waits.nodes(wait)
 
-    def _waiting_pods(self) -> str:
-        """The pods that are not ready, with their reasons; empty when they cannot be asked for."""
-        with contextlib.suppress(LabError):
-            argv = self._settings.kubectl("get", "pods", "--all-namespaces", "-o", "json")
-            pods = parse_pods(self._fleet.control_plane.run(argv, timeout_s=30.0).text)
-            waiting = [f"pod {pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in pods if not pod.is_ready]
-            return "; ".join(waiting[:4])[:800]
-        return ""
+    def _archives(self, archives: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+        """Each archive with its images, and the machines that have all of them: nothing is copied there. All machines
+        are asked at once; one without crictl or containerd has none yet."""
+        if not archives:
+            return []
+
+        def ask(commands: MachineCommands) -> Mapping[str, frozenset[str]]:
+            try:
+                return parse_images(commands.run(argv_images(), timeout_s=_ASK_S).text)
+            except LabError:
+                return {}
+
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            have = {one.machine.node: pool.submit(ask, one) for one in self._fleet}
+        known: list[dict[str, object]] = []
+        for archive in archives:
+            wanted = digests_in(Path(archive["path"]).expanduser())
+            there = [node for node, asked in have.items() if wanted and not lacking(wanted, asked.result())]
+            known.append({**archive, "images": sorted(wanted), "there": there})
+        return known
+
+    @property
+    def _waits(self) -> Waits:
+        """On the control plane: the API server need not be reachable from this host."""
+        place = self._settings.control_plane
+
+        def remedy(cause: str) -> str:
+            found = recognise(TaskFailure(node=place.node, task="", message=cause))
+            return step_failed([TaskFailure(node=place.node, task="", message=cause)], [place]).remedy if found else ""
+
+        def failed(asked: Completed) -> StepFailed:
+            said = joined(errors_in(asked.error_text)) or asked.error_text.strip()[-300:]
+            by_hand = shown(self._fleet.control_plane, asked.argv)
+            return StepFailed(what=f"{place.node}: kubectl does not answer", cause=said, remedy=by_hand)
+
+        return Waits(self._fleet.control_plane, tell=self._tell, usual=self._usual, remedy=remedy, failed=failed)
 
     def _fetch(self, action: FetchKubeconfig) -> None:
         try:

@@ -23,6 +23,7 @@ from labctl.json_text import parse_json
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands, HostCommands, read_state
+from labctl.providers.cilium.images import DOCKER, INDEX, NAMES, images_in
 from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.inventory import pause_tag, sandbox_image
@@ -201,41 +202,18 @@ def _silence(commands: MachineCommands) -> str:
     return "" if done.returncode == 0 and not done.timed_out else done.error_text.strip()[-200:] or "no answer"
 
 
-_INDEX, _DOCKER = "index.json", "manifest.json"
-_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-
-
-def images_in(archive: Path) -> Mapping[str, str]:
-    """Names in full with digests. Raises OSError, tarfile.TarError or ValueError when it is no image archive."""
-    with open_archive(archive) as tar:
-        contents = {each.name: parse_json(content_of(tar, each)) for each in tar if each.name in (_INDEX, _DOCKER)}
-    if not contents:
-        raise ValueError(f"neither {_INDEX} nor {_DOCKER} is in it")
-    found: dict[str, str] = {}
-    for image in contents.get(_DOCKER) or ():
-        config = str(image.get("Config", "")).rpartition("/")[2].removesuffix(".json")
-        for name in image.get("RepoTags") or ():
-            found[normal(name)] = f"sha256:{config}"
-    for described in (contents.get(_INDEX) or {}).get("manifests", ()):
-        notes = described.get("annotations") or {}
-        name = next((notes[key] for key in _NAMES if "/" in notes.get(key, "") or ":" in notes.get(key, "")), "")
-        if name:
-            found[normal(name)] = str(described.get("digest", ""))
-    return found
-
-
 def rename(source: Path, target: Path, name: str) -> None:
     """Writes `source`, an archive of containerd with one image, to `target` with `name` for it. What a digest alone
     names has no tag, and the tag is what manifests ask for where nothing is pulled."""
     with open_archive(source) as old, tarfile.open(target, "w") as new:
         for member in old:
-            if member.name == _DOCKER:  # the same once more, for docker
+            if member.name == DOCKER:  # the same once more, for docker
                 continue
             content = old.extractfile(member)
-            if member.name == _INDEX:
+            if member.name == INDEX:
                 index = parse_json(content_of(old, member))
                 for described in index["manifests"]:
-                    described["annotations"] = {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}
+                    described["annotations"] = {NAMES[0]: name, NAMES[1]: name.rpartition(":")[2]}
                 data = json.dumps(index).encode()
                 member.size = len(data)
                 content = io.BytesIO(data)

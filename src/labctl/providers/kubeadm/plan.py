@@ -11,7 +11,8 @@ from typing import Any
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.sections import MachineSource
 from labctl.providers.cilium.commands import WriteFile
-from labctl.providers.cilium.workloads import LAB_LABEL, workloads
+from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
+from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
 from labctl.providers.kubeadm import by_hand
 from labctl.providers.kubeadm.actions import (
     FetchKubeconfig,
@@ -23,6 +24,9 @@ from labctl.providers.kubeadm.actions import (
 )
 from labctl.providers.kubeadm.inventory import variables
 from labctl.providers.kubeadm.settings import KubeadmSettings
+
+READY_S = 300.0
+"""How long agents, nodes and pods may take until they are ready."""
 
 
 def plan_lab(settings: KubeadmSettings) -> Plan:
@@ -151,9 +155,25 @@ def _cilium(settings: KubeadmSettings) -> Step:
                 playbook="cilium",
                 by_hand=by_hand.apply(settings, settings.files.rendered, then),
                 variables=play_variables(settings),
+                waits=_cilium_waits(settings),
             ),
         ),
     )
+
+
+def _cilium_waits(settings: KubeadmSettings) -> tuple[WaitForPods | WaitForNodes, ...]:
+    kubectl, count = settings.kubectl(), len(settings.machines)
+    return (
+        WaitForPods(
+            kubectl=kubectl, namespace="kube-system", selector="k8s-app=cilium", count=count, what="Cilium agents",
+            timeout_s=READY_S, daemonset="cilium",
+        ),
+        WaitForPods(
+            kubectl=kubectl, namespace="kube-system", selector="name=cilium-operator", count=1,
+            what="the Cilium operator", timeout_s=READY_S,
+        ),
+        WaitForNodes(kubectl=kubectl, count=count, timeout_s=READY_S),
+    )  # fmt: skip
 
 
 def _pods(settings: KubeadmSettings) -> Step:
@@ -164,6 +184,16 @@ def _pods(settings: KubeadmSettings) -> Step:
             playbook="pods",
             by_hand=by_hand.apply(settings, settings.files.workloads, then),
             variables=play_variables(settings),
+            waits=(
+                WaitForPods(
+                    kubectl=settings.kubectl(),
+                    namespace=settings.namespace,
+                    selector=LAB_LABEL,
+                    count=len(settings.lab.pods) + len(nodes_with_helper(settings)),
+                    what=f"pods ({CONTAINER} image {settings.tools_image})",
+                    timeout_s=READY_S,
+                ),
+            ),
         ),
     ]
     return Step(

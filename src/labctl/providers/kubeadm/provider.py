@@ -9,15 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labctl.errors import StepFailed, UsageError
+from labctl.errors import LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.model.sections import Kubeadm, MachineSource
-from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
+from labctl.providers.base import (
+    Capabilities,
+    Evidenced,
+    Executor,
+    OpenLab,
+    Part,
+    Probe,
+    RunningLab,
+    StrategyChoice,
+    Tell,
+    untold,
+)
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.settings import read_record, refuse_differing
+from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.kubeadm.events import Narrator, TaskEvent, TaskObserver, unheard
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, locate
@@ -48,13 +60,14 @@ class KubeadmProvider:
     ) -> None:
         self._root = root or state_root(self.name)
         self._observer = observer
+        self._tell: Tell = untold
         self._site = site
         self._site_section = site_section
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            is_proven_when_built=True, packing=self, switching=self, telling=self.telling,
+            is_proven_when_built=True, packing=self, switching=self, support=self, telling=self.telling,
             machine_probes=self.machine_probes, seek=self.seek,
         )  # fmt: skip
 
@@ -168,7 +181,7 @@ class KubeadmProvider:
             Fleet(settings.machines) as fleet,
             AnsibleRunner(settings.files.logs, settings.machines, self._observer) as runner,
         ):
-            yield KubeadmExecutor(settings, fleet, runner)
+            yield KubeadmExecutor(settings, fleet, runner, tell=self._tell, usual=Usual(self._root / USUAL_FILE))
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
@@ -176,17 +189,17 @@ class KubeadmProvider:
     @contextlib.contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:
         """Every Ansible task is an act, on all machines together."""
-        before, narrator = self._observer, Narrator(tell)
+        before, narrator, told = self._observer, Narrator(tell), self._tell
 
         def both(event: TaskEvent) -> None:
             before(event)
             narrator(event)
 
-        self._observer = both
+        self._observer, self._tell = both, tell
         try:
             yield
         finally:
-            self._observer = before
+            self._observer, self._tell = before, told
 
     def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         """Labs that this host has on record. Machines are not asked: that would take seconds for each that is off."""
@@ -245,6 +258,25 @@ class KubeadmProvider:
             missing=("its record on this host",),
             is_resumable=True,
         )
+
+    def has_left(self, name: str) -> bool:
+        return is_lab_folder(name) and any(path.is_dir() for path in (self._files(name).folder, self._files(name).logs))
+
+    @contextlib.contextmanager
+    def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
+        """Of the machines on record; where there is no record, of those of lab.yaml that carry the lab's mark."""
+        from labctl.providers.kubeadm.ssh import Fleet
+        from labctl.providers.kubeadm.support import exhibits, secrets
+
+        files, state = self._files(name), self._state(name)
+        problem: LabError | None = None
+        machines: tuple[Machine, ...] = ()
+        try:
+            machines, _ = self._marked(name) if state is None else self._recorded(name, state)
+        except LabError as failed:
+            problem = failed
+        with Fleet(machines) as fleet:
+            yield Evidenced(exhibits=tuple(exhibits(name, files, fleet, problem)), secrets=secrets(files, machines))
 
     def teardown(self, name: str) -> None:
         """Puts the lab's machines back as they were. Only machines with this lab's mark are touched; where some

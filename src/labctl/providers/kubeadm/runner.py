@@ -33,6 +33,7 @@ from labctl.providers.kubeadm.failures import step_failed
 from labctl.providers.kubeadm.inventory import to_ansible
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
+from labctl.providers.kubeadm.ssh_config import reached
 from labctl.system import files, process
 from labctl.system.clock import Deadline
 from labctl.system.usage import ThreadUsage
@@ -66,6 +67,9 @@ Include /etc/ssh/ssh_config
 """
 """What ssh reads for Ansible: the user's configuration, after what it may not loosen. By a file and not by options,
 since the ssh of a jump host, which ssh starts by itself, gets the file and no option."""
+_RETRIES_THROUGH_A_DOOR = 5
+"""Ansible waits 1, 3, 7, 15 and 30 s between them; what is merely off takes no longer to be named, except behind a jump
+host that several machines share."""
 _PACKAGE = 'pip install "ansible-core>=2.15" "ansible-runner>=2.3" "fabric>=3.2"'
 _END_S = 15.0
 _CLOSE_S = 2.0
@@ -268,6 +272,7 @@ class AnsibleRunner:
             # For sudo, which waits 20 s on a machine that cannot find its own name. Connections have their own limit.
             "ANSIBLE_TIMEOUT": "60",
             "ANSIBLE_PIPELINING": "True",
+            "ANSIBLE_SSH_RETRIES": str(_RETRIES_THROUGH_A_DOOR if self._share_a_door() else 0),
             "ANSIBLE_FORKS": str(max(5, len(self.machines))),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_DEPRECATION_WARNINGS": "False",
@@ -277,6 +282,11 @@ class AnsibleRunner:
             # There is no user to answer in a window.
             "SSH_ASKPASS_REQUIRE": "never",
         }
+
+    def _share_a_door(self) -> bool:
+        """Whether several machines are behind one jump host, whose sshd hangs up when all forks come at once."""
+        doors = [goal.jump or shlex.join(goal.through) for goal in map(reached, self.machines)]
+        return any(door and doors.count(door) > 1 for door in doors)
 
     def _in_thread(
         self, init_runner: Any, arguments: Mapping[str, Any], log: Path, listener: EventListener, timeout_s: float

@@ -2,7 +2,8 @@
 
 sshd lets one connection have `MaxSessions` sessions (10 by default, 2 or 1 on hardened machines), and says so only by
 refusing the next one. `Sessions` learns that limit by trying, uses places that have become free, and opens one more
-connection when all places are taken.
+connection when all places are taken. Of connections that are not logged in yet it takes few (`MaxStartups`, 10 by
+default), and hangs up on the others: `Door` learns how many, and makes the rest wait, also at a jump host.
 
 A program that is started has one owner, this process. `watched` puts it under a watchdog on the machine that ends it
 when its standard input closes (the connection, labctl or sshd ended) or its time is over, and every program carries the
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import random
 import re
 import socket
 import threading
@@ -43,6 +45,65 @@ _REST_S = 1.0
 one although it should have room is left alone for so long."""
 _POLL_S = 0.02
 _ASK_S = 30.0
+
+
+MOST_STARTING = 4
+"""Connections that are being made to one sshd at the same time, until it hangs up on one of them."""
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.0
+_MORE_AFTER = 8
+"""So many connections in a row that were let in show that the door is wider again."""
+
+
+@dataclass(eq=False)
+class Door:
+    """One sshd while connections to it are made: `most` of them at a time, and none while it `rests` after it hung up.
+
+    Each time that it hangs up, half as many are made at a time, after a pause that doubles; how many it takes is
+    learned so, and is learned anew when it lets in many in a row."""
+
+    most: int = MOST_STARTING
+    starting: int = 0
+    hung_up: int = 0
+    """How often it did, in all."""
+    _pause_s: float = _FIRST_PAUSE_S
+    _rests_until_s: float = 0.0
+    _in_a_row: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Held while a connection is being made, until it is logged in."""
+        with self._changed:
+            while True:
+                rest_s = self._rests_until_s - time.monotonic()
+                if rest_s <= 0 and self.starting < self.most:
+                    break
+                self._changed.wait(timeout=max(_POLL_S, rest_s) if rest_s > 0 else None)
+            self.starting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.starting -= 1
+                self._changed.notify_all()
+
+    def turned_away(self) -> None:
+        with self._changed:
+            self.hung_up += 1
+            self._in_a_row = 0
+            self.most = max(1, self.most // 2)
+            # Not all at the same moment, of several labctls either.
+            self._rests_until_s = time.monotonic() + self._pause_s * random.uniform(0.7, 1.3)  # nosec B311  # no secret
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def let_in(self) -> None:
+        with self._changed:
+            self._pause_s = _FIRST_PAUSE_S
+            self._in_a_row += 1
+            if self._in_a_row >= _MORE_AFTER and self.most < MOST_STARTING:
+                self.most, self._in_a_row = self.most + 1, 0
+            self._changed.notify_all()
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ import base64
 import contextlib
 import logging
 import os
-import random
 import re
 import shlex
 import socket
@@ -33,7 +32,7 @@ from labctl.providers.kubeadm.inventory import SUDO
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.running import SshRunning
-from labctl.providers.kubeadm.sessions import LONGEST_S, OWNER, Sessions, end_strays, own_traffic, owner, watched
+from labctl.providers.kubeadm.sessions import LONGEST_S, OWNER, Door, Sessions, end_strays, own_traffic, owner, watched
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.files import OWN_FILE, read_file, write_atomically
 
@@ -47,11 +46,11 @@ _LOGIN_S = 30.0
 """For each of sshd's answers (banner, keys, login): a busy machine starts an sshd for the connection that it took."""
 _KEEPALIVE_S = 5
 _GRACE_S = 30.0
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-"""Before a machine is tried again whose sshd has too many connections that are not logged in yet (`MaxStartups`)."""
-_MOST_STARTING = 4
 _MOST_PACKET_BYTE, _MOST_GREETING_BYTE = 256 << 10, 64 << 10
 """As OpenSSH's own (PACKET_MAX_SIZE; SSH_MAX_PRE_BANNER_LINES is 1024 lines, most of them short)."""
+_PATIENCE_S = 20.0
+"""So long a machine is tried again whose sshd, or whose jump host's, has too many connections that are not logged in
+yet (`MaxStartups`)."""
 _CHUNK = 65536
 _SAID_S = 2.0
 _SUDO_S = 60.0
@@ -60,15 +59,12 @@ _UNSAFE = re.compile(r"[^ -~]|['!\\]")
 """What csh, fish or rc read differently inside single quotes, and what locales do."""
 
 
-_STARTING: dict[str, threading.BoundedSemaphore] = {}
+_DOORS: dict[str, Door] = {}
 
 
-def _turn(goal: Reached) -> threading.BoundedSemaphore:
-    """Held while a connection is being made: of those that are not logged in, one sshd takes few, a jump host's too."""
-    return _STARTING.setdefault(
-        goal.jump or shlex.join(goal.through) or f"{goal.host}:{goal.port}",
-        threading.BoundedSemaphore(_MOST_STARTING),
-    )
+def door_of(goal: Reached) -> Door:
+    """The sshd that connections to this machine have to pass first: its own, or its jump host's."""
+    return _DOORS.setdefault(goal.jump or shlex.join(goal.through) or f"{goal.host}:{goal.port}", Door())
 
 
 def _is_turned_away(failed: BaseException, said: str) -> bool:
@@ -80,9 +76,9 @@ def _is_turned_away(failed: BaseException, said: str) -> bool:
     return "banner" in str(failed) or isinstance(failed, EOFError | ConnectionResetError)
 
 
-def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connection:
+def connect(machine: Machine, patience_s: float = _PATIENCE_S) -> Connection:
     """An open connection to the machine. Raises StepFailed that names machine, reason and remedy, and UsageError for
-    files that lab.yaml may not name. A machine that hangs up before its first word is tried again after `pauses_s`."""
+    files that lab.yaml may not name. Where sshd hangs up before its first word, it is tried again for `patience_s`."""
     require_own(machine)
     try:
         import paramiko  # type: ignore[import-untyped]
@@ -94,49 +90,53 @@ def connect(machine: Machine, pauses_s: Sequence[float] = _PAUSES_S) -> Connecti
     # paramiko's threads write tracebacks of their own; what they met is raised here, and reported once.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
     goal = reached(machine)
-    way: socket.socket | None = None
-    connection: Connection | None = None
-    starting = _turn(goal)
-    starting.acquire()
-    try:
-        way = _piped(goal) if goal.through else socket.create_connection((goal.host, goal.port), timeout=_CONNECT_S)
-        connection = Connection(
-            goal.key_name,
-            user=goal.user,
-            # A name of its own in known_hosts stands there without a port.
-            port=22 if goal.is_alias else goal.port,
-            # With a connection at hand this is the time for banner and keys, at whose end paramiko goes on regardless.
-            connect_timeout=2 * _LOGIN_S,
-            connect_kwargs={
-                "banner_timeout": _LOGIN_S, "auth_timeout": _LOGIN_S, "sock": way, "auth_strategy": _keys(goal),
-                "transport_factory": _transport,
-            },
-            # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
-            config=Config(overrides={"load_ssh_configs": False}),
-        )  # fmt: skip
-        client = connection.client
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        _know(client.get_host_keys(), goal)
-        connection.open()
-        shown = connection.transport.get_remote_server_key().get_base64()
-        if any(shown in words for words in _marked("@revoked", goal)):
-            raise paramiko.SSHException("the key that the machine presents is marked @revoked in known_hosts")
-        connection.transport.set_keepalive(_KEEPALIVE_S)
-    except (OSError, paramiko.SSHException, EOFError) as failed:
-        said = way.said() if isinstance(way, _Piped) else ""
-        with contextlib.suppress(Exception):
-            if connection is not None:
-                connection.close()
-        if way is not None:
-            way.close()
-        if not pauses_s or not _is_turned_away(failed, said):
-            raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
-    else:
-        return connection
-    finally:
-        starting.release()
-    time.sleep(pauses_s[0] * random.uniform(0.5, 1.5))  # nosec B311  # so that not all come back at once
-    return connect(machine, pauses_s[1:])
+    door, until_s = door_of(goal), time.monotonic() + patience_s
+    while True:
+        way: socket.socket | None = None
+        connection: Connection | None = None
+        with door.turn():
+            try:
+                way = _way(goal)
+                connection = Connection(
+                    goal.key_name,
+                    user=goal.user,
+                    # A name of its own in known_hosts stands there without a port.
+                    port=22 if goal.is_alias else goal.port,
+                    # With a connection at hand this is the time for banner and keys, at whose end paramiko goes on
+                    # regardless.
+                    connect_timeout=2 * _LOGIN_S,
+                    connect_kwargs={
+                        "banner_timeout": _LOGIN_S, "auth_timeout": _LOGIN_S, "sock": way,
+                        "auth_strategy": _keys(goal), "transport_factory": _transport,
+                    },
+                    # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
+                    config=Config(overrides={"load_ssh_configs": False}),
+                )  # fmt: skip
+                client = connection.client
+                client.set_missing_host_key_policy(paramiko.RejectPolicy())
+                _know(client.get_host_keys(), goal)
+                connection.open()
+                shown = connection.transport.get_remote_server_key().get_base64()
+                if any(shown in words for words in _marked("@revoked", goal)):
+                    raise paramiko.SSHException("the key that the machine presents is marked @revoked in known_hosts")
+                connection.transport.set_keepalive(_KEEPALIVE_S)
+            except (OSError, paramiko.SSHException, EOFError) as failed:
+                said = way.said() if isinstance(way, _Piped) else ""
+                with contextlib.suppress(Exception):
+                    if connection is not None:
+                        connection.close()
+                if way is not None:
+                    way.close()
+                if not _is_turned_away(failed, said) or time.monotonic() >= until_s:
+                    raise _unreached(machine, goal, _in_words(failed, goal.known_as), said) from failed
+            else:
+                door.let_in()
+                return connection
+        door.turned_away()
+
+
+def _way(goal: Reached) -> socket.socket:
+    return _piped(goal) if goal.through else socket.create_connection((goal.host, goal.port), timeout=_CONNECT_S)
 
 
 def _transport(*words: Any, **named: Any) -> Any:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import Capabilities, Evidenced, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
 from labctl.system import files, netns
@@ -35,7 +35,17 @@ class NetnsProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes)
+        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes, support=self)
+
+    def has_left(self, name: str) -> bool:
+        """What there is of a netns lab is found: it keeps no logs of builds."""
+        return False
+
+    @contextlib.contextmanager
+    def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
+        from labctl.providers.netns.support import exhibits
+
+        yield Evidenced(exhibits=tuple(exhibits(name, processes)))
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         from labctl.networks import network_of

@@ -51,7 +51,7 @@ def test_labs_are_built_proven_measured_proven_again_and_removed_in_that_order(w
     acts = [ACTS[type(event)] for event in events if type(event) in ACTS]
     assert acts == ["build", "build", "prove", "prove", "block", "block", "prove", "prove", "remove", "remove"]
     assert answer.comparisons == world.read().comparisons()
-    assert (answer.path, answer.stopped, answer.kept, answer.against_baseline) == (world.only_run(), None, (), ())
+    assert (answer.path, answer.stopped, answer.left, answer.against_baseline) == (world.only_run(), None, (), ())
     assert world.read().run.result() is not None
 
 
@@ -78,8 +78,10 @@ def test_a_stop_before_the_first_figure_leaves_a_run_and_no_comparison(world: Wo
 def test_kept_labs_are_named_and_stay_up(world: World) -> None:
     question = world.question(rounds=1)
     answer = compare(question, new(world, question), matrix_document, lambda event: None, keep=True)
-    assert answer.kept == ("legacy-a-abcd", "bpf-b-abcd")
-    assert sorted(world.provider.up) == sorted(answer.kept)
+    assert [(one.lab, one.side, one.scenario) for one in answer.left] == [
+        ("legacy-a-abcd", "a", "legacy"), ("bpf-b-abcd", "b", "bpf"),
+    ]  # fmt: skip
+    assert sorted(world.provider.up) == sorted(one.lab for one in answer.left)
 
 
 def test_a_baseline_is_compared_with_what_was_measured_and_refused_before_anything_is(world: World) -> None:

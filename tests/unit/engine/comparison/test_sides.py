@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,9 +17,9 @@ from labctl.compare.order import Schedule
 from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
 from labctl.engine.comparison.request import Options, Question, ask
-from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose
-from labctl.engine.events import Event, StepDone, silent
-from labctl.errors import NotInForce, StepFailed, UsageError
+from labctl.engine.comparison.sides import SIDE_BY_SIDE, LeftLab, Turns, choose
+from labctl.engine.events import Event, Note, StepDone, silent
+from labctl.errors import Interrupted, NotInForce, StepFailed, UsageError
 from labctl.loading import load_scenario
 from labctl.model.comparison import Noise
 from labctl.model.lab import HostRouting, Lab, Strategy
@@ -280,3 +281,71 @@ def test_a_provider_that_cannot_switch_builds_side_by_side_and_says_so_when_aske
 
 def _quiet(block: int) -> Noise:
     return Noise(block=block)
+
+
+def left_of(
+    labs: tuple[Lab, Lab], provider: SwitchingProvider, *, keep: bool, rounds: int = 4
+) -> tuple[list[LeftLab], list[str], Journal]:
+    """What is left after a comparison in turns, however it ended, what was said, and the journal."""
+    question = question_of(labs, provider, rounds=rounds)
+    journal, events = Journal(), list[Event]()
+    measurement = Measurement(
+        question.sides, question.specs, checks_of(provider.log), journal, events.append, keep=keep
+    )
+    with contextlib.suppress(StepFailed, Interrupted, NotInForce), measurement:
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
+    return measurement.left, [event.text for event in events if isinstance(event, Note)], journal
+
+
+@pytest.mark.parametrize("rounds", [3, 4])
+def test_a_lab_that_is_kept_says_in_which_sides_mode_it_is_left(labs: tuple[Lab, Lab], rounds: int) -> None:
+    provider = SwitchingProvider()
+    left, said, journal = left_of(labs, provider, keep=True, rounds=rounds)
+    assert provider.in_force is not None
+    really = provider.in_force
+    (one,) = left
+    side = {"legacy": "a", "bpf": "b"}[really.scenario]
+    assert (one.lab, one.side, one.scenario, one.is_kept) == ("in-turns-t0", side, really.scenario, True)
+    assert one.mode == really.datapath.asked()
+    assert any(
+        text.startswith(f"lab in-turns-t0 is left in the mode of side {side} ({really.scenario}): hostRouting ")
+        for text in said
+    )
+    assert [content for kind, content in journal.entries if kind == "left"] == [{"labs": [one.record()]}]
+
+
+def test_a_lab_that_is_removed_is_left_in_no_mode(labs: tuple[Lab, Lab]) -> None:
+    left, said, journal = left_of(labs, SwitchingProvider(), keep=False)
+    assert left == []
+    assert not [text for text in said if "is left" in text]
+    assert not [content for kind, content in journal.entries if kind == "left"]
+
+
+@pytest.mark.parametrize("stop", [StepFailed("kubectl does not answer"), Interrupted("Ctrl-C")])
+def test_one_that_cannot_be_removed_after_a_switch_was_cut_says_that_nobody_knows_its_mode(
+    stop: Exception, labs: tuple[Lab, Lab]
+) -> None:
+    provider = SwitchingProvider(
+        fails={
+            "make switch-to-bpf-address": stop, "make switch-to-legacy-address": stop,
+            "teardown in-turns-t0": StepFailed("the engine is gone"),
+        }
+    )  # fmt: skip
+    left, said, _ = left_of(labs, provider, keep=False)
+    (one,) = left
+    assert one.is_kept is False
+    record = one.record()
+    assert (record["side"], record["mode"]) == (None, None)
+    assert {record["switchedFrom"], record["switchedTo"]} == {"legacy", "bpf"}
+    assert any(
+        "is left in the middle of a switch from" in text and "labctl status in-turns-t0" in text for text in said
+    )
+
+
+def test_one_that_cannot_be_removed_between_two_switches_says_its_mode(labs: tuple[Lab, Lab]) -> None:
+    provider = SwitchingProvider(fails={"teardown in-turns-t0": StepFailed("the engine is gone")})
+    left, said, _ = left_of(labs, provider, keep=False)
+    (one,) = left
+    assert provider.in_force is not None
+    assert (one.scenario, one.is_kept, one.switching_to) == (provider.in_force.scenario, False, "")
+    assert "lab in-turns-t0 could not be removed: the engine is gone" in said

@@ -57,8 +57,8 @@ def test_the_guides_example_plans_three_containers_and_nothing_from_a_network(sc
     provider = KindProvider(root=project / "state")
     script = as_script(provider.plan(lab_of(scenario)))
     assert not re.search(r"\bpull\b(?!Policy)|--repo|https?://|quay\.io|docker\.io/(?!local/)|@sha256", script), script
-    loaded = re.findall(r"^kind load docker-image (\S+) ", script, re.MULTILINE)
-    assert loaded == [AGENT, OPERATOR, TOOLS]
+    loaded = re.findall(r"^kind load docker-image (.+) --name ", script, re.MULTILINE)
+    assert loaded == [f"{AGENT} {OPERATOR} {TOOLS}"]
     for image in ("local/node:v1.20.2", AGENT, OPERATOR, TOOLS):
         assert f"docker image inspect {image} " in script
     assert "helm template cilium /srv/charts/cilium-1.13.12.tgz " in script

@@ -55,7 +55,7 @@ def test_a_host_with_everything_lacks_nothing() -> None:
 def test_what_is_missing_has_a_remedy_in_every_case() -> None:
     host = Host()
     host.absent_tools = {"docker", "podman", "nerdctl", "kind", "kubectl", "helm"}
-    lacking = [probe for probe in found(host, {}).values() if not probe.present]
+    lacking = [probe for probe in found(host, {}).values() if not probe.present and probe.is_looked_at]
     assert {"docker", "kind", "kubectl", "helm"} <= {probe.name for probe in lacking}
     assert all(probe.remedy for probe in lacking)
 
@@ -166,3 +166,26 @@ def test_an_old_kernel_is_said_to_lack_bpf_host_routing() -> None:
 )
 def test_the_engine_is_the_one_that_kind_takes(environment: dict[str, str], there: set[str], engine: str) -> None:
     assert engine_of(environment, lambda name: name if name in there else None) == engine
+
+
+@pytest.mark.parametrize("why", ["stopped", "hangs", "absent"])
+def test_what_only_the_engine_knows_is_unknown_when_it_cannot_be_asked_not_fine_and_not_missing(why: str) -> None:
+    class Hanging(Host):
+        def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
+            if "info" in argv:
+                return completed(argv, code=-9, timed_out=True)
+            return super().run(argv, timeout_s=timeout_s, stdin=stdin)
+
+    host = Hanging() if why == "hangs" else Host()
+    host.daemon_is_up = why != "stopped"
+    if why == "absent":
+        host.absent_tools = {"docker", "podman", "nerdctl"}
+    seen = found(host)
+    for name in ("cgroup version", "memory"):
+        assert (seen[name].is_looked_at, seen[name].required) == (False, False)
+        assert seen[name].found.startswith("not asked: docker ")
+    daemon = seen["docker" if why == "absent" else "docker daemon"]
+    assert (daemon.present, daemon.required, daemon.is_looked_at) == (False, True, True)
+    if why == "hangs":
+        assert daemon.found.startswith("no answer within ")
+        assert "systemctl start" not in daemon.remedy  # it runs

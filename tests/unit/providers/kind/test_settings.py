@@ -234,4 +234,4 @@ def test_more_images_go_into_the_nodes_where_they_are_named(tmp_path: Path) -> N
     lab = lab_of(tmp_path, kindCluster={"extraImages": ["local/relay:1"]})
     script = as_script(KindProvider(root=tmp_path / "state").plan(lab))
     assert "docker image inspect local/relay:1" in script
-    assert "kind load docker-image local/relay:1 --name labctl-bpf" in script
+    assert "local/tools:1 local/relay:1 --name labctl-bpf" in script

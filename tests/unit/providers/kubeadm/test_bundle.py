@@ -23,6 +23,7 @@ from labctl.errors import MeasureFailed, StepFailed, UsageError
 from labctl.planning.resolve import with_settings
 from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.commands import HostCommands
+from labctl.providers.cilium.images import images_in
 from labctl.providers.cilium.values import normal
 from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
@@ -30,7 +31,6 @@ from labctl.providers.kubeadm.images import (
     TABLE,
     Doors,
     from_table,
-    images_in,
     kubernetes_images,
     locate,
     parse_images,

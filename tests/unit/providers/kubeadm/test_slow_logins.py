@@ -128,7 +128,7 @@ def test_a_login_that_stops_is_told_as_no_answer_and_where_it_stopped(
         monkeypatch.setattr(ssh, "reached", lambda _: goal)
         try:
             with pytest.raises(LabError) as failed:
-                ssh.connect(MACHINE, ())
+                ssh.connect(MACHINE, 0.0)
         finally:
             OVER.set()
     assert failed.value.what == "node1 (node-a.lab): cannot be reached"

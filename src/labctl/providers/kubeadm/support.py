@@ -1,0 +1,56 @@
+"""What a lab on machines shows for a support archive: each machine by SSH, the cluster by the control plane's kubectl.
+
+It stands alone because only `labctl support` loads it. A machine that does not answer is in the archive with why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from labctl.errors import LabError
+from labctl.providers.base import Exhibit
+from labctl.providers.cilium.support import (
+    Place,
+    cluster_exhibits,
+    failing,
+    kubeconfig_secrets,
+    node_exhibits,
+    state_exhibits,
+)
+from labctl.providers.kubeadm.files import KubeadmFiles
+from labctl.providers.kubeadm.machines import Machine
+from labctl.providers.kubeadm.own_files import sudo_password
+from labctl.providers.kubeadm.ssh import Fleet
+
+_ADMIN = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "--request-timeout=10s")
+_MACHINE: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mark.json", ("cat", "/etc/labctl/lab.json")),
+    ("before.json", ("cat", "/etc/labctl/before/record.json")),
+    ("kubeadm.yaml", ("cat", "/etc/labctl/kubeadm.yaml")),
+    ("kubeadm-version.txt", ("kubeadm", "version", "-o", "short")),
+    ("time.txt", ("timedatectl",)),
+    ("name.txt", ("hostname", "--fqdn")),
+)
+
+
+def exhibits(name: str, files: KubeadmFiles, fleet: Fleet, problem: LabError | None) -> Iterator[Exhibit]:
+    """`problem`: why it is not known which machines are the lab's."""
+    yield from state_exhibits(files)
+    if problem is not None:
+        yield failing("nodes/which.txt", str(files.state), problem)
+    places = {commands.machine.node: Place.of(commands) for commands in fleet}
+    for node, place in places.items():
+        yield from node_exhibits(node, place, _MACHINE)
+    if fleet.machines:
+        yield from cluster_exhibits(Place.of(fleet.control_plane, *_ADMIN), f"labctl-{name}")
+
+
+def secrets(files: KubeadmFiles, machines: Sequence[Machine]) -> tuple[str, ...]:
+    """Passwords that sudo on the machines asks for, and what the kubeconfig lets in with."""
+    found = list(kubeconfig_secrets(files))
+    for machine in machines:
+        try:
+            found.append(sudo_password(machine).decode("utf-8", errors="replace").strip())
+        except LabError:
+            continue
+    return tuple(one for one in found if one)
