@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
     from labctl.model.lab import Lab, Scenario
     from labctl.model.parameters import CompareParameters
-    from labctl.model.sections import Kubeadm
+    from labctl.model.sections import ExistingCluster, Kubeadm
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 
-PROVIDERS = ("netns", "kind", "kubeadm")
+PROVIDERS = ("netns", "kind", "kubeadm", "cluster")
 
 
 def provider(name: str, *, trust: bool = False) -> Provider:
@@ -37,6 +37,10 @@ def provider(name: str, *, trust: bool = False) -> Provider:
         return KubeadmProvider(
             site=lambda: _machines_of_site(trust=trust), site_section=lambda: _kubeadm_of_site(trust=trust)
         )
+    if name == "cluster":
+        from labctl.providers.cluster.provider import ClusterProvider
+
+        return ClusterProvider(site=lambda: _cluster_of_site(trust=trust))
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
@@ -126,6 +130,15 @@ def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     return section_of(site_section("kubeadm", trust=trust))
 
 
+def _cluster_of_site(*, trust: bool) -> ExistingCluster:
+    """What lab.yaml says under `cluster:`, for labs that only their cluster remembers, and for `survey`."""
+    from labctl.loading.load import site_section
+    from labctl.model.sections import ExistingCluster
+
+    content = site_section("cluster", trust=trust)
+    return ExistingCluster.model_validate(content or {})
+
+
 def providers(*, trust: bool = False) -> Iterator[Provider]:
     """All providers, the default first; each imported in its turn, so that a search imports no more than it needs."""
     return (provider(name, trust=trust) for name in PROVIDERS)
@@ -146,6 +159,10 @@ def _may_have_labs(name: str) -> bool:
         from labctl.providers.kubeadm import files
 
         return files.may_have_labs()
+    if name == "cluster":
+        from labctl.providers.cluster.files import may_have_labs
+
+        return may_have_labs()
     return True
 
 
