@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabError, UsageError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from labctl.model.lab import Lab, Scenario
     from labctl.model.parameters import CompareParameters
     from labctl.model.sections import ExistingCluster, Kubeadm
+    from labctl.model.survey import Survey
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 
@@ -137,6 +139,27 @@ def _cluster_of_site(*, trust: bool) -> ExistingCluster:
 
     content = site_section("cluster", trust=trust)
     return ExistingCluster.model_validate(content or {})
+
+
+def survey(
+    given: Mapping[str, str], *, sample: int, seed: int, parallel: int, say: Callable[[str], None], trust: bool = False
+) -> Survey:
+    """Asks every node of a cluster. `given` are keys of `cluster:` that the command line says; lab.yaml has the others.
+    Raises LabError when the cluster cannot be asked for its nodes."""
+    from labctl.model.sections import ExistingCluster
+    from labctl.providers.cluster.survey import SurveyRequest
+    from labctl.providers.cluster.survey import survey as ask_all
+
+    site = _cluster_of_site(trust=trust).model_dump(by_alias=True, mode="json")
+    try:
+        section = ExistingCluster.model_validate_json(json.dumps({**site, **given}))
+    except ValueError as wrong:
+        raise UsageError(
+            what="an option cannot be used as it is",
+            cause=str(wrong).splitlines()[-2].strip() if str(wrong) else "",
+            remedy="labctl survey --help",
+        ) from wrong
+    return ask_all(section, SurveyRequest(sample=sample, seed=seed, parallel=parallel), say)
 
 
 def providers(*, trust: bool = False) -> Iterator[Provider]:

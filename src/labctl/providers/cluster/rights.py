@@ -115,6 +115,7 @@ def of_agents() -> tuple[Rule, ...]:
         Rule(
             resources=("pods/exec",), verbs=("create", "get"), needed_for="asking them: cilium status, cilium monitor"
         ),
+        Rule(resources=("pods/log",), verbs=("get",), needed_for="why an agent fell back to Legacy"),
         Rule(resources=("configmaps",), verbs=("get",), names=(CONFIG_MAP,), needed_for="Cilium's configuration"),
     )
 
