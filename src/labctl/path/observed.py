@@ -53,8 +53,9 @@ def observed_evidence(result: CheckResult, lab: Lab) -> Evidence:
         )
     asked, found = lab.datapath.asked(), _claims(lab, signature)
     lost = lost_on_the_way(signature)
-    words = [lost] if lost else [way_in_words(signature), recognised_in(lab, signature).because]
     differing = [key for key, claim in found.items() if asked.get(key, claim) != claim]
+    words = [f"{key} {found[key]} (asked {asked[key]})" for key in differing]
+    words += [lost] if lost else [recognised_in(lab, signature).because, way_in_words(signature)]
     return Evidence(
         witness="signature",
         where=where,
@@ -68,10 +69,10 @@ def observed_evidence(result: CheckResult, lab: Lab) -> Evidence:
 
 
 def as_it_is(lab: Lab) -> str:
-    """The commands that build a lab again of which nothing is asked."""
-    source = lab.source or lab.scenario
+    """The commands that build the lab again, asking nothing of it."""
     named = "" if lab.name == lab.scenario else f" --name {lab.name}"
-    return f"labctl down {lab.name}\nlabctl up {source} --provider {lab.provider}{named} --set datapath.observed=true"
+    again = f"labctl up {lab.scenario} --provider {lab.provider}{named} --set datapath.observed=true"
+    return f"labctl down {lab.name} && {again}  # with its other --set"
 
 
 def _claims(lab: Lab, signature: Signature) -> dict[str, object]:

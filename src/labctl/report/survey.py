@@ -103,13 +103,13 @@ def _pairs(survey: Survey) -> Iterator[RenderableType]:
     shown = sorted(survey.pairs, key=_worst_first)[:10]
     rows = [_pair_row(pair) for pair in shown]
     titles = ("pair, the slowest first", "answered", "least", "median", "most")
-    yield Grid(tuple(Column(title=title) for title in titles), rows)
+    yield Grid(tuple(Column(title=title, is_text=title == "answered") for title in titles), rows)
 
 
 def _pair_row(pair: SurveyedPair) -> tuple[str, ...]:
     name = f"{pair.a} → {pair.b}"
     if pair.failed:
-        return name, pair.failed[:80], "", "", ""
+        return name, pair.failed[:200], "", "", ""
     return name, f"{pair.received}/{pair.sent}", _ms(pair.rtt_min_s), _ms(pair.rtt_p50_s), _ms(pair.rtt_max_s)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from labctl.planning.shell import quoted
+from labctl.planning.shell import quoted, word
 from labctl.providers.cilium.workloads import LAB_LABEL
 
 
@@ -29,13 +29,17 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRights(ClusterAct):
-    """Asks whether everything that the lab takes is allowed, before anything is made. `questions` are argv."""
+    """Asks whether everything that the lab takes is allowed, before anything is made. `questions` are argv, `rights`
+    what each asks for in words."""
 
     questions: tuple[tuple[str, ...], ...]
+    rights: tuple[str, ...]
 
     def shell(self) -> str:
-        return "\n".join(f"{quoted(argv)} --quiet || {{ echo 'no right: {argv[-1]}' >&2; exit 1; }}" for argv in
-                         self.questions)  # fmt: skip
+        asked = zip(self.questions, self.rights, strict=True)
+        return "\n".join(
+            f"{quoted(argv)} --quiet || {{ echo {word(f'no right to {right}')} >&2; exit 1; }}" for argv, right in asked
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

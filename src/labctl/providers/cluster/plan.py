@@ -28,9 +28,12 @@ def plan_lab(settings: ClusterSettings) -> Plan:
     placed = ", ".join(f"{node} is {there}" for node, there in settings.nodes.items())
     where = f"context {settings.context}" if settings.context else "the current context"
     pods = tuple(pod.name for pod in settings.lab.pods)
-    asked = tuple(settings.kubectl(*one.argv()) for one in questions(settings, namespace_is_there=False))
+    asked = questions(settings, namespace_is_there=False)
+    rights = CheckRights(
+        questions=tuple(settings.kubectl(*one.argv()) for one in asked), rights=tuple(one.words() for one in asked)
+    )
     steps = [
-        Step(id="look", title=f"{where}: {placed}; the rights are there", actions=(CheckRights(questions=asked),)),
+        Step(id="look", title=f"{where}: {placed}; the rights are there", actions=(rights,)),
         Step(
             id="namespace",
             title=f"namespace {settings.namespace}, marked as lab {name}'s",

@@ -127,7 +127,8 @@ class ClusterProvider:
         return plan_lab(self._with_nodes(self.settings(lab)))
 
     def _with_nodes(self, settings: ClusterSettings) -> ClusterSettings:
-        return replace(settings, nodes=choose(settings, self._access(settings).nodes()))
+        located = located_in(settings, self._commands)
+        return replace(located, nodes=choose(located, self._access(located).nodes()))
 
     def rights(self, lab: Lab, subject: str, with_agents: bool) -> str:
         """The manifest of the rights that the lab takes, for that subject. Asks nothing of the cluster."""
@@ -135,7 +136,7 @@ class ClusterProvider:
 
     @contextlib.contextmanager
     def _executor(self, lab: Lab) -> Iterator[Executor]:
-        settings = self._located(self.settings(lab))
+        settings = located_in(self.settings(lab), self._commands)
         lab_id = secrets.token_hex(_ID_BYTE)
         state = {
             "lab": lab.name, "scenario": lab.scenario, "digest": lab.digest, "id": lab_id,
@@ -156,19 +157,6 @@ class ClusterProvider:
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
-
-    def _located(self, settings: ClusterSettings) -> ClusterSettings:
-        """With the context and the kubeconfig by name: what is current now may be another one when the lab is looked
-        at."""
-        section = settings.section
-        if not section.context:
-            done = self._commands.run(settings.kubectl("config", "current-context"), timeout_s=_LOOK_S)
-            section = section.model_copy(update={"context": done.text.strip() if done.returncode == 0 else ""})
-        if not section.kubeconfig:
-            named = os.environ.get("KUBECONFIG", "")
-            if named and os.pathsep not in named:
-                section = section.model_copy(update={"kubeconfig": str(Path(named).absolute())})
-        return replace(settings, section=section)
 
     @contextlib.contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:
@@ -243,7 +231,7 @@ class ClusterProvider:
         """Asks the cluster of lab.yaml, or of the current context, for a namespace with the mark of that lab."""
         if self._commands.find("kubectl") is None:
             return None
-        access = self._access(self._located(self._bare(name, {}, None)))
+        access = self._access(located_in(self._bare(name, {}, None), self._commands))
         facts = access.namespace()
         if facts is None or facts.lab != name:
             return None
@@ -276,7 +264,7 @@ class ClusterProvider:
     def _sought_id(self, name: str) -> tuple[Access, str] | None:
         """A namespace with the lab's mark that this host has no record of. None where there is none, or no cluster."""
         try:
-            access = self._access(self._located(self._bare(name, {}, None)))
+            access = self._access(located_in(self._bare(name, {}, None), self._commands))
             facts = access.namespace()
         except LabError:
             return None
@@ -307,6 +295,19 @@ class ClusterProvider:
         except (ValueError, RecursionError):
             return None
         return state if isinstance(state, dict) else None
+
+
+def located_in(settings: ClusterSettings, commands: Commands) -> ClusterSettings:
+    """With the context and the kubeconfig by name: what is current now may be another one when the lab is looked at."""
+    section = settings.section
+    if not section.context:
+        done = commands.run(settings.kubectl("config", "current-context"), timeout_s=_LOOK_S)
+        section = section.model_copy(update={"context": done.text.strip() if done.returncode == 0 else ""})
+    if not section.kubeconfig:
+        named = os.environ.get("KUBECONFIG", "")
+        if named and os.pathsep not in named:
+            section = section.model_copy(update={"kubeconfig": str(Path(named).absolute())})
+    return replace(settings, section=section)
 
 
 def made_by() -> str:

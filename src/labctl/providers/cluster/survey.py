@@ -39,7 +39,7 @@ from labctl.providers.cluster.files import ClusterFiles
 from labctl.providers.cluster.manifests import namespace_text, workloads_text
 from labctl.providers.cluster.nodes import ClusterNode, is_node_name
 from labctl.providers.cluster.open import find_agents
-from labctl.providers.cluster.provider import made_by
+from labctl.providers.cluster.provider import located_in, made_by
 from labctl.providers.cluster.rights import CONFIG_MAP, SYSTEM
 from labctl.providers.cluster.settings import ClusterSettings, bare_lab
 from labctl.system.signals import uninterrupted
@@ -89,7 +89,7 @@ def survey(section: ExistingCluster, request: SurveyRequest, say: Say, commands:
     except (KeyboardInterrupt, Interrupted):
         is_stopped = True
     return Survey(
-        cluster=section.context,
+        cluster=access.settings.context,
         version=version,
         cni="cilium" if agents.pods else "not known",
         nodes=tuple(surveyed.values()),
@@ -105,7 +105,8 @@ def _access(section: ExistingCluster, commands: Commands, name: str) -> Access:
     section = section.model_copy(update={"helpers": HelperUse.NEVER})
     lab = bare_lab(name)
     files = ClusterFiles.of(state_root("cluster"), name)
-    return Access(settings=ClusterSettings(lab=lab, section=section, files=files), commands=commands)
+    settings = ClusterSettings(lab=lab, section=section, files=files)
+    return Access(settings=located_in(settings, commands), commands=commands)
 
 
 def _server_version(access: Access) -> str:
