@@ -35,7 +35,7 @@ _ADMISSION = re.compile(
     r"unable to validate against any security context constraint|admission webhook \S+ denied the request|"
     r"is forbidden: exceeded quota"
 )
-_GONE = re.compile(r"\(NotFound\)|not found")
+_GONE = re.compile(r"\(NotFound\)")
 _KLOG = re.compile(r"^[EWIF]\d{4} ")
 _MOST_CONTEXTS = 12
 

@@ -67,6 +67,7 @@ class ClusterProvider:
         self._root = root or state_root(self.name)
         self._site = site
         self._tell: Tell = _silent
+        self._sought: dict[str, tuple[Access, str]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -237,14 +238,15 @@ class ClusterProvider:
             return None
         if facts.made_by not in ("", made_by()):
             access.refuse_foreign(facts, "none")
+        self._sought[name] = access, facts.lab_id
         return RunningLab(
             name=name, provider=self.name, scenario=facts.scenario, digest=facts.digest, is_whole=False, lab=None,
             missing=("its record on this host",),
         )  # fmt: skip
 
     def teardown(self, name: str) -> None:
-        """Deletes the lab's namespace, and nothing else. Without a record of the lab on this host: one with its mark
-        that this user made from this host."""
+        """Deletes the lab's namespace, and nothing else. Without a record of the lab on this host: the one that `seek`
+        found, and none that was not asked for."""
         files, state = self._files(name), self._state(name)
 
         def say(text: str) -> None:
@@ -256,21 +258,10 @@ class ClusterProvider:
             # One that is another lab's by now is left alone: this lab's is gone.
             if facts is not None and facts.lab == name and facts.lab_id in ("", state.get("id")):
                 access.remove_namespace(str(state.get("id", "")), say)
-        elif (found := self._sought_id(name)) is not None:
+        elif (found := self._sought.pop(name, None)) is not None:
             access, lab_id = found
             access.remove_namespace(lab_id, say)
         files.remove()
-
-    def _sought_id(self, name: str) -> tuple[Access, str] | None:
-        """A namespace with the lab's mark that this host has no record of. None where there is none, or no cluster."""
-        try:
-            access = self._access(located_in(self._bare(name, {}, None), self._commands))
-            facts = access.namespace()
-        except LabError:
-            return None
-        return (
-            (access, facts.lab_id) if facts is not None and facts.lab == name and facts.made_by == made_by() else None
-        )
 
     @contextlib.contextmanager
     def _open(self, lab: Lab) -> Iterator[OpenLab]:
