@@ -56,7 +56,7 @@ def test_addresses_are_those_that_the_cluster_gave(world: KubeWorld, tmp_path: P
         found = open_lab.lab
     there = {name: pod["status"]["podIP"] for name, pod in world.pods["labctl-bpf"].items()}
     assert {pod.name: str(pod.address) for pod in found.pods} == {pod.name: there[pod.name] for pod in found.pods}
-    assert [(str(node.address), str(node.router)) for node in found.nodes][0] == ("10.203.0.11/24", "10.244.0.1")
+    assert (str(found.nodes[0].address), str(found.nodes[0].router)) == ("10.203.0.11/24", "10.244.0.1")
 
 
 def test_nothing_is_expected_of_taps_of_an_unknown_network(world: KubeWorld, tmp_path: Path) -> None:
@@ -161,7 +161,9 @@ def with_cilium(world: KubeWorld) -> KubeWorld:
         endpoints.append(entry)
     world.inside = {
         "endpoint list": json.dumps(endpoints),
-        "cat \\$d/ifindex": "cilium_host 3 ae:0d:d3:b0:df:58\ncilium_vxlan 47 0e:6e:65:46:42:cf\neth0 27 02:42:ac:1e:00:03\n",
+        "cat \\$d/ifindex": (
+            "cilium_host 3 ae:0d:d3:b0:df:58\ncilium_vxlan 47 0e:6e:65:46:42:cf\neth0 27 02:42:ac:1e:00:03\n"
+        ),
     }
     return world
 
@@ -222,7 +224,7 @@ def test_without_helpers_nodes_are_read_through_the_agents_and_taps_are_not_ther
     ciliumnodes(with_cilium)
     provider, lab = provider_of(with_cilium, tmp_path, helpers="never")
     with provider.open(lab) as open_lab:
-        with pytest.raises(ToolMissing, match="cluster.helpers is never"):
+        with pytest.raises(ToolMissing, match=r"cluster\.helpers is never"):
             open_lab.taps(lab.pairs[1])
         with pytest.raises(ToolMissing):
             open_lab.target("node1").run(("true",), timeout_s=1)
