@@ -154,8 +154,8 @@ class KubeWorld:
                 return completed(argv, json.dumps(self.namespaces[name]))
             case ("delete", "namespace", name, "--wait=false"):
                 if self.stuck_in_terminating:
-                    words = "Some resources are remaining: widgets.example.com has 1 resource instances"
-                    told = {"type": "NamespaceContentRemaining", "status": "True", "message": words}
+                    message = "Some resources are remaining: widgets.example.com has 1 resource instances"
+                    told = {"type": "NamespaceContentRemaining", "status": "True", "message": message}
                     self.namespaces[name]["status"] = {"phase": "Terminating", "conditions": [told]}
                 else:
                     self.namespaces.pop(name, None)

@@ -126,6 +126,8 @@ def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOut
 
     if answer.kept:
         tell(f"kept: labctl down {' '.join(answer.kept)}")
+    if answer.left_in:
+        tell(f"the lab is left in the mode of {answer.left_in}")
     judgements = judge(answer.comparisons, fail_if) if answer.comparisons else ()
     if answer.comparisons:
         others = answer.against_baseline

@@ -99,7 +99,7 @@ def _pairs(survey: Survey) -> Iterator[RenderableType]:
     if medians:
         middle, last = medians[len(medians) // 2], medians[-1]
         words += f"; median round trip {_ms(middle)} in the middle, {_ms(medians[0])} to {_ms(last)}"
-    yield Text(f"{words}; {len(lost)} lost packets" if lost else words)
+    yield Text(f"{words}; packets were lost on {len(lost)}" if lost else words)
     shown = sorted(survey.pairs, key=_worst_first)[:10]
     rows = [_pair_row(pair) for pair in shown]
     titles = ("pair, the slowest first", "answered", "least", "median", "most")
@@ -116,7 +116,7 @@ def _pair_row(pair: SurveyedPair) -> tuple[str, ...]:
 def _worst_first(pair: SurveyedPair) -> tuple[int, float]:
     if pair.failed or pair.rtt_p50_s is None:
         return 0, 0.0
-    return (0 if pair.received < pair.sent else 1), -pair.rtt_p50_s
+    return (1 if pair.received < pair.sent else 2), -pair.rtt_p50_s
 
 
 def _ms(seconds: float | None) -> str:

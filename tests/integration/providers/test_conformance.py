@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -129,7 +130,7 @@ def _cluster(tmp_path: Path) -> Contender:
     return Contender(
         provider=provider,
         lab=lab,
-        damage=lambda: world.pods["labctl-bpf"].pop("server") and None,
+        damage=lambda: operator.delitem(world.pods["labctl-bpf"], "server"),
         left=lambda: [*world.namespaces, *state.glob("*")],
         opened=lambda: provider.open(lab),
         refused=replace(lab, datapath=replace(lab.datapath, extra_iptables_rules=7)),

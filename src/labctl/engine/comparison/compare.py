@@ -19,6 +19,7 @@ from labctl.compare.warnings import differing
 from labctl.engine.build import require_host
 from labctl.engine.comparison.measure import IsEnough, Measurement, ReadNoise, narrow_enough, never, noise_meter
 from labctl.engine.comparison.request import Question
+from labctl.engine.comparison.sides import mode_in_words
 from labctl.engine.comparison.stored import (
     MeasuredBlocks,
     StoredComparison,
@@ -66,6 +67,8 @@ class ComparisonRun:
     comparisons: tuple[Comparison, ...]
     against_baseline: tuple[Comparison, ...] = ()
     kept: tuple[str, ...] = ()
+    left_in: str = ""
+    """Where sides took turns on one lab that is kept: whose mode it is left in, and which that is."""
     stopped: Interrupted | None = None
 
 
@@ -94,6 +97,7 @@ def compare(
         observer(Note(text=f"{told}; that takes --rounds {needed}"))
     here = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     stopped: Interrupted | None = None
+    left_in = ""
     try:
         with into.opened as run, interruptible():
             with Measurement(
@@ -103,6 +107,8 @@ def compare(
                     measurement.remove_remains()
                 is_enough = narrow_enough(asked, into.environment)
                 measure_blocks(measurement, asked.schedule(), noise_meter(knows_own=here), is_enough)
+                if (turn := measurement.turn) is not None:
+                    left_in = f"{turn.title}: {mode_in_words(turn)}"
             found = comparisons(asked, measured, into.environment, run.id)
             run.save_result(document(found, judge(found, asked.fail_if)))
     except Interrupted as stop:
@@ -113,6 +119,7 @@ def compare(
         comparisons=found,
         against_baseline=compare_stored(baseline, read_comparison(open_run(run.path))) if baseline and found else (),
         kept=tuple(dict.fromkeys(side.lab.name for side in question.sides)) if keep and stopped is None else (),
+        left_in=left_in if keep and stopped is None else "",
         stopped=stopped,
     )
 

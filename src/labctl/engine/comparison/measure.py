@@ -23,7 +23,7 @@ from labctl.compare.verdict import half_width
 from labctl.engine.build import being_built, build, find, remove
 from labctl.engine.check_run import Journal
 from labctl.engine.comparison.request import Asked
-from labctl.engine.comparison.sides import LabSide, switch
+from labctl.engine.comparison.sides import LabSide, mode_in_words, switch
 from labctl.engine.comparison.stored import (
     MODE,
     NOISE,
@@ -187,6 +187,11 @@ class Measurement:
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
         self.measured = MeasuredBlocks() if measured is None else measured
+
+    @property
+    def turn(self) -> LabSide | None:
+        """Where the sides take turns on one lab: whose datapath it has now."""
+        return self._turn
 
     def __enter__(self) -> Measurement:
         return self
@@ -463,7 +468,9 @@ class Measurement:
             try:
                 remove(side.provider, side.lab.name, self.observer)
             except LabError as failed:
-                self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
+                turn = self._turn
+                mode = "" if turn is None else f"; it is in the mode of {turn.title}: {mode_in_words(turn)}"
+                self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}{mode}"))
 
 
 def _only_notes(observer: Observer) -> Observer:

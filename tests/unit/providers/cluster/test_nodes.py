@@ -20,8 +20,8 @@ def node(name: str, **more: object) -> ClusterNode:
     return replace(one, name=name, **more)  # type: ignore[arg-type]
 
 
-def chosen(nodes: list[ClusterNode], tmp_path: Path, **keys: object) -> dict[str, str]:
-    return choose(read_settings(lab_of(**keys), tmp_path), nodes)
+def chosen(nodes: list[ClusterNode], tmp_path: Path) -> dict[str, str]:
+    return choose(read_settings(lab_of(), tmp_path), nodes)
 
 
 def test_a_recorded_list_is_read() -> None:

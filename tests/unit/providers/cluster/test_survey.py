@@ -1,4 +1,4 @@
-"""`labctl survey` against a scripted cluster: every node asked, partial results kept, a sample measured and cleaned up."""
+"""`labctl survey` against a scripted cluster: every node asked, partial results kept, pairs measured and cleaned up."""
 
 from __future__ import annotations
 
