@@ -217,5 +217,5 @@ def questions(settings: ClusterSettings, *, namespace_is_there: bool) -> tuple[Q
     ]
     if not namespace_is_there:
         asked.append(Question(verb="create", resource="namespaces"))
-    asked.append(Question(verb="delete", resource="namespaces", name=settings.namespace))
+    asked += [Question(verb=verb, resource="namespaces", name=settings.namespace) for verb in ("get", "delete")]
     return tuple(dict.fromkeys(asked))

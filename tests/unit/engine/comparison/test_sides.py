@@ -13,11 +13,12 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.compare.order import Schedule
+from labctl.engine.comparison import measure
 from labctl.engine.comparison.compare import measure_blocks
 from labctl.engine.comparison.measure import Measurement
 from labctl.engine.comparison.request import Options, Question, ask
-from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose
-from labctl.engine.events import Event, StepDone, silent
+from labctl.engine.comparison.sides import SIDE_BY_SIDE, Turns, choose, mode_in_words
+from labctl.engine.events import Event, Note, StepDone, silent
 from labctl.errors import NotInForce, StepFailed, UsageError
 from labctl.loading import load_scenario
 from labctl.model.comparison import Noise
@@ -208,6 +209,40 @@ def test_a_switch_that_fails_half_way_removes_the_lab(labs: tuple[Lab, Lab]) -> 
     ):
         measure_blocks(measurement, question.asked.schedule(), _quiet)
     assert provider.log[-1] == "teardown in-turns-t0"
+
+
+def test_a_lab_that_stays_is_told_with_the_side_whose_mode_it_is_in(labs: tuple[Lab, Lab]) -> None:
+    provider = SwitchingProvider()
+    question = question_of(labs, provider)
+    with Measurement(
+        question.sides, question.specs, checks_of(provider.log), Journal(), silent, keep=True
+    ) as measurement:
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
+    last = turns_of(question.asked.schedule())[-1][-1]
+    assert measurement.turn is not None
+    assert (measurement.turn.key, provider.in_force) == (last, measurement.turn.lab)
+    assert mode_in_words(measurement.turn).startswith(f"hostRouting {measurement.turn.lab.scenario}, ")
+    assert not any(line.startswith("teardown") for line in provider.log)
+
+
+def test_a_lab_that_cannot_be_removed_is_told_with_the_mode_that_it_is_in(labs: tuple[Lab, Lab]) -> None:
+    provider, events = SwitchingProvider(), list[Event]()
+    question = question_of(labs, provider, rounds=1)
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        Measurement(question.sides, question.specs, checks_of(provider.log), Journal(), events.append) as measurement,
+    ):
+        measure_blocks(measurement, question.asked.schedule(), _quiet)
+        patched.setattr(measure, "remove", _refuse)
+        measurement._remove_all()
+    (told,) = [event.text for event in events if isinstance(event, Note) and "could not be removed" in event.text]
+    turn = measurement.turn
+    assert turn is not None
+    assert f"it is in the mode of {turn.title}: {mode_in_words(turn)}" in told
+
+
+def _refuse(provider: object, name: str, observer: object) -> None:
+    raise StepFailed("its cluster does not answer")
 
 
 def test_a_tool_that_is_missing_is_looked_for_once_and_the_rest_is_measured(labs: tuple[Lab, Lab]) -> None:
