@@ -1,7 +1,7 @@
 """The provider cluster on a real cluster whose CNI labctl did not install, as a person uses it from the command line.
 
 Runs where `LABCTL_TEST_KUBECONFIG` names a kubeconfig with the rights of an administrator, and `LABCTL_TEST_IMAGE` an
-image that its nodes have (`make test-machines` gives both for the rig's cluster). Everything that the tests make there
+image that its nodes have; else with `make test-machines` on the rig's own cluster. Everything that the tests make there
 has a name of their own; what else is there is compared before and after.
 """
 
@@ -78,12 +78,26 @@ def kubectl(config: Path, *words: str, stdin: str = "", check: bool = True) -> s
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def admin() -> Path:
-    named = os.environ.get("LABCTL_TEST_KUBECONFIG", "")
-    if not named or not Path(named).is_file():
-        pytest.skip("needs a Kubernetes cluster to test on: LABCTL_TEST_KUBECONFIG=FILE (make test-machines has one)")
-    return Path(named)
+@pytest.fixture(scope="module")
+def admin() -> Iterator[Path]:
+    """The kubeconfig of an administrator: the one that is named, else that of a cluster made by the rig (tests/rig),
+    which goes with the last test unless it was there before."""
+    if named := os.environ.get("LABCTL_TEST_KUBECONFIG", ""):
+        yield Path(named)
+        return
+    if os.environ.get("LABCTL_TEST_MACHINES") != "1":
+        pytest.skip("needs a Kubernetes cluster to test on: LABCTL_TEST_KUBECONFIG=FILE, or make test-machines")
+    sys.path.insert(0, str(TREE / "tests" / "rig"))
+    place, engine, cluster = map(pytest.importorskip, ("rig_place", "rig_engine", "rig_cluster"))
+    if reason := place.why_not():
+        pytest.skip(reason)
+    was_up = cluster.KUBECONFIG.exists() and engine.is_up()
+    config = cluster.up()
+    try:
+        yield config
+    finally:
+        if not was_up and not os.environ.get("LABCTL_RIG_KEEP"):
+            engine.clear()
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ def command(
     if found.mode is not None:
         if placed := chosen.capabilities.placement(lab.name):
             say(", ".join(f"{node} is {there}" for node, there in placed.items()))
-        said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
+        claims = found.mode.found.items()
+        said = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in claims)
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
     emit("\n".join(next_things(found.lab)))
 

@@ -28,6 +28,9 @@ from labctl.providers.cluster.node_facts import NodeDevice, NodeFacts
 _CLOCK_ROUNDS = 5
 _CLOCK_S = 20.0
 KUBE_PROXY = "kubeProxyReplacement"
+OWN_TRAFFIC = "tcp port 10250 or tcp port 6443"
+"""What `kubectl exec` sends past a node's uplink: the API server to the kubelet, and this host to the API server, at
+the ports that both have by default. A capture there would else feed on itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,13 @@ class OpenObservedLab:
         }
         target = self._targets[node]
         return [
-            Tap(name=f"{node}:{device}", role=roles[part], target=target, interface=device)
+            Tap(
+                name=f"{node}:{device}",
+                role=roles[part],
+                target=target,
+                interface=device,
+                own=OWN_TRAFFIC if part == "uplink" else "",
+            )
             for part, device in named.items()
             if device
         ]

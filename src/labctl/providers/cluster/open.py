@@ -28,7 +28,7 @@ from labctl.providers.cluster.failures import is_forbidden
 from labctl.providers.cluster.helpers import Helpers, NodeWithoutHelper
 from labctl.providers.cluster.node_facts import NodeDevice, NodeFacts, PodDevice
 from labctl.providers.cluster.nodes import ClusterNode, is_node_name
-from labctl.providers.cluster.observed import Found, OpenObservedLab, clock_of, helper_evidence
+from labctl.providers.cluster.observed import OWN_TRAFFIC, Found, OpenObservedLab, clock_of, helper_evidence
 from labctl.providers.cluster.rights import SYSTEM
 from labctl.providers.cluster.settings import ClusterSettings
 
@@ -262,7 +262,9 @@ def _with_agents(
     lab = replace(running.lab, nodes=tuple(node for node in running.lab.nodes if node.name in known.nodes))
     if lab.datapath.observed:
         lab = replace(lab, datapath=_as_agents_say(running, lab.datapath))
-    cilium = OpenFoundCilium(known, lab, running._facts, running._targets, running._capture, running._agents)
+    cilium = OpenFoundCilium(
+        known, lab, running._facts, running._targets, running._capture, running._agents, OWN_TRAFFIC
+    )
     without = {node: target for node, target in targets.items() if isinstance(target, NodeWithoutHelper)}
     return cilium.lacking_helpers(found.refused, without)
 

@@ -23,7 +23,6 @@ from labctl.model.sections import ExistingCluster, HelperUse
 from labctl.providers.cilium.settings import ClusterAccess, section_of
 from labctl.providers.cluster.files import ClusterFiles
 
-LONGEST_NAME = 63 - len("labctl-")
 MADE_BY = "labctl.io/made-by"
 ID = "labctl.io/id"
 SCENARIO = "labctl.io/scenario"

@@ -46,6 +46,9 @@ def test_the_taps_of_a_bridge_are_the_pods_their_ends_the_bridge_and_the_uplink(
         roles = [tap.role for tap in open_lab.taps(same)]
         assert roles.count(Role.CLIENT_BRIDGE) == 1
         assert Role.SERVER_BRIDGE not in roles
+        own = {tap.role: tap.own for tap in open_lab.taps(cross) if tap.own}
+        assert set(own) == {Role.CLIENT_UPLINK, Role.SERVER_UPLINK}, "where a capture's own output passes"
+        assert "10250" in own[Role.CLIENT_UPLINK]
         macs = {device.role: device.mac for device in open_lab.devices(cross)}
         assert set(macs) == {tap.role for tap in open_lab.taps(cross)}
 
