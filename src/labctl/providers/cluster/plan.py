@@ -1,7 +1,7 @@
 """A lab as a plan for a cluster that is there: which steps, in which order, each with its undo. Pure.
 
 What can be known beforehand (rights, nodes) is found before anything is made. All that is made is in one namespace, so
-the undo of every step is its removal.
+the undo of every step is its removal. Stands alone because every provider's plan is the module of that name.
 """
 
 from __future__ import annotations
