@@ -235,7 +235,7 @@ def test_a_comparison_is_made_stored_and_compared_with_another_one(
         runs.append(sorted((person.home / "runs").glob(f"*-compare-{lab}-*"))[-1].name)
     stored = person.labctl("compare", *runs)
     assert stored.returncode == 0, stored.stderr
-    assert "rtt_p50" in stored.stdout
+    assert "round-trip p50" in stored.stdout
 
 
 def test_a_survey_asks_every_node_and_measures_a_sample(person: Person, cluster_as_found: None) -> None:
