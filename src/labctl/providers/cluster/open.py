@@ -258,7 +258,7 @@ def _with_agents(
         addresses = node_facts.parse_addresses(_ask_json(ways.node(node), node_facts.ARGV_ADDRESSES))
         uplinks[node] = node_facts.uplink_of(addresses, nodes[there].address if there in nodes else "")
     known = replace(settings, uplinks=uplinks)
-    running = open_lab(known, access.commands, ways, doors)
+    running = open_lab(known, access.commands, ways, agents=doors)
     lab = replace(running.lab, nodes=tuple(node for node in running.lab.nodes if node.name in known.nodes))
     if lab.datapath.observed:
         lab = replace(lab, datapath=_as_agents_say(running, lab.datapath))
