@@ -22,6 +22,8 @@ from labctl.system.powers import Powers
 MAY_SKIP = {
     "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
     "needs_vagrant": "needs vagrant and a hypervisor, which virtual machines rarely have inside",
+    "needs_cluster": "needs a Kubernetes cluster, whose kubeconfig LABCTL_TEST_KUBECONFIG names; run it with: "
+    "make test-machines",
     "needs_charts": "needs Cilium's charts in the folder that LABCTL_CILIUM_CHARTS names; they are not ours to ship",
 }
 """Markers of tests that may be skipped even in CI, with what it is that CI cannot be expected to have."""

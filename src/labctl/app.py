@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.errors import LabError, UsageError
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
     from labctl.model.lab import Lab, Scenario
     from labctl.model.parameters import CompareParameters
-    from labctl.model.sections import Kubeadm
+    from labctl.model.sections import ExistingCluster, Kubeadm
+    from labctl.model.survey import Survey
     from labctl.providers.base import Provider
     from labctl.providers.kubeadm.machines import Machine
 
-PROVIDERS = ("netns", "kind", "kubeadm")
+PROVIDERS = ("netns", "kind", "kubeadm", "cluster")
 
 
 def provider(name: str, *, trust: bool = False) -> Provider:
@@ -37,6 +39,10 @@ def provider(name: str, *, trust: bool = False) -> Provider:
         return KubeadmProvider(
             site=lambda: _machines_of_site(trust=trust), site_section=lambda: _kubeadm_of_site(trust=trust)
         )
+    if name == "cluster":
+        from labctl.providers.cluster.provider import ClusterProvider
+
+        return ClusterProvider(site=lambda: _cluster_of_site(trust=trust))
     raise UsageError(
         what=f"there is no provider named {name}",
         remedy=f"one of: {', '.join(PROVIDERS)}",
@@ -126,6 +132,36 @@ def _kubeadm_of_site(*, trust: bool) -> Kubeadm:
     return section_of(site_section("kubeadm", trust=trust))
 
 
+def _cluster_of_site(*, trust: bool) -> ExistingCluster:
+    """What lab.yaml says under `cluster:`, for labs that only their cluster remembers, and for `survey`."""
+    from labctl.loading.load import site_section
+    from labctl.model.sections import ExistingCluster
+
+    content = site_section("cluster", trust=trust)
+    return ExistingCluster.model_validate(content or {})
+
+
+def survey(
+    given: Mapping[str, str], *, sample: int, seed: int, parallel: int, say: Callable[[str], None], trust: bool = False
+) -> Survey:
+    """Asks every node of a cluster. `given` are keys of `cluster:` that the command line says; lab.yaml has the others.
+    Raises LabError when the cluster cannot be asked for its nodes."""
+    from labctl.model.sections import ExistingCluster
+    from labctl.providers.cluster.survey import SurveyRequest
+    from labctl.providers.cluster.survey import survey as ask_all
+
+    site = _cluster_of_site(trust=trust).model_dump(by_alias=True, mode="json")
+    try:
+        section = ExistingCluster.model_validate_json(json.dumps({**site, **given}))
+    except ValueError as wrong:
+        raise UsageError(
+            what="an option cannot be used as it is",
+            cause=str(wrong).splitlines()[-2].strip() if str(wrong) else "",
+            remedy="labctl survey --help",
+        ) from wrong
+    return ask_all(section, SurveyRequest(sample=sample, seed=seed, parallel=parallel), say)
+
+
 def providers(*, trust: bool = False) -> Iterator[Provider]:
     """All providers, the default first; each imported in its turn, so that a search imports no more than it needs."""
     return (provider(name, trust=trust) for name in PROVIDERS)
@@ -146,6 +182,10 @@ def _may_have_labs(name: str) -> bool:
         from labctl.providers.kubeadm import files
 
         return files.may_have_labs()
+    if name == "cluster":
+        from labctl.providers.cluster.files import may_have_labs
+
+        return may_have_labs()
     return True
 
 

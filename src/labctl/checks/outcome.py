@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
 from labctl.json_text import parse_json
+from labctl.model.lab import Lab
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
 from labctl.model.signature import Signature
@@ -106,6 +107,14 @@ def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, mea
         findings=measured.findings,
         is_starved=measured.is_starved,
     )
+
+
+def not_judged(lab: Lab, what: str) -> Judgement | None:
+    """The skip of a check that knows Cilium alone, on a lab whose pods another CNI connects; None on any other lab.
+    `what` is what cannot be judged there (`how its pods should be addressed`)."""
+    if not lab.cni:
+        return None
+    return Judgement(verdict=Verdict.SKIP, reason=f"what connects the pods is {lab.cni}, and {what} is not known")
 
 
 class WithoutFigures:

@@ -29,6 +29,7 @@ from labctl.checks.outcome import (
     finding,
     judge_findings,
     measure,
+    not_judged,
     unknown,
 )
 from labctl.checks.server import ServerCommand, exchange
@@ -145,6 +146,8 @@ class ServiceCheck(WithoutFigures):
         services = [one for one in lab.services if server in one.backends and one.protocol is ServiceProtocol.TCP]
 
         def body(raw: RawFiles) -> Measured:
+            if (unjudged := not_judged(lab, "where it translates a Service's address")) is not None:
+                return Measured(judgement=unjudged, values={})
             if not services:
                 reason = f"no TCP Service of the scenario has {server} among its backends"
                 return Measured(judgement=Judgement(verdict=Verdict.SKIP, reason=reason), values={})

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),
     "support": ("support", "Everything about a lab in one archive, without its secrets."),
+    "survey": ("survey", "What every node of a cluster says, and which differ from the rest."),
     "doctor": ("doctor", "What this host has and lacks, with the command that fixes it."),
     "schema": ("schema", "The JSON Schema of scenario files."),
 }

@@ -6,6 +6,7 @@ the error for others.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import click
 
 from labctl.cli.output import tell
 from labctl.errors import LabError, UsageError
-from labctl.model.lab import Lab
+from labctl.model.lab import EXISTING_CLUSTER, Lab
 from labctl.providers.base import Packing, Provider
 
 if TYPE_CHECKING:
@@ -49,6 +50,21 @@ runs_dir_option = click.option(
 )
 
 
+_CONTEXT = "labctl.context"
+
+
+def _keep_context(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    """For `all_overrides`, so that each command need not hand it on."""
+    del option
+    ctx.meta[_CONTEXT] = value
+
+
+context_option = click.option(
+    "--context", metavar="C", expose_value=False, callback=_keep_context,
+    help="The context of the kubeconfig, with --provider cluster.",
+)  # fmt: skip
+
+
 def scenario_options(function: F) -> F:
     """--provider, --name, --set and --trust."""
     return provider_option(name_option(set_option(trust_option(function))))
@@ -70,17 +86,32 @@ def load_lab(
     from labctl.planning.resolve import resolve
 
     wanted = all_overrides(provider, overrides)
-    return resolve(
+    lab = resolve(
         load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust),
         name=name,
     )
+    if lab.provider != EXISTING_CLUSTER and (context := _context()):
+        raise UsageError(
+            what=f"--context {context} has no meaning with the provider {lab.provider}",
+            cause="only the provider cluster uses a cluster of the kubeconfig",
+            remedy=f"labctl … {scenario} --provider cluster --context {context}",
+        )
+    return lab
 
 
 def all_overrides(provider: str | None, overrides: Sequence[str]) -> list[str]:
     """--set and --provider as overrides of a scenario. Raises UsageError for a provider that there is not."""
     if provider is not None:
         require_provider(provider)
-    return [*overrides, *([f"provider={provider}"] if provider else [])]
+    context = _context()
+    chosen = [f"cluster.context={json.dumps(context)}"] if context else []
+    return [*overrides, *([f"provider={provider}"] if provider else []), *chosen]
+
+
+def _context() -> str | None:
+    """What --context says on this command line."""
+    here = click.get_current_context(silent=True)
+    return here.meta.get(_CONTEXT) if here is not None else None
 
 
 def require_provider(name: str) -> None:

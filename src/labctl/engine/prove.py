@@ -21,6 +21,7 @@ from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence, Stand
 from labctl.model.lab import CheckSpec, Lab, Pair
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
+from labctl.path.observed import observed_evidence
 from labctl.path.signature import lost_on_the_way, signature_evidence
 from labctl.providers.base import OpenLab, Provider
 
@@ -54,7 +55,10 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
 
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
-        evidence.extend(signature_evidence(result, lab.datapath, lab.name) for result in seen)
+        evidence.extend(
+            observed_evidence(result, lab) if lab.cni else signature_evidence(result, lab.datapath, lab.name)
+            for result in seen
+        )
     mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results))
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
@@ -75,13 +79,15 @@ def judge_mode(
     capture was possible, the known packets came through, and nothing of the datapath is missing on their way.
 
     Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`. What could
-    not be read, was lost or is missing is never held against the mode: then it is not shown.
+    not be read, was lost or is missing is never held against the mode: then it is not shown. Where nothing was asked
+    no witness has to support it, and it is proven when none contradicts another.
     """
     found: dict[str, object] = {}
     for piece in evidence:
         for key, claim in (piece.found or {}).items():
             found[key] = claim if found.get(key, claim) == claim else UNCLEAR
     against = [piece for piece in evidence if piece.supports is False]
+    disputed = [key for key, claim in found.items() if claim == UNCLEAR] if not asked else []
     # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
     unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
     # A witness of the tunnel alone does not show the host routing.
@@ -94,7 +100,9 @@ def judge_mode(
         reason = "; ".join((*lost, *absent))
     elif unmeasured:
         reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
-    elif not supporting:
+    elif disputed:
+        reason = f"witnesses contradict each other about {', '.join(disputed)}"
+    elif asked and not supporting:
         nobody = "no witness could show which host routing is in force"
         reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
     return ModeInForce(
@@ -104,7 +112,7 @@ def judge_mode(
         evidence=evidence,
         proven=not reason,
         reason=reason,
-        remedy=_remedy(lab, against, results if lost else ()) if reason else "",
+        remedy=_remedy(lab, against, evidence, results if lost else ()) if reason else "",
     )
 
 
@@ -123,10 +131,12 @@ def _worst(against: Sequence[Evidence]) -> str:
     return f"{first.where}: {first.finding}{also}{why}"
 
 
-def _remedy(lab: str, against: Sequence[Evidence], lost: Iterable[CheckResult]) -> str:
+def _remedy(lab: str, against: Sequence[Evidence], evidence: Sequence[Evidence], lost: Iterable[CheckResult]) -> str:
     """What the first witness that knows the cause says; where lost packets went; or where all evidence is shown."""
     if (known := next((piece.remedy for piece in against if piece.remedy), "")) or against:
         return known or f"labctl status {lab}"
+    if known := next((piece.remedy for piece in evidence if piece.silence and piece.remedy), ""):
+        return known
     ways = (f"labctl trace {lab} {r.client} {r.server}" for r in lost if r.signature and lost_on_the_way(r.signature))
     return next(ways, f"labctl status {lab}")
 

@@ -30,14 +30,15 @@ from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
-from labctl.networks import network_of
+from labctl.networks import expected_of
 from labctl.path.assemble import Clocks, join, names_of, numbered
-from labctl.path.difference import differences
+from labctl.path.difference import Difference, differences
 from labctl.path.explain import first_wrong
+from labctl.path.observed import recognised_in
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
-from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.path.signature import build_signature, vtep_roles
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
@@ -147,11 +148,12 @@ def trace(
         placement=pair.placement,
         encapsulation=lab.datapath.encapsulation,
     )
-    recognised = recognise(signature)
-    expected = network_of(lab).expected(lab, pair, packets=count)
-    # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
-    expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
-    found = tuple(differences(expected, signature))
+    recognised = recognised_in(lab, signature)
+    found: tuple[Difference, ...] = ()
+    if (expected := expected_of(lab, pair, packets=count)) is not None:
+        # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
+        expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
+        found = tuple(differences(expected, signature))
     return Trace(
         lab=lab.name,
         scenario=lab.scenario,
@@ -173,7 +175,7 @@ def trace(
         signature=signature,
         host_routing="" if recognised.host_routing is None else str(recognised.host_routing),
         recognised=recognised.because,
-        expected_source=expected.source,
+        expected_source="" if expected is None else expected.source,
         differences=tuple(difference.sentence for difference in found),
         wrong=first_wrong(lab, pair, where, paths, found),
         evidence=watched.evidence,

@@ -1,8 +1,10 @@
-"""Which keys of a kind lab name code that runs as root on the engine's host, and whether the file may name it.
+"""Which keys of a kind or cluster lab name code that runs as root elsewhere, and whether the file may name it.
 
 kind's nodes are privileged containers, so an image, a chart, a patch or a mount of theirs is root on the host of the
-container engine. A scenario or lab.yaml may describe a network; such a key counts from the clone that labctl runs from,
-from the command line, and from any file after --trust (docs/security.md, "What images, values and patches may do").
+container engine. On a cluster that is there a helper's image is root on its nodes, a kubeconfig names programs that
+kubectl runs here, and a context says in which of a person's clusters all that happens. A scenario or lab.yaml may
+describe a network; such a key counts from the clone that labctl runs from, from the command line, and from any file
+after --trust (docs/security.md, "What images, values and patches may do").
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from labctl.errors import Problem
 from labctl.loading.rules import problem_at
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
+from labctl.model.lab import EXISTING_CLUSTER
 from labctl.model.sections import DEFAULT_TOOLS_IMAGE, Propagation
 
 PROVIDER = "kind"
@@ -36,6 +39,8 @@ _ALWAYS = (
     ("cilium", "operatorImage"),
     ("cilium", "imageRepository"),
 )
+_OF_A_CLUSTER = ("context", "kubeconfig", "image", "helperImage")
+_DECIDES = "decides what runs as root on the nodes of which cluster, which a file that did not come with labctl may not"
 _KINDS_OWN_IMAGE = re.compile(r"(docker\.io/)?kindest/node(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 _CHOICES = frozenset(
     {
@@ -50,7 +55,17 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 def code_problems(tree: Tree, folders: Mapping[str, Path | None]) -> tuple[Problem, ...]:
     """A problem at each key that names code, of the files (as places call them) in `folders`, which has the folder of
     each file that may not name any. `tree` is a whole scenario, or the sections of a stored lab with its provider."""
-    if text_of(find(tree, "provider")) != PROVIDER:
+    provider = text_of(find(tree, "provider"))
+    if provider == EXISTING_CLUSTER:
+        found = ((("cluster", key), find(tree, "cluster", key)) for key in _OF_A_CLUSTER)
+        return tuple(
+            problem_at(value.place, path, _DECIDES, _ALLOWED)
+            for path, value in found
+            if value is not None
+            and text_of(value) not in (None, "", DEFAULT_TOOLS_IMAGE)
+            and value.place.file in folders
+        )
+    if provider != PROVIDER:
         return ()
     return tuple(
         problem_at(place, path, f"{_NAMES_CODE}; {exception}" if exception else _NAMES_CODE, _ALLOWED)

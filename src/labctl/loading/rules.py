@@ -17,7 +17,15 @@ from labctl.loading.messages import listed, nearest, path_text, shown
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceType
+from labctl.model.lab import (
+    EXISTING_CLUSTER,
+    Encapsulation,
+    Fault,
+    HostRouting,
+    Masquerade,
+    Placement,
+    ServiceType,
+)
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
@@ -221,6 +229,11 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
         path = ("datapath", "kubeProxyReplacement")
         message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
         yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+    observed = find(section, "observed")
+    provider = text_of(find(tree, "provider"))
+    if isinstance(observed, Scalar) and observed.value is True and provider != EXISTING_CLUSTER:
+        message = f"has no meaning with the provider {provider}: labctl makes that datapath, and makes what is asked"
+        yield problem_at(observed.place, ("datapath", "observed"), message, f"provider: {EXISTING_CLUSTER}")
     seen: set[str] = set()
     for index, item in items_of(find(section, "faults")):
         at: KeyPath = ("datapath", "faults", index)

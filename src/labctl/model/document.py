@@ -29,7 +29,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 from labctl.codec import Doc, key_of
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
-from labctl.model.sections import Cilium, Hosts, KindCluster, Kubeadm, Section
+from labctl.model.sections import Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 EXPECTATION_PREFIXES = ("max_", "min_")
@@ -176,6 +176,7 @@ PROVIDER_SECTIONS: Mapping[str, ProviderSection] = MappingProxyType(
     {
         "cilium": ProviderSection(model=Cilium, providers=("kind", "kubeadm")),
         "kindCluster": ProviderSection(model=KindCluster, providers=("kind",)),
+        "cluster": ProviderSection(model=ExistingCluster, providers=("cluster",)),
         "kubeadm": ProviderSection(model=Kubeadm, providers=("kubeadm",)),
         "hosts": ProviderSection(
             model=Hosts, providers=("kubeadm",), description="Machines of your own that are reached by SSH."
@@ -196,7 +197,7 @@ LARGEST_MTU_BYTE = 65_520
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]
-Provider = Literal["netns", "kind", "kubeadm"]
+Provider = Literal["netns", "kind", "kubeadm", "cluster"]
 NodeCount = Annotated[int, Ge(1), Le(250)]
 
 

@@ -103,6 +103,10 @@ class Network:
     route_mtu: Annotated[int, Ge(0), Le(65_535)]
 
 
+EXISTING_CLUSTER = "cluster"
+"""The provider whose nodes and whose datapath are there before the lab, and after it: labctl changes neither."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lab:
     """Everything a provider needs to build, and everything a check needs to look.
@@ -126,6 +130,9 @@ class Lab:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
+    cni: Annotated[str, OMITTED] = ""
+    """Of a lab on a cluster that labctl did not make: what connects its pods, where that is another than Cilium, or a
+    Cilium whose agents may not be read. Nothing is known of what its taps should show."""
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -281,8 +288,21 @@ class Datapath:
         OMITTED,
     ] = 0
 
+    observed: Annotated[
+        bool,
+        Doc(
+            "true: nothing above is asked for; whatever is in force is taken as it is. Only where labctl did not make "
+            "the datapath (provider cluster)."
+        ),
+        OMITTED,
+    ] = False
+
     def asked(self) -> dict[str, object]:
-        """The mode as the scenario's own words, for reports (`modeInForce[].asked`)."""
+        """The mode as the scenario's own words, for reports (`modeInForce[].asked`); empty where nothing is asked."""
+        return {} if self.observed else self.mode()
+
+    def mode(self) -> dict[str, object]:
+        """The mode in a scenario's words, whether it was asked for or read from what is there."""
         return {
             key_of(Datapath, each.name): plain(getattr(self, each.name))
             for each in fields(self)

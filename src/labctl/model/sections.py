@@ -193,6 +193,51 @@ class KindCluster(Section):
         return self
 
 
+CONTEXT_PATTERN = r"^([^\x00-\x20\x7f-][^\x00-\x1f\x7f]{0,252})?$"
+SELECTOR_PATTERN = r"^([A-Za-z0-9!(][A-Za-z0-9!=,()./_ -]{0,500})?$"
+KUBERNETES_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+
+NodeName = Annotated[str, StringConstraints(pattern=KUBERNETES_NAME_PATTERN)]
+
+
+class HelperUse(StrEnum):
+    """Whether helper pods stand on the nodes: where the cluster lets them, or never."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
+class ExistingCluster(Section):
+    """How the provider cluster uses a cluster that is there."""
+
+    context: Annotated[str, StringConstraints(pattern=CONTEXT_PATTERN)] = Field(
+        "", description="The context of the kubeconfig. Without it: the current one. Also --context."
+    )
+    kubeconfig: Operand = Field("", description="The kubeconfig's file. Without it: KUBECONFIG, else ~/.kube/config.")
+    nodes: dict[Annotated[str, StringConstraints(pattern=NAME_PATTERN)], NodeName] = Field(
+        {}, description="Which node of the cluster each node of the scenario is. Without it: spread over zones."
+    )
+    node_selector: Annotated[str, StringConstraints(pattern=SELECTOR_PATTERN)] = Field(
+        "", description="Only nodes with these labels, as kubectl's -l has it: 'pool=lab,disk!=slow'."
+    )
+    tolerate_taints: bool = Field(
+        False, description="true: nodes with taints may be chosen too, and the pods tolerate them."
+    )
+    image: Reference = Field(
+        DEFAULT_TOOLS_IMAGE, description="The pods' image. It must have sh, ping, iperf3, tcpdump and ip."
+    )
+    helper_image: Reference | None = Field(None, description="The helper pods' image. Without it: image.")
+    pull: bool = Field(True, description="false: the images are on the nodes already, and nothing is fetched.")
+    helpers: HelperUse = Field(
+        HelperUse.AUTO,
+        description="auto: a privileged pod on each node concerned, for captures, where it is allowed. never: none.",
+    )
+    helper_lifetime_s: Annotated[int, Ge(60), Le(86_400)] = Field(
+        3600, description="Seconds after which Kubernetes ends a helper pod. The next command makes a new one."
+    )
+    ready_timeout_s: Annotated[float, Gt(0), Le(7200)] = Field(180.0, description="For each wait for pods.")
+
+
 KUBERNETES_PATTERN = r"^v?1\.[0-9]{1,3}\.[0-9]{1,3}$"
 USER_PATTERN = r"^[a-z_][a-z0-9_-]{0,31}$"
 MACHINE_ADDRESS_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$"

@@ -210,6 +210,13 @@ class Capabilities:
     """Several labs can be built at the same time, where this host has room for that."""
     machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
     """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
+    placement: Callable[[str], Mapping[str, str]] = lambda name: {}
+    """The lab's nodes are nodes of a cluster that was there: by the lab's name, the name in the cluster of each of its
+    nodes."""
+    rights: Callable[[Lab, str, bool], str] | None = None
+    """Building takes rights that somebody has to give: the manifest that gives the smallest that do, for that subject
+    (`user:NAME`, `group:NAME`, `serviceaccount:NAMESPACE:NAME`); with True those to ask the cluster's own agents too.
+    Raises UsageError."""
     seek: Callable[[str], RunningLab | None] = lambda name: None
     """Labs are on other machines, where their mark outlives this host's record: looks on the machines themselves
     for the lab of that name, which takes seconds. None when no machine carries its mark. Raises StepFailed when none

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from labctl.model.evidence import Standing
@@ -315,9 +316,16 @@ PLANNED_ADDRESSES = "the running lab could not be read: addresses, devices and i
 
 
 def status_record(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), is_planned: bool = False
+    lab: Lab,
+    mode: ModeInForce | None,
+    *,
+    statement: str,
+    missing: Sequence[str] = (),
+    is_planned: bool = False,
+    placement: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """`is_planned`: the running lab could not be read, and addresses, devices and identities are those planned."""
+    """`is_planned`: the running lab could not be read, and addresses, devices and identities are those planned.
+    `placement`: which node of its cluster each node of the lab is, where the cluster was there before."""
     return {
         "apiVersion": "labctl/v1",
         "kind": "Status",
@@ -330,6 +338,7 @@ def status_record(
         "nodes": [
             {
                 "name": node.name,
+                **({"clusterNode": placement[node.name]} if node.name in placement else {}),
                 "address": str(node.address.ip),
                 "podCIDR": str(node.pod_cidr),
                 "router": str(node.router),
@@ -358,7 +367,13 @@ def status_record(
 
 
 def status_table(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), is_planned: bool = False
+    lab: Lab,
+    mode: ModeInForce | None,
+    *,
+    statement: str,
+    missing: Sequence[str] = (),
+    is_planned: bool = False,
+    placement: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[RenderableType]:
     """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console.
     `is_planned` as for `status_record`."""
@@ -366,7 +381,8 @@ def status_table(
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
     yield Text(statement, style="dim")
-    yield Text(f"asked for: {_claims(lab.datapath.asked())}")
+    asked = _claims(lab.datapath.asked())
+    yield Text(f"asked for: {asked}" if asked else "asked for: nothing; what is in force is taken as it is")
     if mode is not None:
         yield in_force(mode)
     if missing:
@@ -378,7 +394,11 @@ def status_table(
         yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
     nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
-    yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
+    if placement:
+        placed = [(name, placement.get(name, "?"), *rest) for name, *rest in nodes]
+        yield Grid(_titled("node", "in the cluster", "address", "pod CIDR", "router"), placed)
+    else:
+        yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
     yield Text("")
     pods = [(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity)) for pod in lab.pods[:PODS_SHOWN]]
     yield Grid(_titled("pod", "node", "address", "lxc on the node", "identity"), pods)

@@ -234,6 +234,8 @@ def unshown_words(one: Unshown) -> str:
 
 
 def _as_it_should(trace: Trace) -> str:
+    if not trace.expected_source:
+        return "every packet arrived; no signature is known of what connects these pods, so its way is not judged"
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 

@@ -2,13 +2,15 @@
 
 netns and the toy of CONTRIBUTING.md build for real. kind runs against scripted tools (kind_world.py), kubeadm by real
 Ansible against machines made on the spot (kubeadm_farm.py), with a stand-in for helm; what runs on a cluster that is up
-is a real cluster's recording for both.
+is a real cluster's recording for both. cluster runs against a scripted kubectl (cluster_world.py), with the words of
+another real cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import cluster_world
 from kind_world import CHART, Cluster, World, completed, expect_rendering, lab_of, render_text
 from kubeadm_farm import IMAGES, Farm, two_machines
 from kubeadm_labs import make_lab
@@ -31,6 +34,7 @@ from labctl.model.parameters import PingParameters
 from labctl.model.result import Completed, Verdict
 from labctl.planning.record import digest_of
 from labctl.providers.base import OpenLab, Probe, Provider, RunningLab, TargetKind
+from labctl.providers.cluster.provider import ClusterProvider
 from labctl.providers.kind.provider import KindProvider
 from labctl.providers.kubeadm import open as kubeadm_open
 from labctl.providers.kubeadm.provider import KubeadmProvider
@@ -40,7 +44,7 @@ from labctl.testing.labs import sample_lab
 from labctl.testing.scripted import MemoryRaw
 from toy_provider import ToyProvider
 
-PROVIDERS = ("toy", "netns", "kind", "kubeadm")
+PROVIDERS = ("toy", "netns", "kind", "kubeadm", "cluster")
 REAL = ("toy", "netns")
 """Whose commands in pods and on nodes really run."""
 
@@ -117,6 +121,20 @@ def _kind(tmp_path: Path) -> Contender:
         refused=replace(lab, datapath=replace(lab.datapath, extra_iptables_rules=7)),
         expect=lambda lab: expect_rendering(provider, lab),
         on_this_host=KindProvider(root=state),
+    )
+
+
+def _cluster(tmp_path: Path) -> Contender:
+    world, state = cluster_world.KubeWorld(), tmp_path / "state"
+    provider, lab = ClusterProvider(commands=world, root=state), cluster_world.lab_of()
+    return Contender(
+        provider=provider,
+        lab=lab,
+        damage=lambda: operator.delitem(world.pods["labctl-bpf"], "server"),
+        left=lambda: [*world.namespaces, *state.glob("*")],
+        opened=lambda: provider.open(lab),
+        refused=replace(lab, datapath=replace(lab.datapath, extra_iptables_rules=7)),
+        on_this_host=ClusterProvider(root=state),
     )
 
 
@@ -221,6 +239,8 @@ def contender(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Conten
             made = _netns(request.getfixturevalue("host_as_found"))
         case "kind":
             made = _kind(tmp_path)
+        case "cluster":
+            made = _cluster(tmp_path)
         case _:
             grown = request.getfixturevalue("farm")
             monkeypatch = request.getfixturevalue("monkeypatch")

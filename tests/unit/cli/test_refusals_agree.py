@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster_world import FIXTURES
 from labctl import app
 from labctl.cli.options import load_lab
 from labctl.errors import ScenarioInvalid, UsageError
 from labctl.loading import load_scenario, validate_files
 from labctl.planning.resolve import resolve
+from labctl.providers.cluster.nodes import parse_nodes
 
 from .conftest import Bench
 
@@ -22,6 +25,14 @@ SCENARIOS = [
     for file in sorted((CORPUS / folder).glob("*.yaml"))
     if "kind: Site" not in file.read_text(encoding="utf-8", errors="replace")
 ]
+
+
+MANY_NODES = tuple(
+    replace(node, name=f"{node.name}-{number}")
+    for node in parse_nodes((FIXTURES / "nodes.txt").read_text())
+    for number in range(100)
+)
+"""Those of a cluster that is there: how many it has is no scenario's fault."""
 
 
 def planned(file: Path, provider: str) -> str:
@@ -43,6 +54,8 @@ def test_validate_plan_and_up_refuse_the_same_scenarios(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "/nonexistent")  # no engine is asked where it is
+    monkeypatch.setattr("labctl.providers.cluster.provider.located_in", lambda settings, commands: settings)
+    monkeypatch.setattr("labctl.providers.cluster.access.Access.nodes", lambda self: MANY_NODES)
     monkeypatch.chdir(CORPUS)
     problems = validate_files([file], overrides=[f"provider={provider}"], refuse=app.refuse)
     try:

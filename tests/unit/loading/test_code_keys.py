@@ -161,3 +161,36 @@ def test_a_folder_beside_the_file_may_be_mounted_to_be_read(here: Path) -> None:
         assert problems(str(host)) == refused, host
     assert problems(str(here / "data"), readOnly=False) == refused
     assert problems(str(here / "data"), propagation="Bidirectional") == refused
+
+
+OF_A_CLUSTER = {"context": "prod", "kubeconfig": "evil.conf", "image": "evil/tools:1", "helperImage": "evil/tools:1"}
+
+
+@pytest.mark.parametrize("key", OF_A_CLUSTER)
+def test_what_runs_on_the_nodes_of_which_cluster_is_not_a_files_to_say(here: Path, key: str) -> None:
+    text = SCENARIO.replace("provider: kind", "provider: cluster")
+    value = json.dumps(OF_A_CLUSTER[key])
+    (here / "mine.yaml").write_text(f"{text}cluster:\n  {key}: {value}\n")
+    (problem,) = validate_files(["mine.yaml"])
+    assert (problem.line, problem.path) == (8, f"cluster.{key}")
+    assert "--trust" in problem.allowed
+    assert validate_files(["mine.yaml"], trust=True) == ()
+    (here / "mine.yaml").write_text(text)
+    assert load_scenario("mine.yaml", overrides=[f"cluster.{key}={value}"]).provider == "cluster"
+
+
+def test_where_pods_go_on_a_cluster_is_a_files_to_say(here: Path) -> None:
+    text = SCENARIO.replace("provider: kind", "provider: cluster")
+    more = "cluster: {nodeSelector: pool=lab, helpers: never, image: docker.io/nicolaka/netshoot:v0.13}\n"
+    (here / "mine.yaml").write_text(text + more)
+    assert validate_files(["mine.yaml"]) == ()
+
+
+def test_observing_is_for_clusters_that_labctl_did_not_make(here: Path) -> None:
+    text = SCENARIO.replace("{hostRouting: legacy}", "{hostRouting: legacy, observed: true}")
+    (here / "mine.yaml").write_text(text)
+    (problem,) = validate_files(["mine.yaml"])
+    assert (problem.path, problem.line) == ("datapath.observed", 6)
+    assert "provider: cluster" in problem.allowed
+    (here / "mine.yaml").write_text(text.replace("provider: kind", "provider: cluster"))
+    assert validate_files(["mine.yaml"]) == ()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_of, runs_dir_option, scenario_options
+from labctl.cli.options import as_json, context_option, load_lab, provider_of, runs_dir_option, scenario_options
 from labctl.cli.output import emit, emit_json, say, show, spoken
 from labctl.cli.progress import Progress
 from labctl.cli.reports import junit_option, require_place, write_text
@@ -25,6 +25,7 @@ from labctl.providers.base import Provider
 @click.argument("lab_or_scenario", metavar="LAB|SCENARIO")
 @click.argument("names", nargs=-1, metavar="[CHECK…]")
 @scenario_options
+@context_option
 @runs_dir_option
 @junit_option
 @as_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -10,10 +11,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import load_lab, provider_option, runs_dir_option, set_option, trust_option
+from labctl.cli.options import (
+    context_option,
+    load_lab,
+    provider_option,
+    runs_dir_option,
+    set_option,
+    trust_option,
+)
 from labctl.cli.progress import Progress
 from labctl.cli.reports import ReportOutput, present, present_run, report_options
 from labctl.errors import UsageError
+from labctl.model.lab import EXISTING_CLUSTER
 
 if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
@@ -55,6 +64,7 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 @click.option("--name", metavar="N", help="Name of the run, and prefix of the names of its labs.")
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
 @provider_option
+@context_option
 @set_option
 @trust_option
 @runs_dir_option
@@ -85,6 +95,8 @@ def command(
     Builds all labs, proves the mode in force on each (and refuses otherwise), measures them in interleaved blocks,
     and prints one line per metric: effect, interval, verdict.
 
+    With --provider cluster A and B can be SCENARIO@CONTEXT: the same scenario on two clusters.
+
     A and B can be stored runs instead (labctl runs lists them; RUN@SCENARIO picks a side): they are then compared as
     they are, unpaired.
     """
@@ -114,7 +126,10 @@ def command(
     else:
         if baseline is not None:
             against = _stored(runs_dir, baseline)
-        labs = [load_lab(side, provider=provider, name=name, overrides=overrides, trust=trust) for side in sides]
+        labs = [
+            load_lab(scenario, provider=provider, name=name, overrides=(*overrides, *where), trust=trust)
+            for scenario, where in (_on_context(side, provider) for side in sides)
+        ]
         named = None if checks is None else [each.strip() for each in checks.split(",") if each.strip()]
         options = Options(
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
@@ -133,6 +148,14 @@ def command(
     with Progress() as progress:
         answer = compare(question, into, matrix_document, progress, keep=keep, baseline=against)
     return present_run(answer, fail_if, output)
+
+
+def _on_context(side: str, provider: str | None) -> tuple[str, tuple[str, ...]]:
+    """The scenario of `SCENARIO@CONTEXT`, and what says its context; any other side as it is."""
+    scenario, found, context = side.partition("@")
+    if provider != EXISTING_CLUSTER or not found or not context or "/" in scenario:
+        return side, ()
+    return scenario, (f"cluster.context={json.dumps(context)}",)
 
 
 def _require_nothing_else(is_given: bool, resume: str) -> None:

@@ -11,6 +11,7 @@ from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
     from labctl.errors import LabError
+    from labctl.model.lab import Lab
     from labctl.providers.base import RunningLab
 
 
@@ -76,7 +77,7 @@ def _show_table(labs: list[RunningLab]) -> None:
                 running.name,
                 running.scenario or "?",
                 running.provider,
-                f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}" if lab else "?",
+                datapath_of(lab) if lab else "?",
                 str(len(lab.nodes)) if lab else "?",
                 str(len(lab.pods)) if lab else "?",
                 state_of(running),
@@ -90,6 +91,11 @@ def _show_table(labs: list[RunningLab]) -> None:
                 f"  {up_again(running)}  # builds it again (with its --set, if it had any); to remove it: labctl down "
                 f"{running.name}"
             )
+
+
+def datapath_of(lab: Lab) -> str:
+    """What was asked for, in two words."""
+    return "as it is" if lab.datapath.observed else f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}"
 
 
 def state_of(running: RunningLab) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, load_lab, provider_of, scenario_options, with_bundle
+from labctl.cli.options import as_json, context_option, load_lab, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.model.lab import Lab
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command("up")
 @click.argument("scenario")
 @scenario_options
+@context_option
 @click.option(
     "--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Images and chart from this bundle only."
 )
@@ -74,7 +75,7 @@ def command(
                 "provider": lab.provider,
                 "outcome": str(outcome),
                 "digest": lab.digest,
-                "nodes": [node.name for node in lab.nodes],
+                "nodes": [node.name for node in found.lab.nodes],
                 "pods": [pod.name for pod in lab.pods],
                 "addresses": {pod.name: str(pod.address) for pod in found.lab.pods},
                 "modeInForce": None if found.mode is None else mode_record(None, found.mode),
@@ -87,12 +88,15 @@ def command(
     if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
     else:
-        say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
+        say(f"lab {lab.name} is up: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods")
         say(chosen.statement)
         if slow := slow_phases(phases):
             say(f"it took: {slow}")
     if found.mode is not None:
-        said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
+        if placed := chosen.capabilities.placement(lab.name):
+            say(", ".join(f"{node} is {there}" for node, there in placed.items()))
+        claims = found.mode.found.items()
+        said = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in claims)
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
     emit("\n".join(next_things(found.lab)))
 

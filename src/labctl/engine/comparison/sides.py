@@ -98,6 +98,13 @@ def switch(provider: Provider, before: Lab, after: Lab, observer: Observer) -> N
     observer(BuildDone(lab=after.name, duration_s=time.monotonic() - begun))
 
 
+def mode_in_words(side: LabSide) -> str:
+    """What the side asks of the datapath: `hostRouting bpf, encapsulation vxlan, …`."""
+    asked = side.lab.datapath.asked()
+    words = (f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in asked.items())
+    return ", ".join(words) or "whatever is in force"
+
+
 KEYS = "abcdefghijklmnopqrstuvwxyz"
 # names.NAME_PATTERN allows 40 characters; the rest is for `-a-3fa9`.
 SCENARIO_IN_NAME = 30

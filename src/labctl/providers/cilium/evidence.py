@@ -37,7 +37,7 @@ from labctl.providers.cilium.monitor import (
     parse_monitor,
 )
 from labctl.providers.cilium.rendered import CONFIG_MAP
-from labctl.providers.cilium.settings import Cluster
+from labctl.providers.cilium.settings import Cluster, ClusterAccess
 from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
 from labctl.providers.cilium.values import Wanted, expected_config
@@ -264,7 +264,7 @@ def _why(failed: LabError) -> str:
 class Witnesses:
     """Asks them; the functions above judge. `agents` and `nodes` are by the scenario's node names."""
 
-    settings: Cluster
+    settings: ClusterAccess
     lab: Lab
     agents: Mapping[str, DoorTarget]
     nodes: Mapping[str, DoorTarget]
@@ -278,7 +278,7 @@ class Witnesses:
         with self.monitored(client.node, (client,), traces) as trouble:
             send()
         after = {pod.name: self._counters(pod) for pod in (client, server)}
-        evidence = [*self.agents_evidence(), self._config_evidence()]
+        evidence = [*self.agents_evidence(), *self._config_evidence()]
         evidence += [self._lxc_evidence(pod, before[pod.name], after[pod.name]) for pod in (client, server)]
         if pair.placement is Placement.CROSS_NODE:
             evidence.append(self._conntrack_evidence(client, server))
@@ -288,7 +288,7 @@ class Witnesses:
     def agents_evidence(self) -> tuple[Evidence, ...]:
         """One piece of evidence per node, from its agent; a fallback carries its reason and remedy. An agent without
         a status counts as one that could not be read."""
-        asked = self.lab.datapath.asked()
+        asked = self.lab.datapath.mode()
         pieces = []
         try:
             config = self.config()
@@ -382,13 +382,16 @@ class Witnesses:
         )
         return must(self.agents[node].commands, argv, timeout_s=_ASK_S).text.splitlines()
 
-    def _config_evidence(self) -> Evidence:
+    def _config_evidence(self) -> tuple[Evidence, ...]:
+        """Of a cluster that labctl made: of another one no configuration was meant."""
+        if not isinstance(self.settings, Cluster):
+            return ()
         argv = self.settings.kubectl("-n", "kube-system", "get", "configmap", CONFIG_MAP, "-o", "yaml")
         try:
             config = self.config()
         except LabError as failed:
-            return unread_evidence("cilium-config", "kube-system/cilium-config", _why(failed), argv)
-        return config_evidence(config, self.settings.wanted, self.settings.user_values, argv)
+            return (unread_evidence("cilium-config", "kube-system/cilium-config", _why(failed), argv),)
+        return (config_evidence(config, self.settings.wanted, self.settings.user_values, argv),)
 
     def _counters(self, pod: Pod) -> _Counted | LabError:
         """Of the pod's lxc, and of what came to its IP stack; what went wrong where the lxc's cannot be read."""
@@ -416,7 +419,7 @@ class Witnesses:
             return unread_evidence("lxc-counters", f"{pod.node}:{pod.lxc}", _why(after), command)
         arrived = None if before.arrived is None or after.arrived is None else after.arrived - before.arrived
         delta = after.link.since(before.link)
-        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.asked(), command, arrived)
+        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.mode(), command, arrived)
 
     def conntrack_evidence(self, pair: Pair) -> tuple[Evidence, ...]:
         """Connections of the pair that its client's node tracks now; nothing to ask on one node."""
@@ -437,7 +440,7 @@ class Witnesses:
             return unread_evidence("conntrack", client.node, said, command)
         entries = [line for line in done.text.splitlines() if f"src={client.address}" in line]
         return netfilter_evidence(
-            client.node, len(entries), client.name, server.name, self.lab.datapath.asked(), command
+            client.node, len(entries), client.name, server.name, self.lab.datapath.mode(), command
         )
 
     def _monitor_evidence(self, client: Pod, server: Pod, traces: list[MonitorTrace], trouble: list[str]) -> Evidence:
@@ -446,5 +449,5 @@ class Witnesses:
         if trouble:
             return unread_evidence("monitor", client.node, "; ".join(trouble), command)
         return monitor_evidence(
-            client.node, traces, str(client.address), str(server.address), self.lab.datapath.asked(), command
+            client.node, traces, str(client.address), str(server.address), self.lab.datapath.mode(), command
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -29,7 +29,7 @@ from labctl.providers.cilium.commands import Commands, must, shown, with_kubecon
 from labctl.providers.cilium.evidence import Witnesses
 from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
-from labctl.providers.cilium.settings import Cluster
+from labctl.providers.cilium.settings import ClusterAccess
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL, PodState, parse_pods
@@ -62,7 +62,7 @@ class OpenCiliumLab:
 
     def __init__(
         self,
-        settings: Cluster,
+        settings: ClusterAccess,
         lab: Lab,
         facts: ClusterFacts,
         targets: dict[str, DoorTarget],
@@ -191,8 +191,11 @@ class Ways(Protocol):
         ...
 
 
-def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab:
-    """Reads the cluster's facts and returns the lab as it is. Raises MeasureFailed with what is missing."""
+def open_lab(
+    settings: ClusterAccess, commands: Commands, ways: Ways, agents: Mapping[str, DoorTarget] | None = None
+) -> OpenCiliumLab:
+    """Reads the cluster's facts and returns the lab as it is; `agents`, by node, where they are known already. Raises
+    MeasureFailed with what is missing."""
     namespace = settings.namespace
     pods = {pod.name: pod for pod in list_pods(settings, commands, namespace, LAB_LABEL)}
     missing = [pod.name for pod in settings.lab.pods if pod.name not in pods or not pods[pod.name].is_ready]
@@ -202,13 +205,13 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
             cause="; ".join(f"{name}: {pods[name].reason}" for name in missing if name in pods) or "not there",
             remedy=f"labctl down {settings.lab.name}, then labctl up again",
         )
-    agents = _agents(settings, commands)
+    known = dict(agents) if agents is not None else _agents(settings, commands)
     targets: dict[str, DoorTarget] = {pod.name: ways.pod(pods[pod.name], pod.node) for pod in settings.lab.pods}
     targets |= {node: ways.node(node) for node in settings.nodes}
     capture = {node: ways.capture(targets[node]) for node in settings.nodes}
 
     def look(node: str) -> tuple[tuple[CiliumEndpoint, ...], dict[str, NodeLink]]:
-        listed = agents[node].run(argv_endpoints(), timeout_s=_ASK_S)
+        listed = known[node].run(argv_endpoints(), timeout_s=_ASK_S)
         require_success(listed, f"the agent's endpoints on {node} cannot be read")
         return parse_endpoints(listed.text), parse_links(targets[node].read(LINKS_SCRIPT))
 
@@ -229,15 +232,15 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     except MeasureFailed as failed:
         failed.remedy = with_kubeconfig(failed.remedy, commands, settings.kubectl())
         raise
-    return OpenCiliumLab(settings, lab, facts, targets, capture, agents)
+    return OpenCiliumLab(settings, lab, facts, targets, capture, known)
 
 
-def list_pods(settings: Cluster, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:
+def list_pods(settings: ClusterAccess, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:
     argv = settings.kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
     return parse_pods(must(commands, argv, timeout_s=_ASK_S).text)
 
 
-def _agents(settings: Cluster, commands: Commands) -> dict[str, DoorTarget]:
+def _agents(settings: ClusterAccess, commands: Commands) -> dict[str, DoorTarget]:
     """The agent's container on each node; a control plane of its own goes by its Kubernetes name."""
     running = {pod.node: pod for pod in list_pods(settings, commands, "kube-system", AGENTS) if pod.is_ready}
     names = dict(settings.nodes)

@@ -32,13 +32,11 @@ S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster(ABC):
-    """Everything decided about a cluster with a lab on it. `nodes` maps the scenario's nodes to Kubernetes' names."""
+class ClusterAccess(ABC):
+    """How a lab on a cluster is reached, whoever made the cluster. `nodes` maps the scenario's nodes to Kubernetes'
+    names; `control_planes` are nodes by Kubernetes' names that have an agent and need no pod of the lab."""
 
     lab: Lab
-    cilium: Cilium
-    kubernetes: Version
-    cilium_version: Version
     files: LabFiles
 
     if TYPE_CHECKING:  # fields where they are decided, properties where they follow from something else
@@ -48,6 +46,33 @@ class Cluster(ABC):
 
         @property
         def control_planes(self) -> tuple[str, ...]: ...
+
+    @abstractmethod
+    def uplink(self, node: str) -> str:
+        """The device of that node (by the scenario's name) that carries its address."""
+
+    @abstractmethod
+    def kubectl(self, *arguments: str) -> tuple[str, ...]:
+        """kubectl under the kubeconfig of this cluster, with these arguments."""
+
+    @property
+    def namespace(self) -> str:
+        """The Kubernetes namespace of the lab's pods."""
+        return f"labctl-{self.lab.name}"
+
+    @property
+    def user_values(self) -> Mapping[str, object]:
+        """Helm values of the scenario's own; none where labctl did not install Cilium."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster(ClusterAccess):
+    """Everything decided about a cluster that labctl makes, with a lab on it."""
+
+    cilium: Cilium
+    kubernetes: Version
+    cilium_version: Version
 
     @property
     @abstractmethod
@@ -70,19 +95,6 @@ class Cluster(ABC):
     @abstractmethod
     def cilium_devices(self) -> str:
         """The devices that Cilium works on, with blanks between them; empty leaves it to Cilium."""
-
-    @abstractmethod
-    def uplink(self, node: str) -> str:
-        """The device of that node (by the scenario's name) that carries its address."""
-
-    @abstractmethod
-    def kubectl(self, *arguments: str) -> tuple[str, ...]:
-        """kubectl under the lab's own kubeconfig, with these arguments."""
-
-    @property
-    def namespace(self) -> str:
-        """The Kubernetes namespace of the lab's pods."""
-        return f"labctl-{self.lab.name}"
 
     @property
     def mode(self) -> str:

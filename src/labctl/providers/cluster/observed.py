@@ -1,0 +1,278 @@
+"""A lab on a cluster whose CNI is not Cilium, or is a Cilium whose agents may not be asked: what pods and nodes show.
+
+Nothing is known of how such a network should look, so nothing is guessed: taps are found by following the pods' own
+devices, and what they see is shown. Only what any network shows is claimed of the mode in force: whether packets
+crossed inside a tunnel, and whether kube-proxy's rules are on the nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from labctl.errors import MeasureFailed, UsageError
+from labctl.model.evidence import DatapathState, Evidence, MapTable, NodeDatapath, Silence
+from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.signature import Role
+from labctl.model.trace import Movement, Unshown
+from labctl.path.observed import CILIUM, as_it_is
+from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, Watch
+from labctl.providers.cluster.helpers import lacking
+from labctl.providers.cluster.node_facts import NodeDevice, NodeFacts
+
+_CLOCK_ROUNDS = 5
+_CLOCK_S = 20.0
+KUBE_PROXY = "kubeProxyReplacement"
+OWN_TRAFFIC = "tcp port 10250 or tcp port 6443"
+"""What `kubectl exec` sends past a node's uplink: the API server to the kubelet, and this host to the API server, at
+the ports that both have by default. A capture there would else feed on itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What was read of the cluster when the lab was opened. `ends` are the host's ends of pods' veth pairs, by pod;
+    `facts` by the scenario's node, for nodes with a helper; `refused` is why others have none."""
+
+    nodes: Mapping[str, str]
+    facts: Mapping[str, NodeFacts]
+    ends: Mapping[str, NodeDevice | None]
+    refused: str = ""
+    agents_refused: str = ""
+
+
+class OpenObservedLab:
+    """`OpenLab` of the seam."""
+
+    def __init__(self, lab: Lab, targets: Mapping[str, Target], found: Found) -> None:
+        self._lab, self._targets, self._found = lab, dict(targets), found
+
+    @property
+    def lab(self) -> Lab:
+        return self._lab
+
+    def target(self, name: str) -> Target:
+        return find_target(self._targets, name, self._lab.name)
+
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(self._targets.values())
+
+    def taps(self, pair: Pair) -> tuple[Tap, ...]:
+        """The pods' eth0 and, of each node, the pod's device, its bridge, the tunnel and the uplink. Raises
+        ToolMissing where there are no helpers."""
+        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
+        if self._found.refused:
+            raise lacking(" and ".join(dict.fromkeys((client.node, server.node))), self._found.refused)
+        at_client = self._side(pair.client, client.node, _CLIENT)
+        at_server = self._side(pair.server, server.node, _SERVER)
+        if pair.placement is Placement.SAME_NODE:
+            # Bridge, tunnel and uplink are there once.
+            at_server = [tap for tap in at_server if tap.role is Role.SERVER_LXC]
+        return (
+            self._pod_tap(Role.CLIENT_ETH0, pair.client),
+            *at_client,
+            *reversed(at_server),
+            self._pod_tap(Role.SERVER_ETH0, pair.server),
+        )
+
+    def _side(self, pod: str, node: str, roles: Mapping[str, Role]) -> list[Tap]:
+        """From the pod to the wire."""
+        facts, end = self._found.facts[node], self._found.ends.get(pod)
+        named = {
+            "end": end.name if end is not None else "",
+            "bridge": end.master if end is not None and end.master in facts.devices else "",
+            "tunnel": facts.tunnel.name if facts.tunnel is not None else "",
+            "uplink": facts.uplink,
+        }
+        target = self._targets[node]
+        return [
+            Tap(
+                name=f"{node}:{device}",
+                role=roles[part],
+                target=target,
+                interface=device,
+                own=OWN_TRAFFIC if part == "uplink" else "",
+            )
+            for part, device in named.items()
+            if device
+        ]
+
+    def _pod_tap(self, role: Role, pod: str) -> Tap:
+        return Tap(name=f"{pod}:eth0", role=role, target=self._targets[pod], interface="eth0")
+
+    def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
+        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
+        found = [OpenDevice(role=Role.CLIENT_ETH0, mac=client.mac), OpenDevice(role=Role.SERVER_ETH0, mac=server.mac)]
+        if self._found.refused:
+            return tuple(found)
+        for tap in self.taps(pair):
+            node = tap.name.rpartition(":")[0]
+            if node in self._found.facts:
+                device = self._found.facts[node].devices.get(tap.interface)
+                if device is not None and device.mac:
+                    found.append(OpenDevice(role=tap.role, mac=device.mac))
+        return tuple(found)
+
+    def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
+        return tuple(clock_of(self._targets[node]) for node in nodes)
+
+    def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
+        send()
+        nodes = tuple(dict.fromkeys(self._lab.pod(name).node for name in (pair.client, pair.server)))
+        return (*helper_evidence(self._lab, self._found.refused), self._of_cni(pair), *map(self._of_proxy, nodes))
+
+    def _of_cni(self, pair: Pair) -> Evidence:
+        """What connects the pods; host routing is not among what it shows."""
+        ends = [f"{pod} by {self._end_in_words(pod)}" for pod in (pair.client, pair.server)]
+        finding = f"what connects the pods is {self._lab.cni} ({'; '.join(ends)})"
+        if self._lab.cni == CILIUM:
+            why = self._found.agents_refused or "its agents were not found"
+            finding += f"; Cilium's own word about its mode is missing: {why}"
+        else:
+            finding += "; host routing is a choice of Cilium's, so none is shown"
+        return Evidence(
+            witness="cni",
+            where=" and ".join(dict.fromkeys(self._lab.pod(name).node for name in (pair.client, pair.server))),
+            finding=finding,
+            supports=None,
+            command=f"labctl exec {self._lab.name} {self._lab.pod(pair.client).node} -- ip -d link",
+            found={"cni": self._lab.cni},
+            silence=Silence.UNREAD,
+            remedy=as_it_is(self._lab),
+        )
+
+    def _end_in_words(self, pod: str) -> str:
+        if self._found.refused:
+            return "a device that cannot be looked at"
+        end = self._found.ends.get(pod)
+        if end is None:
+            return "a device without a veth peer on its node"
+        return f"{end.name}{f' in {end.master}' if end.master else ''}"
+
+    def _of_proxy(self, node: str) -> Evidence:
+        """kube-proxy's rules on the node; that there are none shows nothing (ipvs, nftables, another kind of proxy)."""
+        command = f"labctl exec {self._lab.name} {node} -- iptables-save -t nat"
+        facts = self._found.facts.get(node)
+        if facts is None:
+            return Evidence(
+                witness="kube-proxy", where=node, supports=None, command=command,
+                finding=f"the node's rules cannot be read: {self._found.refused}", silence=Silence.UNREAD,
+            )  # fmt: skip
+        if not facts.kube_proxy_rules:
+            return Evidence(
+                witness="kube-proxy", where=node, supports=None, command=command,
+                finding="no rule of kube-proxy in the nat tables of iptables, which shows nothing",
+            )  # fmt: skip
+        asked = self._lab.datapath.asked().get(KUBE_PROXY)
+        return Evidence(
+            witness="kube-proxy", where=node, command=command,
+            finding=f"{facts.kube_proxy_rules} rules of kube-proxy in the nat tables of iptables",
+            supports=False if asked is True else None, found={KUBE_PROXY: False}, remedy=as_it_is(self._lab),
+        )  # fmt: skip
+
+    def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
+        return contextlib.nullcontext(NoWatch(self._lab.cni))
+
+    def datapath_state(self) -> DatapathState:
+        """No programs and maps, but the nodes' routes: what decides where a pod's packet goes."""
+        if self._found.refused:
+            raise lacking("the nodes", self._found.refused)
+        return DatapathState(counts_runs=False, nodes=tuple(self._node_state(node) for node in self._found.facts))
+
+    def _node_state(self, node: str) -> NodeDatapath:
+        target, facts = self._targets[node], self._found.facts[node]
+        command = shlex.join(target.command(("ip", "-4", "route", "show")))
+        devices = MapTable(
+            name="devices", kind="links", meaning="what packets of pods pass on this node",
+            columns=("device", "kind", "master", "mac"),
+            rows=tuple((one.name, one.kind, one.master, one.mac) for one in facts.devices.values()),
+            command=shlex.join(target.command(("ip", "-d", "link", "show"))),
+        )  # fmt: skip
+        routes = MapTable(
+            name="routes", kind="routing table main", meaning="by which device and gateway each range is reached",
+            columns=("destination", "gateway", "device"), rows=facts.routes, command=command,
+        )  # fmt: skip
+        return NodeDatapath(node=node, programs=(), maps=(devices, routes), commands=(command,))
+
+
+_CLIENT = {
+    "end": Role.CLIENT_LXC,
+    "bridge": Role.CLIENT_BRIDGE,
+    "tunnel": Role.CLIENT_TUNNEL,
+    "uplink": Role.CLIENT_UPLINK,
+}
+_SERVER = {
+    "end": Role.SERVER_LXC,
+    "bridge": Role.SERVER_BRIDGE,
+    "tunnel": Role.SERVER_TUNNEL,
+    "uplink": Role.SERVER_UPLINK,
+}
+
+
+class NoWatch:
+    """`Watch` of the seam where no witness on the nodes reports single packets."""
+
+    def __init__(self, cni: str) -> None:
+        self._cni = cni
+
+    def movements(self) -> tuple[Movement, ...]:
+        return ()
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        return ()
+
+    def gaps(self) -> tuple[str, ...]:
+        return (f"what moved packets from tap to tap was not observed: {self._cni} has no witness that labctl can ask",)
+
+    def unshown(self) -> tuple[Unshown, ...]:
+        return ()
+
+
+def find_target(targets: Mapping[str, Target], name: str, lab: str) -> Target:
+    """Raises UsageError with a suggestion."""
+    found = targets.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, targets, n=1)
+        raise UsageError(
+            what=f"lab {lab} has no pod or node named {name}",
+            cause=f"it has: {', '.join(targets)}",
+            remedy=f"did you mean {near[0]}?" if near else "",
+        )
+    return found
+
+
+def helper_evidence(lab: Lab, refused: str) -> Iterator[Evidence]:
+    """That there are no helpers, as a witness that could not be heard."""
+    if refused:
+        yield Evidence(
+            witness="helpers", where=f"namespace labctl-{lab.name}", supports=None, silence=Silence.UNREAD,
+            finding=f"no captures on the nodes: {refused}",
+            remedy=f"labctl plan {lab.source or lab.scenario} --provider cluster --name {lab.name} --rbac",
+        )  # fmt: skip
+
+
+def clock_of(target: Target) -> ClockOffset:
+    """By Cristian's method: the answer's time stands for the middle of its round trip; the shortest errs least. A round
+    trip through the API server takes tens of milliseconds, and the order of events of two nodes is not known better
+    than that: a clock that may be this host's is taken for equal to it, as the clocks of a cluster usually are. Raises
+    MeasureFailed."""
+    best: tuple[float, float] | None = None
+    for _ in range(_CLOCK_ROUNDS):
+        sent_s = time.time()
+        done = target.run(("date", "+%s.%N"), timeout_s=_CLOCK_S)
+        trip_s = time.time() - sent_s
+        try:
+            told_s = float(done.text)
+        except ValueError as failed:
+            raise MeasureFailed(
+                what=f"the time of {target.name} is not a number", cause=done.text.strip()[:80] or done.error_text[:80]
+            ) from failed
+        if best is None or trip_s < best[0]:
+            best = trip_s, told_s - (sent_s + trip_s / 2)
+    assert best is not None
+    error_s = best[0] / 2
+    return ClockOffset(node=target.name, offset_s=0.0 if abs(best[1]) <= error_s else best[1], error_s=error_s)
