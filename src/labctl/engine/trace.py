@@ -164,6 +164,7 @@ def trace(
         server_node=lab.pod(pair.server).node,
         placement=pair.placement,
         asked=lab.datapath.asked(),
+        fallback=lab.fallback,
         protocol=protocol,
         sent=count,
         replied=sum(path.arrived for path in paths if path.way is Way.REPLY),

@@ -12,7 +12,7 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
@@ -126,6 +126,16 @@ class Lab:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
+    fallback: Annotated[Fallback | None, OMITTED] = None
+    """Set where the scenario allows it and BPF host routing cannot be had."""
+
+    @property
+    def in_force(self) -> Datapath:
+        """The datapath that the lab is to have: the one asked for, or what Cilium falls back to."""
+        if self.fallback is None:
+            return self.datapath
+        masquerade = self.fallback.masquerade or self.datapath.masquerade
+        return replace(self.datapath, host_routing=HostRouting.LEGACY, masquerade=masquerade)
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -171,6 +181,7 @@ class Scenario:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
+    fallback: Fallback | None = None
 
 
 class HostRouting(StrEnum):
@@ -288,6 +299,21 @@ class Datapath:
             for each in fields(self)
             if each.default is MISSING
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Why a lab that was asked for BPF host routing has Legacy. When that is so: `model/fallback.py`.
+
+    `line` is what the agent of that `version` logs, empty where it logs nothing; `masquerade` is what is in force then,
+    None where it is as asked.
+    """
+
+    reason: str
+    remedy: str
+    line: str = ""
+    version: str = ""
+    masquerade: Masquerade | None = None
 
 
 class ServiceType(StrEnum):

@@ -54,7 +54,7 @@ def config_of(lab: Lab, node: str) -> Config:
     """The node's configuration, not traced."""
     here = lab.node(node)
     flags = NO_FLAGS
-    if lab.datapath.masquerade is Masquerade.BPF:
+    if lab.in_force.masquerade is Masquerade.BPF:
         flags |= ConfigFlag.MASQUERADE
     if Fault.NO_REDIRECT_PEER in lab.datapath.faults:
         flags |= ConfigFlag.NO_REDIRECT_PEER

@@ -54,7 +54,7 @@ class CiliumNetwork:
                 remedy="--provider kind, or a scenario without services:",
                 key="services",
             )
-        if not lab.datapath.kube_proxy_replacement:
+        if not lab.datapath.kube_proxy_replacement and lab.fallback is None:
             raise UsageError(
                 what="kubeProxyReplacement: false has no effect with the provider netns",
                 cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
@@ -108,7 +108,7 @@ class CiliumNetwork:
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
-                f"node {node.name}: labctl's eBPF programs, {lab.datapath.host_routing} host routing, "
+                f"node {node.name}: labctl's eBPF programs, {lab.in_force.host_routing} host routing, "
                 f"{lab.datapath.encapsulation}",
                 _programs(lab, node),
             )
@@ -257,7 +257,7 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
 
 
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
-    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.datapath
+    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,

@@ -186,7 +186,7 @@ def _cilium() -> tuple[Rule, ...]:
 
 
 def _masquerade(lab: Lab, node: Node) -> tuple[Rule, ...]:
-    if lab.datapath.masquerade is not Masquerade.IPTABLES:
+    if lab.in_force.masquerade is not Masquerade.IPTABLES:
         return ()
     source = f"-s {node.pod_cidr}"
     to_nodes = tuple(
