@@ -24,6 +24,7 @@ from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -46,14 +47,7 @@ class CiliumNetwork:
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
     def refuse(self, lab: Lab) -> None:
-        """Services, and a choice that changes nothing."""
-        if lab.services:
-            raise UsageError(
-                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
-                cause="labctl's own programs do not translate Service addresses; real Cilium does",
-                remedy="--provider kind, or a scenario without services:",
-                key="services",
-            )
+        """A choice that changes nothing."""
         if not lab.datapath.kube_proxy_replacement and lab.fallback is None:
             raise UsageError(
                 what="kubeProxyReplacement: false has no effect with the provider netns",
@@ -131,6 +125,7 @@ class CiliumNetwork:
             peer_namespace=namespace,
         )
         yield from _attach(lab, node, (attached,))
+        yield from backend_devices(lab, pod)
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
@@ -169,6 +164,9 @@ class CiliumNetwork:
         from labctl.networks.cilium.expected import expected_for
 
         return expected_for(lab, pair, packets=packets)
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return cgroup_for(lab, part)
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         from labctl.networks.cilium.evidence import testify
@@ -262,12 +260,14 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation),
+        object=object_path(mode.host_routing, mode.encapsulation, services=translates_services(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    if translates_services(lab):
+        yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
 

@@ -40,6 +40,7 @@ class ObjectKind(StrEnum):
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
+    CGROUP = "cgroup"
 
 
 @dataclass(frozen=True, slots=True)
