@@ -26,9 +26,11 @@ _LOG_BYTES = 64 * 1024
 _LOG_LINES = 30
 
 
-def object_path(host_routing: HostRouting, encapsulation: Encapsulation) -> Path:
-    """The prebuilt object of that mode, shipped beside this module."""
-    return Path(__file__).with_name("objects") / f"{host_routing}-{encapsulation}.o"
+def object_path(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> Path:
+    """The prebuilt object of that mode, shipped beside this module. `variant` is "", or `kube-proxy` for a node whose
+    netfilter translates Services (Legacy alone)."""
+    name = "-".join(filter(None, (host_routing, encapsulation, variant)))
+    return Path(__file__).with_name("objects") / f"{name}.o"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

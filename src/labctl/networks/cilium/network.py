@@ -24,12 +24,14 @@ from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
@@ -47,19 +49,12 @@ class CiliumNetwork:
 
     def refuse(self, lab: Lab) -> None:
         """Services, and a choice that changes nothing."""
-        if lab.services:
+        if lab.services and lab.in_force.kube_proxy_replacement:
             raise UsageError(
                 what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
                 cause="labctl's own programs do not translate Service addresses; real Cilium does",
                 remedy="--provider kind, or a scenario without services:",
                 key="services",
-            )
-        if not lab.datapath.kube_proxy_replacement and lab.fallback is None:
-            raise UsageError(
-                what="kubeProxyReplacement: false has no effect with the provider netns",
-                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
-                remedy="true (the default), or --provider kind, which then has a kube-proxy",
-                key="datapath.kubeProxyReplacement",
             )
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -105,6 +100,16 @@ class CiliumNetwork:
             # One step for all nodes: each is a process, and they run at the same time.
             (_restore(lab, node) for node in lab.nodes),
         )
+        if has_kube_proxy(lab):
+            served = frontends(lab)
+            yield step(
+                "kube-proxy",
+                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                (
+                    *(setting for node in lab.nodes for setting in settings(lab, node)),
+                    *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
+                ),
+            )
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
@@ -262,7 +267,7 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation),
+        object=object_path(mode.host_routing, mode.encapsulation, "kube-proxy" if has_kube_proxy(lab) else ""),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():

@@ -40,6 +40,7 @@ class ObjectKind(StrEnum):
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
+    CHAIN = "chain"
 
 
 @dataclass(frozen=True, slots=True)
