@@ -37,13 +37,13 @@ _FILTER_CHAINS = ("KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-NODEPORTS", "K
 _NAT_CHAINS = ("KUBE-MARK-MASQ", "KUBE-NODEPORTS", "KUBE-SERVICES")
 _NEW = "-m conntrack --ctstate NEW "
 _FILTER_JUMPS = (
-    # Each is put before the last, and all before Cilium's: the first line here is the last one in its chain.
+    # Each is put before the last, and before Cilium's: the first line here is the last one in its chain. On a real node
+    # Cilium's come first, since Cilium starts later, and it refuses pods itself what has no backends.
     ("INPUT", _NEW, "kubernetes externally-visible service portals", "KUBE-EXTERNAL-SERVICES"),
     ("INPUT", "", "kubernetes health check service ports", "KUBE-NODEPORTS"),
     ("INPUT", _NEW, "kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL"),
     ("FORWARD", _NEW, "kubernetes externally-visible service portals", "KUBE-EXTERNAL-SERVICES"),
     ("FORWARD", _NEW, "kubernetes service portals", "KUBE-SERVICES"),
-    ("FORWARD", "", "kubernetes forwarding rules", "KUBE-FORWARD"),
     ("FORWARD", _NEW, "kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL"),
     ("OUTPUT", _NEW, "kubernetes service portals", "KUBE-SERVICES"),
     ("OUTPUT", _NEW, "kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL"),
@@ -128,6 +128,9 @@ def _jumps(jumps: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
 
 def _filter(served: Iterable[Frontend], node: str) -> Iterator[str]:
     yield from _jumps(_FILTER_JUMPS)
+    # After Cilium's: it drops what it calls invalid, such as a pod's second packet to another node, whose answer to the
+    # first one came through the tunnel, past this node's netfilter.
+    yield '-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD'
     yield "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
     yield f'-A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark {MARK}/{MARK} -j ACCEPT'
     yield (

@@ -25,6 +25,9 @@
 #if defined(ENCAPSULATION_VXLAN) == defined(ENCAPSULATION_NATIVE)
 #error "define one of ENCAPSULATION_VXLAN and ENCAPSULATION_NATIVE"
 #endif
+#if defined(KUBE_PROXY) && defined(HOST_ROUTING_BPF)
+#error "BPF host routing goes past the netfilter that kube-proxy's rules are in"
+#endif
 
 #define AF_INET 2
 #define ICMP_ECHOREPLY 0
@@ -48,6 +51,7 @@
 #ifdef SERVICES
 #include "lb.h"
 #endif
+#include "kube_proxy.h"
 
 char _license[] SEC("license") = "GPL"; // the kernel asks for it before it lends some of its helpers
 
@@ -164,6 +168,10 @@ int cil_from_container(struct __sk_buff *skb)
 	}
 #endif
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
+#ifdef KUBE_PROXY
+	if (receiver && answers_translated(skb))
+		return to_stack(skb, config, &outcome);
+#endif
 	if (receiver)
 		return deliver(skb, config, &outcome, receiver, true);
 #ifdef SERVICES
@@ -206,6 +214,9 @@ int cil_from_host(struct __sk_buff *skb)
 		return drop(skb, config, &outcome, DROP_INVALID);
 	note_addresses(&outcome, ip);
 	destination = ip->daddr;
+#ifdef KUBE_PROXY
+	note_translated(skb);
+#endif
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
 	if (receiver)
 		return arrive(skb, config, &outcome, receiver, false);
@@ -356,6 +367,13 @@ int cil_from_overlay(struct __sk_buff *skb)
 		return drop(skb, config, &outcome, DROP_INVALID_IDENTITY);
 	destination = ip->daddr;
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
+#ifdef KUBE_PROXY
+	if (receiver && answers_translated(skb)) {
+		// The frame inside has a pod's device as destination: the stack would call it someone else's.
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return finish(skb, config, &outcome, VERDICT_TO_STACK, TC_ACT_OK);
+	}
+#endif
 	if (receiver)
 		return arrive(skb, config, &outcome, receiver, true);
 #ifdef SERVICES

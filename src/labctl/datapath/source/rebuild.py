@@ -27,21 +27,22 @@ OBJECTS = SOURCE.parent / "objects"
 MANIFEST = OBJECTS / "manifest.json"
 MAIN = "labctl.bpf.c"
 MODES = [
-    (routing, encapsulation, services)
-    for services in (False, True)
-    for routing in ("legacy", "bpf")
+    (routing, encapsulation, variant)
+    for variant, routings in (("", ("legacy", "bpf")), ("lb", ("legacy", "bpf")), ("kube-proxy", ("legacy",)))
+    for routing in routings
     for encapsulation in ("vxlan", "native")
 ]
+DEFINES: dict[str, tuple[str, ...]] = {"": (), "lb": ("-DSERVICES",), "kube-proxy": ("-DKUBE_PROXY",)}
 
 
-def flags(routing: str, encapsulation: str, services: bool) -> list[str]:
+def flags(routing: str, encapsulation: str, variant: str) -> list[str]:
     """Little-endian; mcpu v3 (kernel 5.1) for 32-bit jumps; paths out of the debug information."""
     return [
         *("-target", "bpfel", "-mcpu=v3", "-O2", "-g", f"-fdebug-prefix-map={SOURCE}=."),
         *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"),
         f"-I/usr/include/{platform.machine()}-linux-gnu",
         *(f"-DHOST_ROUTING_{routing.upper()}", f"-DENCAPSULATION_{encapsulation.upper()}"),
-        *(("-DSERVICES",) if services else ()),
+        *DEFINES[variant],
     ]
 
 
@@ -74,8 +75,7 @@ def build(into: Path) -> dict[str, Any]:
     """Writes the objects, and gives the manifest that belongs to them."""
     objects = {}
     for mode in MODES:
-        routing, encapsulation, services = mode
-        name = f"{routing}-{encapsulation}{'-lb' if services else ''}.o"
+        name = f"{'-'.join(filter(None, mode))}.o"
         target = into / name
         run("clang", *flags(*mode), "-c", MAIN, "-o", str(target))
         run("llvm-strip", "-g", str(target))  # DWARF goes, BTF stays

@@ -25,12 +25,14 @@ from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
+from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
@@ -47,14 +49,7 @@ class CiliumNetwork:
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
     def refuse(self, lab: Lab) -> None:
-        """A choice that changes nothing."""
-        if not lab.datapath.kube_proxy_replacement and lab.fallback is None:
-            raise UsageError(
-                what="kubeProxyReplacement: false has no effect with the provider netns",
-                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
-                remedy="true (the default), or --provider kind, which then has a kube-proxy",
-                key="datapath.kubeProxyReplacement",
-            )
+        """Everything that a scenario can ask for is there."""
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         extra = lab.datapath.extra_iptables_rules
@@ -99,6 +94,16 @@ class CiliumNetwork:
             # One step for all nodes: each is a process, and they run at the same time.
             (_restore(lab, node) for node in lab.nodes),
         )
+        if has_kube_proxy(lab):
+            served = frontends(lab)
+            yield step(
+                "kube-proxy",
+                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                (
+                    *(setting for node in lab.nodes for setting in settings(lab, node)),
+                    *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
+                ),
+            )
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
@@ -254,13 +259,20 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation, services=translates_services(lab)),
+        object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():

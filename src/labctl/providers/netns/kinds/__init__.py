@@ -10,7 +10,7 @@ from labctl.providers.netns.kinds.base import Kind, Object
 from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
-from labctl.providers.netns.kinds.netfilter import RULES
+from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
 from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES
 
@@ -22,6 +22,7 @@ KINDS: tuple[Kind, ...] = (
     ROUTES,
     NEIGHBOURS,
     RULES,
+    CHAINS,
     PROGRAMS,
     CGROUPS,
     ENTRIES,

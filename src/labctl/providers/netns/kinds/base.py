@@ -41,6 +41,7 @@ class ObjectKind(StrEnum):
     SYSCTL = "sysctl"
     RULE = "rule"
     CGROUP = "cgroup"
+    CHAIN = "chain"
 
 
 @dataclass(frozen=True, slots=True)
