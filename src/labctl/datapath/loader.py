@@ -27,8 +27,8 @@ _LOG_LINES = 30
 
 
 def object_path(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> Path:
-    """The prebuilt object of that mode, shipped beside this module. `variant` is "", or `kube-proxy` for a node whose
-    netfilter translates Services (Legacy alone)."""
+    """The prebuilt object of that mode, shipped beside this module. `variant` is "", `lb` for the one that translates
+    Services, too, or `kube-proxy` for a node whose netfilter does (Legacy alone)."""
     name = "-".join(filter(None, (host_routing, encapsulation, variant)))
     return Path(__file__).with_name("objects") / f"{name}.o"
 
@@ -55,9 +55,9 @@ class LoadedDatapath:
         self.close()
 
 
-def load(host_routing: HostRouting, encapsulation: Encapsulation) -> LoadedDatapath:
+def load(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> LoadedDatapath:
     """A new copy of that mode's programs, with maps of their own. Raises StepFailed with libbpf's own words."""
-    return load_object(object_path(host_routing, encapsulation))
+    return load_object(object_path(host_routing, encapsulation, variant))
 
 
 def load_object(path: Path) -> LoadedDatapath:

@@ -25,6 +25,7 @@ from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -48,13 +49,13 @@ class CiliumNetwork:
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
     def refuse(self, lab: Lab) -> None:
-        """Services, and a choice that changes nothing."""
-        if lab.services and lab.in_force.kube_proxy_replacement:
+        """A choice that changes nothing."""
+        if has_kube_proxy(lab) and not lab.datapath.socket_lb:
             raise UsageError(
-                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
-                cause="labctl's own programs do not translate Service addresses; real Cilium does",
-                remedy="--provider kind, or a scenario without services:",
-                key="services",
+                what="socketLB: false has no effect with kubeProxyReplacement: false",
+                cause="kube-proxy's rules translate Services in the nodes' netfilter, not eBPF programs at the socket",
+                remedy="socketLB: true (the default), or kubeProxyReplacement: true",
+                key="datapath.socketLB",
             )
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -136,6 +137,7 @@ class CiliumNetwork:
             peer_namespace=namespace,
         )
         yield from _attach(lab, node, (attached,))
+        yield from backend_devices(lab, pod)
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
@@ -174,6 +176,9 @@ class CiliumNetwork:
         from labctl.networks.cilium.expected import expected_for
 
         return expected_for(lab, pair, packets=packets)
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return cgroup_for(lab, part)
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         from labctl.networks.cilium.evidence import testify
@@ -267,14 +272,23 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation, "kube-proxy" if has_kube_proxy(lab) else ""),
+        object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    if translates_services(lab):
+        yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
+
+
+def _variant(lab: Lab) -> str:
+    """Which of the mode's objects: whoever has no Services has programs without code for them."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
 
 
 def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:

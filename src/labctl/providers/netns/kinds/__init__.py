@@ -7,6 +7,7 @@ lab has is decided by `networks` and `fabrics`.
 from __future__ import annotations
 
 from labctl.providers.netns.kinds.base import Kind, Object
+from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
@@ -23,6 +24,7 @@ KINDS: tuple[Kind, ...] = (
     RULES,
     CHAINS,
     PROGRAMS,
+    CGROUPS,
     ENTRIES,
     RECORDS,
 )

@@ -41,6 +41,7 @@ class ObjectKind(StrEnum):
     SYSCTL = "sysctl"
     RULE = "rule"
     CHAIN = "chain"
+    CGROUP = "cgroup"
 
 
 @dataclass(frozen=True, slots=True)
