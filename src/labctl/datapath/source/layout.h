@@ -219,7 +219,7 @@ struct ports {
 };
 
 // A flow that kube-proxy's rules have translated, as it goes on to the backend.
-struct flow_key {
+struct stack_flow {
 	__be32 source;
 	__be32 destination;
 	__be16 source_port;
