@@ -12,13 +12,13 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct stack_flow);
+	__type(key, struct flow_key);
 	__type(value, __u64);
 } stack_flows SEC(".maps");
 
 // The flow that a packet belongs to, from its client to the backend; of an ICMP error that of the packet it quotes.
 // False for what has no ports.
-static __always_inline bool flow_of(struct __sk_buff *skb, struct stack_flow *flow, bool is_answer)
+static __always_inline bool flow_of(struct __sk_buff *skb, struct flow_key *flow, bool is_answer)
 {
 	struct iphdr *ip = ipv4_header(skb);
 	struct ports ports;
@@ -62,7 +62,7 @@ static __always_inline bool flow_of(struct __sk_buff *skb, struct stack_flow *fl
 static __noinline int note_translated(struct __sk_buff *skb)
 {
 	struct iphdr *ip = ipv4_header(skb);
-	struct stack_flow flow = {};
+	struct flow_key flow = {};
 	__be32 source;
 	__u64 now;
 
@@ -81,7 +81,7 @@ static __noinline int note_translated(struct __sk_buff *skb)
 // Whether a packet to a pod of this node answers what the node's netfilter has translated.
 static __noinline int answers_translated(struct __sk_buff *skb)
 {
-	struct stack_flow flow = {};
+	struct flow_key flow = {};
 
 	return flow_of(skb, &flow, true) && bpf_map_lookup_elem(&stack_flows, &flow);
 }

@@ -218,16 +218,6 @@ struct ports {
 	__be16 destination;
 };
 
-// A flow that kube-proxy's rules have translated, as it goes on to the backend.
-struct stack_flow {
-	__be32 source;
-	__be32 destination;
-	__be16 source_port;
-	__be16 destination_port;
-	__u8 protocol;
-	__u8 unused[3];
-};
-
 struct metric_key {
 	__u32 ifindex;
 	__u8 program;
