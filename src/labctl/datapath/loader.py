@@ -27,8 +27,8 @@ _LOG_LINES = 30
 
 
 def object_path(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> Path:
-    """The prebuilt object of that mode, shipped beside this module. `variant` is "", `lb` for the one that translates
-    Services, too, or `kube-proxy` for a node whose netfilter does (Legacy alone)."""
+    """The prebuilt object of that mode, shipped beside this module. `variant` is "", `lb` for a node whose programs
+    translate Services, or `kube-proxy` for one whose netfilter does (Legacy alone)."""
     name = "-".join(filter(None, (host_routing, encapsulation, variant)))
     return Path(__file__).with_name("objects") / f"{name}.o"
 

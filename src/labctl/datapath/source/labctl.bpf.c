@@ -48,10 +48,10 @@
 #include "arp.h"
 #include "deliver.h"
 #include "snat.h"
-#include "kube_proxy.h"
 #ifdef SERVICES
 #include "lb.h"
 #endif
+#include "kube_proxy.h"
 
 char _license[] SEC("license") = "GPL"; // the kernel asks for it before it lends some of its helpers
 

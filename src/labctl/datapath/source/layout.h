@@ -218,6 +218,7 @@ struct ports {
 	__be16 destination;
 };
 
+// A flow that kube-proxy's rules have translated, as it goes on to the backend.
 struct metric_key {
 	__u32 ifindex;
 	__u8 program;

@@ -26,14 +26,13 @@ SOURCE = Path(__file__).resolve().parent
 OBJECTS = SOURCE.parent / "objects"
 MANIFEST = OBJECTS / "manifest.json"
 MAIN = "labctl.bpf.c"
-BOTH = ("legacy", "bpf")
 MODES = [
     (routing, encapsulation, variant)
-    for variant, routings in (("", BOTH), ("lb", BOTH), ("kube-proxy", ("legacy",)))
+    for variant, routings in (("", ("legacy", "bpf")), ("lb", ("legacy", "bpf")), ("kube-proxy", ("legacy",)))
     for routing in routings
     for encapsulation in ("vxlan", "native")
 ]
-DEFINES = {"": (), "lb": ("-DSERVICES",), "kube-proxy": ("-DKUBE_PROXY",)}
+DEFINES: dict[str, tuple[str, ...]] = {"": (), "lb": ("-DSERVICES",), "kube-proxy": ("-DKUBE_PROXY",)}
 
 
 def flags(routing: str, encapsulation: str, variant: str) -> list[str]:

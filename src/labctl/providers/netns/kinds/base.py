@@ -40,8 +40,8 @@ class ObjectKind(StrEnum):
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
-    CHAIN = "chain"
     CGROUP = "cgroup"
+    CHAIN = "chain"
 
 
 @dataclass(frozen=True, slots=True)
