@@ -13,7 +13,7 @@ from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.interfaces import LO
-from labctl.model.lab import Lab, Pair, Placement, Pod
+from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
@@ -32,7 +32,7 @@ from labctl.system.powers import Powers, limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceTarget:
-    """`Target` of the provider seam: a node, a pod or the underlay, each a namespace."""
+    """`Target` of the provider seam: a node, a pod, a host outside or the underlay, each a namespace."""
 
     name: str
     kind: TargetKind
@@ -106,7 +106,7 @@ class NamespaceTarget:
 
     @property
     def _powers(self) -> Powers:
-        return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
+        return Powers.NODE if self.kind in (TargetKind.NODE, TargetKind.UNDERLAY) else Powers.POD
 
 
 def _join(members: int | None) -> None:
@@ -138,9 +138,8 @@ class NetnsOpenLab:
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         """In the order from client to server; of a same-node pair, the devices of the one node once."""
-        client, server = (self.lab.node(self.lab.pod(name).node) for name in (pair.client, pair.server))
         at_client, at_server = network_of(self.lab).taps(self.lab, pair)
-        between = fabric_of(self.lab).taps(client, server) if pair.placement is Placement.CROSS_NODE else ()
+        between = fabric_of(self.lab).taps(self.lab, pair)
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
             for role, where, interface in (*at_client, *between, *at_server)
@@ -161,7 +160,7 @@ class NetnsOpenLab:
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
-        pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
+        pods = self._pods_on_the_way(pair)
         nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
         before = {node: (self._read(node), self._arrivals(pods[node])) for node in nodes}
         send()
@@ -177,6 +176,11 @@ class NetnsOpenLab:
                 )
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
+
+    def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
+        """The pair's pod on each node that has one; the client where a node has both."""
+        ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
+        return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -206,6 +210,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
+        *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
     network = network_of(lab)
