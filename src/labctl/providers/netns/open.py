@@ -15,6 +15,7 @@ from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.interfaces import LO
 from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.result import Completed
+from labctl.model.service_lists import NodeServices
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
@@ -22,7 +23,7 @@ from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
@@ -62,9 +63,7 @@ class NamespaceTarget:
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(
-            argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup
-        )
+        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -182,6 +181,9 @@ class NetnsOpenLab:
         ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
         return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
 
+    def services(self) -> tuple[NodeServices, ...]:
+        return read_services(self.lab)
+
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
 
@@ -215,9 +217,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     )
     network = network_of(lab)
     return (
-        NamespaceTarget(
-            name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name)
-        )
+        NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name))
         for name, kind in parts
     )
 
