@@ -73,7 +73,7 @@ class NetfilterCheck(WithoutFigures):
                 )
             packets = {Way.REQUEST: parameters.count, Way.REPLY: received}
             findings: tuple[Finding, ...] = tuple(
-                found for look in looks for found in judge_node(lab.datapath, pair.placement, look, packets)
+                found for look in looks for found in judge_node(lab.in_force, pair.placement, look, packets)
             )
             return Measured(judgement=judge_findings(findings), values={}, findings=findings)
 

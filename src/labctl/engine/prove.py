@@ -18,7 +18,7 @@ from labctl.engine.events import ModeProven, Observer
 from labctl.engine.run_checks import Sinks, run_check
 from labctl.errors import NotInForce
 from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence, Standing
-from labctl.model.lab import CheckSpec, Lab, Pair, placement_of
+from labctl.model.lab import CheckSpec, Fallback, Lab, Pair, placement_of
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.path.signature import lost_on_the_way, signature_evidence
@@ -54,8 +54,8 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
 
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
-        evidence.extend(signature_evidence(result, lab.datapath, lab.name) for result in seen)
-    mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results))
+        evidence.extend(signature_evidence(result, lab.in_force, lab.name) for result in seen)
+    mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results), lab.fallback)
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
 
@@ -86,10 +86,16 @@ def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 
 
 def judge_mode(
-    lab: str, asked: Mapping[str, object], evidence: tuple[Evidence, ...], results: tuple[CheckResult, ...]
+    lab: str,
+    asked: Mapping[str, object],
+    evidence: tuple[Evidence, ...],
+    results: tuple[CheckResult, ...],
+    fallback: Fallback | None = None,
 ) -> ModeInForce:
     """Proven when at least one witness of host routing supports what was asked, none contradicts any of it, every
     capture was possible, the known packets came through, and nothing of the datapath is missing on their way.
+
+    With `fallback`, the evidence was held against the mode that comes of it: that one is then proven.
 
     Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`. What could
     not be read, was lost or is missing is never held against the mode: then it is not shown.
@@ -122,6 +128,7 @@ def judge_mode(
         proven=not reason,
         reason=reason,
         remedy=_remedy(lab, against, results if lost else ()) if reason else "",
+        fallback=fallback,
     )
 
 

@@ -177,6 +177,7 @@ def trace(
         server_node=server_node_of(lab, pair),
         placement=pair.placement,
         asked=lab.datapath.asked(),
+        fallback=lab.fallback,
         protocol=protocol,
         sent=count,
         replied=sum(path.arrived for path in paths if path.way is Way.REPLY),

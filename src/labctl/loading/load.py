@@ -22,10 +22,11 @@ from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project, project_at
-from labctl.loading.rules import is_as_specific, meaning_problems, site_problems
+from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.fallback import fallback_of
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
@@ -173,6 +174,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         for pod in data["pods"]
     )
     checks = tuple(_check(entry) for entry in data["checks"])
+    datapath = typed(Datapath, data["datapath"], where=source)
     labels = {pod.name: pod.labels for pod in pods}
     return Scenario(
         name=name,
@@ -181,7 +183,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         nodes=counted_nodes(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
         pairs=_pairs(data["pairs"], end_facts(tree)),
-        datapath=typed(Datapath, data["datapath"], where=source),
+        datapath=datapath,
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
         service_cidr=IPv4Network(network["serviceCIDR"]),
@@ -194,6 +196,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             if section in data and data["provider"] in part.providers
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
+        fallback=fallback_of(datapath, cilium_of(tree)) if datapath.allow_fallback else None,
         outside=tuple(
             ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
             for name, address in outside_hosts(tree)

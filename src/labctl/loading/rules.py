@@ -24,9 +24,12 @@ from labctl.loading.endpoints import (
 from labctl.loading.messages import listed, nearest, problem_at, shown
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
 from labctl.model.document import SMALLEST_MTU_BYTE
+from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, ServiceType
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.model.sections import DEFAULT_CILIUM
+from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
 from labctl.planning.resolve import selected, selector_of, service_capacity
@@ -170,20 +173,51 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
     yield from _combinations(tree)
 
 
+def cilium_of(tree: Tree) -> Version:
+    """The version of Cilium that a scenario names, whichever its provider; the default where it names none."""
+    written = text_of(find(tree, "cilium", "version"))
+    try:
+        return Version.parse(written or DEFAULT_CILIUM)
+    except ValueError:
+        return Version.parse(DEFAULT_CILIUM)
+
+
+_NEEDED = {
+    Condition.IPTABLES_MASQUERADE: ("masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF)),
+    Condition.NO_KUBE_PROXY_REPLACEMENT: (
+        "kubeProxyReplacement",
+        "BPF host routing needs kubeProxyReplacement: true",
+        "true",
+    ),
+}
+"""The key of each condition that a scenario can set, what to say of it, and what it should be."""
+
+
 def _combinations(tree: Tree) -> Iterator[Problem]:
     """Choices of the datapath that exclude each other."""
     section = find(tree, "datapath")
     routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
-    replacement = find(section, "kubeProxyReplacement")
-    without_replacement = isinstance(replacement, Scalar) and replacement.value is False
-    if routing == HostRouting.BPF and masquerade == Masquerade.IPTABLES:
-        yield _fallback(tree, "masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF))
-    if routing == HostRouting.BPF and without_replacement:
-        yield _fallback(tree, "kubeProxyReplacement", "BPF host routing needs kubeProxyReplacement: true", "true")
+    without_replacement = _is(find(section, "kubeProxyReplacement"), False)
+    may_fall_back = _is(find(section, "allowFallback"), True)
+    needs_bpf = routing == HostRouting.BPF
+    if needs_bpf and not may_fall_back:
+        holds = {
+            Condition.IPTABLES_MASQUERADE: masquerade == Masquerade.IPTABLES,
+            Condition.NO_KUBE_PROXY_REPLACEMENT: without_replacement,
+        }
+        yield from (_fallback(tree, *_NEEDED[condition]) for condition, is_so in holds.items() if is_so)
     elif masquerade == Masquerade.BPF and without_replacement:
-        path = ("datapath", "kubeProxyReplacement")
-        message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
-        yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+        version = cilium_of(tree)
+        if not needs_bpf or version.series >= ENDS_SINCE:
+            path = ("datapath", "kubeProxyReplacement")
+            message = (
+                "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
+            )
+            if needs_bpf:
+                message = (
+                    f"masquerade: bpf needs kubeProxyReplacement: true; the agent of Cilium {version} does not start"
+                )
+            yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
     seen: set[str] = set()
     for index, item in items_of(find(section, "faults")):
         at: KeyPath = ("datapath", "faults", index)
@@ -200,7 +234,11 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
 def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
     path: KeyPath = ("datapath", key)
     text = f"{message}; without it Cilium silently falls back to Legacy"
-    return problem_at(place_of(tree, path), path, text, f"{allowed}, or hostRouting: legacy")
+    return problem_at(place_of(tree, path), path, text, f"{allowed}, hostRouting: legacy, or allowFallback: true")
+
+
+def _is(tree: Tree | None, value: bool) -> bool:
+    return isinstance(tree, Scalar) and tree.value is value
 
 
 def check_name(check: Tree) -> str | None:

@@ -12,7 +12,7 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
@@ -192,6 +192,16 @@ class Lab:
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
     outside: Annotated[tuple[Outside, ...], OMITTED] = ()
+    fallback: Annotated[Fallback | None, OMITTED] = None
+    """Set where the scenario allows it and BPF host routing cannot be had."""
+
+    @property
+    def in_force(self) -> Datapath:
+        """The datapath that the lab is to have: the one asked for, or what Cilium falls back to."""
+        if self.fallback is None:
+            return self.datapath
+        masquerade = self.fallback.masquerade or self.datapath.masquerade
+        return replace(self.datapath, host_routing=HostRouting.LEGACY, masquerade=masquerade)
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -284,6 +294,7 @@ class Scenario:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
+    fallback: Fallback | None = None
     outside: tuple[ScenarioOutside, ...] = ()
 
 
@@ -410,6 +421,21 @@ class Datapath:
             for each in fields(self)
             if each.default is MISSING
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Why a lab that was asked for BPF host routing has Legacy. When that is so: `model/fallback.py`.
+
+    `line` is what the agent of that `version` logs, empty where it logs nothing; `masquerade` is what is in force then,
+    None where it is as asked.
+    """
+
+    reason: str
+    remedy: str
+    line: str = ""
+    version: str = ""
+    masquerade: Masquerade | None = None
 
 
 class ServiceType(StrEnum):

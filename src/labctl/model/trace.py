@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, NamedTuple
 
-from labctl.codec import NULL, Key
+from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import Evidence
-from labctl.model.lab import Placement
+from labctl.model.lab import Fallback, Placement
 from labctl.model.signature import Role, Signature
 
 
@@ -224,6 +224,7 @@ class Trace:
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
     unshown: tuple[Unshown, ...] = ()
+    fallback: Annotated[Fallback | None, OMITTED] = None
 
     @property
     def is_well(self) -> bool:

@@ -56,6 +56,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         digest="",
         settings=scenario.settings,
         services=_services(scenario),
+        fallback=scenario.fallback,
         outside=_outside(scenario),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))

@@ -16,6 +16,7 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
+    asked_and_found,
     caution_text,
     change_text,
     detectable_text,
@@ -26,6 +27,7 @@ from labctl.report.sentences import (
     judgement_text,
     label,
     limit_lines,
+    log_text,
     method_text,
     mode_text,
     noise_floor_text,
@@ -408,6 +410,13 @@ def in_force(mode: ModeInForce) -> Text:
     """The verdict about the mode in one sentence."""
     from rich.text import Text
 
+    if mode.proven and mode.fallback is not None:
+        routing = asked_and_found(mode)
+        return Text(
+            f"in force:  {_claims(_in_order(mode))} (proven)\n"
+            f"fell back: asked {routing['asked']}, in force {routing['found']}: {mode.fallback.reason}\n"
+            f"agent log: {log_text(mode.fallback)}"
+        )
     if mode.proven:
         return Text(f"in force:  {_claims(_in_order(mode))} (proven)")
     found = _claims(_in_order(mode))

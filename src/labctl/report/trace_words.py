@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl import units
-from labctl.model.lab import Placement
+from labctl.model.lab import HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import (
     Carriage,
@@ -235,6 +235,8 @@ def unshown_words(one: Unshown) -> str:
 
 def _as_it_should(trace: Trace) -> str:
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
+    if trace.fallback is not None:
+        host_routing = HostRouting.LEGACY
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 

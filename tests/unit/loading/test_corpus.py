@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import ScenarioInvalid, UsageError
-from labctl.loading import load_scenario, validate_files
+from labctl.loading import load_scenario, scenario_names, validate_files
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 VALID = sorted((CORPUS / "valid").glob("*.yaml"))
@@ -53,7 +53,7 @@ def test_an_unknown_name_is_a_usage_error_with_a_suggestion_and_the_list() -> No
     assert caught.value.lines() == (
         "error: there is no scenario 'legasy'",
         "  why: looked in scenarios/",
-        "  try: did you mean 'legacy'? there are: bpf, bpf-native, legacy, legacy-native",
+        f"  try: did you mean 'legacy'? there are: {', '.join(scenario_names(checkout))}",
     )
 
 

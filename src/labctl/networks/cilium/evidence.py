@@ -24,7 +24,7 @@ _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, P
 
 def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
     """Every witness on every node of the pair."""
-    asked = lab.datapath.asked()
+    asked = lab.in_force.asked()
     return tuple(
         evidence
         for look in looks

@@ -186,7 +186,7 @@ def _cilium() -> tuple[Rule, ...]:
 
 
 def _masquerade(lab: Lab, node: Node) -> tuple[Rule, ...]:
-    if lab.datapath.masquerade is not Masquerade.IPTABLES:
+    if lab.in_force.masquerade is not Masquerade.IPTABLES:
         return ()
     source = f"-s {node.pod_cidr}"
     kept = lab.datapath.ipv4_native_routing_cidr or lab.network.pod_cidr

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -229,7 +230,10 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     except MeasureFailed as failed:
         failed.remedy = with_kubeconfig(failed.remedy, commands, settings.kubectl())
         raise
-    return OpenCiliumLab(settings, lab, facts, targets, capture, agents)
+    opened = OpenCiliumLab(settings, lab, facts, targets, capture, agents)
+    if lab.datapath.allow_fallback and lab.datapath.host_routing is HostRouting.BPF:
+        opened._lab = replace(lab, fallback=opened.witnesses.fallback())
+    return opened
 
 
 def list_pods(settings: Cluster, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:

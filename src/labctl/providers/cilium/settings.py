@@ -20,12 +20,12 @@ from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Section
+from labctl.model.versions import Version
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private
 from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
-from labctl.providers.cilium.versions import Version
 from labctl.system import files
 
 S = TypeVar("S", bound=Section)

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network
 
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.model.versions import Version
 from labctl.providers.cilium.helm_names import Setting, spell, strings_of_kube_proxy_replacement
-from labctl.providers.cilium.versions import Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
+from labctl.model.versions import Version
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands, HostCommands, read_state
 from labctl.providers.cilium.values import normal
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.inventory import pause_tag, sandbox_image
 from labctl.providers.kubeadm.kubernetes import default_image_repository
 from labctl.providers.kubeadm.settings import KubeadmSettings

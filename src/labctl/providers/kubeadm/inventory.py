@@ -21,7 +21,7 @@ import yaml
 
 from labctl.model.lab import Lab
 from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (
     RP_FILTER,

@@ -10,9 +10,9 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Kubeadm
+from labctl.model.versions import Version
 from labctl.providers.cilium.compatibility import refuse_idle
 from labctl.providers.cilium.settings import Cluster, refuse_unfit, section_of
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.kubernetes import parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from labctl.model.versions import Version
 from labctl.providers.cilium.helm_names import Setting, spell
 from labctl.providers.cilium.values import CiliumImages, expected_config, helm_values, images_of, leaves
-from labctl.providers.cilium.versions import Version
 
 from .cilium_recordings import datapath, recorded, wanted
 

@@ -11,7 +11,7 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.model.sections import Kubeadm
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, checks_apart, init_documents, join_document, to_yaml
 from labctl.providers.kubeadm.inventory import init_flags
 from labctl.providers.kubeadm.kubernetes import (
