@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.evidence import DatapathState, Evidence
     from labctl.model.lab import Lab, Pair
     from labctl.model.plan import Action, Plan
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import Role
     from labctl.model.trace import Movement, Unshown
 
@@ -265,6 +266,10 @@ class OpenLab(Protocol):
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         """Makes every node of the lab report each packet between the two pods, plain or encapsulated, while the
         context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
+        ...
+
+    def services(self) -> tuple[NodeServices, ...]:
+        """What each node translates of Services now, read from what is in force. Raises MeasureFailed."""
         ...
 
     def datapath_state(self) -> DatapathState:

@@ -37,6 +37,7 @@ from labctl.services.frontends import frontends
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import NodeReadings
 
@@ -190,6 +191,11 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        from labctl.networks.cilium.service_lists import service_lists
+
+        return service_lists(lab, node, entries, command)
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
