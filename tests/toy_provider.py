@@ -257,5 +257,8 @@ class ToyLab:
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         return nullcontext(NOTHING_WATCHED)
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         return NO_STATE

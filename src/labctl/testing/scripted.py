@@ -190,6 +190,7 @@ class ScriptedLab:
         evidence: Sequence[Evidence] = (),
         state: DatapathState = NO_STATE,
         watch: ScriptedWatch = NOTHING_WATCHED,
+        has_daemon_set: bool | None = None,
     ) -> None:
         self.lab = lab
         self._targets = {target.name: target for target in targets}
@@ -198,6 +199,7 @@ class ScriptedLab:
         self._evidence = tuple(evidence)
         self._state = state
         self._watch = watch
+        self._has_daemon_set = has_daemon_set
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -219,6 +221,9 @@ class ScriptedLab:
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         send()
         return self._evidence
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return self._has_daemon_set
 
     def datapath_state(self) -> DatapathState:
         return self._state

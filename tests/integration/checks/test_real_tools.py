@@ -103,6 +103,9 @@ class TwoNamespaces:
     def testimony(self, pair: Pair, send: object) -> tuple[Evidence, ...]:
         return ()
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")
 

@@ -182,6 +182,9 @@ class NetnsOpenLab:
         ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
         return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
 
