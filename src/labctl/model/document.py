@@ -81,7 +81,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "connections": "How many connections are made to each Service.",
         },
         "kube-proxy": {
-            "": "Whether the nodes have kube-proxy's process, chains and tables, and only where the scenario asks for it.",
+            "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
         },
         "netfilter": {
             "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",

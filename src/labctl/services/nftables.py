@@ -77,7 +77,6 @@ _HOOKED = (
 )
 
 
-
 def chain_name(prefix: str, name: str) -> str:
     """`service-ULMVA6XW-ns1/svc1/tcp/p80` of ("service-", "ns1/svc1/tcp/p80")."""
     digest = base64.b32encode(hashlib.sha256(name.encode()).digest()).decode()[:_HASH_LETTERS]
@@ -110,8 +109,8 @@ def nftables_rules(
     pod_cidr: IPv4Network,
     service_cidr: IPv4Network,
 ) -> str:
-    """The table of one node. `node_address` takes node ports; `pod_cidr` is the pods' range: what comes from elsewhere is
-    masqueraded."""
+    """The table of one node. `node_address` takes node ports; `pod_cidr` is the pods' range: what comes from elsewhere
+    is masqueraded."""
     lines = (
         f"table ip {TABLE} {{",
         '\tcomment "rules for kube-proxy"',

@@ -315,13 +315,6 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
 
 
-def _variant(lab: Lab) -> str:
-    """Which of the mode's objects: whoever has no Services has programs without code for them."""
-    if has_kube_proxy(lab):
-        return "kube-proxy"
-    return "lb" if translates_services(lab) else ""
-
-
 def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:
     """Every device's hooks once, then each of its programs."""
     namespace, place = namespace_of(lab.name, node.name), pins(lab.name) / node.name

@@ -62,9 +62,7 @@ class NamespaceTarget:
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(
-            argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup
-        )
+        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -218,9 +216,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     )
     network = network_of(lab)
     return (
-        NamespaceTarget(
-            name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name)
-        )
+        NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name))
         for name, kind in parts
     )
 
