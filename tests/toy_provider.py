@@ -18,6 +18,7 @@ from labctl.errors import StepFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair
 from labctl.model.plan import Action, Plan, Step
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.shell import word
@@ -259,6 +260,9 @@ class ToyLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return NO_STATE

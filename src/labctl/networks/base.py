@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.evidence import Evidence, MapTable
     from labctl.model.lab import Lab, Node, Pair, Pod
     from labctl.model.plan import Step
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
@@ -86,6 +87,10 @@ class PodNetwork(Protocol):
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
+        ...
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        """What a node translates of Services, from the entries of its maps by name; `command` dumps the first by hand."""
         ...
 
     def map_tables(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.evidence import DatapathState, Evidence
     from labctl.model.lab import Lab, Pair
     from labctl.model.plan import Action, Plan
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import Role
     from labctl.model.trace import Movement, Unshown
 
@@ -269,6 +270,10 @@ class OpenLab(Protocol):
 
     def has_daemon_set(self, name: str) -> bool | None:
         """Whether kube-system has that DaemonSet; None where there is no Kubernetes. Raises MeasureFailed."""
+        ...
+
+    def services(self) -> tuple[NodeServices, ...]:
+        """What each node translates of Services now, read from what is in force. Raises MeasureFailed."""
         ...
 
     def datapath_state(self) -> DatapathState:

@@ -23,6 +23,7 @@ from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.trace import Movement, Unshown
 from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
@@ -224,6 +225,9 @@ class ScriptedLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return self._has_daemon_set
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return self._state

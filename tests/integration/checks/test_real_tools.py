@@ -27,6 +27,7 @@ from labctl.model.parameters import (
     TcpdumpParameters,
 )
 from labctl.model.result import CheckResult, Completed, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role, Seen
 from labctl.path.sighting import TapDirection, Way, match_echo, sightings
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
@@ -105,6 +106,9 @@ class TwoNamespaces:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def services(self) -> tuple[NodeServices, ...]:
+        raise NotImplementedError("two namespaces have no Services")
 
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")

@@ -5,23 +5,15 @@
 // packets get. The first packet chooses the backend; the others, and ICMP errors about them, go by the entries.
 #pragma once
 
+#include "lifetime.h"
+
 #define BACKEND_TRIES 4
 #define BACKEND_SCAN 32
 #define FLOW_ATTEMPTS 8
 #define LOOPBACK bpf_htonl(0xa9fe2a01) // 169.254.42.1: whom a pod sees that reaches itself through a Service
 #define MARK_NO_BACKEND 0x4e4f4245
-#define NANOSECONDS 1000000000ULL
-#define SYN_LIFETIME_NS (60 * NANOSECONDS)
-#define TCP_LIFETIME_NS (8000 * NANOSECONDS)
-#define CLOSING_LIFETIME_NS (10 * NANOSECONDS)
-#define OTHER_LIFETIME_NS (60 * NANOSECONDS)
-#define REFRESH_NS NANOSECONDS
-#define TCP_FLAGS_OFFSET 13
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-#define UNREACHABLE_BYTES (IPV4_BYTES + ICMP_BYTES)
+#define TCP_BYTES 20
+#define UDP_BYTES 8
 
 // What became of a packet: one of these, or the reason to drop it for (64 and up).
 enum lb_result {
@@ -157,17 +149,6 @@ static __noinline int read_flow(struct __sk_buff *skb, struct flow *flow)
 	return 0;
 }
 
-static __always_inline __u64 lifetime_of(__u8 protocol, __u32 state)
-{
-	__u32 both = FLOW_REQUEST_FIN | FLOW_REPLY_FIN;
-
-	if (protocol != IPPROTO_TCP)
-		return OTHER_LIFETIME_NS;
-	if ((state & FLOW_RESET) || (state & both) == both)
-		return CLOSING_LIFETIME_NS;
-	return state & FLOW_REPLIED ? TCP_LIFETIME_NS : SYN_LIFETIME_NS;
-}
-
 static __always_inline void key_of_other(const struct flow_entry *entry, __u8 protocol, struct flow_key *other)
 {
 	__builtin_memset(other, 0, sizeof(*other));
@@ -194,7 +175,7 @@ static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry
 		return true;
 	key_of_other(entry, protocol, &other_key);
 	if ((flow->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !direction &&
-	    lifetime_of(protocol, state) == CLOSING_LIFETIME_NS)
+	    is_closing(protocol, state))
 		is_over = true;
 	if (direction)
 		state |= FLOW_REPLIED;
@@ -471,7 +452,8 @@ static __always_inline __u16 folded(__u64 sum)
 	return (__u16)~sum;
 }
 
-// A Service without backends: ICMP port unreachable, out of the device that the packet came in by.
+// A Service without backends: ICMP port unreachable, out of the device that the packet came in by. Of TCP the whole header
+// is quoted: the kernel cuts no packet before the checksum that is still to be filled in.
 static __noinline int refuse_connection(struct __sk_buff *skb, const struct config *config, struct outcome *outcome)
 {
 	struct iphdr *ip = ipv4_header(skb);
@@ -481,17 +463,20 @@ static __noinline int refuse_connection(struct __sk_buff *skb, const struct conf
 		__u8 code;
 		__sum16 sum;
 		__u32 rest;
-		__u8 quoted[UNREACHABLE_BYTES];
+		__u8 quoted[IPV4_BYTES + TCP_BYTES];
 	} answer = {};
+	__u32 quoted = IPV4_BYTES + UDP_BYTES, added = IPV4_BYTES + ICMP_BYTES;
 	struct ethhdr *frame;
 	__u8 mac[6];
 
-	if (!ip || ip->ihl != 5 || bpf_ntohs(ip->tot_len) < UNREACHABLE_BYTES ||
-	    bpf_skb_load_bytes(skb, ETHERNET_BYTES, answer.quoted, UNREACHABLE_BYTES))
+	if (ip && ip->protocol == IPPROTO_TCP)
+		quoted = IPV4_BYTES + TCP_BYTES;
+	if (!ip || ip->ihl != 5 || bpf_ntohs(ip->tot_len) < quoted ||
+	    bpf_skb_load_bytes(skb, ETHERNET_BYTES, answer.quoted, quoted))
 		return drop(skb, config, outcome, DROP_NO_BACKEND);
 	answer.ip.version = 4;
 	answer.ip.ihl = 5;
-	answer.ip.tot_len = bpf_htons(sizeof(answer));
+	answer.ip.tot_len = bpf_htons(added + quoted);
 	answer.ip.ttl = 64;
 	answer.ip.protocol = IPPROTO_ICMP;
 	answer.ip.saddr = outcome->destination;
@@ -499,10 +484,10 @@ static __noinline int refuse_connection(struct __sk_buff *skb, const struct conf
 	answer.ip.check = folded(bpf_csum_diff(NULL, 0, (void *)&answer.ip, sizeof(answer.ip), 0));
 	answer.type = ICMP_DEST_UNREACH;
 	answer.code = 3;
-	answer.sum = folded(bpf_csum_diff(NULL, 0, (void *)&answer.type, ICMP_BYTES + UNREACHABLE_BYTES, 0));
-	if (bpf_skb_change_tail(skb, ETHERNET_BYTES + UNREACHABLE_BYTES, 0) ||
-	    bpf_skb_adjust_room(skb, UNREACHABLE_BYTES, BPF_ADJ_ROOM_MAC, 0) ||
-	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &answer, sizeof(answer), 0))
+	answer.sum = folded(bpf_csum_diff(NULL, 0, (void *)&answer.type, ICMP_BYTES + quoted, 0));
+	if (bpf_skb_change_tail(skb, ETHERNET_BYTES + quoted, 0) ||
+	    bpf_skb_adjust_room(skb, (__s32)added, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &answer, added + quoted, 0))
 		return drop(skb, config, outcome, DROP_WRITE);
 	ip = ipv4_header(skb);
 	if (!ip)

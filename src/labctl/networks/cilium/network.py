@@ -37,6 +37,7 @@ from labctl.services.frontends import frontends
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import NodeReadings
 
@@ -174,9 +175,14 @@ class CiliumNetwork:
         return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-        from labctl.networks.cilium.expected import expected_for
+        if lab.is_between_pods(pair):
+            from labctl.networks.cilium.expected import expected_for
 
-        return expected_for(lab, pair, packets=packets)
+            return expected_for(lab, pair, packets=packets)
+        from labctl.networks.cilium.expected_ends import expected_between
+
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        return expected_between(lab, pair, roles, packets=packets)
 
     def cgroup(self, lab: Lab, part: str) -> str | None:
         return cgroup_for(lab, part)
@@ -185,6 +191,11 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        from labctl.networks.cilium.service_lists import service_lists
+
+        return service_lists(lab, node, entries, command)
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
@@ -288,13 +299,6 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
         rules=rules.as_restore(of_node),
         optional=tuple(rule.line() for rule in of_node if rule.needs),
     )
-
-
-def _variant(lab: Lab) -> str:
-    """Which of the objects of its mode the lab's nodes have."""
-    if has_kube_proxy(lab):
-        return "kube-proxy"
-    return "lb" if translates_services(lab) else ""
 
 
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:

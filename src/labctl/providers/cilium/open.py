@@ -12,6 +12,7 @@ from typing import Protocol
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.lab import HostRouting, Lab, Pair, Placement
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -171,6 +172,11 @@ class OpenCiliumLab:
         argv = self._settings.kubectl("-n", "kube-system", "get", "daemonset", name, "--ignore-not-found", "-o", "name")
         commands = next(iter(self._targets.values())).commands
         return bool(must(commands, argv, timeout_s=_ASK_S).text.strip())
+
+    def services(self) -> tuple[NodeServices, ...]:
+        from labctl.providers.cilium.service_lists import read_services
+
+        return read_services(self.lab, {node: self._agents[node] for node in self._settings.nodes})
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})

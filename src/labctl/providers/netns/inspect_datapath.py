@@ -12,17 +12,22 @@ from pathlib import Path
 from labctl.datapath import bpf
 from labctl.datapath.bpf import Entry
 from labctl.datapath.layout import ProgramCounter, decode_metrics
+from labctl.datapath.masquerading import collect_expired
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import AttachedProgram, DatapathState, NodeDatapath
 from labctl.model.lab import Lab
+from labctl.model.service_lists import NodeServices
 from labctl.names import namespace_of
 from labctl.networks import network_of
 from labctl.providers.netns.kinds.program import Direction, attached_to
+from labctl.providers.netns.watch import node_maps
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket
 
 _COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _METRICS = "metrics"
+_MASQUERADED = "snat"
+_WITHOUT_KEYS = (bpf.MapType.RINGBUF, bpf.MapType.QUEUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,30 @@ class _Hung:
 def read_state(lab: Lab) -> DatapathState:
     """Every node of the lab. Raises MeasureFailed when a node is gone or its programs cannot be read."""
     return DatapathState(nodes=tuple(_node(lab, node.name) for node in lab.nodes), counts_runs=_counts_runs())
+
+
+def read_services(lab: Lab) -> tuple[NodeServices, ...]:
+    """What every node translates of Services. Raises MeasureFailed."""
+    return tuple(_services(lab, node.name) for node in lab.nodes)
+
+
+def _services(lab: Lab, node: str) -> NodeServices:
+    namespace = namespace_of(lab.name, node)
+    entries: dict[str, tuple[Entry, ...]] = {}
+    command = ""
+    for name in ("services", "backends", "alive"):
+        try:
+            with node_maps(namespace, name) as descriptors:
+                if descriptors:
+                    entries[name] = tuple(bpf.dump(descriptors[0]))
+                    command = command or f"bpftool map dump id {bpf.map_info(descriptors[0]).id}"
+        except OSError as failed:
+            raise MeasureFailed(
+                what=f"the Services of node {node} cannot be read",
+                cause=str(failed),
+                remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+            ) from failed
+    return network_of(lab).service_lists(lab, node, entries, command)
 
 
 def _counts_runs() -> bool:
@@ -91,7 +120,9 @@ def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
     descriptor = bpf.map_descriptor(map_id)
     try:
         info = bpf.map_info(descriptor)
-        return info, () if info.type == bpf.MapType.RINGBUF else tuple(bpf.dump(descriptor))
+        if info.name == _MASQUERADED:
+            collect_expired(descriptor)  # what is no entry to the programs any more is none to a person
+        return info, () if info.type in _WITHOUT_KEYS else tuple(bpf.dump(descriptor))
     finally:
         bpf.close_all([descriptor])
 

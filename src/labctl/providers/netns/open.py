@@ -12,9 +12,11 @@ from pathlib import Path
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.interfaces import LO
+from labctl.model.interfaces import BRIDGE, LO
 from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.result import Completed
+from labctl.model.service_lists import NodeServices
+from labctl.model.signature import GATEWAY
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
@@ -22,7 +24,7 @@ from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
@@ -147,11 +149,14 @@ class NetnsOpenLab:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
         taps = [tap for tap in self.taps(pair) if tap.interface != LO]
         macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
-        return tuple(
+        found = [
             OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
             for tap in taps
             if tap.interface in macs[tap.target.name]
-        )
+        ]
+        if self.lab.outside and (mac := self._macs(UNDERLAY).get(BRIDGE)):
+            found.append(OpenDevice(role=GATEWAY, mac=mac))
+        return tuple(found)
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
         return ()
@@ -182,6 +187,9 @@ class NetnsOpenLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return read_services(self.lab)
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
