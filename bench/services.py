@@ -1,4 +1,4 @@
-"""What 10, 1,000 and 10,000 Services cost, translated by eBPF, by kube-proxy's iptables rules and by its nftables rules.
+"""What 10, 1,000 and 10,000 Services cost: translated by eBPF, by kube-proxy's iptables rules, by its nftables rules.
 
     sudo python bench/services.py [--rounds N] [--counts 10,1000,10000] [--output FILE] [--json]
 
@@ -6,7 +6,7 @@ All labs are up at the same time and alike but for the translation: Legacy host 
 backend on another node, and the fillers. Measured are, per node, the time to program the Services; per round, in an
 order that changes, short connections to the Service (`connect`) and requests over one connection (`latency`), and the
 same from the client straight to the backend's pod in the eBPF lab of the smallest count. Own CPU is of the client and
-the server. Intervals are those of paired rounds (Wilcoxon), as in `labctl compare`. Needs root.
+the server; of programming it is that of labctl and of iptables-restore or nft. Intervals are those of paired rounds (Wilcoxon), as in `labctl compare`. Needs root.
 
 Targets: programming 1,000 Services takes at most 0.3 s a node and 10,000 at most 2 s; connections per second by eBPF
 are the same for every count, within the interval. The exit code is 1 when one is missed.
@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shlex
 import statistics
 import sys
@@ -76,12 +77,14 @@ METRICS = ("connections_per_s", "cpu_per_connection", "latency_p50", "cpu_per_tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One lab, and what its client talks to. `program_s` has a figure for each node."""
+    """One lab, and what its client talks to. `program_s` has a figure for each node, and
+    `program_cpu_s` the CPU time of the same."""
 
     name: str
     lab: Lab
     pair: Pair
     program_s: tuple[float, ...] = ()
+    program_cpu_s: tuple[float, ...] = ()
     samples: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -108,7 +111,7 @@ def lab_of(way: str, count: int) -> Lab:
 def is_programming(action: Action) -> bool:
     """Whether the action puts Services onto a node."""
     if isinstance(action, IptablesRestore):
-        return action.keeps
+        return bool(action.keeps)
     return isinstance(action, NftRestore) or (isinstance(action, MapsFill) and action.map in MAPS_OF_SERVICES)
 
 
@@ -116,19 +119,29 @@ def namespace_of(action: Action) -> str:
     return str(getattr(action, "namespace", ""))
 
 
-def build(lab: Lab) -> tuple[float, ...]:
-    """Builds the lab; gives the seconds that programming the Services took, for each node."""
+def cpu_s() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def build(lab: Lab) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Builds the lab; gives the seconds that programming the Services took for each node, and their CPU time."""
     spent: dict[str, float] = {}
+    cpu: dict[str, float] = {}
     with executor(lab) as running:
         for step in plan(lab).steps:
             for action in step.actions:
-                begun = time.monotonic()
+                begun, used = time.monotonic(), cpu_s()
                 running.execute([action])
                 if is_programming(action):
                     node = namespace_of(action)
                     spent[node] = spent.get(node, 0.0) + time.monotonic() - begun
+                    cpu[node] = cpu.get(node, 0.0) + cpu_s() - used
         running.finish(lab)
-    return tuple(spent.values())
+    return tuple(spent.values()), tuple(cpu.values())
 
 
 @contextlib.contextmanager
@@ -140,8 +153,10 @@ def sides(counts: Sequence[int]) -> Iterator[tuple[Side, ...]]:
             for way in WAYS:
                 lab = lab_of(way, count)
                 made.append(Side(name=f"{way} {count}", lab=lab, pair=TO_SERVICE))
-                made[-1] = replace(made[-1], program_s=build(lab))
-                say(f"{way}, {count} Services: {statistics.median(made[-1].program_s):.3f} s to program a node")
+                spent, cpu = build(lab)
+                made[-1] = replace(made[-1], program_s=spent, program_cpu_s=cpu)
+                figures = f"{statistics.median(spent):.3f} s ({statistics.median(cpu):.3f} s of CPU)"
+                say(f"{way}, {count} Services: {figures} to program a node")
         made.append(Side(name="pod", lab=made[0].lab, pair=TO_POD))
         yield tuple(made)
     finally:
@@ -182,6 +197,7 @@ def report(made: Sequence[Side], counts: Sequence[int]) -> dict[str, Any]:
     figures = {
         side.name: {
             "programS": list(side.program_s),
+            "programCpuS": list(side.program_cpu_s),
             **{name: {"median": statistics.median(values), "samples": values} for name, values in side.samples.items()},
         }
         for side in made
@@ -189,13 +205,13 @@ def report(made: Sequence[Side], counts: Sequence[int]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for metric in METRICS:
         for way in WAYS:
-            few, many = by_name[f"{way} {fewest}"], by_name[f"{way} {most}"]
-            changes[f"{metric}: {way}, {fewest} → {most} Services"] = compared(few.samples[metric], many.samples[metric])
+            few, many = by_name[f"{way} {fewest}"].samples[metric], by_name[f"{way} {most}"].samples[metric]
+            changes[f"{metric}: {way}, {fewest} → {most} Services"] = compared(few, many)
         for way in WAYS[1:]:
-            other, ebpf = by_name[f"{way} {most}"], by_name[f"ebpf {most}"]
-            changes[f"{metric}: {way} → ebpf, {most} Services"] = compared(other.samples[metric], ebpf.samples[metric])
-        direct, service = by_name["pod"], by_name[f"ebpf {fewest}"]
-        changes[f"{metric}: pod → Service by ebpf"] = compared(direct.samples[metric], service.samples[metric])
+            other, ebpf = by_name[f"{way} {most}"].samples[metric], by_name[f"ebpf {most}"].samples[metric]
+            changes[f"{metric}: {way} → ebpf, {most} Services"] = compared(other, ebpf)
+        direct, service = by_name["pod"].samples[metric], by_name[f"ebpf {fewest}"].samples[metric]
+        changes[f"{metric}: pod → Service by ebpf"] = compared(direct, service)
     return {"figures": figures, "changes": changes}
 
 
