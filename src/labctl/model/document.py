@@ -188,6 +188,7 @@ SCENARIO = "Scenario"
 SITE = "Site"
 
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+IPV4_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}$"
 CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
 
 SMALLEST_MTU_BYTE = 576
@@ -196,6 +197,7 @@ LARGEST_MTU_BYTE = 65_520
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]
+Address = Annotated[str, StringConstraints(pattern=IPV4_PATTERN)]
 Provider = Literal["netns", "kind", "kubeadm"]
 NodeCount = Annotated[int, Ge(1), Le(250)]
 
@@ -244,6 +246,9 @@ class ServiceEntry(Section):
     target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
     protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
+    cluster_ip: Address | None = Field(
+        None, alias="clusterIP", description="Its address, of serviceCIDR. Without it: the next one that is free."
+    )
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
     external_traffic_policy: TrafficPolicy | None = Field(
         None, description="With type: NodePort. Local: only backends on the node that was asked, and no masquerade."
