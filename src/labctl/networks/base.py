@@ -80,6 +80,10 @@ class PodNetwork(Protocol):
         """What every tap shows of that many echo requests of the pair and of their replies."""
         ...
 
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        """The cgroup that the processes of a node or pod belong into, as a path below the top, or None."""
+        ...
+
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
         ...

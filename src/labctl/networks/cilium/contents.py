@@ -30,6 +30,7 @@ from labctl.model.interfaces import (
     device_mac,
     lxc_indexes,
 )
+from labctl.networks.cilium.services import service_contents, service_flags, translates_services
 from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node, Placement
 
 Entries = tuple[tuple[bytes, bytes], ...]
@@ -47,6 +48,8 @@ def map_contents(lab: Lab, node: str) -> Mapping[str, Entries]:
     }
     if lab.datapath.encapsulation is Encapsulation.VXLAN:
         contents["tunnel"] = _tunnel(lab, node)
+    if translates_services(lab):
+        contents |= service_contents(lab, node)
     return contents
 
 
@@ -60,6 +63,8 @@ def config_of(lab: Lab, node: str) -> Config:
         flags |= ConfigFlag.NO_REDIRECT_PEER
     if Fault.WRONG_VNI in lab.datapath.faults:
         flags |= ConfigFlag.WRONG_VNI
+    if translates_services(lab):
+        flags |= service_flags(lab)
     return Config(
         node_address=here.address.ip,
         router_address=here.router,

@@ -24,12 +24,15 @@ from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
+from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
@@ -46,21 +49,7 @@ class CiliumNetwork:
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
     def refuse(self, lab: Lab) -> None:
-        """Services, and a choice that changes nothing."""
-        if lab.services:
-            raise UsageError(
-                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
-                cause="labctl's own programs do not translate Service addresses; real Cilium does",
-                remedy="--provider kind, or a scenario without services:",
-                key="services",
-            )
-        if not lab.datapath.kube_proxy_replacement and lab.fallback is None:
-            raise UsageError(
-                what="kubeProxyReplacement: false has no effect with the provider netns",
-                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
-                remedy="true (the default), or --provider kind, which then has a kube-proxy",
-                key="datapath.kubeProxyReplacement",
-            )
+        """Everything that a scenario can ask for is there."""
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         extra = lab.datapath.extra_iptables_rules
@@ -105,6 +94,16 @@ class CiliumNetwork:
             # One step for all nodes: each is a process, and they run at the same time.
             (_restore(lab, node) for node in lab.nodes),
         )
+        if has_kube_proxy(lab):
+            served = frontends(lab)
+            yield step(
+                "kube-proxy",
+                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                (
+                    *(setting for node in lab.nodes for setting in settings(lab, node)),
+                    *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
+                ),
+            )
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
@@ -131,6 +130,7 @@ class CiliumNetwork:
             peer_namespace=namespace,
         )
         yield from _attach(lab, node, (attached,))
+        yield from backend_devices(lab, pod)
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
@@ -169,6 +169,9 @@ class CiliumNetwork:
         from labctl.networks.cilium.expected import expected_for
 
         return expected_for(lab, pair, packets=packets)
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return cgroup_for(lab, part)
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         from labctl.networks.cilium.evidence import testify
@@ -256,18 +259,27 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation),
+        object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    if translates_services(lab):
+        yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
@@ -17,13 +18,14 @@ from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
+from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
-from labctl.system import netns, pids, process, rtnetlink, view
+from labctl.system import cgroups, netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
 from labctl.system.powers import Powers, limit
 
@@ -35,19 +37,34 @@ class NamespaceTarget:
     name: str
     kind: TargetKind
     namespace: str
+    cgroup: str | None = None
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return netns.command(self.namespace, tuple(argv))
+        inside = netns.command(self.namespace, tuple(argv))
+        if self.cgroup is None:
+            return inside
+        members = cgroups.path_of(self.cgroup) / cgroups.MEMBERS
+        return ("sh", "-c", f'echo $$ >{word(members)} && exec "$@"', "sh", *inside)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
-        return process.run(argv, timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
+        return process.run(
+            argv,
+            timeout_s=timeout_s,
+            namespace=place,
+            cpu=cpu,
+            stdin=stdin,
+            powers=self._powers,
+            cgroup=self._cgroup,
+        )
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
+        return process.Process(
+            argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup
+        )
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -60,20 +77,42 @@ class NamespaceTarget:
 
     def _enter(self, *, privileged: bool) -> Iterator[str]:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        members = self._members()  # opened before a view makes /sys read-only
         netns.enter_for_good(netns.path_of(self.namespace))
         if refused := view.enter_own_if_allowed(None if privileged else self._powers):
             yield f"{self.name} shows the host's /sys, since this host does not allow a separate one: {refused}"
         if privileged:
+            _join(members)
             return
-        if refused := pids.become_inner(home, view.mount_own_proc, view.guard_proc):
+
+        def prepare() -> None:
+            _join(members)
+            view.guard_proc()
+
+        if refused := pids.become_inner(home, view.mount_own_proc, prepare):
             if not view.is_never_allowed(refused):
                 raise refused
+            _join(members)
             yield f"{self.name} shows the host's processes, since this host does not allow a separate /proc: {refused}"
         limit(self._powers)
 
     @property
+    def _cgroup(self) -> Path | None:
+        return None if self.cgroup is None else cgroups.path_of(self.cgroup)
+
+    def _members(self) -> int | None:
+        place = self._cgroup
+        return None if place is None else os.open(place / cgroups.MEMBERS, os.O_WRONLY | os.O_CLOEXEC)
+
+    @property
     def _powers(self) -> Powers:
         return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
+
+
+def _join(members: int | None) -> None:
+    if members is not None:
+        cgroups.join(members)
+        os.close(members)
 
 
 class NetnsOpenLab:
@@ -169,7 +208,13 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
         *((pod.name, TargetKind.POD) for pod in lab.pods),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
-    return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)
+    network = network_of(lab)
+    return (
+        NamespaceTarget(
+            name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name)
+        )
+        for name, kind in parts
+    )
 
 
 @contextmanager
