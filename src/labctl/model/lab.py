@@ -31,6 +31,9 @@ Labels = Mapping[
     Annotated[str, Fits(is_label_key, "the key of a label")], Annotated[str, Fits(is_label_value, "a label's value")]
 ]
 Port = Annotated[int, Ge(1), Le(65_535)]
+FIRST_IDENTITY = 256
+LAST_IDENTITY = 65_535
+"""The security identities that pods can have. Lower ones are reserved."""
 
 
 class Placement(StrEnum):

@@ -25,7 +25,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
+from labctl.model.lab import FIRST_IDENTITY, LAST_IDENTITY, Encapsulation, Lab, Network, Node, Pod, Scenario, Service
 from labctl.planning.record import digest_of
 
 
@@ -133,10 +133,6 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
         )
         placed[pod.node] += 1
     return tuple(pods)
-
-
-FIRST_IDENTITY = 256
-LAST_IDENTITY = 65_535
 
 
 def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:

@@ -22,7 +22,8 @@ from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
-    from labctl.model.evidence import DatapathState, Evidence
+    from labctl.model.cilium_status import NodeStatus
+    from labctl.model.evidence import DatapathState, Evidence, ModeInForce
     from labctl.model.lab import Lab, Pair
     from labctl.model.plan import Action, Plan
     from labctl.model.signature import Role
@@ -265,6 +266,11 @@ class OpenLab(Protocol):
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         """Makes every node of the lab report each packet between the two pods, plain or encapsulated, while the
         context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
+        ...
+
+    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        """Those nodes as `cilium status --verbose` shows them, with the lines of `mode` that packets showed. Empty
+        where the lab has nothing of the kind. Raises MeasureFailed."""
         ...
 
     def datapath_state(self) -> DatapathState:

@@ -19,7 +19,8 @@ from typing import Any
 
 from labctl.checks.base import CheckContext
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.cilium_status import NodeStatus
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
@@ -198,6 +199,7 @@ class ScriptedLab:
         self._evidence = tuple(evidence)
         self._state = state
         self._watch = watch
+        self.statuses: tuple[NodeStatus, ...] = ()
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -219,6 +221,9 @@ class ScriptedLab:
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         send()
         return self._evidence
+
+    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return tuple(one for one in self.statuses if one.node in nodes)
 
     def datapath_state(self) -> DatapathState:
         return self._state

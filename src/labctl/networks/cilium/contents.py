@@ -30,8 +30,8 @@ from labctl.model.interfaces import (
     device_mac,
     lxc_indexes,
 )
-from labctl.networks.cilium.services import service_contents, service_flags, translates_services
 from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node, Placement
+from labctl.networks.cilium.services import service_contents, service_flags, translates_services
 
 Entries = tuple[tuple[bytes, bytes], ...]
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from labctl.datapath.layout import Program
 from labctl.datapath.loader import object_path
-from labctl.errors import UsageError
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
 from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
@@ -24,8 +23,8 @@ from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
-from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -36,9 +35,10 @@ from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.cilium_status import NodeStatus
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce
     from labctl.model.signature import ExpectedSignature
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -177,6 +177,11 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.cilium_status import NodeStatus
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.interfaces import LO
 from labctl.model.lab import Lab, Pair, Placement, Pod
 from labctl.model.result import Completed
@@ -62,9 +63,7 @@ class NamespaceTarget:
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(
-            argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup
-        )
+        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -178,6 +177,11 @@ class NetnsOpenLab:
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
 
+    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        from labctl.providers.netns.status import read_status
+
+        return read_status(self.lab, nodes, mode)
+
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
 
@@ -210,9 +214,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     )
     network = network_of(lab)
     return (
-        NamespaceTarget(
-            name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name)
-        )
+        NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name))
         for name, kind in parts
     )
 
