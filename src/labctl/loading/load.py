@@ -12,24 +12,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.code_keys import code_problems
+from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
-from labctl.loading.messages import as_name, listed, nearest, shown
+from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project, project_at
-from labctl.loading.rules import (
-    cilium_of,
-    is_as_specific,
-    meaning_problems,
-    node_names,
-    problem_at,
-    site_problems,
-)
+from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
 from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
@@ -38,10 +32,11 @@ from labctl.model.fallback import fallback_of
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
+    EndpointKind,
     Matrix,
     Pair,
-    Placement,
     Scenario,
+    ScenarioOutside,
     ScenarioPod,
     ScenarioService,
 )
@@ -190,9 +185,9 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         name=name,
         source=source,
         provider=data["provider"],
-        nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
+        nodes=counted_nodes(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
-        pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
+        pairs=_pairs(data["pairs"], end_facts(tree)),
         datapath=datapath,
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
@@ -207,20 +202,22 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
         fallback=fallback_of(datapath, cilium_of(tree)) if datapath.allow_fallback else None,
+        outside=tuple(
+            ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
+            for name, address in outside_hosts(tree)
+        ),
     )
 
 
-def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:
-    return tuple(
-        Pair(
-            client=entry["client"],
-            server=entry["server"],
-            placement=Placement.SAME_NODE
-            if node_of[entry["client"]] == node_of[entry["server"]]
-            else Placement.CROSS_NODE,
-        )
-        for entry in entries
-    )
+def _pairs(entries: list[dict[str, str]], facts: EndFacts) -> tuple[Pair, ...]:
+    """A Service is asked from outside at a node's port, where no other is written at the first node's."""
+    found = []
+    for entry in entries:
+        client, server, via = entry["client"], entry["server"], entry.get("via")
+        if via is None and facts.kinds[client] is EndpointKind.OUTSIDE and facts.kinds[server] is EndpointKind.SERVICE:
+            via = facts.first_node
+        found.append(Pair(client=client, server=server, placement=facts.placement(client, server), via=via))
+    return tuple(found)
 
 
 def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.errors import Problem
-from labctl.loading.messages import listed, nearest, path_text, shown
-from labctl.loading.tree import Block, KeyPath, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
+from labctl.loading.endpoints import labels_of_pods
+from labctl.loading.messages import listed, nearest, problem_at, shown
+from labctl.loading.tree import Block, KeyPath, Scalar, Tree, find, items_of, place_of, plain, text_of
 from labctl.model.lab import ServiceType
 from labctl.names import is_name
 from labctl.planning import resolve
@@ -21,7 +22,7 @@ _SECTION = "services"
 
 
 def service_problems(tree: Tree) -> Iterator[Problem]:
-    pods = _labels_of_pods(tree)
+    pods = labels_of_pods(tree)
     names: dict[str, int] = {}
     node_ports: dict[tuple[object, str], str] = {}
     addresses: dict[IPv4Address, str] = {}
@@ -44,7 +45,7 @@ def service_problems(tree: Tree) -> Iterator[Problem]:
 
 def warnings_of(tree: Tree) -> tuple[Problem, ...]:
     """What is allowed and seldom meant."""
-    pods = _labels_of_pods(tree)
+    pods = labels_of_pods(tree)
     return tuple(
         replace(
             _service_problem(
@@ -58,15 +59,6 @@ def warnings_of(tree: Tree) -> tuple[Problem, ...]:
         for index, entry in items_of(find(tree, _SECTION))
         if isinstance(selector := find(entry, "selector"), Block) and not selected(plain(selector), pods)
     )
-
-
-def _labels_of_pods(tree: Tree) -> dict[str, Mapping[str, str]]:
-    pods: dict[str, Mapping[str, str]] = {}
-    for _, pod in items_of(find(tree, "pods")):
-        name, labels = text_of(find(pod, "name")), find(pod, "labels")
-        if name:
-            pods.setdefault(name, plain(labels) if isinstance(labels, Block) else {"app": name})
-    return pods
 
 
 def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
@@ -152,13 +144,4 @@ def _room(tree: Tree, count: int) -> Iterator[Problem]:
 
 
 def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    place: Place = place_of(tree, path)
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(path),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
+    return problem_at(place_of(tree, path), path, message, allowed, suggestion)

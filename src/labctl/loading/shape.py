@@ -18,7 +18,6 @@ from labctl.loading.schema import is_free_form, part_of
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, child, find, place_of, plain
 from labctl.model.document import (
     CIDR_PATTERN,
-    IPV4_PATTERN,
     MATRIX,
     REFERENCE_PATTERN,
     SCENARIO,
@@ -31,6 +30,7 @@ from labctl.model.sections import (
     ADDRESS_PATTERN,
     DEVICES_PATTERN,
     ENGINE_NAME_PATTERN,
+    IPV4_PATTERN,
     MACHINE_ADDRESS_PATTERN,
     OPERAND_PATTERN,
     REGISTRY_PATTERN,

@@ -21,7 +21,8 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
-#define UNREACHABLE_BYTES (IPV4_BYTES + ICMP_BYTES)
+#define TCP_BYTES 20
+#define UDP_BYTES 8
 
 // What became of a packet: one of these, or the reason to drop it for (64 and up).
 enum lb_result {
@@ -471,7 +472,8 @@ static __always_inline __u16 folded(__u64 sum)
 	return (__u16)~sum;
 }
 
-// A Service without backends: ICMP port unreachable, out of the device that the packet came in by.
+// A Service without backends: ICMP port unreachable, out of the device that the packet came in by. Of TCP the whole header
+// is quoted: the kernel cuts no packet before the checksum that is still to be filled in.
 static __noinline int refuse_connection(struct __sk_buff *skb, const struct config *config, struct outcome *outcome)
 {
 	struct iphdr *ip = ipv4_header(skb);
@@ -481,17 +483,20 @@ static __noinline int refuse_connection(struct __sk_buff *skb, const struct conf
 		__u8 code;
 		__sum16 sum;
 		__u32 rest;
-		__u8 quoted[UNREACHABLE_BYTES];
+		__u8 quoted[IPV4_BYTES + TCP_BYTES];
 	} answer = {};
+	__u32 quoted = IPV4_BYTES + UDP_BYTES, added = IPV4_BYTES + ICMP_BYTES;
 	struct ethhdr *frame;
 	__u8 mac[6];
 
-	if (!ip || ip->ihl != 5 || bpf_ntohs(ip->tot_len) < UNREACHABLE_BYTES ||
-	    bpf_skb_load_bytes(skb, ETHERNET_BYTES, answer.quoted, UNREACHABLE_BYTES))
+	if (ip && ip->protocol == IPPROTO_TCP)
+		quoted = IPV4_BYTES + TCP_BYTES;
+	if (!ip || ip->ihl != 5 || bpf_ntohs(ip->tot_len) < quoted ||
+	    bpf_skb_load_bytes(skb, ETHERNET_BYTES, answer.quoted, quoted))
 		return drop(skb, config, outcome, DROP_NO_BACKEND);
 	answer.ip.version = 4;
 	answer.ip.ihl = 5;
-	answer.ip.tot_len = bpf_htons(sizeof(answer));
+	answer.ip.tot_len = bpf_htons(added + quoted);
 	answer.ip.ttl = 64;
 	answer.ip.protocol = IPPROTO_ICMP;
 	answer.ip.saddr = outcome->destination;
@@ -499,10 +504,10 @@ static __noinline int refuse_connection(struct __sk_buff *skb, const struct conf
 	answer.ip.check = folded(bpf_csum_diff(NULL, 0, (void *)&answer.ip, sizeof(answer.ip), 0));
 	answer.type = ICMP_DEST_UNREACH;
 	answer.code = 3;
-	answer.sum = folded(bpf_csum_diff(NULL, 0, (void *)&answer.type, ICMP_BYTES + UNREACHABLE_BYTES, 0));
-	if (bpf_skb_change_tail(skb, ETHERNET_BYTES + UNREACHABLE_BYTES, 0) ||
-	    bpf_skb_adjust_room(skb, UNREACHABLE_BYTES, BPF_ADJ_ROOM_MAC, 0) ||
-	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &answer, sizeof(answer), 0))
+	answer.sum = folded(bpf_csum_diff(NULL, 0, (void *)&answer.type, ICMP_BYTES + quoted, 0));
+	if (bpf_skb_change_tail(skb, ETHERNET_BYTES + quoted, 0) ||
+	    bpf_skb_adjust_room(skb, (__s32)added, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &answer, added + quoted, 0))
 		return drop(skb, config, outcome, DROP_WRITE);
 	ip = ipv4_header(skb);
 	if (!ip)

@@ -14,7 +14,7 @@ from labctl.fabrics import fabric_of
 from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.interfaces import LO
-from labctl.model.lab import Lab, Pair, Placement, Pod
+from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
@@ -33,7 +33,7 @@ from labctl.system.powers import Powers, limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceTarget:
-    """`Target` of the provider seam: a node, a pod or the underlay, each a namespace."""
+    """`Target` of the provider seam: a node, a pod, a host outside or the underlay, each a namespace."""
 
     name: str
     kind: TargetKind
@@ -105,7 +105,7 @@ class NamespaceTarget:
 
     @property
     def _powers(self) -> Powers:
-        return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
+        return Powers.NODE if self.kind in (TargetKind.NODE, TargetKind.UNDERLAY) else Powers.POD
 
 
 def _join(members: int | None) -> None:
@@ -137,9 +137,8 @@ class NetnsOpenLab:
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         """In the order from client to server; of a same-node pair, the devices of the one node once."""
-        client, server = (self.lab.node(self.lab.pod(name).node) for name in (pair.client, pair.server))
         at_client, at_server = network_of(self.lab).taps(self.lab, pair)
-        between = fabric_of(self.lab).taps(client, server) if pair.placement is Placement.CROSS_NODE else ()
+        between = fabric_of(self.lab).taps(self.lab, pair)
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
             for role, where, interface in (*at_client, *between, *at_server)
@@ -160,7 +159,7 @@ class NetnsOpenLab:
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
-        pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
+        pods = self._pods_on_the_way(pair)
         nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
         before = {node: (self._read(node), self._arrivals(pods[node])) for node in nodes}
         send()
@@ -181,6 +180,11 @@ class NetnsOpenLab:
         from labctl.providers.netns.status import read_status
 
         return read_status(self.lab, nodes, mode)
+
+    def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
+        """The pair's pod on each node that has one; the client where a node has both."""
+        ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
+        return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -210,6 +214,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
+        *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
     network = network_of(lab)
