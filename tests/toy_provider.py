@@ -15,9 +15,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from labctl.errors import StepFailed, UsageError
-from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
+from labctl.model.node_status import NodeStatus
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.signature import Role
 from labctl.planning.record import lab_from_json, lab_to_json
@@ -258,7 +258,7 @@ class ToyLab:
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         return nullcontext(NOTHING_WATCHED)
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         return ()
 
     def datapath_state(self) -> DatapathState:

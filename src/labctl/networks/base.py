@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.fabrics.base import NodeObjects, TapPlace
-    from labctl.model.cilium_status import NodeStatus
     from labctl.model.evidence import AttachedProgram, Evidence, MapTable, ModeInForce
     from labctl.model.lab import Lab, Node, Pair, Pod
+    from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Step
     from labctl.model.signature import ExpectedSignature
     from labctl.providers.netns.counters import Reading, Unread

@@ -22,9 +22,9 @@ from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
-    from labctl.model.cilium_status import NodeStatus
     from labctl.model.evidence import DatapathState, Evidence, ModeInForce
     from labctl.model.lab import Lab, Pair
+    from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
     from labctl.model.signature import Role
     from labctl.model.trace import Movement, Unshown
@@ -268,7 +268,7 @@ class OpenLab(Protocol):
         context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
         ...
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         """Those nodes as `cilium status --verbose` shows them, with the lines of `mode` that packets showed. Empty
         where the lab has nothing of the kind. Raises MeasureFailed."""
         ...

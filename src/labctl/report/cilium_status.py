@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.codec import plain
-from labctl.model.cilium_status import NodeStatus, Shown, StatusLine
+from labctl.model.node_status import NodeStatus, Shown, StatusLine
 from labctl.report.grid import Column, Grid, command_line
 from labctl.report.terminal import shortened
 

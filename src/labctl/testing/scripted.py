@@ -19,9 +19,9 @@ from typing import Any
 
 from labctl.checks.base import CheckContext
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
+from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.model.trace import Movement, Unshown
@@ -222,7 +222,7 @@ class ScriptedLab:
         send()
         return self._evidence
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         return tuple(one for one in self.statuses if one.node in nodes)
 
     def datapath_state(self) -> DatapathState:

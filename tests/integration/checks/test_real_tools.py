@@ -17,9 +17,9 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing
 from labctl.checks.registry import all_checks
-from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
+from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import (
     CheckParameters,
     IperfParameters,
@@ -104,7 +104,7 @@ class TwoNamespaces:
     def testimony(self, pair: Pair, send: object) -> tuple[Evidence, ...]:
         return ()
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         return ()
 
     def datapath_state(self) -> DatapathState:

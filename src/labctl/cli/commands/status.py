@@ -13,7 +13,7 @@ from labctl.cli.progress import Progress
 from labctl.errors import Interrupted, LabError, NotInForce
 
 if TYPE_CHECKING:  # typing only: keeps `labctl --help` fast
-    from labctl.model.cilium_status import NodeStatus
+    from labctl.model.node_status import NodeStatus
 
 
 @click.command("status")
@@ -57,11 +57,11 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
                 elif not no_proof:
                     mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
                 if cilium:
-                    statuses = open_lab.cilium_status([node.name for node in found.nodes], mode)
+                    statuses = open_lab.node_statuses([node.name for node in found.nodes], mode)
                 elif not (datapath or no_proof or as_json):
                     with suppress(LabError):  # the proof above says what cannot be read
                         names = [node.name for node in found.nodes if found.pods_on(node.name)]
-                        statuses = open_lab.cilium_status(names[:1], mode)
+                        statuses = open_lab.node_statuses(names[:1], mode)
         except LabError as failed:
             if datapath or not no_proof or isinstance(failed, Interrupted):
                 raise

@@ -36,8 +36,8 @@ from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.cilium_status import NodeStatus
     from labctl.model.evidence import Evidence, MapTable, ModeInForce
+    from labctl.model.node_status import NodeStatus
     from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import NodeReadings, StatusReading
 

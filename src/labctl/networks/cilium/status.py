@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.datapath.layout import Config, ConfigFlag, unpack_config, unpack_endpoint, unpack_ipcache
-from labctl.model.cilium_status import NodeStatus, PodRanges, Shown, StatusEndpoint, StatusLine, witness_of
 from labctl.model.evidence import AttachedProgram, ModeInForce
 from labctl.model.interfaces import CILIUM_HOST, UPLINK
 from labctl.model.lab import (
@@ -23,6 +22,7 @@ from labctl.model.lab import (
     Masquerade,
     Node,
 )
+from labctl.model.node_status import NodeStatus, PodRanges, Shown, StatusEndpoint, StatusLine, witness_of
 from labctl.networks.base import StatusReading, WatchedObjects
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.services import translates_services

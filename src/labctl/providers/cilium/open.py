@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import HostRouting, Lab, Pair, Placement
+from labctl.model.node_status import NodeStatus
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -169,7 +169,7 @@ class OpenCiliumLab:
             lambda: witnesses.conntrack_evidence(pair), others,
         )  # fmt: skip
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         commands = next(iter(self._agents.values())).commands
         listed = must(commands, self._settings.kubectl("get", "nodes", "-o", "json"), timeout_s=_ASK_S)
         of_kubernetes, version = parse_pod_ranges(listed.text), str(self._settings.cilium_version)

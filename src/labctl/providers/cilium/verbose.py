@@ -12,8 +12,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import of_known_form, parse_json
-from labctl.model.cilium_status import NodeStatus, PodRanges, Shown, StatusEndpoint, StatusLine, witness_of
 from labctl.model.evidence import ModeInForce
+from labctl.model.node_status import NodeStatus, PodRanges, Shown, StatusEndpoint, StatusLine, witness_of
 from labctl.model.tools import why
 from labctl.providers.base import Target
 from labctl.providers.cilium.cluster_facts import CiliumEndpoint

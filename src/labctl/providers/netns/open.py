@@ -11,10 +11,10 @@ from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
-from labctl.model.cilium_status import NodeStatus
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.interfaces import LO
 from labctl.model.lab import Lab, Pair, Pod
+from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
@@ -176,7 +176,7 @@ class NetnsOpenLab:
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
 
-    def cilium_status(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         from labctl.providers.netns.status import read_status
 
         return read_status(self.lab, nodes, mode)

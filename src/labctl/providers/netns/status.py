@@ -1,4 +1,4 @@
-"""Reads a node for `labctl status --cilium`: programs, maps, addresses, netfilter's rules, and what the plan made.
+"""Reads a node for the lines of its status: programs, maps, addresses, netfilter's rules, and what the plan made.
 
 It stands alone because only that command needs it, and the plan with it.
 """
@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 from labctl.errors import LabError, MeasureFailed
-from labctl.model.cilium_status import NodeStatus, witness_of
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Lab
+from labctl.model.node_status import NodeStatus, witness_of
 from labctl.names import namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import StatusReading
@@ -27,7 +27,7 @@ _ASK_S = 30.0
 
 
 def read_status(lab: Lab, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
-    """Those nodes, as `cilium status --verbose` would show them. Raises MeasureFailed."""
+    """Those nodes, in the words of the lab's pod network. Raises MeasureFailed."""
     network, looks = network_of(lab), {}
     witness = witness_of(mode, "hostRouting", "")
     proven = next((node.name for node in lab.nodes if witness is not None and witness.where.startswith(node.name)), "")

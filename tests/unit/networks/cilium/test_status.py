@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from labctl.datapath.bpf import MapInfo, MapType
-from labctl.model.cilium_status import NodeStatus, Shown, StatusLine
 from labctl.model.evidence import AttachedProgram, Evidence, ModeInForce
 from labctl.model.lab import (
     Encapsulation,
@@ -22,6 +21,7 @@ from labctl.model.lab import (
     ServiceProtocol,
     ServiceType,
 )
+from labctl.model.node_status import NodeStatus, Shown, StatusLine
 from labctl.networks.base import StatusReading, WatchedObjects
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.network import attachments

@@ -8,9 +8,9 @@ from ipaddress import IPv4Network
 import pytest
 
 from labctl.errors import MeasureFailed
-from labctl.model.cilium_status import Shown, StatusLine
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.lab import Fallback
+from labctl.model.node_status import Shown, StatusLine
 from labctl.providers.cilium.verbose import marked, parse_pod_ranges, parse_verbose, ranges_of, with_ranges
 
 from .cilium_recordings import datapath, recorded
