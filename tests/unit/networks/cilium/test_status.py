@@ -1,4 +1,4 @@
-"""A node of labctl's own datapath in the lines of `cilium status --verbose`: all of them, in order, each with its proof."""
+"""A node of labctl's own datapath in the lines of `cilium status --verbose`: all, in order, each with its proof."""
 
 from __future__ import annotations
 

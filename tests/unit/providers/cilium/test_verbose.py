@@ -1,4 +1,4 @@
-"""`cilium status --verbose` as real agents printed it: its lines kept, those that packets show marked, ranges beside."""
+"""`cilium status --verbose` as real agents printed it: lines kept, those that packets show marked, ranges beside."""
 
 from __future__ import annotations
 
