@@ -19,6 +19,7 @@ from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
 from labctl.model.node_status import NodeStatus
 from labctl.model.plan import Action, Plan, Step
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.shell import word
@@ -259,6 +260,9 @@ class ToyLab:
         return nullcontext(NOTHING_WATCHED)
 
     def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return ()
+
+    def services(self) -> tuple[NodeServices, ...]:
         return ()
 
     def datapath_state(self) -> DatapathState:

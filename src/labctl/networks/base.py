@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.lab import Lab, Node, Pair, Pod
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Step
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
@@ -122,6 +123,10 @@ class PodNetwork(Protocol):
 
     def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
         """The node as `cilium status --verbose` would show it; of `mode` the lines that packets show."""
+        ...
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        """What a node translates of Services, from the entries of its maps by name; `command` dumps the first by hand."""
         ...
 
     def map_tables(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.lab import Lab, Pair
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import Role
     from labctl.model.trace import Movement, Unshown
 
@@ -271,6 +272,10 @@ class OpenLab(Protocol):
     def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         """Those nodes as `cilium status --verbose` shows them, with the lines of `mode` that packets showed. Empty
         where the lab has nothing of the kind. Raises MeasureFailed."""
+        ...
+
+    def services(self) -> tuple[NodeServices, ...]:
+        """What each node translates of Services now, read from what is in force. Raises MeasureFailed."""
         ...
 
     def datapath_state(self) -> DatapathState:

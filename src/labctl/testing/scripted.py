@@ -24,6 +24,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.trace import Movement, Unshown
 from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
@@ -224,6 +225,9 @@ class ScriptedLab:
 
     def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         return tuple(one for one in self.statuses if one.node in nodes)
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return self._state

@@ -28,6 +28,7 @@ from labctl.model.parameters import (
     TcpdumpParameters,
 )
 from labctl.model.result import CheckResult, Completed, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role, Seen
 from labctl.path.sighting import TapDirection, Way, match_echo, sightings
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
@@ -106,6 +107,9 @@ class TwoNamespaces:
 
     def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
         return ()
+
+    def services(self) -> tuple[NodeServices, ...]:
+        raise NotImplementedError("two namespaces have no Services")
 
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")

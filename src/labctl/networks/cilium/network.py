@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import Evidence, MapTable, ModeInForce
     from labctl.model.node_status import NodeStatus
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import NodeReadings, StatusReading
 
@@ -191,6 +192,11 @@ class CiliumNetwork:
         from labctl.networks.cilium.status import node_status
 
         return node_status(lab, reading, mode)
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        from labctl.networks.cilium.service_lists import service_lists
+
+        return service_lists(lab, node, entries, command)
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]

@@ -13,6 +13,7 @@ from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import HostRouting, Lab, Pair, Placement
 from labctl.model.node_status import NodeStatus
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -184,6 +185,11 @@ class OpenCiliumLab:
 
         with ThreadPoolExecutor(max_workers=8) as pool:
             return tuple(pool.map(status, nodes))
+
+    def services(self) -> tuple[NodeServices, ...]:
+        from labctl.providers.cilium.service_lists import read_services
+
+        return read_services(self.lab, {node: self._agents[node] for node in self._settings.nodes})
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})

@@ -16,10 +16,12 @@ from labctl.datapath.layout import ProgramCounter, decode_metrics
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import AttachedProgram, DatapathState, NodeDatapath
 from labctl.model.lab import Lab
+from labctl.model.service_lists import NodeServices
 from labctl.names import namespace_of
 from labctl.networks import network_of
 from labctl.providers.netns.kinds.cgroup import attached
 from labctl.providers.netns.kinds.program import Direction, attached_to
+from labctl.providers.netns.watch import node_maps
 from labctl.system import cgroups, netns, rtnetlink
 from labctl.system.netlink import Socket
 
@@ -40,6 +42,30 @@ class _Hung:
 def read_state(lab: Lab) -> DatapathState:
     """Every node of the lab. Raises MeasureFailed when a node is gone or its programs cannot be read."""
     return DatapathState(nodes=tuple(look_at(lab, node.name).state for node in lab.nodes), counts_runs=_counts_runs())
+
+
+def read_services(lab: Lab) -> tuple[NodeServices, ...]:
+    """What every node translates of Services. Raises MeasureFailed."""
+    return tuple(_services(lab, node.name) for node in lab.nodes)
+
+
+def _services(lab: Lab, node: str) -> NodeServices:
+    namespace = namespace_of(lab.name, node)
+    entries: dict[str, tuple[Entry, ...]] = {}
+    command = ""
+    for name in ("services", "backends", "alive"):
+        try:
+            with node_maps(namespace, name) as descriptors:
+                if descriptors:
+                    entries[name] = tuple(bpf.dump(descriptors[0]))
+                    command = command or f"bpftool map dump id {bpf.map_info(descriptors[0]).id}"
+        except OSError as failed:
+            raise MeasureFailed(
+                what=f"the Services of node {node} cannot be read",
+                cause=str(failed),
+                remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+            ) from failed
+    return network_of(lab).service_lists(lab, node, entries, command)
 
 
 def _counts_runs() -> bool:

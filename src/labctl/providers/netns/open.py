@@ -16,6 +16,7 @@ from labctl.model.interfaces import LO
 from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
+from labctl.model.service_lists import NodeServices
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
@@ -23,7 +24,7 @@ from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
@@ -185,6 +186,9 @@ class NetnsOpenLab:
         """The pair's pod on each node that has one; the client where a node has both."""
         ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
         return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return read_services(self.lab)
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
