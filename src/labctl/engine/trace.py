@@ -37,7 +37,7 @@ from labctl.path.explain import first_wrong
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
-from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.path.signature import address_roles, build_signature, recognise, vtep_roles
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
@@ -155,6 +155,7 @@ def trace(
         sightings=seen,
         mac_roles=mac_roles,
         vtep_roles=vtep_roles(lab, pair),
+        address_roles=address_roles(lab, pair),
         placement=pair.placement,
         encapsulation=lab.datapath.encapsulation,
     )

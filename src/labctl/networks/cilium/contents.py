@@ -68,7 +68,7 @@ def config_of(lab: Lab, node: str) -> Config:
     return Config(
         node_address=here.address.ip,
         router_address=here.router,
-        pod_cidr=lab.network.pod_cidr,
+        pod_cidr=lab.datapath.ipv4_native_routing_cidr or lab.network.pod_cidr,
         uplink_ifindex=UPLINK_INDEX,
         cilium_net_ifindex=CILIUM_NET_INDEX,
         cilium_vxlan_ifindex=CILIUM_VXLAN_INDEX,

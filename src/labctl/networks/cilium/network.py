@@ -176,9 +176,14 @@ class CiliumNetwork:
         return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-        from labctl.networks.cilium.expected import expected_for
+        if lab.is_between_pods(pair):
+            from labctl.networks.cilium.expected import expected_for
 
-        return expected_for(lab, pair, packets=packets)
+            return expected_for(lab, pair, packets=packets)
+        from labctl.networks.cilium.expected_ends import expected_between
+
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        return expected_between(lab, pair, roles, packets=packets)
 
     def cgroup(self, lab: Lab, part: str) -> str | None:
         return cgroup_for(lab, part)

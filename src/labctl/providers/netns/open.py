@@ -12,11 +12,12 @@ from pathlib import Path
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
-from labctl.model.interfaces import LO
+from labctl.model.interfaces import BRIDGE, LO
 from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
 from labctl.model.service_lists import NodeServices
+from labctl.model.signature import GATEWAY
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
@@ -149,11 +150,14 @@ class NetnsOpenLab:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
         taps = [tap for tap in self.taps(pair) if tap.interface != LO]
         macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
-        return tuple(
+        found = [
             OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
             for tap in taps
             if tap.interface in macs[tap.target.name]
-        )
+        ]
+        if self.lab.outside and (mac := self._macs(UNDERLAY).get(BRIDGE)):
+            found.append(OpenDevice(role=GATEWAY, mac=mac))
+        return tuple(found)
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
         return ()
