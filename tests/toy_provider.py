@@ -265,5 +265,8 @@ class ToyLab:
     def services(self) -> tuple[NodeServices, ...]:
         return ()
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         return NO_STATE

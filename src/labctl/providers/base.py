@@ -278,6 +278,10 @@ class OpenLab(Protocol):
         """What each node translates of Services now, read from what is in force. Raises MeasureFailed."""
         ...
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        """Whether kube-system has that DaemonSet; None where there is no Kubernetes. Raises MeasureFailed."""
+        ...
+
     def datapath_state(self) -> DatapathState:
         """What is attached to the nodes' devices now and what the maps hold, with the commands that show it by hand.
         Raises MeasureFailed."""

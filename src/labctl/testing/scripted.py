@@ -192,6 +192,7 @@ class ScriptedLab:
         evidence: Sequence[Evidence] = (),
         state: DatapathState = NO_STATE,
         watch: ScriptedWatch = NOTHING_WATCHED,
+        has_daemon_set: bool | None = None,
     ) -> None:
         self.lab = lab
         self._targets = {target.name: target for target in targets}
@@ -201,6 +202,7 @@ class ScriptedLab:
         self._state = state
         self._watch = watch
         self.statuses: tuple[NodeStatus, ...] = ()
+        self._has_daemon_set = has_daemon_set
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -228,6 +230,9 @@ class ScriptedLab:
 
     def services(self) -> tuple[NodeServices, ...]:
         return ()
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return self._has_daemon_set
 
     def datapath_state(self) -> DatapathState:
         return self._state

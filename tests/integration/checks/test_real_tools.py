@@ -111,6 +111,9 @@ class TwoNamespaces:
     def services(self) -> tuple[NodeServices, ...]:
         raise NotImplementedError("two namespaces have no Services")
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")
 

@@ -191,6 +191,11 @@ class OpenCiliumLab:
 
         return read_services(self.lab, {node: self._agents[node] for node in self._settings.nodes})
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        argv = self._settings.kubectl("-n", "kube-system", "get", "daemonset", name, "--ignore-not-found", "-o", "name")
+        commands = next(iter(self._targets.values())).commands
+        return bool(must(commands, argv, timeout_s=_ASK_S).text.strip())
+
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})
 

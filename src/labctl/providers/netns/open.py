@@ -194,6 +194,9 @@ class NetnsOpenLab:
     def services(self) -> tuple[NodeServices, ...]:
         return read_services(self.lab)
 
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
+
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
 
