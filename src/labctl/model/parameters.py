@@ -101,6 +101,20 @@ class ServiceParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostReachableParameters:
+    """Services from a node itself; each connection may take `timeout_s` seconds."""
+
+    timeout_s: Seconds = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeParameters:
+    """The mode that `count` echo requests show."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KubeProxyParameters:
     """What of kube-proxy the nodes have: nothing to choose."""
 
@@ -116,6 +130,8 @@ CheckParameters = (
     | NetfilterParameters
     | ServiceParameters
     | KubeProxyParameters
+    | HostReachableParameters
+    | ModeParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -133,6 +149,8 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
         "kube-proxy": KubeProxyParameters,
+        "host-reachable": HostReachableParameters,
+        "mode": ModeParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

@@ -215,7 +215,7 @@ def test_where_nobody_may_answer_the_client_reads_what_the_translator_says(
     rules = Rules(listed_by=("nft",), lines=("x",) if translation is Translation.NETFILTER else ())
     seen = look(
         chosen=(), service=replace(WEB, backends=backends), translation=translation, attempts=attempts,
-        arrivals=dict.fromkeys(backends, {}), rules=rules,
+        arrivals={name: {} for name in backends}, rules=rules,
     )  # fmt: skip
     assert verdicts(seen)["no backend"] is verdict
 
