@@ -12,6 +12,7 @@ from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check
 from labctl.checks.connect import ConnectCheck
 from labctl.checks.iperf import IperfCheck
+from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
@@ -32,5 +33,6 @@ def all_checks() -> Mapping[str, Check]:
         AddressingCheck(),
         NetfilterCheck(),
         ServiceCheck(),
+        KubeProxyCheck(),
     )
     return MappingProxyType({check.kind: check for check in checks})

@@ -21,6 +21,7 @@ from typing import Any
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import TapCapture, argv_tcpdump, capturing, packets_left_behind, require_trustworthy
 from labctl.checks.iperf import read_iperf
+from labctl.checks.kube_proxy import Rules, argv_rules, marks_of, parse_rules
 from labctl.checks.outcome import (
     Judgement,
     Measured,
@@ -44,6 +45,8 @@ from labctl.providers.base import Tap
 _CONNECT_MS = 3000
 _PER_CONNECTION_S = 4.0
 _SLACK_S = 30.0
+_RULES_S = 120.0
+"""For those of 10,000 Services."""
 _SETTLE_S = 1.0
 _SYN = 0x02
 _BYTES = "64K"
@@ -54,12 +57,6 @@ _LOOP = (
     'n=0; while [ "$n" -lt "$1" ]; do '
     f'iperf3 -c "$2" -p "$3" -n 1 --connect-timeout {_CONNECT_MS} 2>&1 | tail -n 1; n=$((n+1)); done'
 )
-_RULES = (
-    "for list in iptables-legacy-save iptables-nft-save; do "
-    'if command -v "$list" >/dev/null 2>&1; then if said=$("$list" 2>&1); '
-    'then echo "#listed-by $list"; else echo "#failed $list"; fi; printf "%s\\n" "$said"; fi; done; true'
-)
-_FAILED = re.compile(r"^#failed (\S+)\n(.*)", re.MULTILINE)
 _ACCEPTED = re.compile(r"Accepted connection from ([0-9.]+)")
 
 
@@ -98,15 +95,6 @@ def connections_to(capture: TapCapture, destination: str) -> int:
         if frame.transport.flags & _SYN and ip_text(frame.network.dst) == destination:
             ports.add(frame.transport.src_port)
     return len(ports)
-
-
-def parse_rules(text: str, address: str) -> Rules:
-    """The lines with that address, out of every list of rules that the node could print, and what could not be."""
-    whole = re.compile(rf"(?<![0-9.]){re.escape(address)}(?![0-9.]*[0-9])")
-    listed = tuple(line.split()[1] for line in text.splitlines() if line.startswith("#listed-by "))
-    failed = tuple(_FAILED.findall(text))
-    lines = tuple(line for line in text.splitlines() if whole.search(line))
-    return Rules(listed_by=listed, lines=lines, failed=tuple(": ".join(one) for one in failed))
 
 
 def argv_exchange(service: Service) -> tuple[str, ...]:
@@ -183,8 +171,8 @@ class ServiceCheck(WithoutFigures):
             raise MeasureFailed("the capture is not complete", f"{left} packets are missing")
         by_pod = {capture.tap.target.name: capture for capture in captures}
         node = open_lab.target(lab.pod(client).node)
-        argv_rules = ("sh", "-c", _RULES)
-        listed = raw.save_completed(f"rules-{service.name}", node.run(argv_rules, timeout_s=_SLACK_S))
+        listing = argv_rules()
+        listed = raw.save_completed(f"rules-{service.name}", node.run(listing, timeout_s=_RULES_S))
         require_success(listed, f"the rules of {node.name} cannot be listed")
         return ServiceLook(
             service=service,
@@ -194,10 +182,10 @@ class ServiceCheck(WithoutFigures):
             attempts=parse_connections(done.text, count),
             to_service_on_wire=connections_to(by_pod[client], str(service.address)),
             at_backends={name: connections_to(by_pod[name], str(lab.pod(name).address)) for name in others},
-            rules=parse_rules(listed.text, str(service.address)),
+            rules=parse_rules(listed.text, marks_of(service, lab.name)),
             transfer=self._transfer(context, raw, service) if service.backends == (context.pair.server,) else None,
             capture_command=target.command(argv_tcpdump("eth0", expression)),
-            rules_command=node.command(argv_rules),
+            rules_command=node.command(listing),
         )
 
     def _transfer(self, context: CheckContext, raw: RawFiles, service: Service) -> Transfer:
@@ -223,16 +211,6 @@ class Attempts:
     made: int
     refused: int
     others: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the client's node has in netfilter: the commands that listed it, the lines with the Service's address, and
-    the commands that are there and failed, each with its words."""
-
-    listed_by: tuple[str, ...]
-    lines: tuple[str, ...]
-    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +317,7 @@ def _backends(look: ServiceLook) -> Iterator[Finding]:
 
 
 def _netfilter(look: ServiceLook, replaces_kube_proxy: bool) -> Finding:
-    name, lesson = _name(look, "netfilter"), "with kube-proxy replaced no iptables rule has the Service's address"
+    name, lesson = _name(look, "netfilter"), "with kube-proxy replaced no netfilter rule has the Service"
     if look.rules.failed and not look.rules.lines:
         # A list that cannot be read is not a list without the address.
         return unknown(
@@ -355,7 +333,9 @@ def _netfilter(look: ServiceLook, replaces_kube_proxy: bool) -> Finding:
     return finding(
         name,
         holds=(not look.rules.lines) is replaces_kube_proxy,
-        sentence=f"{len(look.rules.lines)} lines of {listed} mention {look.service.address}",
+        sentence=f"{len(look.rules.lines)} lines of {listed} name the Service: {look.rules.shown}"
+        if look.rules.lines
+        else f"no line of {listed} names the Service by its address, node port, name or chains",
         lesson=lesson if replaces_kube_proxy else "kube-proxy's rules for the Service are in the node's netfilter",
         command=look.rules_command,
     )

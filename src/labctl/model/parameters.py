@@ -100,6 +100,11 @@ class ServiceParameters:
     connections: Annotated[int, Ge(1), Le(1_000)] = 40
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeProxyParameters:
+    """What of kube-proxy the nodes have: nothing to choose."""
+
+
 CheckParameters = (
     PingParameters
     | IperfParameters
@@ -110,6 +115,7 @@ CheckParameters = (
     | AddressingParameters
     | NetfilterParameters
     | ServiceParameters
+    | KubeProxyParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -126,6 +132,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
+        "kube-proxy": KubeProxyParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from itertools import count, islice
 
 from labctl.model.lab import Lab, Service, ServiceProtocol, TrafficPolicy
 from labctl.planning.resolve import service_address
@@ -88,13 +89,15 @@ def frontends(lab: Lab) -> tuple[Frontend, ...]:
 
 
 def fillers(lab: Lab) -> Iterator[Frontend]:
-    """As many as `datapath.extraServices` asks for, with the addresses after those of the scenario's Services."""
-    namespace, taken = kubernetes_namespace(lab.name), len(lab.services)
-    for number in range(lab.datapath.extra_services):
+    """As many as `datapath.extraServices` asks for, with the next addresses that no Service of the scenario has."""
+    namespace, taken = kubernetes_namespace(lab.name), {service.address for service in lab.services}
+    addresses = (service_address(lab.network.service_cidr, number) for number in count())
+    free = (address for address in addresses if address not in taken)
+    for number, address in enumerate(islice(free, lab.datapath.extra_services)):
         yield Frontend(
             namespace=namespace,
             name=f"{FILLER}{number + 1:05d}",
-            address=service_address(lab.network.service_cidr, taken + number),
+            address=address,
             port=FILLER_PORT,
             protocol=ServiceProtocol.TCP,
             backends=(Backend(address=_FIRST_FILLER_BACKEND + number, port=FILLER_TARGET_PORT),),

@@ -36,7 +36,7 @@ PARSER_ONLY = {
     "service-cidr-too-small", "site-as-parent", "underlay-too-small",
     "service-named-twice", "service-node-port-missing", "service-node-port-of-cluster-ip", "service-node-port-twice",
     "service-of-unknown-pod", "service-that-begins-with-a-digit", "service-that-no-label-says",
-    "service-that-selects-nobody", "service-with-backends-and-selector", "service-with-one-backend-twice",
+    "service-with-backends-and-selector", "service-with-one-backend-twice",
     "service-without-backends", "services-without-room",
 }  # fmt: skip
 

@@ -36,10 +36,11 @@ from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce
+    from labctl.model.node_status import NodeStatus
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -192,6 +193,11 @@ class CiliumNetwork:
 
         return testify(lab, pair, looks)
 
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
+
     def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
         from labctl.networks.cilium.service_lists import service_lists
 
@@ -317,13 +323,6 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
-
-
-def _variant(lab: Lab) -> str:
-    """Which of the mode's objects: whoever has no Services has programs without code for them."""
-    if has_kube_proxy(lab):
-        return "kube-proxy"
-    return "lb" if translates_services(lab) else ""
 
 
 def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:
