@@ -14,6 +14,7 @@ from labctl.checks.connect import ConnectCheck
 from labctl.checks.iperf import IperfCheck
 from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
+from labctl.checks.masquerade import MasqueradeCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
 from labctl.checks.ping import PingCheck
@@ -34,5 +35,6 @@ def all_checks() -> Mapping[str, Check]:
         NetfilterCheck(),
         ServiceCheck(),
         KubeProxyCheck(),
+        MasqueradeCheck(),
     )
     return MappingProxyType({check.kind: check for check in checks})

@@ -105,6 +105,11 @@ class KubeProxyParameters:
     """What of kube-proxy the nodes have: nothing to choose."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasqueradeParameters:
+    """What the outside sees of a pod: nothing to choose."""
+
+
 CheckParameters = (
     PingParameters
     | IperfParameters
@@ -116,6 +121,7 @@ CheckParameters = (
     | NetfilterParameters
     | ServiceParameters
     | KubeProxyParameters
+    | MasqueradeParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -133,6 +139,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
         "kube-proxy": KubeProxyParameters,
+        "masquerade": MasqueradeParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""
