@@ -46,7 +46,7 @@ _EACH = (
 )
 _RULES = _EACH.replace("FILTER", "") + (
     'printf "%s\\n" "$said" | while read -r _ family name; do [ -n "$name" ] || continue; case "$family $name" in '
-    f'{_KEPT_BY_IPTABLES}) command -v iptables-nft-save >/dev/null 2>&1 && continue;; esac; '
+    f"{_KEPT_BY_IPTABLES}) command -v iptables-nft-save >/dev/null 2>&1 && continue;; esac; "
     'nft list table "$family" "$name"; done; else echo "#failed nft"; printf "%s\\n" "$said"; fi; fi; true'
 )
 _CHAINS = _EACH.replace("FILTER", " | grep '^:KUBE-'") + (
@@ -246,7 +246,9 @@ def judge_daemon_set(is_there: bool, wanted: KubeProxy | None) -> Finding:
     return finding(
         "daemonset",
         holds=is_there is (wanted is not None),
-        sentence=f"kube-system has a DaemonSet {DAEMON_SET}" if is_there else f"kube-system has no DaemonSet {DAEMON_SET}",
+        sentence=f"kube-system has a DaemonSet {DAEMON_SET}"
+        if is_there
+        else f"kube-system has no DaemonSet {DAEMON_SET}",
         lesson="kube-proxy comes from this DaemonSet, which `kubeadm init --skip-phases=addon/kube-proxy` leaves out",
         command=("kubectl", "-n", "kube-system", "get", "daemonset", DAEMON_SET),
     )

@@ -15,6 +15,7 @@ from labctl.checks.host_reachable import HostReachableCheck
 from labctl.checks.iperf import IperfCheck
 from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
+from labctl.checks.masquerade import MasqueradeCheck
 from labctl.checks.mode import ModeCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
@@ -38,5 +39,6 @@ def all_checks() -> Mapping[str, Check]:
         KubeProxyCheck(),
         HostReachableCheck(),
         ModeCheck(),
+        MasqueradeCheck(),
     )
     return MappingProxyType({check.kind: check for check in checks})

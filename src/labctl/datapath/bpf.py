@@ -40,6 +40,7 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     LPM_TRIE = 11
+    QUEUE = 22
     DEVMAP_HASH = 25
     RINGBUF = 27
 

@@ -23,7 +23,7 @@ ENDPOINT = struct.Struct("<6s6sII")
 IPCACHE = struct.Struct("<I4s")
 TUNNEL_KEY = struct.Struct("<I4s")
 SNAT_KEY = struct.Struct("<4s4s2s2sBB2x")
-SNAT_ENTRY = struct.Struct("<Q4s2s2x")
+SNAT_ENTRY = struct.Struct("<QQ4s2sH")
 FRAGMENT_KEY = struct.Struct("<4s4s2sBx")
 PORTS = struct.Struct("<2s2s")
 METRIC_KEY = struct.Struct("<IBB2x")
@@ -127,6 +127,7 @@ class PacketVerdict(IntEnum):
     NAT_UNSUPPORTED = 73
     WRITE = 74
     UNKNOWN_PROTOCOL = 75
+    NAT_FULL = 76
     NO_BACKEND = 80
     NO_BACKEND_ANSWERED = 81
     UNKNOWN_ICMP_CODE = 82
@@ -167,6 +168,7 @@ _WORDS = {
     PacketVerdict.NAT_NO_PORT: "dropped: no port left to masquerade with",
     PacketVerdict.NAT_UNSUPPORTED: "dropped: cannot be masqueraded",
     PacketVerdict.WRITE: "dropped: packet could not be rewritten",
+    PacketVerdict.NAT_FULL: "dropped: no room left for another masqueraded connection",
     PacketVerdict.UNKNOWN_PROTOCOL: "dropped: neither TCP, UDP, SCTP nor ICMP",
     PacketVerdict.NO_BACKEND: "dropped: the Service has no backend",
     PacketVerdict.NO_BACKEND_ANSWERED: "dropped: the Service has no backend; answered with ICMP port unreachable",

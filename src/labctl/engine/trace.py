@@ -26,12 +26,12 @@ from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
 from labctl.model.flow import client_node_of, flows_of, server_node_of
-from labctl.model.lab import EndpointKind, Lab, Pair, Placement, placement_of
+from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Placement, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
 from labctl.networks import network_of
-from labctl.path.assemble import Clocks, join, names_of, numbered
+from labctl.path.assemble import Clocks, PathEnd, join, names_of, numbered
 from labctl.path.difference import differences
 from labctl.path.explain import first_wrong
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
@@ -64,7 +64,7 @@ def pair_between(lab: Lab, client: str, server: str) -> Pair:
         raise unknown_end(lab, server) from None
     if client == pair.server:
         raise UsageError(
-            what=f"{client} cannot be traced to itself: its packets would not leave the {one.kind}",
+            what=f"{client} cannot be traced to itself: its packets would not leave {_SENDERS[one.kind]}",
             remedy=f"labctl trace {lab.name} {client} OTHER  # pods: {', '.join(pod.name for pod in lab.pods)}",
         )
     if other.kind is EndpointKind.SERVICE and one.node is None and pair.via is None:
@@ -132,7 +132,8 @@ def trace(
         seen = tuple(_sightings(watched.captures, marked))
         left = packets_left_behind(watched.captures)
         # Where no echo comes back either, the network is why the pod sends nothing: that is a finding.
-        unseen = can_talk and not any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+        first = next((tap.role for tap in where if tap.role is Role.CLIENT_ETH0), None)
+        unseen = can_talk and not any(first in (None, sighting.role) for sighting in seen)
         if not left and not unseen:
             break
     else:
@@ -145,8 +146,7 @@ def trace(
     movements, uneven = numbered(movements, seen)
     devices = tuple(open_lab.devices(pair))
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
-    ends = tuple(next(tap.name for tap in where if tap.role is role) for role in (Role.CLIENT_ETH0, Role.SERVER_ETH0))
-    paths = join(where, seen, movements, names, sent=count, ends=(ends[0], ends[1]))
+    paths = join(where, seen, movements, names, sent=count, ends=ends_of(lab, pair, where))
     mac_roles: dict[str, str] = {}
     for device in devices:
         mac_roles.setdefault(device.mac.lower(), str(device.role))
@@ -202,6 +202,24 @@ def trace(
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
     )
+
+
+def ends_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap]) -> tuple[PathEnd, PathEnd]:
+    """The client's and the server's end of the way."""
+
+    def end(of: Endpoint, role: Role) -> PathEnd:
+        at = tuple(tap.name for tap in taps if tap.role is role)
+        return PathEnd(name=at[0] if at else of.name, sender=_SENDERS[of.kind], taps=at, node=of.node or "")
+
+    return end(lab.client(pair), Role.CLIENT_ETH0), end(lab.server(pair), Role.SERVER_ETH0)
+
+
+_SENDERS = {
+    EndpointKind.POD: "the pod",
+    EndpointKind.SERVICE: "the pod",
+    EndpointKind.NODE: "the node",
+    EndpointKind.OUTSIDE: "the host outside",
+}
 
 
 def trace_taps(lab: Lab, pair: Pair, taps: Sequence[Tap]) -> tuple[TraceTap, ...]:

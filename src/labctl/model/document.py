@@ -80,6 +80,9 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Services that the server is a backend of: the backends that answered, where and how translated.",
             "connections": "How many connections are made to each Service.",
         },
+        "masquerade": {
+            "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
+        },
         "kube-proxy": {
             "": "Whether the nodes have kube-proxy's process, chains and tables, and only where the scenario asks for it.",
         },

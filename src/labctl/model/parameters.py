@@ -119,6 +119,11 @@ class KubeProxyParameters:
     """What of kube-proxy the nodes have: nothing to choose."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasqueradeParameters:
+    """What the outside sees of a pod: nothing to choose."""
+
+
 CheckParameters = (
     PingParameters
     | IperfParameters
@@ -132,6 +137,7 @@ CheckParameters = (
     | KubeProxyParameters
     | HostReachableParameters
     | ModeParameters
+    | MasqueradeParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -151,6 +157,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "kube-proxy": KubeProxyParameters,
         "host-reachable": HostReachableParameters,
         "mode": ModeParameters,
+        "masquerade": MasqueradeParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

@@ -293,7 +293,8 @@ class Movement:
     (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `ForwardingAct`), `target`
     the device that it was sent to, `reason` why it was dropped. For netfilter `device` is the device that the packet
     came in by (empty for the node's own) and `target` the one that it leaves by. TTLs are 0 where unknown.
-    `encapsulated`: it acted on the packet in its envelope. `raw` is what the witness itself said or passed.
+    `encapsulated`: it acted on the packet in its envelope. `rewrites`: it put another address into it; `packet` is then
+    as it left. `raw` is what the witness itself said or passed.
     """
 
     node: str
@@ -311,6 +312,7 @@ class Movement:
     encapsulated: bool = False
     raw: Annotated[str, NULL] = ""
     packet: PacketKey
+    rewrites: Annotated[bool, OMITTED] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

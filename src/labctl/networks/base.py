@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.fabrics.base import NodeObjects, TapPlace
-    from labctl.model.evidence import AttachedProgram, Evidence, MapTable, ModeInForce
+    from labctl.model.evidence import AttachedProgram, Evidence, MapTable, ModeInForce, NodeDatapath
     from labctl.model.lab import Lab, Node, Pair, Pod
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Step
@@ -127,6 +127,10 @@ class PodNetwork(Protocol):
 
     def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
         """What a node translates of Services, from the entries of its maps by name; `command` dumps the first by hand."""
+        ...
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        """What the node's programs dropped because it could not be masqueraded; None where they do not say."""
         ...
 
     def map_tables(

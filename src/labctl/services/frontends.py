@@ -9,7 +9,7 @@ A filler (`datapath.extraServices`) is a ClusterIP Service that no client uses. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import count, islice

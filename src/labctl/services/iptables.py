@@ -100,9 +100,7 @@ def iptables_rules(all_of: Sequence[Frontend], *, node: str, pod_cidr: IPv4Netwo
 
 
 @lru_cache(maxsize=4)
-def _filler_tables(
-    fillers: tuple[Frontend, ...], pod_cidr: IPv4Network
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _filler_tables(fillers: tuple[Frontend, ...], pod_cidr: IPv4Network) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The first and the second half of them: they are the same on every node."""
     half = len(fillers) // 2
     first, second = (_nat_tables(part, "", pod_cidr) for part in (fillers[:half], fillers[half:]))

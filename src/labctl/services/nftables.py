@@ -77,7 +77,6 @@ _HOOKED = (
 )
 
 
-
 def chain_name(prefix: str, name: str) -> str:
     """`service-ULMVA6XW-ns1/svc1/tcp/p80` of ("service-", "ns1/svc1/tcp/p80")."""
     digest = base64.b32encode(hashlib.sha256(name.encode()).digest()).decode()[:_HASH_LETTERS]

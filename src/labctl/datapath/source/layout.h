@@ -44,6 +44,7 @@ enum verdict {
 	DROP_NAT_UNSUPPORTED = 73,
 	DROP_WRITE = 74,
 	DROP_UNKNOWN_PROTOCOL = 75,
+	DROP_NAT_FULL = 76,
 	DROP_NO_BACKEND = 80,
 	DROP_NO_BACKEND_ANSWERED = 81,
 	DROP_UNKNOWN_ICMP_CODE = 82,
@@ -117,9 +118,10 @@ struct snat_key {
 
 struct snat_entry {
 	__u64 created_ns;
+	__u64 expires_ns; // CLOCK_MONOTONIC
 	__be32 address;
 	__be16 port;
-	__u16 unused;
+	__u16 state; // enum flow_state
 };
 
 // Of a Service whose traffic policy is Local there are two lists of backends: what comes from outside gets this node's

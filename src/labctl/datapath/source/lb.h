@@ -5,22 +5,13 @@
 // packets get. The first packet chooses the backend; the others, and ICMP errors about them, go by the entries.
 #pragma once
 
+#include "lifetime.h"
+
 #define BACKEND_TRIES 4
 #define BACKEND_SCAN 32
 #define FLOW_ATTEMPTS 8
 #define LOOPBACK bpf_htonl(0xa9fe2a01) // 169.254.42.1: whom a pod sees that reaches itself through a Service
 #define MARK_NO_BACKEND 0x4e4f4245
-#define NANOSECONDS 1000000000ULL
-#define SYN_LIFETIME_NS (60 * NANOSECONDS)
-#define TCP_LIFETIME_NS (8000 * NANOSECONDS)
-#define CLOSING_LIFETIME_NS (10 * NANOSECONDS)
-#define OTHER_LIFETIME_NS (60 * NANOSECONDS)
-#define REFRESH_NS NANOSECONDS
-#define TCP_FLAGS_OFFSET 13
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
 #define TCP_BYTES 20
 #define UDP_BYTES 8
 
@@ -158,17 +149,6 @@ static __noinline int read_flow(struct __sk_buff *skb, struct flow *flow)
 	return 0;
 }
 
-static __always_inline __u64 lifetime_of(__u8 protocol, __u32 state)
-{
-	__u32 both = FLOW_REQUEST_FIN | FLOW_REPLY_FIN;
-
-	if (protocol != IPPROTO_TCP)
-		return OTHER_LIFETIME_NS;
-	if ((state & FLOW_RESET) || (state & both) == both)
-		return CLOSING_LIFETIME_NS;
-	return state & FLOW_REPLIED ? TCP_LIFETIME_NS : SYN_LIFETIME_NS;
-}
-
 static __always_inline void key_of_other(const struct flow_entry *entry, __u8 protocol, struct flow_key *other)
 {
 	__builtin_memset(other, 0, sizeof(*other));
@@ -195,7 +175,7 @@ static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry
 		return true;
 	key_of_other(entry, protocol, &other_key);
 	if ((flow->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !direction &&
-	    lifetime_of(protocol, state) == CLOSING_LIFETIME_NS)
+	    is_closing(protocol, state))
 		is_over = true;
 	if (direction)
 		state |= FLOW_REPLIED;

@@ -38,11 +38,20 @@ struct {
 #endif
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536); // two for each of the 32768 ports that one destination can be reached from
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct snat_key);
 	__type(value, struct snat_entry);
 } snat SEC(".maps");
+
+// The ways out of the mappings, oldest first: what is to be looked at whether its time is up.
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 32768);
+	__uint(key_size, 0);
+	__uint(value_size, sizeof(struct snat_key));
+} snat_queue SEC(".maps");
 
 #ifdef SERVICES
 struct {

@@ -199,7 +199,7 @@ def expected_between(lab: Lab, pair: Pair, roles: Sequence[Role], *, packets: in
     pair's taps, in the order of the way. Raises KeyError for a Service."""
     client, server = lab.client(pair), lab.server(pair)
     table, source = _TABLES[client.kind, server.kind, pair.placement]
-    cell, ping_ttl = table[lab.datapath.host_routing, lab.datapath.encapsulation]
+    cell, ping_ttl = table[lab.in_force.host_routing, lab.in_force.encapsulation]
     beyond = next((host for host in lab.outside if host.name in (pair.client, pair.server)), None)
     if beyond is not None and not lab.is_near(beyond):
         cell, ping_ttl = _behind_gateway(cell, ping_ttl, is_client=beyond.name == pair.client)
@@ -214,7 +214,7 @@ def expected_between(lab: Lab, pair: Pair, roles: Sequence[Role], *, packets: in
 
     sights = [(role, *cell.get(role, (None, None))) for role in roles]
     return ExpectedSignature(
-        host_routing=lab.datapath.host_routing,
+        host_routing=lab.in_force.host_routing,
         signature=Signature(
             placement=str(pair.placement),
             encapsulation=lab.datapath.encapsulation,

@@ -15,8 +15,6 @@ from labctl.datapath.layout import (
     FRAGMENT_KEY,
     NO_ADDRESS,
     PORTS,
-    SNAT_ENTRY,
-    SNAT_KEY,
     ConfigFlag,
     SecurityIdentity,
     decode_metrics,
@@ -25,6 +23,7 @@ from labctl.datapath.layout import (
     unpack_ipcache,
     unpack_tunnel_key,
 )
+from labctl.datapath.masquerading import unpack_masqueraded
 from labctl.datapath.service_maps import (
     PROTOCOLS,
     BackendFlag,
@@ -176,15 +175,14 @@ def _tunnel(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
 
 def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
-        source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
-        _created_ns, address, port = SNAT_ENTRY.unpack(value)
-        rewritten = f"{names.address(IPv4Address(address))}:{_port(port)}"
+        found = unpack_masqueraded(key, value)
+        rewritten = f"{names.address(found.address)}:{found.port}"
         yield (
-            _PROTOCOLS.get(protocol, str(protocol)),
-            "in" if direction else "out",
-            f"{names.address(IPv4Address(source))}:{_port(source_port)}",
-            f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
-            f"destination → {rewritten}" if direction else f"source → {rewritten}",
+            _PROTOCOLS.get(found.protocol, str(found.protocol)),
+            "in" if found.is_back else "out",
+            f"{names.address(found.source)}:{found.source_port}",
+            f"{names.address(found.destination)}:{found.destination_port}",
+            f"destination → {rewritten}" if found.is_back else f"source → {rewritten}",
         )
 
 

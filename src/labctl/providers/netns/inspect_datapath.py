@@ -13,6 +13,7 @@ from pathlib import Path
 from labctl.datapath import bpf
 from labctl.datapath.bpf import Entry
 from labctl.datapath.layout import ProgramCounter, decode_metrics
+from labctl.datapath.masquerading import collect_expired
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import AttachedProgram, DatapathState, NodeDatapath
 from labctl.model.lab import Lab
@@ -27,6 +28,8 @@ from labctl.system.netlink import Socket
 
 _COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _METRICS = "metrics"
+_MASQUERADED = "snat"
+_WITHOUT_KEYS = (bpf.MapType.RINGBUF, bpf.MapType.QUEUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,9 @@ def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
     descriptor = bpf.map_descriptor(map_id)
     try:
         info = bpf.map_info(descriptor)
-        return info, () if info.type == bpf.MapType.RINGBUF else tuple(bpf.dump(descriptor))
+        if info.name == _MASQUERADED:
+            collect_expired(descriptor)  # what is no entry to the programs any more is none to a person
+        return info, () if info.type in _WITHOUT_KEYS else tuple(bpf.dump(descriptor))
     finally:
         bpf.close_all([descriptor])
 

@@ -131,6 +131,7 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
         identity=event.identity,
         encapsulated=event.encapsulated,
         raw=words,
+        rewrites=(event.source, event.destination) != (event.original_source, event.original_destination),
     )
 
 
