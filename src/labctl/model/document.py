@@ -84,7 +84,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
         },
         "kube-proxy": {
-            "": "Whether the nodes have kube-proxy's process, chains and tables, and only where the scenario asks for it.",
+            "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
         },
         "host-reachable": {
             "": "Services from a node: their cluster address, 127.0.0.1 and its own address at the node port.",
