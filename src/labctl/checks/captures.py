@@ -243,7 +243,7 @@ def echo_filter(flows: Iterable[Flow], *, vxlan_port: int = VXLAN_PORT) -> str:
     move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
     """
     flows = tuple(flows)
-    hosts = " or ".join(f"host {client} and host {server}" for client, server in flows)
+    hosts = " or ".join(f"(host {client} and host {server})" for client, server in flows)
     plain = f"icmp and {hosts if len(flows) == 1 else f'({hosts})'}"
     src, dst = f"udp[{_INNER_SRC}:4]", f"udp[{_INNER_DST}:4]"
     either = " or ".join(

@@ -29,6 +29,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    translation_words,
     unshown_words,
     way_words,
 )
@@ -68,6 +69,8 @@ def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[Ren
     )
     if seen := seen_words(trace):
         yield _line(said(seen), "", width)
+    for one in trace.translations:
+        yield _line(said(_sentence(translation_words(one))), "", width)
     for path, numbers in different(trace):
         picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width, said=said)
         yield ""

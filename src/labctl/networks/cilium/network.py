@@ -180,9 +180,13 @@ class CiliumNetwork:
             from labctl.networks.cilium.expected import expected_for
 
             return expected_for(lab, pair, packets=packets)
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            from labctl.networks.cilium.expected_services import expected_of_service
+
+            return expected_of_service(lab, pair, roles, packets=packets)
         from labctl.networks.cilium.expected_ends import expected_between
 
-        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
         return expected_between(lab, pair, roles, packets=packets)
 
     def cgroup(self, lab: Lab, part: str) -> str | None:
