@@ -30,8 +30,6 @@ from labctl.services.nftables import nftables_rules
 from labctl.testing.labs import CLIENT, SERVER, example_lab
 from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
 
-
-
 WEB = Service(
     name="web",
     address=IPv4Address("10.96.0.11"),
