@@ -217,6 +217,7 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
                     f"masquerade: bpf needs kubeProxyReplacement: true; the agent of Cilium {version} does not start"
                 )
             yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+    yield from _kept_range(find(section, "ipv4NativeRoutingCIDR"))
     seen: set[str] = set()
     for index, item in items_of(find(section, "faults")):
         at: KeyPath = ("datapath", "faults", index)
@@ -228,6 +229,20 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
             if text_of(find(section, key)) not in (needed, None):
                 yield problem_at(item.place, at, f"cannot show: {reason}", f"{key}: {needed}, or no such fault")
         seen.add(fault or "")
+
+
+def _kept_range(found: Tree | None) -> Iterator[Problem]:
+    text = text_of(found)
+    if found is None or text is None:
+        return
+    try:
+        network = IPv4Network(text, strict=False)
+    except ValueError:
+        return  # the shape's
+    if str(network) != text:
+        path: KeyPath = ("datapath", "ipv4NativeRoutingCIDR")
+        message = f"'{text}' has bits set beyond /{network.prefixlen}"
+        yield problem_at(found.place, path, message, "the network's address", str(network))
 
 
 def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import reduce
+from ipaddress import IPv4Network
 from operator import or_
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
@@ -299,7 +300,8 @@ def _datapath_section() -> type[Section]:
     keys: dict[str, Any] = {}
     for name, hint in get_type_hints(Datapath, include_extras=True).items():
         described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
-        keys[name] = (hint | None, Field(None, alias=key_of(Datapath, name), description=described))
+        said = Cidr if hint.__origin__ == IPv4Network | None else hint  # the same pattern as every range of a file
+        keys[name] = (said | None, Field(None, alias=key_of(Datapath, name), description=described))
     section: type[Section] = create_model(
         "DatapathSection", __base__=Section, __doc__="How packets between pods are carried.", **keys
     )

@@ -27,7 +27,8 @@ FILES = sorted([*CORPUS.glob("*/*.yaml"), *(CHECKOUT / "scenarios").glob("*.yaml
 PARSER_ONLY = {
     "Not A Name", "bpf-masquerade-without-replacement", "bpf-with-iptables-masquerade", "bpf-without-replacement",
     "check-duplicate-name", "check-rate-for-tcp", "cidr-of-loopback", "cidr-with-host-bits", "compare-unknown-check",
-    "duplicate-node", "duplicate-pair", "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
+    "duplicate-node", "duplicate-pair", "native-cidr-with-host-bits",
+    "outside-in-use", "outside-named-like-a-pod", "outside-on-machines", "pairs-without-a-way", "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
     "extends-itself", "extends-unknown", "false-placement", "fallback-that-does-not-start",
     "fault-that-cannot-show", "mtu-too-small-for-vxlan",
     "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
