@@ -29,6 +29,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    translation_words,
     unshown_words,
     way_words,
 )
@@ -60,14 +61,16 @@ def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[Ren
     yield _line(
         said(
             f"{trace.client} {trace.client_address}{_on(trace, trace.client_node, Role.CLIENT_LXC)} → "
-            f"{trace.server} {trace.server_address}{_on(trace, trace.server_node, Role.SERVER_LXC)}, {trace.placement}, "
-            f"{trace.protocol}"
+            f"{trace.server} {trace.server_address}{_on(trace, trace.server_node, Role.SERVER_LXC)}, "
+            f"{trace.placement}, {trace.protocol}"
         ),
         "",
         width,
     )
     if seen := seen_words(trace):
         yield _line(said(seen), "", width)
+    for one in trace.translations:
+        yield _line(said(_sentence(translation_words(one))), "", width)
     for path, numbers in different(trace):
         picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width, said=said)
         yield ""

@@ -24,6 +24,8 @@ from labctl.model.trace import (
     TapDirection,
     Trace,
     TraceTap,
+    Translation,
+    Translator,
     Unshown,
     Way,
 )
@@ -226,6 +228,21 @@ def seen_words(trace: Trace) -> str:
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
 
 
+def translation_words(one: Translation) -> str:
+    """Who put which backend in place of the Service, or the Service back in place of the backend, and where."""
+    backend = f"pod {one.backend}" if one.backend else "a backend"
+    ends = (f"Service {one.service}", backend)
+    what = " becomes ".join(ends if one.way is Way.REQUEST else ends[::-1])
+    match one.by:
+        case Translator.SOCKET:
+            who = f"at the client's socket on {one.node}, by {one.what} ({one.hook})"
+        case Translator.TC:
+            who = f"in the packet on {one.node}, by {one.what} on {one.device} {one.hook}"
+        case Translator.NETFILTER:
+            who = f"by the netfilter of {one.node}"
+    return f"{one.way}: {what} {who}: {one.before} is now {one.after}"
+
+
 def unshown_words(one: Unshown) -> str:
     """What this kernel cannot show, and since when others can: absent steps must not be read as steps not taken."""
     return (
@@ -235,6 +252,8 @@ def unshown_words(one: Unshown) -> str:
 
 
 def _as_it_should(trace: Trace) -> str:
+    if not trace.expected_source:
+        return "the way is not held against an expected one"
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
     if trace.fallback is not None:
         host_routing = HostRouting.LEGACY

@@ -202,7 +202,7 @@ def expected_between(lab: Lab, pair: Pair, roles: Sequence[Role], *, packets: in
     cell, ping_ttl = table[lab.in_force.host_routing, lab.in_force.encapsulation]
     beyond = next((host for host in lab.outside if host.name in (pair.client, pair.server)), None)
     if beyond is not None and not lab.is_near(beyond):
-        cell, ping_ttl = _behind_gateway(cell, ping_ttl, is_client=beyond.name == pair.client)
+        cell, ping_ttl = behind_gateway(cell, ping_ttl, is_client=beyond.name == pair.client)
     identity = next((pod.identity for pod in lab.pods if pod.name == pair.server), 0)
 
     def fill(seen: Seen | None) -> Seen | None:
@@ -228,7 +228,7 @@ def expected_between(lab: Lab, pair: Pair, roles: Sequence[Role], *, packets: in
     )
 
 
-def _behind_gateway(cell: _Cell, ping_ttl: int | None, *, is_client: bool) -> tuple[_Cell, int | None]:
+def behind_gateway(cell: _Cell, ping_ttl: int | None, *, is_client: bool) -> tuple[_Cell, int | None]:
     """The same with one more hop between the host outside and everything else: the gateway takes one from the TTL, and
     the frames on either side of it are to it and from it."""
     host = Role.CLIENT_ETH0 if is_client else Role.SERVER_ETH0

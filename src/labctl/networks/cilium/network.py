@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from labctl.datapath.layout import Program
+from labctl.datapath.layout import PacketVerdict, Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
@@ -36,10 +36,11 @@ from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce, NodeDatapath
+    from labctl.model.node_status import NodeStatus
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -179,9 +180,13 @@ class CiliumNetwork:
             from labctl.networks.cilium.expected import expected_for
 
             return expected_for(lab, pair, packets=packets)
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            from labctl.networks.cilium.expected_services import expected_of_service
+
+            return expected_of_service(lab, pair, roles, packets=packets)
         from labctl.networks.cilium.expected_ends import expected_between
 
-        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
         return expected_between(lab, pair, roles, packets=packets)
 
     def cgroup(self, lab: Lab, part: str) -> str | None:
@@ -192,10 +197,20 @@ class CiliumNetwork:
 
         return testify(lab, pair, looks)
 
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
+
     def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
         from labctl.networks.cilium.service_lists import service_lists
 
         return service_lists(lab, node, entries, command)
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        said = [what for program in node.programs for what in program.did]
+        refused = (PacketVerdict.NAT_NO_PORT.words, PacketVerdict.NAT_FULL.words)
+        return tuple(what for what in said if what.endswith(refused)) if said else None
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
