@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
+from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
@@ -82,7 +84,8 @@ def validate_files(
     start: Path | None = None,
     trust: bool = False,
 ) -> tuple[Problem, ...]:
-    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
+    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on; warnings
+    are among them.
 
     The overrides go to scenarios, and to those of matrix files.
 
@@ -115,7 +118,8 @@ def _file_problems(
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
         return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
     scenario = layered(path, project, overrides, first=(tree, problems))
-    return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    found = _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    return (*found, *(warnings_of(scenario.tree) if scenario.is_whole else ()))
 
 
 def _all_problems(
@@ -135,7 +139,8 @@ def _scenario(scenario: Layered, path: Path, lab_name: str | None = None) -> Sce
     name = _name(scenario, path)
     if not is_name(name) and lab_name is not None:
         name = as_name(name) or lab_name
-    return scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    made = scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    return replace(made, warnings=warnings_of(scenario.tree))
 
 
 def _refused(scenario: Layered, path: Path, refuse: Refuse | None, lab_name: str | None = None) -> tuple[Problem, ...]:

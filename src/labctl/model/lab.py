@@ -20,6 +20,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
+from labctl.errors import Problem
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
@@ -30,6 +31,9 @@ Labels = Mapping[
     Annotated[str, Fits(is_label_key, "the key of a label")], Annotated[str, Fits(is_label_value, "a label's value")]
 ]
 Port = Annotated[int, Ge(1), Le(65_535)]
+FIRST_IDENTITY = 256
+LAST_IDENTITY = 65_535
+"""The security identities that pods can have. Lower ones are reserved."""
 
 
 class Placement(StrEnum):
@@ -276,7 +280,8 @@ class Scenario:
     """One scenario after site defaults, parents and overrides were merged and every rule was checked.
 
     `source` is the path of its file. `nodes` are names in order. `mtu` is the device MTU in bytes. `settings` holds
-    the sections that the scenario's provider reads (`cilium:`, …), as JSON-ready data.
+    the sections that the scenario's provider reads (`cilium:`, …), as JSON-ready data. `warnings` is what is allowed in
+    it and seldom meant.
     """
 
     name: str
@@ -295,6 +300,7 @@ class Scenario:
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
     fallback: Fallback | None = None
+    warnings: tuple[Problem, ...] = ()
     outside: tuple[ScenarioOutside, ...] = ()
 
 
@@ -459,7 +465,8 @@ class ServiceProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioService:
-    """A Service as a scenario has it. `selector` are the labels that exactly the `backends` have."""
+    """A Service as a scenario has it. `selector` are the labels that exactly the `backends` have; there may be none.
+    Without a `cluster_ip` it gets the next address that is free."""
 
     name: str
     port: int
@@ -470,6 +477,7 @@ class ScenarioService:
     type: ServiceType = ServiceType.CLUSTER_IP
     node_port: int | None = None
     external_traffic_policy: TrafficPolicy = TrafficPolicy.CLUSTER
+    cluster_ip: Annotated[IPv4Address | None, Key("clusterIP")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

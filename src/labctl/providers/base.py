@@ -22,8 +22,9 @@ from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
-    from labctl.model.evidence import DatapathState, Evidence
+    from labctl.model.evidence import DatapathState, Evidence, ModeInForce
     from labctl.model.lab import Lab, Pair
+    from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import Role
@@ -268,8 +269,17 @@ class OpenLab(Protocol):
         context lasts; afterwards the nodes are as before. Must not read what was asked for. Raises MeasureFailed."""
         ...
 
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        """Those nodes as `cilium status --verbose` shows them, with the lines of `mode` that packets showed. Empty
+        where the lab has nothing of the kind. Raises MeasureFailed."""
+        ...
+
     def services(self) -> tuple[NodeServices, ...]:
         """What each node translates of Services now, read from what is in force. Raises MeasureFailed."""
+        ...
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        """Whether kube-system has that DaemonSet; None where there is no Kubernetes. Raises MeasureFailed."""
         ...
 
     def datapath_state(self) -> DatapathState:

@@ -375,16 +375,7 @@ def status_table(
     `is_planned` as for `status_record`."""
     from rich.text import Text
 
-    yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
-    yield Text(statement, style="dim")
-    yield Text(f"asked for: {_claims(lab.datapath.asked())}")
-    if mode is not None:
-        yield in_force(mode)
-    if missing:
-        yield Text(f"half there, {len(missing)} missing:", style="bold red")
-        yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
-        if len(missing) > MISSING_SHOWN:
-            yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
+    yield from status_head(lab, mode, statement=statement, missing=missing)
     if is_planned:
         yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
@@ -400,6 +391,24 @@ def status_table(
         yield Text(f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)")
     if mode is not None:
         yield from evidence_view(mode)
+
+
+def status_head(
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+) -> Iterator[RenderableType]:
+    """What was asked, what is in force, and what is missing."""
+    from rich.text import Text
+
+    yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
+    yield Text(statement, style="dim")
+    yield Text(f"asked for: {_claims(lab.datapath.asked())}")
+    if mode is not None:
+        yield in_force(mode)
+    if missing:
+        yield Text(f"half there, {len(missing)} missing:", style="bold red")
+        yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
+        if len(missing) > MISSING_SHOWN:
+            yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
 
 
 def _titled(*titles: str) -> tuple[Column, ...]:

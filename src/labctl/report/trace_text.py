@@ -61,8 +61,8 @@ def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[Ren
     yield _line(
         said(
             f"{trace.client} {trace.client_address}{_on(trace, trace.client_node, Role.CLIENT_LXC)} → "
-            f"{trace.server} {trace.server_address}{_on(trace, trace.server_node, Role.SERVER_LXC)}, {trace.placement}, "
-            f"{trace.protocol}"
+            f"{trace.server} {trace.server_address}{_on(trace, trace.server_node, Role.SERVER_LXC)}, "
+            f"{trace.placement}, {trace.protocol}"
         ),
         "",
         width,

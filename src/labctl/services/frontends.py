@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from itertools import count
 
 from labctl.model.lab import Lab, Service, ServiceProtocol, TrafficPolicy
 from labctl.planning.resolve import service_address
@@ -58,7 +59,8 @@ class Frontend:
 
     @property
     def is_filler(self) -> bool:
-        return self.name.startswith(FILLER) and not any(backend.node for backend in self.backends)
+        is_nowhere = bool(self.backends) and not any(backend.node for backend in self.backends)
+        return self.name.startswith(FILLER) and is_nowhere
 
     def local_backends(self, node: str) -> tuple[Backend, ...]:
         """Those on that node: all that `externalTrafficPolicy: Local` gives to what comes from outside."""
@@ -88,13 +90,15 @@ def frontends(lab: Lab) -> tuple[Frontend, ...]:
 
 
 def fillers(lab: Lab) -> Iterator[Frontend]:
-    """As many as `datapath.extraServices` asks for, with the addresses after those of the scenario's Services."""
-    namespace, taken = kubernetes_namespace(lab.name), len(lab.services)
-    for number in range(lab.datapath.extra_services):
+    """As many as `datapath.extraServices` asks for, with the first addresses that the scenario's Services leave."""
+    namespace, taken = kubernetes_namespace(lab.name), {service.address for service in lab.services}
+    addresses = (service_address(lab.network.service_cidr, number) for number in count())
+    free = (address for address in addresses if address not in taken)
+    for number, address in zip(range(lab.datapath.extra_services), free, strict=False):
         yield Frontend(
             namespace=namespace,
             name=f"{FILLER}{number + 1:05d}",
-            address=service_address(lab.network.service_cidr, taken + number),
+            address=address,
             port=FILLER_PORT,
             protocol=ServiceProtocol.TCP,
             backends=(Backend(address=_FIRST_FILLER_BACKEND + number, port=FILLER_TARGET_PORT),),

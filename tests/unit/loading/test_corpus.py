@@ -20,7 +20,8 @@ def _ids(file: Path) -> str:
 
 @pytest.mark.parametrize("file", VALID, ids=_ids)
 def test_a_valid_file_has_no_problem(file: Path) -> None:
-    assert [str(problem) for problem in validate_files([file.relative_to(CORPUS)], start=CORPUS)] == []
+    found = validate_files([file.relative_to(CORPUS)], start=CORPUS)
+    assert [str(problem) for problem in found if not problem.is_warning] == []
 
 
 @pytest.mark.parametrize("file", INVALID, ids=_ids)

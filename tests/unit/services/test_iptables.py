@@ -160,9 +160,7 @@ def test_a_node_port_is_masqueraded_on_every_node() -> None:
 
 def test_policy_local_keeps_the_clients_address_where_the_backend_is() -> None:
     asked = Packet(source=OUTSIDE, destination="172.30.0.3", port=30215, to_node=True)
-    assert nat(lab_with_services(), "node2", asked) == (
-        End(to="10.244.1.2:5205", chance=1.0, is_masqueraded=False),
-    )
+    assert nat(lab_with_services(), "node2", asked) == (End(to="10.244.1.2:5205", chance=1.0, is_masqueraded=False),)
 
 
 def test_policy_local_drops_what_comes_from_outside_where_no_backend_is() -> None:

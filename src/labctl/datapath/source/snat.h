@@ -14,6 +14,7 @@
 #define NAT_FIRST_PORT 32768
 #define NAT_ATTEMPTS 32
 #define NAT_COLLECTED 4
+#define NAT_COLLECTED_PRESSING 32
 #define NO_ROOM (-7) // E2BIG: a hash map that is full
 
 #define ICMP_CHECKSUM_OFFSET 2
@@ -121,21 +122,23 @@ static __noinline int keep_mapping(const struct snat_key *key, struct snat_entry
 	return 0;
 }
 
-// Looks at the oldest few mappings and removes those whose time is up; the others go to the end of the queue.
-static __noinline int collect_mappings(__be32 node_address, __u64 now)
+// Looks at the oldest few mappings and removes those whose time is up; the others go to the end of the queue. Pressing,
+// when there is no room: at more of them, and those go too that were closed, or never answered.
+static __noinline int collect_mappings(__be32 node_address, __u64 now, bool pressing)
 {
+	int number, most = pressing ? NAT_COLLECTED_PRESSING : NAT_COLLECTED;
 	struct snat_key out, in;
 	struct snat_entry *entry;
-	int number;
 
 #pragma clang loop unroll(disable)
-	for (number = 0; number < NAT_COLLECTED; number++) {
-		if (bpf_map_pop_elem(&snat_queue, &out))
+	for (number = 0; number < NAT_COLLECTED_PRESSING; number++) {
+		if (number >= most || bpf_map_pop_elem(&snat_queue, &out))
 			break;
 		entry = bpf_map_lookup_elem(&snat, &out);
 		if (!entry)
 			continue;
-		if (now < entry->expires_ns) {
+		if (now < entry->expires_ns &&
+		    !(pressing && (is_closing(out.protocol, entry->state) || !(entry->state & FLOW_REPLIED)))) {
 			bpf_map_push_elem(&snat_queue, &out, 0);
 			continue;
 		}
@@ -146,8 +149,9 @@ static __noinline int collect_mappings(__be32 node_address, __u64 now)
 	return 0;
 }
 
-// A new mapping: the flow's own port, or a random one that nobody has. 0, or the reason to drop the packet for.
-static __noinline int begin_mapping(const struct snat_key *out, __be32 node_address, __u64 now,
+// A new mapping: the flow's own port, or a random one that nobody has; pressing, also one of a connection that was closed.
+// 0, or the reason to drop the packet for.
+static __noinline int begin_mapping(const struct snat_key *out, __be32 node_address, __u64 now, bool pressing,
 				    struct snat_entry *mapping)
 {
 	struct snat_entry back = {.created_ns = now, .address = out->source, .port = out->source_port};
@@ -164,7 +168,7 @@ static __noinline int begin_mapping(const struct snat_key *out, __be32 node_addr
 		way_back(out, node_address, bpf_htons(port), &in);
 		taken = bpf_map_lookup_elem(&snat, &in);
 		if (taken) {
-			if (now < taken->expires_ns)
+			if (now < taken->expires_ns && !(pressing && is_closing(out->protocol, taken->state)))
 				continue;
 			way_out(&in, taken, &old);
 			bpf_map_delete_elem(&snat, &old);
@@ -195,6 +199,7 @@ static __always_inline int mapping_of(const struct snat_key *out, __be32 node_ad
 	struct snat_entry *known = bpf_map_lookup_elem(&snat, out);
 	__u64 now = bpf_ktime_get_ns();
 	struct snat_key in;
+	int reason;
 
 	if (likely(known)) {
 		way_back(out, node_address, known->port, &in);
@@ -205,8 +210,12 @@ static __always_inline int mapping_of(const struct snat_key *out, __be32 node_ad
 		bpf_map_delete_elem(&snat, &in);
 		bpf_map_delete_elem(&snat, out);
 	}
-	collect_mappings(node_address, now);
-	return begin_mapping(out, node_address, now, mapping);
+	collect_mappings(node_address, now, false);
+	reason = begin_mapping(out, node_address, now, false, mapping);
+	if (likely(!reason))
+		return 0;
+	collect_mappings(node_address, now, true);
+	return begin_mapping(out, node_address, now, true, mapping);
 }
 
 // An address that pods are seen under their own address by: the pods' range; with native routing the nodes, too

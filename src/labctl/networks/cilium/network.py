@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from labctl.datapath.layout import Program
+from labctl.datapath.layout import PacketVerdict, Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
@@ -36,10 +36,11 @@ from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce, NodeDatapath
+    from labctl.model.node_status import NodeStatus
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -196,10 +197,20 @@ class CiliumNetwork:
 
         return testify(lab, pair, looks)
 
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
+
     def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
         from labctl.networks.cilium.service_lists import service_lists
 
         return service_lists(lab, node, entries, command)
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        said = [what for program in node.programs for what in program.did]
+        refused = (PacketVerdict.NAT_NO_PORT.words, PacketVerdict.NAT_FULL.words)
+        return tuple(what for what in said if what.endswith(refused)) if said else None
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
@@ -305,6 +316,13 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
@@ -321,13 +339,6 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
-
-
-def _variant(lab: Lab) -> str:
-    """Which of the mode's objects: whoever has no Services has programs without code for them."""
-    if has_kube_proxy(lab):
-        return "kube-proxy"
-    return "lb" if translates_services(lab) else ""
 
 
 def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:

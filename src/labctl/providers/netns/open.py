@@ -11,9 +11,10 @@ from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.interfaces import BRIDGE, LO
 from labctl.model.lab import Lab, Pair, Pod
+from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import GATEWAY
@@ -180,6 +181,11 @@ class NetnsOpenLab:
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
 
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        from labctl.providers.netns.status import read_status
+
+        return read_status(self.lab, nodes, mode)
+
     def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
         """The pair's pod on each node that has one; the client where a node has both."""
         ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
@@ -187,6 +193,9 @@ class NetnsOpenLab:
 
     def services(self) -> tuple[NodeServices, ...]:
         return read_services(self.lab)
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)

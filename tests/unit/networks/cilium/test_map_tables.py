@@ -75,7 +75,7 @@ def test_addresses_are_in_the_order_of_their_numbers() -> None:
 def test_masquerading_is_shown_with_both_ends_and_the_rewritten_one() -> None:
     pod, outside, node = (IPv4Address(text) for text in ("10.244.0.2", "172.30.0.9", "172.30.0.2"))
     key = SNAT_KEY.pack(pod.packed, outside.packed, b"\x9c\x40", b"\x00\x50", 6, 0)
-    value = SNAT_ENTRY.pack(1, node.packed, b"\x9c\x41")
+    value = SNAT_ENTRY.pack(1, 2, node.packed, b"\x9c\x41", 0)
     assert table("snat", [(key, (value,))], kind=MapType.LRU_HASH).rows == (
         ("tcp", "out", "10.244.0.2 (client):40000", "172.30.0.9:80", "source → 172.30.0.2 (node1):40001"),
     )
