@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "networks",
             "checks.base",
             "checks.captures",
+            "checks.mode",
             "checks.outcome",
             "providers.base",
         }

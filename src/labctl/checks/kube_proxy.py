@@ -113,8 +113,8 @@ def marks_of(service: Service, lab: str) -> re.Pattern[str]:
 
 
 def parse_rules(text: str, marks: re.Pattern[str]) -> Rules:
-    """The lines with those marks, out of every list of rules that the node could print, and what could not be. Of a long
-    line (the elements of a map) the part around the first mark."""
+    """The lines with those marks, out of every list of rules that the node could print, and what could not be. Of a
+    long line (the elements of a map) the part around the first mark."""
     listed = tuple(found[2] for line in text.splitlines() if (found := _HEAD.match(line)) and found[1] == "listed-by")
     failed = tuple(": ".join(one) for one in _FAILED.findall(text))
     lines = tuple(
@@ -158,7 +158,8 @@ def parse_chains(text: str) -> Chains:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyLook:
-    """What one node showed. `processes` counts kube-proxies in its /proc; the commands show both by hand."""
+    """What one node showed. `processes` counts kube-proxies in its /proc. The commands show the same by hand, but for
+    iptables' legacy back end, which iptables-legacy-save shows."""
 
     node: str
     processes: int
@@ -246,9 +247,7 @@ def judge_daemon_set(is_there: bool, wanted: KubeProxy | None) -> Finding:
     return finding(
         "daemonset",
         holds=is_there is (wanted is not None),
-        sentence=f"kube-system has a DaemonSet {DAEMON_SET}"
-        if is_there
-        else f"kube-system has no DaemonSet {DAEMON_SET}",
+        sentence="kube-system has a DaemonSet kube-proxy" if is_there else "kube-system has no DaemonSet kube-proxy",
         lesson="kube-proxy comes from this DaemonSet, which `kubeadm init --skip-phases=addon/kube-proxy` leaves out",
         command=("kubectl", "-n", "kube-system", "get", "daemonset", DAEMON_SET),
     )
@@ -295,6 +294,6 @@ class KubeProxyCheck(WithoutFigures):
             node=node,
             processes=len(ran.text.split()),
             chains=parse_chains(listed.text),
-            processes_command=target.command(processes),
-            chains_command=target.command(chains),
+            processes_command=target.command(("pgrep", "-x", PROCESS)),
+            chains_command=target.command(("nft", "list", "chains")),
         )

@@ -5,8 +5,8 @@ one name, which is then the pod's. A Service only answers. From outside it is as
 ends of a pair are to each other follows from the nodes that they are on; a Service is where its backends are.
 
 A scenario that has no `outside:` has one such host where it needs one: with a Service of type NodePort, or the check
-`masquerade`; and with Services of kube-proxy's, which translates what a node sends once there is a route for it, and the
-nodes' way to the world is that route. `outside: []` is none.
+`masquerade`; and with Services of kube-proxy's, which translates what a node sends once there is a route for it: the
+nodes' way to the world. `outside: []` is none.
 """
 
 from __future__ import annotations

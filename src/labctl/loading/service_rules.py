@@ -137,10 +137,18 @@ def _room(tree: Tree, count: int) -> Iterator[Problem]:
         network = IPv4Network(text or "")
     except ValueError:
         return
-    if count > service_capacity(network):
-        room = service_capacity(network)
+    room = service_capacity(network)
+    extra = find(tree, "datapath", "extraServices")
+    more = extra.value if isinstance(extra, Scalar) and isinstance(extra.value, int) else 0
+    if count > room:
         message = f"{count} services do not fit into serviceCIDR {network}, which has room for {room}"
         yield _service_problem(tree, (_SECTION,), message, "a larger serviceCIDR")
+    elif count + more > room:
+        message = (
+            f"{more} services more than the scenario's {count} do not fit into serviceCIDR {network}, which has room "
+            f"for {room}"
+        )
+        yield _service_problem(tree, ("datapath", "extraServices"), message, "a larger serviceCIDR")
 
 
 def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:

@@ -85,7 +85,15 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
         },
         "kube-proxy": {
-            "": "Whether the nodes have kube-proxy's process, chains and tables, and only where the scenario asks for it.",
+            "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
+        },
+        "host-reachable": {
+            "": "Services from a node: their cluster address, 127.0.0.1 and its own address at the node port.",
+            "timeout_s": "Seconds that a connection may take.",
+        },
+        "mode": {
+            "": "The mode that is in force, by packets and counters, against the one that was asked for.",
+            "count": "How many echo requests go through.",
         },
         "netfilter": {
             "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",

@@ -101,6 +101,20 @@ class ServiceParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostReachableParameters:
+    """Services from a node itself; each connection may take `timeout_s` seconds."""
+
+    timeout_s: Seconds = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeParameters:
+    """The mode that `count` echo requests show."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KubeProxyParameters:
     """What of kube-proxy the nodes have: nothing to choose."""
 
@@ -121,6 +135,8 @@ CheckParameters = (
     | NetfilterParameters
     | ServiceParameters
     | KubeProxyParameters
+    | HostReachableParameters
+    | ModeParameters
     | MasqueradeParameters
 )
 
@@ -139,6 +155,8 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
         "kube-proxy": KubeProxyParameters,
+        "host-reachable": HostReachableParameters,
+        "mode": ModeParameters,
         "masquerade": MasqueradeParameters,
     }
 )

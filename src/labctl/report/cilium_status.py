@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from labctl.codec import plain
 from labctl.model.node_status import NodeStatus, Shown, StatusLine
 from labctl.report.grid import Column, Grid, command_line
-from labctl.report.terminal import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _VALUE_AT = 24
 """The column of a value, as in Cilium."""
+_LONGEST = 150
+"""Characters of a proof; --json has all of it."""
 _LABEL_BELOW = 36
 """Columns of a label below a head."""
 _MARKS = {Shown.PROVEN: "proven", Shown.SAID: "said, not tried", Shown.UNPROVEN: "NOT PROVEN", Shown.ABSENT: ""}
@@ -61,7 +62,7 @@ def _line(line: StatusLine) -> Iterator[RenderableType]:
     yield _text(line)
     mark = _MARKS[line.shown]
     if mark and line.because:
-        because = shortened(line.because) if line.shown is Shown.PROVEN else line.because
+        because = line.because if len(line.because) <= _LONGEST else f"{line.because[:_LONGEST]}…"
         yield Padding(Text(f"{mark}: {because}", style="dim" if line.shown is Shown.PROVEN else _STYLES[line.shown]),
                       (0, 0, 0, 4 + 2 * line.depth))  # fmt: skip
 

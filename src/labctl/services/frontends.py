@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from itertools import count, islice
+from itertools import count
 
 from labctl.model.lab import Lab, Service, ServiceProtocol, TrafficPolicy
 from labctl.planning.resolve import service_address
@@ -59,7 +59,8 @@ class Frontend:
 
     @property
     def is_filler(self) -> bool:
-        return self.name.startswith(FILLER) and not any(backend.node for backend in self.backends)
+        is_nowhere = bool(self.backends) and not any(backend.node for backend in self.backends)
+        return self.name.startswith(FILLER) and is_nowhere
 
     def local_backends(self, node: str) -> tuple[Backend, ...]:
         """Those on that node: all that `externalTrafficPolicy: Local` gives to what comes from outside."""
@@ -89,11 +90,11 @@ def frontends(lab: Lab) -> tuple[Frontend, ...]:
 
 
 def fillers(lab: Lab) -> Iterator[Frontend]:
-    """As many as `datapath.extraServices` asks for, with the next addresses that no Service of the scenario has."""
+    """As many as `datapath.extraServices` asks for, with the first addresses that the scenario's Services leave."""
     namespace, taken = kubernetes_namespace(lab.name), {service.address for service in lab.services}
     addresses = (service_address(lab.network.service_cidr, number) for number in count())
     free = (address for address in addresses if address not in taken)
-    for number, address in enumerate(islice(free, lab.datapath.extra_services)):
+    for number, address in zip(range(lab.datapath.extra_services), free, strict=False):
         yield Frontend(
             namespace=namespace,
             name=f"{FILLER}{number + 1:05d}",

@@ -11,8 +11,8 @@ Service's name and protocol, and for a backend its address: the same here as on 
 
 KUBE-POSTROUTING is not here: a node has it from its kubelet (`networks/cilium/rules.py`).
 
-A new connection walks past the rules of KUBE-SERVICES until one has its address. kube-proxy writes them in no order; here
-the scenario's own Services stand in the middle of the fillers, where a Service is on average.
+A new connection walks past the rules of KUBE-SERVICES until one has its address. kube-proxy writes them in no order;
+here the scenario's own Services stand in the middle of the fillers, where a Service is on average.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _FILTER_JUMPS = (
     ("OUTPUT", _NEW, "kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL"),
 )
 _LAST = (
-    '-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
-    "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"
+    '-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this '
+    'chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS'
 )
 _NAT_JUMPS = (
     ("PREROUTING", "", "kubernetes service portals", "KUBE-SERVICES"),
@@ -139,7 +139,8 @@ def _filter(served: Iterable[Frontend], node: str) -> Iterator[str]:
         refused = "REJECT --reject-with icmp-port-unreachable"
         if not frontend.backends:
             says = f"{frontend.full_name} has no endpoints"
-            yield f"-A KUBE-SERVICES {_to_address(frontend)} {_says(says)} {_to_port(frontend.port, frontend)} -j {refused}"
+            match = f"{_to_address(frontend)} {_says(says)} {_to_port(frontend.port, frontend)}"
+            yield f"-A KUBE-SERVICES {match} -j {refused}"
             if frontend.node_port is not None:
                 yield _refused_at_node(frontend, frontend.node_port, says, refused)
         elif frontend.node_port is not None and not _answering(frontend, node):
@@ -203,7 +204,7 @@ def _node_port(frontend: Frontend, port: int, node: str, pod_cidr: IPv4Network) 
 
 
 def _choice(frontend: Frontend, chain: str, backends: tuple[Backend, ...]) -> Iterator[str]:
-    """Each backend with the same probability: one in n, then one in n - 1 of the rest, …; the last takes what is left."""
+    """Each backend with the same probability: one in n, then one in n - 1 of the rest, …; the last takes the rest."""
     for number, backend in enumerate(backends):
         left = len(backends) - number
         chance = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""

@@ -109,8 +109,8 @@ def nftables_rules(
     pod_cidr: IPv4Network,
     service_cidr: IPv4Network,
 ) -> str:
-    """The table of one node. `node_address` takes node ports; `pod_cidr` is the pods' range: what comes from elsewhere is
-    masqueraded."""
+    """The table of one node. `node_address` takes node ports; `pod_cidr` is the pods' range: what comes from elsewhere
+    is masqueraded."""
     lines = (
         f"table ip {TABLE} {{",
         '\tcomment "rules for kube-proxy"',

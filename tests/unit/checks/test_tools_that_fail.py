@@ -15,7 +15,8 @@ from labctl.checks.latency import LatencyCheck
 from labctl.checks.netfilter import NetfilterCheck, read_connections
 from labctl.checks.paced import parse_paced
 from labctl.checks.ping import PingCheck, judge_ping, measured_ping, parse_ping
-from labctl.checks.service import Attempts, parse_connections
+from labctl.checks.service import parse_connections
+from labctl.checks.service_findings import Attempts
 from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import CheckSpec

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from labctl.checks.base import Check, CheckContext
+from labctl.checks.mode import judge_mode
 from labctl.engine.events import CheckDone, Event, ModeProven, silent
-from labctl.engine.prove import judge_mode, one_pair_a_placement, prove, refuse_unless_proven
+from labctl.engine.prove import one_pair_a_placement, prove, refuse_unless_proven
 from labctl.errors import NotInForce
 from labctl.model.evidence import Evidence, ModeInForce, Silence, Standing
 from labctl.model.lab import CheckSpec, Fallback, HostRouting, Lab, Pair, Placement

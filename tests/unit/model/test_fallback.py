@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labctl.model.fallback import (
+    ENDS_LINE,
     KNOWN,
     ROWS,
     Condition,
@@ -123,3 +124,11 @@ def test_no_series_has_two_lines_for_one_condition() -> None:
 def test_no_explanation_in_the_log_is_no_explanation() -> None:
     assert fallback_in_log(log_of("kpr-partial")) is None
     assert fallback_in_log([]) is None
+
+
+def test_the_documentation_has_the_table() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "datapath.md").read_text(encoding="utf-8")
+    for row in ROWS:
+        said = f"`{row.line}`" if row.line else "nothing"
+        assert f"| {row.condition} | {row.versions} | {said} |" in page
+    assert ENDS_LINE in page

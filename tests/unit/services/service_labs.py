@@ -13,8 +13,8 @@ from labctl.testing.labs import sample_lab
 def lab_with_services(**datapath: Any) -> Lab:
     """Pods 10.244.0.2 (client), 10.244.0.3 (neighbour) on node1 and 10.244.1.2 (server) on node2.
 
-    `web` is a node port with two backends, `local` one with one backend and policy Local, `names` speaks UDP, `none` has
-    no backends.
+    `web` is a node port with two backends, `local` one with one backend and policy Local, `names` speaks UDP, `none`
+    has no backends.
     """
     asked = {
         "host_routing": HostRouting.LEGACY,

@@ -1,8 +1,9 @@
 """kube-proxy on the nodes of a lab that does not replace it: the rules that kube-proxy would have written. Pure.
 
-It stands alone because `networks/cilium/network.py` has what every lab has. There is no kube-proxy process: the rules are put there when the lab is built, once. What translates is the nodes'
-netfilter alone, for pods too. On a real cluster with `kubeProxyReplacement: false`, Cilium's tc programs still translate
-the ClusterIPs of pods, and kube-proxy's rules are for the nodes' own connections and for node ports.
+It stands alone because `networks/cilium/network.py` has what every lab has. There is no kube-proxy process: the rules
+are put there when the lab is built, once. What translates is the nodes' netfilter alone, for pods too. On a real
+cluster with `kubeProxyReplacement: false`, Cilium's tc programs still translate the ClusterIPs of pods, and
+kube-proxy's rules are for the nodes' own connections and for node ports.
 """
 
 from __future__ import annotations

@@ -316,6 +316,13 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
@@ -332,13 +339,6 @@ def _programs(lab: Lab, node: Node) -> Iterable[Object]:
         yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
-
-
-def _variant(lab: Lab) -> str:
-    """Which of the mode's objects: whoever has no Services has programs without code for them."""
-    if has_kube_proxy(lab):
-        return "kube-proxy"
-    return "lb" if translates_services(lab) else ""
 
 
 def _attach(lab: Lab, node: Node, attached: Sequence[Attachment]) -> Iterable[Object]:

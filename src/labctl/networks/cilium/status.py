@@ -201,7 +201,7 @@ def _pod_range(look: _Look) -> Iterator[StatusLine]:
         value=str(ranges.asked),
         depth=1,
         shown=Shown.PROVEN,
-        because=f"{ranges.used} is {'part' if ranges.agrees else 'no part'} of it",
+        because=f"{ranges.used} is part of it" if ranges.agrees else f"{ranges.used} is NO part of it",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from labctl.codec import key_of
 from labctl.errors import UsageError
 from labctl.model.fallback import BPF_HOST_ROUTING_KERNEL
-from labctl.model.lab import Datapath, HostRouting, Lab
+from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
 from labctl.model.versions import Version
 
 OLDEST = (1, 10)
@@ -60,8 +60,34 @@ def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
     return max(kubernetes, chart_minimum(cilium))
 
 
-ACTS = frozenset({"allow_fallback"})
+ACTS = frozenset({"allow_fallback", "kube_proxy", "extra_services"})
 """The fields of `Datapath` beyond the mode that real Cilium, or what labctl installs beside it, follows."""
+
+
+NFTABLES_SINCE = (1, 29)
+"""kube-proxy has its nftables mode behind a feature gate from here on."""
+NFTABLES_BY_DEFAULT = (1, 31)
+"""From here on the gate is open by default."""
+NFTABLES_GATE = "NFTablesProxyMode"
+
+
+def refuse_proxy_mode(lab: Lab, kubernetes: Version) -> None:
+    """Raises UsageError for a mode of kube-proxy that this Kubernetes does not have."""
+    if lab.datapath.kube_proxy_replacement or lab.datapath.kube_proxy is not KubeProxy.NFTABLES:
+        return
+    if kubernetes.series < NFTABLES_SINCE:
+        raise UsageError(
+            what=f"kube-proxy of Kubernetes {kubernetes} has no nftables mode",
+            cause="it came with Kubernetes 1.29",
+            remedy="kubeProxy: iptables, or a newer Kubernetes",
+            key="datapath.kubeProxy",
+        )
+
+
+def proxy_gates(lab: Lab, kubernetes: Version) -> dict[str, bool]:
+    """The feature gates that kube-proxy needs for its mode."""
+    needs = lab.datapath.kube_proxy is KubeProxy.NFTABLES and not lab.datapath.kube_proxy_replacement
+    return {NFTABLES_GATE: True} if needs and kubernetes.series < NFTABLES_BY_DEFAULT else {}
 
 
 def refuse_idle(lab: Lab) -> None:

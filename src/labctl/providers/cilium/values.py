@@ -151,6 +151,8 @@ OVERRIDABLE: Mapping[str, tuple[str, ...]] = {
     "devices": ("devices",),
     "tunnelPort": ("tunnel-port",),
     "ipam.operator.clusterPoolIPv4MaskSize": ("cluster-pool-ipv4-mask-size",),
+    "ipam.operator.clusterPoolIPv4PodCIDR": ("cluster-pool-ipv4-cidr",),
+    "ipam.operator.clusterPoolIPv4PodCIDRList": ("cluster-pool-ipv4-cidr",),
     "ipam.mode": ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size"),
     "bpf.datapathMode": ("datapath-mode",),
     "enableIPv4Masquerade": ("enable-ipv4-masquerade",),

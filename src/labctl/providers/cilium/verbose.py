@@ -97,7 +97,7 @@ def with_ranges(lines: Sequence[StatusLine], ranges: PodRanges | None) -> tuple[
     """The range that was asked for, beside the one that IPAM uses."""
     if ranges is None:
         return tuple(lines)
-    agrees = f"{ranges.used} is {'part' if ranges.agrees else 'NO part'} of it"
+    agrees = f"{ranges.used} is part of it" if ranges.agrees else f"{ranges.used} is NO part of it"
     told = [StatusLine(label="Pod range asked of kubeadm", value=str(ranges.asked), depth=1, shown=Shown.PROVEN,
                        because=agrees)]  # fmt: skip
     if ranges.kubernetes is not None:
