@@ -171,13 +171,15 @@ def test_a_node_port_shows_what_was_recorded(
     pair = Pair(client="world", server="local", placement=Placement.OUTSIDE, via="node1")
     taps = {tap.role: tap for tap in CiliumNetwork().expected(lab, pair, packets=1).signature.taps}
     back, into = taps[Role.CLIENT_ETH0].reply, taps[Role.SERVER_ETH0].request
-    assert back is not None and into is not None
+    assert back is not None
+    assert into is not None
     assert (back.ttl, into.ttl, into.dst) == (at_client, in_pod, BACKEND)
     assert (taps[Role.SERVER_LXC].request is not None) is lxc
     assert taps[Role.CLIENT_CILIUM_HOST].request is None
     if encapsulation is Encapsulation.VXLAN:
         request = taps[Role.SERVER_UPLINK].request
-        assert request is not None and request.outer is not None
+        assert request is not None
+        assert request.outer is not None
         assert request.outer.vni == 2
 
 
