@@ -1,4 +1,4 @@
-"""The taps of Services that kube-proxy's rules translate, as data; tests/integration/trace holds them against real labs."""
+"""The taps of Services that kube-proxy's rules translate; tests/integration/trace holds them against real labs."""
 
 from __future__ import annotations
 
