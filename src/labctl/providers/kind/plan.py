@@ -37,6 +37,8 @@ from labctl.providers.kind.settings import KindSettings
 AGENTS = "k8s-app=cilium"
 OPERATOR = "name=cilium-operator"
 _QUICK_S = 60.0
+_SERVICE_S = 0.2
+"""For an extra Service and its EndpointSlice: kubectl asks for each first, and keeps to 50 requests a second."""
 _PULL_S = 1800.0
 
 
@@ -262,7 +264,8 @@ def _outside(settings: KindSettings, engine: str) -> Step:
 
 def _apply(settings: KindSettings, path: Path) -> Command:
     # The chart is rendered for this very Kubernetes; validation would only fetch its schema once more.
-    return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=_QUICK_S * 2)
+    most_s = _QUICK_S * 2 + _SERVICE_S * settings.lab.datapath.extra_services
+    return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=most_s)
 
 
 def _wait_for_agents(settings: KindSettings) -> WaitForPods:
