@@ -71,8 +71,14 @@ def since_words(hop: Hop) -> str:
     return f"+{units.readable(hop.since_previous_ns * units.NANO, 's')}"
 
 
+_RESERVED = {1: "host", 2: "world", 6: "remote-node", 7: "kube-apiserver"}
+"""Cilium's identities of what is no pod."""
+
+
 def vni_words(envelope: HopEnvelope) -> str:
     """`VNI 51130 = identity of client (app=client)`."""
+    if not envelope.identity_pods and envelope.vni in _RESERVED:
+        return f"VNI {envelope.vni} = {_RESERVED[envelope.vni]}, a reserved identity"
     if not envelope.identity_pods:
         return f"VNI {envelope.vni}: no pod of this lab has that identity"
     labels = f" ({', '.join(envelope.identity_labels)})" if envelope.identity_labels else ""
