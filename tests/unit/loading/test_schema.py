@@ -29,7 +29,7 @@ PARSER_ONLY = {
     "check-duplicate-name", "check-rate-for-tcp", "cidr-of-loopback", "cidr-with-host-bits", "compare-unknown-check",
     "duplicate-node", "duplicate-pair", "native-cidr-with-host-bits",
     "outside-in-use", "outside-named-like-a-pod", "outside-on-machines", "pairs-without-a-way", "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
-    "extends-itself", "extends-unknown", "false-placement", "fallback-that-does-not-start",
+    "extends-itself", "extends-unknown", "false-placement", "extra-services-without-room", "fallback-that-does-not-start",
     "fault-that-cannot-show", "mtu-too-small-for-vxlan",
     "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
     "ping-faster-than-ping",
