@@ -6,7 +6,8 @@ All labs are up at the same time and alike but for the translation: Legacy host 
 backend on another node, and the fillers. Measured are, per node, the time to program the Services; per round, in an
 order that changes, short connections to the Service (`connect`) and requests over one connection (`latency`), and the
 same from the client straight to the backend's pod in the eBPF lab of the smallest count. Own CPU is of the client and
-the server; of programming it is that of labctl and of iptables-restore or nft. Intervals are those of paired rounds (Wilcoxon), as in `labctl compare`. Needs root.
+the server; of programming it is that of labctl and of iptables-restore or nft. Intervals are those of paired rounds
+(Wilcoxon), as in `labctl compare`. Needs root.
 
 Targets: programming 1,000 Services takes at most 0.3 s a node and 10,000 at most 2 s; connections per second by eBPF
 are the same for every count, within the interval. The exit code is 1 when one is missed.

@@ -1,7 +1,7 @@
-"""The bytes of the maps that Services are in, and of the connections that were translated; `source/layout.h` has the same.
+"""The bytes of the maps of Services, and of the connections that were translated; `source/layout.h` has the same.
 
-Pure packing and unpacking, and the one thing that the programs do not do themselves: removing what has expired. An entry
-that has expired is none to them, but stays where it is until its place is needed, as in Cilium until the agent collects it.
+Pure packing and unpacking, and the one thing that the programs do not do themselves: removing what has expired. An
+entry that has expired is none to them, but stays until its place is needed, as in Cilium until the agent collects it.
 """
 
 from __future__ import annotations

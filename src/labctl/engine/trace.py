@@ -285,13 +285,13 @@ def _of_service(lab: Lab, pair: Pair, protocol: ProbeProtocol, *, is_one: bool) 
     service = lab.service(pair.server)
     if protocol is not protocol_for(lab, pair):
         yield (
-            f"nothing translates {protocol} to {service.name}, which takes {service.protocol} at port {service.port}: to "
-            "the node its address is one like any other outside, and the packet leaves the cluster by the default route"
+            f"nothing translates {protocol} to {service.name}, which takes {service.protocol} at port {service.port}: "
+            "its address is then like any other outside, and the packet leaves the cluster by the default route"
         )
     elif _has_none_here(lab, pair):
         yield (
-            f"{pair.via} has no backend of {service.name}, and with externalTrafficPolicy Local it gives no other node's "
-            "to what comes from outside"
+            f"{pair.via} has no backend of {service.name}, and with externalTrafficPolicy Local it gives no other "
+            "node's to what comes from outside"
         )
     elif not is_one and service.backends:
         yield (

@@ -27,8 +27,9 @@ OUTSIDE = "outside"
 """The section, and the name of the host that a scenario has by default."""
 NEEDS_OUTSIDE = ("masquerade",)
 """The checks that look at what a host outside sees."""
-MAKES_OUTSIDE = ("netns",)
+MAKES_OUTSIDE = ("netns", "kind")
 """The providers that make such a host. Another one's labs have none by default, and are refused one."""
+_GIVES_ADDRESSES = ("kind",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +235,13 @@ def outside_problems(tree: Tree) -> Iterator[Problem]:
     if hosts and provider is not None and provider not in MAKES_OUTSIDE:
         message = f"the provider {provider} makes no hosts outside"
         yield problem_at(place_of(tree, (OUTSIDE,)), (OUTSIDE,), message, f"no such key, or {listed(MAKES_OUTSIDE)}")
+    if provider in _GIVES_ADDRESSES:
+        for index, entry in hosts:
+            if find(entry, "address") is not None:
+                path: KeyPath = (OUTSIDE, index, "address")
+                message = f"with the provider {provider} the container engine gives addresses"
+                yield problem_at(place_of(tree, path), path, message, "no such key")
+        return
     underlay = _network(tree, "underlayCIDR")
     nodes = len(_node_names(tree))
     if underlay is not None and nodes and resolve.node_capacity(underlay) >= nodes:

@@ -259,7 +259,7 @@ class Lab:
 
     def is_near(self, host: Outside) -> bool:
         """A host outside that is on the nodes' own network, not behind their gateway."""
-        return host.address in self.network.underlay_cidr
+        return any(host.address in node.address.network for node in self.nodes)
 
     def is_between_pods(self, pair: Pair) -> bool:
         """Both ends are pods, at their own addresses."""

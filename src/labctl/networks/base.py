@@ -126,7 +126,7 @@ class PodNetwork(Protocol):
         ...
 
     def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
-        """What a node translates of Services, from the entries of its maps by name; `command` dumps the first by hand."""
+        """What a node translates of Services, from the entries of its maps by name. `command` dumps the first map."""
         ...
 
     def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:

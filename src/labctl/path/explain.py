@@ -215,6 +215,9 @@ _VETH_PAIRS = frozenset(
         (Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET),
         (Role.CLIENT_UPLINK, Role.CLIENT_BRIDGE_PORT),
         (Role.SERVER_UPLINK, Role.SERVER_BRIDGE_PORT),
+        # Of a host outside, whose eth0 is its uplink.
+        (Role.CLIENT_ETH0, Role.CLIENT_BRIDGE_PORT),
+        (Role.SERVER_ETH0, Role.SERVER_BRIDGE_PORT),
     )
 )
 

@@ -47,9 +47,9 @@ _SEND = (
 class ProbePackets:
     """`count` packets of one protocol to the server; `flows` are the addresses under which they may be seen, those that
     the client uses first. `token` marks ICMP, `port` is the first server port of TCP and UDP; packets are numbered from
-    1. A Service has one port: all packets go to it, `seen_ports` are those that it may be seen as, and a packet is known
-    by its client's port, which stays. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and the repetition would be taken for
-    the packet."""
+    1. A Service has one port: all packets go to it, `seen_ports` are those that it may be seen as, and a packet is
+    known by its client's port, which stays. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s,
+    and the repetition would be taken for the packet."""
 
     protocol: ProbeProtocol
     flows: tuple[Flow, ...]

@@ -153,6 +153,12 @@ class Recognised:
 def recognise(signature: Signature) -> Recognised:
     """The host routing mode that was at work when this signature was taken."""
     observations = tuple(_observations(signature))
+    if _is_within_node(signature):
+        return Recognised(
+            host_routing=None,
+            because="between a node and its own pod both modes show the same",
+            observations=(),
+        )
     modes = {observation.host_routing for observation in observations}
     if not modes:
         return Recognised(
@@ -251,12 +257,17 @@ def lost_on_the_way(signature: Signature) -> str:
 _ON_WIRE = {Encapsulation.VXLAN: "inside VXLAN", Encapsulation.NATIVE: "as the pods sent them"}
 
 
+def _is_within_node(signature: Signature) -> bool:
+    """Between a node and its own pod the stack sends through the lxc in every mode."""
+    ends = {Role.CLIENT_ETH0, Role.SERVER_ETH0} & {sight.role for sight in signature.taps}
+    return signature.placement == Placement.SAME_NODE and len(ends) == 1
+
+
 def _observations(signature: Signature) -> Iterator[Observation]:
     requests = {sight.role: sight.request for sight in signature.taps}
     replies = {sight.role: sight.reply for sight in signature.taps}
-    ends = {Role.CLIENT_ETH0, Role.SERVER_ETH0} & requests.keys()
-    if signature.placement == Placement.SAME_NODE and len(ends) < 2:
-        return  # between a node and its own pod: the stack sends through the lxc in every mode
+    if _is_within_node(signature):
+        return
     lxc, eth0 = (Role.SERVER_LXC, Role.CLIENT_LXC), (Role.SERVER_ETH0, Role.CLIENT_ETH0)
     to_server = to_client = None
     if lxc[0] in requests and requests.get(eth0[0]) is not None:

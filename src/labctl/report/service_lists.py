@@ -1,7 +1,7 @@
 """The Services of a lab's nodes, as tables and as JSON: `labctl services LAB`. Records in, tables out.
 
-Two lists as Cilium has them, one below the other, with the command that shows each by hand. What every node has alike is
-shown once.
+Two lists as Cilium has them, one below the other, with the command that shows each by hand. Nodes whose lists are the
+same are shown once. It stands alone because it is a report, and the command that prints it is not.
 """
 
 from __future__ import annotations

@@ -152,13 +152,13 @@ class Connection:
 
 @dataclass(slots=True)
 class NodeModel:
-    """A node that translates `services` ((protocol, address and port) → its backends) and gives `node_source` to what it
-    sends to other nodes' backends; `local` are the addresses of its own pods."""
+    """A node that translates `services` ((protocol, address and port) → its backends) and gives `node_source` to what
+    it sends to other nodes' backends; `local` are the addresses of its own pods."""
 
     services: dict[tuple[int, End], tuple[End, ...]]
     local: frozenset[IPv4Address]
     node_source: IPv4Address
-    loopback: IPv4Address = IPv4Address("169.254.42.1")
+    loopback: IPv4Address = field(default_factory=lambda: IPv4Address("169.254.42.1"))
     connections: dict[tuple[int, End, End], Connection] = field(default_factory=dict)
 
     def request(self, sent: Packet, flags: int, came: Packet | None) -> Packet | None:

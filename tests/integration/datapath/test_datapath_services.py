@@ -258,7 +258,7 @@ class NodePortRun:
         self.seen[kind] += 1
 
     def request(
-        self, one: Service, client: End, body: bytes, header: dict[str, int], flags: int, has_sum: bool
+        self, one: Service, client: End, body: bytes, header: dict[str, Any], flags: int, has_sum: bool
     ) -> None:
         protocol, asked = number_of(one), (NODE, one.node_port or 0)
         sent = transport(client, asked, protocol, body, flags=flags, has_sum=has_sum or protocol == TCP, **header)
@@ -279,7 +279,7 @@ class NodePortRun:
             assert ran.action == OK  # the stack takes it from here
             require_same(ran.packet, wanted)
 
-    def fragments(self, one: Service, client: End, body: bytes, header: dict[str, int], has_sum: bool) -> None:
+    def fragments(self, one: Service, client: End, body: bytes, header: dict[str, Any], has_sum: bool) -> None:
         protocol, asked = number_of(one), (NODE, one.node_port or 0)
         whole = transport(
             client, asked, protocol, body + bytes(64), flags=ACK, has_sum=has_sum or protocol == TCP, **header
@@ -291,7 +291,7 @@ class NodePortRun:
         for ran, part in zip(came, replace(wanted, fragment=0).fragments(32), strict=True):
             self.require_to_backend(ran, part)
 
-    def stranger(self, client: End, body: bytes, header: dict[str, int]) -> None:
+    def stranger(self, client: End, body: bytes, header: dict[str, Any]) -> None:
         """A port that is no Service's: not touched."""
         sent = transport(client, (NODE, 31999), UDP, body, **header)
         ran = self.node.run("cil_from_netdev", UPLINK_INDEX, sent)
@@ -305,7 +305,7 @@ class NodePortRun:
             return self.node.run("cil_from_container", device, sent, macs=(pod.mac, pod.lxc_mac))
         return self.node.run("cil_from_netdev", UPLINK_INDEX, sent)
 
-    def reply(self, of: Connection, body: bytes, header: dict[str, int], flags: int, has_sum: bool) -> None:
+    def reply(self, of: Connection, body: bytes, header: dict[str, Any], flags: int, has_sum: bool) -> None:
         sent = transport(
             of.backend,
             of.inner_client,
@@ -320,7 +320,7 @@ class NodePortRun:
         assert ran.action == REDIRECT
         require_same(ran.packet, replace(wanted, ttl=wanted.ttl - 1))
 
-    def error(self, of: Connection, body: bytes, header: dict[str, int], flags: int, has_sum: bool) -> None:
+    def error(self, of: Connection, body: bytes, header: dict[str, Any], flags: int, has_sum: bool) -> None:
         """The backend, or a router before it, reports an error about a request."""
         outer = transport(
             of.client, of.asked, of.protocol, body, flags=flags, has_sum=has_sum or of.protocol == TCP, **header
@@ -334,7 +334,7 @@ class NodePortRun:
         assert ran.action == REDIRECT
         self.require_error(ran.packet, replace(wanted, ttl=sent.ttl - 1), of)
 
-    def error_back(self, of: Connection, body: bytes, header: dict[str, int], flags: int, has_sum: bool) -> None:
+    def error_back(self, of: Connection, body: bytes, header: dict[str, Any], flags: int, has_sum: bool) -> None:
         """The client reports an error about an answer."""
         inner = transport(
             of.backend, of.inner_client, of.protocol, body, flags=ACK, has_sum=has_sum or of.protocol == TCP, **header
@@ -375,7 +375,7 @@ class PodRun:
             node_source=IPv4Address(0),
         )
 
-    def request(self, one: Service, port: int, body: bytes, header: dict[str, int], flags: int) -> None:
+    def request(self, one: Service, port: int, body: bytes, header: dict[str, Any], flags: int) -> None:
         sent = transport((self.pod.address, port), (one.address, one.port), number_of(one), body, flags=flags, **header)
         ran = self.node.run("cil_from_container", self.device, sent, macs=(self.pod.mac, self.pod.lxc_mac))
         if not one.backends:
@@ -393,7 +393,7 @@ class PodRun:
         assert ran.action == (REDIRECT if is_local or forwards else OK)
         require_same(ran.packet, replace(wanted, ttl=wanted.ttl - 1))
 
-    def reply(self, of: Connection, body: bytes, header: dict[str, int], flags: int) -> None:
+    def reply(self, of: Connection, body: bytes, header: dict[str, Any], flags: int) -> None:
         sent = transport(of.backend, of.inner_client, of.protocol, body, flags=flags | ACK, **header)
         wanted = self.model.reply(of, sent, flags | ACK)
         owner = next(pod for pod in self.lab.pods if pod.address == of.backend[0])

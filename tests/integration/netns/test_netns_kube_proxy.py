@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 from netns_building import needs_root, running
@@ -74,9 +75,7 @@ for _ in range(count):
 """
 
 
-def service(
-    name: str, address: str, backends: tuple[str, ...], node_port: int | None = None, **more: object
-) -> Service:
+def service(name: str, address: str, backends: tuple[str, ...], node_port: int | None = None, **more: Any) -> Service:
     return Service(
         **{
             "name": name, "address": IPv4Address(address), "port": 80, "target_port": 5205,
@@ -87,7 +86,7 @@ def service(
     )  # fmt: skip
 
 
-def lab_of(name: str, mode: KubeProxy, encapsulation: Encapsulation, **datapath: object) -> Lab:
+def lab_of(name: str, mode: KubeProxy, encapsulation: Encapsulation, **datapath: Any) -> Lab:
     lab = sample_lab(
         name, host_routing=HostRouting.LEGACY, encapsulation=encapsulation, masquerade=Masquerade.IPTABLES,
         kube_proxy_replacement=False, kube_proxy=mode, **datapath,

@@ -121,10 +121,10 @@ def test_every_tap_shows_what_was_recorded(
     assert told(ways["world", "far@node1"], Way.REPLY) == [(Translator.TC, "node1", back)]
     assert told(ways["world", "far@node2"], Way.REPLY) == [(Translator.TC, "node2", "cil_from_container")]
     (one,) = (one for one in ways["world", "far@node1"].translations if one.way is Way.REQUEST)
-    server, asked = lab.pod("server").address, lab.node("node1")
+    pod, asked = lab.pod("server").address, lab.node("node1")
     source = asked.router if encapsulation is VXLAN else asked.address.ip
     assert one.before.endswith(f" → {asked.address.ip}:30201")
-    assert one.after == f"{source}:{one.before.split()[0].rpartition(':')[2]} → {server}:5205"
+    assert one.after == f"{source}:{one.before.split()[0].rpartition(':')[2]} → {pod}:5205"
     assert (one.service, one.backend) == ("far", "server")
 
 

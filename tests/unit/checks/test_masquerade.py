@@ -102,7 +102,7 @@ def test_a_range_that_does_not_contain_the_host_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "connections", "verdict", "words"),
     [
-        (Masquerade.IPTABLES, BY_NETFILTER, Verdict.PASS, f"netfilter rewrote the source: conntrack expects answers at {NODE}"),
+        (Masquerade.IPTABLES, BY_NETFILTER, Verdict.PASS, f"conntrack expects answers at {NODE}"),
         (Masquerade.IPTABLES, BY_EBPF, Verdict.FAIL, "eBPF rewrote the source"),
         (Masquerade.BPF, BY_EBPF, Verdict.PASS, f"conntrack expects answers at {POD}, the pod's own address"),
         (Masquerade.BPF, "", Verdict.PASS, "conntrack has no entry of it"),

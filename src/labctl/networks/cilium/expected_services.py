@@ -1,12 +1,12 @@
 """What every tap shows of a connection to a Service, once its backend is known: data, with its source. Pure.
 
 At the socket a Service is translated before there is a packet: from inside the cluster the taps show what they show
-between the client and the backend itself, and a pod that reaches itself shows nothing anywhere. Where a pod's packets are
-translated (`socketLB: false`) its own eth0 and lxc have the Service's address, and everything beyond is the same.
+between the client and the backend itself, and a pod that reaches itself shows nothing anywhere. Where a pod's packets
+are translated (`socketLB: false`) its own eth0 and lxc have the Service's address, and all beyond is the same.
 
-From outside, at a node's port, recorded on a real cluster (`RECORDED`): the node that was asked translates at its uplink,
-past its own stack in both modes, so that the uplink shows each packet in both forms. Another node's backend answers the
-node that was asked: with vxlan its cilium_host (VNI 2, world), natively its own address.
+From outside, at a node's port, recorded on a real cluster (`RECORDED`): the node that was asked translates at its
+uplink, past its own stack in both modes, so that the uplink shows each packet in both forms. Another node's backend
+answers the node that was asked: with vxlan its cilium_host (VNI 2, world), natively its own address.
 """
 
 from __future__ import annotations

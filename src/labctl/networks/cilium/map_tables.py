@@ -320,7 +320,7 @@ _SHAPES = {
         cilium_command="cilium bpf lb list --revnat",
     ),
     "ct": _Shape(
-        meaning="connections that were translated in packets: which addresses and ports the packets of each direction get",
+        meaning="connections that were translated in packets: what the packets of each direction get",
         columns=("protocol", "from", "to", "new from", "new to", "state"),
         rows=_flows,
         cilium_command="cilium bpf ct list global; cilium bpf nat list",

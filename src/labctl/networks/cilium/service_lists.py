@@ -1,7 +1,7 @@
 """The Services of a node as Cilium lists them, from the maps of its programs. Pure.
 
-`cilium service list` has a line for each frontend with its backends, `cilium bpf lb list` one for each entry of the map.
-Nothing in here reads what the maps should hold: the lab gives names alone.
+`cilium service list` has a line for each frontend with its backends, `cilium bpf lb list` one for each entry of the
+map. Nothing in here reads what the maps should hold: the lab gives names alone.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def _name(lab: Lab, head: ServiceSlot) -> str:
     nodes = {ANY_NODE, *(node.address.ip for node in lab.nodes)}
     for service in lab.services:
         at_node = head.address in nodes and head.port == service.node_port
-        if at_node or (head.address, head.port) == (service.address, service.port):
-            if PROTOCOLS.get(head.protocol) == service.protocol:
-                return service.name
+        is_asked = at_node or (head.address, head.port) == (service.address, service.port)
+        if is_asked and PROTOCOLS.get(head.protocol) == service.protocol:
+            return service.name
     return ""
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
-from labctl.model.lab import HostRouting, Lab, Pair, Placement
+from labctl.model.lab import EndpointKind, HostRouting, Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
@@ -98,19 +99,36 @@ class OpenCiliumLab:
         return tuple(self._targets.values())
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
-        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
-        taps = [
-            self._tap(Role.CLIENT_ETH0, pair.client, "eth0"),
-            self._node_tap(Role.CLIENT_LXC, client.node, client.lxc),
-            *(self._node_tap(role, client.node, name) for role, name in self._there(client.node, _CLIENT_SIDE)),
-        ]
-        if pair.placement is Placement.CROSS_NODE:
-            taps += [self._node_tap(role, server.node, name) for role, name in self._there(server.node, _SERVER_SIDE)]
-        taps += [
-            self._node_tap(Role.SERVER_LXC, server.node, server.lxc),
-            self._tap(Role.SERVER_ETH0, pair.server, "eth0"),
-        ]
+        client, server = self._lab.client(pair), self._lab.server(pair)
+        taps: list[Tap] = []
+        if client.kind is EndpointKind.POD:
+            pod = self._lab.pod(client.name)
+            taps += [self._tap(Role.CLIENT_ETH0, pod.name, "eth0"), self._node_tap(Role.CLIENT_LXC, pod.node, pod.lxc)]
+        elif client.kind is EndpointKind.OUTSIDE:
+            taps.append(self._tap(Role.CLIENT_ETH0, client.name, "eth0"))
+        for node, side in self._sides(pair):
+            taps += [self._node_tap(role, node, name) for role, name in self._there(node, side)]
+        for pod in self._answering(pair):
+            taps += [self._node_tap(Role.SERVER_LXC, pod.node, pod.lxc), self._tap(Role.SERVER_ETH0, pod.name, "eth0")]
+        if server.kind is EndpointKind.OUTSIDE:
+            taps.append(self._tap(Role.SERVER_ETH0, server.name, "eth0"))
         return tuple(taps)
+
+    def _answering(self, pair: Pair) -> tuple[Pod, ...]:
+        """The pods that may answer, but for the client itself."""
+        pods = self._lab.backends(pair) or tuple(pod for pod in self._lab.pods if pod.name == pair.server)
+        return tuple(pod for pod in pods if pod.name != pair.client)
+
+    def _sides(self, pair: Pair) -> Iterator[tuple[str, Sequence[tuple[Role, str]]]]:
+        """The nodes on the way: the client's, or the one that is asked from outside, and those of what answers."""
+        client, server = self._lab.client(pair), self._lab.server(pair)
+        first = client.node or (server.node if server.kind is EndpointKind.SERVICE else None)
+        if first is not None:
+            yield first, _CLIENT_SIDE
+        beyond = [server.node] if server.kind is EndpointKind.NODE else [pod.node for pod in self._answering(pair)]
+        for node in dict.fromkeys(beyond):
+            if node is not None and node != first:
+                yield node, _SERVER_SIDE
 
     def _there(self, node: str, side: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]:
         """The devices of one side that this node has, under their names on it."""
@@ -128,17 +146,18 @@ class OpenCiliumLab:
         )  # fmt: skip
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
-        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
-        devices = [
-            OpenDevice(role=Role.CLIENT_ETH0, mac=client.mac),
-            OpenDevice(role=Role.CLIENT_LXC, mac=client.lxc_mac),
-            OpenDevice(role=Role.SERVER_ETH0, mac=server.mac),
-            OpenDevice(role=Role.SERVER_LXC, mac=server.lxc_mac),
-        ]
-        sides = [(client.node, _CLIENT_SIDE)]
-        if pair.placement is Placement.CROSS_NODE:
-            sides.append((server.node, _SERVER_SIDE))
-        for node, roles in sides:
+        devices: list[OpenDevice] = []
+        clients = [pod for pod in self._lab.pods if pod.name == pair.client]
+        ends = (
+            (Role.CLIENT_ETH0, Role.CLIENT_LXC, clients),
+            (Role.SERVER_ETH0, Role.SERVER_LXC, self._answering(pair)),
+        )
+        for eth0, lxc, pods in ends:
+            for pod in pods:
+                devices += [OpenDevice(role=eth0, mac=pod.mac), OpenDevice(role=lxc, mac=pod.lxc_mac)]
+        for eth0, name in ((Role.CLIENT_ETH0, pair.client), (Role.SERVER_ETH0, pair.server)):
+            devices += [OpenDevice(role=eth0, mac=host.mac) for host in self._lab.outside if host.name == name]
+        for node, roles in self._sides(pair):
             links = self._facts.links[node]
             devices += [
                 OpenDevice(role=role, mac=links[name].mac) for role, name in self._there(node, roles) if name != "lo"
@@ -221,8 +240,11 @@ class Ways(Protocol):
         ...
 
 
-def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab:
-    """Reads the cluster's facts and returns the lab as it is. Raises MeasureFailed with what is missing."""
+def open_lab(
+    settings: Cluster, commands: Commands, ways: Ways, outside: Mapping[str, DoorTarget] = MappingProxyType({})
+) -> OpenCiliumLab:
+    """Reads the cluster's facts and returns the lab as it is; `outside` are the ways into its hosts outside. Raises
+    MeasureFailed with what is missing."""
     namespace = settings.namespace
     pods = {pod.name: pod for pod in list_pods(settings, commands, namespace, LAB_LABEL)}
     missing = [pod.name for pod in settings.lab.pods if pod.name not in pods or not pods[pod.name].is_ready]
@@ -235,6 +257,7 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     agents = _agents(settings, commands)
     targets: dict[str, DoorTarget] = {pod.name: ways.pod(pods[pod.name], pod.node) for pod in settings.lab.pods}
     targets |= {node: ways.node(node) for node in settings.nodes}
+    targets |= outside
     capture = {node: ways.capture(targets[node]) for node in settings.nodes}
 
     def look(node: str) -> tuple[tuple[CiliumEndpoint, ...], dict[str, NodeLink]]:

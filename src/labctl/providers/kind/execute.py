@@ -20,7 +20,7 @@ from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import Commands, WriteFile, read_state, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.workloads import PodState, parse_events, parse_pods
-from labctl.providers.kind import clusters
+from labctl.providers.kind import clusters, outside
 from labctl.providers.kind.actions import (
     CollectLogs,
     Command,
@@ -39,6 +39,7 @@ from labctl.providers.kind.actions import (
     stored_name,
 )
 from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
+from labctl.providers.kind.outside import RemoveOutside, StartOutside
 from labctl.system import files
 from labctl.system.clock import Deadline
 
@@ -104,6 +105,10 @@ class KindExecutor:
                 # The engine may still be making a container that was asked for just before kind was stopped.
                 self._sleep(_LATE_S)
                 self._delete(action)
+            case StartOutside():
+                outside.start(self._commands, action)
+            case RemoveOutside():
+                outside.remove(self._commands, action)
             case CollectLogs():
                 self._collect(action)
             case LoadImage():

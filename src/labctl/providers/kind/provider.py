@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy, write_record
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
-from labctl.providers.kind import bundle, clusters, config
+from labctl.providers.kind import bundle, clusters, config, outside
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
@@ -190,7 +190,14 @@ class KindProvider:
             missing.append("its record (the build was interrupted)")
         else:
             there = {node.name for node in nodes if node.is_running}
-            missing += [f"node {node}" for node in self.settings(lab).all_nodes if node not in there]
+            settings = self.settings(lab)
+            missing += [f"node {node}" for node in settings.all_nodes if node not in there]
+            up = outside.running(self._commands, self.engine, name) if lab.outside else ()
+            missing += [
+                f"host outside {host.name}"
+                for host in lab.outside
+                if outside.container_of(settings.cluster_name, host.name) not in up
+            ]
         return RunningLab(
             name=name,
             provider=self.name,
@@ -209,6 +216,7 @@ class KindProvider:
             for cluster in sorted(ours):
                 argv = ("kind", "delete", "cluster", "--name", cluster, "--kubeconfig", str(files.kubeconfig))
                 clusters.delete(self._commands, self.engine, cluster, name, files.kubeconfig, argv, _DELETE_S)
+            outside.remove(self._commands, outside.RemoveOutside(engine=self.engine, lab=name, timeout_s=_DELETE_S))
         elif files.record.exists():
             raise self._no_engine()
         files.remove()
@@ -219,7 +227,12 @@ class KindProvider:
         if not settings.files.kubeconfig.exists():
             self._fetch_kubeconfig(settings)
         ways = KindWays(settings=settings, engine=self.engine, commands=self._commands)
-        yield open_lab(settings, self._commands, ways)
+        if not lab.outside:
+            yield open_lab(settings, self._commands, ways)
+            return
+        placed = outside.with_addresses(settings.lab, self._commands, self.engine, settings.cluster_name)
+        hosts = outside.targets(placed, self._commands, self.engine, settings.cluster_name)
+        yield open_lab(replace(settings, lab=placed), self._commands, ways, hosts)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)

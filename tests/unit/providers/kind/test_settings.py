@@ -151,7 +151,7 @@ def test_a_lab_that_does_not_replace_kube_proxy_gets_it_in_the_mode_asked_for(
 def test_a_kubernetes_without_nftables_mode_is_refused(tmp_path: Path) -> None:
     section = {"kubernetes": "1.20.2", "image": "local/node:v1.20.2"}
     lab = with_kube_proxy(lab_of(tmp_path, kindCluster=section), KubeProxy.NFTABLES)
-    with pytest.raises(UsageError, match="kube-proxy of Kubernetes 1.20.2 has no nftables mode"):
+    with pytest.raises(UsageError, match=r"kube-proxy of Kubernetes 1\.20\.2 has no nftables mode"):
         KindProvider(root=tmp_path / "state").refuse(lab)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from services.service_labs import lab_with_services
 
 from labctl.model.lab import Encapsulation, KubeProxy, Lab
 from labctl.model.plan import Action
@@ -15,7 +16,6 @@ from labctl.providers.netns.observed import Observed, missing, wanted
 from labctl.providers.netns.plan import plan
 from labctl.system.netfilter import parse_entries, parse_rule
 from labctl.testing.labs import sample_lab
-from services.service_labs import lab_with_services
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "netns"
 LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
