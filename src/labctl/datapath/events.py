@@ -40,7 +40,8 @@ class Event:
 
     `time_ns` is CLOCK_MONOTONIC, the same clock on every node of one host. `source` and `destination` are the packet's
     as it left the program, the `original_` ones as it came (they differ where it was masqueraded, or a Service was
-    translated; the ports as it came are 0 but for the latter). `ttl_in` and `ttl_out` likewise. For an ICMP echo, `source_port` is its id and `destination_port` its sequence number.
+    translated; the ports as it came are 0 but for the latter). `ttl_in` and `ttl_out` likewise. For an ICMP echo,
+    `source_port` is its id and `destination_port` its sequence number.
     `encapsulated`: seen inside its vxlan envelope on the uplink. `identity` is the sender's (the VNI), 0 if unknown.
     A program at a socket has no device and no source: `original_destination` is the Service, `destination` the backend.
     `target_ifindex` is where a redirect goes to, 0 otherwise. `length` is the IPv4 packet's, in bytes.
