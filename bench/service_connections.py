@@ -3,10 +3,10 @@
     sudo python bench/service_connections.py [--count N] [--way NAME]… [--output FILE]
 
 Each connects, is sent a byte and closed by the server, and is closed. Counted: connections that failed, by reason;
-those that took longer than 0.9 s (a SYN was dropped and repeated), with what the programs say that they dropped; and the
-entries of the maps that remember them: before, right after, and when their time was up (that of a closed connection is
-10 s; labctl collects expired ones, as Cilium does in its agent). Target: none failed, and the maps are where they began.
-Needs root, and is not part of `make bench`.
+those that took longer than 0.9 s (a SYN was dropped and repeated), with what the programs say that they dropped; and
+the entries of the maps that remember them: before, right after, and when their time was up (that of a closed connection
+is 10 s; labctl collects expired ones, as Cilium does in its agent). Target: none failed, and the maps are where they
+began. Needs root, and is not part of `make bench`.
 """
 
 from __future__ import annotations

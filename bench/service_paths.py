@@ -7,8 +7,8 @@ each packet (`socketLB: false`). Each round measures, in an order that changes, 
 to the pod and to the Service in both. Intervals are those of paired rounds (Wilcoxon), as in `labctl compare`. Needs
 root.
 
-Targets: at the socket p50 and CPU are within 3 % of those of the pod, in each packet within 10 %. The exit code is 1 when
-an interval lies beyond.
+Targets: at the socket p50 and CPU are within 3 % of those of the pod, in each packet within 10 %. The exit code is 1
+when an interval lies beyond.
 """
 
 from __future__ import annotations
