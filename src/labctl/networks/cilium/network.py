@@ -107,7 +107,7 @@ class CiliumNetwork:
             served = frontends(lab)
             yield step(
                 "kube-proxy",
-                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                f"kube-proxy's rules on every node, {lab.datapath.kube_proxy} mode; Services: {len(served)}",
                 (
                     *(setting for node in lab.nodes for setting in settings(lab, node)),
                     *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
