@@ -198,12 +198,18 @@ static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry
 		bpf_map_delete_elem(&ct, &flow->key);
 		return false;
 	}
-	entry->state = state | direction;
+	// Both ways may be closed on two CPUs at once: each writes its own entry first, and then takes over what the other
+	// has, so that neither FIN is lost.
+	entry->state |= state;
 	entry->expires_ns = expires;
 	other = bpf_map_lookup_elem(&ct, &other_key);
 	if (likely(other)) {
-		other->state = state | (direction ^ FLOW_REPLY);
+		state |= other->state & ~FLOW_REPLY;
+		expires = now + lifetime_of(protocol, state);
+		other->state |= state;
 		other->expires_ns = expires;
+		entry->state |= state;
+		entry->expires_ns = expires;
 	} else { // it was the oldest of a full map
 		struct flow_entry again = {
 			.expires_ns = expires,
