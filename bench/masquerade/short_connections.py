@@ -174,7 +174,11 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of the name of the ways to try")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = [measure(name, way, arguments.connections) for name, way in WAYS.items() if arguments.only in name]
+    found = []
+    for name, way in WAYS.items():
+        if arguments.only in name:
+            found.append(measure(name, way, arguments.connections))
+            print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     if arguments.json:
         environment = {"kernel": platform.release(), "cpus": os.cpu_count(), "loadBefore": os.getloadavg()[0]}
         print(json.dumps({"command": sys.argv, "environment": environment, "ways": found}, indent=1))

@@ -33,7 +33,6 @@ MODES = [(HostRouting.LEGACY, Encapsulation.VXLAN), (HostRouting.BPF, Encapsulat
 PORT = 5300
 SECOND_NS = 1_000_000_000
 OPEN = FlowState.REPLIED
-ENDED = FlowState.REQUEST_FIN | FlowState.REPLY_FIN
 
 
 @pytest.fixture(scope="module", params=MODES, ids=lambda mode: "-".join(mode))
@@ -121,16 +120,15 @@ def test_a_tcp_connection_is_remembered_for_hours_while_it_is_open_and_for_secon
         accepted.close()
         client.close()
         deadline = time.monotonic() + 10
-        while entries(built)[0].state & ENDED != ENDED and time.monotonic() < deadline:
+        while entries(built)[0].expires_ns > time.monotonic_ns() + 11 * SECOND_NS and time.monotonic() < deadline:
             time.sleep(0.01)
-    (ended,) = entries(built)
-    assert ended.state == OPEN | ENDED
-    left_s = (ended.expires_ns - time.monotonic_ns()) / SECOND_NS
-    assert 0 < left_s <= 10
-    both = len(list(masqueraded(snat(built))))
-    assert both == 2
+    out, back = sorted(masqueraded(snat(built)), key=lambda one: one.is_back)
+    # Each direction writes its own FIN: two CPUs that do so at once leave both.
+    assert (out.state, back.state) == (OPEN | FlowState.REQUEST_FIN, OPEN | FlowState.REPLY_FIN)
+    for one in (out, back):
+        assert 0 < (one.expires_ns - time.monotonic_ns()) / SECOND_NS <= 10
     assert collect_expired(snat(built)) == 0
-    assert collect_expired(snat(built), now_ns=ended.expires_ns) == 2
+    assert collect_expired(snat(built), now_ns=max(out.expires_ns, back.expires_ns)) == 2
     assert list(masqueraded(snat(built))) == []
 
 

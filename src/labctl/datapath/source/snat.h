@@ -91,34 +91,54 @@ static __always_inline void way_out(const struct snat_key *in, const struct snat
 	out->direction = SNAT_OUT;
 }
 
-// Both entries of a mapping as young as its last packet, and in the same state: at most once a second, unless the state
-// changes. `other` is the key of the entry of the other direction.
+// What both entries of a mapping know; `other` is the key of the entry of the other direction.
+static __always_inline __u16 state_of_both(const struct snat_entry *entry, const struct snat_key *other)
+{
+	struct snat_entry *back = bpf_map_lookup_elem(&snat, other);
+
+	return back ? entry->state | back->state : entry->state;
+}
+
+// Both entries of a mapping as young as its last packet: at most once a second, unless the state changes. `other` is the
+// key of the entry of the other direction.
+//
+// Both directions may be at work at once, on two CPUs. So each writes its FIN into its own entry only: were it one word
+// for both, two FINs that meet would leave one, and the mapping would stay for hours. An answer and a reset are written
+// into both. Whoever has closed reads the other's entry, until the last acknowledgement.
 static __noinline int keep_mapping(const struct snat_key *key, struct snat_entry *entry, const struct snat_key *other,
 				   __u64 now, __u8 tcp_flags)
 {
-	bool is_reply = key->direction == SNAT_IN;
-	__u16 before = entry->state, state = before;
+	bool is_reply = key->direction == SNAT_IN, is_new;
+	__u16 own_fin = is_reply ? FLOW_REPLY_FIN : FLOW_REQUEST_FIN;
+	__u16 before = entry->state, own = before, state;
 	struct snat_entry *back;
 	__u64 expires;
 
-	if ((tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !is_reply && is_closing(key->protocol, state))
-		state = 0; // the same ports again, for another connection
+	is_new = !is_reply && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		 is_closing(key->protocol, state_of_both(entry, other));
+	if (is_new)
+		own = 0; // the same ports again, for another connection
 	if (is_reply)
-		state |= FLOW_REPLIED;
+		own |= FLOW_REPLIED;
 	if (tcp_flags & TCP_FIN)
-		state |= is_reply ? FLOW_REPLY_FIN : FLOW_REQUEST_FIN;
+		own |= own_fin;
 	if (tcp_flags & TCP_RST)
-		state |= FLOW_RESET;
+		own |= FLOW_RESET;
+	entry->state = own;
+	state = own & own_fin && !is_new ? state_of_both(entry, other) : own;
 	expires = now + lifetime_of(key->protocol, state);
-	if (likely(state == before && expires < entry->expires_ns + REFRESH_NS))
+	if (likely(own == before && expires < entry->expires_ns + REFRESH_NS &&
+		   entry->expires_ns < expires + REFRESH_NS))
 		return 0;
-	entry->state = state;
 	entry->expires_ns = expires;
 	back = bpf_map_lookup_elem(&snat, other);
-	if (back) {
-		back->state = state;
-		back->expires_ns = expires;
-	}
+	if (!back)
+		return 0;
+	back->expires_ns = expires;
+	if (is_new)
+		back->state = 0;
+	else if (own & ~back->state & (FLOW_REPLIED | FLOW_RESET))
+		back->state |= own & (FLOW_REPLIED | FLOW_RESET);
 	return 0;
 }
 
@@ -129,6 +149,7 @@ static __noinline int collect_mappings(__be32 node_address, __u64 now, bool pres
 	int number, most = pressing ? NAT_COLLECTED_PRESSING : NAT_COLLECTED;
 	struct snat_key out, in;
 	struct snat_entry *entry;
+	__u16 state;
 
 #pragma clang loop unroll(disable)
 	for (number = 0; number < NAT_COLLECTED_PRESSING; number++) {
@@ -137,12 +158,13 @@ static __noinline int collect_mappings(__be32 node_address, __u64 now, bool pres
 		entry = bpf_map_lookup_elem(&snat, &out);
 		if (!entry)
 			continue;
+		way_back(&out, node_address, entry->port, &in);
+		state = pressing ? state_of_both(entry, &in) : 0;
 		if (now < entry->expires_ns &&
-		    !(pressing && (is_closing(out.protocol, entry->state) || !(entry->state & FLOW_REPLIED)))) {
+		    !(pressing && (is_closing(out.protocol, state) || !(state & FLOW_REPLIED)))) {
 			bpf_map_push_elem(&snat_queue, &out, 0);
 			continue;
 		}
-		way_back(&out, node_address, entry->port, &in);
 		bpf_map_delete_elem(&snat, &in);
 		bpf_map_delete_elem(&snat, &out);
 	}
@@ -168,9 +190,10 @@ static __noinline int begin_mapping(const struct snat_key *out, __be32 node_addr
 		way_back(out, node_address, bpf_htons(port), &in);
 		taken = bpf_map_lookup_elem(&snat, &in);
 		if (taken) {
-			if (now < taken->expires_ns && !(pressing && is_closing(out->protocol, taken->state)))
-				continue;
 			way_out(&in, taken, &old);
+			if (now < taken->expires_ns &&
+			    !(pressing && is_closing(out->protocol, state_of_both(taken, &old))))
+				continue;
 			bpf_map_delete_elem(&snat, &old);
 			bpf_map_delete_elem(&snat, &in);
 		}
