@@ -25,6 +25,7 @@ from labctl.datapath.layout import (
 )
 from labctl.datapath.masquerading import unpack_masqueraded
 from labctl.datapath.service_maps import (
+    FLOW_KEY,
     PROTOCOLS,
     BackendFlag,
     FlowState,
@@ -102,6 +103,7 @@ _ORDER = (
     "reverse_sk",
     "ct",
     "snat",
+    "stack_flows",
     "fragments",
     "metrics",
 )
@@ -238,6 +240,16 @@ def _flows(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
         )
 
 
+def _stack_flows(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, _ in entries:
+        source, destination, source_port, destination_port, protocol = FLOW_KEY.unpack(key)
+        yield (
+            PROTOCOLS.get(protocol, str(protocol)),
+            f"{names.address(IPv4Address(source))}:{_port(source_port)}",
+            f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
+        )
+
+
 def _fragments(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
         source, destination, number, protocol = FRAGMENT_KEY.unpack(key)
@@ -330,6 +342,11 @@ _SHAPES = {
         columns=("protocol", "way", "from", "to", "rewritten"),
         rows=_snat,
         cilium_command="cilium bpf nat list",
+    ),
+    "stack_flows": _Shape(
+        meaning="connections that the node's netfilter translated: their answers go to the stack, too",
+        columns=("protocol", "client", "backend"),
+        rows=_stack_flows,
     ),
     "fragments": _Shape(
         meaning="first fragments seen: the ports that their later fragments lack",

@@ -17,6 +17,7 @@ from labctl.datapath.layout import (
     pack_ipcache,
     pack_tunnel_key,
 )
+from labctl.datapath.service_maps import FLOW_KEY
 from labctl.model.evidence import MapTable
 from labctl.model.lab import Fault, Lab
 from labctl.networks.cilium.contents import map_contents
@@ -99,3 +100,10 @@ def test_the_configuration_is_a_list_of_settings() -> None:
 
 def test_maps_without_entries_to_list_are_left_out() -> None:
     assert map_table(info("events", MapType.RINGBUF), [], names_of(LAB, DEVICES)) is None
+
+
+def test_flows_that_netfilter_translated_name_client_and_backend() -> None:
+    client, server = LAB.pod("client").address, LAB.pod("server").address
+    key = FLOW_KEY.pack(client.packed, server.packed, (40000).to_bytes(2), (5205).to_bytes(2), 6)
+    rows = table("stack_flows", [(key, (bytes(8),))], kind=MapType.LRU_HASH).rows
+    assert rows == (("tcp", f"{client} (client):40000", f"{server} (server):5205"),)
