@@ -18,6 +18,7 @@ from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures,
 from labctl.checks.ping import PingReport, argv_ping, parse_ping, ping_timeout_s
 from labctl.errors import MeasureFailed
 from labctl.model.flow import flows_of
+from labctl.model.lab import EndpointKind, Lab, Pair
 from labctl.model.parameters import PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
@@ -37,6 +38,11 @@ class TcpdumpCheck(WithoutFigures):
 
     def __init__(self, ping: WatchedPing | None = None) -> None:
         self._ping = ping or WatchedPing()
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            return "nothing translates an echo request to a Service: labctl trace follows its connections"
+        return ""
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

@@ -236,9 +236,7 @@ def seen_words(trace: Trace) -> str:
 
 def translation_words(one: Translation) -> str:
     """Who put which backend in place of the Service, or the Service back in place of the backend, and where."""
-    backend = f"pod {one.backend}" if one.backend else "a backend"
-    ends = (f"Service {one.service}", backend)
-    what = " becomes ".join(ends if one.way is Way.REQUEST else ends[::-1])
+    backend = one.backend or "a backend"
     match one.by:
         case Translator.SOCKET:
             who = f"at the client's socket on {one.node}, by {one.what} ({one.hook})"
@@ -246,7 +244,9 @@ def translation_words(one: Translation) -> str:
             who = f"in the packet on {one.node}, by {one.what} on {one.device} {one.hook}"
         case Translator.NETFILTER:
             who = f"by the netfilter of {one.node}"
-    return f"{one.way}: {what} {who}: {one.before} is now {one.after}"
+    if one.way is Way.REPLY:
+        return f"reply: {backend} becomes Service {one.service} again {who}: {one.before} is now {one.after}"
+    return f"request: Service {one.service} becomes {backend} {who}: {one.before} is now {one.after}"
 
 
 def unshown_words(one: Unshown) -> str:

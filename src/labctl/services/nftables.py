@@ -5,6 +5,9 @@ One table, `ip kube-proxy`, with the chains, sets, maps, comments and names of k
 backend has a chain that the map leads to. A chain's name begins with the first 8 letters of the base32 of a SHA-256 of
 the rest of it.
 
+kube-proxy masquerades with `fully-random`, as in iptables mode with --random-fully. Here a packet keeps its port while
+it is free, so that it can be followed.
+
 What differs from iptables mode on purpose, as in kube-proxy: a port that a Service does not have is refused, an address
 of the Services' range that no Service has gets no answer, and 127.0.0.1 with a node port leads nowhere.
 """
@@ -175,7 +178,7 @@ def _base_chains(service_cidr: IPv4Network) -> Iterator[str]:
         "masquerading",
         f"meta mark and {_MARK} == 0 return",
         f"meta mark set meta mark xor {_MARK}",
-        "masquerade fully-random",
+        "masquerade",
     )
     yield from _chain("firewall-check", "ip daddr . meta l4proto . th dport vmap @firewall-ips")
     yield from _chain("service-endpoints-check", "ip daddr . meta l4proto . th dport vmap @no-endpoint-services")

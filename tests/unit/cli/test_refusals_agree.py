@@ -64,7 +64,6 @@ def test_validate_plan_and_up_refuse_the_same_scenarios(
     [
         ("netns", "datapath={hostRouting: legacy, masquerade: iptables, kubeProxyReplacement: false}",
          "datapath.kubeProxyReplacement"),
-        ("netns", "services=[{name: web, port: 80, backends: [server]}]", "services"),
         ("kind", "datapath.extraDelayNs=100", "datapath.extraDelayNs"),
         ("kind", "datapath.extraIptablesRules=100", "datapath.extraIptablesRules"),
         ("kind", "kindCluster.kubernetes=1.19.0", "kindCluster.kubernetes"),

@@ -173,8 +173,9 @@ def test_a_packet_is_annotated_with_its_service_before_and_after_it_is_translate
     there, back = frame(CLIENT, SERVER, 40001, 5205), frame(SERVER, CLIENT, 5205, 40001)
     assert names.comment(there) == f"to pod server ({SERVER}:5205), behind Service web"
     assert names.comment(back) == f"from pod server ({SERVER}:5205), behind Service web"
-    outer = {"src": "172.30.0.2", "dst": "172.30.0.3", "src_mac": "02:00:00:00:00:03", "dst_mac": "02:00:00:00:00:04"}
-    assert names.comment(enveloped(there, vni=2, **outer)) == names.comment(there)
+    macs = ("02:00:00:00:00:03", "02:00:00:00:00:04")
+    tunnelled = enveloped(there, vni=2, src="172.30.0.2", dst="172.30.0.3", src_mac=macs[0], dst_mac=macs[1])
+    assert names.comment(tunnelled) == names.comment(there)
 
 
 def test_what_has_nothing_to_do_with_a_service_has_no_comment() -> None:

@@ -107,7 +107,7 @@ class CiliumNetwork:
             served = frontends(lab)
             yield step(
                 "kube-proxy",
-                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                f"kube-proxy's rules on every node, {lab.datapath.kube_proxy} mode; Services: {len(served)}",
                 (
                     *(setting for node in lab.nodes for setting in settings(lab, node)),
                     *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
@@ -182,6 +182,10 @@ class CiliumNetwork:
             return expected_for(lab, pair, packets=packets)
         roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
         if lab.server(pair).kind is EndpointKind.SERVICE:
+            if has_kube_proxy(lab) and lab.client(pair).kind is not EndpointKind.NODE:
+                from labctl.networks.cilium.expected_kube_proxy import expected_by_kube_proxy
+
+                return expected_by_kube_proxy(lab, pair, roles, packets=packets)
             from labctl.networks.cilium.expected_services import expected_of_service
 
             return expected_of_service(lab, pair, roles, packets=packets)

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.datapath import bpf
+from labctl.datapath import bpf, masquerading, service_maps
 from labctl.datapath.bpf import Entry
 from labctl.datapath.layout import ProgramCounter, decode_metrics
-from labctl.datapath.masquerading import collect_expired
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import AttachedProgram, DatapathState, NodeDatapath
 from labctl.model.lab import Lab
@@ -28,7 +27,8 @@ from labctl.system.netlink import Socket
 
 _COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _METRICS = "metrics"
-_MASQUERADED = "snat"
+_COLLECTED = {"snat": masquerading.collect_expired, "ct": service_maps.collect_expired}
+"""What is no entry to the programs any more is none to a person."""
 _WITHOUT_KEYS = (bpf.MapType.RINGBUF, bpf.MapType.QUEUE)
 
 
@@ -157,8 +157,8 @@ def _map(map_id: int) -> tuple[bpf.MapInfo, tuple[Entry, ...]]:
     descriptor = bpf.map_descriptor(map_id)
     try:
         info = bpf.map_info(descriptor)
-        if info.name == _MASQUERADED:
-            collect_expired(descriptor)  # what is no entry to the programs any more is none to a person
+        if (collect := _COLLECTED.get(info.name)) is not None:
+            collect(descriptor)
         return info, () if info.type in _WITHOUT_KEYS else tuple(bpf.dump(descriptor))
     finally:
         bpf.close_all([descriptor])

@@ -18,10 +18,9 @@ from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import GATEWAY
-from labctl.names import UNDERLAY, namespace_of
+from labctl.names import UNDERLAY, namespace_of, split_namespace
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
-from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
@@ -43,11 +42,11 @@ class NamespaceTarget:
     cgroup: str | None = None
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        inside = netns.command(self.namespace, tuple(argv))
-        if self.cgroup is None:
-            return inside
-        members = cgroups.path_of(self.cgroup) / cgroups.MEMBERS
-        return ("sh", "-c", f'echo $$ >{word(members)} && exec "$@"', "sh", *inside)
+        split = split_namespace(self.namespace)
+        if self.cgroup is None or split is None:
+            return netns.command(self.namespace, tuple(argv))
+        # To enter a cgroup takes a shell's redirection, which does not survive being joined to one line.
+        return ("labctl", "exec", split[0], self.name, "--", *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
