@@ -73,6 +73,7 @@ def snapshot(prefix: str) -> Snapshot:
         "namespaces": {path.name for path in NETNS.glob("*") if ours.match(path.name)},
         "processes": set(_descendants(os.getpid())),
         "mounts": set(_mounts(ours)),
+        "cgroups": {str(path) for top in _cgroup_tops() for path in top.iterdir() if ours.match(path.name)},
         "bpffs": {str(path) for path in _files(Path("/sys/fs/bpf")) if alone or prefix in path.name},
         "sysctls": set(_sysctls()),
     }
@@ -176,6 +177,13 @@ def _mounts(ours: re.Pattern[str]) -> Iterator[str]:
         if point == NETNS or (point.parent == NETNS and not ours.match(point.name)):
             continue
         yield str(point)
+
+
+def _cgroup_tops() -> Iterator[Path]:
+    """Where cgroup v2 is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        if " - cgroup2 " in line:
+            yield Path(line.split()[4])
 
 
 def _files(top: Path) -> Iterator[Path]:

@@ -64,6 +64,7 @@ DOORS = {
     "json_text": "the door to JSON",
 }
 KERNEL = "of the kernel (/proc, /sys): what it says is its own, and nobody else can write it"
+CGROUPS = "cgroups of a lab's own, in the kernel's file system of them"
 OWN_CODE = "of labctl's own package or installation, which is trusted as its code is"
 NAMESPACES = "in /run/netns and /run/labctl, which root alone may write"
 MAINTAINER = "builds the eBPF objects for a commit; labctl never runs it"
@@ -86,6 +87,12 @@ EXCEPTIONS = {
     ("datapath.events", "ctypes.CDLL"): LIBRARY,
     ("datapath.loader", "ctypes.CDLL"): LIBRARY,
     ("datapath.source.rebuild", "json.loads"): MAINTAINER,
+    ("system.cgroups", ".read_bytes"): KERNEL,
+    ("system.cgroups", ".mkdir"): CGROUPS,
+    ("system.cgroups", "os.open"): CGROUPS,
+    ("system.cgroups", ".rmdir"): CGROUPS,
+    ("system.cgroups", ".read_text"): KERNEL,
+    ("system.cgroups", ".write_text"): CGROUPS,
     ("datapath.source.rebuild", "subprocess.run"): MAINTAINER,
     ("datapath.source.rebuild", "sys.stdout.write"): MAINTAINER,
     ("datapath.source.rebuild", ".read_bytes"): MAINTAINER,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
+from labctl.model.flow import Flow
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
@@ -236,16 +236,21 @@ def without_own(tap: Tap, expression: str) -> str:
     return f"not ({tap.own}) and ({expression})" if expression.strip() else f"not ({tap.own})"
 
 
-def echo_filter(client: IPv4Address, server: IPv4Address, *, vxlan_port: int = VXLAN_PORT) -> str:
-    """The pcap expression for ICMP between two pods, both as it is and inside VXLAN.
+def echo_filter(flows: Iterable[Flow], *, vxlan_port: int = VXLAN_PORT) -> str:
+    """The pcap expression for ICMP of these flows and the way back, both as it is and inside VXLAN.
 
     Inside the envelope the inner header is found by its offset from the UDP header: tcpdump's own `vxlan` keyword would
     move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
     """
-    plain = f"icmp and host {client} and host {server}"
-    a, b = int(client), int(server)
+    flows = tuple(flows)
+    pairs = [f"host {client} and host {server}" for client, server in flows]
+    # `and` and `or` have one precedence in a pcap expression.
+    plain = f"icmp and {pairs[0]}" if len(pairs) == 1 else f"icmp and ({' or '.join(f'({one})' for one in pairs)})"
     src, dst = f"udp[{_INNER_SRC}:4]", f"udp[{_INNER_DST}:4]"
-    either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+    either = " or ".join(
+        f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+        for a, b in ((int(client), int(server)) for client, server in flows)
+    )
     return f"({plain}) or (udp port {vxlan_port} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
 
 

@@ -17,6 +17,8 @@ from labctl.checks.captures import TapCapture, capturing, echo_filter, hindrance
 from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, failed, measure, passed, said
 from labctl.checks.ping import PingReport, argv_ping, parse_ping, ping_timeout_s
 from labctl.errors import MeasureFailed
+from labctl.model.flow import flows_of
+from labctl.model.lab import EndpointKind, Lab, Pair
 from labctl.model.parameters import PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
@@ -25,7 +27,7 @@ from labctl.path.difference import differences
 from labctl.path.observed import way_in_words
 from labctl.path.sent import require_sent
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
-from labctl.path.signature import build_signature, lost_on_the_way, recognise, vtep_roles
+from labctl.path.signature import address_roles, build_signature, lost_on_the_way, recognise, vtep_roles
 from labctl.providers.base import Completed
 
 
@@ -37,6 +39,11 @@ class TcpdumpCheck(WithoutFigures):
 
     def __init__(self, ping: WatchedPing | None = None) -> None:
         self._ping = ping or WatchedPing()
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            return "nothing translates an echo request to a Service: labctl trace follows its connections"
+        return ""
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
@@ -56,10 +63,12 @@ class TcpdumpCheck(WithoutFigures):
         """Takes the signature without judging it. Raises MeasureFailed when the captures cannot be trusted."""
         open_lab, pair = context.open_lab, context.pair
         lab, taps = open_lab.lab, open_lab.taps(pair)
-        client, server = lab.pod(pair.client).address, lab.pod(pair.server).address
-        for watched in self._ping.sendings(context, raw, echo_filter(client, server), count=parameters.count):
-            seen = tuple(_sightings(watched.captures, match_echo(client, server, watched.token)))
-            is_seen = any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+        # What a node sends has no eth0 of a pod to leave by: wherever it is seen first.
+        first = next((tap.role for tap in taps if tap.role is Role.CLIENT_ETH0), None)
+        flows = flows_of(lab, pair)
+        for watched in self._ping.sendings(context, raw, echo_filter(flows), count=parameters.count):
+            seen = tuple(_sightings(watched.captures, match_echo(flows, watched.token)))
+            is_seen = any(sighting.role is first or first is None for sighting in seen)
             hindrances = hindrances_of(watched.captures)
             if not is_seen and watched.sent.returncode:
                 # No echo came back either: that the pod sent nothing is the network's doing, where its reason is known.
@@ -70,6 +79,7 @@ class TcpdumpCheck(WithoutFigures):
                     sightings=seen,
                     mac_roles=mac_roles(context),
                     vtep_roles=vtep_roles(lab, pair),
+                    address_roles=address_roles(lab, pair),
                     placement=pair.placement,
                     encapsulation=lab.datapath.encapsulation,
                     ping_ttl=_ping_ttl(watched.sent.text),
@@ -79,7 +89,7 @@ class TcpdumpCheck(WithoutFigures):
                 break
         raise MeasureFailed(
             "the capture sees nothing",
-            f"the known packet was not even seen at the client's own eth0; ping: {said(watched.sent)}",
+            f"the known packet was not even seen {_AT_ETH0 if first else 'at any tap'}; ping: {said(watched.sent)}",
         )
 
 
@@ -122,6 +132,7 @@ def _ping_ttl(text: str) -> int | None:
     return report.ttls[0] if report.ttls else None
 
 
+_AT_ETH0 = "at the client's own eth0"
 _INTERVAL_S = 0.01
 _TOKEN_BYTE = 16
 _SETTLE_S = (0.05, 0.25, 1.0)
@@ -163,7 +174,7 @@ class WatchedPing:
         called when the taps listen, with what to add to names of raw files. Raises MeasureFailed when ping could not
         send, when the captures cannot be trusted, and when none is complete."""
         open_lab, pair = context.open_lab, context.pair
-        pod, server = open_lab.target(pair.client), str(open_lab.lab.pod(pair.server).address)
+        pod, server = open_lab.target(pair.client), str(open_lab.lab.server(pair).address)
         # The neighbours on the way are resolved first, so that no packet waits for ARP while it is being watched.
         once = PingParameters(count=1, interval_s=_INTERVAL_S)
         warm = raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from labctl.cli.output import tell
+from labctl.cli.output import tell, wrapped
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import EXISTING_CLUSTER, Lab
 from labctl.providers.base import Packing, Provider
@@ -86,10 +86,12 @@ def load_lab(
     from labctl.planning.resolve import resolve
 
     wanted = all_overrides(provider, overrides)
-    lab = resolve(
-        load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust),
-        name=name,
+    loaded = load_scenario(
+        scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust
     )
+    for warning in loaded.warnings:
+        tell(wrapped(str(warning), sys.stderr))
+    lab = resolve(loaded, name=name)
     if lab.provider != EXISTING_CLUSTER and (context := _context()):
         raise UsageError(
             what=f"--context {context} has no meaning with the provider {lab.provider}",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from labctl.model import interfaces
-from labctl.model.lab import Lab, Node
+from labctl.model.lab import Lab, Node, Outside, Pair
 from labctl.model.signature import Role
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
@@ -47,8 +47,13 @@ class Fabric(Protocol):
         """The node's uplink, and how it reaches the other nodes."""
         ...
 
-    def taps(self, client: Node, server: Node) -> tuple[TapPlace, ...]:
-        """Where packets between two nodes can be seen outside of both, from the client's node to the server's."""
+    def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
+        """The wire of a host outside, and how it reaches the nodes."""
+        ...
+
+    def taps(self, lab: Lab, pair: Pair) -> tuple[TapPlace, ...]:
+        """Where packets of a pair can be seen outside of nodes and hosts, from the client's side to the server's; none
+        where they stay on one node."""
         ...
 
 

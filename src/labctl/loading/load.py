@@ -11,27 +11,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.code_keys import PROVIDER, PROVIDER_SECTION, code_problems
+from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, not_as_its_code, once, override, read_tree, site_layer
-from labctl.loading.messages import as_name, listed, nearest, shown
+from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project, project_at
-from labctl.loading.rules import is_as_specific, meaning_problems, node_names, problem_at, site_problems
+from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
+from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.fallback import fallback_of
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
+    EndpointKind,
     Matrix,
     Pair,
-    Placement,
     Scenario,
+    ScenarioOutside,
     ScenarioPod,
     ScenarioService,
 )
@@ -79,7 +84,8 @@ def validate_files(
     start: Path | None = None,
     trust: bool = False,
 ) -> tuple[Problem, ...]:
-    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
+    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on; warnings
+    are among them.
 
     The overrides go to scenarios, and to those of matrix files.
 
@@ -113,7 +119,8 @@ def _file_problems(
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
         return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
     scenario = layered(path, project, overrides, first=(tree, problems))
-    return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    found = _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    return (*found, *(warnings_of(scenario.tree) if scenario.is_whole else ()))
 
 
 def _code_of_site(site: Tree, overrides: tuple[str, ...], folders: Mapping[str, Path | None]) -> tuple[Problem, ...]:
@@ -141,7 +148,8 @@ def _scenario(scenario: Layered, path: Path, lab_name: str | None = None) -> Sce
     name = _name(scenario, path)
     if not is_name(name) and lab_name is not None:
         name = as_name(name) or lab_name
-    return scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    made = scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    return replace(made, warnings=warnings_of(scenario.tree))
 
 
 def _refused(scenario: Layered, path: Path, refuse: Refuse | None, lab_name: str | None = None) -> tuple[Problem, ...]:
@@ -180,15 +188,16 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         for pod in data["pods"]
     )
     checks = tuple(_check(entry) for entry in data["checks"])
+    datapath = typed(Datapath, data["datapath"], where=source)
     labels = {pod.name: pod.labels for pod in pods}
     return Scenario(
         name=name,
         source=source,
         provider=data["provider"],
-        nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
+        nodes=counted_nodes(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
-        pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
-        datapath=typed(Datapath, data["datapath"], where=source),
+        pairs=_pairs(data["pairs"], end_facts(tree)),
+        datapath=datapath,
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
         service_cidr=IPv4Network(network["serviceCIDR"]),
@@ -201,20 +210,23 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             if section in data and data["provider"] in part.providers
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
+        fallback=fallback_of(datapath, cilium_of(tree)) if datapath.allow_fallback else None,
+        outside=tuple(
+            ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
+            for name, address in outside_hosts(tree)
+        ),
     )
 
 
-def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:
-    return tuple(
-        Pair(
-            client=entry["client"],
-            server=entry["server"],
-            placement=Placement.SAME_NODE
-            if node_of[entry["client"]] == node_of[entry["server"]]
-            else Placement.CROSS_NODE,
-        )
-        for entry in entries
-    )
+def _pairs(entries: list[dict[str, str]], facts: EndFacts) -> tuple[Pair, ...]:
+    """A Service is asked from outside at a node's port, where no other is written at the first node's."""
+    found = []
+    for entry in entries:
+        client, server, via = entry["client"], entry["server"], entry.get("via")
+        if via is None and facts.kinds[client] is EndpointKind.OUTSIDE and facts.kinds[server] is EndpointKind.SERVICE:
+            via = facts.first_node
+        found.append(Pair(client=client, server=server, placement=facts.placement(client, server), via=via))
+    return tuple(found)
 
 
 def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:

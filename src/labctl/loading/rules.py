@@ -13,23 +13,25 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from labctl.errors import Problem
-from labctl.loading.messages import listed, nearest, path_text, shown
-from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
-from labctl.model.document import SMALLEST_MTU_BYTE
-from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import (
-    EXISTING_CLUSTER,
-    Encapsulation,
-    Fault,
-    HostRouting,
-    Masquerade,
-    Placement,
-    ServiceType,
+from labctl.loading.endpoints import (
+    OUTSIDE,
+    counted_nodes,
+    outside_hosts,
+    outside_problems,
+    pair_problems,
 )
+from labctl.loading.messages import listed, nearest, problem_at, shown
+from labctl.loading.service_rules import service_problems
+from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, text_of
+from labctl.model.document import SMALLEST_MTU_BYTE
+from labctl.model.fallback import ENDS_SINCE, Condition
+from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
+from labctl.model.lab import EXISTING_CLUSTER, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.model.sections import DEFAULT_CILIUM
+from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
-from labctl.planning.resolve import selected, selector_of, service_capacity
 
 # A fault that nothing in the chosen datapath could show would be silently ignored.
 _FAULT_NEEDS = {
@@ -37,18 +39,6 @@ _FAULT_NEEDS = {
     Fault.WRONG_VTEP: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VTEP"),
     Fault.WRONG_VNI: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VNI"),
 }
-
-
-def problem_at(place: Place, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(path),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +56,7 @@ class NameFacts:
 
     nodes: tuple[NamedEntry, ...] | None
     pods: tuple[NamedEntry, ...] | None
+    outside: tuple[NamedEntry, ...] | None
     node_of_pod: Mapping[str, str]
 
 
@@ -75,7 +66,8 @@ def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...
     return (
         *_names(facts),
         *_pods(tree, facts),
-        *_pairs(tree, facts),
+        *pair_problems(tree, pods=None if facts.pods is None else tuple(pod.name for pod in facts.pods)),
+        *outside_problems(tree),
         *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
         *service_problems(tree),
         *_datapath(tree),
@@ -103,12 +95,16 @@ def facts_of(tree: Tree) -> NameFacts:
         name, node = text_of(find(pod, "name")), text_of(find(pod, "node"))
         if name and node:
             node_of_pod.setdefault(name, node)
-    return NameFacts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
+    return NameFacts(
+        nodes=_nodes_of(nodes), pods=_named(pods, "pods"), outside=_outside_of(tree), node_of_pod=node_of_pod
+    )
 
 
-def node_names(count: int) -> tuple[str, ...]:
-    """The names of nodes that were only counted."""
-    return tuple(f"node{number}" for number in range(1, count + 1))
+def _outside_of(tree: Tree) -> tuple[NamedEntry, ...] | None:
+    """The default one stands nowhere in the file: its place is the file's beginning."""
+    if find(tree, OUTSIDE) is None:
+        return tuple(NamedEntry(name=name, path=(OUTSIDE,), place=tree.place) for name, _ in outside_hosts(tree))
+    return _named(find(tree, OUTSIDE), OUTSIDE)
 
 
 def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
@@ -116,7 +112,7 @@ def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
         count = tree.value
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 250:
             return None
-        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
+        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in counted_nodes(count))
     return _named(tree, "nodes")
 
 
@@ -131,9 +127,9 @@ def _named(tree: Tree | None, section: str) -> tuple[NamedEntry, ...] | None:
 
 
 def _names(facts: NameFacts) -> Iterator[Problem]:
-    """Nodes, pods and the underlay become namespaces of one lab, so all of their names differ."""
+    """Nodes, pods, hosts outside and the underlay become namespaces of one lab, so all of their names differ."""
     taken: dict[str, tuple[str, NamedEntry]] = {}
-    for kind, every in (("node", facts.nodes), ("pod", facts.pods)):
+    for kind, every in (("node", facts.nodes), ("pod", facts.pods), ("host outside", facts.outside)):
         for named in every or ():
             if named.name == UNDERLAY:
                 yield problem_at(named.place, named.path, f"the name '{UNDERLAY}' is reserved for the lab's own bridge")
@@ -165,45 +161,6 @@ def _pods(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
             yield problem_at(place_of(tree, path), path, *_unknown("node", node, known))
 
 
-def _pairs(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
-    pairs = find(tree, "pairs")
-    if pairs is None:
-        example = "a list such as [{client: client, server: server}]"
-        yield problem_at(tree.place, ("pairs",), "there are no pairs, so nothing could be checked", example)
-    known = None if facts.pods is None else dict.fromkeys(pod.name for pod in facts.pods)
-    first_line: dict[tuple[str, str], int] = {}
-    for index, pair in items_of(pairs):
-        ends = {end: text_of(find(pair, end)) for end in ("client", "server")}
-        for end, name in ends.items():
-            if known is not None and name is not None and is_name(name) and name not in known:
-                path: KeyPath = ("pairs", index, end)
-                yield problem_at(place_of(tree, path), path, *_unknown("pod", name, known))
-        client, server = ends["client"], ends["server"]
-        if client is None or server is None:
-            continue
-        if client == server:
-            path = ("pairs", index, "server")
-            yield problem_at(place_of(tree, path), path, "client and server are the same pod", "two different pods")
-        elif (client, server) in first_line:
-            message = f"the pair of {client} and {server} is already listed, on line {first_line[client, server]}"
-            yield problem_at(pair.place, ("pairs", index), message)
-        else:
-            first_line[client, server] = pair.place.line
-        yield from _placement(tree, facts, index, client, server)
-
-
-def _placement(tree: Tree, facts: NameFacts, index: int, client: str, server: str) -> Iterator[Problem]:
-    written = text_of(find(tree, "pairs", index, "placement"))
-    nodes = facts.node_of_pod.get(client), facts.node_of_pod.get(server)
-    if written not in tuple(Placement) or None in nodes:
-        return
-    real = Placement.SAME_NODE if nodes[0] == nodes[1] else Placement.CROSS_NODE
-    if written != real:
-        path = ("pairs", index, "placement")
-        message = f"is not true: {client} is on {nodes[0]} and {server} on {nodes[1]}"
-        yield problem_at(place_of(tree, path), path, message, str(real))
-
-
 def _datapath(tree: Tree) -> Iterator[Problem]:
     section = find(tree, "datapath")
     if section is not None and not isinstance(section, Block):
@@ -215,20 +172,52 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
     yield from _combinations(tree)
 
 
+def cilium_of(tree: Tree) -> Version:
+    """The version of Cilium that a scenario names, whichever its provider; the default where it names none."""
+    written = text_of(find(tree, "cilium", "version"))
+    try:
+        return Version.parse(written or DEFAULT_CILIUM)
+    except ValueError:
+        return Version.parse(DEFAULT_CILIUM)
+
+
+_NEEDED = {
+    Condition.IPTABLES_MASQUERADE: ("masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF)),
+    Condition.NO_KUBE_PROXY_REPLACEMENT: (
+        "kubeProxyReplacement",
+        "BPF host routing needs kubeProxyReplacement: true",
+        "true",
+    ),
+}
+"""The key of each condition that a scenario can set, what to say of it, and what it should be."""
+
+
 def _combinations(tree: Tree) -> Iterator[Problem]:
     """Choices of the datapath that exclude each other."""
     section = find(tree, "datapath")
     routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
-    replacement = find(section, "kubeProxyReplacement")
-    without_replacement = isinstance(replacement, Scalar) and replacement.value is False
-    if routing == HostRouting.BPF and masquerade == Masquerade.IPTABLES:
-        yield _fallback(tree, "masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF))
-    if routing == HostRouting.BPF and without_replacement:
-        yield _fallback(tree, "kubeProxyReplacement", "BPF host routing needs kubeProxyReplacement: true", "true")
+    without_replacement = _is(find(section, "kubeProxyReplacement"), False)
+    may_fall_back = _is(find(section, "allowFallback"), True)
+    needs_bpf = routing == HostRouting.BPF
+    if needs_bpf and not may_fall_back:
+        holds = {
+            Condition.IPTABLES_MASQUERADE: masquerade == Masquerade.IPTABLES,
+            Condition.NO_KUBE_PROXY_REPLACEMENT: without_replacement,
+        }
+        yield from (_fallback(tree, *_NEEDED[condition]) for condition, is_so in holds.items() if is_so)
     elif masquerade == Masquerade.BPF and without_replacement:
-        path = ("datapath", "kubeProxyReplacement")
-        message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
-        yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+        version = cilium_of(tree)
+        if not needs_bpf or version.series >= ENDS_SINCE:
+            path = ("datapath", "kubeProxyReplacement")
+            message = (
+                "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
+            )
+            if needs_bpf:
+                message = (
+                    f"masquerade: bpf needs kubeProxyReplacement: true; the agent of Cilium {version} does not start"
+                )
+            yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+    yield from _kept_range(find(section, "ipv4NativeRoutingCIDR"))
     observed = find(section, "observed")
     provider = text_of(find(tree, "provider"))
     if isinstance(observed, Scalar) and observed.value is True and provider != EXISTING_CLUSTER:
@@ -247,10 +236,28 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
         seen.add(fault or "")
 
 
+def _kept_range(found: Tree | None) -> Iterator[Problem]:
+    text = text_of(found)
+    if found is None or text is None:
+        return
+    try:
+        network = IPv4Network(text, strict=False)
+    except ValueError:
+        return  # the shape's
+    if str(network) != text:
+        path: KeyPath = ("datapath", "ipv4NativeRoutingCIDR")
+        message = f"'{text}' has bits set beyond /{network.prefixlen}"
+        yield problem_at(found.place, path, message, "the network's address", str(network))
+
+
 def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
     path: KeyPath = ("datapath", key)
     text = f"{message}; without it Cilium silently falls back to Legacy"
-    return problem_at(place_of(tree, path), path, text, f"{allowed}, or hostRouting: legacy")
+    return problem_at(place_of(tree, path), path, text, f"{allowed}, hostRouting: legacy, or allowFallback: true")
+
+
+def _is(tree: Tree | None, value: bool) -> bool:
+    return isinstance(tree, Scalar) and tree.value is value
 
 
 def check_name(check: Tree) -> str | None:
@@ -344,15 +351,7 @@ def address_problems(tree: Tree, nodes: int | None, node_of_pod: Mapping[str, st
 
 
 def _address_problem(place: Place, key: str, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(("network", key)),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
+    return problem_at(place, ("network", key), message, allowed, suggestion)
 
 
 def _host_bits(key: str, text: str, place: Place) -> Iterator[Problem]:
@@ -437,117 +436,3 @@ def _mtu(tree: Tree) -> Iterator[Problem]:
             f"vxlan takes {VXLAN_OVERHEAD_BYTE} bytes of {mtu.value}, which leaves pods fewer than {SMALLEST_MTU_BYTE}"
         )
         yield _address_problem(mtu.place, "mtu", message, f"{least} or more with vxlan")
-
-
-_SECTION = "services"
-
-
-def service_problems(tree: Tree) -> Iterator[Problem]:
-    pods = _labels_of_pods(tree)
-    names: dict[str, int] = {}
-    node_ports: dict[tuple[object, str], str] = {}
-    every = list(items_of(find(tree, _SECTION)))
-    for index, entry in every:
-        name = text_of(find(entry, "name")) or ""
-        if name in names:
-            message = f"the name '{name}' is taken by the service on line {names[name]}"
-            yield _service_problem(tree, (_SECTION, index, "name"), message)
-        elif name and is_name(name):
-            names[name] = entry.place.line
-            if not name[0].isalpha():
-                message = f"the name '{name}' begins with a digit, which Kubernetes' Services may not"
-                yield _service_problem(tree, (_SECTION, index, "name"), message, "a letter first")
-        yield from _backends(tree, index, entry, pods)
-        yield from _node_port(tree, index, entry, node_ports, name)
-    yield from _room(tree, len(every))
-
-
-def _labels_of_pods(tree: Tree) -> dict[str, Mapping[str, str]]:
-    pods: dict[str, Mapping[str, str]] = {}
-    for _, pod in items_of(find(tree, "pods")):
-        name, labels = text_of(find(pod, "name")), find(pod, "labels")
-        if name:
-            pods.setdefault(name, plain(labels) if isinstance(labels, Block) else {"app": name})
-    return pods
-
-
-def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
-    at: KeyPath = (_SECTION, index)
-    backends, selector = find(entry, "backends"), find(entry, "selector")
-    if backends is not None and selector is not None:
-        yield _service_problem(tree, (*at, "selector"), "backends and selector both say which pods", "one of the two")
-        return
-    if selector is not None:
-        if isinstance(selector, Block) and not selected(plain(selector), pods):
-            yield _service_problem(
-                tree, (*at, "selector"), "no pod has these labels", listed(sorted(map(_said, pods.values())))
-            )
-        return
-    if backends is None:
-        yield _service_problem(
-            tree, at, "nothing says which pods answer", "backends: [POD, …], or selector: {LABEL: VALUE}"
-        )
-        return
-    chosen: list[str] = []
-    for number, item in items_of(backends):
-        name = text_of(item)
-        path = (*at, "backends", number)
-        if name is None or not is_name(name):
-            continue
-        if name not in pods:
-            yield _service_problem(
-                tree, path, f"there is no pod {shown(name)}", listed(pods), nearest(name, list(pods))
-            )
-        elif name in chosen:
-            yield _service_problem(tree, path, f"the pod {shown(name)} is already listed")
-        else:
-            chosen.append(name)
-    if chosen and len(chosen) == len(list(items_of(backends))) and selector_of(chosen, pods) is None:
-        message = f"no label selects {' and '.join(chosen)} and no other pod, and Kubernetes selects by labels"
-        allowed = "a label of their own, such as labels: {service: web} on each of these pods"
-        yield _service_problem(tree, (*at, "backends"), message, allowed)
-
-
-def _said(labels: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in labels.items()) + "}"
-
-
-def _node_port(
-    tree: Tree, index: int, entry: Tree, taken: dict[tuple[object, str], str], name: str
-) -> Iterator[Problem]:
-    kind, port = text_of(find(entry, "type")) or ServiceType.CLUSTER_IP, find(entry, "nodePort")
-    path: KeyPath = (_SECTION, index, "nodePort")
-    if kind == ServiceType.NODE_PORT and port is None:
-        yield _service_problem(tree, (_SECTION, index), "type: NodePort needs a nodePort", "30000 to 32767")
-    elif kind == ServiceType.CLUSTER_IP and port is not None:
-        yield _service_problem(tree, path, "only a Service of type NodePort has one", "type: NodePort, or no such key")
-    elif isinstance(port, Scalar):
-        key = port.value, text_of(find(entry, "protocol")) or "tcp"
-        if key in taken:
-            yield _service_problem(tree, path, f"the port {port.value} is that of service '{taken[key]}' already")
-        taken.setdefault(key, name)
-
-
-def _room(tree: Tree, count: int) -> Iterator[Problem]:
-    text = text_of(find(tree, "network", "serviceCIDR"))
-    try:
-        network = IPv4Network(text or "")
-    except ValueError:
-        return
-    if count > service_capacity(network):
-        room = service_capacity(network)
-        message = f"{count} services do not fit into serviceCIDR {network}, which has room for {room}"
-        yield _service_problem(tree, (_SECTION,), message, "a larger serviceCIDR")
-
-
-def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    place: Place = place_of(tree, path)
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(path),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )

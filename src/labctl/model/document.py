@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import reduce
+from ipaddress import IPv4Network
 from operator import or_
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
@@ -29,7 +30,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 from labctl.codec import Doc, key_of
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
-from labctl.model.sections import Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
+from labctl.model.sections import IPV4_PATTERN, Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 EXPECTATION_PREFIXES = ("max_", "min_")
@@ -80,6 +81,20 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Services that the server is a backend of: the backends that answered, where and how translated.",
             "connections": "How many connections are made to each Service.",
         },
+        "masquerade": {
+            "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
+        },
+        "kube-proxy": {
+            "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
+        },
+        "host-reachable": {
+            "": "Services from a node: their cluster address, 127.0.0.1 and its own address at the node port.",
+            "timeout_s": "Seconds that a connection may take.",
+        },
+        "mode": {
+            "": "The mode that is in force, by packets and counters, against the one that was asked for.",
+            "count": "How many echo requests go through.",
+        },
         "netfilter": {
             "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",
             "count": "How many echo requests are sent.",
@@ -90,6 +105,10 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 def is_expectation(parameter: str) -> bool:
     return parameter.startswith(EXPECTATION_PREFIXES)
+
+
+def _model_name(kind: str) -> str:
+    return kind.title().replace("-", "")
 
 
 def _check_model(kind: str) -> type[Section]:
@@ -111,10 +130,10 @@ def _check_model(kind: str) -> type[Section]:
         (expected if is_expectation(parameter.name) else own)[parameter.name] = made
     if expected:
         expect = create_model(
-            f"{kind.title()}Expect", __base__=Section, __doc__="What must hold for the check to pass.", **expected
+            f"{_model_name(kind)}Expect", __base__=Section, __doc__="What must hold for the check to pass.", **expected
         )
         own["expect"] = (expect | None, Field(None, description="What must hold for the check to pass."))
-    model: type[Section] = create_model(f"{kind.title()}Check", __base__=Section, __doc__=described.get(""), **own)
+    model: type[Section] = create_model(f"{_model_name(kind)}Check", __base__=Section, __doc__=described.get(""), **own)
     return model
 
 
@@ -197,6 +216,7 @@ LARGEST_MTU_BYTE = 65_520
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]
+Address = Annotated[str, StringConstraints(pattern=IPV4_PATTERN)]
 Provider = Literal["netns", "kind", "kubeadm", "cluster"]
 NodeCount = Annotated[int, Ge(1), Le(250)]
 
@@ -221,13 +241,29 @@ class PodEntry(Section):
     ) = Field(None, description="Labels. Pods with equal labels have one security identity. Default: app: NAME.")
 
 
-class PairEntry(Section):
-    """A client pod and a server pod."""
+class OutsideEntry(Section):
+    """A host beyond the nodes."""
 
-    client: Name = Field(description="The pod that asks.")
-    server: Name = Field(description="The pod that answers.")
+    name: Name = Field(description="The host's name.")
+    address: Annotated[str, StringConstraints(pattern=IPV4_PATTERN)] | None = Field(
+        None,
+        description="Its address. One of the underlay: on the nodes' own network, as without it. Any other: one hop "
+        "further, behind the nodes' gateway.",
+    )
+
+
+class PairEntry(Section):
+    """A client and a server: pods, nodes, hosts outside; a Service as server."""
+
+    client: Name = Field(description="What asks: a pod, a node, or a host outside.")
+    server: Name = Field(description="What answers: a pod, a node, a host outside, or a Service.")
+    via: Name | None = Field(
+        None,
+        description="The node whose port is asked, with a Service of type NodePort. "
+        "Without it: the first node from outside, and the cluster address from inside.",
+    )
     placement: Placement | None = Field(
-        None, description="Where the two are to each other. It follows from the pods; if you write it, it must be true."
+        None, description="Where the two are to each other. It follows from both; if you write it, it must be true."
     )
 
 
@@ -245,6 +281,9 @@ class ServiceEntry(Section):
     target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
     protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
+    cluster_ip: Address | None = Field(
+        None, alias="clusterIP", description="Its address, of serviceCIDR. Without it: the next one that is free."
+    )
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
     external_traffic_policy: TrafficPolicy | None = Field(
         None, description="With type: NodePort. Local: only backends on the node that was asked, and no masquerade."
@@ -262,7 +301,8 @@ def _datapath_section() -> type[Section]:
     keys: dict[str, Any] = {}
     for name, hint in get_type_hints(Datapath, include_extras=True).items():
         described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
-        keys[name] = (hint | None, Field(None, alias=key_of(Datapath, name), description=described))
+        said = Cidr if hint.__origin__ == IPv4Network | None else hint  # the same pattern as every range of a file
+        keys[name] = (said | None, Field(None, alias=key_of(Datapath, name), description=described))
     section: type[Section] = create_model(
         "DatapathSection", __base__=Section, __doc__="How packets between pods are carried.", **keys
     )
@@ -350,10 +390,15 @@ class _Scenario(_Common):
         None, description="The pods, and the node each is on."
     )
     pairs: Annotated[tuple[PairEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(
-        None, description="Which pod talks to which: every check runs on every pair."
+        None, description="What talks to what: every check runs on every pair that it is for."
     )
     services: Annotated[tuple[ServiceEntry, ...], Field(max_length=1_000)] | None = Field(
         None, description="Services in front of pods."
+    )
+    outside: Annotated[tuple[OutsideEntry, ...], Field(max_length=16)] | None = Field(
+        None,
+        description="Hosts beyond the nodes. Default: one called outside, where the scenario has a Service of type "
+        "NodePort or the check masquerade.",
     )
 
 

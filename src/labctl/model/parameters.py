@@ -100,6 +100,30 @@ class ServiceParameters:
     connections: Annotated[int, Ge(1), Le(1_000)] = 40
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReachableParameters:
+    """Services from a node itself; each connection may take `timeout_s` seconds."""
+
+    timeout_s: Seconds = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeParameters:
+    """The mode that `count` echo requests show."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeProxyParameters:
+    """What of kube-proxy the nodes have: nothing to choose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasqueradeParameters:
+    """What the outside sees of a pod: nothing to choose."""
+
+
 CheckParameters = (
     PingParameters
     | IperfParameters
@@ -110,6 +134,10 @@ CheckParameters = (
     | AddressingParameters
     | NetfilterParameters
     | ServiceParameters
+    | KubeProxyParameters
+    | HostReachableParameters
+    | ModeParameters
+    | MasqueradeParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -126,6 +154,10 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
+        "kube-proxy": KubeProxyParameters,
+        "host-reachable": HostReachableParameters,
+        "mode": ModeParameters,
+        "masquerade": MasqueradeParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

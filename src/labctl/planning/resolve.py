@@ -25,7 +25,18 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
+from labctl.model.lab import (
+    FIRST_IDENTITY,
+    LAST_IDENTITY,
+    Encapsulation,
+    Lab,
+    Network,
+    Node,
+    Outside,
+    Pod,
+    Scenario,
+    Service,
+)
 from labctl.planning.record import digest_of
 
 
@@ -56,15 +67,21 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         digest="",
         settings=scenario.settings,
         services=_services(scenario),
+        fallback=scenario.fallback,
+        outside=_outside(scenario),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
 
 
 def _services(scenario: Scenario) -> tuple[Service, ...]:
+    """Those that say their address have it; the others share out the rest of the range, in the scenario's order."""
+    said = {service.cluster_ip for service in scenario.services}
+    numbers = range(service_capacity(scenario.service_cidr))
+    free = (each for number in numbers if (each := service_address(scenario.service_cidr, number)) not in said)
     return tuple(
         Service(
             name=service.name,
-            address=service_address(scenario.service_cidr, number),
+            address=service.cluster_ip or next(free),
             port=service.port,
             target_port=service.target_port,
             protocol=service.protocol,
@@ -74,7 +91,18 @@ def _services(scenario: Scenario) -> tuple[Service, ...]:
             node_port=service.node_port,
             external_traffic_policy=service.external_traffic_policy,
         )
-        for number, service in enumerate(scenario.services)
+        for service in scenario.services
+    )
+
+
+def _outside(scenario: Scenario) -> tuple[Outside, ...]:
+    return tuple(
+        Outside(
+            name=host.name,
+            address=host.address or outside_address(scenario.underlay_cidr, number),
+            mac=names.stable_mac("outside", host.name),
+        )
+        for number, host in enumerate(scenario.outside)
     )
 
 
@@ -128,10 +156,6 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
         )
         placed[pod.node] += 1
     return tuple(pods)
-
-
-FIRST_IDENTITY = 256
-LAST_IDENTITY = 65_535
 
 
 def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:
@@ -190,6 +214,7 @@ FIRST_POD_HOST = 10
 PODS_PER_NODE = 2 ** (32 - NODE_PREFIX) - 1 - FIRST_POD_HOST
 SMALLEST_SERVICE_PREFIX = 28
 """A cluster's DNS service has the tenth address of the range by convention: a /28 is the smallest that has one."""
+API_SERVER_HOST, DNS_HOST = 1, 10
 FIRST_SERVICE_HOST = 11
 """The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that were not chosen from
 the upper part of the range."""
@@ -200,9 +225,27 @@ def service_capacity(service_cidr: IPv4Network) -> int:
     return max(0, service_cidr.num_addresses - FIRST_SERVICE_HOST - 1)
 
 
+def reserved_address(service_cidr: IPv4Network, address: IPv4Address) -> str:
+    """What an address of the range is for that no Service of a scenario may have; "" for others."""
+    offset = int(address) - int(service_cidr.network_address)
+    of_cluster = {0: "the network's own", API_SERVER_HOST: "the API server's", DNS_HOST: "the DNS service's"}
+    return "the range's broadcast address" if address == service_cidr.broadcast_address else of_cluster.get(offset, "")
+
+
 def service_address(service_cidr: IPv4Network, number: int) -> IPv4Address:
     """The cluster address of Service number `number` (from 0)."""
     return service_cidr.network_address + FIRST_SERVICE_HOST + number
+
+
+def outside_address(underlay: IPv4Network, number: int) -> IPv4Address:
+    """The address of host outside number `number` (from 0), which is on the nodes' own network: from its upper end.
+    The last address stays free: an address that nothing has, for what must be sent to nothing."""
+    return underlay.broadcast_address - 2 - number
+
+
+def outside_capacity(underlay: IPv4Network, nodes: int) -> int:
+    """How many hosts outside it has addresses for, beside that many nodes."""
+    return max(0, node_capacity(underlay) - nodes - 1)
 
 
 def node_capacity(underlay: IPv4Network) -> int:

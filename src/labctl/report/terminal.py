@@ -16,6 +16,7 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
+    asked_and_found,
     caution_text,
     change_text,
     detectable_text,
@@ -26,6 +27,7 @@ from labctl.report.sentences import (
     judgement_text,
     label,
     limit_lines,
+    log_text,
     method_text,
     mode_text,
     noise_floor_text,
@@ -358,12 +360,21 @@ def status_record(
             }
             for pod in lab.pods
         ],
-        "pairs": [{"client": p.client, "server": p.server, "placement": str(p.placement)} for p in lab.pairs],
+        "pairs": [
+            {"client": p.client, "server": p.server, "placement": str(p.placement)} | ({"via": p.via} if p.via else {})
+            for p in lab.pairs
+        ],
+        **_outside(lab),
         "whole": not missing,
         "missing": list(missing),
         "addressesFrom": "plan" if is_planned else "lab",
         "modeInForce": mode_record(None, mode) if mode is not None else None,
     }
+
+
+def _outside(lab: Lab) -> dict[str, object]:
+    hosts = [{"name": host.name, "address": str(host.address)} for host in lab.outside]
+    return {"outside": hosts} if hosts else {}
 
 
 def status_table(
@@ -379,6 +390,34 @@ def status_table(
     `is_planned` as for `status_record`."""
     from rich.text import Text
 
+    yield from status_head(lab, mode, statement=statement, missing=missing)
+    if is_planned:
+        yield Text(PLANNED_ADDRESSES, style="yellow")
+    yield Text("")
+    nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
+    if placement:
+        placed = [(name, placement.get(name, "?"), *rest) for name, *rest in nodes]
+        yield Grid(_titled("node", "in the cluster", "address", "pod CIDR", "router"), placed)
+    else:
+        yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
+    if lab.outside:
+        yield Text("")
+        yield Grid(_titled("outside", "address"), [(host.name, str(host.address)) for host in lab.outside])
+    yield Text("")
+    pods = [(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity)) for pod in lab.pods[:PODS_SHOWN]]
+    yield Grid(_titled("pod", "node", "address", "lxc on the node", "identity"), pods)
+    if len(lab.pods) > PODS_SHOWN:
+        yield Text(f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)")
+    if mode is not None:
+        yield from evidence_view(mode)
+
+
+def status_head(
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+) -> Iterator[RenderableType]:
+    """What was asked, what is in force, and what is missing."""
+    from rich.text import Text
+
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
     yield Text(statement, style="dim")
     asked = _claims(lab.datapath.asked())
@@ -390,22 +429,6 @@ def status_table(
         yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
         if len(missing) > MISSING_SHOWN:
             yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
-    if is_planned:
-        yield Text(PLANNED_ADDRESSES, style="yellow")
-    yield Text("")
-    nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
-    if placement:
-        placed = [(name, placement.get(name, "?"), *rest) for name, *rest in nodes]
-        yield Grid(_titled("node", "in the cluster", "address", "pod CIDR", "router"), placed)
-    else:
-        yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
-    yield Text("")
-    pods = [(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity)) for pod in lab.pods[:PODS_SHOWN]]
-    yield Grid(_titled("pod", "node", "address", "lxc on the node", "identity"), pods)
-    if len(lab.pods) > PODS_SHOWN:
-        yield Text(f"… and {len(lab.pods) - PODS_SHOWN} more pods (--json has all of them)")
-    if mode is not None:
-        yield from evidence_view(mode)
 
 
 def _titled(*titles: str) -> tuple[Column, ...]:
@@ -416,6 +439,13 @@ def in_force(mode: ModeInForce) -> Text:
     """The verdict about the mode in one sentence."""
     from rich.text import Text
 
+    if mode.proven and mode.fallback is not None:
+        routing = asked_and_found(mode)
+        return Text(
+            f"in force:  {_claims(_in_order(mode))} (proven)\n"
+            f"fell back: asked {routing['asked']}, in force {routing['found']}: {mode.fallback.reason}\n"
+            f"agent log: {log_text(mode.fallback)}"
+        )
     if mode.proven:
         return Text(f"in force:  {_claims(_in_order(mode))} (proven)")
     found = _claims(_in_order(mode))

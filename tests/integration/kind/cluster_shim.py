@@ -21,6 +21,7 @@ import engine_shim
 import yaml
 
 DESCRIBED: dict[str, Any] = json.loads(Path(os.environ["LABCTL_SHIM_LAB"]).read_text(encoding="utf-8"))
+FALLBACK = "masq-iptables"
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "cilium"
 
 
@@ -70,6 +71,8 @@ def kubectl(argv: list[str]) -> int:
         namespace, rest = rest[1], rest[2:]
     if rest[0] == "exec":
         return execute(cluster, [word for n, word in enumerate(rest[1:]) if n or word != "-i"])
+    if rest[0] == "logs" and DESCRIBED["mode"] == FALLBACK:
+        print("\n".join(line for line in fallback_lines() if line.startswith("level=")))
     if rest[0] == "get":
         print(json.dumps(got(rest, cluster, namespace, state)))
     return 0
@@ -96,6 +99,9 @@ def got(rest: list[str], cluster: str, namespace: str, state: Path) -> dict[str,
         rendered = yaml.safe_load_all((state / "cilium.yaml").read_text(encoding="utf-8"))
         found: dict[str, Any] = next(one for one in rendered if one and one["metadata"]["name"] == rest[2])
         return found
+    if rest[1] == "nodes":
+        nodes = enumerate(parts(cluster))
+        return {"items": [{"metadata": {"name": node}, "spec": {"podCIDR": f"10.244.{n}.0/24"}} for n, node in nodes]}
     return {"items": [cilium_node(node, part) for node, part in parts(cluster).items()]}
 
 
@@ -118,8 +124,10 @@ def execute(cluster: str, rest: list[str]) -> int:
 
 
 def cilium(argv: list[str]) -> int:
-    if argv[0] == "status":
-        print((FIXTURES / f"status-{DESCRIBED['mode']}.json").read_text(encoding="utf-8"))
+    if argv[0] == "status" and "--verbose" in argv:
+        print((FIXTURES / "status-verbose-bpf-vxlan.txt").read_text(encoding="utf-8"))
+    elif argv[0] == "status":
+        print(status_text(DESCRIBED["mode"]))
     elif argv[:2] == ["endpoint", "list"]:
         here = [name for name, pod in DESCRIBED["pods"].items() if pod["node"] == os.environ["LABCTL_SHIM_NODE"]]
         print(json.dumps([endpoint(number, name) for number, name in enumerate(here, start=100)]))
@@ -128,6 +136,19 @@ def cilium(argv: list[str]) -> int:
         while True:
             time.sleep(60)
     return 0
+
+
+def status_text(mode: str) -> str:
+    """The recording of that mode; of a fallback what was recorded of one, in place of what Legacy by choice says."""
+    if mode != FALLBACK:
+        return (FIXTURES / f"status-{mode}.json").read_text(encoding="utf-8")
+    chosen = json.loads((FIXTURES / "status-legacy-vxlan.json").read_text(encoding="utf-8"))
+    fell_back = json.loads(fallback_lines()[-1])
+    return json.dumps({**chosen, "host-routing": fell_back["host-routing"], "masquerading": fell_back["masq"]})
+
+
+def fallback_lines() -> list[str]:
+    return (FIXTURES / "fallback" / f"{FALLBACK}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def endpoint(number: int, name: str) -> dict[str, Any]:

@@ -157,3 +157,34 @@ def test_another_mode_than_the_one_asked_for_is_reported_with_exit_code_4_and_th
     assert "mode" in up.stderr
     assert len(list(project.state.glob("run-*"))) == 3
     project.must("down", "real")
+
+
+def test_a_fallback_that_is_allowed_is_proven_with_the_agents_own_line(project: Project) -> None:
+    project.stand_on("masq-iptables", "fallback")
+    up = project.must("up", "fallback", "--provider", "kind", "--name", "real")
+    assert (up["modeInForce"]["proven"], up["modeInForce"]["asked"]["hostRouting"]) == (True, "bpf")
+    assert (up["modeInForce"]["found"]["hostRouting"], up["modeInForce"]["found"]["masquerade"]) == (
+        "legacy",
+        "iptables",
+    )
+    assert up["fallback"]["line"].startswith("BPF host routing requires enable-bpf-masquerade. Falling back")
+    assert up["fallback"]["version"] == "1.13.12"
+    project.must("down", "real")
+
+
+def test_status_in_ciliums_words_is_the_agents_own_with_the_pods_range_of_kubeadm_beside(project: Project) -> None:
+    project.stand_on("bpf-vxlan", "bpf")
+    project.must("up", "bpf", "--provider", "kind", "--name", "real")
+    nodes = project.must("status", "real", "--cilium")["cilium"]
+    assert [node["node"] for node in nodes] == ["node1", "node2", "node3"]
+    first = nodes[0]
+    lines = {line["label"]: line for line in first["lines"]}
+    assert (lines["Host Routing"]["value"], lines["Host Routing"]["shown"]) == ("BPF", "proven")
+    assert lines["Hubble"]["value"] == "Disabled"
+    assert lines["Pod range asked of kubeadm"]["value"] == "10.244.0.0/16"
+    assert (first["ranges"]["used"], first["ranges"]["kubernetes"]) == ("10.244.0.0/24", "10.244.0.0/24")
+    assert (first["ranges"]["allocated"], first["ranges"]["free"]) == (4, 250)
+    assert {one["name"].partition("/")[2] for one in first["endpoints"]} == {"client", "neighbour"}
+    plain = project.labctl("status", "real")
+    assert "Host Routing:           BPF" in plain.stdout
+    project.must("down", "real")

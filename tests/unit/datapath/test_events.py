@@ -72,6 +72,8 @@ def test_an_event_is_decoded_field_by_field() -> None:
         8,
         1,
         2,
+        (4711).to_bytes(2, "big"),
+        (30205).to_bytes(2, "big"),
     )
     event = decode_event(data)
     assert event.time_ns == 123456789

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.datapath import layout
+from labctl.datapath import layout, service_maps
 from labctl.datapath.layout import (
     Config,
     ConfigFlag,
@@ -125,12 +125,17 @@ def test_program_names_are_ciliums() -> None:
         "cil_to_netdev": "egress",
         "cil_from_overlay": "ingress",
         "cil_to_overlay": "egress",
+        "cil_sock4_connect": "connect4",
+        "cil_sock4_sendmsg": "sendmsg4",
+        "cil_sock4_recvmsg": "recvmsg4",
+        "cil_sock4_getpeername": "getpeername4",
+        "cil_sock_release": "sock_release",
     }
 
 
 @pytest.mark.skipif(shutil.which("bpftool") is None, reason="needs bpftool")
 def test_structures_have_the_sizes_and_offsets_that_the_objects_declare() -> None:
-    path = object_path(HostRouting.BPF, Encapsulation.VXLAN)
+    path = object_path(HostRouting.BPF, Encapsulation.VXLAN, "lb")
     dumped = json.loads(
         subprocess.run(("bpftool", "-j", "btf", "dump", "file", path), capture_output=True, check=True).stdout
     )
@@ -147,10 +152,21 @@ def test_structures_have_the_sizes_and_offsets_that_the_objects_declare() -> Non
         "metric_key": layout.METRIC_KEY,
         "metric": layout.METRIC,
         "event": layout.EVENT,
+        "service_key": service_maps.SERVICE_KEY,
+        "service_entry": service_maps.SERVICE_ENTRY,
+        "backend": service_maps.BACKEND,
+        "socket_key": service_maps.SOCKET_KEY,
+        "socket_entry": service_maps.SOCKET_ENTRY,
+        "flow_key": service_maps.FLOW_KEY,
+        "flow_entry": service_maps.FLOW_ENTRY,
     }
     assert {name: structures[name]["size"] for name in sizes} == {name: one.size for name, one in sizes.items()}
     for name, format_ in sizes.items():
-        declared = [member["bits_offset"] // 8 for member in structures[name]["members"] if member["name"] != "unused"]
+        declared = [
+            member["bits_offset"] // 8
+            for member in structures[name]["members"]
+            if not member["name"].startswith("unused")
+        ]
         assert declared == offsets(format_.format), name
 
 

@@ -22,12 +22,13 @@ from labctl.model.trace import (
     TraceTap,
     Way,
 )
-from labctl.path.assemble import AddressBook, Clocks, join, names_of
+from labctl.path.assemble import AddressBook, Clocks, PathEnd, join, names_of
 from labctl.path.explain import carried, first_wrong, told
 from labctl.path.sighting import Envelope, Sighting
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 IN, OUT = TapDirection.IN, TapDirection.OUT
+ENDS = (PathEnd(name="client:eth0", taps=("client:eth0",)), PathEnd(name="server:eth0", taps=("server:eth0",)))
 LAB = example_lab(host_routing=HostRouting.BPF, encapsulation=Encapsulation.VXLAN)
 PAIR = LAB.pairs[0]
 A, B = LAB.pod(CLIENT), LAB.pod(SERVER)
@@ -148,7 +149,7 @@ MOVEMENTS = (
 def joined(
     sightings: tuple[Sighting, ...] = SIGHTINGS, movements: tuple[Movement, ...] = MOVEMENTS
 ) -> tuple[PacketPath, ...]:
-    return join(TAPS, sightings, movements, NAMES, sent=1, ends=("client:eth0", "server:eth0"))
+    return join(TAPS, sightings, movements, NAMES, sent=1, ends=ENDS)
 
 
 def test_a_path_has_its_taps_in_order_and_what_acted_before_each() -> None:

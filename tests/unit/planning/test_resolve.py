@@ -11,6 +11,8 @@ import pytest
 
 from labctl.errors import UsageError
 from labctl.model.lab import (
+    FIRST_IDENTITY,
+    LAST_IDENTITY,
     CheckSpec,
     Datapath,
     Encapsulation,
@@ -24,7 +26,7 @@ from labctl.model.lab import (
 )
 from labctl.model.parameters import CompareParameters, PingParameters
 from labctl.names import lxc_name, stable_mac
-from labctl.planning.resolve import FIRST_IDENTITY, LAST_IDENTITY, identities, label_key, resolve
+from labctl.planning.resolve import identities, label_key, resolve
 
 NATIVE = Datapath(
     host_routing=HostRouting.BPF,

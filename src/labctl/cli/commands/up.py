@@ -11,7 +11,8 @@ import click
 from labctl.cli.options import as_json, context_option, load_lab, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
-from labctl.model.lab import Lab
+from labctl.codec import plain
+from labctl.model.lab import EndpointKind, Lab
 
 if TYPE_CHECKING:
     from labctl.engine.events import Phase
@@ -40,13 +41,14 @@ def command(
 
     Running it again for the same lab changes nothing. A failure or Ctrl-C undoes everything. With real Cilium the mode
     in force is proven at the end: if it is not the one asked for, the exit code is 4 and the lab stays up for
-    inspection.
+    inspection. A scenario with allowFallback: true takes Legacy where BPF host routing cannot be had.
     """
     from labctl import app
     from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.events import BuildDone, Event
     from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
+    from labctl.report.sentences import log_text
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
@@ -66,6 +68,7 @@ def command(
         outcome = up(chosen, lab, observer, retain=retain)
         found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
+        fallback = found.lab.fallback
         emit_json(
             {
                 "apiVersion": "labctl/v1",
@@ -81,6 +84,7 @@ def command(
                 "modeInForce": None if found.mode is None else mode_record(None, found.mode),
                 "phases": [phase.record() for phase in phases],
             }
+            | ({} if fallback is None else {"fallback": plain(fallback)})
         )
         refuse_fallback(found)
         return
@@ -98,6 +102,9 @@ def command(
         claims = found.mode.found.items()
         said = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in claims)
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
+    if (fallback := found.lab.fallback) is not None:
+        say(f"asked for BPF host routing, and allowed to fall back: it runs Legacy, since {fallback.reason}")
+        say(log_text(fallback))
     emit("\n".join(next_things(found.lab)))
 
 
@@ -113,10 +120,12 @@ def next_things(lab: Lab) -> list[str]:
     """Commands to try next, with names and addresses of this lab."""
     traffic = []
     if lab.pairs:
-        pair = lab.pairs[-1]
-        server = lab.pod(pair.server)
+        answering = [pair for pair in lab.pairs if lab.server(pair).kind is not EndpointKind.SERVICE]
         traffic = [
-            (f"labctl exec {lab.name} {pair.client} -- ping -c 3 {server.address}", "traffic by hand"),
+            *(
+                (f"labctl exec {lab.name} {pair.client} -- ping -c 3 {lab.server(pair).address}", "traffic by hand")
+                for pair in answering[-1:]
+            ),
             (f"labctl check {lab.name}", "all checks, judged"),
         ]
     commands = [

@@ -12,30 +12,35 @@ from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from labctl.datapath.layout import Program
+from labctl.datapath.layout import PacketVerdict, Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
-from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
+from labctl.model.lab import Encapsulation, EndpointKind, Lab, Node, Pair, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
 from labctl.names import namespace_of
 from labctl.networks.base import PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce, NodeDatapath
+    from labctl.model.node_status import NodeStatus
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -46,20 +51,13 @@ class CiliumNetwork:
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
 
     def refuse(self, lab: Lab) -> None:
-        """Services, and a choice that changes nothing."""
-        if lab.services:
+        """A choice that changes nothing."""
+        if has_kube_proxy(lab) and not lab.datapath.socket_lb:
             raise UsageError(
-                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
-                cause="labctl's own programs do not translate Service addresses; real Cilium does",
-                remedy="--provider kind, or a scenario without services:",
-                key="services",
-            )
-        if not lab.datapath.kube_proxy_replacement:
-            raise UsageError(
-                what="kubeProxyReplacement: false has no effect with the provider netns",
-                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
-                remedy="true (the default), or --provider kind, which then has a kube-proxy",
-                key="datapath.kubeProxyReplacement",
+                what="socketLB: false has no effect with kubeProxyReplacement: false",
+                cause="kube-proxy's rules translate Services in the nodes' netfilter, not eBPF programs at the socket",
+                remedy="socketLB: true (the default), or kubeProxyReplacement: true",
+                key="datapath.socketLB",
             )
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -105,10 +103,20 @@ class CiliumNetwork:
             # One step for all nodes: each is a process, and they run at the same time.
             (_restore(lab, node) for node in lab.nodes),
         )
+        if has_kube_proxy(lab):
+            served = frontends(lab)
+            yield step(
+                "kube-proxy",
+                f"kube-proxy's rules on every node, {lab.datapath.kube_proxy} mode; Services: {len(served)}",
+                (
+                    *(setting for node in lab.nodes for setting in settings(lab, node)),
+                    *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
+                ),
+            )
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
-                f"node {node.name}: labctl's eBPF programs, {lab.datapath.host_routing} host routing, "
+                f"node {node.name}: labctl's eBPF programs, {lab.in_force.host_routing} host routing, "
                 f"{lab.datapath.encapsulation}",
                 _programs(lab, node),
             )
@@ -131,6 +139,7 @@ class CiliumNetwork:
             peer_namespace=namespace,
         )
         yield from _attach(lab, node, (attached,))
+        yield from backend_devices(lab, pod)
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
@@ -141,39 +150,71 @@ class CiliumNetwork:
         return lab.network.route_mtu
 
     def taps(self, lab: Lab, pair: Pair) -> tuple[tuple[TapPlace, ...], tuple[TapPlace, ...]]:
-        client, server = lab.pod(pair.client), lab.pod(pair.server)
-        is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
-        clients: list[TapPlace] = [
-            (Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE),
-            (Role.CLIENT_LXC, client.node, client.lxc),
-            (Role.CLIENT_CILIUM_HOST, client.node, interfaces.CILIUM_HOST),
-            (Role.CLIENT_CILIUM_NET, client.node, interfaces.CILIUM_NET),
-            *(((Role.CLIENT_CILIUM_VXLAN, client.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
-            (Role.CLIENT_UPLINK, client.node, interfaces.UPLINK),
-            (Role.CLIENT_LO, client.node, interfaces.LO),
-        ]
-        servers: list[TapPlace] = [
-            (Role.SERVER_LO, server.node, interfaces.LO),
-            (Role.SERVER_UPLINK, server.node, interfaces.UPLINK),
-            *(((Role.SERVER_CILIUM_VXLAN, server.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
-            (Role.SERVER_CILIUM_NET, server.node, interfaces.CILIUM_NET),
-            (Role.SERVER_CILIUM_HOST, server.node, interfaces.CILIUM_HOST),
-        ]
-        ends: list[TapPlace] = [
-            (Role.SERVER_LXC, server.node, server.lxc),
-            (Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE),
-        ]
-        return tuple(clients), tuple(ends if pair.placement is Placement.SAME_NODE else servers + ends)
+        client, server, backends = lab.client(pair), lab.server(pair), lab.backends(pair)
+        at_client: list[TapPlace] = []
+        if client.kind is EndpointKind.POD:
+            pod = lab.pod(client.name)
+            at_client += [(Role.CLIENT_ETH0, pod.name, interfaces.POD_DEVICE), (Role.CLIENT_LXC, pod.node, pod.lxc)]
+        elif client.kind is EndpointKind.OUTSIDE:
+            at_client.append((Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE))
+        # The node that the client is on; of a host outside the one that is asked at its port.
+        first = client.node or (server.node if server.kind is EndpointKind.SERVICE else None)
+        if first is not None:
+            at_client += _taps_of_node(lab, first, _CLIENT_SIDE)
+        at_server: list[TapPlace] = []
+        answering = backends or tuple(pod for pod in lab.pods if pod.name == server.name)
+        beyond = (server.node,) if server.kind is EndpointKind.NODE else tuple(pod.node for pod in answering)
+        for node in dict.fromkeys(beyond):
+            if node is not None and node != first:
+                at_server += _taps_of_node(lab, node, _SERVER_SIDE)
+        for pod in answering:
+            if pod.name != client.name:
+                at_server.append((Role.SERVER_LXC, pod.node, pod.lxc))
+                at_server.append((Role.SERVER_ETH0, pod.name, interfaces.POD_DEVICE))
+        if server.kind is EndpointKind.OUTSIDE:
+            at_server.append((Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE))
+        return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-        from labctl.networks.cilium.expected import expected_for
+        if lab.is_between_pods(pair):
+            from labctl.networks.cilium.expected import expected_for
 
-        return expected_for(lab, pair, packets=packets)
+            return expected_for(lab, pair, packets=packets)
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            if has_kube_proxy(lab) and lab.client(pair).kind is not EndpointKind.NODE:
+                from labctl.networks.cilium.expected_kube_proxy import expected_by_kube_proxy
+
+                return expected_by_kube_proxy(lab, pair, roles, packets=packets)
+            from labctl.networks.cilium.expected_services import expected_of_service
+
+            return expected_of_service(lab, pair, roles, packets=packets)
+        from labctl.networks.cilium.expected_ends import expected_between
+
+        return expected_between(lab, pair, roles, packets=packets)
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return cgroup_for(lab, part)
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        from labctl.networks.cilium.service_lists import service_lists
+
+        return service_lists(lab, node, entries, command)
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        said = [what for program in node.programs for what in program.did]
+        refused = (PacketVerdict.NAT_NO_PORT.words, PacketVerdict.NAT_FULL.words)
+        return tuple(what for what in said if what.endswith(refused)) if said else None
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
@@ -181,6 +222,29 @@ class CiliumNetwork:
         from labctl.networks.cilium.map_tables import map_tables
 
         return map_tables(lab, devices, dumps)
+
+
+_CLIENT_SIDE = (
+    (Role.CLIENT_CILIUM_HOST, interfaces.CILIUM_HOST),
+    (Role.CLIENT_CILIUM_NET, interfaces.CILIUM_NET),
+    (Role.CLIENT_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.CLIENT_UPLINK, interfaces.UPLINK),
+    (Role.CLIENT_LO, interfaces.LO),
+)
+_SERVER_SIDE = (
+    (Role.SERVER_LO, interfaces.LO),
+    (Role.SERVER_UPLINK, interfaces.UPLINK),
+    (Role.SERVER_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.SERVER_CILIUM_NET, interfaces.CILIUM_NET),
+    (Role.SERVER_CILIUM_HOST, interfaces.CILIUM_HOST),
+)
+
+
+def _taps_of_node(lab: Lab, node: str, side: Sequence[tuple[Role, str]]) -> Iterator[TapPlace]:
+    """What a node has whichever pods are on it, in the order of the way."""
+    for role, device in side:
+        if device != interfaces.CILIUM_VXLAN or lab.datapath.encapsulation is Encapsulation.VXLAN:
+            yield role, node, device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,18 +320,27 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
-    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.datapath
+    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation),
+        object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    if translates_services(lab):
+        yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.lab import EndpointKind, HostRouting, Lab, Pair, Pod
+from labctl.model.node_status import NodeStatus
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -31,6 +35,7 @@ from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.settings import ClusterAccess
 from labctl.providers.cilium.targets import DoorTarget, pod_door
+from labctl.providers.cilium.verbose import endpoints_of, node_status, parse_pod_ranges
 from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL, PodState, parse_pods
 
@@ -94,19 +99,36 @@ class OpenCiliumLab:
         return tuple(self._targets.values())
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
-        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
-        taps = [
-            self._tap(Role.CLIENT_ETH0, pair.client, "eth0"),
-            self._node_tap(Role.CLIENT_LXC, client.node, client.lxc),
-            *(self._node_tap(role, client.node, name) for role, name in self._there(client.node, _CLIENT_SIDE)),
-        ]
-        if pair.placement is Placement.CROSS_NODE:
-            taps += [self._node_tap(role, server.node, name) for role, name in self._there(server.node, _SERVER_SIDE)]
-        taps += [
-            self._node_tap(Role.SERVER_LXC, server.node, server.lxc),
-            self._tap(Role.SERVER_ETH0, pair.server, "eth0"),
-        ]
+        client, server = self._lab.client(pair), self._lab.server(pair)
+        taps: list[Tap] = []
+        if client.kind is EndpointKind.POD:
+            pod = self._lab.pod(client.name)
+            taps += [self._tap(Role.CLIENT_ETH0, pod.name, "eth0"), self._node_tap(Role.CLIENT_LXC, pod.node, pod.lxc)]
+        elif client.kind is EndpointKind.OUTSIDE:
+            taps.append(self._tap(Role.CLIENT_ETH0, client.name, "eth0"))
+        for node, side in self._sides(pair):
+            taps += [self._node_tap(role, node, name) for role, name in self._there(node, side)]
+        for pod in self._answering(pair):
+            taps += [self._node_tap(Role.SERVER_LXC, pod.node, pod.lxc), self._tap(Role.SERVER_ETH0, pod.name, "eth0")]
+        if server.kind is EndpointKind.OUTSIDE:
+            taps.append(self._tap(Role.SERVER_ETH0, server.name, "eth0"))
         return tuple(taps)
+
+    def _answering(self, pair: Pair) -> tuple[Pod, ...]:
+        """The pods that may answer, but for the client itself."""
+        pods = self._lab.backends(pair) or tuple(pod for pod in self._lab.pods if pod.name == pair.server)
+        return tuple(pod for pod in pods if pod.name != pair.client)
+
+    def _sides(self, pair: Pair) -> Iterator[tuple[str, Sequence[tuple[Role, str]]]]:
+        """The nodes on the way: the client's, or the one that is asked from outside, and those of what answers."""
+        client, server = self._lab.client(pair), self._lab.server(pair)
+        first = client.node or (server.node if server.kind is EndpointKind.SERVICE else None)
+        if first is not None:
+            yield first, _CLIENT_SIDE
+        beyond = [server.node] if server.kind is EndpointKind.NODE else [pod.node for pod in self._answering(pair)]
+        for node in dict.fromkeys(beyond):
+            if node is not None and node != first:
+                yield node, _SERVER_SIDE
 
     def _there(self, node: str, side: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]:
         """The devices of one side that this node has, under their names on it."""
@@ -124,17 +146,18 @@ class OpenCiliumLab:
         )  # fmt: skip
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
-        client, server = self._lab.pod(pair.client), self._lab.pod(pair.server)
-        devices = [
-            OpenDevice(role=Role.CLIENT_ETH0, mac=client.mac),
-            OpenDevice(role=Role.CLIENT_LXC, mac=client.lxc_mac),
-            OpenDevice(role=Role.SERVER_ETH0, mac=server.mac),
-            OpenDevice(role=Role.SERVER_LXC, mac=server.lxc_mac),
-        ]
-        sides = [(client.node, _CLIENT_SIDE)]
-        if pair.placement is Placement.CROSS_NODE:
-            sides.append((server.node, _SERVER_SIDE))
-        for node, roles in sides:
+        devices: list[OpenDevice] = []
+        clients = [pod for pod in self._lab.pods if pod.name == pair.client]
+        ends = (
+            (Role.CLIENT_ETH0, Role.CLIENT_LXC, clients),
+            (Role.SERVER_ETH0, Role.SERVER_LXC, self._answering(pair)),
+        )
+        for eth0, lxc, pods in ends:
+            for pod in pods:
+                devices += [OpenDevice(role=eth0, mac=pod.mac), OpenDevice(role=lxc, mac=pod.lxc_mac)]
+        for eth0, name in ((Role.CLIENT_ETH0, pair.client), (Role.SERVER_ETH0, pair.server)):
+            devices += [OpenDevice(role=eth0, mac=host.mac) for host in self._lab.outside if host.name == name]
+        for node, roles in self._sides(pair):
             links = self._facts.links[node]
             devices += [
                 OpenDevice(role=role, mac=links[name].mac) for role, name in self._there(node, roles) if name != "lo"
@@ -153,7 +176,7 @@ class OpenCiliumLab:
                 lxcs={one.id: one.lxc for one in self._facts.endpoints[node] if one.pod and one.lxc},
                 uplink=self._facts.uplinks.get(node, ""),
             )
-            for node in dict.fromkeys(self._lab.pod(name).node for name in (pair.client, pair.server))
+            for node in self._lab.nodes_of(pair)
         }
         witnesses = self.witnesses
         config = witnesses.config()
@@ -165,6 +188,32 @@ class OpenCiliumLab:
             self._lab, pair, self._agents, devices, config.get("monitor-aggregation", ""),
             lambda: witnesses.conntrack_evidence(pair), others,
         )  # fmt: skip
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        commands = next(iter(self._agents.values())).commands
+        listed = must(commands, self._settings.kubectl("get", "nodes", "-o", "json"), timeout_s=_ASK_S)
+        of_kubernetes, version = parse_pod_ranges(listed.text), self._settings.shown_version
+        labels = {f"{self._settings.namespace}/{pod.name}": pod.labels for pod in self._lab.pods}
+        asked = self._settings.lab.network.pod_cidr
+
+        def status(node: str) -> NodeStatus:
+            name = self._settings.nodes[node]
+            ranges = asked, of_kubernetes.get(name), self._lab.node(node).pod_cidr
+            endpoints = endpoints_of(self._facts.endpoints[node], labels)
+            return node_status(node, self._agents[node], version, mode, endpoints, ranges)
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return tuple(pool.map(status, nodes))
+
+    def services(self) -> tuple[NodeServices, ...]:
+        from labctl.providers.cilium.service_lists import read_services
+
+        return read_services(self.lab, {node: self._agents[node] for node in self._settings.nodes})
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        argv = self._settings.kubectl("-n", "kube-system", "get", "daemonset", name, "--ignore-not-found", "-o", "name")
+        commands = next(iter(self._targets.values())).commands
+        return bool(must(commands, argv, timeout_s=_ASK_S).text.strip())
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})
@@ -192,9 +241,14 @@ class Ways(Protocol):
 
 
 def open_lab(
-    settings: ClusterAccess, commands: Commands, ways: Ways, agents: Mapping[str, DoorTarget] | None = None
+    settings: ClusterAccess,
+    commands: Commands,
+    ways: Ways,
+    agents: Mapping[str, DoorTarget] | None = None,
+    outside: Mapping[str, DoorTarget] = MappingProxyType({}),
 ) -> OpenCiliumLab:
-    """Reads the cluster's facts and returns the lab as it is; `agents`, by node, where they are known already. Raises
+    """Reads the cluster's facts and returns the lab as it is; `agents`, by node, where they are known already;
+    `outside` are the ways into its hosts outside. Raises
     MeasureFailed with what is missing."""
     namespace = settings.namespace
     pods = {pod.name: pod for pod in list_pods(settings, commands, namespace, LAB_LABEL)}
@@ -208,6 +262,7 @@ def open_lab(
     known = dict(agents) if agents is not None else _agents(settings, commands)
     targets: dict[str, DoorTarget] = {pod.name: ways.pod(pods[pod.name], pod.node) for pod in settings.lab.pods}
     targets |= {node: ways.node(node) for node in settings.nodes}
+    targets |= outside
     capture = {node: ways.capture(targets[node]) for node in settings.nodes}
 
     def look(node: str) -> tuple[tuple[CiliumEndpoint, ...], dict[str, NodeLink]]:
@@ -232,7 +287,10 @@ def open_lab(
     except MeasureFailed as failed:
         failed.remedy = with_kubeconfig(failed.remedy, commands, settings.kubectl())
         raise
-    return OpenCiliumLab(settings, lab, facts, targets, capture, known)
+    opened = OpenCiliumLab(settings, lab, facts, targets, capture, known)
+    if lab.datapath.allow_fallback and lab.datapath.host_routing is HostRouting.BPF:
+        opened._lab = replace(lab, fallback=opened.witnesses.fallback())
+    return opened
 
 
 def list_pods(settings: ClusterAccess, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:

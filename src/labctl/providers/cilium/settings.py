@@ -20,12 +20,12 @@ from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Section
+from labctl.model.versions import Version
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private
-from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
+from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible, refuse_proxy_mode
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
-from labctl.providers.cilium.versions import Version
 from labctl.system import files
 
 S = TypeVar("S", bound=Section)
@@ -61,6 +61,11 @@ class ClusterAccess(ABC):
         return f"labctl-{self.lab.name}"
 
     @property
+    def shown_version(self) -> str:
+        """Cilium's version as it was asked for; empty where labctl did not install it."""
+        return ""
+
+    @property
     def user_values(self) -> Mapping[str, object]:
         """Helm values of the scenario's own; none where labctl did not install Cilium."""
         return {}
@@ -73,6 +78,10 @@ class Cluster(ClusterAccess):
     cilium: Cilium
     kubernetes: Version
     cilium_version: Version
+
+    @property
+    def shown_version(self) -> str:
+        return str(self.cilium_version)
 
     @property
     @abstractmethod
@@ -184,12 +193,20 @@ def refuse_unfit(lab: Lab, cilium: Cilium, kubernetes: Version, kernel: Version 
     """Raises UsageError for what real Cilium does not do, for versions that cannot work together or with that kernel,
     and for values that do not take effect."""
     refuse_idle(lab)
+    refuse_proxy_mode(lab, kubernetes)
     version = Version.parse(cilium.version)
     refuse_impossible(
         cilium=version, kubernetes=kubernetes, kernel=kernel, datapath=lab.datapath,
         allow_untested=cilium.allow_untested,
     )  # fmt: skip
     refuse_wrong_values(wrong_values(cilium.values, version, None), where=lab.source)
+
+
+def statement_of_proxy(lab: Lab) -> str:
+    """What of kube-proxy a cluster has, as the end of a sentence about it."""
+    if lab.datapath.kube_proxy_replacement:
+        return "kube-proxy skipped"
+    return f"with kube-proxy in {lab.datapath.kube_proxy} mode"
 
 
 def refuse_differing(before: Lab, after: Lab, what: Iterable[tuple[str, object, object]], remedy: str) -> None:

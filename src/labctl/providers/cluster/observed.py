@@ -16,8 +16,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence, MapTable, NodeDatapath, Silence
+from labctl.model.evidence import DatapathState, Evidence, MapTable, ModeInForce, NodeDatapath, Silence
 from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.node_status import NodeStatus
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.trace import Movement, Unshown
 from labctl.path.observed import CILIUM, as_it_is
@@ -176,6 +178,20 @@ class OpenObservedLab:
 
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         return contextlib.nullcontext(NoWatch(self._lab.cni))
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return ()
+
+    def services(self) -> tuple[NodeServices, ...]:
+        raise self._unknown("what its nodes translate of Services")
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        raise self._unknown(f"whether kube-system has the DaemonSet {name}")
+
+    def _unknown(self, what: str) -> MeasureFailed:
+        return MeasureFailed(
+            what=f"{what} is not read on this cluster", cause=f"what connects its pods is {self._lab.cni}"
+        )
 
     def datapath_state(self) -> DatapathState:
         """No programs and maps, but the nodes' routes: what decides where a pod's packet goes."""

@@ -16,7 +16,7 @@ from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import Commands, WriteFile, read_state, write_private
 from labctl.providers.cilium.rendered import parse_rendered, refuse_differences, refuse_wrong_chart
 from labctl.providers.cilium.waiting import Usual, WaitForNodes, WaitForPods, Waits
-from labctl.providers.kind import clusters, load
+from labctl.providers.kind import clusters, load, outside
 from labctl.providers.kind.actions import (
     CollectLogs,
     Command,
@@ -34,6 +34,7 @@ from labctl.providers.kind.actions import (
     WriteMirrors,
 )
 from labctl.providers.kind.failures import failed_command, meaningful, remedy_for
+from labctl.providers.kind.outside import RemoveOutside, StartOutside
 from labctl.system import files
 from labctl.system.clock import monotonic_s
 
@@ -103,6 +104,10 @@ class KindExecutor:
                 # The engine may still be making a container that was asked for just before kind was stopped.
                 self._sleep(_LATE_S)
                 self._delete(action)
+            case StartOutside():
+                outside.start(self.commands, action)
+            case RemoveOutside():
+                outside.remove(self.commands, action)
             case CollectLogs():
                 self._collect(action)
             case LoadImages():

@@ -32,11 +32,14 @@ from labctl.providers.kind.actions import (
     WriteMirrors,
 )
 from labctl.providers.kind.config import kind_config, mark_of
+from labctl.providers.kind.outside import NETWORK, RemoveOutside, StartOutside, container_of
 from labctl.providers.kind.settings import KindSettings
 
 AGENTS = "k8s-app=cilium"
 OPERATOR = "name=cilium-operator"
 _QUICK_S = 60.0
+_SERVICE_S = 0.2
+"""For an extra Service and its EndpointSlice: kubectl asks for each first, and keeps to 50 requests a second."""
 _PULL_S = 1800.0
 
 
@@ -61,6 +64,7 @@ def plan_lab(settings: KindSettings, engine: str) -> Plan:
                 _chart(settings),
                 _cluster(settings, engine),
                 _load(settings, engine),
+                _outside(settings, engine),
                 _cilium(settings),
                 _pods(settings),
             )
@@ -131,6 +135,8 @@ def _images(settings: KindSettings, engine: str) -> Step:
         wanted.append(settings.node_image)
     if not settings.cluster.preloaded and not settings.cluster.archives:
         wanted += settings.images
+    if settings.lab.outside:
+        wanted.append(settings.tools_image)
     return Step(
         id="images",
         title="images are there",
@@ -241,9 +247,31 @@ def _load(settings: KindSettings, engine: str) -> Step:
     return Step(id="load", title="images in every node", actions=tuple(actions))
 
 
+def _outside(settings: KindSettings, engine: str) -> Step:
+    """Beside the cluster, on its network: no action where the lab has no such host."""
+    lab = settings.lab.name
+    return Step(
+        id="outside",
+        title="hosts outside, each a container on the nodes' network",
+        actions=tuple(
+            StartOutside(
+                engine=engine,
+                lab=lab,
+                container=container_of(settings.cluster_name, host.name),
+                image=settings.tools_image,
+                network=settings.cluster.network or NETWORK,
+                timeout_s=_PULL_S,
+            )
+            for host in settings.lab.outside
+        ),
+        undo=(RemoveOutside(engine=engine, lab=lab, timeout_s=_QUICK_S),),
+    )
+
+
 def _apply(settings: KindSettings, path: Path) -> Command:
     # The chart is rendered for this very Kubernetes; validation would only fetch its schema once more.
-    return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=_QUICK_S * 2)
+    most_s = _QUICK_S * 2 + _SERVICE_S * settings.lab.datapath.extra_services
+    return Command(argv=settings.kubectl("apply", "--validate=false", "-f", str(path)), timeout_s=most_s)
 
 
 def _wait_for_agents(settings: KindSettings) -> WaitForPods:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -44,12 +44,12 @@ from labctl.providers.cilium.commands import (
     write_private,
 )
 from labctl.providers.cilium.open import open_lab
-from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
+from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy, write_record
 from labctl.providers.cilium.support import kubeconfig_secrets
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
-from labctl.providers.kind import bundle, clusters, config, presence
+from labctl.providers.kind import bundle, clusters, config, outside, presence
 from labctl.providers.kind.actions import RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
@@ -122,10 +122,9 @@ class KindProvider:
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
-        proxy = "kube-proxy skipped" if lab.datapath.kube_proxy_replacement else "with kube-proxy"
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {proxy}",
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
             "the uplinks are veth pairs on one bridge: no real network card, no offload",
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
@@ -249,7 +248,14 @@ class KindProvider:
             missing.append("its record (the build was interrupted)")
         else:
             there = {node.name for node in nodes if node.is_running}
-            missing += [f"node {node}" for node in self.settings(lab).all_nodes if node not in there]
+            settings = self.settings(lab)
+            missing += [f"node {node}" for node in settings.all_nodes if node not in there]
+            up = outside.running(self._commands, self.engine, name) if lab.outside else ()
+            missing += [
+                f"host outside {host.name}"
+                for host in lab.outside
+                if outside.container_of(settings.cluster_name, host.name) not in up
+            ]
         return RunningLab(
             name=name,
             provider=self.name,
@@ -268,6 +274,7 @@ class KindProvider:
             for cluster in sorted(ours):
                 argv = ("kind", "delete", "cluster", "--name", cluster, "--kubeconfig", str(files.kubeconfig))
                 clusters.delete(self._commands, self.engine, cluster, name, files.kubeconfig, argv, _DELETE_S)
+            outside.remove(self._commands, outside.RemoveOutside(engine=self.engine, lab=name, timeout_s=_DELETE_S))
         elif files.record.exists():
             raise self._no_engine()
         files.remove()
@@ -279,7 +286,12 @@ class KindProvider:
         if not settings.files.kubeconfig.exists():
             self._fetch_kubeconfig(settings)
         ways = KindWays(settings=settings, engine=self.engine, commands=self._commands)
-        yield open_lab(settings, self._commands, ways)
+        if not lab.outside:
+            yield open_lab(settings, self._commands, ways)
+            return
+        placed = outside.with_addresses(settings.lab, self._commands, self.engine, settings.cluster_name)
+        hosts = outside.targets(placed, self._commands, self.engine, settings.cluster_name)
+        yield open_lab(replace(settings, lab=placed), self._commands, ways, hosts)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)
@@ -340,11 +352,7 @@ class KindProvider:
                 ("Kubernetes", (one.kubernetes, one.node_image), (two.kubernetes, two.node_image)),
                 ("kindCluster", _cluster_less_strategy(one), _cluster_less_strategy(two)),
                 ("Cilium", one.cilium_version, two.cilium_version),
-                (
-                    "kube-proxy replacement",
-                    before.datapath.kube_proxy_replacement,
-                    after.datapath.kube_proxy_replacement,
-                ),
+                ("kube-proxy", statement_of_proxy(before), statement_of_proxy(after)),
             ),
             remedy="compare them side by side: kindCluster.strategy: parallel",
         )

@@ -7,47 +7,64 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
-from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.interfaces import LO
-from labctl.model.lab import Lab, Pair, Placement, Pod
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.interfaces import BRIDGE, LO
+from labctl.model.lab import Lab, Pair, Pod
+from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
-from labctl.names import UNDERLAY, namespace_of
+from labctl.model.service_lists import NodeServices
+from labctl.model.signature import GATEWAY
+from labctl.names import UNDERLAY, namespace_of, split_namespace
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
-from labctl.system import netns, pids, process, rtnetlink, view
+from labctl.system import cgroups, netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
 from labctl.system.powers import Powers, limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceTarget:
-    """`Target` of the provider seam: a node, a pod or the underlay, each a namespace."""
+    """`Target` of the provider seam: a node, a pod, a host outside or the underlay, each a namespace."""
 
     name: str
     kind: TargetKind
     namespace: str
+    cgroup: str | None = None
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return netns.command(self.namespace, tuple(argv))
+        split = split_namespace(self.namespace)
+        if self.cgroup is None or split is None:
+            return netns.command(self.namespace, tuple(argv))
+        # To enter a cgroup takes a shell's redirection, which does not survive being joined to one line.
+        return ("labctl", "exec", split[0], self.name, "--", *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
-        return process.run(argv, timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
+        return process.run(
+            argv,
+            timeout_s=timeout_s,
+            namespace=place,
+            cpu=cpu,
+            stdin=stdin,
+            powers=self._powers,
+            cgroup=self._cgroup,
+        )
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
+        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -60,20 +77,42 @@ class NamespaceTarget:
 
     def _enter(self, *, privileged: bool) -> Iterator[str]:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        members = self._members()  # opened before a view makes /sys read-only
         netns.enter_for_good(netns.path_of(self.namespace))
         if refused := view.enter_own_if_allowed(None if privileged else self._powers):
             yield f"{self.name} shows the host's /sys, since this host does not allow a separate one: {refused}"
         if privileged:
+            _join(members)
             return
-        if refused := pids.become_inner(home, view.mount_own_proc, view.guard_proc):
+
+        def prepare() -> None:
+            _join(members)
+            view.guard_proc()
+
+        if refused := pids.become_inner(home, view.mount_own_proc, prepare):
             if not view.is_never_allowed(refused):
                 raise refused
+            _join(members)
             yield f"{self.name} shows the host's processes, since this host does not allow a separate /proc: {refused}"
         limit(self._powers)
 
     @property
+    def _cgroup(self) -> Path | None:
+        return None if self.cgroup is None else cgroups.path_of(self.cgroup)
+
+    def _members(self) -> int | None:
+        place = self._cgroup
+        return None if place is None else os.open(place / cgroups.MEMBERS, os.O_WRONLY | os.O_CLOEXEC)
+
+    @property
     def _powers(self) -> Powers:
-        return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
+        return Powers.NODE if self.kind in (TargetKind.NODE, TargetKind.UNDERLAY) else Powers.POD
+
+
+def _join(members: int | None) -> None:
+    if members is not None:
+        cgroups.join(members)
+        os.close(members)
 
 
 class NetnsOpenLab:
@@ -99,9 +138,8 @@ class NetnsOpenLab:
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         """In the order from client to server; of a same-node pair, the devices of the one node once."""
-        client, server = (self.lab.node(self.lab.pod(name).node) for name in (pair.client, pair.server))
         at_client, at_server = network_of(self.lab).taps(self.lab, pair)
-        between = fabric_of(self.lab).taps(client, server) if pair.placement is Placement.CROSS_NODE else ()
+        between = fabric_of(self.lab).taps(self.lab, pair)
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
             for role, where, interface in (*at_client, *between, *at_server)
@@ -111,18 +149,21 @@ class NetnsOpenLab:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
         taps = [tap for tap in self.taps(pair) if tap.interface != LO]
         macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
-        return tuple(
+        found = [
             OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
             for tap in taps
             if tap.interface in macs[tap.target.name]
-        )
+        ]
+        if self.lab.outside and (mac := self._macs(UNDERLAY).get(BRIDGE)):
+            found.append(OpenDevice(role=GATEWAY, mac=mac))
+        return tuple(found)
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
         return ()
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
-        pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
+        pods = self._pods_on_the_way(pair)
         nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
         before = {node: (self._read(node), self._arrivals(pods[node])) for node in nodes}
         send()
@@ -138,6 +179,22 @@ class NetnsOpenLab:
                 )
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        from labctl.providers.netns.status import read_status
+
+        return read_status(self.lab, nodes, mode)
+
+    def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
+        """The pair's pod on each node that has one; the client where a node has both."""
+        ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
+        return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return read_services(self.lab)
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -167,9 +224,14 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
+        *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
-    return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)
+    network = network_of(lab)
+    return (
+        NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name))
+        for name, kind in parts
+    )
 
 
 @contextmanager

@@ -369,6 +369,23 @@ def _try_rules(table: str, *rules: str) -> None:
         raise LabError(what="iptables-restore failed", cause=done.error_text.strip().replace("\n", "; "))
 
 
+_NFT_RULES = """
+table ip labctl-probe {
+    chain one { reject; }
+    chain two { type nat hook postrouting priority 100; numgen random mod 2 vmap { 0 : goto three, 1 : goto three }; }
+    chain three { fib saddr type local return; masquerade; }
+}
+"""
+
+
+def _try_nft() -> None:
+    """As `_try_rules`, for `nft -f`."""
+    with _here() as place:
+        done = process.run(("nft", "-f", "-"), timeout_s=_TIMEOUT_S, namespace=place, stdin=_NFT_RULES.encode())
+    if done.returncode:
+        raise LabError(what="nft failed", cause=done.error_text.strip().replace("\n", "; "))
+
+
 def _try_connection_states() -> None:
     _require_version(kernel.trace_abilities().tells_connections, kernel.CONNECTION_STATE_SINCE)
 
@@ -461,6 +478,27 @@ FEATURES = (
         module="xt_socket",
         needed_for="one of the rules of a Cilium node; it is left out where this is missing",
         attempt=lambda: _try_rules("mangle", "-A PREROUTING -m socket --transparent -j ACCEPT"),
+        required=False,
+    ),
+    Feature(
+        name="kube-proxy in iptables",
+        option="CONFIG_NETFILTER_XT_MATCH_STATISTIC, …_XT_MATCH_ADDRTYPE, …_XT_MATCH_CONNTRACK and …_NAT",
+        module="xt_statistic xt_addrtype xt_conntrack xt_nat",
+        needed_for="labs with kubeProxyReplacement: false",
+        attempt=lambda: _try_rules(
+            "nat",
+            "-A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m statistic --mode random --probability 0.5 "
+            "-j DNAT --to-destination 192.0.2.1:80",
+            "-A OUTPUT -m conntrack --ctstate NEW -j MARK --or-mark 0x4000",
+        ),
+        required=False,
+    ),
+    Feature(
+        name="kube-proxy in nftables",
+        option="CONFIG_NFT_NUMGEN, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_MASQ and CONFIG_NFT_REJECT",
+        module="nft_numgen nft_fib_ipv4 nft_masq nft_reject",
+        needed_for="labs with kubeProxy: nftables",
+        attempt=_try_nft,
         required=False,
     ),
     Feature(

@@ -17,6 +17,7 @@ from labctl.datapath.layout import (
     pack_ipcache,
     pack_tunnel_key,
 )
+from labctl.datapath.service_maps import FLOW_KEY
 from labctl.model.evidence import MapTable
 from labctl.model.lab import Fault, Lab
 from labctl.networks.cilium.contents import map_contents
@@ -75,7 +76,7 @@ def test_addresses_are_in_the_order_of_their_numbers() -> None:
 def test_masquerading_is_shown_with_both_ends_and_the_rewritten_one() -> None:
     pod, outside, node = (IPv4Address(text) for text in ("10.244.0.2", "172.30.0.9", "172.30.0.2"))
     key = SNAT_KEY.pack(pod.packed, outside.packed, b"\x9c\x40", b"\x00\x50", 6, 0)
-    value = SNAT_ENTRY.pack(1, node.packed, b"\x9c\x41")
+    value = SNAT_ENTRY.pack(1, 2, node.packed, b"\x9c\x41", 0)
     assert table("snat", [(key, (value,))], kind=MapType.LRU_HASH).rows == (
         ("tcp", "out", "10.244.0.2 (client):40000", "172.30.0.9:80", "source → 172.30.0.2 (node1):40001"),
     )
@@ -99,3 +100,10 @@ def test_the_configuration_is_a_list_of_settings() -> None:
 
 def test_maps_without_entries_to_list_are_left_out() -> None:
     assert map_table(info("events", MapType.RINGBUF), [], names_of(LAB, DEVICES)) is None
+
+
+def test_flows_that_netfilter_translated_name_client_and_backend() -> None:
+    client, server = LAB.pod("client").address, LAB.pod("server").address
+    key = FLOW_KEY.pack(client.packed, server.packed, (40000).to_bytes(2), (5205).to_bytes(2), 6)
+    rows = table("stack_flows", [(key, (bytes(8),))], kind=MapType.LRU_HASH).rows
+    assert rows == (("tcp", f"{client} (client):40000", f"{server} (server):5205"),)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from labctl.model.lab import Fault, Masquerade
+from labctl.model.lab import Encapsulation, Fault, Masquerade
 from labctl.networks.cilium import rules
 from labctl.providers.netns.counters import parse_iptables_save
 from labctl.testing.labs import sample_lab
@@ -50,13 +51,20 @@ def test_extra_rules_stand_where_a_forwarded_packet_walks_past_them_and_match_no
 
 
 def test_iptables_masquerade_spares_the_cluster_and_its_nodes() -> None:
-    lab = sample_lab("rules", masquerade=Masquerade.IPTABLES)
+    lab = sample_lab("rules", masquerade=Masquerade.IPTABLES, encapsulation=Encapsulation.NATIVE)
     made = by_table_and_chain(rules.as_restore(rules.rules_of(lab, lab.nodes[1])))["nat CILIUM_POST_nat"]
     assert len(made) == len(lab.nodes) + 1
     assert made[0].startswith("-s 10.244.1.0/24 -d 172.30.0.2/32 ")
     assert made[0].endswith("-j ACCEPT")
     assert made[-1].startswith("-s 10.244.1.0/24 ! -d 10.244.0.0/16 ! -o cilium_+ ")
     assert made[-1].endswith("-j MASQUERADE")
+
+
+def test_with_vxlan_other_nodes_are_no_exception_and_the_range_may_be_chosen() -> None:
+    kept = IPv4Network("10.0.0.0/8")
+    lab = sample_lab("rules", masquerade=Masquerade.IPTABLES, ipv4_native_routing_cidr=kept)
+    (only,) = by_table_and_chain(rules.as_restore(rules.rules_of(lab, lab.nodes[1])))["nat CILIUM_POST_nat"]
+    assert only.startswith("-s 10.244.1.0/24 ! -d 10.0.0.0/8 ! -o cilium_+ ")
 
 
 def test_the_netfilter_fault_drops_between_pods_before_anything_accepts() -> None:

@@ -8,18 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
+from labctl.model.lab import POD_PLACEMENTS, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role, Seen
 from labctl.model.trace import Movement, PacketKey, PacketPath, TapDirection, TraceTap, Way
 from labctl.networks.cilium.expected import expected_for
-from labctl.path.assemble import join, names_of, numbered
+from labctl.path.assemble import PathEnd, join, names_of, numbered
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
 from labctl.testing.labs import example_devices, example_lab
 
 from .cilium_recordings import recorded
 
-CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in Placement)
+CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in POD_PLACEMENTS)
 IDENTIFIER = 4711
 IP_IDS = {Way.REQUEST: 0x5100, Way.REPLY: 0x9200}
 """As in `fixtures/cilium/encoded`: the echo's number is added."""
@@ -124,8 +124,10 @@ class Exchange:
         seen = self.sightings()
         numbers, _ = numbered(self.movements() if movements is None else movements, seen)
         names = names_of(self.lab, self.pair, self.taps, [(one.role, one.mac) for one in example_devices(self.lab)])
-        ends = (f"{self.pair.client}:eth0", f"{self.pair.server}:eth0")
-        return join(self.taps, seen, numbers, names, sent=self.echoes, ends=ends)
+        client, server = (
+            PathEnd(name=tap, taps=(tap,)) for tap in (f"{self.pair.client}:eth0", f"{self.pair.server}:eth0")
+        )
+        return join(self.taps, seen, numbers, names, sent=self.echoes, ends=(client, server))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from labctl.errors import MeasureFailed
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, Movement, Mover, PacketKey, PacketPath, TapDirection, TraceTap, Way
-from labctl.path.assemble import join, names_of
+from labctl.model.versions import Version
+from labctl.path.assemble import PathEnd, join, names_of
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.base import TargetKind
 from labctl.providers.cilium.commands import HostCommands
@@ -43,12 +44,12 @@ from labctl.providers.cilium.hubble_pwru import (
 )
 from labctl.providers.cilium.hubble_pwru import why_not as reason
 from labctl.providers.cilium.targets import Door, DoorTarget
-from labctl.providers.cilium.versions import Version
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 from .cilium_exchange import exchange, sections
 from .cilium_recordings import recorded
 
+ENDS = (PathEnd(name="client:eth0", taps=("client:eth0",)), PathEnd(name="server:eth0", taps=("server:eth0",)))
 JSON = recorded("encoded/hubble-jsonpb.1.16.0.txt")
 COMPACT = recorded("documented/hubble-compact.txt")
 PODS = {"10.244.0.10": ("node1", "lxcclient"), "10.244.1.20": ("node2", "lxcserver")}
@@ -328,7 +329,7 @@ def path_with(movements: tuple[Movement, ...]) -> PacketPath:
         for number, (one, direction, is_wrapped) in enumerate(WAY, start=1)
     ]  # fmt: skip
     names = names_of(LAB, LAB.pairs[0], TAPS, [(device.role, device.mac) for device in example_devices(LAB)])
-    path, *_ = join(TAPS, sightings, movements, names, sent=1, ends=("client:eth0", "server:eth0"))
+    path, *_ = join(TAPS, sightings, movements, names, sent=1, ends=ENDS)
     return path
 
 

@@ -18,12 +18,13 @@ import pytest
 
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.trace import Carriage, ForwardingAct, Mover, PacketPath, Way
-from labctl.path.assemble import join, names_of, numbered
+from labctl.path.assemble import PathEnd, join, names_of, numbered
 from labctl.providers.cilium.monitor import Devices, argv_monitor_pair, lost_by_monitor, movements_of, parse_monitor
 
 from .cilium_exchange import CELLS, IDENTIFIER, exchange
 from .cilium_recordings import FIXTURES, recorded
 
+ENDS = (PathEnd(name="client:eth0", taps=("client:eth0",)), PathEnd(name="server:eth0", taps=("server:eth0",)))
 VERSIONS = sorted(
     path.name.removeprefix("others.monitor.")[: -len(".txt")] for path in FIXTURES.glob("encoded/others*")
 )
@@ -351,7 +352,7 @@ def test_a_packet_that_a_program_dropped_is_lost_there_and_with_ciliums_reason()
         if sighting.way is Way.REQUEST and sighting.role in ("client-eth0", "client-lxc")
     ]
     names = names_of(one.lab, one.pair, one.taps, [])
-    (request,) = join(one.taps, seen, told, names, sent=1, ends=("client:eth0", "server:eth0"))
+    (request,) = join(one.taps, seen, told, names, sent=1, ends=ENDS)
     assert request.lost == (
         "the request was dropped on node1 by cil_from_container at lxc6a6019bdbc56 ingress: Policy denied"
     )

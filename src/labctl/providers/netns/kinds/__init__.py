@@ -7,9 +7,10 @@ lab has is decided by `networks` and `fabrics`.
 from __future__ import annotations
 
 from labctl.providers.netns.kinds.base import Kind, Object
+from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
-from labctl.providers.netns.kinds.netfilter import RULES
+from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
 from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES
 
@@ -21,7 +22,9 @@ KINDS: tuple[Kind, ...] = (
     ROUTES,
     NEIGHBOURS,
     RULES,
+    CHAINS,
     PROGRAMS,
+    CGROUPS,
     ENTRIES,
     RECORDS,
 )

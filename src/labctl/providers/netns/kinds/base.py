@@ -40,6 +40,8 @@ class ObjectKind(StrEnum):
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
+    CGROUP = "cgroup"
+    CHAIN = "chain"
 
 
 @dataclass(frozen=True, slots=True)

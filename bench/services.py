@@ -1,0 +1,287 @@
+"""What 10, 1,000 and 10,000 Services cost: translated by eBPF, by kube-proxy's iptables rules, by its nftables rules.
+
+    sudo python bench/services.py [--rounds N] [--counts 10,1000,10000] [--output FILE] [--json]
+
+All labs are up at the same time and alike but for the translation: Legacy host routing, vxlan, one Service with one
+backend on another node, and the fillers. Measured are, per node, the time to program the Services; per round, in an
+order that changes, short connections to the Service (`connect`) and requests over one connection (`latency`), and the
+same from the client straight to the backend's pod in the eBPF lab of the smallest count. Own CPU is of the client and
+the server; of programming it is that of labctl and of iptables-restore or nft. Intervals are those of paired rounds
+(Wilcoxon), as in `labctl compare`. Needs root.
+
+Targets: programming 1,000 Services takes at most 0.3 s a node and 10,000 at most 2 s; connections per second by eBPF
+are the same for every count, within the interval. The exit code is 1 when one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from labctl import __version__
+from labctl.checks.base import Check, CheckContext
+from labctl.checks.connect import ConnectCheck
+from labctl.checks.latency import LatencyCheck
+from labctl.compare.statistics import log_ratios, paired_estimate, relative
+from labctl.model.lab import (
+    CheckSpec,
+    Encapsulation,
+    HostRouting,
+    KubeProxy,
+    Lab,
+    Masquerade,
+    Pair,
+    Placement,
+    Service,
+    ServiceProtocol,
+    ServiceType,
+)
+from labctl.model.parameters import ConnectParameters, LatencyParameters
+from labctl.model.plan import Action
+from labctl.model.result import Verdict
+from labctl.providers.netns.execute import executor
+from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
+from labctl.providers.netns.kinds.program import MapsFill
+from labctl.providers.netns.open import open_lab
+from labctl.providers.netns.plan import plan
+from labctl.providers.netns.provider import teardown
+from labctl.store.environment import read_environment
+from labctl.testing.labs import sample_lab
+from labctl.testing.scripted import MemoryRaw
+
+RESULT = Path(__file__).parent / "results" / "services.json"
+WAYS = ("ebpf", "iptables", "nftables")
+MAPS_OF_SERVICES = ("services", "backends")
+MOST_S = {1_000: 0.3, 10_000: 2.0}
+TO_SERVICE = Pair(client="client", server="web", placement=Placement.CROSS_NODE)
+TO_POD = Pair(client="client", server="server", placement=Placement.CROSS_NODE)
+CHECKS: tuple[tuple[Check, CheckSpec], ...] = (
+    (ConnectCheck(), CheckSpec(name="connect", kind="connect", parameters=ConnectParameters(duration_s=1.0))),
+    (LatencyCheck(), CheckSpec(name="latency", kind="latency", parameters=LatencyParameters(duration_s=1.0))),
+)
+METRICS = ("connections_per_s", "cpu_per_connection", "latency_p50", "cpu_per_transaction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One lab, and what its client talks to. `program_s` has a figure for each node, and
+    `program_cpu_s` the CPU time of the same."""
+
+    name: str
+    lab: Lab
+    pair: Pair
+    program_s: tuple[float, ...] = ()
+    program_cpu_s: tuple[float, ...] = ()
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+def lab_of(way: str, count: int) -> Lab:
+    """Two nodes, the client on the first and the backend on the second, and `count` Services in all."""
+    lab = sample_lab(
+        f"bench-{way}-{count}-{os.getpid() % 1000}",
+        nodes=2,
+        pods=(("client", "node1"), ("server", "node2")),
+        host_routing=HostRouting.LEGACY,
+        encapsulation=Encapsulation.VXLAN,
+        masquerade=Masquerade.IPTABLES,
+        kube_proxy_replacement=way == "ebpf",
+        kube_proxy=KubeProxy.NFTABLES if way == "nftables" else KubeProxy.IPTABLES,
+        extra_services=count - 1,
+    )
+    web = Service(
+        name="web", address=IPv4Address("10.96.0.11"), port=80, target_port=5205, protocol=ServiceProtocol.TCP,
+        backends=("server",), selector={"app": "server"}, type=ServiceType.CLUSTER_IP,
+    )  # fmt: skip
+    return replace(lab, services=(web,))
+
+
+def is_programming(action: Action) -> bool:
+    """Whether the action puts Services onto a node."""
+    if isinstance(action, IptablesRestore):
+        return bool(action.keeps)
+    return isinstance(action, NftRestore) or (isinstance(action, MapsFill) and action.map in MAPS_OF_SERVICES)
+
+
+def namespace_of(action: Action) -> str:
+    return str(getattr(action, "namespace", ""))
+
+
+def cpu_s() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def build(lab: Lab) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Builds the lab; gives the seconds that programming the Services took for each node, and their CPU time."""
+    spent: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+    with executor(lab) as running:
+        for step in plan(lab).steps:
+            for action in step.actions:
+                begun, used = time.monotonic(), cpu_s()
+                running.execute([action])
+                if is_programming(action):
+                    node = namespace_of(action)
+                    spent[node] = spent.get(node, 0.0) + time.monotonic() - begun
+                    cpu[node] = cpu.get(node, 0.0) + cpu_s() - used
+        running.finish(lab)
+    return tuple(spent.values()), tuple(cpu.values())
+
+
+@contextlib.contextmanager
+def sides(counts: Sequence[int]) -> Iterator[tuple[Side, ...]]:
+    """All labs, up; removed at the end, whatever happens."""
+    made: list[Side] = []
+    try:
+        for count in counts:
+            for way in WAYS:
+                lab = lab_of(way, count)
+                made.append(Side(name=f"{way} {count}", lab=lab, pair=TO_SERVICE))
+                spent, cpu = build(lab)
+                made[-1] = replace(made[-1], program_s=spent, program_cpu_s=cpu)
+                figures = f"{statistics.median(spent):.3f} s ({statistics.median(cpu):.3f} s of CPU)"
+                say(f"{way}, {count} Services: {figures} to program a node")
+        made.append(Side(name="pod", lab=made[0].lab, pair=TO_POD))
+        yield tuple(made)
+    finally:
+        for side in made:
+            teardown(side.lab.name)
+
+
+def measure(side: Side) -> Mapping[str, float]:
+    """One run of each check. Raises SystemExit for one that did not pass: it would be no sample."""
+    found: dict[str, float] = {}
+    with open_lab(side.lab) as opened:
+        for check, spec in CHECKS:
+            result = check.run(CheckContext(open_lab=opened, pair=side.pair, spec=spec, raw=MemoryRaw()))
+            if result.verdict is not Verdict.PASS:
+                raise SystemExit(f"{side.name}: {spec.name} ended as {result.verdict}: {result.reason}")
+            found |= {sample.metric: sample.value for sample in result.samples}
+    return found
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def compared(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """The relative change from the one to the other, with its interval."""
+    estimate = paired_estimate(log_ratios(before, after))
+    return {
+        "estimate": relative(estimate.estimate),
+        "low": relative(estimate.low),
+        "high": relative(estimate.high),
+        "confidence": estimate.confidence,
+    }
+
+
+def report(made: Sequence[Side], counts: Sequence[int]) -> dict[str, Any]:
+    by_name = {side.name: side for side in made}
+    fewest, most = min(counts), max(counts)
+    figures = {
+        side.name: {
+            "programS": list(side.program_s),
+            "programCpuS": list(side.program_cpu_s),
+            **{name: {"median": statistics.median(values), "samples": values} for name, values in side.samples.items()},
+        }
+        for side in made
+    }
+    changes: dict[str, Any] = {}
+    for metric in METRICS:
+        for way in WAYS:
+            few, many = by_name[f"{way} {fewest}"].samples[metric], by_name[f"{way} {most}"].samples[metric]
+            changes[f"{metric}: {way}, {fewest} → {most} Services"] = compared(few, many)
+        for way in WAYS[1:]:
+            other, ebpf = by_name[f"{way} {most}"].samples[metric], by_name[f"ebpf {most}"].samples[metric]
+            changes[f"{metric}: {way} → ebpf, {most} Services"] = compared(other, ebpf)
+        direct, service = by_name["pod"].samples[metric], by_name[f"ebpf {fewest}"].samples[metric]
+        changes[f"{metric}: pod → Service by ebpf"] = compared(direct, service)
+    return {"figures": figures, "changes": changes}
+
+
+def missed(made: Sequence[Side], changes: Mapping[str, Mapping[str, float]], counts: Sequence[int]) -> list[str]:
+    wrong = []
+    for side in made:
+        count = side.lab.datapath.extra_services + 1
+        if side.program_s and (most := MOST_S.get(count)) and statistics.median(side.program_s) > most:
+            wrong.append(f"{side.name}: {statistics.median(side.program_s):.2f} s to program, more than {most} s")
+    change = changes[f"connections_per_s: ebpf, {min(counts)} → {max(counts)} Services"]
+    if not change["low"] <= 0 <= change["high"]:
+        wrong.append(f"connections per second by eBPF changed by {change['estimate']:+.1%}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--counts", default="10,1000,10000")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    counts = sorted(int(count) for count in given.counts.split(","))
+    order = random.Random(given.seed)
+    busy: list[float] = []
+    with sides(counts) as made:
+        for number in range(given.rounds):
+            turns = list(made)
+            order.shuffle(turns)
+            for side in turns:
+                for metric, value in measure(side).items():
+                    side.samples.setdefault(metric, []).append(value)
+            busy.append(os.getloadavg()[0])
+            say(f"round {number + 1} of {given.rounds}, load {busy[-1]:.1f}")
+        found = report(made, counts)
+    wrong = missed(made, found["changes"], counts)
+    document = {
+        "bench": "services",
+        "command": shlex.join(["python", *sys.argv]),
+        "labctlVersion": __version__,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rounds": given.rounds,
+        "loadAverage": busy,
+        "environment": asdict(read_environment()),
+        "missed": wrong,
+        **found,
+    }
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    if given.json:
+        print(json.dumps(document, ensure_ascii=False, default=str))
+    else:
+        show(made, found["changes"], wrong)
+    return 1 if wrong else 0
+
+
+def show(made: Sequence[Side], changes: Mapping[str, Mapping[str, float]], wrong: Sequence[str]) -> None:
+    print(f"{'':16}{'program':>10}{'conn/s':>10}{'cpu/conn':>12}{'p50':>10}{'cpu/req':>12}")
+    for side in made:
+        rate, cost, p50, request = (statistics.median(side.samples[metric]) for metric in METRICS)
+        program = f"{statistics.median(side.program_s):.3f} s" if side.program_s else "-"
+        times = f"{cost * 1e6:>9.1f} µs{p50 * 1e6:>7.1f} µs{request * 1e6:>9.2f} µs"
+        print(f"{side.name:16}{program:>10}{rate:>10.0f}{times}")
+    for name, change in changes.items():
+        print(f"{name:60} {change['estimate']:+7.1%}  [{change['low']:+.1%}, {change['high']:+.1%}]")
+    for line in wrong:
+        print(f"missed: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
