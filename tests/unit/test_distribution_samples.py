@@ -190,7 +190,7 @@ def test_an_iperf3_that_failed_is_an_error_in_its_own_words(distro: Distro, samp
 def test_an_iperf3_server_says_that_it_listens_and_who_came(distro: Distro) -> None:
     server = distro.text("iperf3-server")
     assert "Server listening" in server
-    transfer = parse_exchange(distro.text("iperf3-exchange.json"), server)
+    transfer = parse_exchange(distro.text("iperf3-exchange.json"), "neighbour", server)
     assert (transfer.peer, transfer.seen_from) == ("10.9.1.2", "10.9.0.2")
 
 

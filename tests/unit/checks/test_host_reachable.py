@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ NO, REFUSED, PLACE = "Operation not permitted", "Connection refused", "/dev/tcp/
 TO_WEB = Pair(client="client", server="web", placement=Placement.CROSS_NODE)
 
 
-def lab(service: Service = WEB, **datapath: object) -> Lab:
+def lab(service: Service = WEB, **datapath: Any) -> Lab:
     world = Outside(name="world", address=IPv4Address("172.30.0.253"), mac="02:00:00:00:00:09")
     return replace(sample_lab("demo", **datapath), services=(service,), outside=(world,))
 
@@ -84,9 +85,7 @@ def test_the_cluster_address_and_every_way_to_the_node_port_are_tried() -> None:
         ({"kube_proxy_replacement": False, "kube_proxy": KubeProxy.NFTABLES}, False),
     ],
 )
-def test_kube_proxys_nftables_mode_alone_has_no_node_port_on_localhost(
-    datapath: dict[str, object], answers: bool
-) -> None:
+def test_kube_proxys_nftables_mode_alone_has_no_node_port_on_localhost(datapath: dict[str, Any], answers: bool) -> None:
     assert tried(lab(**datapath))["web: 127.0.0.1"][3] is answers
     assert tried(lab(**datapath))["web: own address"][3]
 

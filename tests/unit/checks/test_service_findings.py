@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ WORLD = Outside(name="world", address=IPv4Address("172.30.0.253"), mac="02:00:00
 CLIENT_IP, VIP = "10.244.0.2", "10.96.0.11"
 
 
-def lab(service: Service = WEB, **datapath: object) -> Lab:
+def lab(service: Service = WEB, **datapath: Any) -> Lab:
     return replace(sample_lab("demo", **datapath), services=(service,), outside=(WORLD,))
 
 
@@ -137,7 +138,7 @@ def test_a_client_that_is_a_backend_itself_keeps_its_own_connections_on_its_loop
         ("world", {"kube_proxy_replacement": False}, Translation.NETFILTER),
     ],
 )
-def test_who_translates_for_whom(client: str, datapath: dict[str, object], translation: Translation) -> None:
+def test_who_translates_for_whom(client: str, datapath: dict[str, Any], translation: Translation) -> None:
     of = lab(**datapath)
     assert translation_of(of, of.endpoint(client)) is translation
 

@@ -8,11 +8,11 @@ import pytest
 
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import Evidence
+from labctl.model.fallback import fallback_in_log
 from labctl.providers.cilium.evidence import agent_evidence, config_evidence, found_by_agent
 from labctl.providers.cilium.status import (
     AgentStatus,
     explain,
-    fallback_in_log,
     network_of_config,
     parse_status,
 )
