@@ -15,10 +15,16 @@ from labctl.model.lab import Encapsulation, HostRouting
 
 
 class Role(StrEnum):
-    """The places where packets can be seen, from the client to the server."""
+    """The places where packets can be seen, from the client to the server.
+
+    A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may have as its port.
+    """
 
     CLIENT_ETH0 = "client-eth0"
     CLIENT_LXC = "client-lxc"
+    CLIENT_VETH = "client-veth"
+    CLIENT_BRIDGE = "client-node-bridge"
+    CLIENT_TUNNEL = "client-node-vxlan"
     CLIENT_CILIUM_HOST = "client-node-cilium_host"
     CLIENT_CILIUM_NET = "client-node-cilium_net"
     CLIENT_CILIUM_VXLAN = "client-node-cilium_vxlan"
@@ -31,6 +37,9 @@ class Role(StrEnum):
     SERVER_CILIUM_VXLAN = "server-node-cilium_vxlan"
     SERVER_CILIUM_NET = "server-node-cilium_net"
     SERVER_CILIUM_HOST = "server-node-cilium_host"
+    SERVER_TUNNEL = "server-node-vxlan"
+    SERVER_BRIDGE = "server-node-bridge"
+    SERVER_VETH = "server-veth"
     SERVER_LXC = "server-lxc"
     SERVER_ETH0 = "server-eth0"
 

@@ -11,7 +11,7 @@ from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import RULES
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
-from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES
+from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES, TUNNELS
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACES,
@@ -20,6 +20,7 @@ KINDS: tuple[Kind, ...] = (
     ADDRESSES,
     ROUTES,
     NEIGHBOURS,
+    TUNNELS,
     RULES,
     PROGRAMS,
     ENTRIES,

@@ -37,6 +37,7 @@ class ObjectKind(StrEnum):
     ADDRESS = "address"
     ROUTE = "route"
     NEIGHBOUR = "neighbour"
+    TUNNEL = "tunnel"
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"

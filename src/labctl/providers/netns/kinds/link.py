@@ -1,4 +1,4 @@
-"""Devices: bridges, veth pairs and vxlan devices. Their names, addresses, MTU and bridge are read back."""
+"""Devices: bridges, veth pairs, vxlan, macvlan and ipvlan devices. Their names, addresses, MTU and bridge are read back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from labctl.planning.shell import word
 from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, ObjectKind, Thing
 from labctl.system import rtnetlink
 from labctl.system.netlink import Request
+from labctl.system.rtnetlink import Sharing as Sharing
+from labctl.system.rtnetlink import SpanningTree as SpanningTree
+from labctl.system.rtnetlink import Tunnel as Tunnel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +53,22 @@ class _DeviceAdd(NetlinkObject):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeAdd(_DeviceAdd):
-    """A bridge, up."""
+    """A bridge, up. Without `spanning_tree` it forwards from the first packet on, and never finds a loop."""
+
+    spanning_tree: SpanningTree | None = None
 
     def shell(self) -> str:
-        return f"{ip(self.namespace)} link add {self.device.words()} up type bridge"
+        tree = self.spanning_tree
+        words = (
+            f" stp_state 1 priority {tree.priority} hello_time {tree.hello} forward_delay {tree.forward_delay}"
+            f" max_age {tree.max_age}"
+            if tree
+            else ""
+        )
+        return f"{ip(self.namespace)} link add {self.device.words()} up type bridge{words}"
 
     def request(self, context: BuildContext) -> Request:
-        return rtnetlink.bridge_add(self.device.encoded(up=True))
+        return rtnetlink.bridge_add(self.device.encoded(up=True), spanning_tree=self.spanning_tree)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +122,72 @@ class VxlanAdd(_DeviceAdd):
 
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.vxlan_add(self.device.encoded(up=True), port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelAdd(_DeviceAdd):
+    """A vxlan device whose tunnels are in its own forwarding database, up. `lower` is the device that it sends by;
+    `bridge` is the name and index of the bridge that it is a port of."""
+
+    tunnel: Tunnel
+    lower: str
+    bridge: tuple[str, int] | None = None
+
+    def shell(self) -> str:
+        tunnel = self.tunnel
+        to = ""
+        if tunnel.remote is not None:
+            to = f" {'group' if tunnel.remote.is_multicast else 'remote'} {tunnel.remote}"
+        master = f" master {word(self.bridge[0])}" if self.bridge else ""
+        return (
+            f"{ip(self.namespace)} link add {self.device.words()}{master} up type vxlan id {tunnel.vni}{to} "
+            f"local {tunnel.local} dev {word(self.lower)} dstport {tunnel.port}"
+            f" {'learning' if tunnel.learning else 'nolearning'}"
+        )
+
+    def request(self, context: BuildContext) -> Request:
+        master = self.bridge[1] if self.bridge else None
+        return rtnetlink.vxlan_tunnel_add(self.device.encoded(up=True), self.tunnel, master=master)
+
+    def things(self) -> Iterator[Thing]:
+        yield from self.device.things(self.namespace, up=True)
+        if self.bridge:
+            name, bridge = self.device.name, self.bridge[0]
+            yield Thing(
+                self.namespace, ObjectKind.DEVICE, _port_name(name, bridge), (device_name(name), device_name(bridge))
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedAdd(NetlinkObject):
+    """A macvlan or ipvlan device in `inside`, on a device of `namespace` (`lower`: its name and index), still down.
+
+    An ipvlan has the MAC of the device below it.
+    """
+
+    namespace: str
+    lower: tuple[str, int]
+    sharing: Sharing
+    device: Device
+    inside: str
+
+    def shell(self) -> str:
+        mode = "bridge" if self.sharing is Sharing.MACVLAN else "l2"
+        return (
+            f"{ip(self.namespace)} link add {self.device.words()} link {word(self.lower[0])} "
+            f"netns {word(self.inside)} type {self.sharing} mode {mode}"
+        )
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.shared_add(
+            self.device.encoded(up=False),
+            kind=self.sharing,
+            lower=self.lower[1],
+            namespace=context.namespaces.descriptor(self.inside),
+        )
+
+    def things(self) -> Iterator[Thing]:
+        return self.device.things(self.inside, up=False, ends=(self.namespace,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,4 +253,4 @@ def _devices(look: NamespaceReader) -> Iterator[str]:
             yield _port_name(link.name, look.device(link.master))
 
 
-DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, LinkUp), read=_devices)
+DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp), read=_devices)
