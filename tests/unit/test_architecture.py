@@ -34,7 +34,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
     "fabrics": frozenset({"model", "providers.netns.kinds"}),
-    "networks": frozenset({"model", "datapath", "fabrics", "providers.netns.kinds", "providers.netns.counters"}),
+    "networks": frozenset(
+        {"model", "path", "datapath", "fabrics", "providers.netns.kinds", "providers.netns.counters"}
+    ),
     "checks": frozenset({"model", "system", "path", "networks", "providers.base"}),
     "providers": frozenset({"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks"}),
     "engine": frozenset(

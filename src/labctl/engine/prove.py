@@ -21,12 +21,13 @@ from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence, Stand
 from labctl.model.lab import CheckSpec, Lab, Pair
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
-from labctl.path.signature import lost_on_the_way, signature_evidence
+from labctl.networks import network_of
+from labctl.path.signature import lost_on_the_way
 from labctl.providers.base import OpenLab, Provider
 
 TCPDUMP = "tcpdump"
+_IN_WORDS = {"hostRouting": "host routing", "podNetwork": "pod network"}
 SIGNATURE = "signature"
-HOST_ROUTING = "hostRouting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,8 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
 
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
-        evidence.extend(signature_evidence(result, lab.datapath, lab.name) for result in seen)
-    mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results))
+        evidence.extend(network_of(lab).read_signature(lab, result) for result in seen)
+    mode = judge_mode(lab.name, lab.asked(), tuple(evidence), tuple(results))
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
 
@@ -71,8 +72,9 @@ def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 def judge_mode(
     lab: str, asked: Mapping[str, object], evidence: tuple[Evidence, ...], results: tuple[CheckResult, ...]
 ) -> ModeInForce:
-    """Proven when at least one witness of host routing supports what was asked, none contradicts any of it, every
-    capture was possible, the known packets came through, and nothing of the datapath is missing on their way.
+    """Proven when at least one witness of what was asked first (with Cilium the host routing, else the pod network)
+    supports it, none contradicts any of it, every capture was possible, the known packets came through, and nothing of
+    the datapath is missing on their way.
 
     Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`. What could
     not be read, was lost or is missing is never held against the mode: then it is not shown.
@@ -85,7 +87,8 @@ def judge_mode(
     # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
     unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
     # A witness of the tunnel alone does not show the host routing.
-    supporting = [piece for piece in evidence if piece.supports and HOST_ROUTING in (piece.found or {})]
+    first = next(iter(asked))
+    supporting = [piece for piece in evidence if piece.supports and first in (piece.found or {})]
     lost, absent = _silent(evidence, Silence.LOST), _silent(evidence, Silence.ABSENT)
     reason = ""
     if against:
@@ -95,7 +98,7 @@ def judge_mode(
     elif unmeasured:
         reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
     elif not supporting:
-        nobody = "no witness could show which host routing is in force"
+        nobody = f"no witness could show which {_IN_WORDS.get(first, first)} is in force"
         reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
     return ModeInForce(
         lab=lab,

@@ -163,7 +163,7 @@ def trace(
         client_node=lab.pod(pair.client).node,
         server_node=lab.pod(pair.server).node,
         placement=pair.placement,
-        asked=lab.datapath.asked(),
+        asked=lab.asked(),
         protocol=protocol,
         sent=count,
         replied=sum(path.arrived for path in paths if path.way is Way.REPLY),

@@ -21,6 +21,7 @@ from labctl.loading.code_keys import code_problems
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, shown
 from labctl.loading.project import SUFFIX, Project, project_at
+from labctl.loading.network_rules import pod_network_problems
 from labctl.loading.rules import is_as_specific, meaning_problems, node_names, problem_at, site_problems
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
@@ -28,6 +29,9 @@ from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocumen
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
+    Encapsulation,
+    HostRouting,
+    Masquerade,
     Matrix,
     Pair,
     Placement,
@@ -36,6 +40,7 @@ from labctl.model.lab import (
     ScenarioService,
 )
 from labctl.model.parameters import CompareParameters
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.names import is_name
 from labctl.planning.resolve import selected, selector_of
 from labctl.units import PERCENT
@@ -121,6 +126,7 @@ def _all_problems(
     problems = list(scenario.problems)
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
+        problems.extend(pod_network_problems(scenario.tree))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
     if not problems:
         problems.extend(code_problems(scenario.tree, scenario.folders))
@@ -179,7 +185,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
         pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
-        datapath=typed(Datapath, data["datapath"], where=source),
+        datapath=_datapath(data, source),
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
         service_cidr=IPv4Network(network["serviceCIDR"]),
@@ -192,7 +198,25 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             if section in data and data["provider"] in part.providers
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
+        pod_network=typed(PodNetworkChoice, data.get("podNetwork", {}), where=source),
     )
+
+
+def _datapath(data: dict[str, Any], source: str) -> Datapath:
+    """As the file says for Cilium. Of another pod network, how packets cross follows from it: the kernel carries them,
+    by netfilter and through an envelope or not."""
+    said = data["datapath"]
+    choice = typed(PodNetworkChoice, data.get("podNetwork", {}), where=source)
+    if choice.type is NetworkType.CILIUM:
+        return typed(Datapath, said, where=source)
+    carried = {
+        "hostRouting": str(HostRouting.LEGACY),
+        "encapsulation": str(Encapsulation.VXLAN if choice.is_overlay else Encapsulation.NATIVE),
+        "masquerade": str(Masquerade.IPTABLES),
+        "kubeProxyReplacement": False,
+    }
+    of_any = {key: said[key] for key in ("extraIptablesRules", "faults") if key in said}
+    return typed(Datapath, carried | of_any, where=source)
 
 
 def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:

@@ -18,6 +18,7 @@ from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, fi
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceType
+from labctl.model.pod_network import NetworkType
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
@@ -200,11 +201,13 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
     section = find(tree, "datapath")
     if section is not None and not isinstance(section, Block):
         return
-    if find(section, "hostRouting") is None:
+    is_cilium = text_of(find(tree, "podNetwork", "type")) in (None, NetworkType.CILIUM)
+    if is_cilium and find(section, "hostRouting") is None:
         # A section that only the site's defaults have has its place there, where the key need not be.
         place = section.place if section is not None and section.place.file == tree.place.file else tree.place
         yield problem_at(place, ("datapath", "hostRouting"), "is missing: say which", listed(HostRouting))
-    yield from _combinations(tree)
+    if is_cilium:
+        yield from _combinations(tree)
 
 
 def _combinations(tree: Tree) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ _FIRST = (
     "pairs",
     "services",
     "network",
+    "podNetwork",
     "datapath",
     "checks",
 )

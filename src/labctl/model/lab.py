@@ -21,6 +21,7 @@ from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
 Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
@@ -126,6 +127,11 @@ class Lab:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
+    pod_network: Annotated[PodNetworkChoice, OMITTED] = PodNetworkChoice()
+
+    def asked(self) -> dict[str, object]:
+        """What the scenario asked for, as its own words, for reports (`modeInForce[].asked`)."""
+        return self.datapath.asked() if self.pod_network.type is NetworkType.CILIUM else self.pod_network.asked()
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -171,6 +177,7 @@ class Scenario:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
+    pod_network: PodNetworkChoice = PodNetworkChoice()
 
 
 class HostRouting(StrEnum):

@@ -98,8 +98,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedSignature:
-    """What real Cilium shows in one cell of mode × encapsulation × placement, and where that is known from."""
+    """What every tap shows of a pair's packets in the network that was asked for, and where that is known from.
 
-    host_routing: HostRouting
+    `host_routing` is the mode of Cilium's that shows this, None for other networks.
+    """
+
+    host_routing: HostRouting | None
     signature: Signature
     source: str

@@ -11,6 +11,32 @@ if TYPE_CHECKING:
 
 def network_of(lab: Lab) -> PodNetwork:
     """The pod network that the lab has."""
-    from labctl.networks.cilium.network import CiliumNetwork  # not where only the seam is wanted
+    from labctl.model.pod_network import Backend, Flooding, NetworkType  # not where only the seam is wanted
 
-    return CiliumNetwork()
+    choice = lab.pod_network
+    match choice.type:
+        case NetworkType.CILIUM:
+            from labctl.networks.cilium.network import CiliumNetwork
+
+            return CiliumNetwork()
+        case NetworkType.FLANNEL:
+            from labctl.networks.flannel import FlannelNetwork
+
+            return FlannelNetwork(choice.backend or Backend.VXLAN)
+        case NetworkType.CALICO:
+            from labctl.networks.calico import CalicoNetwork
+
+            return CalicoNetwork()
+        case NetworkType.DOCKER:
+            from labctl.networks.docker import DockerNetwork
+
+            return DockerNetwork(snat=choice.snat)
+        case NetworkType.VXLAN:
+            from labctl.networks.vxlan import VxlanNetwork
+
+            return VxlanNetwork(mode=choice.mode or Flooding.P2P, vni=choice.vni, group=choice.group)
+        case NetworkType.MACVLAN | NetworkType.IPVLAN:
+            from labctl.networks.shared import SharedNetwork
+            from labctl.providers.netns.kinds.link import Sharing
+
+            return SharedNetwork(Sharing(choice.type))

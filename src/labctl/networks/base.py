@@ -16,9 +16,14 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.evidence import Evidence, MapTable
     from labctl.model.lab import Lab, Node, Pair, Pod
     from labctl.model.plan import Step
+    from labctl.model.result import CheckResult
     from labctl.model.signature import ExpectedSignature
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
+
+
+STATEMENT = "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
+"""What a reader of a netns lab must know, where its network does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +52,16 @@ class PodNetwork(Protocol):
     remark: str
     """What a person who builds the lab by hand must know of it."""
 
+    has_programs: bool
+    """Whether its nodes run eBPF programs that report packets."""
+
     def refuse(self, lab: Lab) -> None:
         """Raises UsageError, with the key at fault, for what this network does not have."""
         ...
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
-        """What a reader must know of what each node carries before any figure."""
+        """What a reader must know before any figure: first what this network is and is not, then what each node
+        carries."""
         ...
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
@@ -82,6 +91,10 @@ class PodNetwork(Protocol):
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
+        ...
+
+    def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
+        """What the packets of one tcpdump check of a pair testify of the mode in force."""
         ...
 
     def map_tables(

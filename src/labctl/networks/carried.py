@@ -23,6 +23,8 @@ from labctl.model.signature import Role
 from labctl.names import namespace_of
 from labctl.networks.base import NodeReadings, PodObjects
 from labctl.networks.netfilter import Ruleset, forward_rules
+from labctl.path.difference import first_difference
+from labctl.path.signature import lost_on_the_way
 from labctl.providers.netns.counters import Unread
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import BridgeAdd, Device, LinkUp, VethAdd
@@ -32,6 +34,8 @@ from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import MapTable
+    from labctl.model.result import CheckResult
+    from labctl.model.signature import ExpectedSignature
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -147,6 +151,9 @@ class CarriedNetwork:
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         raise NotImplementedError
 
+    def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        raise NotImplementedError
+
     def mtu(self, lab: Lab) -> int:
         return lab.network.route_mtu
 
@@ -203,6 +210,28 @@ class CarriedNetwork:
             other = {"podNetwork": str(lab.pod_network.type), "backend": "none: packets crossed without the tunnel"}
             return _testimony(look, finding, command, found=other, supports=False)
         return _testimony(look, finding, command)
+
+    def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
+        """Every tap as expected is evidence for the network; one that shows otherwise is evidence against it, unless
+        the packets were lost: then they show nothing."""
+        where = f"{result.client} → {result.server} ({result.placement})"
+        signature = result.signature
+        if signature is None:
+            finding, silence = f"no signature could be taken: {result.reason}", Silence.UNREAD
+            return Evidence(witness="signature", where=where, finding=finding, supports=None, silence=silence)
+        pair = next(one for one in lab.pairs if (one.client, one.server) == (result.client, result.server))
+        sent = next((sight.request for sight in signature.taps if sight.request is not None), None)
+        expected = self.expected(lab, pair, packets=0 if sent is None else sent.packets)
+        missing, otherwise = lost_on_the_way(signature), first_difference(expected, signature)
+        return Evidence(
+            witness="signature",
+            where=where,
+            finding=missing or (otherwise.sentence if otherwise else f"every tap shows what it should: {expected.source}"),
+            supports=None if missing else otherwise is None,
+            command=f"labctl trace {lab.name} {result.client} {result.server}",
+            found=lab.asked() if not missing and otherwise is None else {},
+            silence=Silence.LOST if missing else None,
+        )
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]

@@ -170,12 +170,13 @@ def tunnelled(vni: int) -> tuple[Row, ...]:
 
 
 def bridged(devices: NodeDevices) -> tuple[Row, ...]:
-    """From port to port of one bridge: no hop is counted. The bridge's own device does not see it."""
+    """From port to port of one bridge: no hop is counted. What captures at the bridge's own device sees it, since a
+    capture makes that device take up every frame."""
     tunnel: tuple[Row, ...] = ((Role.CLIENT_TUNNEL, None),) if devices.tunnel else ()
     return (
         (Role.CLIENT_ETH0, _BRIDGED),
         (Role.CLIENT_VETH, _BRIDGED),
-        (Role.CLIENT_BRIDGE, None),
+        (Role.CLIENT_BRIDGE, _BRIDGED),
         *tunnel,
         (Role.CLIENT_UPLINK, None),
         (Role.CLIENT_LO, None),

@@ -100,14 +100,14 @@ def _switched(vni: int) -> tuple[Row, ...]:
     return (
         (Role.CLIENT_ETH0, sent),
         (Role.CLIENT_VETH, sent),
-        (Role.CLIENT_BRIDGE, None),
+        (Role.CLIENT_BRIDGE, sent),
         (Role.CLIENT_TUNNEL, sent),
         (Role.CLIENT_UPLINK, wrapped),
         (Role.CLIENT_LO, None),
         (Role.SERVER_LO, None),
         (Role.SERVER_UPLINK, wrapped),
         (Role.SERVER_TUNNEL, sent),
-        (Role.SERVER_BRIDGE, None),
+        (Role.SERVER_BRIDGE, sent),
         (Role.SERVER_VETH, sent),
         (Role.SERVER_ETH0, sent),
     )

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.model.lab import Lab, Pair
+from labctl.model.pod_network import NetworkType
 from labctl.model.signature import Role
 from labctl.model.trace import (
     ForwardingAct,
@@ -360,6 +361,7 @@ class AddressBook:
     vteps: Mapping[str, KnownAddress]
     identities: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]]
     identity_of: Mapping[str, int]
+    has_identities: bool = True
 
     def mac(self, address: str) -> KnownAddress:
         return self.macs.get(address, KnownAddress(address=address))
@@ -378,6 +380,7 @@ class AddressBook:
             identity_pods=pods,
             identity_labels=labels,
             is_senders=self.identity_of.get(inner_src) == seen.vni,
+            is_identity=self.has_identities,
         )
 
 
@@ -409,6 +412,7 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         vteps={ip: KnownAddress(address=ip, role=roles.get(ip, ""), owner=name) for name, ip in addresses.items()},
         identities=identities,
         identity_of={str(pod.address): pod.identity for pod in lab.pods},
+        has_identities=lab.pod_network.type is NetworkType.CILIUM,
     )
 
 

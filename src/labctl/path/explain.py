@@ -201,11 +201,21 @@ HANDED = (ForwardingAct.TO_ENDPOINT, ForwardingAct.TO_NETWORK, ForwardingAct.TO_
 _MOVES_NOTHING = (ForwardingAct.PASS, ForwardingAct.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)
+_INTO_BRIDGE = frozenset(
+    {
+        (Role.CLIENT_VETH, Role.CLIENT_BRIDGE),
+        (Role.SERVER_VETH, Role.SERVER_BRIDGE),
+        (Role.SERVER_VETH, Role.CLIENT_BRIDGE),
+    }
+)
+_PORTS_OF_PODS = frozenset({Role.CLIENT_VETH, Role.SERVER_VETH, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL})
 _VETH_PAIRS = frozenset(
     frozenset(pair)
     for pair in (
         (Role.CLIENT_ETH0, Role.CLIENT_LXC),
         (Role.SERVER_ETH0, Role.SERVER_LXC),
+        (Role.CLIENT_ETH0, Role.CLIENT_VETH),
+        (Role.SERVER_ETH0, Role.SERVER_VETH),
         (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET),
         (Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET),
         (Role.CLIENT_UPLINK, Role.CLIENT_BRIDGE_PORT),
@@ -335,6 +345,15 @@ def _link(previous: Sighting, here: Sighting) -> Carried | None:
         return Carried(carriage=Carriage.WIRE, because=f"over the underlay from {previous.tap}")
     if previous.role in _PORTS and here.role in _PORTS and here.direction is TapDirection.OUT:
         return Carried(carriage=Carriage.BRIDGE, because="the underlay's bridge passed it on by its destination MAC")
+    if (previous.role, here.role) in _INTO_BRIDGE and here.direction is TapDirection.IN:
+        because = "the bridge took it up: it is addressed to the bridge's own MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
+    if (here.role, previous.role) in _INTO_BRIDGE and here.direction is TapDirection.OUT:
+        because = "the bridge sent it out of the port that has the destination MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
+    if previous.role in _PORTS_OF_PODS and here.role in _PORTS_OF_PODS and here.direction is TapDirection.OUT:
+        because = "the pods' bridge passed it on by its destination MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
     return None
 
 

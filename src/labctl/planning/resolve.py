@@ -24,8 +24,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl import names
 from labctl.errors import UsageError
-from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
+from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
+from labctl.model.pod_network import NetworkType
 from labctl.planning.record import digest_of
 
 
@@ -56,6 +57,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         digest="",
         settings=scenario.settings,
         services=_services(scenario),
+        pod_network=scenario.pod_network,
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
 
@@ -120,14 +122,29 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
                 node=pod.node,
                 address=pod_address(pod_cidrs[pod.node], placed[pod.node]),
                 mac=names.stable_mac("pod", pod.name),
-                lxc=names.lxc_name(pod.name),
-                lxc_mac=names.stable_mac("lxc", pod.name),
+                lxc=device_on_node(scenario.pod_network.type, pod.name),
+                lxc_mac=names.stable_mac("lxc", pod.name)
+                if scenario.pod_network.type is not NetworkType.CALICO
+                else CALICO_MAC,
                 identity=identity_of[label_key(pod.labels)],
                 labels=dict(pod.labels),
             )
         )
         placed[pod.node] += 1
     return tuple(pods)
+
+
+CALICO_MAC = "ee:ee:ee:ee:ee:ee"
+"""Calico gives it to every pod's device on the node."""
+_PREFIXES = {NetworkType.CILIUM: "lxc", NetworkType.CALICO: "cali"}
+
+
+def device_on_node(network: NetworkType, pod: str) -> str:
+    """The device of the node that the pod hangs on, named as that network names it. With macvlan and ipvlan it is the
+    uplink, which the pods share."""
+    if network in (NetworkType.MACVLAN, NetworkType.IPVLAN):
+        return UPLINK
+    return names.host_end(_PREFIXES.get(network, "veth"), pod)
 
 
 FIRST_IDENTITY = 256

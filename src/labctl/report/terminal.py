@@ -326,7 +326,7 @@ def status_record(
         "provider": lab.provider,
         "statement": statement,
         "digest": lab.digest,
-        "asked": lab.datapath.asked(),
+        "asked": lab.asked(),
         "nodes": [
             {
                 "name": node.name,
@@ -366,7 +366,7 @@ def status_table(
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
     yield Text(statement, style="dim")
-    yield Text(f"asked for: {_claims(lab.datapath.asked())}")
+    yield Text(f"asked for: {_claims(lab.asked())}")
     if mode is not None:
         yield in_force(mode)
     if missing:

@@ -69,7 +69,9 @@ def since_words(hop: Hop) -> str:
 
 
 def vni_words(envelope: HopEnvelope) -> str:
-    """`VNI 51130 = identity of client (app=client)`."""
+    """`VNI 51130 = identity of client (app=client)`; the number alone where it is no identity."""
+    if not envelope.is_identity:
+        return f"VNI {envelope.vni}"
     if not envelope.identity_pods:
         return f"VNI {envelope.vni}: no pod of this lab has that identity"
     labels = f" ({', '.join(envelope.identity_labels)})" if envelope.identity_labels else ""
@@ -220,6 +222,8 @@ def headline(trace: Trace) -> str:
 
 def seen_words(trace: Trace) -> str:
     """The mode that the packets themselves show."""
+    if "hostRouting" not in trace.asked:
+        return ""
     if not trace.host_routing:
         return f"the sightings do not show the host routing: {trace.recognised}" if trace.recognised else ""
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
@@ -234,6 +238,9 @@ def unshown_words(one: Unshown) -> str:
 
 
 def _as_it_should(trace: Trace) -> str:
+    if "hostRouting" not in trace.asked:
+        asked = ", ".join(f"{key} {value}" for key, value in trace.asked.items())
+        return f"every tap shows what it should with {asked}, {trace.placement}"
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 

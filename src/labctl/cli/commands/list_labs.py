@@ -10,6 +10,7 @@ from labctl.cli.options import as_json, discover_all, missing_parts, up_again
 from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
+    from labctl.model.lab import Lab
     from labctl.errors import LabError
     from labctl.providers.base import RunningLab
 
@@ -42,7 +43,7 @@ def _record(running: RunningLab) -> dict[str, object]:
         "provider": running.provider,
         "scenario": running.scenario,
         "digest": running.digest,
-        "asked": running.lab.datapath.asked() if running.lab else None,
+        "asked": running.lab.asked() if running.lab else None,
         "nodes": len(running.lab.nodes) if running.lab else None,
         "pods": len(running.lab.pods) if running.lab else None,
         "state": state_of(running),
@@ -76,7 +77,7 @@ def _show_table(labs: list[RunningLab]) -> None:
                 running.name,
                 running.scenario or "?",
                 running.provider,
-                f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}" if lab else "?",
+                _network_in_words(lab) if lab else "?",
                 str(len(lab.nodes)) if lab else "?",
                 str(len(lab.pods)) if lab else "?",
                 state_of(running),
@@ -90,6 +91,13 @@ def _show_table(labs: list[RunningLab]) -> None:
                 f"  {up_again(running)}  # builds it again (with its --set, if it had any); to remove it: labctl down "
                 f"{running.name}"
             )
+
+
+def _network_in_words(lab: Lab) -> str:
+    asked = lab.asked()
+    first = asked.pop("podNetwork", None) or asked.pop("hostRouting", None)
+    keys = ("encapsulation", "backend", "mode")
+    return ", ".join(str(one) for one in (first, *(asked[key] for key in keys if key in asked)))
 
 
 def state_of(running: RunningLab) -> str:

@@ -74,7 +74,7 @@ def command(
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
     else:
         say(f"lab {lab.name} is up: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
-        say(chosen.statement)
+        say(chosen.statements(lab)[0])
     if found.mode is not None:
         said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")

@@ -21,7 +21,7 @@ from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
 from labctl.names import namespace_of
-from labctl.networks.base import PodObjects
+from labctl.networks.base import STATEMENT, PodObjects
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.providers.netns.kinds.base import Object, step
@@ -34,6 +34,7 @@ from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScop
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.result import CheckResult
     from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import NodeReadings
 
@@ -44,6 +45,7 @@ class CiliumNetwork:
     """`PodNetwork` of the seam. What judges a running lab is loaded when it is asked for."""
 
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
+    has_programs = True
 
     def refuse(self, lab: Lab) -> None:
         """Services, and a choice that changes nothing."""
@@ -67,7 +69,8 @@ class CiliumNetwork:
         count = f"{rules.count_of(lab)} iptables rules"
         if extra:
             count = f"{rules.count_of(lab)} iptables rules, {extra} of them extra ones that no packet matches"
-        return (f"Each node carries {count}, and tracks connections; the size of a difference depends on it.",)
+        burden = f"Each node carries {count}, and tracks connections; the size of a difference depends on it."
+        return STATEMENT, burden
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         namespace = namespace_of(lab.name, node.name)
@@ -174,6 +177,11 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
+        from labctl.path.signature import signature_evidence
+
+        return signature_evidence(result, lab.datapath, lab.name)
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]

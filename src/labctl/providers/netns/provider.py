@@ -22,6 +22,7 @@ from labctl.model.plan import Plan
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
+from labctl.networks.base import STATEMENT
 from labctl.system import files, netns
 
 
@@ -29,9 +30,7 @@ class NetnsProvider:
     """`Provider` of the provider seam. Stateless."""
 
     name = "netns"
-    statement = (
-        "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
-    )
+    statement = STATEMENT
 
     @property
     def capabilities(self) -> Capabilities:
@@ -40,7 +39,7 @@ class NetnsProvider:
     def statements(self, lab: Lab) -> tuple[str, ...]:
         from labctl.networks import network_of
 
-        return (self.statement, *network_of(lab).statements(lab))
+        return network_of(lab).statements(lab)
 
     def probes(self) -> Iterator[Probe]:
         from labctl.providers.netns.probes import probes

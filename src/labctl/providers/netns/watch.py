@@ -21,6 +21,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.tools import require_output
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
+from labctl.networks import network_of
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.counters import unread
 from labctl.providers.netns.kinds.program import attached_to
@@ -227,7 +228,7 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
     try:
         maps = _maps(stack, programs)
         readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
-        if not readers:
+        if not readers and network_of(lab).has_programs:
             gaps.append(f"{name}: none of labctl's programs is attached, so that no packet is reported")
     except OSError as failed:
         gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")
