@@ -30,6 +30,9 @@ BRIDGE_INDEX = 2
 FIRST_PORT_INDEX = 10
 
 VXLAN_PORT = 8472
+REGISTERED_VXLAN_PORT = 4789
+VXLAN_PORTS = (VXLAN_PORT, REGISTERED_VXLAN_PORT)
+"""Linux's own, which Cilium and Flannel keep, and the one that IANA has registered since (RFC 7348)."""
 VXLAN_OVERHEAD_BYTE = 50
 """Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header: 20 + 8 + 8 + 14."""
 

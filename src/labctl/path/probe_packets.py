@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
 from labctl.model.trace import ProbeProtocol
@@ -102,7 +102,7 @@ class ProbePackets:
             return match_echo(self.client, self.server, self.token)
         return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
-    def expression(self, *, vxlan_port: int = VXLAN_PORT) -> str:
+    def expression(self) -> str:
         """The pcap filter for these packets, as they are and inside VXLAN.
 
         Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
@@ -112,7 +112,8 @@ class ProbePackets:
         a, b = int(self.client), int(self.server)
         src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
         either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
-        return f"({plain}) or (udp port {vxlan_port} and ({either}) and ({self._inside()}))"
+        ports = " or ".join(f"udp port {port}" for port in VXLAN_PORTS)
+        return f"({plain}) or (({ports}) and ({either}) and ({self._inside()}))"
 
     def _plain(self) -> str:
         ports = f"portrange {self.port}-{self.last_port}"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from labctl.errors import NeedsRoot
+from labctl.errors import NeedsRoot, UsageError
 from labctl.model.interfaces import LO_INDEX
 from labctl.names import is_name, split_namespace
 from labctl.providers.base import RunningLab
@@ -108,15 +108,20 @@ def _running(name: str, of_lab: Remains) -> RunningLab:
         )
     from labctl.providers.netns.observed import lacking  # loads the plan: not where no lab is up
 
-    missing = lacking(lab, of_lab.namespaces)
+    unknown: UsageError | None = None
+    try:
+        missing = lacking(lab, of_lab.namespaces)
+    except UsageError as refused:  # another version of labctl built it, with what this one does not have
+        missing, unknown = (), refused
     return RunningLab(
         name=name,
         provider="netns",
         scenario=lab.scenario,
         digest=lab.digest,
-        is_whole=not missing,
+        is_whole=not missing and unknown is None,
         lab=lab,
         missing=missing,
+        unasked=unknown,
         is_being_built=bool(missing) and is_claimed(name),
         can_be_opened=all(part in of_lab.namespaces for part in parts_of(lab)),
     )
