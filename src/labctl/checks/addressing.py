@@ -30,7 +30,7 @@ from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
 from labctl.model.tools import require_output, require_success
-from labctl.networks import network_of
+from labctl.networks import expected_of
 from labctl.path.frame import Ipv4, decode
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.providers.base import Completed, Target
@@ -88,7 +88,7 @@ class AddressingCheck(WithoutFigures):
             for capture in captures
             for one in sightings(capture.records(), matcher, tap=capture.tap.name, role=capture.tap.role)
         )
-        expected = network_of(lab).expected(lab, pair, packets=parameters.count)
+        expected = expected_of(lab, pair, packets=parameters.count)
         yield judges.judge_ttl(pair, seen, expected, pod.command(("ping", "-c", "1", server)))
         wrapped = tuple(one for capture in captures for one in _wrapped(capture, matcher))
         plain = [one for one in seen if one.role in _UPLINKS and one.envelope is None]

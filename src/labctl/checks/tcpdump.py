@@ -20,7 +20,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.parameters import PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
-from labctl.networks import network_of
+from labctl.networks import expected_of
 from labctl.path.difference import differences
 from labctl.path.sent import require_sent
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
@@ -45,7 +45,7 @@ class TcpdumpCheck(WithoutFigures):
         def body(raw: RawFiles) -> Measured:
             observed = self.observe(context, raw, parameters)
             lab = context.open_lab.lab
-            expected = network_of(lab).expected(lab, context.pair, packets=parameters.count)
+            expected = expected_of(lab, context.pair, packets=parameters.count)
             return Measured(judgement=judge_signature(expected, observed), values={}, signature=observed)
 
         return measure(context, self.metrics(parameters), body)

@@ -29,7 +29,7 @@ from labctl.model.lab import Lab, Pair, Placement
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
-from labctl.networks import network_of
+from labctl.networks import expected_of
 from labctl.path.assemble import Clocks, join, names_of, numbered
 from labctl.path.difference import differences
 from labctl.path.explain import first_wrong
@@ -147,7 +147,7 @@ def trace(
         encapsulation=lab.datapath.encapsulation,
     )
     recognised = recognise(signature)
-    expected = network_of(lab).expected(lab, pair, packets=count)
+    expected = expected_of(lab, pair, packets=count)
     # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
     expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
     found = tuple(differences(expected, signature))

@@ -5,13 +5,15 @@ Making and removing those is the provider's, and so are the namespaces that they
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from labctl.model import interfaces
-from labctl.model.lab import Lab, Node
-from labctl.model.signature import Role
+from labctl.model.fabric import Router
+from labctl.model.lab import Lab, Node, Pair
+from labctl.model.signature import ExpectedSignature, Role
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
 
@@ -47,7 +49,27 @@ class Fabric(Protocol):
         """The node's uplink, and how it reaches the other nodes."""
         ...
 
-    def taps(self, client: Node, server: Node) -> tuple[TapPlace, ...]:
+    def routers(self, lab: Lab) -> Iterator[tuple[Router, Iterable[Object]]]:
+        """What is in each router or switch, in the order in which they are made."""
+        ...
+
+    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
+        """By whom the node sends to another node's pods; None where a routing daemon says so."""
+        ...
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        """The routing daemons, once everything is wired and addressed."""
+        ...
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        """The wait for what daemons and bridges find out."""
+        ...
+
+    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
+        """What a network says that two nodes on one wire see, as it is seen across this fabric."""
+        ...
+
+    def taps(self, lab: Lab, pair: Pair) -> tuple[TapPlace, ...]:
         """Where packets between two nodes can be seen outside of both, from the client's node to the server's."""
         ...
 

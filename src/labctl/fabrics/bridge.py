@@ -5,12 +5,14 @@ It stands alone because every fabric is one module behind `base`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address
 
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
-from labctl.model.lab import Fault, Lab, Node
-from labctl.model.signature import Role
+from labctl.model.fabric import Router
+from labctl.model.lab import Fault, Lab, Node, Pair, Placement
+from labctl.model.signature import ExpectedSignature, Role
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, LinkUp, VethAdd
@@ -51,7 +53,25 @@ class BridgeFabric:
             neighbours=_neighbours(lab, node, namespace),
         )
 
-    def taps(self, client: Node, server: Node) -> tuple[TapPlace, ...]:
+    def routers(self, lab: Lab) -> Iterator[tuple[Router, Iterable[Object]]]:
+        return iter(())
+
+    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
+        return other.address.ip
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
+        return expected
+
+    def taps(self, lab: Lab, pair: Pair) -> tuple[TapPlace, ...]:
+        if pair.placement is Placement.SAME_NODE:
+            return ()
+        client, server = (lab.node(lab.pod(name).node) for name in (pair.client, pair.server))
         return (
             (Role.CLIENT_BRIDGE_PORT, UNDERLAY, interfaces.bridge_port(client.index)),
             (Role.SERVER_BRIDGE_PORT, UNDERLAY, interfaces.bridge_port(server.index)),

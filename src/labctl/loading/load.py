@@ -26,6 +26,7 @@ from labctl.loading.rules import is_as_specific, meaning_problems, node_names, p
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.fabric import FabricChoice
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
@@ -199,6 +200,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
         pod_network=typed(PodNetworkChoice, data.get("podNetwork", {}), where=source),
+        fabric=typed(FabricChoice, data.get("fabric", {}), where=source),
     )
 
 

@@ -31,6 +31,7 @@ _FIRST = (
     "pairs",
     "services",
     "network",
+    "fabric",
     "podNetwork",
     "datapath",
     "checks",

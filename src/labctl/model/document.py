@@ -27,6 +27,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
 from labctl.codec import Doc, key_of
+from labctl.model.fabric import FabricChoice
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.pod_network import PodNetworkChoice
@@ -372,7 +373,9 @@ _SHARED: dict[str, Any] = {
     for name, part in PROVIDER_SECTIONS.items()
 }
 
+_FABRIC = "How the nodes reach each other; one bridge where it is not written."
 _OF_SCENARIO: dict[str, Any] = {
+    "fabric": (_section_of(FabricChoice, "FabricSection", _FABRIC) | None, Field(None, description=_FABRIC)),
     "pod_network": (
         _section_of(PodNetworkChoice, "PodNetworkSection", _POD_NETWORK) | None,
         Field(None, description=_POD_NETWORK),

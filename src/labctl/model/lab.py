@@ -21,6 +21,7 @@ from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
+from labctl.model.fabric import FabricChoice, Link, Router
 from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
@@ -128,6 +129,12 @@ class Lab:
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
     pod_network: Annotated[PodNetworkChoice, OMITTED] = PodNetworkChoice()
+    fabric: Annotated[FabricChoice, OMITTED] = FabricChoice()
+    routers: Annotated[tuple[Router, ...], OMITTED] = ()
+    links: Annotated[tuple[Link, ...], OMITTED] = ()
+
+    def is_router(self, part: str) -> bool:
+        return any(router.name == part for router in self.routers)
 
     def asked(self) -> dict[str, object]:
         """What the scenario asked for, as its own words, for reports (`modeInForce[].asked`)."""
@@ -178,6 +185,7 @@ class Scenario:
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
     pod_network: PodNetworkChoice = PodNetworkChoice()
+    fabric: FabricChoice = FabricChoice()
 
 
 class HostRouting(StrEnum):

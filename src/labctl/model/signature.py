@@ -17,7 +17,8 @@ from labctl.model.lab import Encapsulation, HostRouting
 class Role(StrEnum):
     """The places where packets can be seen, from the client to the server.
 
-    A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may have as its port.
+    Between nodes, the gateways are the ports of the routers that the nodes are attached to, `fabric` is each port between
+    routers. A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may have as its port.
     """
 
     CLIENT_ETH0 = "client-eth0"
@@ -31,6 +32,9 @@ class Role(StrEnum):
     CLIENT_UPLINK = "client-node-uplink"
     CLIENT_LO = "client-node-lo"
     CLIENT_BRIDGE_PORT = "client-node-bridge-port"
+    CLIENT_GATEWAY = "client-gateway"
+    FABRIC = "fabric"
+    SERVER_GATEWAY = "server-gateway"
     SERVER_BRIDGE_PORT = "server-node-bridge-port"
     SERVER_LO = "server-node-lo"
     SERVER_UPLINK = "server-node-uplink"

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labctl.model.lab import Lab
+    from labctl.model.lab import Lab, Pair
+    from labctl.model.signature import ExpectedSignature
     from labctl.networks.base import PodNetwork
+
+
+def expected_of(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+    """What every tap shows of that many echo requests of the pair and of their replies: as the network says, across the
+    lab's fabric."""
+    from labctl.fabrics import fabric_of
+
+    return fabric_of(lab).seen_through(lab, pair, network_of(lab).expected(lab, pair, packets=packets))
 
 
 def network_of(lab: Lab) -> PodNetwork:

@@ -21,6 +21,7 @@ from labctl.model.lab import Fault, Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
 from labctl.names import namespace_of
+from labctl.networks import expected_of
 from labctl.networks.base import NodeReadings, PodObjects
 from labctl.networks.netfilter import Ruleset, forward_rules
 from labctl.path.difference import first_difference
@@ -221,7 +222,7 @@ class CarriedNetwork:
             return Evidence(witness="signature", where=where, finding=finding, supports=None, silence=silence)
         pair = next(one for one in lab.pairs if (one.client, one.server) == (result.client, result.server))
         sent = next((sight.request for sight in signature.taps if sight.request is not None), None)
-        expected = self.expected(lab, pair, packets=0 if sent is None else sent.packets)
+        expected = expected_of(lab, pair, packets=0 if sent is None else sent.packets)
         missing, otherwise = lost_on_the_way(signature), first_difference(expected, signature)
         return Evidence(
             witness="signature",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Interface
 
+from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
 from labctl.model.interfaces import UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Pair, Placement
@@ -46,10 +47,10 @@ class DockerNetwork(CarriedNetwork):
                     device=UPLINK,
                     index=UPLINK_INDEX,
                     destination=other.pod_cidr,
-                    gateway=other.address.ip,
+                    gateway=gateway,
                 )
                 for other in lab.nodes
-                if other is not node
+                if other is not node and (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
 from labctl.model import interfaces
 from labctl.model.interfaces import POD_BRIDGE_INDEX, TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
@@ -47,9 +48,10 @@ class FlannelNetwork(CarriedNetwork):
                     device=UPLINK,
                     index=UPLINK_INDEX,
                     destination=other.pod_cidr,
-                    gateway=other.address.ip,
+                    gateway=gateway,
                 )
                 for other in others
+                if (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None
             )
             return NodeObjects(
                 says=f"{BRIDGE} {node.router}, routes by the other nodes",

@@ -28,6 +28,7 @@ from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
 from labctl.model.pod_network import NetworkType
 from labctl.planning.record import digest_of
+from labctl.planning.topology import links_of, routers_of
 
 
 def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
@@ -41,7 +42,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
             "names have lower-case letters, digits and hyphens, at most 40 characters",
             "choose another: --name my-lab",
         )
-    nodes = _nodes(scenario)
+    nodes, routers = _nodes(scenario), routers_of(scenario.fabric)
     lab = Lab(
         name=name or scenario.name,
         scenario=scenario.name,
@@ -58,6 +59,9 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         settings=scenario.settings,
         services=_services(scenario),
         pod_network=scenario.pod_network,
+        fabric=scenario.fabric,
+        routers=routers,
+        links=links_of(scenario.fabric, routers, nodes),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
 

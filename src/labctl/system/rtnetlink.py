@@ -49,6 +49,8 @@ _IFLA_IFNAME = 3
 _IFLA_MTU = 4
 _IFLA_LINK = 5
 _IFLA_MASTER = 10
+_IFLA_PROTINFO = 12
+_IFLA_BRPORT_STATE = 1
 _IFLA_LINKINFO = 18
 _IFLA_IFALIAS = 20
 _IFLA_STATS64 = 23
@@ -257,6 +259,12 @@ def shared_add(device: NetDevice, *, kind: Sharing, lower: int, namespace: int) 
         data = attribute(_IFLA_IPVLAN_MODE, struct.pack("=H", _IPVLAN_MODE_L2))
     more = number_attribute(_IFLA_LINK, lower) + number_attribute(_IFLA_NET_NS_FD, namespace)
     return _link_add(device, kind, data, more)
+
+
+def port_add(index: int, *, bridge: int) -> Request:
+    """Makes a device a port of the bridge of that index, and takes it up."""
+    body = _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP) + number_attribute(_IFLA_MASTER, bridge)
+    return Request(_RTM_NEWLINK, CHANGE, body)
 
 
 def link_up(index: int) -> Request:
@@ -468,6 +476,11 @@ def one_link(index: int) -> Request:
     return Request(_RTM_GETLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0))
 
 
+def all_ports() -> Request:
+    """Of bridges. Answered by one `parse_port` each."""
+    return Request(_RTM_GETLINK, ALL, _IFINFO.pack(_AF_BRIDGE, 0, 0, 0, 0))
+
+
 NO_HOOKS = frozenset({errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV})
 """How the kernel refuses to list the filters of a device that has no clsact qdisc, or is gone. Any other error means
 that they could not be read."""
@@ -496,6 +509,23 @@ def parse_link(body: bytes) -> Link:
         mtu=_number(known.get(_IFLA_MTU)),
         master=_number(known.get(_IFLA_MASTER)),
     )
+
+
+class PortState(IntEnum):
+    """What a bridge's port does with frames (linux/if_bridge.h)."""
+
+    DISABLED = 0
+    LISTENING = 1
+    LEARNING = 2
+    FORWARDING = 3
+    BLOCKING = 4
+
+
+def parse_port(body: bytes) -> PortState | None:
+    """None for what is no bridge's port."""
+    information = dict(attributes(body, _IFINFO.size)).get(_IFLA_PROTINFO, b"")
+    state = dict(attributes(information)).get(_IFLA_BRPORT_STATE)
+    return None if state is None else PortState(state[0])
 
 
 def parse_address(body: bytes) -> Address:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from labctl.datapath.layout import Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
+from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
 from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
@@ -97,8 +98,8 @@ class CiliumNetwork:
                 continue
             if lab.datapath.encapsulation is Encapsulation.VXLAN:
                 yield by_router(destination=other.pod_cidr, mtu=self.mtu(lab))
-            else:
-                yield by_uplink(destination=other.pod_cidr, gateway=other.address.ip)
+            elif (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None:
+                yield by_uplink(destination=other.pod_cidr, gateway=gateway)
 
     def steps(self, lab: Lab) -> Iterator[Step]:
         """The rules of all nodes, then each node's programs and maps, attached to every device that is no pod's."""

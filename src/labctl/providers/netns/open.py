@@ -12,7 +12,7 @@ from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence
 from labctl.model.interfaces import LO
-from labctl.model.lab import Lab, Pair, Placement, Pod
+from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
@@ -21,6 +21,7 @@ from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target,
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import netns, pids, process, rtnetlink, view
@@ -37,17 +38,23 @@ class NamespaceTarget:
     namespace: str
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return netns.command(self.namespace, tuple(argv))
+        return netns.command(self.namespace, self.inside_argv(argv))
+
+    def inside_argv(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """With the options by which FRR's shell finds this router's daemons, where it is that."""
+        if argv and argv[0] == "vtysh" and self.kind in (TargetKind.ROUTER, TargetKind.NODE):
+            return vtysh(self.namespace, argv[1:])
+        return tuple(argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
-        return process.run(argv, timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
+        return process.run(self.inside_argv(argv), timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers)
+        return process.Process(self.inside_argv(argv), namespace=place, cpu=cpu, output=output, powers=self._powers)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -99,9 +106,8 @@ class NetnsOpenLab:
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         """In the order from client to server; of a same-node pair, the devices of the one node once."""
-        client, server = (self.lab.node(self.lab.pod(name).node) for name in (pair.client, pair.server))
         at_client, at_server = network_of(self.lab).taps(self.lab, pair)
-        between = fabric_of(self.lab).taps(client, server) if pair.placement is Placement.CROSS_NODE else ()
+        between = fabric_of(self.lab).taps(self.lab, pair)
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
             for role, where, interface in (*at_client, *between, *at_server)
@@ -167,6 +173,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
+        *((router.name, TargetKind.ROUTER) for router in lab.routers),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
     return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)

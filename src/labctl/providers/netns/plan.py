@@ -16,11 +16,12 @@ Each object says itself what a person would type for it, how it is made, how it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
-from labctl.fabrics.base import NodeObjects
+from labctl.fabrics.base import Fabric, NodeObjects
+from labctl.model.fabric import Router
 from labctl.model.lab import Lab, Node
 from labctl.model.plan import Plan, Step
 from labctl.names import UNDERLAY, namespace_of
@@ -53,9 +54,12 @@ def plan(lab: Lab) -> Plan:
         provider="netns",
         steps=(
             step("underlay", f"underlay: {fabric.says}", underlay),
+            *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
             *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
             *network.steps(lab),
+            *_learning(lab, fabric),
             *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
+            *_learned(lab, fabric),
             _record(lab),
         ),
         preamble=_preamble(lab, network.remark),
@@ -103,6 +107,24 @@ def _node(lab: Lab, node: Node, fabric: NodeObjects, network: NodeObjects) -> St
             *network.neighbours,
         ),
     )
+
+
+def _router(lab: Lab, router: Router, objects: Iterable[Object]) -> Step:
+    return step(
+        f"router-{router.name}",
+        f"router {router.name}",
+        (*_namespace(lab, router.name, "router", _FORWARDING), *objects),
+    )
+
+
+def _learning(lab: Lab, fabric: Fabric) -> Iterator[Step]:
+    if daemons := tuple(fabric.daemons(lab)):
+        yield step("routing", f"routing: FRR's daemons on {len(daemons)} routers and nodes", daemons)
+
+
+def _learned(lab: Lab, fabric: Fabric) -> Iterator[Step]:
+    if waits := tuple(fabric.learned(lab)):
+        yield step("converged", f"converged: {len(waits)} routers, switches and nodes know their ways", waits)
 
 
 def _pod(lab: Lab, of_pod: PodObjects) -> Step:

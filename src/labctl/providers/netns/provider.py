@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from labctl.errors import NeedsRoot, StepFailed
@@ -22,6 +22,7 @@ from labctl.model.plan import Plan
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
+from labctl.names import namespace_of
 from labctl.networks.base import STATEMENT
 from labctl.system import files, netns
 
@@ -34,7 +35,7 @@ class NetnsProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes)
+        return Capabilities(runs_tools_here=True, enter=_enter, argv_inside=_argv_inside, processes=processes)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         from labctl.networks import network_of
@@ -75,6 +76,12 @@ class NetnsProvider:
         return open_lab(lab)
 
 
+def _argv_inside(lab: Lab, target: str, argv: Sequence[str]) -> tuple[str, ...]:
+    from labctl.providers.netns.open import NetnsOpenLab
+
+    return NetnsOpenLab(lab).target(target).inside_argv(argv)
+
+
 def _enter(lab: Lab, target: str, privileged: bool) -> tuple[str, ...]:
     from labctl.providers.netns.open import NetnsOpenLab
 
@@ -102,9 +109,21 @@ def teardown(name: str) -> None:
                 remedy=f"ip netns delete {namespace}",
             ) from refused
     _remove_pins(name)
+    _remove_path_spaces(name)
     files.remove_tree(record_path(name).parent)
     if of_lab.is_ours:
         netns.tidy_directory()
+
+
+def _remove_path_spaces(name: str) -> None:
+    """What the routing daemons of a lab kept in files."""
+    from labctl.providers.netns.kinds.daemon import FOLDER, path_space
+
+    own = path_space(namespace_of(name, ""))
+    with contextlib.suppress(FileNotFoundError), files.open_folder(FOLDER) as folder:
+        for found in folder.names():
+            if found.startswith(own):
+                folder.remove_tree(found)
 
 
 def processes(name: str) -> tuple[str, ...]:

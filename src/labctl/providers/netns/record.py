@@ -64,7 +64,12 @@ def parts_of(lab: Lab) -> tuple[str, ...]:
 
 
 def part_names(lab: Lab) -> tuple[str, ...]:
-    return (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods))
+    return (
+        UNDERLAY,
+        *(router.name for router in lab.routers),
+        *(node.name for node in lab.nodes),
+        *(pod.name for pod in lab.pods),
+    )
 
 
 _ALIAS_BYTES = 255
@@ -82,7 +87,7 @@ class NamespaceMark:
 
 
 def mark_of(lab: Lab, kind: str) -> str:
-    """The alias for a part (`node`, `pod`, `underlay`) of the lab."""
+    """The alias for a part (`node`, `pod`, `router`, `underlay`) of the lab."""
     mark = NamespaceMark(scenario=lab.scenario[:_SCENARIO_CHARACTERS], digest=lab.digest[:_DIGEST_DIGITS], kind=kind)
     text = f"{MARK} {json.dumps(plain(mark), separators=(',', ':'))}"
     return text if len(text.encode()) <= _ALIAS_BYTES else MARK

@@ -7,6 +7,7 @@ lab has is decided by `networks` and `fabrics`.
 from __future__ import annotations
 
 from labctl.providers.netns.kinds.base import Kind, Object
+from labctl.providers.netns.kinds.daemon import DAEMONS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import RULES
@@ -24,6 +25,7 @@ KINDS: tuple[Kind, ...] = (
     RULES,
     PROGRAMS,
     ENTRIES,
+    DAEMONS,
     RECORDS,
 )
 

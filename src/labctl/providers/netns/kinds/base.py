@@ -38,6 +38,7 @@ class ObjectKind(StrEnum):
     ROUTE = "route"
     NEIGHBOUR = "neighbour"
     TUNNEL = "tunnel"
+    DAEMON = "daemon"
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"

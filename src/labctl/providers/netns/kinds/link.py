@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from labctl.errors import StepFailed
 from labctl.planning.shell import word
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, Object, ObjectKind, Thing
 from labctl.system import rtnetlink
+from labctl.system.clock import Deadline
 from labctl.system.netlink import Request
+from labctl.system.rtnetlink import PortState
 from labctl.system.rtnetlink import Sharing as Sharing
 from labctl.system.rtnetlink import SpanningTree as SpanningTree
 from labctl.system.rtnetlink import Tunnel as Tunnel
+
+
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +218,52 @@ class LinkUp(OnDevice):
         yield Thing(self.namespace, ObjectKind.DEVICE, up_name(self.device), (device_name(self.device),))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortAdd(OnDevice):
+    """Makes a device a port of a bridge (name and index), and takes it up."""
+
+    bridge: tuple[str, int]
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link set dev {word(self.device)} master {word(self.bridge[0])} up"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.port_add(self.index, bridge=self.bridge[1])
+
+    def things(self) -> Iterator[Thing]:
+        needs = (device_name(self.device), device_name(self.bridge[0]))
+        yield Thing(self.namespace, ObjectKind.DEVICE, up_name(self.device), needs[:1])
+        yield Thing(self.namespace, ObjectKind.DEVICE, _port_name(self.device, self.bridge[0]), needs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortsAwait(Object):
+    """Waits until no port of the namespace's bridges is on its way to forwarding (listening or learning)."""
+
+    namespace: str
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        place = word(self.namespace)
+        return f"while bridge -n {place} link show | grep -qE 'state (listening|learning)'; do sleep 0.1; done"
+
+    def make(self, context: BuildContext) -> None:
+        deadline = Deadline.after(self.timeout_s)
+        channel = context.namespaces.channel(self.namespace)
+        while True:
+            states = [rtnetlink.parse_port(body) for body in channel.ask(rtnetlink.all_ports())]
+            waiting = sum(state in (PortState.LISTENING, PortState.LEARNING) for state in states)
+            if not waiting:
+                return
+            if deadline.is_over():
+                raise StepFailed(
+                    what=f"the spanning tree in {self.namespace} has not settled after {self.timeout_s:g} s",
+                    cause=f"{waiting} of {len(states)} ports do not forward yet",
+                    remedy=f"bridge -n {self.namespace} link show",
+                )
+            time.sleep(_POLL_S)
+
+
 def ip(namespace: str) -> str:
     """The beginning of an ip command inside a namespace."""
     return f"ip -n {word(namespace)}"
@@ -253,4 +306,4 @@ def _devices(look: NamespaceReader) -> Iterator[str]:
             yield _port_name(link.name, look.device(link.master))
 
 
-DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp), read=_devices)
+DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp, PortAdd, PortsAwait), read=_devices)
