@@ -112,7 +112,8 @@ class RoutedFabric:
         edges = {uplink_of(lab, node)[1].part for node in lab.nodes}
         if nodes_announce(lab):
             for node in lab.nodes:
-                wanted = tuple(other.pod_cidr for other in lab.nodes if other is not node)
+                others = (other for other in lab.nodes if other is not node and lab.pods_on(other.name))
+                wanted = tuple(other.pod_cidr for other in others)
                 yield RoutesAwait(namespace=namespace_of(lab.name, node.name), destinations=wanted)
             return
         for edge in sorted(edges):

@@ -393,6 +393,8 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         if mac:
             macs.setdefault(mac.lower(), KnownAddress(address=mac.lower(), role=role, owner=owner))
 
+    for end in (end for link in lab.links for end in link.ends if lab.is_router(end.part)):
+        know(end.mac, "", f"{end.part}:{end.device}")  # many of them have one role
     for role, mac in devices:
         know(mac, role, by_role.get(role, ""))
     for pod in lab.pods:

@@ -245,7 +245,9 @@ def _as_it_should(trace: Trace) -> str:
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 
-_WIRE = frozenset({Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT})
+_WIRE = frozenset(
+    {Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT, Role.CLIENT_GATEWAY, Role.FABRIC, Role.SERVER_GATEWAY}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,7 +142,8 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     gaps: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
-        nodes = tuple(_open(stack, lab, node.name, gaps) for node in lab.nodes)
+        names = (*(node.name for node in lab.nodes), *(router.name for router in lab.routers))
+        nodes = tuple(_open(stack, lab, name, gaps) for name in names)
         # First the programs: they are still tracing wherever a killed watch leaves a table behind.
         for node in nodes:
             for reader in node.readers:

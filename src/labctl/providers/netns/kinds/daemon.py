@@ -1,8 +1,8 @@
 """Routing daemons (FRR) of a router or node, one process each in its namespace, and the wait for what they learn.
 
-Each router has a folder of its own below FRR's, named after its namespace (FRR calls it the path space): configuration,
-pid files and the sockets that `vtysh -N` talks to. The processes end with the namespace when the lab is removed; the
-folder is removed by its name.
+Each router has a folder of its own below FRR's, named after its namespace: configuration, pid files, logs and the
+sockets that vtysh talks to. The daemons see it in place of FRR's own (FRR's path spaces, `-N`, leave some files in
+common). The processes end with the namespace when the lab is removed; the folder is removed by its name.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from labctl.system.clock import Deadline
 FOLDER = Path("/run/frr")
 PROGRAMS = Path("/usr/lib/frr")
 _USER = "frr"
+_OWN_FOLDER = f'mount --bind "$1" {FOLDER} && shift && exec "$@"'
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 LACKS = "sudo make setup-networks"
@@ -39,7 +40,7 @@ class Daemon:
 
 
 def path_space(namespace: str) -> str:
-    """The folder's name: FRR takes no dots in it, and names of labs and their parts have no underscores."""
+    """The folder's name. Names of labs and their parts have no underscores."""
     return namespace.replace(".", "_")
 
 
@@ -55,14 +56,15 @@ class FrrStart(Object):
         return FOLDER / path_space(self.namespace)
 
     def argv(self, daemon: Daemon) -> tuple[str, ...]:
-        configuration = self.folder / f"{daemon.name}.conf"
         return (
-            str(PROGRAMS / daemon.name), "-d", "-N", path_space(self.namespace), "-f", str(configuration),
-            "--log", f"file:{self.folder / daemon.name}.log", "--log-level", "warnings",
+            "unshare", "--mount", "--", "sh", "-c", _OWN_FOLDER, "sh", str(self.folder),
+            str(PROGRAMS / daemon.name), "-d", "-f", str(FOLDER / f"{daemon.name}.conf"),
+            "--log", f"file:{FOLDER / daemon.name}.log", "--log-level", "warnings",
         )  # fmt: skip
 
     def shell(self) -> str:
         lines = [f"install -d -o {_USER} -g {_USER} -m 750 {word(FOLDER)} {word(self.folder)}"]
+        lines.append(f": > {word(self.folder / 'vtysh.conf')}")
         lines += [written(self.folder / f"{daemon.name}.conf", daemon.configuration) for daemon in self.daemons]
         lines.append(f"chown {_USER}:{_USER} {word(self.folder)}/*.conf")
         lines += [quoted(netns.command(self.namespace, self.argv(daemon))) for daemon in self.daemons]
@@ -106,7 +108,7 @@ def _start_all(objects: Sequence[FrrStart], context: BuildContext) -> None:
         files.remove_tree(one.folder)  # what is left of a lab of that name
         files.make_folder_of(
             FOLDER / path_space(one.namespace),
-            {f"{daemon.name}.conf": daemon.configuration for daemon in one.daemons},
+            {"vtysh.conf": "", **{f"{daemon.name}.conf": daemon.configuration for daemon in one.daemons}},
             owner=(account.pw_uid, account.pw_gid),
         )
     for turn in range(max(len(one.daemons) for one in objects)):
@@ -170,7 +172,7 @@ class RoutesAwait(Object):
 def vtysh(namespace: str, words: Sequence[str]) -> tuple[str, ...]:
     """FRR's shell for the daemons of that namespace."""
     space = path_space(namespace)
-    return ("vtysh", "-N", space, "--config_dir", str(FOLDER / space), *words)
+    return ("vtysh", "--vty_socket", str(FOLDER / space), "--config_dir", str(FOLDER / space), *words)
 
 
 def _daemon_name(daemon: str) -> str:
