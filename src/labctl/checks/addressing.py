@@ -24,8 +24,11 @@ from labctl.checks.addressing_findings import (
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import TapCapture, echo_filter
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_findings, measure
+from labctl.checks.server import unfit_unless_pods
 from labctl.checks.tcpdump import PingSending, WatchedPing, mac_roles
+from labctl.model.flow import flows_of
 from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
 from labctl.model.signature import Role
@@ -50,6 +53,9 @@ class AddressingCheck(WithoutFigures):
 
     def __init__(self, ping: WatchedPing | None = None) -> None:
         self._ping = ping or WatchedPing()
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_unless_pods(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
@@ -82,7 +88,7 @@ class AddressingCheck(WithoutFigures):
         client = lab.pod(pair.client)
         arp = tuple(arp_of_pod(captures, client.address, [client.mac]))
         yield from judges.judge_arp(lab, pair, arp, gateway, _look_at(context, Role.CLIENT_LXC, "arp"))
-        matcher = match_echo(client.address, lab.pod(pair.server).address, watched.token)
+        matcher = match_echo(flows_of(lab, pair), watched.token)
         seen = tuple(
             one
             for capture in captures
@@ -105,7 +111,7 @@ class AddressingCheck(WithoutFigures):
     ) -> PingSending:
         """One sending by the pod, which has forgotten its gateway's MAC: the only ARP to be seen is the pod's."""
         lab, pair, pod = context.open_lab.lab, context.pair, context.open_lab.target(context.pair.client)
-        expression = f"arp or {echo_filter(lab.pod(pair.client).address, lab.pod(pair.server).address)}"
+        expression = f"arp or {echo_filter(flows_of(lab, pair))}"
 
         def forget(again: str) -> None:
             argv = argv_forget_neighbour(gateway, _DEVICE)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from labctl.model.lab import CheckSpec, Pair
+from labctl.model.lab import CheckSpec, Lab, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric
 from labctl.providers.base import OpenLab
@@ -71,6 +71,15 @@ class InSlices(Protocol):
 
     def run_in_slices(self, context: CheckContext) -> Generator[None, None, CheckResult]:
         """As `run`; yields wherever another run may take its turn. Nothing of it is running then."""
+        ...
+
+
+@runtime_checkable
+class ForSomePairs(Protocol):
+    """A check that has a meaning for some pairs only."""
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        """Why it has none for this pair, as a sentence without its full stop; empty where it has. Pure."""
         ...
 
 

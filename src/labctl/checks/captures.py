@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
+from labctl.model.flow import Flow
 from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
@@ -241,16 +241,20 @@ def vxlan_filter() -> str:
     return f"({' or '.join(f'udp port {port}' for port in VXLAN_PORTS)})"
 
 
-def echo_filter(client: IPv4Address, server: IPv4Address) -> str:
-    """The pcap expression for ICMP between two pods, both as it is and inside VXLAN.
+def echo_filter(flows: Iterable[Flow]) -> str:
+    """The pcap expression for ICMP of these flows and the way back, both as it is and inside VXLAN.
 
     Inside the envelope the inner header is found by its offset from the UDP header: tcpdump's own `vxlan` keyword would
     move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
     """
-    plain = f"icmp and host {client} and host {server}"
-    a, b = int(client), int(server)
+    flows = tuple(flows)
+    hosts = " or ".join(f"host {client} and host {server}" for client, server in flows)
+    plain = f"icmp and {hosts if len(flows) == 1 else f'({hosts})'}"
     src, dst = f"udp[{_INNER_SRC}:4]", f"udp[{_INNER_DST}:4]"
-    either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+    either = " or ".join(
+        f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+        for a, b in ((int(client), int(server)) for client, server in flows)
+    )
     return f"({plain}) or ({vxlan_filter()} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange, unfit_as_server
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import UNREACHED, is_of_the_network, require_success
@@ -142,6 +143,9 @@ class ConnectCheck:
 
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         return None
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.ping import whole_seconds
-from labctl.checks.server import ServerCommand, address_of, exchange
+from labctl.checks.server import ServerCommand, address_of, exchange, unfit_as_server
 from labctl.errors import MeasureFailed, Starved
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import TOOLS, UNREACHED, identify, numbers, remedy_for, why
@@ -278,6 +279,9 @@ class IperfCheck:
 
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         return None
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.ping import whole_seconds
-from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange, unfit_as_server
 from labctl.errors import MeasureFailed, Starved
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import UNREACHED, remedy_for, why, words_of
@@ -200,6 +201,9 @@ class LatencyCheck:
         if not isinstance(parameters, LatencyParameters):
             raise TypeError(f"latency cannot run with {type(parameters).__name__}")
         return whole_seconds(parameters.duration_s) + APART_S
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, failed, finding, judge_findings, measure
 from labctl.checks.ping import argv_ping, ping_timeout_s
+from labctl.checks.server import unfit_unless_pods
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
@@ -49,6 +50,9 @@ class NetfilterCheck(WithoutFigures):
 
     def __init__(self, *, mark: Callable[[], str] = lambda: f"labctl-{secrets.token_hex(_MARK_BYTE)}") -> None:
         self._mark = mark
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_unless_pods(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

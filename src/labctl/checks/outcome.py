@@ -95,7 +95,7 @@ def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, mea
         check=context.spec.name,
         kind=context.spec.kind,
         client=context.pair.client,
-        server=context.pair.server,
+        server=context.pair.destination,
         placement=context.pair.placement,
         verdict=measured.judgement.verdict,
         reason=measured.judgement.reason,

@@ -16,8 +16,9 @@ from labctl.checks.base import CheckContext
 from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed, require_ended
 from labctl.checks.ping import percentile, whole_seconds
-from labctl.checks.server import Exchange, ServerCommand, address_of, exchange
+from labctl.checks.server import Exchange, ServerCommand, address_of, exchange, unfit_as_server
 from labctl.errors import MeasureFailed, Starved
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, PacedParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 
@@ -138,6 +139,9 @@ class PacedCheck:
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         """As with the latency check: sockperf sleeps for 2 s at first."""
         return whole_seconds(_own(parameters).duration_s) + APART_S
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = _own(context.spec.parameters)

@@ -19,8 +19,9 @@ from statistics import fmean
 
 from labctl.checks.base import CheckContext, to_the_end
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure_in_slices, passed
-from labctl.checks.server import address_of
+from labctl.checks.server import address_of, unfit_as_server
 from labctl.errors import MeasureFailed
+from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, PingParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.path.sent import PingReport as PingReport
@@ -187,6 +188,9 @@ class PingCheck:
 
     def next_start_s(self, parameters: CheckParameters) -> float | None:
         return None
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         return to_the_end(self.run_in_slices(context))

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import RawFiles
 from labctl.errors import MeasureFailed, Starved
-from labctl.model.lab import Lab
+from labctl.model.lab import EndpointKind, Lab, Pair
 from labctl.model.tools import remedy_for, require_ended, why
 from labctl.providers.base import Completed
 
@@ -31,8 +31,21 @@ class Exchange:
 
 
 def address_of(lab: Lab, name: str) -> IPv4Address:
-    """The address of a pod, or of a node on the underlay: a pair of nodes shows what the wire between them gives."""
-    return next((node.address.ip for node in lab.nodes if node.name == name), None) or lab.pod(name).address
+    """Where packets to a pod, a node or a host outside are sent: a pair of nodes shows what the wire between them
+    gives."""
+    return lab.endpoint(name).address
+
+
+def unfit_as_server(lab: Lab, pair: Pair) -> str:
+    """`ForSomePairs.unfit` of a check that starts a server program where the pair ends, and asks for it there."""
+    if lab.server(pair).kind is EndpointKind.SERVICE:
+        return "a Service answers at its backends: this check measures what answers itself"
+    return ""
+
+
+def unfit_unless_pods(lab: Lab, pair: Pair) -> str:
+    """`ForSomePairs.unfit` of a check whose expectations are of two pods at their own addresses."""
+    return "" if lab.is_between_pods(pair) else "this check is about the way between two pods"
 
 
 def exchange(

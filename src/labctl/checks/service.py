@@ -31,9 +31,9 @@ from labctl.checks.outcome import (
     measure,
     unknown,
 )
-from labctl.checks.server import ServerCommand, exchange
+from labctl.checks.server import ServerCommand, exchange, unfit_unless_pods
 from labctl.errors import MeasureFailed
-from labctl.model.lab import Service, ServiceProtocol
+from labctl.model.lab import Lab, Pair, Service, ServiceProtocol
 from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.model.signature import Role
@@ -136,6 +136,9 @@ class ServiceCheck(WithoutFigures):
 
     def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
+
+    def unfit(self, lab: Lab, pair: Pair) -> str:
+        return unfit_unless_pods(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters

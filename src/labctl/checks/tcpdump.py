@@ -17,6 +17,7 @@ from labctl.checks.captures import TapCapture, capturing, echo_filter, hindrance
 from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, failed, measure, passed, said
 from labctl.checks.ping import PingReport, argv_ping, parse_ping, ping_timeout_s
 from labctl.errors import MeasureFailed
+from labctl.model.flow import flows_of
 from labctl.model.parameters import PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
@@ -54,9 +55,9 @@ class TcpdumpCheck(WithoutFigures):
         """Takes the signature without judging it. Raises MeasureFailed when the captures cannot be trusted."""
         open_lab, pair = context.open_lab, context.pair
         lab, taps = open_lab.lab, open_lab.taps(pair)
-        client, server = lab.pod(pair.client).address, lab.pod(pair.server).address
-        for watched in self._ping.sendings(context, raw, echo_filter(client, server), count=parameters.count):
-            seen = tuple(_sightings(watched.captures, match_echo(client, server, watched.token)))
+        flows = flows_of(lab, pair)
+        for watched in self._ping.sendings(context, raw, echo_filter(flows), count=parameters.count):
+            seen = tuple(_sightings(watched.captures, match_echo(flows, watched.token)))
             is_seen = any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
             hindrances = hindrances_of(watched.captures)
             if not is_seen and watched.sent.returncode:
@@ -155,7 +156,7 @@ class WatchedPing:
         called when the taps listen, with what to add to names of raw files. Raises MeasureFailed when ping could not
         send, when the captures cannot be trusted, and when none is complete."""
         open_lab, pair = context.open_lab, context.pair
-        pod, server = open_lab.target(pair.client), str(open_lab.lab.pod(pair.server).address)
+        pod, server = open_lab.target(pair.client), str(open_lab.lab.server(pair).address)
         # The neighbours on the way are resolved first, so that no packet waits for ARP while it is being watched.
         once = PingParameters(count=1, interval_s=_INTERVAL_S)
         warm = raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))

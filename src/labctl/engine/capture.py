@@ -34,9 +34,10 @@ from labctl.checks.captures import (
     require_trustworthy,
     without_own,
 )
+from labctl.engine.prove import pairs_of_pods
 from labctl.engine.trace import marked_packets
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import EndpointKind, Lab
 from labctl.model.signature import Role
 from labctl.model.tools import require_success, why
 from labctl.model.trace import ProbeProtocol, TapDirection, Way
@@ -421,7 +422,7 @@ def prove_filter(open_lab: OpenLab, taps: Sequence[Tap], expression: str) -> San
     lab = open_lab.lab
     matchers = []
     with capturing(taps, expression, nanoseconds=True) as live:
-        for pair in lab.pairs:
+        for pair in (one for one in lab.pairs if lab.server(one).kind is not EndpointKind.SERVICE):
             for protocol in ProbeProtocol:
                 marked = marked_packets(lab, pair, protocol, 1)
                 marked.require_sent(open_lab.target(pair.client).run(marked.argv(), timeout_s=marked.timeout_s))
@@ -464,25 +465,10 @@ def chosen_taps(open_lab: OpenLab, names: Sequence[str]) -> tuple[Tap, ...]:
 def known_taps(open_lab: OpenLab) -> tuple[Tap, ...]:
     """Every tap on the way of any two pods, once. The lab's own pairs go first and give the roles."""
     taps: dict[str, Tap] = {}
-    for pair in (*open_lab.lab.pairs, *_all_pods(open_lab.lab)):
+    for pair in (*open_lab.lab.pairs, *pairs_of_pods(open_lab.lab)):
         for tap in open_lab.taps(pair):
             taps.setdefault(tap.name, tap)
     return tuple(taps.values())
-
-
-def _all_pods(lab: Lab) -> tuple[Pair, ...]:
-    """Pairs such that every pod is in one."""
-    if len(lab.pods) < 2:
-        return ()
-    first = lab.pods[0]
-    return tuple(
-        Pair(
-            client=first.name,
-            server=pod.name,
-            placement=Placement.SAME_NODE if pod.node == first.node else Placement.CROSS_NODE,
-        )
-        for pod in lab.pods[1:]
-    )
 
 
 def _names(tap: Tap) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from labctl.engine.events import ModeProven, Observer
 from labctl.engine.run_checks import Sinks, run_check
 from labctl.errors import NotInForce
 from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence, Standing
-from labctl.model.lab import CheckSpec, Lab, Pair
+from labctl.model.lab import CheckSpec, Lab, Pair, placement_of
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.networks import network_of
@@ -46,11 +46,11 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
     )
     evidence: list[Evidence] = []
     results: list[CheckResult] = []
-    for pair in one_pair_a_placement(lab.pairs):
+    for pair in one_pair_a_placement(proving_pairs(lab)):
         seen: list[CheckResult] = []
 
         def send(pair: Pair = pair, seen: list[CheckResult] = seen) -> None:
-            sink = sinks(f"proof-{pair.client}-{pair.server}")
+            sink = sinks(f"proof-{pair.client}-{pair.destination}")
             seen.append(run_check(checks[TCPDUMP], open_lab, pair, spec, sink, observer))
 
         evidence.extend(open_lab.testimony(pair, send))
@@ -59,6 +59,23 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
     mode = judge_mode(lab.name, lab.asked(), tuple(evidence), tuple(results))
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
+
+
+def proving_pairs(lab: Lab) -> tuple[Pair, ...]:
+    """The lab's pairs of pods, whose packets tell the modes apart; where it has none, its first pod and each other
+    one; where there is one pod, the pairs that it has."""
+    between = tuple(pair for pair in lab.pairs if lab.is_between_pods(pair))
+    return between or pairs_of_pods(lab) or lab.pairs
+
+
+def pairs_of_pods(lab: Lab) -> tuple[Pair, ...]:
+    """From the first pod to each of the others."""
+    first = lab.pods[:1]
+    return tuple(
+        Pair(client=one.name, server=other.name, placement=placement_of(one.node, (other.node,)))
+        for one in first
+        for other in lab.pods[1:]
+    )
 
 
 def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from labctl.checks.base import Check, CheckContext, InSlices, RawSink, to_the_end
+from labctl.checks.base import Check, CheckContext, ForSomePairs, InSlices, RawSink, to_the_end
 from labctl.engine.events import CheckDone, CheckStarted, Observer
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.result import CheckResult, Verdict
@@ -38,14 +38,35 @@ def run_check_in_slices(
     client_cpu, server_cpu = cpus_for_pair()
     lab = open_lab.lab.name
     observer(
-        CheckStarted(lab=lab, check=spec.name, client=pair.client, server=pair.server, placement=str(pair.placement))
+        CheckStarted(
+            lab=lab,
+            check=spec.name,
+            client=pair.client,
+            server=pair.destination,
+            placement=str(pair.placement),
+        )
     )
     context = CheckContext(
         open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu
     )
-    result = (yield from check.run_in_slices(context)) if isinstance(check, InSlices) else check.run(context)
+    if reason := check.unfit(open_lab.lab, pair) if isinstance(check, ForSomePairs) else "":
+        result = _skipped(spec, pair, reason)
+    else:
+        result = (yield from check.run_in_slices(context)) if isinstance(check, InSlices) else check.run(context)
     observer(CheckDone(lab=lab, result=result))
     return result
+
+
+def _skipped(spec: CheckSpec, pair: Pair, reason: str) -> CheckResult:
+    return CheckResult(
+        check=spec.name,
+        kind=spec.kind,
+        client=pair.client,
+        server=pair.destination,
+        placement=pair.placement,
+        verdict=Verdict.SKIP,
+        reason=reason,
+    )
 
 
 def second_attempt(first: CheckResult, second: CheckResult) -> CheckResult:
@@ -68,7 +89,7 @@ def run_checks(
     """Every check on every pair, in the scenario's order; one that got no CPU once more."""
     for pair in pairs:
         for spec in specs:
-            name = f"{spec.name}-{pair.client}-{pair.server}"
+            name = f"{spec.name}-{pair.client}-{pair.destination}"
             result = run_check(checks[spec.kind], open_lab, pair, spec, sinks(name), observer)
             if result.is_starved:
                 sink = sinks(f"{name}{AGAIN}")

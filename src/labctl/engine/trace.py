@@ -25,7 +25,8 @@ from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.flow import client_node_of, flows_of, server_node_of
+from labctl.model.lab import EndpointKind, Lab, Pair, Placement, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
@@ -49,28 +50,40 @@ _TOKEN_BYTE = 16
 
 
 def pair_between(lab: Lab, client: str, server: str) -> Pair:
-    """The two pods as a pair, whether the scenario has it or not. Raises UsageError with a suggestion."""
-    for name in (client, server):
-        if name not in {pod.name for pod in lab.pods}:
-            raise unknown_pod(lab, name)
-    if client == server:
+    """The two ends as a pair, whether the scenario has it or not: pods, nodes, hosts outside; a Service as server, with
+    `@NODE` at its port of that node. Raises UsageError with a suggestion."""
+    pair = Pair.between(client, server, Placement.SAME_NODE)
+    try:
+        if (one := lab.endpoint(client)).kind is EndpointKind.SERVICE:
+            raise KeyError(client)
+    except KeyError:
+        raise unknown_end(lab, client) from None
+    try:
+        other = lab.server(pair)
+    except KeyError:
+        raise unknown_end(lab, server) from None
+    if client == pair.server:
         raise UsageError(
-            what=f"{client} cannot be traced to itself: its packets would not leave the pod",
+            what=f"{client} cannot be traced to itself: its packets would not leave the {one.kind}",
             remedy=f"labctl trace {lab.name} {client} OTHER  # pods: {', '.join(pod.name for pod in lab.pods)}",
         )
-    same = lab.pod(client).node == lab.pod(server).node
-    return Pair(client=client, server=server, placement=Placement.SAME_NODE if same else Placement.CROSS_NODE)
+    if other.kind is EndpointKind.SERVICE and one.node is None and pair.via is None:
+        pair, other = replace(pair, via=lab.nodes[0].name), lab.endpoint(pair.server, lab.nodes[0].name)
+    backends = [pod.node for pod in lab.backends(pair)] if other.kind is EndpointKind.SERVICE else [other.node]
+    return replace(pair, placement=placement_of(one.node, backends))
 
 
-def unknown_pod(lab: Lab, name: str) -> UsageError:
+def unknown_end(lab: Lab, name: str) -> UsageError:
     import difflib
 
-    pods = [pod.name for pod in lab.pods]
-    near = difflib.get_close_matches(name, pods, n=1)
-    is_node = name in {node.name for node in lab.nodes}
+    ends = [*(pod.name for pod in lab.pods), *(node.name for node in lab.nodes), *(host.name for host in lab.outside)]
+    near = difflib.get_close_matches(name, ends, n=1)
+    is_service = name in {service.name for service in lab.services}
     return UsageError(
-        what=f"{name} is a node of lab {lab.name}, not a pod" if is_node else f"lab {lab.name} has no pod named {name}",
-        cause=f"its pods are: {', '.join(pods)}",
+        what=f"{name} is a Service of lab {lab.name}, which only answers"
+        if is_service
+        else f"lab {lab.name} has no pod, node or host outside named {name}",
+        cause=f"it has: {', '.join(ends)}",
         remedy=f"did you mean {near[0]}?" if near else f"labctl status {lab.name}",
     )
 
@@ -86,8 +99,7 @@ def marked_packets(lab: Lab, pair: Pair, protocol: ProbeProtocol, count: int) ->
         )
     return ProbePackets(
         protocol=protocol,
-        client=lab.pod(pair.client).address,
-        server=lab.pod(pair.server).address,
+        flows=flows_of(lab, pair),
         count=count,
         token=secrets.token_bytes(_TOKEN_BYTE),
         port=FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count),
@@ -157,11 +169,11 @@ def trace(
         provider=lab.provider,
         statement=statement,
         client=pair.client,
-        server=pair.server,
-        client_address=str(lab.pod(pair.client).address),
-        server_address=str(lab.pod(pair.server).address),
-        client_node=lab.pod(pair.client).node,
-        server_node=lab.pod(pair.server).node,
+        server=pair.destination,
+        client_address=str(lab.client(pair).address),
+        server_address=str(lab.server(pair).address),
+        client_node=client_node_of(lab, pair),
+        server_node=server_node_of(lab, pair),
         placement=pair.placement,
         asked=lab.asked(),
         protocol=protocol,
@@ -296,7 +308,7 @@ def trace_into(
     run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: ProbeProtocol, count: int, statement: str
 ) -> Trace:
     """Raises MeasureFailed, with everything that was captured up to then in the run."""
-    sink = run.sink(f"{pair.client}-{pair.server}")
+    sink = run.sink(f"{pair.client}-{pair.destination}")
     traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink)
     run.record(TRACE, {"trace": plain(traced)})
     return traced
@@ -319,8 +331,9 @@ def read_trace(run: StoredRun) -> Trace:
 def clocks_between(open_lab: OpenLab, pair: Pair) -> Clocks | None:
     """The server's node against the client's; None where they share a clock. Raises MeasureFailed or StepFailed."""
     lab: Lab = open_lab.lab
-    client, server = lab.pod(pair.client).node, lab.pod(pair.server).node
-    offsets = {offset.node: offset for offset in open_lab.clock_offsets((client, server))} if client != server else {}
+    client, server = client_node_of(lab, pair), server_node_of(lab, pair)
+    is_one = client == server or not client or not server
+    offsets = {} if is_one else {offset.node: offset for offset in open_lab.clock_offsets((client, server))}
     if not offsets:
         return None
     return Clocks(

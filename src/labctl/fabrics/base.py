@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from labctl.errors import UsageError
 from labctl.model import interfaces
 from labctl.model.fabric import Router
-from labctl.model.lab import Lab, Node, Pair
+from labctl.model.lab import Lab, Node, Outside, Pair
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
@@ -69,11 +70,26 @@ class Fabric(Protocol):
         """What a network says that two nodes on one wire see, as it is seen across this fabric."""
         ...
 
+    def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
+        """The wire of a host outside, and how it reaches the nodes."""
+        ...
+
     def taps(self, lab: Lab, pair: Pair) -> tuple[TapPlace, ...]:
-        """Where packets between two nodes can be seen outside of both, from the client's node to the server's."""
+        """Where packets of a pair can be seen outside of nodes and hosts, from the client's side to the server's; none
+        where they stay on one node."""
         ...
 
 
 def device_of(lab: Lab, part: str, name: str, index: int, *, mac: str = "", arp: bool = True) -> Device:
     """A device of a part of the lab; its MAC follows from both names unless it is given."""
     return Device(name=name, index=index, mac=mac or interfaces.device_mac(part, name), mtu=lab.network.mtu, arp=arp)
+
+
+def no_outside(lab: Lab) -> UsageError:
+    """Of a fabric that no host outside can be attached to."""
+    return UsageError(
+        what=f"a fabric of type {lab.fabric.type} has no place for hosts outside",
+        cause="they are on the nodes' own wire, or behind its gateway",
+        remedy="fabric: {type: bridge}, or a scenario without outside:, NodePort and masquerade checks",
+        key="fabric.type",
+    )

@@ -1,8 +1,8 @@
 """What FRR's daemons are told: the configuration of every router and of the nodes that announce their pods. Pure.
 
-The statements are FRR's own (docs.frrouting.org); timers are short, since a lab is there to be watched. A node announces
-its own address and its range of pods where packets between pods cross as they are; through a tunnel, only nodes have to
-be reached, and the leaf says where those are.
+The statements are FRR's own (docs.frrouting.org); timers are short, since a lab is there to be watched. A node
+announces its own address and its range of pods where packets between pods cross as they are; through a tunnel, only
+nodes have to be reached, and the leaf says where those are.
 """
 
 from __future__ import annotations

@@ -12,18 +12,18 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from labctl.fabrics.base import NodeObjects, TapPlace
+from labctl.fabrics.base import NodeObjects, TapPlace, no_outside
 from labctl.fabrics.frr import node_daemons, nodes_announce, router_daemons
 from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import LO, LO_INDEX, UPLINK, UPLINK_INDEX
-from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement
+from labctl.model.lab import Encapsulation, Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role, Seen, TapSight
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.daemon import FrrStart, RoutesAwait
 from labctl.providers.netns.kinds.link import Device, LinkUp, VethAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
-from labctl.providers.netns.kinds.routing import AddressAdd, NeighbourAdd, RouteAdd, RouteScope
+from labctl.providers.netns.kinds.routing import AddressAdd, NeighbourAdd, RouteAdd
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 _SPREAD = (("net.ipv4.fib_multipath_hash_policy", "1"),)
@@ -81,14 +81,15 @@ class RoutedFabric:
         namespace = namespace_of(lab.name, away.part)
         device, index = away.device, away.index
         yield AddressAdd(namespace=namespace, device=device, index=index, address=away.address)
-        yield NeighbourAdd(
-            namespace=namespace, device=device, index=index, address=here.address.ip, mac=here.mac
-        )
+        yield NeighbourAdd(namespace=namespace, device=device, index=index, address=here.address.ip, mac=here.mac)
         route = partial(RouteAdd, namespace=namespace, device=device, index=index, gateway=here.address.ip)
         if not nodes_announce(lab):
             yield route(destination=IPv4Network(node.address.ip))
         if not lab.fabric.learns:
             yield route(destination=node.pod_cidr)
+
+    def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
+        raise no_outside(lab)
 
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         """By the router that the node is attached to, whichever it is for."""
@@ -117,9 +118,7 @@ class RoutedFabric:
                 yield RoutesAwait(namespace=namespace_of(lab.name, node.name), destinations=wanted)
             return
         for edge in sorted(edges):
-            away = tuple(
-                IPv4Network(node.address.ip) for node in lab.nodes if uplink_of(lab, node)[1].part != edge
-            )
+            away = tuple(IPv4Network(node.address.ip) for node in lab.nodes if uplink_of(lab, node)[1].part != edge)
             yield RoutesAwait(namespace=namespace_of(lab.name, edge), destinations=away)
 
     def taps(self, lab: Lab, pair: Pair) -> tuple[TapPlace, ...]:
@@ -150,9 +149,7 @@ class RoutedFabric:
         is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
         taps = tuple(_across(sight, hops, is_tunnelled=is_tunnelled) for sight in expected.signature.taps)
         ttl = expected.signature.ping_ttl
-        signature = replace(
-            expected.signature, taps=taps, ping_ttl=ttl if ttl is None or is_tunnelled else ttl - hops
-        )
+        signature = replace(expected.signature, taps=taps, ping_ttl=ttl if ttl is None or is_tunnelled else ttl - hops)
         return replace(expected, signature=signature)
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 
-from labctl.fabrics.base import NodeObjects, TapPlace
+from labctl.fabrics.base import NodeObjects, TapPlace, no_outside
 from labctl.fabrics.routed import uplink_of
 from labctl.model import interfaces
 from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import BRIDGE_INDEX, UPLINK, UPLINK_INDEX
-from labctl.model.lab import Lab, Node, Pair, Placement
+from labctl.model.lab import Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds.base import Object
@@ -53,9 +53,7 @@ class SwitchedFabric:
             mac=interfaces.device_mac(switch.name, BRIDGE),
             mtu=lab.network.mtu,
         )
-        tree = SpanningTree(
-            priority=4096 * (number + 1), hello=HELLO, forward_delay=FORWARD_DELAY, max_age=MAX_AGE
-        )
+        tree = SpanningTree(priority=4096 * (number + 1), hello=HELLO, forward_delay=FORWARD_DELAY, max_age=MAX_AGE)
         yield BridgeAdd(namespace=namespace, device=device, spanning_tree=tree)
         for link in lab.links:
             one, other = link.ends
@@ -95,6 +93,9 @@ class SwitchedFabric:
             ),
         )
 
+    def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
+        raise no_outside(lab)
+
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         return other.address.ip
 
@@ -110,12 +111,7 @@ class SwitchedFabric:
         if pair.placement is not Placement.CROSS_NODE:
             return ()
         first, last = (uplink_of(lab, lab.node(lab.pod(name).node))[1] for name in (pair.client, pair.server))
-        between = [
-            end
-            for link in lab.links
-            for end in link.ends
-            if all(lab.is_router(one.part) for one in link.ends)
-        ]
+        between = [end for link in lab.links for end in link.ends if all(lab.is_router(one.part) for one in link.ends)]
         return (
             (Role.CLIENT_BRIDGE_PORT, first.part, first.device),
             *((Role.FABRIC, end.part, end.device) for end in between),

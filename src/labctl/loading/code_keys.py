@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labctl.errors import Problem
-from labctl.loading.rules import problem_at
+from labctl.loading.messages import problem_at
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
 from labctl.model.sections import DEFAULT_TOOLS_IMAGE, Propagation
 

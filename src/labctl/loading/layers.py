@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import Problem, UsageError
-from labctl.loading.messages import listed, nearest, shown
+from labctl.loading.messages import listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project
-from labctl.loading.rules import check_name, problem_at
+from labctl.loading.rules import check_name
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import (
     Block,

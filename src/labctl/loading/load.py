@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from labctl.codec import typed
 from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.code_keys import code_problems
+from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
-from labctl.loading.messages import as_name, listed, nearest, shown
-from labctl.loading.project import SUFFIX, Project, project_at
+from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.network_rules import pod_network_problems
-from labctl.loading.rules import is_as_specific, meaning_problems, node_names, problem_at, site_problems
+from labctl.loading.project import SUFFIX, Project, project_at
+from labctl.loading.rules import is_as_specific, meaning_problems, site_problems
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
@@ -31,12 +32,13 @@ from labctl.model.lab import (
     CheckSpec,
     Datapath,
     Encapsulation,
+    EndpointKind,
     HostRouting,
     Masquerade,
     Matrix,
     Pair,
-    Placement,
     Scenario,
+    ScenarioOutside,
     ScenarioPod,
     ScenarioService,
 )
@@ -183,9 +185,9 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         name=name,
         source=source,
         provider=data["provider"],
-        nodes=node_names(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
+        nodes=counted_nodes(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
-        pairs=_pairs(data["pairs"], {pod.name: pod.node for pod in pods}),
+        pairs=_pairs(data["pairs"], end_facts(tree)),
         datapath=_datapath(data, source),
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
@@ -201,6 +203,10 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
         pod_network=typed(PodNetworkChoice, data.get("podNetwork", {}), where=source),
         fabric=typed(FabricChoice, data.get("fabric", {}), where=source),
+        outside=tuple(
+            ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
+            for name, address in outside_hosts(tree)
+        ),
     )
 
 
@@ -221,17 +227,15 @@ def _datapath(data: dict[str, Any], source: str) -> Datapath:
     return typed(Datapath, carried | of_any, where=source)
 
 
-def _pairs(entries: list[dict[str, str]], node_of: Mapping[str, str]) -> tuple[Pair, ...]:
-    return tuple(
-        Pair(
-            client=entry["client"],
-            server=entry["server"],
-            placement=Placement.SAME_NODE
-            if node_of[entry["client"]] == node_of[entry["server"]]
-            else Placement.CROSS_NODE,
-        )
-        for entry in entries
-    )
+def _pairs(entries: list[dict[str, str]], facts: EndFacts) -> tuple[Pair, ...]:
+    """A Service is asked from outside at a node's port, where no other is written at the first node's."""
+    found = []
+    for entry in entries:
+        client, server, via = entry["client"], entry["server"], entry.get("via")
+        if via is None and facts.kinds[client] is EndpointKind.OUTSIDE and facts.kinds[server] is EndpointKind.SERVICE:
+            via = facts.first_node
+        found.append(Pair(client=client, server=server, placement=facts.placement(client, server), via=via))
+    return tuple(found)
 
 
 def _service(entry: dict[str, Any], labels: Mapping[str, Mapping[str, str]]) -> ScenarioService:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 
 from labctl import names
-from labctl.loading.tree import Block, KeyPath, Listing, Scalar, Tree
+from labctl.errors import Problem
+from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree
 from labctl.text import escaped
 
 _LONGEST = 40
@@ -84,3 +85,16 @@ def as_name(text: str) -> str:
     """A valid name that resembles `text`, or an empty text when there is none."""
     candidate = re.sub(r"[^a-z0-9]+", "-", text[:200].casefold()).strip("-")[:40].strip("-")
     return candidate if names.is_name(candidate) else ""
+
+
+def problem_at(place: Place, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
+    """A problem of the value at that path, which stands at that place."""
+    return Problem(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        path=path_text(path),
+        message=message,
+        allowed=allowed,
+        suggestion=suggestion,
+    )

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 
 from labctl.errors import Problem
-from labctl.loading.messages import listed
-from labctl.loading.rules import problem_at
+from labctl.loading.messages import listed, problem_at
 from labctl.loading.tree import KeyPath, Tree, find, place_of, text_of
 from labctl.model.pod_network import Backend, Flooding, NetworkType
 
@@ -63,7 +62,9 @@ def _group(tree: Tree) -> Iterator[Problem]:
     if said is None:
         return
     if text_of(find(tree, SECTION, "mode")) != Flooding.MULTICAST:
-        yield problem_at(place_of(tree, path), path, "a group is for mode: multicast", "mode: multicast, or no such key")
+        yield problem_at(
+            place_of(tree, path), path, "a group is for mode: multicast", "mode: multicast, or no such key"
+        )
         return
     try:
         is_multicast = IPv4Address(said).is_multicast

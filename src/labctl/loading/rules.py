@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from labctl.errors import Problem
-from labctl.loading.messages import listed, nearest, path_text, shown
+from labctl.loading.endpoints import (
+    OUTSIDE,
+    counted_nodes,
+    labels_of_pods,
+    outside_hosts,
+    outside_problems,
+    pair_problems,
+)
+from labctl.loading.messages import listed, nearest, problem_at, shown
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, Placement, ServiceType
-from labctl.model.pod_network import NetworkType
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, ServiceType
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.model.pod_network import NetworkType
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
 from labctl.planning.resolve import selected, selector_of, service_capacity
@@ -30,18 +38,6 @@ _FAULT_NEEDS = {
     Fault.WRONG_VTEP: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VTEP"),
     Fault.WRONG_VNI: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VNI"),
 }
-
-
-def problem_at(place: Place, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(path),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +55,7 @@ class NameFacts:
 
     nodes: tuple[NamedEntry, ...] | None
     pods: tuple[NamedEntry, ...] | None
+    outside: tuple[NamedEntry, ...] | None
     node_of_pod: Mapping[str, str]
 
 
@@ -68,7 +65,8 @@ def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...
     return (
         *_names(facts),
         *_pods(tree, facts),
-        *_pairs(tree, facts),
+        *pair_problems(tree, pods=None if facts.pods is None else tuple(pod.name for pod in facts.pods)),
+        *outside_problems(tree),
         *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
         *service_problems(tree),
         *_datapath(tree),
@@ -96,12 +94,16 @@ def facts_of(tree: Tree) -> NameFacts:
         name, node = text_of(find(pod, "name")), text_of(find(pod, "node"))
         if name and node:
             node_of_pod.setdefault(name, node)
-    return NameFacts(nodes=_nodes_of(nodes), pods=_named(pods, "pods"), node_of_pod=node_of_pod)
+    return NameFacts(
+        nodes=_nodes_of(nodes), pods=_named(pods, "pods"), outside=_outside_of(tree), node_of_pod=node_of_pod
+    )
 
 
-def node_names(count: int) -> tuple[str, ...]:
-    """The names of nodes that were only counted."""
-    return tuple(f"node{number}" for number in range(1, count + 1))
+def _outside_of(tree: Tree) -> tuple[NamedEntry, ...] | None:
+    """The default one stands nowhere in the file: its place is the file's beginning."""
+    if find(tree, OUTSIDE) is None:
+        return tuple(NamedEntry(name=name, path=(OUTSIDE,), place=tree.place) for name, _ in outside_hosts(tree))
+    return _named(find(tree, OUTSIDE), OUTSIDE)
 
 
 def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
@@ -109,7 +111,7 @@ def _nodes_of(tree: Tree | None) -> tuple[NamedEntry, ...] | None:
         count = tree.value
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 250:
             return None
-        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in node_names(count))
+        return tuple(NamedEntry(name=name, path=("nodes",), place=tree.place) for name in counted_nodes(count))
     return _named(tree, "nodes")
 
 
@@ -124,9 +126,9 @@ def _named(tree: Tree | None, section: str) -> tuple[NamedEntry, ...] | None:
 
 
 def _names(facts: NameFacts) -> Iterator[Problem]:
-    """Nodes, pods and the underlay become namespaces of one lab, so all of their names differ."""
+    """Nodes, pods, hosts outside and the underlay become namespaces of one lab, so all of their names differ."""
     taken: dict[str, tuple[str, NamedEntry]] = {}
-    for kind, every in (("node", facts.nodes), ("pod", facts.pods)):
+    for kind, every in (("node", facts.nodes), ("pod", facts.pods), ("host outside", facts.outside)):
         for named in every or ():
             if named.name == UNDERLAY:
                 yield problem_at(named.place, named.path, f"the name '{UNDERLAY}' is reserved for the lab's own bridge")
@@ -156,45 +158,6 @@ def _pods(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
         if node is not None and is_name(node) and node not in known:
             path = ("pods", index, "node")
             yield problem_at(place_of(tree, path), path, *_unknown("node", node, known))
-
-
-def _pairs(tree: Tree, facts: NameFacts) -> Iterator[Problem]:
-    pairs = find(tree, "pairs")
-    if pairs is None:
-        example = "a list such as [{client: client, server: server}]"
-        yield problem_at(tree.place, ("pairs",), "there are no pairs, so nothing could be checked", example)
-    known = None if facts.pods is None else dict.fromkeys(pod.name for pod in facts.pods)
-    first_line: dict[tuple[str, str], int] = {}
-    for index, pair in items_of(pairs):
-        ends = {end: text_of(find(pair, end)) for end in ("client", "server")}
-        for end, name in ends.items():
-            if known is not None and name is not None and is_name(name) and name not in known:
-                path: KeyPath = ("pairs", index, end)
-                yield problem_at(place_of(tree, path), path, *_unknown("pod", name, known))
-        client, server = ends["client"], ends["server"]
-        if client is None or server is None:
-            continue
-        if client == server:
-            path = ("pairs", index, "server")
-            yield problem_at(place_of(tree, path), path, "client and server are the same pod", "two different pods")
-        elif (client, server) in first_line:
-            message = f"the pair of {client} and {server} is already listed, on line {first_line[client, server]}"
-            yield problem_at(pair.place, ("pairs", index), message)
-        else:
-            first_line[client, server] = pair.place.line
-        yield from _placement(tree, facts, index, client, server)
-
-
-def _placement(tree: Tree, facts: NameFacts, index: int, client: str, server: str) -> Iterator[Problem]:
-    written = text_of(find(tree, "pairs", index, "placement"))
-    nodes = facts.node_of_pod.get(client), facts.node_of_pod.get(server)
-    if written not in tuple(Placement) or None in nodes:
-        return
-    real = Placement.SAME_NODE if nodes[0] == nodes[1] else Placement.CROSS_NODE
-    if written != real:
-        path = ("pairs", index, "placement")
-        message = f"is not true: {client} is on {nodes[0]} and {server} on {nodes[1]}"
-        yield problem_at(place_of(tree, path), path, message, str(real))
 
 
 def _datapath(tree: Tree) -> Iterator[Problem]:
@@ -334,15 +297,7 @@ def address_problems(tree: Tree, nodes: int | None, node_of_pod: Mapping[str, st
 
 
 def _address_problem(place: Place, key: str, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(("network", key)),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
+    return problem_at(place, ("network", key), message, allowed, suggestion)
 
 
 def _host_bits(key: str, text: str, place: Place) -> Iterator[Problem]:
@@ -433,7 +388,7 @@ _SECTION = "services"
 
 
 def service_problems(tree: Tree) -> Iterator[Problem]:
-    pods = _labels_of_pods(tree)
+    pods = labels_of_pods(tree)
     names: dict[str, int] = {}
     node_ports: dict[tuple[object, str], str] = {}
     every = list(items_of(find(tree, _SECTION)))
@@ -450,15 +405,6 @@ def service_problems(tree: Tree) -> Iterator[Problem]:
         yield from _backends(tree, index, entry, pods)
         yield from _node_port(tree, index, entry, node_ports, name)
     yield from _room(tree, len(every))
-
-
-def _labels_of_pods(tree: Tree) -> dict[str, Mapping[str, str]]:
-    pods: dict[str, Mapping[str, str]] = {}
-    for _, pod in items_of(find(tree, "pods")):
-        name, labels = text_of(find(pod, "name")), find(pod, "labels")
-        if name:
-            pods.setdefault(name, plain(labels) if isinstance(labels, Block) else {"app": name})
-    return pods
 
 
 def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
@@ -531,13 +477,4 @@ def _room(tree: Tree, count: int) -> Iterator[Problem]:
 
 
 def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    place: Place = place_of(tree, path)
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        path=path_text(path),
-        message=message,
-        allowed=allowed,
-        suggestion=suggestion,
-    )
+    return problem_at(place_of(tree, path), path, message, allowed, suggestion)

@@ -30,6 +30,7 @@ _FIRST = (
     "pods",
     "pairs",
     "services",
+    "outside",
     "network",
     "fabric",
     "podNetwork",

@@ -31,7 +31,7 @@ from labctl.model.fabric import FabricChoice
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.pod_network import PodNetworkChoice
-from labctl.model.sections import Cilium, Hosts, KindCluster, Kubeadm, Section
+from labctl.model.sections import IPV4_PATTERN, Cilium, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
 EXPECTATION_PREFIXES = ("max_", "min_")
@@ -222,13 +222,29 @@ class PodEntry(Section):
     ) = Field(None, description="Labels. Pods with equal labels have one security identity. Default: app: NAME.")
 
 
-class PairEntry(Section):
-    """A client pod and a server pod."""
+class OutsideEntry(Section):
+    """A host beyond the nodes."""
 
-    client: Name = Field(description="The pod that asks.")
-    server: Name = Field(description="The pod that answers.")
+    name: Name = Field(description="The host's name.")
+    address: Annotated[str, StringConstraints(pattern=IPV4_PATTERN)] | None = Field(
+        None,
+        description="Its address. One of the underlay: on the nodes' own network, as without it. Any other: one hop "
+        "further, behind the nodes' gateway.",
+    )
+
+
+class PairEntry(Section):
+    """A client and a server: pods, nodes, hosts outside; a Service as server."""
+
+    client: Name = Field(description="What asks: a pod, a node, or a host outside.")
+    server: Name = Field(description="What answers: a pod, a node, a host outside, or a Service.")
+    via: Name | None = Field(
+        None,
+        description="The node whose port is asked, with a Service of type NodePort. "
+        "Without it: the first node from outside, and the cluster address from inside.",
+    )
     placement: Placement | None = Field(
-        None, description="Where the two are to each other. It follows from the pods; if you write it, it must be true."
+        None, description="Where the two are to each other. It follows from both; if you write it, it must be true."
     )
 
 
@@ -353,10 +369,15 @@ class _Scenario(_Common):
         None, description="The pods, and the node each is on."
     )
     pairs: Annotated[tuple[PairEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(
-        None, description="Which pod talks to which: every check runs on every pair."
+        None, description="What talks to what: every check runs on every pair that it is for."
     )
     services: Annotated[tuple[ServiceEntry, ...], Field(max_length=1_000)] | None = Field(
         None, description="Services in front of pods."
+    )
+    outside: Annotated[tuple[OutsideEntry, ...], Field(max_length=16)] | None = Field(
+        None,
+        description="Hosts beyond the nodes. Default: one called outside, where the scenario has a Service of type "
+        "NodePort or the check masquerade.",
     )
 
 

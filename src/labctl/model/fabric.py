@@ -66,6 +66,10 @@ class FabricChoice:
         return self.routing in (Routing.BGP, Routing.OSPF)
 
 
+ONE_BRIDGE = FabricChoice()
+"""What a scenario has that does not choose."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Router:
     """A router, or a switch of a fabric `switched`. `router_id` is its own address, reached by any of its links; `asn`

@@ -28,6 +28,8 @@ FIRST_LXC_INDEX = 10
 POD_DEVICE_INDEX = 2
 BRIDGE_INDEX = 2
 FIRST_PORT_INDEX = 10
+FIRST_OUTSIDE_INDEX = 300
+"""Beyond the ports of 250 nodes."""
 
 VXLAN_PORT = 8472
 REGISTERED_VXLAN_PORT = 4789
@@ -44,6 +46,15 @@ def bridge_port(node_index: int) -> str:
 
 def bridge_port_index(node_index: int) -> int:
     return FIRST_PORT_INDEX + node_index
+
+
+def outside_port(number: int) -> str:
+    """The underlay's end of the wire to host outside number `number` (from 0)."""
+    return f"outside{number + 1}"
+
+
+def outside_port_index(number: int) -> int:
+    return FIRST_OUTSIDE_INDEX + number
 
 
 def lxc_indexes(lab: Lab, node: str) -> dict[str, int]:

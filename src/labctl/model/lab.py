@@ -11,7 +11,7 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -20,9 +20,9 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
+from labctl.model.fabric import ONE_BRIDGE, FabricChoice, Link, Router
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
-from labctl.model.fabric import FabricChoice, Link, Router
-from labctl.model.pod_network import NetworkType, PodNetworkChoice
+from labctl.model.pod_network import CILIUM, NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
 Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
@@ -35,10 +35,37 @@ Port = Annotated[int, Ge(1), Le(65_535)]
 
 
 class Placement(StrEnum):
-    """Where the two pods of a pair are."""
+    """Where the two ends of a pair are to each other. A Service is where its backends are: some here and some
+    there is `mixed`."""
 
     SAME_NODE = "same-node"
     CROSS_NODE = "cross-node"
+    OUTSIDE = "outside"
+    MIXED = "mixed"
+
+
+POD_PLACEMENTS = (Placement.SAME_NODE, Placement.CROSS_NODE)
+"""Where two pods can be to each other."""
+
+
+def placement_of(client: str | None, servers: Collection[str | None]) -> Placement:
+    """From the client's node and the nodes of whatever may answer; None is a host outside, which is on no node.
+    What has no backends is answered where the client is."""
+    if client is None or None in servers:
+        return Placement.OUTSIDE
+    nodes = set(servers)
+    if nodes <= {client}:
+        return Placement.SAME_NODE
+    return Placement.MIXED if client in nodes else Placement.CROSS_NODE
+
+
+class EndpointKind(StrEnum):
+    """What can be an end of a pair."""
+
+    POD = "pod"
+    NODE = "node"
+    OUTSIDE = "outside"
+    SERVICE = "service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +100,49 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """A host beyond the nodes. With an address of the underlay it is on the nodes' own network, as the recorded one
+    was; with any other it is one hop further, behind the gateway."""
+
+    name: Name
+    address: IPv4Address
+    mac: Mac
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An end of a pair. `address` is where packets to it are sent. `node` is the node that it is on, or that is asked
+    for a node port; None outside the nodes, and for a Service at its cluster address."""
+
+    name: str
+    kind: EndpointKind
+    address: IPv4Address
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A client pod, a server pod, and where they are to each other."""
+    """A client, a server, and where they are to each other: a pod, a node, a host outside; as server also a Service,
+    at its cluster address or, with `via`, at its port of that node."""
 
     client: Name
     server: Name
     placement: Placement
+    via: Annotated[Name | None, OMITTED] = None
 
     @property
     def name(self) -> str:
-        return f"{self.client}→{self.server}"
+        return f"{self.client}→{self.destination}"
+
+    @property
+    def destination(self) -> str:
+        """The server in one word, with the node that is asked: `web`, `web@node1`. `between` reads it."""
+        return self.server if self.via is None else f"{self.server}@{self.via}"
+
+    @classmethod
+    def between(cls, client: str, destination: str, placement: Placement) -> Pair:
+        server, _, via = destination.partition("@")
+        return cls(client=client, server=server, placement=placement, via=via or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +163,11 @@ class Network:
     service_cidr: Annotated[IPv4Network, Key("serviceCIDR")]
     mtu: Annotated[int, Ge(68), Le(65_535)]
     route_mtu: Annotated[int, Ge(0), Le(65_535)]
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The nodes' way to the world, where there is one: the underlay's first address."""
+        return self.underlay_cidr.network_address + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +193,9 @@ class Lab:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: Annotated[tuple[Service, ...], OMITTED] = ()
-    pod_network: Annotated[PodNetworkChoice, OMITTED] = PodNetworkChoice()
-    fabric: Annotated[FabricChoice, OMITTED] = FabricChoice()
+    outside: Annotated[tuple[Outside, ...], OMITTED] = ()
+    pod_network: Annotated[PodNetworkChoice, OMITTED] = CILIUM
+    fabric: Annotated[FabricChoice, OMITTED] = ONE_BRIDGE
     routers: Annotated[tuple[Router, ...], OMITTED] = ()
     links: Annotated[tuple[Link, ...], OMITTED] = ()
 
@@ -150,6 +216,53 @@ class Lab:
 
     def pods_on(self, node: str) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.node == node)
+
+    def service(self, name: str) -> Service:
+        """The Service of that name. Raises KeyError."""
+        return {service.name: service for service in self.services}[name]
+
+    def endpoint(self, name: str, via: str | None = None) -> Endpoint:
+        """The pod, node, host outside or Service of that name, in this order; a Service at its port of the node `via`,
+        or at its cluster address. Raises KeyError."""
+        for pod in self.pods:
+            if pod.name == name:
+                return Endpoint(name=name, kind=EndpointKind.POD, address=pod.address, node=pod.node)
+        for node in self.nodes:
+            if node.name == name:
+                return Endpoint(name=name, kind=EndpointKind.NODE, address=node.address.ip, node=name)
+        for host in self.outside:
+            if host.name == name:
+                return Endpoint(name=name, kind=EndpointKind.OUTSIDE, address=host.address, node=None)
+        address = self.service(name).address if via is None else self.node(via).address.ip
+        return Endpoint(name=name, kind=EndpointKind.SERVICE, address=address, node=via)
+
+    def client(self, pair: Pair) -> Endpoint:
+        """The client's end of a pair of this lab."""
+        return self.endpoint(pair.client)
+
+    def server(self, pair: Pair) -> Endpoint:
+        """The server's end of a pair of this lab."""
+        return self.endpoint(pair.server, pair.via)
+
+    def backends(self, pair: Pair) -> tuple[Pod, ...]:
+        """The pods that answer the pair where a Service is the server; none where it is not."""
+        if self.server(pair).kind is not EndpointKind.SERVICE:
+            return ()
+        return tuple(self.pod(name) for name in self.service(pair.server).backends)
+
+    def nodes_of(self, pair: Pair) -> tuple[str, ...]:
+        """The nodes that the pair's packets begin at, are addressed to and are answered on, each once, in this order;
+        hosts outside are on none."""
+        on = (self.client(pair).node, self.server(pair).node, *(pod.node for pod in self.backends(pair)))
+        return tuple(dict.fromkeys(node for node in on if node is not None))
+
+    def is_near(self, host: Outside) -> bool:
+        """A host outside that is on the nodes' own network, not behind their gateway."""
+        return host.address in self.network.underlay_cidr
+
+    def is_between_pods(self, pair: Pair) -> bool:
+        """Both ends are pods, at their own addresses."""
+        return {self.client(pair).kind, self.server(pair).kind} == {EndpointKind.POD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +297,17 @@ class Scenario:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
-    pod_network: PodNetworkChoice = PodNetworkChoice()
-    fabric: FabricChoice = FabricChoice()
+    pod_network: PodNetworkChoice = CILIUM
+    fabric: FabricChoice = ONE_BRIDGE
+    outside: tuple[ScenarioOutside, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioOutside:
+    """A host outside by name, and its address where the scenario says one."""
+
+    name: str
+    address: IPv4Address | None = None
 
 
 class HostRouting(StrEnum):

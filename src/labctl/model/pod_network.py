@@ -54,7 +54,9 @@ class PodNetworkChoice:
         bool, Doc("With docker: packets to pods of other nodes get the node's address as source."), OMITTED
     ] = False
     mode: Annotated[
-        Flooding | None, Doc("With vxlan: unknown addresses are asked of each node (p2p), or of a multicast group."), OMITTED
+        Flooding | None,
+        Doc("With vxlan: unknown addresses are asked of each node (p2p), or of a multicast group."),
+        OMITTED,
     ] = None
     vni: Annotated[int | None, Ge(1), Le(0xFFFFFF), Doc("With vxlan: the network's number, 24 bits."), OMITTED] = None
     group: Annotated[IPv4Address | None, Doc("With vxlan, mode multicast: the group's address."), OMITTED] = None
@@ -69,3 +71,7 @@ class PodNetworkChoice:
     def is_overlay(self) -> bool:
         """Whether packets cross in a VXLAN envelope, which takes 50 bytes of each."""
         return self.backend is Backend.VXLAN or self.type is NetworkType.VXLAN
+
+
+CILIUM = PodNetworkChoice()
+"""What a scenario has that does not choose."""

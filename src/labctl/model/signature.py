@@ -17,8 +17,9 @@ from labctl.model.lab import Encapsulation, HostRouting
 class Role(StrEnum):
     """The places where packets can be seen, from the client to the server.
 
-    Between nodes, the gateways are the ports of the routers that the nodes are attached to, `fabric` is each port between
-    routers. A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may have as its port.
+    Between nodes, the gateways are the ports of the routers that the nodes are attached to, `fabric` is each port
+    between routers. A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may
+    have as its port.
     """
 
     CLIENT_ETH0 = "client-eth0"

@@ -87,9 +87,7 @@ class CalicoNetwork(CarriedNetwork):
         proxy = ((f"net.ipv4.conf.{pod.lxc}.proxy_arp", "1"), (f"net.ipv4.neigh.{pod.lxc}.proxy_delay", "0"))
         yield Sysctls(namespace=on_node, settings=proxy)
         here = IPv4Network(pod.address)
-        yield RouteAdd(
-            namespace=on_node, device=pod.lxc, index=index, destination=here, scope=RouteScope.LINK
-        )
+        yield RouteAdd(namespace=on_node, device=pod.lxc, index=index, destination=here, scope=RouteScope.LINK)
         yield from self.addressed(lab, pod, IPv4Interface(pod.address))
         route = self._on_eth0(lab, pod)
         yield route(destination=IPv4Network(GATEWAY), scope=RouteScope.LINK)

@@ -69,6 +69,14 @@ class CarriedNetwork:
                 remedy="podNetwork: {type: cilium}, or a scenario without services:",
                 key="services",
             )
+        for pair in lab.pairs:
+            if not lab.is_between_pods(pair):
+                raise UsageError(
+                    what=f"the pair {pair.name} is not between two pods",
+                    cause=f"what other ends show with podNetwork {lab.pod_network.type} is not known to labctl",
+                    remedy="two pods; or podNetwork: {type: cilium}",
+                    key="pairs",
+                )
         for fault in lab.datapath.faults:
             if fault not in self.faults:
                 raise UsageError(
@@ -186,9 +194,7 @@ class CarriedNetwork:
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """The devices that carried the packets, and how much netfilter there is, on each node of the pair."""
-        return tuple(
-            evidence for look in looks for evidence in (self._carriers(lab, pair, look), rules_evidence(look))
-        )
+        return tuple(evidence for look in looks for evidence in (self._carriers(lab, pair, look), rules_evidence(look)))
 
     def _carriers(self, lab: Lab, pair: Pair, look: NodeReadings) -> Evidence:
         """Between nodes: whether as many packets went by the tunnel as came to the pod, or by the uplink alone. On one
@@ -227,7 +233,8 @@ class CarriedNetwork:
         return Evidence(
             witness="signature",
             where=where,
-            finding=missing or (otherwise.sentence if otherwise else f"every tap shows what it should: {expected.source}"),
+            finding=missing
+            or (otherwise.sentence if otherwise else f"every tap shows what it should: {expected.source}"),
             supports=None if missing else otherwise is None,
             command=f"labctl trace {lab.name} {result.client} {result.server}",
             found=lab.asked() if not missing and otherwise is None else {},

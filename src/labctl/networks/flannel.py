@@ -7,13 +7,13 @@ no ARP crosses the tunnel.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface
 
 from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
 from labctl.model import interfaces
-from labctl.model.interfaces import POD_BRIDGE_INDEX, TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
-from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement
+from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
+from labctl.model.lab import Lab, Node, Pair, Placement
 from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.names import namespace_of
@@ -90,7 +90,9 @@ class FlannelNetwork(CarriedNetwork):
                 rule("POSTROUTING", "", "FLANNEL-POSTRTG", "flanneld masq"),
                 rule("FLANNEL-POSTRTG", f"-s {here} -d {pods}", "RETURN", "flanneld masq: pods keep their address"),
                 rule("FLANNEL-POSTRTG", f"-s {pods} -d {here}", "RETURN", "flanneld masq: pods are seen as they are"),
-                rule("FLANNEL-POSTRTG", f"! -s {pods} -d {here}", "RETURN", "flanneld masq: others are seen as they are"),
+                rule(
+                    "FLANNEL-POSTRTG", f"! -s {pods} -d {here}", "RETURN", "flanneld masq: others are seen as they are"
+                ),
                 rule("FLANNEL-POSTRTG", f"-s {pods} ! -d 224.0.0.0/4", "MASQUERADE", "flanneld masq: to the world"),
                 rule("FLANNEL-POSTRTG", f"! -s {pods} -d {pods}", "MASQUERADE", "flanneld masq: from a node to pods"),
             )

@@ -54,8 +54,8 @@ def expected_from(
     source: str,
     equal_macs: Mapping[Role, Role] | None = None,
 ) -> ExpectedSignature:
-    """The signature of `packets` echo requests and their replies. `equal_macs` names, for a device that has the same MAC
-    as one that comes earlier on the way, the earlier one: MACs go by the first owner's role."""
+    """The signature of `packets` echo requests and their replies. `equal_macs` names, for a device that has the same
+    MAC as one that comes earlier on the way, the earlier one: MACs go by the first owner's role."""
     requests = dict(rows)
     taps = []
     for role, request in rows:

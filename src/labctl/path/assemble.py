@@ -402,6 +402,8 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         know(pod.lxc_mac, "", f"{pod.node}:{pod.lxc}")
     for node in lab.nodes:
         know(node.mac, "", f"{node.name}'s uplink")
+    for host in lab.outside:
+        know(host.mac, "", f"{host.name}:eth0")
     roles = vtep_roles(lab, pair)
     addresses = {node.name: str(node.address.ip) for node in lab.nodes}
     identities: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}

@@ -354,9 +354,7 @@ def hop_lesson(change: int, expected_mode: HostRouting | None) -> str:
 _HOST_DEVICES = frozenset(
     (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET, Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET)
 )
-_VXLAN_DEVICES = frozenset(
-    (Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL)
-)
+_VXLAN_DEVICES = frozenset((Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL))
 _UPLINKS = frozenset((Role.CLIENT_UPLINK, Role.SERVER_UPLINK))
 _LOOPBACKS = frozenset((Role.CLIENT_LO, Role.SERVER_LO))
 _POD_DEVICES = frozenset((Role.CLIENT_ETH0, Role.SERVER_ETH0))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
 from labctl.model.trace import (
@@ -73,8 +74,9 @@ def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> WrongTurn 
     """An envelope to another node than the one that the receiving pod is on."""
     for path in paths:
         pod = pair.server if path.way is Way.REQUEST else pair.client
+        on = server_node_of(lab, pair) if path.way is Way.REQUEST else client_node_of(lab, pair)
         for hop in path.hops:
-            if hop.envelope is not None and hop.envelope.dst.owner != lab.pod(pod).node:
+            if hop.envelope is not None and hop.envelope.dst.owner != on:
                 address, owner = hop.envelope.dst.address, hop.envelope.dst.owner or "no node of this lab"
                 return WrongTurn(
                     way=path.way,
@@ -82,7 +84,7 @@ def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> WrongTurn 
                     tap=hop.tap,
                     role=str(hop.role),
                     sentence=f"at {hop.tap} the {path.way} is in an envelope to {address} ({owner}), but {pod} is on "
-                    f"{lab.pod(pod).node}: the sending node's tunnel map names a wrong VTEP for it",
+                    f"{on}: the sending node's tunnel map names a wrong VTEP for it",
                 )
     return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
+from labctl.model.flow import Flow
 from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
@@ -44,18 +45,22 @@ _SEND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbePackets:
-    """`count` packets of one protocol from client to server. `token` marks ICMP, `port` is the first server port of TCP
-    and UDP; packets are numbered from 1. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and
-    the repetition would be taken for the packet."""
+    """`count` packets of one protocol to the server; `flows` are the addresses under which they may be seen, those that
+    the client uses first. `token` marks ICMP, `port` is the first server port of TCP and UDP; packets are numbered from
+    1. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and the repetition would be taken for
+    the packet."""
 
     protocol: ProbeProtocol
-    client: IPv4Address
-    server: IPv4Address
+    flows: tuple[Flow, ...]
     count: int
     token: bytes
     port: int
     interval_s: float = 0.01
     wait_s: float = 0.9
+
+    @property
+    def server(self) -> IPv4Address:
+        return self.flows[0][1]
 
     @property
     def last_port(self) -> int:
@@ -99,7 +104,7 @@ class ProbePackets:
 
     def matcher(self) -> Matcher:
         if self.protocol is ProbeProtocol.ICMP:
-            return match_echo(self.client, self.server, self.token)
+            return match_echo(self.flows, self.token)
         return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
     def expression(self) -> str:
@@ -108,11 +113,14 @@ class ProbePackets:
         Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
         would move every offset after it.
         """
-        plain = f"host {self.client} and host {self.server} and ({self._plain()})"
-        a, b = int(self.client), int(self.server)
+        hosts = " or ".join(f"host {client} and host {server}" for client, server in self.flows)
+        plain = f"{hosts if len(self.flows) == 1 else f'({hosts})'} and ({self._plain()})"
         src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
-        either = f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
         ports = " or ".join(f"udp port {port}" for port in VXLAN_PORTS)
+        either = " or ".join(
+            f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
+            for a, b in ((int(client), int(server)) for client, server in self.flows)
+        )
         return f"({plain}) or (({ports}) and ({either}) and ({self._inside()}))"
 
     def _plain(self) -> str:
@@ -139,15 +147,18 @@ class ProbePackets:
     def _number(self, port: int) -> int | None:
         return port - self.port + 1 if self.port <= port <= self.last_port else None
 
+    def _is_way(self, source: bytes, destination: bytes) -> bool:
+        return any(one.packed == source and other.packed == destination for one, other in self.flows)
+
     def _match_tcp(self, frame: Frame) -> Match | None:
         network, transport = frame.network, frame.transport
         if not isinstance(network, Ipv4) or not isinstance(transport, Tcp):
             return None
         flags = transport.flags & (_SYN | _RST | _ACK)
-        if network.src == self.client.packed and network.dst == self.server.packed and flags == _SYN:
+        if self._is_way(network.src, network.dst) and flags == _SYN:
             number = self._number(transport.dst_port)
             return None if number is None else Match(way=Way.REQUEST, number=number, what="TCP SYN")
-        if network.src == self.server.packed and network.dst == self.client.packed and flags & (_SYN | _RST):
+        if self._is_way(network.dst, network.src) and flags & (_SYN | _RST):
             number = self._number(transport.src_port)
             return None if number is None else Match(way=Way.REPLY, number=number, what=f"TCP {_flag_words(flags)}")
         return None
@@ -156,10 +167,10 @@ class ProbePackets:
         network, transport = frame.network, frame.transport
         if not isinstance(network, Ipv4):
             return None
-        if network.src == self.client.packed and network.dst == self.server.packed and isinstance(transport, Udp):
+        if self._is_way(network.src, network.dst) and isinstance(transport, Udp):
             number = self._number(transport.dst_port)
             return None if number is None else Match(way=Way.REQUEST, number=number, what="UDP datagram")
-        if network.src == self.server.packed and network.dst == self.client.packed and isinstance(transport, Icmp):
+        if self._is_way(network.dst, network.src) and isinstance(transport, Icmp):
             port = quoted_udp_port(transport)
             number = None if port is None else self._number(port)
             return None if number is None else Match(way=Way.REPLY, number=number, what="ICMP port unreachable")

@@ -7,9 +7,9 @@ by the time alone: other traffic may cross the same tap at the same moment. Tupl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from labctl.model.flow import Flow
 from labctl.model.signature import Role
 from labctl.model.trace import PacketKey
 from labctl.model.trace import TapDirection as TapDirection
@@ -88,19 +88,19 @@ class Sighting(NamedTuple):
     what: str = ""
 
 
-def match_echo(client: IPv4Address, server: IPv4Address, token: bytes) -> Matcher:
-    """Matches the echo requests from client to server that carry `token`, and the replies to them."""
+def match_echo(flows: Iterable[Flow], token: bytes) -> Matcher:
+    """Matches the echo requests of these flows that carry `token`, and the replies to them."""
     if not token:
         raise ValueError("an empty token would match every packet")
-    client_bytes, server_bytes = client.packed, server.packed
+    requests = {(source.packed, destination.packed) for source, destination in flows}
 
     def match(frame: Frame) -> Match | None:
         network, transport = frame.network, frame.transport
         if not isinstance(transport, Icmp) or not isinstance(network, Ipv4) or token not in transport.payload:
             return None
-        if transport.kind == _ECHO_REQUEST and network.src == client_bytes and network.dst == server_bytes:
+        if transport.kind == _ECHO_REQUEST and (network.src, network.dst) in requests:
             return Match(way=Way.REQUEST, number=transport.sequence, what="ICMP echo request")
-        if transport.kind == _ECHO_REPLY and network.src == server_bytes and network.dst == client_bytes:
+        if transport.kind == _ECHO_REPLY and (network.dst, network.src) in requests:
             return Match(way=Way.REPLY, number=transport.sequence, what="ICMP echo reply")
         return None
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.model.evidence import Evidence, Silence
+from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.result import CheckResult
 from labctl.model.signature import CLIENT_NODE, SERVER_NODE, Outer, Role, Seen, Signature, TapSight
@@ -64,10 +65,11 @@ def build_signature(
 
 
 def vtep_roles(lab: Lab, pair: Pair) -> dict[str, str]:
-    """The underlay addresses of the pair's nodes, by role. Both pods on one node: it is the client's."""
+    """The underlay addresses of the pair's nodes, by role. Both ends on one node: it is the client's."""
+    client, server = client_node_of(lab, pair), server_node_of(lab, pair)
     return {
-        str(lab.node(lab.pod(pair.server).node).address.ip): SERVER_NODE,
-        str(lab.node(lab.pod(pair.client).node).address.ip): CLIENT_NODE,
+        str(lab.node(server).address.ip): SERVER_NODE,
+        str(lab.node(client).address.ip): CLIENT_NODE,
     }
 
 

@@ -70,14 +70,18 @@ def lab_of(data: Mapping[str, Any]) -> Lab:
 def _refuse_dangling(lab: Lab) -> None:
     """Raises ValueError for a pod on no node, and for a pair or Service of nothing that is there."""
     nodes, pods = {node.name for node in lab.nodes}, {pod.name for pod in lab.pods}
-    if len(nodes) != len(lab.nodes) or len(pods) != len(lab.pods) or nodes & pods:
-        raise ValueError("two of its nodes or pods have one name")
+    parts = [*(node.name for node in lab.nodes), *(pod.name for pod in lab.pods), *(host.name for host in lab.outside)]
+    if len(set(parts)) != len(parts):
+        raise ValueError("two of its nodes, pods or hosts outside have one name")
     for pod in lab.pods:
         if pod.node not in nodes:
             raise ValueError(f"pod {pod.name} is on no node of it")
+    servers = {*parts, *(service.name for service in lab.services)}
     for pair in lab.pairs:
-        if not {pair.client, pair.server} <= pods:
-            raise ValueError(f"the pair {pair.client} → {pair.server} is none of its pods")
+        if pair.client not in parts or pair.server not in servers or pair.via not in (None, *nodes):
+            raise ValueError(f"the pair {pair.client} → {pair.destination} is of nothing that it has")
+        if pair.via is not None and pair.server in parts:
+            raise ValueError(f"the pair {pair.client} → {pair.destination} asks a node's port of what is no Service")
     for service in lab.services:
         if not set(service.backends) <= pods:
             raise ValueError(f"the Service {service.name} has backends that are none of its pods")

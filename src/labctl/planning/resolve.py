@@ -25,7 +25,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Lab, Network, Node, Pod, Scenario, Service
+from labctl.model.lab import Encapsulation, Lab, Network, Node, Outside, Pod, Scenario, Service
 from labctl.model.pod_network import NetworkType
 from labctl.planning.record import digest_of
 from labctl.planning.topology import links_of, routers_of
@@ -62,6 +62,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         fabric=scenario.fabric,
         routers=routers,
         links=links_of(scenario.fabric, routers, nodes),
+        outside=_outside(scenario),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
 
@@ -81,6 +82,17 @@ def _services(scenario: Scenario) -> tuple[Service, ...]:
             external_traffic_policy=service.external_traffic_policy,
         )
         for number, service in enumerate(scenario.services)
+    )
+
+
+def _outside(scenario: Scenario) -> tuple[Outside, ...]:
+    return tuple(
+        Outside(
+            name=host.name,
+            address=host.address or outside_address(scenario.underlay_cidr, number),
+            mac=names.stable_mac("outside", host.name),
+        )
+        for number, host in enumerate(scenario.outside)
     )
 
 
@@ -224,6 +236,17 @@ def service_capacity(service_cidr: IPv4Network) -> int:
 def service_address(service_cidr: IPv4Network, number: int) -> IPv4Address:
     """The cluster address of Service number `number` (from 0)."""
     return service_cidr.network_address + FIRST_SERVICE_HOST + number
+
+
+def outside_address(underlay: IPv4Network, number: int) -> IPv4Address:
+    """The address of host outside number `number` (from 0), which is on the nodes' own network: from its upper end.
+    The last address stays free: an address that nothing has, for what must be sent to nothing."""
+    return underlay.broadcast_address - 2 - number
+
+
+def outside_capacity(underlay: IPv4Network, nodes: int) -> int:
+    """How many hosts outside it has addresses for, beside that many nodes."""
+    return max(0, node_capacity(underlay) - nodes - 1)
 
 
 def node_capacity(underlay: IPv4Network) -> int:

@@ -76,7 +76,8 @@ def _link(
         first = int(LINKS.network_address) + 2 * next(numbers)
         addresses = IPv4Interface((first, 31)), IPv4Interface((first + 1, 31))
     ends = tuple(
-        _end(name, away, ports, address, macs) for name, away, address in zip((one, other), (other, one), addresses, strict=True)
+        _end(name, away, ports, address, macs)
+        for name, away, address in zip((one, other), (other, one), addresses, strict=True)
     )
     return Link(ends=(ends[0], ends[1]))
 

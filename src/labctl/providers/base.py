@@ -241,7 +241,7 @@ class OpenLab(Protocol):
         ...
 
     def target(self, name: str) -> Target:
-        """The pod or node of that name. Raises UsageError with a suggestion."""
+        """The pod, node or host outside of that name. Raises UsageError with a suggestion."""
         ...
 
     def targets(self) -> tuple[Target, ...]: ...
@@ -300,12 +300,13 @@ class Running(Protocol):
 class TargetKind(StrEnum):
     NODE = "node"
     POD = "pod"
+    OUTSIDE = "outside"
     ROUTER = "router"
     UNDERLAY = "underlay"
 
 
 class Target(Protocol):
-    """A place where argv can be run: a node, a pod, or (for `netns`) the underlay."""
+    """A place where argv can be run: a node, a pod, a host outside, or (for `netns`) the underlay."""
 
     @property
     def name(self) -> str: ...

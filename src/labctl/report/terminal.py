@@ -349,12 +349,21 @@ def status_record(
             }
             for pod in lab.pods
         ],
-        "pairs": [{"client": p.client, "server": p.server, "placement": str(p.placement)} for p in lab.pairs],
+        "pairs": [
+            {"client": p.client, "server": p.server, "placement": str(p.placement)} | ({"via": p.via} if p.via else {})
+            for p in lab.pairs
+        ],
+        **_outside(lab),
         "whole": not missing,
         "missing": list(missing),
         "addressesFrom": "plan" if is_planned else "lab",
         "modeInForce": mode_record(None, mode) if mode is not None else None,
     }
+
+
+def _outside(lab: Lab) -> dict[str, object]:
+    hosts = [{"name": host.name, "address": str(host.address)} for host in lab.outside]
+    return {"outside": hosts} if hosts else {}
 
 
 def status_table(
@@ -379,6 +388,9 @@ def status_table(
     yield Text("")
     nodes = [(node.name, str(node.address.ip), str(node.pod_cidr), str(node.router)) for node in lab.nodes]
     yield Grid(_titled("node", "address", "pod CIDR", "router (cilium_host)"), nodes)
+    if lab.outside:
+        yield Text("")
+        yield Grid(_titled("outside", "address"), [(host.name, str(host.address)) for host in lab.outside])
     yield Text("")
     pods = [(pod.name, pod.node, str(pod.address), pod.lxc, str(pod.identity)) for pod in lab.pods[:PODS_SHOWN]]
     yield Grid(_titled("pod", "node", "address", "lxc on the node", "identity"), pods)

@@ -12,7 +12,7 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.engine.build import build, remove
-from labctl.model.lab import CheckSpec, Encapsulation, Fault, HostRouting, Lab, Placement
+from labctl.model.lab import POD_PLACEMENTS, CheckSpec, Encapsulation, Fault, HostRouting, Lab, Placement
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.path.signature import signature_evidence
@@ -55,7 +55,7 @@ def observe(lab: Lab, open_lab: OpenLab, placement: Placement) -> CheckResult:
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_every_tap_shows_what_real_cilium_shows(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
     with running(host_routing, encapsulation) as (lab, open_lab):
-        for placement in Placement:
+        for placement in POD_PLACEMENTS:
             result = observe(lab, open_lab, placement)
             assert result.verdict is Verdict.PASS, f"{placement}: {result.reason}"
             evidence = signature_evidence(result, lab.datapath, lab.name)

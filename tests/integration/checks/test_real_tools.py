@@ -298,7 +298,7 @@ def test_two_captures_per_tap_tell_the_direction_of_each_packet(namespaces: tupl
         client.run(("ping", "-c", "2", "-i", "0.01", "-p", "ab", "10.9.0.2"), timeout_s=60)
         client.run(("sleep", "0.2"), timeout_s=60)
         captures = live.stop()
-    matcher = match_echo(IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"), b"\xab" * 4)
+    matcher = match_echo([(IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"))], b"\xab" * 4)
     seen = [
         (sighting.tap, sighting.direction, sighting.way)
         for capture in captures

@@ -16,7 +16,7 @@ from labctl.checks.netfilter import NetfilterCheck
 from labctl.engine.build import build, remove
 from labctl.engine.trace import trace
 from labctl.model.evidence import AttachedProgram, DatapathState
-from labctl.model.lab import CheckSpec, Encapsulation, Fault, HostRouting, Lab, Pair, Placement
+from labctl.model.lab import POD_PLACEMENTS, CheckSpec, Encapsulation, Fault, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import AddressingParameters, CheckParameters, NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.trace import ProbeProtocol, Trace
@@ -102,7 +102,7 @@ def test_all_evidence_holds_in_every_mode_and_nothing_stays_on_the_nodes(
 ) -> None:
     with running(host_as_found, host_routing, encapsulation) as open_lab:
         rules = netfilter_rules(open_lab.lab)
-        for placement in Placement:
+        for placement in POD_PLACEMENTS:
             for check, parameters in CHECKS:
                 result = checked(open_lab, check, parameters, placement)
                 assert result.verdict is Verdict.PASS, f"{placement}: {result.reason}"

@@ -239,7 +239,7 @@ def test_where_tables_have_no_owners_netfilter_is_watched_all_the_same(
     """As on Linux 5.10; the table that a killed trace left behind, with another pair's marks, is replaced."""
     abilities = dataclasses.replace(kernel.trace_abilities(), owns_tables=False)
     monkeypatch.setattr(kernel, "trace_abilities", lambda: abilities)
-    left_behind = netfilter_watch.ruleset(IPv4Address("10.9.9.1"), IPv4Address("10.9.9.2"), is_owned=False)
+    left_behind = netfilter_watch.ruleset([(IPv4Address("10.9.9.1"), IPv4Address("10.9.9.2"))], is_owned=False)
     with running(host_as_found, LEGACY, NATIVE) as (lab, open_lab):
         nsenter = ("nsenter", f"--net=/run/netns/labctl.{host_as_found}.node1", "nft", "-f", "-")
         subprocess.run(nsenter, input=left_behind, text=True, check=True)

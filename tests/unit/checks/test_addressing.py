@@ -23,7 +23,7 @@ from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, judge_findings, unknown
 from labctl.errors import MeasureFailed
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.lab import POD_PLACEMENTS, Encapsulation, HostRouting, Placement
 from labctl.model.result import Finding, Verdict
 from labctl.model.signature import Role
 from labctl.networks.cilium.expected import expected_for
@@ -243,7 +243,7 @@ def sighting(role: Role, ttl: int, *, way: Way = Way.REQUEST, envelope: Envelope
 
 @pytest.mark.parametrize("host_routing", HostRouting)
 @pytest.mark.parametrize("encapsulation", Encapsulation)
-@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("placement", POD_PLACEMENTS)
 def test_the_ttl_must_fall_by_what_real_cilium_takes(
     host_routing: HostRouting, encapsulation: Encapsulation, placement: Placement
 ) -> None:

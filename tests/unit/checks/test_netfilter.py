@@ -24,7 +24,7 @@ from labctl.checks.netfilter import (
     parse_counters,
 )
 from labctl.errors import MeasureFailed
-from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Placement
+from labctl.model.lab import POD_PLACEMENTS, CheckSpec, Encapsulation, HostRouting, Placement
 from labctl.model.parameters import NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.trace import Way
@@ -116,7 +116,7 @@ def as_expected(mode: HostRouting, how: Encapsulation, where: Placement) -> Node
     return look(counts, pair=(ICMP,) if is_legacy_native else (), envelopes=UDP)
 
 
-CELLS = tuple(product(HostRouting, Encapsulation, Placement))
+CELLS = tuple(product(HostRouting, Encapsulation, POD_PLACEMENTS))
 
 
 @pytest.mark.parametrize("cell", CELLS)

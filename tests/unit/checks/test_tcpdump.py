@@ -12,7 +12,7 @@ from labctl.checks.base import CheckContext
 from labctl.checks.captures import argv_tcpdump, echo_filter, parse_counts
 from labctl.checks.registry import all_checks
 from labctl.checks.tcpdump import TcpdumpCheck, WatchedPing
-from labctl.model.lab import CheckSpec, Encapsulation, HostRouting, Lab, Placement
+from labctl.model.lab import POD_PLACEMENTS, CheckSpec, Encapsulation, HostRouting, Lab, Placement
 from labctl.model.parameters import PARAMETERS_OF, TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import Role, Seen, TapSight
@@ -29,7 +29,7 @@ CELLS = [
     pytest.param(mode, encapsulation, placement, id=f"{mode}-{encapsulation}-{placement}")
     for mode in HostRouting
     for encapsulation in Encapsulation
-    for placement in Placement
+    for placement in POD_PLACEMENTS
 ]
 
 
@@ -338,7 +338,7 @@ def test_a_mac_that_no_device_of_the_lab_owns_stays_an_address() -> None:
 def test_the_filter_finds_the_inner_addresses_behind_the_envelope() -> None:
     lab = example_lab()
     client, server = (pod.address for pod in lab.pods)
-    assert echo_filter(client, server) == (
+    assert echo_filter([(client, server)]) == (
         "(icmp and host 10.244.0.10 and host 10.244.1.20) or (udp port 8472 and udp[39] = 1 and "
         "((udp[42:4] = 0xaf4000a and udp[46:4] = 0xaf40114) or (udp[42:4] = 0xaf40114 and udp[46:4] = 0xaf4000a)))"
     )

@@ -113,7 +113,7 @@ def test_the_kernel_that_has_no_way_is_quoted() -> None:
 
 def marked(protocol: ProbeProtocol) -> ProbePackets:
     client, server = (pod.address for pod in example_lab().pods[:2])
-    return ProbePackets(protocol=protocol, client=client, server=server, count=1, token=b"x" * 16, port=20_000)
+    return ProbePackets(protocol=protocol, flows=((client, server),), count=1, token=b"x" * 16, port=20_000)
 
 
 def test_a_clock_that_was_set_meanwhile_is_told_with_the_trace() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from labctl.model.evidence import Silence
-from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade, Placement
+from labctl.model.lab import POD_PLACEMENTS, Datapath, Encapsulation, HostRouting, Masquerade, Placement
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
 from labctl.networks.cilium.expected import expected_signature
@@ -264,7 +264,7 @@ def test_one_hop_is_no_bpf_on_a_node_that_delivers_out_of_the_lxc() -> None:
 
 @pytest.mark.parametrize("mode", HostRouting)
 @pytest.mark.parametrize("encapsulation", Encapsulation)
-@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("placement", POD_PLACEMENTS)
 def test_packets_that_did_not_come_through_are_said_with_the_place_and_never_show_the_other_mode(
     mode: HostRouting, encapsulation: Encapsulation, placement: Placement
 ) -> None:

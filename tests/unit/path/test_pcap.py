@@ -152,7 +152,7 @@ def test_random_bytes_never_raise_anything_but_the_readers_own_error() -> None:
         for order in ("<", ">")
     ]
     seeds.append(RECORDED.read_bytes())
-    matcher = match_echo(IPv4Address(A), IPv4Address(B), b"xxxx")
+    matcher = match_echo([(IPv4Address(A), IPv4Address(B))], b"xxxx")
     whole = 0
     for _ in range(4_000):
         data = bytearray(chance.choice(seeds))
@@ -170,7 +170,7 @@ def test_random_bytes_never_raise_anything_but_the_readers_own_error() -> None:
 
 def test_only_the_marked_echo_between_the_pair_is_a_sighting() -> None:
     token = b"0123456789abcdef"
-    matcher = match_echo(IPv4Address(A), IPv4Address(B), token)
+    matcher = match_echo([(IPv4Address(A), IPv4Address(B))], token)
     records = [
         Record(1, echo(b"t" * 16 + token), 0),
         Record(2, echo(b"t" * 16 + b"another ping...."), 0),
@@ -191,7 +191,7 @@ def test_only_the_marked_echo_between_the_pair_is_a_sighting() -> None:
 
 def test_an_empty_mark_is_refused() -> None:
     with pytest.raises(ValueError, match="every packet"):
-        match_echo(IPv4Address(A), IPv4Address(B), b"")
+        match_echo([(IPv4Address(A), IPv4Address(B))], b"")
 
 
 @pytest.mark.parametrize("length", [(1 << 20) + 1, 1 << 31, 0xFFFFFFFF])

@@ -31,8 +31,7 @@ SYN, RST, ACK = 0x02, 0x04, 0x10
 def marked(protocol: ProbeProtocol, count: int = 3) -> ProbePackets:
     return ProbePackets(
         protocol=protocol,
-        client=IPv4Address(A),
-        server=IPv4Address(B),
+        flows=((IPv4Address(A), IPv4Address(B)),),
         count=count,
         token=b"\xab" * 16,
         port=20_000,
@@ -140,7 +139,7 @@ def send(
     protocol: ProbeProtocol, port: int, *, wait_s: float, start: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """One packet to loopback. `start` is read by every shell that starts."""
-    ours = replace(marked(protocol, 1), server=IPv4Address("127.0.0.1"), port=port, wait_s=wait_s)
+    ours = replace(marked(protocol, 1), flows=((IPv4Address("127.0.0.1"),) * 2,), port=port, wait_s=wait_s)
     environment = os.environ | {"LC_ALL": "C"} | ({} if start is None else {"BASH_ENV": str(start)})
     return subprocess.run(ours.argv(), env=environment, capture_output=True, text=True, timeout=120, check=False)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.lab import POD_PLACEMENTS, Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Trace
 from labctl.report.drawing.topology import Box, BoxKind, Leg, Topology, legs, topology_of
@@ -109,7 +109,7 @@ def test_all_legs_run_along_the_picture_in_right_angles(
 
 
 @pytest.mark.parametrize("how", Encapsulation)
-@pytest.mark.parametrize("where", Placement)
+@pytest.mark.parametrize("where", POD_PLACEMENTS)
 def test_bpf_goes_round_the_lxc_that_it_delivers_past(how: Encapsulation, where: Placement) -> None:
     _, found = all_legs(example_trace(BPF, how, where))
     delivering = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from labctl.model.evidence import Evidence
-from labctl.model.lab import Encapsulation, HostRouting, Placement
+from labctl.model.lab import POD_PLACEMENTS, Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role, Signature
 from labctl.model.trace import (
     Carriage,
@@ -28,7 +28,7 @@ from labctl.model.trace import (
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
 SAME, CROSS = Placement.SAME_NODE, Placement.CROSS_NODE
-CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in Placement)
+CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in POD_PLACEMENTS)
 REDIRECTED = "never transmitted on {device}: redirected into the pod"
 NOT_ON_THE_WAY = "no packet between pods goes there"
 

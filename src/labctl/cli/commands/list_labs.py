@@ -10,8 +10,8 @@ from labctl.cli.options import as_json, discover_all, missing_parts, up_again
 from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
-    from labctl.model.lab import Lab
     from labctl.errors import LabError
+    from labctl.model.lab import Lab
     from labctl.providers.base import RunningLab
 
 

@@ -50,7 +50,11 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
             if datapath or not no_proof or isinstance(failed, Interrupted):
                 raise
             is_planned = True
-    about: dict[str, Any] = {"statement": provider.statements(found)[0], "missing": running.missing, "is_planned": is_planned}
+    about: dict[str, Any] = {
+        "statement": provider.statements(found)[0],
+        "missing": running.missing,
+        "is_planned": is_planned,
+    }
     if as_json:
         record = status_record(found, mode, **about)
         emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)

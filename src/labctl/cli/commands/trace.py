@@ -74,7 +74,9 @@ def command(
         interruptible(),
         provider.open(found) as open_lab,
     ):
-        traced = trace_into(run, open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0])
+        traced = trace_into(
+            run, open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0]
+        )
         run.save_result(trace_document(traced))
     show_trace(traced, is_json=as_json, html=html)
     if not as_json:

@@ -9,7 +9,7 @@ import click
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
-from labctl.model.lab import Lab
+from labctl.model.lab import EndpointKind, Lab
 
 
 @click.command("up")
@@ -85,10 +85,12 @@ def next_things(lab: Lab) -> list[str]:
     """Commands to try next, with names and addresses of this lab."""
     traffic = []
     if lab.pairs:
-        pair = lab.pairs[-1]
-        server = lab.pod(pair.server)
+        answering = [pair for pair in lab.pairs if lab.server(pair).kind is not EndpointKind.SERVICE]
         traffic = [
-            (f"labctl exec {lab.name} {pair.client} -- ping -c 3 {server.address}", "traffic by hand"),
+            *(
+                (f"labctl exec {lab.name} {pair.client} -- ping -c 3 {lab.server(pair).address}", "traffic by hand")
+                for pair in answering[-1:]
+            ),
             (f"labctl check {lab.name}", "all checks, judged"),
         ]
     commands = [

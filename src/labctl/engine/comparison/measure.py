@@ -454,7 +454,7 @@ class Measurement:
         spec = self._specs[item.check]
         name = f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}"
         sink = self._journal.sink(name + (AGAIN if again else ""))
-        pair = Pair(client=item.client, server=item.server, placement=item.placement)
+        pair = Pair.between(item.client, item.server, item.placement)
         return run_check_in_slices(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)
 
     def _remove_all(self) -> None:

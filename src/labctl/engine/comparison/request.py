@@ -351,7 +351,7 @@ def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckPar
 def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem, ...]:
     """What every side runs once in every block."""
     return tuple(
-        WorkItem(check=spec.name, client=pair.client, server=pair.server, placement=pair.placement)
+        WorkItem(check=spec.name, client=pair.client, server=pair.destination, placement=pair.placement)
         for pair in pairs
         for spec in specs
     )
@@ -408,7 +408,7 @@ def _references(labs: Sequence[Lab], pairs: Sequence[Pair]) -> tuple[Reference, 
     """For each pair across nodes, the nodes of its pods: the same in every lab."""
     found = []
     for pair in pairs:
-        if pair.placement is not Placement.CROSS_NODE:
+        if pair.placement is not Placement.CROSS_NODE or not all(lab.is_between_pods(pair) for lab in labs):
             continue
         between = {(lab.pod(pair.client).node, lab.pod(pair.server).node) for lab in labs}
         if len(between) > 1:

@@ -126,5 +126,6 @@ def _tunnel_endpoint(lab: Lab, node: str, other: Node) -> IPv4Address:
 
 def _misled(lab: Lab) -> frozenset[str]:
     """The nodes that the fault WRONG_VTEP is on: those of clients whose servers are elsewhere, else the first."""
-    clients = (lab.pod(pair.client).node for pair in lab.pairs if pair.placement is Placement.CROSS_NODE)
+    across = (pair for pair in lab.pairs if pair.placement is Placement.CROSS_NODE)
+    clients = (node for pair in across if (node := lab.client(pair).node) is not None)
     return frozenset(clients) or frozenset((lab.nodes[0].name,))

@@ -242,8 +242,8 @@ def _grown_forwarding(look: NodeReadings) -> int | Unread:
 def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """A packet that the stack forwards makes an entry with the pods' addresses. That there is none does not prove that
     eBPF forwarded it: rules may keep packets from being tracked, entries end, and some were there before."""
-    command = look.after.command("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
-    addresses = {lab.pod(pair.client).address, lab.pod(pair.server).address}
+    command = look.after.command("conntrack", "-L", "-s", str(lab.client(pair).address))
+    addresses = {lab.client(pair).address, lab.server(pair).address}
     counts = []
     for connections in (look.before.connections, look.after.connections):
         if isinstance(connections, Unread):

@@ -18,7 +18,7 @@ from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
-from labctl.model.lab import Encapsulation, Lab, Node, Pair, Placement, Pod
+from labctl.model.lab import Encapsulation, EndpointKind, Lab, Node, Pair, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
 from labctl.names import namespace_of
@@ -145,29 +145,30 @@ class CiliumNetwork:
         return lab.network.route_mtu
 
     def taps(self, lab: Lab, pair: Pair) -> tuple[tuple[TapPlace, ...], tuple[TapPlace, ...]]:
-        client, server = lab.pod(pair.client), lab.pod(pair.server)
-        is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
-        clients: list[TapPlace] = [
-            (Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE),
-            (Role.CLIENT_LXC, client.node, client.lxc),
-            (Role.CLIENT_CILIUM_HOST, client.node, interfaces.CILIUM_HOST),
-            (Role.CLIENT_CILIUM_NET, client.node, interfaces.CILIUM_NET),
-            *(((Role.CLIENT_CILIUM_VXLAN, client.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
-            (Role.CLIENT_UPLINK, client.node, interfaces.UPLINK),
-            (Role.CLIENT_LO, client.node, interfaces.LO),
-        ]
-        servers: list[TapPlace] = [
-            (Role.SERVER_LO, server.node, interfaces.LO),
-            (Role.SERVER_UPLINK, server.node, interfaces.UPLINK),
-            *(((Role.SERVER_CILIUM_VXLAN, server.node, interfaces.CILIUM_VXLAN),) if is_tunnelled else ()),
-            (Role.SERVER_CILIUM_NET, server.node, interfaces.CILIUM_NET),
-            (Role.SERVER_CILIUM_HOST, server.node, interfaces.CILIUM_HOST),
-        ]
-        ends: list[TapPlace] = [
-            (Role.SERVER_LXC, server.node, server.lxc),
-            (Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE),
-        ]
-        return tuple(clients), tuple(ends if pair.placement is Placement.SAME_NODE else servers + ends)
+        client, server, backends = lab.client(pair), lab.server(pair), lab.backends(pair)
+        at_client: list[TapPlace] = []
+        if client.kind is EndpointKind.POD:
+            pod = lab.pod(client.name)
+            at_client += [(Role.CLIENT_ETH0, pod.name, interfaces.POD_DEVICE), (Role.CLIENT_LXC, pod.node, pod.lxc)]
+        elif client.kind is EndpointKind.OUTSIDE:
+            at_client.append((Role.CLIENT_ETH0, client.name, interfaces.POD_DEVICE))
+        # The node that the client is on; of a host outside the one that is asked at its port.
+        first = client.node or (server.node if server.kind is EndpointKind.SERVICE else None)
+        if first is not None:
+            at_client += _taps_of_node(lab, first, _CLIENT_SIDE)
+        at_server: list[TapPlace] = []
+        answering = backends or tuple(pod for pod in lab.pods if pod.name == server.name)
+        beyond = (server.node,) if server.kind is EndpointKind.NODE else tuple(pod.node for pod in answering)
+        for node in dict.fromkeys(beyond):
+            if node is not None and node != first:
+                at_server += _taps_of_node(lab, node, _SERVER_SIDE)
+        for pod in answering:
+            if pod.name != client.name:
+                at_server.append((Role.SERVER_LXC, pod.node, pod.lxc))
+                at_server.append((Role.SERVER_ETH0, pod.name, interfaces.POD_DEVICE))
+        if server.kind is EndpointKind.OUTSIDE:
+            at_server.append((Role.SERVER_ETH0, server.name, interfaces.POD_DEVICE))
+        return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         from labctl.networks.cilium.expected import expected_for
@@ -190,6 +191,29 @@ class CiliumNetwork:
         from labctl.networks.cilium.map_tables import map_tables
 
         return map_tables(lab, devices, dumps)
+
+
+_CLIENT_SIDE = (
+    (Role.CLIENT_CILIUM_HOST, interfaces.CILIUM_HOST),
+    (Role.CLIENT_CILIUM_NET, interfaces.CILIUM_NET),
+    (Role.CLIENT_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.CLIENT_UPLINK, interfaces.UPLINK),
+    (Role.CLIENT_LO, interfaces.LO),
+)
+_SERVER_SIDE = (
+    (Role.SERVER_LO, interfaces.LO),
+    (Role.SERVER_UPLINK, interfaces.UPLINK),
+    (Role.SERVER_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.SERVER_CILIUM_NET, interfaces.CILIUM_NET),
+    (Role.SERVER_CILIUM_HOST, interfaces.CILIUM_HOST),
+)
+
+
+def _taps_of_node(lab: Lab, node: str, side: Sequence[tuple[Role, str]]) -> Iterator[TapPlace]:
+    """What a node has whichever pods are on it, in the order of the way."""
+    for role, device in side:
+        if device != interfaces.CILIUM_VXLAN or lab.datapath.encapsulation is Encapsulation.VXLAN:
+            yield role, node, device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,7 +153,7 @@ class OpenCiliumLab:
                 lxcs={one.id: one.lxc for one in self._facts.endpoints[node] if one.pod and one.lxc},
                 uplink=self._facts.uplinks.get(node, ""),
             )
-            for node in dict.fromkeys(self._lab.pod(name).node for name in (pair.client, pair.server))
+            for node in self._lab.nodes_of(pair)
         }
         witnesses = self.witnesses
         config = witnesses.config()

@@ -108,7 +108,7 @@ def watching(
 ) -> Iterator[MonitorWatch]:
     """Monitors on the nodes that `devices` has, and those of the `others` that are available. Raises MeasureFailed when
     no node can be watched."""
-    client, server = (str(lab.pod(name).address) for name in (pair.client, pair.server))
+    client, server = _addresses(lab, pair)
     argv = argv_monitor_pair(client, server)
     gaps = [] if aggregation == "none" else [f"monitor aggregation is '{aggregation}': not every packet is reported"]
     running: dict[str, tuple[Running, Devices, str]] = {}
@@ -180,7 +180,7 @@ def wishes(
     values: Mapping[str, object],
 ) -> tuple[Wish, ...]:
     """Every further witness of the pair, to start or with the reason why not. Raises nothing."""
-    nodes = tuple(dict.fromkeys(lab.pod(name).node for name in (pair.client, pair.server)))
+    nodes = lab.nodes_of(pair)
     found: list[Wish] = []
     # Made as they are asked for: what fails on the second node leaves the first one's.
     asked: dict[str, Iterator[Wish]] = {
@@ -237,7 +237,7 @@ def _pwru(lab: Lab, pair: Pair, nodes: Sequence[str], targets: Mapping[str, Door
             yield Unheard(witness=hubble_pwru.PROGRAM, where=host.name, why="the program pwru is not there")
             continue
         here = [node for node in nodes if hosts[node].name == host.name]
-        pods = [name for name in (pair.client, pair.server) if lab.pod(name).node in here]
+        pods = [name for name in (pair.client, pair.server) if lab.endpoint(name).node in here and name not in here]
         places = [
             hubble_pwru.parse_place(name, targets[name].read(hubble_pwru.PLACE_SCRIPT)) for name in (*here, *pods)
         ]
@@ -277,7 +277,7 @@ def host_of(node: DoorTarget) -> DoorTarget:
 
 
 def _addresses(lab: Lab, pair: Pair) -> tuple[str, str]:
-    return str(lab.pod(pair.client).address), str(lab.pod(pair.server).address)
+    return str(lab.client(pair).address), str(lab.server(pair).address)
 
 
 class Ears:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from labctl.model.flow import Flow
 from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.system.netfilter import StepKind, TraceStep
@@ -31,16 +32,17 @@ _UDP = 17
 _ECHOES = (0, 8)
 
 
-def ruleset(one: IPv4Address, other: IPv4Address, *, is_owned: bool = True) -> str:
+def ruleset(flows: Iterable[Flow], *, is_owned: bool = True) -> str:
     """The table, with its maker as the owner, or without one and in place of any that was left behind. Marks what goes
-    between the two addresses, as it is or inside VXLAN (where the addresses have a fixed offset from the outer UDP
-    header)."""
+    between the two addresses of each flow, as it is or inside VXLAN (where the addresses have a fixed offset from the
+    outer UDP header)."""
+    ways = tuple(way for one, other in flows for way in ((one, other), (other, one)))
     lines = [f"table ip {TABLE} {{", " flags owner;"] if is_owned else [_REPLACE, f"table ip {TABLE} {{"]
     ports = ", ".join(map(str, VXLAN_PORTS))
     for hook in HOOKS:
         lines.append(f" chain {hook}_first {{ type filter hook {hook} priority {_FIRST}; policy accept;")
         if hook in _MARKING:
-            for source, destination in ((one, other), (other, one)):
+            for source, destination in ways:
                 inner = f"@th,{_INNER_SRC_BIT},32 {int(source):#x} @th,{_INNER_SRC_BIT + 32},32 {int(destination):#x}"
                 lines.append(f"  ip saddr {source} ip daddr {destination} meta nftrace set 1;")
                 lines.append(f"  udp dport {{ {ports} }} {inner} meta nftrace set 1;")

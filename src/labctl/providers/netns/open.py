@@ -31,7 +31,7 @@ from labctl.system.powers import Powers, limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceTarget:
-    """`Target` of the provider seam: a node, a pod or the underlay, each a namespace."""
+    """`Target` of the provider seam: a node, a pod, a host outside or the underlay, each a namespace."""
 
     name: str
     kind: TargetKind
@@ -48,7 +48,9 @@ class NamespaceTarget:
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
-        return process.run(self.inside_argv(argv), timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers)
+        return process.run(
+            self.inside_argv(argv), timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers
+        )
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
@@ -80,7 +82,7 @@ class NamespaceTarget:
 
     @property
     def _powers(self) -> Powers:
-        return Powers.POD if self.kind is TargetKind.POD else Powers.NODE
+        return Powers.NODE if self.kind in (TargetKind.NODE, TargetKind.UNDERLAY) else Powers.POD
 
 
 class NetnsOpenLab:
@@ -128,7 +130,7 @@ class NetnsOpenLab:
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         """Reads the pair's nodes, sends, reads again. Raises MeasureFailed when a node cannot be read."""
-        pods = {pod.node: pod for pod in (self.lab.pod(pair.server), self.lab.pod(pair.client))}
+        pods = self._pods_on_the_way(pair)
         nodes = sorted(pods, key=lambda node: self.lab.node(node).index)
         before = {node: (self._read(node), self._arrivals(pods[node])) for node in nodes}
         send()
@@ -144,6 +146,11 @@ class NetnsOpenLab:
                 )
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
+
+    def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
+        """The pair's pod on each node that has one; the client where a node has both."""
+        ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
+        return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -174,6 +181,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
         *((router.name, TargetKind.ROUTER) for router in lab.routers),
+        *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
     return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)

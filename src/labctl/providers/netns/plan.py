@@ -5,9 +5,10 @@
 
 1. `underlay`: what is between the nodes (the fabric).
 2. `node-NAME`, each: its namespace, then what the fabric and the network put into it, in the order of `_node`.
-3. What the network needs on nodes that reach each other.
-4. `pod-NAME`, each: its namespace, then what connects it (the network).
-5. `record`: the lab's facts; with them the lab is whole.
+3. `outside-NAME`, each: its namespace, then its wire (the fabric).
+4. What the network needs on nodes that reach each other.
+5. `pod-NAME`, each: its namespace, then what connects it (the network).
+6. `record`: the lab's facts; with them the lab is whole.
 
 Each object says itself what a person would type for it, how it is made, how it is read back and what undoes it
 (`kinds/base.py`); `execute` makes them, `observed` finds which are missing.
@@ -22,7 +23,7 @@ from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
 from labctl.fabrics.base import Fabric, NodeObjects
 from labctl.model.fabric import Router
-from labctl.model.lab import Lab, Node
+from labctl.model.lab import Lab, Node, Outside
 from labctl.model.plan import Plan, Step
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
@@ -56,6 +57,7 @@ def plan(lab: Lab) -> Plan:
             step("underlay", f"underlay: {fabric.says}", underlay),
             *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
             *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
+            *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
             *network.steps(lab),
             *_learning(lab, fabric),
             *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
@@ -73,7 +75,7 @@ def refuse(lab: Lab) -> None:
     if twice:
         raise UsageError(
             what=f"the name {twice[0]} is used twice in lab {lab.name}",
-            cause=f"with the netns provider every node, every pod and '{UNDERLAY}' is a namespace of its own",
+            cause=f"with netns every node, pod, host outside and '{UNDERLAY}' is a namespace of its own",
             remedy="rename the node or the pod in the scenario",
             key="pods",
         )
@@ -125,6 +127,18 @@ def _learning(lab: Lab, fabric: Fabric) -> Iterator[Step]:
 def _learned(lab: Lab, fabric: Fabric) -> Iterator[Step]:
     if waits := tuple(fabric.learned(lab)):
         yield step("converged", f"converged: {len(waits)} routers, switches and nodes know their ways", waits)
+
+
+def _outside(lab: Lab, host: Outside, objects: Iterable[Object]) -> Step:
+    return step(
+        f"outside-{host.name}",
+        f"host outside {host.name}: {host.address}, {_where(lab, host)}",
+        (*_namespace(lab, host.name, "outside"), *objects),
+    )
+
+
+def _where(lab: Lab, host: Outside) -> str:
+    return "on the nodes' network" if lab.is_near(host) else "behind the nodes' gateway"
 
 
 def _pod(lab: Lab, of_pod: PodObjects) -> Step:

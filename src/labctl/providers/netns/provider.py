@@ -19,11 +19,11 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
+from labctl.names import namespace_of
+from labctl.networks.base import STATEMENT
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
-from labctl.names import namespace_of
-from labctl.networks.base import STATEMENT
 from labctl.system import files, netns
 
 

@@ -2,7 +2,7 @@
 
 The file is for `labctl status` and for an `up` that has nothing to do. Nothing depends on it for removing a lab.
 
-Which namespaces a lab is made of: the underlay, the nodes, the pods. Pure.
+Which namespaces a lab is made of: the underlay, the nodes, the pods, the hosts outside. Pure.
 
 The mark of a namespace: the text on its loopback device by which labctl knows its own. Pure.
 
@@ -69,6 +69,7 @@ def part_names(lab: Lab) -> tuple[str, ...]:
         *(router.name for router in lab.routers),
         *(node.name for node in lab.nodes),
         *(pod.name for pod in lab.pods),
+        *(host.name for host in lab.outside),
     )
 
 
@@ -87,7 +88,7 @@ class NamespaceMark:
 
 
 def mark_of(lab: Lab, kind: str) -> str:
-    """The alias for a part (`node`, `pod`, `router`, `underlay`) of the lab."""
+    """The alias for a part (`node`, `pod`, `router`, `outside`, `underlay`) of the lab."""
     mark = NamespaceMark(scenario=lab.scenario[:_SCENARIO_CHARACTERS], digest=lab.digest[:_DIGEST_DIGITS], kind=kind)
     text = f"{MARK} {json.dumps(plain(mark), separators=(',', ':'))}"
     return text if len(text.encode()) <= _ALIAS_BYTES else MARK

@@ -10,13 +10,13 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
 from labctl.datapath import bpf
 from labctl.datapath.events import Event, EventReader, is_tracing, stop_tracing, trace_pair
-from labctl.datapath.layout import PacketVerdict
+from labctl.datapath.layout import NO_ADDRESS, PacketVerdict
 from labctl.errors import MeasureFailed
 from labctl.model.evidence import Evidence, Silence
+from labctl.model.flow import Flow, flows_of
 from labctl.model.lab import Lab, Pair
 from labctl.model.tools import require_output
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
@@ -102,7 +102,7 @@ class NetnsWatch:
         return kernel.trace_abilities().unshown(kernel.release()) if traced else ()
 
     def _is_pairs(self, node: _WatchedNode) -> bool:
-        return node.name in {self._lab.pod(self._pair.client).node, self._lab.pod(self._pair.server).node}
+        return node.name in self._lab.nodes_of(self._pair)
 
 
 def event_movement(event: Event, node: str, device_names: dict[int, str], clock_offset_ns: int) -> Movement:
@@ -138,7 +138,9 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
 @contextlib.contextmanager
 def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     """Raises MeasureFailed when a node or its programs cannot be reached."""
-    one, other = lab.pod(pair.client).address, lab.pod(pair.server).address
+    flows = flows_of(lab, pair)
+    # What is rewritten has other addresses on the way: then every packet is reported, and the pair's are picked out.
+    one, other = flows[0] if len(flows) == 1 else (NO_ADDRESS, NO_ADDRESS)
     gaps: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
@@ -154,7 +156,7 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
                     trace_pair(descriptor, one, other)
                 except OSError as failed:
                     gaps.append(f"{node.name}: the programs could not be made to report packets: {unread(failed).why}")
-        _trace_netfilter(stack, nodes, one, other, gaps)
+        _trace_netfilter(stack, nodes, flows, gaps)
         yield NetnsWatch(lab, pair, nodes, _clock_offset_ns(), gaps)
 
 
@@ -261,7 +263,7 @@ def _maps(stack: contextlib.ExitStack, programs: set[int]) -> dict[str, tuple[in
 
 
 def _trace_netfilter(
-    stack: contextlib.ExitStack, nodes: tuple[_WatchedNode, ...], one: IPv4Address, other: IPv4Address, gaps: list[str]
+    stack: contextlib.ExitStack, nodes: tuple[_WatchedNode, ...], flows: tuple[Flow, ...], gaps: list[str]
 ) -> None:
     """Traces every node's netfilter until the stack is left; where that fails, `gaps` gets the reason."""
     try:
@@ -269,7 +271,7 @@ def _trace_netfilter(
     except OSError as failed:
         gaps.append(f"netfilter was not watched: {failed}")
         return
-    rules = netfilter_watch.ruleset(one, other, is_owned=is_owned)
+    rules = netfilter_watch.ruleset(flows, is_owned=is_owned)
     for node in nodes:
         try:
             with netns.entered(netns.path_of(node.namespace)):
@@ -302,12 +304,16 @@ def _rule_texts(node: _WatchedNode, gaps: list[str]) -> dict[tuple[str, str, int
 
 
 def _conntrack(node: _WatchedNode, lab: Lab, pair: Pair) -> Evidence:
-    pods = {lab.pod(pair.client).address, lab.pod(pair.server).address}
-    argv = ("conntrack", "-L", "-s", str(lab.pod(pair.client).address))
+    flows = flows_of(lab, pair)
+    argv = ("conntrack", "-L", "-s", str(flows[0][0]))
     command = " ".join(netns.command(node.namespace, argv))
     try:
         with netns.entered(netns.path_of(node.namespace)):
-            entries = [found for found in netfilter.connections() if {found.source, found.destination} == pods]
+            entries = [
+                found
+                for found in netfilter.connections()
+                if (found.source, found.destination) in flows or (found.destination, found.source) in flows
+            ]
     except OSError as failed:
         return Evidence(
             witness="conntrack",

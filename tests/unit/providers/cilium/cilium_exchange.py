@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
+from labctl.model.lab import POD_PLACEMENTS, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import Role, Seen
 from labctl.model.trace import Movement, PacketKey, PacketPath, TapDirection, TraceTap, Way
 from labctl.networks.cilium.expected import expected_for
@@ -19,7 +19,7 @@ from labctl.testing.labs import example_devices, example_lab
 
 from .cilium_recordings import recorded
 
-CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in Placement)
+CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in POD_PLACEMENTS)
 IDENTIFIER = 4711
 IP_IDS = {Way.REQUEST: 0x5100, Way.REPLY: 0x9200}
 """As in `fixtures/cilium/encoded`: the echo's number is added."""

@@ -129,7 +129,7 @@ def test_only_a_rules_own_counter_is_left_out_and_nothing_that_looks_like_it(pri
 
 
 def test_the_table_goes_with_its_owner_and_marks_the_pair_alone() -> None:
-    text = ruleset(IPv4Address(A), IPv4Address(B))
+    text = ruleset([(IPv4Address(A), IPv4Address(B))])
     assert text.startswith(f"table ip {TABLE} {{\n flags owner;\n")
     assert text.count("meta nftrace set 1") == 8  # two hooks, two ways, plain and enveloped
     assert f"ip saddr {A} ip daddr {B}" in text
@@ -137,7 +137,7 @@ def test_the_table_goes_with_its_owner_and_marks_the_pair_alone() -> None:
 
 
 def test_without_owners_the_table_takes_the_place_of_one_that_was_left_behind() -> None:
-    text = ruleset(IPv4Address(A), IPv4Address(B), is_owned=False)
+    text = ruleset([(IPv4Address(A), IPv4Address(B))], is_owned=False)
     assert "flags owner" not in text
     assert text.startswith(f"add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n")
     assert text.count("meta nftrace set 1") == 8

@@ -88,7 +88,8 @@ class FrrRemove(Object):
     namespace: str
 
     def shell(self) -> str:
-        return f"ip netns pids {word(self.namespace)} | xargs -r kill -9\nrm -rf {word(FOLDER / path_space(self.namespace))}"
+        ended = f"ip netns pids {word(self.namespace)} | xargs -r kill -9"
+        return f"{ended}\nrm -rf {word(FOLDER / path_space(self.namespace))}"
 
     def make(self, context: BuildContext) -> None:
         if self.namespace in context.made and (key := netns.key_of(self.namespace)) is not None:

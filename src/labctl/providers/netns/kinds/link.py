@@ -1,4 +1,4 @@
-"""Devices: bridges, veth pairs, vxlan, macvlan and ipvlan devices. Their names, addresses, MTU and bridge are read back."""
+"""Devices: bridges, veth pairs, vxlan, macvlan and ipvlan. Names, addresses, MTU and bridge are read back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from labctl.errors import StepFailed
 from labctl.planning.shell import word
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import (
+    BuildContext,
+    Kind,
+    NamespaceReader,
+    NetlinkObject,
+    Object,
+    ObjectKind,
+    Thing,
+)
 from labctl.system import rtnetlink
 from labctl.system.clock import Deadline
 from labctl.system.netlink import Request
@@ -16,7 +24,6 @@ from labctl.system.rtnetlink import PortState
 from labctl.system.rtnetlink import Sharing as Sharing
 from labctl.system.rtnetlink import SpanningTree as SpanningTree
 from labctl.system.rtnetlink import Tunnel as Tunnel
-
 
 _POLL_S = 0.05
 
@@ -306,4 +313,8 @@ def _devices(look: NamespaceReader) -> Iterator[str]:
             yield _port_name(link.name, look.device(link.master))
 
 
-DEVICES = Kind(name=ObjectKind.DEVICE, objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp, PortAdd, PortsAwait), read=_devices)
+DEVICES = Kind(
+    name=ObjectKind.DEVICE,
+    objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp, PortAdd, PortsAwait),
+    read=_devices,
+)
