@@ -65,7 +65,23 @@ class BridgeFabric:
         )
 
     def routers(self, lab: Lab) -> Iterator[tuple[Router, Iterable[Object]]]:
-        return iter(())
+        """A route reflector is one more host on the wire, with its last address."""
+        for number, router in enumerate(lab.routers):
+            yield router, tuple(self._router(lab, router, number))
+
+    def _router(self, lab: Lab, router: Router, number: int) -> Iterator[Object]:
+        namespace, port = namespace_of(lab.name, router.name), interfaces.router_port(number)
+        device, index = interfaces.UPLINK, interfaces.UPLINK_INDEX
+        yield VethAdd(
+            namespace=namespace_of(lab.name, UNDERLAY),
+            device=device_of(lab, UNDERLAY, port, interfaces.router_port_index(number)),
+            peer=device_of(lab, router.name, device, index),
+            peer_namespace=namespace,
+            bridge=_BRIDGE,
+        )
+        yield LinkUp(namespace=namespace, device=device, index=index)
+        address = IPv4Interface((int(reflector_address(lab)), lab.network.underlay_cidr.prefixlen))
+        yield AddressAdd(namespace=namespace, device=device, index=index, address=address)
 
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         return other.address.ip
@@ -133,6 +149,11 @@ def _gateway(lab: Lab, namespace: str) -> Iterator[Object]:
     address = IPv4Interface((int(lab.network.gateway), lab.network.underlay_cidr.prefixlen))
     yield AddressAdd(namespace=namespace, device=device, index=index, address=address)
     yield from _known(namespace, device, index, ((node.address.ip, node.mac) for node in lab.nodes))
+
+
+def reflector_address(lab: Lab) -> IPv4Address:
+    """The last address of the underlay that a host can have."""
+    return lab.network.underlay_cidr.broadcast_address - 1
 
 
 def _gateway_mac() -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
+from labctl.fabrics.bridge import reflector_address
 from labctl.model.fabric import LinkEnd, Router, Routing
 from labctl.model.lab import Encapsulation, Lab, Node
-from labctl.planning.topology import LINKS, ROUTER_IDS, node_asn
+from labctl.planning.topology import LINKS, MESH_ASN, ROUTER_IDS, node_asn
 from labctl.providers.netns.kinds.daemon import Daemon
 
 ZEBRA, BGPD, OSPFD = "zebra", "bgpd", "ospfd"
@@ -23,6 +24,56 @@ _SOURCE = "SOURCE"
 def nodes_announce(lab: Lab) -> bool:
     """Whether the nodes themselves take part in routing."""
     return lab.fabric.learns and lab.datapath.encapsulation is Encapsulation.NATIVE
+
+
+def mesh_daemons(lab: Lab, node: Node) -> tuple[Daemon, ...]:
+    """Of a node that tells every other one its range of pods, itself being the next hop: one system, a full mesh."""
+    peers = [other.address.ip for other in lab.nodes if other is not node]
+    lines = (
+        *_internal(node.name, node.address.ip, peers),
+        " address-family ipv4 unicast",
+        f"  network {node.pod_cidr}",
+        *(f"  neighbor {peer} next-hop-self" for peer in peers),
+        " exit-address-family",
+    )
+    return (_of_zebra(node.name), Daemon(name=BGPD, configuration=_text(lines)))
+
+
+def evpn_daemons(
+    lab: Lab, name: str, address: IPv4Address, *, reflects_to: Iterable[IPv4Address] = ()
+) -> tuple[Daemon, ...]:
+    """Of a VTEP that tells its VNIs and MACs to the route reflector; or of that, which passes on what each says."""
+    clients = tuple(reflects_to)
+    peers = clients or (reflector_address(lab),)
+    lines = (
+        *_internal(name, address, peers),
+        " address-family ipv4 unicast",
+        *(f"  no neighbor {peer} activate" for peer in peers),
+        " exit-address-family",
+        " address-family l2vpn evpn",
+        *(f"  neighbor {peer} activate" for peer in peers),
+        *(f"  neighbor {peer} route-reflector-client" for peer in clients),
+        *(() if clients else ("  advertise-all-vni",)),
+        " exit-address-family",
+    )
+    return (_of_zebra(name), Daemon(name=BGPD, configuration=_text(lines)))
+
+
+def _of_zebra(name: str) -> Daemon:
+    return Daemon(name=ZEBRA, configuration=_text((f"hostname {name}",)))
+
+
+def _internal(name: str, router_id: IPv4Address, peers: Iterable[IPv4Address]) -> Iterator[str]:
+    """Sessions within one system."""
+    yield "frr defaults datacenter"
+    yield f"hostname {name}"
+    yield f"router bgp {MESH_ASN}"
+    yield f" bgp router-id {router_id}"
+    yield " no bgp network import-check"
+    yield " timers bgp 1 3"
+    for peer in peers:
+        yield f" neighbor {peer} remote-as {MESH_ASN}"
+        yield f" neighbor {peer} timers connect 1"
 
 
 def router_daemons(lab: Lab, router: Router) -> tuple[Daemon, ...]:

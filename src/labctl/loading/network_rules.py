@@ -14,7 +14,7 @@ SECTION = "podNetwork"
 _KEYS: Mapping[NetworkType, Mapping[str, tuple[str, ...]]] = {
     NetworkType.CILIUM: {},
     NetworkType.FLANNEL: {"backend": (Backend.VXLAN, Backend.HOST_GW)},
-    NetworkType.CALICO: {"backend": (Backend.VXLAN,)},
+    NetworkType.CALICO: {"backend": (Backend.VXLAN, Backend.BGP)},
     NetworkType.DOCKER: {"snat": ()},
     NetworkType.VXLAN: {"mode": tuple(Flooding), "vni": (), "group": ()},
     NetworkType.MACVLAN: {},

@@ -28,6 +28,7 @@ FIRST_LXC_INDEX = 10
 POD_DEVICE_INDEX = 2
 BRIDGE_INDEX = 2
 FIRST_PORT_INDEX = 10
+FIRST_ROUTER_PORT_INDEX = 400
 FIRST_OUTSIDE_INDEX = 300
 """Beyond the ports of 250 nodes."""
 
@@ -46,6 +47,15 @@ def bridge_port(node_index: int) -> str:
 
 def bridge_port_index(node_index: int) -> int:
     return FIRST_PORT_INDEX + node_index
+
+
+def router_port(number: int) -> str:
+    """The underlay bridge's port that router number `number` (from 0) hangs on."""
+    return f"router{number + 1}"
+
+
+def router_port_index(number: int) -> int:
+    return FIRST_ROUTER_PORT_INDEX + number
 
 
 def outside_port(number: int) -> str:

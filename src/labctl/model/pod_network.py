@@ -33,13 +33,16 @@ class Backend(StrEnum):
 
     VXLAN = "vxlan"
     HOST_GW = "host-gw"
+    BGP = "bgp"
 
 
 class Flooding(StrEnum):
-    """Whom a vxlan device asks for an address that it does not know: each node that it was told of, or a group."""
+    """How vxlan devices know of each other, and what they send to all: each node is told of the others, they are in one
+    multicast group, or BGP tells them (EVPN, RFC 8365)."""
 
     P2P = "p2p"
     MULTICAST = "multicast"
+    EVPN = "evpn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +51,14 @@ class PodNetworkChoice:
 
     type: Annotated[NetworkType, Doc("What connects the pods. cilium: as datapath says.")] = NetworkType.CILIUM
     backend: Annotated[
-        Backend | None, Doc("How packets cross the nodes: vxlan or host-gw (flannel), vxlan (calico)."), OMITTED
+        Backend | None, Doc("How packets cross the nodes: vxlan or host-gw (flannel), vxlan or bgp (calico)."), OMITTED
     ] = None
     snat: Annotated[
         bool, Doc("With docker: packets to pods of other nodes get the node's address as source."), OMITTED
     ] = False
     mode: Annotated[
         Flooding | None,
-        Doc("With vxlan: unknown addresses are asked of each node (p2p), or of a multicast group."),
+        Doc("With vxlan: how its devices know of each other: p2p, multicast, or evpn, by BGP."),
         OMITTED,
     ] = None
     vni: Annotated[int | None, Ge(1), Le(0xFFFFFF), Doc("With vxlan: the network's number, 24 bits."), OMITTED] = None
@@ -66,6 +69,11 @@ class PodNetworkChoice:
         more = {"backend": self.backend, "mode": self.mode}
         snat = {"snat": self.snat} if self.type is NetworkType.DOCKER else {}
         return {"podNetwork": str(self.type), **{key: str(one) for key, one in more.items() if one}, **snat}
+
+    @property
+    def needs_frr(self) -> bool:
+        """Whether routing daemons run on the nodes."""
+        return self.backend is Backend.BGP or self.mode is Flooding.EVPN
 
     @property
     def is_overlay(self) -> bool:

@@ -35,7 +35,7 @@ def network_of(lab: Lab) -> PodNetwork:
         case NetworkType.CALICO:
             from labctl.networks.calico import CalicoNetwork
 
-            return CalicoNetwork()
+            return CalicoNetwork(choice.backend or Backend.VXLAN)
         case NetworkType.DOCKER:
             from labctl.networks.docker import DockerNetwork
 

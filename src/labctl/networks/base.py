@@ -76,6 +76,14 @@ class PodNetwork(Protocol):
         """What connects each pod of the node."""
         ...
 
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        """The routing daemons that it needs, once everything is wired and addressed."""
+        ...
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        """The wait for what those find out."""
+        ...
+
     def mtu(self, lab: Lab) -> int:
         """How many bytes a packet of a pod may have."""
         ...

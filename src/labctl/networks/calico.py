@@ -1,4 +1,4 @@
-"""A cluster with Calico: pods without a wire in common, each behind a route of its own; between nodes VXLAN. Pure.
+"""A cluster with Calico: pods without a wire in common, each behind a route; between nodes VXLAN or BGP. Pure.
 
 Built as Calico does, from its documentation and source; not Calico. A pod's gateway is 169.254.1.1, which no device
 has: the node's end of its veth pair answers for it (proxy ARP), with the MAC that all these ends have. What is for a
@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.fabrics.base import NodeObjects
+from labctl.fabrics.frr import mesh_daemons
 from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
+from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.names import namespace_of
 from labctl.networks.carried import ANYWHERE, CarriedNetwork, NodeDevices
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
+from labctl.providers.netns.kinds.daemon import FrrStart, RoutesAwait
 from labctl.providers.netns.kinds.link import Tunnel, TunnelAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.routing import (
@@ -40,10 +43,26 @@ class CalicoNetwork(CarriedNetwork):
 
     title = "Calico's"
     remark = "Built as Calico builds it; not Calico."
-    devices = NodeDevices(tunnel=TUNNEL)
+
+    def __init__(self, backend: Backend) -> None:
+        self._is_tunnelled = backend is Backend.VXLAN
+        self.devices = NodeDevices(tunnel=TUNNEL if self._is_tunnelled else "")
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         namespace = namespace_of(lab.name, node.name)
+        # Proxy ARP answers only for what the node itself has a route to, by another device than the asker's.
+        answered = RouteAdd(
+            namespace=namespace,
+            device=UPLINK,
+            index=UPLINK_INDEX,
+            destination=IPv4Network(f"{GATEWAY}/32"),
+            scope=RouteScope.LINK,
+        )
+        block = BlackholeAdd(namespace=namespace, destination=node.pod_cidr)
+        if not self._is_tunnelled:
+            return NodeObjects(
+                says=f"a blackhole for {node.pod_cidr}, the other nodes' by BGP", routes=(block, answered)
+            )
         vtep = IPv4Interface(f"{vtep_address(node)}/32")
         tunnel = TunnelAdd(
             namespace=namespace,
@@ -57,7 +76,8 @@ class CalicoNetwork(CarriedNetwork):
             links=(tunnel,),
             addresses=(AddressAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, address=vtep),),
             routes=(
-                BlackholeAdd(namespace=namespace, destination=node.pod_cidr),
+                block,
+                answered,
                 *(
                     RouteAdd(
                         namespace=namespace,
@@ -69,17 +89,19 @@ class CalicoNetwork(CarriedNetwork):
                     )
                     for other in others
                 ),
-                # Proxy ARP answers only for what the node itself has a route to, by another device than the asker's.
-                RouteAdd(
-                    namespace=namespace,
-                    device=UPLINK,
-                    index=UPLINK_INDEX,
-                    destination=IPv4Network(f"{GATEWAY}/32"),
-                    scope=RouteScope.LINK,
-                ),
             ),
             neighbours=tuple(entry for other in others for entry in _tunnel_to(namespace, other)),
         )
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        """Real Calico runs BIRD; here it is FRR, with the same full mesh."""
+        for node in () if self._is_tunnelled else lab.nodes:
+            yield FrrStart(namespace=namespace_of(lab.name, node.name), daemons=mesh_daemons(lab, node))
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        for node in () if self._is_tunnelled else lab.nodes:
+            others = tuple(other.pod_cidr for other in lab.nodes if other is not node)
+            yield RoutesAwait(namespace=namespace_of(lab.name, node.name), destinations=others)
 
     def pod(self, lab: Lab, node: Node, pod: Pod, index: int) -> Iterator[Object]:
         on_node = namespace_of(lab.name, node.name)
@@ -114,8 +136,10 @@ class CalicoNetwork(CarriedNetwork):
         )
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        crosses = pair.placement is Placement.CROSS_NODE
+        rows = (_TUNNELLED if self._is_tunnelled else _ROUTED) if crosses else _SAME_NODE
         return expected_from(
-            _TUNNELLED if pair.placement is Placement.CROSS_NODE else _SAME_NODE,
+            tuple(row for row in rows if self._is_tunnelled or row[0] is not Role.CLIENT_TUNNEL),
             placement=pair.placement,
             encapsulation=lab.datapath.encapsulation,
             packets=packets,
@@ -152,6 +176,17 @@ _TUNNELLED: tuple[Row, ...] = (
     (Role.SERVER_LO, None),
     (Role.SERVER_UPLINK, _WRAPPED),
     (Role.SERVER_TUNNEL, _INNER),
+    (Role.SERVER_VETH, _TO_SERVER),
+    (Role.SERVER_ETH0, _TO_SERVER),
+)
+_ON_WIRE = frame(63, Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
+_ROUTED: tuple[Row, ...] = (
+    (Role.CLIENT_ETH0, _SENT),
+    (Role.CLIENT_VETH, _SENT),
+    (Role.CLIENT_UPLINK, _ON_WIRE),
+    (Role.CLIENT_LO, None),
+    (Role.SERVER_LO, None),
+    (Role.SERVER_UPLINK, _ON_WIRE),
     (Role.SERVER_VETH, _TO_SERVER),
     (Role.SERVER_ETH0, _TO_SERVER),
 )

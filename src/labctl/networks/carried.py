@@ -163,6 +163,12 @@ class CarriedNetwork:
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         raise NotImplementedError
 
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
     def mtu(self, lab: Lab) -> int:
         return lab.network.route_mtu
 

@@ -2,7 +2,8 @@
 
 Pods ask each other by ARP as on one wire. Point to point, every node has an entry for each other one that what it does
 not know goes to; by multicast, it goes to a group that all nodes joined. Where an address is, the devices learn from
-what comes.
+what comes. With EVPN they learn nothing: FRR tells the other nodes, by BGP and a route reflector, which MACs are behind
+it (type-2 routes) and that it wants what is sent to all (type-3).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 
 from labctl.fabrics.base import NodeObjects
+from labctl.fabrics.bridge import reflector_address
+from labctl.fabrics.frr import evpn_daemons
 from labctl.model.interfaces import POD_BRIDGE_INDEX, TUNNEL_INDEX, UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.pod_network import Flooding
@@ -20,13 +23,14 @@ from labctl.networks.carried import CarriedNetwork, NodeDevices
 from labctl.networks.flannel import bridged
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
+from labctl.providers.netns.kinds.daemon import FrrStart, TunnelsAwait
 from labctl.providers.netns.kinds.link import Tunnel, TunnelAdd
 from labctl.providers.netns.kinds.routing import ANY_MAC, TunnelEntryAdd
 
 SOURCE = "what the Linux kernel's bridge and vxlan devices do, seen on this kernel"
 PORT = 4789
 """The port that IANA gave to VXLAN; Cilium and Flannel keep the older one of Linux, 8472."""
-DEFAULT_VNI = {Flooding.P2P: 5, Flooding.MULTICAST: 6}
+DEFAULT_VNI = {Flooding.P2P: 5, Flooding.MULTICAST: 6, Flooding.EVPN: 7}
 DEFAULT_GROUP = IPv4Address("239.1.1.1")
 BRIDGE = "br0"
 
@@ -55,15 +59,16 @@ class VxlanNetwork(CarriedNetwork):
                 local=node.address.ip,
                 link=UPLINK_INDEX,
                 remote=self._group if by_group else None,
-                learning=True,
+                learning=self._mode is not Flooding.EVPN,
             ),
             lower=UPLINK,
             bridge=(BRIDGE, POD_BRIDGE_INDEX),
         )
-        others = () if by_group else tuple(other for other in lab.nodes if other is not node)
+        is_told = self._mode is Flooding.P2P
+        others = tuple(other for other in lab.nodes if other is not node) if is_told else ()
         return NodeObjects(
             says=f"{BRIDGE} with the port {tunnel}, VNI {self._vni}, "
-            + (f"group {self._group}" if by_group else "to every other node"),
+            + (f"group {self._group}" if by_group else "to every other node" if is_told else "by EVPN"),
             links=(bridge, device),
             addresses=(address,),
             neighbours=tuple(
@@ -73,6 +78,30 @@ class VxlanNetwork(CarriedNetwork):
                 for other in others
             ),
         )
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        if self._mode is not Flooding.EVPN:
+            return
+        for router in lab.routers:
+            clients = tuple(node.address.ip for node in lab.nodes)
+            daemons = evpn_daemons(lab, router.name, reflector_address(lab), reflects_to=clients)
+            yield FrrStart(namespace=namespace_of(lab.name, router.name), daemons=daemons)
+        for node in lab.nodes:
+            daemons = evpn_daemons(lab, node.name, node.address.ip)
+            yield FrrStart(namespace=namespace_of(lab.name, node.name), daemons=daemons)
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        """Every node floods to every other one."""
+        if self._mode is not Flooding.EVPN:
+            return
+        for node in lab.nodes:
+            others = tuple(other.address.ip for other in lab.nodes if other is not node)
+            yield TunnelsAwait(
+                namespace=namespace_of(lab.name, node.name),
+                device=self.devices.tunnel,
+                index=TUNNEL_INDEX,
+                nodes=others,
+            )
 
     def pod(self, lab: Lab, node: Node, pod: Pod, index: int) -> Iterator[Object]:
         """Its address is in the range of all pods: every other one is on the same wire."""

@@ -42,7 +42,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
             "names have lower-case letters, digits and hyphens, at most 40 characters",
             "choose another: --name my-lab",
         )
-    nodes, routers = _nodes(scenario), routers_of(scenario.fabric)
+    nodes, routers = _nodes(scenario), routers_of(scenario.fabric, scenario.pod_network)
     lab = Lab(
         name=name or scenario.name,
         scenario=scenario.name,

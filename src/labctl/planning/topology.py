@@ -13,16 +13,19 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from labctl.model.fabric import FabricChoice, FabricType, Link, LinkEnd, Router, Routing
 from labctl.model.interfaces import UPLINK, UPLINK_INDEX, device_mac
 from labctl.model.lab import Node
+from labctl.model.pod_network import Flooding, PodNetworkChoice
 
 LINKS = IPv4Network("10.254.0.0/16")
 ROUTER_IDS = IPv4Network("10.255.0.0/16")
+REFLECTOR, MESH_ASN = "rr1", 64_512
 SPINES_ASN, FIRST_LEAF_ASN, FIRST_NODE_ASN = 65_000, 65_101, 65_501
 DEFAULT_SPINES, DEFAULT_LEAVES, DEFAULT_SWITCHES = 2, 3, 3
 _FIRST_PORT_INDEX = 10
 
 
-def routers_of(choice: FabricChoice) -> tuple[Router, ...]:
-    """The routers or switches, in the order in which they are made: spines before leaves."""
+def routers_of(choice: FabricChoice, network: PodNetworkChoice) -> tuple[Router, ...]:
+    """The routers or switches, in the order in which they are made: spines before leaves. On one bridge there are none,
+    but for EVPN's route reflector."""
     by_bgp = choice.routing is Routing.BGP
     match choice.type:
         case FabricType.ROUTED:
@@ -36,7 +39,7 @@ def routers_of(choice: FabricChoice) -> tuple[Router, ...]:
         case FabricType.SWITCHED:
             return tuple(_router(f"switch{n + 1}", n, 0) for n in range(choice.switches or DEFAULT_SWITCHES))
         case FabricType.BRIDGE:
-            return ()
+            return (_router(REFLECTOR, 0, MESH_ASN),) if network.mode is Flooding.EVPN else ()
 
 
 def _router(name: str, number: int, asn: int) -> Router:
@@ -62,7 +65,7 @@ def _between_routers(choice: FabricChoice, names: Sequence[str]) -> Iterator[tup
 
 
 def _to_nodes(choice: FabricChoice, routers: Sequence[Router], nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    if not routers:
+    if choice.type is FabricType.BRIDGE:
         return
     edge = routers[choice.spines or DEFAULT_SPINES :] if choice.type is FabricType.CLOS else routers
     yield from ((edge[number % len(edge)].name, node.name) for number, node in enumerate(nodes))

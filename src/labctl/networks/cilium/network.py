@@ -141,6 +141,12 @@ class CiliumNetwork:
         yield route(destination=IPv4Network(node.router), scope=RouteScope.LINK)
         yield route(destination=_ANYWHERE, gateway=node.router, mtu=self.mtu(lab))
 
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
     def mtu(self, lab: Lab) -> int:
         return lab.network.route_mtu
 

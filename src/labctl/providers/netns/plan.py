@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 
 from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
-from labctl.fabrics.base import Fabric, NodeObjects
+from labctl.fabrics.base import NodeObjects
 from labctl.model.fabric import Router
 from labctl.model.lab import Lab, Node, Outside
 from labctl.model.plan import Plan, Step
@@ -59,9 +59,9 @@ def plan(lab: Lab) -> Plan:
             *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
             *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
             *network.steps(lab),
-            *_learning(lab, fabric),
+            *_learning((*fabric.daemons(lab), *network.daemons(lab))),
             *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
-            *_learned(lab, fabric),
+            *_learned((*fabric.learned(lab), *network.learned(lab))),
             _record(lab),
         ),
         preamble=_preamble(lab, network.remark),
@@ -119,13 +119,13 @@ def _router(lab: Lab, router: Router, objects: Iterable[Object]) -> Step:
     )
 
 
-def _learning(lab: Lab, fabric: Fabric) -> Iterator[Step]:
-    if daemons := tuple(fabric.daemons(lab)):
+def _learning(daemons: tuple[Object, ...]) -> Iterator[Step]:
+    if daemons:
         yield step("routing", f"routing: FRR's daemons on {len(daemons)} routers and nodes", daemons)
 
 
-def _learned(lab: Lab, fabric: Fabric) -> Iterator[Step]:
-    if waits := tuple(fabric.learned(lab)):
+def _learned(waits: tuple[Object, ...]) -> Iterator[Step]:
+    if waits:
         yield step("converged", f"converged: {len(waits)} routers, switches and nodes know their ways", waits)
 
 

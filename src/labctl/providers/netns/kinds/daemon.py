@@ -11,13 +11,14 @@ import pwd
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from labctl.errors import HostLacks, StepFailed
 from labctl.names import split_namespace
 from labctl.planning.shell import quoted, word, written
 from labctl.providers.netns.kinds.base import Batch, BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import OnDevice
 from labctl.system import files, netns, rtnetlink
 from labctl.system.clock import Deadline
 
@@ -170,6 +171,40 @@ class RoutesAwait(Object):
             time.sleep(_POLL_S)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsAwait(OnDevice):
+    """Waits until a vxlan device sends what is for all to each of these nodes."""
+
+    nodes: tuple[IPv4Address, ...]
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        nodes = " ".join(map(str, self.nodes))
+        shown = f"bridge -n {word(self.namespace)} fdb show dev {word(self.device)}"
+        return f'for node in {nodes}; do\n    until {shown} | grep -q "^00:.* dst $node "; do sleep 0.1; done\ndone'
+
+    def batch(self) -> Batch:
+        return (_await_tunnels, self.namespace)
+
+
+def _await_tunnels(objects: Sequence[TunnelsAwait], context: BuildContext) -> None:
+    for one in objects:
+        channel, deadline = context.namespaces.channel(one.namespace), Deadline.after(one.timeout_s)
+        wanted = set(map(str, one.nodes))
+        while True:
+            entries = map(rtnetlink.parse_tunnel_entry, channel.ask(rtnetlink.all_tunnel_entries()))
+            known = {entry.node for entry in entries if entry is not None and entry.mac == rtnetlink.ANY_MAC}
+            if wanted <= known:
+                break
+            if deadline.is_over():
+                raise StepFailed(
+                    what=f"{one.device} in {one.namespace} does not know {min(wanted - known)} after {one.timeout_s:g} s",
+                    cause=f"{len(wanted - known)} of {len(wanted)} nodes are missing",
+                    remedy=quoted(netns.command(one.namespace, vtysh(one.namespace, ("-c", "show bgp l2vpn evpn")))),
+                )
+            time.sleep(_POLL_S)
+
+
 def vtysh(namespace: str, words: Sequence[str]) -> tuple[str, ...]:
     """FRR's shell for the daemons of that namespace."""
     space = path_space(namespace)
@@ -185,4 +220,4 @@ def _daemons(look: NamespaceReader) -> Iterator[str]:
     return (_daemon_name(netns.name_of(pid)) for pid in netns.processes_in([key]))
 
 
-DAEMONS = Kind(name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait), read=_daemons)
+DAEMONS = Kind(name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait, TunnelsAwait), read=_daemons)

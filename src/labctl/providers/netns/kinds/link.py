@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from labctl.errors import StepFailed
+from labctl.errors import HostLacks, StepFailed
 from labctl.planning.shell import word
 from labctl.providers.netns.kinds.base import (
     BuildContext,
@@ -54,12 +56,26 @@ class Device:
         yield Thing(namespace, ObjectKind.DEVICE, _mac_name(self.name, self.mac), needs, ends)
 
 
+def _no_such_kind(kind: str, refused: OSError) -> HostLacks | None:
+    if refused.errno != errno.EOPNOTSUPP:
+        return None
+    return HostLacks(
+        what=f"this kernel has no {kind} devices",
+        cause=f"it was built without CONFIG_{kind.upper()}, or the module is not loaded",
+        remedy=f"modprobe {kind}; or a kernel with CONFIG_{kind.upper()}, such as a distribution's own",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _DeviceAdd(NetlinkObject):
-    """A device of one end, up."""
+    """A device of one end, up. `kind` is the kernel's name for such devices."""
 
     namespace: str
     device: Device
+    kind: ClassVar[str]
+
+    def lack(self, refused: OSError) -> HostLacks | None:
+        return _no_such_kind(self.kind, refused)
 
     def things(self) -> Iterator[Thing]:
         return self.device.things(self.namespace, up=True)
@@ -69,6 +85,7 @@ class _DeviceAdd(NetlinkObject):
 class BridgeAdd(_DeviceAdd):
     """A bridge, up. Without `spanning_tree` it forwards from the first packet on, and never finds a loop."""
 
+    kind = "bridge"
     spanning_tree: SpanningTree | None = None
 
     def shell(self) -> str:
@@ -127,6 +144,7 @@ class VethAdd(NetlinkObject):
 class VxlanAdd(_DeviceAdd):
     """A vxlan device whose tunnels the eBPF programs choose, packet by packet (collect-metadata mode), up."""
 
+    kind = "vxlan"
     port: int
 
     def shell(self) -> str:
@@ -143,6 +161,7 @@ class TunnelAdd(_DeviceAdd):
     """A vxlan device whose tunnels are in its own forwarding database, up. `lower` is the device that it sends by;
     `bridge` is the name and index of the bridge that it is a port of."""
 
+    kind = "vxlan"
     tunnel: Tunnel
     lower: str
     bridge: tuple[str, int] | None = None
@@ -184,6 +203,9 @@ class SharedAdd(NetlinkObject):
     sharing: Sharing
     device: Device
     inside: str
+
+    def lack(self, refused: OSError) -> HostLacks | None:
+        return _no_such_kind(self.sharing, refused)
 
     def shell(self) -> str:
         mode = "bridge" if self.sharing is Sharing.MACVLAN else "l2"
