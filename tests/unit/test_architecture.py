@@ -33,11 +33,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({"model", "system"}),
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
-    "fabrics": frozenset({"model", "providers.netns.kinds"}),
+    "fabrics": frozenset({"model", "planning.topology", "providers.netns.kinds"}),
     "networks": frozenset(
         {"model", "path", "datapath", "fabrics", "providers.netns.kinds", "providers.netns.counters"}
     ),
-    "checks": frozenset({"model", "system", "path", "networks", "providers.base"}),
+    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "providers.base"}),
     "providers": frozenset({"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks"}),
     "engine": frozenset(
         {

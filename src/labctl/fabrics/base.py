@@ -15,6 +15,7 @@ from labctl.model import interfaces
 from labctl.model.fabric import Router
 from labctl.model.lab import Lab, Node, Outside, Pair
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
 
@@ -56,6 +57,14 @@ class Fabric(Protocol):
 
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         """By whom the node sends to another node's pods; None where a routing daemon says so."""
+        ...
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        """The router that the node is attached to. Raises KeyError where there is none."""
+        ...
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """What the routers that the pair's nodes are attached to must have."""
         ...
 
     def daemons(self, lab: Lab) -> Iterator[Object]:

@@ -19,6 +19,7 @@ from labctl.model.fabric import Router
 from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import EndpointKind, Fault, Lab, Node, Outside, Pair
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, LinkUp, VethAdd
@@ -85,6 +86,12 @@ class BridgeFabric:
 
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         return other.address.ip
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        raise KeyError(node.name)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
 
     def daemons(self, lab: Lab) -> Iterator[Object]:
         return iter(())

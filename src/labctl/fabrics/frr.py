@@ -186,3 +186,22 @@ def _ospf(
     yield f" redistribute kernel route-map {_LOCAL}"
     yield f" network {LINKS} area 0"
     yield f" network {ROUTER_IDS} area 0"
+
+
+def speaks(lab: Lab, protocol: Routing) -> dict[str, int]:
+    """The routers and nodes that run that protocol, and how many neighbours each has."""
+    if lab.fabric.routing is protocol:
+        announcing = {node.name for node in lab.nodes} if nodes_announce(lab) else set()
+        silent = {node.name for node in lab.nodes} - announcing
+        counts: dict[str, int] = {}
+        for link in lab.links:
+            parts = [end.part for end in link.ends]
+            if not silent.intersection(parts):
+                for part in parts:
+                    counts[part] = counts.get(part, 0) + 1
+        return counts
+    if protocol is not Routing.BGP or not lab.pod_network.needs_frr:
+        return {}
+    if lab.routers:
+        return {lab.routers[0].name: len(lab.nodes), **{node.name: 1 for node in lab.nodes}}
+    return {node.name: len(lab.nodes) - 1 for node in lab.nodes}

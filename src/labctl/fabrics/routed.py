@@ -18,6 +18,7 @@ from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import LO, LO_INDEX, UPLINK, UPLINK_INDEX
 from labctl.model.lab import Encapsulation, Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role, Seen, TapSight
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.daemon import FrrStart, RoutesAwait
@@ -95,6 +96,35 @@ class RoutedFabric:
         """By the router that the node is attached to, whichever it is for."""
         away = uplink_of(lab, node)[1].address
         return None if nodes_announce(lab) or away is None else away.ip
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        away = uplink_of(lab, node)[1].address
+        if away is None:
+            raise KeyError(node.name)
+        return away.ip
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """At each end's router: to the other end's pods where nodes announce them, else to the node. By every spine, or
+        by the node's own wire where it is the same router."""
+        if pair.placement is not Placement.CROSS_NODE:
+            return ()
+        client, server = (lab.node(lab.pod(name).node) for name in (pair.client, pair.server))
+        return tuple(self._route(lab, node, other) for node, other in ((client, server), (server, client)))
+
+    def _route(self, lab: Lab, node: Node, other: Node) -> ExpectedRoute:
+        part, (away, last) = uplink_of(lab, node)[1].part, uplink_of(lab, other)
+        to_pods = nodes_announce(lab) or not lab.fabric.learns
+        destination = other.pod_cidr if to_pods else IPv4Network(other.address.ip)
+        if part == last.part:
+            hops = {away.address.ip} if away.address is not None else set()
+            return ExpectedRoute(part=part, destination=destination, next_hops=frozenset(hops))
+        spines = {
+            far.address.ip
+            for link in lab.links
+            for here, far in (link.ends, link.ends[::-1])
+            if here.part == part and lab.is_router(far.part) and far.address is not None
+        }
+        return ExpectedRoute(part=part, destination=destination, next_hops=frozenset(spines))
 
     def daemons(self, lab: Lab) -> Iterator[Object]:
         """Those of routers and nodes, started at the same time, then the routes that every node and edge must have."""

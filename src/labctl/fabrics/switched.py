@@ -17,6 +17,7 @@ from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import BRIDGE_INDEX, UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, Device, LinkUp, PortAdd, PortsAwait, SpanningTree, VethAdd
@@ -98,6 +99,12 @@ class SwitchedFabric:
 
     def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
         return other.address.ip
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        raise KeyError(node.name)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
 
     def daemons(self, lab: Lab) -> Iterator[Object]:
         return iter(())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.plan import Step
     from labctl.model.result import CheckResult
     from labctl.model.signature import ExpectedSignature
+    from labctl.model.ways import ExpectedRoute, ExpectedTunnel
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
 
@@ -99,6 +100,14 @@ class PodNetwork(Protocol):
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
+        ...
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """The routes to each other's pods that the two nodes of the pair must have; none where they are on one wire."""
+        ...
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        """What the vxlan devices of the two nodes must know, once the pair has talked; none without such devices."""
         ...
 
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:

@@ -14,12 +14,14 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
 from labctl.errors import UsageError
+from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Fault, Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
+from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
 from labctl.networks import expected_of
 from labctl.networks.base import NodeReadings, PodObjects
@@ -224,6 +226,14 @@ class CarriedNetwork:
             return _testimony(look, finding, command, found=other, supports=False)
         return _testimony(look, finding, command)
 
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """By the other node, or by whom the fabric says."""
+        return routed_ways(lab, pair)
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        """Entries of the forwarding database that whoever built it set."""
+        return tunnelled_ways(lab, pair, self.devices.tunnel, Told.SET) if self.devices.tunnel else ()
+
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
         """Every tap as expected is evidence for the network; one that shows otherwise is evidence against it, unless
         the packets were lost: then they show nothing."""
@@ -251,6 +261,32 @@ class CarriedNetwork:
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
     ) -> tuple[MapTable, ...]:
         return ()
+
+
+def ends_of(lab: Lab, pair: Pair) -> tuple[tuple[Node, Node], ...]:
+    """The two nodes of a pair of pods, seen from either; nothing where it is one node."""
+    client, server = (lab.node(lab.pod(name).node) for name in (pair.client, pair.server))
+    return () if client == server else ((client, server), (server, client))
+
+
+def routed_ways(lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+    fabric = fabric_of(lab)
+    return tuple(
+        ExpectedRoute(
+            part=node.name,
+            destination=other.pod_cidr,
+            next_hops=frozenset({fabric.next_hop(lab, node, other) or fabric.gateway(lab, node)}),
+            device=interfaces.UPLINK,
+        )
+        for node, other in ends_of(lab, pair)
+    )
+
+
+def tunnelled_ways(lab: Lab, pair: Pair, device: str, told: Told) -> tuple[ExpectedTunnel, ...]:
+    return tuple(
+        ExpectedTunnel(part=node.name, device=device, node=other.address.ip, told=told)
+        for node, other in ends_of(lab, pair)
+    )
 
 
 def _testimony(

@@ -16,8 +16,9 @@ from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_m
 from labctl.model.lab import Lab, Node, Pair, Placement
 from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
-from labctl.networks.carried import CarriedNetwork, NodeDevices
+from labctl.networks.carried import CarriedNetwork, NodeDevices, ends_of, routed_ways
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
@@ -96,6 +97,19 @@ class FlannelNetwork(CarriedNetwork):
                 rule("FLANNEL-POSTRTG", f"-s {pods} ! -d 224.0.0.0/4", "MASQUERADE", "flanneld masq: to the world"),
                 rule("FLANNEL-POSTRTG", f"! -s {pods} -d {pods}", "MASQUERADE", "flanneld masq: from a node to pods"),
             )
+        )
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        if not self._is_tunnelled:
+            return routed_ways(lab, pair)
+        return tuple(
+            ExpectedRoute(
+                part=node.name,
+                destination=other.pod_cidr,
+                next_hops=frozenset({vtep_address(other)}),
+                device=TUNNEL,
+            )
+            for node, other in ends_of(lab, pair)
         )
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:

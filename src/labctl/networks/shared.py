@@ -13,6 +13,7 @@ from labctl.fabrics.base import NodeObjects
 from labctl.model.interfaces import POD_DEVICE, POD_DEVICE_INDEX, UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.networks.carried import CarriedNetwork
 from labctl.networks.way import Row, expected_from, frame
@@ -46,6 +47,9 @@ class SharedNetwork(CarriedNetwork):
         )
         yield LinkUp(namespace=namespace, device=POD_DEVICE, index=POD_DEVICE_INDEX)
         yield from self.addressed(lab, pod, IPv4Interface(f"{pod.address}/{lab.network.pod_cidr.prefixlen}"))
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         return expected_from(

@@ -18,8 +18,9 @@ from labctl.model.interfaces import POD_BRIDGE_INDEX, TUNNEL_INDEX, UPLINK, UPLI
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.pod_network import Flooding
 from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
-from labctl.networks.carried import CarriedNetwork, NodeDevices
+from labctl.networks.carried import CarriedNetwork, NodeDevices, tunnelled_ways
 from labctl.networks.flannel import bridged
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
@@ -110,6 +111,13 @@ class VxlanNetwork(CarriedNetwork):
 
     def _on_wire(self, lab: Lab, address: IPv4Address) -> IPv4Interface:
         return IPv4Interface(f"{address}/{lab.network.pod_cidr.prefixlen}")
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        told = Told.BGP if self._mode is Flooding.EVPN else Told.LEARNED
+        return tunnelled_ways(lab, pair, self.devices.tunnel, told)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         crosses = pair.placement is Placement.CROSS_NODE

@@ -21,8 +21,10 @@ from labctl.model import interfaces
 from labctl.model.lab import Encapsulation, EndpointKind, Lab, Node, Pair, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.networks.base import STATEMENT, PodObjects
+from labctl.networks.carried import ends_of, routed_ways
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.providers.netns.kinds.base import Object, step
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from labctl.model.evidence import Evidence, MapTable
     from labctl.model.result import CheckResult
     from labctl.model.signature import ExpectedSignature
+    from labctl.model.ways import ExpectedTunnel
     from labctl.networks.base import NodeReadings
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
@@ -185,6 +188,24 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """With vxlan by cilium_host, whose programs send to the tunnel."""
+        if lab.datapath.encapsulation is not Encapsulation.VXLAN:
+            return routed_ways(lab, pair)
+        return tuple(
+            ExpectedRoute(
+                part=node.name,
+                destination=other.pod_cidr,
+                next_hops=frozenset({node.router}),
+                device=interfaces.CILIUM_HOST,
+            )
+            for node, other in ends_of(lab, pair)
+        )
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        """None: the programs choose each packet's tunnel, by the maps that `status --datapath` shows."""
+        return ()
 
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
         from labctl.path.signature import signature_evidence

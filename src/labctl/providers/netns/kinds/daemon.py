@@ -198,8 +198,8 @@ def _await_tunnels(objects: Sequence[TunnelsAwait], context: BuildContext) -> No
                 break
             if deadline.is_over():
                 raise StepFailed(
-                    what=f"{one.device} in {one.namespace} does not know {min(wanted - known)} after {one.timeout_s:g} s",
-                    cause=f"{len(wanted - known)} of {len(wanted)} nodes are missing",
+                    what=f"{one.device} in {one.namespace} does not know {min(wanted - known)}",
+                    cause=f"{len(wanted - known)} of {len(wanted)} nodes are missing after {one.timeout_s:g} s",
                     remedy=quoted(netns.command(one.namespace, vtysh(one.namespace, ("-c", "show bgp l2vpn evpn")))),
                 )
             time.sleep(_POLL_S)
