@@ -124,7 +124,10 @@ def _text(lines: Iterable[str]) -> str:
 
 
 def _zebra(name: str, protocol: str, source: IPv4Address | None) -> Iterator[str]:
+    """Routes carry their next hops themselves: of the kernel's groups, FRR 8 does not put back what a link that was down
+    took out of one."""
     yield f"hostname {name}"
+    yield "no zebra nexthop kernel enable"
     if source is not None:
         yield f"route-map {_SOURCE} permit 10"
         yield f" set src {source}"
