@@ -124,8 +124,8 @@ def _text(lines: Iterable[str]) -> str:
 
 
 def _zebra(name: str, protocol: str, source: IPv4Address | None) -> Iterator[str]:
-    """Routes carry their next hops themselves: of the kernel's groups, FRR 8 does not put back what a link that was down
-    took out of one."""
+    """Routes carry their next hops themselves: FRR 8 does not put back into a group of the kernel what a link that was
+    down took out of it."""
     yield f"hostname {name}"
     yield "no zebra nexthop kernel enable"
     if source is not None:
