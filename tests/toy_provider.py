@@ -15,9 +15,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from labctl.errors import StepFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
+from labctl.model.node_status import NodeStatus
 from labctl.model.plan import Action, Plan, Step
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.planning.shell import word
@@ -256,6 +258,15 @@ class ToyLab:
 
     def watching(self, pair: Pair) -> AbstractContextManager[Watch]:
         return nullcontext(NOTHING_WATCHED)
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return ()
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return ()
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
 
     def datapath_state(self) -> DatapathState:
         return NO_STATE

@@ -8,12 +8,12 @@ shift 3
 list() { ctr --address "$socket" --namespace "$1" images list -q 2>/dev/null; }
 have=$(list k8s.io) || exit 1
 if [ -n "$kubernetes" ]; then
+    # kube-proxy is named where the cluster has one, and the sandbox image is a matter of the runtime.
     # shellcheck disable=SC2046  # one word for each image
-    set -- "$@" $(kubeadm config images list --kubernetes-version "$kubernetes" ${mirror:+--image-repository "$mirror"} 2>/dev/null)
+    set -- "$@" $(kubeadm config images list --kubernetes-version "$kubernetes" ${mirror:+--image-repository "$mirror"} 2>/dev/null |
+        grep -v -e /kube-proxy: -e /pause:)
 fi
 for image; do
-    # kube-proxy is left out of the cluster, and the sandbox image is a matter of the runtime.
-    case $image in */kube-proxy:* | */pause:*) continue ;; esac
     case $have in *"$image"*) continue ;; esac
     where=
     for namespace in $(ctr --address "$socket" namespaces list -q 2>/dev/null); do

@@ -64,7 +64,8 @@ class Problem:
     """One thing that is wrong in one file.
 
     `line` and `column` count from 1 and are 0 when the problem has no place (an unreadable file).
-    `path` is the key's path, such as `pods[1].node`; `allowed` says what would be accepted.
+    `path` is the key's path, such as `pods[1].node`; `allowed` says what would be accepted. What is allowed
+    and seldom meant is a warning.
     """
 
     file: str
@@ -74,10 +75,12 @@ class Problem:
     message: str
     allowed: str = ""
     suggestion: str = ""
+    is_warning: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        text = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        message = f"warning: {self.message}" if self.is_warning else self.message
+        text = f"{place}: {self.path}: {message}" if self.path else f"{place}: {message}"
         if self.allowed:
             text += f" (allowed: {self.allowed})"
         if self.suggestion:

@@ -64,6 +64,11 @@ def split_namespace(namespace: str) -> tuple[str, str] | None:
     return lab, part
 
 
+def cgroup_of(lab: str, *parts: str) -> str:
+    """The cgroup of a lab, or one in it, below the root of cgroup v2."""
+    return "/".join((f"{MARK}.{lab}", *parts))
+
+
 def lxc_name(pod: str) -> str:
     """The host's end of a pod's veth pair, as Cilium names it."""
     return host_end("lxc", pod)

@@ -34,11 +34,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
     "fabrics": frozenset({"model", "planning.topology", "providers.netns.kinds"}),
+    "services": frozenset({"model", "planning"}),
     "networks": frozenset(
-        {"model", "path", "datapath", "fabrics", "providers.netns.kinds", "providers.netns.counters"}
+        {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
     ),
-    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "providers.base"}),
-    "providers": frozenset({"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks"}),
+    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "providers.base"}),
+    "providers": frozenset(
+        {"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks", "services"}
+    ),
     "engine": frozenset(
         {
             "model",
@@ -50,6 +53,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "networks",
             "checks.base",
             "checks.captures",
+            "checks.mode",
             "checks.outcome",
             "providers.base",
         }
@@ -76,7 +80,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 """Who may import whom, besides itself and the leaves. A dotted name allows that module and no other of its package."""
 
-PURE = ("model", "planning", "compare", "path", "report", "fabrics", "networks")
+PURE = ("model", "planning", "compare", "path", "report", "fabrics", "networks", "services")
 """No I/O at all: data in, data or text out."""
 
 IO_MODULES = frozenset(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labctl.checks import addressing_findings, captures, connect, iperf, latency, netfilter, paced, service
+from labctl.checks import (
+    addressing_findings,
+    captures,
+    connect,
+    iperf,
+    kube_proxy,
+    latency,
+    netfilter,
+    paced,
+    service,
+)
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema
@@ -54,7 +65,8 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "sockperf, paced": (lambda text: paced.parse_paced(text, text), "sockperf-paced"),
     "connect": (connect.parse_connect, ""),
     "iperf3, connections": (lambda text: service.parse_connections(text, 3), ""),
-    "rules of a Service": (lambda text: service.parse_rules(text, "10.96.0.1"), ""),
+    "rules of a Service": (lambda text: kube_proxy.parse_rules(text, re.compile("10.96.0.1")), ""),
+    "chains of kube-proxy": (kube_proxy.parse_chains, ""),
     "ip address": (addressing_findings.parse_device, ""),
     "ip route": (addressing_findings.parse_default_route, ""),
     "ip neigh": (lambda text: addressing_findings.parse_neighbour(text, "10.0.0.1"), ""),

@@ -248,8 +248,9 @@ def echo_filter(flows: Iterable[Flow]) -> str:
     move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
     """
     flows = tuple(flows)
-    hosts = " or ".join(f"host {client} and host {server}" for client, server in flows)
-    plain = f"icmp and {hosts if len(flows) == 1 else f'({hosts})'}"
+    pairs = [f"host {client} and host {server}" for client, server in flows]
+    # `and` and `or` have one precedence in a pcap expression.
+    plain = f"icmp and {pairs[0]}" if len(pairs) == 1 else f"icmp and ({' or '.join(f'({one})' for one in pairs)})"
     src, dst = f"udp[{_INNER_SRC}:4]", f"udp[{_INNER_DST}:4]"
     either = " or ".join(
         f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"

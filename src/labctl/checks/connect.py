@@ -3,6 +3,9 @@
 No tool of the usual ones counts connections: sockperf and iperf3 open one and keep it. So client and server are a few
 lines of Python that run in the pods (`python3 -c`): connect, one byte there, one byte back, close. The client closes
 with a reset, so that no TIME_WAIT fills the ports. Python's own time (some 30 µs a connection) is in the figure.
+
+To a Service, a server listens in each of its backends, and each connection is given one of them: the figure then has
+what finding a backend costs, which with kube-proxy's iptables rules grows with the number of Services.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
-from labctl.checks.server import Exchange, ServerCommand, address_of, exchange, unfit_as_server
+from labctl.checks.server import Exchange, ServerCommand, asked_of, exchange_with, unfit_over_tcp
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab, Pair
@@ -71,12 +74,12 @@ class ConnectReport:
         return self.connections / self.duration_s
 
 
-def argv_connect_server(address: str) -> tuple[str, ...]:
-    return ("python3", "-c", SERVER, address, str(PORT))
+def argv_connect_server(address: str, port: int = PORT) -> tuple[str, ...]:
+    return ("python3", "-c", SERVER, address, str(port))
 
 
-def argv_connect_client(address: str, parameters: ConnectParameters) -> tuple[str, ...]:
-    return ("python3", "-c", CLIENT, address, str(PORT), f"{parameters.duration_s:g}")
+def argv_connect_client(address: str, parameters: ConnectParameters, port: int = PORT) -> tuple[str, ...]:
+    return ("python3", "-c", CLIENT, address, str(port), f"{parameters.duration_s:g}")
 
 
 def parse_connect(text: str) -> ConnectReport:
@@ -107,18 +110,18 @@ def judge_connect(report: ConnectReport, parameters: ConnectParameters) -> Judge
 
 def measured_connect(ended: Exchange, parameters: ConnectParameters) -> Measured:
     """From the end of client and server to the values; own CPU where the provider reports a process's time."""
-    client, server = ended.client, ended.server
+    client = ended.client
     require_success(client, f"the client ended with status {client.returncode}")
     report = parse_connect(client.text)
     judgement = judge_connect(report, parameters)
     values = {"connections_per_s": report.connections_per_s} if not report.error else {}
-    if values and client.cpu_s is not None and server.cpu_s is not None:
-        values["cpu_per_connection"] = (client.cpu_s + server.cpu_s) / report.connections
+    if values and ended.cpu_s is not None:
+        values["cpu_per_connection"] = ended.cpu_s / report.connections
     return Measured(judgement=judgement, values=values)
 
 
 class ConnectCheck:
-    """Short connections between two pods."""
+    """Short connections from a client to a server, or to a Service."""
 
     kind = "connect"
     tools = ("python3",)
@@ -145,20 +148,23 @@ class ConnectCheck:
         return None
 
     def unfit(self, lab: Lab, pair: Pair) -> str:
-        return unfit_as_server(lab, pair)
+        return unfit_over_tcp(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
         if not isinstance(parameters, ConnectParameters):
             raise TypeError(f"connect cannot run with {type(parameters).__name__}")
-        address = str(address_of(context.open_lab.lab, context.pair.server))
+        asked = asked_of(context.open_lab.lab, context.pair, PORT)
 
         def body(raw: RawFiles) -> Measured:
-            ended = exchange(
+            ended = exchange_with(
                 context,
                 raw,
-                service=ServerCommand(argv=argv_connect_server(address), ready="listening"),
-                client_argv=argv_connect_client(address, parameters),
+                servers={
+                    name: ServerCommand(argv=argv_connect_server(str(address), port), ready="listening")
+                    for name, (address, port) in asked.listening.items()
+                },
+                client_argv=argv_connect_client(str(asked.address), parameters, asked.port),
                 timeout_s=parameters.duration_s + _SLACK_S,
             )
             return measured_connect(ended, parameters)

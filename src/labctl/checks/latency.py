@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.ping import whole_seconds
-from labctl.checks.server import Exchange, ServerCommand, address_of, exchange, unfit_as_server
+from labctl.checks.server import Exchange, ServerCommand, asked_of, exchange_with, unfit_over_tcp
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, LatencyParameters
@@ -56,13 +56,13 @@ class SockperfReport:
         return self.valid_transactions / self.valid_s
 
 
-def argv_sockperf_server(address: str) -> tuple[str, ...]:
-    return ("sockperf", "server", "--tcp", "-i", address, "-p", str(PORT))
+def argv_sockperf_server(address: str, port: int = PORT) -> tuple[str, ...]:
+    return ("sockperf", "server", "--tcp", "-i", address, "-p", str(port))
 
 
-def argv_sockperf_client(address: str, parameters: LatencyParameters) -> tuple[str, ...]:
+def argv_sockperf_client(address: str, parameters: LatencyParameters, port: int = PORT) -> tuple[str, ...]:
     duration, size = str(whole_seconds(parameters.duration_s)), str(parameters.message_byte)
-    return ("sockperf", "ping-pong", "--tcp", "--full-rtt", "-i", address, "-p", str(PORT), "-t", duration, "-m", size)
+    return ("sockperf", "ping-pong", "--tcp", "--full-rtt", "-i", address, "-p", str(port), "-t", duration, "-m", size)
 
 
 def parse_sockperf(text: str) -> SockperfReport:
@@ -146,7 +146,7 @@ def sockperf_values(report: SockperfReport, *, cpu_s: float | None) -> dict[str,
 
 def measured_sockperf(ended: Exchange, parameters: LatencyParameters) -> Measured:
     """From the end of client and server to the values."""
-    client, server = ended.client, ended.server
+    client = ended.client
     try:
         report = parse_sockperf(client.text + "\n" + client.error_text)
     except MeasureFailed as error:
@@ -154,12 +154,12 @@ def measured_sockperf(ended: Exchange, parameters: LatencyParameters) -> Measure
             return Measured(judgement=failed(f"the server listens but was not reached: {error.cause}"), values={})
         raise with_words(error, client) from error
     judgement = judge_sockperf(report, parameters)
-    if client.cpu_s is None or server.cpu_s is None:
+    if ended.cpu_s is None:
         judgement = passed(
             f"{judgement.reason}; own CPU is not known: the provider does not report a process's CPU time"
         )
         return Measured(judgement=judgement, values=sockperf_values(report, cpu_s=None))
-    return Measured(judgement=judgement, values=sockperf_values(report, cpu_s=client.cpu_s + server.cpu_s))
+    return Measured(judgement=judgement, values=sockperf_values(report, cpu_s=ended.cpu_s))
 
 
 class LatencyCheck:
@@ -203,20 +203,23 @@ class LatencyCheck:
         return whole_seconds(parameters.duration_s) + APART_S
 
     def unfit(self, lab: Lab, pair: Pair) -> str:
-        return unfit_as_server(lab, pair)
+        return unfit_over_tcp(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
         parameters = context.spec.parameters
         if not isinstance(parameters, LatencyParameters):
             raise TypeError(f"latency cannot run with {type(parameters).__name__}")
-        address = str(address_of(context.open_lab.lab, context.pair.server))
+        asked = asked_of(context.open_lab.lab, context.pair, PORT)
 
         def body(raw: RawFiles) -> Measured:
-            ended = exchange(
+            ended = exchange_with(
                 context,
                 raw,
-                service=ServerCommand(argv=argv_sockperf_server(address), ready="to block on socket"),
-                client_argv=argv_sockperf_client(address, parameters),
+                servers={
+                    name: ServerCommand(argv=argv_sockperf_server(str(address), port), ready="to block on socket")
+                    for name, (address, port) in asked.listening.items()
+                },
+                client_argv=argv_sockperf_client(str(asked.address), parameters, asked.port),
                 timeout_s=whole_seconds(parameters.duration_s) + _SLACK_S,
             )
             return measured_sockperf(ended, parameters)

@@ -73,7 +73,7 @@ class NetfilterCheck(WithoutFigures):
                 )
             packets = {Way.REQUEST: parameters.count, Way.REPLY: received}
             findings: tuple[Finding, ...] = tuple(
-                found for look in looks for found in judge_node(lab.datapath, pair.placement, look, packets)
+                found for look in looks for found in judge_node(lab.in_force, pair.placement, look, packets)
             )
             return Measured(judgement=judge_findings(findings), values={}, findings=findings)
 
@@ -277,7 +277,8 @@ def parse_counters(text: str, counting: Counting) -> Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConntrackLine:
-    """One entry of conntrack, by its first direction. `first` and `second` are ports, or the ICMP id twice."""
+    """One entry of conntrack, by its first direction. `first` and `second` are ports, or the ICMP id twice.
+    `answered_at` is where packets of the other direction go to: not `source` where netfilter masquerades."""
 
     protocol: str
     source: str
@@ -285,6 +286,7 @@ class ConntrackLine:
     first: str
     second: str
     is_replied: bool
+    answered_at: str = ""
 
     @property
     def words(self) -> str:
@@ -300,8 +302,10 @@ def parse_connections(text: str) -> tuple[ConntrackLine, ...]:
         if entry is None:
             continue
         fields: dict[str, str] = {}
+        destinations: list[str] = []
         for field in _FIELD.finditer(line):
             fields.setdefault(field["key"], field["value"])
+            destinations += [field["value"]] if field["key"] == "dst" else []
         found.append(
             ConntrackLine(
                 protocol=entry["protocol"],
@@ -310,6 +314,7 @@ def parse_connections(text: str) -> tuple[ConntrackLine, ...]:
                 first=fields.get("sport", fields.get("id", "")),
                 second=fields.get("dport", fields.get("id", "")),
                 is_replied="[UNREPLIED]" not in line,
+                answered_at=destinations[1] if len(destinations) == 2 else "",
             )
         )
     return tuple(found)

@@ -11,8 +11,12 @@ from types import MappingProxyType
 from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check
 from labctl.checks.connect import ConnectCheck
+from labctl.checks.host_reachable import HostReachableCheck
 from labctl.checks.iperf import IperfCheck
+from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
+from labctl.checks.masquerade import MasqueradeCheck
+from labctl.checks.mode import ModeCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
 from labctl.checks.paths import ConvergenceCheck, EcmpCheck
@@ -45,5 +49,9 @@ def all_checks() -> Mapping[str, Check]:
         SessionsCheck(Routing.OSPF),
         EcmpCheck(),
         ConvergenceCheck(),
+        KubeProxyCheck(),
+        HostReachableCheck(),
+        ModeCheck(),
+        MasqueradeCheck(),
     )
     return MappingProxyType({check.kind: check for check in checks})

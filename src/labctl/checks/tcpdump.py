@@ -25,7 +25,7 @@ from labctl.networks import expected_of
 from labctl.path.difference import differences
 from labctl.path.sent import require_sent
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
-from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.path.signature import address_roles, build_signature, recognise, vtep_roles
 from labctl.providers.base import Completed
 
 
@@ -55,10 +55,12 @@ class TcpdumpCheck(WithoutFigures):
         """Takes the signature without judging it. Raises MeasureFailed when the captures cannot be trusted."""
         open_lab, pair = context.open_lab, context.pair
         lab, taps = open_lab.lab, open_lab.taps(pair)
+        # What a node sends has no eth0 of a pod to leave by: wherever it is seen first.
+        first = next((tap.role for tap in taps if tap.role is Role.CLIENT_ETH0), None)
         flows = flows_of(lab, pair)
         for watched in self._ping.sendings(context, raw, echo_filter(flows), count=parameters.count):
             seen = tuple(_sightings(watched.captures, match_echo(flows, watched.token)))
-            is_seen = any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+            is_seen = any(sighting.role is first or first is None for sighting in seen)
             hindrances = hindrances_of(watched.captures)
             if not is_seen and watched.sent.returncode:
                 # No echo came back either: that the pod sent nothing is the network's doing, where its reason is known.
@@ -69,6 +71,7 @@ class TcpdumpCheck(WithoutFigures):
                     sightings=seen,
                     mac_roles=mac_roles(context),
                     vtep_roles=vtep_roles(lab, pair),
+                    address_roles=address_roles(lab, pair),
                     placement=pair.placement,
                     encapsulation=lab.datapath.encapsulation,
                     ping_ttl=_ping_ttl(watched.sent.text),
@@ -78,7 +81,7 @@ class TcpdumpCheck(WithoutFigures):
                 break
         raise MeasureFailed(
             "the capture sees nothing",
-            f"the known packet was not even seen at the client's own eth0; ping: {said(watched.sent)}",
+            f"the known packet was not even seen {_AT_ETH0 if first else 'at any tap'}; ping: {said(watched.sent)}",
         )
 
 
@@ -115,6 +118,7 @@ def _ping_ttl(text: str) -> int | None:
     return report.ttls[0] if report.ttls else None
 
 
+_AT_ETH0 = "at the client's own eth0"
 _INTERVAL_S = 0.01
 _TOKEN_BYTE = 16
 _SETTLE_S = (0.05, 0.25, 1.0)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("down", "Remove labs, and nothing else."),
     "list": ("list_labs", "The labs on this host."),
     "status": ("status", "What a lab is, and which mode is in force."),
+    "services": ("services", "The Services that a lab's nodes translate."),
     "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
     "images": ("images", "The images and the chart that a lab is made from."),
     "bundle": ("bundle", "Pack them into one file, for hosts without a network."),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from labctl.cli.output import tell
+from labctl.cli.output import tell, wrapped
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import Lab
 from labctl.providers.base import Packing, Provider
@@ -70,10 +70,12 @@ def load_lab(
     from labctl.planning.resolve import resolve
 
     wanted = all_overrides(provider, overrides)
-    return resolve(
-        load_scenario(scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust),
-        name=name,
+    loaded = load_scenario(
+        scenario, overrides=wanted, lab_name=name, refuse=app.refuse if is_final else None, trust=trust
     )
+    for warning in loaded.warnings:
+        tell(wrapped(str(warning), sys.stderr))
+    return resolve(loaded, name=name)
 
 
 def all_overrides(provider: str | None, overrides: Sequence[str]) -> list[str]:

@@ -13,7 +13,16 @@ from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
 from labctl.compare.statistics import CONFIDENCE
 from labctl.compare.verdict import half_width
-from labctl.compare.warnings import cut_short, differing, noisy, resembling, retried, too_few_rounds, unexpected
+from labctl.compare.warnings import (
+    cut_short,
+    differing,
+    fell_back,
+    noisy,
+    resembling,
+    retried,
+    too_few_rounds,
+    unexpected,
+)
 from labctl.model.comparison import (
     Caution,
     CautionKind,
@@ -83,6 +92,7 @@ def assemble(
             *resembling(rows),
             *unexpected(seen),
             *retried(records, keys),
+            *fell_back([(key, modes[key]) for key in keys if key in modes]),
         ),
         runs=records,
         noise=tuple(noise),

@@ -17,6 +17,7 @@ from labctl.model.comparison import (
     RunRecord,
     SideSignature,
 )
+from labctl.model.evidence import ModeInForce
 
 CPU_PRESSURE_LIMIT = 0.20
 STEAL_LIMIT = 0.02
@@ -145,6 +146,24 @@ def retried(records: Sequence[RunRecord], keys: tuple[str, str]) -> list[Caution
         "reason": again[0].retried,
     }
     return [Caution(kind=CautionKind.RETRIED, facts=facts)]
+
+
+def fell_back(modes: Sequence[tuple[str, ModeInForce]]) -> list[Caution]:
+    """A side that is not in the mode which its scenario asks for, because the scenario allows that."""
+    key = "hostRouting"
+    return [
+        Caution(
+            kind=CautionKind.FELL_BACK,
+            facts={
+                "side": side,
+                "asked": str(mode.asked.get(key)),
+                "found": str(mode.found.get(key)),
+                "reason": mode.fallback.reason,
+            },
+        )
+        for side, mode in modes
+        if mode.fallback is not None
+    ]
 
 
 def differing(first: Environment, second: Environment) -> list[str]:

@@ -22,10 +22,12 @@ class _BpfCommand(IntEnum):
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_ATTACH = 8
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     MAP_UPDATE_BATCH = 26
 
 
@@ -38,8 +40,23 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     LPM_TRIE = 11
+    QUEUE = 22
+    DEVMAP_HASH = 25
     RINGBUF = 27
 
+
+class CgroupHook(IntEnum):
+    """`enum bpf_attach_type`, as far as labctl attaches programs to cgroups; the names are those of their sections."""
+
+    CONNECT4 = 10
+    SENDMSG4 = 14
+    RECVMSG4 = 19
+    GETPEERNAME4 = 29
+    SOCK_RELEASE = 34
+
+
+_ALLOW_MULTI = 2
+"""Programs of the cgroups above, which are not labctl's, run as well."""
 
 Entry = tuple[bytes, tuple[bytes, ...]]
 """A key of a map with its values: one, or one for each possible CPU."""
@@ -249,6 +266,25 @@ def run_program(descriptor: int, packet: bytes, *, context: bytes = b"", repeat:
     returned, _, size = struct.unpack_from("=III", answer, 4)
     (duration_ns,) = struct.unpack_from("=I", answer, 36)
     return ProgramRun(returned=returned, packet=outside.raw[:size], duration_ns=duration_ns)
+
+
+def attach_to_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:
+    """Attaches a program to a cgroup (a descriptor of its directory), which holds it from then on. Raises OSError."""
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=IIII", attribute, 0, cgroup, program, hook, _ALLOW_MULTI)
+    _call(_BpfCommand.PROG_ATTACH, attribute)
+
+
+_MOST_ATTACHED = 64
+
+
+def attached_to_cgroup(cgroup: int, hook: CgroupHook) -> tuple[int, ...]:
+    """The ids of the programs that are attached to the cgroup itself. Raises OSError."""
+    ids = (ctypes.c_uint32 * _MOST_ATTACHED)()
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=IIIIQI", attribute, 0, cgroup, hook, 0, 0, ctypes.addressof(ids), _MOST_ATTACHED)
+    (count,) = struct.unpack_from("=I", _call_in_place(_BpfCommand.PROG_QUERY, attribute), 24)
+    return tuple(ids[:count])
 
 
 def possible_cpus(listing: str | None = None) -> int:

@@ -39,9 +39,12 @@ class Event:
     """One packet in one program.
 
     `time_ns` is CLOCK_MONOTONIC, the same clock on every node of one host. `source` and `destination` are the packet's
-    as it left the program, the `original_` ones as it came (they differ where it was masqueraded). `ttl_in` and
+    as it left the program, the `original_` ones as it came (they differ where it was masqueraded, or a Service was
+    translated; the ports as it came are 0 but for the latter). `ttl_in` and
     `ttl_out` likewise. For an ICMP echo, `source_port` is its id and `destination_port` its sequence number.
     `encapsulated`: seen inside its vxlan envelope on the uplink. `identity` is the sender's (the VNI), 0 if unknown.
+    A program at a socket has no device, and no source: of `sendmsg` and `connect`, `original_destination` is the Service
+    and `destination` the backend; of `recvmsg` and `getpeername` the same two.
     `target_ifindex` is where a redirect goes to, 0 otherwise. `length` is the IPv4 packet's, in bytes.
     """
 
@@ -65,6 +68,8 @@ class Event:
     length: int
     identity: int
     encapsulated: bool
+    original_source_port: int = 0
+    original_destination_port: int = 0
 
     @property
     def hook(self) -> str:
@@ -94,6 +99,8 @@ def decode_event(data: bytes) -> Event:
         icmp_type,
         encapsulated,
         cpu,
+        original_source_port,
+        original_destination_port,
     ) = EVENT.unpack(data[: EVENT.size])
     return Event(
         time_ns=time_ns,
@@ -116,6 +123,8 @@ def decode_event(data: bytes) -> Event:
         length=length,
         identity=identity,
         encapsulated=bool(encapsulated),
+        original_source_port=int.from_bytes(original_source_port, "big"),
+        original_destination_port=int.from_bytes(original_destination_port, "big"),
     )
 
 

@@ -23,12 +23,12 @@ ENDPOINT = struct.Struct("<6s6sII")
 IPCACHE = struct.Struct("<I4s")
 TUNNEL_KEY = struct.Struct("<I4s")
 SNAT_KEY = struct.Struct("<4s4s2s2sBB2x")
-SNAT_ENTRY = struct.Struct("<Q4s2s2x")
+SNAT_ENTRY = struct.Struct("<QQ4s2sH")
 FRAGMENT_KEY = struct.Struct("<4s4s2sBx")
 PORTS = struct.Struct("<2s2s")
 METRIC_KEY = struct.Struct("<IBB2x")
 METRIC = struct.Struct("<QQ")
-EVENT = struct.Struct("<QII4s4s4s4sII2s2s2sBBBBBBBxH")
+EVENT = struct.Struct("<QII4s4s4s4sII2s2s2sBBBBBBBxH2s2s4x")
 
 CONFIG_KEY = struct.pack("<I", 0)
 NO_ADDRESS = IPv4Address(0)
@@ -45,6 +45,8 @@ class ConfigFlag(IntFlag):
     MASQUERADE = 2
     NO_REDIRECT_PEER = 4
     WRONG_VNI = 8
+    PACKET_LB = 512
+    NODEPORT = 1024
 
 
 class SecurityIdentity(IntEnum):
@@ -66,22 +68,39 @@ class Program(IntEnum):
     TO_NETDEV = 5
     FROM_OVERLAY = 6
     TO_OVERLAY = 7
+    SOCKET_CONNECT = 8
+    SOCKET_SENDMSG = 9
+    SOCKET_RECVMSG = 10
+    SOCKET_GETPEERNAME = 11
+    SOCKET_RELEASE = 12
+
+    @property
+    def is_at_socket(self) -> bool:
+        """It runs on a system call of a process, not on packets of a device."""
+        return self >= Program.SOCKET_CONNECT
 
     @property
     def function(self) -> str:
         """The program's name in the object: `cil_from_container`."""
-        return f"cil_{self.name.lower()}"
+        if self is Program.SOCKET_RELEASE:
+            return "cil_sock_release"
+        name = self.name.lower()
+        return f"cil_{name.replace('socket', 'sock4') if self.is_at_socket else name}"
 
     @property
     def hook(self) -> str:
-        """Where on its device it is attached: `ingress` or `egress`."""
+        """Where it is attached: `ingress` or `egress` of its device, or the system call of a cgroup's processes."""
+        if self is Program.SOCKET_RELEASE:
+            return "sock_release"
+        if self.is_at_socket:
+            return f"{self.name.removeprefix('SOCKET_').lower()}4"
         return "egress" if self in (Program.FROM_HOST, Program.TO_NETDEV, Program.TO_OVERLAY) else "ingress"
 
 
 class PacketVerdict(IntEnum):
     """`enum verdict`: what became of a packet. From 64 on it was dropped, and the name is the reason.
 
-    MASQUERADED and UNMASQUERADED are counted in addition to where the packet went.
+    Those from MASQUERADED up to the first reason are counted in addition to where the packet went.
     """
 
     TO_STACK = 1
@@ -94,6 +113,8 @@ class PacketVerdict(IntEnum):
     PASS = 8
     MASQUERADED = 32
     UNMASQUERADED = 33
+    SERVICE_TO_BACKEND = 34
+    BACKEND_TO_SERVICE = 35
     INVALID_SOURCE = 64
     UNROUTABLE = 65
     TTL_EXCEEDED = 66
@@ -106,6 +127,10 @@ class PacketVerdict(IntEnum):
     NAT_UNSUPPORTED = 73
     WRITE = 74
     UNKNOWN_PROTOCOL = 75
+    NAT_FULL = 76
+    NO_BACKEND = 80
+    NO_BACKEND_ANSWERED = 81
+    UNKNOWN_ICMP_CODE = 82
 
     @property
     def is_drop(self) -> bool:
@@ -130,6 +155,8 @@ _WORDS = {
     PacketVerdict.PASS: "passed on",
     PacketVerdict.MASQUERADED: "source rewritten to the node's address",
     PacketVerdict.UNMASQUERADED: "destination rewritten to the pod's address",
+    PacketVerdict.SERVICE_TO_BACKEND: "the Service's address replaced by a backend's",
+    PacketVerdict.BACKEND_TO_SERVICE: "the backend's address replaced by the Service's",
     PacketVerdict.INVALID_SOURCE: "dropped: source address is not the pod's",
     PacketVerdict.UNROUTABLE: "dropped: no pod has the destination address",
     PacketVerdict.TTL_EXCEEDED: "dropped: TTL exceeded",
@@ -141,7 +168,11 @@ _WORDS = {
     PacketVerdict.NAT_NO_PORT: "dropped: no port left to masquerade with",
     PacketVerdict.NAT_UNSUPPORTED: "dropped: cannot be masqueraded",
     PacketVerdict.WRITE: "dropped: packet could not be rewritten",
+    PacketVerdict.NAT_FULL: "dropped: no room left for another masqueraded connection",
     PacketVerdict.UNKNOWN_PROTOCOL: "dropped: neither TCP, UDP, SCTP nor ICMP",
+    PacketVerdict.NO_BACKEND: "dropped: the Service has no backend",
+    PacketVerdict.NO_BACKEND_ANSWERED: "dropped: the Service has no backend; answered with ICMP port unreachable",
+    PacketVerdict.UNKNOWN_ICMP_CODE: "dropped: ICMP code that masquerading does not know",
 }
 
 

@@ -26,9 +26,11 @@ _LOG_BYTES = 64 * 1024
 _LOG_LINES = 30
 
 
-def object_path(host_routing: HostRouting, encapsulation: Encapsulation) -> Path:
-    """The prebuilt object of that mode, shipped beside this module."""
-    return Path(__file__).with_name("objects") / f"{host_routing}-{encapsulation}.o"
+def object_path(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> Path:
+    """The prebuilt object of that mode, shipped beside this module. `variant` is "", `lb` for a node whose programs
+    translate Services, or `kube-proxy` for one whose netfilter does (Legacy alone)."""
+    name = "-".join(filter(None, (host_routing, encapsulation, variant)))
+    return Path(__file__).with_name("objects") / f"{name}.o"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +55,9 @@ class LoadedDatapath:
         self.close()
 
 
-def load(host_routing: HostRouting, encapsulation: Encapsulation) -> LoadedDatapath:
+def load(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> LoadedDatapath:
     """A new copy of that mode's programs, with maps of their own. Raises StepFailed with libbpf's own words."""
-    return load_object(object_path(host_routing, encapsulation))
+    return load_object(object_path(host_routing, encapsulation, variant))
 
 
 def load_object(path: Path) -> LoadedDatapath:

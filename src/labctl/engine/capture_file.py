@@ -6,7 +6,7 @@ import errno
 import os
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -36,8 +36,16 @@ class CaptureFile:
     """
 
     def __init__(
-        self, path: str, taps: Sequence[Tap], sources: Sequence[Source], *, expression: str, snap_byte: int
+        self,
+        path: str,
+        taps: Sequence[Tap],
+        sources: Sequence[Source],
+        *,
+        expression: str,
+        snap_byte: int,
+        comment: Callable[[bytes], str] | None = None,
     ) -> None:
+        """`comment` gives what a frame's comment in the file is, empty for none."""
         self._path = path
         self._numbers: dict[str, int] = {}
         self._owns = path != "-"
@@ -57,7 +65,7 @@ class CaptureFile:
                 snap_byte=snap_byte,
             )
             head.append(pcapng.interface(about))
-        self._makers = [pcapng.packet_maker(self._numbers[s.tap.name], s.direction) for s in sources]
+        self._makers = [pcapng.packet_maker(self._numbers[s.tap.name], s.direction, comment) for s in sources]
         try:
             self._write(head)
         except BaseException:

@@ -10,24 +10,22 @@ shows the lab as it really is and the mode that it proves to be in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.checks.base import Check
+from labctl.checks.mode import judge_mode
 from labctl.engine.events import ModeProven, Observer
 from labctl.engine.run_checks import Sinks, run_check
 from labctl.errors import NotInForce
-from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence, Standing
+from labctl.model.evidence import Evidence, ModeInForce, Standing
 from labctl.model.lab import CheckSpec, Lab, Pair, placement_of
 from labctl.model.parameters import TcpdumpParameters
-from labctl.model.result import CheckResult, Verdict
+from labctl.model.result import CheckResult
 from labctl.networks import network_of
-from labctl.path.signature import lost_on_the_way
 from labctl.providers.base import OpenLab, Provider
 
 TCPDUMP = "tcpdump"
-_IN_WORDS = {"hostRouting": "host routing", "podNetwork": "pod network"}
-SIGNATURE = "signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
         evidence.extend(network_of(lab).read_signature(lab, result) for result in seen)
-    mode = judge_mode(lab.name, lab.asked(), tuple(evidence), tuple(results))
+    mode = judge_mode(lab.name, lab.asked(), tuple(evidence), tuple(results), lab.fallback)
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
 
@@ -84,71 +82,6 @@ def one_pair_a_placement(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     for pair in pairs:
         first.setdefault(str(pair.placement), pair)
     return tuple(first.values())
-
-
-def judge_mode(
-    lab: str, asked: Mapping[str, object], evidence: tuple[Evidence, ...], results: tuple[CheckResult, ...]
-) -> ModeInForce:
-    """Proven when at least one witness of what was asked first (with Cilium the host routing, else the pod network)
-    supports it, none contradicts any of it, every capture was possible, the known packets came through, and nothing of
-    the datapath is missing on their way.
-
-    Pure. `found` joins what the witnesses claim; where they contradict each other the claim reads `unclear`. What could
-    not be read, was lost or is missing is never held against the mode: then it is not shown.
-    """
-    found: dict[str, object] = {}
-    for piece in evidence:
-        for key, claim in (piece.found or {}).items():
-            found[key] = claim if found.get(key, claim) == claim else UNCLEAR
-    against = [piece for piece in evidence if piece.supports is False]
-    # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
-    unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
-    # A witness of the tunnel alone does not show the host routing.
-    first = next(iter(asked))
-    supporting = [piece for piece in evidence if piece.supports and first in (piece.found or {})]
-    lost, absent = _silent(evidence, Silence.LOST), _silent(evidence, Silence.ABSENT)
-    reason = ""
-    if against:
-        reason = "; ".join((_worst(against), *absent))
-    elif lost or absent:
-        reason = "; ".join((*lost, *absent))
-    elif unmeasured:
-        reason = "; ".join(f"the captures of {r.client} → {r.server} could not be made: {r.reason}" for r in unmeasured)
-    elif not supporting:
-        nobody = f"no witness could show which {_IN_WORDS.get(first, first)} is in force"
-        reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
-    return ModeInForce(
-        lab=lab,
-        asked=asked,
-        found=found,
-        evidence=evidence,
-        proven=not reason,
-        reason=reason,
-        remedy=_remedy(lab, against, results if lost else ()) if reason else "",
-    )
-
-
-def _silent(evidence: Iterable[Evidence], silence: Silence) -> tuple[str, ...]:
-    """What is said by the witnesses that are silent for that reason, each thing once."""
-    return tuple(dict.fromkeys(f"{one.where}: {one.finding}" for one in evidence if one.silence is silence))
-
-
-def _worst(against: Sequence[Evidence]) -> str:
-    """The strongest piece, and how many more there are: packets before counters, since people can repeat those."""
-    first = min(against, key=lambda piece: piece.witness != SIGNATURE)
-    others = sorted({f"{piece.where}: {piece.witness}" for piece in against if piece.witness != SIGNATURE})
-    also = f" (so say also: {', '.join(others)})" if others and first.witness == SIGNATURE else ""
-    knowing = next((piece for piece in against if piece.remedy and piece is not first), None)
-    why = f"; {knowing.where}: {knowing.finding}" if knowing else ""
-    return f"{first.where}: {first.finding}{also}{why}"
-
-
-def _remedy(lab: str, against: Sequence[Evidence], lost: Iterable[CheckResult]) -> str:
-    """What the first witness that knows the cause says; where lost packets went; or where all evidence is shown."""
-    if (known := next((piece.remedy for piece in against if piece.remedy), "")) or against:
-        return known or f"labctl status {lab}"
-    ways = (f"labctl trace {lab} {r.client} {r.server}" for r in lost if r.signature and lost_on_the_way(r.signature))
-    return next(ways, f"labctl status {lab}")
 
 
 def refuse_unless_proven(mode: ModeInForce, side: str, *, again: str) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from labctl.checks.base import RawSink
 from labctl.checks.captures import (
@@ -26,18 +26,20 @@ from labctl.engine.check_run import Journal
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
 from labctl.model.flow import client_node_of, flows_of, server_node_of
-from labctl.model.lab import EndpointKind, Lab, Pair, Placement, placement_of
+from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Placement, Pod, TrafficPolicy, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
 from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.names import UNDERLAY
 from labctl.networks import expected_of
-from labctl.path.assemble import Clocks, join, names_of, numbered
-from labctl.path.difference import differences
+from labctl.path.assemble import Clocks, PathEnd, join, names_of, numbered
+from labctl.path.difference import Difference, differences
 from labctl.path.explain import first_wrong
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
-from labctl.path.signature import build_signature, recognise, vtep_roles
+from labctl.path.signature import address_roles, build_signature, recognise, vtep_roles
+from labctl.path.translation import refused_at_socket, translations_of, with_sockets
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
@@ -64,7 +66,7 @@ def pair_between(lab: Lab, client: str, server: str) -> Pair:
         raise unknown_end(lab, server) from None
     if client == pair.server:
         raise UsageError(
-            what=f"{client} cannot be traced to itself: its packets would not leave the {one.kind}",
+            what=f"{client} cannot be traced to itself: its packets would not leave {_SENDERS[one.kind]}",
             remedy=f"labctl trace {lab.name} {client} OTHER  # pods: {', '.join(pod.name for pod in lab.pods)}",
         )
     if other.kind is EndpointKind.SERVICE and one.node is None and pair.via is None:
@@ -97,13 +99,70 @@ def marked_packets(lab: Lab, pair: Pair, protocol: ProbeProtocol, count: int) ->
             what=f"--count {count}: from 1 to {most} packets can be traced with {protocol}",
             cause=why if protocol is ProbeProtocol.UDP else "",
         )
-    return ProbePackets(
+    probe = ProbePackets(
         protocol=protocol,
         flows=flows_of(lab, pair),
         count=count,
         token=secrets.token_bytes(_TOKEN_BYTE),
         port=FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count),
     )
+    if lab.server(pair).kind is not EndpointKind.SERVICE or protocol is ProbeProtocol.ICMP:
+        return probe
+    service = lab.service(pair.server)
+    asked = service.port if pair.via is None else service.node_port
+    ports = (asked or 0, service.target_port)
+    return replace(probe, port=ports[0], seen_ports=tuple(dict.fromkeys(ports)))
+
+
+def protocol_for(lab: Lab, pair: Pair) -> ProbeProtocol:
+    """What to send where nothing else was asked for: an echo, to a Service what it takes."""
+    if lab.server(pair).kind is not EndpointKind.SERVICE:
+        return ProbeProtocol.ICMP
+    return ProbeProtocol(str(lab.service(pair.server).protocol))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """The lab and the pair as they are once it is known which backend answers, and the taps on that way. With
+    `is_one` false several did, or none of several: what each tap should show is then not one thing."""
+
+    lab: Lab
+    pair: Pair
+    taps: tuple[Tap, ...]
+    is_one: bool = True
+
+
+def _answered(lab: Lab, pair: Pair, taps: tuple[Tap, ...], seen: Sequence[Sighting]) -> _Answered:
+    """Of a Service the one backend that the packets came to, as if it had no other."""
+    if lab.server(pair).kind is not EndpointKind.SERVICE:
+        return _Answered(lab=lab, pair=pair, taps=taps)
+    came_to = {one.tap.rpartition(":")[0] for one in seen if one.role is Role.SERVER_ETH0 and one.way is Way.REQUEST}
+    backends = lab.service(pair.server).backends
+    chosen = [name for name in backends if name in came_to]
+    if not chosen and len(backends) == 1 and not _has_none_here(lab, pair):
+        chosen = list(backends)
+    if len(chosen) != 1:
+        return _Answered(lab=lab, pair=pair, taps=taps, is_one=False)
+    backend = lab.pod(chosen[0])
+    services = tuple(replace(one, backends=(backend.name,)) if one.name == pair.server else one for one in lab.services)
+    one = replace(lab, services=services)
+    placed = replace(pair, placement=placement_of(lab.client(pair).node, (backend.node,)))
+    parts = {pair.client, client_node_of(one, placed), backend.name, backend.node, UNDERLAY}
+    kept = tuple(tap for tap in taps if tap.name.rpartition(":")[0] in parts and _is_on_way(tap, backend))
+    return _Answered(lab=one, pair=placed, taps=kept)
+
+
+def _has_none_here(lab: Lab, pair: Pair) -> bool:
+    """The node that is asked from outside gives its own backends alone, and has none."""
+    if lab.client(pair).node is not None or pair.via is None:
+        return False
+    is_local = lab.service(pair.server).external_traffic_policy is TrafficPolicy.LOCAL
+    return is_local and all(pod.node != pair.via for pod in lab.backends(pair))
+
+
+def _is_on_way(tap: Tap, backend: Pod) -> bool:
+    """Not the lxc of another backend of the same node."""
+    return tap.role is not Role.SERVER_LXC or tap.interface == backend.lxc
 
 
 def trace(
@@ -125,14 +184,18 @@ def trace(
     lab = open_lab.lab
     taps = tuple(tap for tap in open_lab.taps(pair) if tap.role not in _LOOPBACKS)
     where = trace_taps(lab, pair, taps)
-    can_talk = _warm_up(open_lab, marked_packets(lab, pair, ProbeProtocol.ICMP, 1), pair)
+    is_service = lab.server(pair).kind is EndpointKind.SERVICE
+    warm_up = protocol if is_service else ProbeProtocol.ICMP
+    # A Service may refuse at the socket, and a pod may reach itself: that nothing is seen then is a finding.
+    can_talk = _warm_up(open_lab, marked_packets(lab, pair, warm_up, 1), pair) and not is_service
     for settle_s in _SETTLE_S:
         marked = marked_packets(lab, pair, protocol, count)
         watched = _watch(open_lab, pair, taps, marked, raw, settle_s, sleep)
         seen = tuple(_sightings(watched.captures, marked))
         left = packets_left_behind(watched.captures)
         # Where no echo comes back either, the network is why the pod sends nothing: that is a finding.
-        unseen = can_talk and not any(sighting.role is Role.CLIENT_ETH0 for sighting in seen)
+        first = next((tap.role for tap in where if tap.role is Role.CLIENT_ETH0), None)
+        unseen = can_talk and not any(first in (None, sighting.role) for sighting in seen)
         if not left and not unseen:
             break
     else:
@@ -143,10 +206,15 @@ def trace(
         clocks = clocks.narrowed(seen, node_of)
         seen, movements, told = clocks.sightings(seen, node_of), clocks.movements(movements), (*told, clocks.in_words())
     movements, uneven = numbered(movements, seen)
+    movements = with_sockets(movements, seen)
+    answered = _answered(lab, pair, taps, seen)
+    lab, pair, taps = answered.lab, answered.pair, answered.taps
+    where = trace_taps(lab, pair, taps)
+    here = {tap.name for tap in taps}
+    seen = tuple(one for one in seen if one.tap in here)
     devices = tuple(open_lab.devices(pair))
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
-    ends = tuple(next(tap.name for tap in where if tap.role is role) for role in (Role.CLIENT_ETH0, Role.SERVER_ETH0))
-    paths = join(where, seen, movements, names, sent=count, ends=(ends[0], ends[1]))
+    paths = join(where, seen, movements, names, sent=count, ends=ends_of(lab, pair, where))
     mac_roles: dict[str, str] = {}
     for device in devices:
         mac_roles.setdefault(device.mac.lower(), str(device.role))
@@ -155,14 +223,18 @@ def trace(
         sightings=seen,
         mac_roles=mac_roles,
         vtep_roles=vtep_roles(lab, pair),
+        address_roles=address_roles(lab, pair),
         placement=pair.placement,
         encapsulation=lab.datapath.encapsulation,
     )
     recognised = recognise(signature)
-    expected = expected_of(lab, pair, packets=count)
-    # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
-    expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
-    found = tuple(differences(expected, signature))
+    found: tuple[Difference, ...] = ()
+    source = ""
+    if answered.is_one and (not is_service or protocol is protocol_for(lab, pair)):
+        expected = expected_of(lab, pair, packets=count)
+        # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
+        expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
+        found, source = tuple(differences(expected, signature)), expected.source
     return Trace(
         lab=lab.name,
         scenario=lab.scenario,
@@ -176,6 +248,7 @@ def trace(
         server_node=server_node_of(lab, pair),
         placement=pair.placement,
         asked=lab.asked(),
+        fallback=lab.fallback,
         protocol=protocol,
         sent=count,
         replied=sum(path.arrived for path in paths if path.way is Way.REPLY),
@@ -184,7 +257,7 @@ def trace(
         signature=signature,
         host_routing="" if recognised.host_routing is None else str(recognised.host_routing),
         recognised=recognised.because,
-        expected_source=expected.source,
+        expected_source=source,
         differences=tuple(difference.sentence for difference in found),
         wrong=first_wrong(lab, pair, where, paths, found),
         evidence=watched.evidence,
@@ -193,13 +266,56 @@ def trace(
             *uneven,
             *told,
             *watched.notes,
+            *refused_at_socket(movements),
+            *_of_service(lab, pair, protocol, is_one=answered.is_one),
             *(() if seen else why_unsent(open_lab.target(pair.client), watched.sent)),
         ),
         unshown=watched.unshown,
+        translations=translations_of(lab, pair, paths),
         command=" ".join(open_lab.target(pair.client).command(marked.argv())),
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
     )
+
+
+def _of_service(lab: Lab, pair: Pair, protocol: ProbeProtocol, *, is_one: bool) -> Iterator[str]:
+    """What a reader must know of a trace to a Service."""
+    if lab.server(pair).kind is not EndpointKind.SERVICE:
+        return
+    service = lab.service(pair.server)
+    if protocol is not protocol_for(lab, pair):
+        yield (
+            f"nothing translates {protocol} to {service.name}, which takes {service.protocol} at port {service.port}: to "
+            "the node its address is one like any other outside, and the packet leaves the cluster by the default route"
+        )
+    elif _has_none_here(lab, pair):
+        yield (
+            f"{pair.via} has no backend of {service.name}, and with externalTrafficPolicy Local it gives no other node's "
+            "to what comes from outside"
+        )
+    elif not is_one and service.backends:
+        yield (
+            f"the backends of {service.name} are {', '.join(service.backends)}: several answered or none did, so the "
+            "packets are not held against one expected way"
+        )
+
+
+def ends_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap]) -> tuple[PathEnd, PathEnd]:
+    """The client's and the server's end of the way."""
+
+    def end(of: Endpoint, role: Role) -> PathEnd:
+        at = tuple(tap.name for tap in taps if tap.role is role)
+        return PathEnd(name=at[0] if at else of.name, sender=_SENDERS[of.kind], taps=at, node=of.node or "")
+
+    return end(lab.client(pair), Role.CLIENT_ETH0), end(lab.server(pair), Role.SERVER_ETH0)
+
+
+_SENDERS = {
+    EndpointKind.POD: "the pod",
+    EndpointKind.SERVICE: "the pod",
+    EndpointKind.NODE: "the node",
+    EndpointKind.OUTSIDE: "the host outside",
+}
 
 
 def trace_taps(lab: Lab, pair: Pair, taps: Sequence[Tap]) -> tuple[TraceTap, ...]:
@@ -278,6 +394,10 @@ def _warm_up(open_lab: OpenLab, marked: ProbePackets, pair: Pair) -> bool:
 
 def _sightings(captures: Sequence[TapCapture], marked: ProbePackets) -> tuple[Sighting, ...]:
     matcher = marked.matcher()
+    if marked.seen_ports:  # a capture of answers may come before that of the requests which number them
+        for capture in captures:
+            for _ in sightings(capture.records(), matcher, tap=capture.tap.name, role=capture.tap.role):
+                pass
     return tuple(
         sighting
         for capture in captures

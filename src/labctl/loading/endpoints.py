@@ -5,7 +5,8 @@ one name, which is then the pod's. A Service only answers. From outside it is as
 ends of a pair are to each other follows from the nodes that they are on; a Service is where its backends are.
 
 A scenario that has no `outside:` has one such host where it needs one: with a Service of type NodePort, or the check
-`masquerade`. `outside: []` is none.
+`masquerade`; and with Services of kube-proxy's, which translates what a node sends once there is a route for it: the
+nodes' way to the world. `outside: []` is none.
 """
 
 from __future__ import annotations
@@ -59,8 +60,14 @@ def outside_hosts(tree: Tree) -> tuple[tuple[str, str | None], ...]:
     if text_of(find(tree, "provider")) not in MAKES_OUTSIDE:
         return ()
     checks = {text_of(find(check, "check")) for _, check in items_of(find(tree, "checks"))}
-    ports = {text_of(find(entry, "type")) for _, entry in items_of(find(tree, "services"))}
-    return ((OUTSIDE, None),) if checks.intersection(NEEDS_OUTSIDE) or ServiceType.NODE_PORT in ports else ()
+    types = [text_of(find(entry, "type")) for _, entry in items_of(find(tree, "services"))]
+    replaces = find(tree, "datapath", "kubeProxyReplacement")
+    is_needed = (
+        bool(checks.intersection(NEEDS_OUTSIDE))
+        or ServiceType.NODE_PORT in types
+        or (bool(types) and isinstance(replaces, Scalar) and replaces.value is False)
+    )
+    return ((OUTSIDE, None),) if is_needed else ()
 
 
 def labels_of_pods(tree: Tree) -> dict[str, Mapping[str, str]]:

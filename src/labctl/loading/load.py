@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
 from labctl.loading.network_rules import pod_network_problems
 from labctl.loading.project import SUFFIX, Project, project_at
-from labctl.loading.rules import is_as_specific, meaning_problems, site_problems
+from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
+from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
 from labctl.model.fabric import FabricChoice
+from labctl.model.fallback import fallback_of
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
@@ -87,7 +90,8 @@ def validate_files(
     start: Path | None = None,
     trust: bool = False,
 ) -> tuple[Problem, ...]:
-    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on.
+    """Every problem of scenarios (names or files) and lab.yaml files, each with the files that it builds on; warnings
+    are among them.
 
     The overrides go to scenarios, and to those of matrix files.
 
@@ -120,7 +124,8 @@ def _file_problems(
     if tree is not None and text_of(find(tree, "kind")) == MATRIX:
         return (*problems, *matrix_problems(tree, path, project, overrides, refuse)[1])
     scenario = layered(path, project, overrides, first=(tree, problems))
-    return _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    found = _all_problems(scenario, path, project) or _refused(scenario, path, refuse)
+    return (*found, *(warnings_of(scenario.tree) if scenario.is_whole else ()))
 
 
 def _all_problems(
@@ -141,7 +146,8 @@ def _scenario(scenario: Layered, path: Path, lab_name: str | None = None) -> Sce
     name = _name(scenario, path)
     if not is_name(name) and lab_name is not None:
         name = as_name(name) or lab_name
-    return scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    made = scenario_of(scenario.tree, name=name, source=str(path.absolute()), ranks=scenario.ranks)
+    return replace(made, warnings=warnings_of(scenario.tree))
 
 
 def _refused(scenario: Layered, path: Path, refuse: Refuse | None, lab_name: str | None = None) -> tuple[Problem, ...]:
@@ -180,6 +186,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         for pod in data["pods"]
     )
     checks = tuple(_check(entry) for entry in data["checks"])
+    datapath = _datapath(data, source)
     labels = {pod.name: pod.labels for pod in pods}
     return Scenario(
         name=name,
@@ -188,7 +195,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         nodes=counted_nodes(nodes) if isinstance(nodes, int) else tuple(node["name"] for node in nodes),
         pods=pods,
         pairs=_pairs(data["pairs"], end_facts(tree)),
-        datapath=_datapath(data, source),
+        datapath=datapath,
         underlay_cidr=IPv4Network(network["underlayCIDR"]),
         pod_cidr=IPv4Network(network["podCIDR"]),
         service_cidr=IPv4Network(network["serviceCIDR"]),
@@ -203,6 +210,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
         pod_network=typed(PodNetworkChoice, data.get("podNetwork", {}), where=source),
         fabric=typed(FabricChoice, data.get("fabric", {}), where=source),
+        fallback=fallback_of(datapath, cilium_of(tree)) if datapath.allow_fallback else None,
         outside=tuple(
             ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
             for name, address in outside_hosts(tree)

@@ -16,21 +16,23 @@ from labctl.errors import Problem
 from labctl.loading.endpoints import (
     OUTSIDE,
     counted_nodes,
-    labels_of_pods,
     outside_hosts,
     outside_problems,
     pair_problems,
 )
 from labctl.loading.messages import listed, nearest, problem_at, shown
-from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, plain, text_of
+from labctl.loading.service_rules import service_problems
+from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, text_of
 from labctl.model.document import SMALLEST_MTU_BYTE
+from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade, ServiceType
+from labctl.model.lab import Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.model.pod_network import NetworkType
+from labctl.model.sections import DEFAULT_CILIUM
+from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
-from labctl.planning.resolve import selected, selector_of, service_capacity
 
 # A fault that nothing in the chosen datapath could show would be silently ignored.
 _FAULT_NEEDS = {
@@ -173,20 +175,51 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
         yield from _combinations(tree)
 
 
+def cilium_of(tree: Tree) -> Version:
+    """The version of Cilium that a scenario names, whichever its provider; the default where it names none."""
+    written = text_of(find(tree, "cilium", "version"))
+    try:
+        return Version.parse(written or DEFAULT_CILIUM)
+    except ValueError:
+        return Version.parse(DEFAULT_CILIUM)
+
+
+_NEEDED = {
+    Condition.IPTABLES_MASQUERADE: ("masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF)),
+    Condition.NO_KUBE_PROXY_REPLACEMENT: (
+        "kubeProxyReplacement",
+        "BPF host routing needs kubeProxyReplacement: true",
+        "true",
+    ),
+}
+"""The key of each condition that a scenario can set, what to say of it, and what it should be."""
+
+
 def _combinations(tree: Tree) -> Iterator[Problem]:
     """Choices of the datapath that exclude each other."""
     section = find(tree, "datapath")
     routing, masquerade = text_of(find(section, "hostRouting")), text_of(find(section, "masquerade"))
-    replacement = find(section, "kubeProxyReplacement")
-    without_replacement = isinstance(replacement, Scalar) and replacement.value is False
-    if routing == HostRouting.BPF and masquerade == Masquerade.IPTABLES:
-        yield _fallback(tree, "masquerade", "BPF host routing needs masquerade: bpf", str(Masquerade.BPF))
-    if routing == HostRouting.BPF and without_replacement:
-        yield _fallback(tree, "kubeProxyReplacement", "BPF host routing needs kubeProxyReplacement: true", "true")
+    without_replacement = _is(find(section, "kubeProxyReplacement"), False)
+    may_fall_back = _is(find(section, "allowFallback"), True)
+    needs_bpf = routing == HostRouting.BPF
+    if needs_bpf and not may_fall_back:
+        holds = {
+            Condition.IPTABLES_MASQUERADE: masquerade == Masquerade.IPTABLES,
+            Condition.NO_KUBE_PROXY_REPLACEMENT: without_replacement,
+        }
+        yield from (_fallback(tree, *_NEEDED[condition]) for condition, is_so in holds.items() if is_so)
     elif masquerade == Masquerade.BPF and without_replacement:
-        path = ("datapath", "kubeProxyReplacement")
-        message = "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
-        yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
+        version = cilium_of(tree)
+        if not needs_bpf or version.series >= ENDS_SINCE:
+            path = ("datapath", "kubeProxyReplacement")
+            message = (
+                "masquerade: bpf needs kubeProxyReplacement: true; Cilium would fall back to iptables or not start"
+            )
+            if needs_bpf:
+                message = (
+                    f"masquerade: bpf needs kubeProxyReplacement: true; the agent of Cilium {version} does not start"
+                )
+            yield problem_at(place_of(tree, path), path, message, "true, or masquerade: iptables")
     seen: set[str] = set()
     for index, item in items_of(find(section, "faults")):
         at: KeyPath = ("datapath", "faults", index)
@@ -203,7 +236,11 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
 def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
     path: KeyPath = ("datapath", key)
     text = f"{message}; without it Cilium silently falls back to Legacy"
-    return problem_at(place_of(tree, path), path, text, f"{allowed}, or hostRouting: legacy")
+    return problem_at(place_of(tree, path), path, text, f"{allowed}, hostRouting: legacy, or allowFallback: true")
+
+
+def _is(tree: Tree | None, value: bool) -> bool:
+    return isinstance(tree, Scalar) and tree.value is value
 
 
 def check_name(check: Tree) -> str | None:
@@ -382,99 +419,3 @@ def _mtu(tree: Tree) -> Iterator[Problem]:
             f"vxlan takes {VXLAN_OVERHEAD_BYTE} bytes of {mtu.value}, which leaves pods fewer than {SMALLEST_MTU_BYTE}"
         )
         yield _address_problem(mtu.place, "mtu", message, f"{least} or more with vxlan")
-
-
-_SECTION = "services"
-
-
-def service_problems(tree: Tree) -> Iterator[Problem]:
-    pods = labels_of_pods(tree)
-    names: dict[str, int] = {}
-    node_ports: dict[tuple[object, str], str] = {}
-    every = list(items_of(find(tree, _SECTION)))
-    for index, entry in every:
-        name = text_of(find(entry, "name")) or ""
-        if name in names:
-            message = f"the name '{name}' is taken by the service on line {names[name]}"
-            yield _service_problem(tree, (_SECTION, index, "name"), message)
-        elif name and is_name(name):
-            names[name] = entry.place.line
-            if not name[0].isalpha():
-                message = f"the name '{name}' begins with a digit, which Kubernetes' Services may not"
-                yield _service_problem(tree, (_SECTION, index, "name"), message, "a letter first")
-        yield from _backends(tree, index, entry, pods)
-        yield from _node_port(tree, index, entry, node_ports, name)
-    yield from _room(tree, len(every))
-
-
-def _backends(tree: Tree, index: int, entry: Tree, pods: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
-    at: KeyPath = (_SECTION, index)
-    backends, selector = find(entry, "backends"), find(entry, "selector")
-    if backends is not None and selector is not None:
-        yield _service_problem(tree, (*at, "selector"), "backends and selector both say which pods", "one of the two")
-        return
-    if selector is not None:
-        if isinstance(selector, Block) and not selected(plain(selector), pods):
-            yield _service_problem(
-                tree, (*at, "selector"), "no pod has these labels", listed(sorted(map(_said, pods.values())))
-            )
-        return
-    if backends is None:
-        yield _service_problem(
-            tree, at, "nothing says which pods answer", "backends: [POD, …], or selector: {LABEL: VALUE}"
-        )
-        return
-    chosen: list[str] = []
-    for number, item in items_of(backends):
-        name = text_of(item)
-        path = (*at, "backends", number)
-        if name is None or not is_name(name):
-            continue
-        if name not in pods:
-            yield _service_problem(
-                tree, path, f"there is no pod {shown(name)}", listed(pods), nearest(name, list(pods))
-            )
-        elif name in chosen:
-            yield _service_problem(tree, path, f"the pod {shown(name)} is already listed")
-        else:
-            chosen.append(name)
-    if chosen and len(chosen) == len(list(items_of(backends))) and selector_of(chosen, pods) is None:
-        message = f"no label selects {' and '.join(chosen)} and no other pod, and Kubernetes selects by labels"
-        allowed = "a label of their own, such as labels: {service: web} on each of these pods"
-        yield _service_problem(tree, (*at, "backends"), message, allowed)
-
-
-def _said(labels: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in labels.items()) + "}"
-
-
-def _node_port(
-    tree: Tree, index: int, entry: Tree, taken: dict[tuple[object, str], str], name: str
-) -> Iterator[Problem]:
-    kind, port = text_of(find(entry, "type")) or ServiceType.CLUSTER_IP, find(entry, "nodePort")
-    path: KeyPath = (_SECTION, index, "nodePort")
-    if kind == ServiceType.NODE_PORT and port is None:
-        yield _service_problem(tree, (_SECTION, index), "type: NodePort needs a nodePort", "30000 to 32767")
-    elif kind == ServiceType.CLUSTER_IP and port is not None:
-        yield _service_problem(tree, path, "only a Service of type NodePort has one", "type: NodePort, or no such key")
-    elif isinstance(port, Scalar):
-        key = port.value, text_of(find(entry, "protocol")) or "tcp"
-        if key in taken:
-            yield _service_problem(tree, path, f"the port {port.value} is that of service '{taken[key]}' already")
-        taken.setdefault(key, name)
-
-
-def _room(tree: Tree, count: int) -> Iterator[Problem]:
-    text = text_of(find(tree, "network", "serviceCIDR"))
-    try:
-        network = IPv4Network(text or "")
-    except ValueError:
-        return
-    if count > service_capacity(network):
-        room = service_capacity(network)
-        message = f"{count} services do not fit into serviceCIDR {network}, which has room for {room}"
-        yield _service_problem(tree, (_SECTION,), message, "a larger serviceCIDR")
-
-
-def _service_problem(tree: Tree, path: KeyPath, message: str, allowed: str = "", suggestion: str = "") -> Problem:
-    return problem_at(place_of(tree, path), path, message, allowed, suggestion)

@@ -152,6 +152,7 @@ class CautionKind(StrEnum):
     TOO_FEW_ROUNDS = "too-few-rounds"
     UNEXPECTED_SIGNATURE = "unexpected-signature"
     RETRIED = "retried"
+    FELL_BACK = "fell-back"
     UNPAIRED = "unpaired"
     DIFFERENT_ENVIRONMENT = "different-environment"
     DIFFERENT_LAB = "different-lab"

@@ -82,6 +82,20 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Services that the server is a backend of: the backends that answered, where and how translated.",
             "connections": "How many connections are made to each Service.",
         },
+        "masquerade": {
+            "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
+        },
+        "kube-proxy": {
+            "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
+        },
+        "host-reachable": {
+            "": "Services from a node: their cluster address, 127.0.0.1 and its own address at the node port.",
+            "timeout_s": "Seconds that a connection may take.",
+        },
+        "mode": {
+            "": "The mode that is in force, by packets and counters, against the one that was asked for.",
+            "count": "How many echo requests go through.",
+        },
         "netfilter": {
             "": "Which netfilter hooks of the nodes a known number of packets goes through, and conntrack's entries.",
             "count": "How many echo requests are sent.",
@@ -92,6 +106,10 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 def is_expectation(parameter: str) -> bool:
     return parameter.startswith(EXPECTATION_PREFIXES)
+
+
+def _model_name(kind: str) -> str:
+    return kind.title().replace("-", "")
 
 
 def _check_model(kind: str) -> type[Section]:
@@ -113,10 +131,10 @@ def _check_model(kind: str) -> type[Section]:
         (expected if is_expectation(parameter.name) else own)[parameter.name] = made
     if expected:
         expect = create_model(
-            f"{kind.title()}Expect", __base__=Section, __doc__="What must hold for the check to pass.", **expected
+            f"{_model_name(kind)}Expect", __base__=Section, __doc__="What must hold for the check to pass.", **expected
         )
         own["expect"] = (expect | None, Field(None, description="What must hold for the check to pass."))
-    model: type[Section] = create_model(f"{kind.title()}Check", __base__=Section, __doc__=described.get(""), **own)
+    model: type[Section] = create_model(f"{_model_name(kind)}Check", __base__=Section, __doc__=described.get(""), **own)
     return model
 
 
@@ -198,6 +216,7 @@ LARGEST_MTU_BYTE = 65_520
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cidr = Annotated[str, StringConstraints(pattern=CIDR_PATTERN)]
+Address = Annotated[str, StringConstraints(pattern=IPV4_PATTERN)]
 Provider = Literal["netns", "kind", "kubeadm"]
 NodeCount = Annotated[int, Ge(1), Le(250)]
 
@@ -262,6 +281,9 @@ class ServiceEntry(Section):
     target_port: Port | None = Field(None, description="The port on the pods. Without it: the same.")
     protocol: ServiceProtocol = Field(ServiceProtocol.TCP, description="What it carries.")
     type: ServiceType = Field(ServiceType.CLUSTER_IP, description="NodePort: also at a port of every node.")
+    cluster_ip: Address | None = Field(
+        None, alias="clusterIP", description="Its address, of serviceCIDR. Without it: the next one that is free."
+    )
     node_port: NodePort | None = Field(None, description="That port, with type: NodePort.")
     external_traffic_policy: TrafficPolicy | None = Field(
         None, description="With type: NodePort. Local: only backends on the node that was asked, and no masquerade."

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from labctl.codec import NULL, Key
+from labctl.codec import NULL, OMITTED, Key
+from labctl.model.lab import Fallback
 
 UNCLEAR = "unclear"
 """Claimed where one mode was seen and another one too."""
@@ -63,7 +64,7 @@ class ModeInForce:
     known packets came through.
 
     `reason` is empty when proven; otherwise it says in one sentence which evidence stands against, or why the mode is
-    not shown.
+    not shown. With a `fallback` that the scenario allows, what is proven is the mode that comes of it.
     """
 
     lab: str
@@ -73,6 +74,7 @@ class ModeInForce:
     proven: bool
     reason: str = ""
     remedy: str = ""
+    fallback: Annotated[Fallback | None, OMITTED] = None
 
     @property
     def standing(self) -> Standing:

@@ -12,7 +12,7 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
@@ -20,6 +20,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
+from labctl.errors import Problem
 from labctl.model.fabric import ONE_BRIDGE, FabricChoice, Link, Router
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
 from labctl.model.pod_network import CILIUM, NetworkType, PodNetworkChoice
@@ -32,6 +33,9 @@ Labels = Mapping[
     Annotated[str, Fits(is_label_key, "the key of a label")], Annotated[str, Fits(is_label_value, "a label's value")]
 ]
 Port = Annotated[int, Ge(1), Le(65_535)]
+FIRST_IDENTITY = 256
+LAST_IDENTITY = 65_535
+"""The security identities that pods can have. Lower ones are reserved."""
 
 
 class Placement(StrEnum):
@@ -199,12 +203,27 @@ class Lab:
     routers: Annotated[tuple[Router, ...], OMITTED] = ()
     links: Annotated[tuple[Link, ...], OMITTED] = ()
 
+    fallback: Annotated[Fallback | None, OMITTED] = None
+    """Set where the scenario allows it and BPF host routing cannot be had."""
+
+    @property
+    def in_force(self) -> Datapath:
+        """The datapath that the lab is to have: the one asked for, or what Cilium falls back to."""
+        if self.fallback is None:
+            return self.datapath
+        masquerade = self.fallback.masquerade or self.datapath.masquerade
+        return replace(self.datapath, host_routing=HostRouting.LEGACY, masquerade=masquerade)
+
     def is_router(self, part: str) -> bool:
         return any(router.name == part for router in self.routers)
 
     def asked(self) -> dict[str, object]:
         """What the scenario asked for, as its own words, for reports (`modeInForce[].asked`)."""
         return self.datapath.asked() if self.pod_network.type is NetworkType.CILIUM else self.pod_network.asked()
+
+    def meant(self) -> dict[str, object]:
+        """What is to be in force: what was asked for, or what Cilium falls back to."""
+        return self.in_force.asked() if self.pod_network.type is NetworkType.CILIUM else self.pod_network.asked()
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -279,7 +298,8 @@ class Scenario:
     """One scenario after site defaults, parents and overrides were merged and every rule was checked.
 
     `source` is the path of its file. `nodes` are names in order. `mtu` is the device MTU in bytes. `settings` holds
-    the sections that the scenario's provider reads (`cilium:`, …), as JSON-ready data.
+    the sections that the scenario's provider reads (`cilium:`, …), as JSON-ready data. `warnings` is what is allowed in
+    it and seldom meant.
     """
 
     name: str
@@ -299,6 +319,8 @@ class Scenario:
     services: tuple[ScenarioService, ...] = ()
     pod_network: PodNetworkChoice = CILIUM
     fabric: FabricChoice = ONE_BRIDGE
+    fallback: Fallback | None = None
+    warnings: tuple[Problem, ...] = ()
     outside: tuple[ScenarioOutside, ...] = ()
 
 
@@ -427,6 +449,21 @@ class Datapath:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Why a lab that was asked for BPF host routing has Legacy. When that is so: `model/fallback.py`.
+
+    `line` is what the agent of that `version` logs, empty where it logs nothing; `masquerade` is what is in force then,
+    None where it is as asked.
+    """
+
+    reason: str
+    remedy: str
+    line: str = ""
+    version: str = ""
+    masquerade: Masquerade | None = None
+
+
 class ServiceType(StrEnum):
     """Where a Service can be reached: inside the cluster, or also at a port of every node."""
 
@@ -448,7 +485,8 @@ class ServiceProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioService:
-    """A Service as a scenario has it. `selector` are the labels that exactly the `backends` have."""
+    """A Service as a scenario has it. `selector` are the labels that exactly the `backends` have; there may be none.
+    Without a `cluster_ip` it gets the next address that is free."""
 
     name: str
     port: int
@@ -459,6 +497,7 @@ class ScenarioService:
     type: ServiceType = ServiceType.CLUSTER_IP
     node_port: int | None = None
     external_traffic_policy: TrafficPolicy = TrafficPolicy.CLUSTER
+    cluster_ip: Annotated[IPv4Address | None, Key("clusterIP")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,30 @@ class ConvergenceParameters:
     max_outage_s: Annotated[float, Ge(0), Le(600)] = 7.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReachableParameters:
+    """Services from a node itself; each connection may take `timeout_s` seconds."""
+
+    timeout_s: Seconds = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeParameters:
+    """The mode that `count` echo requests show."""
+
+    count: Annotated[int, Ge(1), Le(1_000)] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeProxyParameters:
+    """What of kube-proxy the nodes have: nothing to choose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasqueradeParameters:
+    """What the outside sees of a pod: nothing to choose."""
+
+
 CheckParameters = (
     LookParameters
     | EcmpParameters
@@ -137,6 +161,10 @@ CheckParameters = (
     | AddressingParameters
     | NetfilterParameters
     | ServiceParameters
+    | KubeProxyParameters
+    | HostReachableParameters
+    | ModeParameters
+    | MasqueradeParameters
 )
 
 TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
@@ -161,6 +189,10 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "ospf": LookParameters,
         "ecmp": EcmpParameters,
         "convergence": ConvergenceParameters,
+        "kube-proxy": KubeProxyParameters,
+        "host-reachable": HostReachableParameters,
+        "mode": ModeParameters,
+        "masquerade": MasqueradeParameters,
     }
 )
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""

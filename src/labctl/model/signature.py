@@ -51,6 +51,14 @@ class Role(StrEnum):
 
 CLIENT_NODE = "client-node"
 SERVER_NODE = "server-node"
+CLIENT = "client"
+SERVER = "server"
+BACKEND = "backend"
+CLIENT_ROUTER = "client-node-router"
+SERVER_ROUTER = "server-node-router"
+GATEWAY = "gateway"
+"""The roles of addresses: an end's own, a backend's of a Service, that of an end's node on the underlay and of its
+cilium_host, and (of MACs) the nodes' way to the world."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +76,17 @@ class Outer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What one tap saw of one direction. `ttl` and the MACs are those of the (inner) frame; MACs are roles,
-    or the address itself when no device of the lab owns it."""
+    or the address itself when no device of the lab owns it. `src` and `dst` are the IPv4 addresses by role, where the
+    pair's may be rewritten on the way; empty between two pods, whose addresses stay. Of what is expected, an empty MAC
+    or address was not recorded."""
 
     packets: int
     ttl: int
     src_mac: str
     dst_mac: str
     outer: Annotated[Outer | None, OMITTED] = None
+    src: Annotated[str, OMITTED] = ""
+    dst: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import Evidence
-from labctl.model.lab import Placement
+from labctl.model.lab import Fallback, Placement
 from labctl.model.signature import Role, Signature
 
 
@@ -186,6 +186,32 @@ class WrongTurn:
     sentence: str
 
 
+class Translator(StrEnum):
+    """Who put a backend in place of a Service: a program at the client's socket, one on a device, or netfilter."""
+
+    SOCKET = "socket"
+    TC = "tc"
+    NETFILTER = "netfilter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """One translation of a Service on the way: `what` on `device` at `hook` of `node` made `after` of `before`, which
+    are `source:port → destination:port`, at a socket the destination alone, and without ports for netfilter. `backend`
+    is the pod, empty where neither has its address."""
+
+    way: Way
+    service: str
+    backend: Annotated[str, NULL]
+    by: Translator
+    node: str
+    what: str
+    device: Annotated[str, NULL]
+    hook: str
+    before: str
+    after: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """Everything that one `labctl trace` found.
@@ -226,6 +252,8 @@ class Trace:
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
     unshown: tuple[Unshown, ...] = ()
+    fallback: Annotated[Fallback | None, OMITTED] = None
+    translations: Annotated[tuple[Translation, ...], OMITTED] = ()
 
     @property
     def is_well(self) -> bool:
@@ -294,7 +322,9 @@ class Movement:
     (`lxc948fe603f61d`, `ingress`). `helper` is the act (see `ForwardingAct`), `target`
     the device that it was sent to, `reason` why it was dropped. For netfilter `device` is the device that the packet
     came in by (empty for the node's own) and `target` the one that it leaves by. TTLs are 0 where unknown.
-    `encapsulated`: it acted on the packet in its envelope. `raw` is what the witness itself said or passed.
+    `encapsulated`: it acted on the packet in its envelope. `rewrites`: it put another address into it; `packet` is then
+    as it left. `before`, where a Service was translated: the packet as it came (`10.244.0.10:4711 → 10.96.0.11:80`), at
+    a socket what it asked for. `raw` is what the witness itself said or passed.
     """
 
     node: str
@@ -312,6 +342,8 @@ class Movement:
     encapsulated: bool = False
     raw: Annotated[str, NULL] = ""
     packet: PacketKey
+    rewrites: Annotated[bool, OMITTED] = False
+    before: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

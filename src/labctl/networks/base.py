@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.fabrics.base import NodeObjects, TapPlace
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import AttachedProgram, Evidence, MapTable, ModeInForce, NodeDatapath
     from labctl.model.lab import Lab, Node, Pair, Pod
+    from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Step
     from labctl.model.result import CheckResult
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.model.ways import ExpectedRoute, ExpectedTunnel
     from labctl.providers.netns.counters import Reading, Unread
@@ -45,6 +48,36 @@ class NodeReadings:
     after: Reading
     pod: Pod
     arrived: int | Unread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedObjects:
+    """Objects of one kind that a node and its pods should have. `missing` are those that are not there; `unread` says
+    why nothing is known of them."""
+
+    name: str
+    count: int
+    missing: tuple[str, ...] = ()
+    unread: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReading:
+    """One node as its status is made of it. `maps` are by name, with what is in them now; `rules` is what each command
+    that lists netfilter's rules printed, or why it could not; `watched` are the objects of the plan, read back."""
+
+    node: str
+    namespace: str
+    programs: tuple[AttachedProgram, ...]
+    maps: Mapping[str, tuple[MapInfo, tuple[Entry, ...]]]
+    addresses: Mapping[str, tuple[IPv4Address, ...]]
+    rules: Mapping[str, str | Unread]
+    watched: tuple[WatchedObjects, ...]
+    elsewhere: tuple[AttachedProgram, ...]
+
+    def command(self, *argv: str) -> str:
+        """What a person would type to run argv on the node."""
+        return " ".join(("nsenter", f"--net=/run/netns/{self.namespace}", "--", *argv))
 
 
 class PodNetwork(Protocol):
@@ -98,6 +131,10 @@ class PodNetwork(Protocol):
         """What every tap shows of that many echo requests of the pair and of their replies."""
         ...
 
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        """The cgroup that the processes of a node or pod belong into, as a path below the top, or None."""
+        ...
+
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
         ...
@@ -112,6 +149,18 @@ class PodNetwork(Protocol):
 
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
         """What the packets of one tcpdump check of a pair testify of the mode in force."""
+        ...
+
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        """The node as `cilium status --verbose` would show it; of `mode` the lines that packets show."""
+        ...
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        """What a node translates of Services, from the entries of its maps by name; `command` dumps the first by hand."""
+        ...
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        """What the node's programs dropped because it could not be masqueraded; None where they do not say."""
         ...
 
     def map_tables(

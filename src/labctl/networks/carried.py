@@ -20,6 +20,7 @@ from labctl.model import interfaces
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.lab import Fault, Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
@@ -36,9 +37,11 @@ from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import MapTable
+    from labctl.model.evidence import MapTable, ModeInForce, NodeDatapath
+    from labctl.model.node_status import NodeStatus
     from labctl.model.result import CheckResult
     from labctl.model.signature import ExpectedSignature
+    from labctl.networks.base import StatusReading
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -256,6 +259,23 @@ class CarriedNetwork:
             found=lab.asked() if not missing and otherwise is None else {},
             silence=Silence.LOST if missing else None,
         )
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return None
+
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        """Cilium's own words are about Cilium alone. Raises UsageError."""
+        raise UsageError(
+            what=f"lab {lab.name} has no Cilium status to show",
+            cause=f"its pod network is {lab.pod_network.type}",
+            remedy=f"labctl status {lab.name}",
+        )
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        return NodeServices(node=node, by=f"nothing: podNetwork {lab.pod_network.type}", frontends=(), entries=())
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        return None
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]

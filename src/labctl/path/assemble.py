@@ -46,6 +46,23 @@ from labctl.path.sighting import Envelope, Sighting
 from labctl.path.signature import vtep_roles
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathEnd:
+    """An end of the way: the taps in the pods or hosts outside that it may be; none for a node, whose stack has none.
+    `name` is for a person, `sender` what it is."""
+
+    name: str
+    sender: str = "the pod"
+    taps: tuple[str, ...] = ()
+    node: str = ""
+
+    def has(self, hops: Sequence[Hop]) -> bool:
+        """Whether the packet came here. What came to a node was seen last entering it: its own stack took it."""
+        if self.taps:
+            return any(hop.tap in self.taps for hop in hops)
+        return bool(hops) and hops[-1].node == self.node and hops[-1].direction is not TapDirection.OUT
+
+
 def join(
     taps: Sequence[TraceTap],
     sightings: Iterable[Sighting],
@@ -53,11 +70,11 @@ def join(
     names: AddressBook,
     *,
     sent: int,
-    ends: tuple[str, str],
+    ends: tuple[PathEnd, PathEnd],
 ) -> tuple[PacketPath, ...]:
     """The path of every packet that was sent, and of every reply, in the order of their numbers.
 
-    `ends` are the taps in the client's and in the server's pod. A reply that should have been there and was not seen
+    `ends` are the client's and the server's. A reply that should have been there and was not seen
     anywhere has a path without hops.
     """
     by_packet: dict[tuple[int, Way], list[Sighting]] = defaultdict(list)
@@ -80,15 +97,15 @@ def _path(
     names: AddressBook,
     way: Way,
     number: int,
-    ends: tuple[str, str],
+    ends: tuple[PathEnd, PathEnd],
 ) -> PacketPath:
     keys = keys_of(sightings)
     own = [movement for movement in movements if belongs(movement, keys)]
     nodes = {tap.node for tap in taps if tap.node}
     entries = timeline(sightings, without_copies(own, nodes), taps, way)
-    hops, after = _hops(entries, {tap.name: tap for tap in taps}, names, frozenset(nodes))
     source, destination = ends if way is Way.REQUEST else ends[::-1]
-    arrived = any(hop.tap == destination for hop in hops)
+    hops, after = _hops(entries, {tap.name: tap for tap in taps}, names, frozenset(nodes), source)
+    arrived = destination.has(hops)
     what = next((sighting.what for sighting in sightings if sighting.what), f"{way} that was not seen")
     return PacketPath(
         way=way,
@@ -98,7 +115,7 @@ def _path(
         skipped=skipped_taps(taps, hops, after, way=way),
         after=after,
         arrived=arrived,
-        lost="" if arrived else lost_sentence(hops, after, way=way, source=source),
+        lost="" if arrived else lost_sentence(hops, after, way=way, source=source.name, sender=source.sender),
         lost_tap="" if arrived or not hops else hops[-1].tap,
     )
 
@@ -113,7 +130,11 @@ def without_copies(movements: Sequence[Movement], nodes: set[str]) -> list[Movem
 
 
 def _hops(
-    entries: Sequence[TimelineEntry], taps: dict[str, TraceTap], names: AddressBook, nodes: frozenset[str]
+    entries: Sequence[TimelineEntry],
+    taps: dict[str, TraceTap],
+    names: AddressBook,
+    nodes: frozenset[str],
+    source: PathEnd,
 ) -> tuple[tuple[Hop, ...], tuple[Movement, ...]]:
     hops: list[Hop] = []
     pending: list[Movement] = []
@@ -125,7 +146,7 @@ def _hops(
         if (here := entry.sighting) is None:
             continue
         tap = taps[here.tap]
-        how = carried(previous, pending, here, tap.device, nodes=nodes)
+        how = carried(previous, pending, here, tap.device, nodes=nodes, sender=source.sender)
         hops.append(
             Hop(
                 tap=here.tap,

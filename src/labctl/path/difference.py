@@ -12,7 +12,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.lab import Encapsulation, HostRouting
-from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signature, TapSight
+from labctl.model.signature import (
+    BACKEND,
+    CLIENT,
+    CLIENT_NODE,
+    CLIENT_ROUTER,
+    SERVER,
+    SERVER_NODE,
+    SERVER_ROUTER,
+    ExpectedSignature,
+    Outer,
+    Role,
+    Seen,
+    Signature,
+    TapSight,
+)
 from labctl.path.sighting import Way
 
 
@@ -32,6 +46,8 @@ class DifferenceKind(StrEnum):
     OUTER_PORT = "outer-port"
     OUTER_TTL = "outer-ttl"
     TTL = "ttl"
+    SRC = "src"
+    DST = "dst"
     SRC_MAC = "src-mac"
     DST_MAC = "dst-mac"
     PING_TTL = "ping-ttl"
@@ -153,13 +169,17 @@ def _in_frame(place: TapOnWay, want: Seen, got: Seen) -> Iterator[Difference]:
         yield from _in_envelope(place, want.outer, got.outer)
     if got.ttl != want.ttl:
         yield _at(place, DifferenceKind.TTL, wrong_ttl(place, want, got))
-    if got.src_mac != want.src_mac:
+    if want.src and got.src and got.src != want.src:
+        yield _at(place, DifferenceKind.SRC, wrong_address(place, "from", want.src, got.src))
+    if want.dst and got.dst and got.dst != want.dst:
+        yield _at(place, DifferenceKind.DST, wrong_address(place, "to", want.dst, got.dst))
+    if want.src_mac and got.src_mac != want.src_mac:
         yield _at(
             place,
             DifferenceKind.SRC_MAC,
             f"at {name} the {way} comes from MAC {got.src_mac}, not {want.src_mac}: another device rewrote or sent it",
         )
-    if got.dst_mac != want.dst_mac:
+    if want.dst_mac and got.dst_mac != want.dst_mac:
         yield _at(
             place,
             DifferenceKind.DST_MAC,
@@ -184,7 +204,7 @@ def _in_envelope(place: TapOnWay, want: Outer, got: Outer) -> Iterator[Differenc
             DifferenceKind.OUTER_SRC,
             f"at {name} the {way}'s envelope comes from {got.src}, not {want.src}: another node encapsulated it",
         )
-    if (got.src_mac, got.dst_mac) != (want.src_mac, want.dst_mac):
+    if want.src_mac and (got.src_mac, got.dst_mac) != (want.src_mac, want.dst_mac):
         yield _at(
             place,
             DifferenceKind.OUTER_MAC,
@@ -340,6 +360,20 @@ def wrong_ttl(place: TapOnWay, want: Seen, got: Seen) -> str:
     return f"at {place.name} the {place.way} carries TTL {got.ttl}, not {want.ttl}: {lesson}"
 
 
+def wrong_address(place: TapOnWay, where: str, want: str, got: str) -> str:
+    saw = f"at {place.name} the {place.way} is {where} {_whose(got)}, not {where} {_whose(want)}"
+    if (want, got) in ((CLIENT_NODE, CLIENT), (CLIENT_NODE, CLIENT_ROUTER)) and where == "from":
+        lesson = "it left without being masqueraded: whoever answers has no way back to a pod's address"
+        return f"{saw}: {lesson}, unless a route leads there"
+    if (want, got) == (CLIENT, CLIENT_NODE) and where == "from":
+        return f"{saw}: it was masqueraded, where pods' addresses should be kept"
+    return f"{saw}: it was translated differently on the way here"
+
+
+def _whose(role: str) -> str:
+    return _ADDRESSES.get(role, role)
+
+
 def hop_lesson(change: int, expected_mode: HostRouting | None) -> str:
     hops = "1 hop" if abs(change) == 1 else f"{abs(change)} hops"
     if change < 0 and expected_mode is HostRouting.BPF:
@@ -373,6 +407,15 @@ _ON_RECEIVERS_NODE = {
 _NOTHING_SENT = {
     Way.REQUEST: "the client did not send it",
     Way.REPLY: "the server did not answer",
+}
+_ADDRESSES: Mapping[str, str] = {
+    CLIENT: "the client's own address",
+    SERVER: "the server's address",
+    BACKEND: "a backend's address",
+    CLIENT_NODE: "the address of the client's node",
+    SERVER_NODE: "the address of the server's node",
+    CLIENT_ROUTER: "the cilium_host address of the client's node",
+    SERVER_ROUTER: "the cilium_host address of the server's node",
 }
 _NAMES: Mapping[Role, str] = {
     Role.CLIENT_ETH0: "the client's eth0",

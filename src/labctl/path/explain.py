@@ -12,7 +12,7 @@ where there is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import Lab, Pair
@@ -99,10 +99,13 @@ def _role(taps: Sequence[TraceTap], name: str) -> str:
     return next((str(tap.role) for tap in taps if tap.name == name), "")
 
 
-def lost_sentence(hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, source: str) -> str:
-    """For a packet that did not reach its pod. `source` is the tap in the pod that should have sent it."""
+def lost_sentence(
+    hops: Sequence[Hop], after: Sequence[Movement], *, way: Way, source: str, sender: str = "the pod"
+) -> str:
+    """For a packet that did not come to its end. `source` is where it should have been seen first, `sender` what should
+    have sent it."""
     if not hops:
-        return f"the {way} was never seen, not even at {source}: the pod did not send it"
+        return f"the {way} was never seen, not even at {source}: {sender} did not send it"
     last = hops[-1]
     for act in after:
         if act.helper == ForwardingAct.DROP and act.mover is Mover.PROGRAM:
@@ -243,12 +246,45 @@ def carried(
     device: str,
     *,
     nodes: frozenset[str] = frozenset(),
+    sender: str = "the pod",
 ) -> Carried:
     """How the packet came to `here` (on `device`) from `previous`, with what acted on it in between. `nodes` are the
-    pair's: what acted on another node is named with it."""
+    pair's: what acted on another node is named with it. `sender` is what sent it first."""
     if previous is None:
         said = told(movements, nodes=nodes)
-        return Carried(carriage=Carriage.START, because=f"sent by the pod{f'; {said}' if said else ''}")
+        return Carried(carriage=Carriage.START, because=f"sent by {sender}{f'; {said}' if said else ''}")
+    how = _carried(previous, movements, here, device, nodes)
+    if changed := translated(previous, movements, here):
+        return replace(how, because=f"{how.because}; {changed}" if how.because else changed)
+    return how
+
+
+def translated(previous: Sighting, movements: Sequence[Movement], here: Sighting) -> str:
+    """Which of its addresses were rewritten between the two sightings, and by whom; empty where none was."""
+    parts = [
+        f"{word} {old} → {new}"
+        for word, old, new in (("source", previous.src, here.src), ("destination", previous.dst, here.dst))
+        if old != new
+    ]
+    if not parts:
+        return ""
+    program = next((m for m in movements if m.mover is Mover.PROGRAM and m.rewrites), None)
+    hooks = [m.what for m in movements if m.mover is Mover.NETFILTER and m.what in _NAT_HOOKS]
+    if program is not None:
+        who = f"{program.what} on {program.device} {program.hook}"
+    elif hooks:
+        who = f"netfilter (nat, {' or '.join(dict.fromkeys(hooks))})"
+    else:
+        who = "somebody that no witness saw"
+    return f"{who} rewrote its {' and its '.join(parts)}"
+
+
+_NAT_HOOKS = ("PREROUTING", "OUTPUT", "POSTROUTING", "INPUT")
+
+
+def _carried(
+    previous: Sighting, movements: Sequence[Movement], here: Sighting, device: str, nodes: frozenset[str]
+) -> Carried:
     if not movements and (link := _link(previous, here)) is not None:
         return link
     # That a device's own program saw it leave is what the tap there shows too.

@@ -22,9 +22,10 @@ _IF_NAME, _IF_DESCRIPTION, _IF_TIME_UNIT, _IF_FILTER = 2, 3, 9, 11
 _NANOSECONDS = b"\x09"
 _FILTER_IS_TEXT = b"\x00"
 _ISB_RECEIVED, _ISB_DROPPED = 4, 5
-_EPB_FLAGS = 2
+_COMMENT, _EPB_FLAGS = 1, 2
 _INBOUND, _OUTBOUND = 1, 2
 _packet_head = struct.Struct("<IIIIIII").pack
+_packet_body = struct.Struct("<IIIII").pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,11 @@ def interface(about: Interface) -> bytes:
     return _block(_INTERFACE, struct.pack("<HHI", ETHERNET, 0, about.snap_byte) + options)
 
 
-def packet_maker(number: int, direction: TapDirection | None) -> Callable[[int, bytes, int], bytes]:
-    """What makes the blocks of one interface's packets in one direction: (time in ns, frame, length on the wire)."""
+def packet_maker(
+    number: int, direction: TapDirection | None, comment: Callable[[bytes], str] | None = None
+) -> Callable[[int, bytes, int], bytes]:
+    """What makes the blocks of one interface's packets in one direction: (time in ns, frame, length on the wire).
+    `comment` gives a packet's comment, empty for none."""
     flags = {TapDirection.IN: _INBOUND, TapDirection.OUT: _OUTBOUND, None: 0}[direction]
     options = struct.pack("<HHI", _EPB_FLAGS, 4, flags) + _END
 
@@ -72,7 +76,15 @@ def packet_maker(number: int, direction: TapDirection | None) -> Callable[[int, 
         head = _packet_head(_PACKET, length, number, time_ns >> 32, time_ns & 0xFFFF_FFFF, kept, wire_byte)
         return head + frame + end
 
-    return make
+    def make_with_comment(time_ns: int, frame: bytes, wire_byte: int) -> bytes:
+        words = comment(frame) if comment is not None else ""
+        if not words:
+            return make(time_ns, frame, wire_byte)
+        kept = len(frame)
+        body = _packet_body(number, time_ns >> 32, time_ns & 0xFFFF_FFFF, kept, wire_byte) + frame + b"\0" * (-kept & 3)
+        return _block(_PACKET, body + _option(_COMMENT, words.encode()) + options)
+
+    return make if comment is None else make_with_comment
 
 
 def statistics(number: int, *, time_ns: int, received: int, dropped: int) -> bytes:

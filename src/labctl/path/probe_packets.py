@@ -31,14 +31,14 @@ _UNREACHABLE, _PORT = 3, 3
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _INNER = 8 + 8 + 14  # the UDP and VXLAN headers and the inner Ethernet header, counted from the outer UDP header
 _CONNECT = (
-    'for ((n = 0; n < $3; n++)); do exec 3< <(echo; : 4<>"/dev/tcp/$1/$(($2 + n))"); read -r -u 3; '
+    'for ((n = 0; n < $3; n++)); do exec 3< <(echo; : 4<>"/dev/tcp/$1/$(($2 + n * $6))"); read -r -u 3; '
     'read -r -t "$4" -u 3; (($? > 128)) && { kill "$!"; wait "$!"; } 2>/dev/null; exec 3<&-; done; true'
 )
 """The time to wait runs from when a subshell says that it connects next: a busy machine may need longer than that to
 start a program, and a packet that was never sent would be called lost. `read` whose time is up gives more than 128."""
 _SEND = (
     'for ((n = 0; n < $3; n++)); do { { printf %s "$5" >&3; read -r -t "$4" -n 1 -u 3; } 2>/dev/null; } '
-    '3<>"/dev/udp/$1/$(($2 + n))"; done; true'
+    '3<>"/dev/udp/$1/$(($2 + n * $6))"; done; true'
 )
 """Waits for each datagram's answer: reading ends with the ICMP error, which the kernel hands to a connected socket."""
 
@@ -47,7 +47,8 @@ _SEND = (
 class ProbePackets:
     """`count` packets of one protocol to the server; `flows` are the addresses under which they may be seen, those that
     the client uses first. `token` marks ICMP, `port` is the first server port of TCP and UDP; packets are numbered from
-    1. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and the repetition would be taken for
+    1. A Service has one port: all packets go to it, `seen_ports` are those that it may be seen as, and a packet is known
+    by its client's port, which stays. `wait_s`: how long an answer is waited for; Linux repeats a SYN after 1 s, and the repetition would be taken for
     the packet."""
 
     protocol: ProbeProtocol
@@ -55,6 +56,7 @@ class ProbePackets:
     count: int
     token: bytes
     port: int
+    seen_ports: tuple[int, ...] = ()
     interval_s: float = 0.01
     wait_s: float = 0.9
 
@@ -79,7 +81,9 @@ class ProbePackets:
             options = ("-n", "-c", count, "-i", interval, "-s", size, "-W", wait, "-p", fill)
             return ("ping", *options, str(self.server))
         script = _CONNECT if self.protocol is ProbeProtocol.TCP else _SEND
-        return ("bash", "-c", script, "labctl-trace", str(self.server), str(self.port), count, wait, self.token.hex())
+        step = "0" if self.seen_ports else "1"
+        numbers = (str(self.port), count, wait, self.token.hex(), step)
+        return ("bash", "-c", script, "labctl-trace", str(self.server), *numbers)
 
     def late_s(self, sent: Completed) -> float:
         """How long after the sender's end an answer may still come."""
@@ -105,6 +109,8 @@ class ProbePackets:
     def matcher(self) -> Matcher:
         if self.protocol is ProbeProtocol.ICMP:
             return match_echo(self.flows, self.token)
+        if self.seen_ports:
+            return _ServiceMatcher(self)
         return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
     def expression(self) -> str:
@@ -113,7 +119,11 @@ class ProbePackets:
         Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
         would move every offset after it.
         """
-        hosts = " or ".join(f"host {client} and host {server}" for client, server in self.flows)
+        # `and` and `or` have one precedence in a pcap expression.
+        hosts = " or ".join(
+            f"host {client} and host {server}" if len(self.flows) == 1 else f"(host {client} and host {server})"
+            for client, server in self.flows
+        )
         plain = f"{hosts if len(self.flows) == 1 else f'({hosts})'} and ({self._plain()})"
         src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
         ports = " or ".join(f"udp port {port}" for port in VXLAN_PORTS)
@@ -124,6 +134,9 @@ class ProbePackets:
         return f"({plain}) or (({ports}) and ({either}) and ({self._inside()}))"
 
     def _plain(self) -> str:
+        if self.seen_ports and self.protocol is not ProbeProtocol.ICMP:
+            ports = " or ".join(f"port {port}" for port in self.seen_ports)
+            return f"{'icmp or ' if self.protocol is ProbeProtocol.UDP else ''}({self.protocol} and ({ports}))"
         ports = f"portrange {self.port}-{self.last_port}"
         return {
             ProbeProtocol.ICMP: "icmp",
@@ -136,18 +149,22 @@ class ProbePackets:
         is_icmp = f"{protocol} = {PROTOCOL_ICMP}"
 
         def ours(port: str) -> str:
+            if self.seen_ports:
+                return f"({' or '.join(f'{port} = {number}' for number in self.seen_ports)})"
             return f"({port} >= {self.port} and {port} <= {self.last_port})"
 
         return {
             ProbeProtocol.ICMP: is_icmp,
             ProbeProtocol.TCP: f"{protocol} = {PROTOCOL_TCP} and ({ours(src)} or {ours(dst)})",
-            ProbeProtocol.UDP: f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and {ours(dst)})",
+            ProbeProtocol.UDP: f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and ({ours(src)} or {ours(dst)}))"
+            if self.seen_ports
+            else f"({is_icmp}) or ({protocol} = {PROTOCOL_UDP} and {ours(dst)})",
         }[self.protocol]
 
     def _number(self, port: int) -> int | None:
         return port - self.port + 1 if self.port <= port <= self.last_port else None
 
-    def _is_way(self, source: bytes, destination: bytes) -> bool:
+    def is_way(self, source: bytes, destination: bytes) -> bool:
         return any(one.packed == source and other.packed == destination for one, other in self.flows)
 
     def _match_tcp(self, frame: Frame) -> Match | None:
@@ -155,10 +172,10 @@ class ProbePackets:
         if not isinstance(network, Ipv4) or not isinstance(transport, Tcp):
             return None
         flags = transport.flags & (_SYN | _RST | _ACK)
-        if self._is_way(network.src, network.dst) and flags == _SYN:
+        if self.is_way(network.src, network.dst) and flags == _SYN:
             number = self._number(transport.dst_port)
             return None if number is None else Match(way=Way.REQUEST, number=number, what="TCP SYN")
-        if self._is_way(network.dst, network.src) and flags & (_SYN | _RST):
+        if self.is_way(network.dst, network.src) and flags & (_SYN | _RST):
             number = self._number(transport.src_port)
             return None if number is None else Match(way=Way.REPLY, number=number, what=f"TCP {_flag_words(flags)}")
         return None
@@ -167,25 +184,70 @@ class ProbePackets:
         network, transport = frame.network, frame.transport
         if not isinstance(network, Ipv4):
             return None
-        if self._is_way(network.src, network.dst) and isinstance(transport, Udp):
+        if self.is_way(network.src, network.dst) and isinstance(transport, Udp):
             number = self._number(transport.dst_port)
             return None if number is None else Match(way=Way.REQUEST, number=number, what="UDP datagram")
-        if self._is_way(network.dst, network.src) and isinstance(transport, Icmp):
+        if self.is_way(network.dst, network.src) and isinstance(transport, Icmp):
             port = quoted_udp_port(transport)
             number = None if port is None else self._number(port)
             return None if number is None else Match(way=Way.REPLY, number=number, what="ICMP port unreachable")
         return None
 
 
+class _ServiceMatcher:
+    """Packets to one port of a Service, and their answers: numbered by the client's ports, in the order in which
+    requests from them are first seen (the captures are read from the client on)."""
+
+    def __init__(self, probe: ProbePackets) -> None:
+        self._probe = probe
+        self._numbers: dict[int, int] = {}
+
+    def __call__(self, frame: Frame) -> Match | None:
+        network, transport, probe = frame.network, frame.transport, self._probe
+        if not isinstance(network, Ipv4) or transport is None:
+            return None
+        there = probe.is_way(network.src, network.dst)
+        if not there and not probe.is_way(network.dst, network.src):
+            return None
+        if isinstance(transport, Icmp):
+            ports = quoted_udp_ports(transport)
+            is_ours = not there and ports is not None and probe.protocol is ProbeProtocol.UDP
+            return self._match(Way.REPLY, ports[0], "ICMP port unreachable") if is_ours and ports else None
+        client, service = (transport.src_port, transport.dst_port)[:: 1 if there else -1]
+        if service not in probe.seen_ports:
+            return None
+        way = Way.REQUEST if there else Way.REPLY
+        if isinstance(transport, Tcp) and probe.protocol is ProbeProtocol.TCP:
+            flags = transport.flags & (_SYN | _RST | _ACK)
+            is_first = flags == _SYN if there else bool(flags & (_SYN | _RST))
+            return self._match(way, client, f"TCP {_flag_words(flags)}") if is_first else None
+        if isinstance(transport, Udp) and probe.protocol is ProbeProtocol.UDP:
+            return self._match(way, client, "UDP datagram")
+        return None
+
+    def _match(self, way: Way, client: int, what: str) -> Match | None:
+        if client not in self._numbers and way is Way.REPLY:
+            return None
+        number = self._numbers.setdefault(client, len(self._numbers) + 1)
+        return Match(way=way, number=number, what=what) if number <= self._probe.count else None
+
+
 def quoted_udp_port(error: Icmp) -> int | None:
     """The destination port of the UDP datagram that an ICMP port unreachable quotes (RFC 792), else None."""
+    ports = quoted_udp_ports(error)
+    return None if ports is None else ports[1]
+
+
+def quoted_udp_ports(error: Icmp) -> tuple[int, int] | None:
+    """Source and destination port of that datagram."""
     quoted = error.payload
     if error.kind != _UNREACHABLE or error.code != _PORT or len(quoted) < 20:
         return None
     header_byte = (quoted[0] & 0x0F) << 2
     if quoted[9] != PROTOCOL_UDP or len(quoted) < header_byte + 4:
         return None
-    return int.from_bytes(quoted[header_byte + 2 : header_byte + 4], "big")
+    ports = quoted[header_byte : header_byte + 4]
+    return int.from_bytes(ports[:2], "big"), int.from_bytes(ports[2:], "big")
 
 
 def _is_answer(line: str) -> bool:

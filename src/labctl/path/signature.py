@@ -19,12 +19,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from labctl.model.evidence import Evidence, Silence
-from labctl.model.flow import client_node_of, server_node_of
+from labctl.model.flow import client_node_of, flows_of, server_node_of
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.result import CheckResult
-from labctl.model.signature import CLIENT_NODE, SERVER_NODE, Outer, Role, Seen, Signature, TapSight
+from labctl.model.signature import (
+    BACKEND,
+    CLIENT,
+    CLIENT_NODE,
+    CLIENT_ROUTER,
+    SERVER,
+    SERVER_NODE,
+    SERVER_ROUTER,
+    Outer,
+    Role,
+    Seen,
+    Signature,
+    TapSight,
+)
 from labctl.path.sighting import Sighting, Way
 
 
@@ -34,6 +48,7 @@ def build_signature(
     sightings: Iterable[Sighting],
     mac_roles: Mapping[str, str],
     vtep_roles: Mapping[str, str],
+    address_roles: Mapping[str, str] = MappingProxyType({}),
     placement: Placement,
     encapsulation: Encapsulation,
     ping_ttl: int | None = None,
@@ -41,7 +56,8 @@ def build_signature(
 ) -> Signature:
     """The signature over `taps` (name and role, in the order of the way; unseen ones stay in it, as unseen).
 
-    `mac_roles` and `vtep_roles` name MACs and outer addresses; what they do not know keeps its address.
+    `mac_roles` and `vtep_roles` name MACs and outer addresses; what they do not know keeps its address. Without
+    `address_roles` the packets' own addresses are not part of it.
     `packets` counts sightings: a packet that came by twice counts twice. TTL, MACs and envelope are the first one's.
     """
     by_place: dict[tuple[str, Way], list[Sighting]] = defaultdict(list)
@@ -50,7 +66,7 @@ def build_signature(
 
     def seen(tap: str, way: Way) -> Seen | None:
         group = by_place.get((tap, way))
-        return _seen(group, mac_roles, vtep_roles) if group else None
+        return _seen(group, mac_roles, vtep_roles, address_roles) if group else None
 
     return Signature(
         placement=str(placement),
@@ -73,7 +89,28 @@ def vtep_roles(lab: Lab, pair: Pair) -> dict[str, str]:
     }
 
 
-def _seen(group: Sequence[Sighting], mac_roles: Mapping[str, str], vteps: Mapping[str, str]) -> Seen:
+def address_roles(lab: Lab, pair: Pair) -> dict[str, str]:
+    """Whose each address is that packets of the pair may have; none between two pods, where nothing is rewritten. An
+    end's own goes first: a node that is an end is not called the other end's node."""
+    if len(flows_of(lab, pair)) == 1 and lab.is_between_pods(pair):
+        return {}
+    roles: dict[str, str] = {}
+    roles.setdefault(str(lab.client(pair).address), CLIENT)
+    roles.setdefault(str(lab.server(pair).address), SERVER)
+    for pod in lab.backends(pair):
+        roles.setdefault(str(pod.address), BACKEND)
+    sides = ((client_node_of, CLIENT_NODE, CLIENT_ROUTER), (server_node_of, SERVER_NODE, SERVER_ROUTER))
+    for node_of, of_node, of_router in sides:
+        if name := node_of(lab, pair):
+            node = lab.node(name)
+            roles.setdefault(str(node.address.ip), of_node)
+            roles.setdefault(str(node.router), of_router)
+    return roles
+
+
+def _seen(
+    group: Sequence[Sighting], mac_roles: Mapping[str, str], vteps: Mapping[str, str], addresses: Mapping[str, str]
+) -> Seen:
     first = min(group, key=lambda sighting: sighting.time_ns)
     outer = None
     if (envelope := first.envelope) is not None:
@@ -91,6 +128,8 @@ def _seen(group: Sequence[Sighting], mac_roles: Mapping[str, str], vteps: Mappin
         src_mac=mac_roles.get(first.src_mac, first.src_mac),
         dst_mac=mac_roles.get(first.dst_mac, first.dst_mac),
         outer=outer,
+        src=addresses.get(first.src, first.src) if addresses else "",
+        dst=addresses.get(first.dst, first.dst) if addresses else "",
     )
 
 
@@ -136,6 +175,8 @@ def recognise(signature: Signature) -> Recognised:
 def recognise_encapsulation(signature: Signature) -> Encapsulation | None:
     """How the packets crossed from node to node, by the uplinks; None when none was seen there."""
     sights = {sight.role: sight for sight in signature.taps}
+    if Role.CLIENT_LXC not in sights or Role.SERVER_LXC not in sights:
+        return None  # what goes to a node or to the outside is not tunnelled in every mode
     on_wire = [
         seen
         for role in (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
@@ -213,14 +254,24 @@ _ON_WIRE = {Encapsulation.VXLAN: "inside VXLAN", Encapsulation.NATIVE: "as the p
 def _observations(signature: Signature) -> Iterator[Observation]:
     requests = {sight.role: sight.request for sight in signature.taps}
     replies = {sight.role: sight.reply for sight in signature.taps}
+    ends = {Role.CLIENT_ETH0, Role.SERVER_ETH0} & requests.keys()
+    if signature.placement == Placement.SAME_NODE and len(ends) < 2:
+        return  # between a node and its own pod: the stack sends through the lxc in every mode
     lxc, eth0 = (Role.SERVER_LXC, Role.CLIENT_LXC), (Role.SERVER_ETH0, Role.CLIENT_ETH0)
     to_server = to_client = None
     if lxc[0] in requests and requests.get(eth0[0]) is not None:
         to_server = _delivery("server", Way.REQUEST, requests[lxc[0]], replies[lxc[0]])
     if lxc[1] in replies and replies.get(eth0[1]) is not None:
         to_client = _delivery("client", Way.REPLY, replies[lxc[1]], requests[lxc[1]])
-    from_client = _hops("client", Way.REQUEST, requests.get(eth0[1]), requests.get(Role.CLIENT_UPLINK), to_client)
-    from_server = _hops("server", Way.REPLY, replies.get(eth0[0]), replies.get(Role.SERVER_UPLINK), to_server)
+    from_client = from_server = None
+    if {Role.CLIENT_LXC, Role.SERVER_LXC} <= requests.keys() or signature.encapsulation is Encapsulation.NATIVE:
+        # With vxlan, what goes to a node or to the outside passes the stack in both modes.
+        if lxc[1] in requests:
+            from_client = _hops(
+                "client", Way.REQUEST, requests.get(eth0[1]), requests.get(Role.CLIENT_UPLINK), to_client
+            )
+        if lxc[0] in replies:
+            from_server = _hops("server", Way.REPLY, replies.get(eth0[0]), replies.get(Role.SERVER_UPLINK), to_server)
     yield from filter(None, (to_server, to_client, from_client, from_server))
 
 

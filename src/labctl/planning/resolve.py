@@ -25,7 +25,18 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from labctl import names
 from labctl.errors import UsageError
 from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import Encapsulation, Lab, Network, Node, Outside, Pod, Scenario, Service
+from labctl.model.lab import (
+    FIRST_IDENTITY,
+    LAST_IDENTITY,
+    Encapsulation,
+    Lab,
+    Network,
+    Node,
+    Outside,
+    Pod,
+    Scenario,
+    Service,
+)
 from labctl.model.pod_network import NetworkType
 from labctl.planning.record import digest_of
 from labctl.planning.topology import links_of, routers_of
@@ -62,16 +73,21 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         fabric=scenario.fabric,
         routers=routers,
         links=links_of(scenario.fabric, routers, nodes),
+        fallback=scenario.fallback,
         outside=_outside(scenario),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
 
 
 def _services(scenario: Scenario) -> tuple[Service, ...]:
+    """Those that say their address have it; the others share out the rest of the range, in the scenario's order."""
+    said = {service.cluster_ip for service in scenario.services}
+    numbers = range(service_capacity(scenario.service_cidr))
+    free = (each for number in numbers if (each := service_address(scenario.service_cidr, number)) not in said)
     return tuple(
         Service(
             name=service.name,
-            address=service_address(scenario.service_cidr, number),
+            address=service.cluster_ip or next(free),
             port=service.port,
             target_port=service.target_port,
             protocol=service.protocol,
@@ -81,7 +97,7 @@ def _services(scenario: Scenario) -> tuple[Service, ...]:
             node_port=service.node_port,
             external_traffic_policy=service.external_traffic_policy,
         )
-        for number, service in enumerate(scenario.services)
+        for service in scenario.services
     )
 
 
@@ -163,10 +179,6 @@ def device_on_node(network: NetworkType, pod: str) -> str:
     return names.host_end(_PREFIXES.get(network, "veth"), pod)
 
 
-FIRST_IDENTITY = 256
-LAST_IDENTITY = 65_535
-
-
 def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:
     """The identity of each distinct set of labels, by `label_key`. Raises ValueError when there are too many."""
     keys = sorted({label_key(labels) for labels in label_sets})
@@ -223,6 +235,7 @@ FIRST_POD_HOST = 10
 PODS_PER_NODE = 2 ** (32 - NODE_PREFIX) - 1 - FIRST_POD_HOST
 SMALLEST_SERVICE_PREFIX = 28
 """A cluster's DNS service has the tenth address of the range by convention: a /28 is the smallest that has one."""
+API_SERVER_HOST, DNS_HOST = 1, 10
 FIRST_SERVICE_HOST = 11
 """The first address is the API server's, the tenth the DNS service's. Kubernetes gives those that were not chosen from
 the upper part of the range."""
@@ -231,6 +244,13 @@ the upper part of the range."""
 def service_capacity(service_cidr: IPv4Network) -> int:
     """How many Services of a scenario the range has addresses for."""
     return max(0, service_cidr.num_addresses - FIRST_SERVICE_HOST - 1)
+
+
+def reserved_address(service_cidr: IPv4Network, address: IPv4Address) -> str:
+    """What an address of the range is for that no Service of a scenario may have; "" for others."""
+    offset = int(address) - int(service_cidr.network_address)
+    of_cluster = {0: "the network's own", API_SERVER_HOST: "the API server's", DNS_HOST: "the DNS service's"}
+    return "the range's broadcast address" if address == service_cidr.broadcast_address else of_cluster.get(offset, "")
 
 
 def service_address(service_cidr: IPv4Network, number: int) -> IPv4Address:

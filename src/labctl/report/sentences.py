@@ -12,7 +12,7 @@ from labctl import units
 from labctl.compare.thresholds import ThresholdJudgement, ThresholdState
 from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
 from labctl.model.evidence import ModeInForce
-from labctl.model.lab import Placement
+from labctl.model.lab import Fallback, Placement
 from labctl.model.result import Metric, MetricFamily, Verdict
 from labctl.report.words import ENGLISH, Language, Words
 
@@ -45,7 +45,25 @@ def placement_name(placement: str, words: Words) -> str:
 
 def standing_text(mode: ModeInForce | None, words: Words) -> str:
     """Whether a side is in the mode that was asked for; None where that was not checked."""
-    return words.not_proven if mode is None else words.standings[mode.standing]
+    if mode is None:
+        return words.not_proven
+    if not mode.proven or mode.fallback is None:
+        return words.standings[mode.standing]
+    return words.fell_back.format(
+        **asked_and_found(mode), reason=mode.fallback.reason, log=log_text(mode.fallback, words)
+    )
+
+
+def asked_and_found(mode: ModeInForce) -> dict[str, object]:
+    """The host routing that was asked for and the one that is in force, by `asked` and `found`."""
+    key = "hostRouting"
+    return {"asked": mode.asked.get(key), "found": mode.found.get(key)}
+
+
+def log_text(fallback: Fallback, words: Words = ENGLISH) -> str:
+    """What the agents of that version log as they fall back."""
+    said = words.logged if fallback.line else words.unlogged
+    return said.format(version=fallback.version, line=fallback.line)
 
 
 def headline_row(comparison: Comparison) -> MetricRow | None:

@@ -16,6 +16,7 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
+    asked_and_found,
     caution_text,
     change_text,
     detectable_text,
@@ -26,6 +27,7 @@ from labctl.report.sentences import (
     judgement_text,
     label,
     limit_lines,
+    log_text,
     method_text,
     mode_text,
     noise_floor_text,
@@ -373,16 +375,7 @@ def status_table(
     `is_planned` as for `status_record`."""
     from rich.text import Text
 
-    yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
-    yield Text(statement, style="dim")
-    yield Text(f"asked for: {_claims(lab.asked())}")
-    if mode is not None:
-        yield in_force(mode)
-    if missing:
-        yield Text(f"half there, {len(missing)} missing:", style="bold red")
-        yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
-        if len(missing) > MISSING_SHOWN:
-            yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
+    yield from status_head(lab, mode, statement=statement, missing=missing)
     if is_planned:
         yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
@@ -400,6 +393,24 @@ def status_table(
         yield from evidence_view(mode)
 
 
+def status_head(
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+) -> Iterator[RenderableType]:
+    """What was asked, what is in force, and what is missing."""
+    from rich.text import Text
+
+    yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
+    yield Text(statement, style="dim")
+    yield Text(f"asked for: {_claims(lab.asked())}")
+    if mode is not None:
+        yield in_force(mode)
+    if missing:
+        yield Text(f"half there, {len(missing)} missing:", style="bold red")
+        yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])
+        if len(missing) > MISSING_SHOWN:
+            yield Text(f"  … and {len(missing) - MISSING_SHOWN} more (--json has all of them)")
+
+
 def _titled(*titles: str) -> tuple[Column, ...]:
     return tuple(Column(title=title) for title in titles)
 
@@ -408,6 +419,13 @@ def in_force(mode: ModeInForce) -> Text:
     """The verdict about the mode in one sentence."""
     from rich.text import Text
 
+    if mode.proven and mode.fallback is not None:
+        routing = asked_and_found(mode)
+        return Text(
+            f"in force:  {_claims(_in_order(mode))} (proven)\n"
+            f"fell back: asked {routing['asked']}, in force {routing['found']}: {mode.fallback.reason}\n"
+            f"agent log: {log_text(mode.fallback)}"
+        )
     if mode.proven:
         return Text(f"in force:  {_claims(_in_order(mode))} (proven)")
     found = _claims(_in_order(mode))

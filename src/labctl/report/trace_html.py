@@ -25,6 +25,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    translation_words,
     unshown_words,
     way_words,
 )
@@ -61,6 +62,7 @@ def trace_page(trace: Trace, language: Language = Language.ENGLISH) -> str:
         over=f"lab {trace.lab} · asked for {asked} · {trace.placement} · {trace.protocol}",
         headline=_sentence(headline(trace)),
         seen=_sentence(seen_words(trace)),
+        translations=[_sentence(translation_words(one)) for one in trace.translations],
         has_envelopes=any(hop.envelope for path in trace.paths for hop in path.hops),
         words=_WORDS,
         expected=f"Expected: {trace.expected_source}",

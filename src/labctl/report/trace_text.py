@@ -29,6 +29,7 @@ from labctl.report.trace_words import (
     seen_words,
     since_words,
     steps,
+    translation_words,
     unshown_words,
     way_words,
 )
@@ -59,14 +60,17 @@ def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[Ren
     yield _line(said(_sentence(headline(trace))), "bold red" if trace.wrong is not None else "bold", width)
     yield _line(
         said(
-            f"{trace.client} {trace.client_address} on {trace.client_node} → "
-            f"{trace.server} {trace.server_address} on {trace.server_node}, {trace.placement}, {trace.protocol}"
+            f"{trace.client} {trace.client_address}{_on(trace, trace.client_node, Role.CLIENT_LXC)} → "
+            f"{trace.server} {trace.server_address}{_on(trace, trace.server_node, Role.SERVER_LXC)}, "
+            f"{trace.placement}, {trace.protocol}"
         ),
         "",
         width,
     )
     if seen := seen_words(trace):
         yield _line(said(seen), "", width)
+    for one in trace.translations:
+        yield _line(said(_sentence(translation_words(one))), "", width)
     for path, numbers in different(trace):
         picture = _Picture(trace, path, lane_width=_lane_width(trace, width), width=width, said=said)
         yield ""
@@ -76,6 +80,11 @@ def _parts(trace: Trace, width: int, said: Callable[[str], str]) -> Iterator[Ren
             yield _line(said(f"{way_words(path.way)} {others}: the same path"), "dim", width)
     yield ""
     yield from _after(trace, width, said)
+
+
+def _on(trace: Trace, node: str, lxc: Role) -> str:
+    """Where a pod is; nothing of what is on no node, or is one."""
+    return f" on {node}" if any(tap.role is lxc for tap in trace.taps) else ""
 
 
 def _lane_width(trace: Trace, width: int) -> int:
@@ -148,7 +157,7 @@ class _Picture:
             yield self._row(self._idle(-1), self._said("arrived"), "dim")
 
     def _lane_of(self, role: Role) -> int:
-        return 0 if self._is_stacked else lane_of(role, self._trace.placement)
+        return 0 if self._is_stacked else lane_of(role, self._trace)
 
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
         if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
@@ -163,6 +172,8 @@ class _Picture:
             since_words(hop),
         ]
         details = []
+        if last is not None and (hop.src, hop.dst) != (last.src, last.dst):
+            details.append(f"   {hop.src} → {hop.dst}")
         if last is None or (hop.src_mac, hop.dst_mac) != (last.src_mac, last.dst_mac):
             details.append(f"   {mac_words(hop)}")
         if hop.envelope is not None and (last is None or hop.envelope != last.envelope):

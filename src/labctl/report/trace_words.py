@@ -6,11 +6,11 @@ pod. Where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from labctl import units
-from labctl.model.lab import Placement
+from labctl.model.lab import HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import (
     Carriage,
@@ -23,6 +23,9 @@ from labctl.model.trace import (
     Skipped,
     TapDirection,
     Trace,
+    TraceTap,
+    Translation,
+    Translator,
     Unshown,
     Way,
 )
@@ -229,6 +232,21 @@ def seen_words(trace: Trace) -> str:
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
 
 
+def translation_words(one: Translation) -> str:
+    """Who put which backend in place of the Service, or the Service back in place of the backend, and where."""
+    backend = f"pod {one.backend}" if one.backend else "a backend"
+    ends = (f"Service {one.service}", backend)
+    what = " becomes ".join(ends if one.way is Way.REQUEST else ends[::-1])
+    match one.by:
+        case Translator.SOCKET:
+            who = f"at the client's socket on {one.node}, by {one.what} ({one.hook})"
+        case Translator.TC:
+            who = f"in the packet on {one.node}, by {one.what} on {one.device} {one.hook}"
+        case Translator.NETFILTER:
+            who = f"by the netfilter of {one.node}"
+    return f"{one.way}: {what} {who}: {one.before} is now {one.after}"
+
+
 def unshown_words(one: Unshown) -> str:
     """What this kernel cannot show, and since when others can: absent steps must not be read as steps not taken."""
     return (
@@ -238,16 +256,21 @@ def unshown_words(one: Unshown) -> str:
 
 
 def _as_it_should(trace: Trace) -> str:
+    if not trace.expected_source:
+        return "the way is not held against an expected one"
     if "hostRouting" not in trace.asked:
         asked = ", ".join(f"{key} {value}" for key, value in trace.asked.items())
         return f"every tap shows what it should with {asked}, {trace.placement}"
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
+    if trace.fallback is not None:
+        host_routing = HostRouting.LEGACY
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 
 _WIRE = frozenset(
     {Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT, Role.CLIENT_GATEWAY, Role.FABRIC, Role.SERVER_GATEWAY}
 )
+_ENDS = frozenset({Role.CLIENT_ETH0, Role.SERVER_ETH0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,21 +282,32 @@ class Lane:
 
 
 def lanes(trace: Trace) -> tuple[Lane, ...]:
-    client, server = Lane(title=trace.client, kind="pod"), Lane(title=trace.server, kind="pod")
-    node = Lane(title=trace.client_node, kind="node")
-    if trace.placement is Placement.SAME_NODE:
-        return client, node, server
-    return client, node, Lane(title="wire", kind="wire"), Lane(title=trace.server_node, kind="node"), server
+    return tuple(lane for lane, _ in _placed_lanes(trace))
 
 
-def lane_of(role: Role, placement: Placement) -> int:
+def lane_of(role: Role, trace: Trace) -> int:
     """The index in `lanes` of the place where taps of this role are."""
-    if role is Role.CLIENT_ETH0:
-        return 0
-    if placement is Placement.SAME_NODE:
-        return 2 if role is Role.SERVER_ETH0 else 1
-    if role is Role.SERVER_ETH0:
-        return 4
-    if role in _WIRE:
-        return 2
-    return 3 if role.value.startswith("server") else 1
+    return next((number for number, (_, roles) in enumerate(_placed_lanes(trace)) if role in roles), 0)
+
+
+def _placed_lanes(trace: Trace) -> Iterator[tuple[Lane, frozenset[Role]]]:
+    """Each with the roles of its taps; an end that is a node itself has no lane beside the node's."""
+    there = {tap.role: tap for tap in trace.taps}
+    if Role.CLIENT_ETH0 in there:
+        yield Lane(title=trace.client, kind=end_kind(there[Role.CLIENT_ETH0])), frozenset((Role.CLIENT_ETH0,))
+    is_one = trace.placement is Placement.SAME_NODE
+    on_client = frozenset(role for role in Role if is_one or role.value.startswith("client")) - _ENDS - _WIRE
+    on_server = frozenset(Role) - on_client - _ENDS - _WIRE
+    if on_client & there.keys():
+        yield Lane(title=trace.client_node, kind="node"), on_client
+    if not is_one:
+        yield Lane(title="wire", kind="wire"), _WIRE
+    if on_server & there.keys():
+        yield Lane(title=trace.server_node, kind="node"), on_server
+    if Role.SERVER_ETH0 in there:
+        yield Lane(title=trace.server, kind=end_kind(there[Role.SERVER_ETH0])), frozenset((Role.SERVER_ETH0,))
+
+
+def end_kind(tap: TraceTap) -> str:
+    """What has the tap at the end of the way: a pod, or a host outside."""
+    return "host outside" if tap.part_kind == "outside" else "pod"

@@ -62,6 +62,9 @@ class Words:
     asked: str
     found: str
     standings: Mapping[Standing, str]
+    fell_back: str
+    logged: str
+    unlogged: str
     not_proven: str
     evidence: str
     statements: str
@@ -191,6 +194,7 @@ ENGLISH = Words(
         "{mismatch}",
         CautionKind.RETRIED: "{count} of {of} runs ({checks}) measured nothing at first, usually for lack of CPU, "
         "and were run again: {a} of side A, {b} of side B; the first such attempt: {reason}. Its raw files are kept",
+        CautionKind.FELL_BACK: "side {side} asked for {asked} and runs {found}: {reason}",
         CautionKind.UNPAIRED: "the two sides come from different runs and were not interleaved: a difference may come "
         "from the machine and not from the datapath",
         CautionKind.DIFFERENT_ENVIRONMENT: "the two runs were not measured in the same environment; different: {what}",
@@ -231,6 +235,9 @@ ENGLISH = Words(
         Standing.NOT_IN_FORCE: "NOT IN FORCE",
         Standing.NOT_SHOWN: "NOT SHOWN",
     },
+    fell_back="proven: asked {asked}, in force {found} ({reason}; {log})",
+    logged="Cilium {version} logs: {line}",
+    unlogged="Cilium {version} logs nothing about it",
     not_proven="NOT PROVEN",
     evidence="evidence",
     statements="What the figures are about",

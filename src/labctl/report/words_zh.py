@@ -65,6 +65,7 @@ CHINESE = Words(
         CautionKind.UNEXPECTED_SIGNATURE: "{side} 侧，{placement}：各抓包点看到的与预期不符：{mismatch}",
         CautionKind.RETRIED: "{of} 次运行中有 {count} 次（{checks}）第一次没有测到任何数据（通常因为得不到 CPU），"
         "各重跑了一次：A 侧 {a} 次，B 侧 {b} 次；其中第一例的原因：{reason}。原始文件均已保留",
+        CautionKind.FELL_BACK: "{side} 侧要求 {asked}，实际运行 {found}：{reason}",
         CautionKind.UNPAIRED: "两侧来自不同的运行，没有交错测量：差异可能来自机器而不是数据路径",
         CautionKind.DIFFERENT_ENVIRONMENT: "两次运行的环境不同，不同之处：{what}",
     },
@@ -108,6 +109,9 @@ CHINESE = Words(
         Standing.NOT_IN_FORCE: "未生效",
         Standing.NOT_SHOWN: "未能显示",
     },
+    fell_back="已证明：要求 {asked}，实际生效 {found}（{reason}；{log}）",
+    logged="Cilium {version} 的日志：{line}",
+    unlogged="Cilium {version} 的日志对此没有任何记录",
     not_proven="未证明",
     evidence="证据",
     statements="这些数字说的是什么",

@@ -12,6 +12,7 @@ What the rules say, which packets are marked and what the steps mean is the call
 - rules by their comments. Both of iptables' ways into the kernel are read, since a host may have either: nf_tables by
   netlink (linux/netfilter/nf_tables.h) and ip_tables by socket options (linux/netfilter_ipv4/ip_tables.h). A rule
   without a comment is not seen.
+- chains of nf_tables by their names, likewise.
 - arrivals: how many packets came to the namespace's IP stack, whichever way they were brought there (ipInReceives of
   RFC 1213). It is the positive side of "nothing was seen on the way": bpf_redirect_peer leaves no trace on a pod's lxc,
   but what it delivers is counted here, as is what the lxc delivers; ARP is not.
@@ -265,6 +266,9 @@ def _conntrack_entry(body: bytes) -> Connection | None:
 
 
 _GET_RULES = 10 << 8 | 7  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE
+_GET_CHAINS = 10 << 8 | 4  # NFT_MSG_GETCHAIN
+_CHAIN_TABLE = 1
+_CHAIN_NAME = 3
 _GENMSG = struct.Struct("=BBH")
 _RULE_TABLE = 1
 _RULE_EXPRESSIONS = 4
@@ -292,6 +296,15 @@ def rule_comments() -> tuple[tuple[str, str], ...]:
     Raises OSError when the kernel does not let them be read.
     """
     return (*_nf_tables(), *_ip_tables())
+
+
+def chains() -> Iterator[tuple[str, str]]:
+    """(table, chain) of every IPv4 chain of nf_tables, of the namespace that the calling thread is in. Raises
+    OSError."""
+    with Socket(NetlinkFamily.NETFILTER) as channel:
+        for body in channel.ask(Request(_GET_CHAINS, ALL, _GENMSG.pack(socket.AF_INET, 0, 0))):
+            known = dict(attributes(body, _GENMSG.size))
+            yield string(known.get(_CHAIN_TABLE, b"")), string(known.get(_CHAIN_NAME, b""))
 
 
 def _nf_tables() -> Iterator[tuple[str, str]]:

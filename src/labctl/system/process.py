@@ -63,6 +63,7 @@ class _Order:
     cpu: int | None
     environment: Mapping[str, str]
     powers: Powers | None
+    cgroup: int | None
     stdin: int
     stdout: int
     stderr: int
@@ -108,6 +109,16 @@ def _dying_with_us(powers: Powers | None) -> tuple[str, ...]:
     return (setpriv, "--pdeathsig", "KILL", *(argv_limit(powers, held()) if powers is not None else ()), "--")
 
 
+_JOIN = 'echo 0 >"/proc/self/fd/$1/cgroup.procs" && shift && exec "$@"'
+
+
+def _joining(cgroup: int | None) -> tuple[str, ...]:
+    """What a program is started by to be in a cgroup before it can open a socket: a shell that enters it, and becomes
+    the program. Python cannot start a process in a cgroup, and to be moved afterwards may be too late. The cgroup is an
+    inherited descriptor of its directory (O_PATH), which the program keeps: where it stands /sys may be read-only."""
+    return ("sh", "-c", _JOIN, "sh", str(cgroup)) if cgroup is not None else ()
+
+
 def _programs() -> Programs:
     return Programs(setpriv=find_program("setpriv") or "setpriv", mount=find_program("mount") or "mount")
 
@@ -148,13 +159,14 @@ def _spawn(order: _Order, views: Views, home: int) -> subprocess.Popen[bytes]:
             os.sched_setaffinity(0, {order.cpu})
             stack.callback(os.sched_setaffinity, 0, usable)
         return subprocess.Popen(
-            (*_dying_with_us(order.powers), *order.argv),
+            (*_dying_with_us(order.powers), *_joining(order.cgroup), *order.argv),
             stdin=order.stdin,
             stdout=order.stdout,
             stderr=order.stderr,
             cwd=order.directory if order.directory is not None and _can_be_entered(order.directory) else None,
             env={**_environment(), **order.environment},
             start_new_session=True,
+            pass_fds=() if order.cgroup is None else (order.cgroup,),
         )
 
 
@@ -214,10 +226,12 @@ class Process:
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         powers: Powers | None = None,
+        cgroup: Path | None = None,
     ) -> None:
         """`output` is a descriptor that gets its standard output, which is then not kept here. It runs in `directory`
         (labctl's own, unless given), with `environment` over labctl's. With `powers`, which go with a namespace, it may
-        do no more than they say, and sees the processes that were started so, no others. Raises MeasureFailed when the
+        do no more than they say, and sees the processes that were started so, no others. `cgroup` is the directory of
+        the cgroup that it is in from its beginning. Raises MeasureFailed when the
         program is not there or the namespace is gone."""
         self.argv = tuple(argv)
         program = find_program(self.argv[0])
@@ -235,7 +249,7 @@ class Process:
             self._stderr = _Output("stderr", is_opened_by_name=by_name)
             on_failure.callback(self._stderr.close)
             try:
-                with _input(stdin) as source, _opened(namespace) as entrance:
+                with _input(stdin) as source, _opened(namespace) as entrance, _opened(cgroup, os.O_PATH) as group:
                     order = _Order(
                         argv=(program, *self.argv[1:]),
                         namespace=entrance,
@@ -243,6 +257,7 @@ class Process:
                         cpu=cpu,
                         environment=environment or {},
                         powers=powers,
+                        cgroup=group,
                         stdin=source,
                         stdout=self._stdout.descriptor if output is None else output,
                         stderr=self._stderr.descriptor,
@@ -369,12 +384,12 @@ class Process:
 
 
 @contextlib.contextmanager
-def _opened(namespace: Path | None) -> Iterator[int | None]:
+def _opened(path: Path | None, flags: int = os.O_RDONLY) -> Iterator[int | None]:
     """Opened here, not by the spawner: where it stands the name may not be there yet."""
-    if namespace is None:
+    if path is None:
         yield None
         return
-    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
@@ -414,6 +429,7 @@ def run(
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
     powers: Powers | None = None,
+    cgroup: Path | None = None,
 ) -> Completed:
     """Runs argv to its end, or to the deadline (`timed_out`). Raises MeasureFailed when it cannot be started."""
     with Process(
@@ -424,6 +440,7 @@ def run(
         directory=directory,
         environment=environment,
         powers=powers,
+        cgroup=cgroup,
     ) as process:
         return process.wait(timeout_s=timeout_s)
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from labctl.checks.base import CheckContext
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import Lab, Pair
+from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.trace import Movement, Unshown
 from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
@@ -190,6 +192,7 @@ class ScriptedLab:
         evidence: Sequence[Evidence] = (),
         state: DatapathState = NO_STATE,
         watch: ScriptedWatch = NOTHING_WATCHED,
+        has_daemon_set: bool | None = None,
     ) -> None:
         self.lab = lab
         self._targets = {target.name: target for target in targets}
@@ -198,6 +201,8 @@ class ScriptedLab:
         self._evidence = tuple(evidence)
         self._state = state
         self._watch = watch
+        self.statuses: tuple[NodeStatus, ...] = ()
+        self._has_daemon_set = has_daemon_set
 
     def target(self, name: str) -> Target:
         if name not in self._targets:
@@ -219,6 +224,15 @@ class ScriptedLab:
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         send()
         return self._evidence
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return tuple(one for one in self.statuses if one.node in nodes)
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return ()
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return self._has_daemon_set
 
     def datapath_state(self) -> DatapathState:
         return self._state

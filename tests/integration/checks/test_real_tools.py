@@ -17,8 +17,9 @@ import pytest
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing
 from labctl.checks.registry import all_checks
-from labctl.model.evidence import DatapathState, Evidence
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
+from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import (
     CheckParameters,
     IperfParameters,
@@ -27,6 +28,7 @@ from labctl.model.parameters import (
     TcpdumpParameters,
 )
 from labctl.model.result import CheckResult, Completed, Verdict
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role, Seen
 from labctl.path.sighting import TapDirection, Way, match_echo, sightings
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
@@ -102,6 +104,15 @@ class TwoNamespaces:
 
     def testimony(self, pair: Pair, send: object) -> tuple[Evidence, ...]:
         return ()
+
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        return ()
+
+    def services(self) -> tuple[NodeServices, ...]:
+        raise NotImplementedError("two namespaces have no Services")
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
 
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")

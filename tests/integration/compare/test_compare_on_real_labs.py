@@ -170,7 +170,7 @@ def parsed(run: StoredRun, directory: str, parameters: CheckParameters) -> Measu
     if isinstance(parameters, IperfParameters):
         return measured_iperf(client, parameters)
     assert isinstance(parameters, LatencyParameters)
-    return measured_sockperf(Exchange(client=client, server=server), parameters)
+    return measured_sockperf(Exchange(client=client, servers=(server,)), parameters)
 
 
 def parameters_of(run: StoredRun, side: str, check: str) -> CheckParameters:

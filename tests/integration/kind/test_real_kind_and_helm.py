@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
+from labctl.model.versions import Version
 from labctl.planning.show import as_script
 from labctl.providers.cilium.chart import read_chart
 from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.rendered import differences, parse_rendered, wrong_values
 from labctl.providers.cilium.values import helm_values
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.actions import RenderChart, VerifyChart
 from labctl.providers.kind.clusters import argv_inspect, parse_inspect
 from labctl.providers.kind.config import kind_config

@@ -9,21 +9,11 @@ from ipaddress import IPv4Address
 import pytest
 
 from labctl.checks.base import CheckContext
-from labctl.checks.service import (
-    Attempts,
-    Rules,
-    ServiceCheck,
-    ServiceLook,
-    Transfer,
-    argv_connections,
-    judge_service,
-    parse_connections,
-    parse_exchange,
-    parse_rules,
-    syn_filter,
-)
+from labctl.checks.server import Asked
+from labctl.checks.service import ServiceCheck, argv_connections, parse_connections, parse_exchange, syn_filter
+from labctl.checks.service_findings import Attempts
 from labctl.errors import MeasureFailed, ToolMissing
-from labctl.model.lab import CheckSpec, Lab, Service, ServiceProtocol, ServiceType
+from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Service, ServiceProtocol, ServiceType
 from labctl.model.parameters import ServiceParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.testing.labs import CLIENT, SERVER, example_lab
@@ -110,7 +100,7 @@ def test_a_service_translated_in_the_socket_passes_with_every_finding() -> None:
         "web: answered": f"3 of 3 connections to {VIP}:80 were answered by a pod",
         "web: translated in the socket": f"0 packets to {VIP}:80 left client's eth0",
         "web: backends": "of 3 connections arrived: server 3",
-        "web: netfilter": f"0 lines of iptables-legacy-save mention {VIP}",
+        "web: netfilter": "no line of iptables-legacy-save names the Service by its address, node port, name or chains",
         "web: peer's name": f"the client's socket reports its peer as {VIP}",
         "web: client's address": f"the backend saw the connection come from {CLIENT_IP}",
     }
@@ -145,7 +135,7 @@ def test_a_service_without_endpoints_fails_with_the_clients_own_words() -> None:
 def test_a_rule_with_the_address_fails() -> None:
     rules = f"#listed-by iptables-nft-save\n-A X -d {VIP}/32 -j Y\n-A X -d {VIP}0/32 -j Y\n-A X -d 1{VIP}/32 -j Y\n"
     result = run(lab_with(WEB), at_client=ARRIVED, at_server=ARRIVED, rules=rules)
-    assert "1 lines of iptables-nft-save mention" in result.reason
+    assert f"1 lines of iptables-nft-save name the Service: -A X -d {VIP}/32 -j Y" in result.reason
 
 
 def test_a_node_that_cannot_list_its_rules_is_an_error_not_a_pass() -> None:
@@ -195,74 +185,64 @@ def test_a_repeated_first_packet_is_one_connection() -> None:
     assert run(lab_with(WEB), at_client=ARRIVED, at_server=twice).verdict is Verdict.PASS
 
 
-def look(**changes: object) -> ServiceLook:
-    seen = ServiceLook(
-        service=replace(WEB, backends=("one", "two")),
-        client=CLIENT,
-        client_address=CLIENT_IP,
-        itself="",
-        attempts=Attempts(made=40, refused=40, others={}),
-        to_service_on_wire=0,
-        at_backends={"one": 19, "two": 21},
-        rules=Rules(listed_by=("iptables-legacy-save",), lines=()),
-        transfer=None,
-    )
-    return replace(seen, **changes)  # type: ignore[arg-type]
-
-
-def verdicts(seen: ServiceLook) -> dict[str, Verdict]:
-    return {one.name.removeprefix("web: "): one.verdict for one in judge_service(seen, replaces_kube_proxy=True)}
-
-
-def test_several_backends_share_the_connections() -> None:
-    assert set(verdicts(look()).values()) == {Verdict.PASS}
-    assert verdicts(look(at_backends={"one": 40, "two": 0}))["every backend"] is Verdict.FAIL
-    assert verdicts(look(at_backends={"one": 19, "two": 20}))["backends"] is Verdict.FAIL
-
-
-def test_too_few_connections_say_nothing_of_a_backend_that_got_none() -> None:
-    few = look(attempts=Attempts(made=3, refused=3, others={}), at_backends={"one": 3, "two": 0})
-    assert "every backend" not in verdicts(few)
-
-
-def test_a_client_that_is_a_backend_itself_keeps_its_own_connections_on_its_loopback() -> None:
-    own = look(service=replace(WEB, backends=(CLIENT, "two")), itself=CLIENT, at_backends={"two": 22})
-    assert verdicts(own)["backends"] is Verdict.PASS
-    sentence = next(one.sentence for one in judge_service(own, replaces_kube_proxy=True) if "backends" in one.name)
-    assert (
-        sentence == "of 40 connections arrived: two 22, client itself the other 18 (they stay on its loopback device)"
-    )
-
-
-def test_a_transfer_is_judged_where_there_was_one() -> None:
-    assert verdicts(look(transfer=Transfer(peer=VIP, seen_from=CLIENT_IP)))["peer's name"] is Verdict.PASS
-
-
 def test_every_connection_has_one_line() -> None:
     assert parse_connections(REFUSED * 2, 2) == Attempts(made=2, refused=2, others={})
     with pytest.raises(MeasureFailed, match="cannot be read"):
         parse_connections(REFUSED, 2)
 
 
-def test_rules_are_matched_by_the_whole_address() -> None:
-    assert parse_rules(f"#listed-by a\n{VIP}1\n{VIP}/32\n", VIP) == Rules(listed_by=("a",), lines=(f"{VIP}/32",))
-
-
 @pytest.mark.parametrize("text", ["", "{}", '{"start": {"connected": []}}', '{"start": 1}'])
 def test_output_of_iperf3_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(MeasureFailed):
-        parse_exchange(text, "Accepted connection from 1.2.3.4, port 1")
+        parse_exchange(text, "one", "Accepted connection from 1.2.3.4, port 1")
 
 
 def test_what_iperf3_says_of_its_failure_is_passed_on() -> None:
     failed = json.dumps({"start": {"connected": [{"remote_host": VIP}]}, "error": "control socket has closed"})
     with pytest.raises(MeasureFailed) as told:
-        parse_exchange(failed, "Accepted connection from 1.2.3.4, port 1")
+        parse_exchange(failed, "one", "Accepted connection from 1.2.3.4, port 1")
     assert told.value.cause == "control socket has closed"
 
 
 def test_the_commands_are_those_that_a_person_would_type() -> None:
-    assert argv_connections(WEB, 7)[3:] == ("sh", "7", VIP, "80")
-    assert syn_filter(CLIENT_IP, WEB) == (
-        f"tcp[tcpflags] & tcp-syn != 0 and src host {CLIENT_IP} and ((dst host {VIP} and dst port 80) or dst port 5205)"
+    asked = Asked(address=IPv4Address(VIP), port=80, listening={})
+    assert argv_connections(asked, 7)[3:] == ("sh", "7", VIP, "80")
+    assert syn_filter(asked, WEB) == (
+        f"tcp[tcpflags] & tcp-syn != 0 and ((dst host {VIP} and dst port 80) or dst port 5205)"
     )
+
+
+def test_a_service_as_the_server_is_the_one_that_is_asked() -> None:
+    lab = lab_with(WEB, replace(WEB, name="other", address=IPv4Address("10.96.0.12")))
+    to_service = Pair(client=CLIENT, server="web", placement=Placement.CROSS_NODE)
+    result = run(replace(lab, pairs=(to_service,)), at_client=ARRIVED, at_server=ARRIVED)
+    assert result.verdict is Verdict.PASS
+    assert {one.name.partition(":")[0] for one in result.findings} == {"web"}
+
+
+def test_without_backends_three_connections_are_enough_and_all_are_refused_at_once() -> None:
+    lab = lab_with(replace(WEB, backends=()))
+    to_service = Pair(client=CLIENT, server="web", placement=Placement.SAME_NODE)
+    said = "iperf3: error - unable to connect to server: Operation not permitted\n" * 3
+    result = run(replace(lab, pairs=(to_service,)), at_client=captured(), at_server=captured(), said=said)
+    assert result.verdict is Verdict.PASS
+    assert result.findings[0].sentence == f"3 connections to {VIP}:80 ended: 3 × Operation not permitted"
+
+
+@pytest.mark.parametrize(
+    ("service", "server", "why"),
+    [
+        (WEB, SERVER, ""),
+        (WEB, "web", ""),
+        (replace(WEB, backends=()), "web", ""),
+        (
+            replace(WEB, protocol=ServiceProtocol.UDP),
+            "web",
+            "this check makes TCP connections, and the Service has none",
+        ),
+        (WEB, "node2", "this check is about the way between two pods"),
+    ],
+)
+def test_what_it_is_for(service: Service, server: str, why: str) -> None:
+    pair = Pair(client=CLIENT, server=server, placement=Placement.CROSS_NODE)
+    assert ServiceCheck().unfit(lab_with(service), pair) == why

@@ -15,7 +15,8 @@ from labctl.checks.latency import LatencyCheck
 from labctl.checks.netfilter import NetfilterCheck, read_connections
 from labctl.checks.paced import parse_paced
 from labctl.checks.ping import PingCheck, judge_ping, measured_ping, parse_ping
-from labctl.checks.service import Attempts, parse_connections, parse_rules
+from labctl.checks.service import parse_connections
+from labctl.checks.service_findings import Attempts
 from labctl.checks.tcpdump import TcpdumpCheck
 from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import CheckSpec
@@ -396,13 +397,6 @@ def test_a_client_of_a_service_that_made_no_connection_is_an_error(line: str) ->
 def test_a_connection_that_came_to_nothing_is_the_networks() -> None:
     said = "iperf3: error - unable to connect to server: Connection timed out\n"
     assert parse_connections(said, 1) == Attempts(made=1, refused=0, others={"Connection timed out": 1})
-
-
-def test_rules_that_could_not_be_listed_are_no_empty_list() -> None:
-    text = "#listed-by iptables-legacy-save\n#failed iptables-nft-save\nCould not fetch rule set: Permission denied\n"
-    rules = parse_rules(text, "10.96.0.1")
-    assert rules.failed == ("iptables-nft-save: Could not fetch rule set: Permission denied",)
-    assert rules.listed_by == ("iptables-legacy-save",)
 
 
 @pytest.mark.parametrize("error", ["Too many open files", "Cannot assign requested address", "Cannot allocate memory"])

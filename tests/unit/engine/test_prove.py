@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from labctl.checks.base import Check, CheckContext
+from labctl.checks.mode import judge_mode
 from labctl.engine.events import CheckDone, Event, ModeProven, silent
-from labctl.engine.prove import judge_mode, one_pair_a_placement, prove, refuse_unless_proven
+from labctl.engine.prove import one_pair_a_placement, prove, refuse_unless_proven
 from labctl.errors import NotInForce
 from labctl.model.evidence import Evidence, ModeInForce, Silence, Standing
-from labctl.model.lab import CheckSpec, HostRouting, Lab, Pair, Placement
+from labctl.model.lab import CheckSpec, Fallback, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.networks.cilium.expected import expected_for
@@ -261,3 +262,20 @@ def test_the_proof_uses_the_scenarios_own_parameters_and_keeps_the_raw_capture()
     lab = example_lab(checks=[own])
     prove({"tcpdump": Captures(shown=HostRouting.LEGACY)}, ScriptedLab(lab, []), sinks, silent)
     assert sinks("proof-client-server").files == {"capture": str(own.parameters).encode()}
+
+
+def test_a_fallback_that_is_allowed_is_proven_for_the_mode_that_was_found() -> None:
+    fallback = Fallback(reason="masquerading is done by iptables", remedy="--set datapath.masquerade=bpf")
+    against_what_comes_of_it = piece(True, {"hostRouting": "legacy"})
+    mode = judge_mode("example", ASKED, (against_what_comes_of_it,), (result(),), fallback)
+    assert mode.proven
+    assert (mode.asked["hostRouting"], mode.found["hostRouting"]) == ("bpf", "legacy")
+    assert mode.fallback == fallback
+    assert mode.standing is Standing.IN_FORCE
+    assert mode.aspects()["hostRouting"] is Standing.NOT_IN_FORCE
+
+
+def test_the_evidence_of_a_lab_that_fell_back_is_held_against_what_comes_of_it() -> None:
+    lab = replace(example_lab(host_routing=HostRouting.BPF), fallback=Fallback(reason="why", remedy="so"))
+    assert (lab.datapath.host_routing, lab.in_force.host_routing) == (HostRouting.BPF, HostRouting.LEGACY)
+    assert expected_for(lab, lab.pairs[0], packets=3).host_routing is HostRouting.LEGACY

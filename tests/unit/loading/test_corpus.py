@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import ScenarioInvalid, UsageError
-from labctl.loading import load_scenario, validate_files
+from labctl.loading import load_scenario, scenario_names, validate_files
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 VALID = sorted((CORPUS / "valid").glob("*.yaml"))
@@ -20,7 +20,8 @@ def _ids(file: Path) -> str:
 
 @pytest.mark.parametrize("file", VALID, ids=_ids)
 def test_a_valid_file_has_no_problem(file: Path) -> None:
-    assert [str(problem) for problem in validate_files([file.relative_to(CORPUS)], start=CORPUS)] == []
+    found = validate_files([file.relative_to(CORPUS)], start=CORPUS)
+    assert [str(problem) for problem in found if not problem.is_warning] == []
 
 
 @pytest.mark.parametrize("file", INVALID, ids=_ids)
@@ -53,7 +54,7 @@ def test_an_unknown_name_is_a_usage_error_with_a_suggestion_and_the_list() -> No
     assert caught.value.lines() == (
         "error: there is no scenario 'legasy'",
         "  why: looked in scenarios/",
-        "  try: did you mean 'legacy'? there are: bpf, bpf-native, legacy, legacy-native",
+        f"  try: did you mean 'legacy'? there are: {', '.join(scenario_names(checkout))}",
     )
 
 

@@ -28,14 +28,15 @@ PARSER_ONLY = {
     "Not A Name", "bpf-masquerade-without-replacement", "bpf-with-iptables-masquerade", "bpf-without-replacement",
     "check-duplicate-name", "check-rate-for-tcp", "cidr-of-loopback", "cidr-with-host-bits", "compare-unknown-check",
     "duplicate-node", "duplicate-pair", "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
-    "extends-itself", "extends-unknown", "false-placement", "fault-that-cannot-show", "mtu-too-small-for-vxlan",
+    "extends-itself", "extends-unknown", "false-placement", "fallback-that-does-not-start",
+    "fault-that-cannot-show", "mtu-too-small-for-vxlan",
     "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
     "ping-faster-than-ping",
     "pod-cidr-too-small", "pod-named-like-a-node", "pod-on-misspelt-node", "pod-on-unknown-node", "reserved-name",
     "service-cidr-too-small", "site-as-parent", "underlay-too-small",
     "service-named-twice", "service-node-port-missing", "service-node-port-of-cluster-ip", "service-node-port-twice",
     "service-of-unknown-pod", "service-that-begins-with-a-digit", "service-that-no-label-says",
-    "service-that-selects-nobody", "service-with-backends-and-selector", "service-with-one-backend-twice",
+    "service-with-backends-and-selector", "service-with-one-backend-twice",
     "service-without-backends", "services-without-room",
 }  # fmt: skip
 

@@ -84,3 +84,22 @@ def test_settings_laid_over_a_lab_win_key_by_key_and_none_takes_away(lab: Lab) -
     )
     assert after.settings == {"cilium": {"version": "1.13.12"}, "kindCluster": {"pull": False}}
     assert after.digest == digest_of(after) != before.digest
+
+
+def test_an_address_that_is_said_is_taken_and_the_others_go_round_it(tmp_path: Path) -> None:
+    text = (CORPUS / "valid" / "services.yaml").read_text(encoding="utf-8")
+    chosen = text.replace("{name: dns,", "{name: dns, clusterIP: 10.96.0.11,")
+    (tmp_path / "own.yaml").write_text(chosen, encoding="utf-8")
+    services = resolve(load_scenario(tmp_path / "own.yaml", start=tmp_path)).services
+    assert [str(service.address) for service in services] == ["10.96.0.12", "10.96.0.11", "10.96.0.13"]
+
+
+def test_a_service_whose_selector_fits_no_pod_is_allowed_with_a_warning_at_its_place() -> None:
+    scenario = load_scenario("valid/service-without-backends.yaml", start=CORPUS)
+    assert [service.backends for service in resolve(scenario).services] == [()]
+    (warning,) = scenario.warnings
+    assert (warning.line, warning.column, warning.path) == (13, 37, "services[0].selector")
+    assert str(warning) == (
+        "valid/service-without-backends.yaml:13:37: services[0].selector: warning: no pod has these labels, so every "
+        "connection to the Service is refused (allowed: {app: client}, {app: web, tier: a}, {app: web, tier: b})"
+    )

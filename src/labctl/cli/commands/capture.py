@@ -22,6 +22,7 @@ from labctl.units import NANO
 
 if TYPE_CHECKING:
     from labctl.engine.capture import Batch, Ended, Limits, Source
+    from labctl.model.lab import Lab
 
 API = "labctl/v1"
 _LIVE_SNAP, _FILE_SNAP = 320, 262_144
@@ -124,7 +125,9 @@ def command(
             else:
                 from labctl.engine.capture_file import CaptureFile
 
-                with CaptureFile(file, chosen, sources, expression=expression, snap_byte=snap_byte) as writing:
+                with CaptureFile(
+                    file, chosen, sources, expression=expression, snap_byte=snap_byte, comment=_comments(open_lab.lab)
+                ) as writing:
                     ended, seen = capture(
                         stream, limits, both(writing.write, watched.watch), end.asked, immediate=False
                     )
@@ -143,6 +146,15 @@ def _reader_may_go() -> Iterator[None]:
         yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _comments(lab: Lab) -> Callable[[bytes], str] | None:
+    """What the packets of a file are annotated with: which Service is in them, before and after its translation."""
+    if not lab.services:
+        return None
+    from labctl.path.service_names import ServiceNames
+
+    return ServiceNames(lab).comment
 
 
 class Printer:

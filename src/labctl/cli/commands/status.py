@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
 from labctl.errors import Interrupted, LabError, NotInForce
 
+if TYPE_CHECKING:  # typing only: keeps `labctl --help` fast
+    from labctl.model.node_status import NodeStatus
+
 
 @click.command("status")
 @click.argument("lab")
@@ -18,24 +22,31 @@ from labctl.errors import Interrupted, LabError, NotInForce
 @click.option(
     "--datapath", is_flag=True, help="Also the programs on every device and the maps' entries; sends no packets."
 )
+@click.option("--cilium", is_flag=True, help="Every line of cilium status --verbose for each node, with its proof.")
 @as_json
-def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
+def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: bool) -> int:
     """What LAB is made of, and which mode is in force, with the evidence. Sends a few echo requests to find out.
 
     With --datapath: which program is attached to which hook of which device, its counters, and the entries of the maps,
     with the command that shows each by hand. It then sends no packets, so that the counters do not change.
 
+    With --cilium: each node in the words and order of cilium status --verbose, on every provider. A line says what
+    shows it; one that has no counterpart reads "not on netns".
+
     Exit code 1 when something of the lab is missing, 4 when the mode in force is not the one that was asked for.
     """
     from labctl import app
     from labctl.engine.prove import prove
+    from labctl.model.pod_network import NetworkType
+    from labctl.report.cilium_status import cilium_block, cilium_record, cilium_view
     from labctl.report.datapath import datapath_record, datapath_tables
-    from labctl.report.terminal import status_record, status_table
+    from labctl.report.terminal import status_head, status_record, status_table
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
     found, running, provider = find_running(lab)
     mode = state = None
+    statuses: tuple[NodeStatus, ...] = ()
     is_planned = False
     with interruptible(), Progress(quiet=True) as progress:
         try:
@@ -46,6 +57,12 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
                     state = open_lab.datapath_state()
                 elif not no_proof:
                     mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
+                if cilium:
+                    statuses = open_lab.node_statuses([node.name for node in found.nodes], mode)
+                elif not (datapath or no_proof or as_json) and found.pod_network.type is NetworkType.CILIUM:
+                    with suppress(LabError):  # the proof above says what cannot be read
+                        names = [node.name for node in found.nodes if found.pods_on(node.name)]
+                        statuses = open_lab.node_statuses(names[:1], mode)
         except LabError as failed:
             if datapath or not no_proof or isinstance(failed, Interrupted):
                 raise
@@ -57,9 +74,16 @@ def command(lab: str, no_proof: bool, datapath: bool, as_json: bool) -> int:
     }
     if as_json:
         record = status_record(found, mode, **about)
-        emit_json({**record, "datapath": datapath_record(state)} if state is not None else record)
+        more = {"datapath": datapath_record(state)} if state is not None else {}
+        emit_json({**record, **more, **({"cilium": cilium_record(statuses)} if cilium else {})})
     else:
-        parts = [*status_table(found, mode, **about)]
+        if cilium:
+            head = status_head(found, mode, statement=provider.statements(found)[0], missing=running.missing)
+            parts = [*head, *cilium_view(statuses)]
+        else:
+            parts = [*status_table(found, mode, **about)]
+        if statuses and not cilium:
+            parts += cilium_block(statuses[0], found.name)
         show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))
     if mode is not None and not mode.proven:
         return NotInForce.exit_code

@@ -18,9 +18,8 @@ from labctl.cli.reports import require_place, show_trace, trace_exit_code
 @click.option(
     "--protocol",
     type=click.Choice(("icmp", "tcp", "udp")),
-    default="icmp",
-    show_default=True,
-    help="An ICMP echo; a TCP SYN or a UDP datagram to a closed port of SERVER, which answers it.",
+    help="An ICMP echo (the default); a TCP SYN or a UDP datagram to a closed port of SERVER, which answers it. To a "
+    "Service: what it takes, at its port.",
 )
 @click.option("--count", type=int, default=1, show_default=True, metavar="N", help="How many packets to send.")
 @click.option(
@@ -36,7 +35,7 @@ def command(
     lab: str,
     client: str,
     server: str,
-    protocol: str,
+    protocol: str | None,
     count: int,
     html: Path | None,
     no_run: bool,
@@ -47,7 +46,7 @@ def command(
     their path, and shows for each hop what moved the packet there, as it was observed. Exits with 1 when a packet is
     lost or takes a different path than the mode that was asked for. The captures are kept in a run directory;
     `labctl report last` shows the trace again."""
-    from labctl.engine.trace import marked_packets, pair_between, trace
+    from labctl.engine.trace import marked_packets, pair_between, protocol_for, trace
     from labctl.model.trace import ProbeProtocol
     from labctl.system.signals import interruptible
 
@@ -55,7 +54,7 @@ def command(
         require_place(html)
     found, provider = find_lab(lab)
     pair = pair_between(found, client, server)
-    wanted = ProbeProtocol(protocol)
+    wanted = protocol_for(found, pair) if protocol is None else ProbeProtocol(protocol)
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
     if no_run:
         with interruptible(), provider.open(found) as open_lab:

@@ -9,6 +9,7 @@ import click
 from labctl.cli.options import as_json, load_lab, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
+from labctl.codec import plain
 from labctl.model.lab import EndpointKind, Lab
 
 
@@ -34,12 +35,13 @@ def command(
 
     Running it again for the same lab changes nothing. A failure or Ctrl-C undoes everything. With real Cilium the mode
     in force is proven at the end: if it is not the one asked for, the exit code is 4 and the lab stays up for
-    inspection.
+    inspection. A scenario with allowFallback: true takes Legacy where BPF host routing cannot be had.
     """
     from labctl import app
     from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.prove import arrived, refuse_fallback
     from labctl.report.json import mode_record
+    from labctl.report.sentences import log_text
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
@@ -52,6 +54,7 @@ def command(
         outcome = up(chosen, lab, progress, retain=retain)
         found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
+        fallback = found.lab.fallback
         emit_json(
             {
                 "apiVersion": "labctl/v1",
@@ -66,6 +69,7 @@ def command(
                 "addresses": {pod.name: str(pod.address) for pod in found.lab.pods},
                 "modeInForce": None if found.mode is None else mode_record(None, found.mode),
             }
+            | ({} if fallback is None else {"fallback": plain(fallback)})
         )
         refuse_fallback(found)
         return
@@ -78,6 +82,9 @@ def command(
     if found.mode is not None:
         said = ", ".join(f"{key} {value}" for key, value in found.mode.found.items())
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
+    if (fallback := found.lab.fallback) is not None:
+        say(f"asked for BPF host routing, and allowed to fall back: it runs Legacy, since {fallback.reason}")
+        say(log_text(fallback))
     emit("\n".join(next_things(found.lab)))
 
 

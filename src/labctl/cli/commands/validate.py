@@ -8,6 +8,7 @@ import click
 
 from labctl.cli.options import all_overrides, as_json, provider_option, set_option, trust_option
 from labctl.cli.output import emit, emit_json, tell, wrapped
+from labctl.errors import Problem
 
 
 @click.command("validate")
@@ -21,34 +22,27 @@ def command(
 ) -> int:
     """Check scenario files (names or paths): every problem at once, with its location.
 
-    What the scenario's provider, or the one of --provider, cannot build is a problem too.
+    What the scenario's provider, or the one of --provider, cannot build is a problem too. What is allowed and seldom
+    meant is a warning, and the file is valid.
     """
     from labctl import app
     from labctl.loading import validate_files
 
-    problems = validate_files(files, overrides=all_overrides(provider, overrides), refuse=app.refuse, trust=trust)
+    found = validate_files(files, overrides=all_overrides(provider, overrides), refuse=app.refuse, trust=trust)
+    problems = tuple(problem for problem in found if not problem.is_warning)
+    warnings = tuple(problem for problem in found if problem.is_warning)
     if as_json:
         emit_json(
             {
                 "apiVersion": "labctl/v1",
                 "kind": "Validation",
                 "valid": not problems,
-                "problems": [
-                    {
-                        "file": p.file,
-                        "line": p.line,
-                        "column": p.column,
-                        "path": p.path,
-                        "message": p.message,
-                        "allowed": p.allowed,
-                        "suggestion": p.suggestion,
-                    }
-                    for p in problems
-                ],
+                "problems": [_record(problem) for problem in problems],
+                "warnings": [_record(warning) for warning in warnings],
             }
         )
     else:
-        for problem in problems:
+        for problem in found:
             tell(wrapped(str(problem), sys.stderr))
         if not problems:
             emit(f"{len(files)} files are valid" if len(files) > 1 else f"{files[0]} is valid")
@@ -59,3 +53,15 @@ def command(
             said = f"{count} in {where}; docs/scenario.md explains every key"
             tell(wrapped(said, sys.stderr))
     return 2 if problems else 0
+
+
+def _record(problem: Problem) -> dict[str, object]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "path": problem.path,
+        "message": problem.message,
+        "allowed": problem.allowed,
+        "suggestion": problem.suggestion,
+    }

@@ -5,6 +5,13 @@
 // linux/bpf.h of kernel 6.0 made the key longer; a 5.10 kernel takes only its own size, newer ones take both.
 #define TUNNEL_KEY_BYTES 28
 
+// Several programs of the objects with Services forward and tunnel in several places: there it is one function each.
+#ifdef SERVICES
+#define SHARED __noinline
+#else
+#define SHARED __always_inline
+#endif
+
 // To a pod of this node: one hop less, the lxc's MAC as source. Legacy sends it out of the lxc, where captures see it;
 // BPF host routing moves it to the pod's eth0 at once (only possible at ingress), where the lxc never sees it.
 static __always_inline int deliver(struct __sk_buff *skb, const struct config *config, struct outcome *outcome,
@@ -71,8 +78,8 @@ static __always_inline __be32 tunnel_endpoint_of(__be32 address)
 }
 
 // The packet itself stays as it is; the envelope's VNI is the sender's identity.
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct config *config, struct outcome *outcome,
-				       __be32 node, __u32 identity)
+static SHARED int encapsulate(struct __sk_buff *skb, const struct config *config, struct outcome *outcome,
+			      __be32 node, __u32 identity)
 {
 	struct bpf_tunnel_key key = {};
 
@@ -106,9 +113,9 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct config *c
 }
 #endif
 
-#if defined(HOST_ROUTING_BPF) && defined(ENCAPSULATION_NATIVE)
+#if (defined(HOST_ROUTING_BPF) && defined(ENCAPSULATION_NATIVE)) || defined(SERVICES)
 // What the stack would do, without the stack: the kernel's routes decide, its neighbour table gives the MAC.
-static __always_inline int forward(struct __sk_buff *skb, const struct config *config, struct outcome *outcome)
+static SHARED int forward(struct __sk_buff *skb, const struct config *config, struct outcome *outcome)
 {
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next_hop = {};

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // The datapath of labctl's netns provider: tc programs with the names, hooks and helpers of Cilium's. It is not Cilium.
 //
-// One source gives four objects: HOST_ROUTING_LEGACY or HOST_ROUTING_BPF, with ENCAPSULATION_VXLAN or
-// ENCAPSULATION_NATIVE. As in Cilium the mode is decided when compiling; what differs from node to node is in the maps.
+// One source gives eight objects: HOST_ROUTING_LEGACY or HOST_ROUTING_BPF, with ENCAPSULATION_VXLAN or
+// ENCAPSULATION_NATIVE, and each of them with SERVICES, too. As in Cilium the mode is decided when compiling; what differs
+// from node to node is in the maps.
 // What every tap sees of these programs is held against packets recorded on a real cluster: docs/datapath.md.
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,6 +25,9 @@
 #if defined(ENCAPSULATION_VXLAN) == defined(ENCAPSULATION_NATIVE)
 #error "define one of ENCAPSULATION_VXLAN and ENCAPSULATION_NATIVE"
 #endif
+#if defined(KUBE_PROXY) && defined(HOST_ROUTING_BPF)
+#error "BPF host routing goes past the netfilter that kube-proxy's rules are in"
+#endif
 
 #define AF_INET 2
 #define ICMP_ECHOREPLY 0
@@ -44,6 +48,10 @@
 #include "arp.h"
 #include "deliver.h"
 #include "snat.h"
+#ifdef SERVICES
+#include "lb.h"
+#endif
+#include "kube_proxy.h"
 
 char _license[] SEC("license") = "GPL"; // the kernel asks for it before it lends some of its helpers
 
@@ -76,11 +84,32 @@ static __always_inline void busy_wait(__u64 delay_ns)
 			break;
 }
 
+#ifdef SERVICES
+#include "socket.h"
+#include "nodeport.h"
+#endif
+
 static __always_inline void note_addresses(struct outcome *outcome, const struct iphdr *ip)
 {
 	outcome->source = ip->saddr;
 	outcome->destination = ip->daddr;
 	outcome->ttl = ip->ttl;
+}
+
+// Delivers to a pod of this node what came from elsewhere; an answer of a Service that the pod's packets are translated
+// for gets the Service's address back first.
+static __always_inline int arrive(struct __sk_buff *skb, const struct config *config, struct outcome *outcome,
+				  const struct endpoint *receiver, bool at_ingress)
+{
+#ifdef SERVICES
+	if (config->flags & FLAG_PACKET_LB) {
+		int balanced = balance(skb, outcome, 0, 0);
+
+		if (balanced > LB_REPLY)
+			return drop(skb, config, outcome, balanced);
+	}
+#endif
+	return deliver(skb, config, outcome, receiver, at_ingress);
 }
 
 // lxc, ingress: what a pod sends.
@@ -121,9 +150,35 @@ int cil_from_container(struct __sk_buff *skb)
 			return drop(skb, config, &outcome, reason);
 	}
 
+#ifdef SERVICES
+	int balanced = LB_NONE;
+
+	if (config->flags & (FLAG_PACKET_LB | FLAG_NODEPORT)) {
+		__u32 begins = config->flags & FLAG_PACKET_LB ? BALANCE_BEGINS : 0;
+
+		balanced = balance(skb, &outcome, begins | BALANCE_FROM_INSIDE, 0);
+		if (balanced == DROP_NO_BACKEND)
+			return refuse_connection(skb, config, &outcome);
+		if (balanced > LB_REPLY)
+			return drop(skb, config, &outcome, balanced);
+		ip = ipv4_header(skb);
+		if (!ip)
+			return drop(skb, config, &outcome, DROP_INVALID);
+		destination = ip->daddr;
+	}
+#endif
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
+#ifdef KUBE_PROXY
+	if (receiver && answers_translated(skb))
+		return to_stack(skb, config, &outcome);
+#endif
 	if (receiver)
 		return deliver(skb, config, &outcome, receiver, true);
+#ifdef SERVICES
+	// The answer of a NodePort goes back to where the request came from, past the stack in both modes.
+	if (balanced == LB_REPLY)
+		return forward(skb, config, &outcome);
+#endif
 	if (destination == config->node_address || destination == config->router_address)
 		return to_stack(skb, config, &outcome);
 #ifdef ENCAPSULATION_VXLAN
@@ -159,9 +214,12 @@ int cil_from_host(struct __sk_buff *skb)
 		return drop(skb, config, &outcome, DROP_INVALID);
 	note_addresses(&outcome, ip);
 	destination = ip->daddr;
+#ifdef KUBE_PROXY
+	note_translated(skb);
+#endif
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
 	if (receiver)
-		return deliver(skb, config, &outcome, receiver, false);
+		return arrive(skb, config, &outcome, receiver, false);
 	if (destination == config->node_address || destination == config->router_address)
 		return finish(skb, config, &outcome, VERDICT_PASS, TC_ACT_OK);
 #ifdef ENCAPSULATION_VXLAN
@@ -217,6 +275,17 @@ int cil_from_netdev(struct __sk_buff *skb)
 	if (!ip)
 		return drop(skb, config, &outcome, DROP_INVALID);
 	note_addresses(&outcome, ip);
+#ifdef SERVICES
+	if ((config->flags & FLAG_NODEPORT) && ip->daddr == config->node_address) {
+		int action = at_nodeport(skb, config, &outcome);
+
+		if (action != NOT_A_NODEPORT)
+			return action;
+		ip = ipv4_header(skb);
+		if (!ip)
+			return drop(skb, config, &outcome, DROP_INVALID);
+	}
+#endif
 	if ((config->flags & FLAG_MASQUERADE) && ip->daddr == config->node_address) {
 		int reason = unmasquerade(skb, config);
 
@@ -233,7 +302,7 @@ int cil_from_netdev(struct __sk_buff *skb)
 	struct endpoint *receiver = bpf_map_lookup_elem(&endpoints, &destination);
 
 	if (receiver)
-		return deliver(skb, config, &outcome, receiver, true);
+		return arrive(skb, config, &outcome, receiver, true);
 #endif
 	// Legacy leaves pods' packets to the stack, so that netfilter and conntrack see them.
 	return finish(skb, config, &outcome, VERDICT_TO_STACK, TC_ACT_OK);
@@ -256,6 +325,11 @@ int cil_to_netdev(struct __sk_buff *skb)
 	if (!ip)
 		return drop(skb, config, &outcome, DROP_INVALID);
 	note_addresses(&outcome, ip);
+#ifdef SERVICES
+	// As recorded: masquerading in eBPF does not know what to do with an ICMP error of the datapath itself.
+	if ((config->flags & FLAG_MASQUERADE) && skb->mark == MARK_NO_BACKEND)
+		return drop(skb, config, &outcome, DROP_UNKNOWN_ICMP_CODE);
+#endif
 	if (config->flags & FLAG_MASQUERADE) {
 		int reason = masquerade(skb, config);
 
@@ -293,8 +367,23 @@ int cil_from_overlay(struct __sk_buff *skb)
 		return drop(skb, config, &outcome, DROP_INVALID_IDENTITY);
 	destination = ip->daddr;
 	receiver = bpf_map_lookup_elem(&endpoints, &destination);
+#ifdef KUBE_PROXY
+	if (receiver && answers_translated(skb)) {
+		// The frame inside has a pod's device as destination: the stack would call it someone else's.
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return finish(skb, config, &outcome, VERDICT_TO_STACK, TC_ACT_OK);
+	}
+#endif
 	if (receiver)
-		return deliver(skb, config, &outcome, receiver, true);
+		return arrive(skb, config, &outcome, receiver, true);
+#ifdef SERVICES
+	if ((config->flags & FLAG_NODEPORT) && destination == config->router_address) {
+		int action = answer_of_nodeport(skb, config, &outcome);
+
+		if (action != NOT_A_NODEPORT)
+			return action;
+	}
+#endif
 	return to_host(skb, config, &outcome);
 }
 

@@ -11,20 +11,29 @@ struct outcome {
 	__u8 program;
 	__u8 verdict;
 	__u8 ttl; // as the packet came; 0 when it is not IPv4
+#ifdef SERVICES
+	__be16 source_port; // as the packet came, where a Service translated it
+	__be16 destination_port;
+#endif
 };
 
-static __always_inline void count(struct __sk_buff *skb, __u8 program, __u8 verdict)
+static __always_inline void count_bytes(__u32 ifindex, __u8 program, __u8 verdict, __u32 bytes)
 {
-	struct metric_key key = {.ifindex = skb->ifindex, .program = program, .verdict = verdict};
-	struct metric first = {.packets = 1, .bytes = skb->len};
+	struct metric_key key = {.ifindex = ifindex, .program = program, .verdict = verdict};
+	struct metric first = {.packets = 1, .bytes = bytes};
 	struct metric *metric = bpf_map_lookup_elem(&metrics, &key);
 
 	if (likely(metric)) {
 		metric->packets++;
-		metric->bytes += skb->len;
+		metric->bytes += bytes;
 	} else {
 		bpf_map_update_elem(&metrics, &key, &first, BPF_ANY);
 	}
+}
+
+static __always_inline void count(struct __sk_buff *skb, __u8 program, __u8 verdict)
+{
+	count_bytes(skb->ifindex, program, verdict, skb->len);
 }
 
 static __always_inline bool is_traced(const struct config *config, __be32 source, __be32 destination)
@@ -74,6 +83,9 @@ static __noinline int tell(struct event *event, struct __sk_buff *skb, const str
 	event->icmp_type = 0;
 	event->encapsulated = seen->encapsulated;
 	event->unused = 0;
+	event->unused_too = 0;
+	event->original_source_port = 0;
+	event->original_destination_port = 0;
 	event->cpu = (__u16)bpf_get_smp_processor_id();
 	event->source_port = 0;
 	event->destination_port = 0;
@@ -87,6 +99,12 @@ static __noinline int tell(struct event *event, struct __sk_buff *skb, const str
 		event->source_port = seen->transport.source;
 		event->destination_port = seen->transport.destination;
 	}
+#ifdef SERVICES
+	if (!seen->encapsulated) {
+		event->original_source_port = outcome->source_port;
+		event->original_destination_port = outcome->destination_port;
+	}
+#endif
 	return 0;
 }
 
@@ -140,8 +158,8 @@ static __always_inline int finish(struct __sk_buff *skb, const struct config *co
 	return action;
 }
 
-static __always_inline int drop(struct __sk_buff *skb, const struct config *config, struct outcome *outcome,
-				__u8 reason)
+// Once in an object, not at each of its many callers: few packets come here.
+static __noinline int drop(struct __sk_buff *skb, const struct config *config, struct outcome *outcome, __u32 reason)
 {
-	return finish(skb, config, outcome, reason, TC_ACT_SHOT);
+	return finish(skb, config, outcome, (__u8)reason, TC_ACT_SHOT);
 }

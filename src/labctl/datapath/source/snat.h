@@ -3,10 +3,18 @@
 //
 // Ports and ICMP ids of masqueraded packets are 32768 and up. A port in that range is kept while nobody else has it.
 // The node's own connections from that range are recorded too, so that no pod is given a port which the node uses.
+//
+// A mapping has two entries, one a direction, which live as long as their connection is used (lifetime.h). One whose time
+// is up is none: its port is free. What takes it away is the next mapping that needs the port, and every new mapping looks
+// at the oldest few; nothing else does while no connections begin, but labctl when it reads the table.
 #pragma once
 
+#include "lifetime.h"
+
 #define NAT_FIRST_PORT 32768
-#define NAT_ATTEMPTS 16
+#define NAT_ATTEMPTS 32
+#define NAT_COLLECTED 4
+#define NO_ROOM (-7) // E2BIG: a hash map that is full
 
 #define ICMP_CHECKSUM_OFFSET 2
 #define ICMP_ID_OFFSET 4
@@ -60,45 +68,145 @@ static __always_inline int rewrite(struct __sk_buff *skb, __u8 protocol, __u32 t
 	return bpf_skb_store_bytes(skb, address_at, &address, sizeof(address), 0) ? DROP_WRITE : 0;
 }
 
-// The mapping of an outgoing flow: the one it has, or a new one. `out` must be a SNAT_OUT key.
-static __always_inline int mapping_of(const struct snat_key *out, __be32 node_address, struct snat_entry *mapping)
+static __always_inline void way_back(const struct snat_key *out, __be32 node_address, __be16 port, struct snat_key *in)
 {
-	struct snat_entry *known = bpf_map_lookup_elem(&snat, out);
-	struct snat_key in = {
-		.source = out->destination,
-		.destination = node_address,
-		.source_port = out->destination_port,
-		.protocol = out->protocol,
-		.direction = SNAT_IN,
-	};
-	struct snat_entry back = {.address = out->source, .port = out->source_port};
-	__u16 port = bpf_ntohs(out->source_port);
-	int attempt;
+	__builtin_memset(in, 0, sizeof(*in));
+	in->source = out->destination;
+	in->destination = node_address;
+	in->source_port = out->destination_port;
+	in->destination_port = port;
+	in->protocol = out->protocol;
+	in->direction = SNAT_IN;
+}
 
-	if (likely(known)) {
-		*mapping = *known;
-		in.destination_port = known->port;
-		// Keeps the way back as young as the way out; makes it anew if it was the oldest of a full map.
-		if (likely(bpf_map_lookup_elem(&snat, &in)))
-			return 0;
-		back.created_ns = known->created_ns;
-		return bpf_map_update_elem(&snat, &in, &back, BPF_NOEXIST) ? DROP_NAT_NO_PORT : 0;
+static __always_inline void way_out(const struct snat_key *in, const struct snat_entry *entry, struct snat_key *out)
+{
+	__builtin_memset(out, 0, sizeof(*out));
+	out->source = entry->address;
+	out->destination = in->source;
+	out->source_port = entry->port;
+	out->destination_port = in->source_port;
+	out->protocol = in->protocol;
+	out->direction = SNAT_OUT;
+}
+
+// Both entries of a mapping as young as its last packet, and in the same state: at most once a second, unless the state
+// changes. `other` is the key of the entry of the other direction.
+static __noinline int keep_mapping(const struct snat_key *key, struct snat_entry *entry, const struct snat_key *other,
+				   __u64 now, __u8 tcp_flags)
+{
+	bool is_reply = key->direction == SNAT_IN;
+	__u16 before = entry->state, state = before;
+	struct snat_entry *back;
+	__u64 expires;
+
+	if ((tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !is_reply && is_closing(key->protocol, state))
+		state = 0; // the same ports again, for another connection
+	if (is_reply)
+		state |= FLOW_REPLIED;
+	if (tcp_flags & TCP_FIN)
+		state |= is_reply ? FLOW_REPLY_FIN : FLOW_REQUEST_FIN;
+	if (tcp_flags & TCP_RST)
+		state |= FLOW_RESET;
+	expires = now + lifetime_of(key->protocol, state);
+	if (likely(state == before && expires < entry->expires_ns + REFRESH_NS))
+		return 0;
+	entry->state = state;
+	entry->expires_ns = expires;
+	back = bpf_map_lookup_elem(&snat, other);
+	if (back) {
+		back->state = state;
+		back->expires_ns = expires;
 	}
-	back.created_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+// Looks at the oldest few mappings and removes those whose time is up; the others go to the end of the queue.
+static __noinline int collect_mappings(__be32 node_address, __u64 now)
+{
+	struct snat_key out, in;
+	struct snat_entry *entry;
+	int number;
+
+#pragma clang loop unroll(disable)
+	for (number = 0; number < NAT_COLLECTED; number++) {
+		if (bpf_map_pop_elem(&snat_queue, &out))
+			break;
+		entry = bpf_map_lookup_elem(&snat, &out);
+		if (!entry)
+			continue;
+		if (now < entry->expires_ns) {
+			bpf_map_push_elem(&snat_queue, &out, 0);
+			continue;
+		}
+		way_back(&out, node_address, entry->port, &in);
+		bpf_map_delete_elem(&snat, &in);
+		bpf_map_delete_elem(&snat, &out);
+	}
+	return 0;
+}
+
+// A new mapping: the flow's own port, or a random one that nobody has. 0, or the reason to drop the packet for.
+static __noinline int begin_mapping(const struct snat_key *out, __be32 node_address, __u64 now,
+				    struct snat_entry *mapping)
+{
+	struct snat_entry back = {.created_ns = now, .address = out->source, .port = out->source_port};
+	__u16 port = bpf_ntohs(out->source_port);
+	struct snat_entry *taken;
+	struct snat_key in, old;
+	int attempt, refused = 0;
+
+	back.expires_ns = now + lifetime_of(out->protocol, 0);
+#pragma clang loop unroll(disable)
 	for (attempt = 0; attempt < NAT_ATTEMPTS; attempt++) {
 		if (attempt || port < NAT_FIRST_PORT)
 			port = NAT_FIRST_PORT | (bpf_get_prandom_u32() & 0x7fff);
-		in.destination_port = bpf_htons(port);
-		if (!bpf_map_update_elem(&snat, &in, &back, BPF_NOEXIST)) {
-			mapping->created_ns = back.created_ns;
-			mapping->address = node_address;
-			mapping->port = in.destination_port;
-			mapping->unused = 0;
-			bpf_map_update_elem(&snat, out, mapping, BPF_ANY);
-			return 0;
+		way_back(out, node_address, bpf_htons(port), &in);
+		taken = bpf_map_lookup_elem(&snat, &in);
+		if (taken) {
+			if (now < taken->expires_ns)
+				continue;
+			way_out(&in, taken, &old);
+			bpf_map_delete_elem(&snat, &old);
+			bpf_map_delete_elem(&snat, &in);
 		}
+		refused = bpf_map_update_elem(&snat, &in, &back, BPF_NOEXIST);
+		if (refused == NO_ROOM)
+			return DROP_NAT_FULL;
+		if (refused)
+			continue; // another CPU took it
+		*mapping = back;
+		mapping->address = node_address;
+		mapping->port = bpf_htons(port);
+		if (bpf_map_update_elem(&snat, out, mapping, BPF_ANY)) {
+			bpf_map_delete_elem(&snat, &in);
+			return DROP_NAT_FULL;
+		}
+		bpf_map_push_elem(&snat_queue, out, 0);
+		return 0;
 	}
 	return DROP_NAT_NO_PORT;
+}
+
+// The mapping of an outgoing flow: the one it has, or a new one. `out` must be a SNAT_OUT key.
+static __always_inline int mapping_of(const struct snat_key *out, __be32 node_address, __u8 tcp_flags,
+				      struct snat_entry *mapping)
+{
+	struct snat_entry *known = bpf_map_lookup_elem(&snat, out);
+	__u64 now = bpf_ktime_get_ns();
+	struct snat_key in;
+
+	if (likely(known)) {
+		way_back(out, node_address, known->port, &in);
+		if (likely(now < known->expires_ns)) {
+			*mapping = *known;
+			return keep_mapping(out, known, &in, now, tcp_flags);
+		}
+		bpf_map_delete_elem(&snat, &in);
+		bpf_map_delete_elem(&snat, out);
+	}
+	collect_mappings(node_address, now);
+	return begin_mapping(out, node_address, now, mapping);
 }
 
 // An address that pods are seen under their own address by: the pods' range; with native routing the nodes, too
@@ -117,6 +225,115 @@ static __always_inline bool is_reached_unmasqueraded(const struct config *config
 #endif
 }
 
+static __always_inline bool is_error(__u8 icmp_type)
+{
+	return icmp_type == ICMP_DEST_UNREACH || icmp_type == ICMP_TIME_EXCEEDED || icmp_type == ICMP_PARAMETERPROB;
+}
+
+// The packet that an ICMP error quotes: the key of the mapping that it went by, if any.
+struct quoted {
+	struct snat_key key;
+	__u32 header;  // where its IPv4 header is
+	__u32 port_at; // where the port, or ICMP id, is of the end that was masqueraded
+	__be16 port;
+};
+
+// `was_sent`: the packet that is quoted was masqueraded on its way out; else it is an answer, as the pod got it.
+static __noinline int read_quoted(struct __sk_buff *skb, __u32 transport, bool was_sent, struct quoted *quoted)
+{
+	struct ports ports = {};
+	struct iphdr ip;
+	__u32 inner;
+
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	quoted->header = transport + ICMP_BYTES;
+	if (bpf_skb_load_bytes(skb, quoted->header, &ip, sizeof(ip)) || ip.version != 4 || !is_first_fragment(&ip))
+		return 0;
+	inner = quoted->header + ip.ihl * 4;
+	quoted->port_at = inner + (was_sent ? PORT_OF_SOURCE : PORT_OF_DESTINATION);
+	if (ip.protocol == IPPROTO_ICMP) {
+		quoted->port_at = inner + ICMP_ID_OFFSET;
+		if (bpf_skb_load_bytes(skb, quoted->port_at, was_sent ? &ports.source : &ports.destination, 2))
+			return 0;
+	} else if (ip.protocol == IPPROTO_TCP || ip.protocol == IPPROTO_UDP) {
+		if (bpf_skb_load_bytes(skb, inner, &ports, sizeof(ports)))
+			return 0;
+	} else {
+		return 0;
+	}
+	if (was_sent) { // the way back of its mapping
+		quoted->key.direction = SNAT_IN;
+		quoted->port = ports.source;
+		quoted->key.source_port = ports.destination;
+		quoted->key.destination_port = ports.source;
+	} else {
+		quoted->key.direction = SNAT_OUT;
+		quoted->port = ports.destination;
+		quoted->key.source_port = ports.destination;
+		quoted->key.destination_port = ports.source;
+	}
+	quoted->key.source = ip.daddr;
+	quoted->key.destination = ip.saddr;
+	quoted->key.protocol = ip.protocol;
+	return 1;
+}
+
+// Puts `address` and `port` in place of one end of the quoted packet, and `address` into the error's own header. The
+// quoted header's sum stays what it was (its own checksum takes up the change of address), so that the error's checksum
+// sees the port alone.
+static __noinline int rewrite_error(struct __sk_buff *skb, const struct quoted *quoted, const struct snat_entry *entry,
+				    bool was_sent)
+{
+	__be32 old_address = was_sent ? quoted->key.destination : quoted->key.source, address = entry->address;
+	__be16 old_port = quoted->port, port = entry->port;
+	__u32 quoted_at = quoted->header + (was_sent ? IPV4_SOURCE_OFFSET : IPV4_DESTINATION_OFFSET);
+	__u32 address_at = ETHERNET_BYTES + (was_sent ? IPV4_DESTINATION_OFFSET : IPV4_SOURCE_OFFSET);
+	__u32 sum_at = quoted->header - ICMP_BYTES + ICMP_CHECKSUM_OFFSET;
+
+	if (bpf_l3_csum_replace(skb, quoted->header + IPV4_CHECKSUM_OFFSET, old_address, address, 4) ||
+	    bpf_skb_store_bytes(skb, quoted_at, &address, sizeof(address), 0))
+		return DROP_WRITE;
+	if (port != old_port && (bpf_l4_csum_replace(skb, sum_at, old_port, port, 2) ||
+				 bpf_skb_store_bytes(skb, quoted->port_at, &port, sizeof(port), 0)))
+		return DROP_WRITE;
+	if (bpf_l3_csum_replace(skb, ETHERNET_BYTES + IPV4_CHECKSUM_OFFSET, old_address, address, 4) ||
+	    bpf_skb_store_bytes(skb, address_at, &address, sizeof(address), 0))
+		return DROP_WRITE;
+	return 0;
+}
+
+// A pod's ICMP error about an answer that it got: the answer came to the node's address.
+static __noinline int masquerade_error(struct __sk_buff *skb, const struct config *config, __u32 transport)
+{
+	struct quoted quoted;
+	struct snat_entry *entry;
+
+	if (!read_quoted(skb, transport, false, &quoted))
+		return DROP_NAT_UNSUPPORTED;
+	entry = bpf_map_lookup_elem(&snat, &quoted.key);
+	if (!entry || bpf_ktime_get_ns() >= entry->expires_ns)
+		return DROP_NAT_UNSUPPORTED;
+	count(skb, PROGRAM_TO_NETDEV, VERDICT_MASQUERADED);
+	return rewrite_error(skb, &quoted, entry, false);
+}
+
+// An ICMP error about a masqueraded packet: its receiver is the sender of the packet quoted inside.
+static __noinline int unmasquerade_error(struct __sk_buff *skb, const struct config *config, __u32 transport)
+{
+	struct quoted quoted;
+	struct snat_entry *entry;
+
+	if (!read_quoted(skb, transport, true, &quoted) || quoted.key.destination != config->node_address)
+		return 0;
+	entry = bpf_map_lookup_elem(&snat, &quoted.key);
+	if (!entry || bpf_ktime_get_ns() >= entry->expires_ns)
+		return 0;
+	if (entry->address == quoted.key.destination && entry->port == quoted.port)
+		return 0;
+	count(skb, PROGRAM_FROM_NETDEV, VERDICT_UNMASQUERADED);
+	return rewrite_error(skb, &quoted, entry, true);
+}
+
 // At the uplink's egress. Gives 0 when the packet may go, else the reason to drop it for.
 static __noinline int masquerade(struct __sk_buff *skb, const struct config *config)
 {
@@ -126,7 +343,7 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct config *con
 	struct ports ports;
 	bool has_header, is_own;
 	__u32 transport;
-	__u8 protocol, icmp_type;
+	__u8 protocol, icmp_type, tcp_flags = 0;
 	__be32 source;
 	int reason;
 
@@ -151,10 +368,15 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct config *con
 			return DROP_INVALID;
 		if (icmp_type == ICMP_ECHOREPLY)
 			return 0;
+		if (is_error(icmp_type) && !is_own)
+			return masquerade_error(skb, config, transport);
 		if (icmp_type != ICMP_ECHO)
 			return is_own ? 0 : DROP_NAT_UNSUPPORTED;
 		ports.destination = 0;
 	}
+	if (protocol == IPPROTO_TCP && has_header &&
+	    bpf_skb_load_bytes(skb, transport + TCP_FLAGS_OFFSET, &tcp_flags, sizeof(tcp_flags)))
+		return DROP_INVALID;
 	if (is_own && (bpf_ntohs(ports.source) < NAT_FIRST_PORT || ports.destination == bpf_htons(VXLAN_PORT)))
 		return 0;
 	out.direction = SNAT_OUT;
@@ -163,67 +385,13 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct config *con
 	out.source_port = ports.source;
 	out.destination_port = ports.destination;
 	out.protocol = protocol;
-	reason = mapping_of(&out, config->node_address, &mapping);
+	reason = mapping_of(&out, config->node_address, tcp_flags, &mapping);
 	if (reason)
 		return reason;
 	if (mapping.address == source && mapping.port == ports.source)
 		return 0;
 	count(skb, PROGRAM_TO_NETDEV, VERDICT_MASQUERADED);
 	return rewrite(skb, protocol, transport, has_header, true, source, mapping.address, ports.source, mapping.port);
-}
-
-// An ICMP error about a masqueraded packet: its receiver is the sender of the packet quoted inside.
-static __always_inline int unmasquerade_error(struct __sk_buff *skb, const struct config *config, __u32 transport)
-{
-	__u32 quoted = transport + ICMP_BYTES, inner, port_at;
-	struct snat_key in = {};
-	struct snat_entry *entry;
-	struct iphdr ip;
-	struct ports ports = {};
-	__be32 old_address = config->node_address, address;
-	__be16 port;
-
-	if (bpf_skb_load_bytes(skb, quoted, &ip, sizeof(ip)) || ip.version != 4 || ip.saddr != old_address)
-		return 0;
-	inner = quoted + ip.ihl * 4;
-	port_at = inner;
-	if (ip.protocol == IPPROTO_ICMP) {
-		port_at += ICMP_ID_OFFSET;
-		if (bpf_skb_load_bytes(skb, port_at, &ports.source, sizeof(ports.source)))
-			return 0;
-	} else if (ip.protocol == IPPROTO_TCP || ip.protocol == IPPROTO_UDP) {
-		if (bpf_skb_load_bytes(skb, inner, &ports, sizeof(ports)))
-			return 0;
-	} else {
-		return 0;
-	}
-	in.direction = SNAT_IN;
-	in.source = ip.daddr;
-	in.destination = ip.saddr;
-	in.source_port = ports.destination;
-	in.destination_port = ports.source;
-	in.protocol = ip.protocol;
-	entry = bpf_map_lookup_elem(&snat, &in);
-	if (!entry)
-		return 0;
-	address = entry->address;
-	port = entry->port;
-	if (address == old_address && port == ports.source)
-		return 0;
-	// The quoted header's sum stays what it was (its own checksum takes up the change of address), so that the
-	// error's checksum only sees the port.
-	if (bpf_l3_csum_replace(skb, quoted + IPV4_CHECKSUM_OFFSET, old_address, address, 4) ||
-	    bpf_skb_store_bytes(skb, quoted + IPV4_SOURCE_OFFSET, &address, sizeof(address), 0))
-		return DROP_WRITE;
-	if (port != ports.source &&
-	    (bpf_l4_csum_replace(skb, transport + ICMP_CHECKSUM_OFFSET, ports.source, port, 2) ||
-	     bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0)))
-		return DROP_WRITE;
-	count(skb, PROGRAM_FROM_NETDEV, VERDICT_UNMASQUERADED);
-	if (bpf_l3_csum_replace(skb, ETHERNET_BYTES + IPV4_CHECKSUM_OFFSET, old_address, address, 4) ||
-	    bpf_skb_store_bytes(skb, ETHERNET_BYTES + IPV4_DESTINATION_OFFSET, &address, sizeof(address), 0))
-		return DROP_WRITE;
-	return 0;
 }
 
 // At the uplink's ingress, of a packet to the node's own address. Gives 0, or the reason to drop the packet for.
@@ -235,9 +403,11 @@ static __noinline int unmasquerade(struct __sk_buff *skb, const struct config *c
 	struct ports ports;
 	bool has_header;
 	__u32 transport;
-	__u8 protocol, icmp_type;
+	__u8 protocol, icmp_type, tcp_flags = 0;
+	struct snat_key out;
 	__be32 address;
 	__be16 port;
+	__u64 now;
 
 	if (!ip)
 		return 0;
@@ -252,7 +422,7 @@ static __noinline int unmasquerade(struct __sk_buff *skb, const struct config *c
 	if (protocol == IPPROTO_ICMP) {
 		if (bpf_skb_load_bytes(skb, transport, &icmp_type, sizeof(icmp_type)))
 			return 0;
-		if (icmp_type == ICMP_DEST_UNREACH || icmp_type == ICMP_TIME_EXCEEDED || icmp_type == ICMP_PARAMETERPROB)
+		if (is_error(icmp_type))
 			return unmasquerade_error(skb, config, transport);
 		if (icmp_type != ICMP_ECHOREPLY)
 			return 0;
@@ -264,10 +434,20 @@ static __noinline int unmasquerade(struct __sk_buff *skb, const struct config *c
 	in.source_port = ports.source;
 	in.destination_port = ports.destination;
 	entry = bpf_map_lookup_elem(&snat, &in);
-	if (!entry || (entry->address == in.destination && entry->port == ports.destination))
+	if (!entry)
 		return 0;
+	now = bpf_ktime_get_ns();
+	if (now >= entry->expires_ns)
+		return 0;
+	if (protocol == IPPROTO_TCP && has_header &&
+	    bpf_skb_load_bytes(skb, transport + TCP_FLAGS_OFFSET, &tcp_flags, sizeof(tcp_flags)))
+		return DROP_INVALID;
 	address = entry->address;
 	port = entry->port;
+	way_out(&in, entry, &out);
+	keep_mapping(&in, entry, &out, now, tcp_flags);
+	if (address == in.destination && port == ports.destination)
+		return 0;
 	count(skb, PROGRAM_FROM_NETDEV, VERDICT_UNMASQUERADED);
 	return rewrite(skb, protocol, transport, has_header, false, in.destination, address, ports.destination, port);
 }

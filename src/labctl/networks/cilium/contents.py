@@ -31,6 +31,7 @@ from labctl.model.interfaces import (
     lxc_indexes,
 )
 from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node, Placement
+from labctl.networks.cilium.services import service_contents, service_flags, translates_services
 
 Entries = tuple[tuple[bytes, bytes], ...]
 
@@ -47,6 +48,8 @@ def map_contents(lab: Lab, node: str) -> Mapping[str, Entries]:
     }
     if lab.datapath.encapsulation is Encapsulation.VXLAN:
         contents["tunnel"] = _tunnel(lab, node)
+    if translates_services(lab):
+        contents |= service_contents(lab, node)
     return contents
 
 
@@ -54,16 +57,18 @@ def config_of(lab: Lab, node: str) -> Config:
     """The node's configuration, not traced."""
     here = lab.node(node)
     flags = NO_FLAGS
-    if lab.datapath.masquerade is Masquerade.BPF:
+    if lab.in_force.masquerade is Masquerade.BPF:
         flags |= ConfigFlag.MASQUERADE
     if Fault.NO_REDIRECT_PEER in lab.datapath.faults:
         flags |= ConfigFlag.NO_REDIRECT_PEER
     if Fault.WRONG_VNI in lab.datapath.faults:
         flags |= ConfigFlag.WRONG_VNI
+    if translates_services(lab):
+        flags |= service_flags(lab)
     return Config(
         node_address=here.address.ip,
         router_address=here.router,
-        pod_cidr=lab.network.pod_cidr,
+        pod_cidr=lab.datapath.ipv4_native_routing_cidr or lab.network.pod_cidr,
         uplink_ifindex=UPLINK_INDEX,
         cilium_net_ifindex=CILIUM_NET_INDEX,
         cilium_vxlan_ifindex=CILIUM_VXLAN_INDEX,

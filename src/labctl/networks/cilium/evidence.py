@@ -24,7 +24,7 @@ _DELIVERING = (Program.FROM_CONTAINER, Program.FROM_HOST, Program.FROM_NETDEV, P
 
 def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
     """Every witness on every node of the pair."""
-    asked = lab.datapath.asked()
+    asked = lab.in_force.asked()
     return tuple(
         evidence
         for look in looks
@@ -32,7 +32,7 @@ def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Eviden
             _programs(look, asked),
             _helpers(look, pair, asked),
             _lxc_counters(look, asked),
-            _netfilter(look, pair, asked),
+            _netfilter(look, lab, pair, asked),
             _conntrack(look, lab, pair, asked),
             _burden(look),
         )
@@ -199,7 +199,7 @@ def _lxc_counters(look: NodeReadings, asked: Mapping[str, object]) -> Evidence:
     )
 
 
-def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evidence:
+def _netfilter(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, object]) -> Evidence:
     """Only Legacy with native routing, between nodes, takes packets through the FORWARD hook."""
     command = look.after.command("iptables", "-t", "mangle", "-nvxL", "FORWARD")
     forwarded = _grown_forwarding(look)
@@ -208,6 +208,10 @@ def _netfilter(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> E
     tells = pair.placement is Placement.CROSS_NODE and _encapsulation(look) is Encapsulation.NATIVE
     found: dict[str, object] = {}
     finding = f"the FORWARD hook passed {forwarded} packets"
+    if not lab.is_between_pods(pair):  # what goes to nodes and to the outside passes it in more than one mode
+        return Evidence(
+            witness="netfilter", where=look.after.node, finding=finding, supports=None, command=command, found=found
+        )
     if forwarded:
         found["hostRouting"] = str(HostRouting.LEGACY)
         if not tells:
@@ -250,7 +254,8 @@ def _conntrack(look: NodeReadings, lab: Lab, pair: Pair, asked: Mapping[str, obj
             return _unread("conntrack", look, "the connections", connections, command)
         counts.append(sum({entry.source, entry.destination} == addresses for entry in connections))
     before, after = counts
-    found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if after > before else {}
+    is_telling = after > before and lab.is_between_pods(pair)
+    found: dict[str, object] = {"hostRouting": str(HostRouting.LEGACY)} if is_telling else {}
     entries = "1 entry" if after == 1 else f"{after} entries" if after else "no entries"
     if before and after >= before:
         finding = f"conntrack has {entries} of the pair, {before} of them from before"

@@ -73,7 +73,7 @@ def expected_signature(
 def expected_for(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
     """What real Cilium shows for this pair in the mode that the lab asks for."""
     return expected_signature(
-        lab.datapath.host_routing,
+        lab.in_force.host_routing,
         lab.datapath.encapsulation,
         pair.placement,
         packets=packets,

@@ -15,8 +15,6 @@ from labctl.datapath.layout import (
     FRAGMENT_KEY,
     NO_ADDRESS,
     PORTS,
-    SNAT_ENTRY,
-    SNAT_KEY,
     ConfigFlag,
     SecurityIdentity,
     decode_metrics,
@@ -24,6 +22,16 @@ from labctl.datapath.layout import (
     unpack_endpoint,
     unpack_ipcache,
     unpack_tunnel_key,
+)
+from labctl.datapath.masquerading import unpack_masqueraded
+from labctl.datapath.service_maps import (
+    PROTOCOLS,
+    BackendFlag,
+    FlowState,
+    unpack_backend,
+    unpack_flow,
+    unpack_service,
+    unpack_socket,
 )
 from labctl.model.evidence import MapTable
 from labctl.model.lab import Lab
@@ -38,6 +46,7 @@ _KINDS = {
     MapType.PERCPU_HASH: "per-CPU hash",
     MapType.LRU_HASH: "LRU hash",
     MapType.LPM_TRIE: "LPM trie",
+    MapType.DEVMAP_HASH: "device hash",
 }
 
 
@@ -82,7 +91,20 @@ def map_tables(
     return tuple(sorted((table for table in tables if table is not None), key=_place))
 
 
-_ORDER = ("config", "endpoints", "ipcache", "tunnel", "snat", "fragments", "metrics")
+_ORDER = (
+    "config",
+    "endpoints",
+    "ipcache",
+    "tunnel",
+    "services",
+    "backends",
+    "alive",
+    "reverse_sk",
+    "ct",
+    "snat",
+    "fragments",
+    "metrics",
+)
 
 
 def _place(table: MapTable) -> tuple[int, str]:
@@ -153,15 +175,66 @@ def _tunnel(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
 
 def _snat(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
     for key, (value, *_) in entries:
-        source, destination, source_port, destination_port, protocol, direction = SNAT_KEY.unpack(key)
-        _created_ns, address, port = SNAT_ENTRY.unpack(value)
-        rewritten = f"{names.address(IPv4Address(address))}:{_port(port)}"
+        found = unpack_masqueraded(key, value)
+        rewritten = f"{names.address(found.address)}:{found.port}"
         yield (
-            _PROTOCOLS.get(protocol, str(protocol)),
-            "in" if direction else "out",
-            f"{names.address(IPv4Address(source))}:{_port(source_port)}",
-            f"{names.address(IPv4Address(destination))}:{_port(destination_port)}",
-            f"destination → {rewritten}" if direction else f"source → {rewritten}",
+            _PROTOCOLS.get(found.protocol, str(found.protocol)),
+            "in" if found.is_back else "out",
+            f"{names.address(found.source)}:{found.source_port}",
+            f"{names.address(found.destination)}:{found.destination_port}",
+            f"destination → {rewritten}" if found.is_back else f"source → {rewritten}",
+        )
+
+
+def _services(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, (value, *_) in entries:
+        slot = unpack_service(key, value)
+        yield (
+            PROTOCOLS.get(slot.protocol, str(slot.protocol)),
+            f"{names.address(slot.address)}:{slot.port}",
+            slot.scope.name.lower(),
+            str(slot.slot),
+            f"backend {slot.backend}" if slot.slot else f"ID {slot.id}, {slot.count} backends",
+        )
+
+
+def _backends(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, (value, *_) in entries:
+        found = unpack_backend(key, value)
+        protocol = PROTOCOLS.get(found.protocol, str(found.protocol))
+        watched = "yes" if BackendFlag.WATCHED in found.flags else ""
+        yield str(found.id), protocol, f"{names.address(found.address)}:{found.port}", watched
+
+
+def _alive(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, (value, *_) in entries:
+        yield names.address(IPv4Address(key)), str(int.from_bytes(value[:4], "little"))
+
+
+def _sockets(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, (value, *_) in entries:
+        found = unpack_socket(key, value)
+        yield (
+            str(found.cookie),
+            f"{names.address(found.backend)}:{found.backend_port}",
+            f"{names.address(found.service)}:{found.service_port}",
+            str(found.id),
+        )
+
+
+def _flows(entries: Iterable[Entry], names: MapNames) -> Iterable[Row]:
+    for key, (value, *_) in entries:
+        flow = unpack_flow(key, value)
+        states = ", ".join(
+            state.name.lower().replace("_", " ") for state in FlowState if state in flow.state and state.name
+        )
+        yield (
+            PROTOCOLS.get(flow.protocol, str(flow.protocol)),
+            f"{names.address(flow.source)}:{flow.source_port}",
+            f"{names.address(flow.destination)}:{flow.destination_port}",
+            f"{names.address(flow.new_source)}:{flow.new_source_port}",
+            f"{names.address(flow.new_destination)}:{flow.new_destination_port}",
+            states or "request",
         )
 
 
@@ -222,6 +295,35 @@ _SHAPES = {
         columns=("pod CIDR", "tunnel endpoint"),
         rows=_tunnel,
         cilium_command="cilium bpf tunnel list",
+    ),
+    "services": _Shape(
+        meaning="Services: slot 0 says how many backends one has, the others which",
+        columns=("protocol", "Service", "scope", "slot", "entry"),
+        rows=_services,
+        cilium_command="cilium service list; cilium bpf lb list",
+    ),
+    "backends": _Shape(
+        meaning="the backends by their numbers; one that is watched is chosen only while the map alive has its address",
+        columns=("number", "protocol", "backend", "watched"),
+        rows=_backends,
+        cilium_command="cilium bpf lb list --backends",
+    ),
+    "alive": _Shape(
+        meaning="backends whose lxc is there, on whichever node: the kernel removes an entry with its device",
+        columns=("backend", "lxc's index on its node"),
+        rows=_alive,
+    ),
+    "reverse_sk": _Shape(
+        meaning="sockets that talk to a backend in place of a Service",
+        columns=("socket cookie", "backend", "Service", "ID"),
+        rows=_sockets,
+        cilium_command="cilium bpf lb list --revnat",
+    ),
+    "ct": _Shape(
+        meaning="connections that were translated in packets: which addresses and ports the packets of each direction get",
+        columns=("protocol", "from", "to", "new from", "new to", "state"),
+        rows=_flows,
+        cilium_command="cilium bpf ct list global; cilium bpf nat list",
     ),
     "snat": _Shape(
         meaning="what was masqueraded: which flow got which address and port",

@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from labctl.datapath.layout import Program
+from labctl.datapath.layout import PacketVerdict, Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
@@ -27,20 +27,25 @@ from labctl.networks.base import STATEMENT, PodObjects
 from labctl.networks.carried import ends_of, routed_ways
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
+from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
+from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
+from labctl.services.frontends import frontends
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
-    from labctl.model.evidence import Evidence, MapTable
+    from labctl.model.evidence import Evidence, MapTable, ModeInForce, NodeDatapath
+    from labctl.model.node_status import NodeStatus
     from labctl.model.result import CheckResult
+    from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
     from labctl.model.ways import ExpectedTunnel
-    from labctl.networks.base import NodeReadings
+    from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
@@ -52,20 +57,13 @@ class CiliumNetwork:
     has_programs = True
 
     def refuse(self, lab: Lab) -> None:
-        """Services, and a choice that changes nothing."""
-        if lab.services:
+        """A choice that changes nothing."""
+        if has_kube_proxy(lab) and not lab.datapath.socket_lb:
             raise UsageError(
-                what=f"the provider netns has no Services, and scenario {lab.scenario} has {len(lab.services)}",
-                cause="labctl's own programs do not translate Service addresses; real Cilium does",
-                remedy="--provider kind, or a scenario without services:",
-                key="services",
-            )
-        if not lab.datapath.kube_proxy_replacement:
-            raise UsageError(
-                what="kubeProxyReplacement: false has no effect with the provider netns",
-                cause="a netns lab has no Services: there is no kube-proxy and nothing to replace it with",
-                remedy="true (the default), or --provider kind, which then has a kube-proxy",
-                key="datapath.kubeProxyReplacement",
+                what="socketLB: false has no effect with kubeProxyReplacement: false",
+                cause="kube-proxy's rules translate Services in the nodes' netfilter, not eBPF programs at the socket",
+                remedy="socketLB: true (the default), or kubeProxyReplacement: true",
+                key="datapath.socketLB",
             )
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
@@ -112,10 +110,20 @@ class CiliumNetwork:
             # One step for all nodes: each is a process, and they run at the same time.
             (_restore(lab, node) for node in lab.nodes),
         )
+        if has_kube_proxy(lab):
+            served = frontends(lab)
+            yield step(
+                "kube-proxy",
+                f"kube-proxy's rules for {len(served)} Services on every node, {lab.datapath.kube_proxy} mode",
+                (
+                    *(setting for node in lab.nodes for setting in settings(lab, node)),
+                    *(made for node in lab.nodes for made in kube_proxy(lab, node, served)),
+                ),
+            )
         for node in lab.nodes:
             yield step(
                 f"datapath-{node.name}",
-                f"node {node.name}: labctl's eBPF programs, {lab.datapath.host_routing} host routing, "
+                f"node {node.name}: labctl's eBPF programs, {lab.in_force.host_routing} host routing, "
                 f"{lab.datapath.encapsulation}",
                 _programs(lab, node),
             )
@@ -138,6 +146,7 @@ class CiliumNetwork:
             peer_namespace=namespace,
         )
         yield from _attach(lab, node, (attached,))
+        yield from backend_devices(lab, pod)
         yield LinkUp(namespace=namespace, device=device, index=inside)
         yield AddressAdd(namespace=namespace, device=device, index=inside, address=IPv4Interface(pod.address))
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
@@ -180,9 +189,21 @@ class CiliumNetwork:
         return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
-        from labctl.networks.cilium.expected import expected_for
+        if lab.is_between_pods(pair):
+            from labctl.networks.cilium.expected import expected_for
 
-        return expected_for(lab, pair, packets=packets)
+            return expected_for(lab, pair, packets=packets)
+        roles = [role for places in self.taps(lab, pair) for role, _, _ in places]
+        if lab.server(pair).kind is EndpointKind.SERVICE:
+            from labctl.networks.cilium.expected_services import expected_of_service
+
+            return expected_of_service(lab, pair, roles, packets=packets)
+        from labctl.networks.cilium.expected_ends import expected_between
+
+        return expected_between(lab, pair, roles, packets=packets)
+
+    def cgroup(self, lab: Lab, part: str) -> str | None:
+        return cgroup_for(lab, part)
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         from labctl.networks.cilium.evidence import testify
@@ -210,7 +231,22 @@ class CiliumNetwork:
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
         from labctl.path.signature import signature_evidence
 
-        return signature_evidence(result, lab.datapath, lab.name)
+        return signature_evidence(result, lab.in_force, lab.name)
+
+    def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
+        from labctl.networks.cilium.status import node_status
+
+        return node_status(lab, reading, mode)
+
+    def service_lists(self, lab: Lab, node: str, entries: Mapping[str, Iterable[Entry]], command: str) -> NodeServices:
+        from labctl.networks.cilium.service_lists import service_lists
+
+        return service_lists(lab, node, entries, command)
+
+    def masquerade_refusals(self, node: NodeDatapath) -> tuple[str, ...] | None:
+        said = [what for program in node.programs for what in program.did]
+        refused = (PacketVerdict.NAT_NO_PORT.words, PacketVerdict.NAT_FULL.words)
+        return tuple(what for what in said if what.endswith(refused)) if said else None
 
     def map_tables(
         self, lab: Lab, devices: Mapping[int, str], dumps: Iterable[tuple[MapInfo, tuple[Entry, ...]]]
@@ -316,18 +352,27 @@ def _restore(lab: Lab, node: Node) -> IptablesRestore:
     )
 
 
+def _variant(lab: Lab) -> str:
+    """Which of the objects of its mode the lab's nodes have."""
+    if has_kube_proxy(lab):
+        return "kube-proxy"
+    return "lb" if translates_services(lab) else ""
+
+
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
-    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.datapath
+    namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
-        object=object_path(mode.host_routing, mode.encapsulation),
+        object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
     )
     for name, entries in map_contents(lab, node.name).items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
+    if translates_services(lab):
+        yield from socket_objects(lab, node)
     of_pods = {pod.lxc for pod in lab.pods_on(node.name)}
     yield from _attach(lab, node, [one for one in attachments(lab, node.name) if one.device not in of_pods])
 

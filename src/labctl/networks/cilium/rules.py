@@ -9,7 +9,7 @@ them.
 | filter | INPUT FORWARD OUTPUT          | 4 forward, 1 input, 3 output         | 11    |
 | raw    | PREROUTING OUTPUT             | 4 output, 1 pre                      | 7     |
 | mangle | PREROUTING POSTROUTING        | 1 pre (needs the socket match)       | 3     |
-| nat    | PREROUTING OUTPUT POSTROUTING | with iptables masquerade: 1 + 1 a node | 3   |
+| nat    | PREROUTING OUTPUT POSTROUTING | with iptables masquerade: 1, natively + 1 a node | 3 |
 
 The kubelet's four rules for marked packets are added: their MASQUERADE is what makes a real node track connections at
 all (the kernel's conntrack starts with the first rule that needs it). Not carried over: the kubelet's other
@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from labctl.model.lab import Fault, Lab, Masquerade, Node
+from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node
 
 CILIUM_RULES = 24
 KUBELET_RULES = 4
@@ -186,9 +186,12 @@ def _cilium() -> tuple[Rule, ...]:
 
 
 def _masquerade(lab: Lab, node: Node) -> tuple[Rule, ...]:
-    if lab.datapath.masquerade is not Masquerade.IPTABLES:
+    if lab.in_force.masquerade is not Masquerade.IPTABLES:
         return ()
     source = f"-s {node.pod_cidr}"
+    kept = lab.datapath.ipv4_native_routing_cidr or lab.network.pod_cidr
+    # With vxlan a node has no way back to another node's pod but the tunnel: then Cilium has no such exception.
+    is_native = lab.datapath.encapsulation is Encapsulation.NATIVE
     to_nodes = tuple(
         Rule(
             table="nat",
@@ -198,13 +201,14 @@ def _masquerade(lab: Lab, node: Node) -> tuple[Rule, ...]:
             says="exclude traffic to cluster nodes from masquerade",
         )
         for other in lab.nodes
+        if is_native
     )
     return (
         *to_nodes,
         Rule(
             table="nat",
             chain="CILIUM_POST_nat",
-            match=f"{source} ! -d {lab.network.pod_cidr} ! -o cilium_+",
+            match=f"{source} ! -d {kept} ! -o cilium_+",
             target="MASQUERADE",
             says="cilium masquerade non-cluster",
         ),

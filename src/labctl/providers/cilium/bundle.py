@@ -22,11 +22,11 @@ from typing import Any
 from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.sections import Cilium
+from labctl.model.versions import Version
 from labctl.providers.base import Part
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.settings import Cluster
-from labctl.providers.cilium.versions import Version
 from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
 
 API_VERSION = "labctl/v1"

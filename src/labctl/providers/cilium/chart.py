@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from labctl.errors import UsageError
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.system.archives import content_of, open_archive
 from labctl.system.files import read_file
 

@@ -10,8 +10,9 @@ from dataclasses import MISSING, dataclass, fields
 
 from labctl.codec import key_of
 from labctl.errors import UsageError
-from labctl.model.lab import Datapath, HostRouting, Lab
-from labctl.providers.cilium.versions import Version
+from labctl.model.fallback import BPF_HOST_ROUTING_KERNEL
+from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
+from labctl.model.versions import Version
 
 OLDEST = (1, 10)
 
@@ -43,7 +44,6 @@ SERIES: dict[tuple[int, int], Supported] = {
 RUN_HERE = {((1, 13), (1, 20)), ((1, 16), (1, 20))}
 """Series of Cilium and Kubernetes that labctl's ground truth was recorded on, outside upstream's tested range."""
 
-BPF_HOST_ROUTING_KERNEL = (5, 10)
 KUBERNETES_OF_CHART = {(1, 10): (1, 16), (1, 16): (1, 21)}
 """From this Cilium series on, the chart's `kubeVersion` asks for at least that Kubernetes."""
 
@@ -60,10 +60,44 @@ def kube_version_to_render(cilium: Version, kubernetes: Version) -> Version:
     return max(kubernetes, chart_minimum(cilium))
 
 
+ACTS = frozenset({"allow_fallback", "kube_proxy", "extra_services"})
+"""The fields of `Datapath` beyond the mode that real Cilium, or what labctl installs beside it, follows."""
+
+
+NFTABLES_SINCE = (1, 29)
+"""kube-proxy has its nftables mode behind a feature gate from here on."""
+NFTABLES_BY_DEFAULT = (1, 31)
+"""From here on the gate is open by default."""
+NFTABLES_GATE = "NFTablesProxyMode"
+
+
+def refuse_proxy_mode(lab: Lab, kubernetes: Version) -> None:
+    """Raises UsageError for a mode of kube-proxy that this Kubernetes does not have."""
+    if lab.datapath.kube_proxy_replacement or lab.datapath.kube_proxy is not KubeProxy.NFTABLES:
+        return
+    if kubernetes.series < NFTABLES_SINCE:
+        raise UsageError(
+            what=f"kube-proxy of Kubernetes {kubernetes} has no nftables mode",
+            cause="it came with Kubernetes 1.29",
+            remedy="kubeProxy: iptables, or a newer Kubernetes",
+            key="datapath.kubeProxy",
+        )
+
+
+def proxy_gates(lab: Lab, kubernetes: Version) -> dict[str, bool]:
+    """The feature gates that kube-proxy needs for its mode."""
+    needs = lab.datapath.kube_proxy is KubeProxy.NFTABLES and not lab.datapath.kube_proxy_replacement
+    return {NFTABLES_GATE: True} if needs and kubernetes.series < NFTABLES_BY_DEFAULT else {}
+
+
 def refuse_idle(lab: Lab) -> None:
     """Raises UsageError for what only labctl's own programs and rules do: on real Cilium it would be ignored."""
     for field in fields(lab.datapath):
-        if field.default is not MISSING and getattr(lab.datapath, field.name) != field.default:
+        if (
+            field.name not in ACTS
+            and field.default is not MISSING
+            and getattr(lab.datapath, field.name) != field.default
+        ):
             key = key_of(Datapath, field.name)
             raise UsageError(
                 what=f"{key} has no effect with the provider {lab.provider}",
@@ -132,11 +166,12 @@ def _refuse_kernel(cilium: Version, kernel: Version | None, known: Supported, da
             cause=f"it needs {known.kernel[0]}.{known.kernel[1]} or later",
             remedy=f"a newer kernel, or cilium.version: {_newest_for_kernel(kernel)}",
         )
-    if datapath.host_routing is HostRouting.BPF and kernel.series < BPF_HOST_ROUTING_KERNEL:
+    needs_it = datapath.host_routing is HostRouting.BPF and not datapath.allow_fallback
+    if needs_it and kernel.series < BPF_HOST_ROUTING_KERNEL:
         raise UsageError(
             what=f"BPF host routing is not available on Linux {kernel}",
             cause="bpf_redirect_peer and bpf_redirect_neigh came with 5.10; Cilium would fall back to Legacy",
-            remedy="a kernel of 5.10 or later, or --set datapath.hostRouting=legacy",
+            remedy="a kernel of 5.10 or later, --set datapath.hostRouting=legacy, or --set datapath.allowFallback=true",
         )
 
 

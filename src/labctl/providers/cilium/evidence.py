@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from labctl.errors import LabError, MeasureFailed
 from labctl.json_text import parse_json
 from labctl.model.evidence import Evidence, Silence
-from labctl.model.lab import HostRouting, Lab, Pair, Placement, Pod
+from labctl.model.lab import Fallback, HostRouting, Lab, Masquerade, Pair, Placement, Pod
 from labctl.model.tools import require_success, why
 from labctl.providers.base import Running
 from labctl.providers.cilium.cluster_facts import (
@@ -38,7 +38,7 @@ from labctl.providers.cilium.monitor import (
 )
 from labctl.providers.cilium.rendered import CONFIG_MAP
 from labctl.providers.cilium.settings import Cluster
-from labctl.providers.cilium.status import AgentStatus, Fallback, argv_status, explain, network_of_config, parse_status
+from labctl.providers.cilium.status import AgentStatus, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
 from labctl.providers.cilium.values import Wanted, expected_config
 from labctl.system import netfilter
@@ -288,7 +288,7 @@ class Witnesses:
     def agents_evidence(self) -> tuple[Evidence, ...]:
         """One piece of evidence per node, from its agent; a fallback carries its reason and remedy. An agent without
         a status counts as one that could not be read."""
-        asked = self.lab.datapath.asked()
+        asked = self.lab.in_force.asked()
         pieces = []
         try:
             config = self.config()
@@ -317,6 +317,21 @@ class Witnesses:
                 return None
             why_not = f"the agent's log, which could say why, cannot be read: {failed.cause or failed.what}"
             return Fallback(reason=why_not, remedy=failed.remedy)
+
+    def fallback(self) -> Fallback | None:
+        """What all agents have fallen back to; None where one of them has BPF host routing, or cannot be asked."""
+        config = self.config()
+        if config.get("enable-host-legacy-routing") == "true":
+            return None  # nobody asks the agents for BPF host routing: they have not fallen back
+        found = []
+        for node in self.agents:
+            status = self.status(node)
+            reason = self._fallback(node, config, status)
+            if reason is None or status.host_routing != HostRouting.LEGACY:
+                return None
+            masquerade = next((one for one in Masquerade if one == status.masquerade), None)
+            found.append(replace(reason, version=status.version, masquerade=masquerade))
+        return next((one for one in found if one.line), found[0]) if found else None
 
     def status(self, node: str) -> AgentStatus:
         """The account of the agent on that node. Raises MeasureFailed."""
@@ -416,7 +431,7 @@ class Witnesses:
             return unread_evidence("lxc-counters", f"{pod.node}:{pod.lxc}", _why(after), command)
         arrived = None if before.arrived is None or after.arrived is None else after.arrived - before.arrived
         delta = after.link.since(before.link)
-        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.datapath.asked(), command, arrived)
+        return lxc_evidence(pod.name, pod.node, pod.lxc, delta, self.lab.in_force.asked(), command, arrived)
 
     def conntrack_evidence(self, pair: Pair) -> tuple[Evidence, ...]:
         """Connections of the pair that its client's node tracks now; nothing to ask on one node."""
@@ -437,7 +452,7 @@ class Witnesses:
             return unread_evidence("conntrack", client.node, said, command)
         entries = [line for line in done.text.splitlines() if f"src={client.address}" in line]
         return netfilter_evidence(
-            client.node, len(entries), client.name, server.name, self.lab.datapath.asked(), command
+            client.node, len(entries), client.name, server.name, self.lab.in_force.asked(), command
         )
 
     def _monitor_evidence(self, client: Pod, server: Pod, traces: list[MonitorTrace], trouble: list[str]) -> Evidence:
@@ -446,5 +461,5 @@ class Witnesses:
         if trouble:
             return unread_evidence("monitor", client.node, "; ".join(trouble), command)
         return monitor_evidence(
-            client.node, traces, str(client.address), str(server.address), self.lab.datapath.asked(), command
+            client.node, traces, str(client.address), str(server.address), self.lab.in_force.asked(), command
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.providers.cilium.versions import Series, Version
+from labctl.model.versions import Series, Version
 
 
 class Setting(StrEnum):

@@ -6,11 +6,14 @@ import difflib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
-from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.lab import HostRouting, Lab, Pair, Placement
+from labctl.model.node_status import NodeStatus
+from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, TargetKind, Watch
@@ -31,6 +34,7 @@ from labctl.providers.cilium.inspect_datapath import read_state
 from labctl.providers.cilium.monitor import Devices
 from labctl.providers.cilium.settings import Cluster
 from labctl.providers.cilium.targets import DoorTarget, pod_door
+from labctl.providers.cilium.verbose import endpoints_of, node_status, parse_pod_ranges
 from labctl.providers.cilium.watch import watching, wishes
 from labctl.providers.cilium.workloads import LAB_LABEL, PodState, parse_pods
 
@@ -166,6 +170,32 @@ class OpenCiliumLab:
             lambda: witnesses.conntrack_evidence(pair), others,
         )  # fmt: skip
 
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        commands = next(iter(self._agents.values())).commands
+        listed = must(commands, self._settings.kubectl("get", "nodes", "-o", "json"), timeout_s=_ASK_S)
+        of_kubernetes, version = parse_pod_ranges(listed.text), str(self._settings.cilium_version)
+        labels = {f"{self._settings.namespace}/{pod.name}": pod.labels for pod in self._lab.pods}
+        asked = self._settings.lab.network.pod_cidr
+
+        def status(node: str) -> NodeStatus:
+            name = self._settings.nodes[node]
+            ranges = asked, of_kubernetes.get(name), self._lab.node(node).pod_cidr
+            endpoints = endpoints_of(self._facts.endpoints[node], labels)
+            return node_status(node, self._agents[node], version, mode, endpoints, ranges)
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return tuple(pool.map(status, nodes))
+
+    def services(self) -> tuple[NodeServices, ...]:
+        from labctl.providers.cilium.service_lists import read_services
+
+        return read_services(self.lab, {node: self._agents[node] for node in self._settings.nodes})
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        argv = self._settings.kubectl("-n", "kube-system", "get", "daemonset", name, "--ignore-not-found", "-o", "name")
+        commands = next(iter(self._targets.values())).commands
+        return bool(must(commands, argv, timeout_s=_ASK_S).text.strip())
+
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})
 
@@ -229,7 +259,10 @@ def open_lab(settings: Cluster, commands: Commands, ways: Ways) -> OpenCiliumLab
     except MeasureFailed as failed:
         failed.remedy = with_kubeconfig(failed.remedy, commands, settings.kubectl())
         raise
-    return OpenCiliumLab(settings, lab, facts, targets, capture, agents)
+    opened = OpenCiliumLab(settings, lab, facts, targets, capture, agents)
+    if lab.datapath.allow_fallback and lab.datapath.host_routing is HostRouting.BPF:
+        opened._lab = replace(lab, fallback=opened.witnesses.fallback())
+    return opened
 
 
 def list_pods(settings: Cluster, commands: Commands, namespace: str, selector: str) -> tuple[PodState, ...]:

@@ -16,11 +16,11 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.model.sections import Cilium
+from labctl.model.versions import Version
 from labctl.providers.cilium.chart import Chart
 from labctl.providers.cilium.compatibility import kube_version_to_render
 from labctl.providers.cilium.helm_names import wrong_here
 from labctl.providers.cilium.values import Wanted, expected_config, leaves
-from labctl.providers.cilium.versions import Version
 
 CONFIG_MAP = "cilium-config"
 

@@ -20,12 +20,13 @@ from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Section
+from labctl.model.versions import Version
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private
-from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible
+from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible, refuse_proxy_mode
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
-from labctl.providers.cilium.versions import Version
+from labctl.services.frontends import kubernetes_namespace
 from labctl.system import files
 
 S = TypeVar("S", bound=Section)
@@ -82,7 +83,7 @@ class Cluster(ABC):
     @property
     def namespace(self) -> str:
         """The Kubernetes namespace of the lab's pods."""
-        return f"labctl-{self.lab.name}"
+        return kubernetes_namespace(self.lab.name)
 
     @property
     def mode(self) -> str:
@@ -172,12 +173,20 @@ def refuse_unfit(lab: Lab, cilium: Cilium, kubernetes: Version, kernel: Version 
     """Raises UsageError for what real Cilium does not do, for versions that cannot work together or with that kernel,
     and for values that do not take effect."""
     refuse_idle(lab)
+    refuse_proxy_mode(lab, kubernetes)
     version = Version.parse(cilium.version)
     refuse_impossible(
         cilium=version, kubernetes=kubernetes, kernel=kernel, datapath=lab.datapath,
         allow_untested=cilium.allow_untested,
     )  # fmt: skip
     refuse_wrong_values(wrong_values(cilium.values, version, None), where=lab.source)
+
+
+def statement_of_proxy(lab: Lab) -> str:
+    """What of kube-proxy a cluster has, as the end of a sentence about it."""
+    if lab.datapath.kube_proxy_replacement:
+        return "kube-proxy skipped"
+    return f"with kube-proxy in {lab.datapath.kube_proxy} mode"
 
 
 def refuse_differing(before: Lab, after: Lab, what: Iterable[tuple[str, object, object]], remedy: str) -> None:

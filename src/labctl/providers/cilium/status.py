@@ -1,4 +1,4 @@
-"""The agent's own report of its mode: `cilium status -o json` of every version, and its fallback log lines. Pure.
+"""The agent's own report of its mode: `cilium status -o json` of every version, and why it fell back. Pure.
 
 The JSON path of host routing changed in 1.16.0; the network mode is in the JSON only since then. The log is an
 explanation, not a proof: some fallbacks are silent.
@@ -6,12 +6,13 @@ explanation, not a proof: some fallbacks are silent.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
+from labctl.model.fallback import KNOWN, Condition, fallback_in_log
+from labctl.model.lab import Fallback
 
 IN_AGENT = (
     "sh",
@@ -110,83 +111,6 @@ def network_of_config(config: Mapping[str, str]) -> str:
     return "native" if tunnel == "disabled" else tunnel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
-    """Why an agent that was asked for BPF host routing runs Legacy. `line` is its own words, empty if silent."""
-
-    reason: str
-    remedy: str
-    line: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    pattern: re.Pattern[str]
-    reason: str
-    remedy: str
-
-
-_KNOWN = (
-    _Known(
-        re.compile(r"BPF host routing is incompatible with enable-ipsec"),
-        "IPsec is on",
-        "cilium.values: {encryption: {enabled: false}}",
-    ),
-    _Known(
-        re.compile(r"BPF host routing requires enable-bpf-masquerade"),
-        "masquerading is done by iptables",
-        "--set datapath.masquerade=bpf",
-    ),
-    _Known(
-        re.compile(r"BPF masquerade could not be enabled"),
-        "masquerading by eBPF could not start",
-        "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i masq",
-    ),
-    _Known(
-        re.compile(r"BPF host routing requires kube-proxy-replacement"),
-        "kube-proxy replacement is not fully on",
-        "--set datapath.kubeProxyReplacement=true",
-    ),
-    _Known(
-        re.compile(r"Auto-disabling .*falling back to .{0,2}enable-host-legacy-routing"),
-        "kube-proxy replacement is off",
-        "--set datapath.kubeProxyReplacement=true",
-    ),
-    _Known(
-        re.compile(r"BPF host routing is currently not supported with enable-endpoint-routes"),
-        "endpoint routes are on",
-        "cilium.values: {endpointRoutes: {enabled: false}}",
-    ),
-    _Known(
-        re.compile(r"BPF host routing is currently not supported with devices without L2 addr"),
-        "a device has no MAC address",
-        "cilium.values: {devices: eth0}",
-    ),
-    _Known(
-        re.compile(r"BPF host routing is currently not compatible with Wireguard"),
-        "WireGuard is on",
-        "cilium.values: {encryption: {enabled: false}}",
-    ),
-    _Known(
-        re.compile(r"BPF host routing requires kernel 5\.10"),
-        "the kernel lacks bpf_redirect_peer or bpf_redirect_neigh",
-        "a kernel of 5.10 or later",
-    ),
-)
-_MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
-
-
-def fallback_in_log(lines: Iterable[str]) -> Fallback | None:
-    """The first line of the agent's log that explains a fallback to Legacy, or None."""
-    for line in lines:
-        match = _MESSAGE.search(line)
-        message = match.group(1).replace('\\"', '"') if match else line.strip()
-        for known in _KNOWN:
-            if known.pattern.search(message):
-                return Fallback(reason=known.reason, remedy=known.remedy, line=message)
-    return None
-
-
 def silent_fallback(config: Mapping[str, str], status: AgentStatus) -> Fallback:
     """The likeliest reason when the log does not mention it: some versions log nothing when kube-proxy replacement is
     off or partial, or when masquerading fell back to iptables."""
@@ -199,7 +123,8 @@ def silent_fallback(config: Mapping[str, str], status: AgentStatus) -> Fallback:
             remedy="--set datapath.kubeProxyReplacement=true",
         )
     if status.masquerade == "iptables":
-        return Fallback(reason="masquerading is done by iptables", remedy="--set datapath.masquerade=bpf")
+        condition = Condition.IPTABLES_MASQUERADE
+        return Fallback(reason=condition, remedy=KNOWN[condition].remedy)
     return Fallback(
         reason="the agent does not say why",
         remedy="kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -iE 'host.routing|fall'",

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network
 
 from labctl.model.interfaces import VXLAN_PORT
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.model.versions import Version
 from labctl.providers.cilium.helm_names import Setting, spell, strings_of_kube_proxy_replacement
-from labctl.providers.cilium.versions import Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,8 @@ OVERRIDABLE: Mapping[str, tuple[str, ...]] = {
     "devices": ("devices",),
     "tunnelPort": ("tunnel-port",),
     "ipam.operator.clusterPoolIPv4MaskSize": ("cluster-pool-ipv4-mask-size",),
+    "ipam.operator.clusterPoolIPv4PodCIDR": ("cluster-pool-ipv4-cidr",),
+    "ipam.operator.clusterPoolIPv4PodCIDRList": ("cluster-pool-ipv4-cidr",),
     "ipam.mode": ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size"),
     "bpf.datapathMode": ("datapath-mode",),
     "enableIPv4Masquerade": ("enable-ipv4-masquerade",),

@@ -7,8 +7,9 @@ there when the node image has no tcpdump.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from labctl.errors import MeasureFailed
 from labctl.json_text import of_known_form, parse_json
 from labctl.model.lab import Service
 from labctl.providers.cilium.settings import Cluster
+from labctl.services.frontends import fillers
 
 CONTAINER = "tools"
 ACCOUNT = "labctl"
@@ -43,7 +45,8 @@ def workloads(settings: Cluster) -> str:
     documents += [_pod(settings, pod.name, pod.node, dict(pod.labels)) for pod in settings.lab.pods]
     documents += [_helper(settings, node) for node in nodes_with_helper(settings)]
     documents += [_service(settings, service) for service in settings.lab.services]
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    text: str = yaml.safe_dump_all(documents, sort_keys=False)
+    return text + "".join(f"---\n{json.dumps(document)}\n" for document in _fillers(settings))
 
 
 def _namespace(settings: Cluster) -> dict[str, Any]:
@@ -138,6 +141,40 @@ def _service(settings: Cluster, service: Service) -> dict[str, Any]:
             "ports": [port],
         },
     }
+
+
+_SLICES_V1 = (1, 21)
+"""The first Kubernetes with EndpointSlices in discovery.k8s.io/v1."""
+
+
+def _fillers(settings: Cluster) -> Iterator[dict[str, Any]]:
+    """A Service without a selector each, and its one endpoint by hand: an address that nobody has. One line each, since
+    PyYAML would take a minute for ten thousand."""
+    api = "discovery.k8s.io/v1" if settings.kubernetes.series >= _SLICES_V1 else "discovery.k8s.io/v1beta1"
+    for filler in fillers(settings.lab):
+        name = {"name": filler.name, "namespace": settings.namespace}
+        protocol = filler.protocol.upper()
+        (backend,) = filler.backends
+        yield {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {**name, "labels": {LAB_LABEL: settings.lab.name}},
+            "spec": {
+                "clusterIP": str(filler.address),
+                "ports": [{"port": filler.port, "targetPort": backend.port, "protocol": protocol}],
+            },
+        }
+        yield {
+            "apiVersion": api,
+            "kind": "EndpointSlice",
+            "metadata": {
+                **name,
+                "labels": {LAB_LABEL: settings.lab.name, "kubernetes.io/service-name": filler.name},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [str(backend.address)], "conditions": {"ready": True}}],
+            "ports": [{"name": "", "port": backend.port, "protocol": protocol}],
+        }
 
 
 def _container(settings: Cluster) -> dict[str, Any]:

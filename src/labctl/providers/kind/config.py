@@ -19,6 +19,7 @@ import yaml
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import Propagation
+from labctl.providers.cilium.compatibility import proxy_gates
 from labctl.providers.kind.settings import KindSettings
 
 MARK_FOLDER = "/labctl"
@@ -60,7 +61,7 @@ def kind_config(settings: KindSettings) -> str:
     lab, cluster = settings.lab, settings.cluster
     networking: dict[str, Any] = {
         "disableDefaultCNI": True,
-        "kubeProxyMode": "none" if lab.datapath.kube_proxy_replacement else "iptables",
+        "kubeProxyMode": "none" if lab.datapath.kube_proxy_replacement else str(lab.datapath.kube_proxy),
         "podSubnet": str(lab.network.pod_cidr),
         "serviceSubnet": str(lab.network.service_cidr),
         "apiServerAddress": settings.api_server_address,
@@ -73,8 +74,9 @@ def kind_config(settings: KindSettings) -> str:
         "name": settings.cluster_name,
         "networking": networking,
     }
-    if cluster.feature_gates:
-        config["featureGates"] = dict(cluster.feature_gates)
+    gates = proxy_gates(lab, settings.kubernetes) | dict(cluster.feature_gates)
+    if gates:
+        config["featureGates"] = gates
     patches = [*cluster.kubeadm_config_patches]
     if cluster.image_repository:
         patches.append(f"kind: ClusterConfiguration\nimageRepository: {cluster.image_repository}\n")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.json_text import parse_json
+from labctl.model.versions import Version
 from labctl.providers.base import Probe
 from labctl.providers.cilium.commands import INSTALL, Commands
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.failures import remedy_for
 from labctl.providers.kind.presence import engine_here

@@ -30,7 +30,7 @@ from labctl.providers.cilium.commands import (
     write_private,
 )
 from labctl.providers.cilium.open import open_lab
-from labctl.providers.cilium.settings import read_record, refuse_differing, write_record
+from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy, write_record
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
 from labctl.providers.kind import bundle, clusters, config
@@ -76,10 +76,9 @@ class KindProvider:
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
-        proxy = "kube-proxy skipped" if lab.datapath.kube_proxy_replacement else "with kube-proxy"
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {proxy}",
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
             "the uplinks are veth pairs on one bridge: no real network card, no offload",
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
@@ -268,11 +267,7 @@ class KindProvider:
                 ("Kubernetes", (one.kubernetes, one.node_image), (two.kubernetes, two.node_image)),
                 ("kindCluster", _cluster_less_strategy(one), _cluster_less_strategy(two)),
                 ("Cilium", one.cilium_version, two.cilium_version),
-                (
-                    "kube-proxy replacement",
-                    before.datapath.kube_proxy_replacement,
-                    after.datapath.kube_proxy_replacement,
-                ),
+                ("kube-proxy", statement_of_proxy(before), statement_of_proxy(after)),
             ),
             remedy="compare them side by side: kindCluster.strategy: parallel",
         )

@@ -10,10 +10,10 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, ControlPlane, KindCluster
+from labctl.model.versions import Version
 from labctl.providers.cilium.commands import LabFiles
 from labctl.providers.cilium.settings import Cluster, section_of
 from labctl.providers.cilium.values import split_reference
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kind.endpoint import HERE, LOOPBACK, EngineEndpoint
 
 CLUSTER_PREFIX = "labctl-"

@@ -6,11 +6,13 @@ Every block runs on a machine through `ssh … sudo sh -eu`, so that the whole p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labctl.model.lab import KubeProxy
 from labctl.model.sections import CgroupDriver, PackageSource, Swap
 from labctl.planning.shell import fed, quoted, substitute, through, word, written
+from labctl.providers.cilium.compatibility import proxy_gates
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
 from labctl.providers.kubeadm.kubernetes import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
 from labctl.providers.kubeadm.machines import Machine
@@ -44,7 +46,7 @@ def kubeadm_init(settings: KubeadmSettings) -> str:
     words += [
         f"--pod-network-cidr={network.pod_cidr}",
         f"--service-cidr={network.service_cidr}",
-        "--skip-phases=addon/kube-proxy",
+        *(("--skip-phases=addon/kube-proxy",) if settings.lab.datapath.kube_proxy_replacement else ()),
     ]
     if kubeadm.ignore_preflight_errors:
         words.append(f"--ignore-preflight-errors={','.join(kubeadm.ignore_preflight_errors)}")
@@ -135,7 +137,22 @@ def control_plane(settings: KubeadmSettings) -> str:
         f"kubectl --kubeconfig {ADMIN_CONF} taint nodes --all node-role.kubernetes.io/master- "
         "node-role.kubernetes.io/control-plane- || true"
     )
-    return on(settings.control_plane, f"{kubeadm_init(settings)}\n{untaint}")
+    return on(settings.control_plane, "\n".join((kubeadm_init(settings), untaint, *_proxy_mode(settings))))
+
+
+def _proxy_mode(settings: KubeadmSettings) -> Iterator[str]:
+    """kubeadm's command line has no word for the mode: the configuration that it made is changed. iptables is what an
+    empty mode means."""
+    datapath = settings.lab.datapath
+    if datapath.kube_proxy_replacement or datapath.kube_proxy is not KubeProxy.NFTABLES:
+        return
+    needed = proxy_gates(settings.lab, settings.kubernetes)
+    gates = [f"      {name}: {str(value).lower()}" for name, value in needed.items()]
+    with_gates = "\\n".join(("    featureGates:", *gates)) + "\\n" if gates else ""
+    kubectl = f"kubectl --kubeconfig {ADMIN_CONF} --namespace kube-system"
+    yield f"{kubectl} get configmap kube-proxy --output yaml |"
+    yield f"  sed 's/^    mode: .*/{with_gates}    mode: nftables/' | {kubectl} apply --filename -"
+    yield f"{kubectl} rollout restart daemonset/kube-proxy"
 
 
 def join(settings: KubeadmSettings) -> str:

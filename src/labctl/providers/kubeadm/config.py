@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -25,6 +25,7 @@ from labctl.providers.kubeadm.kubernetes import (
 )
 
 KUBELET_API = "kubelet.config.k8s.io/v1beta1"
+PROXY_API = "kubeproxy.config.k8s.io/v1alpha1"
 Document = dict[str, Any]
 LEAST_FREE_PERCENT = 5
 """Of a disk's bytes and inodes: with less the kubelet of a lab reports DiskPressure, and evicts pods."""
@@ -40,6 +41,9 @@ class ClusterShape:
     pod_cidr: str
     service_cidr: str
     control_plane: str
+    kube_proxy: str = ""
+    """The mode of kube-proxy; empty: it is left out."""
+    proxy_gates: Mapping[str, bool] = field(default_factory=dict)
 
 
 def extra_args(api: ConfigApi, arguments: Mapping[str, str]) -> Any:
@@ -83,7 +87,7 @@ def init_document(settings: Kubeadm, shape: ClusterShape, address: str) -> Docum
         "localAPIEndpoint": endpoint,
         "nodeRegistration": node_registration(settings, shape.control_plane, address) | {"taints": []},
     }
-    if skip_proxy(version) is not SkipProxy.FLAG:
+    if not shape.kube_proxy and skip_proxy(version) is not SkipProxy.FLAG:
         document["skipPhases"] = ["addon/kube-proxy"]
     return merged(document, settings.init)
 
@@ -103,9 +107,22 @@ def cluster_document(settings: Kubeadm, shape: ClusterShape) -> Document:
     }
     if settings.image_repository:
         document["imageRepository"] = settings.image_repository
-    if skip_proxy(version) is SkipProxy.DISABLED:
+    if not shape.kube_proxy and skip_proxy(version) is SkipProxy.DISABLED:
         document["proxy"] = {"disabled": True}
     return merged(document, settings.cluster)
+
+
+def proxy_document(shape: ClusterShape) -> Document:
+    """kube-proxy's own configuration, which kubeadm keeps for its DaemonSet."""
+    document: Document = {
+        "apiVersion": PROXY_API,
+        "kind": "KubeProxyConfiguration",
+        "mode": shape.kube_proxy,
+        "clusterCIDR": shape.pod_cidr,
+    }
+    if shape.proxy_gates:
+        document["featureGates"] = dict(shape.proxy_gates)
+    return document
 
 
 KUBELET_IN_LABS: Document = {
@@ -134,7 +151,12 @@ def kubelet_document(settings: Kubeadm) -> Document:
 
 def init_documents(settings: Kubeadm, shape: ClusterShape, address: str) -> tuple[Document, ...]:
     """Everything `kubeadm init --config` reads, in the order that people expect."""
-    return (init_document(settings, shape, address), cluster_document(settings, shape), kubelet_document(settings))
+    documents = (
+        init_document(settings, shape, address),
+        cluster_document(settings, shape),
+        kubelet_document(settings),
+    )
+    return (*documents, proxy_document(shape)) if shape.kube_proxy else documents
 
 
 def join_document(settings: Kubeadm, node: str, address: str, endpoint: str) -> Document:

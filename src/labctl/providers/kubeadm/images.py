@@ -4,7 +4,7 @@ Nothing is pulled and no machine is changed: containerd and kubeadm on the machi
 machines at once. Archives are what `docker save` and `ctr images export` write, packed with gzip or not. Which images
 Kubernetes itself is made of says kubeadm's own list, or the same from a table: kubeadm's constants
 (`DefaultEtcdVersion`, `CoreDNSVersion`) of the releases, whose patch releases move etcd and sometimes CoreDNS.
-kube-proxy is left out, as it is of the cluster.
+kube-proxy's stands beside Cilium's images, in a lab that has one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
+from labctl.model.versions import Version
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands, HostCommands, read_state
 from labctl.providers.cilium.values import normal
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.inventory import pause_tag, sandbox_image
 from labctl.providers.kubeadm.kubernetes import default_image_repository
 from labctl.providers.kubeadm.settings import KubeadmSettings
@@ -33,6 +33,7 @@ from labctl.system.archives import content_of, open_archive
 
 ENGINE = "docker"
 CILIUM_ROLES = ("agent", "operator", "tools")
+PROXY_ROLE = "kube-proxy"
 _LOOK_S = 30.0
 
 
@@ -119,7 +120,8 @@ def wanted(settings: KubeadmSettings, doors: Doors) -> tuple[Part, ...]:
              source=listed.source)
         for role, reference in listed.images
     )  # fmt: skip
-    named = zip(CILIUM_ROLES, settings.images, strict=True)
+    roles = (*CILIUM_ROLES, *(PROXY_ROLE for _ in settings.extra_images))
+    named = zip(roles, settings.images, strict=True)
     return (*kubernetes, *(Part(role=role, reference=reference, digest="") for role, reference in named))
 
 

@@ -21,7 +21,8 @@ import yaml
 
 from labctl.model.lab import Lab
 from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
+from labctl.providers.cilium.compatibility import proxy_gates
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (
     RP_FILTER,
@@ -234,12 +235,14 @@ def pause_tag(version: Version) -> str:
     return "3.2"
 
 
-def shape_of(lab: Lab, machines: Sequence[Machine]) -> ClusterShape:
+def shape_of(lab: Lab, machines: Sequence[Machine], kubernetes: Version) -> ClusterShape:
     return ClusterShape(
         name=lab.name,
         pod_cidr=str(lab.network.pod_cidr),
         service_cidr=str(lab.network.service_cidr),
         control_plane=machines[0].node,
+        kube_proxy="" if lab.datapath.kube_proxy_replacement else str(lab.datapath.kube_proxy),
+        proxy_gates=proxy_gates(lab, kubernetes),
     )
 
 
@@ -253,7 +256,7 @@ def join_documents(settings: Kubeadm, machines: Sequence[Machine]) -> dict[str, 
 def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: Version, family: str) -> Document:
     """The variable `labctl` that every playbook reads."""
     version = parse_version(settings.kubernetes)
-    where = sources(settings, family)
+    where, shape = sources(settings, family), shape_of(lab, machines, version)
     return {
         "labctl": {
             "lab": lab.name,
@@ -281,8 +284,8 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "modules": list(kernel_modules(lab.datapath)),
             "sysctls": SYSCTLS,
             "rp_filter": RP_FILTER if needs_rp_filter_override(cilium) else "",
-            "init_documents": list(init_documents(settings, shape_of(lab, machines), machines[0].cluster_address)),
-            "init_flags": init_flags(settings),
+            "init_documents": list(init_documents(settings, shape, machines[0].cluster_address)),
+            "init_flags": init_flags(settings, with_proxy=not lab.datapath.kube_proxy_replacement),
             "checks_apart": checks_apart(settings),
             "pod_cidr": str(lab.network.pod_cidr),
             "remove_packages": settings.remove_packages,
@@ -294,11 +297,12 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
     }
 
 
-def init_flags(settings: Kubeadm) -> str:
+def init_flags(settings: Kubeadm, *, with_proxy: bool = False) -> str:
     """What kubeadm init gets on its command line, since this version's configuration has no place for it."""
     if skip_proxy(parse_version(settings.kubernetes)) is not SkipProxy.FLAG:
         return ""
-    return f"{SkipProxy.FLAG},preflight" if checks_apart(settings) else str(SkipProxy.FLAG)
+    phases = [*(() if with_proxy else ("addon/kube-proxy",)), *(("preflight",) if checks_apart(settings) else ())]
+    return f"--skip-phases={','.join(phases)}" if phases else ""
 
 
 def remembered(lab: Lab) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from labctl.errors import UsageError
 from labctl.model.lab import Datapath, Encapsulation, Masquerade
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 
 OLDEST = (1, 20)
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")

@@ -39,7 +39,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
         ),
         Step(
             id="control-plane",
-            title=f"{settings.control_plane.node}: Kubernetes {settings.kubernetes} without kube-proxy",
+            title=f"{settings.control_plane.node}: Kubernetes {settings.kubernetes} {with_or_without(settings)}",
             actions=(
                 Play(playbook="control-plane", by_hand=by_hand.control_plane(settings), variables=values),
                 FetchKubeconfig(
@@ -68,6 +68,12 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
         preamble=_preamble(settings),
         is_resumable=True,
     )
+
+
+def with_or_without(settings: KubeadmSettings) -> str:
+    if settings.lab.datapath.kube_proxy_replacement:
+        return "without kube-proxy"
+    return f"with kube-proxy in {settings.lab.datapath.kube_proxy} mode"
 
 
 def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:

@@ -13,7 +13,7 @@ from importlib import metadata
 
 from labctl.errors import StepFailed, UsageError
 from labctl.model.sections import Kubeadm, PackageSource
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.providers.kubeadm.config import LEAST_AVAILABLE_BYTE, LEAST_FREE_PERCENT
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY
 from labctl.providers.kubeadm.kubernetes import nearest, parse_version, skew

@@ -17,7 +17,7 @@ from labctl.model.sections import Kubeadm, MachineSource
 from labctl.providers.base import Capabilities, Executor, OpenLab, Part, Probe, RunningLab, StrategyChoice, Tell
 from labctl.providers.cilium.bundle import chart_part
 from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
-from labctl.providers.cilium.settings import read_record, refuse_differing
+from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, locate
 from labctl.providers.kubeadm.inventory import inventory
@@ -61,7 +61,7 @@ class KubeadmProvider:
         settings = self.settings(lab)
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, kube-proxy skipped",
+            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
             f"{len(settings.machines)} machines: {', '.join(m.address for m in settings.machines)}",
             "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
         )
@@ -110,6 +110,7 @@ class KubeadmProvider:
                 ("pod range", before.network.pod_cidr, after.network.pod_cidr),
                 ("kubeadm:", before.settings.get("kubeadm"), after.settings.get("kubeadm")),
                 ("hosts:", before.settings.get("hosts"), after.settings.get("hosts")),
+                ("kube-proxy", statement_of_proxy(before), statement_of_proxy(after)),
             ),
             remedy=f"labctl down {before.name}, then build the other one",
         )

@@ -10,11 +10,11 @@ from pathlib import Path
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Kubeadm
+from labctl.model.versions import Version
 from labctl.providers.cilium.compatibility import refuse_idle
 from labctl.providers.cilium.settings import Cluster, refuse_unfit, section_of
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.files import KubeadmFiles
-from labctl.providers.kubeadm.kubernetes import parse_version, refuse_unknown
+from labctl.providers.kubeadm.kubernetes import default_image_repository, parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
@@ -46,6 +46,14 @@ class KubeadmSettings(Cluster):
     @property
     def tools_image(self) -> str:
         return self.kubeadm.tools_image
+
+    @property
+    def extra_images(self) -> tuple[str, ...]:
+        """kube-proxy's, where the cluster has one."""
+        if self.lab.datapath.kube_proxy_replacement:
+            return ()
+        repository = self.kubeadm.image_repository or default_image_repository(self.kubernetes)
+        return (f"{repository}/kube-proxy:v{self.kubernetes}",)
 
     @property
     def pulls_images(self) -> bool:
@@ -90,13 +98,6 @@ class KubeadmSettings(Cluster):
 def read_settings(lab: Lab, root: Path) -> KubeadmSettings:
     """Raises UsageError for what cannot be decided, or cannot work, from the scenario alone."""
     refuse_idle(lab)
-    if not lab.datapath.kube_proxy_replacement:
-        raise UsageError(
-            what="kubeProxyReplacement: false leaves a lab of the provider kubeadm without Services",
-            cause="its clusters are made without kube-proxy",
-            remedy="true (the default), or --provider kind, which then has a kube-proxy",
-            key="datapath.kubeProxyReplacement",
-        )
     kubeadm, cilium = settings_of(lab), section_of(Cilium, lab, "cilium")
     kubernetes = parse_version(kubeadm.kubernetes)
     refuse_unknown(kubernetes)

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from labctl.errors import LabError, MeasureFailed, StepFailed
+from labctl.model.versions import Version
 from labctl.providers.base import ClockOffset
 from labctl.providers.cilium.commands import Commands
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.kubernetes import Installed, parse_version
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands

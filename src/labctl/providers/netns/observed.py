@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
 from labctl.names import namespace_of
+from labctl.networks.base import WatchedObjects
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import NamespaceReader, Object, ObjectKind, Thing
 from labctl.providers.netns.plan import plan
@@ -83,6 +84,30 @@ def lacking(lab: Lab, marked: Iterable[str]) -> tuple[str, ...]:
             by_namespace.setdefault(thing.namespace, []).append(thing)
     seen = {name: observe(name, things) for name, things in by_namespace.items() if name in there}
     return tuple(map(str, missing((thing for things in by_namespace.values() for thing in things), seen)))
+
+
+def watched(lab: Lab, node: str) -> tuple[WatchedObjects, ...]:
+    """What the plan makes in a node and its pods, read back: by kind, in the order of the plan. Raises MeasureFailed
+    when the node or a pod is gone."""
+    places = {namespace_of(lab.name, part) for part in (node, *(pod.name for pod in lab.pods_on(node)))}
+    by_place: dict[str, list[Thing]] = {place: [] for place in places}
+    for thing in wanted(action for step in plan(lab).steps for action in step.actions):
+        if thing.namespace in places and thing.kind is not ObjectKind.NAMESPACE:
+            by_place[thing.namespace].append(thing)
+    seen = {place: observe(place, things) for place, things in by_place.items()}
+    every = [thing for things in by_place.values() for thing in things]
+    found = []
+    for kind in dict.fromkeys(thing.kind for thing in every):
+        of_kind = [thing for thing in every if thing.kind is kind]
+        gone = tuple(str(one) for one in of_kind if (there := seen[one.namespace]) is None or not there.has(one))
+        is_unread = any(there is not None and kind in there.unread for there in seen.values())
+        why = "could not be read" if is_unread else ""
+        found.append(
+            WatchedObjects(
+                name=f"{kind}es" if kind.endswith("s") else f"{kind}s", count=len(of_kind), missing=gone, unread=why
+            )
+        )
+    return tuple(found)
 
 
 def missing(things: Iterable[Thing], seen: Mapping[str, Observed | None]) -> Iterator[Thing]:

@@ -7,24 +7,29 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
-from labctl.model.evidence import DatapathState, Evidence
-from labctl.model.interfaces import LO
+from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.interfaces import BRIDGE, LO
 from labctl.model.lab import Lab, Pair, Pod
+from labctl.model.node_status import NodeStatus
 from labctl.model.result import Completed
+from labctl.model.service_lists import NodeServices
+from labctl.model.signature import GATEWAY
 from labctl.names import UNDERLAY, namespace_of
 from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
+from labctl.planning.shell import word
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
-from labctl.providers.netns.inspect_datapath import read_state
+from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
-from labctl.system import netns, pids, process, rtnetlink, view
+from labctl.system import cgroups, netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
 from labctl.system.powers import Powers, limit
 
@@ -36,9 +41,14 @@ class NamespaceTarget:
     name: str
     kind: TargetKind
     namespace: str
+    cgroup: str | None = None
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return netns.command(self.namespace, self.inside_argv(argv))
+        inside = netns.command(self.namespace, self.inside_argv(argv))
+        if self.cgroup is None:
+            return inside
+        members = cgroups.path_of(self.cgroup) / cgroups.MEMBERS
+        return ("sh", "-c", f'echo $$ >{word(members)} && exec "$@"', "sh", *inside)
 
     def inside_argv(self, argv: Sequence[str]) -> tuple[str, ...]:
         """With the options by which FRR's shell finds this router's daemons, where it is that."""
@@ -49,14 +59,21 @@ class NamespaceTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
         return process.run(
-            self.inside_argv(argv), timeout_s=timeout_s, namespace=place, cpu=cpu, stdin=stdin, powers=self._powers
+            self.inside_argv(argv),
+            timeout_s=timeout_s,
+            namespace=place,
+            cpu=cpu,
+            stdin=stdin,
+            powers=self._powers,
+            cgroup=self._cgroup,
         )
 
     def start(
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(self.inside_argv(argv), namespace=place, cpu=cpu, output=output, powers=self._powers)
+        inside, powers = self.inside_argv(argv), self._powers
+        return process.Process(inside, namespace=place, cpu=cpu, output=output, powers=powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -69,20 +86,42 @@ class NamespaceTarget:
 
     def _enter(self, *, privileged: bool) -> Iterator[str]:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        members = self._members()  # opened before a view makes /sys read-only
         netns.enter_for_good(netns.path_of(self.namespace))
         if refused := view.enter_own_if_allowed(None if privileged else self._powers):
             yield f"{self.name} shows the host's /sys, since this host does not allow a separate one: {refused}"
         if privileged:
+            _join(members)
             return
-        if refused := pids.become_inner(home, view.mount_own_proc, view.guard_proc):
+
+        def prepare() -> None:
+            _join(members)
+            view.guard_proc()
+
+        if refused := pids.become_inner(home, view.mount_own_proc, prepare):
             if not view.is_never_allowed(refused):
                 raise refused
+            _join(members)
             yield f"{self.name} shows the host's processes, since this host does not allow a separate /proc: {refused}"
         limit(self._powers)
 
     @property
+    def _cgroup(self) -> Path | None:
+        return None if self.cgroup is None else cgroups.path_of(self.cgroup)
+
+    def _members(self) -> int | None:
+        place = self._cgroup
+        return None if place is None else os.open(place / cgroups.MEMBERS, os.O_WRONLY | os.O_CLOEXEC)
+
+    @property
     def _powers(self) -> Powers:
         return Powers.NODE if self.kind in (TargetKind.NODE, TargetKind.UNDERLAY) else Powers.POD
+
+
+def _join(members: int | None) -> None:
+    if members is not None:
+        cgroups.join(members)
+        os.close(members)
 
 
 class NetnsOpenLab:
@@ -119,11 +158,14 @@ class NetnsOpenLab:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
         taps = [tap for tap in self.taps(pair) if tap.interface != LO]
         macs = {name: self._macs(name) for name in {tap.target.name for tap in taps}}
-        return tuple(
+        found = [
             OpenDevice(role=str(tap.role), mac=macs[tap.target.name][tap.interface])
             for tap in taps
             if tap.interface in macs[tap.target.name]
-        )
+        ]
+        if self.lab.outside and (mac := self._macs(UNDERLAY).get(BRIDGE)):
+            found.append(OpenDevice(role=GATEWAY, mac=mac))
+        return tuple(found)
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
         return ()
@@ -147,10 +189,21 @@ class NetnsOpenLab:
             )
         return network_of(self.lab).testify(self.lab, pair, looks)
 
+    def node_statuses(self, nodes: Sequence[str], mode: ModeInForce | None) -> tuple[NodeStatus, ...]:
+        from labctl.providers.netns.status import read_status
+
+        return read_status(self.lab, nodes, mode)
+
     def _pods_on_the_way(self, pair: Pair) -> dict[str, Pod]:
         """The pair's pod on each node that has one; the client where a node has both."""
         ends = (pair.server, *(pod.name for pod in self.lab.backends(pair)), pair.client)
         return {pod.node: pod for name in ends for pod in self.lab.pods if pod.name == name}
+
+    def services(self) -> tuple[NodeServices, ...]:
+        return read_services(self.lab)
+
+    def has_daemon_set(self, name: str) -> bool | None:
+        return None
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)
@@ -184,7 +237,11 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
         *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )
-    return (NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name)) for name, kind in parts)
+    network = network_of(lab)
+    return (
+        NamespaceTarget(name=name, kind=kind, namespace=namespace_of(lab.name, name), cgroup=network.cgroup(lab, name))
+        for name, kind in parts
+    )
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.names import namespace_of
+from labctl.names import cgroup_of, namespace_of
 from labctl.networks.base import STATEMENT
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
-from labctl.system import files, netns
+from labctl.system import cgroups, files, netns
 
 
 class NetnsProvider:
@@ -108,6 +108,7 @@ def teardown(name: str) -> None:
                 cause=os.strerror(refused.errno or 0),
                 remedy=f"ip netns delete {namespace}",
             ) from refused
+    _remove_cgroups(name)
     _remove_pins(name)
     _remove_path_spaces(name)
     files.remove_tree(record_path(name).parent)
@@ -141,6 +142,19 @@ def _end_processes(of_lab: Remains) -> None:
     """Those inside the marked namespaces only: a process elsewhere with the lab's name in its arguments is not."""
     if keys := _keys(of_lab):
         netns.end_processes(keys)
+
+
+def _remove_cgroups(name: str) -> None:
+    """With them go the programs on them. What a person put into one goes on outside."""
+    cgroup = cgroup_of(name)
+    try:
+        cgroups.remove(cgroup)
+    except OSError as refused:
+        raise StepFailed(
+            what=f"cannot remove the cgroup {cgroup}",
+            cause=os.strerror(refused.errno or 0),
+            remedy=f"find {cgroups.path_of(cgroup)} -depth -type d -exec rmdir '{{}}' ';'",
+        ) from refused
 
 
 def _remove_pins(name: str) -> None:

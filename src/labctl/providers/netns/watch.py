@@ -113,7 +113,7 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
         node=node,
         mover=Mover.PROGRAM,
         what=event.program.function,
-        device=device_names.get(event.ifindex, f"if{event.ifindex}"),
+        device="" if event.program.is_at_socket else device_names.get(event.ifindex, f"if{event.ifindex}"),
         hook=event.hook,
         helper=ForwardingAct.DROP if event.verdict.is_drop else _ACTS.get(event.verdict, words),
         packet=PacketKey(
@@ -132,7 +132,17 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
         identity=event.identity,
         encapsulated=event.encapsulated,
         raw=words,
+        rewrites=(event.source, event.destination) != (event.original_source, event.original_destination),
+        before=_before(event),
     )
+
+
+def _before(event: Event) -> str:
+    """What a program was given that translated a Service; empty for every other."""
+    to = f"{event.original_destination}:{event.original_destination_port}"
+    if event.program.is_at_socket:
+        return to
+    return f"{event.original_source}:{event.original_source_port} → {to}" if event.original_destination_port else ""
 
 
 @contextlib.contextmanager

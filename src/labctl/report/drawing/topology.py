@@ -16,6 +16,7 @@ from enum import StrEnum
 from labctl.model.lab import Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, Hop, Mover, PacketPath, Trace, TraceTap, Way
+from labctl.report.trace_words import end_kind
 
 
 class PictureHalf(StrEnum):
@@ -96,6 +97,7 @@ _PORT_WIDTH, _PORT_FROM_MIDDLE = 88.0, 72.0
 _WIRE_ABOVE, _WIRE_BELOW = 118.0, 54.0
 
 _ON_THE_WAY = (Role.CLIENT_LXC, Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_UPLINK)
+_ENDS = (Role.CLIENT_ETH0, Role.SERVER_ETH0)
 _ASIDE = (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET, Role.CLIENT_LO)
 _TWIN = {
     Role.CLIENT_ETH0: Role.SERVER_ETH0,
@@ -136,11 +138,17 @@ def _cross_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
                 taps[role], PictureHalf.WIRE, middle + side * _PORT_FROM_MIDDLE, bottom_y, _PORT_WIDTH
             )
     node_bottom = bottom_y + DEVICE_HEIGHT / 2 + 40
+    sides = {box.side for role, box in devices.items() if role not in _ENDS}
     places = (
-        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, _COLUMN_X),
-        _pod(trace.server, trace.server_address, PictureHalf.SERVER, width - _COLUMN_X),
-        _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, _NODE_RIGHT, node_bottom),
-        _node(trace.server_node, PictureHalf.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT, node_bottom),
+        *_ends(trace, taps, _COLUMN_X, width - _COLUMN_X),
+        *(
+            _node(name, side, left, right, node_bottom)
+            for name, side, left, right in (
+                (trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, _NODE_RIGHT),
+                (trace.server_node, PictureHalf.SERVER, width - _NODE_RIGHT, width - _NODE_LEFT),
+            )
+            if side in sides
+        ),
         _place(
             "wire",
             PictureHalf.WIRE,
@@ -152,8 +160,9 @@ def _cross_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
         ),
     )
     kernels = {
-        PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _COLUMN_X, kernel_y),
-        PictureHalf.SERVER: _kernel(PictureHalf.SERVER, width - _COLUMN_X, kernel_y),
+        side: _kernel(side, x, kernel_y)
+        for side, x in ((PictureHalf.CLIENT, _COLUMN_X), (PictureHalf.SERVER, width - _COLUMN_X))
+        if side in sides
     }
     return Topology(
         width=width, height=node_bottom + 16, places=places, devices=devices, kernels=kernels, across_y=bottom_y
@@ -178,8 +187,7 @@ def _same_node(trace: Trace, taps: Mapping[Role, TraceTap]) -> Topology:
     devices = {role: _device(taps[role], *where) for role, where in placed.items() if role in taps}
     node_bottom = aside_y + DEVICE_HEIGHT / 2 + 40
     places = (
-        _pod(trace.client, trace.client_address, PictureHalf.CLIENT, left),
-        _pod(trace.server, trace.server_address, PictureHalf.SERVER, right),
+        *_ends(trace, taps, left, right),
         _node(trace.client_node, PictureHalf.CLIENT, _NODE_LEFT, width - _NODE_LEFT, node_bottom),
     )
     kernels = {PictureHalf.CLIENT: _kernel(PictureHalf.CLIENT, _OUTER_X + 12, aside_y)}
@@ -206,8 +214,14 @@ def _place(name: str, side: PictureHalf, x: float, top: float, bottom: float, wi
     return Box(name=name, kind=BoxKind.PLACE, side=side, x=x, y=middle, width=width, height=bottom - top, note=note)
 
 
-def _pod(name: str, address: str, side: PictureHalf, x: float) -> Box:
-    return _place(name, side, x, _POD_TOP, _POD_BOTTOM, _POD_WIDTH, f"pod, {address}")
+def _ends(trace: Trace, taps: Mapping[Role, TraceTap], left: float, right: float) -> Iterator[Box]:
+    """The pods, or the hosts outside; a node that is an end is drawn as a node."""
+    for role, name, address, side, x in (
+        (Role.CLIENT_ETH0, trace.client, trace.client_address, PictureHalf.CLIENT, left),
+        (Role.SERVER_ETH0, trace.server, trace.server_address, PictureHalf.SERVER, right),
+    ):
+        if role in taps:
+            yield _place(name, side, x, _POD_TOP, _POD_BOTTOM, _POD_WIDTH, f"{end_kind(taps[role])}, {address}")
 
 
 def _node(name: str, side: PictureHalf, left: float, right: float, bottom: float) -> Box:

@@ -6,8 +6,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.model.versions import Version
 from labctl.providers.cilium.values import CiliumImages, Wanted
-from labctl.providers.cilium.versions import Version
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "cilium"
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from labctl.errors import UsageError
+from labctl.model.versions import Version
 from labctl.providers.cilium.compatibility import kube_version_to_render, refuse_impossible
-from labctl.providers.cilium.versions import Version
 
 from .cilium_recordings import datapath
 

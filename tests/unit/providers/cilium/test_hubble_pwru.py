@@ -18,6 +18,7 @@ from labctl.errors import MeasureFailed
 from labctl.model.lab import Encapsulation, HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, Movement, Mover, PacketKey, PacketPath, TapDirection, TraceTap, Way
+from labctl.model.versions import Version
 from labctl.path.assemble import join, names_of
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.base import TargetKind
@@ -43,7 +44,6 @@ from labctl.providers.cilium.hubble_pwru import (
 )
 from labctl.providers.cilium.hubble_pwru import why_not as reason
 from labctl.providers.cilium.targets import Door, DoorTarget
-from labctl.providers.cilium.versions import Version
 from labctl.testing.labs import CLIENT, SERVER, example_devices, example_lab
 
 from .cilium_exchange import exchange, sections

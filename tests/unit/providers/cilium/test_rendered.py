@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from labctl.errors import UsageError
+from labctl.model.versions import Version
 from labctl.providers.cilium.chart import Chart, parse_chart, read_chart
 from labctl.providers.cilium.rendered import differences, parse_rendered, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import expected_config
-from labctl.providers.cilium.versions import Version
 
 from .cilium_recordings import datapath, wanted
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from labctl.model.versions import Version
 from labctl.providers.cilium.helm_names import Setting, spell
 from labctl.providers.cilium.values import CiliumImages, expected_config, helm_values, images_of, leaves
-from labctl.providers.cilium.versions import Version
 
 from .cilium_recordings import datapath, recorded, wanted
 
@@ -139,3 +139,17 @@ def test_a_key_that_the_user_decides_is_no_longer_expected() -> None:
 def test_the_datapath_itself_cannot_be_taken_out_of_what_is_expected() -> None:
     expected = expected_config(wanted(), {"bpf": {"hostLegacyRouting": True, "masquerade": False}})
     assert (expected["enable-host-legacy-routing"], expected["enable-bpf-masquerade"]) == ("false", "true")
+
+
+@pytest.mark.parametrize(
+    ("version", "key", "pool"),
+    [("1.10.6", "clusterPoolIPv4PodCIDR", "10.0.0.0/8"), ("1.18.12", "clusterPoolIPv4PodCIDRList", ["10.0.0.0/8"])],
+)
+def test_a_pool_of_the_users_own_is_what_cilium_gets_while_kubeadm_keeps_its_range(
+    version: str, key: str, pool: object
+) -> None:
+    user = {"ipam": {"operator": {key: pool}}}
+    values = helm_values(wanted(version), user)
+    assert values["ipam"]["operator"][key] == pool  # type: ignore[index]
+    assert "cluster-pool-ipv4-cidr" not in expected_config(wanted(version), user)
+    assert expected_config(wanted(version))["cluster-pool-ipv4-cidr"] == "10.244.0.0/16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import yaml
 
 from kind_world import lab_of
 from labctl.errors import UsageError
+from labctl.model.lab import HostRouting, KubeProxy, Lab, Masquerade
 from labctl.planning.show import as_record, as_script
+from labctl.providers.cilium.workloads import workloads
 from labctl.providers.kind.config import (
     ContainerMark,
     kind_config,
@@ -111,6 +114,59 @@ def test_the_configuration_has_no_default_network_and_no_kube_proxy(tmp_path: Pa
         "serviceSubnet": "10.96.0.0/16",
         "apiServerAddress": "127.0.0.1",
     }
+
+
+def with_kube_proxy(lab: Lab, mode: KubeProxy, **datapath: Any) -> Lab:
+    asked = replace(
+        lab.datapath,
+        host_routing=HostRouting.LEGACY,
+        masquerade=Masquerade.IPTABLES,
+        kube_proxy_replacement=False,
+        kube_proxy=mode,
+        **datapath,
+    )
+    return replace(lab, datapath=asked)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kubernetes", "gates"),
+    [
+        (KubeProxy.IPTABLES, "1.20.2", None),
+        (KubeProxy.NFTABLES, "1.30.0", {"NFTablesProxyMode": True}),
+        (KubeProxy.NFTABLES, "1.32.2", None),
+    ],
+)
+def test_a_lab_that_does_not_replace_kube_proxy_gets_it_in_the_mode_asked_for(
+    tmp_path: Path, mode: KubeProxy, kubernetes: str, gates: dict[str, bool] | None
+) -> None:
+    section = {"kubernetes": kubernetes, "image": f"local/node:v{kubernetes}"}
+    lab = with_kube_proxy(lab_of(tmp_path, kindCluster=section, cilium={"allowUntested": True}), mode)
+    provider = KindProvider(root=tmp_path / "state")
+    config = yaml.safe_load(kind_config(provider.settings(lab)))
+    assert config["networking"]["kubeProxyMode"] == str(mode)
+    assert config.get("featureGates") == gates
+    assert any(f"with kube-proxy in {mode} mode" in line for line in provider.statements(lab))
+
+
+def test_a_kubernetes_without_nftables_mode_is_refused(tmp_path: Path) -> None:
+    section = {"kubernetes": "1.20.2", "image": "local/node:v1.20.2"}
+    lab = with_kube_proxy(lab_of(tmp_path, kindCluster=section), KubeProxy.NFTABLES)
+    with pytest.raises(UsageError, match="kube-proxy of Kubernetes 1.20.2 has no nftables mode"):
+        KindProvider(root=tmp_path / "state").refuse(lab)
+
+
+def test_extra_services_are_services_with_an_endpoint_by_hand(tmp_path: Path) -> None:
+    lab = with_kube_proxy(lab_of(tmp_path), KubeProxy.IPTABLES, extra_services=3)
+    made = list(yaml.safe_load_all(workloads(KindProvider(root=tmp_path / "state").settings(lab))))
+    services = [one for one in made if one["kind"] == "Service"]
+    slices = [one for one in made if one["kind"] == "EndpointSlice"]
+    assert [one["metadata"]["name"] for one in services] == ["filler-00001", "filler-00002", "filler-00003"]
+    assert [one["spec"]["clusterIP"] for one in services] == ["10.96.0.11", "10.96.0.12", "10.96.0.13"]
+    assert all("selector" not in one["spec"] for one in services)
+    assert [one["metadata"]["labels"]["kubernetes.io/service-name"] for one in slices] == [
+        one["metadata"]["name"] for one in services
+    ]
+    assert slices[0]["endpoints"] == [{"addresses": ["198.19.0.0"], "conditions": {"ready": True}}]
 
 
 def test_patches_and_mounts_are_passed_on_as_they_are(tmp_path: Path) -> None:

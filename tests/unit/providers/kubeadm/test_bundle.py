@@ -20,11 +20,11 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed, StepFailed, UsageError
+from labctl.model.versions import Version
 from labctl.planning.resolve import with_settings
 from labctl.providers.base import Completed, Running
 from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.values import normal
-from labctl.providers.cilium.versions import Version
 from labctl.providers.kubeadm import bundle
 from labctl.providers.kubeadm.images import (
     TABLE,

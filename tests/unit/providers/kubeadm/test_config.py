@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.model.sections import Kubeadm
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.providers.kubeadm.config import ClusterShape, checks_apart, init_documents, join_document, to_yaml
 from labctl.providers.kubeadm.inventory import init_flags
 from labctl.providers.kubeadm.kubernetes import (
@@ -209,3 +210,23 @@ def test_a_labs_kubelet_removes_no_image_and_evicts_late_unless_it_is_told_other
     assert kubelet["imageGCHighThresholdPercent"] == 70
     assert kubelet["evictionHard"]["nodefs.available"] == "1Gi"
     assert init_documents(settings(), SHAPE, "")[2]["evictionHard"]["nodefs.available"] == "5%"
+
+
+@pytest.mark.parametrize("version", ["1.20.2", "1.30.8", "1.31.4"])
+def test_a_cluster_with_kube_proxy_does_not_skip_it_and_says_its_mode(version: str) -> None:
+    shape = replace(SHAPE, kube_proxy="nftables", proxy_gates={"NFTablesProxyMode": True})
+    init, cluster, _, proxy = init_documents(settings(kubernetes=version), shape, "10.0.0.1")
+    assert "skipPhases" not in init
+    assert "proxy" not in cluster
+    assert proxy == {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": "10.244.0.0/16",
+        "featureGates": {"NFTablesProxyMode": True},
+    }
+
+
+def test_with_kube_proxy_only_the_checks_that_ran_before_are_left_out() -> None:
+    assert init_flags(settings(kubernetes="1.20.2"), with_proxy=True) == ""
+    assert init_flags(settings(kubernetes="1.20.2", offline=True), with_proxy=True) == "--skip-phases=preflight"

@@ -18,7 +18,7 @@ import pytest
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
 from labctl.model.lab import Masquerade
-from labctl.providers.cilium.versions import Version
+from labctl.model.versions import Version
 from labctl.providers.kubeadm.inventory import Template, inventory, pause_tag, sandbox_image, sources
 from labctl.providers.kubeadm.kubernetes import kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of

@@ -14,7 +14,7 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import UsageError
-from labctl.model.lab import HostRouting
+from labctl.model.lab import HostRouting, KubeProxy, Masquerade
 from labctl.planning.show import as_record, as_script
 from labctl.providers.base import Completed
 from labctl.providers.cilium.workloads import PodState
@@ -193,3 +193,19 @@ def test_pods_and_nodes_are_entered_over_the_ssh_of_their_own_machine(tmp_path: 
     assert "nsenter" in ways.capture(ways.node("node1")).door.closed
     assert asked[0][1][6] == "io.kubernetes.pod.name=labctl-helper-node1"
     assert ways.capture(ways.node("node3")).door.closed == ()
+
+
+@pytest.mark.parametrize("mode", list(KubeProxy))
+def test_with_kube_proxy_the_script_leaves_it_in_and_gives_it_its_mode(
+    provider: KubeadmProvider, mode: KubeProxy
+) -> None:
+    lab = make_lab(hosts=THREE_HOSTS, kubeadm={"kubernetes": "1.30.8"}, cilium={"version": "1.16.19"})
+    asked = replace(lab.datapath, masquerade=Masquerade.IPTABLES, kube_proxy_replacement=False, kube_proxy=mode)
+    plan = provider.plan(replace(lab, datapath=asked))
+    titles = [step.title for step in plan.steps]
+    assert f"node1: Kubernetes 1.30.8 with kube-proxy in {mode} mode" in titles
+    script = as_script(plan)
+    assert "--skip-phases=addon/kube-proxy" not in script
+    change = "s/^    mode: .*/    featureGates:\\n      NFTablesProxyMode: true\\n    mode: nftables/"
+    assert (change in script) is (mode is KubeProxy.NFTABLES)
+    assert "registry.k8s.io/kube-proxy:v1.30.8" in provider.settings(replace(lab, datapath=asked)).images

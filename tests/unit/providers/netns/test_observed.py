@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from services.service_labs import lab_with_services
 
-from labctl.model.lab import Encapsulation
+from labctl.model.lab import Encapsulation, KubeProxy, Lab
+from labctl.model.plan import Action
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import ObjectKind, Thing
@@ -17,6 +19,7 @@ from labctl.testing.labs import sample_lab
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "netns"
 LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
+LABS = (LAB, lab_with_services(kube_proxy_replacement=True), lab_with_services(kube_proxy=KubeProxy.NFTABLES))
 THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
 
 
@@ -34,15 +37,18 @@ def told(seen: dict[str, Observed]) -> list[str]:
     return [str(thing) for thing in missing(THINGS, seen)]
 
 
+def actions_of(*labs: Lab) -> list[Action]:
+    return [action for lab in labs for step in plan(lab).steps for action in (*step.actions, *step.undo)]
+
+
 def test_every_kind_of_thing_is_in_a_plan() -> None:
-    assert {thing.kind for thing in THINGS} == set(ObjectKind)
+    assert {thing.kind for thing in wanted(actions_of(*LABS))} == set(ObjectKind)
 
 
 def test_every_object_of_a_plan_is_of_one_kind_of_the_list() -> None:
     listed = [made for kind in KINDS for made in kind.objects]
     assert len(set(listed)) == len(listed)
-    steps = plan(LAB).steps
-    assert {type(action) for step in steps for action in (*step.actions, *step.undo)} == set(listed)
+    assert {type(action) for action in actions_of(*LABS)} == set(listed)
 
 
 def test_every_kind_but_the_namespace_itself_that_a_plan_makes_things_of_can_be_read() -> None:
@@ -110,3 +116,14 @@ def test_comments_of_nf_tables_are_read_however_they_are_kept() -> None:
 def test_comments_of_ip_tables_are_read_from_its_entries() -> None:
     blob = bytes.fromhex((FIXTURES / "ip-tables-entries.hex").read_text(encoding="ascii"))
     assert parse_entries(blob) == ("of the old way", "second")
+
+
+def test_the_chains_of_the_scenarios_own_services_are_told_and_those_of_fillers_are_not_read() -> None:
+    lab = lab_with_services(kube_proxy=KubeProxy.NFTABLES, extra_services=5)
+    chains = [thing.name for thing in wanted(actions_of(lab)) if thing.kind is ObjectKind.CHAIN]
+    assert any("labctl-demo/web/tcp/" in name for name in chains)
+    assert "chain services of table kube-proxy" in chains
+    assert not any("filler-" in name for name in chains)
+    rules = [thing.name for thing in wanted(actions_of(lab_with_services(extra_services=5)))]
+    assert any("labctl-demo/web cluster IP" in name for name in rules)
+    assert not any("filler-" in name for name in rules)

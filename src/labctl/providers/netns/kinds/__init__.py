@@ -7,10 +7,11 @@ lab has is decided by `networks` and `fabrics`.
 from __future__ import annotations
 
 from labctl.providers.netns.kinds.base import Kind, Object
+from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.daemon import DAEMONS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
-from labctl.providers.netns.kinds.netfilter import RULES
+from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
 from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES, TUNNELS
 
@@ -23,7 +24,9 @@ KINDS: tuple[Kind, ...] = (
     NEIGHBOURS,
     TUNNELS,
     RULES,
+    CHAINS,
     PROGRAMS,
+    CGROUPS,
     ENTRIES,
     DAEMONS,
     RECORDS,

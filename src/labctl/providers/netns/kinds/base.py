@@ -42,6 +42,8 @@ class ObjectKind(StrEnum):
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
+    CGROUP = "cgroup"
+    CHAIN = "chain"
 
 
 @dataclass(frozen=True, slots=True)

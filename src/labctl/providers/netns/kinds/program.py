@@ -82,6 +82,34 @@ class MapsFill(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEntry(Object):
+    """An entry of a map of devices (`BPF_MAP_TYPE_DEVMAP_HASH`) of one node, `holder`: this device, which may be on
+    another. The kernel removes the entry when the device is gone."""
+
+    namespace: str
+    device: str
+    index: int
+    holder: str
+    map: str
+    key: bytes
+    pins: Path
+
+    @property
+    def _value(self) -> bytes:
+        return self.index.to_bytes(4, "little")
+
+    def shell(self) -> str:
+        place = word(f"--net={netns.path_of(self.namespace)}")
+        pinned = word(self.pins / "maps" / self.map)
+        entry = f"key hex {self.key.hex(' ')} value hex {self._value.hex(' ')}"
+        return f"nsenter {place} bpftool map update pinned {pinned} {entry}"
+
+    def make(self, context: BuildContext) -> None:
+        with netns.entered(context.namespaces.descriptor(self.namespace)):
+            bpf.update(context.datapaths[self.holder].maps[self.map], ((self.key, self._value),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HooksAdd(OnDevice):
     """Gives a device its two tc hooks."""
 
@@ -147,4 +175,4 @@ def _programs(look: NamespaceReader) -> Iterator[str]:
 
 
 PROGRAMS = Kind(name=ObjectKind.PROGRAM, objects=(DatapathLoad, HooksAdd, FilterAttach), read=_programs)
-ENTRIES = Kind(name="map entries", objects=(MapsFill,))
+ENTRIES = Kind(name="map entries", objects=(MapsFill, DeviceEntry))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labctl.providers.cilium.versions import Series, Version
+from labctl.model.versions import Series, Version
 
 
 @pytest.mark.parametrize(
