@@ -1,4 +1,7 @@
-"""What `podNetwork:` means together with itself and with `datapath:`. Tolerant of what `shape` has found already."""
+"""What `podNetwork:` means together with itself and with `datapath:`. Tolerant of what `shape` has found already.
+
+It stands alone because `rules` is about what every scenario has.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
-from labctl.networks import expected_of
 from labctl.networks.base import NodeReadings, PodObjects
 from labctl.networks.netfilter import Ruleset, forward_rules
 from labctl.path.difference import first_difference
@@ -247,7 +246,8 @@ class CarriedNetwork:
             return Evidence(witness="signature", where=where, finding=finding, supports=None, silence=silence)
         pair = next(one for one in lab.pairs if (one.client, one.server) == (result.client, result.server))
         sent = next((sight.request for sight in signature.taps if sight.request is not None), None)
-        expected = expected_of(lab, pair, packets=0 if sent is None else sent.packets)
+        alone = self.expected(lab, pair, packets=0 if sent is None else sent.packets)
+        expected = fabric_of(lab).seen_through(lab, pair, alone)
         missing, otherwise = lost_on_the_way(signature), first_difference(expected, signature)
         return Evidence(
             witness="signature",

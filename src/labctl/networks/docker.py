@@ -3,6 +3,8 @@
 Built as Docker builds it, from its documentation and the rules that it writes; not Docker. Docker translates the source
 of everything that leaves its bridge. A rule before that keeps pods' addresses towards the other hosts' bridges
 (`snat: false`); without it the other side sees the host's address.
+
+It stands alone because every pod network is one module behind `base`.
 """
 
 from __future__ import annotations

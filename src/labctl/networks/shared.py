@@ -2,6 +2,8 @@
 
 A macvlan has a MAC of its own, an ipvlan that of the uplink. Neither reaches its own node by that device: what is sent
 there goes out on the wire, by design of the kernel.
+
+It stands alone because every pod network is one module behind `base`.
 """
 
 from __future__ import annotations

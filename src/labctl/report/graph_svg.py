@@ -13,15 +13,9 @@ from markupsafe import Markup
 
 from labctl.language import Language
 from labctl.report.graph import Graph, Place, Tier, Wire
-from labctl.report.pages import language_tag, page
+from labctl.report.pages import language_tag, page, rendered
 
 _BOX_WIDTH, _LINE, _GAP, _ROW_GAP, _MARGIN = 150, 15, 22, 70, 20
-_STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#1b1f24}.box{fill:#f4f6f8;stroke:#57606a}"
-    ".pod .box{fill:#e8f1fb}.router .box,.switch .box{fill:#eef6ea}.wire .box{fill:#fff;stroke-dasharray:3 3}"
-    ".line{stroke:#57606a;fill:none}.tunnel{stroke:#8250df;stroke-dasharray:5 4;fill:none}"
-    ".passed{stroke:#cf222e;stroke-width:3}.device{font-size:10px;fill:#57606a}.name{font-weight:600}"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +29,22 @@ class _Box:
         return self.left + _BOX_WIDTH / 2
 
 
-def graph_drawing(graph: Graph, *, is_alone: bool = False) -> str:
-    """One SVG element; with a style of its own where it `is_alone` in a file."""
+def graph_file(graph: Graph) -> str:
+    """The picture as a file that stands alone."""
+    return rendered("graph.svg", drawing=graph_drawing(graph))
+
+
+def graph_drawing(graph: Graph) -> str:
+    """One SVG element."""
     rows = _rows(graph)
     width = max((len(row) * (_BOX_WIDTH + _GAP) + _GAP for row in rows.values()), default=0) + 2 * _MARGIN
     boxes = _placed(rows, width)
     height = max((box.top + box.height for box in boxes.values()), default=0) + _MARGIN
-    parts = [f"<title>{escape(graph.title)}</title>", *((f"<style>{_STYLE}</style>",) if is_alone else ())]
+    parts = [f"<title>{escape(graph.title)}</title>"]
     parts += [_wire(graph, wire, boxes) for wire in graph.wires]
     parts += [_place(place, boxes[place.name]) for place in graph.places]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">'
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" class="graph">'
     return Markup(f"{head}{''.join(parts)}</svg>")  # nosec B704  # every text in it was escaped, the rest are numbers
 
 

@@ -122,7 +122,7 @@ class _Cell:
 
     def roles(self) -> tuple[Role, ...]:
         vxlan = (Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN)
-        all_roles = tuple(role for role in Role if self.how is VXLAN or role not in vxlan)
+        all_roles = tuple(role for role in Role if role in DEVICES and (self.how is VXLAN or role not in vxlan))
         if self.where is CROSS:
             return all_roles
         kept = (Role.SERVER_LXC, Role.SERVER_ETH0)

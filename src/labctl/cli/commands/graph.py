@@ -69,10 +69,10 @@ def command(
 
 
 def _write(graph: Graph, svg: Path | None, html: Path | None) -> None:
-    from labctl.report.graph_svg import graph_drawing, graph_page
+    from labctl.report.graph_svg import graph_file, graph_page
 
     if svg is not None:
-        write_text(svg, graph_drawing(graph, is_alone=True))
+        write_text(svg, graph_file(graph))
         emit(f"picture: {svg}")
     if html is not None:
         write_text(html, graph_page(graph, spoken(in_files=True)))

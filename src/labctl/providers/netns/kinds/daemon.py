@@ -29,7 +29,7 @@ _OWN_FOLDER = f'mount --bind "$1" {FOLDER} && shift && exec "$@"'
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 LACKS = "sudo make setup-networks"
-"""What installs FRR, and the CNI plugins, from labctl's own folder."""
+"""What installs FRR, in the folder that this program came in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
