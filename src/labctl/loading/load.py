@@ -22,7 +22,7 @@ from labctl.loading.code_keys import code_problems
 from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, once, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
-from labctl.loading.network_rules import pod_network_problems
+from labctl.loading.network_rules import fabric_problems, pod_network_problems
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
 from labctl.loading.service_rules import warnings_of
@@ -135,6 +135,7 @@ def _all_problems(
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
         problems.extend(pod_network_problems(scenario.tree))
+        problems.extend(fabric_problems(scenario.tree))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
     if not problems:
         problems.extend(code_problems(scenario.tree, scenario.folders))

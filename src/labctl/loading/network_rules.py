@@ -1,4 +1,4 @@
-"""What `podNetwork:` means together with itself and with `datapath:`. Tolerant of what `shape` has found already.
+"""What `podNetwork:` and `fabric:` mean together, and with `datapath:`. Tolerant of what `shape` has found already.
 
 It stands alone because `rules` is about what every scenario has.
 """
@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from labctl.errors import Problem
 from labctl.loading.messages import listed, problem_at
 from labctl.loading.tree import KeyPath, Tree, find, place_of, text_of
+from labctl.model.fabric import FabricType, Routing
 from labctl.model.pod_network import Backend, Flooding, NetworkType
 
 SECTION = "podNetwork"
@@ -56,6 +57,57 @@ def pod_network_problems(tree: Tree) -> Iterator[Problem]:
                 path = ("datapath", key)
                 message = f"{key} is Cilium's, and podNetwork is {chosen}"
                 yield problem_at(at.place, path, message, "podNetwork: {type: cilium}, or no such key")
+
+
+_OF_FABRIC: Mapping[str, tuple[FabricType, ...]] = {
+    "routing": (FabricType.ROUTED, FabricType.CLOS),
+    "spines": (FabricType.CLOS,),
+    "leaves": (FabricType.CLOS,),
+    "switches": (FabricType.SWITCHED,),
+}
+_ON_ONE_WIRE = {
+    NetworkType.MACVLAN: "its pods are on the nodes' wire",
+    NetworkType.IPVLAN: "its pods are on the nodes' wire",
+}
+
+
+def fabric_problems(tree: Tree) -> Iterator[Problem]:
+    """Keys that the chosen fabric does not have, one that nobody would route in, and networks that need one wire."""
+    section = find(tree, "fabric")
+    said = text_of(find(section, "type")) or FabricType.BRIDGE
+    if section is None or said not in tuple(FabricType):
+        return
+    chosen, routing = FabricType(said), text_of(find(section, "routing"))
+    for key, types in _OF_FABRIC.items():
+        path: KeyPath = ("fabric", key)
+        if find(section, key) is not None and chosen not in types:
+            allowed = f"type: {' or '.join(map(str, types))}, or no such key"
+            yield problem_at(place_of(tree, path), path, f"a fabric of type {chosen} has no {key}", allowed)
+    if chosen is FabricType.CLOS and routing in (None, Routing.STATIC):
+        path = ("fabric", "routing")
+        message = "a Clos fabric needs a protocol: several paths are used together, and one may end"
+        yield problem_at(place_of(tree, path), path, message, f"{Routing.BGP} or {Routing.OSPF}")
+    if chosen in (FabricType.ROUTED, FabricType.CLOS):
+        yield from _wire_problems(tree, chosen)
+
+
+def _wire_problems(tree: Tree, fabric: FabricType) -> Iterator[Problem]:
+    """A router passes on no frame, no multicast, and here no session but its own."""
+    network, mode = text_of(find(tree, SECTION, "type")), text_of(find(tree, SECTION, "mode"))
+    backend = text_of(find(tree, SECTION, "backend"))
+    key, why = "", ""
+    if network in _ON_ONE_WIRE:
+        key, why = "type", _ON_ONE_WIRE[NetworkType(network)]
+    elif mode == Flooding.MULTICAST:
+        key, why = "mode", "the group does not cross routers"
+    elif mode == Flooding.EVPN:
+        key, why = "mode", "the route reflector is on the nodes' wire"
+    elif network == NetworkType.CALICO and backend == Backend.BGP:
+        key, why = "backend", "each node is the other ones' next hop"
+    if key:
+        path: KeyPath = (SECTION, key)
+        message = f"that needs the nodes on one wire ({why}), and the fabric is {fabric}"
+        yield problem_at(place_of(tree, path), path, message, "fabric: {type: bridge}, or another network")
 
 
 def _group(tree: Tree) -> Iterator[Problem]:
