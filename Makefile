@@ -18,7 +18,7 @@ DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
 
-.PHONY: help setup compare test test-kind test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
+.PHONY: help setup setup-networks compare test test-kind test-networks test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,12 +26,15 @@ help: ## show this list
 setup: ## install the packages that labs need, and .venv
 	@setup/prepare.sh --root "make setup" run
 
+setup-networks: ## install FRR and the CNI plugins too, for fabrics and pod networks that need them
+	@setup/prepare.sh --root "make setup-networks" run networks
+
 compare: ## build both labs, measure, print the table (A=legacy B=bpf ARGS="--rounds 20")
 	@setup/prepare.sh --root "make compare" run
 	@./labctl compare $(A) $(B) $(ARGS)
 
 test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping"; NEWEST=1: without the lock)
-	@$(PREPARE) --root "make test" run lint test
+	@$(PREPARE) --root "make test" run lint test networks
 	@$(MAKE) static objects
 ifeq ($(strip $(TESTS)),)
 	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
@@ -44,6 +47,10 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 	@$(PREPARE) --root "make test-kind" run test
 	@$(PYTHON) tests/kind_cluster/preflight.py
 	LABCTL_TEST_KIND=1 $(PYTHON) -m pytest tests/kind_cluster -v
+
+test-networks: ## every shipped network and fabric with all its checks and traces (about 5 minutes)
+	@$(PREPARE) --root "make test-networks" run test networks
+	LABCTL_TEST_NETWORKS=1 $(PYTHON) -m pytest tests/networks -v
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" NEWEST=1 KEEP=1)

@@ -83,8 +83,9 @@ no_services() {
 }
 
 keep_disabled() { # PACKAGES
-  ! in_list openssh-server "$1" || ! command -v systemctl >/dev/null ||
-    systemctl --quiet disable ssh.service ssh.socket >/dev/null 2>&1 || true
+  command -v systemctl >/dev/null || return 0
+  ! in_list openssh-server "$1" || systemctl --quiet disable ssh.service ssh.socket >/dev/null 2>&1 || true
+  ! in_list frr "$1" || systemctl --quiet disable frr.service >/dev/null 2>&1 || true
 }
 
 # apt_install PACKAGE…: without questions. What it says is shown when it fails. No service that it starts may inherit
@@ -108,6 +109,7 @@ apt_install() {
 is_present() { # HOW NAME
   case $1 in
     command) command -v "$2" >/dev/null ;;
+    file) [ -e "$2" ] ;;
     library) [[ $libraries == *"$2 "* ]] ;;
     keys) [ -e "/usr/share/keyrings/$2" ] ;;
     header) [ -e "/usr/include/$2" ] || compgen -G "/usr/include/*-linux-gnu*/$2" >/dev/null ;;
@@ -396,10 +398,10 @@ main() {
         return
         ;;
       --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
-      run | distros | vm) groups+=" $1" ;;
+      run | distros | networks | vm) groups+=" $1" ;;
       lint | test) groups+=" $1" extras=dev ;;
       *)
-        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] [vm] | --python\n' >&2
+        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] [networks] [vm] | --python\n' >&2
         exit 2
         ;;
     esac

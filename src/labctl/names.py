@@ -70,8 +70,13 @@ def cgroup_of(lab: str, *parts: str) -> str:
 
 
 def lxc_name(pod: str) -> str:
-    """The host's end of a pod's veth pair, as Cilium names it: `lxc` and 12 hex digits, IFNAMSIZ - 1 in all."""
-    return "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
+    """The host's end of a pod's veth pair, as Cilium names it."""
+    return host_end("lxc", pod)
+
+
+def host_end(prefix: str, pod: str) -> str:
+    """The host's end of a pod's veth pair: the prefix (`lxc`) and hex digits, 15 characters (IFNAMSIZ - 1) in all."""
+    return prefix + hashlib.sha256(pod.encode()).hexdigest()[: 15 - len(prefix)]
 
 
 def stable_mac(*parts: str) -> str:

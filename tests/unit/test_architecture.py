@@ -33,12 +33,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({"model", "system"}),
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
-    "fabrics": frozenset({"model", "providers.netns.kinds"}),
+    "fabrics": frozenset({"model", "planning.topology", "providers.netns.kinds"}),
     "services": frozenset({"model", "planning"}),
     "networks": frozenset(
-        {"model", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
+        {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
     ),
-    "checks": frozenset({"model", "system", "path", "networks", "services", "providers.base"}),
+    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "providers.base"}),
     "providers": frozenset(
         {"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks", "services"}
     ),
@@ -338,9 +338,8 @@ def test_what_networks_and_fabrics_are_made_of_knows_none_of_them(module: Module
         assert all(name.startswith("providers.netns.kinds") for name in imported), imported
 
 
-NETWORK_WORDS = re.compile(r"cilium|lxc|flannel|calico|macvlan|ipvlan|\bcni\b", re.IGNORECASE)
+NETWORK_WORDS = re.compile(r"cilium|lxc|flannel|calico|\bcni\b", re.IGNORECASE)
 MAY_NAME_A_NETWORK = {
-    "providers.netns.provider": "says of every lab, whatever is in it, that its datapath is not Cilium",
     "providers.netns.probes": "says to a person what a match that this kernel lacks is wanted for",
 }
 
@@ -475,7 +474,7 @@ def test_templates_are_imported_when_a_page_is_asked_for(module: Module) -> None
 def test_styles_stand_in_files_of_their_own() -> None:
     pages = sorted(TEMPLATES.glob("*.html"))
     assert pages
-    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == ["report.css", "trace.css"]
+    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == ["graph.css", "report.css", "trace.css"]
     for path in pages:
         text = path.read_text(encoding="utf-8").replace("<style>{{ style }}</style>", "")
         assert not re.search(r"<style|\bstyle=", text), path

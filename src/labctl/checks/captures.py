@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
 from labctl.path.sent import told_no_way
@@ -236,7 +236,12 @@ def without_own(tap: Tap, expression: str) -> str:
     return f"not ({tap.own}) and ({expression})" if expression.strip() else f"not ({tap.own})"
 
 
-def echo_filter(flows: Iterable[Flow], *, vxlan_port: int = VXLAN_PORT) -> str:
+def vxlan_filter() -> str:
+    """The pcap expression for envelopes."""
+    return f"({' or '.join(f'udp port {port}' for port in VXLAN_PORTS)})"
+
+
+def echo_filter(flows: Iterable[Flow]) -> str:
     """The pcap expression for ICMP of these flows and the way back, both as it is and inside VXLAN.
 
     Inside the envelope the inner header is found by its offset from the UDP header: tcpdump's own `vxlan` keyword would
@@ -251,7 +256,7 @@ def echo_filter(flows: Iterable[Flow], *, vxlan_port: int = VXLAN_PORT) -> str:
         f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
         for a, b in ((int(client), int(server)) for client, server in flows)
     )
-    return f"({plain}) or (udp port {vxlan_port} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
+    return f"({plain}) or ({vxlan_filter()} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
 
 
 def parse_counts(text: str) -> CaptureCounts | None:

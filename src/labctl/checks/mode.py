@@ -26,10 +26,12 @@ from labctl.model.evidence import UNCLEAR, Evidence, ModeInForce, Silence
 from labctl.model.lab import Fallback, Lab, Pair
 from labctl.model.parameters import ModeParameters, TcpdumpParameters
 from labctl.model.result import CheckResult, Finding, Verdict
-from labctl.path.signature import lost_on_the_way, signature_evidence
+from labctl.networks import network_of
+from labctl.path.signature import lost_on_the_way
 
 SIGNATURE = "signature"
 HOST_ROUTING = "hostRouting"
+_IN_WORDS = {HOST_ROUTING: "host routing", "podNetwork": "pod network"}
 
 
 def judge_mode(
@@ -57,7 +59,8 @@ def judge_mode(
     # A capture that was skipped (no tcpdump there) is as little of a proof as one that failed.
     unmeasured = [result for result in results if result.verdict in (Verdict.ERROR, Verdict.SKIP)]
     # A witness of the tunnel alone does not show the host routing.
-    supporting = [piece for piece in evidence if piece.supports and HOST_ROUTING in (piece.found or {})]
+    first = next(iter(asked), "")
+    supporting = [piece for piece in evidence if piece.supports and first in (piece.found or {})]
     lost, absent = _silent(evidence, Silence.LOST), _silent(evidence, Silence.ABSENT)
     reason = ""
     if against:
@@ -69,7 +72,7 @@ def judge_mode(
     elif disputed:
         reason = f"witnesses contradict each other about {', '.join(disputed)}"
     elif asked and not supporting:
-        nobody = "no witness could show which host routing is in force"
+        nobody = f"no witness could show which {_IN_WORDS.get(first, first)} is in force"
         reason = "; ".join((nobody, *_silent(evidence, Silence.UNREAD)))
     return ModeInForce(
         lab=lab,
@@ -176,9 +179,9 @@ class ModeCheck(WithoutFigures):
                 )
 
             heard = context.open_lab.testimony(pair, send)
-            evidence = (*heard, *(signature_evidence(result, lab.in_force, lab.name) for result in seen))
-            mode = judge_mode(lab.name, lab.datapath.asked(), evidence, tuple(seen), lab.fallback)
-            findings = tuple(judge_aspects(mode, lab.in_force.asked()))
+            evidence = (*heard, *(network_of(lab).read_signature(lab, result) for result in seen))
+            mode = judge_mode(lab.name, lab.asked(), evidence, tuple(seen), lab.fallback)
+            findings = tuple(judge_aspects(mode, lab.meant()))
             judgement = judge_findings(findings)
             if judgement.verdict is Verdict.PASS and not mode.proven:
                 judgement = Judgement(verdict=Verdict.ERROR, reason=mode.reason)

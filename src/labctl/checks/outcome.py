@@ -151,7 +151,9 @@ def judge_findings(findings: Sequence[Finding]) -> Judgement:
         return failed(_counted(wrong, "does not hold", len(findings)))
     if unseen:
         return Judgement(verdict=Verdict.ERROR, reason=_counted(unseen, "could not be seen", len(findings)))
-    return passed(f"all {len(findings)} findings are as expected")
+    return passed(
+        "the finding is as expected" if len(findings) == 1 else f"all {len(findings)} findings are as expected"
+    )
 
 
 def _counted(chosen: Sequence[Finding], what: str, total: int) -> str:

@@ -19,9 +19,14 @@ from labctl.checks.masquerade import MasqueradeCheck
 from labctl.checks.mode import ModeCheck
 from labctl.checks.netfilter import NetfilterCheck
 from labctl.checks.paced import PacedCheck
+from labctl.checks.paths import ConvergenceCheck, EcmpCheck
 from labctl.checks.ping import PingCheck
+from labctl.checks.routes import FdbCheck, RoutesCheck
 from labctl.checks.service import ServiceCheck
+from labctl.checks.sessions import SessionsCheck
 from labctl.checks.tcpdump import TcpdumpCheck
+from labctl.checks.wire import ArpCheck, MtuCheck
+from labctl.model.fabric import Routing
 
 
 def all_checks() -> Mapping[str, Check]:
@@ -36,6 +41,14 @@ def all_checks() -> Mapping[str, Check]:
         AddressingCheck(),
         NetfilterCheck(),
         ServiceCheck(),
+        RoutesCheck(),
+        FdbCheck(),
+        ArpCheck(),
+        MtuCheck(),
+        SessionsCheck(Routing.BGP),
+        SessionsCheck(Routing.OSPF),
+        EcmpCheck(),
+        ConvergenceCheck(),
         KubeProxyCheck(),
         HostReachableCheck(),
         ModeCheck(),

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Run a lab's checks and judge them."),
     "compare": ("compare", "Measure scenarios against each other, interleaved."),
     "trace": ("trace", "The whole path of a packet between two pods, hop by hop."),
+    "graph": ("graph", "What a lab is made of, as text or as a picture."),
     "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
     "matrix": ("matrix", "Measure what a matrix file lists; resumes after an interruption."),
     "runs": ("runs", "The runs on disk, and how they ended."),

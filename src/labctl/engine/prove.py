@@ -22,8 +22,8 @@ from labctl.model.evidence import Evidence, ModeInForce, Standing
 from labctl.model.lab import CheckSpec, Lab, Pair, placement_of
 from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult
+from labctl.networks import network_of
 from labctl.path.observed import observed_evidence
-from labctl.path.signature import signature_evidence
 from labctl.providers.base import OpenLab, Provider
 
 TCPDUMP = "tcpdump"
@@ -54,11 +54,11 @@ def prove(checks: Mapping[str, Check], open_lab: OpenLab, sinks: Sinks, observer
 
         evidence.extend(open_lab.testimony(pair, send))
         results.extend(seen)
+        network = network_of(lab)
         evidence.extend(
-            observed_evidence(result, lab) if lab.cni else signature_evidence(result, lab.in_force, lab.name)
-            for result in seen
+            observed_evidence(result, lab) if lab.cni else network.read_signature(lab, result) for result in seen
         )
-    mode = judge_mode(lab.name, lab.datapath.asked(), tuple(evidence), tuple(results), lab.fallback)
+    mode = judge_mode(lab.name, lab.asked(), tuple(evidence), tuple(results), lab.fallback)
     observer(ModeProven(proof=mode))
     return Proven(mode=mode, results=tuple(results))
 

@@ -249,7 +249,7 @@ def trace(
         client_node=client_node_of(lab, pair),
         server_node=server_node_of(lab, pair),
         placement=pair.placement,
-        asked=lab.datapath.asked(),
+        asked=lab.asked(),
         fallback=lab.fallback,
         protocol=protocol,
         sent=count,

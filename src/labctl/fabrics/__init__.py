@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from labctl.fabrics.base import Fabric
 from labctl.fabrics.bridge import BridgeFabric
+from labctl.model.fabric import FabricType
 from labctl.model.lab import Lab
 
 
 def fabric_of(lab: Lab) -> Fabric:
     """The fabric that the lab's nodes are on."""
-    return BridgeFabric()
+    match lab.fabric.type:
+        case FabricType.ROUTED | FabricType.CLOS:
+            from labctl.fabrics.routed import RoutedFabric  # not where only the bridge is wanted
+
+            return RoutedFabric()
+        case FabricType.SWITCHED:
+            from labctl.fabrics.switched import SwitchedFabric
+
+            return SwitchedFabric()
+        case FabricType.BRIDGE:
+            return BridgeFabric()

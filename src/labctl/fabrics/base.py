@@ -5,13 +5,17 @@ Making and removing those is the provider's, and so are the namespaces that they
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Protocol
 
+from labctl.errors import UsageError
 from labctl.model import interfaces
+from labctl.model.fabric import Router
 from labctl.model.lab import Lab, Node, Outside, Pair
-from labctl.model.signature import Role
+from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
 
@@ -47,6 +51,34 @@ class Fabric(Protocol):
         """The node's uplink, and how it reaches the other nodes."""
         ...
 
+    def routers(self, lab: Lab) -> Iterator[tuple[Router, Iterable[Object]]]:
+        """What is in each router or switch, in the order in which they are made."""
+        ...
+
+    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
+        """By whom the node sends to another node's pods; None where a routing daemon says so."""
+        ...
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        """The router that the node is attached to. Raises KeyError where there is none."""
+        ...
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """What the routers that the pair's nodes are attached to must have."""
+        ...
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        """The routing daemons, once everything is wired and addressed."""
+        ...
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        """The wait for what daemons and bridges find out."""
+        ...
+
+    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
+        """What a network says that two nodes on one wire see, as it is seen across this fabric."""
+        ...
+
     def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
         """The wire of a host outside, and how it reaches the nodes."""
         ...
@@ -60,3 +92,13 @@ class Fabric(Protocol):
 def device_of(lab: Lab, part: str, name: str, index: int, *, mac: str = "", arp: bool = True) -> Device:
     """A device of a part of the lab; its MAC follows from both names unless it is given."""
     return Device(name=name, index=index, mac=mac or interfaces.device_mac(part, name), mtu=lab.network.mtu, arp=arp)
+
+
+def no_outside(lab: Lab) -> UsageError:
+    """Of a fabric that no host outside can be attached to."""
+    return UsageError(
+        what=f"a fabric of type {lab.fabric.type} has no place for hosts outside",
+        cause="they are on the nodes' own wire, or behind its gateway",
+        remedy="fabric: {type: bridge}, or a scenario without outside:, NodePort and masquerade checks",
+        key="fabric.type",
+    )

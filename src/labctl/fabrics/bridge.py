@@ -15,9 +15,11 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
+from labctl.model.fabric import Router
 from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import EndpointKind, Fault, Lab, Node, Outside, Pair
-from labctl.model.signature import Role
+from labctl.model.signature import ExpectedSignature, Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, LinkUp, VethAdd
@@ -62,6 +64,43 @@ class BridgeFabric:
             routes=_to_world(lab, namespace),
             neighbours=_neighbours(lab, node, namespace),
         )
+
+    def routers(self, lab: Lab) -> Iterator[tuple[Router, Iterable[Object]]]:
+        """A route reflector is one more host on the wire, with its last address."""
+        for number, router in enumerate(lab.routers):
+            yield router, tuple(self._router(lab, router, number))
+
+    def _router(self, lab: Lab, router: Router, number: int) -> Iterator[Object]:
+        namespace, port = namespace_of(lab.name, router.name), interfaces.router_port(number)
+        device, index = interfaces.UPLINK, interfaces.UPLINK_INDEX
+        yield VethAdd(
+            namespace=namespace_of(lab.name, UNDERLAY),
+            device=device_of(lab, UNDERLAY, port, interfaces.router_port_index(number)),
+            peer=device_of(lab, router.name, device, index),
+            peer_namespace=namespace,
+            bridge=_BRIDGE,
+        )
+        yield LinkUp(namespace=namespace, device=device, index=index)
+        address = IPv4Interface((int(reflector_address(lab)), lab.network.underlay_cidr.prefixlen))
+        yield AddressAdd(namespace=namespace, device=device, index=index, address=address)
+
+    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
+        return other.address.ip
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        raise KeyError(node.name)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
+        return expected
 
     def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
         namespace, underlay = namespace_of(lab.name, host.name), namespace_of(lab.name, UNDERLAY)
@@ -117,6 +156,11 @@ def _gateway(lab: Lab, namespace: str) -> Iterator[Object]:
     address = IPv4Interface((int(lab.network.gateway), lab.network.underlay_cidr.prefixlen))
     yield AddressAdd(namespace=namespace, device=device, index=index, address=address)
     yield from _known(namespace, device, index, ((node.address.ip, node.mac) for node in lab.nodes))
+
+
+def reflector_address(lab: Lab) -> IPv4Address:
+    """The last address of the underlay that a host can have."""
+    return lab.network.underlay_cidr.broadcast_address - 1
 
 
 def _gateway_mac() -> str:

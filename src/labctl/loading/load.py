@@ -22,17 +22,22 @@ from labctl.loading.code_keys import PROVIDER, PROVIDER_SECTION, code_problems
 from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, not_as_its_code, once, override, read_tree, site_layer
 from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
+from labctl.loading.network_rules import fabric_problems, pod_network_problems
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
 from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.fabric import FabricChoice
 from labctl.model.fallback import fallback_of
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
+    Encapsulation,
     EndpointKind,
+    HostRouting,
+    Masquerade,
     Matrix,
     Pair,
     Scenario,
@@ -41,6 +46,7 @@ from labctl.model.lab import (
     ScenarioService,
 )
 from labctl.model.parameters import CompareParameters
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.names import is_name
 from labctl.planning.resolve import selected, selector_of
 from labctl.units import PERCENT
@@ -137,6 +143,8 @@ def _all_problems(
     problems = list(scenario.problems)
     if scenario.is_whole:
         problems.extend(meaning_problems(scenario.tree, scenario.ranks))
+        problems.extend(pod_network_problems(scenario.tree))
+        problems.extend(fabric_problems(scenario.tree))
         problems.extend(() if may_be_nameless else _name_problems(scenario, path, project))
     if not problems:
         problems.extend(code_problems(scenario.tree, scenario.folders))
@@ -188,7 +196,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
         for pod in data["pods"]
     )
     checks = tuple(_check(entry) for entry in data["checks"])
-    datapath = typed(Datapath, data["datapath"], where=source)
+    datapath = _datapath(data, source)
     labels = {pod.name: pod.labels for pod in pods}
     return Scenario(
         name=name,
@@ -210,12 +218,31 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             if section in data and data["provider"] in part.providers
         },
         services=tuple(_service(entry, labels) for entry in data.get("services", ())),
+        pod_network=typed(PodNetworkChoice, data.get("podNetwork", {}), where=source),
+        fabric=typed(FabricChoice, data.get("fabric", {}), where=source),
         fallback=fallback_of(datapath, cilium_of(tree)) if datapath.allow_fallback else None,
         outside=tuple(
             ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
             for name, address in outside_hosts(tree)
         ),
     )
+
+
+def _datapath(data: dict[str, Any], source: str) -> Datapath:
+    """As the file says for Cilium. Of another pod network, how packets cross follows from it: the kernel carries them,
+    by netfilter and through an envelope or not."""
+    said = data["datapath"]
+    choice = typed(PodNetworkChoice, data.get("podNetwork", {}), where=source)
+    if choice.type is NetworkType.CILIUM:
+        return typed(Datapath, said, where=source)
+    carried = {
+        "hostRouting": str(HostRouting.LEGACY),
+        "encapsulation": str(Encapsulation.VXLAN if choice.is_overlay else Encapsulation.NATIVE),
+        "masquerade": str(Masquerade.IPTABLES),
+        "kubeProxyReplacement": False,
+    }
+    of_any = {key: said[key] for key in ("extraIptablesRules", "faults") if key in said}
+    return typed(Datapath, carried | of_any, where=source)
 
 
 def _pairs(entries: list[dict[str, str]], facts: EndFacts) -> tuple[Pair, ...]:

@@ -28,6 +28,7 @@ from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import EXISTING_CLUSTER, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.model.pod_network import NetworkType
 from labctl.model.sections import DEFAULT_CILIUM
 from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
@@ -165,11 +166,13 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
     section = find(tree, "datapath")
     if section is not None and not isinstance(section, Block):
         return
-    if find(section, "hostRouting") is None:
+    is_cilium = text_of(find(tree, "podNetwork", "type")) in (None, NetworkType.CILIUM)
+    if is_cilium and find(section, "hostRouting") is None:
         # A section that only the site's defaults have has its place there, where the key need not be.
         place = section.place if section is not None and section.place.file == tree.place.file else tree.place
         yield problem_at(place, ("datapath", "hostRouting"), "is missing: say which", listed(HostRouting))
-    yield from _combinations(tree)
+    if is_cilium:
+        yield from _combinations(tree)
 
 
 def cilium_of(tree: Tree) -> Version:

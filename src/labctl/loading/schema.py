@@ -32,6 +32,8 @@ _FIRST = (
     "services",
     "outside",
     "network",
+    "fabric",
+    "podNetwork",
     "datapath",
     "checks",
 )

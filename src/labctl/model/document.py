@@ -28,8 +28,10 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
 from labctl.codec import Doc, key_of
+from labctl.model.fabric import FabricChoice
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
+from labctl.model.pod_network import PodNetworkChoice
 from labctl.model.sections import IPV4_PATTERN, Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
@@ -296,17 +298,20 @@ class ServiceEntry(Section):
     )
 
 
-def _datapath_section() -> type[Section]:
-    """Every key of `Datapath`, none of which a file must have: another one that it builds on may say it."""
+def _section_of(choices: type, name: str, says: str) -> type[Section]:
+    """Every key of the dataclass, none of which a file must have: another one that it builds on may say it."""
     keys: dict[str, Any] = {}
-    for name, hint in get_type_hints(Datapath, include_extras=True).items():
+    for field, hint in get_type_hints(choices, include_extras=True).items():
         described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
-        said = Cidr if hint.__origin__ == IPv4Network | None else hint  # the same pattern as every range of a file
-        keys[name] = (said | None, Field(None, alias=key_of(Datapath, name), description=described))
-    section: type[Section] = create_model(
-        "DatapathSection", __base__=Section, __doc__="How packets between pods are carried.", **keys
-    )
+        # The same pattern as every range of a file.
+        said = Cidr if getattr(hint, "__origin__", None) == IPv4Network | None else hint
+        keys[field] = (said | None, Field(None, alias=key_of(choices, field), description=described))
+    section: type[Section] = create_model(name, __base__=Section, __doc__=says, **keys)
     return section
+
+
+_DATAPATH = "How packets between pods are carried."
+_POD_NETWORK = "What connects the pods; Cilium, as datapath says, where it is not written."
 
 
 class NetworkSection(Section):
@@ -408,15 +413,28 @@ class _Site(_Common):
 
 
 _SHARED: dict[str, Any] = {
-    "datapath": (_datapath_section() | None, Field(None, description="How packets between pods are carried.")),
+    "datapath": (_section_of(Datapath, "DatapathSection", _DATAPATH) | None, Field(None, description=_DATAPATH)),
     "checks": (checks_type(), Field(None, description="What is measured, with parameters and expectations.")),
 } | {
     name: (part.model | None, Field(None, description=part.description or part.model.__doc__))
     for name, part in PROVIDER_SECTIONS.items()
 }
 
+_FABRIC = "How the nodes reach each other; one bridge where it is not written."
+_OF_SCENARIO: dict[str, Any] = {
+    "fabric": (_section_of(FabricChoice, "FabricSection", _FABRIC) | None, Field(None, description=_FABRIC)),
+    "pod_network": (
+        _section_of(PodNetworkChoice, "PodNetworkSection", _POD_NETWORK) | None,
+        Field(None, description=_POD_NETWORK),
+    ),
+}
+
 ScenarioDocument = create_model(
-    "ScenarioDocument", __base__=_Scenario, __doc__="A labctl scenario: what to build and what to check.", **_SHARED
+    "ScenarioDocument",
+    __base__=_Scenario,
+    __doc__="A labctl scenario: what to build and what to check.",
+    **_SHARED,
+    **_OF_SCENARIO,
 )
 SiteDocument = create_model(
     "SiteDocument", __base__=_Site, __doc__="lab.yaml: defaults of this site for every scenario.", **_SHARED

@@ -18,6 +18,8 @@ POD_DEVICE = "eth0"
 BRIDGE = "underlay"
 
 LO_INDEX = 1
+POD_BRIDGE_INDEX = 2
+TUNNEL_INDEX = 5
 CILIUM_NET_INDEX = 2
 CILIUM_HOST_INDEX = 3
 UPLINK_INDEX = 4
@@ -26,10 +28,14 @@ FIRST_LXC_INDEX = 10
 POD_DEVICE_INDEX = 2
 BRIDGE_INDEX = 2
 FIRST_PORT_INDEX = 10
+FIRST_ROUTER_PORT_INDEX = 400
 FIRST_OUTSIDE_INDEX = 300
 """Beyond the ports of 250 nodes."""
 
 VXLAN_PORT = 8472
+REGISTERED_VXLAN_PORT = 4789
+VXLAN_PORTS = (VXLAN_PORT, REGISTERED_VXLAN_PORT)
+"""Linux's own, which Cilium and Flannel keep, and the one that IANA has registered since (RFC 7348)."""
 VXLAN_OVERHEAD_BYTE = 50
 """Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header: 20 + 8 + 8 + 14."""
 
@@ -41,6 +47,15 @@ def bridge_port(node_index: int) -> str:
 
 def bridge_port_index(node_index: int) -> int:
     return FIRST_PORT_INDEX + node_index
+
+
+def router_port(number: int) -> str:
+    """The underlay bridge's port that router number `number` (from 0) hangs on."""
+    return f"router{number + 1}"
+
+
+def router_port_index(number: int) -> int:
+    return FIRST_ROUTER_PORT_INDEX + number
 
 
 def outside_port(number: int) -> str:

@@ -21,7 +21,9 @@ from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
 from labctl.errors import Problem
+from labctl.model.fabric import ONE_BRIDGE, FabricChoice, Link, Router
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
+from labctl.model.pod_network import CILIUM, NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
 
 Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
@@ -203,6 +205,11 @@ class Lab:
     """Of a lab on a cluster that labctl did not make: what connects its pods, where that is another than Cilium, or a
     Cilium whose agents may not be read. Nothing is known of what its taps should show."""
     outside: Annotated[tuple[Outside, ...], OMITTED] = ()
+    pod_network: Annotated[PodNetworkChoice, OMITTED] = CILIUM
+    fabric: Annotated[FabricChoice, OMITTED] = ONE_BRIDGE
+    routers: Annotated[tuple[Router, ...], OMITTED] = ()
+    links: Annotated[tuple[Link, ...], OMITTED] = ()
+
     fallback: Annotated[Fallback | None, OMITTED] = None
     """Set where the scenario allows it and BPF host routing cannot be had."""
 
@@ -213,6 +220,17 @@ class Lab:
             return self.datapath
         masquerade = self.fallback.masquerade or self.datapath.masquerade
         return replace(self.datapath, host_routing=HostRouting.LEGACY, masquerade=masquerade)
+
+    def is_router(self, part: str) -> bool:
+        return any(router.name == part for router in self.routers)
+
+    def asked(self) -> dict[str, object]:
+        """What the scenario asked for, as its own words, for reports (`modeInForce[].asked`)."""
+        return self.datapath.asked() if self.pod_network.type is NetworkType.CILIUM else self.pod_network.asked()
+
+    def meant(self) -> dict[str, object]:
+        """What is to be in force: what was asked for, or what Cilium falls back to."""
+        return self.in_force.asked() if self.pod_network.type is NetworkType.CILIUM else self.pod_network.asked()
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises KeyError."""
@@ -306,6 +324,8 @@ class Scenario:
     compare: CompareParameters
     settings: Mapping[str, object] = field(default_factory=dict)
     services: tuple[ScenarioService, ...] = ()
+    pod_network: PodNetworkChoice = CILIUM
+    fabric: FabricChoice = ONE_BRIDGE
     fallback: Fallback | None = None
     warnings: tuple[Problem, ...] = ()
     outside: tuple[ScenarioOutside, ...] = ()

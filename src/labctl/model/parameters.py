@@ -101,6 +101,30 @@ class ServiceParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookParameters:
+    """Of a check that looks at what is there; nothing can be chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcmpParameters:
+    """So many `flows`, which differ in their port."""
+
+    flows: Annotated[int, Ge(16), Le(1_000)] = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvergenceParameters:
+    """A ping every `interval_s` seconds, from `before_s` before the event to `after_s` after it. `link-down`: the spine
+    takes down its link; `router-stopped`: it forwards nothing and says nothing any more, its links up."""
+
+    event: Literal["link-down", "router-stopped"] = "router-stopped"
+    interval_s: Annotated[float, Ge(0.002), Le(1)] = 0.02
+    before_s: Annotated[float, Ge(0.2), Le(60)] = 0.5
+    after_s: Annotated[float, Ge(1), Le(600)] = 8.0
+    max_outage_s: Annotated[float, Ge(0), Le(600)] = 7.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostReachableParameters:
     """Services from a node itself; each connection may take `timeout_s` seconds."""
 
@@ -125,7 +149,10 @@ class MasqueradeParameters:
 
 
 CheckParameters = (
-    PingParameters
+    LookParameters
+    | EcmpParameters
+    | ConvergenceParameters
+    | PingParameters
     | IperfParameters
     | LatencyParameters
     | PacedParameters
@@ -154,6 +181,14 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,
         "service": ServiceParameters,
+        "routes": LookParameters,
+        "fdb": LookParameters,
+        "arp": LookParameters,
+        "mtu": LookParameters,
+        "bgp": LookParameters,
+        "ospf": LookParameters,
+        "ecmp": EcmpParameters,
+        "convergence": ConvergenceParameters,
         "kube-proxy": KubeProxyParameters,
         "host-reachable": HostReachableParameters,
         "mode": ModeParameters,

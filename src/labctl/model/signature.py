@@ -15,26 +15,36 @@ from labctl.model.lab import Encapsulation, HostRouting
 
 
 class Role(StrEnum):
-    """The places where packets can be seen, from the client to the server."""
+    """The places where packets can be seen, from the client to the server.
+
+    Between nodes, the gateways are the ports of the routers that the nodes are attached to, `fabric` is each port
+    between routers. A pod's device on the node is an lxc with Cilium, with other networks a veth, that a bridge may
+    have as its port.
+    """
 
     CLIENT_ETH0 = "client-eth0"
     CLIENT_LXC = "client-lxc"
+    CLIENT_VETH = "client-veth"
+    CLIENT_BRIDGE = "client-node-bridge"
+    CLIENT_TUNNEL = "client-node-tunnel"
     CLIENT_CILIUM_HOST = "client-node-cilium_host"
     CLIENT_CILIUM_NET = "client-node-cilium_net"
     CLIENT_CILIUM_VXLAN = "client-node-cilium_vxlan"
-    CLIENT_BRIDGE = "client-node-bridge"
-    CLIENT_TUNNEL = "client-node-tunnel"
     CLIENT_UPLINK = "client-node-uplink"
     CLIENT_LO = "client-node-lo"
     CLIENT_BRIDGE_PORT = "client-node-bridge-port"
+    CLIENT_GATEWAY = "client-gateway"
+    FABRIC = "fabric"
+    SERVER_GATEWAY = "server-gateway"
     SERVER_BRIDGE_PORT = "server-node-bridge-port"
     SERVER_LO = "server-node-lo"
     SERVER_UPLINK = "server-node-uplink"
-    SERVER_TUNNEL = "server-node-tunnel"
-    SERVER_BRIDGE = "server-node-bridge"
     SERVER_CILIUM_VXLAN = "server-node-cilium_vxlan"
     SERVER_CILIUM_NET = "server-node-cilium_net"
     SERVER_CILIUM_HOST = "server-node-cilium_host"
+    SERVER_TUNNEL = "server-node-tunnel"
+    SERVER_BRIDGE = "server-node-bridge"
+    SERVER_VETH = "server-veth"
     SERVER_LXC = "server-lxc"
     SERVER_ETH0 = "server-eth0"
 
@@ -105,8 +115,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedSignature:
-    """What real Cilium shows in one cell of mode × encapsulation × placement, and where that is known from."""
+    """What every tap shows of a pair's packets in the network that was asked for, and where that is known from.
 
-    host_routing: HostRouting
+    `host_routing` is the mode of Cilium's that shows this, None for other networks.
+    """
+
+    host_routing: HostRouting | None
     signature: Signature
     source: str

@@ -79,7 +79,8 @@ class HopEnvelope:
     """The VXLAN envelope as it stood on the wire. `src` and `dst` are VTEPs, owned by nodes.
 
     `identity_pods` are the pods whose security identity the VNI is, `identity_labels` their labels (`app=web`); both
-    are empty when no pod of the lab has that identity. `is_senders` says whether it is the inner sender's own.
+    are empty when no pod of the lab has that identity. `is_senders` says whether it is the inner sender's own. In a
+    network whose VNI is no identity `is_identity` is false, and the others mean nothing.
     """
 
     src: KnownAddress
@@ -93,6 +94,7 @@ class HopEnvelope:
     identity_pods: tuple[str, ...] = ()
     identity_labels: tuple[str, ...] = ()
     is_senders: bool = True
+    is_identity: Annotated[bool, OMITTED] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,44 @@ if TYPE_CHECKING:
     from labctl.networks.base import PodNetwork
 
 
+def expected_of(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature | None:
+    """What every tap shows of that many echo requests of the pair and of their replies: as the network says, across the
+    lab's fabric. None where the network was there before labctl and only what is seen counts."""
+    from labctl.fabrics import fabric_of
+
+    if lab.cni:
+        return None
+    return fabric_of(lab).seen_through(lab, pair, network_of(lab).expected(lab, pair, packets=packets))
+
+
 def network_of(lab: Lab) -> PodNetwork:
     """The pod network that the lab has."""
-    from labctl.networks.cilium.network import CiliumNetwork  # not where only the seam is wanted
+    from labctl.model.pod_network import Backend, Flooding, NetworkType  # not where only the seam is wanted
 
-    return CiliumNetwork()
+    choice = lab.pod_network
+    match choice.type:
+        case NetworkType.CILIUM:
+            from labctl.networks.cilium.network import CiliumNetwork
 
+            return CiliumNetwork()
+        case NetworkType.FLANNEL:
+            from labctl.networks.flannel import FlannelNetwork
 
-def expected_of(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature | None:
-    """What every tap should show of that many echo requests of the pair and of their replies; None where that is not
-    known of what connects the pods (`Lab.cni`)."""
-    return None if lab.cni else network_of(lab).expected(lab, pair, packets=packets)
+            return FlannelNetwork(choice.backend or Backend.VXLAN)
+        case NetworkType.CALICO:
+            from labctl.networks.calico import CalicoNetwork
+
+            return CalicoNetwork(choice.backend or Backend.VXLAN)
+        case NetworkType.DOCKER:
+            from labctl.networks.docker import DockerNetwork
+
+            return DockerNetwork(snat=choice.snat)
+        case NetworkType.VXLAN:
+            from labctl.networks.vxlan import VxlanNetwork
+
+            return VxlanNetwork(mode=choice.mode or Flooding.P2P, vni=choice.vni, group=choice.group)
+        case NetworkType.MACVLAN | NetworkType.IPVLAN:
+            from labctl.networks.shared import SharedNetwork
+            from labctl.providers.netns.kinds.link import Sharing
+
+            return SharedNetwork(Sharing(choice.type))

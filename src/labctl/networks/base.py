@@ -18,10 +18,16 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.lab import Lab, Node, Pair, Pod
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Step
+    from labctl.model.result import CheckResult
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
+    from labctl.model.ways import ExpectedRoute, ExpectedTunnel
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
+
+
+STATEMENT = "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
+"""What a reader of a netns lab must know, where its network does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +86,16 @@ class PodNetwork(Protocol):
     remark: str
     """What a person who builds the lab by hand must know of it."""
 
+    has_programs: bool
+    """Whether its nodes run eBPF programs that report packets."""
+
     def refuse(self, lab: Lab) -> None:
         """Raises UsageError, with the key at fault, for what this network does not have."""
         ...
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
-        """What a reader must know of what each node carries before any figure."""
+        """What a reader must know before any figure: first what this network is and is not, then what each node
+        carries."""
         ...
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
@@ -98,6 +108,14 @@ class PodNetwork(Protocol):
 
     def pods(self, lab: Lab, node: Node) -> Iterator[PodObjects]:
         """What connects each pod of the node."""
+        ...
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        """The routing daemons that it needs, once everything is wired and addressed."""
+        ...
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        """The wait for what those find out."""
         ...
 
     def mtu(self, lab: Lab) -> int:
@@ -119,6 +137,18 @@ class PodNetwork(Protocol):
 
     def testify(self, lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Evidence, ...]:
         """What every witness on every node of the pair says of the mode in force."""
+        ...
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """The routes to each other's pods that the two nodes of the pair must have; none where they are on one wire."""
+        ...
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        """What the vxlan devices of the two nodes must know, once the pair has talked; none without such devices."""
+        ...
+
+    def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
+        """What the packets of one tcpdump check of a pair testify of the mode in force."""
         ...
 
     def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:

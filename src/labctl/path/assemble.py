@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.model.lab import Lab, Pair
+from labctl.model.pod_network import NetworkType
 from labctl.model.signature import Role
 from labctl.model.trace import (
     ForwardingAct,
@@ -381,6 +382,7 @@ class AddressBook:
     vteps: Mapping[str, KnownAddress]
     identities: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]]
     identity_of: Mapping[str, int]
+    has_identities: bool = True
 
     def mac(self, address: str) -> KnownAddress:
         return self.macs.get(address, KnownAddress(address=address))
@@ -399,6 +401,7 @@ class AddressBook:
             identity_pods=pods,
             identity_labels=labels,
             is_senders=self.identity_of.get(inner_src) == seen.vni,
+            is_identity=self.has_identities,
         )
 
 
@@ -411,6 +414,8 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         if mac:
             macs.setdefault(mac.lower(), KnownAddress(address=mac.lower(), role=role, owner=owner))
 
+    for end in (end for link in lab.links for end in link.ends if lab.is_router(end.part)):
+        know(end.mac, "", f"{end.part}:{end.device}")  # many of them have one role
     for role, mac in devices:
         know(mac, role, by_role.get(role, ""))
     for pod in lab.pods:
@@ -432,6 +437,7 @@ def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[t
         vteps={ip: KnownAddress(address=ip, role=roles.get(ip, ""), owner=name) for name, ip in addresses.items()},
         identities=identities,
         identity_of={str(pod.address): pod.identity for pod in lab.pods},
+        has_identities=lab.pod_network.type is NetworkType.CILIUM,
     )
 
 

@@ -250,7 +250,7 @@ class TapOnWay:
     way: Way
     role: Role
     tap: str
-    expected_mode: HostRouting
+    expected_mode: HostRouting | None
     encapsulation: Encapsulation
     last_seen: Role | None
     is_seen_later: bool
@@ -331,6 +331,10 @@ def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation) -> str:
         return "the node did not decapsulate it: look at its VTEP address, the VXLAN port, and netfilter's INPUT"
     if last in (receiver_uplink, receiver_vxlan):
         return "the node did not deliver it: look at its endpoint entries, identities (VNI) and netfilter's FORWARD"
+    if last in _ON_SENDERS_NODE[way]:
+        return "look at the node's route, its neighbour and forwarding entries, and its netfilter rules"
+    if last in _ON_RECEIVERS_NODE[way]:
+        return "the node did not deliver it: look at its route to the pod, its bridge, and netfilter's FORWARD"
     if last in _NODE_VXLAN_OF_SENDER[way]:
         return "the tunnel device did not send the envelope: look at the route and the neighbour entry for the VTEP"
     if last in _POD_DEVICES:
@@ -370,7 +374,7 @@ def _whose(role: str) -> str:
     return _ADDRESSES.get(role, role)
 
 
-def hop_lesson(change: int, expected_mode: HostRouting) -> str:
+def hop_lesson(change: int, expected_mode: HostRouting | None) -> str:
     hops = "1 hop" if abs(change) == 1 else f"{abs(change)} hops"
     if change < 0 and expected_mode is HostRouting.BPF:
         return f"{hops} more counted than BPF host routing has: the kernel's forwarding took part, as in Legacy"
@@ -384,11 +388,22 @@ def hop_lesson(change: int, expected_mode: HostRouting) -> str:
 _HOST_DEVICES = frozenset(
     (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET, Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET)
 )
-_VXLAN_DEVICES = frozenset((Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN))
+_VXLAN_DEVICES = frozenset((Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL))
 _UPLINKS = frozenset((Role.CLIENT_UPLINK, Role.SERVER_UPLINK))
 _LOOPBACKS = frozenset((Role.CLIENT_LO, Role.SERVER_LO))
 _POD_DEVICES = frozenset((Role.CLIENT_ETH0, Role.SERVER_ETH0))
-_NODE_VXLAN_OF_SENDER = {Way.REQUEST: (Role.CLIENT_CILIUM_VXLAN,), Way.REPLY: (Role.SERVER_CILIUM_VXLAN,)}
+_NODE_VXLAN_OF_SENDER = {
+    Way.REQUEST: (Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_TUNNEL),
+    Way.REPLY: (Role.SERVER_CILIUM_VXLAN, Role.SERVER_TUNNEL),
+}
+_ON_SENDERS_NODE = {
+    Way.REQUEST: (Role.CLIENT_VETH, Role.CLIENT_BRIDGE),
+    Way.REPLY: (Role.SERVER_VETH, Role.SERVER_BRIDGE),
+}
+_ON_RECEIVERS_NODE = {
+    Way.REQUEST: (Role.SERVER_TUNNEL, Role.SERVER_BRIDGE, Role.SERVER_VETH),
+    Way.REPLY: (Role.CLIENT_TUNNEL, Role.CLIENT_BRIDGE, Role.CLIENT_VETH),
+}
 _NOTHING_SENT = {
     Way.REQUEST: "the client did not send it",
     Way.REPLY: "the server did not answer",
@@ -405,6 +420,9 @@ _ADDRESSES: Mapping[str, str] = {
 _NAMES: Mapping[Role, str] = {
     Role.CLIENT_ETH0: "the client's eth0",
     Role.CLIENT_LXC: "the client's lxc",
+    Role.CLIENT_VETH: "the client's veth on the node",
+    Role.CLIENT_BRIDGE: "the pods' bridge of the client's node",
+    Role.CLIENT_TUNNEL: "the vxlan device of the client's node",
     Role.CLIENT_CILIUM_HOST: "cilium_host of the client's node",
     Role.CLIENT_CILIUM_NET: "cilium_net of the client's node",
     Role.CLIENT_CILIUM_VXLAN: "cilium_vxlan of the client's node",
@@ -421,6 +439,9 @@ _NAMES: Mapping[Role, str] = {
     Role.SERVER_CILIUM_VXLAN: "cilium_vxlan of the server's node",
     Role.SERVER_CILIUM_NET: "cilium_net of the server's node",
     Role.SERVER_CILIUM_HOST: "cilium_host of the server's node",
+    Role.SERVER_TUNNEL: "the vxlan device of the server's node",
+    Role.SERVER_BRIDGE: "the pods' bridge of the server's node",
+    Role.SERVER_VETH: "the server's veth on the node",
     Role.SERVER_LXC: "the server's lxc",
     Role.SERVER_ETH0: "the server's eth0",
 }

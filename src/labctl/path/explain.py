@@ -164,6 +164,8 @@ def _reason(
                 return f"never transmitted on {tap.device}: {given}", True
     if not _is_before_last(tap, taps, hops, way):
         return _NOT_SO_FAR, bool(hops)
+    if tap.role is Role.FABRIC and any(hop.role is Role.FABRIC for hop in hops):
+        return "not on its way: it took another of the paths", True
     for hop in hops:
         if hop.node == tap.node and hop.carriage in (Carriage.PROGRAM, Carriage.KERNEL):
             return f"not on its way: {_past(hop)}", True
@@ -206,11 +208,23 @@ HANDED = (ForwardingAct.TO_ENDPOINT, ForwardingAct.TO_NETWORK, ForwardingAct.TO_
 _MOVES_NOTHING = (ForwardingAct.PASS, ForwardingAct.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)
+_ON_FABRIC = frozenset((*_UPLINKS, Role.CLIENT_GATEWAY, Role.FABRIC, Role.SERVER_GATEWAY))
+_INTO_BRIDGE = frozenset(
+    {
+        (Role.CLIENT_VETH, Role.CLIENT_BRIDGE),
+        (Role.SERVER_VETH, Role.SERVER_BRIDGE),
+        (Role.SERVER_VETH, Role.CLIENT_BRIDGE),
+    }
+)
+_PORTS_OF_PODS = frozenset({Role.CLIENT_VETH, Role.SERVER_VETH, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL})
+_SWITCHED = frozenset((*_PORTS, Role.FABRIC))
 _VETH_PAIRS = frozenset(
     frozenset(pair)
     for pair in (
         (Role.CLIENT_ETH0, Role.CLIENT_LXC),
         (Role.SERVER_ETH0, Role.SERVER_LXC),
+        (Role.CLIENT_ETH0, Role.CLIENT_VETH),
+        (Role.SERVER_ETH0, Role.SERVER_VETH),
         (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET),
         (Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET),
         (Role.CLIENT_UPLINK, Role.CLIENT_BRIDGE_PORT),
@@ -372,10 +386,21 @@ def _link(previous: Sighting, here: Sighting) -> Carried | None:
     crossed = previous.direction is TapDirection.OUT and here.direction is TapDirection.IN
     if crossed and roles in _VETH_PAIRS:
         return Carried(carriage=Carriage.WIRE, because=f"over the veth pair from {previous.tap}")
+    if crossed and roles <= _ON_FABRIC:
+        return Carried(carriage=Carriage.WIRE, because=f"over the wire from {previous.tap}")
     if crossed and roles <= frozenset(_UPLINKS + _PORTS) and len(roles) == 2:
         return Carried(carriage=Carriage.WIRE, because=f"over the underlay from {previous.tap}")
-    if previous.role in _PORTS and here.role in _PORTS and here.direction is TapDirection.OUT:
+    if previous.role in _SWITCHED and here.role in _SWITCHED and here.direction is TapDirection.OUT:
         return Carried(carriage=Carriage.BRIDGE, because="the underlay's bridge passed it on by its destination MAC")
+    if (previous.role, here.role) in _INTO_BRIDGE and here.direction is TapDirection.IN:
+        because = "the bridge took it up: it is addressed to the bridge's own MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
+    if (here.role, previous.role) in _INTO_BRIDGE and here.direction is TapDirection.OUT:
+        because = "the bridge sent it out of the port that has the destination MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
+    if previous.role in _PORTS_OF_PODS and here.role in _PORTS_OF_PODS and here.direction is TapDirection.OUT:
+        because = "the pods' bridge passed it on by its destination MAC"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
     return None
 
 

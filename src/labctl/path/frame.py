@@ -11,7 +11,7 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORTS
 
 ETHER_IPV4 = 0x0800
 ETHER_ARP = 0x0806
@@ -99,12 +99,12 @@ class Frame(NamedTuple):
     inner: Frame | None = None
 
 
-def decode(data: bytes, *, vxlan_port: int = VXLAN_PORT) -> Frame | None:
+def decode(data: bytes, *, vxlan_ports: tuple[int, ...] = VXLAN_PORTS) -> Frame | None:
     """The frame in `data`, or None when it is shorter than an Ethernet header.
 
-    A UDP packet to or from `vxlan_port` with a valid VXLAN header is opened, one level deep.
+    A UDP packet to or from one of `vxlan_ports` with a valid VXLAN header is opened, one level deep.
     """
-    return _decode(data, 0, len(data), vxlan_port)
+    return _decode(data, 0, len(data), vxlan_ports)
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +119,7 @@ def ip_text(address: bytes) -> str:
     return "%d.%d.%d.%d" % tuple(address)  # noqa: UP031 - three times as fast as the alternatives
 
 
-def _decode(data: bytes, start: int, stop: int, vxlan_port: int) -> Frame | None:
+def _decode(data: bytes, start: int, stop: int, vxlan_ports: tuple[int, ...]) -> Frame | None:
     at = start + 14
     if at > stop:
         return None
@@ -155,7 +155,7 @@ def _decode(data: bytes, start: int, stop: int, vxlan_port: int) -> Frame | None
         src_port, dst_port, _length, _sum = _udp(data, at)
         at += 8
         transport = _new(Udp, (src_port, dst_port, data[at:stop]))
-        if vxlan_port and (dst_port == vxlan_port or src_port == vxlan_port) and at + 8 <= stop:
+        if (dst_port in vxlan_ports or src_port in vxlan_ports) and at + 8 <= stop:
             vni, inner = _decode_vxlan(data, at, stop)
     elif protocol == PROTOCOL_ICMP and at + 8 <= stop:
         kind, code, _sum, identifier, sequence = _icmp(data, at)
@@ -173,5 +173,5 @@ def _decode_arp(data: bytes, at: int, stop: int) -> Arp | None:
 
 
 def _decode_vxlan(data: bytes, at: int, stop: int) -> tuple[int | None, Frame | None]:
-    inner = _decode(data, at + 8, stop, 0) if data[at] & _VXLAN_HAS_VNI else None
+    inner = _decode(data, at + 8, stop, ()) if data[at] & _VXLAN_HAS_VNI else None
     return (None, None) if inner is None else (int.from_bytes(data[at + 4 : at + 7], "big"), inner)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
 from labctl.model.trace import ProbeProtocol
@@ -113,7 +113,7 @@ class ProbePackets:
             return _ServiceMatcher(self)
         return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
-    def expression(self, *, vxlan_port: int = VXLAN_PORT) -> str:
+    def expression(self) -> str:
         """The pcap filter for these packets, as they are and inside VXLAN.
 
         Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
@@ -126,11 +126,12 @@ class ProbePackets:
         )
         plain = f"{hosts if len(self.flows) == 1 else f'({hosts})'} and ({self._plain()})"
         src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
+        ports = " or ".join(f"udp port {port}" for port in VXLAN_PORTS)
         either = " or ".join(
             f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
             for a, b in ((int(client), int(server)) for client, server in self.flows)
         )
-        return f"({plain}) or (udp port {vxlan_port} and ({either}) and ({self._inside()}))"
+        return f"({plain}) or (({ports}) and ({either}) and ({self._inside()}))"
 
     def _plain(self) -> str:
         if self.seen_ports and self.protocol is not ProbeProtocol.ICMP:

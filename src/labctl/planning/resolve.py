@@ -24,7 +24,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl import names
 from labctl.errors import UsageError
-from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
+from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import (
     FIRST_IDENTITY,
     LAST_IDENTITY,
@@ -37,7 +37,9 @@ from labctl.model.lab import (
     Scenario,
     Service,
 )
+from labctl.model.pod_network import NetworkType
 from labctl.planning.record import digest_of
+from labctl.planning.topology import links_of, routers_of
 
 
 def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
@@ -51,7 +53,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
             "names have lower-case letters, digits and hyphens, at most 40 characters",
             "choose another: --name my-lab",
         )
-    nodes = _nodes(scenario)
+    nodes, routers = _nodes(scenario), routers_of(scenario.fabric, scenario.pod_network)
     lab = Lab(
         name=name or scenario.name,
         scenario=scenario.name,
@@ -67,6 +69,10 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         digest="",
         settings=scenario.settings,
         services=_services(scenario),
+        pod_network=scenario.pod_network,
+        fabric=scenario.fabric,
+        routers=routers,
+        links=links_of(scenario.fabric, routers, nodes),
         fallback=scenario.fallback,
         outside=_outside(scenario),
     )
@@ -148,14 +154,29 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
                 node=pod.node,
                 address=pod_address(pod_cidrs[pod.node], placed[pod.node]),
                 mac=names.stable_mac("pod", pod.name),
-                lxc=names.lxc_name(pod.name),
-                lxc_mac=names.stable_mac("lxc", pod.name),
+                lxc=device_on_node(scenario.pod_network.type, pod.name),
+                lxc_mac=names.stable_mac("lxc", pod.name)
+                if scenario.pod_network.type is not NetworkType.CALICO
+                else CALICO_MAC,
                 identity=identity_of[label_key(pod.labels)],
                 labels=dict(pod.labels),
             )
         )
         placed[pod.node] += 1
     return tuple(pods)
+
+
+CALICO_MAC = "ee:ee:ee:ee:ee:ee"
+"""Calico gives it to every pod's device on the node."""
+_PREFIXES = {NetworkType.CILIUM: "lxc", NetworkType.CALICO: "cali"}
+
+
+def device_on_node(network: NetworkType, pod: str) -> str:
+    """The device of the node that the pod hangs on, named as that network names it. With macvlan and ipvlan it is the
+    uplink, which the pods share."""
+    if network in (NetworkType.MACVLAN, NetworkType.IPVLAN):
+        return UPLINK
+    return names.host_end(_PREFIXES.get(network, "veth"), pod)
 
 
 def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:

@@ -58,8 +58,9 @@ def as_script(plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-_IGNORED = ("apiVersion", "kind", "name", "scenario", "source", "digest")
-_NAMED = {"nodes": "node", "pods": "pod", "checks": "check", "services": "service"}
+_IGNORED = ("apiVersion", "kind", "name", "scenario", "source", "digest", "links")
+"""Links follow from the fabric and the nodes."""
+_NAMED = {"nodes": "node", "pods": "pod", "checks": "check", "services": "service", "routers": "router"}
 
 
 def differences(lab_a: Lab, lab_b: Lab) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ def differences(lab_a: Lab, lab_b: Lab) -> tuple[str, ...]:
         elif section == "pairs":
             told.extend(_of_pairs(a[section], b[section]))
         else:
-            told.extend(_of_values(section, a[section], b[section]))
+            told.extend(_of_values(section, a.get(section), b.get(section)))
     return tuple(told)
 
 

@@ -201,6 +201,9 @@ class Capabilities:
     with the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside
     and ends as the child does. With True (privileged) it is the calling process itself, with all its powers. Returns a
     sentence about each thing that is not as it should be. Raises MeasureFailed."""
+    argv_inside: Callable[[Lab, str, Sequence[str]], tuple[str, ...]] = lambda lab, target, argv: tuple(argv)
+    """What a process that has entered that pod or node becomes for argv: the same, or with options that a program
+    needs there."""
     processes: Callable[[str], tuple[str, ...]] = lambda name: ()
     """A person's processes run in the lab of that name as long as it is there: those inside it now, each by its name
     and number."""
@@ -383,6 +386,7 @@ class TargetKind(StrEnum):
     NODE = "node"
     POD = "pod"
     OUTSIDE = "outside"
+    ROUTER = "router"
     UNDERLAY = "underlay"
 
 

@@ -41,6 +41,11 @@ def page(
     )
 
 
+def rendered(template: str, **facts: object) -> str:
+    """A file of another kind (a picture) from its template, in English."""
+    return _environment("en").get_template(template).render(**facts)
+
+
 def language_tag(tag: str) -> str:
     """The value of `lang` for a language of the reports."""
     return "zh-CN" if tag == "zh" else tag

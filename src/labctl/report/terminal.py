@@ -336,7 +336,7 @@ def status_record(
         "provider": lab.provider,
         "statement": statement,
         "digest": lab.digest,
-        "asked": lab.datapath.asked(),
+        "asked": lab.asked(),
         "nodes": [
             {
                 "name": node.name,
@@ -420,7 +420,7 @@ def status_head(
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
     yield Text(statement, style="dim")
-    asked = _claims(lab.datapath.asked())
+    asked = _claims(lab.asked())
     yield Text(f"asked for: {asked}" if asked else "asked for: nothing; what is in force is taken as it is")
     if mode is not None:
         yield in_force(mode)

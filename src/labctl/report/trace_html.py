@@ -10,6 +10,7 @@ from typing import Any
 
 from labctl.language import Language, translator
 from labctl.model.trace import Hop, PacketPath, Trace
+from labctl.report.drawing.topology import can_be_drawn
 from labctl.report.pages import language_tag, page
 from labctl.report.trace_svg import trace_drawing
 from labctl.report.trace_words import (
@@ -51,7 +52,8 @@ _WORDS = {
 
 def trace_page(trace: Trace, language: Language = Language.ENGLISH) -> str:
     """The whole page."""
-    asked = ", ".join(str(trace.asked[key]) for key in ("hostRouting", "encapsulation") if key in trace.asked)
+    keys = ("hostRouting", "encapsulation", "podNetwork", "backend", "mode")
+    asked = ", ".join(str(trace.asked[key]) for key in keys if key in trace.asked)
     return page(
         "trace.html",
         language=language_tag(language),
@@ -67,7 +69,7 @@ def trace_page(trace: Trace, language: Language = Language.ENGLISH) -> str:
         words=_WORDS,
         expected=f"Expected: {trace.expected_source}",
         known_from=f"What every tap should show is known from: {trace.expected_source}",
-        drawing=trace_drawing(trace, translator(language).translated),
+        drawing=trace_drawing(trace, translator(language).translated) if can_be_drawn(trace) else "",
         paths=[_path(path, numbers, trace) for path, numbers in different(trace)],
         notes=[*trace.notes, *(f"Not shown: {unshown_words(one)}" for one in trace.unshown)],
     )

@@ -76,7 +76,9 @@ _RESERVED = {1: "host", 2: "world", 6: "remote-node", 7: "kube-apiserver"}
 
 
 def vni_words(envelope: HopEnvelope) -> str:
-    """`VNI 51130 = identity of client (app=client)`."""
+    """`VNI 51130 = identity of client (app=client)`; the number alone where it is no identity."""
+    if not envelope.is_identity:
+        return f"VNI {envelope.vni}"
     if not envelope.identity_pods and envelope.vni in _RESERVED:
         return f"VNI {envelope.vni} = {_RESERVED[envelope.vni]}, a reserved identity"
     if not envelope.identity_pods:
@@ -229,6 +231,8 @@ def headline(trace: Trace) -> str:
 
 def seen_words(trace: Trace) -> str:
     """The mode that the packets themselves show."""
+    if "hostRouting" not in trace.asked:
+        return ""
     if not trace.host_routing:
         return f"the sightings do not show the host routing: {trace.recognised}" if trace.recognised else ""
     return f"host routing as the packets show it: {trace.host_routing} ({trace.recognised})"
@@ -260,13 +264,18 @@ def unshown_words(one: Unshown) -> str:
 def _as_it_should(trace: Trace) -> str:
     if not trace.expected_source:
         return "every packet arrived; no signature is known of what connects these pods, so its way is not judged"
+    if "hostRouting" not in trace.asked:
+        asked = ", ".join(f"{key} {value}" for key, value in trace.asked.items())
+        return f"every tap shows what it should with {asked}, {trace.placement}"
     host_routing, encapsulation = trace.asked.get("hostRouting"), trace.asked.get("encapsulation")
     if trace.fallback is not None:
         host_routing = HostRouting.LEGACY
     return f"every tap shows what it should with host routing {host_routing}, {encapsulation}, {trace.placement}"
 
 
-_WIRE = frozenset({Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT})
+_WIRE = frozenset(
+    {Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT, Role.CLIENT_GATEWAY, Role.FABRIC, Role.SERVER_GATEWAY}
+)
 _ENDS = frozenset({Role.CLIENT_ETH0, Role.SERVER_ETH0})
 
 

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -476,6 +476,32 @@ def open_private(path: Path) -> Folder:
         folder.close()
         raise PermissionError(errno.EPERM, why, str(path))
     return folder
+
+
+def make_folder_of(path: Path, contents: Mapping[str, str], *, owner: tuple[int, int]) -> None:
+    """A new folder (0750) with these files (0640), by name, for a daemon that runs as that user and group. The folder
+    that it is in is made likewise where it is missing. Raises FileExistsError, OSError."""
+
+    def new_folder(at: Path) -> int:
+        at.mkdir(mode=0o700)
+        made = os.open(at, _FOLDER)
+        os.fchown(made, *owner)
+        os.fchmod(made, 0o750)
+        return made
+
+    if not path.parent.exists():
+        os.close(new_folder(path.parent))
+    folder = new_folder(path)
+    try:
+        for name, text in contents.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(_one(name), flags, 0o600, dir_fd=folder)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, 0o640)
+    finally:
+        os.close(folder)
 
 
 def remove_tree(path: Path) -> None:

@@ -246,6 +246,12 @@ def key_of(name: str) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino)
 
 
+def own_key() -> tuple[int, int]:
+    """That of the namespace which the calling thread is in."""
+    status = Path("/proc/thread-self/ns/net").stat()
+    return (status.st_dev, status.st_ino)
+
+
 def processes_in(namespaces: Collection[tuple[int, int]]) -> tuple[int, ...]:
     """Ids of the processes whose network namespace is one of these keys; never this process itself."""
     wanted = set(namespaces)

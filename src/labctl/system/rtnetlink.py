@@ -11,11 +11,12 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.system.netlink import (
     ALL,
+    APPENDED,
     CHANGE,
     NEW,
     Request,
@@ -46,7 +47,10 @@ IFF_NOARP = 0x80
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
 _IFLA_MTU = 4
+_IFLA_LINK = 5
 _IFLA_MASTER = 10
+_IFLA_PROTINFO = 12
+_IFLA_BRPORT_STATE = 1
 _IFLA_LINKINFO = 18
 _IFLA_IFALIAS = 20
 _IFLA_STATS64 = 23
@@ -54,9 +58,23 @@ _IFLA_NET_NS_FD = 28
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
 _VETH_INFO_PEER = 1
+_IFLA_VXLAN_ID = 1
+_IFLA_VXLAN_GROUP = 2
+_IFLA_VXLAN_LINK = 3
+_IFLA_VXLAN_LOCAL = 4
 _IFLA_VXLAN_LEARNING = 7
 _IFLA_VXLAN_PORT = 15
 _IFLA_VXLAN_COLLECT_METADATA = 25
+
+_IFLA_BR_FORWARD_DELAY = 1
+_IFLA_BR_HELLO_TIME = 2
+_IFLA_BR_MAX_AGE = 3
+_IFLA_BR_STP_STATE = 5
+_IFLA_BR_PRIORITY = 6
+_IFLA_MACVLAN_MODE = 1
+_IFLA_IPVLAN_MODE = 1
+_MACVLAN_MODE_BRIDGE = 4
+_IPVLAN_MODE_L2 = 0
 
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
@@ -70,11 +88,14 @@ _RTAX_MTU = 2
 _RT_TABLE_MAIN = 254
 _RTPROT_BOOT = 3
 _RTN_UNICAST = 1
+_RTN_BLACKHOLE = 6
 _RTNH_F_ONLINK = 4
 
 _NDA_DST = 1
 _NDA_LLADDR = 2
 _NUD_PERMANENT = 0x80
+_NTF_SELF = 0x02
+_AF_BRIDGE = 7
 
 _TCA_KIND = 1
 _TCA_OPTIONS = 2
@@ -94,6 +115,10 @@ _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _TCMSG = struct.Struct("=BxxxiIII")
+
+
+ANY_MAC = "00:00:00:00:00:00"
+"""Of an entry of a vxlan device's FDB: every MAC that has no entry of its own."""
 
 
 class RouteScope(IntEnum):
@@ -152,12 +177,33 @@ def veth_add(
     return Request(_RTM_NEWLINK, NEW, body if master is None else body + number_attribute(_IFLA_MASTER, master))
 
 
-def bridge_add(device: NetDevice) -> Request:
-    return Request(
-        _RTM_NEWLINK,
-        NEW,
-        _device(device.index, device.flags, device.name, device.mac, device.mtu) + _link("bridge", b""),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanningTree:
+    """The spanning tree protocol of a bridge (IEEE 802.1D, the kernel's own). Times in hundredths of a second; the
+    bridge of the lowest `priority` becomes the root."""
+
+    priority: int = 32_768
+    hello: int = 200
+    forward_delay: int = 1_500
+    max_age: int = 2_000
+
+
+def bridge_add(device: NetDevice, *, spanning_tree: SpanningTree | None = None) -> Request:
+    data = b""
+    if spanning_tree is not None:
+        data = (
+            number_attribute(_IFLA_BR_FORWARD_DELAY, spanning_tree.forward_delay)
+            + number_attribute(_IFLA_BR_HELLO_TIME, spanning_tree.hello)
+            + number_attribute(_IFLA_BR_MAX_AGE, spanning_tree.max_age)
+            + attribute(_IFLA_BR_PRIORITY, struct.pack("=H", spanning_tree.priority))
+            + number_attribute(_IFLA_BR_STP_STATE, 1)
+        )
+    return _link_add(device, "bridge", data)
+
+
+def _link_add(device: NetDevice, kind: str, data: bytes, more: bytes = b"") -> Request:
+    common = _device(device.index, device.flags, device.name, device.mac, device.mtu)
+    return Request(_RTM_NEWLINK, NEW, common + more + _link(kind, data))
 
 
 def vxlan_add(device: NetDevice, *, port: int) -> Request:
@@ -167,11 +213,58 @@ def vxlan_add(device: NetDevice, *, port: int) -> Request:
         + attribute(_IFLA_VXLAN_PORT, struct.pack("!H", port))
         + attribute(_IFLA_VXLAN_LEARNING, b"\0")
     )
-    return Request(
-        _RTM_NEWLINK,
-        NEW,
-        _device(device.index, device.flags, device.name, device.mac, device.mtu) + _link("vxlan", data),
+    return _link_add(device, "vxlan", data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """What a vxlan device does on its own. `remote` is where what it has no entry for goes: a node, or a multicast
+    group, which it joins on the device of index `link`. Without `remote` only entries of the FDB say where to."""
+
+    vni: int
+    port: int
+    local: IPv4Address
+    link: int
+    remote: IPv4Address | None = None
+    learning: bool = False
+
+
+def vxlan_tunnel_add(device: NetDevice, tunnel: Tunnel, *, master: int | None = None) -> Request:
+    """A vxlan device whose tunnels are in its FDB; `master` is the index of the bridge that it becomes a port of."""
+    data = (
+        number_attribute(_IFLA_VXLAN_ID, tunnel.vni)
+        + attribute(_IFLA_VXLAN_LOCAL, tunnel.local.packed)
+        + number_attribute(_IFLA_VXLAN_LINK, tunnel.link)
+        + attribute(_IFLA_VXLAN_PORT, struct.pack("!H", tunnel.port))
+        + attribute(_IFLA_VXLAN_LEARNING, b"\1" if tunnel.learning else b"\0")
     )
+    if tunnel.remote is not None:
+        data += attribute(_IFLA_VXLAN_GROUP, tunnel.remote.packed)
+    return _link_add(device, "vxlan", data, b"" if master is None else number_attribute(_IFLA_MASTER, master))
+
+
+class Sharing(StrEnum):
+    """How a device shares another one: with a MAC of its own, or with an IP address of its own."""
+
+    MACVLAN = "macvlan"
+    IPVLAN = "ipvlan"
+
+
+def shared_add(device: NetDevice, *, kind: Sharing, lower: int, namespace: int) -> Request:
+    """A macvlan (mode bridge) or ipvlan (mode l2) device on the device of index `lower` of this namespace, made in the
+    namespace of that descriptor."""
+    if kind is Sharing.MACVLAN:
+        data = number_attribute(_IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE)
+    else:
+        data = attribute(_IFLA_IPVLAN_MODE, struct.pack("=H", _IPVLAN_MODE_L2))
+    more = number_attribute(_IFLA_LINK, lower) + number_attribute(_IFLA_NET_NS_FD, namespace)
+    return _link_add(device, kind, data, more)
+
+
+def port_add(index: int, *, bridge: int) -> Request:
+    """Makes a device a port of the bridge of that index, and takes it up."""
+    body = _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP) + number_attribute(_IFLA_MASTER, bridge)
+    return Request(_RTM_NEWLINK, CHANGE, body)
 
 
 def link_up(index: int) -> Request:
@@ -208,7 +301,8 @@ def route_add(
     scope: RouteScope = RouteScope.UNIVERSE,
     onlink: bool = False,
 ) -> Request:
-    """A route of the main table, by the device of that index. `mtu` in bytes is a metric of the route."""
+    """A route of the main table, by the device of that index. `mtu` in bytes is a metric of the route; `onlink`: the
+    gateway is reached on that device, whatever its addresses say."""
     body = _RTMSG.pack(
         socket.AF_INET,
         destination.prefixlen,
@@ -229,6 +323,25 @@ def route_add(
     if mtu is not None:
         body += attribute(_RTA_METRICS, number_attribute(_RTAX_MTU, mtu))
     return Request(_RTM_NEWROUTE, NEW, body + number_attribute(_RTA_OIF, index))
+
+
+def blackhole_add(destination: IPv4Network) -> Request:
+    """A route of the main table that drops what no longer one takes."""
+    header = _RTMSG.pack(
+        socket.AF_INET, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_BLACKHOLE, 0
+    )
+    return Request(_RTM_NEWROUTE, NEW, header + attribute(_RTA_DST, destination.network_address.packed))
+
+
+def fdb_add(index: int, mac: str, node: IPv4Address) -> Request:
+    """An entry of a vxlan device: frames to that MAC go to that VTEP. Those of `ANY_MAC` go to all that it has."""
+    return Request(
+        _RTM_NEWNEIGH,
+        APPENDED,
+        _NDMSG.pack(_AF_BRIDGE, index, _NUD_PERMANENT, _NTF_SELF, 0)
+        + mac_attribute(_NDA_LLADDR, mac)
+        + attribute(_NDA_DST, node.packed),
+    )
 
 
 def neighbour_add(index: int, address: IPv4Address, mac: str) -> Request:
@@ -322,6 +435,17 @@ class Neighbour:
     mac: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelEntry:
+    """An entry of the FDB of the vxlan device of that index: frames to `mac` go to the VTEP `node`. The MAC of zeros
+    stands for all that have no entry. One that was learned is not permanent."""
+
+    index: int
+    mac: str
+    node: str
+    is_permanent: bool
+
+
 def all_addresses() -> Request:
     """Answered by one `parse_address` each."""
     return Request(_RTM_GETADDR, ALL, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0))
@@ -337,6 +461,11 @@ def all_neighbours() -> Request:
     return Request(_RTM_GETNEIGH, ALL, _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0))
 
 
+def all_tunnel_entries() -> Request:
+    """The forwarding databases of bridges and vxlan devices. Answered by one `parse_tunnel_entry` each."""
+    return Request(_RTM_GETNEIGH, ALL, _NDMSG.pack(_AF_BRIDGE, 0, 0, 0, 0))
+
+
 def all_links() -> Request:
     """Answered by one `parse_link` each."""
     return Request(_RTM_GETLINK, ALL, _IFINFO.pack(0, 0, 0, 0, 0))
@@ -345,6 +474,11 @@ def all_links() -> Request:
 def one_link(index: int) -> Request:
     """Answered by one `parse_link`."""
     return Request(_RTM_GETLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0))
+
+
+def all_ports() -> Request:
+    """Of bridges. Answered by one `parse_port` each."""
+    return Request(_RTM_GETLINK, ALL, _IFINFO.pack(_AF_BRIDGE, 0, 0, 0, 0))
 
 
 NO_HOOKS = frozenset({errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV})
@@ -377,6 +511,23 @@ def parse_link(body: bytes) -> Link:
     )
 
 
+class PortState(IntEnum):
+    """What a bridge's port does with frames (linux/if_bridge.h)."""
+
+    DISABLED = 0
+    LISTENING = 1
+    LEARNING = 2
+    FORWARDING = 3
+    BLOCKING = 4
+
+
+def parse_port(body: bytes) -> PortState | None:
+    """None for what is no bridge's port."""
+    information = dict(attributes(body, _IFINFO.size)).get(_IFLA_PROTINFO, b"")
+    state = dict(attributes(information)).get(_IFLA_BRPORT_STATE)
+    return None if state is None else PortState(state[0])
+
+
 def parse_address(body: bytes) -> Address:
     _, prefix, _, _, index = _IFADDR.unpack_from(body)
     return Address(index=index, address=_dotted(dict(attributes(body, _IFADDR.size)).get(_IFA_LOCAL)), prefix=prefix)
@@ -405,6 +556,20 @@ def parse_neighbour(body: bytes) -> Neighbour | None:
         return None
     known = dict(attributes(body, _NDMSG.size))
     return Neighbour(index=index, address=_dotted(known.get(_NDA_DST)), mac=known.get(_NDA_LLADDR, b"").hex(":"))
+
+
+def parse_tunnel_entry(body: bytes) -> TunnelEntry | None:
+    """None for an entry that names no VTEP."""
+    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    known = dict(attributes(body, _NDMSG.size))
+    if _NDA_DST not in known:
+        return None
+    return TunnelEntry(
+        index=index,
+        mac=known.get(_NDA_LLADDR, b"").hex(":"),
+        node=_dotted(known[_NDA_DST]),
+        is_permanent=bool(state & _NUD_PERMANENT),
+    )
 
 
 def parse_filter(body: bytes) -> Filter | None:

@@ -122,8 +122,7 @@ class _Cell:
 
     def roles(self) -> tuple[Role, ...]:
         vxlan = (Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN)
-        others = (Role.CLIENT_BRIDGE, Role.SERVER_BRIDGE, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL)  # another CNI's
-        all_roles = tuple(role for role in Role if role not in others and (self.how is VXLAN or role not in vxlan))
+        all_roles = tuple(role for role in Role if role in DEVICES and (self.how is VXLAN or role not in vxlan))
         if self.where is CROSS:
             return all_roles
         kept = (Role.SERVER_LXC, Role.SERVER_ETH0)

@@ -52,7 +52,7 @@ def command(
 
     if junit is not None:
         require_place(junit)
-    lab, chosen, is_up = _lab_or_scenario(lab_or_scenario, provider, name, overrides, trust=trust)
+    lab, chosen, is_up = named_lab(lab_or_scenario, provider, name, overrides, trust=trust)
     specs = chosen_checks(lab, names)
     require_host(chosen)
     with ExitStack() as stack:
@@ -106,7 +106,7 @@ def exit_code(mode: ModeInForce, results: Sequence[CheckResult]) -> int:
     return 1 if Verdict.FAIL in verdicts else 0
 
 
-def _lab_or_scenario(
+def named_lab(
     wanted: str, provider: str | None, name: str | None, overrides: tuple[str, ...], *, trust: bool
 ) -> tuple[Lab, Provider, bool]:
     """The running lab of that name, or the scenario's lab, not yet built."""

@@ -47,7 +47,7 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     if enter is not None:
         for lacking in enter(found, target, privileged):
             tell(f"note: {lacking}")
-    full = inside.command(argv) if enter is None else argv
+    full = inside.command(argv) if enter is None else provider.capabilities.argv_inside(found, target, argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):  # heard just before the other program is there, it would be lost

@@ -43,7 +43,7 @@ def _record(running: RunningLab) -> dict[str, object]:
         "provider": running.provider,
         "scenario": running.scenario,
         "digest": running.digest,
-        "asked": running.lab.datapath.asked() if running.lab else None,
+        "asked": running.lab.asked() if running.lab else None,
         "nodes": len(running.lab.nodes) if running.lab else None,
         "pods": len(running.lab.pods) if running.lab else None,
         "state": state_of(running),
@@ -94,8 +94,13 @@ def _show_table(labs: list[RunningLab]) -> None:
 
 
 def datapath_of(lab: Lab) -> str:
-    """What was asked for, in two words."""
-    return "as it is" if lab.datapath.observed else f"{lab.datapath.host_routing}, {lab.datapath.encapsulation}"
+    """What was asked for, in a few words."""
+    asked = lab.asked()
+    if not asked:
+        return "as it is"
+    first = asked.pop("podNetwork", None) or asked.pop("hostRouting", None)
+    keys = ("encapsulation", "backend", "mode")
+    return ", ".join(str(one) for one in (first, *(asked[key] for key in keys if key in asked)))
 
 
 def state_of(running: RunningLab) -> str:

@@ -37,6 +37,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     """
     from labctl import app
     from labctl.engine.prove import prove
+    from labctl.model.pod_network import NetworkType
     from labctl.report.cilium_status import cilium_block, cilium_record, cilium_view
     from labctl.report.datapath import datapath_record, datapath_tables
     from labctl.report.terminal import status_head, status_record, status_table
@@ -58,7 +59,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
                     mode = prove(app.checks(), open_lab, MemorySinks(), progress).mode
                 if cilium:
                     statuses = open_lab.node_statuses([node.name for node in found.nodes], mode)
-                elif not (datapath or no_proof or as_json):
+                elif not (datapath or no_proof or as_json) and found.pod_network.type is NetworkType.CILIUM:
                     with suppress(LabError):  # the proof above says what cannot be read
                         names = [node.name for node in found.nodes if found.pods_on(node.name)]
                         statuses = open_lab.node_statuses(names[:1], mode)
@@ -67,7 +68,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
                 raise
             is_planned = True
     about: dict[str, Any] = {
-        "statement": provider.statement,
+        "statement": provider.statements(found)[0],
         "missing": running.missing,
         "is_planned": is_planned,
         "placement": provider.capabilities.placement(found.name),
@@ -78,7 +79,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
         emit_json({**record, **more, **({"cilium": cilium_record(statuses)} if cilium else {})})
     else:
         if cilium:
-            head = status_head(found, mode, statement=provider.statement, missing=running.missing)
+            head = status_head(found, mode, statement=provider.statements(found)[0], missing=running.missing)
             parts = [*head, *cilium_view(statuses)]
         else:
             parts = [*status_table(found, mode, **about)]

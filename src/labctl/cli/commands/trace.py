@@ -58,7 +58,7 @@ def command(
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
     if no_run:
         with interruptible(), provider.open(found) as open_lab:
-            traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
+            traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0])
         show_trace(traced, is_json=as_json, html=html)
         return trace_exit_code(traced)
 
@@ -73,7 +73,9 @@ def command(
         interruptible(),
         provider.open(found) as open_lab,
     ):
-        traced = trace_into(run, open_lab, pair, protocol=wanted, count=count, statement=provider.statement)
+        traced = trace_into(
+            run, open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0]
+        )
         run.save_result(trace_document(traced))
     show_trace(traced, is_json=as_json, html=html)
     if not as_json:

@@ -93,7 +93,7 @@ def command(
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
     else:
         say(f"lab {lab.name} is up: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods")
-        say(chosen.statement)
+        say(chosen.statements(lab)[0])
         if slow := slow_phases(phases):
             say(f"it took: {slow}")
     if found.mode is not None:

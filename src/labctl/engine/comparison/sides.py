@@ -140,7 +140,7 @@ class LabSide:
             lab=self.lab.name,
             provider=self.lab.provider,
             digest=self.lab.digest,
-            datapath=self.lab.datapath.asked(),
+            datapath=self.lab.asked(),
             source=self.lab.source,
             statements=(*self.provider.statements(self.lab), *self.statements),
         )

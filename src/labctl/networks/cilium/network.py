@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from labctl.datapath.layout import PacketVerdict, Program
 from labctl.datapath.loader import object_path
 from labctl.errors import UsageError
+from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects, TapPlace, device_of
 from labctl.model import interfaces
 from labctl.model.lab import Encapsulation, EndpointKind, Lab, Node, Pair, Pod
 from labctl.model.plan import Step
 from labctl.model.signature import Role
+from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
-from labctl.networks.base import PodObjects
+from labctl.networks.base import STATEMENT, PodObjects
+from labctl.networks.carried import ends_of, routed_ways
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
@@ -38,8 +41,10 @@ if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.model.evidence import Evidence, MapTable, ModeInForce, NodeDatapath
     from labctl.model.node_status import NodeStatus
+    from labctl.model.result import CheckResult
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import ExpectedSignature
+    from labctl.model.ways import ExpectedTunnel
     from labctl.networks.base import NodeReadings, StatusReading
 
 _ANYWHERE = IPv4Network("0.0.0.0/0")
@@ -49,6 +54,7 @@ class CiliumNetwork:
     """`PodNetwork` of the seam. What judges a running lab is loaded when it is asked for."""
 
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
+    has_programs = True
 
     def refuse(self, lab: Lab) -> None:
         """A choice that changes nothing."""
@@ -65,7 +71,8 @@ class CiliumNetwork:
         count = f"{rules.count_of(lab)} iptables rules"
         if extra:
             count = f"{rules.count_of(lab)} iptables rules, {extra} of them extra ones that no packet matches"
-        return (f"Each node carries {count}, and tracks connections; the size of a difference depends on it.",)
+        burden = f"Each node carries {count}, and tracks connections; the size of a difference depends on it."
+        return STATEMENT, burden
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         namespace = namespace_of(lab.name, node.name)
@@ -92,8 +99,8 @@ class CiliumNetwork:
                 continue
             if lab.datapath.encapsulation is Encapsulation.VXLAN:
                 yield by_router(destination=other.pod_cidr, mtu=self.mtu(lab))
-            else:
-                yield by_uplink(destination=other.pod_cidr, gateway=other.address.ip)
+            elif (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None:
+                yield by_uplink(destination=other.pod_cidr, gateway=gateway)
 
     def steps(self, lab: Lab) -> Iterator[Step]:
         """The rules of all nodes, then each node's programs and maps, attached to every device that is no pod's."""
@@ -145,6 +152,12 @@ class CiliumNetwork:
         route = partial(RouteAdd, namespace=namespace, device=device, index=inside)
         yield route(destination=IPv4Network(node.router), scope=RouteScope.LINK)
         yield route(destination=_ANYWHERE, gateway=node.router, mtu=self.mtu(lab))
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
 
     def mtu(self, lab: Lab) -> int:
         return lab.network.route_mtu
@@ -200,6 +213,29 @@ class CiliumNetwork:
         from labctl.networks.cilium.evidence import testify
 
         return testify(lab, pair, looks)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        """With vxlan by cilium_host, whose programs send to the tunnel."""
+        if lab.datapath.encapsulation is not Encapsulation.VXLAN:
+            return routed_ways(lab, pair)
+        return tuple(
+            ExpectedRoute(
+                part=node.name,
+                destination=other.pod_cidr,
+                next_hops=frozenset({node.router}),
+                device=interfaces.CILIUM_HOST,
+            )
+            for node, other in ends_of(lab, pair)
+        )
+
+    def tunnels(self, lab: Lab, pair: Pair) -> tuple[ExpectedTunnel, ...]:
+        """None: the programs choose each packet's tunnel, by the maps that `status --datapath` shows."""
+        return ()
+
+    def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
+        from labctl.path.signature import signature_evidence
+
+        return signature_evidence(result, lab.in_force, lab.name)
 
     def status(self, lab: Lab, reading: StatusReading, mode: ModeInForce | None) -> NodeStatus:
         from labctl.networks.cilium.status import node_status

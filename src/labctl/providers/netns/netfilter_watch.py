@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORTS
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.system.netfilter import StepKind, TraceStep
 
@@ -32,19 +32,20 @@ _UDP = 17
 _ECHOES = (0, 8)
 
 
-def ruleset(flows: Iterable[Flow], *, is_owned: bool = True, vxlan_port: int = VXLAN_PORT) -> str:
+def ruleset(flows: Iterable[Flow], *, is_owned: bool = True) -> str:
     """The table, with its maker as the owner, or without one and in place of any that was left behind. Marks what goes
     between the two addresses of each flow, as it is or inside VXLAN (where the addresses have a fixed offset from the
     outer UDP header)."""
     ways = tuple(way for one, other in flows for way in ((one, other), (other, one)))
     lines = [f"table ip {TABLE} {{", " flags owner;"] if is_owned else [_REPLACE, f"table ip {TABLE} {{"]
+    ports = ", ".join(map(str, VXLAN_PORTS))
     for hook in HOOKS:
         lines.append(f" chain {hook}_first {{ type filter hook {hook} priority {_FIRST}; policy accept;")
         if hook in _MARKING:
             for source, destination in ways:
                 inner = f"@th,{_INNER_SRC_BIT},32 {int(source):#x} @th,{_INNER_SRC_BIT + 32},32 {int(destination):#x}"
                 lines.append(f"  ip saddr {source} ip daddr {destination} meta nftrace set 1;")
-                lines.append(f"  udp dport {vxlan_port} {inner} meta nftrace set 1;")
+                lines.append(f"  udp dport {{ {ports} }} {inner} meta nftrace set 1;")
         lines.append(" }")
         lines.append(f" chain {hook}_last {{ type filter hook {hook} priority {_LAST}; policy accept; }}")
     return "\n".join((*lines, "}", ""))
@@ -176,4 +177,4 @@ def _key(step: TraceStep) -> tuple[PacketKey | None, int, bool]:
         second=second,
         ip_id=int.from_bytes(header[4:6], "big"),
     )
-    return key, header[8], protocol == _UDP and second == VXLAN_PORT
+    return key, header[8], protocol == _UDP and second in VXLAN_PORTS

@@ -25,6 +25,7 @@ from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target,
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_services, read_state
+from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
@@ -44,14 +45,20 @@ class NamespaceTarget:
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
         split = split_namespace(self.namespace)
         if self.cgroup is None or split is None:
-            return netns.command(self.namespace, tuple(argv))
+            return netns.command(self.namespace, self.inside_argv(argv))
         # To enter a cgroup takes a shell's redirection, which does not survive being joined to one line.
         return ("labctl", "exec", split[0], self.name, "--", *argv)
+
+    def inside_argv(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """With the options by which FRR's shell finds this router's daemons, where it is that."""
+        if argv and argv[0] == "vtysh" and self.kind in (TargetKind.ROUTER, TargetKind.NODE):
+            return vtysh(self.namespace, argv[1:])
+        return tuple(argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         place = netns.path_of(self.namespace)
         return process.run(
-            argv,
+            self.inside_argv(argv),
             timeout_s=timeout_s,
             namespace=place,
             cpu=cpu,
@@ -64,7 +71,8 @@ class NamespaceTarget:
         self, argv: Sequence[str], *, cpu: int | None = None, output: int | None = None
     ) -> AbstractContextManager[Running]:
         place = netns.path_of(self.namespace)
-        return process.Process(argv, namespace=place, cpu=cpu, output=output, powers=self._powers, cgroup=self._cgroup)
+        inside, powers = self.inside_argv(argv), self._powers
+        return process.Process(inside, namespace=place, cpu=cpu, output=output, powers=powers, cgroup=self._cgroup)
 
     def enter(self, *, privileged: bool = False) -> tuple[str, ...]:
         """As `Capabilities.enter` of the seam: what `run` does for a process that it starts, done to this one."""
@@ -224,6 +232,7 @@ def _targets(lab: Lab) -> Iterable[NamespaceTarget]:
     parts = (
         *((node.name, TargetKind.NODE) for node in lab.nodes),
         *((pod.name, TargetKind.POD) for pod in lab.pods),
+        *((router.name, TargetKind.ROUTER) for router in lab.routers),
         *((host.name, TargetKind.OUTSIDE) for host in lab.outside),
         (UNDERLAY, TargetKind.UNDERLAY),
     )

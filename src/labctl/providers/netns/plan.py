@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
+from labctl.model.fabric import Router
 from labctl.model.lab import Lab, Node, Outside
 from labctl.model.plan import Plan, Step
 from labctl.names import UNDERLAY, namespace_of
@@ -54,10 +55,13 @@ def plan(lab: Lab) -> Plan:
         provider="netns",
         steps=(
             step("underlay", f"underlay: {fabric.says}", underlay),
+            *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
             *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
             *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
             *network.steps(lab),
+            *_learning((*fabric.daemons(lab), *network.daemons(lab))),
             *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
+            *_learned((*fabric.learned(lab), *network.learned(lab))),
             _record(lab),
         ),
         preamble=_preamble(lab, network.remark),
@@ -105,6 +109,24 @@ def _node(lab: Lab, node: Node, fabric: NodeObjects, network: NodeObjects) -> St
             *network.neighbours,
         ),
     )
+
+
+def _router(lab: Lab, router: Router, objects: Iterable[Object]) -> Step:
+    return step(
+        f"router-{router.name}",
+        f"router {router.name}",
+        (*_namespace(lab, router.name, "router", _FORWARDING), *objects),
+    )
+
+
+def _learning(daemons: tuple[Object, ...]) -> Iterator[Step]:
+    if daemons:
+        yield step("routing", f"routing: FRR's daemons on {len(daemons)} routers and nodes", daemons)
+
+
+def _learned(waits: tuple[Object, ...]) -> Iterator[Step]:
+    if waits:
+        yield step("converged", f"converged: {len(waits)} routers, switches and nodes know their ways", waits)
 
 
 def _outside(lab: Lab, host: Outside, objects: Iterable[Object]) -> Step:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.names import cgroup_of
+from labctl.names import cgroup_of, namespace_of
+from labctl.networks.base import STATEMENT
 from labctl.providers.base import Capabilities, Evidenced, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
@@ -30,13 +31,13 @@ class NetnsProvider:
     """`Provider` of the provider seam. Stateless."""
 
     name = "netns"
-    statement = (
-        "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
-    )
+    statement = STATEMENT
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(runs_tools_here=True, enter=_enter, processes=processes, support=self)
+        return Capabilities(
+            runs_tools_here=True, enter=_enter, argv_inside=_argv_inside, processes=processes, support=self
+        )
 
     def has_left(self, name: str) -> bool:
         """What there is of a netns lab is found: it keeps no logs of builds."""
@@ -51,7 +52,7 @@ class NetnsProvider:
     def statements(self, lab: Lab) -> tuple[str, ...]:
         from labctl.networks import network_of
 
-        return (self.statement, *network_of(lab).statements(lab))
+        return network_of(lab).statements(lab)
 
     def probes(self) -> Iterator[Probe]:
         from labctl.providers.netns.probes import probes
@@ -87,6 +88,12 @@ class NetnsProvider:
         return open_lab(lab)
 
 
+def _argv_inside(lab: Lab, target: str, argv: Sequence[str]) -> tuple[str, ...]:
+    from labctl.providers.netns.open import NetnsOpenLab
+
+    return NetnsOpenLab(lab).target(target).inside_argv(argv)
+
+
 def _enter(lab: Lab, target: str, privileged: bool) -> tuple[str, ...]:
     from labctl.providers.netns.open import NetnsOpenLab
 
@@ -115,9 +122,21 @@ def teardown(name: str) -> None:
             ) from refused
     _remove_cgroups(name)
     _remove_pins(name)
+    _remove_path_spaces(name)
     files.remove_tree(record_path(name).parent)
     if of_lab.is_ours:
         netns.tidy_directory()
+
+
+def _remove_path_spaces(name: str) -> None:
+    """What the routing daemons of a lab kept in files."""
+    from labctl.providers.netns.kinds.daemon import FOLDER, path_space
+
+    own = path_space(namespace_of(name, ""))
+    with contextlib.suppress(FileNotFoundError), files.open_folder(FOLDER) as folder:
+        for found in folder.names():
+            if found.startswith(own):
+                folder.remove_tree(found)
 
 
 def processes(name: str) -> tuple[str, ...]:

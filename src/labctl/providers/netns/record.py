@@ -73,8 +73,13 @@ def parts_of(lab: Lab) -> tuple[str, ...]:
 
 
 def part_names(lab: Lab) -> tuple[str, ...]:
-    hosts = (host.name for host in lab.outside)
-    return (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods), *hosts)
+    return (
+        UNDERLAY,
+        *(router.name for router in lab.routers),
+        *(node.name for node in lab.nodes),
+        *(pod.name for pod in lab.pods),
+        *(host.name for host in lab.outside),
+    )
 
 
 _ALIAS_BYTES = 255
@@ -92,7 +97,7 @@ class NamespaceMark:
 
 
 def mark_of(lab: Lab, kind: str) -> str:
-    """The alias for a part (`node`, `pod`, `outside`, `underlay`) of the lab."""
+    """The alias for a part (`node`, `pod`, `router`, `outside`, `underlay`) of the lab."""
     mark = NamespaceMark(scenario=lab.scenario[:_SCENARIO_CHARACTERS], digest=lab.digest[:_DIGEST_DIGITS], kind=kind)
     text = f"{MARK} {json.dumps(plain(mark), separators=(',', ':'))}"
     return text if len(text.encode()) <= _ALIAS_BYTES else MARK

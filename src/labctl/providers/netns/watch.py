@@ -22,6 +22,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.tools import require_output
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
+from labctl.networks import network_of
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.counters import unread
 from labctl.providers.netns.kinds.program import attached_to
@@ -154,7 +155,8 @@ def watching(lab: Lab, pair: Pair) -> Iterator[NetnsWatch]:
     gaps: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_my_turn(lab))
-        nodes = tuple(_open(stack, lab, node.name, gaps) for node in lab.nodes)
+        names = (*(node.name for node in lab.nodes), *(router.name for router in lab.routers))
+        nodes = tuple(_open(stack, lab, name, gaps) for name in names)
         # First the programs: they are still tracing wherever a killed watch leaves a table behind.
         for node in nodes:
             for reader in node.readers:
@@ -240,7 +242,7 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
     try:
         maps = _maps(stack, programs)
         readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
-        if not readers:
+        if not readers and network_of(lab).has_programs:
             gaps.append(f"{name}: none of labctl's programs is attached, so that no packet is reported")
     except OSError as failed:
         gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")

@@ -119,6 +119,14 @@ _TWIN = {
 }
 
 
+_KNOWN = frozenset((*_TWIN, *_TWIN.values()))
+
+
+def can_be_drawn(trace: Trace) -> bool:
+    """Whether the picture has a place for every tap: it is that of a Cilium node."""
+    return all(tap.role in _KNOWN for tap in trace.taps)
+
+
 def topology_of(trace: Trace) -> Topology:
     taps = {tap.role: tap for tap in trace.taps}
     return _same_node(trace, taps) if trace.placement is Placement.SAME_NODE else _cross_node(trace, taps)

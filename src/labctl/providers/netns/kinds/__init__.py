@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from labctl.providers.netns.kinds.base import Kind, Object
 from labctl.providers.netns.kinds.cgroup import CGROUPS
+from labctl.providers.netns.kinds.daemon import DAEMONS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
-from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES
+from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES, TUNNELS
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACES,
@@ -21,11 +22,13 @@ KINDS: tuple[Kind, ...] = (
     ADDRESSES,
     ROUTES,
     NEIGHBOURS,
+    TUNNELS,
     RULES,
     CHAINS,
     PROGRAMS,
     CGROUPS,
     ENTRIES,
+    DAEMONS,
     RECORDS,
 )
 

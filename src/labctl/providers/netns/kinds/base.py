@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labctl.errors import StepFailed
+from labctl.errors import HostLacks, LabError, StepFailed
 from labctl.model.plan import Step
 from labctl.names import split_namespace
 from labctl.system import netlink, netns, rtnetlink
@@ -37,6 +37,8 @@ class ObjectKind(StrEnum):
     ADDRESS = "address"
     ROUTE = "route"
     NEIGHBOUR = "neighbour"
+    TUNNEL = "tunnel"
+    DAEMON = "daemon"
     PROGRAM = "program"
     SYSCTL = "sysctl"
     RULE = "rule"
@@ -110,6 +112,10 @@ class Object:
         """How it is made. Consecutive objects whose batches are equal are made together."""
         return (_one_by_one,)
 
+    def lack(self, refused: OSError) -> HostLacks | None:
+        """What the host lacks for it, where that is why it was refused."""
+        return None
+
     def make(self, context: BuildContext) -> None:
         """Makes it, of those that are made one by one. Raises OSError, LabError."""
         raise NotImplementedError
@@ -163,7 +169,10 @@ def as_step_failed(action: Object) -> Iterator[None]:
         raise failed(action, refused) from refused
 
 
-def failed(action: Object, refused: OSError) -> StepFailed:
+def failed(action: Object, refused: OSError) -> LabError:
+    """What the kernel said, with the command that a person would try; or what this host lacks for it."""
+    if (lacking := action.lack(refused)) is not None:
+        return lacking
     words = os.strerror(refused.errno) if refused.errno else str(refused)
     said = getattr(refused, "explanation", "") or (str(refused.filename) if refused.filename else "")
     return StepFailed(

@@ -1,4 +1,4 @@
-"""Where packets go: addresses, routes and neighbours of devices."""
+"""Where packets go: addresses, routes and neighbours of devices, and the VTEPs that vxlan devices know."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.planning.shell import word
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, NetlinkObject, ObjectKind, Thing
 from labctl.providers.netns.kinds.link import OnDevice, device_name, ip, up_name
 from labctl.system import rtnetlink
 from labctl.system.netlink import Request
+from labctl.system.rtnetlink import ANY_MAC as ANY_MAC
 from labctl.system.rtnetlink import RouteScope as RouteScope
 
 
@@ -32,25 +33,33 @@ class AddressAdd(OnDevice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteAdd(OnDevice):
-    """A route of the main table. `mtu` is in bytes, for packets on this route."""
+    """A route of the main table. `mtu` is in bytes, for packets on this route; `onlink`: the gateway is on that device,
+    whatever its addresses say."""
 
     destination: IPv4Network
     gateway: IPv4Address | None = None
     source: IPv4Address | None = None
     mtu: int | None = None
     scope: RouteScope = RouteScope.UNIVERSE
+    onlink: bool = False
 
     def shell(self) -> str:
         destination = str(self.destination) if self.destination.prefixlen else "default"
         via = f" via {self.gateway}" if self.gateway else ""
         source = f" src {self.source}" if self.source else ""
         mtu = f" mtu {self.mtu}" if self.mtu else ""
-        device = f" dev {word(self.device)}{_scope(self.scope)}"
+        device = f" dev {word(self.device)}{_scope(self.scope)}{' onlink' if self.onlink else ''}"
         return f"{ip(self.namespace)} route add {destination}{via}{device}{source}{mtu}"
 
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.route_add(
-            self.index, self.destination, gateway=self.gateway, source=self.source, mtu=self.mtu, scope=self.scope
+            self.index,
+            self.destination,
+            gateway=self.gateway,
+            source=self.source,
+            mtu=self.mtu,
+            scope=self.scope,
+            onlink=self.onlink,
         )
 
     def things(self) -> Iterator[Thing]:
@@ -63,6 +72,39 @@ class RouteAdd(OnDevice):
             self.mtu or 0,
         )
         yield Thing(self.namespace, ObjectKind.ROUTE, name, (device_name(self.device), up_name(self.device)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlackholeAdd(NetlinkObject):
+    """A route that drops what goes there and that no longer route takes. It is not read back."""
+
+    namespace: str
+    destination: IPv4Network
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} route add blackhole {self.destination}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.blackhole_add(self.destination)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelEntryAdd(OnDevice):
+    """An entry of a vxlan device's forwarding database: frames to that MAC go to that VTEP, those to `ANY_MAC` to each
+    that it names."""
+
+    mac: str
+    node: IPv4Address
+
+    def shell(self) -> str:
+        return f"bridge -n {word(self.namespace)} fdb append {word(self.mac)} dev {word(self.device)} dst {self.node}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.fdb_add(self.index, self.mac, self.node)
+
+    def things(self) -> Iterator[Thing]:
+        name = _tunnel_entry_name(self.mac, str(self.node), self.device)
+        yield Thing(self.namespace, ObjectKind.TUNNEL, name, (device_name(self.device),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +144,16 @@ def _neighbour_name(address: str, mac: str, device: str) -> str:
     return f"neighbour {address} lladdr {mac} dev {device}"
 
 
+def _tunnel_entry_name(mac: str, node: str, device: str) -> str:
+    return f"tunnel of {mac} dev {device} dst {node}"
+
+
+def _tunnel_entries(look: NamespaceReader) -> Iterator[str]:
+    for found in map(rtnetlink.parse_tunnel_entry, look.channel.ask(rtnetlink.all_tunnel_entries())):
+        if found is not None and found.is_permanent:
+            yield _tunnel_entry_name(found.mac, found.node, look.device(found.index))
+
+
 def _addresses(look: NamespaceReader) -> Iterator[str]:
     for found in map(rtnetlink.parse_address, look.channel.ask(rtnetlink.all_addresses())):
         yield _address_name(found.address, found.prefix, look.device(found.index))
@@ -121,5 +173,6 @@ def _neighbours(look: NamespaceReader) -> Iterator[str]:
 
 
 ADDRESSES = Kind(name=ObjectKind.ADDRESS, objects=(AddressAdd,), read=_addresses)
-ROUTES = Kind(name=ObjectKind.ROUTE, objects=(RouteAdd,), read=_routes)
+ROUTES = Kind(name=ObjectKind.ROUTE, objects=(RouteAdd, BlackholeAdd), read=_routes)
+TUNNELS = Kind(name=ObjectKind.TUNNEL, objects=(TunnelEntryAdd,), read=_tunnel_entries)
 NEIGHBOURS = Kind(name=ObjectKind.NEIGHBOUR, objects=(NeighbourAdd,), read=_neighbours)

@@ -1,0 +1,223 @@
+"""Routing daemons (FRR) of a router or node, one process each in its namespace, and the wait for what they learn.
+
+Each router has a folder of its own below FRR's, named after its namespace: configuration, pid files, logs and the
+sockets that vtysh talks to. The daemons see it in place of FRR's own (FRR's path spaces, `-N`, leave some files in
+common). The processes end with the namespace when the lab is removed; the folder is removed by its name.
+"""
+
+from __future__ import annotations
+
+import pwd
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from labctl.errors import HostLacks, StepFailed
+from labctl.names import split_namespace
+from labctl.planning.shell import quoted, word, written
+from labctl.providers.netns.kinds.base import Batch, BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import OnDevice
+from labctl.system import files, netns, rtnetlink
+from labctl.system.clock import Deadline
+
+FOLDER = Path("/run/frr")
+PROGRAMS = Path("/usr/lib/frr")
+_USER = "frr"
+_OWN_FOLDER = f'mount --bind "$1" {FOLDER} && shift && exec "$@"'
+_START_TIMEOUT_S = 20.0
+_POLL_S = 0.02
+LACKS = "sudo make setup-networks"
+"""What installs FRR, in the folder that this program came in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """One daemon by its program's name (`zebra`), and its configuration."""
+
+    name: str
+    configuration: str
+
+
+def path_space(namespace: str) -> str:
+    """The folder's name. Names of labs and their parts have no underscores."""
+    return namespace.replace(".", "_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrrStart(Object):
+    """Starts the daemons of one router, in their order."""
+
+    namespace: str
+    daemons: tuple[Daemon, ...]
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / path_space(self.namespace)
+
+    def argv(self, daemon: Daemon) -> tuple[str, ...]:
+        return (
+            "unshare", "--mount", "--", "sh", "-c", _OWN_FOLDER, "sh", str(self.folder),
+            str(PROGRAMS / daemon.name), "-d", "-f", str(FOLDER / f"{daemon.name}.conf"),
+            "--log", f"file:{FOLDER / daemon.name}.log", "--log-level", "warnings",
+        )  # fmt: skip
+
+    def shell(self) -> str:
+        lines = [f"install -d -o {_USER} -g {_USER} -m 750 {word(FOLDER)} {word(self.folder)}"]
+        lines.append(f": > {word(self.folder / 'vtysh.conf')}")
+        lines += [written(self.folder / f"{daemon.name}.conf", daemon.configuration) for daemon in self.daemons]
+        lines.append(f"chown {_USER}:{_USER} {word(self.folder)}/*.conf")
+        lines += [quoted(netns.command(self.namespace, self.argv(daemon))) for daemon in self.daemons]
+        return "\n".join(lines)
+
+    def things(self) -> Iterator[Thing]:
+        for daemon in self.daemons:
+            yield Thing(self.namespace, ObjectKind.DAEMON, _daemon_name(daemon.name))
+
+    def undo(self) -> tuple[Object, ...]:
+        return (FrrRemove(namespace=self.namespace),)
+
+    def batch(self) -> Batch:
+        return (_start_all,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrrRemove(Object):
+    """Ends what runs in the namespace, and removes the folder."""
+
+    namespace: str
+
+    def shell(self) -> str:
+        ended = f"ip netns pids {word(self.namespace)} | xargs -r kill -9"
+        return f"{ended}\nrm -rf {word(FOLDER / path_space(self.namespace))}"
+
+    def make(self, context: BuildContext) -> None:
+        if self.namespace in context.made and (key := netns.key_of(self.namespace)) is not None:
+            netns.end_processes([key])
+        files.remove_tree(FOLDER / path_space(self.namespace))
+
+
+def _start_all(objects: Sequence[FrrStart], context: BuildContext) -> None:
+    """The daemons of all routers at the same time, each router's in their order: each forks when it is ready."""
+    from labctl.system.process import Process  # not where a lab is only planned
+
+    try:
+        account = pwd.getpwnam(_USER)
+    except KeyError:
+        raise _lacking("this host has no user frr, which the package makes") from None
+    for one in objects:
+        files.remove_tree(one.folder)  # what is left of a lab of that name
+        files.make_folder_of(
+            FOLDER / path_space(one.namespace),
+            {"vtysh.conf": "", **{f"{daemon.name}.conf": daemon.configuration for daemon in one.daemons}},
+            owner=(account.pw_uid, account.pw_gid),
+        )
+    for turn in range(max(len(one.daemons) for one in objects)):
+        started = [(one, one.daemons[turn]) for one in objects if turn < len(one.daemons)]
+        for program in {PROGRAMS / daemon.name for _, daemon in started}:
+            if not program.exists():
+                raise _lacking(f"{program} is not there")
+        running = [
+            (one, daemon, Process(one.argv(daemon), namespace=netns.path_of(one.namespace))) for one, daemon in started
+        ]
+        for one, daemon, process in running:
+            done = process.wait(timeout_s=_START_TIMEOUT_S)
+            if done.returncode or done.timed_out:
+                raise StepFailed(
+                    what=f"FRR's {daemon.name} did not start in {one.namespace}",
+                    cause=done.error_text.strip()[-500:] or f"it ended with status {done.returncode}",
+                    remedy=quoted(netns.command(one.namespace, one.argv(daemon))),
+                )
+
+
+def _lacking(cause: str) -> HostLacks:
+    return HostLacks(what="this lab needs FRR, the routing daemons", cause=cause, remedy=LACKS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutesAwait(Object):
+    """Waits until the namespace has a route to each of these networks."""
+
+    namespace: str
+    destinations: tuple[IPv4Network, ...]
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        routes = " ".join(map(str, self.destinations))
+        return (
+            f"for route in {routes}; do\n"
+            f'    until [ -n "$(ip -n {word(self.namespace)} route show "$route")" ]; do sleep 0.1; done\n'
+            "done"
+        )
+
+    def make(self, context: BuildContext) -> None:
+        channel = context.namespaces.channel(self.namespace)
+        wanted = {(str(one.network_address), one.prefixlen) for one in self.destinations}
+        deadline = Deadline.after(self.timeout_s)
+        while True:
+            routes = map(rtnetlink.parse_route, channel.ask(rtnetlink.all_routes()))
+            lacking = wanted - {(route.destination, route.prefix) for route in routes if route is not None}
+            if not lacking:
+                return
+            if deadline.is_over():
+                address, prefix = min(lacking)
+                _, part = split_namespace(self.namespace) or ("", self.namespace)
+                raise StepFailed(
+                    what=f"{part} has learned no route to {address}/{prefix} after {self.timeout_s:g} s",
+                    cause=f"{len(lacking)} of {len(wanted)} routes are missing",
+                    remedy=quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", "show ip route")))),
+                )
+            time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsAwait(OnDevice):
+    """Waits until a vxlan device sends what is for all to each of these nodes."""
+
+    nodes: tuple[IPv4Address, ...]
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        nodes = " ".join(map(str, self.nodes))
+        shown = f"bridge -n {word(self.namespace)} fdb show dev {word(self.device)}"
+        return f'for node in {nodes}; do\n    until {shown} | grep -q "^00:.* dst $node "; do sleep 0.1; done\ndone'
+
+    def batch(self) -> Batch:
+        return (_await_tunnels, self.namespace)
+
+
+def _await_tunnels(objects: Sequence[TunnelsAwait], context: BuildContext) -> None:
+    for one in objects:
+        channel, deadline = context.namespaces.channel(one.namespace), Deadline.after(one.timeout_s)
+        wanted = set(map(str, one.nodes))
+        while True:
+            entries = map(rtnetlink.parse_tunnel_entry, channel.ask(rtnetlink.all_tunnel_entries()))
+            known = {entry.node for entry in entries if entry is not None and entry.mac == rtnetlink.ANY_MAC}
+            if wanted <= known:
+                break
+            if deadline.is_over():
+                raise StepFailed(
+                    what=f"{one.device} in {one.namespace} does not know {min(wanted - known)}",
+                    cause=f"{len(wanted - known)} of {len(wanted)} nodes are missing after {one.timeout_s:g} s",
+                    remedy=quoted(netns.command(one.namespace, vtysh(one.namespace, ("-c", "show bgp l2vpn evpn")))),
+                )
+            time.sleep(_POLL_S)
+
+
+def vtysh(namespace: str, words: Sequence[str]) -> tuple[str, ...]:
+    """FRR's shell for the daemons of that namespace."""
+    space = path_space(namespace)
+    return ("vtysh", "--vty_socket", str(FOLDER / space), "--config_dir", str(FOLDER / space), *words)
+
+
+def _daemon_name(daemon: str) -> str:
+    return f"daemon {daemon}"
+
+
+def _daemons(look: NamespaceReader) -> Iterator[str]:
+    key = netns.own_key()
+    return (_daemon_name(netns.name_of(pid)) for pid in netns.processes_in([key]))
+
+
+DAEMONS = Kind(name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait, TunnelsAwait), read=_daemons)

@@ -1,0 +1,99 @@
+"""Every network and fabric that is shipped, on this kernel: built, proven, seen at every tap, and gone without a trace.
+
+The short form of each; all their checks run with `make test-networks`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labctl import app
+from labctl.engine.prove import prove
+from labctl.engine.run_checks import run_check
+from labctl.loading import load_scenario
+from labctl.model.lab import CheckSpec, Lab
+from labctl.model.parameters import LookParameters
+from labctl.model.result import Verdict
+from labctl.networks import expected_of
+from labctl.path.difference import first_difference
+from labctl.planning.resolve import resolve
+from labctl.providers.netns.kinds.daemon import FOLDER, PROGRAMS
+from labctl.providers.netns.provider import NetnsProvider
+from labctl.store.runs import MemorySink, MemorySinks
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+WITHOUT_FRR = (
+    "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "macvlan", "flannel-vxlan", "flannel-host-gw",
+    "calico-vxlan", "stp-loop",
+)  # fmt: skip
+WITH_FRR = ("evpn", "clos-bgp", "clos-ospf", "calico-bgp", "bpf-on-clos")
+LOOKS = ("routes", "fdb", "arp", "mtu", "bgp", "ospf")
+PROVIDER = NetnsProvider()
+needs_frr = pytest.mark.skipif(not (PROGRAMS / "zebra").exists(), reason="needs FRR: make setup-networks")
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes network namespaces"),
+]
+
+
+def lab_of(name: str, lab: str) -> Lab:
+    return replace(resolve(load_scenario(name, start=CHECKOUT), name=lab))
+
+
+def build(lab: Lab) -> None:
+    with PROVIDER.executor(lab) as executor:
+        for step in PROVIDER.plan(lab).steps:
+            executor.execute(step.actions)
+        executor.finish(lab)
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_FRR, *(pytest.param(name, marks=needs_frr) for name in WITH_FRR)])
+def test_a_network_is_what_it_says_and_leaves_nothing(host_as_found: str, name: str) -> None:
+    lab = lab_of(name, host_as_found)
+    checks = app.checks()
+    try:
+        build(lab)
+        with PROVIDER.open(lab) as opened:
+            proven = prove(checks, opened, MemorySinks(), lambda event: None)
+            assert proven.mode.proven, proven.mode.reason
+            for result, pair in zip(proven.results, lab.pairs, strict=True):
+                assert result.signature is not None, result.reason
+                sent = result.signature.taps[0].request
+                assert sent is not None
+                wrong = first_difference(expected_of(lab, pair, packets=sent.packets), result.signature)
+                assert wrong is None, wrong
+            for kind in LOOKS:
+                spec = CheckSpec(name=kind, kind=kind, parameters=LookParameters())
+                found = run_check(checks[kind], opened, lab.pairs[-1], spec, MemorySink(), lambda event: None)
+                assert found.verdict in (Verdict.PASS, Verdict.SKIP), found.reason
+    finally:
+        PROVIDER.teardown(lab.name)
+    assert not [one for one in FOLDER.glob("*") if host_as_found in one.name]
+
+
+@needs_frr
+def test_frrs_shell_finds_the_daemons_of_the_router_that_it_runs_on(host_as_found: str) -> None:
+    lab = lab_of("calico-bgp", host_as_found)
+    try:
+        build(lab)
+        with PROVIDER.open(lab) as opened:
+            done = opened.target("node2").run(("vtysh", "-c", "show ip bgp"), timeout_s=60)
+        assert "10.244.0.0/24" in done.text
+    finally:
+        PROVIDER.teardown(lab.name)
+
+
+def test_a_kernel_without_ipvlan_is_named_with_the_option_that_it_lacks(host_as_found: str) -> None:
+    from labctl.errors import HostLacks
+
+    lab = lab_of("ipvlan", host_as_found)
+    try:
+        build(lab)
+    except HostLacks as lacking:
+        assert "CONFIG_IPVLAN" in f"{lacking.cause} {lacking.remedy}"  # noqa: PT017  # where the kernel has it, it is built
+    finally:
+        PROVIDER.teardown(lab.name)

@@ -1,0 +1,79 @@
+"""What the networks that the kernel carries have in common: their plans, taps, ways and refusals, for each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import UsageError
+from labctl.loading import load_scenario
+from labctl.model.lab import Lab
+from labctl.networks import expected_of, network_of
+from labctl.planning.resolve import resolve
+from labctl.providers.netns.plan import plan
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+NETWORKS = (
+    "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "evpn", "macvlan", "ipvlan", "flannel-vxlan",
+    "flannel-host-gw", "calico-vxlan", "calico-bgp", "clos-bgp", "clos-ospf", "stp-loop",
+)  # fmt: skip
+
+
+def lab_of(name: str, *overrides: str) -> Lab:
+    return resolve(load_scenario(name, overrides=overrides, start=CHECKOUT))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tap_of_the_way_has_an_expectation_and_the_other_way_round(name: str) -> None:
+    lab = lab_of(name)
+    for pair in lab.pairs:
+        at_client, at_server = network_of(lab).taps(lab, pair)
+        taps = [role for role, _, _ in (*at_client, *at_server)]
+        assert [sight.role for sight in expected_of(lab, pair, packets=1).signature.taps] == taps
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_client_sends_and_the_server_gets_what_was_sent(name: str) -> None:
+    lab = lab_of(name)
+    for pair in lab.pairs:
+        taps = expected_of(lab, pair, packets=3).signature.taps
+        assert taps[0].request is not None
+        assert taps[0].reply is not None
+        assert taps[-1].request is not None
+        assert taps[-1].reply is not None
+        assert taps[0].request.ttl == taps[-1].reply.ttl == 64
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_plan_can_be_typed_and_read_back(name: str) -> None:
+    steps = plan(lab_of(name)).steps
+    for action in (action for step in steps for action in step.actions):
+        assert action.shell().strip()
+        assert action.record()["kind"]
+
+
+def test_another_network_gives_another_lab() -> None:
+    digests = {lab_of(name).digest for name in NETWORKS}
+    assert len(digests) == len(NETWORKS)
+
+
+def test_what_such_a_network_does_not_have_is_refused_at_its_key() -> None:
+    with pytest.raises(UsageError) as refused:
+        plan(lab_of("flannel-vxlan", "services=[{name: web, port: 80, backends: [server]}]"))
+    assert refused.value.key == "services"
+    with pytest.raises(UsageError) as refused:
+        plan(lab_of("flannel-vxlan", "datapath.faults=[wrong-vni]"))
+    assert refused.value.key == "datapath.faults"
+
+
+def test_the_other_nodes_ways_are_those_of_the_network() -> None:
+    lab = lab_of("flannel-vxlan")
+    pair = lab.pairs[-1]
+    routes = network_of(lab).routes(lab, pair)
+    assert [(route.part, str(route.destination), route.device) for route in routes] == [
+        ("node1", "10.244.1.0/24", "flannel.1"),
+        ("node2", "10.244.0.0/24", "flannel.1"),
+    ]
+    assert [str(tunnel.node) for tunnel in network_of(lab).tunnels(lab, pair)] == ["172.30.0.3", "172.30.0.2"]
+    assert network_of(lab).routes(lab, lab.pairs[0]) == ()
