@@ -18,7 +18,7 @@ from labctl.model.sections import MachineRole
 from labctl.providers.kubeadm.inventory import host_variables
 from labctl.providers.kubeadm.machines import Machine, in_quotes, machines_of
 from labctl.providers.kubeadm.runner import AnsibleRunner, socket_directory
-from labctl.providers.kubeadm.ssh import _unreached, command_line
+from labctl.providers.kubeadm.ssh import MachineCommands, _unreached, command_line
 from labctl.providers.kubeadm.ssh_config import Reached, argv_jump, lab_options, matches, parse_answer
 from labctl.providers.kubeadm.survey import SCRIPT, parse_survey
 
@@ -199,6 +199,30 @@ def test_the_survey_is_one_word_to_every_login_shell(shell: str) -> None:
     assert done.stderr == ""
     seen = parse_survey("node1", done.stdout)
     assert (seen.cpus > 0, bool(seen.free_byte), bool(seen.devices)) == (True, True, True)
+
+
+GERMAN = {"LANG": "de_DE.UTF-8"}
+SPEAKS = [GERMAN, {"LC_ALL": "zh_CN.UTF-8"}, {"LC_MESSAGES": "fr_FR.UTF-8", "LANGUAGE": "fr:es"}]
+
+
+@pytest.mark.parametrize("locale", SPEAKS, ids=["German", "Chinese", "French"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_sudo_speaks_english_whatever_the_machine_does(shell: str, locale: dict[str, str], tmp_path: Path) -> None:
+    """By Fabric, with a password and without, and by Ansible."""
+    (tmp_path / "sudo").write_text('#!/bin/sh\necho "$LC_ALL"\n')
+    (tmp_path / "sudo").chmod(0o755)
+    machine = Machine(node="node1", role=MachineRole.WORKER, address="10.0.0.2", user="lab")
+    lines = [
+        command_line(MachineCommands(machine).become(has_password=has_password), ("id",))
+        for has_password in (True, False)
+    ]
+    lines.append(f"{host_variables(machine)['ansible_become_exe']} -n id")
+    for line in lines:
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **locale}
+        done = subprocess.run(
+            (shutil.which(shell) or shell, "-c", line), env=environment, capture_output=True, check=False
+        )
+        assert done.stdout == b"C\n", done.stderr
 
 
 def test_plain_words_stay_readable() -> None:
