@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rig_place import BRIDGE, CACHE, GATEWAY, HERE, NAME, RUN, SUBNET, RigFailed, run
+from rig_place import BRIDGE, CACHE, GATEWAY, HERE, INSTANCE, NAME, RUN, SUBNET, RigFailed, run
 
 SOCKET = RUN / "docker.sock"
+DATA = CACHE / f"docker{INSTANCE or ''}"
 IMAGE = f"{NAME}/node:1"
 _SAVED = RUN / "sysctls.json"
 _NEEDED = {"fs/inotify/max_user_instances": 1024, "fs/inotify/max_user_watches": 524288}
@@ -46,11 +47,12 @@ def start() -> None:
     RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
     remember_sysctls()
     settings = {
-        "hosts": [f"unix://{SOCKET}"], "data-root": str(CACHE / "docker"), "exec-root": str(RUN / "exec"),
+        "hosts": [f"unix://{SOCKET}"], "data-root": str(DATA), "exec-root": str(RUN / "exec"),
         "pidfile": str(RUN / "docker.pid"), "iptables": False, "ip6tables": False, "ip-forward": False, "ip-masq": False,
         "userland-proxy": False, "bridge": "none", "storage-driver": "overlay2", "cgroup-parent": f"/{NAME}",
-        "runtimes": {"rig": {"path": str(HERE / "runc")}}, "default-runtime": "rig", "log-opts": {"max-size": "10m"},
+        "runtimes": {"rig": {"path": str(RUN / "runc")}}, "default-runtime": "rig", "log-opts": {"max-size": "10m"},
     }  # fmt: skip
+    shutil.copy(HERE / "runc", RUN / "runc")
     (RUN / "daemon.json").write_text(json.dumps(settings))
     with (RUN / "docker.log").open("ab") as log:
         subprocess.Popen(
@@ -135,7 +137,7 @@ def clear() -> None:
     _put_back_sysctls()
     shutil.rmtree(RUN, ignore_errors=True)
     for folder in ("containers", "network"):
-        shutil.rmtree(CACHE / "docker" / folder, ignore_errors=True)
+        shutil.rmtree(DATA / folder, ignore_errors=True)
 
 
 def _end(number: signal.Signals, wait_s: float) -> None:
@@ -155,7 +157,7 @@ def _processes() -> list[int]:
         with contextlib.suppress(OSError):
             words = path.read_bytes().split(b"\0")
             is_daemons = Path(os.fsdecode(words[0])).name.startswith(("dockerd", "containerd"))
-            if is_daemons and any(str(RUN).encode() + b"/" in word for word in words[1:]):
+            if is_daemons and any(f"{RUN}/".encode() in word for word in words[1:]):
                 found.add(int(path.parent.name))
     for group in Path("/sys/fs/cgroup").glob(f"*/{NAME}"):
         for tasks in group.rglob("cgroup.procs"):
@@ -165,7 +167,7 @@ def _processes() -> list[int]:
 
 
 def _mounts() -> list[str]:
-    roots = (str(RUN) + "/", str(CACHE / "docker") + "/")
+    roots = (str(RUN) + "/", str(DATA) + "/")
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return [point for point in points if f"{point}/".startswith(roots)]
 

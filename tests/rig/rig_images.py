@@ -1,7 +1,7 @@
 """The images of the cluster, written as one docker archive without a daemon: Kubernetes' own, etcd, pause, tools.
 
 Kubernetes' programs are static and stand alone in their images; whatever needs a file system shares one layer, which is
-made from `tools.tar`. Cilium's own images cannot be had here: `standin.py` takes the agent's place, and its images are
+made from `tools.tar`. Cilium's own images cannot be had here: `standin/` takes the agent's place, and its images are
 named so.
 """
 
@@ -53,13 +53,30 @@ def images() -> tuple[Image, ...]:
         Image(name=f"{REGISTRY}/pause:3.2", files={"/pause": programs / "pause"}, entrypoint=("/pause",)),
         Image(name=TOOLS, on_tools=True, entrypoint=("sleep", "infinity")),
     ]  # fmt: skip
-    if (programs / "coredns").exists():
-        found.append(
-            Image(
-                name=f"{REGISTRY}/coredns:1.7.0", files={"/coredns": programs / "coredns"}, entrypoint=("/coredns",)
-            )
-        )
+    found.append(
+        Image(name=f"{REGISTRY}/coredns:1.7.0", files={"/coredns": programs / "coredns"}, entrypoint=("/coredns",))
+    )
     return tuple(found)
+
+
+def stand_ins() -> tuple[Image, ...]:
+    """The agent that takes Cilium's place, with labctl's own datapath in it, and its operator, which does nothing."""
+    here, source = HERE / "standin", HERE.parents[1] / "src"
+    files = {f"/opt/standin/{path.name}": path for path in here.iterdir() if path.is_file()}
+    files["/usr/bin/cilium"] = here / "cilium"
+    for package in ("", "datapath", "model", "system"):
+        files |= {
+            f"/opt/standin/labctl/{package}/{path.name}".replace("//", "/"): path
+            for path in sorted((source / "labctl" / package).glob("*.py"))
+        }
+    import annotated_types  # all that these modules want of what is not Python's own
+
+    files["/opt/standin/annotated_types/__init__.py"] = Path(annotated_types.__file__)
+    files |= {
+        f"/opt/standin/labctl/datapath/objects/{path.name}": path
+        for path in (source / "labctl" / "datapath" / "objects").glob("*.o")
+    }
+    return (Image(name=AGENT, files=files, on_tools=True), Image(name=OPERATOR, on_tools=True))
 
 
 def write_archive(wanted: Iterable[Image], target: Path = ARCHIVE) -> Path:

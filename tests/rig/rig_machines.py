@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rig_engine
-from rig_place import CACHE, HERE, MACHINES, NAME, RUN, RigFailed, address_of, run
+from rig_place import CACHE, MACHINES, NAME, RUN, RigFailed, address_of, run
 
 KEY, KNOWN_HOSTS = RUN / "id_ed25519", RUN / "known_hosts"
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl", "crictl")
@@ -81,7 +81,7 @@ def _start(one: RigMachine) -> None:
     rig_engine.docker(
         "run", "--detach", "--pull=never", "--stop-signal=SIGRTMIN+3", "--privileged", "--cgroupns=private", "--name", one.name, "--hostname", one.name,
         "--network", NAME, "--ip", one.address, "--tmpfs", "/run:exec,mode=755", "--tmpfs", "/tmp",
-        "--volume", f"{HERE / 'runc'}:/usr/local/sbin/runc:ro", "--volume", "/lib/modules:/lib/modules:ro",
+        "--volume", f"{RUN / 'runc'}:/usr/local/sbin/runc:ro", "--volume", "/lib/modules:/lib/modules:ro",
         *binds, *volumes, "--env", "container=docker", rig_engine.IMAGE, "/sbin/init",
     )  # fmt: skip
     deadline = time.monotonic() + 120

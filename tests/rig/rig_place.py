@@ -14,18 +14,20 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LABCTL_RIG") or Path.home() / ".cache" / "labctl" / "rig").resolve()
-RUN = Path("/run/labctl-rig")
-"""Sockets want a short path. It is there as long as anything of the rig is."""
-NAME = "labctl-rig"
+INSTANCE = int(os.environ.get("LABCTL_RIG_INSTANCE") or 0)
+"""Several may be up on one host, numbered from 0 to 255; each has three machines and takes 3 GB of memory."""
+NAME = f"labctl-rig{INSTANCE or ''}"
 """The mark of all that the rig makes: containers, network, cgroups, rules."""
+RUN = Path("/run") / NAME
+"""Sockets want a short path. It is there as long as anything of the rig is."""
 
-BRIDGE = "lrig0"
-SUBNET, GATEWAY = "10.203.0.0/24", "10.203.0.1"
+BRIDGE = f"lrig{INSTANCE}"
+SUBNET, GATEWAY = f"10.203.{INSTANCE}.0/24", f"10.203.{INSTANCE}.1"
 MACHINES = ("rig1", "rig2", "rig3")
 KUBERNETES = "1.20.2"
 GO = Path("/usr/lib/go-1.19/bin/go")
 PROGRAMS = ("dockerd", "docker", "containerd", "runc", "debootstrap", "ssh", "ssh-keygen", "ip", "iptables", "cc")
-PORTS_FREE_BYTE = 12 << 30
+_LEAST_FREE_BYTE = 12 << 30
 
 
 class RigFailed(Exception):
@@ -34,7 +36,7 @@ class RigFailed(Exception):
 
 def address_of(machine: str) -> str:
     """The address of that machine in the rig's network."""
-    return f"10.203.0.{10 + MACHINES.index(machine) + 1}"
+    return f"10.203.{INSTANCE}.{10 + MACHINES.index(machine) + 1}"
 
 
 def why_not() -> str:
@@ -50,7 +52,7 @@ def why_not() -> str:
         return f"this kernel has no {' and no '.join(lacking)}"
     CACHE.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(CACHE).free
-    if free < PORTS_FREE_BYTE:
+    if free < _LEAST_FREE_BYTE:
         return f"{CACHE} has {free >> 30} GiB free, and three machines need 12; LABCTL_RIG names another folder"
     return ""
 

@@ -7,7 +7,7 @@ cache=$(realpath -m "$1")
 mirror=${LABCTL_DEBIAN:-http://deb.debian.org/debian}
 node=systemd,systemd-sysv,dbus,containerd,runc,iptables,nftables,iproute2,conntrack,ebtables,ethtool,socat,openssh-server,sudo
 node+=,python3,kmod,procps,iputils-ping,tcpdump,util-linux,containernetworking-plugins,libbpf1,bpftool,ca-certificates
-tools=iproute2,iputils-ping,iperf3,sockperf,tcpdump,iptables,conntrack,procps,python3-minimal,libbpf1,bpftool,etcd-server,kmod
+tools=iproute2,iputils-ping,iperf3,sockperf,tcpdump,iptables,conntrack,procps,python3,libbpf1,bpftool,etcd-server,kmod
 tools+=,netcat-openbsd
 
 # made NAME PACKAGES: CACHE/NAME.tar, unless it is there and was made from the same packages.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -157,10 +157,23 @@ class NodeDatapath:
             channel.send([request])
 
     def add_pod(self, endpoint: Endpoint, namespace: str) -> Endpoint:
-        """The veth pair of a pod, whose network namespace is at that path, with its program."""
+        """The veth pair of a pod, whose network namespace is at that path, with its program; nothing when that fails."""
+        try:
+            return self._add_pod(endpoint, namespace)
+        except (RuntimeError, OSError):
+            run("ip", "link", "delete", endpoint.lxc, check=False)
+            raise
+
+    def _add_pod(self, endpoint: Endpoint, namespace: str) -> Endpoint:
         inside, mtu = f"tmp{endpoint.lxc[3:]}"[:15], 1500 - (VXLAN_OVERHEAD if self.is_tunnelled else 0)
         run("ip", "link", "add", endpoint.lxc, "type", "veth", "peer", "name", inside, "address", endpoint.mac)
-        run("ip", "link", "set", inside, "netns", namespace)
+        # iproute2 takes the name of a namespace, not its place.
+        name = Path("/run/netns") / inside
+        name.parent.mkdir(exist_ok=True)
+        name.unlink(missing_ok=True)
+        name.symlink_to(namespace)
+        run("ip", "link", "set", inside, "netns", inside)
+        name.unlink()
         enter = ("nsenter", f"--net={namespace}", "ip")
         run(*enter, "link", "set", inside, "name", "eth0", "up")
         run(*enter, "address", "add", f"{endpoint.address}/32", "dev", "eth0")
@@ -172,8 +185,6 @@ class NodeDatapath:
 
     def take_over(self, endpoint: Endpoint) -> Endpoint:
         """Attaches the program to a pod's device that is there, and tells the maps of it."""
-        from dataclasses import replace
-
         self._attach(endpoint.lxc, Program.FROM_CONTAINER)
         made = replace(endpoint, lxc_index=index_of(endpoint.lxc), lxc_mac=mac_of(endpoint.lxc))
         entry = EndpointEntry(mac=made.mac, lxc_mac=made.lxc_mac, ifindex=made.lxc_index, identity=made.identity)

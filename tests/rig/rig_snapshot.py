@@ -1,0 +1,58 @@
+"""What a machine of the rig looks like, so that a test can prove that `down` left it as it was before `up`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rig_machines import RigMachine
+
+_LOOKS = {
+    "links": "ip -o link show | sed -E 's/^[0-9]+: //; s/@.*//; s/:.*//' | sort",
+    "addresses": "ip -o address show | awk '{print $2, $3, $4}' | sort",
+    "routes": "ip route show table all | sed 's/ *$//' | sort",
+    "rules": "ip rule show",
+    "namespaces": "ls /run/netns 2>/dev/null | sort",
+    "iptables, legacy": "iptables-legacy-save 2>/dev/null | grep -vE '^(#|COMMIT)' | sed -E 's/\\[[0-9:]+\\]//' | "
+                        "grep -vE '^(\\*|:[A-Z]+ ACCEPT)' || true",
+    "iptables, nft": "iptables-nft-save 2>/dev/null | grep -vE '^(#|COMMIT)' | sed -E 's/\\[[0-9:]+\\]//' | "
+                     "grep -vE '^(\\*|:[A-Z]+ ACCEPT)' || true",
+    "nft": "nft -s list ruleset",
+    "programs of the uplink": "tc qdisc show dev eth0; tc filter show dev eth0 ingress; tc filter show dev eth0 egress",
+    "pins": "find /sys/fs/bpf 2>/dev/null | sort",
+    "sysctls": "sysctl -a 2>/dev/null | grep -E '^(net|kernel.panic|vm.overcommit|fs.inotify)' | "
+               "grep -vE 'nf_conntrack_count|stable_secret|net.ipv[46].(conf|neigh).(lxc|cilium)' | sort",
+    "mounts": "awk '{print $2, $3}' /proc/self/mounts | sort | uniq -c",
+    "cgroups": "find /sys/fs/cgroup -mindepth 2 -maxdepth 4 -type d -name '*kube*' | sort",
+    "files": "find /etc /opt /root /usr/local /var/lib /var/run/cilium /var/log/pods /var/log/containers "
+             "-xdev -not -path '/var/lib/containerd*' -not -path '/var/lib/systemd/*' -not -path '/root/.ansible*' "
+             "-printf '%y %m %p %l ' \\( -type f -exec sh -c 'sha1sum < \"$1\" | cut -c1-12' sh {} \\; -o -printf '\\n' \\) "
+             "2>/dev/null | sort",
+    "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3}' | sort",
+    "containers": "ctr --namespace k8s.io containers list -q; ctr namespaces list -q | sort",
+    "services": "systemctl list-units --type=service --state=active --plain --no-legend | awk '{print $1}' | "
+                "grep -vE 'systemd-tmpfiles|user@|user-runtime|session' | sort",
+}  # fmt: skip
+
+
+def snapshot(machine: RigMachine) -> dict[str, list[str]]:
+    """Lines under headings, of everything that a lab changes on a machine."""
+    script = "".join(f"echo '=== {heading}'; {look}\n" for heading, look in _LOOKS.items())
+    found: dict[str, list[str]] = {}
+    for line in machine.shell(script, timeout_s=180, check=False).splitlines():
+        if line.startswith("=== "):
+            current = found.setdefault(line[4:], [])
+        elif line.strip():
+            current.append(line)
+    return found
+
+
+def differences(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> list[str]:
+    """What was there and is not, and what came, a line each."""
+    found = []
+    for heading in before:
+        one, other = before[heading], after.get(heading, [])
+        found += [f"{heading}: gone: {line}" for line in one if line not in other]
+        found += [f"{heading}: left behind: {line}" for line in other if line not in one]
+    return found
+
+
