@@ -17,8 +17,9 @@ BENCHES ?= $(wildcard bench/*.py)
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
+MACHINES ?=
 
-.PHONY: help setup compare test test-kind test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
+.PHONY: help setup compare test test-kind test-machines test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +45,10 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 	@$(PREPARE) --root "make test-kind" run test
 	@$(PYTHON) tests/kind_cluster/preflight.py
 	LABCTL_TEST_KIND=1 $(PYTHON) -m pytest tests/kind_cluster -v
+
+test-machines: ## the provider kubeadm on three machines with a real Kubernetes 1.20.2, in containers of a docker daemon of their own
+	@$(PREPARE) --root "make test-machines" run test machines
+	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v $(MACHINES)
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)

@@ -21,6 +21,7 @@ from labctl.system.powers import Powers
 
 MAY_SKIP = {
     "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
+    "needs_machines": "needs docker's daemon, 12 GiB of disk and Kubernetes built from source; run it with: make test-machines",
     "needs_vagrant": "needs vagrant and a hypervisor, which virtual machines rarely have inside",
     "needs_charts": "needs Cilium's charts in the folder that LABCTL_CILIUM_CHARTS names; they are not ours to ship",
 }
