@@ -17,7 +17,6 @@ BENCHES ?= $(wildcard bench/*.py)
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
-MACHINES ?=
 
 .PHONY: help setup compare test test-kind test-machines test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
@@ -48,7 +47,8 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 
 test-machines: ## the provider kubeadm on three machines with a real Kubernetes 1.20.2, in containers of a docker daemon of their own
 	@$(PREPARE) --root "make test-machines" run test machines
-	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v $(MACHINES)
+	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v -s
+	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration/kubeadm tests/integration/providers -m thorough
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" KEEP=1)

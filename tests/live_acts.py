@@ -31,8 +31,9 @@ TAPS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """One lab of one provider. `phases` are the steps of `up` in which Ctrl-C is pressed, each going on from the last; `sever`, `silence`, `slow` and
-    `stop_engine` do that to what labctl works through while their context lasts; `strays` lists what labctl left."""
+    """One lab of one provider. `phases` are the steps of `up` in which Ctrl-C is pressed, each going on from
+    the last; `sever`, `silence`, `slow` and `stop_engine` do that to what labctl works through, while their context
+    lasts; `strays` lists what labctl left."""
 
     provider: str
     name: str
@@ -50,12 +51,14 @@ class Live:
     silence: Callable[[], AbstractContextManager[None]] | None = None
     slow: Callable[[float], AbstractContextManager[None]] | None = None
     stop_engine: Callable[[], AbstractContextManager[None]] | None = None
-    strays: Callable[[], list[str]] = lambda: []
+    strays: Callable[[], list[str]] = list
 
     def argv(self, *words: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "labctl", *words)
 
-    def run(self, *words: str, timeout_s: float | None = None, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, *words: str, timeout_s: float | None = None, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
         """labctl with these words, to its end."""
         done = subprocess.run(
             self.argv(*words), cwd=self.directory, env={**os.environ, **self.environment}, input=stdin,
@@ -166,7 +169,9 @@ def capture_with_40_taps(live: Live) -> None:
             while not (Path(folder) / "packets.pcapng").exists() and time.monotonic() < deadline:
                 assert capturing.poll() is None, capturing.communicate()[1].decode(errors="replace")
                 time.sleep(0.2)
-            pinged = live.run("exec", live.name, "client", "--", "ping", "-c", "5", "-i", "0.2", _address(live, "server"))
+            pinged = live.run(
+                "exec", live.name, "client", "--", "ping", "-c", "5", "-i", "0.2", _address(live, "server")
+            )
             assert pinged.returncode == 0, _said(pinged)
             time.sleep(1.0)
             capturing.send_signal(signal.SIGINT)

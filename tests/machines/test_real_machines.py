@@ -1,4 +1,4 @@
-"""The provider kubeadm on three machines with a real Kubernetes 1.20.2, as a person uses it. Run it with: make test-machines
+"""The provider kubeadm on three machines with a real Kubernetes 1.20.2, as a person uses it: make test-machines.
 
 What is real: systemd, sshd with MaxSessions 10, containerd, kubeadm, the kubelet, Ansible, SSH, eBPF. What stands in:
 Cilium (rig/standin), whose images cannot be had; every result that rests on it is labelled so by the agent's version.
@@ -33,15 +33,17 @@ from live_results import all_tried, new_column, recorded  # noqa: E402
 pytestmark = [
     pytest.mark.root,
     pytest.mark.needs_machines,
-    pytest.mark.skipif(os.environ.get("LABCTL_TEST_MACHINES") != "1", reason="machines are made by: make test-machines"),
+    pytest.mark.skipif(
+        os.environ.get("LABCTL_TEST_MACHINES") != "1", reason="machines are made by: make test-machines"
+    ),
 ]
 ROOT = HERE.parents[1]
 CHART = HERE.parent / "rig" / "standin" / "chart"
 NAME = "rigged"
 ABOUT = (
     "three systemd machines in containers (sshd with MaxSessions 10), Kubernetes 1.20.2 by kubeadm, containerd 1.6; "
-    "**a stand-in takes Cilium's place**: labctl's own eBPF objects behind a CNI plugin, an agent that answers as Cilium "
-    "1.13 does, and a chart with its values. Ctrl-C was pressed in the phases 1, 3 and 5 of 7."
+    "**a stand-in takes Cilium's place**: labctl's own eBPF objects behind a CNI plugin, an agent that answers as "
+    "Cilium 1.13 does, and a chart with its values. Ctrl-C was pressed in the phases 1, 3 and 5 of 7."
 )
 _PAIRS = 9
 """Two pods each on node1, so that this machine has more than 40 taps."""
@@ -69,16 +71,19 @@ def _load_images(machines: tuple[rig_machines.RigMachine, ...]) -> None:
     shared = [image for image in every if any(part in image.name for part in _SHARED)]
     control = [image for image in every if image not in shared]
     archives = [
-        rig_images.write_archive([one for one in shared if one.name != rig_images.OPERATOR], rig_place.RUN / "shared.tar"),
+        rig_images.write_archive(
+            [one for one in shared if one.name != rig_images.OPERATOR], rig_place.RUN / "shared.tar"
+        ),
         rig_images.write_archive(control, rig_place.RUN / "control.tar"),
     ]
     rig_images.write_archive([one for one in shared if one.name == rig_images.OPERATOR], rig_place.RUN / "operator.tar")
 
+    there = "/var/lib/labctl/images.tar"
+
     def load(one: rig_machines.RigMachine) -> None:
         for archive in archives if one.node == "node1" else archives[:1]:
-            rig_machines.copy_in(one, archive, "/var/lib/labctl/images.tar")
-            one.shell("ctr --namespace k8s.io images import /var/lib/labctl/images.tar && rm /var/lib/labctl/images.tar",
-                      timeout_s=600)  # fmt: skip
+            rig_machines.copy_in(one, archive, there)
+            one.shell(f"ctr --namespace k8s.io images import {there} && rm {there}", timeout_s=600)
         one.shell("rmdir /var/lib/labctl 2>/dev/null || true")
 
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
@@ -138,7 +143,8 @@ checks:
 """
         )
     return {
-        "XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT / "src"),
+        "XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state"),
+        "PYTHONPATH": str(ROOT / "src"),
         "PATH": f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
 
@@ -173,7 +179,8 @@ def test_the_whole_life_of_a_lab_leaves_the_machines_as_they_were(
         live = Live(
             provider="kubeadm", name=NAME, scenario="legacy", other="bpf", directory=tmp_path,
             environment=_write_project(tmp_path, links), up_s=2400.0, act_s=300.0, phases=(1, 3, 5), taps=TAPS,
-            without={"compare, in parallel": "three machines are one cluster"}, sever=lambda: links.cut(0), silence=lambda: links.dead(1), slow=links.slow,
+            without={"compare, in parallel": "three machines are one cluster"},
+            sever=lambda: links.cut(0), silence=lambda: links.dead(1), slow=links.slow,
             stop_engine=lambda: _stopped(machines[1]), strays=lambda: _strays(machines),
         )  # fmt: skip
         try:

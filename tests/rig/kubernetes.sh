@@ -14,7 +14,7 @@ programs=(kubeadm kubectl kubelet kube-controller-manager kube-scheduler kube-pr
 tree="$work/gopath/src/k8s.io/kubernetes"
 
 missing=()
-for program in "${programs[@]}" pause crictl; do
+for program in "${programs[@]}" pause crictl coredns; do
     [[ -x "$bin/$program" ]] || missing+=("$program")
 done
 (( ${#missing[@]} )) || exit 0
@@ -77,12 +77,33 @@ build() {
     done
 }
 
+# Of its module the last version that old and new containerds understand; it wants a newer Go than Debian's.
+crictl() (
+    export GO111MODULE=on GOFLAGS=-modcacherw GOBIN="$bin"
+    local newer=/usr/local/go/bin/go
+    [[ -x $newer ]] || newer=$(command -v go) || { echo "crictl wants Go 1.24 or newer, and there is no go here" >&2; exit 1; }
+    cd "$work"
+    "$newer" install -trimpath -ldflags '-s -w' sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0
+)
+
+# Without the plugins for the clouds, which are most of it and which no cluster here asks.
+coredns() (
+    export GO111MODULE=on GOFLAGS='-modcacherw -mod=mod'
+    local source="$GOMODCACHE/github.com/coredns/coredns@v1.7.0" copy="$work/coredns"
+    cd "$work"
+    "$go" mod download github.com/coredns/coredns@v1.7.0
+    rm -rf "$copy"
+    cp -r --no-preserve=mode "$source" "$copy"
+    cd "$copy"
+    sed -i -E '/plugin\/(route53|azure|clouddns|trace|dnstap|etcd|sign|dnssec|grpc|k8s_external|auto|secondary)"/d' \
+        core/plugin/zplugin.go
+    "$go" build -trimpath -ldflags '-s -w' -o "$bin/coredns" .
+)
+
 [[ -f "$tree/cmd/kubeadm/kubeadm.go" ]] || fetch
 mend
 [[ -f "$tree/pkg/generated/openapi/zz_generated.openapi.go" ]] || (generate)
 (build "${programs[@]}")
 [[ -x "$bin/pause" ]] || cc -Os -static -s -o "$bin/pause" "$tree/build/pause/linux/pause.c" -DVERSION=3.2
-if [[ ! -x "$bin/crictl" ]]; then
-    (export GO111MODULE=on GOFLAGS='-mod=mod -modcacherw' GOBIN="$bin"; cd "$work"
-        "$go" install -trimpath -ldflags '-s -w' github.com/kubernetes-sigs/cri-tools/cmd/crictl@v1.20.0)
-fi
+[[ -x "$bin/crictl" ]] || crictl
+[[ -x "$bin/coredns" ]] || coredns

@@ -1,9 +1,9 @@
-"""A plain cluster on the three machines: kubeadm, kube-proxy, and a CNI that labctl did not install (Debian's bridge plugin).
+"""A plain cluster on the three machines: kubeadm, kube-proxy, and a CNI that labctl did not install (Debian's bridge).
 
-    python3 tests/rig/rig_cluster.py up            machines, Kubernetes and pods' network; prints the kubeconfig's path
-    python3 tests/rig/rig_cluster.py kubeconfig    the path again
-    python3 tests/rig/rig_cluster.py run COMMAND…  up, the command with KUBECONFIG and PATH set, down
-    python3 tests/rig/rig_cluster.py down          everything gone, the host as it was
+python3 tests/rig/rig_cluster.py up            machines, Kubernetes and pods' network; prints the kubeconfig's path
+python3 tests/rig/rig_cluster.py kubeconfig    the path again
+python3 tests/rig/rig_cluster.py run COMMAND…  up, the command with KUBECONFIG and PATH set, down
+python3 tests/rig/rig_cluster.py down          everything gone, the host as it was
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def start(machines: Sequence[RigMachine]) -> Path:
         list(pool.map(lambda one: _prepare(one, archive), machines))
     leader, *workers = machines
     leader.write("/etc/rig-kubeadm.yaml", _init_configuration(leader))
-    leader.run("kubeadm", "init", "--config", "/etc/rig-kubeadm.yaml", "--skip-phases=addon/coredns", _IGNORED, timeout_s=400)
+    leader.run(
+        "kubeadm", "init", "--config", "/etc/rig-kubeadm.yaml", "--skip-phases=addon/coredns", _IGNORED, timeout_s=400
+    )
     token = leader.run("kubeadm", "token", "create", "--print-join-command").split()
     options = dict(zip(token[3::2], token[4::2], strict=False))
 
@@ -70,7 +72,9 @@ def start(machines: Sequence[RigMachine]) -> Path:
 
 def kubectl(*words: str, timeout_s: float = 60, check: bool = True) -> str:
     """kubectl of the same version, from this host."""
-    return run((str(CACHE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words), timeout_s=timeout_s, check=check).stdout
+    return run(
+        (str(CACHE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words), timeout_s=timeout_s, check=check
+    ).stdout
 
 
 def _prepare(one: RigMachine, archive: Path) -> None:
@@ -79,7 +83,8 @@ def _prepare(one: RigMachine, archive: Path) -> None:
     # Debian's configuration has its CNI directory; the sandbox image is the one that was packed for this Kubernetes.
     one.shell(
         "grep -q sandbox_image /etc/containerd/config.toml || "
-        "sed -i 's#restrict_oom_score_adj = true#&\\n    sandbox_image = \"k8s.gcr.io/pause:3.2\"#' /etc/containerd/config.toml"
+        "sed -i 's#restrict_oom_score_adj = true#&\\n    sandbox_image = \"k8s.gcr.io/pause:3.2\"#' "
+        "/etc/containerd/config.toml"
         " && systemctl restart containerd"
     )
     one.write("/etc/crictl.yaml", "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 60\n")
@@ -119,7 +124,10 @@ def _connect(machines: Sequence[RigMachine]) -> None:
     """The bridge plugin on each node with the addresses that Kubernetes gave it, and routes to the others'."""
     deadline = time.monotonic() + 60
     while True:
-        nodes = {item["metadata"]["name"]: item["spec"].get("podCIDR", "") for item in json.loads(kubectl("get", "nodes", "-o", "json"))["items"]}
+        nodes = {
+            item["metadata"]["name"]: item["spec"].get("podCIDR", "")
+            for item in json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+        }
         if len(nodes) == len(machines) and all(nodes.values()):
             break
         if time.monotonic() > deadline:
@@ -166,7 +174,9 @@ def main(arguments: Sequence[str]) -> int:
                 up()
                 try:
                     path = f"{CACHE / 'bin'}{os.pathsep}{os.environ['PATH']}"
-                    return subprocess.run(command, env={**os.environ, "KUBECONFIG": str(KUBECONFIG), "PATH": path}, check=False).returncode
+                    return subprocess.run(
+                        command, env={**os.environ, "KUBECONFIG": str(KUBECONFIG), "PATH": path}, check=False
+                    ).returncode
                 finally:
                     rig_engine.clear()
             case ["down"]:

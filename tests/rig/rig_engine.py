@@ -24,8 +24,8 @@ DATA = CACHE / f"docker{INSTANCE or ''}"
 IMAGE = f"{NAME}/node:1"
 _SAVED = RUN / "sysctls.json"
 _NEEDED = {"fs/inotify/max_user_instances": 1024, "fs/inotify/max_user_watches": 524288}
-_SYSCTLS = ("kernel/panic*", "kernel/keys/*", "kernel/pid_max", "vm/overcommit_memory", "vm/panic_on_oom", "vm/max_map_count",
-            "fs/inotify/*", "net/netfilter/nf_conntrack_*", "net/bridge/*", "net/ipv4/ip_forward",
+_SYSCTLS = ("kernel/panic*", "kernel/keys/*", "kernel/pid_max", "vm/overcommit_memory", "vm/panic_on_oom",
+            "vm/max_map_count", "fs/inotify/*", "net/netfilter/nf_conntrack_*", "net/bridge/*", "net/ipv4/ip_forward",
             "net/ipv6/conf/all/forwarding", "net/core/bpf_jit_*")  # fmt: skip
 """What a kubelet, kube-proxy or Cilium sets that is not only of a machine's own namespaces."""
 
@@ -48,17 +48,17 @@ def start() -> None:
     remember_sysctls()
     settings = {
         "hosts": [f"unix://{SOCKET}"], "data-root": str(DATA), "exec-root": str(RUN / "exec"),
-        "pidfile": str(RUN / "docker.pid"), "iptables": False, "ip6tables": False, "ip-forward": False, "ip-masq": False,
-        "userland-proxy": False, "bridge": "none", "storage-driver": "overlay2", "cgroup-parent": f"/{NAME}",
+        "pidfile": str(RUN / "docker.pid"), "iptables": False, "ip6tables": False, "ip-forward": False,
+        "ip-masq": False, "userland-proxy": False, "bridge": "none", "storage-driver": "overlay2",
+        "cgroup-parent": f"/{NAME}",
         "runtimes": {"rig": {"path": str(RUN / "runc")}}, "default-runtime": "rig", "log-opts": {"max-size": "10m"},
     }  # fmt: skip
     shutil.copy(HERE / "runc", RUN / "runc")
     (RUN / "daemon.json").write_text(json.dumps(settings))
     with (RUN / "docker.log").open("ab") as log:
-        subprocess.Popen(
-            ("dockerd", "--config-file", str(RUN / "daemon.json")), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+        # Nobody's child: it outlives who started it, until `clear` ends it.
+        subprocess.run(("setsid", "--fork", "dockerd", "--config-file", str(RUN / "daemon.json")), check=True,
+                       stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
     deadline = time.monotonic() + 60
     while not is_up():
         if time.monotonic() > deadline:

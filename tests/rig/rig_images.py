@@ -83,7 +83,10 @@ def write_archive(wanted: Iterable[Image], target: Path = ARCHIVE) -> Path:
     """Writes what `docker save` would, unless it is there and newer than all that goes in."""
     wanted = tuple(wanted)
     names = json.dumps([image.name for image in wanted])
-    sources = {path for image in wanted for path in image.files.values()} | {CACHE / "tools.tar", HERE / "rig_images.py"}
+    sources = {path for image in wanted for path in image.files.values()} | {
+        CACHE / "tools.tar",
+        HERE / "rig_images.py",
+    }
     newest = max(path.stat().st_mtime for path in sources)
     stamp = target.with_suffix(".names")
     if target.exists() and target.stat().st_mtime > newest and stamp.exists() and stamp.read_text() == names:

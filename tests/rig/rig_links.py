@@ -1,4 +1,4 @@
-"""The links between labctl and the machines' sshds: as slow as wanted, cut, or dead, without touching the host's network.
+"""The links between labctl and the machines' sshds: as slow as wanted, cut, or dead; the host's network is not touched.
 
 Each machine is reached through a port of this host's loopback; what passes can be delayed, hung up, or swallowed.
 """

@@ -39,8 +39,8 @@ class RigMachine:
 
     def run(self, *words: str, timeout_s: float = 120, check: bool = True, stdin: bytes | None = None) -> str:
         """What a program prints there, by docker: the SSH connections are labctl's to use. Raises RigFailed."""
-        return rig_engine.docker("exec", *(("-i",) if stdin is not None else ()), self.name, *words, timeout_s=timeout_s,
-                                 check=check, stdin=stdin)  # fmt: skip
+        options = ("-i",) if stdin is not None else ()
+        return rig_engine.docker("exec", *options, self.name, *words, timeout_s=timeout_s, check=check, stdin=stdin)
 
     def shell(self, script: str, *, timeout_s: float = 120, check: bool = True) -> str:
         return self.run("bash", "-c", f"set -o pipefail; {script}", timeout_s=timeout_s, check=check)
@@ -68,7 +68,10 @@ def start() -> tuple[RigMachine, ...]:
     with ThreadPoolExecutor(max_workers=len(made)) as pool:
         list(pool.map(_start, made))
     KNOWN_HOSTS.write_text(
-        "".join(f"{one.address} {' '.join(one.run('cat', '/etc/ssh/ssh_host_ed25519_key.pub').split()[:2])}\n" for one in made)
+        "".join(
+            f"{one.address} {' '.join(one.run('cat', '/etc/ssh/ssh_host_ed25519_key.pub').split()[:2])}\n"
+            for one in made
+        )
     )
     for one in made:
         _wait_for_ssh(one)
@@ -79,7 +82,8 @@ def _start(one: RigMachine) -> None:
     binds = [word for name in _PROGRAMS for word in ("--volume", f"{CACHE / 'bin' / name}:/usr/local/bin/{name}:ro")]
     volumes = [word for place in _VOLUMES for word in ("--volume", place)]
     rig_engine.docker(
-        "run", "--detach", "--pull=never", "--stop-signal=SIGRTMIN+3", "--privileged", "--cgroupns=private", "--name", one.name, "--hostname", one.name,
+        "run", "--detach", "--pull=never", "--stop-signal=SIGRTMIN+3",
+        "--privileged", "--cgroupns=private", "--name", one.name, "--hostname", one.name,
         "--network", NAME, "--ip", one.address, "--tmpfs", "/run:exec,mode=755", "--tmpfs", "/tmp",
         "--volume", f"{RUN / 'runc'}:/usr/local/sbin/runc:ro", "--volume", "/lib/modules:/lib/modules:ro",
         *binds, *volumes, "--env", "container=docker", rig_engine.IMAGE, "/sbin/init",
@@ -121,7 +125,8 @@ def copy_in(one: RigMachine, source: Path, target: str) -> None:
     """Copies a file of this host onto the machine. (`docker cp` does not see a machine's tmpfs mounts.)"""
     with source.open("rb") as content:
         done = subprocess.run(
-            ("docker", "--host", f"unix://{rig_engine.SOCKET}", "exec", "-i", one.name, "sh", "-c", 'cat > "$0"', target),
+            ("docker", "--host", f"unix://{rig_engine.SOCKET}", "exec", "-i", one.name, "sh", "-c", 'cat > "$0"',
+             target),
             stdin=content, capture_output=True, timeout=600, check=False,
         )  # fmt: skip
     if done.returncode != 0:

@@ -1,7 +1,8 @@
 """Where the rig is: its folders, its names and addresses, what it needs, and how it runs programs.
 
 The rig is a second docker daemon on this host with three machines in it (systemd, sshd) that know nothing of the host's
-own docker. What takes long to make is kept in LABCTL_RIG (default ~/.cache/labctl/rig); what lives while it runs is in RUN.
+own docker. What takes long to make is kept in LABCTL_RIG (default ~/.cache/labctl/rig); what lives while it runs is
+in RUN.
 """
 
 from __future__ import annotations
@@ -59,8 +60,16 @@ def why_not() -> str:
 
 def is_built() -> bool:
     """True once everything that takes long is in the cache."""
-    programs = ("kubeadm", "kubectl", "kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
-    return all((CACHE / "bin" / name).exists() for name in (*programs, "pause", "crictl")) and all(
+    programs = (
+        "kubeadm",
+        "kubectl",
+        "kubelet",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kube-proxy",
+    )
+    return all((CACHE / "bin" / name).exists() for name in (*programs, "pause", "crictl", "coredns")) and all(
         (CACHE / f"{name}.tar").exists() for name in ("node", "tools")
     )
 

@@ -23,10 +23,7 @@ _LOOKS = {
                "grep -vE 'nf_conntrack_count|stable_secret|net.ipv[46].(conf|neigh).(lxc|cilium)' | sort",
     "mounts": "awk '{print $2, $3}' /proc/self/mounts | sort | uniq -c",
     "cgroups": "find /sys/fs/cgroup -mindepth 2 -maxdepth 4 -type d -name '*kube*' | sort",
-    "files": "find /etc /opt /root /usr/local /var/lib /var/run/cilium /var/log/pods /var/log/containers "
-             "-xdev -not -path '/var/lib/containerd*' -not -path '/var/lib/systemd/*' -not -path '/root/.ansible*' "
-             "-printf '%y %m %p %l ' \\( -type f -exec sh -c 'sha1sum < \"$1\" | cut -c1-12' sh {} \\; -o -printf '\\n' \\) "
-             "2>/dev/null | sort",
+    "files": "python3 - <<'END'\n{files}END",
     "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3}' | sort",
     "containers": "ctr --namespace k8s.io containers list -q; ctr namespaces list -q | sort",
     "services": "systemctl list-units --type=service --state=active --plain --no-legend | awk '{print $1}' | "
@@ -34,9 +31,28 @@ _LOOKS = {
 }  # fmt: skip
 
 
+_FILES = """import hashlib, os
+for top in ("/etc", "/opt", "/root", "/usr/local", "/var/lib", "/run/cilium", "/var/log/pods", "/var/log/containers"):
+    for folder, folders, names in os.walk(top):
+        folders[:] = [n for n in folders if os.path.join(folder, n) not in
+                      ("/var/lib/containerd", "/var/lib/systemd", "/root/.ansible", "/var/lib/dpkg", "/var/lib/apt")]
+        for name in sorted(folders + names):
+            path = os.path.join(folder, name)
+            state = os.lstat(path)
+            if os.path.islink(path):
+                what = os.readlink(path)
+            elif os.path.isfile(path):
+                what = hashlib.sha1(open(path, "rb").read()).hexdigest()[:12]
+            else:
+                what = ""
+            print(f"{state.st_mode:o} {state.st_uid} {path} {what}")
+"""
+
+
 def snapshot(machine: RigMachine) -> dict[str, list[str]]:
     """Lines under headings, of everything that a lab changes on a machine."""
-    script = "".join(f"echo '=== {heading}'; {look}\n" for heading, look in _LOOKS.items())
+    looks = ((heading, look.replace("{files}", _FILES)) for heading, look in _LOOKS.items())
+    script = "".join(f"echo '=== {heading}'; {look}\n" for heading, look in looks)
     found: dict[str, list[str]] = {}
     for line in machine.shell(script, timeout_s=180, check=False).splitlines():
         if line.startswith("=== "):
@@ -54,5 +70,3 @@ def differences(before: Mapping[str, list[str]], after: Mapping[str, list[str]])
         found += [f"{heading}: gone: {line}" for line in one if line not in other]
         found += [f"{heading}: left behind: {line}" for line in other if line not in one]
     return found
-
-

@@ -80,7 +80,7 @@ def wait_until(holds: Callable[[], object], within_s: float = 20.0) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("most", [10, 2, 1])
+@pytest.mark.parametrize("most", [10, 2, pytest.param(1, marks=pytest.mark.thorough)])
 def test_many_programs_at_once_share_what_sshd_allows(machines: Farm, commands: MachineCommands, most: int) -> None:
     with max_sessions(machines, most), ThreadPoolExecutor(max_workers=24) as pool:
         said = list(
@@ -104,7 +104,7 @@ def test_an_sshd_that_allows_no_session_is_told_as_such(machines: Farm, commands
     assert "maxsessions" in failed.value.remedy
 
 
-@pytest.mark.parametrize("most", [10, 2])
+@pytest.mark.parametrize("most", [10, pytest.param(2, marks=pytest.mark.thorough)])
 def test_forty_taps_of_one_machine_are_captured_whatever_sshd_allows(
     machines: Farm, commands: MachineCommands, most: int
 ) -> None:
@@ -141,7 +141,9 @@ def test_a_descriptor_that_its_owner_closed_is_still_written_to(commands: Machin
     os.close(other)
 
 
-@pytest.mark.parametrize("end", ["leaving", "stop", "reader gone"])
+@pytest.mark.parametrize(
+    "end", ["leaving", *(pytest.param(end, marks=pytest.mark.thorough) for end in ("stop", "reader gone"))]
+)
 def test_a_pipe_that_nobody_reads_holds_nothing_up(machines: Farm, commands: MachineCommands, end: str) -> None:
     reading, writing = os.pipe()
     begun_s = time.monotonic()
@@ -189,6 +191,7 @@ def test_what_does_not_listen_to_sigterm_ends_all_the_same(machines: Farm, comma
     wait_until(lambda: not processes(machines, "sleep 4302"))
 
 
+@pytest.mark.thorough
 def test_the_machine_ends_what_has_run_for_too_long(machines: Farm, commands: MachineCommands) -> None:
     with commands._started(("sleep", "4303"), b"", None, 2.0) as running:
         assert running.is_alive()
@@ -301,6 +304,7 @@ def listening(grown: Farm, directory: Path, address: str, options: Sequence[str]
         sshd.wait(timeout=10)
 
 
+@pytest.mark.thorough
 def test_an_sshd_that_has_too_many_at_its_door_is_tried_again(machines: Farm, tmp_path: Path) -> None:
     with listening(machines, tmp_path, "127.0.0.1", ("MaxStartups=2", "LoginGraceTime=60")) as there:
         silent = [socket.create_connection(("127.0.0.1", there.port)) for _ in range(2)]
@@ -323,6 +327,7 @@ def test_an_sshd_that_has_too_many_at_its_door_is_tried_again(machines: Farm, tm
         assert "MaxStartups" in log  # it did turn labctl away
 
 
+@pytest.mark.thorough
 def test_many_labctls_at_once_come_past_max_startups(machines: Farm, tmp_path: Path) -> None:
     options = ("MaxStartups=1", "MaxSessions=1", "LoginGraceTime=60")
     with listening(machines, tmp_path, "127.0.0.1", options) as there:
@@ -336,7 +341,7 @@ def test_many_labctls_at_once_come_past_max_startups(machines: Farm, tmp_path: P
     assert said == [f"{number}\n" for number in range(6)]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.thorough)])
 def test_a_capture_does_not_feed_on_its_own_connection(machines: Farm, tmp_path: Path, address: str) -> None:
     """Every packet that is taken would be sent over SSH, in packets that are taken."""
     with listening(machines, tmp_path, address, ("MaxSessions=2",)) as there, Fleet((there.machine,)) as fleet:

@@ -1,4 +1,4 @@
-"""Stands in for Cilium's agent on one node: pods' networking by labctl's own eBPF objects, and answers in the agent's forms.
+"""Stands in for Cilium's agent on one node: pods' networks by labctl's own eBPF objects, and the agent's answers.
 
 Not Cilium. It takes the agent's configuration, makes what an agent makes under the same names, and answers what
 labctl asks of `cilium`. Its version ends in `-stand-in`, so every result that rests on it says so.
@@ -27,8 +27,8 @@ from typing import Any
 sys.path.insert(0, "/opt/standin")
 
 import answers
-from datapath import Endpoint, NodeDatapath, OtherNode, clean_up, has, identity_of
 from monitor import Monitor
+from node_datapath import Endpoint, NodeDatapath, OtherNode, clean_up, has, identity_of
 
 from labctl.model.lab import Encapsulation, HostRouting
 
@@ -84,13 +84,15 @@ class Agent:
             node = self.api.ask("GET", f"/api/v1/nodes/{self.name}")
             if cidr := node["spec"].get("podCIDR"):
                 break
-            print("level=info msg=\"waiting for the node's podCIDR\"")
+            print('level=info msg="waiting for the node\'s podCIDR"')
             time.sleep(1)
         legacy = self.config.get("enable-host-legacy-routing") == "true"
         tunnel = self.config.get("tunnel", "vxlan") != "disabled"
         masquerade = self.config.get("enable-bpf-masquerade") == "true"
         if not legacy and not masquerade:
-            print('level=info msg="BPF host routing requires enable-bpf-masquerade. Falling back to legacy host routing."')
+            print(
+                'level=info msg="BPF host routing requires enable-bpf-masquerade. Falling back to legacy host routing."'
+            )
             legacy = True
         return NodeDatapath(
             host_routing=HostRouting.LEGACY if legacy else HostRouting.BPF,
@@ -155,7 +157,12 @@ class Agent:
         pods = {}
         for item in self.api.ask("GET", "/api/v1/pods")["items"]:
             address, node = item["status"].get("podIP"), item["spec"].get("nodeName", "")
-            if address and not item["spec"].get("hostNetwork") and node in nodes and item["status"]["phase"] == "Running":
+            if (
+                address
+                and not item["spec"].get("hostNetwork")
+                and node in nodes
+                and item["status"]["phase"] == "Running"
+            ):
                 meta = item["metadata"]
                 pods[IPv4Address(address)] = (identity_of(meta["namespace"], meta.get("labels") or {}), nodes[node][0])
         with self.lock:

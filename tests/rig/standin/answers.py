@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from datapath import UPLINK
+from node_datapath import UPLINK
 
 if TYPE_CHECKING:
     from agent import Agent
@@ -62,8 +62,8 @@ def _verbose(agent: Agent) -> str:
     return (
         f"Cilium:  Ok   {VERSION} (labctl's stand-in, not Cilium)\n"
         f"KubeProxyReplacement:  {said['kube-proxy-replacement']['mode']}   [{UPLINK}]\n"  # type: ignore[index]
-        f"Host Routing:  {said['host-routing']['mode']}\n"  # type: ignore[index]
-        f"Masquerading:  {said['masquerading']['mode']}   [{UPLINK}]   {agent.datapath.cluster_cidr}\n"  # type: ignore[index]
+        f"Host Routing:  {said['host-routing']['mode']}\n"
+        f"Masquerading:  {said['masquerading']['mode']}   [{UPLINK}]   {agent.datapath.cluster_cidr}\n"
     )
 
 
@@ -78,7 +78,8 @@ def endpoints(agent: Agent) -> list[dict[str, object]]:
                 },
                 "identity": {"id": one.identity},
                 "networking": {
-                    "addressing": [{"ipv4": str(one.address)}], "host-mac": one.lxc_mac, "interface-index": one.lxc_index,
+                    "addressing": [{"ipv4": str(one.address)}], "host-mac": one.lxc_mac,
+                    "interface-index": one.lxc_index,
                     "interface-name": one.lxc, "mac": one.mac,
                 },
                 "state": "ready",
@@ -108,7 +109,10 @@ def _ipcache_map(agent: Agent) -> str:
         (str(address), identity, "0.0.0.0" if node == here or not agent.datapath.is_tunnelled else str(node))
         for address, (identity, node) in agent.pods.items()
     ]
-    lines += [f"{address}/32      identity={identity} encryptkey=0 tunnelendpoint={node}   " for address, identity, node in rows]
+    lines += [
+        f"{address}/32      identity={identity} encryptkey=0 tunnelendpoint={node}   "
+        for address, identity, node in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,8 @@
-"""`cilium monitor` of the stand-in: events of labctl's own programs as the lines that Cilium's monitor prints for its own."""
+"""`cilium monitor` of the stand-in: events of labctl's own programs as the lines of Cilium's."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 import socket
@@ -10,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from datapath import UPLINK, VXLAN, Endpoint
+from node_datapath import UPLINK, VXLAN, Endpoint
 
-from labctl.datapath.events import EventReader, Event, stop_tracing, trace_pair
+from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
 from labctl.datapath.layout import PacketVerdict, Program
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Monitor:
         """Prints until the one who asked has gone."""
         config, ring = self._agent.datapath.loaded.maps["config"], self._agent.datapath.loaded.maps["events"]
         is_json = "-j" in options
-        wanted = {int(word) for before, word in zip(options, options[1:], strict=False) if before == "--related-to"}
+        wanted = {int(word) for before, word in itertools.pairwise(options) if before == "--related-to"}
         with self._lock:  # one ring, one reader: monitors take turns
             trace_pair(config, _EVERY, _EVERY)
             try:
@@ -101,7 +102,7 @@ class Monitor:
                 yield "-> network", UPLINK, speaker, identity, to, ""
 
     def _line(self, event: Event, told: Told, wanted: set[int], *, is_json: bool) -> str:
-        summary, device, speaker, source, destination, reason = told
+        summary, device, speaker, source, destination, _ = told
         ends = {one.id for one in self._agent.endpoints.values() if one.address in (event.source, event.destination)}
         if wanted and not wanted & (ends | {speaker}):
             return ""
@@ -135,5 +136,3 @@ def _document(event: Event, told: Told, what: str) -> dict[str, object]:
     if reason:
         found["reason"] = reason
     return found
-
-

@@ -1,4 +1,4 @@
-"""The devices, programs and maps of one node of the stand-in: labctl's own eBPF objects where Cilium would have its own.
+"""The devices, programs and maps of one node of the stand-in: labctl's own eBPF objects where Cilium has its own.
 
 Runs in the agent's container, in the network of the node. What is loaded is what is reported: the mode comes from the
 object that the kernel took, never from the configuration alone.
@@ -139,8 +139,8 @@ class NodeDatapath:
             cilium_vxlan_ifindex=index_of(VXLAN) if self.is_tunnelled else 0, cilium_host_mac=mac_of(HOST), flags=flags,
         )  # fmt: skip
         bpf.update(self.loaded.maps["config"], [(CONFIG_KEY, pack_config(config))])
-        attached = [(NET, Program.TO_HOST), (HOST, Program.TO_HOST), (HOST, Program.FROM_HOST), (UPLINK, Program.FROM_NETDEV),
-                    (UPLINK, Program.TO_NETDEV)]  # fmt: skip
+        attached = [(NET, Program.TO_HOST), (HOST, Program.TO_HOST), (HOST, Program.FROM_HOST),
+                    (UPLINK, Program.FROM_NETDEV), (UPLINK, Program.TO_NETDEV)]  # fmt: skip
         if self.is_tunnelled:
             attached += [(VXLAN, Program.FROM_OVERLAY), (VXLAN, Program.TO_OVERLAY)]
         for device, program in attached:
@@ -157,7 +157,7 @@ class NodeDatapath:
             channel.send([request])
 
     def add_pod(self, endpoint: Endpoint, namespace: str) -> Endpoint:
-        """The veth pair of a pod, whose network namespace is at that path, with its program; nothing when that fails."""
+        """The veth pair of a pod, whose network namespace is at that path, with its program; nothing if that fails."""
         try:
             return self._add_pod(endpoint, namespace)
         except (RuntimeError, OSError):
@@ -224,7 +224,16 @@ class NodeDatapath:
         if known.get(wanted.encode()) == other.address.packed:
             return
         if self.is_tunnelled:
-            way = ("via", str(self.router), "dev", HOST, "src", str(self.router), "mtu", str(1500 - VXLAN_OVERHEAD))
+            way: tuple[str, ...] = (
+                "via",
+                str(self.router),
+                "dev",
+                HOST,
+                "src",
+                str(self.router),
+                "mtu",
+                str(1500 - VXLAN_OVERHEAD),
+            )
         else:
             way = ("via", str(other.address), "dev", UPLINK)
         run("ip", "route", "replace", str(other.pod_cidr), *way)
@@ -271,11 +280,13 @@ def _rules(masquerade_by_bpf: bool, cluster: IPv4Network) -> str:
             if f"-j {chain}" not in saved:
                 lines.append(jump)
         if table == "filter":
-            lines.append('-A CILIUM_FORWARD -o cilium_host -m comment --comment "any->cluster on cilium_host" -j ACCEPT')
+            lines.append(
+                '-A CILIUM_FORWARD -o cilium_host -m comment --comment "any->cluster on cilium_host" -j ACCEPT'
+            )
             lines.append('-A CILIUM_FORWARD -i lxc+ -m comment --comment "cluster->any on lxc+" -j ACCEPT')
         if table == "nat" and not masquerade_by_bpf:
             lines.append(
-                f'-A CILIUM_POSTROUTING_nat -s {cluster} ! -d {cluster} ! -o cilium_+ -m comment '
+                f"-A CILIUM_POSTROUTING_nat -s {cluster} ! -d {cluster} ! -o cilium_+ -m comment "
                 '--comment "cilium masquerade non-cluster" -j MASQUERADE'
             )
         lines.append("COMMIT")
