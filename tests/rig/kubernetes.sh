@@ -48,12 +48,12 @@ generate() {
     export GO111MODULE=off
     cd "$tree"
     "$go" build -o "$work/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
-    local folders inputs
+    local folders folder inputs
     folders=$(grep --dereference-recursive --files-with-matches --include='*.go' '+k8s:openapi-gen=' \
         pkg vendor/k8s.io cmd | grep -v -e _test.go -e /generated/ -e zz_generated \
         -e vendor/k8s.io/code-generator -e vendor/k8s.io/sample-apiserver -e vendor/k8s.io/gengo -e vendor/k8s.io/kube-openapi \
         | xargs -n 1 dirname | sort -u)
-    inputs=$(sed 's#^#k8s.io/kubernetes/#' <<< "$folders" | paste -sd,)
+    inputs=$(while read -r folder; do echo "k8s.io/kubernetes/$folder"; done <<< "$folders" | paste -sd,)
     "$work/openapi-gen" --logtostderr --go-header-file hack/boilerplate/boilerplate.generatego.txt \
         --output-file-base zz_generated.openapi --output-base "$GOPATH/src" \
         --output-package k8s.io/kubernetes/pkg/generated/openapi --input-dirs "$inputs" \
@@ -79,25 +79,24 @@ build() {
 
 # Of its module the last version that old and new containerds understand; it wants a newer Go than Debian's.
 crictl() (
-    export GO111MODULE=on GOFLAGS=-modcacherw GOBIN="$bin"
     local newer=/usr/local/go/bin/go
     [[ -x $newer ]] || newer=$(command -v go) || { echo "crictl wants Go 1.24 or newer, and there is no go here" >&2; exit 1; }
     cd "$work"
-    "$newer" install -trimpath -ldflags '-s -w' sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0
+    GO111MODULE=on GOFLAGS=-modcacherw GOBIN="$bin" "$newer" install -trimpath -ldflags '-s -w' \
+        sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0
 )
 
 # Without the plugins for the clouds, which are most of it and which no cluster here asks.
 coredns() (
-    export GO111MODULE=on GOFLAGS='-modcacherw -mod=mod'
-    local source="$GOMODCACHE/github.com/coredns/coredns@v1.7.0" copy="$work/coredns"
+    local options='-modcacherw -mod=mod' source="$GOMODCACHE/github.com/coredns/coredns@v1.7.0" copy="$work/coredns"
     cd "$work"
-    "$go" mod download github.com/coredns/coredns@v1.7.0
+    GO111MODULE=on GOFLAGS=-modcacherw "$go" mod download github.com/coredns/coredns@v1.7.0
     rm -rf "$copy"
     cp -r --no-preserve=mode "$source" "$copy"
     cd "$copy"
     sed -i -E '/plugin\/(route53|azure|clouddns|trace|dnstap|etcd|sign|dnssec|grpc|k8s_external|auto|secondary)"/d' \
         core/plugin/zplugin.go
-    "$go" build -trimpath -ldflags '-s -w' -o "$bin/coredns" .
+    GO111MODULE=on GOFLAGS=$options "$go" build -trimpath -ldflags '-s -w' -o "$bin/coredns" .
 )
 
 [[ -f "$tree/cmd/kubeadm/kubeadm.go" ]] || fetch
