@@ -18,7 +18,7 @@ DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
 
-.PHONY: help setup setup-networks compare test test-kind test-networks test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
+.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,11 @@ test-kind: ## real Cilium on a real cluster, as docs/kind.md describes it; says 
 test-networks: ## every shipped network and fabric with all its checks and traces (about 5 minutes)
 	@$(PREPARE) --root "make test-networks" run test networks
 	LABCTL_TEST_NETWORKS=1 $(PYTHON) -m pytest tests/networks -v
+
+test-machines: ## the provider kubeadm on three machines with a real Kubernetes 1.20.2, in containers of a docker daemon of their own
+	@$(PREPARE) --root "make test-machines" run test machines
+	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v -s
+	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration/kubeadm tests/integration/providers -m thorough
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" NEWEST=1 KEEP=1)

@@ -112,6 +112,7 @@ is_present() { # HOW NAME
     file) [ -e "$2" ] ;;
     library) [[ $libraries == *"$2 "* ]] ;;
     keys) [ -e "/usr/share/keyrings/$2" ] ;;
+    file) [ -e "/usr/$2" ] ;;
     header) [ -e "/usr/include/$2" ] || compgen -G "/usr/include/*-linux-gnu*/$2" >/dev/null ;;
   esac
 }
@@ -398,10 +399,10 @@ main() {
         return
         ;;
       --root) needs_root_for=${2:?--root needs the command to suggest} && shift ;;
-      run | distros | networks | vm) groups+=" $1" ;;
+      run | distros | networks | vm | machines) groups+=" $1" ;;
       lint | test) groups+=" $1" extras=dev ;;
       *)
-        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] [networks] [vm] | --python\n' >&2
+        printf 'usage: setup/prepare.sh [--root COMMAND] [--newest] [run] [lint] [test] [distros] [networks] [vm] [machines] | --python\n' >&2
         exit 2
         ;;
     esac

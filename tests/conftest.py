@@ -21,12 +21,17 @@ from labctl.system.powers import Powers
 
 MAY_SKIP = {
     "needs_docker": "needs a docker daemon that can run privileged containers; run it with: make test-kind",
+    "needs_machines": "needs dockerd, 12 GiB of disk and an hour; run it with: make test-machines",
     "needs_vagrant": "needs vagrant and a hypervisor, which virtual machines rarely have inside",
     "needs_cluster": "needs a Kubernetes cluster, whose kubeconfig LABCTL_TEST_KUBECONFIG names; run it with: "
     "make test-machines",
     "needs_charts": "needs Cilium's charts in the folder that LABCTL_CILIUM_CHARTS names; they are not ours to ship",
 }
 """Markers of tests that may be skipped even in CI, with what it is that CI cannot be expected to have."""
+
+THOROUGH = "thorough"
+"""Marks what takes long against machines made on the spot, and of which `make test` has a sample: it is left out, and
+run by `make test-machines` (LABCTL_THOROUGH=1)."""
 
 NEEDS_KIND = "needs_kind"
 """Marks tests that need the real kind and helm, which setup/prepare.sh builds into .tools/bin where Go is: they may be
@@ -64,9 +69,19 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, handler)
     for marker, reason in MAY_SKIP.items():
         config.addinivalue_line("markers", f"{marker}: {reason}")
+    config.addinivalue_line("markers", f"{THOROUGH}: takes long; run by: make test-machines")
     config.addinivalue_line("markers", f"{NEEDS_KIND}: needs the real kind and helm: setup/prepare.sh test")
     if TOOLS.is_dir():
         os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("LABCTL_THOROUGH") == "1":
+        return
+    left_out = [item for item in items if item.get_closest_marker(THOROUGH)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def _may_skip(item: pytest.Item) -> bool:

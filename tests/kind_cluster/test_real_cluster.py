@@ -11,6 +11,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from labctl.networks.cilium.expected import expected_signature
 from labctl.providers.cilium.commands import Commands, HostCommands
 from labctl.providers.kind.clusters import nodes_of
 from labctl.providers.kind.provider import KindProvider
+from live_acts import Live
+from live_results import all_tried, new_column, recorded
 
 pytestmark = [
     pytest.mark.needs_docker,
@@ -144,3 +147,25 @@ def test_down_leaves_nothing(name: str) -> None:
     assert labctl("down", name, timeout_s=UP_S).returncode == 0
     assert containers_of(name) == set()
     assert name not in labctl("list", "--json").stdout
+
+
+def test_the_whole_life_of_a_lab(tmp_path: Path) -> None:
+    """The acts of live_acts.py, recorded for docs/providers.md."""
+    name, commands = new_name(), HostCommands("kind")
+    no_network = "labctl reaches its nodes by the engine of this host"
+    live = Live(
+        provider="kind", name=name, scenario="legacy", other="bpf", directory=Path.cwd(), up_s=UP_S, act_s=600.0,
+        phases=(1, 3),
+        without={
+            "slow link of 200 ms": no_network, "connections cut": no_network,
+            "machine gone": "its nodes are containers", "engine gone": "the engine has others' containers too",
+        },
+    )  # fmt: skip
+    column = new_column("kind, real Cilium, versions of the lab.yaml in force. Ctrl-C in the phases 1 and 3.")
+    try:
+        failures = all_tried(live, column)
+    finally:
+        live.run("down", name, timeout_s=UP_S)
+    recorded("kind", column)
+    assert containers_of(name, commands) == set()
+    assert not failures, "\n".join(failures)

@@ -58,8 +58,8 @@ def test_make_targets_in_the_documents_exist() -> None:
 def test_every_line_of_the_package_list_is_understood() -> None:
     assert len(PACKAGES) > 10
     for group, how, _, package in PACKAGES:
-        assert group in {"run", "lint", "test", "distros", "vm"}
-        assert how in {"command", "library", "header", "keys"}
+        assert group in {"run", "lint", "test", "distros", "vm", "machines"}
+        assert how in {"command", "library", "header", "keys", "file"}
         assert re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package)
 
 

@@ -224,6 +224,7 @@ def play(machines: Farm, tmp_path: Path) -> Iterator[Play]:
     machines.machines[0].run("sh", "-c", "rm -rf /etc/labctl /etc/kubernetes /var/standin/port-taken /var/lib/kubelet")
 
 
+@pytest.mark.thorough
 def test_check_mode_says_what_would_change_and_changes_nothing(machines: Farm, play: Play) -> None:
     before = machines.machines[0].state()
     assert "node1: The machine carries the lab's mark" in play("prepare", check=True, tags=["look"])
@@ -240,6 +241,7 @@ def test_a_taken_port_ends_with_machine_reason_and_remedy(machines: Farm, play: 
     assert "sport = :6443" in failed.value.remedy
 
 
+@pytest.mark.thorough
 def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: Farm, play: Play) -> None:
     machines.machines[0].write("/var/standin/init-cut-off", "")
     machines.machines[0].run("mkdir", "-p", "/etc/labctl")
@@ -304,6 +306,7 @@ def debs(directory: Path, *names: str) -> Path:
     return directory
 
 
+@pytest.mark.thorough
 def test_a_bundle_is_installed_without_sources_and_removed_again(machines: Farm, tmp_path: Path) -> None:
     machine = machines.machines[0]
     bundle = debs(tmp_path / "bundle", "kubeadm", "kubelet", "kubectl")
@@ -333,6 +336,7 @@ def test_swap_is_refused_where_that_is_asked(machines: Farm, tmp_path: Path) -> 
     machine.run("umount", "/proc/swaps")
 
 
+@pytest.mark.thorough
 def test_a_machine_that_drops_is_named_and_the_other_is_finished(machines: Farm, tmp_path: Path) -> None:
     machines.machines[1].drop.set()
     try:
@@ -347,6 +351,7 @@ def test_a_machine_that_drops_is_named_and_the_other_is_finished(machines: Farm,
     machines.machines[0].run("rm", "-rf", "/etc/labctl")
 
 
+@pytest.mark.thorough
 def test_ansible_recognises_a_wrong_sudo_password_as_well(machines: Farm, tmp_path: Path) -> None:
     machine, password = machines.machines[0], tmp_path / "password"
     password.write_text("wrong")
@@ -367,6 +372,7 @@ def test_ansible_recognises_a_wrong_sudo_password_as_well(machines: Farm, tmp_pa
     machine.run("rm", "-rf", "/etc/labctl")
 
 
+@pytest.mark.thorough
 def test_without_the_programs_offline_work_is_refused_with_what_is_there(machines: Farm, play: Play) -> None:
     machines.machines[0].run("mv", "/usr/local/bin/kubelet", "/usr/local/bin/kubelet.away")
     try:

@@ -437,10 +437,16 @@ ACTS: dict[str, Callable[[Contender], None]] = {
 }
 
 
+THOROUGH = (presses_ctrl_c, builds_it_once_more, builds_another_under_its_name, loses_a_part_and_builds_again)
+"""What takes a minute with Ansible; `make test-machines` does these with kubeadm as well."""
+
+
 def _cells() -> Iterator[Any]:
     for provider in PROVIDERS:
-        marks = [pytest.mark.root] if provider in ("netns", "kubeadm") else []
-        for name in ACTS:
+        for name, act in ACTS.items():
+            marks = [pytest.mark.root] if provider in ("netns", "kubeadm") else []
+            if provider == "kubeadm" and act in THOROUGH:
+                marks.append(pytest.mark.thorough)
             yield pytest.param(provider, name, marks=marks, id=f"{provider} {name.replace('_', ' ')}")
 
 

@@ -85,7 +85,10 @@ class DoorTarget:
     commands: Commands
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        return (*self.commands.prefix, *self.door.closed, *argv)
+        """Behind ssh a second shell reads the words: where that matters they are one word, quoted for it."""
+        prefix, words = self.commands.prefix, (*self.door.closed, *argv)
+        there = shlex.join(words)
+        return (*prefix, there) if prefix and there != " ".join(words) else (*prefix, *words)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:
         pid_file = _pid_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -197,3 +198,21 @@ def test_a_server_program_that_the_image_lacks_is_reported_at_once_and_by_name()
             timeout_s=600,
         )
     assert time.monotonic() - begun < 60
+
+
+class _Behind(HostCommands):
+    """As over ssh: what comes after the host's name goes to a shell there, its words with blanks between them."""
+
+    prefix = ("sh", "-c", 'eval "$*"', "ssh")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [("printf", "%s|", "a b", "$HOME", "it's", "*"), ("sh", "-c", "echo one; echo two | tr t T"), ("printf", "plain")],
+)
+def test_the_command_of_a_target_behind_ssh_runs_there_as_it_is_written(argv: tuple[str, ...]) -> None:
+    there = DoorTarget(
+        name="pod", kind=TargetKind.POD, door=Door(closed=("env",), open=("env",)), commands=_Behind("kubeadm")
+    )
+    ran = subprocess.run(there.command(argv), capture_output=True, text=True, check=True)
+    assert ran.stdout == subprocess.run(argv, capture_output=True, text=True, check=True).stdout
