@@ -154,7 +154,7 @@ def left_out(taps: Sequence[Tap]) -> str:
     if not own:
         return ""
     where = ", ".join(tap.name for tap in taps if tap.own)
-    return f"labctl's own SSH connections are left out at {where}: {' or '.join(own)}"
+    return f"labctl's own connections are left out at {where}: {' or '.join(own)}"
 
 
 def check_filter(taps: Sequence[Tap], expression: str) -> None:

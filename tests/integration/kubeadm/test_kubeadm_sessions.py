@@ -393,4 +393,4 @@ def test_a_capture_does_not_feed_on_its_own_connection(machines: Farm, tmp_path:
             assert [one.trouble for one in ended if one.trouble] == []
         assert seen["own"] > 100
         assert seen["less"] == 0
-        assert left_out([tap]) == f"labctl's own SSH connections are left out at node1:lo: {own}"
+        assert left_out([tap]) == f"labctl's own connections are left out at node1:lo: {own}"

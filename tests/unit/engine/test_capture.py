@@ -247,7 +247,7 @@ def test_what_labctl_itself_sends_is_left_out_and_said() -> None:
     # Alternatives stay together, and keywords that move offsets come last.
     assert without_own(uplink, "vxlan or tcp") == f"not ({own}) and (vxlan or tcp)"
     assert left_out([plain]) == ""
-    assert left_out([plain, uplink]) == f"labctl's own SSH connections are left out at node1:eth0: {own}"
+    assert left_out([plain, uplink]) == f"labctl's own connections are left out at node1:eth0: {own}"
 
 
 @pytest.mark.parametrize(
