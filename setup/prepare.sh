@@ -109,7 +109,6 @@ apt_install() {
 is_present() { # HOW NAME
   case $1 in
     command) command -v "$2" >/dev/null ;;
-    file) [ -e "$2" ] ;;
     library) [[ $libraries == *"$2 "* ]] ;;
     keys) [ -e "/usr/share/keyrings/$2" ] ;;
     file) [ -e "/usr/$2" ] ;;

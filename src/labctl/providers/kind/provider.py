@@ -36,6 +36,7 @@ from labctl.providers.base import (
 )
 from labctl.providers.cilium.commands import (
     BUNDLES,
+    LOGS,
     Commands,
     HostCommands,
     is_lab_folder,
@@ -212,7 +213,7 @@ class KindProvider:
 
         yield KindExecutor(
             self._commands, overlapping=self._overlapping, record=recorded, logs=files.logs, tell=self._tell.get(),
-            usual=Usual(self._root / USUAL_FILE),
+            usual=Usual(self._root / LOGS / USUAL_FILE),
         )  # fmt: skip
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:

@@ -27,7 +27,7 @@ from labctl.providers.base import (
     untold,
 )
 from labctl.providers.cilium.bundle import chart_part
-from labctl.providers.cilium.commands import BUNDLES, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.commands import BUNDLES, LOGS, is_lab_folder, read_state, state_root
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
 from labctl.providers.kubeadm.events import Narrator, TaskEvent, TaskObserver, unheard
@@ -182,7 +182,7 @@ class KubeadmProvider:
             Fleet(settings.machines) as fleet,
             AnsibleRunner(settings.files.logs, settings.machines, self._observer) as runner,
         ):
-            yield KubeadmExecutor(settings, fleet, runner, tell=self._tell, usual=Usual(self._root / USUAL_FILE))
+            yield KubeadmExecutor(settings, fleet, runner, tell=self._tell, usual=Usual(self._root / LOGS / USUAL_FILE))
 
     def executor(self, lab: Lab) -> AbstractContextManager[Executor]:
         return self._executor(lab)
