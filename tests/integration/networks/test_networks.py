@@ -64,7 +64,9 @@ def test_a_network_is_what_it_says_and_leaves_nothing(host_as_found: str, name: 
                 assert result.signature is not None, result.reason
                 sent = result.signature.taps[0].request
                 assert sent is not None
-                wrong = first_difference(expected_of(lab, pair, packets=sent.packets), result.signature)
+                expected = expected_of(lab, pair, packets=sent.packets)
+                assert expected is not None
+                wrong = first_difference(expected, result.signature)
                 assert wrong is None, wrong
             for kind in LOOKS:
                 spec = CheckSpec(name=kind, kind=kind, parameters=LookParameters())

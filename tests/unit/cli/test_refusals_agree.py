@@ -75,16 +75,12 @@ def test_validate_plan_and_up_refuse_the_same_scenarios(
 @pytest.mark.parametrize(
     ("provider", "setting", "key"),
     [
-        ("netns", "datapath={hostRouting: legacy, masquerade: iptables, kubeProxyReplacement: false}",
-         "datapath.kubeProxyReplacement"),
         ("kind", "datapath.extraDelayNs=100", "datapath.extraDelayNs"),
         ("kind", "datapath.extraIptablesRules=100", "datapath.extraIptablesRules"),
         ("kind", "kindCluster.kubernetes=1.19.0", "kindCluster.kubernetes"),
         ("kind", "cilium.version=1.9.0", "cilium.version"),
         ("kubeadm", "datapath.faults=[netfilter-drop]", "datapath.faults"),
         ("kubeadm", "kubeadm.kubernetes=1.19.0", "kubeadm.kubernetes"),
-        ("kubeadm", "datapath={hostRouting: legacy, masquerade: iptables, kubeProxyReplacement: false}",
-         "datapath.kubeProxyReplacement"),
     ],
 )  # fmt: skip
 def test_every_command_that_reads_a_scenario_says_the_same_place(
@@ -110,11 +106,12 @@ PROVIDER = app.provider
 def test_validate_takes_the_provider_and_settings_of_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "provider", PROVIDER)
     file = str(CORPUS / "valid" / "services.yaml")
-    assert bench.run("validate", file).code == 2
+    assert bench.run("validate", file).code == 0
     assert bench.run("validate", file, "--provider", "kind").code == 0
-    document = bench.run("validate", file, "--set", "services=[]", "--json").document
-    assert document["valid"] is True
-    refused = bench.run("validate", file, "--json").document["problems"]
-    assert [(one["path"], one["line"], one["column"]) for one in refused] == [("services", 13, 3)]
+    costly = ("--set", "datapath.extraDelayNs=100")  # netns alone has rules that cost time
+    assert bench.run("validate", file, *costly, "--json").document["valid"] is True
+    assert bench.run("validate", file, "--provider", "kind", *costly).code == 2
+    refused = bench.run("validate", file, "--provider", "kind", *costly, "--json").document["problems"]
+    assert [(one["path"], one["line"], one["column"]) for one in refused] == [("datapath.extraDelayNs", 1, 23)]
     assert json.dumps(refused)
     assert bench.run("validate", file, "--provider", "nets").code == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from labctl.fabrics import fabric_of
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab
-from labctl.model.signature import Role
+from labctl.model.signature import Role, TapSight
 from labctl.networks import expected_of
 from labctl.planning.resolve import resolve
 
@@ -18,9 +18,14 @@ def lab_of(name: str, *overrides: str) -> Lab:
     return resolve(load_scenario(name, overrides=overrides, start=CHECKOUT))
 
 
+def expected_taps(lab: Lab) -> dict[Role, TapSight]:
+    expected = expected_of(lab, lab.pairs[-1], packets=1)
+    assert expected is not None
+    return {tap.role: tap for tap in expected.signature.taps}
+
+
 def seen(lab: Lab, role: Role) -> tuple[int, str, str]:
-    taps = {tap.role: tap for tap in expected_of(lab, lab.pairs[-1], packets=1).signature.taps}
-    request = taps[role].request
+    request = expected_taps(lab)[role].request
     assert request is not None
     return request.ttl, request.src_mac, request.dst_mac
 
@@ -40,8 +45,7 @@ def test_nodes_on_one_leaf_are_one_hop_apart() -> None:
 def test_through_a_tunnel_only_the_envelope_loses_hops() -> None:
     lab = lab_of("clos-bgp", "podNetwork={type: flannel, backend: vxlan}")
     assert seen(lab, Role.SERVER_UPLINK)[0] == 63
-    taps = {tap.role: tap for tap in expected_of(lab, lab.pairs[-1], packets=1).signature.taps}
-    request = taps[Role.SERVER_UPLINK].request
+    request = expected_taps(lab)[Role.SERVER_UPLINK].request
     assert request is not None
     assert request.outer is not None
     assert (request.outer.ttl, request.outer.src_mac) == (61, "server-gateway")

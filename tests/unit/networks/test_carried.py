@@ -30,14 +30,18 @@ def test_every_tap_of_the_way_has_an_expectation_and_the_other_way_round(name: s
     for pair in lab.pairs:
         at_client, at_server = network_of(lab).taps(lab, pair)
         taps = [role for role, _, _ in (*at_client, *at_server)]
-        assert [sight.role for sight in expected_of(lab, pair, packets=1).signature.taps] == taps
+        expected = expected_of(lab, pair, packets=1)
+        assert expected is not None
+        assert [sight.role for sight in expected.signature.taps] == taps
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_client_sends_and_the_server_gets_what_was_sent(name: str) -> None:
     lab = lab_of(name)
     for pair in lab.pairs:
-        taps = expected_of(lab, pair, packets=3).signature.taps
+        expected = expected_of(lab, pair, packets=3)
+        assert expected is not None
+        taps = expected.signature.taps
         assert taps[0].request is not None
         assert taps[0].reply is not None
         assert taps[-1].request is not None

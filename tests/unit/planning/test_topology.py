@@ -13,7 +13,7 @@ NODES = tuple(make_node(index) for index in range(4))
 
 
 def clos(**more: int) -> FabricChoice:
-    return FabricChoice(type=FabricType.CLOS, routing=Routing.BGP, **more)  # type: ignore[arg-type]
+    return FabricChoice(type=FabricType.CLOS, routing=Routing.BGP, **more)
 
 
 def test_every_spine_is_joined_to_every_leaf_and_every_node_to_one_leaf() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cluster_world import KubeWorld, error, lab_of
 from labctl.engine.build import up
 from labctl.engine.events import silent
-from labctl.engine.prove import judge_mode
+from labctl.checks.mode import judge_mode
 from labctl.errors import MeasureFailed, ToolMissing, UsageError
 from labctl.model.evidence import Standing
 from labctl.model.signature import Role

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from labctl.providers.base import Wait
 from labctl.providers.kubeadm.events import (
     EventListener,
     Narrator,
@@ -34,7 +35,7 @@ def ended(node: str, outcome: TaskOutcome, duration_s: float = 0.5) -> TaskEnded
 def test_a_task_is_reported_once_for_all_machines(
     events: list[TaskEvent], told: list[tuple[str, float | None]]
 ) -> None:
-    heard: list[tuple[str, float | None]] = []
+    heard: list[tuple[str | Wait, float | None]] = []
     narrator = Narrator(lambda text, duration_s: heard.append((text, duration_s)))
     for event in (TaskStarted(play="p", task="Load"), *events, PlaybookEnded(playbook="prepare")):
         narrator(event)

@@ -224,7 +224,7 @@ def test_a_machine_that_pours_out_before_it_is_known_is_cut_off_in_bounded_memor
         tracemalloc.start()
         try:
             with pytest.raises(LabError) as raised:
-                ssh.connect(MACHINE, ())
+                ssh.connect(MACHINE, 0.0)
             _, peak_byte = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
