@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster_world import KubeWorld, error, lab_of
+from labctl.checks.mode import judge_mode
 from labctl.engine.build import up
 from labctl.engine.events import silent
-from labctl.checks.mode import judge_mode
 from labctl.errors import MeasureFailed, ToolMissing, UsageError
 from labctl.model.evidence import Standing
 from labctl.model.signature import Role
