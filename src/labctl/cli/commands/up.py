@@ -98,7 +98,7 @@ def command(
             say(f"it took: {slow}")
     if found.mode is not None:
         if placed := chosen.capabilities.placement(lab.name):
-            say(", ".join(f"{node} is {there}" for node, there in placed.items()))
+            say(f"in the cluster: {', '.join(' = '.join(pair) for pair in placed.items())}")
         claims = found.mode.found.items()
         said = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in claims)
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")

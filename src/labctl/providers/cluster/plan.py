@@ -19,13 +19,13 @@ from labctl.providers.cluster.actions import (
 )
 from labctl.providers.cluster.manifests import helpers_text, namespace_text, workloads_text
 from labctl.providers.cluster.rights import questions
-from labctl.providers.cluster.settings import ClusterSettings
+from labctl.providers.cluster.settings import ClusterSettings, in_words
 
 
 def plan_lab(settings: ClusterSettings) -> Plan:
     """`settings` has the chosen nodes."""
     kubectl, name = settings.kubectl(), settings.lab.name
-    placed = ", ".join(f"{node} is {there}" for node, there in settings.nodes.items())
+    placed = in_words(settings.nodes)
     where = f"context {settings.context}" if settings.context else "the current context"
     pods = tuple(pod.name for pod in settings.lab.pods)
     asked = questions(settings, namespace_is_there=False)

@@ -40,7 +40,7 @@ from labctl.providers.cluster.files import ClusterFiles
 from labctl.providers.cluster.nodes import choose
 from labctl.providers.cluster.plan import plan_lab
 from labctl.providers.cluster.rights import Subject, rbac_text
-from labctl.providers.cluster.settings import ClusterSettings, bare_lab, read_settings
+from labctl.providers.cluster.settings import ClusterSettings, bare_lab, in_words, read_settings
 
 _LOOK_S = 15.0
 _ID_BYTE = 4
@@ -82,7 +82,7 @@ class ClusterProvider:
         return (
             self.statement,
             f"context {settings.context or 'current'}, namespace {settings.namespace}",
-            *((", ".join(f"{node} is {there}" for node, there in placed.items()),) if placed else ()),
+            *((in_words(placed),) if placed else ()),
             *(
                 ("nothing is asked of the datapath: what is in force is taken as it is",)
                 if lab.datapath.observed

@@ -70,6 +70,11 @@ class ClusterSettings(ClusterAccess):
         return argv_kubectl(self.section, *arguments)
 
 
+def in_words(placement: Mapping[str, str]) -> str:
+    """Which node of the cluster each node of the scenario is: `node1 is worker-a, node2 is worker-b`."""
+    return ", ".join(" is ".join(pair) for pair in placement.items())
+
+
 def bare_lab(name: str) -> Lab:
     """A lab of which no more than the name is known: enough to find its namespace by."""
     nowhere = IPv4Network("0.0.0.0/32")
