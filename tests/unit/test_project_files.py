@@ -34,7 +34,7 @@ def test_what_the_readme_calls_not_yet_is_not_there() -> None:
 
 def test_the_readme_lists_every_scenario_and_no_other() -> None:
     table = README.partition("## Scenarios")[2].partition("##")[0]
-    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == {
+    assert set(re.findall(r"^\| `([a-z0-9-]+)`", table, re.MULTILINE)) == {
         path.stem for path in (TREE / "scenarios").glob("*.yaml")
     }
 
@@ -58,7 +58,7 @@ def test_make_targets_in_the_documents_exist() -> None:
 def test_every_line_of_the_package_list_is_understood() -> None:
     assert len(PACKAGES) > 10
     for group, how, _, package in PACKAGES:
-        assert group in {"run", "lint", "test", "distros", "vm", "machines"}
+        assert group in {"run", "lint", "test", "distros", "networks", "vm", "machines"}
         assert how in {"command", "library", "header", "keys", "file"}
         assert re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package)
 
@@ -66,7 +66,7 @@ def test_every_line_of_the_package_list_is_understood() -> None:
 def test_every_program_that_a_check_runs_is_in_the_package_list() -> None:
     from labctl import app
 
-    listed = {name for group, how, name, _ in PACKAGES if (group, how) == ("run", "command")}
+    listed = {name for group, how, name, _ in PACKAGES if group in {"run", "networks"} and how == "command"}
     needed = {tool for check in app.checks().values() for tool in check.tools}
     assert needed <= listed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ def _event(open_lab: OpenLab, event: str, part: str, device: str) -> Iterator[No
     target = open_lab.target(part)
 
     def do(argv: tuple[str, ...], stdin: bytes = b"") -> None:
-        require_success(target.run(argv, timeout_s=_TIMEOUT_S, stdin=stdin), f"{' '.join(argv)} failed on {part}")
+        require_success(target.run(argv, timeout_s=_TIMEOUT_S, stdin=stdin), f"{shlex.join(argv)} failed on {part}")
 
     end: tuple[str, ...] = ("nft", "delete", "table", "ip", "labctl_stopped")
     if event == "link-down":

@@ -5,6 +5,7 @@ What they must have is the network's and the fabric's to say (`model.ways`); jud
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
@@ -149,7 +150,7 @@ class RoutesCheck(WithoutFigures):
         for number, route in enumerate(_routes(context.open_lab.lab, context.pair)):
             target, argv = context.open_lab.target(route.part), argv_route(route)
             done = raw.save_completed(f"route-{number}", target.run(argv, timeout_s=_TIMEOUT_S))
-            text = require_output(done, f"{' '.join(argv)} failed on {route.part}")
+            text = require_output(done, f"{shlex.join(argv)} failed on {route.part}")
             yield judge_route(route, entries_of(text, "ip route"), target.command(argv))
 
 
@@ -183,5 +184,5 @@ class FdbCheck(WithoutFigures):
         for number, tunnel in enumerate(network_of(open_lab.lab).tunnels(open_lab.lab, pair)):
             target, argv = open_lab.target(tunnel.part), argv_tunnels(tunnel.device)
             done = raw.save_completed(f"fdb-{number}", target.run(argv, timeout_s=_TIMEOUT_S))
-            text = require_output(done, f"{' '.join(argv)} failed on {tunnel.part}")
+            text = require_output(done, f"{shlex.join(argv)} failed on {tunnel.part}")
             yield judge_tunnel(tunnel, entries_of(text, "bridge fdb"), target.command(argv))

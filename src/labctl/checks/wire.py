@@ -6,6 +6,7 @@ network says of its taps and its MTU.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from labctl.checks.addressing_findings import (
@@ -68,7 +69,7 @@ class ArpCheck(WithoutFigures):
 
         def ask(name: str, argv: tuple[str, ...]) -> str:
             done = raw.save_completed(name, client.run(argv, timeout_s=_TIMEOUT_S))
-            return require_output(done, f"{' '.join(argv)} failed in {pair.client}")
+            return require_output(done, f"{shlex.join(argv)} failed in {pair.client}")
 
         hop = parse_next_hop(ask("next-hop", argv_next_hop(server)), server)
         raw.save_completed("forget", client.run(argv_forget_neighbour(hop, _DEVICE), timeout_s=_TIMEOUT_S))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def exhibits_of_any(running: RunningLab | None, provider: Provider, runs_dir: Pa
 
 
 def _command(file: str, argv: Sequence[str]) -> Exhibit:
-    return Exhibit(file=file, source=" ".join(argv), read=lambda: _printed(argv))
+    return Exhibit(file=file, source=shlex.join(argv), read=lambda: _printed(argv))
 
 
 def _printed(argv: Sequence[str]) -> str:

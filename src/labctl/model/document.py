@@ -86,6 +86,24 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "masquerade": {
             "": "With which address a host outside sees the client, who rewrote it, and whether answers come back.",
         },
+        "routes": {"": "The next hops that each node and router has for the other nodes and their pods, all of them."},
+        "fdb": {"": "What each tunnel knows: VTEPs, and who told it of them."},
+        "arp": {"": "Who answers for the client's next hop."},
+        "mtu": {"": "The largest packet that gets through, and what a larger one is told."},
+        "bgp": {"": "BGP sessions of the lab's routers and nodes: established, with what they told."},
+        "ospf": {"": "OSPF neighbours of the lab's routers and nodes."},
+        "ecmp": {
+            "": "Flows of one pair over all paths of the fabric: how many take each.",
+            "flows": "How many flows, which differ in their port.",
+        },
+        "convergence": {
+            "": "An event at the spine that carries the packets, and for how long they are missing.",
+            "event": "link-down: its link goes down; router-stopped: it forwards and says nothing, its links up.",
+            "interval_s": "Seconds between two pings.",
+            "before_s": "Seconds of pings before the event.",
+            "after_s": "Seconds of pings after the event.",
+            "max_outage_s": "The longest that packets may be missing, in seconds.",
+        },
         "kube-proxy": {
             "": "kube-proxy's process, DaemonSet, chains and table: on the nodes only where the scenario asks for it.",
         },

@@ -339,7 +339,7 @@ def test_the_filter_finds_the_inner_addresses_behind_the_envelope() -> None:
     lab = example_lab()
     client, server = (pod.address for pod in lab.pods)
     assert echo_filter([(client, server)]) == (
-        "(icmp and host 10.244.0.10 and host 10.244.1.20) or (udp port 8472 and udp[39] = 1 and "
+        "(icmp and host 10.244.0.10 and host 10.244.1.20) or ((udp port 8472 or udp port 4789) and udp[39] = 1 and "
         "((udp[42:4] = 0xaf4000a and udp[46:4] = 0xaf40114) or (udp[42:4] = 0xaf40114 and udp[46:4] = 0xaf4000a)))"
     )
 

@@ -289,7 +289,7 @@ def test_a_mistyped_provider_is_told_in_its_own_words(
     monkeypatch.setattr("labctl.app.provider", REAL_PROVIDER)
     said = bench.run(command, "bpf", "--provider", "docker")
     assert said.code == 2
-    assert said.err == "error: there is no provider named docker\n  try: one of: netns, kind, kubeadm\n"
+    assert said.err == "error: there is no provider named docker\n  try: one of: netns, kind, kubeadm, cluster\n"
 
 
 def test_set_on_a_lab_that_is_up_is_refused_by_name(bench: Bench) -> None:

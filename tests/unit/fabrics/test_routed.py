@@ -60,7 +60,7 @@ def test_a_leaf_reaches_the_other_ends_pods_by_every_spine() -> None:
 
 
 def test_one_router_without_a_protocol_is_told_where_everything_is() -> None:
-    lab = lab_of("clos-bgp", "fabric={type: routed, routing: static}")
+    lab = lab_of("docker-host-routes", "fabric={type: routed, routing: static}")
     assert [router.name for router in lab.routers] == ["router1"]
     assert str(fabric_of(lab).next_hop(lab, lab.nodes[0], lab.nodes[1])) == "10.254.0.0"
     assert [*fabric_of(lab).daemons(lab)] == []

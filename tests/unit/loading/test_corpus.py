@@ -51,11 +51,9 @@ def test_an_unknown_name_is_a_usage_error_with_a_suggestion_and_the_list() -> No
     checkout = CORPUS.parents[1]
     with pytest.raises(UsageError) as caught:
         load_scenario("legasy", start=checkout)
-    assert caught.value.lines() == (
-        "error: there is no scenario 'legasy'",
-        "  why: looked in scenarios/",
-        f"  try: did you mean 'legacy'? there are: {', '.join(scenario_names(checkout))}",
-    )
+    *said, hint = caught.value.lines()
+    assert said == ["error: there is no scenario 'legasy'", "  why: looked in scenarios/"]
+    assert hint.startswith(f"  try: did you mean 'legacy'? there are: {', '.join(scenario_names(checkout)[:8])}, ")
 
 
 @pytest.mark.parametrize(

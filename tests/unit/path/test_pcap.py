@@ -119,7 +119,10 @@ def test_an_envelope_is_opened_once_and_only_on_its_port() -> None:
     assert twice is not None
     assert twice.inner is not None
     assert twice.inner.inner is None
-    elsewhere = decode(envelope(echo(), port=4789))
+    iana = decode(envelope(echo(), port=4789))
+    assert iana is not None
+    assert iana.inner == decode(echo())
+    elsewhere = decode(envelope(echo(), port=4790))
     assert elsewhere is not None
     assert elsewhere.inner is None
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labctl.errors import UsageError
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab, ServiceProtocol, ServiceType
 from labctl.planning.record import digest_of, lab_from_json, lab_to_json
 from labctl.planning.resolve import resolve, selected, selector_of, service_address, service_capacity, with_settings
 from labctl.planning.show import differences
-from labctl.providers.netns.plan import plan
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 PODS = {"one": {"app": "web", "tier": "a"}, "two": {"app": "web", "tier": "b"}, "client": {"app": "client"}}
@@ -65,16 +63,6 @@ def test_backends_are_said_by_the_labels_that_they_alone_have_in_common() -> Non
     assert selector_of(("one", "client"), PODS) is None
     assert selector_of(("one",), {"one": {"app": "web"}, "two": {"app": "web"}}) is None
     assert selected({"app": "web"}, PODS) == ("one", "two")
-
-
-def test_labs_of_namespaces_refuse_services_and_name_the_providers_that_have_them(lab: Lab) -> None:
-    with pytest.raises(UsageError) as refused:
-        plan(lab)
-    assert refused.value.lines() == (
-        "error: the provider netns has no Services, and scenario services has 3",
-        "  why: labctl's own programs do not translate Service addresses; real Cilium does",
-        "  try: --provider kind, or a scenario without services:",
-    )
 
 
 def test_settings_laid_over_a_lab_win_key_by_key_and_none_takes_away(lab: Lab) -> None:

@@ -85,5 +85,6 @@ def _trace(lab: Lab, client: str, server: str) -> Trace:
     from labctl.system.signals import interruptible
 
     pair = pair_between(lab, client, server)
-    with interruptible(), provider_of(lab).open(lab) as open_lab:
+    provider = provider_of(lab)
+    with interruptible(), provider.open(lab) as open_lab:
         return trace(open_lab, pair)

@@ -8,6 +8,7 @@ protocol to each address (`10.96.0.1:443/TCP`). With kube-proxy in place the lis
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
 from labctl.errors import MeasureFailed
@@ -38,8 +39,8 @@ def read_services(lab: Lab, agents: Mapping[str, Target]) -> tuple[NodeServices,
             else "kube-proxy, but for what Cilium translates in the packets of pods",
             frontends=parse_service_list(_ask(node, agent, _SERVICE), lab),
             entries=parse_lb_list(_ask(node, agent, _ENTRIES)),
-            service_command=" ".join(agent.command(("cilium", *_SERVICE))),
-            entries_command=" ".join(agent.command(("cilium", *_ENTRIES))),
+            service_command=shlex.join(agent.command(("cilium", *_SERVICE))),
+            entries_command=shlex.join(agent.command(("cilium", *_ENTRIES))),
         )
         for node, agent in agents.items()
     )
@@ -51,7 +52,7 @@ def _ask(node: str, agent: Target, argv: tuple[str, ...]) -> str:
         raise MeasureFailed(
             what=f"the Services of node {node} cannot be read",
             cause=done.error_text.strip()[-300:] or f"cilium ended with status {done.returncode}",
-            remedy=" ".join(agent.command(("cilium", *argv))),
+            remedy=shlex.join(agent.command(("cilium", *argv))),
         )
     return done.text
 

@@ -6,6 +6,7 @@ An agent's lines are its own account. Those that packets or counters show too (`
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
@@ -152,7 +153,7 @@ def ask(node: str, agent: Target) -> tuple[StatusLine, ...]:
         raise MeasureFailed(
             what=f"the agent on {node} gives no status",
             cause=why(done),
-            remedy=" ".join(agent.command(("cilium", "status", "--verbose"))),
+            remedy=shlex.join(agent.command(("cilium", "status", "--verbose"))),
         )
     return parse_verbose(done.text)
 
@@ -170,5 +171,5 @@ def node_status(
         lines=with_ranges(marked(lines, mode, node), found),
         endpoints=endpoints,
         ranges=found,
-        command=" ".join(agent.command(("cilium", "status", "--verbose"))),
+        command=shlex.join(agent.command(("cilium", "status", "--verbose"))),
     )

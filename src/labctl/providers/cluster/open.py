@@ -6,6 +6,7 @@ whatever the pods' and nodes' devices show (`observed.py`).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ def _node_target(access: Access, node: str, found: Helpers) -> Target:
 
 
 def _ask_json(target: Target, argv: Sequence[str]) -> str:
-    return require_success(target.run(argv, timeout_s=ASK_S), f"{' '.join(argv)} failed on {target.name}").text
+    return require_success(target.run(argv, timeout_s=ASK_S), f"{shlex.join(argv)} failed on {target.name}").text
 
 
 def _node_facts(target: Target, address: str) -> NodeFacts:

@@ -292,7 +292,7 @@ class KindProvider:
             return
         placed = outside.with_addresses(settings.lab, self._commands, self.engine, settings.cluster_name)
         hosts = outside.targets(placed, self._commands, self.engine, settings.cluster_name)
-        yield open_lab(replace(settings, lab=placed), self._commands, ways, hosts)
+        yield open_lab(replace(settings, lab=placed), self._commands, ways, outside=hosts)
 
     def open(self, lab: Lab) -> AbstractContextManager[OpenLab]:
         return self._open(lab)

@@ -67,7 +67,7 @@ def _services(lab: Lab, node: str) -> NodeServices:
             raise MeasureFailed(
                 what=f"the Services of node {node} cannot be read",
                 cause=str(failed),
-                remedy=" ".join(netns.command(namespace, ("bpftool", "net", "show"))),
+                remedy=shlex.join(netns.command(namespace, ("bpftool", "net", "show"))),
             ) from failed
     return network_of(lab).service_lists(lab, node, entries, command)
 

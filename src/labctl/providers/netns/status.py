@@ -5,6 +5,7 @@ It stands alone because only that command needs it, and the plan with it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
@@ -44,7 +45,7 @@ def _reading(lab: Lab, node: str, looks: Mapping[str, NodeLook], proven: str) ->
         programs=look.state.programs,
         maps=look.maps,
         addresses=_addresses(node, namespace),
-        rules={" ".join(argv): _listed(namespace, argv) for argv in _LISTINGS},
+        rules={shlex.join(argv): _listed(namespace, argv) for argv in _LISTINGS},
         watched=watched(lab, node),
         elsewhere=looks[proven].state.programs if proven else (),
     )

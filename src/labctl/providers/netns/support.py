@@ -6,6 +6,7 @@ namespaces that are left are read, and those that only look like its are named.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _marks(name: str, found: Remains) -> str:
 
 
 def _exhibit(file: str, argv: Sequence[str], namespace: Path | None) -> Exhibit:
-    typed = " ".join(argv) if namespace is None else f"ip netns exec {namespace.name} {' '.join(argv)}"
+    typed = shlex.join(argv) if namespace is None else f"ip netns exec {namespace.name} {shlex.join(argv)}"
     return Exhibit(file=file, source=typed, read=_reading(argv, namespace))
 
 

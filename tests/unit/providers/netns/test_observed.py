@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from services.service_labs import lab_with_services
 
+from labctl.loading import load_scenario
 from labctl.model.lab import Encapsulation, KubeProxy, Lab
 from labctl.model.plan import Action
 from labctl.names import namespace_of
+from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import ObjectKind, Thing
 from labctl.providers.netns.observed import Observed, missing, wanted
@@ -19,7 +21,24 @@ from labctl.testing.labs import sample_lab
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "netns"
 LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
-LABS = (LAB, lab_with_services(kube_proxy_replacement=True), lab_with_services(kube_proxy=KubeProxy.NFTABLES))
+CHECKOUT = Path(__file__).resolve().parents[4]
+NETWORKS = (
+    "clos-bgp",
+    "evpn",
+    "vxlan-p2p",
+    "vxlan-multicast",
+    "macvlan",
+    "stp-loop",
+    "calico-vxlan",
+    "docker-snat",
+    "flannel-vxlan",
+)
+LABS = (
+    LAB,
+    lab_with_services(kube_proxy_replacement=True),
+    lab_with_services(kube_proxy=KubeProxy.NFTABLES),
+    *(resolve(load_scenario(name, start=CHECKOUT)) for name in NETWORKS),
+)
 THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
 
 
