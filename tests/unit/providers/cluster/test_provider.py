@@ -182,7 +182,7 @@ def test_a_long_wait_says_what_it_last_saw(
 
     with pytest.raises(StepFailed):
         up(provider, lab_of(), hear)
-    assert any("waiting for the pods: client: PodScheduled: 0/3 nodes are available" in text for text in heard)
+    assert any("waiting for the pods: client: Unschedulable: 0/3 nodes are available" in text for text in heard)
 
 
 @pytest.mark.parametrize("name", ["pod-security", "pod-security-policy", "forbidden-create"])
