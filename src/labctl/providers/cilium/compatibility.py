@@ -10,8 +10,10 @@ from dataclasses import MISSING, dataclass, fields
 
 from labctl.codec import key_of
 from labctl.errors import UsageError
+from labctl.model.fabric import ONE_BRIDGE
 from labctl.model.fallback import BPF_HOST_ROUTING_KERNEL
 from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
+from labctl.model.pod_network import CILIUM
 from labctl.model.versions import Version
 
 OLDEST = (1, 10)
@@ -90,8 +92,21 @@ def proxy_gates(lab: Lab, kubernetes: Version) -> dict[str, bool]:
     return {NFTABLES_GATE: True} if needs and kubernetes.series < NFTABLES_BY_DEFAULT else {}
 
 
+def refuse_networks(lab: Lab) -> None:
+    """Raises UsageError for a pod network and a fabric that are built from namespaces only."""
+    for key, chosen, usual in (("podNetwork", lab.pod_network, CILIUM), ("fabric", lab.fabric, ONE_BRIDGE)):
+        if chosen != usual:
+            raise UsageError(
+                what=f"{key} has no effect with the provider {lab.provider}",
+                cause="other pod networks and fabrics are built from network namespaces only",
+                remedy=f"--provider netns, or a scenario without {key}:",
+                key=key,
+            )
+
+
 def refuse_idle(lab: Lab) -> None:
     """Raises UsageError for what only labctl's own programs and rules do: on real Cilium it would be ignored."""
+    refuse_networks(lab)
     for field in fields(lab.datapath):
         if (
             field.name not in ACTS

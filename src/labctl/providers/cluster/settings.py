@@ -20,6 +20,7 @@ from labctl.model.lab import (
 )
 from labctl.model.parameters import CompareParameters
 from labctl.model.sections import ExistingCluster, HelperUse
+from labctl.providers.cilium.compatibility import refuse_networks
 from labctl.providers.cilium.settings import ClusterAccess, section_of
 from labctl.providers.cluster.files import ClusterFiles
 
@@ -117,6 +118,7 @@ def read_settings(lab: Lab, root: Path) -> ClusterSettings:
 
 def refuse(lab: Lab, section: ExistingCluster) -> None:
     """Raises UsageError, with the key at fault."""
+    refuse_networks(lab)
     for each in fields(Datapath):
         if each.name not in _MODE and getattr(lab.datapath, each.name) != each.default:
             key = key_of(Datapath, each.name)
