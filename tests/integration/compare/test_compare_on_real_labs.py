@@ -245,6 +245,7 @@ def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, 
         cwd=tmp_path,
     )  # fmt: skip
     document = json.loads(printed)
+    assert document.pop("left") == [], "of this moment: a stored run does not know what is up later"
     read = stored(tmp_path)
     assert document == json.loads((only_run(tmp_path) / "result.json").read_text())
     assert document == json.loads(labctl("report", "last", "--json", cwd=tmp_path))

@@ -31,7 +31,7 @@ MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation i
 each_mode = pytest.mark.parametrize(("host_routing", "encapsulation"), MODES)
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
-COMMON_MAPS = {"config", "endpoints", "ipcache", "snat", "fragments", "metrics", "events"}
+COMMON_MAPS = {"config", "endpoints", "ipcache", "snat", "snat_queue", "fragments", "metrics", "events"}
 
 
 @each_mode

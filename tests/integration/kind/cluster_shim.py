@@ -92,16 +92,19 @@ def got(rest: list[str], cluster: str, namespace: str, state: Path) -> dict[str,
         fields = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")
         status = {"observedGeneration": 1, **dict.fromkeys(fields, len(parts(cluster)))}
         return {"metadata": {"generation": 1}, "status": status}
-    if rest[1] == "nodes":
-        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-        return {"items": [{"metadata": {"name": node}, "status": ready} for node in parts(cluster)]}
     if rest[1] == "configmap":
         rendered = yaml.safe_load_all((state / "cilium.yaml").read_text(encoding="utf-8"))
         found: dict[str, Any] = next(one for one in rendered if one and one["metadata"]["name"] == rest[2])
         return found
     if rest[1] == "nodes":
         nodes = enumerate(parts(cluster))
-        return {"items": [{"metadata": {"name": node}, "spec": {"podCIDR": f"10.244.{n}.0/24"}} for n, node in nodes]}
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        return {
+            "items": [
+                {"metadata": {"name": node}, "spec": {"podCIDR": f"10.244.{n}.0/24"}, "status": ready}
+                for n, node in nodes
+            ]
+        }
     return {"items": [cilium_node(node, part) for node, part in parts(cluster).items()]}
 
 
