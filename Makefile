@@ -55,7 +55,7 @@ test-networks: ## every shipped network and fabric with all its checks and trace
 test-machines: ## the provider kubeadm on three machines with a real Kubernetes 1.20.2, in containers of a docker daemon of their own
 	@$(PREPARE) --root "make test-machines" run test machines
 	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v -s
-	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration/kubeadm tests/integration/providers -m thorough
+	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration -m thorough
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" NEWEST=1 KEEP=1)

@@ -100,7 +100,14 @@ def lines(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("fallback", "Legacy", "Network: Tunnel [vxlan]   Host: Legacy", "IPTables ", "True"),
         ("services", "BPF", "Network: Tunnel [vxlan]   Host: BPF", "BPF   [eth0]   10.244.0.0/16 ", "True"),
         ("services-iptables", "Legacy", "Network: Tunnel [vxlan]   Host: Legacy", "IPTables ", "False"),
-        ("services-nftables", "Legacy", "Network: Tunnel [vxlan]   Host: Legacy", "IPTables ", "False"),
+        pytest.param(
+            "services-nftables",
+            "Legacy",
+            "Network: Tunnel [vxlan]   Host: Legacy",
+            "IPTables ",
+            "False",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_every_node_has_cilium_status_with_its_proof(
@@ -141,7 +148,10 @@ def test_what_is_missing_of_a_node_shows_in_its_controllers(desk: Desk) -> None:
     desk.run("down", desk.prefix)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    ["bpf", "iptables", *(pytest.param(mode, marks=pytest.mark.thorough) for mode in ("per-packet", "nftables"))],
+)
 def test_services_answer_from_everywhere_evenly_and_by_whom_they_should(desk: Desk, mode: str) -> None:
     path = desk.directory / f"{desk.prefix}-services.yaml"
     path.write_text(f"apiVersion: labctl/v1\nkind: Scenario\n{SERVICES}{MODES[mode]}\n", encoding="utf-8")

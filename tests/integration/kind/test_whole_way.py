@@ -134,7 +134,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made.labctl("down", made.name)
 
 
-@pytest.mark.parametrize(("mode", "scenario"), [("legacy-vxlan", "legacy"), ("bpf-native", "bpf-native")])
+@pytest.mark.parametrize(
+    ("mode", "scenario"),
+    [("legacy-vxlan", "legacy"), pytest.param("bpf-native", "bpf-native", marks=pytest.mark.thorough)],
+)
 def test_a_lab_comes_up_is_proven_shows_the_recorded_signature_and_is_gone_again(
     mode: str, scenario: str, project: Project
 ) -> None:
@@ -159,6 +162,7 @@ def test_another_mode_than_the_one_asked_for_is_reported_with_exit_code_4_and_th
     project.must("down", "real")
 
 
+@pytest.mark.thorough
 def test_a_fallback_that_is_allowed_is_proven_with_the_agents_own_line(project: Project) -> None:
     project.stand_on("masq-iptables", "fallback")
     up = project.must("up", "fallback", "--provider", "kind", "--name", "real")

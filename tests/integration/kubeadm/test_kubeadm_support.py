@@ -66,6 +66,7 @@ def test_each_machine_is_read_as_root_and_its_passwords_are_gone(machines: Farm,
     assert json.loads(found["state/machines.json"])["lab"] == lab.name
 
 
+@pytest.mark.thorough
 def test_a_machine_that_is_gone_costs_one_attempt_and_says_why(machines: Farm, tmp_path: Path) -> None:
     provider, lab = recorded(machines, tmp_path)
     machines.machines[1].drop.set()
@@ -81,6 +82,7 @@ def test_a_machine_that_is_gone_costs_one_attempt_and_says_why(machines: Farm, t
     assert time.monotonic() - begun_s < 200
 
 
+@pytest.mark.thorough
 def test_without_a_record_the_machines_are_found_by_their_mark(machines: Farm, tmp_path: Path) -> None:
     for number, machine in enumerate(machines.machines, start=1):
         machine.write("/etc/labctl/lab.json", json.dumps({"lab": "lost", "node": f"node{number}"}), 0o600)
