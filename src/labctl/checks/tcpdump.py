@@ -22,7 +22,7 @@ from labctl.model.lab import EndpointKind, Lab, Pair
 from labctl.model.parameters import PingParameters, TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.model.signature import ExpectedSignature, Role, Signature
-from labctl.networks import expected_of
+from labctl.networks import expected_of, network_of
 from labctl.path.difference import differences
 from labctl.path.observed import way_in_words
 from labctl.path.sent import require_sent
@@ -181,6 +181,7 @@ class WatchedPing:
         once = PingParameters(count=1, interval_s=_INTERVAL_S)
         warm = raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))
         require_sent(warm, once.count)
+        self.sleep(network_of(open_lab.lab).learning_s)
         marked = PingParameters(count=count, interval_s=_INTERVAL_S)
         for attempt, settle_s in enumerate(_SETTLE_S, start=1):
             again = "" if attempt == 1 else f"-{attempt}"

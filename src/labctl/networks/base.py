@@ -89,6 +89,9 @@ class PodNetwork(Protocol):
     has_programs: bool
     """Whether its nodes run eBPF programs that report packets."""
 
+    learning_s: float
+    """How long after a pod's first packet every node knows the way to it; until then packets go to all nodes."""
+
     def refuse(self, lab: Lab) -> None:
         """Raises UsageError, with the key at fault, for what this network does not have."""
         ...

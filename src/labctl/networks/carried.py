@@ -61,6 +61,7 @@ class CarriedNetwork:
     remark = ""
     devices = NodeDevices()
     has_programs = False
+    learning_s = 0.0
     faults: frozenset[Fault] = frozenset({Fault.MISSING_NEIGHBOUR, Fault.NETFILTER_DROP})
 
     def refuse(self, lab: Lab) -> None:

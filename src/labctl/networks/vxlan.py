@@ -45,6 +45,7 @@ class VxlanNetwork(CarriedNetwork):
     def __init__(self, *, mode: Flooding, vni: int | None, group: IPv4Address | None) -> None:
         self._mode, self._vni = mode, vni or DEFAULT_VNI[mode]
         self._group = group or DEFAULT_GROUP
+        self.learning_s = 1.0 if mode is Flooding.EVPN else 0.0  # a node sees the MAC, then BGP tells the others
         self.devices = NodeDevices(bridge=BRIDGE, tunnel=f"vxlan{self._vni}")
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:

@@ -96,9 +96,30 @@ def lines(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ("scenario", "host", "routing", "masquerading", "replacement"),
     [
         ("bpf", "BPF", "Network: Tunnel [vxlan]   Host: BPF", "BPF   [eth0]   10.244.0.0/16 ", "True"),
-        ("legacy-native", "Legacy", "Network: Native   Host: Legacy", "BPF   [eth0]   10.244.0.0/16 ", "True"),
-        ("fallback", "Legacy", "Network: Tunnel [vxlan]   Host: Legacy", "IPTables ", "True"),
-        ("services", "BPF", "Network: Tunnel [vxlan]   Host: BPF", "BPF   [eth0]   10.244.0.0/16 ", "True"),
+        pytest.param(
+            "legacy-native",
+            "Legacy",
+            "Network: Native   Host: Legacy",
+            "BPF   [eth0]   10.244.0.0/16 ",
+            "True",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "fallback",
+            "Legacy",
+            "Network: Tunnel [vxlan]   Host: Legacy",
+            "IPTables ",
+            "True",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "services",
+            "BPF",
+            "Network: Tunnel [vxlan]   Host: BPF",
+            "BPF   [eth0]   10.244.0.0/16 ",
+            "True",
+            marks=pytest.mark.thorough,
+        ),
         ("services-iptables", "Legacy", "Network: Tunnel [vxlan]   Host: Legacy", "IPTables ", "False"),
         pytest.param(
             "services-nftables",

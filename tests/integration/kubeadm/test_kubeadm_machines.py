@@ -96,6 +96,7 @@ def build(provider: KubeadmProvider, lab: Lab) -> None:
         executor.finish(lab)
 
 
+@pytest.mark.thorough
 def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_back(fresh: Farm, tmp_path: Path) -> None:
     for each in fresh.machines:
         each.write("/var/standin/images", IMAGES)

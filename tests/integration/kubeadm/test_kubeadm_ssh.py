@@ -262,6 +262,7 @@ def test_the_survey_reports_what_a_machine_has(machines: Farm, tmp_path: Path) -
     assert "node2 (127.0.0.1): it has no address 10.9.9.9; it has none" in failed.value.cause
 
 
+@pytest.mark.thorough
 def test_every_machine_that_cannot_be_reached_is_named(machines: Farm, tmp_path: Path) -> None:
     lab = make_lab(hosts=machines.hosts(), nodes=2)
     machines.machines[1].drop.set()
@@ -274,6 +275,7 @@ def test_every_machine_that_cannot_be_reached_is_named(machines: Farm, tmp_path:
     assert "dropped the connection" in failed.value.cause
 
 
+@pytest.mark.thorough
 def test_doctor_asks_every_machine_and_says_of_each_what_is_wrong(machines: Farm) -> None:
     machines.machines[1].drop.set()
     try:

@@ -59,8 +59,17 @@ def differing(opened: OpenLab, client: str, server: str) -> str:
 @pytest.mark.parametrize(
     ("host_routing", "encapsulation", "masquerade"),
     [
-        *((mode, how, Masquerade.BPF) for mode in HostRouting for how in Encapsulation),
-        *((LEGACY, how, Masquerade.IPTABLES) for how in Encapsulation),
+        (HostRouting.BPF, Encapsulation.NATIVE, Masquerade.BPF),
+        (HostRouting.LEGACY, Encapsulation.VXLAN, Masquerade.IPTABLES),
+        *(
+            pytest.param(*cell, marks=pytest.mark.thorough)
+            for cell in (
+                (HostRouting.BPF, Encapsulation.VXLAN, Masquerade.BPF),
+                (HostRouting.LEGACY, Encapsulation.VXLAN, Masquerade.BPF),
+                (HostRouting.LEGACY, Encapsulation.NATIVE, Masquerade.BPF),
+                (HostRouting.LEGACY, Encapsulation.NATIVE, Masquerade.IPTABLES),
+            )
+        ),
     ],
 )
 def test_every_tap_shows_what_a_real_cluster_showed_of_nodes_and_the_outside(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,14 @@ pytestmark = [
 ]
 
 
+SAMPLE = ("docker-snat", "vxlan-p2p", "macvlan", "flannel-host-gw", "evpn", "clos-bgp", "stp-loop")
+"""Of these `make test` builds every one; of the others `make test-networks` does as well."""
+
+
+def sampled(name: str, *marks: pytest.MarkDecorator) -> Any:
+    return pytest.param(name, marks=marks if name in SAMPLE else (*marks, pytest.mark.thorough))
+
+
 def lab_of(name: str, lab: str) -> Lab:
     return replace(resolve(load_scenario(name, start=CHECKOUT), name=lab))
 
@@ -51,7 +60,7 @@ def build(lab: Lab) -> None:
         executor.finish(lab)
 
 
-@pytest.mark.parametrize("name", [*WITHOUT_FRR, *(pytest.param(name, marks=needs_frr) for name in WITH_FRR)])
+@pytest.mark.parametrize("name", [*map(sampled, WITHOUT_FRR), *(sampled(name, needs_frr) for name in WITH_FRR)])
 def test_a_network_is_what_it_says_and_leaves_nothing(host_as_found: str, name: str) -> None:
     lab = lab_of(name, host_as_found)
     checks = app.checks()

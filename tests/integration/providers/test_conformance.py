@@ -105,7 +105,7 @@ def _netns(prefix: str) -> Contender:
         damage=lambda: netns.delete(f"labctl.{lab.name}.server"),
         left=lambda: [name for name in netns.names() if name.startswith(f"labctl.{lab.name}.")],
         opened=lambda: provider.open(lab),
-        refused=replace(lab, datapath=replace(lab.datapath, kube_proxy_replacement=False)),
+        refused=replace(lab, datapath=replace(lab.datapath, kube_proxy_replacement=False, socket_lb=False)),
     )
 
 

@@ -55,6 +55,7 @@ class CiliumNetwork:
 
     remark = "The datapath is labctl's own: Cilium's hooks and helpers, but not Cilium."
     has_programs = True
+    learning_s = 0.0
 
     def refuse(self, lab: Lab) -> None:
         """A choice that changes nothing."""
