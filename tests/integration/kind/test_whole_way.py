@@ -153,6 +153,7 @@ def test_a_lab_comes_up_is_proven_shows_the_recorded_signature_and_is_gone_again
     assert list(project.state.glob("run-*")) == []
 
 
+@pytest.mark.thorough
 def test_another_mode_than_the_one_asked_for_is_reported_with_exit_code_4_and_the_lab_stays(project: Project) -> None:
     project.stand_on("legacy-vxlan", "legacy")
     up = project.labctl("up", "bpf", "--provider", "kind", "--name", "real", "--json")

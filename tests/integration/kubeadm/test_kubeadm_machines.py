@@ -254,6 +254,7 @@ def test_a_start_that_was_interrupted_is_cleared_away_and_made_again(machines: F
     assert "node1: Kubernetes starts (kubeadm init)" in changed
 
 
+@pytest.mark.thorough
 def test_notes_of_an_earlier_labctl_are_not_believed_and_what_was_made_again_is_joined_again(
     fresh: Farm, tmp_path: Path
 ) -> None:

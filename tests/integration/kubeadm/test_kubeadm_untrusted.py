@@ -277,6 +277,7 @@ def test_one_answer_that_fills_an_event_is_cut_off_in_bounded_memory(large: Ansi
     assert all_gone(tmp_path)
 
 
+@pytest.mark.thorough
 def test_an_answer_that_is_left_out_of_its_event_is_named(large: AnsibleRunner) -> None:
     with pytest.raises(StepFailed) as raised:
         played_large(large, 1_000_000, 1)
@@ -290,6 +291,7 @@ def played_large(large: AnsibleRunner, size_byte: int, code: int) -> PlaybookRes
     return large.play("large", hosts, {"size": str(size_byte), "code": str(code)}, timeout_s=300)
 
 
+@pytest.mark.thorough
 def test_at_its_deadline_nothing_of_a_playbook_goes_on(
     large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
 ) -> None:
@@ -339,6 +341,7 @@ def playing(folder: Path) -> int:
     return sum("ansible-playbook" in words for words in left(folder))
 
 
+@pytest.mark.thorough
 def test_when_labctl_is_killed_no_further_task_begins(
     large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
 ) -> None:

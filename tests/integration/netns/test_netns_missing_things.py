@@ -156,7 +156,13 @@ def much_longer(document: dict[str, Any]) -> None:
     document["nodes"] = [{**document["nodes"][0], "name": f"n{number}"} for number in range(300)]
 
 
-@pytest.mark.parametrize("change", [newer, of_another_version, with_services, much_longer])
+@pytest.mark.parametrize(
+    "change",
+    [
+        newer,
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in (of_another_version, with_services, much_longer)),
+    ],
+)
 def test_a_lab_of_another_labctl_hides_no_other_and_is_neither_half_there_nor_changed_and_can_be_removed(
     host_as_found: str, change: Callable[[dict[str, Any]], None]
 ) -> None:

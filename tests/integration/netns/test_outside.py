@@ -92,7 +92,13 @@ def test_nodes_have_a_default_route_where_there_is_an_outside_and_none_where_the
         assert as_json(*routes) == []
 
 
-@pytest.mark.parametrize("protocol", ProbeProtocol)
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        ProbeProtocol.ICMP,
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in (ProbeProtocol.TCP, ProbeProtocol.UDP)),
+    ],
+)
 @pytest.mark.parametrize("masquerade", Masquerade)
 def test_trace_names_who_rewrote_the_address_on_the_way_out(
     host_as_found: str, masquerade: Masquerade, protocol: ProbeProtocol

@@ -128,6 +128,7 @@ def test_every_tap_shows_what_was_recorded(
     assert (one.service, one.backend) == ("far", "server")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("host_routing", "encapsulation"), CELLS, ids=lambda one: str(one))
 def test_packets_are_translated_where_they_enter_the_node_when_sockets_are_not(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation
