@@ -181,7 +181,8 @@ class WatchedPing:
         once = PingParameters(count=1, interval_s=_INTERVAL_S)
         warm = raw.save_completed("warm-up", pod.run(argv_ping(server, once), timeout_s=ping_timeout_s(once)))
         require_sent(warm, once.count)
-        self.sleep(network_of(open_lab.lab).learning_s)
+        if learning_s := network_of(open_lab.lab).learning_s:
+            self.sleep(learning_s)
         marked = PingParameters(count=count, interval_s=_INTERVAL_S)
         for attempt, settle_s in enumerate(_SETTLE_S, start=1):
             again = "" if attempt == 1 else f"-{attempt}"
