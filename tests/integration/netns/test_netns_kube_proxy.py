@@ -123,7 +123,9 @@ def answered(*answers: tuple[str, str], peer: str) -> set[str]:
     return {f"{pod} saw {source} as {peer}" for pod, source in answers}
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize(
+    "encapsulation", [Encapsulation.VXLAN, pytest.param(Encapsulation.NATIVE, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("mode", KubeProxy)
 def test_services_are_translated_for_pods_nodes_and_the_outside(
     host_as_found: str, mode: KubeProxy, encapsulation: Encapsulation

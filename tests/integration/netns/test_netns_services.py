@@ -149,7 +149,9 @@ def sockets_of(lab: Lab, node: str) -> list[SocketEntry]:
     return found
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize(
+    "encapsulation", [Encapsulation.VXLAN, pytest.param(Encapsulation.NATIVE, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_services_are_reached_from_pods_and_nodes(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation
