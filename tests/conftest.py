@@ -30,8 +30,8 @@ MAY_SKIP = {
 """Markers of tests that may be skipped even in CI, with what it is that CI cannot be expected to have."""
 
 THOROUGH = "thorough"
-"""Marks what takes long against machines made on the spot, or repeats a test in more cells, and of which `make test` has
-a sample: it is left out, and run by `make test-machines` (LABCTL_THOROUGH=1)."""
+"""Marks what takes long against machines made on the spot, or repeats a test in more cells, and of which `make test`
+has a sample: it is left out, and run by `make test-machines` (LABCTL_THOROUGH=1)."""
 
 NEEDS_KIND = "needs_kind"
 """Marks tests that need the real kind and helm, which setup/prepare.sh builds into .tools/bin where Go is: they may be

@@ -67,6 +67,7 @@ def test_a_fallback_that_is_allowed_comes_up_is_proven_and_shown_against_what_wa
     desk.run("down", desk.prefix)
 
 
+@pytest.mark.thorough
 def test_a_comparison_with_a_side_that_fell_back_is_measured_and_says_so(desk: Desk) -> None:
     a, b = desk.scenario("legacy"), desk.scenario("fallback")
     compared = desk.run("compare", a, b, "--rounds", "1", "--checks", "ping", "--seed", "1", "--json")
@@ -173,6 +174,7 @@ def test_what_is_missing_of_a_node_shows_in_its_controllers(desk: Desk) -> None:
     "mode",
     ["bpf", "iptables", *(pytest.param(mode, marks=pytest.mark.thorough) for mode in ("per-packet", "nftables"))],
 )
+@pytest.mark.thorough
 def test_services_answer_from_everywhere_evenly_and_by_whom_they_should(desk: Desk, mode: str) -> None:
     path = desk.directory / f"{desk.prefix}-services.yaml"
     path.write_text(f"apiVersion: labctl/v1\nkind: Scenario\n{SERVICES}{MODES[mode]}\n", encoding="utf-8")

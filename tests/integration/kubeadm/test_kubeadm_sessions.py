@@ -343,6 +343,7 @@ def test_many_labctls_at_once_come_past_max_startups(machines: Farm, tmp_path: P
     assert said == [f"{number}\n" for number in range(6)]
 
 
+@pytest.mark.thorough
 def test_many_machines_behind_one_jump_host_come_past_its_max_startups(
     machines: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,6 +364,7 @@ def test_when_labctl_is_killed_no_further_task_begins(
     assert all_gone(tmp_path)
 
 
+@pytest.mark.thorough
 def test_an_interruption_ends_all_of_a_playbook(
     large: AnsibleRunner, tmp_path: Path, ssh: Callable[[str], None]
 ) -> None:

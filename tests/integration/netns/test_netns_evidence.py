@@ -34,7 +34,9 @@ def heard(lab: Lab, placement: Placement) -> tuple[Evidence, ...]:
 
 
 @pytest.mark.parametrize("placement", POD_PLACEMENTS)
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize(
+    "encapsulation", [Encapsulation.VXLAN, pytest.param(Encapsulation.NATIVE, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_every_witness_agrees_with_what_was_built(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation, placement: Placement

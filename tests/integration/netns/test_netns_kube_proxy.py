@@ -151,6 +151,7 @@ def test_services_are_translated_for_pods_nodes_and_the_outside(
 
 
 @pytest.mark.parametrize("mode", KubeProxy)
+@pytest.mark.thorough
 def test_policy_local_keeps_the_clients_address_and_a_service_without_backends_is_refused(
     host_as_found: str, mode: KubeProxy
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_node_without_a_chain_of_a_service_is_named(host_as_found: str) -> Non
 
 
 @pytest.mark.parametrize("mode", KubeProxy)
+@pytest.mark.thorough
 def test_a_thousand_services_more_change_nothing_but_time(host_as_found: str, mode: KubeProxy) -> None:
     with serving(lab_of(host_as_found, mode, Encapsulation.VXLAN, extra_services=1_000)) as opened:
         assert ask(opened, "client", WEB, count=40).keys() == answered(

@@ -100,6 +100,7 @@ def test_nodes_have_a_default_route_where_there_is_an_outside_and_none_where_the
     ],
 )
 @pytest.mark.parametrize("masquerade", Masquerade)
+@pytest.mark.thorough
 def test_trace_names_who_rewrote_the_address_on_the_way_out(
     host_as_found: str, masquerade: Masquerade, protocol: ProbeProtocol
 ) -> None:

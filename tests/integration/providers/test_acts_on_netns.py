@@ -15,6 +15,7 @@ NO_NETWORK = "labctl reaches its nodes without a network"
 pytestmark = pytest.mark.root
 
 
+@pytest.mark.thorough
 def test_the_whole_life_of_a_lab(host_as_found: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
     shutil.copy(ROOT / "lab.yaml", tmp_path)

@@ -26,6 +26,7 @@ WAYS = (
 
 @pytest.mark.parametrize("encapsulation", Encapsulation)
 @pytest.mark.parametrize("mode", [KubeProxy.IPTABLES, pytest.param(KubeProxy.NFTABLES, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
 def test_every_tap_shows_what_follows_from_the_rules(
     host_as_found: str, mode: KubeProxy, encapsulation: Encapsulation
 ) -> None:
