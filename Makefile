@@ -18,7 +18,7 @@ DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
 
-.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
+.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,7 +38,7 @@ test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests
 	@$(MAKE) static objects
 ifeq ($(strip $(TESTS)),)
 	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
-	$(PYTHON) -m pytest tests --ignore=tests/unit
+	$(PYTHON) -m pytest tests/integration
 else
 	$(PYTHON) -m pytest $(TESTS)
 endif
@@ -55,6 +55,9 @@ test-networks: ## every shipped network and fabric with all its checks and trace
 test-machines: ## the provider kubeadm on three machines with a real Kubernetes 1.20.2, in containers of a docker daemon of their own
 	@$(PREPARE) --root "make test-machines" run test machines
 	LABCTL_TEST_MACHINES=1 $(PYTHON) -m pytest tests/machines -v -s
+
+test-thorough: ## what make test has only a sample of: the same tests in every cell, and those that take minutes
+	@$(PREPARE) --root "make test-thorough" run lint test networks
 	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration -m thorough
 
 test-distros: export TESTS := $(value TESTS)

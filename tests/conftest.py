@@ -31,7 +31,7 @@ MAY_SKIP = {
 
 THOROUGH = "thorough"
 """Marks what takes long against machines made on the spot, or repeats a test in more cells, and of which `make test`
-has a sample: it is left out, and run by `make test-machines` (LABCTL_THOROUGH=1)."""
+has a sample: it is left out, and run by `make test-thorough` (LABCTL_THOROUGH=1)."""
 
 NEEDS_KIND = "needs_kind"
 """Marks tests that need the real kind and helm, which setup/prepare.sh builds into .tools/bin where Go is: they may be
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, handler)
     for marker, reason in MAY_SKIP.items():
         config.addinivalue_line("markers", f"{marker}: {reason}")
-    config.addinivalue_line("markers", f"{THOROUGH}: takes long; run by: make test-machines")
+    config.addinivalue_line("markers", f"{THOROUGH}: takes long; run by: make test-thorough")
     config.addinivalue_line("markers", f"{NEEDS_KIND}: needs the real kind and helm: setup/prepare.sh test")
     if TOOLS.is_dir():
         os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
