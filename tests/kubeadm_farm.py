@@ -97,7 +97,8 @@ Subsystem sftp internal-sftp
 
 @dataclass
 class TestMachine:
-    """One running machine. `port` is where its sshd answers on loopback."""
+    """One running machine. `port` is where its sshd answers on loopback. While `drop` is set it hangs up at once, while
+    `silent` is set it takes connections and says nothing; `connections` counts those that were made."""
 
     __test__ = False
 
@@ -109,6 +110,9 @@ class TestMachine:
     server: socket.socket
     port: int
     drop: threading.Event = field(default_factory=threading.Event)
+    silent: threading.Event = field(default_factory=threading.Event)
+    connections: int = 0
+    held: list[socket.socket] = field(default_factory=list)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
@@ -208,6 +212,10 @@ def _serve(machine: TestMachine) -> None:
         except OSError:
             return
         with connection:
+            machine.connections += 1
+            if machine.silent.is_set():
+                machine.held.append(connection.dup())
+                continue
             if machine.drop.is_set():
                 continue
             machine.children.append(
@@ -229,6 +237,8 @@ def _hang_up(machine: TestMachine, serving: threading.Thread) -> None:
     assert not serving.is_alive(), f"the server thread of {machine.name} does not end"
     with contextlib.suppress(ProcessLookupError):
         os.kill(machine.pid, signal.SIGKILL)  # and with it the kernel ends all that runs on the machine
+    for held in machine.held:
+        held.close()
     for child in machine.children:
         child.wait(timeout=60)
 

@@ -157,10 +157,12 @@ class Exhibit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidenced:
-    """What a provider has to show of a lab, and secrets (passwords, keys) that it knows to look for in all of it."""
+    """What a provider has to show of a lab, and secrets (passwords, keys) that it knows to look for in all of it.
+    `unopened`: why the lab cannot be opened, where asking for the exhibits has shown that already."""
 
     exhibits: tuple[Exhibit, ...]
     secrets: tuple[str, ...] = ()
+    unopened: LabError | None = None
 
 
 class Supporting(Protocol):

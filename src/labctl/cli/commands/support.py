@@ -14,7 +14,7 @@ import click
 from labctl.cli.options import as_json, runs_dir_option, sought_lab, trust_option, unknown_lab
 from labctl.cli.output import emit, emit_json, say, show, tell
 from labctl.cli.reports import require_place
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 from labctl.units import readable
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def command(
         interruptible(),
         nullcontext(Evidenced(exhibits=())) if support is None else support.evidenced(lab, running) as own,
     ):
-        exhibits = [*_of_any(lab, running, provider, runs_dir, no_proof=no_proof), *own.exhibits]
+        general = _of_any(lab, running, provider, runs_dir, no_proof=no_proof, unopened=own.unopened)
+        exhibits = [*general, *own.exhibits]
         if not as_json:
             _show(exhibits)
         if not only_lists:
@@ -122,7 +123,13 @@ def _found(name: str, *, asks_machines: bool, trust: bool) -> tuple[Provider, Ru
 
 
 def _of_any(
-    name: str, running: RunningLab | None, provider: Provider, runs_dir: Path, *, no_proof: bool
+    name: str,
+    running: RunningLab | None,
+    provider: Provider,
+    runs_dir: Path,
+    *,
+    no_proof: bool,
+    unopened: LabError | None,
 ) -> Iterator[Exhibit]:
     from labctl.engine.support import exhibits_of_any
     from labctl.providers.base import Exhibit
@@ -133,12 +140,12 @@ def _of_any(
         yield Exhibit(
             file="labctl/status.json",
             source=f"labctl status {name} --json" + (" --no-proof" if no_proof else ""),
-            read=lambda: _status(lab, provider, no_proof=no_proof),
+            read=lambda: _status(lab, provider, no_proof=no_proof, unopened=unopened),
         )
 
 
-def _status(lab: Lab, provider: Provider, *, no_proof: bool) -> str:
-    """With the programs on every device and the maps' entries."""
+def _status(lab: Lab, provider: Provider, *, no_proof: bool, unopened: LabError | None) -> str:
+    """With the programs on every device and the maps' entries. Raises `unopened`: what is gone is tried once."""
     from labctl import app
     from labctl.engine.events import silent
     from labctl.engine.prove import prove
@@ -147,6 +154,8 @@ def _status(lab: Lab, provider: Provider, *, no_proof: bool) -> str:
     from labctl.report.terminal import status_record
     from labctl.store.runs import MemorySinks
 
+    if unopened is not None:
+        raise unopened
     with provider.open(lab) as open_lab:
         state = open_lab.datapath_state()
         mode = None if no_proof else prove(app.checks(), open_lab, MemorySinks(), silent).mode

@@ -95,6 +95,8 @@ class Place:
         self._silent: LabError | None = None
         self._timeouts = 0
         self._lock = threading.Lock()
+        self._first = threading.Lock()
+        self._has_answered = False
 
     @classmethod
     def of(cls, commands: Commands, *before: str) -> Place:
@@ -105,7 +107,14 @@ class Place:
         )
 
     def printed(self, argv: Sequence[str]) -> str:
-        """What it prints on both streams. Raises LabError where the place does not answer."""
+        """What it prints on both streams. Raises LabError where the place does not answer. Until it has answered once,
+        it is asked by one thread at a time."""
+        if self._has_answered:
+            return self._asked(argv)
+        with self._first:
+            return self._asked(argv)
+
+    def _asked(self, argv: Sequence[str]) -> str:
         if self._silent is not None:
             raise self._silent
         try:
@@ -122,6 +131,7 @@ class Place:
                         cause=f"{self._timeouts} programs were not over in {_COMMAND_S:g} s",
                     )
             return f"{done.text}{done.error_text}\n[labctl: not over in {_COMMAND_S:g} s]\n"
+        self._has_answered = True
         ended = f"\n[labctl: exit status {done.returncode}]\n" if done.returncode else ""
         return f"{done.text}{done.error_text}{ended}"
 

@@ -12,7 +12,7 @@ import json
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from labctl.errors import LabError, MeasureFailed, StepFailed
 from labctl.json_text import of_known_form, parse_json
 from labctl.planning.shell import quoted, word
 from labctl.providers.base import Completed, Tell, Wait, untold
-from labctl.providers.cilium.commands import Commands, errors_in, read_state, write_private
+from labctl.providers.cilium.commands import Commands, read_state, write_private
+from labctl.providers.cilium.crashes import Crashes
 from labctl.providers.cilium.workloads import PodState, parse_events, parse_pods
 from labctl.system.clock import monotonic_s
 from labctl.system.signals import stop_if_asked
@@ -59,8 +60,8 @@ class WaitForPods:
         chosen = f"--field-selector=involvedObject.name={pod}"
         return (*self.kubectl, "-n", self.namespace, "get", "events", chosen, "-o", "json")
 
-    def argv_log(self, pod: str) -> tuple[str, ...]:
-        return (*self.kubectl, "-n", self.namespace, "logs", pod, "--all-containers", "--previous", "--tail=40")
+    def argv_of(self, arguments: Sequence[str]) -> tuple[str, ...]:
+        return (*self.kubectl, "-n", self.namespace, *arguments)
 
     def shell(self) -> str:
         pods = (*self.kubectl, "-n", self.namespace, "get", "pods", "-l", self.selector, "-o", "name")
@@ -210,6 +211,7 @@ class Waits:
     def pods(self, wait: WaitForPods) -> None:
         """Raises StepFailed with each missing pod's reason, its events, and the end of a crashing container's log."""
         stuck: dict[str, float] = {}
+        crashes = Crashes(lambda words: self._commands.run(wait.argv_of(words), timeout_s=_ASK_S))
         with_wait = _Watched(wait.what, wait.timeout_s, self._usual, self._tell, self._now_s)
         while True:
             asked = self._commands.run(wait.argv, timeout_s=_ASK_S)
@@ -220,11 +222,13 @@ class Waits:
                 if len(pods) >= wait.count and not missing and not is_old:
                     with_wait.done()
                     return
-                with_wait.sees(_seen_of_pods(wait, pods, is_old=is_old))
-                if _is_useless(missing, stuck, self._now_s()):
-                    raise self._not_ready(wait, pods, "will not become ready")
+                now_s = self._now_s()
+                crashes.look(pods, now_s)
+                with_wait.sees(_seen_of_pods(wait, pods, crashes, is_old=is_old))
+                if _is_useless(missing, stuck, now_s) or any(crashes.is_hopeless(pod, now_s) for pod in missing):
+                    raise self._not_ready(wait, pods, crashes, "will not become ready")
                 if with_wait.is_over():
-                    raise self._not_ready(wait, pods, f"are not ready after {wait.timeout_s:.0f} s")
+                    raise self._not_ready(wait, pods, crashes, f"are not ready after {wait.timeout_s:.0f} s")
             else:
                 with_wait.sees(_silence(asked))
                 if with_wait.is_over():
@@ -265,20 +269,18 @@ class Waits:
         asked = self._commands.run(wait.argv_daemonset, timeout_s=_ASK_S)
         return asked.returncode == 0 and not asked.timed_out and is_rolled_out(asked.text)
 
-    def _not_ready(self, wait: WaitForPods, pods: tuple[PodState, ...], how: str) -> StepFailed:
+    def _not_ready(self, wait: WaitForPods, pods: tuple[PodState, ...], crashes: Crashes, how: str) -> StepFailed:
         missing = [pod for pod in pods if not pod.is_ready]
         reasons = [f"pod {pod.name} on {pod.node or 'no node'}: {pod.reason}" for pod in missing]
         if len(pods) < wait.count:
             reasons.append(f"{wait.count - len(pods)} of {wait.count} do not exist yet")
         explained: list[str] = []
         # The one that is the worst off, since the others may only be late.
-        for pod in sorted(missing, key=lambda pod: (not pod.is_hopeless, not pod.is_stuck))[:1]:
+        for pod in _worst(missing, crashes):
+            if pod.crashed:
+                explained += [f"its log: {line}" for line in crashes.log(pod)]
             events = self._commands.run(wait.argv_events(pod.name), timeout_s=_ASK_S)
             explained += parse_events(events.text) if events.returncode == 0 else ()
-            if pod.restarts:
-                log = self._commands.run(wait.argv_log(pod.name), timeout_s=_ASK_S)
-                lines = [line.strip() for line in log.text.splitlines() if line.strip()]
-                explained += [f"its log: {line}" for line in (errors_in(log.text) or lines)[-2:]]
         cause = "; ".join((*reasons[:_NAMED], *explained))
         argv = (*wait.kubectl, "-n", wait.namespace, "describe", "pods", "-l", wait.selector)
         return StepFailed(
@@ -322,14 +324,24 @@ def _is_useless(missing: list[PodState], stuck: dict[str, float], now_s: float) 
     return False
 
 
-def _seen_of_pods(wait: WaitForPods, pods: tuple[PodState, ...], *, is_old: bool) -> str:
+def _worst(missing: Sequence[PodState], crashes: Crashes) -> list[PodState]:
+    """The one that has most to say for itself: what is wrong is told before what is merely late."""
+    return sorted(missing, key=lambda pod: (not pod.is_hopeless, not crashes.is_one(pod), not pod.is_stuck))[:1]
+
+
+def _seen_of_pods(wait: WaitForPods, pods: tuple[PodState, ...], crashes: Crashes, *, is_old: bool) -> str:
     missing = [pod for pod in pods if not pod.is_ready]
     if is_old:
         return "all are ready, and some still have the configuration before"
-    said = f"{len(pods) - len(missing)} of {wait.count} are ready"
-    # What is wrong is told before what is merely late.
-    worst = sorted(missing, key=lambda pod: (not pod.is_hopeless, not pod.is_stuck))[:1]
-    return "; ".join((said, *(f"pod {pod.name} on {pod.node or 'no node'}: {pod.reason[:200]}" for pod in worst)))
+    said = [f"{len(pods) - len(missing)} of {wait.count} are ready"]
+    for pod in _worst(missing, crashes):
+        reason = pod.reason
+        if crashes.is_one(pod) and not pod.crashing:
+            reason = f"{pod.crashed}: runs again after an error"
+        said.append(f"pod {pod.name} on {pod.node or 'no node'}: {reason[:200]}")
+        if crashes.is_one(pod):
+            said += [f"its log: {line[:200]}" for line in crashes.log(pod)[-1:]]
+    return "; ".join(said)
 
 
 def _silence(asked: Completed) -> str:

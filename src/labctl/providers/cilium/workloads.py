@@ -192,11 +192,11 @@ _PULLS = ("ErrImagePull", "ImagePullBackOff")
 STUCK: Mapping[str, float] = {
     "CreateContainerConfigError": 60.0, "CreateContainerError": 60.0, "RunContainerError": 60.0,
     "ErrImagePull": 20.0, "ImagePullBackOff": 20.0, "ImageInspectError": 20.0, "RegistryUnavailable": 20.0,
-    "CrashLoopBackOff": 30.0, "Unschedulable": 60.0,
+    "Unschedulable": 60.0,
 }  # fmt: skip
-"""Reasons that may pass by themselves (containerd answers late on a busy node, a registry drops one connection, an
-agent starts before the API server answers it), and how many seconds one of them may last before it counts as
-hopeless. The kubelet tries a pull again after 10 s, then 20 s: what lasts longer has failed twice."""
+"""Reasons that may pass by themselves (containerd answers late on a busy node, a registry drops one connection), and
+how many seconds one of them may last before it counts as hopeless; of crashes see `crashes.py`. The kubelet tries a
+pull again after 10 s, then 20 s: what lasts longer has failed twice."""
 NEVER_PULLED = re.compile(
     r"manifest unknown|manifest for .* not found|: not found\b|repository does not exist|pull access denied"
     r"|unauthorized|authorization failed|no match for platform|x509: |invalid reference|server gave HTTP response",
@@ -214,7 +214,9 @@ _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
-    """`reason` says what it waits for, empty when ready. `is_hopeless` means that waiting longer does not help."""
+    """`reason` says what it waits for, empty when ready. `is_hopeless` means that waiting longer does not help.
+    `crashed` is the container whose last run ended with an error; `crashing` the same one while it does not run again.
+    `has_just_ended`: the kubelet has not put that end away yet, and its log is not yet the previous one."""
 
     namespace: str
     name: str
@@ -224,6 +226,9 @@ class PodState:
     reason: str
     is_hopeless: bool
     restarts: int
+    crashing: str = ""
+    crashed: str = ""
+    has_just_ended: bool = False
 
     @property
     def is_stuck(self) -> bool:
@@ -269,7 +274,8 @@ def _state(item: Mapping[str, object]) -> PodState:
     containers = [*_list(status, "initContainerStatuses"), *_list(status, "containerStatuses")]
     restarts = sum(count for c in containers if isinstance(count := c.get("restartCount"), int))
     reason, hopeless = ("", False) if is_ready else _reason(status, conditions, containers)
-    if restarts >= _RESTARTS and not is_ready:
+    crashing, crashed = (next(filter(None, map(look, containers)), "") for look in (_crashing, _crashed))
+    if restarts >= _RESTARTS and crashing and not is_ready:
         hopeless = True
     if meta.get("deletionTimestamp"):
         is_ready, reason = False, "terminating"
@@ -282,7 +288,26 @@ def _state(item: Mapping[str, object]) -> PodState:
         reason=reason,
         is_hopeless=hopeless,
         restarts=restarts,
+        crashing=crashing,
+        crashed=crashing or crashed,
+        has_just_ended=any(_failed(_inner(_inner(c, "state"), "terminated")) for c in containers),
     )
+
+
+def _crashing(container: Mapping[str, object]) -> str:
+    """Its name while it is down after an error."""
+    state = _inner(container, "state")
+    is_down = _inner(state, "waiting").get("reason") == "CrashLoopBackOff" or _failed(_inner(state, "terminated"))
+    return str(container.get("name", "")) if is_down else ""
+
+
+def _crashed(container: Mapping[str, object]) -> str:
+    """Its name when the run before this one ended with an error."""
+    return str(container.get("name", "")) if _failed(_inner(_inner(container, "lastState"), "terminated")) else ""
+
+
+def _failed(ended: Mapping[str, object]) -> bool:
+    return bool(ended) and ended.get("exitCode") not in (0, None)
 
 
 def _reason(

@@ -14,6 +14,7 @@ from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.json_text import mapping_of, of_known_form, parse_json
 from labctl.providers.base import Completed
 from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.crashes import Crashes
 from labctl.providers.cilium.workloads import LAB_LABEL, PodState, parse_events, parse_pods
 from labctl.providers.cluster.failures import ClusterWords, failed_kubectl, is_gone, said_by, stuck_namespace
 from labctl.providers.cluster.nodes import ClusterNode, argv_nodes, parse_nodes
@@ -151,22 +152,24 @@ class Access:
         deadline, last = Deadline.after(timeout_s), ""
         since: dict[str, float] = {}
         begun_s = time.monotonic()
+        crashes = Crashes(lambda words: self.ask("-n", self.settings.namespace, *words))
         while True:
             pods = self.pods()
             missing = [name for name in names if name not in pods or not pods[name].is_ready]
             if not missing:
                 return {name: pods[name] for name in names}
-            reasons = {name: pods[name].reason if name in pods else "it does not exist yet" for name in missing}
+            waited_s = time.monotonic() - begun_s
+            crashes.look((pods[name] for name in names if name in pods), waited_s)
+            reasons = {name: _reason(pods.get(name), crashes) for name in missing}
             told = "; ".join(f"{name}: {_short(reason)}" for name, reason in reasons.items())
             if told != last:
                 say(f"{what}: {told}")
                 last = told
-            waited_s = time.monotonic() - begun_s
             since = {name: since.get(name, waited_s) for name in missing if _doubt(reasons[name]) is not None}
             hopeless = [
                 name
                 for name in missing
-                if (name in pods and pods[name].is_hopeless)
+                if (name in pods and (pods[name].is_hopeless or crashes.is_hopeless(pods[name], waited_s)))
                 or ((limit := _doubt(reasons[name])) is not None and waited_s - since[name] >= limit)
             ]
             if hopeless or deadline.is_over():
@@ -240,8 +243,18 @@ def _doubt(reason: str) -> float | None:
     return next((limit for word, limit in _HOPELESS_AFTER_S.items() if word in reason), None)
 
 
+def _reason(pod: PodState | None, crashes: Crashes) -> str:
+    """What it waits for; of one that crashes, what its log says last as well."""
+    if pod is None:
+        return "it does not exist yet"
+    if not crashes.is_one(pod):
+        return pod.reason
+    how = pod.reason if pod.crashing else f"{pod.crashed}: runs again after an error"
+    return "; ".join((how, *(f"its log: {line}" for line in crashes.log(pod))))
+
+
 def _short(reason: str) -> str:
-    return reason if len(reason) <= 120 else f"{reason[:119]}…"
+    return reason if len(reason) <= 200 else f"{reason[:199]}…"
 
 
 def _place(name: str, pods: Mapping[str, PodState]) -> str:

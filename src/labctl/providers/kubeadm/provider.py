@@ -267,7 +267,7 @@ class KubeadmProvider:
     def evidenced(self, name: str, running: RunningLab | None) -> Iterator[Evidenced]:
         """Of the machines on record; where there is no record, of those of lab.yaml that carry the lab's mark."""
         from labctl.providers.kubeadm.ssh import Fleet
-        from labctl.providers.kubeadm.support import exhibits, secrets
+        from labctl.providers.kubeadm.support import LOGIN_S, exhibits, secrets
 
         files, state = self._files(name), self._state(name)
         problem: LabError | None = None
@@ -276,8 +276,13 @@ class KubeadmProvider:
             machines, _ = self._marked(name) if state is None else self._recorded(name, state)
         except LabError as failed:
             problem = failed
-        with Fleet(machines) as fleet:
-            yield Evidenced(exhibits=tuple(exhibits(name, files, fleet, problem)), secrets=secrets(files, machines))
+        with Fleet(machines, LOGIN_S) as fleet:
+            silent = fleet.unreached(LOGIN_S)
+            yield Evidenced(
+                exhibits=tuple(exhibits(name, files, fleet, problem, silent)),
+                secrets=secrets(files, machines),
+                unopened=next(iter(silent.values()), None),
+            )
 
     def teardown(self, name: str) -> None:
         """Puts the lab's machines back as they were. Only machines with this lab's mark are touched; where some

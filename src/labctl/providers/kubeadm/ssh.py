@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -76,9 +77,10 @@ def _is_turned_away(failed: BaseException, said: str) -> bool:
     return "banner" in str(failed) or isinstance(failed, EOFError | ConnectionResetError)
 
 
-def connect(machine: Machine, patience_s: float = _PATIENCE_S) -> Connection:
+def connect(machine: Machine, patience_s: float = _PATIENCE_S, login_s: float = _LOGIN_S) -> Connection:
     """An open connection to the machine. Raises StepFailed that names machine, reason and remedy, and UsageError for
-    files that lab.yaml may not name. Where sshd hangs up before its first word, it is tried again for `patience_s`."""
+    files that lab.yaml may not name. Where sshd hangs up before its first word, it is tried again for `patience_s`.
+    `login_s` is for each of its answers."""
     require_own(machine)
     try:
         import paramiko  # type: ignore[import-untyped]
@@ -104,10 +106,10 @@ def connect(machine: Machine, patience_s: float = _PATIENCE_S) -> Connection:
                     port=22 if goal.is_alias else goal.port,
                     # With a connection at hand this is the time for banner and keys, at whose end paramiko goes on
                     # regardless.
-                    connect_timeout=2 * _LOGIN_S,
+                    connect_timeout=2 * login_s,
                     connect_kwargs={
-                        "banner_timeout": _LOGIN_S, "auth_timeout": _LOGIN_S, "sock": way,
-                        "auth_strategy": _keys(goal), "transport_factory": _transport,
+                        "banner_timeout": login_s, "auth_timeout": login_s, "sock": way,
+                        "auth_strategy": _keys(goal), "transport_factory": functools.partial(_transport, 3 * login_s),
                     },
                     # Read by OpenSSH itself, in `reached`: Fabric's reading of it knows less, and trusts any host key.
                     config=Config(overrides={"load_ssh_configs": False}),
@@ -139,7 +141,7 @@ def _way(goal: Reached) -> socket.socket:
     return _piped(goal) if goal.through else socket.create_connection((goal.host, goal.port), timeout=_CONNECT_S)
 
 
-def _transport(*words: Any, **named: Any) -> Any:
+def _transport(handshake_s: float, *words: Any, **named: Any) -> Any:
     """paramiko's transport, whose own 15 s for the exchange of keys would end as if the machine had hung up, and which
     takes a greeting or a packet of any length into memory, before it has seen a key."""
     import paramiko
@@ -161,7 +163,7 @@ def _transport(*words: Any, **named: Any) -> Any:
             return part
 
     transport = paramiko.Transport(*words, **named, packetizer_class=Bounded)
-    transport.handshake_timeout = 3 * _LOGIN_S
+    transport.handshake_timeout = handshake_s
     return transport
 
 
@@ -399,13 +401,17 @@ def _octal(found: re.Match[str]) -> str:
 class MachineCommands:
     """`Commands` on one machine, as root, over as many connections as its sshd makes necessary."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, login_s: float | None = None) -> None:
         self.machine = machine
-        self.sessions = Sessions(lambda: connect(self.machine), machine.node, machine.place)
+        self.sessions = Sessions(lambda: self._connect(login_s), machine.node, machine.place)
         self._asks: bool | None = None
         """Whether sudo asks for a password, once that is known."""
         self._takes: bool | None = None
         """Whether it takes the one of lab.yaml, likewise."""
+
+    def _connect(self, login_s: float | None) -> Connection:
+        """Once and for `login_s`, where that is given; else with the patience that a lab's machines deserve."""
+        return connect(self.machine) if login_s is None else connect(self.machine, 0.0, login_s)
 
     def close(self) -> None:
         self.sessions.close()
@@ -510,11 +516,12 @@ class MachineCommands:
 
 
 class Fleet:
-    """The connections to all machines of a lab, by node. Leaving its context closes them."""
+    """The connections to all machines of a lab, by node. Leaving its context closes them. With `login_s` each one is
+    tried once, and so long."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
+    def __init__(self, machines: Sequence[Machine], login_s: float | None = None) -> None:
         self.machines = tuple(machines)
-        self._commands = {machine.node: MachineCommands(machine) for machine in machines}
+        self._commands = {machine.node: MachineCommands(machine, login_s) for machine in machines}
 
     def __getitem__(self, node: str) -> MachineCommands:
         return self._commands[node]
@@ -530,6 +537,26 @@ class Fleet:
         """The pcap expression for labctl's own SSH connections to these machines, asked of them all at once."""
         with ThreadPoolExecutor(max_workers=16) as pool:
             return own_traffic(list(pool.map(MachineCommands.connection_there, self)))
+
+    def unreached(self, timeout_s: float) -> dict[str, LabError]:
+        """Why machines cannot be asked, by node, without those that answer. All of them are tried at once."""
+
+        def ask(commands: MachineCommands) -> LabError | None:
+            try:
+                done = commands.run(("true",), timeout_s=timeout_s)
+            except LabError as failed:
+                return failed
+            if not done.timed_out:
+                return None
+            return MeasureFailed(
+                what=f"{commands.machine.node} ({commands.machine.address}): it lets labctl log in, and runs nothing",
+                cause=f"`true` did not end within {timeout_s:g} s",
+                remedy=f"ssh {commands.machine.place} true",
+            )
+
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            found = zip(self._commands, pool.map(ask, self), strict=True)
+            return {node: failed for node, failed in found if failed is not None}
 
     def end_strays(self, *, every: bool = False) -> int:
         """Ends, on all machines, what a labctl that has ended left running (`sessions.end_strays`). Machines that do

@@ -26,8 +26,8 @@ SECRET = "LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQpzM2NyM3Q="
 class Showing:
     """`Supporting` of a provider whose machines answer, or not."""
 
-    def __init__(self, *, left: bool = False, fails: bool = False) -> None:
-        self.left, self.fails = left, fails
+    def __init__(self, *, left: bool = False, fails: bool = False, unopened: StepFailed | None = None) -> None:
+        self.left, self.fails, self.unopened = left, fails, unopened
 
     def has_left(self, name: str) -> bool:
         return self.left
@@ -40,7 +40,7 @@ class Showing:
             return "the password was right-horse"
 
         exhibit = Exhibit(file="nodes/node1/addresses.txt", source="ssh node1 ip address", read=read)
-        yield Evidenced(exhibits=(exhibit,), secrets=("right-horse",))
+        yield Evidenced(exhibits=(exhibit,), secrets=("right-horse",), unopened=self.unopened)
 
 
 @pytest.fixture
@@ -113,6 +113,24 @@ def test_what_cannot_be_read_is_said_and_exit_is_0_all_the_same(there: Bench, tm
     assert said.code == 0
     assert "not read: nodes/node1/addresses.txt: node1 does not answer" in said.err
     assert "node1 does not answer" in content(tmp_path / "s.tar.gz")["nodes/node1/addresses.txt"]
+
+
+def test_a_lab_that_cannot_be_opened_is_not_tried_once_more_for_its_status(
+    there: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone was found out before: proving the mode would wait for the same machine again."""
+
+    def opened(provider: object, lab: object) -> None:
+        raise AssertionError("it is opened")
+
+    monkeypatch.setattr(type(there.provider), "open", opened)
+    there.provider.capabilities = replace(
+        there.provider.capabilities, support=Showing(unopened=StepFailed("node2: cannot be reached"))
+    )
+    assert there.run("support", "mine", "-o", "s.tar.gz").code == 0
+    found = content(tmp_path / "s.tar.gz")
+    assert "why: node2: cannot be reached" in found["labctl/status.json"]
+    assert "the password was" in found["nodes/node1/addresses.txt"]
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,74 @@ def test_what_passes_by_itself_is_waited_for(status: dict[str, Any], clock: Fake
     assert len(told.waits) == 1
 
 
+def crashing(restarts: int, *, runs: bool, waits: bool = False) -> dict[str, Any]:
+    """A pod whose container ends with status 1 again and again: while it runs, just after its end, or held back."""
+    ended = {"terminated": {"exitCode": 1}}
+    state: dict[str, Any] = {"running": {}} if runs else {"waiting": {"reason": "CrashLoopBackOff"}} if waits else ended
+    before = ended if restarts else {}
+    return {
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status: [agent]"}],
+        "containerStatuses": [
+            {"name": "agent", "state": state, "lastState": before, "restartCount": restarts, "image": "x"}
+        ],
+    }
+
+
+def crash_loop(run_s: float) -> Callable[[float], list[Mapping[str, Any]]]:
+    """As a kubelet does it: at once after the first end, then 10, 20, 40 s later."""
+
+    def pods(now_s: float) -> list[Mapping[str, Any]]:
+        begun_s = 0.0
+        for restarts, pause_s in enumerate((0.0, 10.0, 20.0, 40.0, 80.0)):
+            if now_s < begun_s + run_s:
+                return [crashing(restarts, runs=True)]
+            if now_s < begun_s + run_s + max(pause_s, 1.0):
+                return [crashing(restarts, runs=False, waits=now_s >= begun_s + run_s + 1)]
+            begun_s += run_s + max(pause_s, 1.0)
+        raise AssertionError("it is waited for longer than that")
+
+    return pods
+
+
+@pytest.mark.parametrize(("run_s", "within_s"), [(2.0, 40.0), (8.0, 50.0), (35.0, 75.0)])
+def test_a_container_that_crashes_is_told_at_its_first_end_with_its_log_and_ends_the_wait(
+    run_s: float, within_s: float, clock: FakeClock
+) -> None:
+    """Though it runs again between two ends, and the wait may take ten minutes."""
+    told, cluster = Told(clock), Cluster(clock, crash_loop(run_s))
+    with pytest.raises(StepFailed, match="0 of 1 are ready; the others will not become ready") as failed:
+        waits(cluster, told).pods(PODS)
+    assert clock.monotonic_s() <= within_s
+    first_s, first = next((at_s, wait) for at_s, wait in told.waits if "its log: " in wait.seen)
+    assert first_s == run_s
+    assert 'pod p0 on n0: agent: ended with status 1; its log: level=fatal msg="cannot mount bpffs"' in first.seen
+    assert 'its log: level=fatal msg="cannot mount bpffs"' in failed.value.cause
+    asked = [words for words in cluster.asked if " logs " in words]
+    assert "logs p0 --container agent --tail=40" in asked[0], "the log of the end that was seen just now"
+    assert "--previous" in asked[-1] or len(asked) == 1
+    assert len(asked) <= 5, "once for each end"
+
+
+def test_a_container_that_ends_once_and_then_stays_is_waited_for(clock: FakeClock) -> None:
+    def pods(now_s: float) -> list[Mapping[str, Any]]:
+        if now_s < 5:
+            return [crashing(0, runs=True)]
+        return [crashing(0, runs=False)] if now_s < 6 else [crashing(1, runs=True)] if now_s < 90 else [READY]
+
+    told = Told(clock)
+    waits(Cluster(clock, pods), told).pods(PODS)
+    assert clock.monotonic_s() == 90
+    assert "agent: runs again after an error" in told.seen[-1]
+
+
+def test_ends_of_an_earlier_time_are_no_crash_of_now(clock: FakeClock) -> None:
+    """After a reboot, or an `up` that failed: it has restarted five times, and starts well."""
+    told = Told(clock)
+    waits(Cluster(clock, lambda now_s: [crashing(5, runs=True) if now_s < 60 else READY]), told).pods(PODS)
+    assert all("its log" not in seen for seen in told.seen)
+
+
 def test_the_patience_with_a_pod_begins_anew_when_it_got_on(clock: FakeClock) -> None:
     def pods(now_s: float) -> list[Mapping[str, Any]]:
         if now_s >= 60:
