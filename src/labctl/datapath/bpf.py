@@ -98,11 +98,13 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramRun:
-    """What a program did with one packet: its return value, the packet afterwards, and its time."""
+    """What a program did with one packet: its return value, the packet afterwards, its time, and the context that it
+    left (empty where none was given)."""
 
     returned: int
     packet: bytes
     duration_ns: int
+    context: bytes
 
 
 def update(descriptor: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -265,7 +267,9 @@ def run_program(descriptor: int, packet: bytes, *, context: bytes = b"", repeat:
     answer = _call_in_place(_BpfCommand.PROG_TEST_RUN, attribute)
     returned, _, size = struct.unpack_from("=III", answer, 4)
     (duration_ns,) = struct.unpack_from("=I", answer, 36)
-    return ProgramRun(returned=returned, packet=outside.raw[:size], duration_ns=duration_ns)
+    return ProgramRun(
+        returned=returned, packet=outside.raw[:size], duration_ns=duration_ns, context=outer.raw[: len(context)]
+    )
 
 
 def attach_to_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:

@@ -57,6 +57,7 @@ class FlowState(IntFlag):
     REQUEST_FIN = 4
     REPLY_FIN = 8
     RESET = 16
+    OWN = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

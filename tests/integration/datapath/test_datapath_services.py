@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from service_packets import (
     ACK,
     FIN,
+    FIRST_NAT_PORT,
     ICMP,
     RST,
     SYN,
@@ -60,8 +61,11 @@ from labctl.testing.packets import checksum
 pytestmark = pytest.mark.root
 
 NODE, OTHER = IPv4Address("172.30.0.3"), IPv4Address("172.30.0.4")
+NEAR_POD, FAR_POD = IPv4Address("10.244.0.11"), IPv4Address("10.244.1.10")
 CLIENTS = [IPv4Address(f"172.30.0.{last}") for last in (200, 201)]
 OK, SHOT, REDIRECT = 0, 2, 7
+MARK_AT = 8
+"""Where `struct __sk_buff` has the mark."""
 CLIENT_MAC, NODE_MAC = "02:00:00:00:00:aa", "02:00:00:00:00:03"
 
 
@@ -87,14 +91,16 @@ SERVICES = (
     service("near", 4, ServiceProtocol.TCP, ("a", "b")),
     service("local", 5, ServiceProtocol.TCP, ("c",), external_traffic_policy=TrafficPolicy.LOCAL),
     service("nobody", 6, ServiceProtocol.UDP, ()),
+    service("far", 7, ServiceProtocol.TCP, ("c",)),
+    service("far-names", 8, ServiceProtocol.UDP, ("c",)),
 )
 
 
 def make_lab(host_routing: HostRouting, *, masquerade: Masquerade = Masquerade.BPF) -> Lab:
     pods = (
         labs.make_pod("a", "node1", "10.244.0.10", identity=16843),
-        labs.make_pod("b", "node1", "10.244.0.11", identity=11528),
-        labs.make_pod("c", "node2", "10.244.1.10", identity=23579),
+        labs.make_pod("b", "node1", str(NEAR_POD), identity=11528),
+        labs.make_pod("c", "node2", str(FAR_POD), identity=23579),
     )
     nodes = (labs.make_node(index, host=index + 3) for index in range(2))
     made = labs.make_lab(
@@ -121,13 +127,23 @@ class Node:
     loaded: LoadedDatapath
     home: int
 
-    def run(self, program: str, device: int, packet: Packet, *, macs: tuple[str, str] = (CLIENT_MAC, NODE_MAC)) -> Ran:
+    def run(
+        self,
+        program: str,
+        device: int,
+        packet: Packet,
+        *,
+        macs: tuple[str, str] = (CLIENT_MAC, NODE_MAC),
+        mark: int = 0,
+    ) -> Ran:
         context = bytearray(192)
+        struct.pack_into("=I", context, MARK_AT, mark)
         struct.pack_into("=I", context, 40, device)
         frame = b"".join(bytes.fromhex(mac.replace(":", "")) for mac in reversed(macs)) + b"\x08\0" + packet.bytes()
         with netns.entered(self.home):
             ran = bpf.run_program(self.loaded.programs[program], frame, context=bytes(context))
-        return Ran(ran.returned, ran.packet[:12].hex(":"), ran.packet[14:])
+        (left,) = struct.unpack_from("=I", ran.context, MARK_AT)
+        return Ran(ran.returned, ran.packet[:12].hex(":"), ran.packet[14:], left)
 
     def forget(self) -> None:
         for name in ("ct", "fragments", "snat"):
@@ -141,6 +157,7 @@ class Ran:
     action: int
     macs: str
     data: bytes
+    mark: int
 
     @property
     def packet(self) -> Packet:
@@ -207,7 +224,7 @@ headers = st.fixed_dictionaries(
 flags_of_tcp = st.sampled_from([SYN, SYN, ACK, ACK | FIN, RST, SYN | ACK])
 acts = st.lists(
     st.tuples(
-        st.sampled_from(["request", "request", "reply", "error", "error back", "fragments", "stranger"]),
+        st.sampled_from(["request", "request", "own", "reply", "error", "error back", "fragments", "stranger"]),
         st.integers(0, 63),
         st.sampled_from(CLIENTS),
         ports,
@@ -221,8 +238,19 @@ acts = st.lists(
 )
 
 
+FAR: tuple[tuple[int, End], ...] = ((TCP, (FAR_POD, 5205)), (UDP, (FAR_POD, 5353)))
+"""What the node's own connections go to: what it relays to, too."""
+
+PODS: tuple[tuple[int, End], ...] = (*FAR, (TCP, (NEAR_POD, 5205)), (UDP, (NEAR_POD, 5353)))
+
+
+def is_own(of: Connection) -> bool:
+    return of.client[0] == NODE
+
+
 class NodePortRun:
-    """One random history of packets from outside to a node's ports, and of the answers."""
+    """One random history of packets from outside to a node's ports, of the node's own to the same backends, and of the
+    answers."""
 
     def __init__(self, node: Node) -> None:
         self.node, self.lab = node, node.lab
@@ -234,7 +262,8 @@ class NodePortRun:
                     self.lab, one, on="node1" if one.external_traffic_policy is TrafficPolicy.LOCAL else ""
                 )
                 for one in SERVICES
-            },
+            }
+            | {(number, end): (end,) for number, end in FAR},
             local=frozenset(pod.address for pod in self.lab.pods_on("node1")),
             node_source=NODE,
         )
@@ -246,6 +275,8 @@ class NodePortRun:
         connections = list(self.model.connections.values())
         if kind == "request":
             self.request(one, (client, port), body, header, flags, has_sum)
+        elif kind == "own":
+            self.own(FAR[which % len(FAR)], port, body, header, flags, has_sum)
         elif kind == "fragments":
             self.fragments(one, (client, port), body, header, has_sum)
         elif kind == "stranger":
@@ -266,6 +297,21 @@ class NodePortRun:
         wanted = self.model.request(sent, flags, ran.packet)
         assert wanted is not None
         self.require_to_backend(ran, wanted)
+
+    def own(
+        self, to: tuple[int, End], port: int, body: bytes, header: dict[str, Any], flags: int, has_sum: bool
+    ) -> None:
+        """The node itself to another node's pod: its packets are its own, whatever it relays."""
+        protocol, backend = to
+        has_sum = has_sum or protocol == TCP
+        sent = transport((NODE, port), backend, protocol, body, flags=flags, has_sum=has_sum, **header)
+        ran = self.node.run("cil_to_netdev", UPLINK_INDEX, sent, macs=(NODE_MAC, CLIENT_MAC))
+        wanted: Packet | None = sent
+        if port >= FIRST_NAT_PORT:  # others are never given to what is relayed
+            wanted = self.model.request(sent, flags, ran.packet)
+        assert wanted is not None
+        assert ran.action == OK
+        require_same(ran.packet, wanted)
 
     def require_to_backend(self, ran: Ran, wanted: Packet) -> None:
         pod = next(pod for pod in self.lab.pods if pod.address == wanted.destination)
@@ -317,8 +363,8 @@ class NodePortRun:
         )
         ran = self.answer(of, sent)
         wanted = self.model.reply(of, sent, flags | ACK)
-        assert ran.action == REDIRECT
-        require_same(ran.packet, replace(wanted, ttl=wanted.ttl - 1))
+        assert ran.action == (OK if is_own(of) else REDIRECT)
+        require_same(ran.packet, replace(wanted, ttl=wanted.ttl - (not is_own(of))))
 
     def error(self, of: Connection, body: bytes, header: dict[str, Any], flags: int, has_sum: bool) -> None:
         """The backend, or a router before it, reports an error about a request."""
@@ -331,8 +377,8 @@ class NodePortRun:
         ran = self.answer(of, sent)
         told = of.asked[0] if reporter == of.backend[0] else reporter
         wanted = icmp_error(told, of.client[0], outer, kind=3, code=3 if has_sum else 4)
-        assert ran.action == REDIRECT
-        self.require_error(ran.packet, replace(wanted, ttl=sent.ttl - 1), of)
+        assert ran.action == (OK if is_own(of) else REDIRECT)
+        self.require_error(ran.packet, replace(wanted, ttl=sent.ttl - (not is_own(of))), of)
 
     def error_back(self, of: Connection, body: bytes, header: dict[str, Any], flags: int, has_sum: bool) -> None:
         """The client reports an error about an answer."""
@@ -341,8 +387,13 @@ class NodePortRun:
         )
         outer = inner.with_tuple(of.asked, of.client)
         sent = icmp_error(of.client[0], of.asked[0], outer, kind=11, code=1)
-        ran = self.node.run("cil_from_netdev", UPLINK_INDEX, sent)
         wanted = icmp_error(of.inner_client[0], of.backend[0], inner, kind=11, code=1)
+        if is_own(of):
+            ran = self.node.run("cil_to_netdev", UPLINK_INDEX, sent, macs=(NODE_MAC, CLIENT_MAC))
+            assert ran.action == OK
+            self.require_error(ran.packet, wanted, of)
+            return
+        ran = self.node.run("cil_from_netdev", UPLINK_INDEX, sent)
         is_local = of.backend[0] in self.model.local
         assert ran.action == (OK if is_local and not self.is_bpf else REDIRECT)
         self.require_error(ran.packet, replace(wanted, ttl=sent.ttl - (is_local is False or self.is_bpf)), of)
@@ -362,15 +413,64 @@ def test_node_ports_treat_every_packet_as_the_model_says(node: Node, history: li
         run.carry_out(act)
 
 
+@pytest.mark.parametrize("is_own_first", [False, True], ids=["relayed-first", "own-first"])
+@pytest.mark.parametrize("far", FAR, ids=["tcp", "udp"])
+def test_the_nodes_own_connection_and_a_relayed_one_never_get_each_others_answers(
+    node: Node, far: tuple[int, End], is_own_first: bool
+) -> None:
+    """Both have the node's address, the same source port and the same backend. Whichever begins later gets another
+    port; both are answered."""
+    protocol, backend = far
+    one = next(
+        one for one in SERVICES if one.backends == ("c",) and number_of(one) == protocol and one.name.startswith("far")
+    )
+    ways = {
+        "relayed": ((CLIENTS[0], 40000), (NODE, one.node_port or 0), "cil_from_netdev", (CLIENT_MAC, NODE_MAC)),
+        "own": ((NODE, 40000), backend, "cil_to_netdev", (NODE_MAC, CLIENT_MAC)),
+    }
+    node.forget()
+    given: dict[str, End] = {}
+    for way in sorted(ways, reverse=not is_own_first):
+        source, asked, program, macs = ways[way]
+        sent = transport(source, asked, protocol, b"", flags=SYN)
+        came = node.run(program, UPLINK_INDEX, sent, macs=macs).packet
+        given[way], to = came.ends
+        assert to == backend
+    first, second = (given[way] for way in sorted(ways, reverse=not is_own_first))
+    assert first == (NODE, 40000)
+    assert second[0] == NODE
+    assert second[1] >= FIRST_NAT_PORT
+    assert second[1] != 40000
+    for way, end in given.items():
+        source, asked, _, _ = ways[way]
+        ran = node.run("cil_from_netdev", UPLINK_INDEX, transport(backend, end, protocol, b"", flags=SYN | ACK))
+        assert ran.packet.ends == (asked, source)
+        assert ran.action == (OK if way == "own" else REDIRECT)
+
+
+def test_what_is_relayed_is_known_by_its_mark_on_its_way_out(node: Node) -> None:
+    """It has the source that a connection of the node's own would have: only the mark tells them apart."""
+    node.forget()
+    one = next(one for one in SERVICES if one.name == "far")
+    sent = transport((CLIENTS[0], 40000), (NODE, one.node_port or 0), TCP, b"", flags=SYN)
+    ran = node.run("cil_from_netdev", UPLINK_INDEX, sent)
+    assert ran.mark
+    out = node.run("cil_to_netdev", UPLINK_INDEX, ran.packet, mark=ran.mark)
+    assert (out.action, out.data) == (OK, ran.data)
+    assert node.run("cil_to_netdev", UPLINK_INDEX, ran.packet).packet.ends[0][1] != 40000  # the node's own
+
+
 class PodRun:
-    """One random history of what a pod sends to Services when its sockets are left alone, and of the answers."""
+    """One random history of what a pod sends to Services and to pods when its sockets are left alone, and of the
+    answers."""
 
     def __init__(self, node: Node) -> None:
         self.node, self.lab = node, node.lab
         self.pod = node.lab.pod("a")
         self.device = lxc_indexes(node.lab, "node1")["a"]
         self.model = NodeModel(
-            services={(number_of(one), (one.address, one.port)): backends_of(self.lab, one) for one in SERVICES},
+            services={(number_of(one), (one.address, one.port)): backends_of(self.lab, one) for one in SERVICES}
+            | {(number, end): (end,) for number, end in PODS},
             local=frozenset(pod.address for pod in self.lab.pods_on("node1")),
             node_source=IPv4Address(0),
         )
@@ -386,7 +486,15 @@ class PodRun:
             assert checksum(came.payload) in (0, 0xFFFF)
             assert came.payload[8:] == sent.bytes()[:28]
             return
-        wanted = self.model.request(sent, flags, ran.packet)
+        self.require_forwarded(ran, self.model.request(sent, flags, ran.packet))
+
+    def direct(self, to: tuple[int, End], port: int, body: bytes, header: dict[str, Any], flags: int) -> None:
+        """To a pod itself: its packets stay as they are, unless a Service's connection has the same port."""
+        sent = transport((self.pod.address, port), to[1], to[0], body, flags=flags, **header)
+        ran = self.node.run("cil_from_container", self.device, sent, macs=(self.pod.mac, self.pod.lxc_mac))
+        self.require_forwarded(ran, self.model.request(sent, flags, ran.packet))
+
+    def require_forwarded(self, ran: Ran, wanted: Packet | None) -> None:
         assert wanted is not None
         is_local = wanted.destination in self.model.local
         forwards = self.lab.datapath.host_routing is HostRouting.BPF
@@ -417,6 +525,8 @@ def test_pods_packets_are_treated_as_the_model_says(node: Node, history: list[tu
         connections = list(run.model.connections.values())
         if kind in ("reply", "error", "error back") and connections:
             run.reply(connections[which % len(connections)], body, header, flags)
+        elif kind == "own":
+            run.direct(PODS[which % len(PODS)], port, body, header, flags)
         else:
             run.request(SERVICES[which % len(SERVICES)], port, body, header, flags)
 

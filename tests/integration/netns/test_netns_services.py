@@ -19,8 +19,17 @@ from netns_building import needs_root, running
 
 from labctl.datapath import bpf
 from labctl.datapath.service_maps import SocketEntry, unpack_socket
-from labctl.model.lab import Encapsulation, HostRouting, Lab, Service, ServiceProtocol, ServiceType, TrafficPolicy
-from labctl.names import cgroup_of, namespace_of
+from labctl.model.lab import (
+    Encapsulation,
+    HostRouting,
+    Lab,
+    Outside,
+    Service,
+    ServiceProtocol,
+    ServiceType,
+    TrafficPolicy,
+)
+from labctl.names import cgroup_of, namespace_of, stable_mac
 from labctl.planning.show import as_script
 from labctl.providers.base import OpenLab, Running
 from labctl.providers.netns.discover import discover
@@ -32,6 +41,8 @@ from labctl.testing.labs import sample_lab
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()
 TCP_PORT, UDP_PORT = 5205, 5353
+SAMPLE = (HostRouting.BPF, Encapsulation.VXLAN)
+ORDERS = (("world", "node1"), ("node1", "world"))
 
 SERVER = textwrap.dedent(
     """
@@ -72,6 +83,46 @@ CLIENT = textwrap.dedent(
         except OSError as failed:
             print("errno", failed.errno)
         one.close()
+    """
+)
+
+KEEPS_ANSWERING = textwrap.dedent(
+    """
+    import socket, threading
+    tcp = socket.create_server(("0.0.0.0", 5205), backlog=64)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("0.0.0.0", 5353))
+    def datagrams():
+        while True:
+            data, peer = udp.recvfrom(999)
+            udp.sendto(data, peer)
+    def answers(one):
+        while data := one.recv(999):
+            one.sendall(data)
+        one.close()
+    threading.Thread(target=datagrams, daemon=True).start()
+    print("ready", flush=True)
+    while True:
+        threading.Thread(target=answers, args=(tcp.accept()[0],), daemon=True).start()
+    """
+)
+KEEPS_ASKING = textwrap.dedent(
+    """
+    import socket, sys, time
+    kind, host, port, source, seconds = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    one.settimeout(10)
+    one.bind(("0.0.0.0", source))
+    one.connect((host, port))
+    begun, number = time.monotonic(), 0
+    while not number or time.monotonic() - begun < seconds:
+        number += 1
+        sent = f"{sys.argv[1:]} {number}".encode()
+        one.send(sent)
+        assert one.recv(999) == sent
+        if number == 1:
+            print("answered", flush=True)
+        time.sleep(0.05)
     """
 )
 
@@ -179,6 +230,53 @@ def test_services_are_reached_from_pods_and_nodes(
         assert ask(open_lab, "node1", "tcp", "127.0.0.1", 30205)[0].split()[:2] == ["server", str(far_source)]
         assert ask(open_lab, "client", "tcp", "127.0.0.1", 30205) == ["errno 111"]
         assert server.node == "node2"
+
+
+@pytest.mark.parametrize(
+    ("host_routing", "encapsulation"),
+    [
+        pytest.param(
+            host_routing,
+            encapsulation,
+            marks=[] if (host_routing, encapsulation) == SAMPLE else [pytest.mark.thorough],
+        )
+        for host_routing in HostRouting
+        for encapsulation in Encapsulation
+    ],
+)
+def test_a_nodes_own_connection_and_a_relayed_one_from_the_same_port_are_both_answered(
+    host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation
+) -> None:
+    """Both come to the backend from the node's one address. The first keeps its port, and goes on while the second is
+    there."""
+    plain = make_lab(host_as_found, host_routing=host_routing, encapsulation=encapsulation)
+    world = Outside(name="world", address=IPv4Address("172.30.0.200"), mac=stable_mac("world", "eth0"))
+    names = service(8, "name-ports", ("server",), udp=True, type=ServiceType.NODE_PORT, node_port=30253)
+    lab = replace(plain, services=(*SERVICES, names), outside=(world,))
+    node1 = str(lab.node("node1").address.ip)
+    ways = {
+        ("world", "tcp"): (node1, "30205"),
+        ("world", "udp"): (node1, "30253"),
+        ("node1", "tcp"): (str(address("ports")), "80"),
+        ("node1", "udp"): (str(names.address), "53"),
+    }
+    with running(lab), PROVIDER.open(lab) as open_lab:
+        server = open_lab.target("server").start((sys.executable, "-c", KEEPS_ANSWERING))
+        with server as answering:
+            answering.wait_for_output("ready", timeout_s=60)
+            for source, (first, second, protocol) in enumerate(
+                ((first, second, protocol) for first, second in ORDERS for protocol in ("tcp", "udp")), start=40000
+            ):
+                asks = [
+                    (sys.executable, "-c", KEEPS_ASKING, protocol, *ways[part, protocol], str(source))
+                    for part in (first, second)
+                ]
+                with open_lab.target(first).start((*asks[0], "1.5")) as begun:
+                    begun.wait_for_output("answered", timeout_s=30)
+                    done = open_lab.target(second).run((*asks[1], "0.3"), timeout_s=60)
+                    assert done.returncode == 0, f"{second}, {protocol}: {done.error_text}"
+                    ended = begun.wait(timeout_s=60)
+                    assert ended.returncode == 0, f"{first}, {protocol}: {ended.error_text}"
 
 
 def test_without_a_backend_connect_is_refused_at_once(host_as_found: str) -> None:

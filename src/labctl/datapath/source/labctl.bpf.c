@@ -89,6 +89,16 @@ static __always_inline void busy_wait(__u64 delay_ns)
 #include "nodeport.h"
 #endif
 
+// What this node sends on for a client outside, with the node's own address as source: nodeport.h.
+static __always_inline bool is_relayed(const struct __sk_buff *skb)
+{
+#ifdef SERVICES
+	return skb->mark == MARK_RELAYED;
+#else
+	return false;
+#endif
+}
+
 static __always_inline void note_addresses(struct outcome *outcome, const struct iphdr *ip)
 {
 	outcome->source = ip->saddr;
@@ -105,7 +115,7 @@ static __always_inline int arrive(struct __sk_buff *skb, const struct config *co
 	if (config->flags & FLAG_PACKET_LB) {
 		int balanced = balance(skb, outcome, 0, 0);
 
-		if (balanced > LB_REPLY)
+		if (is_drop(balanced))
 			return drop(skb, config, outcome, balanced);
 	}
 #endif
@@ -154,12 +164,12 @@ int cil_from_container(struct __sk_buff *skb)
 	int balanced = LB_NONE;
 
 	if (config->flags & (FLAG_PACKET_LB | FLAG_NODEPORT)) {
-		__u32 begins = config->flags & FLAG_PACKET_LB ? BALANCE_BEGINS : 0;
+		__u32 begins = config->flags & FLAG_PACKET_LB ? BALANCE_BEGINS | BALANCE_OWN : 0;
 
 		balanced = balance(skb, &outcome, begins | BALANCE_FROM_INSIDE, 0);
 		if (balanced == DROP_NO_BACKEND)
 			return refuse_connection(skb, config, &outcome);
-		if (balanced > LB_REPLY)
+		if (is_drop(balanced))
 			return drop(skb, config, &outcome, balanced);
 		ip = ipv4_header(skb);
 		if (!ip)
@@ -227,6 +237,14 @@ int cil_from_host(struct __sk_buff *skb)
 
 	if (node) {
 		bool is_own = source == config->node_address || source == config->router_address;
+#ifdef SERVICES
+		if (config->flags & FLAG_NODEPORT) {
+			int reason = keep_apart(skb, &outcome, config->router_address);
+
+			if (reason)
+				return drop(skb, config, &outcome, reason);
+		}
+#endif
 		struct ipcache_entry *sender = is_own ? NULL : bpf_map_lookup_elem(&ipcache, &source);
 		__u32 identity = is_own ? IDENTITY_REMOTE_NODE : sender ? sender->identity : IDENTITY_WORLD;
 
@@ -330,12 +348,20 @@ int cil_to_netdev(struct __sk_buff *skb)
 	if ((config->flags & FLAG_MASQUERADE) && skb->mark == MARK_NO_BACKEND)
 		return drop(skb, config, &outcome, DROP_UNKNOWN_ICMP_CODE);
 #endif
-	if (config->flags & FLAG_MASQUERADE) {
+	if ((config->flags & FLAG_MASQUERADE) && !is_relayed(skb)) { // its source is translated already
 		int reason = masquerade(skb, config);
 
 		if (reason)
 			return drop(skb, config, &outcome, reason);
 	}
+#if defined(SERVICES) && defined(ENCAPSULATION_NATIVE)
+	if ((config->flags & FLAG_NODEPORT) && !is_relayed(skb)) {
+		int reason = keep_apart(skb, &outcome, config->node_address);
+
+		if (reason)
+			return drop(skb, config, &outcome, reason);
+	}
+#endif
 	return finish(skb, config, &outcome, VERDICT_PASS, TC_ACT_OK);
 }
 

@@ -193,6 +193,7 @@ enum flow_state {
 	FLOW_REQUEST_FIN = 4,
 	FLOW_REPLY_FIN = 8,
 	FLOW_RESET = 16,
+	FLOW_OWN = 32, // of no Service: recorded so that no other connection gets its answers
 };
 
 // What a packet of the flow becomes. Each translated connection has two entries, one for each direction.

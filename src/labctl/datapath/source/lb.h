@@ -3,6 +3,11 @@
 //
 // A translated connection has two entries in the map `ct`, one for each direction, with the whole tuple that its
 // packets get. The first packet chooses the backend; the others, and ICMP errors about them, go by the entries.
+//
+// What a node relays to another node's backend has the node's own address as source, and so have the node's own
+// connections to pods; a pod may use one port for a Service and for a backend itself. Connections that are of no Service
+// are recorded too where that can happen, so that none gets the answers of another: the later one gets another source
+// port.
 #pragma once
 
 #include "lifetime.h"
@@ -12,6 +17,8 @@
 #define FLOW_ATTEMPTS 8
 #define LOOPBACK bpf_htonl(0xa9fe2a01) // 169.254.42.1: whom a pod sees that reaches itself through a Service
 #define MARK_NO_BACKEND 0x4e4f4245
+#define MARK_RELAYED 0x534e4154 // on its way out for a client outside, its source taken from `ct`
+#define FIRST_POD_IDENTITY 256
 #define TCP_BYTES 20
 #define UDP_BYTES 8
 
@@ -20,7 +27,13 @@ enum lb_result {
 	LB_NONE = 0,
 	LB_REQUEST = 1,
 	LB_REPLY = 2,
+	LB_OWN = 3, // of a connection of the node's own, either direction
 };
+
+static __always_inline bool is_drop(int result)
+{
+	return result >= DROP_INVALID_SOURCE;
+}
 
 // The list of backends of a Service: slot 0 of the one that `key` is for, whose scope is decided here.
 static __always_inline struct service_entry *find_service(struct service_key *key, bool from_inside)
@@ -159,6 +172,14 @@ static __always_inline void key_of_other(const struct flow_entry *entry, __u8 pr
 	other->protocol = protocol;
 }
 
+// Whether the entry that was found in the other direction is of the same connection: when its own was lost (the oldest
+// of a full map, or expired), the ports may have become another one's.
+static __always_inline bool leads_back(const struct flow_entry *other, const struct flow_key *key)
+{
+	return other->source == key->destination && other->destination == key->source &&
+	       other->source_port == key->destination_port && other->destination_port == key->source_port;
+}
+
 // Keeps both entries of a connection as young as its last packet, and in the same state, at most once a second unless
 // the state changes. False when the connection has ended, or its backend: the packet then begins another.
 static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry)
@@ -186,12 +207,17 @@ static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry
 	expires = now + lifetime_of(protocol, state);
 	if (likely(!is_over && state == before && expires < entry->expires_ns + REFRESH_NS))
 		return true;
-	if (!direction && (protocol != IPPROTO_TCP || (flow->tcp_flags & TCP_SYN))) {
+	if (!direction && !(state & FLOW_OWN) && (protocol != IPPROTO_TCP || (flow->tcp_flags & TCP_SYN))) {
 		__u32 number = entry->backend;
 		struct backend *backend = bpf_map_lookup_elem(&backends, &number);
 
 		if (!backend || !is_alive(backend))
 			is_over = true;
+	}
+	other = bpf_map_lookup_elem(&ct, &other_key);
+	if (other && !leads_back(other, &flow->key)) {
+		bpf_map_delete_elem(&ct, &flow->key);
+		return false;
 	}
 	if (is_over) {
 		bpf_map_delete_elem(&ct, &other_key);
@@ -202,7 +228,6 @@ static __noinline bool refresh(const struct flow *flow, struct flow_entry *entry
 	// has, so that neither FIN is lost.
 	entry->state |= state;
 	entry->expires_ns = expires;
-	other = bpf_map_lookup_elem(&ct, &other_key);
 	if (likely(other)) {
 		state |= other->state & ~FLOW_REPLY;
 		expires = now + lifetime_of(protocol, state);
@@ -332,7 +357,7 @@ static __noinline int translate(struct __sk_buff *skb, const struct flow *flow, 
 
 // A new connection's two entries. `entry` comes with the tuple that the packets are to get; where an answer could not be
 // told from that of another connection, its source port becomes another one. With `is_masqueraded` only ports from
-// NAT_FIRST_PORT up are used.
+// NAT_FIRST_PORT up are used. `entry->state` is FLOW_OWN or 0.
 static __noinline int begin_flow(const struct flow *flow, struct flow_entry *entry, bool is_masqueraded)
 {
 	struct flow_entry back = {
@@ -341,7 +366,7 @@ static __noinline int begin_flow(const struct flow *flow, struct flow_entry *ent
 		.source_port = flow->key.destination_port,
 		.destination_port = flow->key.source_port,
 		.backend = entry->backend,
-		.state = FLOW_REPLY,
+		.state = entry->state | FLOW_REPLY,
 	};
 	__u16 port = bpf_ntohs(flow->key.source_port);
 	__u64 now = bpf_ktime_get_ns();
@@ -407,7 +432,39 @@ static __always_inline int serve(const struct flow *flow, bool from_inside, __be
 enum balance_flag {
 	BALANCE_BEGINS = 1,	 // it may begin a connection
 	BALANCE_FROM_INSIDE = 2, // it comes from a pod
+	BALANCE_FROM_NODE = 4,	 // it comes from the node itself
+	BALANCE_OWN = 8,	 // it is recorded even if it is of no Service
 };
+
+static __always_inline bool is_pod(__be32 address)
+{
+	struct ipcache_entry *entry = bpf_map_lookup_elem(&ipcache, &address);
+
+	return entry && entry->identity >= FIRST_POD_IDENTITY;
+}
+
+// A new connection between its own ends. Of the node's own it matters from NAT_FIRST_PORT up: what is relayed is given no
+// other ports.
+static __always_inline int record_own(const struct flow *flow, bool is_pods, struct flow_entry *entry)
+{
+	int reason;
+
+	if (flow->quoted || !is_pod(flow->key.destination) ||
+	    (!is_pods && bpf_ntohs(flow->key.source_port) < NAT_FIRST_PORT))
+		return LB_NONE;
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->source = flow->key.source;
+	entry->destination = flow->key.destination;
+	entry->destination_port = flow->key.destination_port;
+	entry->state = FLOW_OWN;
+	reason = begin_flow(flow, entry, false);
+	return reason ? reason : LB_OWN;
+}
+
+static __always_inline bool is_unchanged(const struct flow_key *key, const struct flow_entry *entry)
+{
+	return key->source_port == entry->source_port && key->destination_port == entry->destination_port;
+}
 
 // Translates a packet of a known connection, or one that begins one. Gives an `lb_result`, or the reason to drop it for.
 // Not static, as choose_backend. The ports that it came with are left in cb[0], or 0.
@@ -417,26 +474,35 @@ __noinline int balance_packet(struct __sk_buff *skb, __u32 how, __be32 node_sour
 	struct flow_entry *known, entry;
 	int reason = read_flow(skb, &flow), result;
 
+	__u8 verdict;
+
 	skb->cb[0] = 0;
 	if (reason || !flow.key.protocol)
-		return reason;
+		return how & BALANCE_FROM_NODE ? LB_NONE : reason;
 	known = bpf_map_lookup_elem(&ct, &flow.key);
 	if (known && refresh(&flow, known)) {
 		entry = *known;
-		result = entry.state & FLOW_REPLY ? LB_REPLY : LB_REQUEST;
-	} else if (how & BALANCE_BEGINS) {
-		result = serve(&flow, how & BALANCE_FROM_INSIDE, node_source, &entry);
-		if (result != LB_REQUEST)
-			return result;
+		result = entry.state & FLOW_OWN ? LB_OWN : entry.state & FLOW_REPLY ? LB_REPLY : LB_REQUEST;
 	} else {
-		return LB_NONE;
+		result = how & BALANCE_BEGINS ? serve(&flow, how & BALANCE_FROM_INSIDE, node_source, &entry) : LB_NONE;
+		if (result == LB_NONE && (how & BALANCE_OWN))
+			result = record_own(&flow, how & BALANCE_FROM_INSIDE, &entry);
+		if (result != LB_REQUEST && result != LB_OWN)
+			return result;
+	}
+	if (result == LB_OWN) {
+		if (likely(is_unchanged(&flow.key, &entry)))
+			return result;
+		verdict = entry.state & FLOW_REPLY ? VERDICT_UNMASQUERADED : VERDICT_MASQUERADED;
+	} else {
+		verdict = result == LB_REPLY ? VERDICT_BACKEND_TO_SERVICE : VERDICT_SERVICE_TO_BACKEND;
 	}
 	reason = translate(skb, &flow, &entry);
 	if (reason)
 		return reason;
 	if (!flow.quoted)
 		skb->cb[0] = flow.key.source_port | (__u32)flow.key.destination_port << 16;
-	count(skb, (__u8)(how >> 8), result == LB_REPLY ? VERDICT_BACKEND_TO_SERVICE : VERDICT_SERVICE_TO_BACKEND);
+	count(skb, (__u8)(how >> 8), verdict);
 	return result;
 }
 
@@ -447,6 +513,21 @@ static __always_inline int balance(struct __sk_buff *skb, struct outcome *outcom
 	outcome->source_port = (__be16)skb->cb[0];
 	outcome->destination_port = (__be16)(skb->cb[0] >> 16);
 	return result;
+}
+
+// Keeps a packet of the node's own to another node's pod apart from what is relayed to there, whose source is `own`, too.
+// Gives 0, or the reason to drop it for.
+static __noinline int keep_apart(struct __sk_buff *skb, struct outcome *outcome, __be32 own)
+{
+	__be32 source;
+	int balanced;
+
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + IPV4_SOURCE_OFFSET, &source, sizeof(source)) || source != own)
+		return 0;
+	if (!is_pod(outcome->destination))
+		return 0;
+	balanced = balance(skb, outcome, BALANCE_OWN | BALANCE_FROM_NODE, 0);
+	return is_drop(balanced) ? balanced : 0;
 }
 
 static __always_inline __u16 folded(__u64 sum)

@@ -39,11 +39,11 @@ static __noinline int at_nodeport(struct __sk_buff *skb, const struct config *co
 	int balanced = balance(skb, outcome, BALANCE_BEGINS, answered_at);
 	struct iphdr *ip;
 
-	if (balanced == LB_NONE)
+	if (balanced == LB_NONE || balanced == LB_OWN)
 		return NOT_A_NODEPORT;
 	if (balanced == DROP_NO_BACKEND)
 		return refuse_connection(skb, config, outcome);
-	if (balanced > LB_REPLY)
+	if (is_drop(balanced))
 		return drop(skb, config, outcome, balanced);
 	if (balanced == LB_REPLY)
 		return forward(skb, config, outcome);
@@ -53,6 +53,9 @@ static __noinline int at_nodeport(struct __sk_buff *skb, const struct config *co
 	destination = ip->daddr;
 	if (bpf_map_lookup_elem(&endpoints, &destination))
 		return NOT_A_NODEPORT;
+#ifdef ENCAPSULATION_NATIVE
+	skb->mark = MARK_RELAYED;
+#endif
 	return to_other_node(skb, config, outcome, destination);
 }
 
@@ -62,8 +65,8 @@ static __noinline int answer_of_nodeport(struct __sk_buff *skb, const struct con
 {
 	int balanced = balance(skb, outcome, 0, 0);
 
-	if (balanced > LB_REPLY)
+	if (is_drop(balanced))
 		return drop(skb, config, outcome, balanced);
-	return balanced == LB_NONE ? NOT_A_NODEPORT : forward(skb, config, outcome);
+	return balanced == LB_NONE || balanced == LB_OWN ? NOT_A_NODEPORT : forward(skb, config, outcome);
 }
 #endif

@@ -140,15 +140,17 @@ def _unproven(value: str, because: str, depth: int = 0) -> StatusLine:
     return StatusLine(label="", value=value, depth=depth, shown=Shown.UNPROVEN, because=because)
 
 
-def _rules(look: _Look) -> tuple[list[str], list[str]]:
-    """The lines of netfilter that are kube-proxy's, and the lists that could be read."""
-    lines, read = [], []
+def _rules(look: _Look) -> tuple[dict[str, list[str]], list[str]]:
+    """Which of kube-proxy's chains and tables each list of netfilter has, and the lists that could be read."""
+    found: dict[str, list[str]] = {}
+    read = []
     for listing, text in look.reading.rules.items():
         if isinstance(text, Unread):
             continue
         read.append(listing)
-        lines += [line for line in text.splitlines() if any(name in line for name in _KUBE_PROXY)]
-    return lines, read
+        if names := [name for name in _KUBE_PROXY if name in text]:
+            found[listing] = names
+    return found, read
 
 
 def _replacement(look: _Look) -> StatusLine:
@@ -159,7 +161,8 @@ def _replacement(look: _Look) -> StatusLine:
         asked = look.lab.datapath.kube_proxy_replacement
         return _unproven(str(asked), f"asked for; netfilter's rules could not be read: {why}")
     if found:
-        return _proven("False", f"kube-proxy's rules are on the node: {found[0].strip()[:80]}", command)
+        names = "; ".join(f"{listing}: {', '.join(names)}" for listing, names in found.items())
+        return _proven("False", f"kube-proxy's rules are on the node: {names}", command)
     devices = f"[{UPLINK}   {look.node.address.ip} (Direct Routing)]"
     because = f"no chain or table of kube-proxy in {', '.join(read)}"
     if translates_services(look.lab):

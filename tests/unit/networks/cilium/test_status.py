@@ -165,9 +165,13 @@ def test_masquerading_names_device_and_range_and_is_read_from_the_node() -> None
 
 def test_kube_proxys_rules_on_the_node_show_that_it_is_not_replaced() -> None:
     lab = sample_lab("demo")
-    rules = {**CLEAN, "iptables-legacy-save": "-A PREROUTING -j KUBE-SERVICES"}
+    saved = "*nat\n:PREROUTING ACCEPT [3:180]\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n"
+    rules = {**CLEAN, "iptables-legacy-save": saved, "nft list tables": "table ip kube-proxy"}
     replacement = line(node_status(lab, reading(lab, rules=rules), mode_of(lab)), "KubeProxyReplacement")
     assert (replacement.value, replacement.shown) == ("False", Shown.PROVEN)
+    assert replacement.because == (
+        "kube-proxy's rules are on the node: iptables-legacy-save: KUBE-SERVICES; nft list tables: kube-proxy"
+    )
     clean = line(node_status(lab, reading(lab), mode_of(lab)), "KubeProxyReplacement")
     assert clean.value == "True   [eth0   172.30.0.2 (Direct Routing)]"
     unread = dict.fromkeys(CLEAN, Unread(why="no such program"))
