@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -154,7 +154,22 @@ def _module(path: Path) -> Module:
 
 MODULES = {module.name: module for module in map(_module, sorted(SOURCE.rglob("*.py")))}
 MODULE_NAMES = frozenset(MODULES)
-each_module = pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name or "labctl")
+
+
+def each_module(rule: Callable[[Module], None]) -> Callable[[], None]:
+    """One test that holds the rule against all modules and names each that breaks it."""
+
+    def test() -> None:
+        broken = []
+        for module in MODULES.values():
+            try:
+                rule(module)
+            except AssertionError as refusal:
+                broken.append(f"{module.name or 'labctl'}: {refusal}")
+        assert not broken, "\n".join(broken)
+
+    test.__name__, test.__doc__ = rule.__name__, rule.__doc__
+    return test
 
 
 def is_allowed(importer: str, imported: str) -> bool:
