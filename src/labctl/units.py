@@ -110,3 +110,36 @@ def percent_number(share: float, *, signed: bool = False) -> str:
     if float(text) == 0:
         return "0"
     return ("−" if share < 0 else "+" if signed else "") + text
+
+
+_WRITTEN = {
+    "s": {"ns": NANO, "us": MICRO, "µs": MICRO, "ms": MILLI, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0},
+    "bit/s": {
+        "bit": 1.0,
+        "kbit": KILO,
+        "mbit": MEGA,
+        "gbit": GIGA,
+        "bit/s": 1.0,
+        "kbit/s": KILO,
+        "mbit/s": MEGA,
+        "gbit/s": GIGA,
+    },
+    "1": {"%": PERCENT, "": 1.0},
+}
+"""What a person may write behind a number, by base unit; lower case. tc's `m` of a time is a minute here too."""
+
+
+def quantity(text: str, unit: str) -> float:
+    """What a person wrote (`20ms`, `1%`, `10mbit`), in that base unit: `s`, `bit/s` or `1` (a share). A number alone is
+    in the base unit. Raises ValueError, which says what may be written."""
+    known = _WRITTEN[unit]
+    number = text.strip().rstrip("%abcdefghijklmnopqrstuvwxyzµABCDEFGHIJKLMNOPQRSTUVWXYZ/ ")
+    symbol = text.strip()[len(number) :].strip().lower()
+    try:
+        value = float(number) * (1.0 if not symbol else known[symbol])
+    except (KeyError, ValueError):
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        examples = {"s": "20ms, 1.5s", "bit/s": "10mbit, 500kbit", "1": "1%, 0.01"}[unit]
+        raise ValueError(f"'{text}' is not of the form {examples}")
+    return value

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("list_labs", "The labs on this host."),
     "status": ("status", "What a lab is, and which mode is in force."),
     "services": ("services", "The Services that a lab's nodes translate."),
+    "link": ("link", "A lab's links: list them, take one down and up again."),
+    "node": ("node", "Stop a node or router, start it as the plan says."),
     "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
     "images": ("images", "The images and the chart that a lab is made from."),
     "bundle": ("bundle", "Pack them into one file, for hosts without a network."),

@@ -20,7 +20,8 @@ import click
 from labctl.cli.output import tell, wrapped
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import EXISTING_CLUSTER, Lab
-from labctl.providers.base import Packing, Provider
+from labctl.providers.base import Changing, Packing, Provider
+from labctl.units import quantity
 
 if TYPE_CHECKING:
     from labctl.providers.base import RunningLab
@@ -137,6 +138,36 @@ def as_root() -> str:
     return shlex.join(["sudo", program, *sys.argv[1:]])
 
 
+class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from click 8.4 on
+    """A time as a person writes it (`500ms`, `20s`), in seconds."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else quantity(str(value), "s")
+        except ValueError as wrong:
+            self.fail(str(wrong), param, ctx)
+
+
+duration_type = _Duration()
+
+
+def changing_of(provider: Provider, running: RunningLab) -> Changing:
+    """For changing a lab that is up, once what killed commands had begun is finished. Raises UsageError where its
+    provider's labs cannot be changed so."""
+    changing = provider.capabilities.changing
+    if changing is None or running.lab is None:
+        raise UsageError(
+            what=f"labctl does not change running labs of the provider {provider.name}",
+            cause=f"lab {running.name} is built by {provider.name}: {provider.statement}",
+            remedy="a lab of the provider netns: labctl up SCENARIO --provider netns",
+        )
+    for finished in changing.settle(running.lab):
+        tell(f"note: finished what a command that was killed had begun: {finished}")
+    return changing
+
+
 def find_lab(name: str) -> tuple[Lab, Provider]:
     """As `find_running`, for commands that only need to know what the lab is."""
     lab, _, provider = find_running(name)
@@ -163,7 +194,10 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
             cause=f"missing: {missing_parts(running)}",
             remedy=f"{up_again(running)}  # builds it again; or labctl down {name}",
         )
-    if not running.is_whole:
+    changing = found.provider.capabilities.changing
+    if changed := changing.changes(running.lab).sentences() if changing is not None else ():
+        tell(f"note: lab {name} was changed since it was built: {'; '.join(changed)}")
+    elif not running.is_whole:
         tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {up_again(running)}")
     return running.lab, running, found.provider
 

@@ -22,8 +22,10 @@ from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.model.changes import Changes, Power
     from labctl.model.evidence import DatapathState, Evidence, ModeInForce
     from labctl.model.lab import Lab, Pair
+    from labctl.model.links import LinkState
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
     from labctl.model.service_lists import NodeServices
@@ -124,6 +126,45 @@ class Switching(Protocol):
         ...
 
 
+class Changing(Protocol):
+    """For changing a lab that is up, on purpose. What is changed is recorded, apart from the record of the lab as it
+    was built; an act that was cut off is finished by `settle`."""
+
+    def changes(self, lab: Lab) -> Changes: ...
+
+    def settle(self, lab: Lab) -> tuple[str, ...]:
+        """Finishes what killed commands had begun, each named. Raises StepFailed."""
+        ...
+
+    def links(self, lab: Lab) -> tuple[LinkState, ...]:
+        """Every link as it is now. Raises UsageError where the provider has none that labctl can see."""
+        ...
+
+    def set_link(self, lab: Lab, names: Sequence[str], *, is_up: bool) -> str:
+        """A link by its name, or by the two parts that it is between; gives the command that a person would type.
+        Raises UsageError, StepFailed."""
+        ...
+
+    def flap(
+        self,
+        lab: Lab,
+        names: Sequence[str],
+        *,
+        every_s: float,
+        for_s: float,
+        stopped: Callable[[], bool],
+        tell: Callable[[bool], None],
+    ) -> int:
+        """Takes a link down and up again, half of `every_s` each, for that long or until `stopped`; `tell` hears each.
+        It is up at the end, also of a process that is killed. Gives how often it went down."""
+        ...
+
+    def set_node(self, lab: Lab, name: str, power: Power) -> tuple[str, ...]:
+        """Stops a node or router, or starts it as the lab's plan says; gives what stopped or started with it. Raises
+        UsageError, StepFailed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Something that is waited for, as it is now. `what` and `seen` are phrases: what it is, and what was seen of it
@@ -198,6 +239,8 @@ class Capabilities:
     support: Supporting | None = None
     """Its labs have more to show for a support archive than what any lab has."""
     switching: Switching | None = None
+    changing: Changing | None = None
+    """Links, nodes and what else a person may change while a lab is up."""
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
     """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,
     with the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside

@@ -468,6 +468,25 @@ def run(
         return process.wait(timeout_s=timeout_s)
 
 
+def stand_by(argv: Sequence[str], *, stdin: int, environment: Mapping[str, str]) -> None:
+    """Starts a process in a session of its own that lives on when labctl ends, and is not waited for; it reads from the
+    descriptor `stdin`. Raises MeasureFailed when it cannot be started."""
+    program = find_program(argv[0])
+    if program is None:
+        raise MeasureFailed(what=f"the program {argv[0]} is not on this host", remedy="labctl doctor")
+    try:
+        subprocess.Popen(
+            (program, *argv[1:]),
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        ).returncode = 0  # its end is nobody's to wait for: Python would say so when it forgets the process
+    except OSError as failed:
+        raise MeasureFailed(what=f"could not start {argv[0]}", cause=str(failed)) from failed
+
+
 def output_of(argv: Sequence[str], *, timeout_s: float = 5.0) -> str:
     """What the program printed on both streams; the empty text when it is not there. For questions like `--version`."""
     try:

@@ -22,6 +22,7 @@ from labctl.model.plan import Plan
 from labctl.names import cgroup_of, namespace_of
 from labctl.networks.base import STATEMENT
 from labctl.providers.base import Capabilities, Evidenced, Executor, OpenLab, Probe, RunningLab
+from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
 from labctl.system import cgroups, files, netns
@@ -36,7 +37,12 @@ class NetnsProvider:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            runs_tools_here=True, enter=_enter, argv_inside=_argv_inside, processes=processes, support=self
+            runs_tools_here=True,
+            enter=_enter,
+            argv_inside=_argv_inside,
+            processes=processes,
+            support=self,
+            changing=NetnsChanging(),
         )
 
     def has_left(self, name: str) -> bool:

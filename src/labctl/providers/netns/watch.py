@@ -212,11 +212,18 @@ def _my_turn(lab: Lab) -> Iterator[None]:
 @contextlib.contextmanager
 def node_maps(namespace: str, name: str) -> Iterator[tuple[int, ...]]:
     """Open descriptors of the maps of that name that the programs attached in a node use. Raises OSError."""
+    with running_maps(namespace) as maps:
+        yield maps.get(name, ())
+
+
+@contextlib.contextmanager
+def running_maps(namespace: str) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Open descriptors, by name, of every map that the programs attached in a node use. Raises OSError."""
     with contextlib.ExitStack() as stack:
         with netns.entered(netns.path_of(namespace)), Socket() as channel:
             links = [rtnetlink.parse_link(answer).index for answer in channel.ask(rtnetlink.all_links())]
             programs = {program for index in links for program in _programs(channel, index)}
-        yield _maps(stack, programs).get(name, ())
+        yield _maps(stack, programs)
 
 
 def _stop(descriptor: int) -> None:

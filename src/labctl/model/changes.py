@@ -1,0 +1,76 @@
+"""What people have changed in a running lab since it was built: links that are down, nodes that are stopped. Pure data.
+
+The plan says how the lab was built, this says how it is meant to be now; what else differs is drift. `pending` are the
+acts that were begun and not ended: whoever comes next carries them out, in one direction or the other, so that a
+command that is killed leaves no half state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated
+
+from labctl.codec import OMITTED
+
+
+class ChangeKind(StrEnum):
+    """What can be changed in a lab that is up."""
+
+    LINK = "link"
+    NODE = "node"
+
+
+class Power(StrEnum):
+    """What can be done to a node."""
+
+    STOP = "stop"
+    START = "start"
+    REBOOT = "reboot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """An act on one thing of that name, which was begun."""
+
+    kind: ChangeKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What was changed on purpose, each by its name, in the order in which it was done."""
+
+    links_down: Annotated[tuple[str, ...], OMITTED] = ()
+    nodes_stopped: Annotated[tuple[str, ...], OMITTED] = ()
+    pending: Annotated[tuple[Pending, ...], OMITTED] = ()
+
+    def with_link(self, name: str, *, is_up: bool) -> Changes:
+        return replace(self, links_down=_without(self.links_down, name) + (() if is_up else (name,)))
+
+    def with_node(self, name: str, *, is_stopped: bool) -> Changes:
+        return replace(self, nodes_stopped=_without(self.nodes_stopped, name) + ((name,) if is_stopped else ()))
+
+    def begun(self, act: Pending) -> Changes:
+        return replace(self, pending=(*(one for one in self.pending if one != act), act))
+
+    def ended(self, act: Pending) -> Changes:
+        return replace(self, pending=tuple(one for one in self.pending if one != act))
+
+    def sentences(self) -> tuple[str, ...]:
+        """What differs from the lab as it was built, each as a phrase."""
+        return (
+            *(f"link {name} is down" for name in self.links_down),
+            *(f"node {name} is stopped" for name in self.nodes_stopped),
+        )
+
+
+NOTHING = Changes()
+
+
+def _without(names: Iterable[str], name: str) -> tuple[str, ...]:
+    return tuple(one for one in names if one != name)
