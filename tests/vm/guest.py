@@ -2,9 +2,9 @@
 
     tests/vm/guest.py RESULTS [PYTEST ARGUMENT…]
 
-Without tests it is the short form, with the checks of SHORT. Writes RESULTS as JSON; judges nothing. Commands are run
-as a person runs them, each in a process of its own; that process is forked from one that has read labctl in already,
-since reading it takes longest where a machine is emulated.
+Without tests it is the short form: SCENARIOS alone, with the checks of SHORT. Writes RESULTS as JSON; judges nothing.
+Commands are run as a person runs them, each in a process of its own; that process is forked from one that has read
+labctl in already, since reading it takes longest where a machine is emulated.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ TREE = Path(__file__).resolve().parents[2]
 SCENARIOS = ("legacy", "bpf-native", "bpf", "legacy-native")
 CHECKS = ("ping", "tcpdump", "addressing", "netfilter")
 SHORT = ("netfilter",)
+OTHERS = {
+    "services": (("ping", "service"), ("client", "web")),
+    "nodeport": (("ping", "service"), ("outside", "web@node2")),
+    "masquerade": (("ping", "masquerade"), ("client", "world")),
+    "services-iptables": (("ping", "service"), ("client", "web")),
+    "services-nftables": (("ping", "service"), ("client", "web")),
+}
+"""Scenarios of Services and masquerading, with their checks and the pair that is traced; not in the short form."""
 CPUS = 2
 _SETTLE_S = 30.0
 
@@ -65,25 +73,45 @@ def labctl(*argv: str) -> Command:
     }
 
 
-def scenario(name: str, checks: tuple[str, ...]) -> dict[str, Command]:
+def scenario(name: str, checks: tuple[str, ...], pair: tuple[str, str] = ("client", "server")) -> dict[str, Command]:
     lab = f"vm-{name}"
     done = {"up": labctl("up", name, "--name", lab, "--json")}
     if done["up"]["code"] == 0:
-        if checks == CHECKS:  # a check proves the mode too, so that the short form can do without
+        if checks != SHORT:  # a check proves the mode too, so that the short form can do without
             done["status"] = labctl("status", lab, "--json")
         done["check"] = labctl("check", lab, *checks, "--json")
-        done["trace"] = labctl("trace", lab, "client", "server", "--json")
+        done["trace"] = labctl("trace", lab, *pair, "--json")
     done["down"] = labctl("down", lab)
     return done
 
 
-def scenarios(checks: tuple[str, ...]) -> dict[str, dict[str, Command]]:
+def objects() -> dict[str, str]:
+    """Every shipped object, also those that no scenario below asks for: "", or why this kernel does not load it."""
+    from labctl.datapath.loader import load_object
+    from labctl.errors import LabError
+
+    found = {}
+    for path in sorted((TREE / "src/labctl/datapath/objects").glob("*.o")):
+        begun = time.monotonic()
+        try:
+            load_object(path).close()
+            found[path.stem] = ""
+        except LabError as refused:
+            found[path.stem] = "\n".join(refused.lines())
+        print(f"{time.monotonic():7.1f} s: {path.name} took {time.monotonic() - begun:.1f} s", flush=True)
+    return found
+
+
+def scenarios(is_short: bool) -> dict[str, dict[str, Command]]:
     """As many at a time as there are processors, each by a process that has nothing else to do."""
+    asked: list[tuple[Any, ...]] = [(name, SHORT if is_short else CHECKS) for name in SCENARIOS]
+    if not is_short:
+        asked += [(name, checks, pair) for name, (checks, pair) in OTHERS.items()]
     pipes = []
     for worker in range(CPUS):
         reading, writing = os.pipe()
         if os.fork() == 0:
-            mine = {name: scenario(name, checks) for name in SCENARIOS[worker::CPUS]}
+            mine = {one[0]: scenario(*one) for one in asked[worker::CPUS]}
             with os.fdopen(writing, "w") as pipe:
                 json.dump(mine, pipe)
             os._exit(0)
@@ -152,7 +180,9 @@ def main(arguments: list[str]) -> int:
     print(f"{time.monotonic():7.1f} s: labctl is read in", flush=True)
     before = left_behind()
     found: dict[str, Any] = {"kernel": os.uname().release, "doctor": labctl("doctor", "--json")}
-    found["scenarios"] = scenarios(CHECKS if pytest_arguments else SHORT)
+    if pytest_arguments:
+        found["objects"] = objects()
+    found["scenarios"] = scenarios(is_short=not pytest_arguments)
     found["leftBehind"] = what_is_new(before)
     if pytest_arguments:
         Path(results).write_text(json.dumps(found, indent=1))  # what is known, should the tests come to no end

@@ -34,6 +34,7 @@ def wanted_kernels(asked: str, today: datetime.date | None = None) -> tuple[tupl
 def judged(found: Mapping[str, Any]) -> Judged:
     """One line of the table: what a guest found, without what it printed."""
     scenarios = found["scenarios"].values()
+    loads = found.get("objects", {}).values()
     traces = [json.loads(one["trace"]["stdout"] or "{}") for one in scenarios if "trace" in one]
     return {
         "kernel": found["kernel"],
@@ -44,6 +45,7 @@ def judged(found: Mapping[str, Any]) -> Judged:
         "traced": sum(one.get("trace", {}).get("code") == 0 for one in scenarios),
         "down": sum(one["down"]["code"] == 0 for one in scenarios),
         "scenarios": len(scenarios),
+        "objects": [sum(not refused for refused in loads), len(loads)],
         "leftBehind": sum(map(len, found["leftBehind"].values())),
         "unshown": sorted({f"{one['mover']}: {one['since']}" for trace in traces for one in trace.get("unshown", [])}),
         "ownsTables": _is_there(found["doctor"], "nft tables with owners"),
@@ -87,8 +89,11 @@ def rendered(document: str, lines: Mapping[str, Judged]) -> str:
 
 
 def _table(lines: Mapping[str, Judged]) -> Iterator[str]:
-    yield "| kernel | tried | up, mode proven | checks | traces | what it lacks | down, nothing left | tests |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| kernel | tried | objects loaded | up, mode proven | checks | traces | what it lacks | down, nothing left "
+        "| tests |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for one in lines.values():
         of = one["scenarios"]
         unshown = [
@@ -97,9 +102,11 @@ def _table(lines: Mapping[str, Judged]) -> Iterator[str]:
         ]
         owner = [] if one["ownsTables"] else ["owners of nft tables (5.12 and later have them)"]
         tests = ", ".join(f"{number} {word}" for word, number in one["tests"].items()) or "not run"
+        loaded, shipped = one.get("objects", (0, 0))
+        objects = f"{loaded} of {shipped}" if shipped else "not tried"
         is_clean = "yes" if one["down"] == of and not one["leftBehind"] else f"{one['down']} of {of}"
         yield (
-            f"| {one['kernel']} | {one['date']} | {one['proven']} of {of} | {one['checked']} of {of} "
+            f"| {one['kernel']} | {one['date']} | {objects} | {one['proven']} of {of} | {one['checked']} of {of} "
             f"| {one['traced']} of {of} | {'; '.join((*unshown, *owner)) or 'nothing'} | {is_clean} | {tests} |"
         )
 

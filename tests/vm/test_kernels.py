@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest import CHECKS, SCENARIOS, SHORT, TREE
+from guest import CHECKS, OTHERS, SCENARIOS, SHORT, TREE
 from kernels import prepared
 from machine import Ran, run
 from results import judged, recorded, wanted_kernels
@@ -127,7 +127,7 @@ def test_a_scenario_is_traced_and_what_cannot_be_shown_is_said(wanted: str, scen
     assert untold == ([] if tells_connections(found) else [("conntrack", found["kernel"], "6.16")])
 
 
-@each_scenario
+@pytest.mark.parametrize("scenario", SCENARIOS if IS_SAMPLE else (*SCENARIOS, *OTHERS))
 @each_kernel
 def test_a_scenario_is_taken_down(wanted: str, scenario: str, found: Any) -> None:
     down = found["scenarios"][scenario]["down"]
@@ -140,6 +140,25 @@ def test_nothing_is_left_behind_on_the_kernel(wanted: str, found: Any) -> None:
 
 
 if not IS_SAMPLE:
+
+    @each_kernel
+    def test_every_shipped_object_loads(wanted: str, found: Any) -> None:
+        shipped = {path.stem for path in (TREE / "src/labctl/datapath/objects").glob("*.o")}
+        assert found["objects"] == dict.fromkeys(shipped, "")
+
+    @pytest.mark.parametrize("scenario", OTHERS)
+    @each_kernel
+    def test_services_and_masquerading_are_built_checked_and_traced(wanted: str, scenario: str, found: Any) -> None:
+        done = found["scenarios"][scenario]
+        document(done["up"])
+        assert document(done["status"])["modeInForce"]["proven"]
+        checks, _ = OTHERS[scenario]
+        results = document(done["check"])["results"]
+        assert {one["check"] for one in results if one["verdict"] == "pass"} == {*checks}
+        assert [(one["check"], one["reason"]) for one in results if one["verdict"] not in ("pass", "skip")] == []
+        trace = document(done["trace"])
+        assert trace["wrong"] is None
+        assert trace["notes"] == []
 
     @each_kernel
     def test_the_tests_of_loader_cells_and_trace_pass(wanted: str, found: Any) -> None:
