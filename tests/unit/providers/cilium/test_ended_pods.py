@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +87,23 @@ elif "get" in words:
     print("".join(f"{n} on node1: {p.get('reason', '')} {p.get('message', '')}; "
         for n, p in pods.items() if fits(p)), end="")
 elif "wait" in words:
+    print("waited", file=open(path + ".waits", "a"))
     late = [name for name, pod in pods.items() if pod["phase"] != "Running"]
     if late:
         sys.exit(f"error: timed out waiting for the condition on pods/{late[0]}")
 """
 
 
-def run(tmp_path: Path, pods: dict[str, dict[str, str]], argv: list[str], wait_s: int = 20) -> tuple[int, str, float]:
+def run(tmp_path: Path, pods: dict[str, dict[str, str]], argv: list[str], wait_s: int = 20) -> tuple[int, str, int]:
+    """Exit status, standard error, and how often it was asked to wait."""
     (tmp_path / "kubectl").write_text(KUBECTL)
     (tmp_path / "kubectl").chmod(0o755)
     (tmp_path / "pods.json").write_text(json.dumps(pods))
     world = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PODS": str(tmp_path / "pods.json")}
     world |= {"NAMESPACE": "labctl-bpf", "WAIT_S": str(wait_s)}
-    begun_s = time.monotonic()
-    done = subprocess.run(argv, env=world, capture_output=True, text=True, check=False, timeout=30)
-    return done.returncode, done.stderr, time.monotonic() - begun_s
+    done = subprocess.run(argv, env=world, capture_output=True, text=True, check=False, timeout=120)
+    waits = tmp_path / "pods.json.waits"
+    return done.returncode, done.stderr, len(waits.read_text().splitlines()) if waits.exists() else 0
 
 
 def tasks() -> list[dict[str, Any]]:
@@ -123,11 +124,11 @@ def test_the_playbook_removes_what_has_ended_before_it_applies(tmp_path: Path) -
 SCRIPT = ["sh", "-c", (PLAYBOOKS / "files" / "pods-ready.sh").read_text()]
 
 
-def test_an_eviction_while_waiting_is_told_in_seconds_with_its_reason_and_remedy(tmp_path: Path) -> None:
+def test_an_eviction_while_waiting_is_told_after_one_wait_with_its_reason_and_remedy(tmp_path: Path) -> None:
     pods = {"client": {"phase": "Running"}, "server": {"phase": "Failed", "reason": "Evicted", "message": LOW.strip()}}
-    status, said, took_s = run(tmp_path, pods, SCRIPT)
+    status, said, waits = run(tmp_path, pods, SCRIPT)
     assert status == 1
-    assert took_s < 5
+    assert waits == 1
     assert said == f"labctl: pods have ended: server on node1: Evicted {LOW.strip()}\n"
     machine = Machine(node="node1", role=MachineRole.CONTROL_PLANE, address="192.168.56.10", user="debian")
     failed = step_failed([TaskFailure(node="node1", task="T", message=said)], (machine,), "LOG")
