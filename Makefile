@@ -6,7 +6,7 @@ NEWEST ?=
 PREPARE := setup/prepare.sh$(if $(filter-out 0,$(NEWEST)), --newest)
 VENV := .venv$(if $(filter-out 0,$(NEWEST)),-newest)
 PYTHON := $(VENV)/bin/python
-SCRIPTS := labctl .ci/run $(wildcard setup/*.sh tests/*/*.sh)
+SCRIPTS := labctl .ci/run $(wildcard setup/*.sh tests/*.sh tests/*/*.sh)
 A ?= legacy
 B ?= bpf
 ARGS ?=
@@ -17,6 +17,10 @@ BENCHES ?= $(wildcard bench/*.py)
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
+# Integration tests run in this many hosts of their own at a time; in the machine's own where LABCTL_ALONE=1 compares
+# every eBPF program of it.
+WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
+IN_WORLDS = $(if $(filter-out 0,$(WORLDS)),--dist loadscope --tx '$(WORLDS)*popen//python=tests/world.sh $(PYTHON)')
 
 .PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
 
@@ -38,7 +42,7 @@ test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests
 	@$(MAKE) static objects
 ifeq ($(strip $(TESTS)),)
 	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
-	$(PYTHON) -m pytest tests/integration
+	$(PYTHON) -m pytest $(IN_WORLDS) tests/integration
 else
 	$(PYTHON) -m pytest $(TESTS)
 endif
@@ -58,7 +62,7 @@ test-machines: ## the provider kubeadm on three machines with a real Kubernetes 
 
 test-thorough: ## what make test has only a sample of: the same tests in every cell, and those that take minutes
 	@$(PREPARE) --root "make test-thorough" run lint test networks
-	LABCTL_THOROUGH=1 $(PYTHON) -m pytest tests/integration -m thorough
+	LABCTL_THOROUGH=1 $(PYTHON) -m pytest $(IN_WORLDS) tests/integration -m thorough
 
 test-distros: export TESTS := $(value TESTS)
 test-distros: ## both README commands in fresh Debian systems, from nothing (DISTROS=sid STEPS=compare TESTS="…" NEWEST=1 KEEP=1)

@@ -20,7 +20,7 @@ import pytest
 from labctl.system import netns
 
 TOOLS = ("ping", "iperf3", "sockperf", "tcpdump", "iptables-restore")
-TIMEOUT_S = 90.0
+TIMEOUT_S = 600.0
 
 needs_labs = [
     pytest.mark.root,

@@ -151,7 +151,7 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
 
     build(provider, lab)
     # What a labctl of this host left when it was killed; another host's may be alive, and ends with the lab below.
-    left[0].wait(timeout=10)
+    left[0].wait(timeout=60)
     assert left[1].poll() is None
     assert second.ended(TaskOutcome.CHANGED, TaskOutcome.FAILED, TaskOutcome.UNREACHABLE) == []
     assert len(second.ended(TaskOutcome.OK)) > 30

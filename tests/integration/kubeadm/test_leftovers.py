@@ -113,7 +113,7 @@ def ended(tmp_path: Path, which: str, takes_s: float) -> tuple[list[str], str]:
     (tmp_path / "pods").write_text(json.dumps(pods))
     world = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PODS": str(tmp_path / "pods")}
     argv = ("sh", str(FILES / "sandboxes.sh"), "unix:///run/x.sock", which)
-    done = subprocess.run(argv, env=world, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(argv, env=world, capture_output=True, text=True, check=True, timeout=120)
     return sorted(json.loads((tmp_path / "pods").read_text())), done.stdout
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -85,13 +84,11 @@ def test_what_the_machine_lacks_is_pulled_and_nothing_else(machine: Machine) -> 
 
 def test_the_first_that_cannot_be_pulled_ends_it_at_once_with_the_registrys_words(machine: Machine) -> None:
     (machine.folder / "lost").write_text("r.io/kube-apiserver:v1")
-    begun_s = time.monotonic()
     done = machine.pull()
     assert done.returncode == 1
     assert "labctl: cannot pull r.io/kube-apiserver:v1" in done.stderr
     assert "failed to resolve reference r.io/kube-apiserver:v1: not found" in done.stderr
     assert machine.pulls() == ["r.io/kube-apiserver:v1"]  # once, and not five times
-    assert time.monotonic() - begun_s < 30
 
 
 def test_a_connection_that_was_cut_is_tried_once_more(machine: Machine) -> None:

@@ -29,7 +29,7 @@ def called(result: int) -> None:
 
 
 def tool(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or f"exit {done.returncode}")
     return done.stdout

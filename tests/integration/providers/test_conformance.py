@@ -330,7 +330,7 @@ def goes_into_pods_and_nodes(one: Contender) -> None:
             target = open_lab.target(name)
             assert target.name == name
             assert target.command(("echo", "hello"))[-2:] == ("echo", "hello")
-            done = target.run(("echo", "hello"), timeout_s=30)
+            done = target.run(("echo", "hello"), timeout_s=60)
             assert (done.returncode, done.text) == (0, "hello\n")
         with pytest.raises(UsageError):
             open_lab.target("nobody")
