@@ -104,9 +104,13 @@ class ScenarioInvalid(UsageError):
 
 
 class HostLacks(LabError):
-    """This host has not got what the lab needs."""
+    """This host has not got what the lab needs. `key` is the key of the scenario that needs it, where it is one."""
 
     exit_code = 3
+
+    def __init__(self, what: str, cause: str = "", remedy: str = "", key: str = "") -> None:
+        super().__init__(what, cause, remedy)
+        self.key = key
 
 
 class NeedsRoot(HostLacks):

@@ -17,7 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 NETWORKS = (
     "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "evpn", "clos-bgp", "clos-ospf", "macvlan",
-    "flannel-vxlan", "flannel-host-gw", "calico-vxlan", "calico-bgp", "bpf-on-clos", "stp-loop",
+    "cni-chain", "flannel-vxlan", "flannel-host-gw", "calico-vxlan", "calico-bgp", "bpf-on-clos", "stp-loop",
 )  # fmt: skip
 pytestmark = [
     pytest.mark.root,

@@ -6,19 +6,20 @@ the error for others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from labctl.cli.output import tell, wrapped
-from labctl.errors import LabError, UsageError
+from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import EXISTING_CLUSTER, Lab
 from labctl.providers.base import Changing, Packing, Provider
 from labctl.units import quantity
@@ -100,6 +101,20 @@ def load_lab(
             remedy=f"labctl … {scenario} --provider cluster --context {context}",
         )
     return lab
+
+
+@contextlib.contextmanager
+def located(scenario: str, *, provider: str | None, overrides: Sequence[str]) -> Iterator[None]:
+    """What the host refuses of a lab while it is built, with the place in its file of the key that is at fault."""
+    try:
+        yield
+    except (HostLacks, UsageError) as refused:
+        if refused.key:
+            from labctl.loading import where_of
+
+            place = where_of(scenario, refused.key, overrides=all_overrides(provider, overrides))
+            refused.cause = "\n".join(filter(None, (place, refused.cause)))
+        raise
 
 
 def all_overrides(provider: str | None, overrides: Sequence[str]) -> list[str]:

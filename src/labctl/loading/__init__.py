@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labctl.loading.load import load_scenario, scenario_names, validate_files
+    from labctl.loading.load import load_scenario, scenario_names, validate_files, where_of
 
-__all__ = ["load_scenario", "scenario_names", "validate_files"]
+__all__ = ["load_scenario", "scenario_names", "validate_files", "where_of"]
 
 
 def __getattr__(name: str) -> object:

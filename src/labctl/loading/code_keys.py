@@ -16,9 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labctl.errors import Problem
+from labctl.loading.conflist_rules import plugin_code
 from labctl.loading.messages import problem_at
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
 from labctl.model.lab import EXISTING_CLUSTER
+from labctl.model.pod_network import NetworkType
 from labctl.model.sections import DEFAULT_TOOLS_IMAGE, Propagation
 
 PROVIDER = "kind"
@@ -41,6 +43,7 @@ _ALWAYS = (
 )
 _OF_A_CLUSTER = ("context", "kubeconfig", "image", "helperImage")
 _DECIDES = "decides what runs as root on the nodes of which cluster, which a file that did not come with labctl may not"
+_RUNS_HERE = "names what runs as root on this host, or a file of it, which a file that did not come with labctl may not"
 _KINDS_OWN_IMAGE = re.compile(r"(docker\.io/)?kindest/node(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 _CHOICES = frozenset(
     {
@@ -64,6 +67,12 @@ def code_problems(tree: Tree, folders: Mapping[str, Path | None]) -> tuple[Probl
             if value is not None
             and text_of(value) not in (None, "", DEFAULT_TOOLS_IMAGE)
             and value.place.file in folders
+        )
+    if text_of(find(tree, "podNetwork", "type")) == NetworkType.CNI:
+        return tuple(
+            problem_at(place, path, f"{_RUNS_HERE}; {exception}", _ALLOWED)
+            for path, place, exception in plugin_code(tree)
+            if place.file in folders
         )
     if provider != PROVIDER:
         return ()

@@ -21,7 +21,7 @@ from labctl.errors import Problem, ScenarioInvalid, UsageError
 from labctl.loading.code_keys import PROVIDER, PROVIDER_SECTION, code_problems
 from labctl.loading.endpoints import EndFacts, counted_nodes, end_facts, outside_hosts
 from labctl.loading.layers import Layered, layered, not_as_its_code, once, override, read_tree, site_layer
-from labctl.loading.messages import as_name, listed, nearest, problem_at, shown
+from labctl.loading.messages import as_name, listed, nearest, path_text, problem_at, shown
 from labctl.loading.network_rules import fabric_problems, pod_network_problems
 from labctl.loading.project import SUFFIX, Project, project_at
 from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, site_problems
@@ -108,6 +108,16 @@ def validate_files(
     return once(problems)
 
 
+def where_of(name_or_path: str | Path, key: str, *, overrides: Sequence[str] = (), start: Path | None = None) -> str:
+    """The place of a key of a scenario that was loaded (`podNetwork.conflist.plugins.0.type`), or of the nearest one
+    above it: `lab.yaml:3:5: podNetwork.conflist.plugins[0].type`."""
+    project = project_at(start, trust=True)
+    path = name_or_path if isinstance(name_or_path, Path) else project.scenario(name_or_path)
+    at = tuple(int(step) if step.isdigit() else step for step in key.split("."))
+    place = place_of(layered(path, project, tuple(overrides)).tree, at)
+    return f"{place.file}:{place.line}:{place.column}: {path_text(at)}"
+
+
 def scenario_names(start: Path | None = None) -> tuple[str, ...]:
     """The names of the scenarios that can be loaded, sorted."""
     return project_at(start).names()
@@ -167,7 +177,7 @@ def _refused(scenario: Layered, path: Path, refuse: Refuse | None, lab_name: str
     try:
         refuse(_scenario(scenario, path, lab_name))
     except UsageError as refused:
-        at = tuple(refused.key.split(".")) if refused.key else ()
+        at = tuple(int(step) if step.isdigit() else step for step in refused.key.split(".")) if refused.key else ()
         message = ": ".join(" ".join(text.split()) for text in (refused.what, refused.cause) if text)
         return (problem_at(place_of(scenario.tree, at), at, message, refused.remedy),)
     return ()

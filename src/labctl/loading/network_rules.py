@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 
 from labctl.errors import Problem
+from labctl.loading.conflist_rules import conflist_problems, first_plugin
 from labctl.loading.messages import listed, problem_at
 from labctl.loading.tree import KeyPath, Tree, find, place_of, text_of
 from labctl.model.fabric import FabricType, Routing
@@ -23,10 +24,11 @@ _KEYS: Mapping[NetworkType, Mapping[str, tuple[str, ...]]] = {
     NetworkType.VXLAN: {"mode": tuple(Flooding), "vni": (), "group": ()},
     NetworkType.MACVLAN: {},
     NetworkType.IPVLAN: {},
+    NetworkType.CNI: {"conflist": (), "pluginDirectory": (), "runtimeConfig": ()},
 }
 """The keys that each network has, and what they may be where not everything fits; the first is the default."""
 _OF_CILIUM = ("hostRouting", "encapsulation", "masquerade", "kubeProxyReplacement")
-_ALL = ("backend", "snat", "mode", "vni", "group")
+_ALL = ("backend", "snat", "mode", "vni", "group", "conflist", "pluginDirectory", "runtimeConfig")
 
 
 def pod_network_problems(tree: Tree) -> Iterator[Problem]:
@@ -50,6 +52,8 @@ def pod_network_problems(tree: Tree) -> Iterator[Problem]:
             message = f"{chosen} does not have the {key} {said}"
             yield problem_at(place_of(tree, path), path, message, listed(known[key]))
     yield from _group(tree)
+    if chosen is NetworkType.CNI:
+        yield from conflist_problems(tree)
     if chosen is not NetworkType.CILIUM:
         for key in _OF_CILIUM:
             at = find(tree, "datapath", key)
@@ -94,6 +98,10 @@ def fabric_problems(tree: Tree) -> Iterator[Problem]:
 def _wire_problems(tree: Tree, fabric: FabricType) -> Iterator[Problem]:
     """A router passes on no frame, no multicast, and here no session but its own."""
     network, mode = text_of(find(tree, SECTION, "type")), text_of(find(tree, SECTION, "mode"))
+    if network == NetworkType.CNI and first_plugin(tree) in _ON_ONE_WIRE:
+        at: KeyPath = (SECTION, "conflist", "plugins", 0, "type")
+        message = f"that needs the nodes on one wire (its pods are on the nodes' wire), and the fabric is {fabric}"
+        yield problem_at(place_of(tree, at), at, message, "fabric: {type: bridge}, or another plugin")
     backend = text_of(find(tree, SECTION, "backend"))
     key, why = "", ""
     if network in _ON_ONE_WIRE:

@@ -21,7 +21,7 @@ def flows_of(lab: Lab, pair: Pair) -> tuple[Flow, ...]:
     """Every one that a request of the pair may have, the one that the client uses first."""
     client, server = lab.client(pair), lab.server(pair)
     backends = [pod.address for pod in lab.backends(pair)]
-    if lab.is_between_pods(pair) and lab.pod_network.snat:
+    if lab.is_between_pods(pair) and lab.pod_network.translates:
         return tuple((source, server.address) for source in _sources(lab, client))
     # Between pods nothing is rewritten, unless the range that keeps pods' addresses was chosen otherwise.
     if lab.is_between_pods(pair) and lab.datapath.ipv4_native_routing_cidr is None:

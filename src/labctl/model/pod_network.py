@@ -6,6 +6,7 @@ it has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -14,6 +15,9 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, Doc
+
+PLUGIN_DIRECTORY = "/usr/lib/cni"
+"""Where Debian's package containernetworking-plugins has them; their own releases go to /opt/cni/bin."""
 
 
 class NetworkType(StrEnum):
@@ -26,6 +30,7 @@ class NetworkType(StrEnum):
     VXLAN = "vxlan"
     MACVLAN = "macvlan"
     IPVLAN = "ipvlan"
+    CNI = "cni"
 
 
 class Backend(StrEnum):
@@ -63,12 +68,53 @@ class PodNetworkChoice:
     ] = None
     vni: Annotated[int | None, Ge(1), Le(0xFFFFFF), Doc("With vxlan: the network's number, 24 bits."), OMITTED] = None
     group: Annotated[IPv4Address | None, Doc("With vxlan, mode multicast: the group's address."), OMITTED] = None
+    conflist: Annotated[
+        Mapping[str, object] | None,
+        Doc("With cni: the list of plugins, as in /etc/cni/net.d; {{.PodCIDR}} is the node's own range."),
+        OMITTED,
+    ] = None
+    plugin_directory: Annotated[
+        str | None,
+        Doc(f"With cni: the folder that the plugins are in. Default: {PLUGIN_DIRECTORY}."),
+        OMITTED,
+    ] = None
+    runtime_config: Annotated[
+        Mapping[str, object] | None,
+        Doc("With cni: by pod, what the plugins' capabilities are given (portMappings, bandwidth, …)."),
+        OMITTED,
+    ] = None
 
     def asked(self) -> dict[str, object]:
         """The choice as the scenario's own words, for reports (`modeInForce[].asked`)."""
         more = {"backend": self.backend, "mode": self.mode}
         snat = {"snat": self.snat} if self.type is NetworkType.DOCKER else {}
-        return {"podNetwork": str(self.type), **{key: str(one) for key, one in more.items() if one}, **snat}
+        chain = {"plugins": " → ".join(self.chain)} if self.chain else {}
+        return {"podNetwork": str(self.type), **{key: str(one) for key, one in more.items() if one}, **snat, **chain}
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """With cni the types of its plugins, in the order in which they are called; the first one makes the device."""
+        listed = (self.conflist or {}).get("plugins")
+        plugins = listed if isinstance(listed, list | tuple) else ()
+        return tuple(str(plugin["type"]) for plugin in plugins if isinstance(plugin, Mapping) and "type" in plugin)
+
+    @property
+    def first_plugin(self) -> Mapping[str, object]:
+        """With cni the configuration of that first plugin; empty for every other network."""
+        listed = (self.conflist or {}).get("plugins")
+        first = listed[0] if isinstance(listed, list | tuple) and listed else {}
+        return first if isinstance(first, Mapping) else {}
+
+    @property
+    def is_on_uplink(self) -> bool:
+        """Whether the pods' devices are on the nodes' own uplinks, on the wire between them."""
+        shared = (NetworkType.MACVLAN, NetworkType.IPVLAN)
+        return self.type in shared or self.first_plugin.get("type") in shared
+
+    @property
+    def translates(self) -> bool:
+        """Whether packets to pods of other nodes get the node's address as source."""
+        return self.snat or self.first_plugin.get("ipMasq") is True
 
     @property
     def needs_frr(self) -> bool:

@@ -46,6 +46,10 @@ def network_of(lab: Lab) -> PodNetwork:
             from labctl.networks.vxlan import VxlanNetwork
 
             return VxlanNetwork(mode=choice.mode or Flooding.P2P, vni=choice.vni, group=choice.group)
+        case NetworkType.CNI:
+            from labctl.networks.cni import CniNetwork
+
+            return CniNetwork(choice)
         case NetworkType.MACVLAN | NetworkType.IPVLAN:
             from labctl.networks.shared import SharedNetwork
             from labctl.providers.netns.kinds.link import Sharing

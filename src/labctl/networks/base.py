@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.ways import ExpectedRoute, ExpectedTunnel
     from labctl.providers.netns.counters import Reading, Unread
     from labctl.providers.netns.kinds.base import Object
+    from labctl.providers.netns.kinds.plugin import Attached
 
 
 STATEMENT = "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."
@@ -48,6 +49,8 @@ class NodeReadings:
     after: Reading
     pod: Pod
     arrived: int | Unread
+    attached: tuple[Attached, ...] = ()
+    """The lab's pods that plugins attached, with what those answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

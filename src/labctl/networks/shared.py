@@ -55,7 +55,7 @@ class SharedNetwork(CarriedNetwork):
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         return expected_from(
-            _ON_WIRE if pair.placement is Placement.CROSS_NODE else _ON_UPLINK,
+            ON_WIRE if pair.placement is Placement.CROSS_NODE else ON_UPLINK,
             placement=pair.placement,
             encapsulation=lab.datapath.encapsulation,
             packets=packets,
@@ -64,7 +64,7 @@ class SharedNetwork(CarriedNetwork):
 
 
 _SENT = frame(64, Role.CLIENT_ETH0, Role.SERVER_ETH0)
-_ON_WIRE: tuple[Row, ...] = (
+ON_WIRE: tuple[Row, ...] = (
     (Role.CLIENT_ETH0, _SENT),
     (Role.CLIENT_UPLINK, _SENT),
     (Role.CLIENT_LO, None),
@@ -72,7 +72,7 @@ _ON_WIRE: tuple[Row, ...] = (
     (Role.SERVER_UPLINK, _SENT),
     (Role.SERVER_ETH0, _SENT),
 )
-_ON_UPLINK: tuple[Row, ...] = (
+ON_UPLINK: tuple[Row, ...] = (
     (Role.CLIENT_ETH0, _SENT),
     (Role.CLIENT_UPLINK, _SENT),
     (Role.CLIENT_LO, None),

@@ -37,7 +37,7 @@ from labctl.model.lab import (
     Scenario,
     Service,
 )
-from labctl.model.pod_network import NetworkType
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.planning.record import digest_of
 from labctl.planning.topology import links_of, routers_of
 
@@ -75,8 +75,20 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         links=links_of(scenario.fabric, routers, nodes),
         fallback=scenario.fallback,
         outside=_outside(scenario),
+        cni=unknown_network(scenario.pod_network),
     )
     return dataclasses.replace(lab, digest=digest_of(lab))
+
+
+_FIRST_PLUGINS = ("ptp", "bridge", "macvlan")
+"""Those that make a pod's device, of which it is known what its packets show (`networks.cni`)."""
+
+
+def unknown_network(choice: PodNetworkChoice) -> str:
+    """The pod network in words, where nothing is known of what its taps should show; else empty."""
+    if choice.type is NetworkType.CNI and (not choice.chain or choice.chain[0] not in _FIRST_PLUGINS):
+        return f"the CNI plugin {choice.chain[0] if choice.chain else ''}".strip()
+    return ""
 
 
 def _services(scenario: Scenario) -> tuple[Service, ...]:
@@ -154,7 +166,7 @@ def _pods(scenario: Scenario, pod_cidrs: dict[str, IPv4Network]) -> tuple[Pod, .
                 node=pod.node,
                 address=pod_address(pod_cidrs[pod.node], placed[pod.node]),
                 mac=names.stable_mac("pod", pod.name),
-                lxc=device_on_node(scenario.pod_network.type, pod.name),
+                lxc=device_on_node(scenario.pod_network, pod.name),
                 lxc_mac=names.stable_mac("lxc", pod.name)
                 if scenario.pod_network.type is not NetworkType.CALICO
                 else CALICO_MAC,
@@ -171,12 +183,12 @@ CALICO_MAC = "ee:ee:ee:ee:ee:ee"
 _PREFIXES = {NetworkType.CILIUM: "lxc", NetworkType.CALICO: "cali"}
 
 
-def device_on_node(network: NetworkType, pod: str) -> str:
-    """The device of the node that the pod hangs on, named as that network names it. With macvlan and ipvlan it is the
-    uplink, which the pods share."""
-    if network in (NetworkType.MACVLAN, NetworkType.IPVLAN):
+def device_on_node(network: PodNetworkChoice, pod: str) -> str:
+    """The device of the node that the pod hangs on, named as that network names it; CNI's plugins choose the name
+    themselves, which is seen when the lab is up. With macvlan and ipvlan it is the uplink, which the pods share."""
+    if network.is_on_uplink:
         return UPLINK
-    return names.host_end(_PREFIXES.get(network, "veth"), pod)
+    return names.host_end(_PREFIXES.get(network.type, "veth"), pod)
 
 
 def identities(label_sets: Iterable[Mapping[str, str]]) -> dict[str, int]:

@@ -394,6 +394,8 @@ class Link:
     mtu: int = 0
     master: int = 0
     """The index of the bridge that it is a port of; 0 for none."""
+    peer: int = 0
+    """The index, in whichever namespace that is, of a veth's other end, or of the device below a macvlan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -491,7 +493,7 @@ def filters_of(index: int, hook: Hook) -> Request:
     return Request(_RTM_GETTFILTER, ALL, _TCMSG.pack(socket.AF_UNSPEC, index, 0, hook, 0))
 
 
-_OF_LINK = frozenset({_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_IFALIAS, _IFLA_STATS64})
+_OF_LINK = frozenset({_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_IFALIAS, _IFLA_STATS64})
 
 
 def parse_link(body: bytes) -> Link:
@@ -508,6 +510,7 @@ def parse_link(body: bytes) -> Link:
         tx_packets=tx_packets,
         mtu=_number(known.get(_IFLA_MTU)),
         master=_number(known.get(_IFLA_MASTER)),
+        peer=_number(known.get(_IFLA_LINK)),
     )
 
 

@@ -29,7 +29,7 @@ from labctl.store.runs import MemorySink, MemorySinks
 CHECKOUT = Path(__file__).resolve().parents[3]
 WITHOUT_FRR = (
     "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "macvlan", "flannel-vxlan", "flannel-host-gw",
-    "calico-vxlan", "stp-loop",
+    "calico-vxlan", "cni-chain", "stp-loop",
 )  # fmt: skip
 WITH_FRR = ("evpn", "clos-bgp", "clos-ospf", "calico-bgp", "bpf-on-clos")
 LOOKS = ("routes", "fdb", "arp", "mtu", "bgp", "ospf")
@@ -41,7 +41,7 @@ pytestmark = [
 ]
 
 
-SAMPLE = ("docker-snat", "vxlan-p2p", "macvlan", "flannel-host-gw", "evpn", "clos-bgp", "stp-loop")
+SAMPLE = ("docker-snat", "vxlan-p2p", "macvlan", "cni-chain", "flannel-host-gw", "evpn", "clos-bgp", "stp-loop")
 """Of these `make test` builds every one; of the others `make test-networks` does as well."""
 
 

@@ -15,8 +15,8 @@ from labctl.providers.netns.plan import plan
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NETWORKS = (
-    "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "evpn", "macvlan", "ipvlan", "flannel-vxlan",
-    "flannel-host-gw", "calico-vxlan", "calico-bgp", "clos-bgp", "clos-ospf", "stp-loop",
+    "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "evpn", "macvlan", "ipvlan", "cni-chain",
+    "flannel-vxlan", "flannel-host-gw", "calico-vxlan", "calico-bgp", "clos-bgp", "clos-ospf", "stp-loop",
 )  # fmt: skip
 
 

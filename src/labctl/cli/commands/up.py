@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, context_option, load_lab, provider_of, scenario_options, with_bundle
+from labctl.cli.options import as_json, context_option, load_lab, located, provider_of, scenario_options, with_bundle
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.codec import plain
@@ -58,7 +58,8 @@ def command(
     if bundle is not None:
         lab = with_bundle(chosen, lab, bundle)
     phases: list[Phase] = []
-    with interruptible(), Progress() as progress:
+    is_located = located(scenario, provider=provider, overrides=overrides)
+    with is_located, interruptible(), Progress() as progress:
 
         def observer(event: Event) -> None:
             if isinstance(event, BuildDone):

@@ -117,6 +117,7 @@ def teardown(name: str) -> None:
     for stranger in of_lab.strangers:
         _log.warning("%s", f"{stranger} has no mark of labctl on its loopback device: it is left alone")
     _end_processes(of_lab)
+    _take_off(name)
     for namespace in (*of_lab.namespaces, *of_lab.leftovers):
         try:
             netns.delete(namespace)
@@ -132,6 +133,15 @@ def teardown(name: str) -> None:
     files.remove_tree(record_path(name).parent)
     if of_lab.is_ours:
         netns.tidy_directory()
+
+
+def _take_off(name: str) -> None:
+    """Has the plugins that attached the lab's pods take them off, while both namespaces are there."""
+    from labctl.providers.netns.kinds.plugin import remove_all, state_folder
+
+    if state_folder(name).is_dir():
+        for refused in remove_all(name):
+            _log.warning("%s", refused)
 
 
 def _remove_path_spaces(name: str) -> None:

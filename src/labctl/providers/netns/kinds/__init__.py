@@ -12,6 +12,7 @@ from labctl.providers.netns.kinds.daemon import DAEMONS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
+from labctl.providers.netns.kinds.plugin import PLUGINS
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
 from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES, TUNNELS
 
@@ -29,6 +30,7 @@ KINDS: tuple[Kind, ...] = (
     CGROUPS,
     ENTRIES,
     DAEMONS,
+    PLUGINS,
     RECORDS,
 )
 

@@ -44,6 +44,7 @@ class ObjectKind(StrEnum):
     RULE = "rule"
     CGROUP = "cgroup"
     CHAIN = "chain"
+    ATTACHMENT = "attachment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,507 @@
+"""Plugins of the Container Network Interface: programs that attach a pod to its node in turn, as their spec says.
+
+Each program is run in the node's namespace with `CNI_…` in its environment, its own configuration on standard input and
+the result of the one before in that as `prevResult` (https://www.cni.dev/docs/spec). What they answered is kept in the
+lab's folder with all that taking the pod off takes, since that needs the same chain in reverse; what a plugin keeps
+itself goes into a folder of its node's there. Devices have the names that the plugins gave them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Annotated, Any
+
+from labctl.codec import Fits, plain, typed
+from labctl.errors import HostLacks, LabError, StepFailed, UsageError
+from labctl.json_text import parse_json
+from labctl.model.interfaces import POD_DEVICE
+from labctl.names import is_name, split_namespace
+from labctl.planning.shell import with_environment, word, written
+from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import device_things
+from labctl.system import files, netns, rtnetlink
+from labctl.system.netlink import Socket
+
+CHECKED_SINCE = (0, 4, 0)
+"""The version of the specification from which on plugins can be asked whether all is as they left it."""
+LACKS = "sudo make setup-networks"
+_TIMEOUT_S = 30.0
+_STATE = "plugins"
+_PART = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """One program of the chain, by its file's name, and its configuration as JSON, without `prevResult`."""
+
+    name: str
+    configuration: str
+
+    def document(self, result: str) -> str:
+        """Its standard input; `result` is JSON, or empty for the first one."""
+        return f'{self.configuration[:-1]},"prevResult":{result}}}' if result else self.configuration
+
+
+def state_folder(lab: str) -> Path:
+    """What a lab's plugins answered and keep, in the lab's own folder."""
+    return netns.RUN_DIRECTORY / "labs" / lab / _STATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedPlugin:
+    """A program by its file's name, and the scenario's key that asks for it."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsFind(Object):
+    """Asks each plugin which versions of the specification it speaks: before anything is made that would need it. Makes
+    the folder for what is kept."""
+
+    folder: str
+    directory: str
+    wanted: tuple[WantedPlugin, ...]
+    version: str
+
+    def shell(self) -> str:
+        lines = [f"install -d -m 700 {word(self.folder)}"]
+        lines += [f"CNI_COMMAND=VERSION {word(Path(self.directory) / one.name)} < /dev/null" for one in self.wanted]
+        return "\n".join(lines)
+
+    def undo(self) -> tuple[Object, ...]:
+        return (StateDelete(folder=self.folder),)
+
+    def make(self, context: BuildContext) -> None:
+        from labctl.system import process  # not where a lab is only planned
+
+        for one in self.wanted:
+            path = Path(self.directory) / one.name
+            if not path.is_file():
+                raise _not_there(path, one.key)
+            done = process.run((str(path),), timeout_s=_TIMEOUT_S, environment={"CNI_COMMAND": "VERSION"})
+            said = _object_of(done.text)
+            versions = said.get("supportedVersions") if said is not None else None
+            if not isinstance(versions, list):
+                cause = _refusal(done.text) or _beginning(done.error_text) or _beginning(done.text)
+                raise HostLacks(
+                    what=f"{path} does not say which versions of CNI it speaks",
+                    cause=cause or f"it ended with status {done.returncode}",
+                    remedy=f"CNI_COMMAND=VERSION {path} < /dev/null",
+                    key=one.key,
+                )
+            if self.version not in versions:
+                raise UsageError(
+                    what=f"the plugin {one.name} does not speak version {self.version} of CNI",
+                    cause=f"{path} speaks {', '.join(map(str, versions))}",
+                    remedy=f"cniVersion: {versions[-1] if versions else '1.0.0'}",
+                    key="podNetwork.conflist.cniVersion",
+                )
+        files.open_private(Path(self.folder)).close()
+
+
+def _not_there(path: Path, key: str) -> HostLacks:
+    """With the plugin of the nearest name, where the folder has one."""
+    import difflib
+
+    try:
+        there = sorted(one.name for one in path.parent.iterdir() if one.is_file())
+    except OSError as closed:
+        there, found = [], f"{path.parent}: {closed.strerror}"
+    else:
+        found = f"{path.parent} has {', '.join(there) if there else 'no file'}"
+    near = difflib.get_close_matches(path.name, there, n=1)
+    is_installed = bool(there)
+    return HostLacks(
+        what=f"there is no CNI plugin {path.name} in {path.parent}",
+        cause=found,
+        remedy=f"type: {near[0]}"
+        if near
+        else "podNetwork.pluginDirectory: the folder that has it"
+        if is_installed
+        else LACKS,
+        key=key,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsAdd(Object):
+    """Attaches a pod: each plugin adds its part (ADD), and where they can, each looks whether it is there (CHECK).
+    One that refuses what it has just added itself cannot be asked later: that is kept, and is no failure.
+
+    `namespace` is the node's and `inside` the pod's, which is the container's id as well. `address` is the one that the
+    pod must have then. `arguments` are `CNI_ARGS`.
+    """
+
+    namespace: str
+    inside: str
+    folder: str
+    directory: str
+    address: IPv4Interface
+    arguments: str
+    is_checked: bool
+    plugins: tuple[Plugin, ...]
+
+    @property
+    def pod(self) -> str:
+        return (split_namespace(self.inside) or ("", self.inside))[1]
+
+    def environment(self, command: str) -> dict[str, str]:
+        return {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": self.inside,
+            "CNI_NETNS": str(netns.path_of(self.inside)),
+            "CNI_IFNAME": POD_DEVICE,
+            "CNI_PATH": self.directory,
+            "CNI_ARGS": self.arguments,
+        }
+
+    def shell(self) -> str:
+        lines = [
+            written(self._kept(), f"{self._record()}\n"),
+            self._exported(),
+            *self._typed("ADD", range(len(self.plugins))),
+            f"cp {word(self._result(len(self.plugins)))} {word(self._result())}",
+        ]
+        if self.is_checked:
+            lines += self._typed("CHECK", range(len(self.plugins)))
+        return "\n".join(lines)
+
+    def typed_removal(self) -> str:
+        numbers = reversed(range(len(self.plugins)))
+        kept = " ".join(word(path) for path in (self._kept(), self._result()))
+        return "\n".join((self._exported(), *self._typed("DEL", numbers), f"rm -f {kept}"))
+
+    def _exported(self) -> str:
+        """What is the same for every plugin."""
+        said = self.environment("")
+        return "export " + " ".join(f"{key}={word(text)}" for key, text in said.items() if key != "CNI_COMMAND")
+
+    def _typed(self, command: str, numbers: Iterable[int]) -> Iterator[str]:
+        """What one types for a command of each plugin: its configuration, its end replaced by the result before it."""
+        for number in numbers:
+            plugin = self.plugins[number]
+            program = str(Path(self.directory) / plugin.name)
+            run = with_environment({"CNI_COMMAND": command}, netns.command(self.namespace, (program,)))
+            into = f" > {word(self._result(number + 1))}" if command == "ADD" else ""
+            if number == 0 and command == "ADD":
+                yield f"printf %s {word(plugin.configuration)} |\n    {run}{into}"
+            else:
+                before = self._result(number) if command == "ADD" else self._result()
+                opened = word(f'{plugin.configuration[:-1]},"prevResult":')
+                yield f"{{ printf %s {opened}; cat {word(before)}; echo '}}'; }} |\n    {run}{into}"
+
+    def _kept(self) -> Path:
+        return Path(self.folder) / f"{self.pod}.json"
+
+    def _result(self, number: int | None = None) -> Path:
+        """The last one, or the one after that many plugins."""
+        return Path(self.folder) / (f"{self.pod}.result" if number is None else f"{self.pod}.result.{number}")
+
+    def _checks(self) -> Path:
+        return Path(self.folder) / f"{self.pod}.checks"
+
+    def _record(self) -> str:
+        return json.dumps(plain(self), ensure_ascii=True)
+
+    def things(self) -> Iterator[Thing]:
+        yield from device_things(self.inside, POD_DEVICE, up=True, ends=(self.namespace,))
+        yield Thing(self.inside, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.namespace,))
+        yield Thing(self.namespace, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.inside,))
+
+    def undo(self) -> tuple[Object, ...]:
+        return (PluginsDelete(attached=self),)
+
+    def make(self, context: BuildContext) -> None:
+        """Raises StepFailed, with what the plugin said, after those before it have taken back their part."""
+        with files.open_private(Path(self.folder)) as folder:
+            folder.write(self._kept().name, self._record().encode())
+            result = ""
+            for number, plugin in enumerate(self.plugins):
+                result = self._run("ADD", plugin, result)
+                for path in (self._result(number + 1), self._result()):
+                    folder.write(path.name, result.encode())
+            given = parse_result(result).addresses
+            if self.address.ip not in {address.ip for address in given}:
+                raise StepFailed(
+                    what=f"the plugins gave the pod {self.pod} another address than {self.address.ip}",
+                    cause=f"they gave {', '.join(map(str, given)) or 'none'}; labctl asks for it by CNI_ARGS (IP=…)",
+                    remedy='ipam: {type: host-local, subnet: "{{.PodCIDR}}"}',
+                )
+            folder.write(self._checks().name, json.dumps(self.refusals(result), ensure_ascii=True).encode())
+
+    def refusals(self, result: str) -> dict[str, str]:
+        """What each plugin that is asked (CHECK) has to say against what is there, by its place in the chain."""
+        found = {}
+        for number, plugin in enumerate(self.plugins if self.is_checked else ()):
+            try:
+                self._run("CHECK", plugin, result)
+            except LabError as refused:
+                found[str(number)] = refused.cause
+        return found
+
+    def remove(self) -> tuple[str, ...]:
+        """Has the plugins take the pod off, the last one first, and says what each that could not had to say. What is
+        kept of it is removed whatever they said: they can be asked once."""
+        result, refused = "", []
+        with contextlib.suppress(OSError):
+            result = files.read_own(self._result()).decode("utf-8", errors="replace")
+        for plugin in reversed(self.plugins):
+            try:
+                self._run("DEL", plugin, result)
+            except LabError as failed:
+                refused.append(f"{failed.what}: {failed.cause}")
+        with contextlib.suppress(FileNotFoundError), files.open_own_folder(Path(self.folder)) as folder:
+            for name in folder.names():
+                if name in (self._kept().name, self._checks().name) or name.startswith(self._result().name):
+                    folder.remove(name)
+        return tuple(refused)
+
+    def _run(self, command: str, plugin: Plugin, result: str) -> str:
+        from labctl.system import process
+        from labctl.system.powers import Powers
+
+        path = Path(self.directory) / plugin.name
+        done = process.run(
+            (str(path),),
+            timeout_s=_TIMEOUT_S,
+            namespace=netns.path_of(self.namespace),
+            environment=self.environment(command),
+            stdin=plugin.document(result).encode(),
+            powers=Powers.NODE,
+        )
+        if done.returncode == 0 and not done.timed_out and (command != "ADD" or _object_of(done.text) is not None):
+            return done.text
+        said = _refusal(done.text) or _beginning(done.error_text) or _beginning(done.text)
+        raise StepFailed(
+            what=f"the CNI plugin {plugin.name} failed ({command}, pod {self.pod})",
+            cause="it did not end within 30 s" if done.timed_out else said or f"it ended with status {done.returncode}",
+            remedy="\n".join((self._exported(), *self._typed(command, [self.plugins.index(plugin)]))),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsDelete(Object):
+    """Takes a pod off again, by the same plugins in reverse."""
+
+    attached: PluginsAdd
+
+    def shell(self) -> str:
+        return self.attached.typed_removal()
+
+    def make(self, context: BuildContext) -> None:
+        """Only where the pod's namespace was made here. What a plugin says is not raised: the namespaces go anyway."""
+        if self.attached.inside in context.made:
+            self.attached.remove()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateDelete(Object):
+    folder: str
+
+    def shell(self) -> str:
+        return f"rm -rf {word(self.folder)}"
+
+    def make(self, context: BuildContext) -> None:
+        files.remove_tree(Path(self.folder))
+        with contextlib.suppress(OSError):
+            Path(self.folder).parent.rmdir()
+
+
+def remove_all(lab: str) -> tuple[str, ...]:
+    """Takes every pod of a lab off that plugins attached, and says what those that could not had to say."""
+    return tuple(sentence for one in _kept_of(lab) for sentence in one.remove())
+
+
+def _kept_of(lab: str) -> Iterator[PluginsAdd]:
+    """What was kept of each pod of the lab, as labctl itself wrote it."""
+    with contextlib.suppress(OSError), files.open_own_folder(state_folder(lab)) as folder:
+        for name in sorted(folder.names()):
+            if name.endswith(".json"):
+                with contextlib.suppress(OSError, ValueError, UsageError):
+                    data = parse_json(folder.read(name, owned=True).decode())
+                    yield typed(PluginsAdd, data, where=str(state_folder(lab) / name))
+
+
+# ---- what the plugins answered, held against what is there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultInterface:
+    name: str
+    sandbox: str = ""
+    """The path of the namespace that it is in; empty for the node's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a chain answered, as far as it can be held against devices."""
+
+    interfaces: tuple[ResultInterface, ...] = ()
+    addresses: tuple[IPv4Interface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A pod that plugins attached: what they answered, and what of it is not there. `device` is the node's device that
+    the pod hangs on; None where none of the node's is the other end of the pod's."""
+
+    pod: _PART
+    plugins: tuple[str, ...]
+    says: str
+    missing: tuple[str, ...]
+    checks: str
+    """What plugins that were asked (CHECK) said, in words."""
+    refused: tuple[str, ...]
+    """What those said that refuse what they agreed to when the pod was attached."""
+    device: str | None
+    device_mac: str
+    mac: str
+    command: str
+
+
+def parse_result(text: str) -> Result:
+    """From a result as any version of the specification since 0.3.0 has it. What cannot be read is left out."""
+    document = _object_of(text) or {}
+    interfaces, addresses = [], []
+    for one in _objects(document.get("interfaces")):
+        if isinstance(one.get("name"), str):
+            interfaces.append(ResultInterface(name=one["name"], sandbox=str(one.get("sandbox") or "")))
+    for one in _objects(document.get("ips")):
+        with contextlib.suppress(ValueError):
+            addresses.append(IPv4Interface(str(one.get("address"))))
+    return Result(interfaces=tuple(interfaces), addresses=tuple(addresses))
+
+
+def attached(lab: str, *, ask: bool = False) -> tuple[Attached, ...]:
+    """Each pod of the lab that plugins attached, as it is now; with `ask` the plugins are asked as well. Raises OSError
+    where a namespace is gone."""
+    return tuple(_look_at(one, ask=ask) for one in _kept_of(lab))
+
+
+def _look_at(one: PluginsAdd, *, ask: bool) -> Attached:
+    text = files.read_own(one._result()).decode("utf-8", errors="replace")
+    result = parse_result(text)
+    checks, refused = _asked(one, text) if ask and one.is_checked else ("", ())
+    on_node, in_pod = _links_of(one.namespace), _links_of(one.inside)
+    addresses = _addresses_of(one.inside)
+    missing = [*_missing_here(result, "", on_node), *_missing_here(result, str(netns.path_of(one.inside)), in_pod)]
+    missing += [str(each) for each in result.addresses if each.ip not in addresses]
+    own = in_pod.get(POD_DEVICE)
+    end = next((link for link in on_node.values() if own is not None and link.index == own.peer), None)
+    here = ", ".join(each.name for each in result.interfaces if not each.sandbox)
+    there = ", ".join(each.name for each in result.interfaces if each.sandbox)
+    with_addresses = ", ".join(map(str, result.addresses))
+    return Attached(
+        pod=one.pod,
+        plugins=tuple(plugin.name for plugin in one.plugins),
+        says=f"{here or 'no device'} on the node, {there} with {with_addresses} in the pod",
+        missing=tuple(missing),
+        checks=checks,
+        refused=refused,
+        device=None if end is None else end.name,
+        device_mac="" if end is None else end.mac,
+        mac="" if own is None else own.mac,
+        command=f"cat {word(one._result())}",
+    )
+
+
+def _asked(one: PluginsAdd, result: str) -> tuple[str, tuple[str, ...]]:
+    """What the plugins say now, in words, and what those refuse that agreed once."""
+    at_first: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        at_first = {key: str(said) for key, said in (_object_of(files.read_own(one._checks()).decode()) or {}).items()}
+    now, agreed, words, refused = one.refusals(result), [], [], []
+    for number, plugin in enumerate(one.plugins):
+        if (first := at_first.get(str(number))) is not None:
+            words.append(f"{plugin.name} refused what it had just added itself, and is not asked ({first})")
+        elif (said := now.get(str(number))) is not None:
+            refused.append(f"{plugin.name} refuses: {said}")
+        else:
+            agreed.append(plugin.name)
+    return "; ".join((*([f"CHECK agrees: {', '.join(agreed)}"] if agreed else []), *words)), tuple(refused)
+
+
+def _missing_here(result: Result, sandbox: str, links: Mapping[str, rtnetlink.Link]) -> Iterator[str]:
+    yield from (one.name for one in result.interfaces if one.sandbox == sandbox and one.name not in links)
+
+
+def _links_of(namespace: str) -> dict[str, rtnetlink.Link]:
+    with netns.entered(netns.path_of(namespace)), Socket() as channel:
+        return {link.name: link for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
+
+
+def _addresses_of(namespace: str) -> set[Any]:
+    with netns.entered(netns.path_of(namespace)), Socket() as channel:
+        found = map(rtnetlink.parse_address, channel.ask(rtnetlink.all_addresses()))
+        return {IPv4Interface(one.address).ip for one in found if one.address}
+
+
+def _attachment(pod: str) -> str:
+    return f"attachment of {pod}"
+
+
+def _attachments(look: NamespaceReader) -> Iterator[str]:
+    """Of the pods of this namespace's lab whose plugins' devices and addresses here are all there."""
+    namespace = look.things[0].namespace
+    lab = (split_namespace(namespace) or ("", ""))[0]
+    names = {link.name: link for link in look.links.values()}
+    here = None
+    for one in _kept_of(lab):
+        if namespace not in (one.namespace, one.inside):
+            continue
+        try:
+            result = parse_result(files.read_own(one._result()).decode("utf-8", errors="replace"))
+        except OSError:
+            continue
+        is_inside = namespace == one.inside
+        sandbox = str(netns.path_of(one.inside)) if is_inside else ""
+        if any(_missing_here(result, sandbox, names)):
+            continue
+        if is_inside:
+            if here is None:
+                found = map(rtnetlink.parse_address, look.channel.ask(rtnetlink.all_addresses()))
+                here = {IPv4Interface(each.address).ip for each in found if each.address}
+            if not {each.ip for each in result.addresses} <= here:
+                continue
+        yield _attachment(one.pod)
+
+
+def _refusal(text: str) -> str:
+    """What a plugin that failed said: code, message and details, as the specification has them; empty where it said
+    nothing of that form."""
+    document = _object_of(text)
+    if document is None or "msg" not in document:
+        return ""
+    details = f": {document['details']}" if document.get("details") else ""
+    return f"code {document.get('code', 'unknown')}: {document['msg']}{details}"[:1000]
+
+
+def _beginning(text: str) -> str:
+    """The first line, which of a Go program that crashed has the reason; what follows are addresses."""
+    return text.strip().partition("\n")[0][:300]
+
+
+def _object_of(text: str) -> dict[str, Any] | None:
+    try:
+        document = parse_json(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _objects(value: object) -> Sequence[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+PLUGINS = Kind(
+    name=ObjectKind.ATTACHMENT,
+    objects=(PluginsFind, PluginsAdd, PluginsDelete, StateDelete),
+    read=_attachments,
+)
