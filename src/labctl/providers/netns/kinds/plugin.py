@@ -170,7 +170,8 @@ class PluginsAdd(Object):
             f"cp {word(self._result(len(self.plugins)))} {word(self._result())}",
         ]
         if self.is_checked:
-            lines += self._typed("CHECK", range(len(self.plugins)))
+            # A plugin may refuse what it has just added itself: no reason to stop.
+            lines += (f"{line} || true" for line in self._typed("CHECK", range(len(self.plugins))))
         return "\n".join(lines)
 
     def typed_removal(self) -> str:
@@ -388,7 +389,8 @@ def attached(lab: str, *, ask: bool = False) -> tuple[Attached, ...]:
 def _look_at(one: PluginsAdd, *, ask: bool) -> Attached:
     text = files.read_own(one._result()).decode("utf-8", errors="replace")
     result = parse_result(text)
-    checks, refused = _asked(one, text) if ask and one.is_checked else ("", ())
+    # Without what they said at first, as in a lab that was typed, nothing can be held against it.
+    checks, refused = _asked(one, text) if ask and one.is_checked and one._checks().exists() else ("", ())
     on_node, in_pod = _links_of(one.namespace), _links_of(one.inside)
     addresses = _addresses_of(one.inside)
     missing = [*_missing_here(result, "", on_node), *_missing_here(result, str(netns.path_of(one.inside)), in_pod)]
