@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
@@ -26,7 +26,7 @@ from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.kinds.daemon import vtysh
-from labctl.providers.netns.kinds.plugin import Attached, attached
+from labctl.providers.netns.kinds.plugin import Attached, as_attached, attached
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
@@ -128,7 +128,7 @@ class NetnsOpenLab:
     """`OpenLab` of the provider seam."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab = _as_attached(lab)
+        self.lab = as_attached(lab)
         self._targets = {target.name: target for target in _targets(lab)}
 
     def target(self, name: str) -> NamespaceTarget:
@@ -234,23 +234,6 @@ class NetnsOpenLab:
             raise MeasureFailed(
                 what=f"{part} cannot be read", cause=str(failed), remedy=f"ip -n {namespace} link"
             ) from failed
-
-
-def _as_attached(lab: Lab) -> Lab:
-    """With the devices that plugins gave to pods, which only they could name. As it was where there are none."""
-    try:
-        found = {one.pod: one for one in attached(lab.name) if one.device is not None}
-    except OSError:
-        return lab  # a part of it is gone, which is said where it is looked for
-    if not found:
-        return lab
-    pods = tuple(
-        replace(pod, lxc=there.device or pod.lxc, lxc_mac=there.device_mac, mac=there.mac)
-        if (there := found.get(pod.name)) is not None
-        else pod
-        for pod in lab.pods
-    )
-    return replace(lab, pods=pods)
 
 
 def _targets(lab: Lab) -> Iterable[NamespaceTarget]:

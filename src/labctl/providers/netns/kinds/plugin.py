@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from labctl.codec import Fits, plain, typed
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.interfaces import POD_DEVICE
+from labctl.model.lab import Lab
 from labctl.names import is_name, split_namespace
 from labctl.planning.shell import with_environment, word, written
 from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
@@ -384,6 +385,23 @@ def attached(lab: str, *, ask: bool = False) -> tuple[Attached, ...]:
     """Each pod of the lab that plugins attached, as it is now; with `ask` the plugins are asked as well. Raises OSError
     where a namespace is gone."""
     return tuple(_look_at(one, ask=ask) for one in _kept_of(lab))
+
+
+def as_attached(lab: Lab) -> Lab:
+    """With the devices that plugins gave to pods, which only they could name. As it was where there are none."""
+    try:
+        found = {one.pod: one for one in attached(lab.name) if one.device is not None}
+    except OSError:
+        return lab  # a part of it is gone, which is said where it is looked for
+    if not found:
+        return lab
+    pods = tuple(
+        replace(pod, lxc=there.device or pod.lxc, lxc_mac=there.device_mac, mac=there.mac)
+        if (there := found.get(pod.name)) is not None
+        else pod
+        for pod in lab.pods
+    )
+    return replace(lab, pods=pods)
 
 
 def _look_at(one: PluginsAdd, *, ask: bool) -> Attached:
