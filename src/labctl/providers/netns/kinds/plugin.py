@@ -312,8 +312,6 @@ class StateDelete(Object):
 
     def make(self, context: BuildContext) -> None:
         files.remove_tree(Path(self.folder))
-        with contextlib.suppress(OSError):
-            Path(self.folder).parent.rmdir()
 
 
 def remove_all(lab: str) -> tuple[str, ...]:
