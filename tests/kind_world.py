@@ -130,6 +130,8 @@ class World:
         """What is in every node of a new cluster, as of the node image."""
         self.archived: set[str] = set()
         self.unready_nodes: dict[str, str] = {}
+        self.workloads: dict[tuple[str, str], int] = {}
+        """What runs for another network than Cilium, by namespace and name, and how many of its pods are not ready."""
         self._failures: list[tuple[re.Pattern[str], Completed, bool]] = []
 
     def fail(self, pattern: str, err: str, code: int = 1, *, timed_out: bool = False, happens: bool = False) -> None:
@@ -233,7 +235,10 @@ class World:
     def _kind(self, argv: tuple[str, ...], rest: tuple[str, ...]) -> Completed:
         match rest:
             case ("create", "cluster", "--name", name, "--config", config, "--kubeconfig", kubeconfig, *_):
-                self.make_cluster(name, yaml.safe_load(Path(config).read_text()))
+                asked = yaml.safe_load(Path(config).read_text())
+                self.make_cluster(name, asked)
+                if not asked["networking"].get("disableDefaultCNI"):
+                    self.workloads["kube-system", "kindnet"] = 0
                 Path(kubeconfig).write_text("apiVersion: v1\n")
                 return completed(argv)
             case ("delete", "cluster", "--name", name, *_):
@@ -294,9 +299,24 @@ class World:
             case ("-n", _, "get", "events", *_):
                 event = {"type": "Warning", "reason": "Failed", "message": "it went wrong", "lastTimestamp": "1"}
                 return completed(argv, json.dumps({"items": [event]}))
+            case ("-n", namespace, "get", "daemonset" | "deployment" as kind, name, "-o", "json"):
+                return self._workload(argv, kind, namespace, name)
             case ("-n", _, "logs", *_) | ("get", *_):
                 return completed(argv, "level=error msg=oops\n")
         raise AssertionError(f"unexpected command: {shlex.join(argv)}")
+
+    def _workload(self, argv: tuple[str, ...], kind: str, namespace: str, name: str) -> Completed:
+        """As many pods as there are nodes, or one of a Deployment."""
+        if (namespace, name) not in self.workloads:
+            return completed(argv, err=f'Error from server (NotFound): {kind}s.apps "{name}" not found', code=1)
+        lacking = self.workloads[namespace, name]
+        if kind == "deployment":
+            document = {"kind": "Deployment", "spec": {"replicas": 1}, "status": {"readyReplicas": 1 - lacking}}
+        else:
+            count = len(self._nodes_of(argv))
+            status = {"desiredNumberScheduled": count, "numberReady": count - lacking}
+            document = {"kind": "DaemonSet", "status": status}
+        return completed(argv, json.dumps(document))
 
     def _nodes_of(self, argv: tuple[str, ...]) -> list[str]:
         cluster = Path(argv[argv.index("--kubeconfig") + 1]).parent.name

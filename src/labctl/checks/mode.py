@@ -27,6 +27,7 @@ from labctl.model.lab import Fallback, Lab, Pair
 from labctl.model.parameters import ModeParameters, TcpdumpParameters
 from labctl.model.result import CheckResult, Finding, Verdict
 from labctl.networks import network_of
+from labctl.path.observed import observed_evidence
 from labctl.path.signature import lost_on_the_way
 
 SIGNATURE = "signature"
@@ -142,6 +143,11 @@ def _word(claim: object) -> str:
     return str(claim).lower() if isinstance(claim, bool) else str(claim)
 
 
+def _evidence_of(lab: Lab, result: CheckResult) -> Evidence:
+    """What packets testify; of a network of which nothing is known, what any shows."""
+    return observed_evidence(result, lab) if lab.cni else network_of(lab).read_signature(lab, result)
+
+
 class ModeCheck(WithoutFigures):
     """Asked against in force, of one pair."""
 
@@ -179,7 +185,7 @@ class ModeCheck(WithoutFigures):
                 )
 
             heard = context.open_lab.testimony(pair, send)
-            evidence = (*heard, *(network_of(lab).read_signature(lab, result) for result in seen))
+            evidence = (*heard, *(_evidence_of(lab, result) for result in seen))
             mode = judge_mode(lab.name, lab.asked(), evidence, tuple(seen), lab.fallback)
             findings = tuple(judge_aspects(mode, lab.meant()))
             judgement = judge_findings(findings)

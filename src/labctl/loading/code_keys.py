@@ -40,6 +40,7 @@ _ALWAYS = (
     ("cilium", "image"),
     ("cilium", "operatorImage"),
     ("cilium", "imageRepository"),
+    ("podNetwork", "manifest"),
 )
 _OF_A_CLUSTER = ("context", "kubeconfig", "image", "helperImage")
 _DECIDES = "decides what runs as root on the nodes of which cluster, which a file that did not come with labctl may not"

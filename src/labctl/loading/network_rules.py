@@ -24,11 +24,13 @@ _KEYS: Mapping[NetworkType, Mapping[str, tuple[str, ...]]] = {
     NetworkType.VXLAN: {"mode": tuple(Flooding), "vni": (), "group": ()},
     NetworkType.MACVLAN: {},
     NetworkType.IPVLAN: {},
+    NetworkType.KINDNET: {},
+    NetworkType.MANIFEST: {"manifest": ()},
     NetworkType.CNI: {"conflist": (), "pluginDirectory": (), "runtimeConfig": ()},
 }
 """The keys that each network has, and what they may be where not everything fits; the first is the default."""
 _OF_CILIUM = ("hostRouting", "encapsulation", "masquerade", "kubeProxyReplacement")
-_ALL = ("backend", "snat", "mode", "vni", "group", "conflist", "pluginDirectory", "runtimeConfig")
+_ALL = ("backend", "snat", "mode", "vni", "group", "conflist", "pluginDirectory", "runtimeConfig", "manifest")
 
 
 def pod_network_problems(tree: Tree) -> Iterator[Problem]:
@@ -54,6 +56,9 @@ def pod_network_problems(tree: Tree) -> Iterator[Problem]:
     yield from _group(tree)
     if chosen is NetworkType.CNI:
         yield from conflist_problems(tree)
+    if chosen is NetworkType.MANIFEST and find(section, "manifest") is None:
+        path = (SECTION, "manifest")
+        yield problem_at(section.place, path, "is missing: it is the file that installs the network", "manifest: FILE")
     if chosen is not NetworkType.CILIUM:
         for key in _OF_CILIUM:
             at = find(tree, "datapath", key)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
+from pathlib import PurePath
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -31,6 +32,8 @@ class NetworkType(StrEnum):
     MACVLAN = "macvlan"
     IPVLAN = "ipvlan"
     CNI = "cni"
+    KINDNET = "kindnet"
+    MANIFEST = "manifest"
 
 
 class Backend(StrEnum):
@@ -78,6 +81,11 @@ class PodNetworkChoice:
         Doc(f"With cni: the folder that the plugins are in. Default: {PLUGIN_DIRECTORY}."),
         OMITTED,
     ] = None
+    manifest: Annotated[
+        str | None,
+        Doc("With manifest, on kind: the file that installs the pod network, beside the scenario."),
+        OMITTED,
+    ] = None
     runtime_config: Annotated[
         Mapping[str, object] | None,
         Doc("With cni: by pod, what the plugins' capabilities are given (portMappings, bandwidth, …)."),
@@ -89,7 +97,14 @@ class PodNetworkChoice:
         more = {"backend": self.backend, "mode": self.mode}
         snat = {"snat": self.snat} if self.type is NetworkType.DOCKER else {}
         chain = {"plugins": " → ".join(self.chain)} if self.chain else {}
-        return {"podNetwork": str(self.type), **{key: str(one) for key, one in more.items() if one}, **snat, **chain}
+        manifest = {"manifest": PurePath(self.manifest).name} if self.manifest else {}
+        named = {key: str(one) for key, one in more.items() if one}
+        return {"podNetwork": str(self.type), **named, **snat, **chain, **manifest}
+
+    @property
+    def is_of_a_cluster(self) -> bool:
+        """Whether a cluster's nodes have it by themselves or by a manifest: nothing of it is built from namespaces."""
+        return self.type in (NetworkType.KINDNET, NetworkType.MANIFEST)
 
     @property
     def chain(self) -> tuple[str, ...]:

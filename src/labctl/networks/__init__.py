@@ -50,6 +50,10 @@ def network_of(lab: Lab) -> PodNetwork:
             from labctl.networks.cni import CniNetwork
 
             return CniNetwork(choice)
+        case NetworkType.KINDNET | NetworkType.MANIFEST:
+            from labctl.networks.found import FoundNetwork
+
+            return FoundNetwork()
         case NetworkType.MACVLAN | NetworkType.IPVLAN:
             from labctl.networks.shared import SharedNetwork
             from labctl.providers.netns.kinds.link import Sharing

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import PurePath
 
 from labctl import names
 from labctl.errors import UsageError
@@ -86,6 +87,8 @@ _FIRST_PLUGINS = ("ptp", "bridge", "macvlan")
 
 def unknown_network(choice: PodNetworkChoice) -> str:
     """The pod network in words, where nothing is known of what its taps should show; else empty."""
+    if choice.is_of_a_cluster:
+        return str(choice.type) if choice.manifest is None else f"what {PurePath(choice.manifest).name} installs"
     if choice.type is NetworkType.CNI and (not choice.chain or choice.chain[0] not in _FIRST_PLUGINS):
         return f"the CNI plugin {choice.chain[0] if choice.chain else ''}".strip()
     return ""

@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.model.versions import Version
 from labctl.planning.show import as_script
 from labctl.providers.cilium.chart import read_chart
@@ -189,6 +191,14 @@ def test_kinds_own_parser_takes_every_setting(host: Host, tmp_path: Path, sectio
     (host.state / "run-taken").write_text(json.dumps(["--label=io.x-k8s.kind.cluster=labctl-bpf"]))
     ended = host.run("kind", "create", "cluster", "--name", "labctl-bpf", "--config", "-", text=config)
     # kind parses and validates before it looks for a cluster of that name, and stops there.
+    assert "already exist for a cluster with the name" in ended.stderr, ended.stderr
+
+
+def test_kinds_own_parser_takes_a_cluster_with_its_own_network(host: Host, tmp_path: Path) -> None:
+    lab = replace(lab_of(tmp_path), pod_network=PodNetworkChoice(type=NetworkType.KINDNET))
+    config = kind_config(KindProvider(root=tmp_path / "state").settings(lab))
+    (host.state / "run-taken").write_text(json.dumps(["--label=io.x-k8s.kind.cluster=labctl-bpf"]))
+    ended = host.run("kind", "create", "cluster", "--name", "labctl-bpf", "--config", "-", text=config)
     assert "already exist for a cluster with the name" in ended.stderr, ended.stderr
 
 

@@ -13,7 +13,7 @@ from labctl.errors import UsageError
 from labctl.model.fabric import ONE_BRIDGE
 from labctl.model.fallback import BPF_HOST_ROUTING_KERNEL
 from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
-from labctl.model.pod_network import CILIUM
+from labctl.model.pod_network import CILIUM, NetworkType
 from labctl.model.versions import Version
 
 OLDEST = (1, 10)
@@ -92,15 +92,58 @@ def proxy_gates(lab: Lab, kubernetes: Version) -> dict[str, bool]:
     return {NFTABLES_GATE: True} if needs and kubernetes.series < NFTABLES_BY_DEFAULT else {}
 
 
+OTHER_NETWORKS = {"kind": (NetworkType.KINDNET, NetworkType.MANIFEST)}
+"""Pod networks beside Cilium that a provider's clusters can have."""
+
+
+_NOT_HERE = {
+    "kubeadm": "labctl down puts the machines back as they were, and what another network than Cilium leaves on them "
+    "(devices, rules, files) it does not know; a cluster of kind goes as a whole",
+    "cluster": "the cluster has its network already: whatever it is, it is observed",
+}
+
+
+def has_cilium(lab: Lab) -> bool:
+    """Whether labctl installs Cilium in the lab's cluster."""
+    return not lab.pod_network.is_of_a_cluster
+
+
 def refuse_networks(lab: Lab) -> None:
-    """Raises UsageError for a pod network and a fabric that are built from namespaces only."""
+    """Raises UsageError for a pod network and a fabric that are built from namespaces only, and for what no other
+    network than Cilium does."""
+    others = OTHER_NETWORKS.get(lab.provider, ())
+    if lab.pod_network.type in others:
+        _refuse_ciliums(lab)
     for key, chosen, usual in (("podNetwork", lab.pod_network, CILIUM), ("fabric", lab.fabric, ONE_BRIDGE)):
-        if chosen != usual:
+        if chosen != usual and not (key == "podNetwork" and lab.pod_network.type in others):
+            because, elsewhere = "other pod networks and fabrics are built from network namespaces only", "netns"
+            if key == "podNetwork" and lab.pod_network.is_of_a_cluster:
+                because, elsewhere = _NOT_HERE.get(lab.provider, _NOT_HERE["kubeadm"]), "kind"
             raise UsageError(
                 what=f"{key} has no effect with the provider {lab.provider}",
-                cause="other pod networks and fabrics are built from network namespaces only",
-                remedy=f"--provider netns, or a scenario without {key}:",
+                cause=because,
+                remedy=f"--provider {elsewhere}, or a scenario without {key}:",
                 key=key,
+            )
+
+
+def _refuse_ciliums(lab: Lab) -> None:
+    """Services and other ends than pods: what they show is known of Cilium alone."""
+    if lab.services:
+        raise UsageError(
+            what=f"Services with podNetwork {lab.pod_network.type} are not built: scenario {lab.scenario} has "
+            f"{len(lab.services)}",
+            cause="what translates them there is kube-proxy, and what taps should show then is not known to labctl",
+            remedy="podNetwork: {type: cilium}, or a scenario without services:",
+            key="services",
+        )
+    for pair in lab.pairs:
+        if not lab.is_between_pods(pair):
+            raise UsageError(
+                what=f"the pair {pair.name} is not between two pods",
+                cause=f"what other ends show with podNetwork {lab.pod_network.type} is not known to labctl",
+                remedy="two pods; or podNetwork: {type: cilium}",
+                key="pairs",
             )
 
 

@@ -23,7 +23,8 @@ from labctl.model.sections import Cilium, Section
 from labctl.model.versions import Version
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private
-from labctl.providers.cilium.compatibility import refuse_idle, refuse_impossible, refuse_proxy_mode
+from labctl.providers.cilium.compatibility import has_cilium, refuse_idle, refuse_impossible, refuse_proxy_mode
+from labctl.providers.cilium.manifest import Manifest, manifest_of, manifest_path
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
 from labctl.system import files
@@ -81,7 +82,20 @@ class Cluster(ClusterAccess):
 
     @property
     def shown_version(self) -> str:
-        return str(self.cilium_version)
+        return str(self.cilium_version) if has_cilium(self.lab) else ""
+
+    @property
+    def network_in_words(self) -> str:
+        """What connects the pods, for titles and statements."""
+        if has_cilium(self.lab):
+            return f"Cilium {self.cilium_version}"
+        said = self.lab.pod_network.manifest
+        return str(self.lab.pod_network.type) if said is None else f"what {manifest_path(self.lab, said)} installs"
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Of another pod network than Cilium, as its file is now. Raises UsageError."""
+        return manifest_of(self.lab)
 
     @property
     @abstractmethod
@@ -108,6 +122,8 @@ class Cluster(ClusterAccess):
     @property
     def mode(self) -> str:
         """The datapath in two words, for titles."""
+        if not has_cilium(self.lab):
+            return str(self.lab.pod_network.type)
         return f"{self.lab.datapath.host_routing}/{self.lab.datapath.encapsulation}"
 
     @property
@@ -148,9 +164,18 @@ class Cluster(ClusterAccess):
 
     @property
     def images(self) -> tuple[str, ...]:
-        """What any node may have to run: agent, operator, tools, and what else was asked for."""
+        """What any node may have to run: agent and operator, or what another network's manifest names; tools, and what
+        else was asked for."""
+        if not has_cilium(self.lab):
+            return (*self.network_images, self.tools_image, *self.extra_images)
         agent, operator = images_of(helm_values(self.wanted, self.user_values), self.cilium_version)
         return (agent, operator, self.tools_image, *self.extra_images)
+
+    @property
+    def network_images(self) -> tuple[str, ...]:
+        """Those that the manifest of another network than Cilium names. Raises UsageError."""
+        manifest = self.manifest
+        return () if manifest is None else manifest.images
 
     @property
     def extra_images(self) -> tuple[str, ...]:
@@ -194,6 +219,9 @@ def refuse_unfit(lab: Lab, cilium: Cilium, kubernetes: Version, kernel: Version 
     and for values that do not take effect."""
     refuse_idle(lab)
     refuse_proxy_mode(lab, kubernetes)
+    if not has_cilium(lab):
+        manifest_of(lab)
+        return
     version = Version.parse(cilium.version)
     refuse_impossible(
         cilium=version, kubernetes=kubernetes, kernel=kernel, datapath=lab.datapath,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from labctl.errors import StepFailed, ToolMissing
 from labctl.providers.base import Completed, Running, TargetKind
+from labctl.providers.cilium.observed import lacking
 from labctl.providers.cilium.workloads import PodState, helper_name
 from labctl.providers.cluster.access import Access, Say, said
 from labctl.providers.cluster.failures import is_admission, is_forbidden
@@ -85,11 +86,3 @@ class NodeWithoutHelper:
 
     def lacking(self) -> ToolMissing:
         return lacking(self.name, self._refused)
-
-
-def lacking(where: str, refused: str) -> ToolMissing:
-    return ToolMissing(
-        what=f"no command can be run on {where}: there is no helper pod, since {refused}",
-        cause="captures on a node, and what else is looked at there, need a privileged pod on it",
-        remedy="labctl plan SCENARIO --provider cluster --rbac  # the rights that it takes, for an administrator",
-    )

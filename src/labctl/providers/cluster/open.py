@@ -6,32 +6,39 @@ whatever the pods' and nodes' devices show (`observed.py`).
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
 from typing import TypeVar
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.evidence import Evidence
-from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Masquerade, Node, Pair, Pod
-from labctl.model.tools import require_success
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade, Pair
 from labctl.path.observed import CILIUM
 from labctl.providers.base import ClockOffset, OpenLab, Tap, Target, TargetKind
+from labctl.providers.cilium import node_facts
 from labctl.providers.cilium.evidence import found_by_agent
+from labctl.providers.cilium.observed import (
+    OWN_TRAFFIC,
+    Found,
+    OpenObservedLab,
+    Seen,
+    ask_json,
+    clock_of,
+    helper_evidence,
+    lacking,
+    read_node_facts,
+    read_pod_device,
+)
 from labctl.providers.cilium.open import AGENT_CONTAINER, AGENTS, OpenCiliumLab, open_lab
 from labctl.providers.cilium.targets import DoorTarget, pod_door
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
-from labctl.providers.cluster import helpers, node_facts
-from labctl.providers.cluster.access import ASK_S, Access, Say, said
+from labctl.providers.cluster import helpers
+from labctl.providers.cluster.access import Access, Say, said
 from labctl.providers.cluster.failures import is_forbidden
 from labctl.providers.cluster.helpers import Helpers, NodeWithoutHelper
-from labctl.providers.cluster.node_facts import NodeDevice, NodeFacts, PodDevice
 from labctl.providers.cluster.nodes import ClusterNode, is_node_name
-from labctl.providers.cluster.observed import OWN_TRAFFIC, Found, OpenObservedLab, clock_of, helper_evidence
 from labctl.providers.cluster.rights import SYSTEM
-from labctl.providers.cluster.settings import ClusterSettings
 
 _AT_ONCE = 8
 _AGENT_FIELDS = (
@@ -115,22 +122,6 @@ def _node_target(access: Access, node: str, found: Helpers) -> Target:
     return DoorTarget(name=node, kind=TargetKind.NODE, door=door, commands=access.commands)
 
 
-def _ask_json(target: Target, argv: Sequence[str]) -> str:
-    return require_success(target.run(argv, timeout_s=ASK_S), f"{shlex.join(argv)} failed on {target.name}").text
-
-
-def _node_facts(target: Target, address: str) -> NodeFacts:
-    addresses = node_facts.parse_addresses(_ask_json(target, node_facts.ARGV_ADDRESSES))
-    rules = target.run(("sh", "-c", node_facts.KUBE_PROXY_SCRIPT), timeout_s=ASK_S).text.strip()
-    return NodeFacts(
-        devices=node_facts.parse_devices(_ask_json(target, node_facts.ARGV_LINKS)),
-        addresses=addresses,
-        routes=node_facts.parse_routes(_ask_json(target, node_facts.ARGV_ROUTES)),
-        uplink=node_facts.uplink_of(addresses, address),
-        kube_proxy_rules=int(rules) if rules.isdigit() else 0,
-    )
-
-
 def _observed(
     access: Access,
     found: Helpers,
@@ -140,76 +131,33 @@ def _observed(
     targets: Mapping[str, Target],
 ) -> OpenObservedLab:
     settings = access.settings
+    lab = settings.lab
     with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="labctl-look") as pool:
-        looks = {pod.name: pool.submit(_pod_device, targets[pod.name]) for pod in settings.lab.pods}
+        looks = {pod.name: pool.submit(read_pod_device, targets[pod.name]) for pod in lab.pods}
         asked = {
-            node: pool.submit(_node_facts, targets[node], nodes[there].address if there in nodes else "")
+            node: pool.submit(read_node_facts, targets[node], nodes[there].address if there in nodes else "")
             for node, there in settings.nodes.items()
             if node in found.pods
         }
-        devices = {name: one.result() for name, one in looks.items()}
-        facts = {node: one.result() for node, one in asked.items()}
-    ends: dict[str, NodeDevice | None] = {
-        pod.name: facts[pod.node].peer_of(devices[pod.name]) for pod in settings.lab.pods if pod.node in facts
-    }
-    cni = node_facts.cni_of((one for node in facts.values() for one in node.devices.values()), ends.values())
+        seen = Seen(
+            pods={name: one.result() for name, one in looks.items()},
+            facts={node: one.result() for node, one in asked.items()},
+            ranges={node: nodes[there].pod_cidr if there in nodes else "" for node, there in settings.nodes.items()},
+            addresses={pod.name: pods[pod.name].address for pod in lab.pods},
+        )
+    cni = seen.cni(lab)
     if agents.pods or (agents.refused and cni == CILIUM):
         cni = CILIUM
-    elif not facts:
+    elif not seen.facts:
         cni = "not known"
-    lab = _lab_as_found(settings, nodes, pods, devices, facts, ends, cni)
-    held = Found(nodes=settings.nodes, facts=facts, ends=ends, refused=found.refused, agents_refused=agents.refused)
-    return OpenObservedLab(lab, targets, held)
-
-
-def _pod_device(target: Target) -> PodDevice:
-    done = target.run(("sh", "-c", node_facts.POD_SCRIPT), timeout_s=ASK_S)
-    return node_facts.parse_pod_device(require_success(done, f"the devices of pod {target.name} cannot be read").text)
-
-
-def _lab_as_found(
-    settings: ClusterSettings,
-    nodes: Mapping[str, ClusterNode],
-    pods: Mapping[str, PodState],
-    devices: Mapping[str, PodDevice],
-    facts: Mapping[str, NodeFacts],
-    ends: Mapping[str, NodeDevice | None],
-    cni: str,
-) -> Lab:
-    def pod_of(pod: Pod) -> Pod:
-        end = ends.get(pod.name)
-        changed = replace(pod, address=IPv4Address(pods[pod.name].address), mac=devices[pod.name].mac)
-        return replace(changed, lxc=end.name, lxc_mac=end.mac) if end is not None else changed
-
-    lab = settings.lab
-    return replace(
-        lab,
-        nodes=tuple(
-            _node_as_found(node, settings, nodes, facts, devices)
-            for node in lab.nodes
-            if node.name in settings.nodes
-        ),
-        pods=tuple(pod_of(pod) for pod in lab.pods),
-        cni=cni,
-    )  # fmt: skip
-
-
-def _node_as_found(
-    node: Node,
-    settings: ClusterSettings,
-    nodes: Mapping[str, ClusterNode],
-    facts: Mapping[str, NodeFacts],
-    devices: Mapping[str, PodDevice],
-) -> Node:
-    known = nodes.get(settings.nodes[node.name])
-    seen = facts.get(node.name)
-    changed = node
-    if known is not None and known.pod_cidr and ":" not in known.pod_cidr:
-        changed = replace(changed, pod_cidr=IPv4Network(known.pod_cidr))
-    if seen is not None and seen.uplink:
-        changed = replace(changed, address=seen.addresses[seen.uplink], mac=seen.devices[seen.uplink].mac or node.mac)
-    gateways = [devices[pod.name].gateway for pod in settings.lab.pods_on(node.name) if devices[pod.name].gateway]
-    return replace(changed, router=IPv4Address(gateways[0])) if gateways else changed
+    held = Found(
+        nodes=settings.nodes,
+        facts=seen.facts,
+        ends=seen.ends(lab),
+        refused=found.refused,
+        agents_refused=agents.refused,
+    )
+    return OpenObservedLab(seen.lab(lab, cni), targets, held)
 
 
 class OpenFoundCilium(OpenCiliumLab):
@@ -228,7 +176,7 @@ class OpenFoundCilium(OpenCiliumLab):
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
         if self._refused:
             nodes = dict.fromkeys(self.lab.pod(name).node for name in (pair.client, pair.server))
-            raise helpers.lacking(" and ".join(nodes), self._refused)
+            raise lacking(" and ".join(nodes), self._refused)
         return super().taps(pair)
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
@@ -256,7 +204,7 @@ def _with_agents(
     ways = FoundWays(access=access, agents=doors, targets=targets)
     uplinks = {}
     for node, there in settings.nodes.items():
-        addresses = node_facts.parse_addresses(_ask_json(ways.node(node), node_facts.ARGV_ADDRESSES))
+        addresses = node_facts.parse_addresses(ask_json(ways.node(node), node_facts.ARGV_ADDRESSES))
         uplinks[node] = node_facts.uplink_of(addresses, nodes[there].address if there in nodes else "")
     known = replace(settings, uplinks=uplinks)
     running = open_lab(known, access.commands, ways, agents=doors)

@@ -21,6 +21,7 @@ from labctl.providers.cilium.bundle import (
 )
 from labctl.providers.cilium.bundle import parse_digest as parse_digest
 from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.kind.failures import failed_command, remedy_for
 from labctl.providers.kind.settings import KindSettings
 from labctl.system.files import temporary_folder
@@ -58,6 +59,13 @@ class Unpacked:
 
 def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Images must be in the engine: pull them first, or `labctl up` once."""
+    if not has_cilium(settings.lab):
+        raise UsageError(
+            what=f"a lab with podNetwork {settings.lab.pod_network.type} is not packed",
+            cause="a bundle has Cilium's chart, and this lab's network comes with the node image or by a manifest",
+            remedy=f"labctl images {settings.lab.scenario} --provider kind  # what to save by hand",
+            key="podNetwork",
+        )
     listed = parts(settings, engine, commands)
     absent = [part.reference for part in listed if part.role != "chart" and not part.digest]
     if absent:
@@ -113,14 +121,18 @@ EXTRA = "extra"
 
 def parts(settings: KindSettings, engine: str, commands: Commands) -> tuple[Part, ...]:
     """Every image and the chart. Digests are those of this engine and of the local chart file."""
-    agent, operator, tools, *extra = settings.images
-    listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]
+    if has_cilium(settings.lab):
+        agent, operator, tools, *extra = settings.images
+        listed = [("node", settings.node_image), ("agent", agent), ("operator", operator), ("tools", tools)]
+    else:
+        tools, extra = settings.tools_image, [*settings.network_images, *settings.extra_images]
+        listed = [("node", settings.node_image), ("tools", tools)]
     listed += [(f"{EXTRA}{number}", reference) for number, reference in enumerate(extra, start=1)]
     found = [
         Part(role=role, reference=reference, digest=digest_of(reference, engine, commands))
         for role, reference in listed
     ]
-    return (*found, chart_part(settings))
+    return (*found, chart_part(settings)) if has_cilium(settings.lab) else tuple(found)
 
 
 def digest_of(reference: str, engine: str, commands: Commands) -> str:

@@ -18,6 +18,7 @@ import yaml
 
 from labctl.errors import UsageError
 from labctl.model.lab import Lab
+from labctl.model.pod_network import NetworkType
 from labctl.model.sections import Propagation
 from labctl.providers.cilium.compatibility import proxy_gates
 from labctl.providers.kind.settings import KindSettings
@@ -59,8 +60,10 @@ def parse_mark(destination: str) -> ContainerMark | None:
 def kind_config(settings: KindSettings) -> str:
     """The YAML for `kind create cluster --config`."""
     lab, cluster = settings.lab, settings.cluster
+    # kind brings kindnet to every node unless it is told not to.
+    own = {} if lab.pod_network.type is NetworkType.KINDNET else {"disableDefaultCNI": True}
     networking: dict[str, Any] = {
-        "disableDefaultCNI": True,
+        **own,
         "kubeProxyMode": "none" if lab.datapath.kube_proxy_replacement else str(lab.datapath.kube_proxy),
         "podSubnet": str(lab.network.pod_cidr),
         "serviceSubnet": str(lab.network.service_cidr),

@@ -12,9 +12,12 @@ from labctl.errors import UsageError
 from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark
 from labctl.providers.cilium.commands import WriteFile
+from labctl.providers.cilium.compatibility import has_cilium
+from labctl.providers.cilium.manifest import KINDNET
 from labctl.providers.cilium.settings import refuse_unfit
 from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
-from labctl.providers.cilium.workloads import CONTAINER, ENDED, LAB_LABEL, nodes_with_helper, workloads
+from labctl.providers.cilium.workloads import CONTAINER, ENDED, LAB_LABEL, nodes_with_helper
+from labctl.providers.cilium.workloads import workloads as workloads_text
 from labctl.providers.kind.actions import (
     CollectLogs,
     Command,
@@ -65,7 +68,7 @@ def plan_lab(settings: KindSettings, engine: str) -> Plan:
                 _cluster(settings, engine),
                 _load(settings, engine),
                 _outside(settings, engine),
-                _cilium(settings),
+                _cilium(settings) if has_cilium(settings.lab) else _network(settings),
                 _pods(settings),
             )
             if step.actions
@@ -80,7 +83,7 @@ def plan_lab(settings: KindSettings, engine: str) -> Plan:
 
 
 def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
-    """From one datapath to another on the cluster that is there: new configuration, agents restarted, new pods.
+    """From one datapath of Cilium to another on the cluster that is there: configuration, agents restarted, new pods.
 
     Both labs have the same nodes and pods. Pods are created again because a pod keeps the route MTU of its creation.
     """
@@ -148,6 +151,8 @@ def _images(settings: KindSettings, engine: str) -> Step:
 
 
 def _chart(settings: KindSettings) -> Step:
+    if not has_cilium(settings.lab):
+        return Step(id="chart", title="no chart", actions=())
     actions: list[Action] = [
         WriteFile(path=settings.files.values, text=settings.values_text),
     ]
@@ -307,13 +312,27 @@ def _cilium(settings: KindSettings) -> Step:
     )
 
 
+def _network(settings: KindSettings) -> Step:
+    """Another network than Cilium: kind's own is there with the nodes; of a manifest, what was read of it is applied as
+    the cluster's administrator. A node is Ready once it has a network."""
+    cluster, manifest = settings.cluster, settings.manifest
+    applied = () if manifest is None else (
+        manifest.written(settings.files.rendered), _apply(settings, settings.files.rendered),
+    )  # fmt: skip
+    workloads = (KINDNET,) if manifest is None else manifest.workloads
+    names = ", ".join(one.shown for one in workloads) or "no DaemonSet, no Deployment"
+    wait = WaitForNodes(kubectl=settings.kubectl(), count=len(settings.all_nodes), timeout_s=cluster.ready_timeout_s)
+    title = f"{settings.network_in_words} on every node ({names})"
+    return Step(id="network", title=title, actions=(*applied, wait))
+
+
 def _pods(settings: KindSettings) -> Step:
     pods = len(settings.lab.pods)
     return Step(
         id="pods",
         title=f"{pods} pods, and a helper on each node that has some",
         actions=(
-            WriteFile(path=settings.files.workloads, text=workloads(settings)),
+            WriteFile(path=settings.files.workloads, text=workloads_text(settings)),
             # `apply` leaves a pod alone that was evicted or has ended: it is there, and is what the manifest says.
             Command(
                 argv=settings.kubectl(

@@ -44,6 +44,8 @@ from labctl.providers.cilium.commands import (
     state_root,
     write_private,
 )
+from labctl.providers.cilium.compatibility import has_cilium
+from labctl.providers.cilium.foreign import open_foreign
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy, write_record
 from labctl.providers.cilium.support import kubeconfig_secrets
@@ -125,9 +127,11 @@ class KindProvider:
         settings = self.settings(lab)
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
+            f"{settings.network_in_words} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
             "the uplinks are veth pairs on one bridge: no real network card, no offload",
-            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
+            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise"
+            if has_cilium(lab)
+            else f"what taps should show with {lab.cni} is not known: it is observed",
         )
 
     def settings(self, lab: Lab) -> KindSettings:
@@ -287,6 +291,9 @@ class KindProvider:
         if not settings.files.kubeconfig.exists():
             self._fetch_kubeconfig(settings)
         ways = KindWays(settings=settings, engine=self.engine, commands=self._commands)
+        if not has_cilium(lab):
+            yield open_foreign(settings, self._commands, ways)
+            return
         if not lab.outside:
             yield open_lab(settings, self._commands, ways)
             return
@@ -352,6 +359,7 @@ class KindProvider:
                 ("address ranges", before.network.pod_cidr, after.network.pod_cidr),
                 ("Kubernetes", (one.kubernetes, one.node_image), (two.kubernetes, two.node_image)),
                 ("kindCluster", _cluster_less_strategy(one), _cluster_less_strategy(two)),
+                ("pod network", before.pod_network, after.pod_network),
                 ("Cilium", one.cilium_version, two.cilium_version),
                 ("kube-proxy", statement_of_proxy(before), statement_of_proxy(after)),
             ),

@@ -6,7 +6,7 @@ import pytest
 
 from cluster_world import FIXTURES
 from labctl.errors import MeasureFailed
-from labctl.providers.cluster.node_facts import (
+from labctl.providers.cilium.node_facts import (
     NodeDevice,
     NodeFacts,
     PodDevice,

@@ -1,5 +1,7 @@
 """A lab on a cluster whose CNI is not Cilium, or is a Cilium whose agents may not be asked: what pods and nodes show.
 
+Of every provider: of a cluster that was there, and of one that labctl made with another network (`foreign`).
+
 Nothing is known of how such a network should look, so nothing is guessed: taps are found by following the pods' own
 devices, and what they see is shown. Only what any network shows is claimed of the mode in force: whether packets
 crossed inside a tunnel, and whether kube-proxy's rules are on the nodes.
@@ -13,20 +15,23 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 
-from labctl.errors import MeasureFailed, UsageError
+from labctl.errors import MeasureFailed, ToolMissing, UsageError
 from labctl.model.evidence import DatapathState, Evidence, MapTable, ModeInForce, NodeDatapath, Silence
-from labctl.model.lab import Lab, Pair, Placement
+from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
+from labctl.model.tools import require_success
 from labctl.model.trace import Movement, Unshown
 from labctl.path.observed import CILIUM, as_it_is
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, Watch
-from labctl.providers.cluster.helpers import lacking
-from labctl.providers.cluster.node_facts import NodeDevice, NodeFacts
+from labctl.providers.cilium import node_facts
+from labctl.providers.cilium.node_facts import NodeDevice, NodeFacts, PodDevice
 
+_ASK_S = 30.0
 _CLOCK_ROUNDS = 5
 _CLOCK_S = 20.0
 KUBE_PROXY = "kubeProxyReplacement"
@@ -50,8 +55,12 @@ class Found:
 class OpenObservedLab:
     """`OpenLab` of the seam."""
 
-    def __init__(self, lab: Lab, targets: Mapping[str, Target], found: Found) -> None:
+    def __init__(
+        self, lab: Lab, targets: Mapping[str, Target], found: Found, capture: Mapping[str, Target] | None = None
+    ) -> None:
+        """`capture` are the targets of nodes whose tcpdump sees their devices, where those are others."""
         self._lab, self._targets, self._found = lab, dict(targets), found
+        self._capture = dict(targets if capture is None else capture)
 
     @property
     def lab(self) -> Lab:
@@ -90,7 +99,7 @@ class OpenObservedLab:
             "tunnel": facts.tunnel.name if facts.tunnel is not None else "",
             "uplink": facts.uplink,
         }
-        target = self._targets[node]
+        target = self._capture[node]
         return [
             Tap(
                 name=f"{node}:{device}",
@@ -215,6 +224,72 @@ class OpenObservedLab:
         return NodeDatapath(node=node, programs=(), maps=(devices, routes), commands=(command,))
 
 
+def ask_json(target: Target, argv: Sequence[str]) -> str:
+    return require_success(target.run(argv, timeout_s=_ASK_S), f"{shlex.join(argv)} failed on {target.name}").text
+
+
+def read_node_facts(target: Target, address: str) -> NodeFacts:
+    """What a node shows that has that address. Raises MeasureFailed."""
+    addresses = node_facts.parse_addresses(ask_json(target, node_facts.ARGV_ADDRESSES))
+    rules = target.run(("sh", "-c", node_facts.KUBE_PROXY_SCRIPT), timeout_s=_ASK_S).text.strip()
+    return NodeFacts(
+        devices=node_facts.parse_devices(ask_json(target, node_facts.ARGV_LINKS)),
+        addresses=addresses,
+        routes=node_facts.parse_routes(ask_json(target, node_facts.ARGV_ROUTES)),
+        uplink=node_facts.uplink_of(addresses, address),
+        kube_proxy_rules=int(rules) if rules.isdigit() else 0,
+    )
+
+
+def read_pod_device(target: Target) -> PodDevice:
+    """Raises MeasureFailed."""
+    done = target.run(("sh", "-c", node_facts.POD_SCRIPT), timeout_s=_ASK_S)
+    return node_facts.parse_pod_device(require_success(done, f"the devices of pod {target.name} cannot be read").text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was looked at: `pods` by name, `facts` by the scenario's node, `ranges` of pods that nodes have (empty where
+    that is not known), `addresses` of pods."""
+
+    pods: Mapping[str, PodDevice]
+    facts: Mapping[str, NodeFacts]
+    ranges: Mapping[str, str]
+    addresses: Mapping[str, str]
+
+    def ends(self, lab: Lab) -> dict[str, NodeDevice | None]:
+        """The host's end of each pod's veth pair, of pods on nodes that were looked at."""
+        pods = (pod for pod in lab.pods if pod.node in self.facts)
+        return {pod.name: self.facts[pod.node].peer_of(self.pods[pod.name]) for pod in pods}
+
+    def cni(self, lab: Lab) -> str:
+        """What connects the pods, by the devices that there are."""
+        devices = (one for node in self.facts.values() for one in node.devices.values())
+        return node_facts.cni_of(devices, self.ends(lab).values())
+
+    def lab(self, lab: Lab, cni: str) -> Lab:
+        """The lab with what its pods and nodes have."""
+        ends = self.ends(lab)
+
+        def pod_of(pod: Pod) -> Pod:
+            end = ends.get(pod.name)
+            changed = replace(pod, address=IPv4Address(self.addresses[pod.name]), mac=self.pods[pod.name].mac)
+            return replace(changed, lxc=end.name, lxc_mac=end.mac) if end is not None else changed
+
+        nodes = tuple(self._node(lab, node) for node in lab.nodes if node.name in self.ranges)
+        return replace(lab, nodes=nodes, pods=tuple(pod_of(pod) for pod in lab.pods), cni=cni)
+
+    def _node(self, lab: Lab, node: Node) -> Node:
+        pod_range, seen, changed = self.ranges[node.name], self.facts.get(node.name), node
+        if pod_range and ":" not in pod_range:
+            changed = replace(changed, pod_cidr=IPv4Network(pod_range))
+        if seen is not None and seen.uplink:
+            mac = seen.devices[seen.uplink].mac or node.mac
+            changed = replace(changed, address=seen.addresses[seen.uplink], mac=mac)
+        gateways = [gateway for pod in lab.pods_on(node.name) if (gateway := self.pods[pod.name].gateway)]
+        return replace(changed, router=IPv4Address(gateways[0])) if gateways else changed
+
+
 _CLIENT = {
     "end": Role.CLIENT_LXC,
     "bridge": Role.CLIENT_BRIDGE,
@@ -246,6 +321,14 @@ class NoWatch:
 
     def unshown(self) -> tuple[Unshown, ...]:
         return ()
+
+
+def lacking(where: str, refused: str) -> ToolMissing:
+    return ToolMissing(
+        what=f"no command can be run on {where}: there is no helper pod, since {refused}",
+        cause="captures on a node, and what else is looked at there, need a privileged pod on it",
+        remedy="labctl plan SCENARIO --provider cluster --rbac  # the rights that it takes, for an administrator",
+    )
 
 
 def find_target(targets: Mapping[str, Target], name: str, lab: str) -> Target:
