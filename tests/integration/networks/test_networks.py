@@ -25,6 +25,7 @@ from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds.daemon import FOLDER, PROGRAMS
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.store.runs import MemorySink, MemorySinks
+from toy_network import ToyNetwork
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 WITHOUT_FRR = (
@@ -60,9 +61,22 @@ def build(lab: Lab) -> None:
         executor.finish(lab)
 
 
+def test_a_network_that_was_made_from_contributing_alone_conforms(
+    host_as_found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labctl.networks.docker.DockerNetwork", ToyNetwork)
+    lab = lab_of("docker-host-routes", host_as_found)
+    assert any("toy0" in action.shell() for step in PROVIDER.plan(lab).steps for action in step.actions)
+    conforms(lab)
+
+
 @pytest.mark.parametrize("name", [*map(sampled, WITHOUT_FRR), *(sampled(name, needs_frr) for name in WITH_FRR)])
 def test_a_network_is_what_it_says_and_leaves_nothing(host_as_found: str, name: str) -> None:
-    lab = lab_of(name, host_as_found)
+    conforms(lab_of(name, host_as_found))
+
+
+def conforms(lab: Lab) -> None:
+    """Built, proven, every tap as expected, its own checks passed, and nothing left."""
     checks = app.checks()
     try:
         build(lab)
@@ -83,7 +97,7 @@ def test_a_network_is_what_it_says_and_leaves_nothing(host_as_found: str, name: 
                 assert found.verdict in (Verdict.PASS, Verdict.SKIP), found.reason
     finally:
         PROVIDER.teardown(lab.name)
-    assert not [one for one in FOLDER.glob("*") if host_as_found in one.name]
+    assert not [one for one in FOLDER.glob("*") if lab.name in one.name]
 
 
 @needs_frr

@@ -12,6 +12,7 @@ from labctl.model.lab import Lab
 from labctl.networks import expected_of, network_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns.plan import plan
+from toy_network import ToyNetwork
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NETWORKS = (
@@ -20,11 +21,22 @@ NETWORKS = (
 )  # fmt: skip
 
 
+TOY = "toy"
+"""A network that was made from CONTRIBUTING.md alone (tests/toy_network.py), in the place of that of a scenario."""
+
+
+@pytest.fixture(autouse=True)
+def toys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "name" in request.fixturenames and request.getfixturevalue("name") == TOY:
+        monkeypatch.setattr("labctl.networks.docker.DockerNetwork", ToyNetwork)
+
+
 def lab_of(name: str, *overrides: str) -> Lab:
+    name = "docker-host-routes" if name == TOY else name
     return resolve(load_scenario(name, overrides=overrides, start=CHECKOUT))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, TOY])
 def test_every_tap_of_the_way_has_an_expectation_and_the_other_way_round(name: str) -> None:
     lab = lab_of(name)
     for pair in lab.pairs:
@@ -35,7 +47,7 @@ def test_every_tap_of_the_way_has_an_expectation_and_the_other_way_round(name: s
         assert [sight.role for sight in expected.signature.taps] == taps
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, TOY])
 def test_the_client_sends_and_the_server_gets_what_was_sent(name: str) -> None:
     lab = lab_of(name)
     for pair in lab.pairs:
@@ -49,7 +61,7 @@ def test_the_client_sends_and_the_server_gets_what_was_sent(name: str) -> None:
         assert taps[0].request.ttl == taps[-1].reply.ttl == 64
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, TOY])
 def test_the_plan_can_be_typed_and_read_back(name: str) -> None:
     steps = plan(lab_of(name)).steps
     for action in (action for step in steps for action in step.actions):
