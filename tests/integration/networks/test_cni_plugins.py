@@ -19,6 +19,7 @@ from labctl.loading import load_scenario
 from labctl.model.lab import Lab
 from labctl.model.pod_network import PLUGIN_DIRECTORY
 from labctl.planning.resolve import resolve
+from labctl.providers.netns import power
 from labctl.providers.netns.kinds.plugin import attached, state_folder
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.store.runs import MemorySinks
@@ -189,6 +190,16 @@ def test_a_plugin_that_only_looks_is_called_with_what_the_specification_says(nam
         assert document["prevResult"]["ips"][0]["address"].endswith("/24")
         assert ("runtimeConfig" in document) is container.endswith(".server")
     assert nothing_is_left(lab)
+
+
+def test_a_pod_whose_node_came_back_empty_is_attached_again(name: str) -> None:
+    lab = resolve(load_scenario("cni-chain", start=CHECKOUT), name=name)
+    build(lab)
+    power.stop(lab, "node1")
+    power.start(lab, "node1")
+    (running,) = PROVIDER.discover(lab.name)
+    assert running.is_whole, running.missing
+    assert all(not one.missing for one in attached(lab.name))
 
 
 def test_a_device_that_a_plugin_answered_with_and_that_is_gone_is_missed(name: str) -> None:

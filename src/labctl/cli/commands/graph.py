@@ -57,6 +57,8 @@ def command(
         raise UsageError(
             what=f"no lab named {what} is up", cause="--trace sends a packet", remedy=f"labctl up {what}, then again"
         )
+    if is_up and lab.pod_network.chain:
+        lab = _as_it_is(lab)
     graph = drawn.graph_of(lab, _trace(lab, *traced) if traced else None)
     if svg is not None or html is not None:
         _write(graph, svg, html)
@@ -66,6 +68,15 @@ def command(
         emit(drawn.as_mermaid(graph), nl=False, as_it_is=True)
     elif svg is None and html is None:
         show(drawn.as_tree(graph))
+
+
+def _as_it_is(lab: Lab) -> Lab:
+    """With the names that CNI's plugins gave to the pods' devices."""
+    from labctl.cli.options import provider_of
+
+    provider = provider_of(lab)
+    with provider.open(lab) as open_lab:
+        return open_lab.lab
 
 
 def _write(graph: Graph, svg: Path | None, html: Path | None) -> None:

@@ -221,7 +221,10 @@ class PluginsAdd(Object):
         return (PluginsDelete(attached=self),)
 
     def make(self, context: BuildContext) -> None:
-        """Raises StepFailed, with what the plugin said, after those before it have taken back their part."""
+        """Raises StepFailed, with what the plugin said. A pod that was attached before, and whose node came back empty, is
+        taken off first, as a container runtime does: its address would be taken."""
+        if self._kept().exists():
+            self.remove()
         with files.open_private(Path(self.folder)) as folder:
             folder.write(self._kept().name, self._record().encode())
             result = ""
