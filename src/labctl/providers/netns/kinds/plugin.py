@@ -221,7 +221,7 @@ class PluginsAdd(Object):
         return (PluginsDelete(attached=self),)
 
     def make(self, context: BuildContext) -> None:
-        """Raises StepFailed, with what the plugin said. A pod that was attached before, and whose node came back empty, is
+        """Raises StepFailed, with what the plugin said. A pod that was attached before, whose node came back empty, is
         taken off first, as a container runtime does: its address would be taken."""
         if self._kept().exists():
             self.remove()
