@@ -64,9 +64,12 @@ def labctl(*argv: str) -> Command:
         for stream in (out, error):
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        print(f"exit code {code}: {texts[1]}", flush=True)
     return {
         "argv": list(argv),
-        "code": os.waitstatus_to_exitcode(status),
+        "code": code,
         "stdout": texts[0],
         "stderr": texts[1],
         "seconds": seconds,
@@ -98,7 +101,8 @@ def objects() -> dict[str, str]:
             found[path.stem] = ""
         except LabError as refused:
             found[path.stem] = "\n".join(refused.lines())
-        print(f"{time.monotonic():7.1f} s: {path.name} took {time.monotonic() - begun:.1f} s", flush=True)
+        seconds = round(time.monotonic() - begun, 1)
+        print(f"{time.monotonic():7.1f} s: {path.name} took {seconds} s {found[path.stem]}", flush=True)
     return found
 
 
