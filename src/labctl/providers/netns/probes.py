@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.datapath import loader
-from labctl.errors import HostLacks, LabError
+from labctl.errors import HostLacks, LabError, MeasureFailed
 from labctl.model.lab import Encapsulation, HostRouting
+from labctl.model.tools import require_ended
 from labctl.providers.base import Probe
 from labctl.providers.netns import kernel
 from labctl.providers.netns.kinds.link import Device
@@ -26,7 +27,8 @@ ROOT = "root"
 _FILTERS = "tc eBPF"
 _BUILDING = "building labs"
 _EVIDENCE = "proving the mode in force"
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 60.0
+"""The first rule of a kind loads the kernel's modules for it."""
 
 
 TOOLS = (
@@ -205,6 +207,8 @@ def _try(feature: Feature, rights: Rights) -> Probe:
     try:
         with netns.throwaway():
             feature.attempt()
+    except MeasureFailed as ended:
+        return _unknown(feature.name, ended, feature.needed_for, required=feature.required)
     except (OSError, LabError) as failed:
         failure = failed
     return Probe(
@@ -217,6 +221,18 @@ def _try(feature: Feature, rights: Rights) -> Probe:
     )
 
 
+def _unknown(name: str, ended: MeasureFailed, needed_for: str, *, required: bool) -> Probe:
+    """A tool that was killed, or at its deadline, shows nothing of the kernel."""
+    return Probe(
+        name=name,
+        present=False,
+        found=f"could not be tried: {ended.what}: {ended.cause}",
+        needed_for=needed_for,
+        required=required,
+        is_looked_at=False,
+    )
+
+
 _OWN_SYS = "exec and checks: without it a pod shows the host's /sys/class/net"
 
 
@@ -225,9 +241,12 @@ def _own_sys() -> Probe:
     try:
         with netns.throwaway(), _here() as place:
             done = process.run(("ls", "/sys/class/net"), timeout_s=_TIMEOUT_S, namespace=place)
+        require_ended(done)
         refused = process.without_own_sys()
         seen = refused is None and done.text.split() == ["lo"]  # a host may have no other device either
         found = "tried, works" if seen else str(refused or done.error_text.strip() or "it shows the host's devices")
+    except MeasureFailed as ended:
+        return _unknown("own /sys", ended, _OWN_SYS, required=False)
     except (OSError, LabError) as failed:
         seen, found = False, str(failed)
     return Probe(
@@ -249,9 +268,12 @@ def _own_processes() -> Probe:
         with netns.throwaway(), _here() as place:
             argv = ("test", "!", "-e", f"/proc/{os.getpid()}/status")
             done = process.run(argv, timeout_s=_TIMEOUT_S, namespace=place, powers=Powers.POD)
+        require_ended(done)
         refused = process.without_own_processes() or process.without_own_sys()
         alone = refused is None and done.returncode == 0
         found = "tried, works" if alone else str(refused or "it sees this process")
+    except MeasureFailed as ended:
+        return _unknown("own processes", ended, _OWN_PROCESSES, required=False)
     except (OSError, LabError) as failed:
         alone, found = False, str(failed)
     return Probe(
@@ -365,6 +387,7 @@ def _try_rules(table: str, *rules: str) -> None:
     text = "\n".join((f"*{table}", *rules, "COMMIT", ""))
     with _here() as place:
         done = process.run(("iptables-restore",), timeout_s=_TIMEOUT_S, namespace=place, stdin=text.encode())
+    require_ended(done)
     if done.returncode:
         raise LabError(what="iptables-restore failed", cause=done.error_text.strip().replace("\n", "; "))
 
@@ -382,6 +405,7 @@ def _try_nft() -> None:
     """As `_try_rules`, for `nft -f`."""
     with _here() as place:
         done = process.run(("nft", "-f", "-"), timeout_s=_TIMEOUT_S, namespace=place, stdin=_NFT_RULES.encode())
+    require_ended(done)
     if done.returncode:
         raise LabError(what="nft failed", cause=done.error_text.strip().replace("\n", "; "))
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from labctl.errors import HostLacks, LabError, StepFailed
+from labctl.model.result import Completed
 from labctl.model.trace import Mover, Unshown
 from labctl.providers.netns import kernel, probes
 from labctl.providers.netns.kernel import TraceAbilities, parse_release, tells_connections, too_old
 from labctl.providers.netns.netfilter_watch import movements_of
 from labctl.providers.netns.probes import FEATURES, Rights, errno_of, in_a_line, kernel_probe, more_rights, remedy
+from labctl.system import netns, process
 from labctl.system.netfilter import TraceStep, parse_trace
 
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "netns"
@@ -217,6 +222,50 @@ def test_of_libbpfs_many_lines_the_one_that_says_something_is_shown() -> None:
     assert shown.startswith("libbpf: Error in bpf_object__probe_loading():Operation not permitted(1).")
     named = in_a_line(caused(StepFailed("loading failed", "libbpf: map 'events': failed to create"), errno.EINVAL))
     assert named == "Invalid argument: libbpf: map 'events': failed to create"
+
+
+TRIED_BY_TOOLS = (
+    "iptables",
+    "iptables notrack",
+    "nat and conntrack",
+    "kube-proxy in iptables",
+    "kube-proxy in nftables",
+)
+CUT_SHORT: dict[str, dict[str, Any]] = {
+    "deadline": {"returncode": -9, "timed_out": True, "stderr": b""},
+    "out of memory": {"returncode": -9, "stderr": b""},
+    "crash": {"returncode": -11, "stderr": b"half a line"},
+}
+
+
+@pytest.mark.parametrize("end", CUT_SHORT)
+def test_a_tool_that_was_killed_shows_nothing_of_the_kernel(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    def killed(argv: tuple[str, ...], **options: Any) -> Completed:
+        return Completed(argv=argv, stdout=b"", duration_s=60.0, **CUT_SHORT[end])
+
+    monkeypatch.setattr(netns, "throwaway", contextlib.nullcontext)
+    monkeypatch.setattr(process, "run", killed)
+    tried = [probes._try(feature, ROOT) for feature in FEATURES if feature.name in TRIED_BY_TOOLS]
+    assert len(tried) == len(TRIED_BY_TOOLS)
+    for probe in (*tried, probes._own_sys(), probes._own_processes()):
+        assert not probe.is_looked_at  # and so nobody says that this host lacks it
+        assert not probe.remedy
+        ending = "did not end in time: killed after 60.0 s" if end == "deadline" else "was killed by signal"
+        assert re.match(rf"could not be tried: \S+ {ending}", probe.found), probe.found
+
+
+def test_a_tool_that_refuses_shows_what_the_kernel_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = b"iptables-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument\n"
+
+    def refused(argv: tuple[str, ...], **options: Any) -> Completed:
+        return Completed(argv=argv, returncode=3, stdout=b"", stderr=refusal, duration_s=0.1)
+
+    monkeypatch.setattr(netns, "throwaway", contextlib.nullcontext)
+    monkeypatch.setattr(process, "run", refused)
+    probe = probes._try(next(feature for feature in FEATURES if feature.name == "iptables"), ROOT)
+    assert (probe.present, probe.is_looked_at) == (False, True)
+    assert probe.found == refusal.decode().strip()
+    assert probe.remedy.startswith("modprobe nft_compat")
 
 
 # ---- root that is none
