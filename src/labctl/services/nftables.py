@@ -24,7 +24,8 @@ from labctl.model.lab import TrafficPolicy
 from labctl.services.frontends import Backend, Frontend
 
 TABLE = "kube-proxy"
-_HASH_LETTERS = 8
+_HASH_BYTES = 5
+"""Five bits a letter: 8 letters."""
 _MARK = "0x4000"
 
 _SETS = (
@@ -82,8 +83,8 @@ _HOOKED = (
 
 def chain_name(prefix: str, name: str) -> str:
     """`service-ULMVA6XW-ns1/svc1/tcp/p80` of ("service-", "ns1/svc1/tcp/p80")."""
-    digest = base64.b32encode(hashlib.sha256(name.encode()).digest()).decode()[:_HASH_LETTERS]
-    return f"{prefix}{digest}-{name}"
+    digest = hashlib.sha256(name.encode()).digest()
+    return f"{prefix}{base64.b32encode(digest[:_HASH_BYTES]).decode()}-{name}"
 
 
 def _name(frontend: Frontend) -> str:
