@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def build(lab: Lab) -> tuple[Programming, ...]:
     with executor(lab) as running:
         for step in plan(lab).steps:
             for action in step.actions:
-                cost = cost_of(lambda action=action: running.execute([action]))
+                cost = cost_of(partial(running.execute, [action]))
                 if is_programming(action):
                     node, by_tool = namespace_of(action), alone(action)
                     so_far = spent.get(node, Programming(whole=NOTHING, alone=NOTHING))

@@ -41,7 +41,7 @@ from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOS
 from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import address_roles, build_signature, vtep_roles
-from labctl.path.translation import refused_at_socket, translations_of, with_sockets
+from labctl.path.translation import kept_inside, refused_at_socket, translations_of, with_sockets
 from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
@@ -217,6 +217,7 @@ def trace(
     devices = tuple(open_lab.devices(pair))
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
     paths = join(where, seen, movements, names, sent=count, ends=ends_of(lab, pair, where))
+    paths = kept_inside(lab, pair, movements, paths)
     mac_roles: dict[str, str] = {}
     for device in devices:
         mac_roles.setdefault(device.mac.lower(), str(device.role))

@@ -47,6 +47,32 @@ def with_sockets(movements: Sequence[Movement], seen: Iterable[Sighting]) -> tup
     return tuple(result)
 
 
+def kept_inside(
+    lab: Lab, pair: Pair, movements: Sequence[Movement], paths: Iterable[PacketPath]
+) -> tuple[PacketPath, ...]:
+    """The paths, without loss where a program at the client's socket gave it its own address (hairpin): what the client
+    then sends stays on its own loopback device, and no tap of the way sees it."""
+    client = str(lab.client(pair).address)
+    chosen = [one for one in movements if is_at_socket(one) and one.helper != ForwardingAct.DROP]
+    own = tuple(one for one in chosen if one.packet.dst == client)
+    if not own:
+        return tuple(paths)
+    reason = f"{own[-1].what} gave the socket {pair.client}'s own address: its packets stay on its loopback device"
+    return tuple(
+        path
+        if path.hops
+        else replace(
+            path,
+            what="what the client sends to itself",
+            arrived=True,
+            lost="",
+            skipped=tuple(replace(one, reason=reason, is_observed=True) for one in path.skipped),
+            after=own[-1:],
+        )
+        for path in paths
+    )
+
+
 def refused_at_socket(movements: Iterable[Movement]) -> Iterator[str]:
     """A sentence for each connection that a program refused before there was a packet."""
     for one in movements:
@@ -71,6 +97,11 @@ def translations_of(lab: Lab, pair: Pair, paths: Iterable[PacketPath]) -> tuple[
 
 
 def _on_path(lab: Lab, pair: Pair, service: Service, path: PacketPath) -> Iterator[Translation]:
+    if path.arrived and not path.hops:
+        for one in path.after:
+            yield _translation(
+                lab, service, path.way, by=Translator.SOCKET, one=one, before=one.before, after=_after(one)
+            )
     previous: Hop | None = None
     for hop in path.hops:
         told = [one for one in hop.moved_by if one.mover is Mover.PROGRAM and one.before]

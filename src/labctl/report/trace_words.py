@@ -226,6 +226,11 @@ def headline(trace: Trace) -> str:
         place = trace.wrong.tap or trace.wrong.role
         where = f" at {place}" if place and place not in trace.wrong.sentence else ""
         return f"the {way_words(trace.wrong.way)} goes wrong{where}: {trace.wrong.sentence}"
+    if any(path.arrived and not path.is_sent for path in trace.paths):
+        return (
+            f"{trace.sent} sent, none left {trace.client}: {trace.server} gave it its own address, and no tap shows "
+            "such packets"
+        )
     return f"{trace.sent} sent, {trace.replied} answered: {_as_it_should(trace)}"
 
 

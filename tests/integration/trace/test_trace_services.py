@@ -153,10 +153,17 @@ def test_packets_are_translated_where_they_enter_the_node_when_sockets_are_not(
     assert told(node) == [(Translator.SOCKET, "node1", "cil_sock4_connect")]
 
 
-def test_what_has_no_backend_is_refused_at_the_socket_or_told_from_the_node(host_as_found: str) -> None:
+def test_what_no_tap_shows_is_explained_a_refusal_at_the_socket_one_by_the_node_and_hairpin(host_as_found: str) -> None:
     with lab_with_services(host_as_found, BPF, VXLAN) as (lab, open_lab):
         refused = traced(lab, open_lab, "client", "nobody")
         local = traced(lab, open_lab, "world", "local@node1")
+        itself = traced(lab, open_lab, "client", "self")
+    assert itself.wrong is None, itself.wrong
+    (request,) = itself.of(Way.REQUEST)
+    assert (request.arrived, request.is_sent) == (True, False)
+    assert told(itself) == [(Translator.SOCKET, "node1", "cil_sock4_connect")]
+    assert itself.translations[0].after == f"{lab.pod('client').address}:5205"
+    assert not any(tap.request or tap.reply for tap in itself.signature.taps)
     assert refused.replied == 0
     assert not refused.of(Way.REQUEST)[0].is_sent
     assert any("EPERM" in note and "10.96.0.16:80" in note for note in refused.notes)
