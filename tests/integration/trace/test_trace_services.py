@@ -3,11 +3,13 @@ cluster, in each of the four cells, and who translated is named with what he mad
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,26 @@ from typing import Any
 import pytest
 from tracing_labs import needs, tshark
 
+from labctl.datapath.layout import PacketVerdict, Program, read_metrics
 from labctl.engine.build import build, remove
 from labctl.engine.trace import pair_between, protocol_for, trace
 from labctl.model.lab import (
     Encapsulation,
     HostRouting,
     Lab,
+    Masquerade,
     Outside,
     Service,
     ServiceProtocol,
     ServiceType,
     TrafficPolicy,
 )
+from labctl.model.signature import Role
 from labctl.model.trace import ProbeProtocol, Trace, Translator, Way
-from labctl.names import stable_mac
+from labctl.names import namespace_of, stable_mac
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
+from labctl.providers.netns.watch import node_maps
 from labctl.testing.labs import sample_lab
 
 pytestmark = needs
@@ -169,6 +175,95 @@ def test_what_no_tap_shows_is_explained_a_refusal_at_the_socket_one_by_the_node_
     assert any("EPERM" in note and "10.96.0.16:80" in note for note in refused.notes)
     assert local.replied == 0
     assert any("has no backend of local" in note for note in local.notes)
+
+
+CONNECTS = """
+import socket, sys, time
+host, port, wait_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+one = socket.socket()
+one.settimeout(wait_s)
+try:
+    one.connect((host, port))
+    print("connected")
+except TimeoutError:
+    print("silent")
+except OSError as failed:
+    print(failed.errno)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a real cluster did with a connection that the node which was asked had no backend for: Cilium v1.16.0-rc.0.
+
+    From outside the uplink shows the SYN, and nothing leaves it but perhaps ICMP port unreachable; from inside there is
+    no packet.
+    """
+
+    masquerade: Masquerade
+    outside: str
+    counted: tuple[tuple[Program, PacketVerdict], ...]
+
+
+ANSWERED = (Program.FROM_NETDEV, PacketVerdict.NO_BACKEND_ANSWERED)
+DROPPED_AGAIN = (ANSWERED, (Program.TO_NETDEV, PacketVerdict.UNKNOWN_ICMP_CODE))
+REFUSED, EPERM = str(errno.ECONNREFUSED), str(errno.EPERM)
+REFUSALS = {
+    (BPF, VXLAN): Refusal(masquerade=Masquerade.BPF, outside="silent", counted=DROPPED_AGAIN),
+    (BPF, NATIVE): Refusal(masquerade=Masquerade.BPF, outside="silent", counted=DROPPED_AGAIN),
+    (LEGACY, VXLAN): Refusal(masquerade=Masquerade.BPF, outside="silent", counted=DROPPED_AGAIN),
+    (LEGACY, NATIVE): Refusal(masquerade=Masquerade.IPTABLES, outside=REFUSED, counted=(ANSWERED,)),
+}
+
+
+def drops(lab: Lab, node: str) -> Counter[tuple[Program, PacketVerdict]]:
+    with node_maps(namespace_of(lab.name, node), "metrics") as (metrics,):
+        return Counter(
+            {(one.program, one.verdict): one.packets for one in read_metrics(metrics) if one.verdict.is_drop}
+        )
+
+
+@pytest.mark.parametrize(
+    ("host_routing", "encapsulation"),
+    [pytest.param(*cell, marks=[] if cell == (LEGACY, NATIVE) else [pytest.mark.thorough]) for cell in CELLS],
+)
+@pytest.mark.parametrize("name", ["local", "nobody"])
+def test_what_a_node_has_no_backend_for_ends_as_recorded(
+    host_as_found: str, name: str, host_routing: HostRouting, encapsulation: Encapsulation
+) -> None:
+    recorded = REFUSALS[host_routing, encapsulation]
+    asked = lab_with_services(host_as_found, host_routing, encapsulation, masquerade=recorded.masquerade)
+    with asked as (lab, open_lab):
+        found = traced(lab, open_lab, "world", f"{name}@node1")
+        (request,) = found.of(Way.REQUEST)
+        assert [(hop.role, hop.ttl, hop.dst) for hop in request.hops if hop.role in AT_THE_NODE] == [
+            (role, 64, str(lab.node("node1").address.ip)) for role in AT_THE_NODE
+        ]
+        pods = {pod.name for pod in lab.pods}
+        assert not pods & {hop.tap.rpartition(":")[0] for hop in request.hops}
+        assert found.replied == 0
+        before = drops(lab, "node1")
+        said = connect(open_lab, "world", lab.node("node1").address.ip, lab.service(name).node_port)
+        assert said == recorded.outside
+        after = drops(lab, "node1")
+        assert {each for each, packets in after.items() if packets > before[each]} == set(recorded.counted)
+        for part in ("client", "node1"):
+            address, port = lab.service(name).address, lab.service(name).port
+            # From inside the policy does not count, and nothing listens on the backend.
+            assert connect(open_lab, part, address, port) == (REFUSED if lab.service(name).backends else EPERM)
+        if not lab.service(name).backends:
+            inside = traced(lab, open_lab, "client", name)
+            assert not any(path.hops for path in inside.paths)
+
+
+AT_THE_NODE = (Role.CLIENT_ETH0, Role.CLIENT_UPLINK)
+
+
+def connect(open_lab: OpenLab, part: str, host: IPv4Address, port: int | None) -> str:
+    """`connected`, `silent`, or the number of the error."""
+    done = open_lab.target(part).run((sys.executable, "-c", CONNECTS, str(host), str(port), "3"), timeout_s=60)
+    assert done.returncode == 0, done.error_text
+    return done.text.strip()
 
 
 def test_several_backends_are_traced_and_held_against_no_one_way(host_as_found: str) -> None:
