@@ -118,7 +118,12 @@ class NeedsRoot(HostLacks):
 
 
 class StepFailed(LabError):
-    """A step of building or removing a lab failed; what was built has been undone."""
+    """A step of building or removing a lab failed; what was built has been undone. `key` is the key of the scenario
+    that the step came from, where it is one."""
+
+    def __init__(self, what: str, cause: str = "", remedy: str = "", key: str = "") -> None:
+        super().__init__(what, cause, remedy)
+        self.key = key
 
 
 class MeasureFailed(LabError):

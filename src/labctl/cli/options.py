@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from labctl.cli.output import tell, wrapped
-from labctl.errors import HostLacks, LabError, UsageError
+from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import EXISTING_CLUSTER, Lab
 from labctl.providers.base import Changing, Packing, Provider
 from labctl.units import quantity
@@ -105,10 +105,10 @@ def load_lab(
 
 @contextlib.contextmanager
 def located(scenario: str, *, provider: str | None, overrides: Sequence[str]) -> Iterator[None]:
-    """What the host refuses of a lab while it is built, with the place in its file of the key that is at fault."""
+    """What is refused or fails while a lab is built, with the place in its file of the key that is at fault."""
     try:
         yield
-    except (HostLacks, UsageError) as refused:
+    except (HostLacks, StepFailed, UsageError) as refused:
         if refused.key:
             from labctl.loading import where_of
 

@@ -158,8 +158,9 @@ class CniNetwork(CarriedNetwork):
                 Plugin(
                     name=str(plugin["type"]),
                     configuration=json.dumps(self._configuration(lab, node, pod, plugin), ensure_ascii=True),
+                    key=f"podNetwork.conflist.plugins.{number}",
                 )
-                for plugin in _plugins(self._choice)
+                for number, plugin in enumerate(_plugins(self._choice))
             ),
         )
 

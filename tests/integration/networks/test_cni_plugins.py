@@ -132,6 +132,7 @@ def test_a_plugin_that_fails_has_its_own_words_shown_and_the_ones_before_it_take
     assert "code " in failed.value.cause
     assert "kernel.hostname" in failed.value.cause
     assert "CNI_COMMAND=ADD" in failed.value.remedy
+    assert failed.value.key == "podNetwork.conflist.plugins.1"
     assert nothing_is_left(lab)
 
 

@@ -38,10 +38,12 @@ _PART = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """One program of the chain, by its file's name, and its configuration as JSON, without `prevResult`."""
+    """One program of the chain, by its file's name, its configuration as JSON, without `prevResult`, and the scenario's
+    key that it comes from."""
 
     name: str
     configuration: str
+    key: str = ""
 
     def document(self, result: str) -> str:
         """Its standard input; `result` is JSON, or empty for the first one."""
@@ -288,6 +290,7 @@ class PluginsAdd(Object):
             what=f"the CNI plugin {plugin.name} failed ({command}, pod {self.pod})",
             cause="it did not end within 30 s" if done.timed_out else said or f"it ended with status {done.returncode}",
             remedy="\n".join((self._exported(), *self._typed(command, [self.plugins.index(plugin)]))),
+            key=plugin.key,
         )
 
 
