@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from labctl.codec import Fits, plain, typed
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
@@ -27,6 +27,9 @@ from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReade
 from labctl.providers.netns.kinds.link import device_things
 from labctl.system import files, netns, rtnetlink
 from labctl.system.netlink import Socket
+
+if TYPE_CHECKING:
+    from labctl.system.process import Process
 
 CHECKED_SINCE = (0, 4, 0)
 """The version of the specification from which on plugins can be asked whether all is as they left it."""
@@ -246,11 +249,15 @@ class PluginsAdd(Object):
     def refusals(self, result: str) -> dict[str, str]:
         """What each plugin that is asked (CHECK) has to say against what is there, by its place in the chain."""
         found = {}
-        for number, plugin in enumerate(self.plugins if self.is_checked else ()):
-            try:
-                self._run("CHECK", plugin, result)
-            except LabError as refused:
-                found[str(number)] = refused.cause
+        asked = self.plugins if self.is_checked else ()
+        with contextlib.ExitStack() as stack:
+            # All at once: each only looks.
+            started = [stack.enter_context(self._started("CHECK", plugin, result)) for plugin in asked]
+            for number, (plugin, process) in enumerate(zip(asked, started, strict=True)):
+                try:
+                    self._ended("CHECK", plugin, process)
+                except LabError as refused:
+                    found[str(number)] = refused.cause
         return found
 
     def remove(self) -> tuple[str, ...]:
@@ -271,18 +278,24 @@ class PluginsAdd(Object):
         return tuple(refused)
 
     def _run(self, command: str, plugin: Plugin, result: str) -> str:
-        from labctl.system import process
-        from labctl.system.powers import Powers
+        with self._started(command, plugin, result) as process:
+            return self._ended(command, plugin, process)
 
-        path = Path(self.directory) / plugin.name
-        done = process.run(
-            (str(path),),
-            timeout_s=_TIMEOUT_S,
+    def _started(self, command: str, plugin: Plugin, result: str) -> Process:
+        from labctl.system.powers import Powers
+        from labctl.system.process import Process  # not where a lab is only planned
+
+        return Process(
+            (str(Path(self.directory) / plugin.name),),
             namespace=netns.path_of(self.namespace),
             environment=self.environment(command),
             stdin=plugin.document(result).encode(),
             powers=Powers.NODE,
         )
+
+    def _ended(self, command: str, plugin: Plugin, process: Process) -> str:
+        """What it answered. Raises StepFailed with what it said."""
+        done = process.wait(timeout_s=_TIMEOUT_S)
         if done.returncode == 0 and not done.timed_out and (command != "ADD" or _object_of(done.text) is not None):
             return done.text
         said = _refusal(done.text) or _beginning(done.error_text) or _beginning(done.text)
