@@ -18,6 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 NETWORKS = (
     "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "evpn", "clos-bgp", "clos-ospf", "macvlan",
     "cni-chain", "flannel-vxlan", "flannel-host-gw", "calico-vxlan", "calico-bgp", "bpf-on-clos", "stp-loop",
+    "triangle",
 )  # fmt: skip
 pytestmark = [
     pytest.mark.root,

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({"model", "system"}),
     "datapath": frozenset({"model", "system"}),
     "path": frozenset({"model"}),
-    "fabrics": frozenset({"model", "planning.topology", "providers.netns.kinds"}),
+    "fabrics": frozenset({"model", "planning.topology", "planning.ways", "providers.netns.kinds"}),
     "services": frozenset({"model", "planning"}),
     "networks": frozenset(
         {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}

@@ -15,6 +15,10 @@ def fabric_of(lab: Lab) -> Fabric:
             from labctl.fabrics.routed import RoutedFabric  # not where only the bridge is wanted
 
             return RoutedFabric()
+        case FabricType.CUSTOM:
+            from labctl.fabrics.custom import CustomFabric
+
+            return CustomFabric()
         case FabricType.SWITCHED:
             from labctl.fabrics.switched import SwitchedFabric
 

@@ -67,6 +67,10 @@ class Fabric(Protocol):
         """What the routers that the pair's nodes are attached to must have."""
         ...
 
+    def told(self, lab: Lab) -> Iterator[Object]:
+        """The routes that routers are told, once all of them are there; none where a protocol finds them."""
+        ...
+
     def daemons(self, lab: Lab) -> Iterator[Object]:
         """The routing daemons, once everything is wired and addressed."""
         ...

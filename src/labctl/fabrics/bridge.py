@@ -93,6 +93,9 @@ class BridgeFabric:
     def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
         return ()
 
+    def told(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
     def daemons(self, lab: Lab) -> Iterator[Object]:
         return iter(())
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.fabrics.bridge import reflector_address
-from labctl.model.fabric import LinkEnd, Router, Routing
+from labctl.model.fabric import DEAD_S, HELLO_S, HOLD_S, KEEPALIVE_S, FabricType, LinkEnd, Router, Routing, Timers
 from labctl.model.lab import Encapsulation, Lab, Node
 from labctl.planning.topology import LINKS, MESH_ASN, ROUTER_IDS, node_asn
 from labctl.providers.netns.kinds.daemon import Daemon
@@ -78,10 +78,11 @@ def _internal(name: str, router_id: IPv4Address, peers: Iterable[IPv4Address]) -
 
 def router_daemons(lab: Lab, router: Router) -> tuple[Daemon, ...]:
     """zebra, and what the fabric's routing needs."""
-    ends = tuple(pair for link in lab.links if (pair := _seen_from(router.name, link.ends)) is not None)
-    attached = [node for node in lab.nodes if any(away.part == node.name for _, away in ends)]
+    ends = _wires_of(lab, router.name)
+    attached = [node for node in lab.nodes if any(away.part == node.name for _, away, _ in ends)]
     silent = () if nodes_announce(lab) else attached
-    speaking = tuple(pair for pair in ends if pair[1].part not in {node.name for node in silent})
+    quiet = {node.name for node in silent}
+    speaking = tuple(wire for wire in ends if wire[1].part not in quiet)
     own = [IPv4Network(router.router_id), *(IPv4Network(node.address.ip) for node in silent)]
     return _daemons(lab, router.name, router.router_id, router.asn, speaking, own)
 
@@ -90,14 +91,22 @@ def node_daemons(lab: Lab, node: Node) -> tuple[Daemon, ...]:
     """The same for a node that announces its pods; none for others."""
     if not nodes_announce(lab):
         return ()
-    ends = tuple(pair for link in lab.links if (pair := _seen_from(node.name, link.ends)) is not None)
+    ends = _wires_of(lab, node.name)
     own = [IPv4Network(node.address.ip), node.pod_cidr]
     return _daemons(lab, node.name, node.address.ip, node_asn(node), ends, own, source=node.address.ip)
 
 
-def _seen_from(part: str, ends: tuple[LinkEnd, LinkEnd]) -> tuple[LinkEnd, LinkEnd] | None:
-    one, other = ends
-    return (one, other) if one.part == part else (other, one) if other.part == part else None
+_Wire = tuple[LinkEnd, LinkEnd, int]
+"""The end here, the end away, and the cost."""
+
+
+def _wires_of(lab: Lab, part: str) -> tuple[_Wire, ...]:
+    return tuple(
+        (here, away, link.cost)
+        for link in lab.links
+        for here, away in (link.ends, link.ends[::-1])
+        if here.part == part
+    )
 
 
 def _daemons(
@@ -105,13 +114,13 @@ def _daemons(
     name: str,
     router_id: IPv4Address,
     asn: int,
-    ends: tuple[tuple[LinkEnd, LinkEnd], ...],
+    ends: tuple[_Wire, ...],
     own: Iterable[IPv4Network],
     *,
     source: IPv4Address | None = None,
 ) -> tuple[Daemon, ...]:
     is_bgp = lab.fabric.routing is Routing.BGP
-    of_protocol = _bgp(lab, name, router_id, asn, ends, own) if is_bgp else _ospf(name, router_id, ends, own)
+    of_protocol = _bgp(lab, name, router_id, asn, ends, own) if is_bgp else _ospf(lab, name, router_id, ends, own)
     protocol = BGPD if is_bgp else OSPFD
     return (
         Daemon(name=ZEBRA, configuration=_text(_zebra(name, "bgp" if is_bgp else "ospf", source))),
@@ -139,10 +148,14 @@ def _bgp(
     name: str,
     router_id: IPv4Address,
     asn: int,
-    ends: tuple[tuple[LinkEnd, LinkEnd], ...],
+    ends: tuple[_Wire, ...],
     own: Iterable[IPv4Network],
 ) -> Iterator[str]:
-    """External sessions with every neighbour; paths of equal length through different systems are used together."""
+    """Sessions with every neighbour. Paths of equal length through different systems are used together. Within a system
+    every router is the next hop of what it passes on, and a reflector passes on all."""
+    timers = lab.fabric.timers or Timers()
+    is_listed = lab.fabric.type is FabricType.CUSTOM
+    systems = {router.name: router.asn for router in lab.routers}
     yield "frr defaults datacenter"
     yield f"hostname {name}"
     yield f"router bgp {asn}"
@@ -150,30 +163,45 @@ def _bgp(
     yield " no bgp ebgp-requires-policy"
     yield " no bgp network import-check"
     yield " bgp bestpath as-path multipath-relax"
-    yield " timers bgp 1 3"
-    for _, away in ends:
+    if is_listed:
+        yield " bgp bestpath compare-routerid"
+    yield f" timers bgp {timers.keepalive_s or KEEPALIVE_S} {timers.hold_s or HOLD_S}"
+    within = []
+    for _, away, _ in ends:
         assert away.address is not None
         address = away.address.ip
-        yield f" neighbor {address} remote-as external"
+        is_within = systems.get(away.part) == asn
+        within += [address] if is_within else []
+        yield f" neighbor {address} remote-as {'internal' if is_within else 'external'}"
         yield f" neighbor {address} description {away.part}"
         yield f" neighbor {address} timers connect 1"
     yield " address-family ipv4 unicast"
     yield from (f"  network {network}" for network in own)
+    is_reflector = any(router.name == name and router.is_reflector for router in lab.routers)
+    for address in within:
+        yield f"  neighbor {address} next-hop-self force"
+        if is_reflector:
+            yield f"  neighbor {address} route-reflector-client"
     yield "  maximum-paths 64"
+    if within:
+        yield "  maximum-paths ibgp 64"
     yield " exit-address-family"
 
 
 def _ospf(
-    name: str, router_id: IPv4Address, ends: tuple[tuple[LinkEnd, LinkEnd], ...], own: Iterable[IPv4Network]
+    lab: Lab, name: str, router_id: IPv4Address, ends: tuple[_Wire, ...], own: Iterable[IPv4Network]
 ) -> Iterator[str]:
     """One area; every link is point to point, so that nobody is elected. What is announced besides the links are the
     networks of one's own that the kernel has."""
+    timers = lab.fabric.timers or Timers()
     yield f"hostname {name}"
-    for here, _ in ends:
+    for here, _, cost in ends:
         yield f"interface {here.device}"
         yield " ip ospf network point-to-point"
-        yield " ip ospf hello-interval 1"
-        yield " ip ospf dead-interval 4"
+        if lab.fabric.type is FabricType.CUSTOM:
+            yield f" ip ospf cost {cost}"
+        yield f" ip ospf hello-interval {timers.hello_s or HELLO_S}"
+        yield f" ip ospf dead-interval {timers.dead_s or DEAD_S}"
         yield " ip ospf retransmit-interval 1"
     yield from (f"ip prefix-list {_LOCAL} permit {network}" for network in own)
     yield f"route-map {_LOCAL} permit 10"

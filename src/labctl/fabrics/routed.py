@@ -112,19 +112,36 @@ class RoutedFabric:
         return tuple(self._route(lab, node, other) for node, other in ((client, server), (server, client)))
 
     def _route(self, lab: Lab, node: Node, other: Node) -> ExpectedRoute:
-        part, (away, last) = uplink_of(lab, node)[1].part, uplink_of(lab, other)
+        away, last = uplink_of(lab, node)[1], uplink_of(lab, other)
         to_pods = nodes_announce(lab) or not lab.fabric.learns
         destination = other.pod_cidr if to_pods else IPv4Network(other.address.ip)
-        if part == last.part:
-            hops = {away.address.ip} if away.address is not None else set()
-            return ExpectedRoute(part=part, destination=destination, next_hops=frozenset(hops))
-        spines = {
-            far.address.ip
-            for link in lab.links
-            for here, far in (link.ends, link.ends[::-1])
-            if here.part == part and lab.is_router(far.part) and far.address is not None
-        }
-        return ExpectedRoute(part=part, destination=destination, next_hops=frozenset(spines))
+        if away.part == last[1].part:
+            hops = {last[0].address.ip} if last[0].address is not None else set()
+        else:
+            hops = {far.address.ip for far in self.onward(lab, away.part, last[1].part) if far.address is not None}
+        return ExpectedRoute(part=away.part, destination=destination, next_hops=frozenset(hops))
+
+    def onward(self, lab: Lab, router: str, edge: str) -> Iterator[LinkEnd]:
+        """The far ends of the wires by which a router sends to what another router has: all spines."""
+        for link in lab.links:
+            for here, far in (link.ends, link.ends[::-1]):
+                if here.part == router and lab.is_router(far.part):
+                    yield far
+
+    def hops(self, lab: Lab, first: str, last: str) -> int:
+        """How many routers a packet passes from one edge to the other, both among them."""
+        return 1 if first == last else 3
+
+    def between(self, lab: Lab, first: str, last: str) -> Iterator[LinkEnd]:
+        """Both ends of every wire that packets from one edge to the other can go by."""
+        for link in lab.links:
+            one, other = link.ends
+            for edge in (first, last):
+                if edge in (one.part, other.part) and lab.is_router(one.part) and lab.is_router(other.part):
+                    yield from (one, other)
+
+    def told(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
 
     def daemons(self, lab: Lab) -> Iterator[Object]:
         """Those of routers and nodes, started at the same time, then the routes that every node and edge must have."""
@@ -156,13 +173,7 @@ class RoutedFabric:
         if pair.placement is not Placement.CROSS_NODE:
             return ()
         first, last = (uplink_of(lab, lab.node(lab.pod(name).node))[1] for name in (pair.client, pair.server))
-        between = []
-        if first.part != last.part:
-            for link in lab.links:
-                one, other = link.ends
-                for edge in (first.part, last.part):
-                    if edge in (one.part, other.part) and lab.is_router(one.part) and lab.is_router(other.part):
-                        between += [one, other]
+        between = () if first.part == last.part else self.between(lab, first.part, last.part)
         return (
             (Role.CLIENT_GATEWAY, first.part, first.device),
             *((Role.FABRIC, end.part, end.device) for end in dict.fromkeys(between)),
@@ -175,26 +186,26 @@ class RoutedFabric:
         if pair.placement is not Placement.CROSS_NODE:
             return expected
         first, last = (uplink_of(lab, lab.node(lab.pod(name).node))[1].part for name in (pair.client, pair.server))
-        hops = 1 if first == last else 3
+        there, back = self.hops(lab, first, last), self.hops(lab, last, first)
         is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
-        taps = tuple(_across(sight, hops, is_tunnelled=is_tunnelled) for sight in expected.signature.taps)
+        taps = tuple(_across(sight, there, back, is_tunnelled=is_tunnelled) for sight in expected.signature.taps)
         ttl = expected.signature.ping_ttl
-        signature = replace(expected.signature, taps=taps, ping_ttl=ttl if ttl is None or is_tunnelled else ttl - hops)
+        signature = replace(expected.signature, taps=taps, ping_ttl=ttl if ttl is None or is_tunnelled else ttl - back)
         return replace(expected, signature=signature)
 
 
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 
 
-def _across(sight: TapSight, hops: int, *, is_tunnelled: bool) -> TapSight:
-    """The request arrives at the server's side, the reply at the client's."""
+def _across(sight: TapSight, there: int, back: int, *, is_tunnelled: bool) -> TapSight:
+    """The request arrives at the server's side after so many hops, the reply at the client's."""
     at_client = sight.role.value.startswith("client")
     gateway = str(Role.CLIENT_GATEWAY if at_client else Role.SERVER_GATEWAY)
 
     def rerouted(seen: Seen | None, *, arrives: bool) -> Seen | None:
         if seen is None or (is_tunnelled and seen.outer is None):
             return seen
-        less = hops if arrives else 0
+        less = (back if at_client else there) if arrives else 0
         if (outer := seen.outer) is not None:
             moved = replace(outer, src_mac=gateway) if arrives else replace(outer, dst_mac=gateway)
             return replace(seen, outer=replace(moved, ttl=outer.ttl - less))

@@ -10,7 +10,9 @@ from ipaddress import IPv4Address
 
 from labctl.errors import Problem
 from labctl.loading.conflist_rules import conflist_problems, first_plugin
+from labctl.loading.fabric_rules import custom_problems, timer_problems
 from labctl.loading.messages import listed, problem_at
+from labctl.loading.rules import facts_of
 from labctl.loading.tree import KeyPath, Tree, find, place_of, text_of
 from labctl.model.fabric import FabricType, Routing
 from labctl.model.pod_network import Backend, Flooding, NetworkType
@@ -69,10 +71,13 @@ def pod_network_problems(tree: Tree) -> Iterator[Problem]:
 
 
 _OF_FABRIC: Mapping[str, tuple[FabricType, ...]] = {
-    "routing": (FabricType.ROUTED, FabricType.CLOS),
+    "routing": (FabricType.ROUTED, FabricType.CLOS, FabricType.CUSTOM),
     "spines": (FabricType.CLOS,),
     "leaves": (FabricType.CLOS,),
     "switches": (FabricType.SWITCHED,),
+    "routers": (FabricType.CUSTOM,),
+    "links": (FabricType.CUSTOM,),
+    "timers": (FabricType.ROUTED, FabricType.CLOS, FabricType.CUSTOM),
 }
 _ON_ONE_WIRE = {
     NetworkType.MACVLAN: "its pods are on the nodes' wire",
@@ -96,8 +101,11 @@ def fabric_problems(tree: Tree) -> Iterator[Problem]:
         path = ("fabric", "routing")
         message = "a Clos fabric needs a protocol: several paths are used together, and one may end"
         yield problem_at(place_of(tree, path), path, message, f"{Routing.BGP} or {Routing.OSPF}")
-    if chosen in (FabricType.ROUTED, FabricType.CLOS):
+    if chosen in (FabricType.ROUTED, FabricType.CLOS, FabricType.CUSTOM):
+        yield from timer_problems(tree, routing)
         yield from _wire_problems(tree, chosen)
+    if chosen is FabricType.CUSTOM:
+        yield from custom_problems(tree, facts_of(tree))
 
 
 def _wire_problems(tree: Tree, fabric: FabricType) -> Iterator[Problem]:

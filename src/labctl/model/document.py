@@ -17,23 +17,23 @@ Parser, JSON Schema, merging and `Lab.settings` follow from that entry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import reduce
 from ipaddress import IPv4Network
 from operator import or_
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
-from labctl.codec import Doc, key_of
-from labctl.model.fabric import FabricChoice
+from labctl.codec import Doc, Fits, key_of
+from labctl.model.fabric import ENDPOINT_PATTERN, FabricChoice, is_endpoint
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.pod_network import PodNetworkChoice
 from labctl.model.sections import IPV4_PATTERN, Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
-from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
+from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN, is_name
 
 EXPECTATION_PREFIXES = ("max_", "min_")
 
@@ -318,14 +318,54 @@ class ServiceEntry(Section):
 
 def _section_of(choices: type, name: str, says: str) -> type[Section]:
     """Every key of the dataclass, none of which a file must have: another one that it builds on may say it."""
-    keys: dict[str, Any] = {}
-    for field, hint in get_type_hints(choices, include_extras=True).items():
-        described = next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
-        # The same pattern as every range of a file.
-        said = Cidr if getattr(hint, "__origin__", None) == IPv4Network | None else hint
-        keys[field] = (said | None, Field(None, alias=key_of(choices, field), description=described))
+    keys: dict[str, Any] = {
+        field: (_said(hint) | None, Field(None, alias=key_of(choices, field), description=_description(hint)))
+        for field, hint in get_type_hints(choices, include_extras=True).items()
+    }
     section: type[Section] = create_model(name, __base__=Section, __doc__=says, **keys)
     return section
+
+
+def _entry_of(choices: type) -> type[Section]:
+    """An item of a list, or a section within one: a key without a default has to be there."""
+    defaults = {field.name: field.default for field in fields(choices)}
+    keys: dict[str, Any] = {}
+    for field, hint in get_type_hints(choices, include_extras=True).items():
+        alias, description = key_of(choices, field), _description(hint)
+        if defaults[field] is MISSING:
+            keys[field] = _said(hint), Field(alias=alias, description=description)
+        else:
+            keys[field] = _said(hint) | None, Field(None, alias=alias, description=description)
+    says = str(choices.__doc__).partition(". ")[0].rstrip(".") + "."
+    section: type[Section] = create_model(f"{choices.__name__}Section", __base__=Section, __doc__=says, **keys)
+    return section
+
+
+def _description(hint: Any) -> str:
+    return next(mark.text for mark in hint.__metadata__ if isinstance(mark, Doc))
+
+
+_PATTERN_OF: Mapping[object, str] = {is_name: NAME_PATTERN, is_endpoint: ENDPOINT_PATTERN}
+
+
+def _said(hint: Any) -> Any:
+    """What a file says for a field of that type: ranges and texts with the pattern of every file, dataclasses as
+    sections."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        marks: list[object] = [mark for mark in of[1:] if isinstance(mark, Ge | Le | MinLen | MaxLen)]
+        marks += [StringConstraints(pattern=_PATTERN_OF[mark.is_right]) for mark in of[1:] if isinstance(mark, Fits)]
+        made = _said(of[0])
+        for mark in marks:
+            made = Annotated[made, mark]
+        return made
+    if origin in (Union, UnionType):
+        return _said(next(one for one in of if one is not NoneType))
+    if origin is tuple:
+        return tuple[_said(of[0]), ...]  # type: ignore[misc]
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _entry_of(hint)
+    return Cidr if hint is IPv4Network else hint
 
 
 _DATAPATH = "How packets between pods are carried."

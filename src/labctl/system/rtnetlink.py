@@ -10,10 +10,12 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+from labctl.system.multipath import decoded_hops, encoded_hops
 from labctl.system.netlink import (
     ALL,
     APPENDED,
@@ -84,6 +86,7 @@ _RTA_OIF = 4
 _RTA_GATEWAY = 5
 _RTA_PREFSRC = 7
 _RTA_METRICS = 8
+_RTA_MULTIPATH = 9
 _RTAX_MTU = 2
 _RT_TABLE_MAIN = 254
 _RTPROT_BOOT = 3
@@ -292,7 +295,7 @@ def address_add(index: int, address: IPv4Interface, *, scope: RouteScope = Route
 
 
 def route_add(
-    index: int,
+    index: int | None,
     destination: IPv4Network,
     *,
     gateway: IPv4Address | None = None,
@@ -300,9 +303,10 @@ def route_add(
     mtu: int | None = None,
     scope: RouteScope = RouteScope.UNIVERSE,
     onlink: bool = False,
+    hops: Iterable[tuple[int, IPv4Address]] = (),
 ) -> Request:
-    """A route of the main table, by the device of that index. `mtu` in bytes is a metric of the route; `onlink`: the
-    gateway is reached on that device, whatever its addresses say."""
+    """A route of the main table, by the device of that index, or by several `hops` together. `mtu` in bytes is a metric
+    of the route; `onlink`: the gateway is reached on that device, whatever its addresses say."""
     body = _RTMSG.pack(
         socket.AF_INET,
         destination.prefixlen,
@@ -322,7 +326,8 @@ def route_add(
         body += attribute(_RTA_PREFSRC, source.packed)
     if mtu is not None:
         body += attribute(_RTA_METRICS, number_attribute(_RTAX_MTU, mtu))
-    return Request(_RTM_NEWROUTE, NEW, body + number_attribute(_RTA_OIF, index))
+    by = attribute(_RTA_MULTIPATH, encoded_hops(hops)) if index is None else number_attribute(_RTA_OIF, index)
+    return Request(_RTM_NEWROUTE, NEW, body + by)
 
 
 def blackhole_add(destination: IPv4Network) -> Request:
@@ -418,7 +423,8 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A unicast route of the main table. Texts are dotted, empty where it has none; `prefix` and `mtu` are 0 then."""
+    """A unicast route of the main table. Texts are dotted, empty where it has none; `prefix` and `mtu` are 0 then.
+    `hops` are its next hops where it has several, each the index of a device and the gateway there."""
 
     index: int
     destination: str
@@ -426,6 +432,7 @@ class Route:
     gateway: str
     source: str
     mtu: int
+    hops: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -549,6 +556,7 @@ def parse_route(body: bytes) -> Route | None:
         gateway=_dotted(known.get(_RTA_GATEWAY)),
         source=_dotted(known.get(_RTA_PREFSRC)),
         mtu=_number(dict(attributes(known.get(_RTA_METRICS, b""))).get(_RTAX_MTU)),
+        hops=decoded_hops(known.get(_RTA_MULTIPATH, b"")),
     )
 
 

@@ -32,7 +32,7 @@ WITHOUT_FRR = (
     "docker-host-routes", "docker-snat", "vxlan-p2p", "vxlan-multicast", "macvlan", "flannel-vxlan", "flannel-host-gw",
     "calico-vxlan", "cni-chain", "stp-loop",
 )  # fmt: skip
-WITH_FRR = ("evpn", "clos-bgp", "clos-ospf", "calico-bgp", "bpf-on-clos")
+WITH_FRR = ("evpn", "clos-bgp", "clos-ospf", "calico-bgp", "bpf-on-clos", "triangle")
 LOOKS = ("routes", "fdb", "arp", "mtu", "bgp", "ospf")
 PROVIDER = NetnsProvider()
 needs_frr = pytest.mark.skipif(not (PROGRAMS / "zebra").exists(), reason="needs FRR: make setup-networks")
@@ -50,8 +50,8 @@ def sampled(name: str, *marks: pytest.MarkDecorator) -> Any:
     return pytest.param(name, marks=marks if name in SAMPLE else (*marks, pytest.mark.thorough))
 
 
-def lab_of(name: str, lab: str) -> Lab:
-    return replace(resolve(load_scenario(name, start=CHECKOUT), name=lab))
+def lab_of(name: str, lab: str, *overrides: str) -> Lab:
+    return replace(resolve(load_scenario(name, overrides=overrides, start=CHECKOUT), name=lab))
 
 
 def build(lab: Lab) -> None:
@@ -98,6 +98,61 @@ def conforms(lab: Lab) -> None:
     finally:
         PROVIDER.teardown(lab.name)
     assert not [one for one in FOLDER.glob("*") if lab.name in one.name]
+
+
+SQUARE = (
+    "fabric.routers=[{name: r1}, {name: r2}, {name: r3}, {name: r4}]",
+    (
+        "fabric.links=[{endpoints: [r1, r2]}, {endpoints: [r1, r3]}, {endpoints: [r2, r4]}, {endpoints: [r3, r4]}, "
+        "{endpoints: [r1, node1]}, {endpoints: [r4, node2]}]"
+    ),
+)
+REFLECTED = (
+    "fabric.routers=[{name: r1, asn: 65000}, {name: r2, asn: 65000}, {name: r3, asn: 65000, routeReflector: true}]",
+    ("fabric.links=[{endpoints: [r1, r3]}, {endpoints: [r3, r2]}, {endpoints: [r1, node1]}, {endpoints: [r2, node2]}]"),
+)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("fabric.routing=static", *SQUARE), id="static-two-equal-ways"),
+        pytest.param(
+            ("fabric.routing=static", *SQUARE, "podNetwork={type: flannel, backend: vxlan}"), id="static-flannel-vxlan"
+        ),
+        pytest.param(("fabric.routing=static", *SQUARE, "podNetwork={type: flannel, backend: host-gw}"), id="host-gw"),
+        pytest.param(("fabric.routing=bgp", *SQUARE), id="bgp-two-equal-ways", marks=needs_frr),
+        pytest.param(
+            ("fabric.routing=bgp", *SQUARE, "podNetwork={type: vxlan, mode: p2p}"), id="bgp-vxlan", marks=needs_frr
+        ),
+        pytest.param(("fabric.routing=bgp", *REFLECTED), id="bgp-reflected", marks=needs_frr),
+        pytest.param(("fabric.links[0].cost=40",), id="ospf-the-way-round", marks=needs_frr),
+        pytest.param(("podNetwork={type: cilium}", "datapath={hostRouting: bpf, encapsulation: vxlan}"), id="cilium"),
+    ],
+)
+def test_a_fabric_of_ones_own_carries_networks_as_expected(host_as_found: str, overrides: tuple[str, ...]) -> None:
+    lab = lab_of("triangle", host_as_found, *overrides)
+    checks = app.checks()
+    try:
+        build(lab)
+        with PROVIDER.open(lab) as opened:
+            proven = prove(checks, opened, MemorySinks(), lambda event: None)
+            assert proven.mode.proven, proven.mode.reason
+            signature = proven.results[-1].signature
+            assert signature is not None
+            expected = expected_of(lab, lab.pairs[-1], packets=1)
+            assert expected is not None
+            assert [
+                tap.role for tap in expected.signature.taps if tap.role not in {one.role for one in signature.taps}
+            ] == []
+            for kind in ("routes", "bgp", "ospf"):
+                spec = CheckSpec(name=kind, kind=kind, parameters=LookParameters())
+                found = run_check(checks[kind], opened, lab.pairs[-1], spec, MemorySink(), lambda event: None)
+                assert found.verdict in (Verdict.PASS, Verdict.SKIP), found.reason
+    finally:
+        PROVIDER.teardown(lab.name)
+    assert not [one for one in FOLDER.glob("*") if host_as_found in one.name]
 
 
 @needs_frr

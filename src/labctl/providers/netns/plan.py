@@ -56,6 +56,7 @@ def plan(lab: Lab) -> Plan:
         steps=(
             step("underlay", f"underlay: {fabric.says}", underlay),
             *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
+            *_told(tuple(fabric.told(lab))),
             *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
             *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
             *network.steps(lab),
@@ -117,6 +118,11 @@ def _router(lab: Lab, router: Router, objects: Iterable[Object]) -> Step:
         f"router {router.name}",
         (*_namespace(lab, router.name, "router", _FORWARDING), *objects),
     )
+
+
+def _told(routes: tuple[Object, ...]) -> Iterator[Step]:
+    if routes:
+        yield step("routes", f"routes: every router is told its ways, {len(routes)} routes", routes)
 
 
 def _learning(daemons: tuple[Object, ...]) -> Iterator[Step]:

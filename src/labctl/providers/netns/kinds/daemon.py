@@ -172,6 +172,53 @@ class RoutesAwait(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextHopsAwait(Object):
+    """Waits until the namespace reaches each of these networks by exactly those gateways."""
+
+    namespace: str
+    routes: tuple[tuple[IPv4Network, tuple[IPv4Address, ...]], ...]
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        lines = []
+        for destination, gateways in self.routes:
+            shown = f"ip -n {word(self.namespace)} route show exact {destination}"
+            wanted = " ".join(map(str, sorted(gateways)))
+            found = f"$({shown} | grep -o 'via [0-9.]*' | cut -d ' ' -f 2 | sort -V | xargs)"
+            lines.append(f'until [ "{found}" = "{wanted}" ]; do sleep 0.1; done')
+        return "\n".join(lines)
+
+    def make(self, context: BuildContext) -> None:
+        channel = context.namespaces.channel(self.namespace)
+        wanted = {
+            (str(network.network_address), network.prefixlen): frozenset(map(str, gateways))
+            for network, gateways in self.routes
+        }
+        deadline = Deadline.after(self.timeout_s)
+        while True:
+            routes = map(rtnetlink.parse_route, channel.ask(rtnetlink.all_routes()))
+            found = {(one.destination, one.prefix): _gateways(one) for one in routes if one is not None}
+            lacking = {key for key, gateways in wanted.items() if found.get(key) != gateways}
+            if not lacking:
+                return
+            if deadline.is_over():
+                key = min(lacking)
+                _, part = split_namespace(self.namespace) or ("", self.namespace)
+                has = ", ".join(sorted(found.get(key, ()))) or "none"
+                raise StepFailed(
+                    what=f"{part} has not the ways to {key[0]}/{key[1]} after {self.timeout_s:g} s",
+                    cause=f"its next hops are {has}; expected are {', '.join(sorted(wanted[key]))}",
+                    remedy=quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", "show ip route")))),
+                )
+            time.sleep(_POLL_S)
+
+
+def _gateways(route: rtnetlink.Route) -> frozenset[str]:
+    """Of one next hop or of several."""
+    return frozenset(gateway for _, gateway in route.hops) or frozenset({route.gateway} - {""})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelsAwait(OnDevice):
     """Waits until a vxlan device sends what is for all to each of these nodes."""
 
@@ -220,4 +267,6 @@ def _daemons(look: NamespaceReader) -> Iterator[str]:
     return (_daemon_name(netns.name_of(pid)) for pid in netns.processes_in([key]))
 
 
-DAEMONS = Kind(name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait, TunnelsAwait), read=_daemons)
+DAEMONS = Kind(
+    name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait, NextHopsAwait, TunnelsAwait), read=_daemons
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -75,6 +75,41 @@ class RouteAdd(OnDevice):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextHop:
+    """A gateway, and the device that it is reached by."""
+
+    device: str
+    index: int
+    gateway: IPv4Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultipathAdd(NetlinkObject):
+    """A route of the main table by several next hops, each for some of the flows."""
+
+    namespace: str
+    destination: IPv4Network
+    hops: tuple[NextHop, ...]
+
+    def shell(self) -> str:
+        hops = " ".join(f"nexthop via {hop.gateway} dev {word(hop.device)}" for hop in self.hops)
+        return f"{ip(self.namespace)} route add {self.destination} {hops}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.route_add(None, self.destination, hops=((hop.index, hop.gateway) for hop in self.hops))
+
+    def things(self) -> Iterator[Thing]:
+        devices = [hop.device for hop in self.hops]
+        name = _multipath_name(
+            str(self.destination.network_address),
+            self.destination.prefixlen,
+            ((str(hop.gateway), hop.device) for hop in self.hops),
+        )
+        needs = tuple(made(device) for device in devices for made in (device_name, up_name))
+        yield Thing(self.namespace, ObjectKind.ROUTE, name, needs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlackholeAdd(NetlinkObject):
     """A route that drops what goes there and that no longer route takes. It is not read back."""
 
@@ -140,6 +175,10 @@ def _route_name(destination: str, prefix: int, gateway: str, device: str, source
     return f"route {to}{via} dev {device}" + (f" src {source}" if source else "") + (f" mtu {mtu}" if mtu else "")
 
 
+def _multipath_name(destination: str, prefix: int, hops: Iterable[tuple[str, str]]) -> str:
+    return f"route {destination}/{prefix} via " + " and ".join(f"{gateway} dev {device}" for gateway, device in hops)
+
+
 def _neighbour_name(address: str, mac: str, device: str) -> str:
     return f"neighbour {address} lladdr {mac} dev {device}"
 
@@ -161,7 +200,10 @@ def _addresses(look: NamespaceReader) -> Iterator[str]:
 
 def _routes(look: NamespaceReader) -> Iterator[str]:
     for found in map(rtnetlink.parse_route, look.channel.ask(rtnetlink.all_routes())):
-        if found is not None:
+        if found is not None and found.hops:
+            hops = ((gateway, look.device(index)) for index, gateway in found.hops)
+            yield _multipath_name(found.destination, found.prefix, hops)
+        elif found is not None:
             device = look.device(found.index)
             yield _route_name(found.destination, found.prefix, found.gateway, device, found.source, found.mtu)
 
@@ -173,6 +215,6 @@ def _neighbours(look: NamespaceReader) -> Iterator[str]:
 
 
 ADDRESSES = Kind(name=ObjectKind.ADDRESS, objects=(AddressAdd,), read=_addresses)
-ROUTES = Kind(name=ObjectKind.ROUTE, objects=(RouteAdd, BlackholeAdd), read=_routes)
+ROUTES = Kind(name=ObjectKind.ROUTE, objects=(RouteAdd, MultipathAdd, BlackholeAdd), read=_routes)
 TUNNELS = Kind(name=ObjectKind.TUNNEL, objects=(TunnelEntryAdd,), read=_tunnel_entries)
 NEIGHBOURS = Kind(name=ObjectKind.NEIGHBOUR, objects=(NeighbourAdd,), read=_neighbours)
