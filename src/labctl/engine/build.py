@@ -31,7 +31,7 @@ from labctl.errors import HostLacks, Interrupted, LabError, NeedsRoot, UsageErro
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan, Step
 from labctl.planning.show import differences
-from labctl.providers.base import Executor, Provider, RunningLab, Wait
+from labctl.providers.base import Executor, Probe, Provider, RunningLab, Wait
 from labctl.system.signals import all_at_once, uninterrupted
 
 ROOT = "root"
@@ -87,10 +87,23 @@ def build_together(jobs: Sequence[tuple[Provider, Lab]], observer: Observer) -> 
     return {lab.name: phases for (_, lab), phases in zip(jobs, built, strict=True)}
 
 
-def require_host(provider: Provider) -> None:
-    """Raises HostLacks with everything that is missing and required, and how to fix it."""
-    missing = [probe for probe in provider.probes() if probe.required and probe.is_looked_at and not probe.present]
+def lacking(provider: Provider, probes: Iterable[Probe], lab: Lab) -> tuple[Probe, ...]:
+    """What this lab needs beside what every lab does, and is not there."""
+    needed = provider.capabilities.needs(lab)
+    return tuple(probe for probe in probes if probe.name in needed and probe.is_looked_at and not probe.present)
+
+
+def require_host(provider: Provider, lab: Lab | None = None) -> None:
+    """Raises HostLacks with everything that is missing and required, by every lab or by this one, and how to fix it."""
+    probes = tuple(provider.probes())
+    missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     if not missing:
+        if lab is not None and (these := lacking(provider, probes, lab)):
+            raise HostLacks(
+                what=f"this host cannot run scenario {lab.scenario}: it lacks {', '.join(p.name for p in these)}",
+                cause="; ".join(f"{p.name}: {p.found} (needed for {p.needed_for})" for p in these),
+                remedy="\n".join(dict.fromkeys(p.remedy for p in these if p.remedy)),
+            )
         return
     others = [probe for probe in missing if probe.name != ROOT]
     if not others:

@@ -260,6 +260,8 @@ class Capabilities:
     """Several labs can be built at the same time, where this host has room for that."""
     machine_probes: Callable[[], Iterator[Probe]] = lambda: iter(())
     """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
+    needs: Callable[[Lab], tuple[str, ...]] = lambda lab: ()
+    """What this lab needs of the host beside what every lab does: names of probes."""
     placement: Callable[[str], Mapping[str, str]] = lambda name: {}
     """The lab's nodes are nodes of a cluster that was there: by the lab's name, the name in the cluster of each of its
     nodes."""

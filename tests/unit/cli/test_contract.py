@@ -364,3 +364,18 @@ def test_listing_labs_loads_no_provider_that_can_have_none(tmp_path: Path) -> No
     assert not {"yaml", "pydantic", "rich", "fabric", "ansible_runner"} & set(loaded)
     assert "labctl.providers.kind.provider" not in loaded
     assert "labctl.providers.kubeadm.provider" not in loaded
+
+
+def test_doctor_tells_of_each_scenario_whether_it_can_run_here(bench: Bench) -> None:
+    told = {one["name"]: one for one in bench.run("doctor", "--json").document["scenarios"]}
+    assert told["bpf"]["ready"]
+    assert "scenarios can run here:" in bench.run("doctor").out
+    bench.provider.lacking = (IPERF3,)
+    told = {one["name"]: one for one in bench.run("doctor", "--json").document["scenarios"]}
+    assert told["bpf"] == {
+        "name": "bpf",
+        "ready": False,
+        "missing": ["iperf3"],
+        "remedies": ["apt-get install iperf3"],
+        "refused": None,
+    }

@@ -4,14 +4,15 @@ the command that fixes it."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import click
 
-from labctl.cli.options import as_json, as_root, trust_option
+from labctl.cli.options import all_overrides, as_json, as_root, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
-from labctl.errors import HostLacks
-from labctl.providers.base import Probe
+from labctl.errors import HostLacks, LabError
+from labctl.providers.base import Probe, Provider
 
 
 @click.command("doctor")
@@ -19,7 +20,10 @@ from labctl.providers.base import Probe
 @trust_option
 @as_json
 def command(provider: str, trust: bool, as_json: bool) -> int:
-    """What this host has and lacks, found by trying, with the command that fixes it; for kubeadm the machines too."""
+    """What this host has and lacks, found by trying, with the command that fixes it; for kubeadm the machines too.
+
+    Then each scenario: whether it can run here, and what is missing.
+    """
     from labctl import app
     from labctl.engine.build import ROOT
     from labctl.system.libraries import REMEDY, differing
@@ -29,6 +33,7 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]
+    scenarios = tuple(_scenarios(chosen, probes, trust=trust))
     if as_json:
         emit_json(
             {
@@ -52,6 +57,16 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
                     }
                     for p in probes
                 ],
+                "scenarios": [
+                    {
+                        "name": one.name,
+                        "ready": one.is_ready,
+                        "missing": [probe.name for probe in one.missing],
+                        "remedies": list(dict.fromkeys(probe.remedy for probe in one.missing if probe.remedy)),
+                        "refused": one.refused or None,
+                    }
+                    for one in scenarios
+                ],
                 "libraries": [
                     {"name": found.name, "locked": found.locked, "installed": found.installed or None}
                     for found in libraries
@@ -64,6 +79,8 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
         say("Packages whose versions are not those of the lock files, with which labctl was tested:")
         emit(wrapped(", ".join(map(str, libraries)), sys.stdout))
         emit(f"  try: {REMEDY}")
+    if not missing:
+        _show_scenarios(scenarios)
     lacking = [probe for probe in probes if probe.is_looked_at and not probe.present and probe.remedy]
     for required in (True, False):
         these = [probe for probe in lacking if probe.required is required]
@@ -78,6 +95,56 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     elif not missing:
         say(f"this host can run {provider} labs")
     return HostLacks.exit_code if missing else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runnable:
+    """A scenario, and what it lacks on this host; `refused` is why it is none for this provider or cannot be read."""
+
+    name: str
+    missing: tuple[Probe, ...] = ()
+    refused: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.missing and not self.refused
+
+
+def _scenarios(chosen: Provider, probes: Sequence[Probe], *, trust: bool) -> Iterator[Runnable]:
+    """Every scenario of the folder, as this provider would build it. What every lab needs is missing for each."""
+    from labctl import app
+    from labctl.engine.build import lacking
+    from labctl.loading import load_scenario, scenario_names
+    from labctl.planning.resolve import resolve
+
+    always = tuple(probe for probe in probes if probe.required and probe.is_looked_at and not probe.present)
+    for name in scenario_names():
+        try:
+            overrides = all_overrides(chosen.name, ())
+            lab = resolve(load_scenario(name, overrides=overrides, refuse=app.refuse, trust=trust))
+        except LabError as refused:
+            problems = getattr(refused, "problems", ())
+            yield Runnable(name=name, refused=problems[0].message if problems else refused.what)
+            continue
+        yield Runnable(name=name, missing=(*always, *lacking(chosen, probes, lab)))
+
+
+def _show_scenarios(scenarios: Sequence[Runnable]) -> None:
+    from labctl.report.grid import Column, Grid
+
+    if not scenarios:
+        return
+    rows = [
+        ("no", one.name, one.refused or ", ".join(probe.name for probe in one.missing))
+        for one in scenarios
+        if not one.is_ready
+    ]
+    ready = [one.name for one in scenarios if one.is_ready]
+    say(f"{len(ready)} of {len(scenarios)} scenarios can run here:")
+    emit(wrapped("  " + ", ".join(ready), sys.stdout))
+    if rows:
+        say("These cannot:")
+        show(Grid((Column(), Column(title="scenario"), Column(title="lacks", is_text=True)), rows, heads=2))
 
 
 def _show_table(probes: Sequence[Probe]) -> None:

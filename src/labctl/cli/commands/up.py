@@ -54,7 +54,7 @@ def command(
 
     lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None, trust=trust)
     chosen = provider_of(lab)
-    require_host(chosen)
+    require_host(chosen, lab)
     if bundle is not None:
         lab = with_bundle(chosen, lab, bundle)
     phases: list[Phase] = []

@@ -108,13 +108,15 @@ def probes() -> Iterator[Probe]:
     yield kernel_probe(kernel.release())
     rights = read_rights()
     tried = [
-        _untried(feature.name, feature.needed_for, required=feature.required) if rights.user else _try(feature, rights)
+        untried(feature.name, feature.needed_for, required=feature.required)
+        if rights.user
+        else tried_probe(feature, rights)
         for feature in FEATURES
     ]
     yield rights_probe(rights, may_load=any(probe.name == _FILTERS and probe.present for probe in tried))
     yield from tried
-    yield _untried("own /sys", _OWN_SYS, required=False) if rights.user else _own_sys()
-    yield _untried("own processes", _OWN_PROCESSES, required=False) if rights.user else _own_processes()
+    yield untried("own /sys", _OWN_SYS, required=False) if rights.user else _own_sys()
+    yield untried("own processes", _OWN_PROCESSES, required=False) if rights.user else _own_processes()
 
 
 def kernel_probe(release: str) -> Probe:
@@ -191,7 +193,8 @@ def _libbpf() -> Probe:
     )
 
 
-def _untried(name: str, needed_for: str, *, required: bool) -> Probe:
+def untried(name: str, needed_for: str, *, required: bool) -> Probe:
+    """Of what only root can try."""
     return Probe(
         name=name,
         present=False,
@@ -202,7 +205,8 @@ def _untried(name: str, needed_for: str, *, required: bool) -> Probe:
     )
 
 
-def _try(feature: Feature, rights: Rights) -> Probe:
+def tried_probe(feature: Feature, rights: Rights) -> Probe:
+    """The feature, tried in a throwaway namespace."""
     failure: OSError | LabError | None = None
     try:
         with netns.throwaway():

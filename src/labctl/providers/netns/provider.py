@@ -43,6 +43,7 @@ class NetnsProvider:
             processes=processes,
             support=self,
             changing=NetnsChanging(),
+            needs=_needs,
         )
 
     def has_left(self, name: str) -> bool:
@@ -61,9 +62,11 @@ class NetnsProvider:
         return network_of(lab).statements(lab)
 
     def probes(self) -> Iterator[Probe]:
+        from labctl.providers.netns.network_probes import network_probes
         from labctl.providers.netns.probes import probes
 
-        return probes()
+        yield from probes()
+        yield from network_probes()
 
     def refuse(self, lab: Lab) -> None:
         from labctl.providers.netns.plan import refuse
@@ -98,6 +101,12 @@ def _argv_inside(lab: Lab, target: str, argv: Sequence[str]) -> tuple[str, ...]:
     from labctl.providers.netns.open import NetnsOpenLab
 
     return NetnsOpenLab(lab).target(target).inside_argv(argv)
+
+
+def _needs(lab: Lab) -> tuple[str, ...]:
+    from labctl.providers.netns.network_probes import needs
+
+    return needs(lab)
 
 
 def _enter(lab: Lab, target: str, privileged: bool) -> tuple[str, ...]:
