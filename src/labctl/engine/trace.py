@@ -24,18 +24,19 @@ from labctl.checks.captures import (
 from labctl.checks.outcome import RawFiles
 from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
-from labctl.errors import MeasureFailed, UsageError
+from labctl.errors import LabError, MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
 from labctl.model.flow import client_node_of, flows_of, server_node_of
 from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Placement, Pod, TrafficPolicy, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
-from labctl.model.trace import Movement, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.model.trace import Lookup, Movement, PacketPath, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
 from labctl.names import UNDERLAY
 from labctl.networks import expected_of
 from labctl.path.assemble import Clocks, PathEnd, join, names_of, numbered
 from labctl.path.difference import Difference, differences
 from labctl.path.explain import first_wrong
+from labctl.path.lookups import Question, answer_of, questions_of, with_lookups
 from labctl.path.observed import recognised_in
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
 from labctl.path.sent import clock_step
@@ -51,6 +52,7 @@ _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""
 _LOOPBACKS = (Role.CLIENT_LO, Role.SERVER_LO)
 _TOKEN_BYTE = 16
+_LOOK_S = 5.0
 
 
 def pair_between(lab: Lab, client: str, server: str) -> Pair:
@@ -218,6 +220,8 @@ def trace(
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
     paths = join(where, seen, movements, names, sent=count, ends=ends_of(lab, pair, where))
     paths = kept_inside(lab, pair, movements, paths)
+    answers = _looked_up(open_lab, paths, raw)
+    paths = tuple(with_lookups(path, answers) for path in paths)
     mac_roles: dict[str, str] = {}
     for device in devices:
         mac_roles.setdefault(device.mac.lower(), str(device.role))
@@ -279,6 +283,26 @@ def trace(
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
     )
+
+
+def _looked_up(open_lab: OpenLab, paths: Sequence[PacketPath], raw: RawFiles) -> dict[Question, Lookup]:
+    """The entries by which nodes and routers sent these packets on. What cannot be read is left out."""
+    asked = dict.fromkeys(question for path in paths for _, question in questions_of(path))
+    outputs: dict[tuple[str, tuple[str, ...]], str] = {}
+    answers: dict[Question, Lookup] = {}
+    for question in asked:
+        key = (question.node, question.argv)
+        if key not in outputs:
+            try:
+                done = open_lab.target(question.node).run(question.argv, timeout_s=_LOOK_S)
+            except (KeyError, LabError):
+                outputs[key] = ""
+                continue
+            raw.save_completed(f"lookup-{len(outputs)}", done)
+            outputs[key] = done.text if done.returncode == 0 else ""
+        if (answer := answer_of(question, outputs[key])) is not None:
+            answers[question] = answer
+    return answers
 
 
 def _of_service(lab: Lab, pair: Pair, protocol: ProbeProtocol, *, is_one: bool) -> Iterator[str]:

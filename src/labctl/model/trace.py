@@ -110,12 +110,36 @@ class TraceTap:
     device: str
 
 
+class LookupTable(StrEnum):
+    """Where the kernel looks up what to do with a packet: routes, the FDB of a vxlan device, that of a bridge."""
+
+    ROUTES = "routes"
+    TUNNEL = "tunnel-fdb"
+    BRIDGE = "bridge-fdb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """The entry by which a node sent a packet on, as it was right after. `entry` is a destination or a MAC, `to` the
+    gateway or VTEP (empty: the device itself), `told` who put it there: `boot`, `bgp`, `ospf`, `learned`, `set`, …;
+    `words` says all of it."""
+
+    node: str
+    table: LookupTable
+    entry: str
+    to: Annotated[str, NULL]
+    device: str
+    told: str
+    words: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
     """One sighting of one packet. TTL, addresses and MACs are the inner frame's when it was in an envelope.
 
     `moved_by` is what acted on the packet after the previous hop and before this one, in order of time; `carriage` and
-    `because` say in a word and in a sentence what brought it here. `since_previous_ns` is None for the first hop.
+    `because` say in a word and in a sentence what brought it here, `lookups` by which entries. `since_previous_ns` is
+    None for the first hop.
     """
 
     tap: str
@@ -134,6 +158,7 @@ class Hop:
     carriage: Carriage = Carriage.UNOBSERVED
     because: str = ""
     moved_by: tuple[Movement, ...] = ()
+    lookups: Annotated[tuple[Lookup, ...], OMITTED] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

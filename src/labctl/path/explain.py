@@ -214,6 +214,8 @@ _INTO_BRIDGE = frozenset(
         (Role.CLIENT_VETH, Role.CLIENT_BRIDGE),
         (Role.SERVER_VETH, Role.SERVER_BRIDGE),
         (Role.SERVER_VETH, Role.CLIENT_BRIDGE),
+        (Role.CLIENT_TUNNEL, Role.CLIENT_BRIDGE),
+        (Role.SERVER_TUNNEL, Role.SERVER_BRIDGE),
     }
 )
 _PORTS_OF_PODS = frozenset({Role.CLIENT_VETH, Role.SERVER_VETH, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL})
@@ -302,7 +304,7 @@ def _carried(
     if last is not None and last.helper in (*REDIRECTS, *HANDED) and _fits(last, here, device):
         return Carried(carriage=Carriage.PROGRAM, because=said)
     if any(m.mover is Mover.NETFILTER for m in movements):
-        return Carried(carriage=Carriage.KERNEL, because=said)
+        return Carried(carriage=Carriage.BRIDGE if _is_bridged(movements) else Carriage.KERNEL, because=said)
     nobody = "what moved it from there was not observed" if said else "no witness saw what moved it here"
     if last is not None and last.helper == ForwardingAct.TO_STACK:
         nobody = "what the stack did with it was not observed"
@@ -373,11 +375,18 @@ def _hooks(movements: Sequence[Movement]) -> str:
         return f"netfilter in {', '.join(names)}{tracked} dropped {subject} by {ended.reason}"
     if ended is not None:
         return f"netfilter took {subject} in {', '.join(names)}{tracked} and did not return it"
+    if _is_bridged(seen):
+        return f"the bridge passed {subject} on by its destination MAC, through netfilter's {', '.join(names)}{tracked}"
     if "FORWARD" in names:
         ttls = [m.ttl_in for m in seen if m.ttl_in]
         hop = f", TTL {ttls[0]} → {ttls[-1]}" if ttls and ttls[0] != ttls[-1] else ""
         return f"the kernel forwarded {subject}: {', '.join(names)}{tracked}{hop}"
     return f"the kernel passed {subject} through {', '.join(names)}{tracked}" if names else f"conntrack: {states[0]}"
+
+
+def _is_bridged(movements: Sequence[Movement]) -> bool:
+    """Netfilter's FORWARD saw it come and go by one device, a bridge: br_netfilter shows it what a bridge passes on."""
+    return any(m.mover is Mover.NETFILTER and m.what == "FORWARD" and m.device == m.target != "" for m in movements)
 
 
 def _link(previous: Sighting, here: Sighting) -> Carried | None:
@@ -393,7 +402,7 @@ def _link(previous: Sighting, here: Sighting) -> Carried | None:
     if previous.role in _SWITCHED and here.role in _SWITCHED and here.direction is TapDirection.OUT:
         return Carried(carriage=Carriage.BRIDGE, because="the underlay's bridge passed it on by its destination MAC")
     if (previous.role, here.role) in _INTO_BRIDGE and here.direction is TapDirection.IN:
-        because = "the bridge took it up: it is addressed to the bridge's own MAC"
+        because = "the bridge took it up"
         return Carried(carriage=Carriage.BRIDGE, because=because)
     if (here.role, previous.role) in _INTO_BRIDGE and here.direction is TapDirection.OUT:
         because = "the bridge sent it out of the port that has the destination MAC"

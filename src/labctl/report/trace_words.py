@@ -148,13 +148,16 @@ def brought_words(hop: Hop, trace: Trace) -> tuple[str, ...]:
     """
     acts = [movement_words(act, trace) for act in hop.moved_by]
     words = carried_words(hop)
+    by = [one.words for one in hop.lookups]
+    if hop.carriage is Carriage.BRIDGE and by and not acts:
+        return (words, *by)
     if not words or (acts and hop.carriage not in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED)):
-        return tuple(acts)
+        return (*acts, *by)
     at = len(acts)
     wrapped = [number for number, act in enumerate(hop.moved_by) if act.encapsulated]
     if hop.carriage is Carriage.TUNNEL and wrapped:
         at = wrapped[0] if hop.envelope is not None else wrapped[-1] + 1
-    return (*acts[:at], words, *acts[at:])
+    return (*acts[:at], words, *acts[at:], *by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
