@@ -135,6 +135,7 @@ EXCEPTIONS = {
     ("providers.netns.inspect_datapath", ".read_text"): KERNEL,
     ("providers.netns.probes", "ctypes.CDLL"): LIBRARY,
     ("providers.netns.probes", "os.open"): KERNEL,
+    ("providers.netns.network_probes", "os.open"): KERNEL,
     ("providers.netns.probes", ".read_text"): KERNEL,
     (
         "providers.netns.provider",

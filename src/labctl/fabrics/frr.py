@@ -59,6 +59,13 @@ def evpn_daemons(
     return (_of_zebra(name), Daemon(name=BGPD, configuration=_text(lines)))
 
 
+def argv_announce(*, is_announced: bool) -> tuple[str, ...]:
+    """What has a VTEP's bgpd announce its VNIs and MACs, or withdraw all of them."""
+    said = "advertise-all-vni" if is_announced else "no advertise-all-vni"
+    lines = ("configure terminal", f"router bgp {MESH_ASN}", "address-family l2vpn evpn", said)
+    return ("vtysh", *(word for line in lines for word in ("-c", line)))
+
+
 def _of_zebra(name: str) -> Daemon:
     return Daemon(name=ZEBRA, configuration=_text((f"hostname {name}",)))
 

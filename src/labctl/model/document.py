@@ -97,8 +97,9 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "flows": "How many flows, which differ in their port.",
         },
         "convergence": {
-            "": "An event at the spine that carries the packets, and for how long they are missing.",
-            "event": "link-down: its link goes down; router-stopped: it forwards and says nothing, its links up.",
+            "": "An event at the router that carries the packets, and for how long they are missing.",
+            "event": "link-down: its link goes down; router-stopped: it forwards and says nothing, its links up; "
+            "vtep-withdrawn: the server's node announces nothing for a second (EVPN). auto: what the lab can survive.",
             "interval_s": "Seconds between two pings.",
             "before_s": "Seconds of pings before the event.",
             "after_s": "Seconds of pings after the event.",

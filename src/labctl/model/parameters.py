@@ -114,10 +114,12 @@ class EcmpParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvergenceParameters:
-    """A ping every `interval_s` seconds, from `before_s` before the event to `after_s` after it. `link-down`: the spine
-    takes down its link; `router-stopped`: it forwards nothing and says nothing any more, its links up."""
+    """A ping every `interval_s` seconds, from `before_s` before the event to `after_s` after it. `link-down`: the
+    router takes down its link; `router-stopped`: it forwards nothing and says nothing any more, its links up;
+    `vtep-withdrawn`: for a second the server's node announces no VNI (EVPN). `auto`: the hardest of these that the lab
+    can survive."""
 
-    event: Literal["link-down", "router-stopped"] = "router-stopped"
+    event: Literal["auto", "link-down", "router-stopped", "vtep-withdrawn"] = "auto"
     interval_s: Annotated[float, Ge(0.002), Le(1)] = 0.02
     before_s: Annotated[float, Ge(0.2), Le(60)] = 0.5
     after_s: Annotated[float, Ge(1), Le(600)] = 8.0

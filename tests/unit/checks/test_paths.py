@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from labctl.checks.paths import judge_spread, missing_in_a_row, sent_by_device, spread_probability
+from labctl.checks.paths import (
+    ConvergenceCheck,
+    event_at,
+    judge_spread,
+    missing_in_a_row,
+    sent_by_device,
+    spread_probability,
+    survivable,
+)
+from labctl.loading import load_scenario
+from labctl.model.lab import Lab
 from labctl.model.result import Verdict
+from labctl.planning.resolve import resolve
+
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
@@ -54,3 +68,39 @@ def test_packets_are_counted_by_device() -> None:
         [{"ifname": "to-spine1", "stats64": {"rx": {"packets": 3}, "tx": {"packets": 7}}}, {"ifname": "lo"}]
     )
     assert sent_by_device(text) == {"to-spine1": 7, "lo": 0}
+
+
+def lab_of(name: str, *overrides: str) -> Lab:
+    return resolve(load_scenario(name, overrides=overrides, start=CHECKOUT))
+
+
+def test_what_a_fabric_can_survive_depends_on_the_way_round() -> None:
+    clos, triangle = lab_of("clos-bgp"), lab_of("triangle")
+    assert survivable(clos, "leaf1", "leaf2", "spine1") == ("router-stopped", "link-down")
+    assert survivable(triangle, "r1", "r2", "r2") == ("link-down",)  # the router itself is the last one
+    assert survivable(lab_of("clos-bgp", "fabric.spines=1"), "leaf1", "leaf2", "spine1") == ()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "overrides", "unfit"),
+    [
+        ("clos-ospf", (), False),
+        ("triangle", (), False),
+        ("evpn", (), False),
+        ("clos-bgp", ("fabric.spines=1",), True),
+        ("flannel-vxlan", (), True),
+        ("stp-loop", (), True),
+    ],
+)
+def test_convergence_is_for_what_has_a_second_way(scenario: str, overrides: tuple[str, ...], *, unfit: bool) -> None:
+    lab = lab_of(scenario, *overrides)
+    assert bool(ConvergenceCheck().unfit(lab, lab.pairs[-1])) is unfit
+    assert ConvergenceCheck().unfit(lab, lab.pairs[0])
+
+
+def test_an_event_is_put_back_by_its_own_commands() -> None:
+    assert event_at("link-down", "spine1", "to-leaf1").end == ("ip", "link", "set", "dev", "to-leaf1", "up")
+    assert event_at("router-stopped", "spine1", "to-leaf1").begin == ("nft", "-f", "-")
+    withdrawn = event_at("vtep-withdrawn", "node2", "")
+    assert withdrawn.begin[-1] == "no advertise-all-vni"
+    assert withdrawn.end[-1] == "advertise-all-vni"

@@ -1,4 +1,4 @@
-"""What single scenarios need beside what every lab does: programs and kernel features, tried, and which a lab needs.
+"""What single scenarios need beside what every lab does, tried: routing daemons, plugins, features of the kernel.
 
 It stands alone because `probes` is about the host, whatever is built on it.
 """
@@ -11,9 +11,17 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
-from labctl.model.fabric import FabricType
-from labctl.model.lab import Encapsulation, KubeProxy, Lab
-from labctl.model.pod_network import Flooding, NetworkType
+from labctl.networks.needs import (
+    FRR,
+    IPVLAN,
+    MACVLAN,
+    MULTICAST,
+    MULTIPATH,
+    PLUGIN_FOLDERS,
+    PLUGIN_PROGRAMS,
+    PLUGINS,
+    PLUGINS_FOR,
+)
 from labctl.providers.base import Probe
 from labctl.providers.netns.kinds.daemon import LACKS, PROGRAMS
 from labctl.providers.netns.kinds.link import Device, Sharing
@@ -21,17 +29,11 @@ from labctl.providers.netns.probes import Feature, read_rights, tried_probe, unt
 from labctl.system import rtnetlink
 from labctl.system.netlink import Request, Socket
 
-FRR, CNI_PLUGINS = "FRR", "CNI plugins"
-VXLAN, MACVLAN, IPVLAN, MULTICAST, MULTIPATH = "vxlan", "macvlan", "ipvlan", "multicast", "multipath routes"
-CGROUP2 = "cgroup2"
-KUBE_PROXY = {KubeProxy.IPTABLES: "kube-proxy in iptables", KubeProxy.NFTABLES: "kube-proxy in nftables"}
-PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 _DAEMONS, _USER = ("zebra", "bgpd", "ospfd"), "frr"
-_PLUGINS = ("bridge", "host-local", "ptp")
 
 
 def network_probes() -> Iterator[Probe]:
-    """FRR and the CNI plugins, then what the kernel can. None is required: other labs work without."""
+    """FRR and the plugins, then what the kernel can. None is required: other labs work without."""
     yield _frr()
     yield _plugins()
     rights = read_rights()
@@ -40,27 +42,6 @@ def network_probes() -> Iterator[Probe]:
             yield untried(feature.name, feature.needed_for, required=feature.required)
         else:
             yield tried_probe(feature, rights)
-
-
-def needs(lab: Lab) -> tuple[str, ...]:
-    """The names of the probes that have to be present for this lab, beside the required ones. Pure."""
-    network, fabric = lab.pod_network, lab.fabric
-    wanted = {
-        VXLAN: lab.datapath.encapsulation is Encapsulation.VXLAN,
-        MACVLAN: network.type is NetworkType.MACVLAN,
-        IPVLAN: network.type is NetworkType.IPVLAN,
-        MULTICAST: network.mode is Flooding.MULTICAST,
-        MULTIPATH: fabric.type in (FabricType.CLOS, FabricType.CUSTOM),
-        FRR: fabric.learns or network.needs_frr,
-        CNI_PLUGINS: str(network.type) == "cni",
-        CGROUP2: bool(lab.services) and lab.datapath.kube_proxy_replacement,
-    }
-    is_cilium = network.type is NetworkType.CILIUM
-    by_rules = is_cilium and not lab.datapath.kube_proxy_replacement
-    return (
-        *(name for name, is_wanted in wanted.items() if is_wanted),
-        *((KUBE_PROXY[lab.datapath.kube_proxy],) if by_rules else ()),
-    )
 
 
 def _frr() -> Probe:
@@ -80,12 +61,12 @@ def _frr() -> Probe:
 
 
 def _plugins() -> Probe:
-    there = next((one for one in PLUGIN_FOLDERS if all(os.access(one / name, os.X_OK) for name in _PLUGINS)), None)
+    there = [one for one in PLUGIN_FOLDERS if all(os.access(Path(one, name), os.X_OK) for name in PLUGIN_PROGRAMS)]
     return Probe(
-        name=CNI_PLUGINS,
-        present=there is not None,
-        found=f"in {there}" if there else f"not in {' or '.join(map(str, PLUGIN_FOLDERS))}",
-        needed_for="labs with podNetwork cni",
+        name=PLUGINS,
+        present=bool(there),
+        found=f"in {there[0]}" if there else f"not in {' or '.join(PLUGIN_FOLDERS)}",
+        needed_for=PLUGINS_FOR,
         remedy="" if there else LACKS,
         required=False,
     )

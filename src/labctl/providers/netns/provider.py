@@ -104,7 +104,7 @@ def _argv_inside(lab: Lab, target: str, argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def _needs(lab: Lab) -> tuple[str, ...]:
-    from labctl.providers.netns.network_probes import needs
+    from labctl.networks.needs import needs
 
     return needs(lab)
 

@@ -10,10 +10,10 @@ from labctl.engine import build
 from labctl.errors import HostLacks
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab
+from labctl.networks.needs import needs
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Probe
 from labctl.providers.netns import network_probes
-from labctl.providers.netns.network_probes import needs
 from labctl.providers.netns.provider import NetnsProvider
 
 CHECKOUT = Path(__file__).resolve().parents[4]
