@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from labctl.model.fabric import FabricType
 from labctl.model.lab import Encapsulation, KubeProxy, Lab
-from labctl.model.pod_network import Flooding, NetworkType
+from labctl.model.pod_network import PLUGIN_DIRECTORY, Flooding, NetworkType
 
 FRR, PLUGINS = "FRR", "CNI plugins"
 VXLAN, MACVLAN, IPVLAN, MULTICAST, MULTIPATH = "vxlan", "macvlan", "ipvlan", "multicast", "multipath routes"
 CGROUP2 = "cgroup2"
 KUBE_PROXY = {KubeProxy.IPTABLES: "kube-proxy in iptables", KubeProxy.NFTABLES: "kube-proxy in nftables"}
 
-PLUGIN_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin")
-PLUGIN_PROGRAMS = ("bridge", "host-local", "ptp")
+PLUGIN_FOLDER = PLUGIN_DIRECTORY
+PLUGIN_PROGRAMS = ("ptp", "bridge", "host-local", "tuning", "portmap", "bandwidth")
 PLUGINS_FOR = "labs with podNetwork cni"
-"""Where distributions put the plugins, some of those that any chain begins with, and which labs have them."""
+"""Where the plugins are looked for, those of the shipped chain and the commonest ones, and which labs have them."""
 
 
 def needs(lab: Lab) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def needs(lab: Lab) -> tuple[str, ...]:
         MULTICAST: network.mode is Flooding.MULTICAST,
         MULTIPATH: fabric.type in (FabricType.CLOS, FabricType.CUSTOM),
         FRR: fabric.learns or network.needs_frr,
-        PLUGINS: str(network.type) == "cni",
+        PLUGINS: network.type is NetworkType.CNI and network.plugin_directory is None,
         CGROUP2: bool(lab.services) and lab.datapath.kube_proxy_replacement,
     }
     by_rules = network.type is NetworkType.CILIUM and not lab.datapath.kube_proxy_replacement

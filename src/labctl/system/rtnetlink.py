@@ -307,17 +307,8 @@ def route_add(
 ) -> Request:
     """A route of the main table, by the device of that index, or by several `hops` together. `mtu` in bytes is a metric
     of the route; `onlink`: the gateway is reached on that device, whatever its addresses say."""
-    body = _RTMSG.pack(
-        socket.AF_INET,
-        destination.prefixlen,
-        0,
-        0,
-        _RT_TABLE_MAIN,
-        _RTPROT_BOOT,
-        scope,
-        _RTN_UNICAST,
-        _RTNH_F_ONLINK if onlink else 0,
-    )
+    what = (_RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, _RTNH_F_ONLINK if onlink else 0)
+    body = _RTMSG.pack(socket.AF_INET, destination.prefixlen, 0, 0, *what)
     if destination.prefixlen:
         body += attribute(_RTA_DST, destination.network_address.packed)
     if gateway is not None:
@@ -332,9 +323,8 @@ def route_add(
 
 def blackhole_add(destination: IPv4Network) -> Request:
     """A route of the main table that drops what no longer one takes."""
-    header = _RTMSG.pack(
-        socket.AF_INET, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_BLACKHOLE, 0
-    )
+    what = (_RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_BLACKHOLE, 0)
+    header = _RTMSG.pack(socket.AF_INET, destination.prefixlen, 0, 0, *what)
     return Request(_RTM_NEWROUTE, NEW, header + attribute(_RTA_DST, destination.network_address.packed))
 
 

@@ -17,7 +17,7 @@ from labctl.networks.needs import (
     MACVLAN,
     MULTICAST,
     MULTIPATH,
-    PLUGIN_FOLDERS,
+    PLUGIN_FOLDER,
     PLUGIN_PROGRAMS,
     PLUGINS,
     PLUGINS_FOR,
@@ -61,13 +61,13 @@ def _frr() -> Probe:
 
 
 def _plugins() -> Probe:
-    there = [one for one in PLUGIN_FOLDERS if all(os.access(Path(one, name), os.X_OK) for name in PLUGIN_PROGRAMS)]
+    missing = [name for name in PLUGIN_PROGRAMS if not os.access(Path(PLUGIN_FOLDER, name), os.X_OK)]
     return Probe(
         name=PLUGINS,
-        present=bool(there),
-        found=f"in {there[0]}" if there else f"not in {' or '.join(PLUGIN_FOLDERS)}",
+        present=not missing,
+        found=f"not in {PLUGIN_FOLDER}: {', '.join(missing)}" if missing else f"in {PLUGIN_FOLDER}",
         needed_for=PLUGINS_FOR,
-        remedy="" if there else LACKS,
+        remedy=LACKS if missing else "",
         required=False,
     )
 

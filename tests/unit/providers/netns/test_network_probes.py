@@ -36,6 +36,7 @@ def lab_of(name: str, *overrides: str) -> Lab:
         ("clos-ospf", ("multipath routes", "FRR")),
         ("calico-bgp", ("FRR",)),
         ("triangle", ("multipath routes", "FRR")),
+        ("cni-chain", ("CNI plugins",)),
         ("services", ("vxlan", "cgroup2")),
         ("services-nftables", ("vxlan", "kube-proxy in nftables")),
     ],
