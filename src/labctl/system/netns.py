@@ -281,16 +281,24 @@ def _namespace_of_process(pid: int) -> tuple[int, int] | None:
 def end_processes(namespaces: Collection[tuple[int, int]], *, timeout_s: float = 5.0) -> int:
     """Kills every process inside these namespaces and waits for their end; says how many there were.
 
-    Each one is held by a pidfd while it is looked at again, so that a number that was given to another
-    process meanwhile hits no other. Raises StepFailed when one is still there at the deadline.
+    Each one is held by a pidfd while it is looked at again, so that a number that was given to another process
+    meanwhile hits no other. All are killed before one is waited for: a large fabric has hundreds. Raises StepFailed
+    when none has ended for `timeout_s` seconds and some are still there.
     """
     wanted = set(namespaces)
     deadline = Deadline.after(timeout_s)
     ended = 0
     # More than once: a process may have made another one while the first list was read.
     while found := processes_in(wanted):
-        for pid in found:
-            ended += _end(pid, wanted, deadline)
+        held = [pidfd for pid in tuple(found)[:_MOST_HELD] if (pidfd := _killed(pid, wanted)) is not None]
+        try:
+            for pidfd in held:
+                if _has_ended(pidfd, deadline):
+                    ended += 1
+                    deadline = Deadline.after(timeout_s)
+        finally:
+            for pidfd in held:
+                os.close(pidfd)
         if deadline.is_over():
             raise StepFailed(
                 what="processes inside the lab do not end",
@@ -300,20 +308,27 @@ def end_processes(namespaces: Collection[tuple[int, int]], *, timeout_s: float =
     return ended
 
 
-def _end(pid: int, wanted: Collection[tuple[int, int]], deadline: Deadline) -> int:
+_MOST_HELD = 200
+"""Descriptors that are open at the same time."""
+
+
+def _killed(pid: int, wanted: Collection[tuple[int, int]]) -> int | None:
+    """The process's pidfd once it was sent SIGKILL; None for one that has ended, or is another one."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        return 0
+        return None
     try:
-        if _namespace_of_process(pid) not in wanted:
-            return 0
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(deadline.left_s() / MILLI)
-        return 1
+        if _namespace_of_process(pid) in wanted:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return pidfd
     except ProcessLookupError:
-        return 0
-    finally:
-        os.close(pidfd)
+        pass
+    os.close(pidfd)
+    return None
+
+
+def _has_ended(pidfd: int, deadline: Deadline) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0, deadline.left_s()) / MILLI))
