@@ -245,7 +245,7 @@ def test_a_tool_that_was_killed_shows_nothing_of_the_kernel(monkeypatch: pytest.
 
     monkeypatch.setattr(netns, "throwaway", contextlib.nullcontext)
     monkeypatch.setattr(process, "run", killed)
-    tried = [probes._try(feature, ROOT) for feature in FEATURES if feature.name in TRIED_BY_TOOLS]
+    tried = [probes.tried_probe(feature, ROOT) for feature in FEATURES if feature.name in TRIED_BY_TOOLS]
     assert len(tried) == len(TRIED_BY_TOOLS)
     for probe in (*tried, probes._own_sys(), probes._own_processes()):
         assert not probe.is_looked_at  # and so nobody says that this host lacks it
@@ -262,7 +262,7 @@ def test_a_tool_that_refuses_shows_what_the_kernel_lacks(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(netns, "throwaway", contextlib.nullcontext)
     monkeypatch.setattr(process, "run", refused)
-    probe = probes._try(next(feature for feature in FEATURES if feature.name == "iptables"), ROOT)
+    probe = probes.tried_probe(next(feature for feature in FEATURES if feature.name == "iptables"), ROOT)
     assert (probe.present, probe.is_looked_at) == (False, True)
     assert probe.found == refusal.decode().strip()
     assert probe.remedy.startswith("modprobe nft_compat")
