@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from labctl.checks.base import Check, InSlices, to_the_end
-from labctl.compare.order import PlannedRun, Schedule
+from labctl.compare.order import PlannedRun, Schedule, WorkItem
 from labctl.compare.verdict import half_width
 from labctl.engine.build import being_built, build, build_together, find, remove
 from labctl.engine.check_run import Journal
@@ -189,7 +189,7 @@ class Measurement:
         self._unremoved: list[LabSide] = []
         self.left: list[LeftLab] = []
         """The labs that are still up at the end, and in which mode."""
-        self._missing: dict[tuple[str, str], str] = {}
+        self._missing: dict[tuple[str, WorkItem], str] = {}
         self._starved: dict[tuple[str, int], CheckResult] = {}
         self._open: dict[str, OpenLab] = {}
         self._stack = ExitStack()
@@ -461,7 +461,7 @@ class Measurement:
     def _run_one(self, planned: PlannedRun, *, first: CheckResult | None = None) -> Run:
         """`first`: this is the second attempt of a run whose tool did not start measuring, and there is no third."""
         started_at = utc_now()
-        missing = self._missing.get((planned.side, planned.item.check))
+        missing = self._missing.get(_asked(planned))
         name = f"block{planned.block:03}"
         result, duration_s = (
             (yield from timed(self._check(planned, name, observer=self.observer, again=first is not None)))
@@ -473,8 +473,8 @@ class Measurement:
         elif result.is_starved:
             self._starved[planned.side, planned.position] = result
         if result.verdict is Verdict.SKIP:
-            # What a pod lacks now it will lack in every block.
-            self._missing[planned.side, planned.item.check] = result.reason
+            # What this pair lacks now it will lack in every block; another pair of the same check may not.
+            self._missing[_asked(planned)] = result.reason
         return RunRecord(
             block=planned.block,
             position=planned.position,
@@ -527,6 +527,10 @@ class Measurement:
             except LabError as failed:
                 self._unremoved.append(side)
                 self.observer(Note(text=f"lab {side.lab.name} could not be removed: {failed.what}"))
+
+
+def _asked(planned: PlannedRun) -> tuple[str, WorkItem]:
+    return planned.side, planned.item
 
 
 def _together(sides: Sequence[LabSide]) -> Together:

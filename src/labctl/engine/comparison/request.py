@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from labctl.checks.base import Check, InSlices
+from labctl.checks.base import Check, ForSomePairs, InSlices
 from labctl.codec import plain, typed
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.compare.statistics import CONFIDENCE
@@ -200,7 +200,7 @@ def ask(
     declared = declared_metrics(checks, specs)
     together = neighbouring(checks, specs)
     work = (
-        *work_of(specs, pairs),
+        *_with_a_meaning(work_of(specs, pairs), labs, checks, specs),
         *work_of(_measuring(specs, declared), _once(reference.pair() for reference in references)),
     )
     rounds = parameters.rounds
@@ -355,6 +355,23 @@ def work_of(specs: Sequence[CheckSpec], pairs: Sequence[Pair]) -> tuple[WorkItem
         for pair in pairs
         for spec in specs
     )
+
+
+def _with_a_meaning(
+    work: Sequence[WorkItem], labs: Sequence[Lab], checks: Mapping[str, Check], specs: Sequence[CheckSpec]
+) -> tuple[WorkItem, ...]:
+    """Without the pairs that a check has a meaning for in no lab, unless that is all of them: then a reader has to be
+    told why."""
+    by_name = {spec.name: checks[spec.kind] for spec in specs}
+
+    def has_one(item: WorkItem) -> bool:
+        check = by_name[item.check]
+        pair = Pair.between(item.client, item.server, item.placement)
+        return not isinstance(check, ForSomePairs) or any(not check.unfit(lab, pair) for lab in labs)
+
+    kept = tuple(item for item in work if has_one(item))
+    missing = {item.check for item in work} - {item.check for item in kept}
+    return tuple(item for item in work if item in kept or item.check in missing)
 
 
 def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[str, ...]:

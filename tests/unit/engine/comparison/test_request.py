@@ -247,3 +247,24 @@ def test_runs_in_slices_stand_together_in_a_block_and_take_turns_forth_and_back(
     assert ping.slices == [side for block in planned for side in (*block, *block[::-1], *block)]
     assert comparison.rows[0].change is not None
     assert comparison.rows[0].change.n == 6
+
+
+def test_a_check_is_not_asked_of_pairs_that_it_has_no_meaning_for() -> None:
+    from labctl.checks.paths import ConvergenceCheck
+    from labctl.engine.comparison.request import _with_a_meaning, work_of
+    from labctl.loading import load_scenario
+    from labctl.model.lab import CheckSpec
+    from labctl.model.parameters import ConvergenceParameters
+    from labctl.planning.resolve import resolve
+
+    checkout = Path(__file__).resolve().parents[4]
+    spec = CheckSpec(name="convergence", kind="convergence", parameters=ConvergenceParameters())
+    checks = {"convergence": ConvergenceCheck()}
+
+    def asked(name: str) -> list[str]:
+        lab = resolve(load_scenario(name, start=checkout))
+        work = work_of((spec,), lab.pairs)
+        return [item.server for item in _with_a_meaning(work, (lab, lab), checks, (spec,))]
+
+    assert asked("clos-bgp") == ["server"]
+    assert asked("flannel-vxlan") == ["neighbour", "server"]  # of none: the report says why
