@@ -102,6 +102,8 @@ class KubeWorld:
         self.cannot: set[str] = set()
         self.kubectl_is_there = True
         self.stuck_in_terminating = False
+        self.goes_in = 0
+        """How often a namespace that is being deleted is still there, with one object less each time."""
         self._refusals: list[tuple[re.Pattern[str], str, bool]] = []
         self._next_address = 10
 
@@ -151,17 +153,28 @@ class KubeWorld:
             case ("get", "namespace", name, "-o", "json"):
                 if name not in self.namespaces:
                     return completed(argv, err=error("not-found").replace("labctl-none", name), code=1)
-                return completed(argv, json.dumps(self.namespaces[name]))
+                said = json.dumps(self.namespaces[name])
+                if self.goes_in and '"Terminating"' in said:
+                    self.goes_in -= 1
+                    self._terminating(name, f"pods. has {self.goes_in} resource instances")
+                    if not self.goes_in:
+                        self.namespaces.pop(name)
+                return completed(argv, said)
             case ("delete", "namespace", name, "--wait=false"):
                 if self.stuck_in_terminating:
-                    message = "Some resources are remaining: widgets.example.com has 1 resource instances"
-                    told = {"type": "NamespaceContentRemaining", "status": "True", "message": message}
-                    self.namespaces[name]["status"] = {"phase": "Terminating", "conditions": [told]}
+                    self._terminating(name, "widgets.example.com has 1 resource instances")
+                elif self.goes_in:
+                    self._terminating(name, f"pods. has {self.goes_in} resource instances")
                 else:
                     self.namespaces.pop(name, None)
                     self.pods.pop(name, None)
                 return completed(argv)
         return None
+
+    def _terminating(self, name: str, left: str) -> None:
+        message = f"Some resources are remaining: {left}"
+        told = {"type": "NamespaceContentRemaining", "status": "True", "message": message}
+        self.namespaces[name]["status"] = {"phase": "Terminating", "conditions": [told]}
 
     def _nodes(self, argv: tuple[str, ...], words: tuple[str, ...], stdin: bytes) -> Completed | None:
         match words:

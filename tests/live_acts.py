@@ -45,6 +45,8 @@ class Live:
     act_s: float = 120.0
     phases: tuple[int, ...] = ()
     taps: int = 0
+    options: tuple[str, ...] = ()
+    """For `up` and `compare`."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Acts that mean nothing for it, with the reason."""
     sever: Callable[[], None] | None = None
@@ -80,13 +82,44 @@ class Live:
         return json.loads(done.stdout)
 
     def up_words(self) -> tuple[str, ...]:
-        return ("up", self.scenario, "--provider", self.provider, "--name", self.name)
+        return ("up", self.scenario, "--provider", self.provider, "--name", self.name, *self.options)
 
     def up(self) -> Any:
         return self.document(*self.up_words(), timeout_s=self.up_s)
 
     def listed(self) -> list[dict[str, Any]]:
         return [one for one in self.document("list")["labs"] if one["lab"] == self.name]
+
+
+PAIRS = 9
+"""Two pods each on node1, so that this node has more than 40 taps."""
+
+
+def write_scenarios(folder: Path, datapaths: Mapping[str, str]) -> None:
+    """A scenario of each name with that `datapath`: pairs on one node and across nodes, and many taps on node1."""
+    pods = "".join(f"  - {{ name: {side}{n}, node: node1 }}\n" for n in range(PAIRS) for side in ("from", "to"))
+    pairs = "".join(f"  - {{ client: from{n}, server: to{n}, placement: same-node }}\n" for n in range(PAIRS))
+    (folder / "scenarios").mkdir()
+    for name, datapath in datapaths.items():
+        (folder / "scenarios" / f"{name}.yaml").write_text(
+            f"""apiVersion: labctl/v1
+kind: Scenario
+pods:
+  - {{ name: client, node: node1 }}
+  - {{ name: neighbour, node: node1 }}
+  - {{ name: server, node: node2 }}
+{pods}pairs:
+  - {{ client: client, server: neighbour, placement: same-node }}
+  - {{ client: client, server: server, placement: cross-node }}
+{pairs}datapath: {datapath}
+checks:
+  - {{ check: ping, count: 20, intervalS: 0.01 }}
+"""
+        )
+
+
+VXLAN = {mode: f"{{ hostRouting: {mode}, encapsulation: vxlan }}" for mode in ("legacy", "bpf")}
+"""For providers that make the mode that is asked for."""
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -270,7 +303,8 @@ def compare_in_parallel(live: Live) -> None:
 def _compare(live: Live, strategy: str) -> None:
     found = live.document(
         "compare", live.scenario, live.other, "--provider", live.provider, "--name", f"{live.name}-{strategy[0]}",
-        "--rounds", "2", "--checks", "ping", "--duration", "0.5", "--strategy", strategy, timeout_s=3 * live.up_s,
+        "--rounds", "2", "--checks", "ping", "--duration", "0.5", "--strategy", strategy, *live.options,
+        timeout_s=3 * live.up_s,
     )  # fmt: skip
     assert [mode["proven"] for mode in found["modeInForce"]] == [True, True]
     assert {row["placement"] for row in found["metrics"] if row["check"] == "ping"} == {"same-node", "cross-node"}

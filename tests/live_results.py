@@ -46,10 +46,13 @@ def new_column(about: str) -> Column:
 
 
 def recorded(name: str, column: Column) -> None:
-    """Keeps a column, where LABCTL_LIVE_RECORD asks for it, and writes the table again."""
+    """Keeps a column, where LABCTL_LIVE_RECORD asks for it, and writes the table again. A run of some acts only
+    (LABCTL_LIVE_ACTS) leaves what is known of the others."""
     if os.environ.get("LABCTL_LIVE_RECORD") != "1":
         return
     columns = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    if os.environ.get("LABCTL_LIVE_ACTS"):
+        column["acts"] = {**columns.get(name, {"acts": {}})["acts"], **column["acts"]}
     columns[name] = column
     RECORD.write_text(json.dumps(dict(sorted(columns.items())), indent=1) + "\n")
     DOCUMENT.write_text(rendered(DOCUMENT.read_text(), columns))
@@ -88,16 +91,18 @@ def _cell(result: Mapping[str, Any] | None) -> str:
 
 def all_tried(live: Live, column: Column, told: Callable[[str], None] = print) -> list[str]:
     """Every act in order, those after a failed one too; the failures, each with its reason. LABCTL_LIVE_ACTS, a regular
-    expression, leaves out the acts that it does not match: they are recorded as not tried."""
+    expression, leaves out the acts that it does not match."""
     failures = []
     for act in ACTS:
         if not re.search(os.environ.get("LABCTL_LIVE_ACTS", ""), act):
             continue
+        why = ""
         try:
             tried(act, live, column)
         except Exception as failed:
-            failures.append(f"{act}: {type(failed).__name__}: {failed}")
-        told(f"{live.provider} {act}: {_cell(column['acts'][act])}")
+            why = f"{type(failed).__name__}: {failed}"
+            failures.append(f"{act}: {why}")
+        told(f"{live.provider} {act}: {_cell(column['acts'][act])} {why}".rstrip())
     return failures
 
 

@@ -210,7 +210,7 @@ class ToyTarget:
     kind: TargetKind
     folder: Path
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         return ("env", "-C", str(self.folder), *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:

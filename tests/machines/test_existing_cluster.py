@@ -8,8 +8,10 @@ has a name of their own; what else is there is compared before and after.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -21,6 +23,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from live_acts import TAPS, Live, write_scenarios
+from live_results import all_tried, new_column, recorded
 
 pytestmark = [pytest.mark.needs_cluster]
 
@@ -87,15 +92,17 @@ def admin() -> Iterator[Path]:
         return
     if os.environ.get("LABCTL_TEST_MACHINES") != "1":
         pytest.skip("needs a Kubernetes cluster to test on: LABCTL_TEST_KUBECONFIG=FILE, or make test-machines")
-    sys.path.insert(0, str(TREE / "tests" / "rig"))
     place, engine, cluster = map(pytest.importorskip, ("rig_place", "rig_engine", "rig_cluster"))
     if reason := place.why_not():
         pytest.skip(reason)
     was_up = cluster.KUBECONFIG.exists() and engine.is_up()
     config = cluster.up()
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{place.CACHE / 'bin'}{os.pathsep}{path}"  # kubectl of the cluster's own version
     try:
         yield config
     finally:
+        os.environ["PATH"] = path
         if not was_up and not os.environ.get("LABCTL_RIG_KEEP"):
             engine.clear()
 
@@ -435,3 +442,81 @@ def test_an_api_server_that_cannot_be_used_is_told_as_what_it_is(
         done = person.labctl(*words)
         assert done.returncode == 4, done.stderr
         assert told in done.stderr
+
+
+# ---- the acts of live_acts.py, recorded for docs/providers.md
+
+
+_TOOLS_OF_LABCTL = re.compile(r"^\S+: (tcpdump|ping|iperf3|sockperf|socat)\b")
+_ONE_MODE = "a cluster that is there stays in the mode that it is in"
+
+
+def _through(config: Path, link: Any, target: Path) -> None:
+    """The same cluster and credentials, by way of a link."""
+    document = json.loads(kubectl(config, "config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    document["clusters"][0]["cluster"] |= {"server": f"https://127.0.0.1:{link.port}", "tls-server-name": "kubernetes"}
+    target.write_text(yaml.safe_dump(document))
+    target.chmod(0o600)
+
+
+def _until_it_works(config: Path) -> None:
+    """Every node Ready, and so every pod: after a machine came back the control plane takes its time to believe it."""
+    for kind in ("nodes", "pods"):
+        kubectl(config, "wait", kind, "--all", "--all-namespaces", "--for=condition=Ready", "--timeout=110s")
+
+
+@contextlib.contextmanager
+def _paused(machine: Any, config: Path) -> Iterator[None]:
+    """A machine on which nothing runs any more, and that still is on the network."""
+    import rig_engine
+
+    rig_engine.docker("pause", machine.name)
+    try:
+        yield
+    finally:
+        rig_engine.docker("unpause", machine.name)
+        time.sleep(5.0)
+        _until_it_works(config)
+
+
+def test_the_whole_life_of_a_lab_from_the_table_of_acts(admin: Path, tmp_path: Path) -> None:
+    if os.environ.get("LABCTL_TEST_KUBECONFIG"):
+        pytest.skip("machines are paused and connections cut on the rig's own cluster only")
+    import rig_machines
+    from rig_links import Links
+
+    machines = rig_machines.machines()
+    write_scenarios(
+        tmp_path, dict.fromkeys(("here", "there"), "{ hostRouting: legacy, encapsulation: vxlan, observed: true }")
+    )
+
+    def strays() -> list[str]:
+        every = [f"{one.name}: {line}" for one in machines for line in one.shell("ps -eo args=").splitlines()]
+        return [line for line in every if _TOOLS_OF_LABCTL.match(line)]
+
+    before = what_is_there(admin)
+    with Links(machines[:1], port=6443) as links:
+        _through(admin, links.links[0], tmp_path / "kubeconfig")
+        live = Live(
+            provider="cluster", name=f"t{secrets.token_hex(3)}", scenario="here", other="there", directory=tmp_path,
+            options=("--set", f"cluster.image={IMAGE}"), up_s=900.0, act_s=300.0, phases=(1, 3), taps=TAPS,
+            environment={
+                "KUBECONFIG": str(tmp_path / "kubeconfig"), "XDG_STATE_HOME": str(tmp_path / "state"),
+                "LABCTL_RUNS_DIR": str(tmp_path / "runs"), "PYTHONPATH": str(TREE / "src"),
+            },
+            without={"compare, by switching": _ONE_MODE},
+            sever=lambda: links.cut(0), silence=lambda: _paused(machines[1], admin), slow=links.slow,
+            stop_engine=lambda: links.dead(0), strays=strays,
+        )  # fmt: skip
+        column = new_column(
+            "Kubernetes 1.20.2 by kubeadm on three systemd machines in containers, kube-proxy, Debian's CNI plugin "
+            "bridge: a CNI that labctl did not install. Ctrl-C in the phases 1 and 3 of 4; the engine that is gone is "
+            "the API server, behind a connection that passes nothing; the machine that is gone is a worker, paused."
+        )
+        try:
+            failures = all_tried(live, column, lambda line: print(line, file=sys.stderr, flush=True))
+        finally:
+            live.run("down", live.name, timeout_s=live.up_s)
+    recorded("cluster", column)
+    assert not failures, "\n".join(failures)
+    assert what_is_there(admin) == before

@@ -16,20 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import rig_engine
+import rig_images
+import rig_machines
+import rig_place
+from rig_links import Links
+from rig_snapshot import differences, snapshot
+
+from live_acts import TAPS, VXLAN, Live, write_scenarios
+from live_results import all_tried, new_column, recorded
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "rig"))
-
-import rig_engine  # noqa: E402
-import rig_images  # noqa: E402
-import rig_machines  # noqa: E402
-import rig_place  # noqa: E402
-from rig_links import Links  # noqa: E402
-from rig_snapshot import differences, snapshot  # noqa: E402
-
-from live_acts import TAPS, Live  # noqa: E402
-from live_results import all_tried, new_column, recorded  # noqa: E402
-
 pytestmark = [
     pytest.mark.root,
     pytest.mark.needs_machines,
@@ -45,8 +42,6 @@ ABOUT = (
     "**a stand-in takes Cilium's place**: labctl's own eBPF objects behind a CNI plugin, an agent that answers as "
     "Cilium 1.13 does, and a chart with its values. Ctrl-C was pressed in the phases 1, 3 and 5 of 7."
 )
-_PAIRS = 9
-"""Two pods each on node1, so that this machine has more than 40 taps."""
 _SHARED = ("pause", "tools", "cilium-stand-in", "operator-stand-in")
 
 
@@ -123,25 +118,7 @@ cilium:
   operatorImage: {rig_images.OPERATOR}
 """
     )
-    pods = "".join(f"  - {{ name: {side}{n}, node: node1 }}\n" for n in range(_PAIRS) for side in ("from", "to"))
-    pairs = "".join(f"  - {{ client: from{n}, server: to{n}, placement: same-node }}\n" for n in range(_PAIRS))
-    (folder / "scenarios").mkdir()
-    for mode in ("legacy", "bpf"):
-        (folder / "scenarios" / f"{mode}.yaml").write_text(
-            f"""apiVersion: labctl/v1
-kind: Scenario
-pods:
-  - {{ name: client, node: node1 }}
-  - {{ name: neighbour, node: node1 }}
-  - {{ name: server, node: node2 }}
-{pods}pairs:
-  - {{ client: client, server: neighbour, placement: same-node }}
-  - {{ client: client, server: server, placement: cross-node }}
-{pairs}datapath: {{ hostRouting: {mode}, encapsulation: vxlan }}
-checks:
-  - {{ check: ping, count: 20, intervalS: 0.01 }}
-"""
-        )
+    write_scenarios(folder, VXLAN)
     return {
         "XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state"),
         "PYTHONPATH": str(ROOT / "src"),

@@ -21,7 +21,7 @@ done
 mkdir -p "$bin" "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
 
 export GOPATH="$work/gopath" GOCACHE="$work/go-build" GOMODCACHE="$work/modules" GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOGC=400   # for the compilers, which else spend much of their time on garbage
 
 fetch() {
     echo 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main' \
@@ -71,6 +71,7 @@ build() {
     cd "$tree"
     local name
     for name in "$@"; do
+        [[ -x "$bin/$name" ]] && continue
         "$go" build -trimpath -ldflags "${flags[*]}" -o "$bin/$name.new" "./cmd/$name"
         mv "$bin/$name.new" "$bin/$name"
         echo "built $name"

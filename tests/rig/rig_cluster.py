@@ -134,28 +134,33 @@ def _connect(machines: Sequence[RigMachine]) -> None:
             raise RigFailed(f"not every node has a podCIDR: {nodes}")
         time.sleep(0.5)
     for one in machines:
-        conf = {
-            "cniVersion": "0.3.1", "name": "rig", "plugins": [
-                {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "hairpinMode": True,
-                 "ipam": {"type": "host-local", "ranges": [[{"subnet": nodes[one.node]}]]}},
-                {"type": "portmap", "capabilities": {"portMappings": True}},
-            ],
-        }  # fmt: skip
-        one.write("/etc/cni/net.d/10-rig.conflist", json.dumps(conf, indent=1))
+        one.write("/etc/cni/net.d/10-rig.conflist", cni_configuration(nodes[one.node]))
         for other in machines:
             if other is not one:
                 one.run("ip", "route", "replace", nodes[other.node], "via", other.address)
 
 
-def up() -> Path:
-    """The whole rig with a plain cluster on it. Raises RigFailed."""
+def cni_configuration(pod_cidr: str) -> str:
+    """Debian's bridge and portmap plugins for one node."""
+    conf = {
+        "cniVersion": "0.3.1", "name": "rig", "plugins": [
+            {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "hairpinMode": True,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": pod_cidr}]]}},
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }  # fmt: skip
+    return json.dumps(conf, indent=1)
+
+
+def up(*, guarded: bool = True) -> Path:
+    """The whole rig with a plain cluster on it; `guarded`: it goes with this process. Raises RigFailed."""
     if reason := rig_place.why_not():
         raise RigFailed(f"the rig cannot run here: {reason}")
     if KUBECONFIG.exists() and rig_engine.is_up():
         return KUBECONFIG
     rig_place.build()
     try:
-        rig_engine.start()
+        rig_engine.start(guarded=guarded)
         return start(rig_machines.start())
     except BaseException:
         if not os.environ.get("LABCTL_RIG_KEEP"):
@@ -167,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match list(arguments):
             case ["up"]:
-                print(up())
+                print(up(guarded=False))
             case ["kubeconfig"]:
                 print(KUBECONFIG)
             case ["run", *command] if command:

@@ -1,4 +1,5 @@
-"""The links between labctl and the machines' sshds: as slow as wanted, cut, or dead; the host's network is not touched.
+"""The links between labctl and the machines' sshds, or an API server: as slow as wanted, cut, or dead. The network of
+this host is not touched.
 
 Each machine is reached through a port of this host's loopback; what passes can be delayed, hung up, or swallowed.
 """
@@ -18,8 +19,8 @@ _CHUNK_BYTE = 65536
 class Link:
     """One port. `delay_s` is what each direction takes longer; a dead link accepts connections and passes nothing."""
 
-    def __init__(self, machine: RigMachine) -> None:
-        self.machine = machine
+    def __init__(self, machine: RigMachine, there: int) -> None:
+        self.machine, self._there = machine, there
         self.port = 0
         self.delay_s = 0.0
         self.is_dead = False
@@ -33,7 +34,7 @@ class Link:
             if self.is_dead:
                 await reader.read()  # what comes is swallowed until the other side gives up
                 return
-            there = await asyncio.open_connection(self.machine.address, 22)
+            there = await asyncio.open_connection(self.machine.address, self._there)
             self._writers.add(there[1])
             await asyncio.gather(self._pass(reader, there[1]), self._pass(there[0], writer))
         for one in (writer, *([there[1]] if "there" in locals() else [])):
@@ -74,10 +75,10 @@ class Link:
 
 
 class Links:
-    """A link to each machine, served by a thread of its own while the context lasts."""
+    """A link to that port of each machine, served by a thread of its own while the context lasts."""
 
-    def __init__(self, machines: Sequence[RigMachine]) -> None:
-        self.links = [Link(machine) for machine in machines]
+    def __init__(self, machines: Sequence[RigMachine], port: int = 22) -> None:
+        self.links = [Link(machine, port) for machine in machines]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 

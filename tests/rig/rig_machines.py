@@ -16,7 +16,7 @@ KEY, KNOWN_HOSTS = RUN / "id_ed25519", RUN / "known_hosts"
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl", "crictl")
 _VOLUMES = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/labctl")
 """Not on the container's own overlay: containerd's snapshots are overlays themselves."""
-_CONTAINERD = """version = 2
+CONTAINERD = """version = 2
 [plugins]
   [plugins."io.containerd.grpc.v1.cri"]
     restrict_oom_score_adj = true
@@ -94,7 +94,7 @@ def _start(one: RigMachine) -> None:
         if time.monotonic() > deadline:
             raise RigFailed(f"{one.name}: systemd is {state or 'silent'} after 2 minutes: {logs(one)}")
         time.sleep(0.3)
-    one.write("/etc/containerd/config.toml", _CONTAINERD)
+    one.write("/etc/containerd/config.toml", CONTAINERD)
     one.write("/root/.ssh/authorized_keys", KEY.with_suffix(".pub").read_text(), 0o600)
     # No name server is reachable, and who asks shall know at once.
     one.shell("echo 'nameserver 127.0.0.1' > /etc/resolv.conf")

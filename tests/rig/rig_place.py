@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -75,13 +75,18 @@ def is_built() -> bool:
 
 
 def run(
-    argv: Sequence[str], *, timeout_s: float = 120, stdin: bytes | None = None, check: bool = True
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 120,
+    stdin: bytes | None = None,
+    check: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs argv to its end. Raises RigFailed when it fails and `check` is set, or takes longer."""
     try:
         done = subprocess.run(
             tuple(argv), input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True,
-            timeout=timeout_s, check=False, env={**os.environ, "LC_ALL": "C"},
+            timeout=timeout_s, check=False, env={**os.environ, **(environment or {}), "LC_ALL": "C"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
         raise RigFailed(f"{' '.join(argv)[:300]} did not end within {timeout_s:g} s") from late

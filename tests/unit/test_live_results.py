@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from live_acts import ACTS, Live
-from live_results import BEGIN, DOCUMENT, END, RECORD, new_column, rendered, tried
+from live_results import BEGIN, DOCUMENT, END, RECORD, new_column, recorded, rendered, tried
 
 COLUMN = {
     "date": "2026-11-29",
@@ -55,3 +55,18 @@ def test_an_act_that_fails_is_recorded_as_failed(monkeypatch: pytest.MonkeyPatch
         tried("up", live, column)
     tried("list", live, column)
     assert column["acts"] == {"up": {"failed": True}, "list": {"not": "no list here"}}
+
+
+def test_a_run_of_some_acts_leaves_what_is_known_of_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("live_results.RECORD", tmp_path / "results.json")
+    monkeypatch.setattr("live_results.DOCUMENT", tmp_path / "providers.md")
+    (tmp_path / "providers.md").write_text(f"{BEGIN}\n{END}")
+    monkeypatch.setenv("LABCTL_LIVE_RECORD", "1")
+    recorded("one", COLUMN)
+    monkeypatch.setenv("LABCTL_LIVE_ACTS", "^check$")
+    recorded("one", {**COLUMN, "acts": {"check": {"held": True, "seconds": 1.0}}})
+    acts = json.loads((tmp_path / "results.json").read_text())["one"]["acts"]
+    assert acts == {**COLUMN["acts"], "check": {"held": True, "seconds": 1.0}}  # type: ignore[dict-item]
+    monkeypatch.delenv("LABCTL_LIVE_ACTS")
+    recorded("one", {**COLUMN, "acts": {}})
+    assert json.loads((tmp_path / "results.json").read_text())["one"]["acts"] == {}

@@ -48,6 +48,8 @@ from labctl.providers.base import ClockOffset, Completed, OpenLab, Running, Tap
 from labctl.units import NANO
 
 READY_TIMEOUT_S = 15.0
+_READY_EACH_S = 1.0
+"""So much longer for each one that is started with it: behind SSH or an API server each is a session of its own."""
 _STOP_TIMEOUT_S = 5.0
 _LOOK_S = 0.05
 _HELD_BYTE = 48 << 20
@@ -345,7 +347,7 @@ def streaming(
             finally:
                 os.close(writing)
         for source, one in zip(sources, running, strict=True):
-            require_listening(source.tap, one, ready_timeout_s)
+            require_listening(source.tap, one, ready_timeout_s + _READY_EACH_S * len(sources))
         hold_s = _LOOK_S if immediate else _BLOCK_S
         stream = Stream(sources, running, pipes, hold_s, since_ns=time.time_ns(), clocks=clocks)
         stack.callback(stream.close)

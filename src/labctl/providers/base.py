@@ -446,8 +446,8 @@ class Target(Protocol):
     @property
     def kind(self) -> TargetKind: ...
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        """The full command that a person would paste to run argv there."""
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
+        """The full command that a person would paste to run argv there. `with_input`: argv reads its standard input."""
         ...
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:

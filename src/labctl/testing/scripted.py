@@ -119,7 +119,7 @@ class ScriptedTarget:
         self.started: list[ScriptedRunning] = []
         self._answers = list(answers)
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         return ("in", self.name, *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:

@@ -59,7 +59,7 @@ class NamespaceTarget:
         self.name = name
         self.namespace = Path("/run/netns") / namespace
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.namespace.name, *argv)
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:

@@ -47,7 +47,10 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     if enter is not None:
         for lacking in enter(found, target, privileged):
             tell(f"note: {lacking}")
-    full = inside.command(argv) if enter is None else provider.capabilities.argv_inside(found, target, argv)
+    if enter is None:
+        full = inside.command(argv, with_input=not _is_behind())
+    else:
+        full = provider.capabilities.argv_inside(found, target, argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):  # heard just before the other program is there, it would be lost
@@ -61,3 +64,8 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
             ) from failed
         tell(f"{full[0]}: {failed.strerror}")
         return _NO_SUCH_PROGRAM if isinstance(failed, FileNotFoundError) else _NOT_EXECUTABLE
+
+
+def _is_behind() -> bool:
+    """Whether this is a shell's background job: its terminal would stop whoever reads from it."""
+    return os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp()

@@ -84,9 +84,9 @@ class DoorTarget:
     door: Door
     commands: Commands
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         """Behind ssh a second shell reads the words: where that matters they are one word, quoted for it."""
-        prefix, words = self.commands.prefix, (*self.door.closed, *argv)
+        prefix, words = self.commands.prefix, (*self.door.words(with_input=with_input), *argv)
         there = shlex.join(words)
         return (*prefix, there) if prefix and there != " ".join(words) else (*prefix, *words)
 

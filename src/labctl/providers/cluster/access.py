@@ -24,7 +24,7 @@ from labctl.system.clock import Deadline
 ASK_S = 30.0
 """For one question; kubectl itself gives up a connection after 30 s or so."""
 GONE_S = 120.0
-"""How long a namespace may be Terminating."""
+"""How long a namespace may be Terminating while nothing of it goes."""
 _POLL_S = 1.0
 _HOPELESS_AFTER_S = {"ErrImagePull": 5.0, "ImagePullBackOff": 0.0, "nodes are available": 20.0, "CreateContainer": 30.0}
 """What a pod waits for that seldom passes by itself, and how long it may be seen before waiting ends."""
@@ -229,9 +229,11 @@ class Access:
             done = self.ask("delete", "namespace", facts.name, "--wait=false")
             if (done.timed_out or done.returncode != 0) and not is_gone(done):
                 raise self.failed(done, f"namespace {facts.name} cannot be deleted", acts=True)
-        deadline = Deadline.after(timeout_s)
+        deadline, last = Deadline.after(timeout_s), facts.conditions
         say(f"namespace {facts.name} is being deleted (usually 5 to 40 s)")
         while (left := self.namespace()) is not None:
+            if left.conditions != last:  # it tells how many objects are left: fewer than before
+                deadline, last = Deadline.after(timeout_s), left.conditions
             if deadline.is_over():
                 kubectl = shlex.join(self.settings.kubectl())
                 raise stuck_namespace(left.name, left.conditions, timeout_s, kubectl)

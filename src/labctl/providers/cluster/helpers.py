@@ -73,7 +73,7 @@ class NodeWithoutHelper:
         self.name, self._refused = name, refused
         self.kind = TargetKind.NODE
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         raise self.lacking()
 
     def run(self, argv: Sequence[str], *, timeout_s: float, cpu: int | None = None, stdin: bytes = b"") -> Completed:

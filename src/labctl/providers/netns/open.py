@@ -43,7 +43,7 @@ class NamespaceTarget:
     namespace: str
     cgroup: str | None = None
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+    def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         split = split_namespace(self.namespace)
         if self.cgroup is None or split is None:
             return netns.command(self.namespace, self.inside_argv(argv))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,20 @@ def test_a_namespace_that_is_stuck_is_told_with_kubernetes_own_reason_and_the_re
     assert "widgets.example.com has 1 resource instances" in stuck.value.cause
     (found,) = provider.discover("bpf")
     assert found.missing == ("namespace labctl-bpf, which is being deleted",)
+
+
+def test_a_namespace_whose_pods_go_one_by_one_is_waited_for(
+    provider: ClusterProvider, world: KubeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty pods on a busy node take longer than the time in which nothing may go."""
+    monkeypatch.setattr(Access.remove_namespace, "__kwdefaults__", {"timeout_s": 0.3})
+    monkeypatch.setattr(access_module, "_POLL_S", 0.1)
+    up(provider, lab_of(), silent)
+    world.goes_in = 8
+    begun_s = time.monotonic()
+    remove(provider, "bpf", silent)
+    assert time.monotonic() - begun_s > 0.6
+    assert provider.discover("bpf") == ()
 
 
 def test_a_cluster_that_does_not_answer_leaves_its_lab_unasked(provider: ClusterProvider, world: KubeWorld) -> None:
