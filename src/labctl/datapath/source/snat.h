@@ -143,8 +143,9 @@ static __noinline int keep_mapping(const struct snat_key *key, struct snat_entry
 }
 
 // Looks at the oldest few mappings and removes those whose time is up; the others go to the end of the queue. Pressing,
-// when there is no room: at more of them, and those go too that were closed, or never answered.
-static __noinline int collect_mappings(__be32 node_address, __u64 now, bool pressing)
+// when there is no room: at more of them, and those go too that were closed, or never answered. Not static, as
+// new_mapping.
+__noinline int collect_mappings(__be32 node_address, __u64 now, __u32 pressing)
 {
 	int number, most = pressing ? NAT_COLLECTED_PRESSING : NAT_COLLECTED;
 	struct snat_key out, in;
@@ -215,6 +216,30 @@ static __noinline int begin_mapping(const struct snat_key *out, __be32 node_addr
 	return DROP_NAT_NO_PORT;
 }
 
+#define NEW_MAPPING_PRESSING 0x100
+
+// A new mapping of an outgoing flow: the port that it was given, in network order, or less than 0: the reason to drop the
+// packet for, negated. Not static: such a function is verified once and not in each state of its callers, which takes
+// the kernel most of the time of a load; before kernel 5.12 it takes numbers alone.
+__noinline int new_mapping(__be32 source, __be32 destination, __u32 ports, __u32 how, __be32 node_address)
+{
+	struct snat_key out = {
+		.source = source,
+		.destination = destination,
+		.source_port = (__be16)ports,
+		.destination_port = (__be16)(ports >> 16),
+		.protocol = (__u8)how,
+		.direction = SNAT_OUT,
+	};
+	struct snat_entry mapping = {};
+	__u64 now = bpf_ktime_get_ns();
+	int reason;
+
+	collect_mappings(node_address, now, how & NEW_MAPPING_PRESSING);
+	reason = begin_mapping(&out, node_address, now, how & NEW_MAPPING_PRESSING, &mapping);
+	return reason ? -reason : mapping.port;
+}
+
 // The mapping of an outgoing flow: the one it has, or a new one. `out` must be a SNAT_OUT key.
 static __always_inline int mapping_of(const struct snat_key *out, __be32 node_address, __u8 tcp_flags,
 				      struct snat_entry *mapping)
@@ -222,7 +247,8 @@ static __always_inline int mapping_of(const struct snat_key *out, __be32 node_ad
 	struct snat_entry *known = bpf_map_lookup_elem(&snat, out);
 	__u64 now = bpf_ktime_get_ns();
 	struct snat_key in;
-	int reason;
+	__u32 ports = out->source_port | (__u32)out->destination_port << 16;
+	int given;
 
 	if (likely(known)) {
 		way_back(out, node_address, known->port, &in);
@@ -233,12 +259,14 @@ static __always_inline int mapping_of(const struct snat_key *out, __be32 node_ad
 		bpf_map_delete_elem(&snat, &in);
 		bpf_map_delete_elem(&snat, out);
 	}
-	collect_mappings(node_address, now, false);
-	reason = begin_mapping(out, node_address, now, false, mapping);
-	if (likely(!reason))
-		return 0;
-	collect_mappings(node_address, now, true);
-	return begin_mapping(out, node_address, now, true, mapping);
+	given = new_mapping(out->source, out->destination, ports, out->protocol, node_address);
+	if (unlikely(given < 0))
+		given = new_mapping(out->source, out->destination, ports, out->protocol | NEW_MAPPING_PRESSING, node_address);
+	if (given < 0)
+		return -given;
+	mapping->address = node_address;
+	mapping->port = (__be16)given;
+	return 0;
 }
 
 // An address that pods are seen under their own address by: the pods' range; with native routing the nodes, too
