@@ -218,6 +218,10 @@ _INTO_BRIDGE = frozenset(
         (Role.SERVER_TUNNEL, Role.SERVER_BRIDGE),
     }
 )
+_ON_ONE_UPLINK = (
+    frozenset((Role.CLIENT_ETH0, Role.CLIENT_UPLINK)),
+    frozenset((Role.SERVER_ETH0, Role.SERVER_UPLINK)),
+)
 _PORTS_OF_PODS = frozenset({Role.CLIENT_VETH, Role.SERVER_VETH, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL})
 _SWITCHED = frozenset((*_PORTS, Role.FABRIC))
 _VETH_PAIRS = frozenset(
@@ -407,10 +411,19 @@ def _link(previous: Sighting, here: Sighting) -> Carried | None:
     if (here.role, previous.role) in _INTO_BRIDGE and here.direction is TapDirection.OUT:
         because = "the bridge sent it out of the port that has the destination MAC"
         return Carried(carriage=Carriage.BRIDGE, because=because)
+    if roles in _ON_ONE_UPLINK and _is_unchanged(previous, here):
+        because = "the pod's device sits on this uplink (macvlan, ipvlan), and the frame is unchanged"
+        return Carried(carriage=Carriage.BRIDGE, because=because)
     if previous.role in _PORTS_OF_PODS and here.role in _PORTS_OF_PODS and here.direction is TapDirection.OUT:
         because = "the pods' bridge passed it on by its destination MAC"
         return Carried(carriage=Carriage.BRIDGE, because=because)
     return None
+
+
+def _is_unchanged(previous: Sighting, here: Sighting) -> bool:
+    """What is routed or redirected into a pod gets other MACs and a lower TTL."""
+    before, after = ((one.src_mac, one.dst_mac, one.ttl, one.direction, one.envelope) for one in (previous, here))
+    return before == after
 
 
 def _fits(movement: Movement, here: Sighting, device: str) -> bool:
