@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("down", "Remove labs, and nothing else."),
     "list": ("list_labs", "The labs on this host."),
     "status": ("status", "What a lab is, and which mode is in force."),
+    "diff": ("diff", "What of a lab is missing, changed or extra."),
+    "reset": ("reset", "Mend that, or build the lab again."),
     "services": ("services", "The Services that a lab's nodes translate."),
     "link": ("link", "A lab's links: list them, take one down and up again."),
     "node": ("node", "Stop a node or router, start it as the plan says."),

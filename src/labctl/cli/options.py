@@ -25,6 +25,7 @@ from labctl.providers.base import Changing, Packing, Provider
 from labctl.units import quantity
 
 if TYPE_CHECKING:
+    from labctl.model.drift import Drift
     from labctl.providers.base import RunningLab
 
 PARTS_NAMED = 3
@@ -215,6 +216,40 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     elif not running.is_whole:
         tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {up_again(running)}")
     return running.lab, running, found.provider
+
+
+def find_standing(name: str) -> tuple[Lab, Provider]:
+    """A running lab by its name, however damaged, as long as its record is there: for commands that compare and mend.
+    Raises UsageError that names what is up, and what kept its provider from asking."""
+    from labctl import app
+    from labctl.engine.build import being_built, find
+
+    found = find(app.providers_with_labs(), name)
+    if found is None:
+        raise unknown_lab(name, app.providers_with_labs())
+    running = found.running
+    if running.is_being_built:
+        raise being_built(name)
+    if running.unasked is not None:
+        raise running.unasked
+    if running.lab is None:
+        raise UsageError(
+            what=f"lab {name} has no record that says what it should be",
+            cause="the record is written last, when a lab is whole, and is gone or damaged",
+            remedy=f"{up_again(running)}  # builds it again; or labctl down {name}",
+        )
+    return running.lab, found.provider
+
+
+def known_drift(provider: Provider, running: RunningLab) -> Drift | None:
+    """How the lab compares with its plan; None where that cannot be known."""
+    seam = provider.capabilities.drifting
+    if seam is None or running.lab is None or running.is_being_built or running.unasked is not None:
+        return None
+    try:
+        return seam.compared(running.lab).drift
+    except LabError:
+        return None
 
 
 def up_again(running: RunningLab) -> str:

@@ -23,11 +23,13 @@ class _BpfCommand(IntEnum):
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
     PROG_ATTACH = 8
+    PROG_DETACH = 9
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
+    MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
 
 
@@ -184,6 +186,57 @@ def dump(descriptor: int) -> Iterator[Entry]:
             yield key, tuple(data[n * stride : n * stride + info.value_size] for n in range(copies))
 
 
+_BATCH = 4096
+
+
+def contents(descriptor: int) -> dict[bytes, bytes]:
+    """Every entry of a map that has one value for all CPUs: thousands in one system call where the kernel can do so
+    (hash maps, arrays and tries), else as `dump`. Raises OSError."""
+    info = map_info(descriptor)
+    room = min(info.max_entries, _BATCH)
+    found: dict[bytes, bytes] = {}
+    place = ctypes.create_string_buffer(max(info.key_size, 4))
+    following = ctypes.create_string_buffer(max(info.key_size, 4))
+    is_first = True
+    while True:
+        keys_buffer = ctypes.create_string_buffer(info.key_size * room)
+        values_buffer = ctypes.create_string_buffer(info.value_size * room)
+        attribute = ctypes.create_string_buffer(_ATTRIBUTE_BYTES)
+        struct.pack_into(
+            "=QQQQIIQQ",
+            attribute,
+            0,
+            0 if is_first else ctypes.addressof(place),
+            ctypes.addressof(following),
+            ctypes.addressof(keys_buffer),
+            ctypes.addressof(values_buffer),
+            room,
+            descriptor,
+            0,
+            0,
+        )
+        is_last = False
+        try:
+            _system_call(_BpfCommand.MAP_LOOKUP_BATCH, attribute)
+        except FileNotFoundError:
+            is_last = True
+        except OSError as refused:
+            if refused.errno == errno.ENOSPC and room < info.max_entries:  # one bucket has more than that
+                room = min(room * 4, info.max_entries)
+                continue
+            if refused.errno in _NO_BATCH:
+                return {key: values[0] for key, values in dump(descriptor)}
+            raise
+        (count,) = struct.unpack_from("=I", attribute, 32)
+        all_keys, all_values = keys_buffer.raw, values_buffer.raw
+        for number in range(count):
+            key = all_keys[number * info.key_size : (number + 1) * info.key_size]
+            found[key] = all_values[number * info.value_size : (number + 1) * info.value_size]
+        if is_last:
+            return found
+        place, following, is_first = following, place, False
+
+
 def program_descriptor(program_id: int) -> int:
     """A new file descriptor of the program. The caller closes it."""
     return _opened(_BpfCommand.PROG_GET_FD_BY_ID, program_id)
@@ -277,6 +330,13 @@ def attach_to_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:
     attribute = bytearray(_ATTRIBUTE_BYTES)
     struct.pack_into("=IIII", attribute, 0, cgroup, program, hook, _ALLOW_MULTI)
     _call(_BpfCommand.PROG_ATTACH, attribute)
+
+
+def detach_from_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:
+    """Takes a program (its descriptor) off a cgroup (a descriptor of its directory). Raises OSError."""
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=III", attribute, 0, cgroup, program, hook)
+    _call(_BpfCommand.PROG_DETACH, attribute)
 
 
 _MOST_ATTACHED = 64

@@ -9,13 +9,14 @@ import ctypes
 import ctypes.util
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from labctl.datapath import bpf
 from labctl.errors import HostLacks, StepFailed
 from labctl.model.lab import Encapsulation, HostRouting
 
@@ -60,9 +61,12 @@ def load(host_routing: HostRouting, encapsulation: Encapsulation, variant: str =
     return load_object(object_path(host_routing, encapsulation, variant))
 
 
-def load_object(path: Path) -> LoadedDatapath:
-    """Loads any object that libbpf takes. Raises HostLacks without libbpf, StepFailed with what libbpf said, whose
-    cause is the kernel's OSError."""
+def load_object(
+    path: Path, *, only: Collection[str] | None = None, reuse: Mapping[str, int] | None = None
+) -> LoadedDatapath:
+    """Loads any object that libbpf takes; of its programs those of `only`, where given. The maps of `reuse`
+    (descriptors by name) take the place of maps of its own, with what is in them, where name, type and sizes are the
+    same. Raises HostLacks without libbpf, StepFailed with what libbpf said, whose cause is the kernel's OSError."""
     library, said = _libbpf()
     said.lines = []
     library.libbpf_set_print(library.printer)  # other code in this process may have set another
@@ -71,30 +75,54 @@ def load_object(path: Path) -> LoadedDatapath:
         refused = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         raise _failed(path, refused, said.lines) from refused
     try:
+        for item, name in _items(library, handle, "program"):
+            if only is not None and name not in only:
+                library.bpf_program__set_autoload(item, False)
+        for item, name in _items(library, handle, "map"):
+            if reuse and name in reuse and _shape(library, item) == _shape_of(reuse[name]):
+                library.bpf_map__reuse_fd(item, reuse[name])
         result = library.bpf_object__load(handle)
         if result:
             refused = OSError(-result, os.strerror(-result))
             raise _failed(path, refused, said.lines) from refused
         return LoadedDatapath(
             path=path,
-            programs=_descriptors(library, handle, "program"),
+            programs=_descriptors(library, handle, "program", only),
             maps=_descriptors(library, handle, "map"),
         )
     finally:
         library.bpf_object__close(handle)
 
 
-def _descriptors(library: Any, handle: int, kind: str) -> dict[str, int]:
-    """Duplicates, since those of libbpf are closed with its object."""
-    step = getattr(library, f"bpf_object__next_{kind}")
-    name = getattr(library, f"bpf_{kind}__name")
-    descriptor = getattr(library, f"bpf_{kind}__fd")
-    found: dict[str, int] = {}
+def _items(library: Any, handle: int, kind: str) -> Iterator[tuple[int, str]]:
+    """The programs or maps of an object, each with its name."""
+    step, name = getattr(library, f"bpf_object__next_{kind}"), getattr(library, f"bpf_{kind}__name")
     item = step(handle, None)
     while item:
-        found[name(item).decode()] = os.dup(descriptor(item))
+        yield item, name(item).decode()
         item = step(handle, item)
-    return found
+
+
+def _descriptors(library: Any, handle: int, kind: str, only: Collection[str] | None = None) -> dict[str, int]:
+    """Duplicates, since those of libbpf are closed with its object."""
+    descriptor = getattr(library, f"bpf_{kind}__fd")
+    return {
+        name: os.dup(descriptor(item)) for item, name in _items(library, handle, kind) if only is None or name in only
+    }
+
+
+def _shape(library: Any, item: int) -> tuple[int, int, int, int]:
+    return (
+        library.bpf_map__type(item),
+        library.bpf_map__key_size(item),
+        library.bpf_map__value_size(item),
+        library.bpf_map__max_entries(item),
+    )
+
+
+def _shape_of(descriptor: int) -> tuple[int, int, int, int]:
+    info = bpf.map_info(descriptor)
+    return info.type, info.key_size, info.value_size, info.max_entries
 
 
 def _failed(path: Path, refused: OSError, said: list[str]) -> StepFailed:
@@ -137,6 +165,12 @@ def _libbpf() -> tuple[Any, _Said]:
         ("bpf_program__fd", number, (pointer,)),
         ("bpf_map__name", text, (pointer,)),
         ("bpf_map__fd", number, (pointer,)),
+        ("bpf_map__type", number, (pointer,)),
+        ("bpf_map__key_size", number, (pointer,)),
+        ("bpf_map__value_size", number, (pointer,)),
+        ("bpf_map__max_entries", number, (pointer,)),
+        ("bpf_map__reuse_fd", number, (pointer, number)),
+        ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
         ("libbpf_set_print", pointer, (pointer,)),
     ):
         bound = getattr(library, function)

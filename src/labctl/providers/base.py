@@ -11,7 +11,7 @@ What every provider has are the methods of `Provider`, `Executor` and `OpenLab`;
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +23,7 @@ from labctl.model.result import Completed as Completed
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.changes import Changes, Power
+    from labctl.model.drift import Drift
     from labctl.model.evidence import DatapathState, Evidence, ModeInForce
     from labctl.model.lab import Lab, Pair
     from labctl.model.links import LinkState
@@ -166,6 +167,29 @@ class Changing(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A lab as it is, compared with what is wanted of it, and the steps that bring it there: none where it is."""
+
+    drift: Drift
+    plan: Plan
+
+
+class Drifting(Protocol):
+    """For comparing a lab that is up with its plan, or with another one, and for changing what differs."""
+
+    def compared(self, lab: Lab, *, parts: Collection[str] = (), scenario: str = "") -> Compared:
+        """What of the lab of that name differs from `lab`, and how it gets there; with `parts` only of those nodes,
+        pods, routers and hosts. `scenario` is the name of what it is compared with, where that is not its own plan.
+        Raises LabError."""
+        ...
+
+    def mending(self, lab: Lab) -> AbstractContextManager[Executor]:
+        """What carries out the steps of `compared`, on the lab that is up. Raises UsageError while another labctl
+        changes it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Something that is waited for, as it is now. `what` and `seen` are phrases: what it is, and what was seen of it
     last. `usual_s`: how long it took here before, None where it was never waited for."""
@@ -241,6 +265,8 @@ class Capabilities:
     switching: Switching | None = None
     changing: Changing | None = None
     """Links, nodes and what else a person may change while a lab is up."""
+    drifting: Drifting | None = None
+    """Its labs can be compared with their plans, thing by thing."""
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
     """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,
     with the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside

@@ -385,12 +385,13 @@ def status_table(
     missing: Sequence[str] = (),
     is_planned: bool = False,
     placement: Mapping[str, str] = MappingProxyType({}),
+    standing: str = "",
 ) -> Iterator[RenderableType]:
     """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console.
     `is_planned` as for `status_record`."""
     from rich.text import Text
 
-    yield from status_head(lab, mode, statement=statement, missing=missing)
+    yield from status_head(lab, mode, statement=statement, missing=missing, standing=standing)
     if is_planned:
         yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
@@ -413,9 +414,9 @@ def status_table(
 
 
 def status_head(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = ()
+    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), standing: str = ""
 ) -> Iterator[RenderableType]:
-    """What was asked, what is in force, and what is missing."""
+    """What was asked, what is in force, whether the lab is as it was built (`standing`), and what is missing."""
     from rich.text import Text
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
@@ -424,6 +425,8 @@ def status_head(
     yield Text(f"asked for: {asked}" if asked else "asked for: nothing; what is in force is taken as it is")
     if mode is not None:
         yield in_force(mode)
+    if standing:
+        yield Text(standing)
     if missing:
         yield Text(f"half there, {len(missing)} missing:", style="bold red")
         yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])

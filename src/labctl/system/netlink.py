@@ -24,6 +24,7 @@ _NLMSGERR_ATTR_MSG = 1
 _NLM_F_REQUEST = 0x1
 _NLM_F_ACK = 0x4
 _NLM_F_DUMP = 0x300
+_NLM_F_REPLACE = 0x100
 _NLM_F_EXCL = 0x200
 _NLM_F_CREATE = 0x400
 _NLM_F_APPEND = 0x800
@@ -31,6 +32,7 @@ _NLM_F_ACK_TLVS = 0x200
 CHANGE = _NLM_F_REQUEST
 NEW = _NLM_F_REQUEST | _NLM_F_CREATE | _NLM_F_EXCL
 APPENDED = _NLM_F_REQUEST | _NLM_F_CREATE | _NLM_F_APPEND
+CREATED_OR_REPLACED = _NLM_F_REQUEST | _NLM_F_CREATE | _NLM_F_REPLACE
 ALL = _NLM_F_REQUEST | _NLM_F_DUMP
 
 _HEADER = struct.Struct("=IHHII")
@@ -52,7 +54,7 @@ class NetlinkFamily(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message without its header. `flags` is one of CHANGE, NEW, APPENDED, ALL."""
+    """One message without its header. `flags` is one of CHANGE, NEW, APPENDED, CREATED_OR_REPLACED, ALL."""
 
     type: int
     flags: int

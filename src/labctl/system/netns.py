@@ -12,6 +12,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import StepFailed
@@ -306,6 +307,49 @@ def end_processes(namespaces: Collection[tuple[int, int]], *, timeout_s: float =
                 remedy="ps -o pid,stat,wchan,args -p " + ",".join(map(str, found)),
             )
     return ended
+
+
+def end_process(pid: int, namespaces: Collection[tuple[int, int]], *, timeout_s: float = 5.0) -> None:
+    """Kills that process, if it is inside one of these namespaces, and waits for its end."""
+    if (pidfd := _killed(pid, set(namespaces))) is not None:
+        try:
+            _has_ended(pidfd, Deadline.after(timeout_s))
+        finally:
+            os.close(pidfd)
+
+
+@dataclass(frozen=True, slots=True)
+class InsideProcess:
+    """A process of a namespace: its id, its name, that of its parent."""
+
+    pid: int
+    name: str
+    parent: int
+    parent_name: str
+
+
+def processes_by_namespace(namespaces: Collection[tuple[int, int]]) -> dict[tuple[int, int], list[InsideProcess]]:
+    """As `processes_in`, in one walk through /proc, by the namespace's key."""
+    found: dict[tuple[int, int], list[InsideProcess]] = {}
+    wanted = set(namespaces)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        pid = int(entry.name)
+        key = _namespace_of_process(pid)
+        if key is not None and key in wanted:
+            parent = _parent_of(pid)
+            one = InsideProcess(pid, name_of(pid), parent, name_of(parent) if parent else "")
+            found.setdefault(key, []).append(one)
+    return found
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])
 
 
 _MOST_HELD = 200

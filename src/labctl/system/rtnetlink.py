@@ -98,6 +98,7 @@ _NDA_DST = 1
 _NDA_LLADDR = 2
 _NUD_PERMANENT = 0x80
 _NTF_SELF = 0x02
+_NTF_EXT_LEARNED = 0x10
 _AF_BRIDGE = 7
 
 _TCA_KIND = 1
@@ -437,12 +438,14 @@ class Neighbour:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelEntry:
     """An entry of the FDB of the vxlan device of that index: frames to `mac` go to the VTEP `node`. The MAC of zeros
-    stands for all that have no entry. One that was learned is not permanent."""
+    stands for all that have no entry. One that was learned is not permanent; an `is_external` one, another program
+    learned for the kernel (FRR)."""
 
     index: int
     mac: str
     node: str
     is_permanent: bool
+    is_external: bool = False
 
 
 def all_addresses() -> Request:
@@ -561,7 +564,7 @@ def parse_neighbour(body: bytes) -> Neighbour | None:
 
 def parse_tunnel_entry(body: bytes) -> TunnelEntry | None:
     """None for an entry that names no VTEP."""
-    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    _, index, state, flags, _ = _NDMSG.unpack_from(body)
     known = dict(attributes(body, _NDMSG.size))
     if _NDA_DST not in known:
         return None
@@ -570,6 +573,7 @@ def parse_tunnel_entry(body: bytes) -> TunnelEntry | None:
         mac=known.get(_NDA_LLADDR, b"").hex(":"),
         node=_dotted(known[_NDA_DST]),
         is_permanent=bool(state & _NUD_PERMANENT),
+        is_external=bool(flags & _NTF_EXT_LEARNED),
     )
 
 

@@ -18,7 +18,7 @@ from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab, Masquerade
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns import observed
-from labctl.providers.netns.kinds.base import NamespaceReader, ObjectKind
+from labctl.providers.netns.kinds.base import Found, NamespaceReader, ObjectKind
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import record_path
 from labctl.system import netns
@@ -98,7 +98,7 @@ def test_a_device_that_goes_while_one_looks_is_all_that_is_named(
     lab = sample_lab(host_as_found)
     reader, gone = observed._READERS[kind], [""]
 
-    def and_then(look: NamespaceReader) -> Iterator[str]:
+    def and_then(look: NamespaceReader) -> Iterator[Found]:
         yield from reader(look)
         if len(gone) < 3 and "cilium_vxlan" in (link.name for link in look.links.values()):
             gone.append(f"node{len(gone)}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, discover_all, missing_parts, up_again
+from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again
 from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
     from labctl.errors import LabError
+    from labctl.model.drift import Drift
     from labctl.model.lab import Lab
     from labctl.providers.base import RunningLab
 
@@ -27,17 +29,20 @@ def command(as_json: bool) -> None:
     for error in refused:
         tell(f"note: {error.what}" + (f": {'; '.join(error.remedy.splitlines())}" if error.remedy else ""))
     labs = [running for running, _ in found]
+    drifts = {running.name: known_drift(provider, running) for running, provider in found if running.is_whole}
     for note in dict.fromkeys(_note_of(lab.unasked) for lab in labs if lab.unasked is not None):
         tell(note)
     if as_json:
-        emit_json({"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab) for lab in labs]})
+        emit_json(
+            {"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab, drifts.get(lab.name)) for lab in labs]}
+        )
     elif not labs:
         say("no lab is up. Start one: labctl up bpf")
     else:
-        _show_table(labs)
+        _show_table(labs, drifts)
 
 
-def _record(running: RunningLab) -> dict[str, object]:
+def _record(running: RunningLab, drift: Drift | None) -> dict[str, object]:
     return {
         "lab": running.name,
         "provider": running.provider,
@@ -48,6 +53,7 @@ def _record(running: RunningLab) -> dict[str, object]:
         "pods": len(running.lab.pods) if running.lab else None,
         "state": state_of(running),
         "whole": running.is_whole if running.unasked is None else None,
+        "asBuilt": (False if running.missing else None if drift is None or drift.unread else drift.is_as_wanted),
         "beingBuilt": running.is_being_built,
         "byRecord": running.is_by_record,
         "missing": list(running.missing),
@@ -65,7 +71,7 @@ def _note_of(error: LabError) -> str:
     return "\n".join((first.replace("error:", "note:", 1), *rest))
 
 
-def _show_table(labs: list[RunningLab]) -> None:
+def _show_table(labs: list[RunningLab], drifts: Mapping[str, Drift | None]) -> None:
     from labctl.report.grid import Column, Grid
 
     titles = ("lab", "scenario", "provider", "datapath", "nodes", "pods", "state")
@@ -80,10 +86,15 @@ def _show_table(labs: list[RunningLab]) -> None:
                 datapath_of(lab) if lab else "?",
                 str(len(lab.nodes)) if lab else "?",
                 str(len(lab.pods)) if lab else "?",
-                state_of(running),
+                _marked(running, drifts.get(running.name)),
             )
         )
     show(Grid([Column(title=title, is_text=title == "state") for title in titles], rows))
+    for name, drift in drifts.items():
+        if drift is not None and drift.differences:
+            say(
+                f"{name} is not as it was built: labctl diff {name} shows what differs; to mend it: labctl reset {name}"
+            )
     for running in labs:
         if not running.is_whole and not running.is_being_built and running.unasked is None:
             say(f"{running.name} is half there, missing: {missing_parts(running)}")
@@ -91,6 +102,15 @@ def _show_table(labs: list[RunningLab]) -> None:
                 f"  {up_again(running)}  # builds it again (with its --set, if it had any); to remove it: labctl down "
                 f"{running.name}"
             )
+
+
+def _marked(running: RunningLab, drift: Drift | None) -> str:
+    """The state, and whether a whole lab is not as it was built."""
+    state = state_of(running)
+    if drift is None or not drift.differences:
+        return state
+    count = len(drift.differences)
+    return f"{state}, changed in {count} places" if count > 1 else f"{state}, changed in 1 place"
 
 
 def datapath_of(lab: Lab) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl.cli.options import as_json, find_running
+from labctl.cli.options import as_json, find_running, known_drift
 from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
 from labctl.errors import Interrupted, LabError, NotInForce
@@ -33,6 +33,8 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     With --cilium: each node in the words and order of cilium status --verbose, on every provider. A line says what
     shows it; one that has no counterpart reads "not on netns".
 
+    The line "as built" says whether anything of the lab is missing, changed or extra; labctl diff LAB shows what.
+
     Exit code 1 when something of the lab is missing, 4 when the mode in force is not the one that was asked for.
     """
     from labctl import app
@@ -40,6 +42,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     from labctl.model.pod_network import NetworkType
     from labctl.report.cilium_status import cilium_block, cilium_record, cilium_view
     from labctl.report.datapath import datapath_record, datapath_tables
+    from labctl.report.drift import standing_line
     from labctl.report.terminal import status_head, status_record, status_table
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
@@ -73,16 +76,21 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
         "is_planned": is_planned,
         "placement": provider.capabilities.placement(found.name),
     }
+    drift = known_drift(provider, running)
+    standing = standing_line(drift) if drift is not None else ""
     if as_json:
         record = status_record(found, mode, **about)
-        more = {"datapath": datapath_record(state)} if state is not None else {}
+        more: dict[str, object] = {"asBuilt": None if drift is None or drift.unread else drift.is_as_wanted}
+        more |= {"datapath": datapath_record(state)} if state is not None else {}
         emit_json({**record, **more, **({"cilium": cilium_record(statuses)} if cilium else {})})
     else:
         if cilium:
-            head = status_head(found, mode, statement=provider.statements(found)[0], missing=running.missing)
+            head = status_head(
+                found, mode, statement=provider.statements(found)[0], missing=running.missing, standing=standing
+            )
             parts = [*head, *cilium_view(statuses)]
         else:
-            parts = [*status_table(found, mode, **about)]
+            parts = [*status_table(found, mode, **about, standing=standing)]
         if statuses and not cilium:
             parts += cilium_block(statuses[0], found.name)
         show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))

@@ -28,7 +28,7 @@ from labctl.networks.carried import ends_of, routed_ways
 from labctl.networks.cilium import rules
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
-from labctl.networks.cilium.services import backend_devices, cgroup_for, socket_objects, translates_services
+from labctl.networks.cilium.services import ALIVE, backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
@@ -366,14 +366,16 @@ def _variant(lab: Lab) -> str:
 
 def _programs(lab: Lab, node: Node) -> Iterable[Object]:
     namespace, place, mode = namespace_of(lab.name, node.name), pins(lab.name) / node.name, lab.in_force
+    contents = map_contents(lab, node.name)
     yield DatapathLoad(
         namespace=namespace,
         host_routing=mode.host_routing,
         encapsulation=mode.encapsulation,
         object=object_path(mode.host_routing, mode.encapsulation, _variant(lab)),
         pins=place,
+        fixed=(*contents, *((ALIVE,) if translates_services(lab) else ())),
     )
-    for name, entries in map_contents(lab, node.name).items():
+    for name, entries in contents.items():
         if entries:
             yield MapsFill(namespace=namespace, map=name, entries=entries, pins=place)
     if translates_services(lab):

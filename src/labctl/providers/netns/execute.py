@@ -64,6 +64,21 @@ def executor(lab: Lab) -> Iterator[NetnsExecutor]:
             running.close()
 
 
+@contextlib.contextmanager
+def mending(lab: Lab) -> Iterator[NetnsExecutor]:
+    """The executor for changes of a lab that is up. Raises NeedsRoot, and UsageError while another labctl builds or
+    changes it."""
+    if os.geteuid() != 0:
+        raise NeedsRoot(what="changing a lab needs root", cause="only root may change network namespaces")
+    with claimed(lab.name):
+        netns.prepare_directory()
+        running = NetnsExecutor()
+        try:
+            yield running
+        finally:
+            running.close()
+
+
 def _refuse_existing(lab: Lab) -> None:
     there = [name for name in netns.names() if (parts := split_namespace(name)) and parts[0] == lab.name]
     if foreign := [name for name in there if read_mark(name) is None]:

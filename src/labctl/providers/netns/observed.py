@@ -16,7 +16,7 @@ from labctl.model.plan import Action
 from labctl.names import namespace_of
 from labctl.networks.base import WatchedObjects
 from labctl.providers.netns.kinds import KINDS
-from labctl.providers.netns.kinds.base import NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import Found, NamespaceReader, Object, ObjectKind, Thing
 from labctl.providers.netns.plan import plan
 from labctl.system import netns
 from labctl.system.netlink import Socket
@@ -35,14 +35,17 @@ def wanted(actions: Iterable[Action]) -> Iterator[Thing]:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is there of one namespace, by the names of things. `unread` are the kinds that could not be read: nothing
+    """What is there of one namespace, by the keys of things. `unread` are the kinds that could not be read: nothing
     can be said of those."""
 
-    names: frozenset[str]
+    found: Mapping[str, Found]
     unread: frozenset[ObjectKind] = field(default_factory=frozenset)
 
     def has(self, thing: Thing) -> bool:
-        return thing.name in self.names or thing.kind in self.unread
+        if thing.kind in self.unread:
+            return True
+        found = self.found.get(thing.of)
+        return found is not None and found.value == thing.value
 
 
 def observe(namespace: str, things: Sequence[Thing]) -> Observed | None:
@@ -61,14 +64,14 @@ def observe(namespace: str, things: Sequence[Thing]) -> Observed | None:
 
 
 def _read(reader: NamespaceReader) -> Observed:
-    names: set[str] = set()
+    found: dict[str, Found] = {}
     unread: set[ObjectKind] = set()
     for kind in {thing.kind: None for thing in reader.things if thing.kind in _READERS}:
         try:
-            names.update(_READERS[kind](reader))
+            found.update((one.key, one) for one in _READERS[kind](reader))
         except OSError:
             unread.add(kind)
-    return Observed(frozenset(names), frozenset(unread))
+    return Observed(found, frozenset(unread))
 
 
 def lacking(lab: Lab, marked: Iterable[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from labctl.errors import NeedsRoot, StepFailed
@@ -21,7 +21,7 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.names import cgroup_of, namespace_of
 from labctl.networks.base import STATEMENT
-from labctl.providers.base import Capabilities, Evidenced, Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import Capabilities, Compared, Evidenced, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import record_path
@@ -44,6 +44,7 @@ class NetnsProvider:
             support=self,
             changing=NetnsChanging(),
             needs=_needs,
+            drifting=self,
         )
 
     def has_left(self, name: str) -> bool:
@@ -82,6 +83,16 @@ class NetnsProvider:
         from labctl.providers.netns.execute import executor
 
         return executor(lab)
+
+    def compared(self, lab: Lab, *, parts: Collection[str] = (), scenario: str = "") -> Compared:
+        from labctl.providers.netns.reading import compared
+
+        return compared(lab, parts, scenario)
+
+    def mending(self, lab: Lab) -> AbstractContextManager[Executor]:
+        from labctl.providers.netns.execute import mending
+
+        return mending(lab)
 
     def discover(self, name: str | None = None) -> tuple[RunningLab, ...]:
         from labctl.providers.netns.discover import discover

@@ -13,8 +13,9 @@ from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
 from labctl.providers.netns.kinds.plugin import PLUGINS
-from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS
-from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, ROUTES, TUNNELS
+from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS, QDISCS
+from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, POLICY_RULES, ROUTES, TUNNELS
+from labctl.providers.netns.kinds.ruleset import RULESETS
 
 KINDS: tuple[Kind, ...] = (
     NAMESPACES,
@@ -22,10 +23,13 @@ KINDS: tuple[Kind, ...] = (
     DEVICES,
     ADDRESSES,
     ROUTES,
+    POLICY_RULES,
     NEIGHBOURS,
     TUNNELS,
     RULES,
     CHAINS,
+    RULESETS,
+    QDISCS,
     PROGRAMS,
     CGROUPS,
     ENTRIES,

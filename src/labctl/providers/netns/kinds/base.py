@@ -11,12 +11,12 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum, StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labctl.errors import HostLacks, LabError, StepFailed
 from labctl.model.plan import Step
@@ -33,6 +33,7 @@ class ObjectKind(StrEnum):
     """The kinds of things that can be read back from a lab."""
 
     NAMESPACE = "namespace"
+    PROCESS = "process"
     DEVICE = "device"
     ADDRESS = "address"
     ROUTE = "route"
@@ -45,14 +46,20 @@ class ObjectKind(StrEnum):
     CGROUP = "cgroup"
     CHAIN = "chain"
     ATTACHMENT = "attachment"
+    QDISC = "qdisc"
+    POLICY_RULE = "policy rule"
+    ENTRY = "map entry"
+    CONFIGURATION = "FRR configuration"
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing of a namespace; equal things have equal names.
+    """One thing of a namespace as it should be; equal things have equal names.
 
     `needs` names things of the same namespace, and `ends` other namespaces, that the kernel removes it with: when one
-    of those is gone, that one is reported.
+    of those is gone, that one is reported. `key` is its name without what may change of it (empty: all of the name),
+    and `value` that. `mend` gives what sets the value where the thing is there with another one; without it, the thing
+    is removed and made again.
     """
 
     namespace: str
@@ -60,12 +67,29 @@ class Thing:
     name: str
     needs: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
+    key: str = ""
+    value: str = ""
+    mend: Callable[[], Sequence[Object]] | None = field(default=None, compare=False)
+
+    @property
+    def of(self) -> str:
+        """What it is found by: readers give the same key."""
+        return self.key or self.name
 
     def __str__(self) -> str:
         if self.kind is ObjectKind.NAMESPACE:
             return self.namespace
         split = split_namespace(self.namespace)
         return f"{split[1] if split else self.namespace}: {self.name}"
+
+
+class Found(NamedTuple):
+    """One thing of a namespace as it is. `remove` gives what removes it: None of what is only a property of something
+    else, or the kernel's own, and so is no difference where nobody wants it."""
+
+    key: str
+    value: str = ""
+    remove: Callable[[], Object] | None = None
 
 
 def _plain(value: object) -> object:
@@ -80,7 +104,7 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(item) for item in value]
         case _ if is_dataclass(value):
-            return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+            return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
         case _:
             return value
 
@@ -94,7 +118,7 @@ class Object:
         """Its class and its fields."""
         return {
             "kind": type(self).__name__,
-            **{field.name: _plain(getattr(self, field.name)) for field in fields(self)},  # type: ignore[arg-type]
+            **{one.name: _plain(getattr(self, one.name)) for one in fields(self)},  # type: ignore[arg-type]
         }
 
     def shell(self) -> str:
@@ -103,6 +127,10 @@ class Object:
 
     def things(self) -> Iterator[Thing]:
         """What is there when it is made, by the names that its kind's reader gives."""
+        return iter(())
+
+    def details(self) -> Iterator[Thing]:
+        """What else can be compared of it, which costs more to read."""
         return iter(())
 
     def undo(self) -> tuple[Object, ...]:
@@ -238,11 +266,17 @@ class BuildContext:
 
 
 class NamespaceReader:
-    """One namespace that the calling thread is in, and what was asked of it so far. `things` are those to look for."""
+    """One namespace that the calling thread is in, and what was asked of it so far. `things` are those to look for.
+    With `closely`, what `Object.details` tells of is read too."""
 
-    def __init__(self, channel: netlink.Socket, things: Sequence[Thing]) -> None:
+    def __init__(
+        self, channel: netlink.Socket, things: Sequence[Thing], *, namespace: str = "", closely: bool = False
+    ) -> None:
         self.channel = channel
         self.things = things
+        self.namespace = namespace
+        self.closely = closely
+        self.answers: dict[int, bytes] = {}
 
     @cached_property
     def links(self) -> Mapping[int, rtnetlink.Link]:
@@ -250,8 +284,12 @@ class NamespaceReader:
 
     def _links(self) -> Mapping[int, rtnetlink.Link]:
         """Without the packets that the kernel counts on them."""
-        found = [rtnetlink.parse_link(body) for body in self.channel.ask(rtnetlink.all_links())]
-        return {link.index: replace(link, rx_packets=0, tx_packets=0) for link in found}
+        found = {}
+        for body in self.channel.ask(rtnetlink.all_links()):
+            link = replace(rtnetlink.parse_link(body), rx_packets=0, tx_packets=0)
+            found[link.index] = link
+            self.answers[link.index] = body
+        return found
 
     def is_settled(self) -> bool:
         """Whether the devices are still those of the beginning. What a device ends with it (routes, programs,
@@ -264,9 +302,9 @@ class NamespaceReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of object: the classes that make and remove it, and what gives the names of those that are in a
-    namespace. `read` is None for what is not read back."""
+    """One kind of object: the classes that make and remove it, and what finds those that are in a namespace. `read` is
+    None for what is not read back there."""
 
     name: str
     objects: tuple[type[Object], ...]
-    read: Callable[[NamespaceReader], Iterator[str]] | None = None
+    read: Callable[[NamespaceReader], Iterator[Found]] | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from labctl.datapath import bpf
 from labctl.planning.shell import word
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.system import cgroups
 
 _TOP = '"$(findmnt --first-only --noheadings --types cgroup2 --output TARGET)"'
@@ -74,10 +75,46 @@ class SocketAttach(Object):
         name = _program_name(self.program, self.cgroup)
         yield Thing(self.namespace, ObjectKind.CGROUP, name, (_cgroup_name(self.cgroup),))
 
+    def with_tag(self, tag: str) -> Thing:
+        """The digest that the program's instructions must have."""
+        name = _program_name(self.program, self.cgroup)
+        return Thing(self.namespace, ObjectKind.CGROUP, f"{name} tag {tag}", (name,), (), f"{name} tag", tag)
+
     def make(self, context: BuildContext) -> None:
-        program = context.datapaths[self.namespace].programs[self.program]
+        """One that is attached already stays; one of the same name that is another goes, once this one is there."""
+        program, hook = context.datapaths[self.namespace].programs[self.program], bpf.CgroupHook[self.hook.upper()]
+        own = bpf.program_info(program)
         with cgroups.opened(self.cgroup) as descriptor:
-            bpf.attach_to_cgroup(descriptor, program, bpf.CgroupHook[self.hook.upper()])
+            there = bpf.attached_to_cgroup(descriptor, hook)
+            if own.id not in there:
+                bpf.attach_to_cgroup(descriptor, program, hook)
+            for number in there:
+                opened = bpf.program_descriptor(number)
+                try:
+                    if number != own.id and bpf.program_info(opened).name == own.name:
+                        bpf.detach_from_cgroup(descriptor, opened, hook)
+                finally:
+                    bpf.close_all((opened,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketDetach(Object):
+    """Takes a program, by its id, off a cgroup."""
+
+    cgroup: str
+    hook: str
+    program: int
+
+    def shell(self) -> str:
+        return f"bpftool cgroup detach {by_hand(self.cgroup)} {self.hook} id {self.program}"
+
+    def make(self, context: BuildContext) -> None:
+        opened = bpf.program_descriptor(self.program)
+        try:
+            with cgroups.opened(self.cgroup) as descriptor:
+                bpf.detach_from_cgroup(descriptor, opened, bpf.CgroupHook[self.hook.upper()])
+        finally:
+            bpf.close_all((opened,))
 
 
 def _cgroup_name(cgroup: str) -> str:
@@ -106,14 +143,17 @@ def attached(cgroup: str) -> dict[str, tuple[bpf.ProgramInfo, ...]]:
     return found
 
 
-def _read(look: NamespaceReader) -> Iterator[str]:
-    wanted = (thing.name for thing in look.things if thing.kind is ObjectKind.CGROUP)
+def _read(look: NamespaceReader) -> Iterator[Found]:
+    wanted = (thing.of for thing in look.things if thing.kind is ObjectKind.CGROUP and not thing.value)
     for cgroup in dict.fromkeys(name.rpartition("cgroup ")[2] for name in wanted):
         if cgroups.is_there(cgroup):
-            yield _cgroup_name(cgroup)
-            for programs in attached(cgroup).values():
+            yield Found(_cgroup_name(cgroup))
+            for hook, programs in attached(cgroup).items():
                 for program in programs:
-                    yield _program_name(program.name, cgroup)
+                    remove = partial(SocketDetach, cgroup=cgroup, hook=hook, program=program.id)
+                    name = _program_name(program.name, cgroup)
+                    yield Found(name, "", remove)
+                    yield Found(f"{name} tag", program.tag)
 
 
-CGROUPS = Kind(name=ObjectKind.CGROUP, objects=(CgroupAdd, CgroupDelete, SocketAttach), read=_read)
+CGROUPS = Kind(name=ObjectKind.CGROUP, objects=(CgroupAdd, CgroupDelete, SocketAttach, SocketDetach), read=_read)

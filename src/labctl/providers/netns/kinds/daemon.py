@@ -7,7 +7,9 @@ common). The processes end with the namespace when the lab is removed; the folde
 
 from __future__ import annotations
 
+import errno
 import pwd
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,18 @@ from pathlib import Path
 from labctl.errors import HostLacks, StepFailed
 from labctl.names import split_namespace
 from labctl.planning.shell import quoted, word, written
-from labctl.providers.netns.kinds.base import Batch, BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import (
+    Batch,
+    BuildContext,
+    Found,
+    Kind,
+    NamespaceReader,
+    Object,
+    ObjectKind,
+    Thing,
+)
 from labctl.providers.netns.kinds.link import OnDevice
+from labctl.providers.netns.kinds.routing import LEARNED
 from labctl.system import files, netns, rtnetlink
 from labctl.system.clock import Deadline
 
@@ -28,6 +40,8 @@ _USER = "frr"
 _OWN_FOLDER = f'mount --bind "$1" {FOLDER} && shift && exec "$@"'
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
+_ANSWER_S = 5.0
+_MOST_ANSWER_BYTE = 8 << 20
 LACKS = "sudo make setup-networks"
 """What installs FRR, in the folder that this program came in."""
 
@@ -68,8 +82,12 @@ class FrrStart(Object):
         lines.append(f": > {word(self.folder / 'vtysh.conf')}")
         lines += [written(self.folder / f"{daemon.name}.conf", daemon.configuration) for daemon in self.daemons]
         lines.append(f"chown {_USER}:{_USER} {word(self.folder)}/*.conf")
-        lines += [quoted(netns.command(self.namespace, self.argv(daemon))) for daemon in self.daemons]
+        lines += [self.by_hand(daemon) for daemon in self.daemons]
         return "\n".join(lines)
+
+    def by_hand(self, daemon: Daemon) -> str:
+        """What a person types to start that one."""
+        return quoted(netns.command(self.namespace, self.argv(daemon)))
 
     def things(self) -> Iterator[Thing]:
         for daemon in self.daemons:
@@ -80,6 +98,107 @@ class FrrStart(Object):
 
     def batch(self) -> Batch:
         return (_start_all,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrrRestart(FrrStart):
+    """Ends what is left of the daemons of one router, and starts them all."""
+
+    def shell(self) -> str:
+        names = " ".join(daemon.name for daemon in self.daemons)
+        ended = f"ip netns pids {word(self.namespace)} | xargs -r ps -o pid=,comm= -p"
+        return f"{ended} | grep -wE {word(names.replace(' ', '|'))} | awk '{{print $1}}' | xargs -r kill -9\n" + (
+            FrrStart.shell(self)
+        )
+
+    def batch(self) -> Batch:
+        return (_restart_all,)
+
+
+def _restart_all(objects: Sequence[FrrRestart], context: BuildContext) -> None:
+    for one in objects:
+        names = {daemon.name for daemon in one.daemons}
+        if (key := netns.key_of(one.namespace)) is not None:
+            for pid in netns.processes_in([key]):
+                if netns.name_of(pid) in names:
+                    netns.end_process(pid, [key])
+    _start_all(objects, context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrrConfigure(Object):
+    """Tells a routing daemon what it is to go by. `commands` are statements of its configuration, each behind those
+    that it stands in."""
+
+    namespace: str
+    daemon: str
+    commands: tuple[tuple[str, ...], ...]
+
+    def argv(self) -> tuple[str, ...]:
+        words = ["-d", self.daemon]
+        for lines in self.commands:
+            for line in ("configure terminal", *lines, "end"):
+                words += ["-c", line]
+        return netns.command(self.namespace, vtysh(self.namespace, words))
+
+    def shell(self) -> str:
+        return quoted(self.argv())
+
+    def make(self, context: BuildContext) -> None:
+        from labctl.system.process import Process  # not where a lab is only planned
+
+        with Process(self.argv()) as process:
+            done = process.wait(timeout_s=_START_TIMEOUT_S)
+        if done.returncode or done.timed_out:
+            raise StepFailed(
+                what=f"FRR's {self.daemon} in {self.namespace} did not take a statement",
+                cause=(done.error_text or done.text).strip()[-500:],
+                remedy=self.shell(),
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEnd(Object):
+    """Kills a process of the namespace. A number that has passed to a process elsewhere is left alone."""
+
+    namespace: str
+    pid: int
+    name: str
+
+    def shell(self) -> str:
+        return f"kill -9 {self.pid}  # {word(self.name)}"
+
+    def make(self, context: BuildContext) -> None:
+        if (key := netns.key_of(self.namespace)) is not None:
+            netns.end_process(self.pid, [key])
+
+
+_ANSWER_END = b"\0\0\0"
+
+
+def running_configuration(namespace: str, daemon: str) -> str:
+    """What a daemon says that it goes by, asked as vtysh asks: by its socket. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+        asking.settimeout(_ANSWER_S)
+        asking.connect(str(FOLDER / path_space(namespace) / f"{daemon}.vty"))
+        text = b""
+        for command in (b"enable", b"show running-config"):
+            asking.sendall(command + b"\0")
+            text = _answer(asking)
+    return text.decode(errors="replace")
+
+
+def _answer(asking: socket.socket) -> bytes:
+    """An answer ends with three zeros and a status."""
+    received = b""
+    while received[-4:-1] != _ANSWER_END:
+        if len(received) > _MOST_ANSWER_BYTE:
+            raise OSError(errno.EMSGSIZE, "the answer does not end")
+        part = asking.recv(1 << 16)
+        if not part:
+            raise OSError(errno.ECONNRESET, "the daemon closed its socket")
+        received += part
+    return received[:-4]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +261,10 @@ class RoutesAwait(Object):
     namespace: str
     destinations: tuple[IPv4Network, ...]
     timeout_s: float = 60.0
+
+    def details(self) -> Iterator[Thing]:
+        for one in self.destinations:
+            yield Thing(self.namespace, ObjectKind.ROUTE, f"{LEARNED}{one}")
 
     def shell(self) -> str:
         routes = " ".join(map(str, self.destinations))
@@ -262,11 +385,13 @@ def _daemon_name(daemon: str) -> str:
     return f"daemon {daemon}"
 
 
-def _daemons(look: NamespaceReader) -> Iterator[str]:
+def _daemons(look: NamespaceReader) -> Iterator[Found]:
     key = netns.own_key()
-    return (_daemon_name(netns.name_of(pid)) for pid in netns.processes_in([key]))
+    return (Found(_daemon_name(netns.name_of(pid))) for pid in netns.processes_in([key]))
 
 
 DAEMONS = Kind(
-    name=ObjectKind.DAEMON, objects=(FrrStart, FrrRemove, RoutesAwait, NextHopsAwait, TunnelsAwait), read=_daemons
+    name=ObjectKind.DAEMON,
+    objects=(FrrStart, FrrRestart, FrrConfigure, FrrRemove, ProcessEnd, RoutesAwait, NextHopsAwait, TunnelsAwait),
+    read=_daemons,
 )

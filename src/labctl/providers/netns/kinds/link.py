@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
 from labctl.errors import HostLacks, StepFailed
+from labctl.model.interfaces import LO
 from labctl.planning.shell import word
 from labctl.providers.netns.kinds.base import (
+    Batch,
     BuildContext,
+    Found,
     Kind,
     NamespaceReader,
     NetlinkObject,
     Object,
     ObjectKind,
     Thing,
+    failed,
 )
-from labctl.system import rtnetlink
+from labctl.system import rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.clock import Deadline
-from labctl.system.netlink import Request
+from labctl.system.netlink import NetlinkError, Request
 from labctl.system.rtnetlink import PortState
 from labctl.system.rtnetlink import Sharing as Sharing
 from labctl.system.rtnetlink import SpanningTree as SpanningTree
@@ -50,10 +55,21 @@ class Device:
         return rtnetlink.NetDevice(name=self.name, index=self.index, mac=self.mac, mtu=self.mtu, flags=flags)
 
     def things(self, namespace: str, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
-        yield from device_things(namespace, self.name, up=up, ends=ends)
-        needs = (device_name(self.name),)
-        yield Thing(namespace, ObjectKind.DEVICE, _mtu_name(self.name, self.mtu), needs, ends)
-        yield Thing(namespace, ObjectKind.DEVICE, _mac_name(self.name, self.mac), needs, ends)
+        yield from device_things(namespace, self.name, self.index, up=up, ends=ends)
+        yield self._property(namespace, ends, "mtu", str(self.mtu), mtu=self.mtu)
+        yield self._property(namespace, ends, "address", self.mac, mac=self.mac)
+
+    def details(self, namespace: str, kind: str, words: str = "", *, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
+        """What a device cannot change: its index, its kind, and what is particular to that."""
+        yield self._property(namespace, ends, "arp", "on" if self.arp else "off", arp=self.arp)
+        for what, value in (("index", str(self.index)), ("type", f"{kind} {words}".strip())):
+            key, needs = f"device {self.name} {what}", (device_name(self.name),)
+            yield Thing(namespace, ObjectKind.DEVICE, f"{key} {value}", needs, ends, key, value)
+
+    def _property(self, namespace: str, ends: tuple[str, ...], what: str, value: str, **change: Any) -> Thing:
+        key = f"device {self.name} {what}"
+        mend = partial(_set, namespace, self.name, self.index, change)
+        return Thing(namespace, ObjectKind.DEVICE, f"{key} {value}", (device_name(self.name),), ends, key, value, mend)
 
 
 def _no_such_kind(kind: str, refused: OSError) -> HostLacks | None:
@@ -80,6 +96,13 @@ class _DeviceAdd(NetlinkObject):
     def things(self) -> Iterator[Thing]:
         return self.device.things(self.namespace, up=True)
 
+    def words(self) -> str:
+        """What is particular to the kind, as `_words_of` reads it."""
+        return ""
+
+    def details(self) -> Iterator[Thing]:
+        return self.device.details(self.namespace, self.kind, self.words())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeAdd(_DeviceAdd):
@@ -97,6 +120,10 @@ class BridgeAdd(_DeviceAdd):
             else ""
         )
         return f"{ip(self.namespace)} link add {self.device.words()} up type bridge{words}"
+
+    def words(self) -> str:
+        tree = self.spanning_tree
+        return _tree_words(tree.priority, tree.hello, tree.forward_delay, tree.max_age) if tree else "stp off"
 
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.bridge_add(self.device.encoded(up=True), spanning_tree=self.spanning_tree)
@@ -135,9 +162,12 @@ class VethAdd(NetlinkObject):
         yield from self.device.things(self.namespace, up=True, ends=(peer,))
         yield from self.peer.things(peer, up=False, ends=(self.namespace,))
         if self.bridge:
-            name, bridge = self.device.name, self.bridge[0]
-            needs = (device_name(name), device_name(bridge))
-            yield Thing(self.namespace, ObjectKind.DEVICE, _port_name(name, bridge), needs)
+            yield _port_thing(self.namespace, self.device.name, self.device.index, self.bridge)
+
+    def details(self) -> Iterator[Thing]:
+        peer = self.peer_namespace or self.namespace
+        yield from self.device.details(self.namespace, "veth", ends=(peer,))
+        yield from self.peer.details(peer, "veth", ends=(self.namespace,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +181,9 @@ class VxlanAdd(_DeviceAdd):
         return (
             f"{ip(self.namespace)} link add {self.device.words()} up type vxlan external nolearning dstport {self.port}"
         )
+
+    def words(self) -> str:
+        return f"external dstport {self.port} nolearning"
 
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.vxlan_add(self.device.encoded(up=True), port=self.port)
@@ -183,12 +216,16 @@ class TunnelAdd(_DeviceAdd):
         return rtnetlink.vxlan_tunnel_add(self.device.encoded(up=True), self.tunnel, master=master)
 
     def things(self) -> Iterator[Thing]:
-        yield from self.device.things(self.namespace, up=True)
+        for thing in self.device.things(self.namespace, up=True):
+            yield replace(thing, needs=(*thing.needs, device_name(self.lower)))
         if self.bridge:
-            name, bridge = self.device.name, self.bridge[0]
-            yield Thing(
-                self.namespace, ObjectKind.DEVICE, _port_name(name, bridge), (device_name(name), device_name(bridge))
-            )
+            yield _port_thing(self.namespace, self.device.name, self.device.index, self.bridge)
+
+    def words(self) -> str:
+        tunnel = self.tunnel
+        return _tunnel_words(
+            tunnel.vni, str(tunnel.remote or ""), str(tunnel.local), tunnel.link, tunnel.port, learning=tunnel.learning
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +262,10 @@ class SharedAdd(NetlinkObject):
     def things(self) -> Iterator[Thing]:
         return self.device.things(self.inside, up=False, ends=(self.namespace,))
 
+    def details(self) -> Iterator[Thing]:
+        words = f"mode {'bridge' if self.sharing is Sharing.MACVLAN else 'l2'}"
+        return self.device.details(self.inside, str(self.sharing), words, ends=(self.namespace,))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnDevice(NetlinkObject):
@@ -244,7 +285,7 @@ class LinkUp(OnDevice):
         return rtnetlink.link_up(self.index)
 
     def things(self) -> Iterator[Thing]:
-        yield Thing(self.namespace, ObjectKind.DEVICE, up_name(self.device), (device_name(self.device),))
+        yield _up_thing(self.namespace, self.device, self.index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,9 +301,8 @@ class PortAdd(OnDevice):
         return rtnetlink.port_add(self.index, bridge=self.bridge[1])
 
     def things(self) -> Iterator[Thing]:
-        needs = (device_name(self.device), device_name(self.bridge[0]))
-        yield Thing(self.namespace, ObjectKind.DEVICE, up_name(self.device), needs[:1])
-        yield Thing(self.namespace, ObjectKind.DEVICE, _port_name(self.device, self.bridge[0]), needs)
+        yield _up_thing(self.namespace, self.device, self.index)
+        yield _port_thing(self.namespace, self.device, self.index, self.bridge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,10 +338,101 @@ def ip(namespace: str) -> str:
     return f"ip -n {word(namespace)}"
 
 
-def device_things(namespace: str, device: str, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
+def device_things(namespace: str, device: str, index: int, *, up: bool, ends: tuple[str, ...] = ()) -> Iterator[Thing]:
     yield Thing(namespace, ObjectKind.DEVICE, device_name(device), ends=ends)
     if up:
-        yield Thing(namespace, ObjectKind.DEVICE, up_name(device), (device_name(device),), ends)
+        yield _up_thing(namespace, device, index, ends)
+
+
+def _up_thing(namespace: str, device: str, index: int, ends: tuple[str, ...] = ()) -> Thing:
+    mend = partial(_set, namespace, device, index, {"up": True})
+    name = up_name(device)
+    return Thing(namespace, ObjectKind.DEVICE, name, (device_name(device),), ends, f"device {device} state", "up", mend)
+
+
+def _port_thing(namespace: str, device: str, index: int, bridge: tuple[str, int]) -> Thing:
+    needs, key = (device_name(device), device_name(bridge[0])), f"device {device} master"
+    mend = partial(_set, namespace, device, index, {"bridge": bridge})
+    return Thing(namespace, ObjectKind.DEVICE, f"{key} {bridge[0]}", needs, (), key, bridge[0], mend)
+
+
+def _set(namespace: str, device: str, index: int, change: Mapping[str, Any]) -> tuple[Object, ...]:
+    return (DeviceSet(namespace=namespace, device=device, index=index, **change),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSet(OnDevice):
+    """Changes what is given of a device. `mtu` in bytes; `bridge` is the name and index of the bridge that it becomes a
+    port of, ("", 0) for none."""
+
+    mtu: int | None = None
+    mac: str | None = None
+    up: bool | None = None
+    arp: bool | None = None
+    bridge: tuple[str, int] | None = None
+    alias: str | None = None
+
+    def shell(self) -> str:
+        words = ""
+        if self.mtu is not None:
+            words += f" mtu {self.mtu}"
+        if self.mac is not None:
+            words += f" address {word(self.mac)}"
+        if self.arp is not None:
+            words += f" arp {'on' if self.arp else 'off'}"
+        if self.bridge is not None:
+            words += f" master {word(self.bridge[0])}" if self.bridge[0] else " nomaster"
+        if self.alias is not None:
+            words += f" alias {word(self.alias)}"
+        if self.up is not None:
+            words += " up" if self.up else " down"
+        return f"{ip(self.namespace)} link set dev {word(self.device)}{words}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.link_set(
+            self.index,
+            mtu=self.mtu,
+            mac=self.mac,
+            up=self.up,
+            arp=self.arp,
+            bridge=self.bridge[1] if self.bridge else None,
+            alias=self.alias,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceDelete(OnDevice):
+    """Removes a device, and with it all that is on it and the other end of its pair. One that is gone already, with its
+    other end, is no error."""
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link delete dev {word(self.device)}"
+
+    def batch(self) -> Batch:
+        return (_delete_devices, self.namespace)
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.link_delete(self.index)
+
+
+def _delete_devices(objects: Sequence[DeviceDelete], context: BuildContext) -> None:
+    for one in objects:
+        try:
+            context.namespaces.channel(one.namespace).send([one.request(context)])
+        except NetlinkError as refused:
+            if refused.errno != errno.ENODEV:
+                raise failed(one, refused) from refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XdpDetach(OnDevice):
+    """Takes the XDP program off a device."""
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link set dev {word(self.device)} xdp off"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.xdp_remove(self.index)
 
 
 def device_name(device: str) -> str:
@@ -312,31 +443,74 @@ def up_name(device: str) -> str:
     return f"device {device} up"
 
 
-def _mtu_name(device: str, mtu: int) -> str:
-    return f"device {device} mtu {mtu}"
+def _tree_words(priority: int, hello: int, forward_delay: int, max_age: int) -> str:
+    return f"stp on priority {priority} hello_time {hello} forward_delay {forward_delay} max_age {max_age}"
 
 
-def _mac_name(device: str, mac: str) -> str:
-    return f"device {device} address {mac}"
+def _tunnel_words(vni: int, remote: str, local: str, link: int, port: int, *, learning: bool) -> str:
+    to = f" remote {remote}" if remote else ""
+    return f"id {vni}{to} local {local} link {link} dstport {port} {'learning' if learning else 'nolearning'}"
 
 
-def _port_name(device: str, bridge: str) -> str:
-    return f"device {device} master {bridge}"
+def _words_of(kind: str, data: Mapping[int, bytes]) -> str:
+    """What is particular to a device of that kind, in the words of the objects above."""
+    match kind:
+        case "bridge":
+            return _tree_words(*tree) if (tree := rtnetlink_readings.spanning_tree_of(data)) else "stp off"
+        case "vxlan":
+            tunnel = rtnetlink_readings.tunnel_of(data)
+            if tunnel.is_external:
+                return f"external dstport {tunnel.port} {'learning' if tunnel.learning else 'nolearning'}"
+            return _tunnel_words(
+                tunnel.vni, tunnel.remote, tunnel.local, tunnel.link, tunnel.port, learning=tunnel.learning
+            )
+        case "macvlan" | "ipvlan":
+            return f"mode {rtnetlink_readings.sharing_mode_of(kind, data)}"
+        case _:
+            return ""
 
 
-def _devices(look: NamespaceReader) -> Iterator[str]:
+def _devices(look: NamespaceReader) -> Iterator[Found]:
     for link in look.links.values():
-        yield device_name(link.name)
-        yield _mtu_name(link.name, link.mtu)
-        yield _mac_name(link.name, link.mac)
-        if link.flags & rtnetlink.IFF_UP:
-            yield up_name(link.name)
+        device, is_own = f"device {link.name}", link.name == LO
+        on_device = partial(DeviceDelete, namespace=look.namespace, device=link.name, index=link.index)
+        yield Found(device, "", None if is_own else on_device)
+        yield Found(f"{device} mtu", str(link.mtu))
+        yield Found(f"{device} address", link.mac)
+        yield Found(f"{device} state", "up" if link.flags & rtnetlink.IFF_UP else "down")
         if link.master:
-            yield _port_name(link.name, look.device(link.master))
+            free = partial(DeviceSet, namespace=look.namespace, device=link.name, index=link.index, bridge=("", 0))
+            yield Found(f"{device} master", look.device(link.master), free)
+        if look.closely:
+            yield from _closely(look, link)
+
+
+def _closely(look: NamespaceReader, link: rtnetlink.Link) -> Iterator[Found]:
+    device = f"device {link.name}"
+    detail = rtnetlink_readings.parse_link_detail(look.answers[link.index])
+    yield Found(f"{device} arp", "off" if link.flags & rtnetlink.IFF_NOARP else "on")
+    yield Found(f"{device} index", str(link.index))
+    yield Found(f"{device} type", f"{detail.kind} {_words_of(detail.kind, detail.data)}".strip())
+    yield Found(f"{device} alias", link.alias)
+    if detail.xdp:
+        off = partial(XdpDetach, namespace=look.namespace, device=link.name, index=link.index)
+        yield Found(f"XDP program on {link.name}", f"id {detail.xdp}", off)
 
 
 DEVICES = Kind(
     name=ObjectKind.DEVICE,
-    objects=(BridgeAdd, VethAdd, VxlanAdd, TunnelAdd, SharedAdd, LinkUp, PortAdd, PortsAwait),
+    objects=(
+        BridgeAdd,
+        VethAdd,
+        VxlanAdd,
+        TunnelAdd,
+        SharedAdd,
+        LinkUp,
+        PortAdd,
+        PortsAwait,
+        DeviceSet,
+        DeviceDelete,
+        XdpDetach,
+    ),
     read=_devices,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from labctl.model.interfaces import LO, LO_INDEX
 from labctl.planning.shell import word, written
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
-from labctl.providers.netns.kinds.link import device_name, device_things, ip
-from labctl.system import files, netlink, netns, rtnetlink
+from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.link import DeviceSet, device_name, device_things, ip
+from labctl.system import files, netlink, netns, rtnetlink, rtnetlink_readings
 
 _SYSCTLS = Path("/proc/sys")
 
@@ -28,7 +29,13 @@ class NamespaceAdd(Object):
 
     def things(self) -> Iterator[Thing]:
         yield Thing(self.namespace, ObjectKind.NAMESPACE, "")
-        yield from device_things(self.namespace, LO, up=True)
+        yield from device_things(self.namespace, LO, LO_INDEX, up=True)
+
+    def details(self) -> Iterator[Thing]:
+        key, mend = f"device {LO} alias", partial(_mark, self.namespace, self.alias)
+        yield Thing(
+            self.namespace, ObjectKind.NAMESPACE, f"{key} {self.alias}", (device_name(LO),), (), key, self.alias, mend
+        )
 
     def undo(self) -> tuple[Object, ...]:
         return (NamespaceDelete(namespace=self.namespace),)
@@ -48,6 +55,28 @@ class NamespaceAdd(Object):
             raise
         context.made.add(self.namespace)
         context.namespaces.keep(self.namespace, descriptor, channel[0])
+
+
+def _mark(namespace: str, alias: str) -> tuple[Object, ...]:
+    return (DeviceSet(namespace=namespace, device=LO, index=LO_INDEX, alias=alias),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceDrop(Object):
+    """Drops a namespace that was there before, with the processes in it and every device. It has labctl's mark, or
+    stands on a file that no namespace is mounted on."""
+
+    namespace: str
+
+    def shell(self) -> str:
+        place = word(self.namespace)
+        return f"ip netns pids {place} | xargs -r kill -9\nip netns delete {place}"
+
+    def make(self, context: BuildContext) -> None:
+        context.namespaces.forget(self.namespace)
+        if (key := netns.key_of(self.namespace)) is not None:
+            netns.end_processes([key])
+        netns.delete(self.namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +112,17 @@ class Sysctls(Object):
         return f"nsenter {place} sysctl -{'e' if self.if_there else ''}qw {words}"
 
     def things(self) -> Iterator[Thing]:
-        if not self.if_there:
-            for key, value in self.settings:
-                yield Thing(self.namespace, ObjectKind.SYSCTL, _sysctl_name(key, value), _device_of(key))
+        for key, value in () if self.if_there else self.settings:
+            yield self._thing(key, value)
+
+    def details(self) -> Iterator[Thing]:
+        for key, value in self.settings if self.if_there else ():
+            yield self._thing(key, value)
+
+    def _thing(self, key: str, value: str) -> Thing:
+        mend = partial(_set_one, self.namespace, key, value, self.if_there)
+        name = f"sysctl {key}={value}"
+        return Thing(self.namespace, ObjectKind.SYSCTL, name, _device_of(key), (), f"sysctl {key}", value, mend)
 
     def make(self, context: BuildContext) -> None:
         with netns.entered(context.namespaces.descriptor(self.namespace)):
@@ -97,8 +134,8 @@ class Sysctls(Object):
                         raise
 
 
-def _sysctl_name(key: str, value: str) -> str:
-    return f"sysctl {key}={value}"
+def _set_one(namespace: str, key: str, value: str, if_there: bool) -> tuple[Object, ...]:
+    return (Sysctls(namespace=namespace, settings=((key, value),), if_there=if_there),)
 
 
 def _device_of(key: str) -> tuple[str, ...]:
@@ -107,12 +144,41 @@ def _device_of(key: str) -> tuple[str, ...]:
     return (device_name(device),) if section == "conf" and device not in ("all", "default") else ()
 
 
-def _sysctls(look: NamespaceReader) -> Iterator[str]:
-    for thing in look.things:
-        if thing.kind is ObjectKind.SYSCTL:
-            key, _, _ = thing.name.removeprefix("sysctl ").partition("=")
-            with contextlib.suppress(FileNotFoundError):
-                yield _sysctl_name(key, _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip())
+def _sysctls(look: NamespaceReader) -> Iterator[Found]:
+    """Those that are looked for; closely also those of devices that differ from the namespace's default, which the
+    kernel gives to each new device."""
+    listed = dict(_listed(look)) if look.closely else {}
+    asked = {thing.of.removeprefix("sysctl ") for thing in look.things if thing.kind is ObjectKind.SYSCTL}
+    for key in asked:
+        if key in listed:
+            yield Found(f"sysctl {key}", listed[key])
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            text = _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip()
+            yield Found(f"sysctl {key}", text)
+    for key, value in listed.items():
+        *_, device, name = key.split(".")
+        default = listed.get(f"net.ipv4.conf.default.{name}", value)
+        if device not in ("all", "default", LO) and key not in asked and value != default:
+            yield Found(f"sysctl {key}", value, partial(_back_to, look.namespace, key, default))
+
+
+def _back_to(namespace: str, key: str, value: str) -> Object:
+    return Sysctls(namespace=namespace, settings=((key, value),))
+
+
+def _listed(look: NamespaceReader) -> Iterator[tuple[str, str]]:
+    """The settings that netlink tells all at once: opening the file of each costs more than all the rest."""
+    names = {rtnetlink_readings.CONF_ALL: "all", rtnetlink_readings.CONF_DEFAULT: "default"}
+    answers = [*look.channel.ask(rtnetlink_readings.every_conf())]  # one question at a time: devices are asked for too
+    for conf in map(rtnetlink_readings.parse_conf, answers):
+        if device := names.get(conf.index) or look.device(conf.index):
+            place = f"net.ipv4.conf.{device}"
+            yield f"{place}.forwarding", str(conf.forwarding)
+            yield f"{place}.rp_filter", str(conf.rp_filter)
+            yield f"{place}.proxy_arp", str(conf.proxy_arp)
+            if device == "all":
+                yield "net.ipv4.ip_forward", str(conf.forwarding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +210,6 @@ class RecordDelete(Object):
         files.remove_tree(self.path.parent)
 
 
-NAMESPACES = Kind(name=ObjectKind.NAMESPACE, objects=(NamespaceAdd, NamespaceDelete))
+NAMESPACES = Kind(name=ObjectKind.NAMESPACE, objects=(NamespaceAdd, NamespaceDelete, NamespaceDrop))
 SYSCTLS = Kind(name=ObjectKind.SYSCTL, objects=(Sysctls,), read=_sysctls)
 RECORDS = Kind(name="record", objects=(RecordWrite, RecordDelete))

@@ -13,7 +13,16 @@ from typing import TypeVar
 from labctl.errors import StepFailed
 from labctl.model.result import Completed
 from labctl.planning.shell import fed, quoted
-from labctl.providers.netns.kinds.base import Batch, BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import (
+    Batch,
+    BuildContext,
+    Found,
+    Kind,
+    NamespaceReader,
+    Object,
+    ObjectKind,
+    Thing,
+)
 from labctl.system import netns
 
 _TIMEOUT_S = 120.0
@@ -150,20 +159,20 @@ def _numbered(rules: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f'rule "{comment}" of table {table}'
 
 
-def _rules(look: NamespaceReader) -> Iterator[str]:
+def _rules(look: NamespaceReader) -> Iterator[Found]:
     from labctl.system.netfilter import rule_comments  # likewise
 
-    return _numbered(rule_comments())
+    return map(Found, _numbered(rule_comments()))
 
 
 def _chain_name(table: str, chain: str) -> str:
     return f"chain {chain} of table {table}"
 
 
-def _chains(look: NamespaceReader) -> Iterator[str]:
+def _chains(look: NamespaceReader) -> Iterator[Found]:
     from labctl.system.netfilter import chains  # likewise
 
-    return (_chain_name(table, chain) for table, chain in chains())
+    return (Found(_chain_name(table, chain)) for table, chain in chains())
 
 
 RULES = Kind(name=ObjectKind.RULE, objects=(IptablesRestore,), read=_rules)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from labctl.codec import Fits, plain, typed
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
-from labctl.model.interfaces import POD_DEVICE
+from labctl.model.interfaces import POD_DEVICE, POD_DEVICE_INDEX
 from labctl.model.lab import Lab
 from labctl.names import is_name, split_namespace
 from labctl.planning.shell import with_environment, word, written
-from labctl.providers.netns.kinds.base import BuildContext, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.link import device_things
 from labctl.system import files, netns, rtnetlink
 from labctl.system.netlink import Socket
@@ -218,7 +218,7 @@ class PluginsAdd(Object):
         return json.dumps(plain(self), ensure_ascii=True)
 
     def things(self) -> Iterator[Thing]:
-        yield from device_things(self.inside, POD_DEVICE, up=True, ends=(self.namespace,))
+        yield from device_things(self.inside, POD_DEVICE, POD_DEVICE_INDEX, up=True, ends=(self.namespace,))
         yield Thing(self.inside, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.namespace,))
         yield Thing(self.namespace, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.inside,))
 
@@ -484,7 +484,7 @@ def _attachment(pod: str) -> str:
     return f"attachment of {pod}"
 
 
-def _attachments(look: NamespaceReader) -> Iterator[str]:
+def _attachments(look: NamespaceReader) -> Iterator[Found]:
     """Of the pods of this namespace's lab whose plugins' devices and addresses here are all there."""
     namespace = look.things[0].namespace
     lab = (split_namespace(namespace) or ("", ""))[0]
@@ -507,7 +507,7 @@ def _attachments(look: NamespaceReader) -> Iterator[str]:
                 here = {IPv4Interface(each.address).ip for each in found if each.address}
             if not {each.ip for each in result.addresses} <= here:
                 continue
-        yield _attachment(one.pod)
+        yield Found(_attachment(one.pod))
 
 
 def _refusal(text: str) -> str:

@@ -1,21 +1,29 @@
 """eBPF programs of a node, the entries of their maps, and what they are attached to: the tc hooks of devices.
 
 By hand, programs and maps have to be pinned to be found again by the next command; `BuildContext` keeps descriptors.
-Entries are not read back: those of several maps change while packets go through.
+Which maps hold nothing but what labctl put there, a load says (`fixed`): entries of others change while packets go
+through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
+from labctl.codec import json_line, typed
 from labctl.datapath import bpf, loader
+from labctl.errors import UsageError
+from labctl.json_text import parse_json
 from labctl.model.lab import Encapsulation, HostRouting
 from labctl.planning.shell import fed, word
 from labctl.providers.netns.kinds.base import (
     BuildContext,
+    Found,
     Kind,
     NamespaceReader,
     Object,
@@ -23,8 +31,11 @@ from labctl.providers.netns.kinds.base import (
     Thing,
 )
 from labctl.providers.netns.kinds.link import OnDevice, device_name
-from labctl.system import netns, rtnetlink
+from labctl.system import cgroups, files, netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.netlink import NetlinkError, Request, Socket
+
+_ROOT, _CLSACT = 0xFFFFFFFF, 0xFFFFFFF1
+"""Parents of qdiscs: the device itself, and its two hooks."""
 
 
 class Direction(StrEnum):
@@ -45,20 +56,24 @@ def pins(lab: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatapathLoad(Object):
-    """Loads the programs and makes the maps of one node."""
+    """Loads the programs and makes the maps of one node. The maps that are `fixed` have the plan's entries and no
+    others as long as the lab is up."""
 
     namespace: str
     host_routing: HostRouting
     encapsulation: Encapsulation
     object: Path
     pins: Path
+    fixed: tuple[str, ...] = ()
 
     def shell(self) -> str:
         programs, maps = word(self.pins / "programs"), word(self.pins / "maps")
         return f"mkdir {word(self.pins)}\nbpftool prog loadall {word(self.object)} {programs} pinmaps {maps}"
 
     def make(self, context: BuildContext) -> None:
-        context.datapaths[self.namespace] = loader.load_object(self.object)
+        loaded = loader.load_object(self.object)
+        context.datapaths[self.namespace] = loaded
+        remember_tags(self.object, {name: bpf.program_info(one).tag for name, one in loaded.programs.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +94,25 @@ class MapsFill(Object):
 
     def make(self, context: BuildContext) -> None:
         bpf.update(context.datapaths[self.namespace].maps[self.map], self.entries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntriesDelete(Object):
+    """Removes entries of one map of one node, by their keys."""
+
+    namespace: str
+    map: str
+    keys: tuple[bytes, ...]
+
+    def shell(self) -> str:
+        place = word(f"--net={netns.path_of(self.namespace)}")
+        return "\n".join(
+            f"nsenter {place} bpftool map delete name {word(self.map)} key hex {key.hex(' ')}" for key in self.keys
+        )
+
+    def make(self, context: BuildContext) -> None:
+        for key in self.keys:
+            bpf.delete(context.datapaths[self.namespace].maps[self.map], key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +153,9 @@ class HooksAdd(OnDevice):
     def request(self, context: BuildContext) -> Request:
         return rtnetlink.clsact_add(self.index)
 
+    def details(self) -> Iterator[Thing]:
+        yield Thing(self.namespace, ObjectKind.QDISC, hooks_name(self.device), (device_name(self.device),))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterAttach(OnDevice):
@@ -144,7 +181,166 @@ class FilterAttach(OnDevice):
 
     def things(self) -> Iterator[Thing]:
         name = _program_name(self.program, self.device, self.direction)
-        yield Thing(self.namespace, ObjectKind.PROGRAM, name, (device_name(self.device),))
+        needs = (device_name(self.device), hooks_name(self.device))
+        yield Thing(self.namespace, ObjectKind.PROGRAM, name, needs)
+
+    def with_tag(self, tag: str) -> Thing:
+        """The digest that the program's instructions must have."""
+        name = _program_name(self.program, self.device, self.direction)
+        needs = (device_name(self.device), name)
+        key, mend = f"{name} tag", partial(_in_place, self)
+        return Thing(self.namespace, ObjectKind.PROGRAM, f"{key} {tag}", needs, (), key, tag, mend)
+
+
+def _in_place(attach: FilterAttach) -> tuple[Object, ...]:
+    return (FilterReplace(**{one.name: getattr(attach, one.name) for one in fields(attach)}),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterReplace(FilterAttach):
+    """The program in place of the one that is attached there: no packet finds none."""
+
+    def shell(self) -> str:
+        return FilterAttach.shell(self).replace(" filter add ", " filter replace ", 1)
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.replacing(FilterAttach.request(self, context))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterDelete(OnDevice):
+    """Takes a filter off one side of a device. `info` is its priority and protocol, as the kernel lists them."""
+
+    direction: Direction
+    kind: str
+    info: int
+    handle: int
+
+    def shell(self) -> str:
+        handle = f"handle {self.handle:#x} " if self.handle else ""
+        what = f"pref {self.info >> 16} {handle}{word(self.kind)}"
+        return f"tc -n {word(self.namespace)} filter delete dev {word(self.device)} {self.direction} {what}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.filter_delete(self.index, self.direction.hook, info=self.info, handle=self.handle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QdiscDelete(OnDevice):
+    """Removes a queueing discipline, and with it its classes and filters."""
+
+    kind: str
+    parent: int
+
+    def shell(self) -> str:
+        return f"tc -n {word(self.namespace)} qdisc delete dev {word(self.device)} {_place(self.kind, self.parent)}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.qdisc_delete(self.index, parent=self.parent)
+
+
+def _place(kind: str, parent: int) -> str:
+    if kind in ("clsact", "ingress"):
+        return kind
+    return "root" if parent == _ROOT else f"parent {parent >> 16:x}:{parent & 0xFFFF:x}"
+
+
+def hooks_name(device: str) -> str:
+    return f"qdisc clsact dev {device}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatapathReopen(Object):
+    """Opens the programs and maps of a node that is up, for what is put on it next: those that run are taken as they
+    are, and those of `programs` that do not run, or are others, are loaded beside them, on the same maps."""
+
+    load: DatapathLoad
+    cgroups: tuple[str, ...]
+    programs: tuple[str, ...]
+
+    def shell(self) -> str:
+        names = ", ".join(self.programs)
+        return self.load.shell() + (f"  # for {names}, on the maps that are there" if names else "")
+
+    def make(self, context: BuildContext) -> None:
+        context.datapaths[self.load.namespace] = reopened(self.load, self.cgroups, self.programs)
+
+
+def reopened(load: DatapathLoad, groups: Sequence[str], needed: Sequence[str]) -> loader.LoadedDatapath:
+    """As `DatapathReopen` says. Raises OSError, LabError. The caller closes it."""
+    wanted = tags_of(load.object)
+    programs: dict[str, int] = {}
+    maps: dict[str, int] = {}
+    try:
+        for number in running_programs(load.namespace, groups):
+            descriptor = bpf.program_descriptor(number)
+            try:
+                info = bpf.program_info(descriptor)
+                for name, tag in wanted.items():
+                    if tag == info.tag and name[:15] == info.name and name not in programs:
+                        programs[name] = os.dup(descriptor)
+                for name, opened in bpf.maps_of_program(descriptor).items():
+                    if name in maps:
+                        os.close(opened)
+                    else:
+                        maps[name] = opened
+            finally:
+                os.close(descriptor)
+        missing = [name for name in needed if name not in programs]
+        if missing or not maps:
+            loaded = loader.load_object(load.object, only=missing if maps else None, reuse=maps)
+            for name, descriptor in loaded.programs.items():
+                if name in programs:
+                    os.close(programs[name])
+                programs[name] = descriptor
+            bpf.close_all([*maps.values()])
+            maps = dict(loaded.maps)
+    except BaseException:
+        bpf.close_all([*programs.values(), *maps.values()])
+        raise
+    return loader.LoadedDatapath(path=load.object, programs=programs, maps=maps)
+
+
+def running_programs(namespace: str, groups: Sequence[str]) -> tuple[int, ...]:
+    """The ids of the programs on a node's devices and cgroups, each once. Raises OSError."""
+    found: dict[int, None] = {}
+    with netns.entered(netns.path_of(namespace)), Socket() as channel:
+        for link in [rtnetlink.parse_link(answer) for answer in channel.ask(rtnetlink.all_links())]:
+            for filters in attached_to(channel, link.index).values():
+                found.update(dict.fromkeys(one.program_id for one in filters))
+    for group in groups:
+        if cgroups.is_there(group):
+            with cgroups.opened(group) as descriptor:
+                for hook in bpf.CgroupHook:
+                    found.update(dict.fromkeys(bpf.attached_to_cgroup(descriptor, hook)))
+    return tuple(found)
+
+
+_TAGS = netns.RUN_DIRECTORY / "tags"
+
+
+def _tags_file(path: Path) -> Path:
+    return _TAGS / f"{files.digest_of(path)}.json"
+
+
+def remember_tags(path: Path, tags: Mapping[str, str]) -> None:
+    """Keeps what the kernel called the programs of an object: to ask again takes as long as to load it. Until the next
+    boot, since another kernel may have other tags."""
+    place = _tags_file(path)
+    if not place.exists():
+        with contextlib.suppress(OSError), files.open_private(place.parent) as folder:
+            folder.write(place.name, json_line(dict(tags)))
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    """The tag of each program of an object, by its name. Raises LabError where it has to be loaded for that and cannot
+    be."""
+    with contextlib.suppress(OSError, ValueError, UsageError):
+        return typed(dict[str, str], parse_json(files.read_own(_tags_file(path))), where="the tags of programs")
+    with loader.load_object(path) as loaded:
+        tags = {name: bpf.program_info(one).tag for name, one in loaded.programs.items()}
+    remember_tags(path, tags)
+    return tags
 
 
 def attached_to(channel: Socket, index: int) -> Mapping[Direction, tuple[rtnetlink.Filter, ...]]:
@@ -165,14 +361,80 @@ def _program_name(program: str, device: str, direction: Direction) -> str:
     return f"program {program} on {device} {direction}"
 
 
-def _programs(look: NamespaceReader) -> Iterator[str]:
+def _programs(look: NamespaceReader) -> Iterator[Found]:
+    if look.closely:
+        yield from _every_filter(look)
+        return
     for link in look.links.values():
         for direction, filters in attached_to(look.channel, link.index).items():
             for found in filters:
-                # `tc` names what it attaches by its pin, which is the program's: `to_host:[*fsobj]`.
-                program = found.name.partition(":")[0].removesuffix(f"-{link.name}")
-                yield _program_name(program, link.name, direction)
+                yield Found(_program_name(_function(found.name, link.name), link.name, direction))
 
 
-PROGRAMS = Kind(name=ObjectKind.PROGRAM, objects=(DatapathLoad, HooksAdd, FilterAttach), read=_programs)
-ENTRIES = Kind(name="map entries", objects=(MapsFill, DeviceEntry))
+def _function(name: str, device: str) -> str:
+    """Of a filter's name. `tc` names what it attaches by its pin, which is the program's: `to_host:[*fsobj]`."""
+    return name.partition(":")[0].removesuffix(f"-{device}")
+
+
+def _every_filter(look: NamespaceReader) -> Iterator[Found]:
+    for qdisc in _qdiscs_of(look):
+        if qdisc.kind not in ("clsact", "ingress") or not (device := look.device(qdisc.index)):
+            continue
+        for direction in Direction:
+            try:
+                answers = [*look.channel.ask(rtnetlink_readings.every_filter_of(qdisc.index, direction.hook))]
+            except NetlinkError as refused:
+                if refused.errno not in rtnetlink.NO_HOOKS:
+                    raise
+                continue
+            for one in filter(None, map(rtnetlink_readings.parse_any_filter, answers)):
+                remove = partial(
+                    FilterDelete,
+                    namespace=look.namespace,
+                    device=device,
+                    index=qdisc.index,
+                    direction=direction,
+                    kind=one.kind,
+                    info=one.info,
+                    handle=one.handle if one.kind == "bpf" else 0,  # else all that make up that one
+                )
+                place = "" if (one.priority, one.handle) == (1, 1) else f" pref {one.priority}"
+                if one.kind != "bpf":
+                    yield Found(f"filter {one.kind} on {device} {direction}{place}", "", remove)
+                    continue
+                key = _program_name(_function(one.name, device), device, direction) + place
+                yield Found(key, "", remove)
+                yield Found(f"{key} tag", one.tag)
+
+
+def _qdiscs_of(look: NamespaceReader) -> Sequence[rtnetlink_readings.Qdisc]:
+    """Those that somebody made: the kernel's own defaults have no handle."""
+    answers = look.channel.ask(rtnetlink_readings.every_qdisc())
+    return [qdisc for qdisc in map(rtnetlink_readings.parse_qdisc, answers) if qdisc.handle]
+
+
+def _qdiscs(look: NamespaceReader) -> Iterator[Found]:
+    """The outermost of each device: what is within one goes with it."""
+    if not look.closely:
+        return
+    for qdisc in _qdiscs_of(look):
+        if (device := look.device(qdisc.index)) and qdisc.parent in (_ROOT, _CLSACT):
+            place = "" if qdisc.parent == _CLSACT else " root"
+            remove = partial(
+                QdiscDelete,
+                namespace=look.namespace,
+                device=device,
+                index=qdisc.index,
+                kind=qdisc.kind,
+                parent=qdisc.parent,
+            )
+            yield Found(f"qdisc {qdisc.kind} dev {device}{place}", "", remove)
+
+
+PROGRAMS = Kind(
+    name=ObjectKind.PROGRAM,
+    objects=(DatapathLoad, DatapathReopen, FilterAttach, FilterReplace, FilterDelete),
+    read=_programs,
+)
+QDISCS = Kind(name=ObjectKind.QDISC, objects=(HooksAdd, QdiscDelete), read=_qdiscs)
+ENTRIES = Kind(name=ObjectKind.ENTRY, objects=(MapsFill, DeviceEntry, EntriesDelete))
