@@ -55,6 +55,8 @@ def mend(provider: Provider, lab: Lab, observer: Observer, *, parts: Collection[
         steps += len(compared.plan.steps)
         compared = seam.compared(lab, parts=parts)
     refuse_rest(compared.drift)
+    if not parts:
+        seam.forget_changes(lab)
     return Mended(before=before, steps=steps, duration_s=time.monotonic() - begun)
 
 

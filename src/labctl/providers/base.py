@@ -183,6 +183,10 @@ class Drifting(Protocol):
         Raises LabError."""
         ...
 
+    def forget_changes(self, lab: Lab) -> None:
+        """The lab is as its plan says again: nothing of it is changed on purpose any more."""
+        ...
+
     def mending(self, lab: Lab) -> AbstractContextManager[Executor]:
         """What carries out the steps of `compared`, on the lab that is up. Raises UsageError while another labctl
         changes it."""

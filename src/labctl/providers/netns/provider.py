@@ -89,6 +89,12 @@ class NetnsProvider:
 
         return compared(lab, parts, scenario)
 
+    def forget_changes(self, lab: Lab) -> None:
+        from labctl.model.changes import NOTHING
+        from labctl.providers.netns.changes import update_changes
+
+        update_changes(lab.name, lambda changes: NOTHING)
+
     def mending(self, lab: Lab) -> AbstractContextManager[Executor]:
         from labctl.providers.netns.execute import mending
 
