@@ -118,6 +118,18 @@ def throwaway() -> Iterator[None]:
         os.close(home)
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """The path of a namespace that has no name, for processes of this one that run in it; the calling thread is inside
+    too. It is gone at the end."""
+    with throwaway():
+        descriptor = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+
 def create(name: str, prepare: Callable[[], None]) -> int:
     """Makes the namespace and gives an open descriptor of it.
 

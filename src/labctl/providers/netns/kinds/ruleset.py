@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,19 +146,13 @@ def as_listed(sets: RuleSets) -> Listed:
     place = _kept(sets)
     with contextlib.suppress(OSError, ValueError, UsageError):
         return typed(Listed, parse_json(files.read_own(place)), where="the rules as they are listed")
-    with netns.throwaway():
-        here = Path(f"/proc/{os.getpid()}/fd")
-        descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            inside = here / str(descriptor)
-            for one in sets:
-                _load_into(inside, one)
-            found = Listed(
-                rules=_run(_SAVE, inside),
-                tables={one.table: _listed_table(inside, one.table) for one in sets if isinstance(one, NftRestore)},
-            )
-        finally:
-            os.close(descriptor)
+    with netns.scratch() as inside:
+        for one in sets:
+            _load_into(inside, one)
+        found = Listed(
+            rules=_run(_SAVE, inside),
+            tables={one.table: _listed_table(inside, one.table) for one in sets if isinstance(one, NftRestore)},
+        )
     with contextlib.suppress(OSError), files.open_private(place.parent) as folder:
         folder.write(place.name, json_line(found))
     return found
