@@ -25,6 +25,7 @@ from labctl.providers.base import Changing, Packing, Provider
 from labctl.units import quantity
 
 if TYPE_CHECKING:
+    from labctl.engine.build import FoundLab
     from labctl.model.drift import Drift
     from labctl.providers.base import RunningLab
 
@@ -194,9 +195,9 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     """A running lab by its name, whole or damaged: what a person deleted in it by hand is reported, for them to look
     at. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
     from labctl import app
-    from labctl.engine.build import being_built, find
+    from labctl.engine.build import being_built
 
-    found = find(app.providers_with_labs(), name)
+    found = _found_whole(name)
     if found is None:
         raise unknown_lab(name, app.providers_with_labs())
     running = found.running
@@ -218,13 +219,28 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     return running.lab, running, found.provider
 
 
+def _found_whole(name: str) -> FoundLab | None:
+    """The running lab of that name, once a change of it that was cut off is completed."""
+    from labctl import app
+    from labctl.cli.progress import Progress
+    from labctl.engine.apply import complete
+    from labctl.engine.build import find
+
+    found = find(app.providers_with_labs(), name)
+    if found is None or found.running.lab is None or found.running.is_being_built:
+        return found
+    with Progress(quiet=True) as progress:
+        changed = complete(found.provider, found.running.lab, progress)
+    return found if changed is None else find([found.provider], name)
+
+
 def find_standing(name: str) -> tuple[Lab, Provider]:
     """A running lab by its name, however damaged, as long as its record is there: for commands that compare and mend.
     Raises UsageError that names what is up, and what kept its provider from asking."""
     from labctl import app
-    from labctl.engine.build import being_built, find
+    from labctl.engine.build import being_built
 
-    found = find(app.providers_with_labs(), name)
+    found = _found_whole(name)
     if found is None:
         raise unknown_lab(name, app.providers_with_labs())
     running = found.running
@@ -239,6 +255,21 @@ def find_standing(name: str) -> tuple[Lab, Provider]:
             remedy=f"{up_again(running)}  # builds it again; or labctl down {name}",
         )
     return running.lab, found.provider
+
+
+def standing(provider: Provider, name: str) -> Lab | None:
+    """The record of the lab of that name that this provider has up; None where there is none. Raises UsageError while
+    another labctl changes it, and what kept its provider from asking."""
+    from labctl.engine.build import being_built, find
+
+    found = find([provider], name)
+    if found is None or found.running.lab is None:
+        return None
+    if found.running.is_being_built:
+        raise being_built(name)
+    if found.running.unasked is not None:
+        raise found.running.unasked
+    return found.running.lab
 
 
 def known_drift(provider: Provider, running: RunningLab) -> Drift | None:

@@ -445,7 +445,7 @@ def scenario_key(lab: Lab, part: str, kind: ObjectKind, name: str) -> str:
         case ObjectKind.DAEMON | ObjectKind.CONFIGURATION:
             return "fabric.routing" if lab.fabric.learns else "podNetwork"
         case ObjectKind.DEVICE if name.endswith(" mtu"):
-            return "mtu"
+            return "network.mtu"
         case _:
             return _of_part(lab, part)
 

@@ -206,6 +206,7 @@ def remove(provider: Provider, name: str, observer: Observer) -> None:
 class BuildOutcome(StrEnum):
     BUILT = "built"
     UNCHANGED = "unchanged"
+    CHANGED = "changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

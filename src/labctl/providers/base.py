@@ -183,6 +183,17 @@ class Drifting(Protocol):
         Raises LabError."""
         ...
 
+    def begin_change(self, after: Lab) -> None:
+        """Writes down what the lab of that name is about to become, until `end_change`."""
+        ...
+
+    def end_change(self, lab: Lab) -> None: ...
+
+    def cut_off(self, name: str) -> Lab | None:
+        """What the lab of that name was about to become when labctl was killed; None where it was not, or where
+        another labctl is at work on it."""
+        ...
+
     def forget_changes(self, lab: Lab) -> None:
         """The lab is as its plan says again: nothing of it is changed on purpose any more."""
         ...

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, context_option, load_lab, located, provider_of, scenario_options, with_bundle
+from labctl.cli.options import (
+    as_json,
+    context_option,
+    load_lab,
+    located,
+    provider_of,
+    scenario_options,
+    standing,
+    with_bundle,
+)
 from labctl.cli.output import emit, emit_json, say
 from labctl.cli.progress import Progress
 from labctl.codec import plain
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     "--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Images and chart from this bundle only."
 )
 @click.option("--retain", is_flag=True, help="Keep what was built when a step fails, for inspection.")
+@click.option("--apply", "applies", is_flag=True, help="Change a lab of that name that is up, by the least change.")
 @as_json
 def command(
     scenario: str,
@@ -35,6 +45,7 @@ def command(
     trust: bool,
     bundle: Path | None,
     retain: bool,
+    applies: bool,
     as_json: bool,
 ) -> None:
     """Build the lab of SCENARIO (a name in scenarios/, or a file).
@@ -42,8 +53,13 @@ def command(
     Running it again for the same lab changes nothing. A failure or Ctrl-C undoes everything. With real Cilium the mode
     in force is proven at the end: if it is not the one asked for, the exit code is 4 and the lab stays up for
     inspection. A scenario with allowFallback: true takes Legacy where BPF host routing cannot be had.
+
+    With --apply a lab of that name that is up is changed to SCENARIO: what both have stays untouched, what cannot be
+    changed in place is made again (labctl plan SCENARIO --against LAB shows what). A change that fails is taken back;
+    one that was killed is completed by the next command.
     """
     from labctl import app
+    from labctl.engine.apply import apply, complete
     from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.events import BuildDone, Event
     from labctl.engine.prove import arrived, refuse_fallback
@@ -66,7 +82,12 @@ def command(
                 phases.extend(event.phases)
             progress(event)
 
-        outcome = up(chosen, lab, observer, retain=retain)
+        running = standing(chosen, lab.name) if applies else None
+        if running is None:
+            outcome = up(chosen, lab, observer, retain=retain)
+        else:
+            before = complete(chosen, running, observer) or running
+            outcome = BuildOutcome.CHANGED if apply(chosen, before, lab, observer) else BuildOutcome.UNCHANGED
         found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
         fallback = found.lab.fallback
@@ -92,6 +113,10 @@ def command(
     refuse_fallback(found)
     if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
+    elif outcome is BuildOutcome.CHANGED:
+        say(
+            f"lab {lab.name} was changed to scenario {lab.scenario}: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods"
+        )
     else:
         say(f"lab {lab.name} is up: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods")
         say(chosen.statements(lab)[0])

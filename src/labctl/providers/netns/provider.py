@@ -24,8 +24,11 @@ from labctl.networks.base import STATEMENT
 from labctl.providers.base import Capabilities, Compared, Evidenced, Executor, OpenLab, Probe, RunningLab
 from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.discover import Remains, remains
-from labctl.providers.netns.record import record_path
+from labctl.providers.netns.record import as_document, is_claimed, parse_document, record_path
 from labctl.system import cgroups, files, netns
+
+_TARGET = "becoming.json"
+"""Beside the record of a lab, as long as it is being changed to another scenario: that one's."""
 
 
 class NetnsProvider:
@@ -88,6 +91,22 @@ class NetnsProvider:
         from labctl.providers.netns.reading import compared
 
         return compared(lab, parts, scenario)
+
+    def begin_change(self, after: Lab) -> None:
+        with files.open_private(record_path(after.name).parent) as folder:
+            folder.write(_TARGET, as_document(after).encode() + b"\n")
+
+    def end_change(self, lab: Lab) -> None:
+        with contextlib.suppress(FileNotFoundError), files.open_private(record_path(lab.name).parent) as folder:
+            folder.remove(_TARGET)
+
+    def cut_off(self, name: str) -> Lab | None:
+        if is_claimed(name):
+            return None
+        try:
+            return parse_document(files.read_own(record_path(name).with_name(_TARGET)).decode())
+        except (OSError, ValueError):
+            return None
 
     def forget_changes(self, lab: Lab) -> None:
         from labctl.model.changes import NOTHING

@@ -149,7 +149,9 @@ class FrrConfigure(Object):
 
         with Process(self.argv()) as process:
             done = process.wait(timeout_s=_START_TIMEOUT_S)
-        if done.returncode or done.timed_out:
+        # What is to go may be gone with what it stood in.
+        is_removal = all(lines[-1].startswith("no ") for lines in self.commands)
+        if done.timed_out or (done.returncode and not is_removal):
             raise StepFailed(
                 what=f"FRR's {self.daemon} in {self.namespace} did not take a statement",
                 cause=(done.error_text or done.text).strip()[-500:],

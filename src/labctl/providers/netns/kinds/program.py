@@ -22,6 +22,7 @@ from labctl.json_text import parse_json
 from labctl.model.lab import Encapsulation, HostRouting
 from labctl.planning.shell import fed, word
 from labctl.providers.netns.kinds.base import (
+    Batch,
     BuildContext,
     Found,
     Kind,
@@ -29,6 +30,7 @@ from labctl.providers.netns.kinds.base import (
     Object,
     ObjectKind,
     Thing,
+    failed,
 )
 from labctl.providers.netns.kinds.link import OnDevice, device_name
 from labctl.system import cgroups, files, netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
@@ -221,6 +223,9 @@ class FilterDelete(OnDevice):
         what = f"pref {self.info >> 16} {handle}{word(self.kind)}"
         return f"tc -n {word(self.namespace)} filter delete dev {word(self.device)} {self.direction} {what}"
 
+    def batch(self) -> Batch:
+        return (_remove_all, self.namespace)
+
     def request(self, context: BuildContext) -> Request:
         return rtnetlink_changes.filter_delete(self.index, self.direction.hook, info=self.info, handle=self.handle)
 
@@ -235,8 +240,21 @@ class QdiscDelete(OnDevice):
     def shell(self) -> str:
         return f"tc -n {word(self.namespace)} qdisc delete dev {word(self.device)} {_place(self.kind, self.parent)}"
 
+    def batch(self) -> Batch:
+        return (_remove_all, self.namespace)
+
     def request(self, context: BuildContext) -> Request:
         return rtnetlink_changes.qdisc_delete(self.index, parent=self.parent)
+
+
+def _remove_all(objects: Sequence[FilterDelete | QdiscDelete], context: BuildContext) -> None:
+    """What is gone already, with its hooks or its device, is no error."""
+    for one in objects:
+        try:
+            context.namespaces.channel(one.namespace).send([one.request(context)])
+        except NetlinkError as refused:
+            if refused.errno not in rtnetlink.NO_HOOKS:
+                raise failed(one, refused) from refused
 
 
 def _place(kind: str, parent: int) -> str:

@@ -1,0 +1,143 @@
+"""A running lab becomes another scenario by the least change: the same as if that had been built, and back again."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from netns_building import needs_root, ping, running
+
+from labctl.engine import apply as applying
+from labctl.engine.apply import apply, complete
+from labctl.errors import StepFailed
+from labctl.loading import load_scenario
+from labctl.model.lab import Lab
+from labctl.names import namespace_of
+from labctl.planning.resolve import resolve
+from labctl.providers.netns.provider import NetnsProvider
+from labctl.providers.netns.record import parse_document, record_path
+from labctl.system import netns
+
+pytestmark = [pytest.mark.root, needs_root]
+CHECKOUT = Path(__file__).resolve().parents[3]
+PROVIDER = NetnsProvider()
+PODS = "pods=[{name: client, node: node1}, {name: neighbour, node: node1}, {name: server, node: node2}%s]"
+MORE_PODS = PODS % ", {name: late, node: node2}, {name: later, node: node1}"
+CHANGES = {
+    "pods more": (MORE_PODS,),
+    "another MTU": ("network.mtu=1400",),
+    "Legacy": ("datapath.hostRouting=legacy",),
+    "native": ("datapath.encapsulation=native",),
+    "a node more": ("nodes=4",),
+    "a node away": ("nodes=2",),
+    "a Service more": ("services=[{name: web, port: 80, targetPort: 5205, backends: [server]}]",),
+    "more rules": ("datapath.extraIptablesRules=20",),
+    "all of it": (MORE_PODS, "nodes=4", "network.mtu=1400", "datapath.hostRouting=legacy"),
+}
+SAMPLE = ("pods more", "Legacy")
+
+
+def lab_of(name: str, *overrides: str, scenario: str = "bpf") -> Lab:
+    return resolve(load_scenario(scenario, start=CHECKOUT, overrides=overrides), name=name)
+
+
+def quietly(event: object) -> None:
+    del event
+
+
+def reaches(lab: Lab) -> bool:
+    return ping(lab, "client", lab.pod("server").address).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with running(lab_of(f"t{secrets.token_hex(3)}-apply")) as made:
+        yield made
+
+
+def is_as(lab: Lab) -> bool:
+    drift = PROVIDER.compared(lab).drift
+    recorded = parse_document(record_path(lab.name).read_text(encoding="utf-8"))
+    return drift.is_as_wanted and recorded is not None and recorded.digest == lab.digest
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(one, marks=() if one in SAMPLE else pytest.mark.thorough) for one in CHANGES]
+)
+def test_a_lab_becomes_another_and_back_and_is_then_as_if_it_had_been_built(lab: Lab, what: str) -> None:
+    other = lab_of(lab.name, *CHANGES[what])
+    assert other.digest != lab.digest
+    try:
+        assert apply(PROVIDER, lab, other, quietly) > 0
+        assert is_as(other)
+        assert reaches(other)
+        assert apply(PROVIDER, other, other, quietly) == 0
+    finally:
+        apply(PROVIDER, other, lab, quietly)
+    assert is_as(lab)
+    assert reaches(lab)
+
+
+def test_traffic_between_pods_that_are_not_touched_loses_nothing(lab: Lab) -> None:
+    argv = netns.command(
+        namespace_of(lab.name, "client"),
+        ("ping", "-q", "-i", "0.001", "-c", "3000", "-w", "30", str(lab.pod("server").address)),
+    )
+    other = lab_of(lab.name, MORE_PODS)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as pinging:
+        time.sleep(0.2)
+        apply(PROVIDER, lab, other, quietly)
+        assert ping(other, "client", other.pod("late").address).returncode == 0
+        apply(PROVIDER, other, lab, quietly)
+        output, _ = pinging.communicate(timeout=60)
+    assert " 0% packet loss" in output, output
+
+
+def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, carry_out, calls = lab_of(lab.name, MORE_PODS), applying.carry_out, [0]
+
+    def failing(executor: object, plan: object, observer: object) -> None:
+        calls[0] += 1
+        carry_out(executor, plan, observer)  # type: ignore[arg-type]
+        if calls[0] == 1:
+            raise StepFailed(what="cut here")
+
+    monkeypatch.setattr(applying, "carry_out", failing)
+    with pytest.raises(StepFailed, match="cut here"):
+        apply(PROVIDER, lab, other, quietly)
+    assert is_as(lab)
+    assert PROVIDER.cut_off(lab.name) is None
+
+
+def test_a_change_that_was_killed_is_completed_by_the_next_command(lab: Lab) -> None:
+    other = lab_of(lab.name, MORE_PODS)
+    PROVIDER.begin_change(other)
+    steps = PROVIDER.compared(other).plan.steps
+    with PROVIDER.mending(other) as executor:
+        for step in steps[: len(steps) // 2]:
+            executor.execute(step.actions)
+    try:
+        assert complete(PROVIDER, lab, quietly) == other
+        assert is_as(other)
+        assert complete(PROVIDER, other, quietly) is None
+    finally:
+        apply(PROVIDER, other, lab, quietly)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("scenario", "override"),
+    [("clos-bgp", "nodes=4"), ("flannel-vxlan", "nodes=4"), ("calico-vxlan", "nodes=2"), ("services", "services=[]")],
+)
+def test_other_networks_too(scenario: str, override: str) -> None:
+    name = f"t{secrets.token_hex(3)}-{scenario}"
+    first, second = lab_of(name, scenario=scenario), lab_of(name, override, scenario=scenario)
+    with running(first):
+        apply(PROVIDER, first, second, quietly)
+        assert is_as(second)
+        apply(PROVIDER, second, first, quietly)
+        assert is_as(first)
