@@ -12,6 +12,7 @@ import pytest
 from netns_building import needs_root, ping, running
 
 from labctl.engine import apply as applying
+from labctl.engine import mend as mending
 from labctl.engine.apply import apply, complete
 from labctl.errors import StepFailed
 from labctl.loading import load_scenario
@@ -98,7 +99,7 @@ def test_traffic_between_pods_that_are_not_touched_loses_nothing(lab: Lab) -> No
 
 
 def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    other, carry_out, calls = lab_of(lab.name, MORE_PODS), applying.carry_out, [0]
+    other, carry_out, calls = lab_of(lab.name, MORE_PODS), mending.carry_out, [0]
 
     def failing(executor: object, plan: object, observer: object) -> None:
         calls[0] += 1

@@ -114,9 +114,7 @@ def command(
     if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
     elif outcome is BuildOutcome.CHANGED:
-        say(
-            f"lab {lab.name} was changed to scenario {lab.scenario}: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods"
-        )
+        say(f"lab {lab.name} was changed to scenario {lab.scenario}")
     else:
         say(f"lab {lab.name} is up: {len(found.lab.nodes)} nodes, {len(lab.pods)} pods")
         say(chosen.statements(lab)[0])

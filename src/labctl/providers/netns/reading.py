@@ -23,7 +23,6 @@ from labctl.errors import LabError, NeedsRoot, UsageError
 from labctl.model.drift import Unread
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.model.pod_network import NetworkType
 from labctl.names import cgroup_of, split_namespace
 from labctl.providers.base import Compared
 from labctl.providers.netns.discover import Remains, remains
@@ -31,6 +30,7 @@ from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, NamespaceReader, ObjectKind, Thing
 from labctl.providers.netns.kinds.daemon import running_configuration
 from labctl.providers.netns.kinds.netfilter import NftRestore
+from labctl.providers.netns.kinds.plugin import PluginsAdd
 from labctl.providers.netns.kinds.program import running_programs, tags_of
 from labctl.providers.netns.kinds.ruleset import as_listed, is_of_iptables, listed_tables, listings, tables
 from labctl.providers.netns.plan import plan
@@ -55,9 +55,9 @@ def compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
     """`Drifting.compared` of the seam."""
     if os.geteuid() != 0:
         raise NeedsRoot(what="comparing a lab with its plan needs root", cause="only root may look into its namespaces")
-    if lab.pod_network.type is NetworkType.CNI:
+    if any(isinstance(action, PluginsAdd) for step in plan(lab).steps for action in step.actions):
         raise UsageError(
-            what=f"lab {lab.name} is not compared with its plan: CNI plugins attach its pods",
+            what=f"lab {lab.name} is not compared with its plan: plugins attach its pods",
             cause="which devices, addresses and rules there are is decided by the plugins, not by the plan",
             remedy=f"labctl status {lab.name}; labctl check {lab.name}",
         )
