@@ -47,6 +47,8 @@ LAB = sample_lab("seen", encapsulation=Encapsulation.VXLAN)
 CHECKOUT = Path(__file__).resolve().parents[4]
 NETWORKS = (
     "clos-bgp",
+    "cni-chain",
+    "triangle",
     "evpn",
     "vxlan-p2p",
     "vxlan-multicast",
@@ -61,6 +63,7 @@ LABS = (
     lab_with_services(kube_proxy_replacement=True),
     lab_with_services(kube_proxy=KubeProxy.NFTABLES),
     *(resolve(load_scenario(name, start=CHECKOUT)) for name in NETWORKS),
+    resolve(load_scenario("triangle", start=CHECKOUT, overrides=["fabric.routing=static"])),
 )
 THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
 
