@@ -16,6 +16,7 @@ from pathlib import Path
 
 from labctl.errors import StepFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import Lab, Pair
 from labctl.model.node_status import NodeStatus
 from labctl.model.plan import Action, Plan, Step
@@ -267,6 +268,9 @@ class ToyLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return NO_STATE

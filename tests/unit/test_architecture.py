@@ -36,12 +36,25 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "fabrics": frozenset({"model", "planning.topology", "planning.ways", "providers.netns.kinds"}),
     "services": frozenset({"model", "planning"}),
     "drift": frozenset({"model", "planning", "providers.netns.kinds"}),
+    "faults": frozenset({"model", "planning", "datapath", "fabrics", "networks", "providers.netns.kinds"}),
     "networks": frozenset(
         {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
     ),
     "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "providers.base"}),
     "providers": frozenset(
-        {"model", "planning", "system", "datapath", "store", "path", "fabrics", "networks", "services", "drift"}
+        {
+            "model",
+            "planning",
+            "system",
+            "datapath",
+            "store",
+            "path",
+            "fabrics",
+            "networks",
+            "services",
+            "drift",
+            "faults",
+        }
     ),
     "engine": frozenset(
         {
@@ -81,7 +94,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 """Who may import whom, besides itself and the leaves. A dotted name allows that module and no other of its package."""
 
-PURE = ("model", "planning", "compare", "path", "report", "fabrics", "networks", "services", "drift")
+PURE = ("model", "planning", "compare", "path", "report", "fabrics", "networks", "services", "drift", "faults")
 """No I/O at all: data in, data or text out."""
 
 IO_MODULES = frozenset(

@@ -12,6 +12,7 @@ from labctl.checks.addressing import AddressingCheck
 from labctl.checks.base import Check
 from labctl.checks.connect import ConnectCheck
 from labctl.checks.host_reachable import HostReachableCheck
+from labctl.checks.impairment import ImpairmentCheck
 from labctl.checks.iperf import IperfCheck
 from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
@@ -45,6 +46,7 @@ def all_checks() -> Mapping[str, Check]:
         FdbCheck(),
         ArpCheck(),
         MtuCheck(),
+        ImpairmentCheck(),
         SessionsCheck(Routing.BGP),
         SessionsCheck(Routing.OSPF),
         EcmpCheck(),

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ import click
 from labctl.cli.output import tell, wrapped
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.model.lab import EXISTING_CLUSTER, Lab
-from labctl.providers.base import Changing, Packing, Provider
+from labctl.providers.base import Changing, EventSource, Packing, Provider
 from labctl.units import quantity
 
 if TYPE_CHECKING:
@@ -183,6 +184,17 @@ def changing_of(provider: Provider, running: RunningLab) -> Changing:
     for finished in changing.settle(running.lab):
         tell(f"note: finished what a command that was killed had begun: {finished}")
     return changing
+
+
+def events_of(provider: Provider, running: RunningLab) -> Callable[[Lab], AbstractContextManager[EventSource]]:
+    """Raises UsageError where what happens in a lab cannot be listened to."""
+    if (events := provider.capabilities.events) is None:
+        raise UsageError(
+            what=f"labctl does not listen to labs of the provider {provider.name}",
+            cause=f"lab {running.name} is built by {provider.name}: its kernels are not this host's alone",
+            remedy=f"kubectl get events -A --watch; or: labctl check {running.name}",
+        )
+    return events
 
 
 def find_lab(name: str) -> tuple[Lab, Provider]:

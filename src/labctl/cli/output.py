@@ -12,9 +12,10 @@ import contextlib
 import io
 import locale
 import os
+import select
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO, cast
 
 import click
@@ -139,6 +140,71 @@ def show(*parts: RenderableType) -> None:
         with _to_stdout():
             write_drawn(sys.stdout, lines)
             sys.stdout.flush()
+
+
+class Screen:
+    """A whole terminal that is drawn again and again; `q` on the keyboard ends it."""
+
+    patience_s = 0.5
+    """How long a key may wait to be seen."""
+
+    @property
+    def width(self) -> int:
+        return shutil.get_terminal_size().columns
+
+    @property
+    def height(self) -> int:
+        return shutil.get_terminal_size().lines
+
+    def draw(self, lines: Sequence[Text]) -> None:
+        """Each on a line of its own, cut where the screen ends."""
+        from rich.segment import Segment, Segments
+
+        drawn = io.StringIO()
+        terminal = console(drawn)
+        frame = []
+        for line in lines[: self.height]:
+            said = line if _spoken is Language.ENGLISH else _text_in_language(line)
+            said.truncate(self.width)
+            said.no_wrap, said.end = True, ""
+            pieces = [Segment(visible(piece.text), piece.style) for piece in terminal.render(said) if not piece.control]
+            terminal.print(Segments(pieces), crop=False, end="")
+            frame.append(drawn.getvalue().rstrip("\n"))
+            drawn.seek(0)
+            drawn.truncate()
+        write_drawn(sys.stdout, _HOME + f"{_LINE_END}\r\n".join(frame) + _LINE_END + _REST)
+        sys.stdout.flush()
+
+    def has_ended(self) -> bool:
+        """Whether q was pressed, or the keyboard is gone."""
+        if not select.select([sys.stdin], [], [], 0)[0]:
+            return False
+        keys = os.read(sys.stdin.fileno(), 64)
+        return not keys or b"q" in keys.lower()
+
+
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+"""The terminal's other screen without a cursor, and back."""
+_HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+@contextlib.contextmanager
+def live_screen() -> Iterator[Screen]:
+    """The terminal as one screen, without echo of keys; afterwards it is as it was before."""
+    import termios
+    import tty
+
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    try:
+        tty.setcbreak(keyboard, termios.TCSANOW)
+        write_drawn(sys.stdout, _ENTER)
+        yield Screen()
+    finally:
+        with contextlib.suppress(OSError):
+            write_drawn(sys.stdout, _LEAVE)
+            sys.stdout.flush()
+        termios.tcsetattr(keyboard, termios.TCSANOW, before)
 
 
 def _in_language(part: RenderableType) -> RenderableType:

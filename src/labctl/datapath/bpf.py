@@ -22,6 +22,7 @@ class _BpfCommand(IntEnum):
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     PROG_ATTACH = 8
     PROG_DETACH = 9
     PROG_TEST_RUN = 10
@@ -323,6 +324,33 @@ def run_program(descriptor: int, packet: bytes, *, context: bytes = b"", repeat:
     return ProgramRun(
         returned=returned, packet=outside.raw[:size], duration_ns=duration_ns, context=outer.raw[: len(context)]
     )
+
+
+XDP = 6
+"""`BPF_PROG_TYPE_XDP`."""
+
+
+def load_program(kind: int, instructions: bytes, name: str) -> int:
+    """Loads a program of that type from its bytes, eight an instruction; gives a descriptor, which the caller closes.
+    `name` has at most 15 characters. Raises OSError."""
+    code, licence = _buffer(instructions), _buffer(b"GPL")
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into(
+        "=IIQQIIQII16s",
+        attribute,
+        0,
+        kind,
+        len(instructions) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(licence),
+        0,
+        0,
+        0,
+        0,
+        0,
+        name.encode()[:15],
+    )
+    return _call(_BpfCommand.PROG_LOAD, attribute)
 
 
 def attach_to_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:

@@ -30,7 +30,18 @@ from labctl.model.flow import client_node_of, flows_of, server_node_of
 from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Placement, Pod, TrafficPolicy, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
-from labctl.model.trace import Lookup, Movement, PacketPath, ProbeProtocol, TapDirection, Trace, TraceTap, Unshown, Way
+from labctl.model.trace import (
+    Lookup,
+    Movement,
+    PacketPath,
+    ProbeProtocol,
+    TapDirection,
+    Trace,
+    TraceTap,
+    Unshown,
+    Way,
+    WrongTurn,
+)
 from labctl.names import UNDERLAY
 from labctl.networks import expected_of
 from labctl.path.assemble import Clocks, PathEnd, join, names_of, numbered
@@ -169,6 +180,28 @@ def _is_on_way(tap: Tap, backend: Pod) -> bool:
     return tap.role is not Role.SERVER_LXC or tap.interface == backend.lxc
 
 
+Differing = Callable[[Sequence[str]], tuple[str, ...]]
+"""What of these parts of the lab is not as its plan has it, each as a phrase."""
+_MOST_DIFFERENCES = 4
+
+
+def _nothing_differs(parts: Sequence[str]) -> tuple[str, ...]:
+    """Of a lab whose parts cannot be held against a plan."""
+    del parts
+    return ()
+
+
+def _with_cause(wrong: WrongTurn | None, where: Sequence[TraceTap], differs: Sequence[str]) -> WrongTurn | None:
+    """What goes wrong with what is not as planned: that of the part where it does and of those after it, else any."""
+    if wrong is None or not differs:
+        return wrong
+    parts = list(dict.fromkeys(tap.part for tap in (where if wrong.way is Way.REQUEST else where[::-1])))
+    here = next((tap.part for tap in where if tap.name == wrong.tap), "")
+    onwards = parts[parts.index(here) :] if here in parts else parts
+    near = [what for what in differs if what.partition(":")[0] in onwards] or list(differs)
+    return replace(wrong, sentence=f"{wrong.sentence}; not as planned: {'; '.join(near[:_MOST_DIFFERENCES])}")
+
+
 def trace(
     open_lab: OpenLab,
     pair: Pair,
@@ -178,6 +211,7 @@ def trace(
     statement: str = "",
     sink: RawSink | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    differing: Differing = _nothing_differs,
 ) -> Trace:
     """Raises MeasureFailed when the captures or the sender cannot be trusted; what the network does is no error.
 
@@ -242,6 +276,8 @@ def trace(
         # A captured signature has no TTL that ping printed; here every TTL is the tap's own.
         expected = replace(expected, signature=replace(expected.signature, ping_ttl=None))
         found, source = tuple(differences(expected, signature)), expected.source
+    differs = differing(tuple(dict.fromkeys(tap.part for tap in where)))
+    wrong = _with_cause(first_wrong(lab, pair, where, paths, found), where, differs)
     return Trace(
         lab=lab.name,
         scenario=lab.scenario,
@@ -266,7 +302,7 @@ def trace(
         recognised=recognised.because,
         expected_source=source,
         differences=tuple(difference.sentence for difference in found),
-        wrong=first_wrong(lab, pair, where, paths, found),
+        wrong=wrong,
         evidence=watched.evidence,
         notes=(
             *watched.gaps,
@@ -274,6 +310,7 @@ def trace(
             *told,
             *watched.notes,
             *refused_at_socket(movements),
+            *(f"not as planned: {what}" for what in differs if wrong is None),
             *_of_service(lab, pair, protocol, is_one=answered.is_one),
             *(() if seen else why_unsent(open_lab.target(pair.client), watched.sent)),
         ),
@@ -452,11 +489,18 @@ TRACE = "trace"
 
 
 def trace_into(
-    run: Journal, open_lab: OpenLab, pair: Pair, *, protocol: ProbeProtocol, count: int, statement: str
+    run: Journal,
+    open_lab: OpenLab,
+    pair: Pair,
+    *,
+    protocol: ProbeProtocol,
+    count: int,
+    statement: str,
+    differing: Differing = _nothing_differs,
 ) -> Trace:
     """Raises MeasureFailed, with everything that was captured up to then in the run."""
     sink = run.sink(f"{pair.client}-{pair.destination}")
-    traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink)
+    traced = trace(open_lab, pair, protocol=protocol, count=count, statement=statement, sink=sink, differing=differing)
     run.record(TRACE, {"trace": plain(traced)})
     return traced
 

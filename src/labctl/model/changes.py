@@ -1,4 +1,4 @@
-"""What people have changed in a running lab since it was built: links that are down, nodes that are stopped. Pure data.
+"""What people have changed in a running lab since it was built: links, nodes, faults, impairments. Pure data.
 
 The plan says how the lab was built, this says how it is meant to be now; what else differs is drift. `pending` are the
 acts that were begun and not ended: whoever comes next carries them out, in one direction or the other, so that a
@@ -7,12 +7,13 @@ command that is killed leaves no half state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import OMITTED
+from labctl.model.impairment import Impairment
 
 
 class ChangeKind(StrEnum):
@@ -20,6 +21,8 @@ class ChangeKind(StrEnum):
 
     LINK = "link"
     NODE = "node"
+    FAULT = "fault"
+    IMPAIRMENT = "impairment"
 
 
 class Power(StrEnum):
@@ -42,11 +45,23 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A fault that was put in, and where (`node1:eth0`). Hidden ones are not recorded."""
+
+    fault: str
+    where: str
+    seed: Annotated[int | None, OMITTED] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """What was changed on purpose, each by its name, in the order in which it was done."""
 
     links_down: Annotated[tuple[str, ...], OMITTED] = ()
     nodes_stopped: Annotated[tuple[str, ...], OMITTED] = ()
+    faults: Annotated[tuple[Broken, ...], OMITTED] = ()
+    impairments: Annotated[Mapping[str, Impairment], OMITTED] = field(default_factory=dict)
+    """By the link's name."""
     pending: Annotated[tuple[Pending, ...], OMITTED] = ()
 
     def with_link(self, name: str, *, is_up: bool) -> Changes:
@@ -54,6 +69,16 @@ class Changes:
 
     def with_node(self, name: str, *, is_stopped: bool) -> Changes:
         return replace(self, nodes_stopped=_without(self.nodes_stopped, name) + ((name,) if is_stopped else ()))
+
+    def with_fault(self, broken: Broken) -> Changes:
+        return replace(self, faults=(*self.without_fault(broken.fault).faults, broken))
+
+    def without_fault(self, name: str) -> Changes:
+        return replace(self, faults=tuple(one for one in self.faults if one.fault != name))
+
+    def with_impairment(self, link: str, asked: Impairment | None) -> Changes:
+        rest = {name: one for name, one in self.impairments.items() if name != link}
+        return replace(self, impairments=rest if asked is None else {**rest, link: asked})
 
     def begun(self, act: Pending) -> Changes:
         return replace(self, pending=(*(one for one in self.pending if one != act), act))
@@ -66,6 +91,8 @@ class Changes:
         return (
             *(f"link {name} is down" for name in self.links_down),
             *(f"node {name} is stopped" for name in self.nodes_stopped),
+            *(f"broken by {one.fault} at {one.where}" for one in self.faults),
+            *(f"link {name} is impaired: {one.words()}" for name, one in self.impairments.items()),
         )
 
 

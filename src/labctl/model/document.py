@@ -92,6 +92,14 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "mtu": {"": "The largest packet that gets through, and what a larger one is told."},
         "bgp": {"": "BGP sessions of the lab's routers and nodes: established, with what they told."},
         "ospf": {"": "OSPF neighbours of the lab's routers and nodes."},
+        "impairment": {
+            "": "What was asked of the links of the pair's way, beside what was measured, with intervals.",
+            "count": "How many echo requests go through.",
+            "interval_s": "Seconds between two requests.",
+            "duration_s": "Seconds of iperf3 each way, where a rate is set.",
+            "rate_margin": "By what share a rate may be off.",
+            "delay_margin_s": "By how many seconds a round trip may be longer than the delays.",
+        },
         "ecmp": {
             "": "Flows of one pair over all paths of the fabric: how many take each.",
             "flows": "How many flows, which differ in their port.",

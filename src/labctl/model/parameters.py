@@ -106,6 +106,18 @@ class LookParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImpairmentParameters:
+    """`count` echo requests, one every `interval_s` seconds, for shares and delays; iperf3 for `duration_s` seconds
+    each way where a rate is set. A rate may be off by `rate_margin`, a delay be longer by `delay_margin_s`."""
+
+    count: Annotated[int, Ge(10), Le(100_000)] = 2_000
+    interval_s: Annotated[float, Ge(0.0005), Le(1)] = 0.002
+    duration_s: Annotated[float, Ge(1), Le(600)] = 3.0
+    rate_margin: Share = 0.05
+    delay_margin_s: Annotated[float, Ge(0), Le(10)] = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EcmpParameters:
     """So many `flows`, which differ in their port."""
 
@@ -152,6 +164,7 @@ class MasqueradeParameters:
 
 CheckParameters = (
     LookParameters
+    | ImpairmentParameters
     | EcmpParameters
     | ConvergenceParameters
     | PingParameters
@@ -189,6 +202,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "mtu": LookParameters,
         "bgp": LookParameters,
         "ospf": LookParameters,
+        "impairment": ImpairmentParameters,
         "ecmp": EcmpParameters,
         "convergence": ConvergenceParameters,
         "kube-proxy": KubeProxyParameters,

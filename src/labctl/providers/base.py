@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.changes import Changes, Power
     from labctl.model.drift import Drift
     from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+    from labctl.model.fault import FaultSite, FaultText
+    from labctl.model.impairment import ImpairedWay, Impairment
     from labctl.model.lab import Lab, Pair
+    from labctl.model.lab_event import LabEvent, LiveState
     from labctl.model.links import LinkState
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
@@ -142,8 +145,7 @@ class Changing(Protocol):
         ...
 
     def set_link(self, lab: Lab, names: Sequence[str], *, is_up: bool) -> str:
-        """A link by its name, or by the two parts that it is between; gives the command that a person would type.
-        Raises UsageError, StepFailed."""
+        """A link by its name, or by its two parts; gives the command by hand. Raises UsageError, StepFailed."""
         ...
 
     def flap(
@@ -156,13 +158,39 @@ class Changing(Protocol):
         stopped: Callable[[], bool],
         tell: Callable[[bool], None],
     ) -> int:
-        """Takes a link down and up again, half of `every_s` each, for that long or until `stopped`; `tell` hears each.
-        It is up at the end, also of a process that is killed. Gives how often it went down."""
+        """Takes a link down and up again, half of `every_s` each; it is up at the end. Gives how often it went down."""
         ...
 
     def set_node(self, lab: Lab, name: str, power: Power) -> tuple[str, ...]:
-        """Stops a node or router, or starts it as the lab's plan says; gives what stopped or started with it. Raises
-        UsageError, StepFailed."""
+        """Stops a node or router, or starts it as planned; gives what went with it. Raises UsageError, StepFailed."""
+        ...
+
+    def faults(self, lab: Lab) -> tuple[tuple[FaultText, str], ...]:
+        """Every fault, with why the lab cannot have it (empty where it can)."""
+        ...
+
+    def break_(self, lab: Lab, name: str, *, seed: int | None, is_hidden: bool) -> tuple[FaultText, FaultSite]:
+        """Puts in a fault, where the seed says. Hidden, it is not recorded. Raises UsageError, StepFailed."""
+        ...
+
+    def mend(self, lab: Lab, name: str | None) -> tuple[str, ...]:
+        """Heals a fault wherever it was put, or any; gives those that were recorded. Raises UsageError, StepFailed."""
+        ...
+
+    def impairments(self, lab: Lab) -> Mapping[str, Impairment]:
+        """What is set, by the link's name."""
+        ...
+
+    def impair(self, lab: Lab, names: Sequence[str], asked: Impairment | None) -> str:
+        """Sets it in place of what was set, or removes that; gives the link's name. Raises UsageError, HostLacks."""
+        ...
+
+    def impaired(self, lab: Lab, names: Sequence[str], asked: Impairment) -> AbstractContextManager[str]:
+        """Set while the context lasts; afterwards as it was before. Raises as `impair`."""
+        ...
+
+    def differing(self, lab: Lab, pair: Pair, parts: Sequence[str]) -> tuple[str, ...]:
+        """What of those parts is not as planned, as far as it can lose packets of the pair; each as a phrase."""
         ...
 
 
@@ -213,6 +241,18 @@ class Wait:
     seen: str
     waited_s: float
     usual_s: float | None = None
+
+
+class EventSource(Protocol):
+    """What happens in a lab that is up, told by its kernel as it happens."""
+
+    def wait(self, timeout_s: float) -> tuple[LabEvent, ...]:
+        """What happened since; empty when nothing did within that time."""
+        ...
+
+    def look(self) -> LiveState:
+        """The nodes and links as they are now."""
+        ...
 
 
 Tell = Callable[[str | Wait, float | None], None]
@@ -282,6 +322,8 @@ class Capabilities:
     """Links, nodes and what else a person may change while a lab is up."""
     drifting: Drifting | None = None
     """Its labs can be compared with their plans, thing by thing."""
+    events: Callable[[Lab], AbstractContextManager[EventSource]] | None = None
+    """What happens in a lab can be listened to, without asking."""
     enter: Callable[[Lab, str, bool], tuple[str, ...]] | None = None
     """Labctl's own process enters that pod or node, to become a program there. What returns from this call is inside,
     with the powers and the process numbers that `Target.run` gives: a child of the calling process, which waits outside
@@ -441,6 +483,10 @@ class OpenLab(Protocol):
 
     def has_daemon_set(self, name: str) -> bool | None:
         """Whether kube-system has that DaemonSet; None where there is no Kubernetes. Raises MeasureFailed."""
+        ...
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        """Each direction of a link that loses, delays or otherwise impairs packets on purpose, as it is now."""
         ...
 
     def datapath_state(self) -> DatapathState:

@@ -21,6 +21,7 @@ from typing import Any
 from labctl.checks.base import CheckContext
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import Lab, Pair
 from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import CheckParameters
@@ -234,6 +235,9 @@ class ScriptedLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return self._has_daemon_set
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return self._state

@@ -18,6 +18,7 @@ from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing
 from labctl.checks.registry import all_checks
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
 from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import (
@@ -113,6 +114,9 @@ class TwoNamespaces:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         raise NotImplementedError("two namespaces have no programs to show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -56,9 +57,15 @@ def command(
     pair = pair_between(found, client, server)
     wanted = protocol_for(found, pair) if protocol is None else ProbeProtocol(protocol)
     marked_packets(found, pair, wanted, count)  # refuses a count before anything is started
+    changing = provider.capabilities.changing
+
+    def differing(parts: Sequence[str]) -> tuple[str, ...]:
+        return () if changing is None else changing.differing(found, pair, parts)
+
     if no_run:
         with interruptible(), provider.open(found) as open_lab:
-            traced = trace(open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0])
+            statement = provider.statements(open_lab.lab)[0]
+            traced = trace(open_lab, pair, protocol=wanted, count=count, statement=statement, differing=differing)
         show_trace(traced, is_json=as_json, html=html)
         return trace_exit_code(traced)
 
@@ -73,9 +80,8 @@ def command(
         interruptible(),
         provider.open(found) as open_lab,
     ):
-        traced = trace_into(
-            run, open_lab, pair, protocol=wanted, count=count, statement=provider.statements(open_lab.lab)[0]
-        )
+        statement = provider.statements(open_lab.lab)[0]
+        traced = trace_into(run, open_lab, pair, protocol=wanted, count=count, statement=statement, differing=differing)
         run.save_result(trace_document(traced))
     show_trace(traced, is_json=as_json, html=html)
     if not as_json:

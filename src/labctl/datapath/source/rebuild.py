@@ -26,6 +26,8 @@ SOURCE = Path(__file__).resolve().parent
 OBJECTS = SOURCE.parent / "objects"
 MANIFEST = OBJECTS / "manifest.json"
 MAIN = "labctl.bpf.c"
+IMPAIR = "impair.bpf.c"
+"""Of no mode: it impairs any device."""
 MODES = [
     (routing, encapsulation, variant)
     for variant, routings in (("", ("legacy", "bpf")), ("lb", ("legacy", "bpf")), ("kube-proxy", ("legacy",)))
@@ -35,14 +37,22 @@ MODES = [
 DEFINES: dict[str, tuple[str, ...]] = {"": (), "lb": ("-DSERVICES",), "kube-proxy": ("-DKUBE_PROXY",)}
 
 
-def flags(routing: str, encapsulation: str, variant: str) -> list[str]:
+def sources() -> dict[str, tuple[str, list[str]]]:
+    """Each object's source file and the flags of its own."""
+    made = {f"{'-'.join(filter(None, mode))}.o": (MAIN, [*defines(*mode)]) for mode in MODES}
+    return {**made, "impair.o": (IMPAIR, [])}
+
+
+def defines(routing: str, encapsulation: str, variant: str) -> list[str]:
+    return [f"-DHOST_ROUTING_{routing.upper()}", f"-DENCAPSULATION_{encapsulation.upper()}", *DEFINES[variant]]
+
+
+def flags() -> list[str]:
     """Little-endian; mcpu v3 (kernel 5.1) for 32-bit jumps; paths out of the debug information."""
     return [
         *("-target", "bpfel", "-mcpu=v3", "-O2", "-g", f"-fdebug-prefix-map={SOURCE}=."),
         *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"),
         f"-I/usr/include/{platform.machine()}-linux-gnu",
-        *(f"-DHOST_ROUTING_{routing.upper()}", f"-DENCAPSULATION_{encapsulation.upper()}"),
-        *DEFINES[variant],
     ]
 
 
@@ -74,15 +84,14 @@ def source_digest() -> str:
 def build(into: Path) -> dict[str, Any]:
     """Writes the objects, and gives the manifest that belongs to them."""
     objects = {}
-    for mode in MODES:
-        name = f"{'-'.join(filter(None, mode))}.o"
+    for name, (source, own) in sources().items():
         target = into / name
-        run("clang", *flags(*mode), "-c", MAIN, "-o", str(target))
+        run("clang", *flags(), *own, "-c", source, "-o", str(target))
         # DWARF goes, BTF stays; its relocations, which libbpf does not read, are a quarter of an object.
         run("llvm-strip", "-g", "-R", ".rel.BTF", "-R", ".rel.BTF.ext", str(target))
         objects[name] = {
             "sha256": digest(target.read_bytes()),
-            "preprocessed": digest(run("clang", *flags(*mode), "-E", "-P", MAIN)),
+            "preprocessed": digest(run("clang", *flags(), *own, "-E", "-P", source)),
         }
     return {
         "clang": run("clang", "--version").decode().splitlines()[0],

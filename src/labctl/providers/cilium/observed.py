@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from labctl.errors import MeasureFailed, ToolMissing, UsageError
 from labctl.model.evidence import DatapathState, Evidence, MapTable, ModeInForce, NodeDatapath, Silence
+from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
@@ -201,6 +202,9 @@ class OpenObservedLab:
         return MeasureFailed(
             what=f"{what} is not read on this cluster", cause=f"what connects its pods is {self._lab.cni}"
         )
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         """No programs and maps, but the nodes' routes: what decides where a pod's packet goes."""

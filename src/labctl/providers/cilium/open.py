@@ -12,6 +12,7 @@ from typing import Protocol
 
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import EndpointKind, HostRouting, Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
@@ -214,6 +215,9 @@ class OpenCiliumLab:
         argv = self._settings.kubectl("-n", "kube-system", "get", "daemonset", name, "--ignore-not-found", "-o", "name")
         commands = next(iter(self._targets.values())).commands
         return bool(must(commands, argv, timeout_s=_ASK_S).text.strip())
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        return ()
 
     def datapath_state(self) -> DatapathState:
         return read_state({node: self._agents[node] for node in self._settings.nodes})

@@ -1,4 +1,4 @@
-"""What a person may change in a running netns lab: links and nodes. `Changing` of the provider seam.
+"""What a person may change in a running netns lab: links, nodes, faults, impairments. `Changing` of the provider seam.
 
 Every act is written down before it begins (`changes`), so that one that is cut off is finished by the next command;
 what takes a while (a link that flaps) is also watched by a process of its own, which finishes it at once.
@@ -7,18 +7,21 @@ what takes a while (a link that flaps) is also watched by a process of its own, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labctl.errors import UsageError
-from labctl.model.changes import ChangeKind, Changes, Pending, Power
-from labctl.model.lab import Lab
+from labctl.model.changes import Broken, ChangeKind, Changes, Pending, Power
+from labctl.model.lab import Lab, Pair
 from labctl.names import split_namespace
 from labctl.providers.netns.changes import acting, read_changes, settle, update_changes
 from labctl.system.guard import guarded
 from labctl.system.signals import uninterrupted
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.model.fault import FaultSite, FaultText
+    from labctl.model.impairment import Impairment
     from labctl.model.links import LinkState
     from labctl.providers.netns.wires import Wire, Wires
 
@@ -33,7 +36,18 @@ class NetnsChanging:
         return settle(lab.name, lambda act, changes: self._realise(lab, act, changes))
 
     def links(self, lab: Lab) -> tuple[LinkState, ...]:
-        return _wires(lab).states()
+        from labctl.providers.netns import impairing
+
+        wires, asked = _wires(lab), read_changes(lab.name).impairments
+        if not asked:
+            return wires.states()
+        by_name = {wire.name: wire for wire in wires.all}
+        return tuple(
+            replace(state, impairments=impairing.words(by_name[state.name], asked[state.name]))
+            if state.name in asked
+            else state
+            for state in wires.states()
+        )
 
     def set_link(self, lab: Lab, names: Sequence[str], *, is_up: bool) -> str:
         wires = _wires(lab)
@@ -82,6 +96,89 @@ class NetnsChanging:
                 self._again(lab, name)
         return tuple(sorted(split[1] for one in namespaces if (split := split_namespace(one)) and split[1] != name))
 
+    def faults(self, lab: Lab) -> tuple[tuple[FaultText, str], ...]:
+        from labctl.faults.table import FAULTS
+
+        return tuple((entry.text, entry.unfit(lab)) for entry in FAULTS)
+
+    def break_(self, lab: Lab, name: str, *, seed: int | None, is_hidden: bool) -> tuple[FaultText, FaultSite]:
+        from labctl.faults.table import chosen
+        from labctl.providers.netns.breaking import carry_out, mended_on_failure
+
+        entry = chosen(lab, name, seed)
+        site = entry.site(lab, seed)
+        act = Pending(kind=ChangeKind.FAULT, name=entry.name)
+        with contextlib.ExitStack() as stack:
+            if not is_hidden:
+                stack.enter_context(acting(lab.name, act))
+                broken = Broken(fault=entry.name, where=site.where, seed=seed)
+                update_changes(lab.name, lambda changes: changes.with_fault(broken))
+            stack.enter_context(uninterrupted())
+            try:
+                with mended_on_failure(lab, site.mends):
+                    carry_out(lab, site.breaks)
+            except BaseException:
+                update_changes(lab.name, lambda changes: changes.without_fault(entry.name).ended(act))
+                raise
+        return entry.text, site
+
+    def mend(self, lab: Lab, name: str | None) -> tuple[str, ...]:
+        from labctl.faults.table import BY_NAME, chosen, repairs
+        from labctl.providers.netns.breaking import carry_out
+
+        recorded = tuple(one.fault for one in read_changes(lab.name).faults)
+        if name is not None and name not in BY_NAME:
+            chosen(lab, name, None)  # says what there is
+        carry_out(lab, repairs(lab, () if name is None else (name,)))
+        for one in recorded if name is None else (name,):
+            update_changes(lab.name, lambda changes, one=one: changes.without_fault(one))  # type: ignore[misc]
+        return tuple(one for one in recorded if name in (None, one))
+
+    def impairments(self, lab: Lab) -> Mapping[str, Impairment]:
+        return read_changes(lab.name).impairments
+
+    def impair(self, lab: Lab, names: Sequence[str], asked: Impairment | None) -> str:
+        wire = _wires(lab).named(*names)
+        _require_running(lab, wire)
+        with acting(lab.name, _of_impairment(wire)), uninterrupted():
+            self._set_impairment(lab, wire, asked)
+        return wire.name
+
+    @contextlib.contextmanager
+    def impaired(self, lab: Lab, names: Sequence[str], asked: Impairment) -> Iterator[str]:
+        from labctl.providers.netns import impairing
+
+        wire = _wires(lab).named(*names)
+        _require_running(lab, wire)
+        before = read_changes(lab.name).impairments.get(wire.name)
+        with acting(lab.name, _of_impairment(wire)), guarded(("link", lab.name)):
+            try:
+                impairing.impair(lab, wire, asked)
+                yield wire.name
+            finally:
+                with uninterrupted():
+                    self._set_impairment(lab, wire, before)
+
+    def _set_impairment(self, lab: Lab, wire: Wire, asked: Impairment | None) -> None:
+        """Recorded once it is set: what fails leaves nothing, in the lab and in the record."""
+        from labctl.providers.netns import impairing
+
+        update_changes(lab.name, lambda changes: changes.with_impairment(wire.name, None))
+        if asked is None or asked.is_nothing:
+            impairing.clear(wire)
+            return
+        try:
+            impairing.impair(lab, wire, asked)
+        except BaseException:
+            update_changes(lab.name, lambda changes: changes.ended(_of_impairment(wire)))
+            raise
+        update_changes(lab.name, lambda changes: changes.with_impairment(wire.name, asked))
+
+    def differing(self, lab: Lab, pair: Pair, parts: Sequence[str]) -> tuple[str, ...]:
+        from labctl.providers.netns.differing import differing
+
+        return differing(lab, pair, parts)
+
     @contextlib.contextmanager
     def _stopped_on_failure(self, lab: Lab, name: str) -> Iterator[None]:
         try:
@@ -95,7 +192,11 @@ class NetnsChanging:
         """What was set on the links of a node, which are new."""
         wires, changes = _wires(lab), read_changes(lab.name)
         for wire in wires.all:
-            if wire.name in changes.links_down and name in {end.part for end in wire.ends}:
+            if name not in {end.part for end in wire.ends}:
+                continue
+            if wire.name in changes.impairments:
+                self._set_impairment(lab, wire, changes.impairments[wire.name])
+            if wire.name in changes.links_down:
                 wires.set(wire, is_up=False)
 
     def _realise(self, lab: Lab, act: Pending, changes: Changes) -> None:
@@ -105,11 +206,25 @@ class NetnsChanging:
         if act.kind is ChangeKind.LINK:
             wires = _wires(lab)
             wires.set(wires.named(act.name), is_up=act.name not in changes.links_down)
+        elif act.kind is ChangeKind.IMPAIRMENT:
+            self._set_impairment(lab, _wires(lab).named(act.name), changes.impairments.get(act.name))
+        elif act.kind is ChangeKind.FAULT:
+            self._realise_fault(lab, act.name, changes)
         elif act.name in changes.nodes_stopped:
             nodes.stop(lab, act.name)
         else:
             nodes.start(lab, act.name)
             self._again(lab, act.name)
+
+    def _realise_fault(self, lab: Lab, name: str, changes: Changes) -> None:
+        """Put in whole, if it was to be put in."""
+        from labctl.faults.table import BY_NAME, repairs
+        from labctl.providers.netns.breaking import carry_out
+
+        broken = next((one for one in changes.faults if one.fault == name), None)
+        carry_out(lab, repairs(lab, (name,)))
+        if broken is not None:
+            carry_out(lab, BY_NAME[name].site(lab, broken.seed).breaks)
 
 
 def _wires(lab: Lab) -> Wires:
@@ -120,6 +235,10 @@ def _wires(lab: Lab) -> Wires:
 
 def _of_link(wire: Wire) -> Pending:
     return Pending(kind=ChangeKind.LINK, name=wire.name)
+
+
+def _of_impairment(wire: Wire) -> Pending:
+    return Pending(kind=ChangeKind.IMPAIRMENT, name=wire.name)
 
 
 def _require_running(lab: Lab, wire: Wire) -> None:

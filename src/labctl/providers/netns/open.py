@@ -12,6 +12,7 @@ from pathlib import Path
 from labctl.errors import MeasureFailed, UsageError
 from labctl.fabrics import fabric_of
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
+from labctl.model.impairment import ImpairedWay
 from labctl.model.interfaces import BRIDGE, LO
 from labctl.model.lab import Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
@@ -205,6 +206,16 @@ class NetnsOpenLab:
 
     def has_daemon_set(self, name: str) -> bool | None:
         return None
+
+    def impaired_ways(self) -> tuple[ImpairedWay, ...]:
+        from labctl.providers.netns.changes import read_changes
+
+        if not (asked := read_changes(self.lab.name).impairments):
+            return ()
+        from labctl.providers.netns.impairing import impaired_ways
+        from labctl.providers.netns.wires import Wires
+
+        return impaired_ways(Wires(self.lab), asked)
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)

@@ -21,7 +21,16 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.names import cgroup_of, namespace_of
 from labctl.networks.base import STATEMENT
-from labctl.providers.base import Capabilities, Compared, Evidenced, Executor, OpenLab, Probe, RunningLab
+from labctl.providers.base import (
+    Capabilities,
+    Compared,
+    EventSource,
+    Evidenced,
+    Executor,
+    OpenLab,
+    Probe,
+    RunningLab,
+)
 from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.discover import Remains, remains
 from labctl.providers.netns.record import as_document, is_claimed, parse_document, record_path
@@ -48,6 +57,7 @@ class NetnsProvider:
             changing=NetnsChanging(),
             needs=_needs,
             drifting=self,
+            events=_events,
         )
 
     def has_left(self, name: str) -> bool:
@@ -131,6 +141,12 @@ class NetnsProvider:
         from labctl.providers.netns.open import open_lab
 
         return open_lab(lab)
+
+
+def _events(lab: Lab) -> AbstractContextManager[EventSource]:
+    from labctl.providers.netns.events import watching_events
+
+    return watching_events(lab)
 
 
 def _argv_inside(lab: Lab, target: str, argv: Sequence[str]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class Wires:
             read[namespace] = _devices(namespace)
         return tuple(
             LinkState(
-                name=wire.name, ends=tuple(_end_state(end, read[end.namespace].get(end.index)) for end in wire.ends)
+                name=wire.name, ends=tuple(end_state(end, read[end.namespace].get(end.index)) for end in wire.ends)
             )
             for wire in self.all
         )
@@ -224,7 +224,7 @@ def _devices(namespace: str) -> dict[int, link_state.DeviceState]:
         return {}
 
 
-def _end_state(end: WireEnd, state: link_state.DeviceState | None) -> LinkEndState:
+def end_state(end: WireEnd, state: link_state.DeviceState | None) -> LinkEndState:
     if state is None:
         return LinkEndState(part=end.part, device=end.device, is_there=False)
     return LinkEndState(

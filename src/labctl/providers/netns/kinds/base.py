@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum, StrEnum
-from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -277,10 +276,7 @@ class NamespaceReader:
         self.namespace = namespace
         self.closely = closely
         self.answers: dict[int, bytes] = {}
-
-    @cached_property
-    def links(self) -> Mapping[int, rtnetlink.Link]:
-        return self._links()
+        self.links = self._links()  # now: a channel is asked one question at a time, and each reader names devices
 
     def _links(self) -> Mapping[int, rtnetlink.Link]:
         """Without the packets that the kernel counts on them."""
