@@ -75,6 +75,8 @@ def _place(wanted: Wanted, delta: Delta) -> int:
         return thing.action
     if delta.difference.kind in (ObjectKind.RULE, ObjectKind.CHAIN) and (rules := wanted.rules.get(delta.namespace)):
         return rules[0][0]
+    if delta.difference.kind in (ObjectKind.CONFIGURATION, ObjectKind.DAEMON) and delta.namespace in wanted.daemons:
+        return wanted.daemons[delta.namespace][0]  # before anybody waits for what the daemons learn
     load = wanted.loads.get(delta.namespace)
     if delta.difference.kind == ObjectKind.ENTRY and load is not None:
         return wanted.actions.index(load)

@@ -39,6 +39,7 @@ CHANGES = {
     "more rules": ("datapath.extraIptablesRules=20",),
     "all of it": (MORE_PODS, "nodes=4", "network.mtu=1400", "datapath.hostRouting=legacy"),
 }
+LB = "datapath.socketLB=false"
 SAMPLE = ("pods more", "Legacy")
 
 
@@ -132,7 +133,12 @@ def test_a_change_that_was_killed_is_completed_by_the_next_command(lab: Lab) -> 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("scenario", "override"),
-    [("clos-bgp", "nodes=4"), ("flannel-vxlan", "nodes=4"), ("calico-vxlan", "nodes=2"), ("services", "services=[]")],
+    [
+        ("clos-bgp", "nodes=4"),
+        ("flannel-vxlan", "nodes=4"),
+        ("calico-vxlan", "nodes=2"),
+        ("services", LB),
+    ],
 )
 def test_other_networks_too(scenario: str, override: str) -> None:
     name = f"t{secrets.token_hex(3)}-{scenario}"
