@@ -30,7 +30,7 @@ def beside_python(name: str) -> str:
 def quiet(*argv: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "ignore", **more}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_playbooks_pass_ansible_lint_at_its_strictest(tmp_path: Path) -> None:
