@@ -107,7 +107,7 @@ def judge_missed(report: PingReport, done: Sequence[ImpairCounts]) -> Finding:
         holds=lost - slack <= missed <= lost + spoilt + slack,
         sentence=f"of {report.transmitted} echoes the client misses {missed}; the links lost {lost} packets and spoilt "
         f"{spoilt}",
-        lesson="A packet that is lost on either way is a reply that does not come; a spoilt reply may be taken for one.",
+        lesson="A packet that is lost on either way is a reply that does not come; a spoilt one may be taken for one.",
     )
 
 
