@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,7 +88,14 @@ def watched(lab: Lab, columns: int) -> Iterator[tuple[subprocess.Popen[bytes], i
     leader, follower = pty.openpty()
     env = {**environment(), "COLUMNS": str(columns), "LINES": "24"}
     argv = (sys.executable, "-m", "labctl", "watch", lab.name, "--no-proof")
-    with subprocess.Popen(argv, stdin=follower, stdout=follower, stderr=follower, env=env) as watching:
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that a Ctrl-C typed there is a signal
+
+    with subprocess.Popen(
+        argv, stdin=follower, stdout=follower, stderr=follower, env=env, preexec_fn=own_terminal
+    ) as watching:
         try:
             yield watching, leader
         finally:

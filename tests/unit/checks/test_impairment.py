@@ -71,6 +71,16 @@ def test_what_the_client_misses_is_held_against_what_was_lost(answered: int, ver
     assert judge_missed(pinged((0.001,) * answered, 100), [ImpairCounts(seen=200, lost=10)]).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("answered", "verdict"), [(90, Verdict.PASS), (60, Verdict.PASS), (40, Verdict.FAIL), (100, Verdict.FAIL)]
+)
+def test_a_spoilt_reply_may_be_taken_for_one(answered: int, verdict: Verdict) -> None:
+    assert (
+        judge_missed(pinged((0.001,) * answered, 100), [ImpairCounts(seen=200, lost=10, corrupted=30)]).verdict
+        is verdict
+    )
+
+
 @pytest.mark.parametrize(("rtt_s", "verdict"), [(0.0402, Verdict.PASS), (0.0002, Verdict.FAIL), (0.2, Verdict.FAIL)])
 def test_a_delay_is_that_of_both_ways(rtt_s: float, verdict: Verdict) -> None:
     ways = [way(Impairment(delay_s=0.02)), way(Impairment(delay_s=0.02))]
