@@ -50,7 +50,7 @@ class FaultEntry:
     def site(self, lab: Lab, seed: int | None) -> FaultSite:
         """The place that the seed chooses; without one the first. Raises Unfit."""
         sites = self.sites(lab)
-        return sites[0] if seed is None else Random(seed).choice(sites)
+        return sites[0] if seed is None else Random(seed).choice(sites)  # nosec B311  # no secret
 
 
 def across(lab: Lab) -> Iterator[Across]:
@@ -241,7 +241,7 @@ def fitting(lab: Lab) -> tuple[FaultEntry, ...]:
 def chosen(lab: Lab, name: str, seed: int | None) -> FaultEntry:
     """The fault of that name, or with `any` the one that the seed chooses. Raises UsageError with what there is."""
     if name == ANY:
-        return Random(seed or 0).choice(fitting(lab))
+        return Random(seed or 0).choice(fitting(lab))  # nosec B311  # no secret
     if name not in BY_NAME:
         import difflib
 
