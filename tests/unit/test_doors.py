@@ -155,6 +155,7 @@ EXCEPTIONS = {
     ("system.netns", ".read_text"): KERNEL,
     ("system.netfilter", "ctypes.CDLL"): LIBRARY,
     ("system.netns", "ctypes.CDLL"): LIBRARY,
+    ("system.notices", "ctypes.CDLL"): LIBRARY,
     ("system.pids", "ctypes.CDLL"): LIBRARY,
     ("system.powers", "ctypes.CDLL"): LIBRARY,
     ("system.view", "ctypes.CDLL"): LIBRARY,

@@ -21,8 +21,8 @@ from labctl.providers.base import Probe
 
 from .conftest import Bench
 
-SHOWS_NOTHING = {"exec"}
-"""Its output is that of the command it runs."""
+SHOWS_NOTHING = {"exec", "watch"}
+"""The one's output is that of the command it runs; the other is a screen, whose data `labctl events --json` has."""
 
 IPERF3 = Probe(
     name="iperf3", present=False, found="not there", needed_for="check iperf", remedy="apt-get install iperf3"

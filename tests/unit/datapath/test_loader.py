@@ -127,8 +127,8 @@ def test_our_own_likely_would_be_refused_without_its_guard(copy: Path) -> None:
 
 def compiled(copy: Path) -> str:
     """What the compiler says about the source of one object, which is not written."""
-    program = "import rebuild, subprocess; "
-    program += "subprocess.run(['clang', *rebuild.flags('bpf', 'vxlan', ''), '-fsyntax-only', rebuild.MAIN])"
+    program = "import rebuild, subprocess; flags = [*rebuild.flags(), *rebuild.defines('bpf', 'vxlan', '')]; "
+    program += "subprocess.run(['clang', *flags, '-fsyntax-only', rebuild.MAIN])"
     here = copy / "source"
     done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=True)
     return done.stderr
