@@ -15,6 +15,7 @@ from labctl.drift.wanted import Wanted, WantedThing
 from labctl.model.drift import Change, Difference, Drift
 from labctl.model.lab import Lab
 from labctl.names import MARK, UNDERLAY, split_namespace
+from labctl.planning.shell import quoted
 from labctl.providers.netns.kinds.base import Found, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import CgroupDelete
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
@@ -33,7 +34,7 @@ _CANNOT_CHANGE = {
 class Delta:
     """A difference and its repair: actions of the plan to carry out again (by number), objects that set what is wanted,
     and objects that remove what is there. `remade` is the device or namespace (namespace, key) that the repair makes
-    anew. One that is `explained` went with another one, and is not named."""
+    again. One that is `explained` follows from another one, and is not listed."""
 
     difference: Difference
     namespace: str
@@ -130,7 +131,7 @@ def compare(wanted: Wanted, observed: ObservedLab) -> tuple[Delta, ...]:
 
 
 def drift_of(wanted: Wanted, observed: ObservedLab, deltas: Iterable[Delta], *, scenario: str = "") -> Drift:
-    """What a person is told of it."""
+    """The difference as a person sees it."""
     return Drift(
         lab=wanted.lab.name,
         provider=wanted.lab.provider,
@@ -292,10 +293,10 @@ def _rules(naming: _Naming, namespace: str, rules: FoundRules) -> None:
     asked = naming.wanted.rules.get(namespace, [])
     whole = RulesReplace(namespace=namespace, sets=tuple(one for _, one in asked))
     for one in differences(parse_listing(rules.wanted), parse_listing(rules.found)):
-        command = f"{inside(namespace)} {one.command}" if one.command else whole.shell()
+        by_hand = "; ".join(f"{inside(namespace)} {quoted(argv)}" for argv in one.commands)
         naming.add(
             one.change, namespace, ObjectKind.RULE, one.name, wanted=one.wanted, found=one.found, mends=(whole,),
-            command=command.replace("; iptables", f"; {inside(namespace)} iptables"),
+            command=by_hand or whole.shell(),
         )  # fmt: skip
     for table, text in rules.wanted_tables.items():
         asked_blocks, there = parse_blocks(text), parse_blocks(rules.found_tables.get(table, ""))

@@ -32,13 +32,14 @@ Listing = dict[tuple[str, str], Chain]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleDifference:
-    """One rule or chain that differs. `command` is what a person types in the namespace."""
+    """One rule or chain that differs. `commands` are what a person types in the namespace, each an argument list: the
+    text of a rule is that of whoever wrote it, and no shell's."""
 
     change: Change
     name: str
     wanted: str
     found: str
-    command: str
+    commands: tuple[tuple[str, ...], ...]
 
 
 def parse_listing(text: str) -> Listing:
@@ -64,23 +65,11 @@ def differences(wanted: Listing, found: Listing) -> Iterator[RuleDifference]:
         if asked is None:
             assert there is not None
             if there.policy == "-":
-                yield RuleDifference(
-                    change=Change.EXTRA,
-                    name=f"chain {chain} of table {table}",
-                    wanted="",
-                    found="",
-                    command=f"iptables -t {table} -F {chain}; iptables -t {table} -X {chain}",
-                )
+                yield _whole_chain(Change.EXTRA, table, chain, "-F", "-X")
             asked = Chain("-" if there.policy == "-" else "ACCEPT")
         if there is None:
             if asked.policy == "-":
-                yield RuleDifference(
-                    change=Change.MISSING,
-                    name=f"chain {chain} of table {table}",
-                    wanted="",
-                    found="",
-                    command=f"iptables -t {table} -N {chain}",
-                )
+                yield _whole_chain(Change.MISSING, table, chain, "-N")
             there = Chain("-" if asked.policy == "-" else "ACCEPT")
         if asked.policy != there.policy:
             yield RuleDifference(
@@ -88,9 +77,14 @@ def differences(wanted: Listing, found: Listing) -> Iterator[RuleDifference]:
                 name=f"policy of chain {chain} of table {table}",
                 wanted=asked.policy,
                 found=there.policy,
-                command=f"iptables -t {table} -P {chain} {asked.policy}",
+                commands=(_command(table, "-P", chain, asked.policy),),
             )
         yield from _of_chain(table, chain, asked.rules, there.rules)
+
+
+def _whole_chain(change: Change, table: str, chain: str, *acts: str) -> RuleDifference:
+    commands = tuple(_command(table, act, chain) for act in acts)
+    return RuleDifference(change=change, name=f"chain {chain} of table {table}", wanted="", found="", commands=commands)
 
 
 def _of_chain(table: str, chain: str, wanted: list[str], found: list[str]) -> Iterator[RuleDifference]:
@@ -103,17 +97,17 @@ def _of_chain(table: str, chain: str, wanted: list[str], found: list[str]) -> It
             name=f"order of the rules in chain {chain} of table {table}",
             wanted="as planned",
             found="another",
-            command="",
+            commands=(),
         )
         return
     strangers = list(beside.elements())
     for rule in lacking.elements():
         place = wanted.index(rule) + 1
         same = next((one for one in strangers if (said := comment_of(rule)) and comment_of(one) == said), None)
-        insert = f"iptables -t {table} -I {chain} {place} {rule.split(' ', 2)[2]}"
+        insert = _command(table, "-I", chain, str(place), *_words(rule)[2:])
         if same is None:
             yield RuleDifference(
-                change=Change.MISSING, name=_name(table, chain, rule), wanted=rule, found="", command=insert
+                change=Change.MISSING, name=_name(table, chain, rule), wanted=rule, found="", commands=(insert,)
             )
             continue
         strangers.remove(same)
@@ -122,16 +116,33 @@ def _of_chain(table: str, chain: str, wanted: list[str], found: list[str]) -> It
             name=_name(table, chain, rule),
             wanted=rule,
             found=same,
-            command=f"{_delete(table, same)}; {insert}",
+            commands=(_delete(table, same), insert),
         )
     for rule in strangers:
         yield RuleDifference(
-            change=Change.EXTRA, name=_name(table, chain, rule), wanted="", found=rule, command=_delete(table, rule)
+            change=Change.EXTRA,
+            name=_name(table, chain, rule),
+            wanted="",
+            found=rule,
+            commands=(_delete(table, rule),),
         )
 
 
-def _delete(table: str, rule: str) -> str:
-    return f"iptables -t {table} -D {rule.removeprefix('-A ')}"
+def _command(table: str, *words: str) -> tuple[str, ...]:
+    return ("iptables", "-t", table, *words)
+
+
+def _delete(table: str, rule: str) -> tuple[str, ...]:
+    return _command(table, "-D", *_words(rule)[1:])
+
+
+def _words(rule: str) -> list[str]:
+    """The words of a rule (`-A CHAIN …`) as iptables-save quotes them: in double quotes, `\\` before quotes of both
+    kinds."""
+    try:
+        return shlex.split(rule.replace("\\'", "'"))
+    except ValueError:
+        return rule.split(" ")
 
 
 def _name(table: str, chain: str, rule: str) -> str:
@@ -142,12 +153,7 @@ def _name(table: str, chain: str, rule: str) -> str:
 def comment_of(rule: str) -> str:
     """The comment of a rule as iptables-save prints it; empty for one without."""
     match = _COMMENT.search(rule)
-    if match is None:
-        return ""
-    try:
-        return shlex.split(match[1].replace("\\'", "'"))[0]
-    except ValueError:
-        return match[1]
+    return "" if match is None else _words(match[1])[0]
 
 
 _NFT_COUNTERS = re.compile(r" counter packets \d+ bytes \d+")

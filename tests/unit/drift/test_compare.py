@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -16,6 +17,7 @@ from labctl.model.drift import Change
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds.base import Found, ObjectKind
+from labctl.providers.netns.kinds.daemon import ProcessEnd
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, VethAdd
 from labctl.providers.netns.kinds.program import DatapathReopen, EntriesDelete, FilterReplace, MapsFill
 from labctl.providers.netns.kinds.routing import AddressDelete, RouteAdd, RouteReplace
@@ -245,3 +247,31 @@ def test_rules_are_named_one_by_one_and_put_back_as_a_whole() -> None:
     assert "iptables -t filter -D FORWARD" in delta.difference.command
     (step,) = repairs(asked, there, (delta,))
     assert [type(action).__name__ for action in step.actions] == ["RulesReplace"]
+
+
+@pytest.mark.parametrize(
+    "comment", ["$(touch here)", "`touch here`", "a; iptables -F", 'say \\"no\\"', "it\\'s \\\\ mine"]
+)
+def test_the_text_of_a_strangers_rule_is_none_of_the_shells_that_the_command_is_pasted_into(
+    tmp_path: Path, comment: str
+) -> None:
+    """As iptables-save quotes it: in double quotes, in which a shell would carry commands out."""
+    asked = wanted("bpf")
+    there, namespace = as_built(asked), namespace_of("bpf", "node1")
+    listing = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+    rule = f'-A FORWARD -m comment --comment "{comment}" -j DROP'
+    there.rules[namespace] = FoundRules(wanted=listing, found=listing.replace("COMMIT", f"{rule}\nCOMMIT"))
+    (delta,) = compare(asked, there)
+    said = comment.replace("\\'", "'").replace('\\"', '"').replace("\\\\", "\\")
+    words = ["iptables", "-t", "filter", "-D", "FORWARD", "-m", "comment", "--comment", said, "-j", "DROP"]
+    program = delta.difference.command.split()[0]
+    pasted = f"{program}() {{ printf '%s\\0' \"$@\"; }}; {delta.difference.command}"
+    argv = subprocess.run(["sh", "-c", pasted], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert argv.split("\0")[-len(words) - 1 : -1] == words
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_calls_itself_a_command_is_none() -> None:
+    """A process names itself, with any bytes, and a comment of the shell ends with its line."""
+    said = ProcessEnd(namespace="labctl.bpf.client", pid=77, name="x\nreboot #").shell()
+    assert said.splitlines() == ["kill -9 77  # 'x reboot #'"]

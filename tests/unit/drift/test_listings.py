@@ -55,7 +55,8 @@ def test_the_order_of_rules_matters() -> None:
 def test_a_rule_that_is_missing_is_inserted_at_its_place() -> None:
     line = "-A FORWARD -i docker0 -m comment --comment answers -j ACCEPT\n"
     (one,) = differences(parse_listing(RULES), parse_listing(RULES.replace(line, "")))
-    assert one.command == "iptables -t filter -I FORWARD 2 -i docker0 -m comment --comment answers -j ACCEPT"
+    (argv,) = one.commands
+    assert " ".join(argv) == "iptables -t filter -I FORWARD 2 -i docker0 -m comment --comment answers -j ACCEPT"
 
 
 def test_comments_are_read_as_iptables_writes_them() -> None:

@@ -168,7 +168,7 @@ class ProcessEnd(Object):
     name: str
 
     def shell(self) -> str:
-        return f"kill -9 {self.pid}  # {word(self.name)}"
+        return f"kill -9 {self.pid}  # {word(' '.join(self.name.split()))}"  # a comment ends with its line
 
     def make(self, context: BuildContext) -> None:
         if (key := netns.key_of(self.namespace)) is not None:
