@@ -1,6 +1,6 @@
 """The fabric `custom`: routers and links as the scenario lists them. Pure.
 
-It is `routed` but for the ways, which are worked out (`planning.ways`): without a protocol every router is told all of
+It is `routed` but for the ways, which are worked out (`planning.ways`): without a protocol every router gets all of
 them, and with one the lab is whole when every router has exactly those that it should come to. It stands alone because
 every fabric is one module behind `base`.
 """

@@ -38,7 +38,7 @@ def command(lab: str, no_proof: bool) -> int:
     """One screen of LAB that follows it: nodes, pods and links with their counters, the mode in force, what is not as
     it was built, and the last events. q or Ctrl-C ends it.
 
-    What happens is told by the kernel; the nodes' counters are read every two seconds.
+    Events come from the kernel; the nodes' counters are read every two seconds.
     """
     from labctl.system.signals import asked_to_stop
 
