@@ -206,17 +206,8 @@ def find_lab(name: str) -> tuple[Lab, Provider]:
 def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     """A running lab by its name, whole or damaged: what a person deleted in it by hand is reported, for them to look
     at. Raises UsageError that names what is up, or what is missing of it, and what kept its provider from asking."""
-    from labctl import app
-    from labctl.engine.build import being_built
-
-    found = _found_whole(name)
-    if found is None:
-        raise unknown_lab(name, app.providers_with_labs())
+    found = _asked(name)
     running = found.running
-    if running.is_being_built:
-        raise being_built(name)
-    if running.unasked is not None:
-        raise running.unasked
     if running.lab is None or not (running.is_whole or running.can_be_opened):
         raise UsageError(
             what=f"lab {name} is only half there",
@@ -229,6 +220,22 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     elif not running.is_whole:
         tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {up_again(running)}")
     return running.lab, running, found.provider
+
+
+def _asked(name: str) -> FoundLab:
+    """The running lab of that name as its provider tells of it. Raises UsageError where there is none, while another
+    labctl builds it, and what kept its provider from asking."""
+    from labctl import app
+    from labctl.engine.build import being_built
+
+    found = _found_whole(name)
+    if found is None:
+        raise unknown_lab(name, app.providers_with_labs())
+    if found.running.is_being_built:
+        raise being_built(name)
+    if found.running.unasked is not None:
+        raise found.running.unasked
+    return found
 
 
 def _found_whole(name: str) -> FoundLab | None:
@@ -249,17 +256,8 @@ def _found_whole(name: str) -> FoundLab | None:
 def find_standing(name: str) -> tuple[Lab, Provider]:
     """A running lab by its name, however damaged, as long as its record is there: for commands that compare and mend.
     Raises UsageError that names what is up, and what kept its provider from asking."""
-    from labctl import app
-    from labctl.engine.build import being_built
-
-    found = _found_whole(name)
-    if found is None:
-        raise unknown_lab(name, app.providers_with_labs())
+    found = _asked(name)
     running = found.running
-    if running.is_being_built:
-        raise being_built(name)
-    if running.unasked is not None:
-        raise running.unasked
     if running.lab is None:
         raise UsageError(
             what=f"lab {name} has no record that says what it should be",

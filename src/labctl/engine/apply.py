@@ -7,10 +7,10 @@ is brought back to its own record; when it is killed, the next command brings it
 from __future__ import annotations
 
 from labctl.engine.events import Note, Observer
-from labctl.engine.mend import MOST_ROUNDS, carry_out, drifting, refuse_rest
+from labctl.engine.mend import drifting, reach
 from labctl.errors import LabError
 from labctl.model.lab import Lab
-from labctl.providers.base import Drifting, Provider
+from labctl.providers.base import Provider
 from labctl.system.signals import uninterrupted
 
 
@@ -20,13 +20,13 @@ def apply(provider: Provider, before: Lab, after: Lab, observer: Observer) -> in
     seam = drifting(provider, before)
     seam.begin_change(after)
     try:
-        steps = _reach(seam, after, observer)
+        _, steps = reach(seam, after, observer)
     except BaseException as stop:
         with uninterrupted():
             because = stop.what if isinstance(stop, LabError) else type(stop).__name__
             observer(Note(text=f"the change stopped ({because}): taking lab {before.name} back to what it was"))
             try:
-                _reach(seam, before, observer)
+                reach(seam, before, observer)
             except LabError as failed:
                 observer(Note(text=f"{failed.what}; to build it again: labctl reset {before.name} --hard"))
             seam.end_change(before)
@@ -45,17 +45,3 @@ def complete(provider: Provider, before: Lab, observer: Observer) -> Lab | None:
     observer(Note(text=f"the change of lab {before.name} to scenario {after.scenario} was cut off: completing it"))
     apply(provider, before, after, observer)
     return after
-
-
-def _reach(seam: Drifting, wanted: Lab, observer: Observer) -> int:
-    steps = 0
-    compared = seam.compared(wanted)
-    for _ in range(MOST_ROUNDS):
-        if not compared.plan.steps:
-            break
-        with seam.mending(wanted) as executor:
-            carry_out(executor, compared.plan, observer)
-        steps += len(compared.plan.steps)
-        compared = seam.compared(wanted)
-    refuse_rest(compared.drift)
-    return steps

@@ -18,7 +18,7 @@ from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.providers.base import Drifting, Executor, Provider
 
-MOST_ROUNDS = 4
+_MOST_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +44,27 @@ def drifting(provider: Provider, lab: Lab) -> Drifting:
 def mend(provider: Provider, lab: Lab, observer: Observer, *, parts: Collection[str] = ()) -> Mended:
     """Mends what of the lab is not as its plan says, and nothing else. Raises StepFailed when something stays as it
     is, with the command that a person would type."""
-    seam, begun, steps = drifting(provider, lab), time.monotonic(), 0
-    compared = seam.compared(lab, parts=parts)
-    before = compared.drift
-    for _ in range(MOST_ROUNDS):
-        if not compared.plan.steps:
-            break
-        with seam.mending(lab) as executor:
-            carry_out(executor, compared.plan, observer)
-        steps += len(compared.plan.steps)
-        compared = seam.compared(lab, parts=parts)
-    refuse_rest(compared.drift)
+    seam, begun = drifting(provider, lab), time.monotonic()
+    before, steps = reach(seam, lab, observer, parts=parts)
     if not parts:
         seam.forget_changes(lab)
     return Mended(before=before, steps=steps, duration_s=time.monotonic() - begun)
+
+
+def reach(seam: Drifting, wanted: Lab, observer: Observer, *, parts: Collection[str] = ()) -> tuple[Drift, int]:
+    """Brings the lab of that name to `wanted`; gives what differed before, and how many steps it took. Raises
+    StepFailed when something stays as it is."""
+    compared, steps = seam.compared(wanted, parts=parts), 0
+    before = compared.drift
+    for _ in range(_MOST_ROUNDS):
+        if not compared.plan.steps:
+            break
+        with seam.mending(wanted) as executor:
+            carry_out(executor, compared.plan, observer)
+        steps += len(compared.plan.steps)
+        compared = seam.compared(wanted, parts=parts)
+    _refuse_rest(compared.drift)
+    return before, steps
 
 
 def carry_out(executor: Executor, plan: Plan, observer: Observer) -> None:
@@ -70,7 +77,7 @@ def carry_out(executor: Executor, plan: Plan, observer: Observer) -> None:
         observer(StepDone(lab=plan.lab, id=step.id, title=step.title, duration_s=took_s))
 
 
-def refuse_rest(drift: Drift) -> None:
+def _refuse_rest(drift: Drift) -> None:
     """Raises StepFailed when something still differs, or cannot be read."""
     if drift.unread:
         first = drift.unread[0]

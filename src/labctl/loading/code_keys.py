@@ -9,14 +9,13 @@ after --trust (docs/security.md, "What images, values and patches may do").
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labctl.errors import Problem
-from labctl.loading.conflist_rules import plugin_code
+from labctl.loading.conflist_rules import is_address, plugin_code
 from labctl.loading.messages import problem_at
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, place_of, plain, text_of
 from labctl.model.lab import EXISTING_CLUSTER
@@ -129,15 +128,7 @@ def _more_than_data(tree: Tree, path: KeyPath, key: str) -> Iterator[tuple[KeyPa
             yield from _more_than_data(item, (*path, number), "")
     elif isinstance(tree.value, str) and not (
         tree.value in ("", "true", "false")
-        or _is_address(tree.value)
+        or is_address(tree.value)
         or (key in _CHOICES and _WORD.fullmatch(tree.value))
     ):
         yield path, tree.place
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True

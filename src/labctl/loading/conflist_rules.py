@@ -196,7 +196,7 @@ def _is_data(path: KeyPath, text: str) -> bool:
         return True  # one of those that there are, and a name
     return (
         text in ("", "true", "false")
-        or _is_address(_PLACE.sub("10.0.0.0", text) if key != "dst" else text)
+        or is_address(_PLACE.sub("10.0.0.0", text) if key != "dst" else text)
         or (key in _CHOICES and _WORD.fullmatch(text) is not None)
         or ("sysctl" in path[:-1] and _SYSCTL.fullmatch(text) is not None)
         or (key in ("master", "bridge", "ifName") and re.fullmatch(r"[A-Za-z0-9_.{}-]{1,15}", text) is not None)
@@ -204,7 +204,8 @@ def _is_data(path: KeyPath, text: str) -> bool:
     )
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an address or a range of them, and so no code."""
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:

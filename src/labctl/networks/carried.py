@@ -303,6 +303,22 @@ def routed_ways(lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
     )
 
 
+def routes_by_uplink(lab: Lab, node: Node) -> tuple[RouteAdd, ...]:
+    """The node's routes to the other nodes' pods, where the fabric does not make them itself."""
+    fabric = fabric_of(lab)
+    return tuple(
+        RouteAdd(
+            namespace=namespace_of(lab.name, node.name),
+            device=interfaces.UPLINK,
+            index=interfaces.UPLINK_INDEX,
+            destination=other.pod_cidr,
+            gateway=gateway,
+        )
+        for other in lab.nodes
+        if other is not node and (gateway := fabric.next_hop(lab, node, other)) is not None
+    )
+
+
 def tunnelled_ways(lab: Lab, pair: Pair, device: str, told: Told) -> tuple[ExpectedTunnel, ...]:
     return tuple(
         ExpectedTunnel(part=node.name, device=device, node=other.address.ip, told=told)

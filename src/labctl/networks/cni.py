@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Interface, IPv4Network
 
 from labctl.errors import UsageError
-from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
 from labctl.model.evidence import Evidence, Silence
-from labctl.model.interfaces import UPLINK, UPLINK_INDEX
+from labctl.model.interfaces import UPLINK
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.plan import Step
 from labctl.model.pod_network import PLUGIN_DIRECTORY, PodNetworkChoice
@@ -24,7 +23,7 @@ from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.networks.base import NodeReadings, PodObjects
-from labctl.networks.carried import CarriedNetwork, NodeDevices, routed_ways
+from labctl.networks.carried import CarriedNetwork, NodeDevices, routed_ways, routes_by_uplink
 from labctl.networks.flannel import ROUTED, bridged
 from labctl.networks.shared import ON_UPLINK, ON_WIRE
 from labctl.networks.way import Row, expected_from, frame
@@ -37,7 +36,6 @@ from labctl.providers.netns.kinds.plugin import (
     WantedPlugin,
     state_folder,
 )
-from labctl.providers.netns.kinds.routing import RouteAdd
 
 DEFAULT_BRIDGE = "cni0"
 _DEFAULT_MTU_BYTE = 1500
@@ -107,18 +105,8 @@ class CniNetwork(CarriedNetwork):
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         if self._choice.is_on_uplink:
             return NodeObjects(says="its uplink shared with pods by a plugin")
-        routes = tuple(
-            RouteAdd(
-                namespace=namespace_of(lab.name, node.name),
-                device=UPLINK,
-                index=UPLINK_INDEX,
-                destination=other.pod_cidr,
-                gateway=gateway,
-            )
-            for other in lab.nodes
-            if other is not node and (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None
-        )
-        return NodeObjects(says=f"pods of {node.pod_cidr} by plugins, routes to the other nodes' pods", routes=routes)
+        says = f"pods of {node.pod_cidr} by plugins, routes to the other nodes' pods"
+        return NodeObjects(says=says, routes=routes_by_uplink(lab, node))
 
     def steps(self, lab: Lab) -> Iterator[Step]:
         wanted = self._programs()

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from ipaddress import IPv4Interface
 
-from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
-from labctl.model.interfaces import UPLINK, UPLINK_INDEX
+from labctl.model.interfaces import UPLINK
 from labctl.model.lab import Lab, Node, Pair, Placement
 from labctl.model.signature import ExpectedSignature
-from labctl.names import namespace_of
-from labctl.networks.carried import CarriedNetwork, NodeDevices
+from labctl.networks.carried import CarriedNetwork, NodeDevices, routes_by_uplink
 from labctl.networks.flannel import ROUTED, bridged
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
 from labctl.networks.way import expected_from
-from labctl.providers.netns.kinds.routing import RouteAdd
 
 SOURCE = "worked out from Docker's documentation, and seen on this kernel with what labctl builds"
 BRIDGE = "docker0"
@@ -43,17 +40,7 @@ class DockerNetwork(CarriedNetwork):
             says=f"{BRIDGE} {node.router}, routes to the other hosts' bridges",
             links=(bridge,),
             addresses=(address,),
-            routes=tuple(
-                RouteAdd(
-                    namespace=namespace_of(lab.name, node.name),
-                    device=UPLINK,
-                    index=UPLINK_INDEX,
-                    destination=other.pod_cidr,
-                    gateway=gateway,
-                )
-                for other in lab.nodes
-                if other is not node and (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None
-            ),
+            routes=routes_by_uplink(lab, node),
         )
 
     def rules(self, lab: Lab, node: Node) -> Ruleset:

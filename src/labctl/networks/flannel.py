@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface
 
-from labctl.fabrics import fabric_of
 from labctl.fabrics.base import NodeObjects
 from labctl.model import interfaces
 from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
@@ -18,7 +17,7 @@ from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
-from labctl.networks.carried import CarriedNetwork, NodeDevices, ends_of, routed_ways
+from labctl.networks.carried import CarriedNetwork, NodeDevices, ends_of, routed_ways, routes_by_uplink
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
@@ -43,22 +42,11 @@ class FlannelNetwork(CarriedNetwork):
         bridge, address = self.bridge(lab, node, IPv4Interface(f"{node.router}/{node.pod_cidr.prefixlen}"))
         others = [other for other in lab.nodes if other is not node]
         if not self._is_tunnelled:
-            routes = tuple(
-                RouteAdd(
-                    namespace=namespace_of(lab.name, node.name),
-                    device=UPLINK,
-                    index=UPLINK_INDEX,
-                    destination=other.pod_cidr,
-                    gateway=gateway,
-                )
-                for other in others
-                if (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None
-            )
             return NodeObjects(
                 says=f"{BRIDGE} {node.router}, routes by the other nodes",
                 links=(bridge,),
                 addresses=(address,),
-                routes=routes,
+                routes=routes_by_uplink(lab, node),
             )
         namespace = namespace_of(lab.name, node.name)
         tunnel = TunnelAdd(

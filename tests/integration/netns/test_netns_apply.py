@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from netns_building import needs_root, ping, running
 
-from labctl.engine import apply as applying
 from labctl.engine import mend as mending
 from labctl.engine.apply import apply, complete
 from labctl.errors import StepFailed
@@ -108,7 +107,7 @@ def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyP
         if calls[0] == 1:
             raise StepFailed(what="cut here")
 
-    monkeypatch.setattr(applying, "carry_out", failing)
+    monkeypatch.setattr(mending, "carry_out", failing)
     with pytest.raises(StepFailed, match="cut here"):
         apply(PROVIDER, lab, other, quietly)
     assert is_as(lab)

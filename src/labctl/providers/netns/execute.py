@@ -56,12 +56,8 @@ def executor(lab: Lab) -> Iterator[NetnsExecutor]:
         )
     with claimed(lab.name):
         _refuse_existing(lab)
-        netns.prepare_directory()
-        running = NetnsExecutor()
-        try:
+        with _running() as running:
             yield running
-        finally:
-            running.close()
 
 
 @contextlib.contextmanager
@@ -70,13 +66,13 @@ def mending(lab: Lab) -> Iterator[NetnsExecutor]:
     changes it."""
     if os.geteuid() != 0:
         raise NeedsRoot(what="changing a lab needs root", cause="only root may change network namespaces")
-    with claimed(lab.name):
-        netns.prepare_directory()
-        running = NetnsExecutor()
-        try:
-            yield running
-        finally:
-            running.close()
+    with claimed(lab.name), _running() as running:
+        yield running
+
+
+def _running() -> contextlib.closing[NetnsExecutor]:
+    netns.prepare_directory()
+    return contextlib.closing(NetnsExecutor())
 
 
 def _refuse_existing(lab: Lab) -> None:

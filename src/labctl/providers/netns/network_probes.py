@@ -91,30 +91,27 @@ def _try_shared(kind: Sharing) -> None:
         os.close(here)
 
 
+def _joined() -> tuple[Request, ...]:
+    """Two devices on one wire, both up, the first with an address."""
+    return (
+        rtnetlink.veth_add(_FIRST, _SECOND),
+        rtnetlink.link_up(_SECOND.index),
+        rtnetlink.link_up(_FIRST.index),
+        rtnetlink.address_add(_FIRST.index, IPv4Interface("192.0.2.1/24")),
+    )
+
+
 def _try_multicast() -> None:
     """A vxlan device that joins a group on another device, both up."""
     tunnel = rtnetlink.Tunnel(
         vni=1, port=4789, local=IPv4Address("192.0.2.1"), link=_FIRST.index, remote=IPv4Address("239.1.1.1")
     )
-    _send(
-        rtnetlink.veth_add(_FIRST, _SECOND),
-        rtnetlink.link_up(_SECOND.index),
-        rtnetlink.link_up(_FIRST.index),
-        rtnetlink.address_add(_FIRST.index, IPv4Interface("192.0.2.1/24")),
-        rtnetlink.vxlan_tunnel_add(_THIRD, tunnel),
-        rtnetlink.link_up(_THIRD.index),
-    )
+    _send(*_joined(), rtnetlink.vxlan_tunnel_add(_THIRD, tunnel), rtnetlink.link_up(_THIRD.index))
 
 
 def _try_multipath() -> None:
     hops = ((_FIRST.index, IPv4Address("192.0.2.2")), (_FIRST.index, IPv4Address("192.0.2.3")))
-    _send(
-        rtnetlink.veth_add(_FIRST, _SECOND),
-        rtnetlink.link_up(_SECOND.index),
-        rtnetlink.link_up(_FIRST.index),
-        rtnetlink.address_add(_FIRST.index, IPv4Interface("192.0.2.1/24")),
-        rtnetlink.route_add(None, IPv4Network("198.51.100.0/24"), hops=hops),
-    )
+    _send(*_joined(), rtnetlink.route_add(None, IPv4Network("198.51.100.0/24"), hops=hops))
 
 
 FEATURES = (
