@@ -118,7 +118,6 @@ def test_a_login_that_stops_is_told_as_no_answer_and_where_it_stopped(
     act: Callable[[socket.socket, Path], None], said: str, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     OVER.clear()
-    monkeypatch.setattr(ssh, "_LOGIN_S", 1.0)
     (keys / "known_hosts").write_text(f"node-a.lab {(keys / 'host.pub').read_text()}")
     with sshd(lambda connection: act(connection, keys)) as port:
         goal = Reached(
@@ -128,7 +127,7 @@ def test_a_login_that_stops_is_told_as_no_answer_and_where_it_stopped(
         monkeypatch.setattr(ssh, "reached", lambda _: goal)
         try:
             with pytest.raises(LabError) as failed:
-                ssh.connect(MACHINE, 0.0)
+                ssh.connect(MACHINE, 0.0, login_s=1.0)
         finally:
             OVER.set()
     assert failed.value.what == "node1 (node-a.lab): cannot be reached"
@@ -224,7 +223,7 @@ def test_a_machine_that_pours_out_before_it_is_known_is_cut_off_in_bounded_memor
         tracemalloc.start()
         try:
             with pytest.raises(LabError) as raised:
-                ssh.connect(MACHINE, 0.0)
+                ssh.connect(MACHINE, 0.0, login_s=1.0)
             _, peak_byte = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
