@@ -92,10 +92,14 @@ def link() -> None:
     tool("ip", "link", "del", "tried0")
 
 
+KEYLESS = ("prog_array", "queue", "ringbuf")
+"""Types of maps that bpftool cannot list by keys."""
+
+
 def program() -> None:
     programs = json.loads(tool("bpftool", "-j", "net"))[0]["tc"]
     tool("bpftool", "prog", "show", "id", str(programs[0]["id"]))
-    maps = [one for one in json.loads(tool("bpftool", "-j", "map", "show")) if one["type"] != "prog_array"]
+    maps = [one for one in json.loads(tool("bpftool", "-j", "map", "show")) if one["type"] not in KEYLESS]
     tool("bpftool", "map", "dump", "id", str(maps[0]["id"]))
     tool("tc", "filter", "show", "dev", programs[0]["devname"], "ingress")
 

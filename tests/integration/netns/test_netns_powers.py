@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -184,6 +184,13 @@ def shell(before: tuple[str, ...] = ()) -> Iterator[Terminal]:
     assert terminal.ends() == 23
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def typed(lab: Lab, *argv: str, target: str = "client", options: tuple[str, ...] = ()) -> str:
     return shlex.join((LABCTL, "exec", *options, lab.name, target, "--", *argv))
 
@@ -249,7 +256,10 @@ def test_a_shell_in_a_pod_stops_goes_on_and_ends_as_a_job_of_the_one_outside(lab
 
 
 @pytest.mark.parametrize("program", ["sh", "bash --norc", "cat"])
-def test_what_is_started_in_the_background_leaves_the_terminal_until_it_is_in_front(lab: Lab, program: str) -> None:
+def test_what_is_started_in_the_background_leaves_the_terminal_until_it_is_in_front(
+    lab: Lab, program: str, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
     with shell() as terminal:
         terminal.types(f"PS1='INSIDE> ' {typed(lab, *program.split())} &\n")
         terminal.reads("PROMPT> ", UNTIL_IT_STOPS)
@@ -259,7 +269,8 @@ def test_what_is_started_in_the_background_leaves_the_terminal_until_it_is_in_fr
         terminal.reads("inside\r\n")
         terminal.reads("PROMPT> ", "echo co''de $?\n")
         terminal.reads("code 0" if program == "cat" else "code 4")
-        terminal.reads("PROMPT> ", f"{typed(lab, 'sleep', '300')} &\n")
+        terminal.reads("PROMPT> ", f"{typed(lab, 'sh', '-c', f'touch {begun}; exec sleep 300')} &\n")
+        until(begun.exists)  # Python itself gives 1 to who interrupts it before it has begun with labctl
         terminal.reads("PROMPT> ", "fg\n")
         terminal.once_a_job_is_in_front("\x03")  # of what runs already, nothing tells it that it is in front
         terminal.reads("PROMPT> ", "echo co''de $?\n")
