@@ -69,6 +69,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
 
 
+@pytest.mark.thorough
 def test_events_as_json_are_one_document_however_it_ends(host_as_found: str) -> None:
     with running("legacy-native", host_as_found) as (lab, _):
         argv = (sys.executable, "-m", "labctl", "events", lab.name, "--json")

@@ -182,6 +182,7 @@ def reparsed(record: RunRecord, read: StoredComparison) -> Measured:
     return parsed(read.run, directory, parameters_of(read.run, record.side, record.check))
 
 
+@pytest.mark.thorough
 def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_names(
     tmp_path: Path, scenarios: tuple[str, str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_a_fallback_that_is_allowed_is_proven_with_the_agents_own_line(project: 
     project.must("down", "real")
 
 
+@pytest.mark.thorough
 def test_status_in_ciliums_words_is_the_agents_own_with_the_pods_range_of_kubeadm_beside(project: Project) -> None:
     project.stand_on("bpf-vxlan", "bpf")
     project.must("up", "bpf", "--provider", "kind", "--name", "real")
