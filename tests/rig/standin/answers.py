@@ -42,7 +42,7 @@ def answer(agent: Agent, argv: Sequence[str], say: Say, connection: socket.socke
             say({"err": f"Error: the stand-in does not know: cilium {' '.join(argv)}\n", "code": 1})
 
 
-def status(agent: Agent) -> dict[str, object]:
+def status(agent: Agent) -> dict[str, dict[str, object]]:
     mode = agent.datapath
     replaces = agent.config.get("kube-proxy-replacement", "disabled")
     return {
@@ -59,11 +59,14 @@ def status(agent: Agent) -> dict[str, object]:
 
 def _verbose(agent: Agent) -> str:
     said = status(agent)
+    replacement, routing, masquerading = (
+        said[block]["mode"] for block in ("kube-proxy-replacement", "host-routing", "masquerading")
+    )
     return (
         f"Cilium:  Ok   {VERSION} (labctl's stand-in, not Cilium)\n"
-        f"KubeProxyReplacement:  {said['kube-proxy-replacement']['mode']}   [{UPLINK}]\n"  # type: ignore[index]
-        f"Host Routing:  {said['host-routing']['mode']}\n"
-        f"Masquerading:  {said['masquerading']['mode']}   [{UPLINK}]   {agent.datapath.cluster_cidr}\n"
+        f"KubeProxyReplacement:  {replacement}   [{UPLINK}]\n"
+        f"Host Routing:  {routing}\n"
+        f"Masquerading:  {masquerading}   [{UPLINK}]   {agent.datapath.cluster_cidr}\n"
     )
 
 
