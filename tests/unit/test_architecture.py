@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "engine",
             "system",
             "path",
+            "networks",
             "checks.base",
             "providers.base",
         }

@@ -26,7 +26,7 @@ from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, fi
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
-from labctl.model.lab import EXISTING_CLUSTER, Encapsulation, Fault, HostRouting, Masquerade
+from labctl.model.lab import EXISTING_CLUSTER, NETNS, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.model.pod_network import NetworkType
 from labctl.model.sections import DEFAULT_CILIUM
@@ -173,6 +173,61 @@ def _datapath(tree: Tree) -> Iterator[Problem]:
         yield problem_at(place, ("datapath", "hostRouting"), "is missing: say which", listed(HostRouting))
     if is_cilium:
         yield from _combinations(tree)
+        if text_of(find(tree, "provider")) == NETNS:
+            yield from _of_cilium_alone(tree)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beyond:
+    """Something that Cilium has and labctl's own datapath has not, by the Helm values that ask for it."""
+
+    title: str
+    paths: tuple[str, ...]
+    words: frozenset[str] = frozenset()
+    """Of a value that chooses by a word: the words that ask for it. Else `true` does, and a mapping with `enabled`."""
+
+
+_BEYOND = (
+    _Beyond(
+        title="choice of backends by Maglev",
+        paths=("loadBalancer.algorithm",),
+        words=frozenset({"maglev"}),
+    ),
+    _Beyond(
+        title="DSR, direct server return",
+        paths=("loadBalancer.mode",),
+        words=frozenset({"dsr", "hybrid", "annotation"}),
+    ),
+    _Beyond(title="session affinity", paths=("sessionAffinity",)),
+    _Beyond(title="IPv6", paths=("ipv6",)),
+    _Beyond(
+        title="L7, Cilium's proxy",
+        paths=("l7Proxy", "envoy", "envoyConfig", "ingressController", "gatewayAPI"),
+    ),
+    _Beyond(title="L7, Cilium's proxy", paths=("loadBalancer.l7.backend",), words=frozenset({"envoy"})),
+    _Beyond(title="Services in XDP", paths=("loadBalancer.acceleration",), words=frozenset({"native", "best-effort"})),
+    _Beyond(title="the bandwidth manager", paths=("bandwidthManager",)),
+    _Beyond(title="the host firewall", paths=("hostFirewall",)),
+    _Beyond(title="the egress gateway", paths=("egressGateway",)),
+    _Beyond(title="netkit devices", paths=("bpf.datapathMode",), words=frozenset({"netkit", "netkit-l2"})),
+    _Beyond(title="encryption between nodes", paths=("encryption",)),
+)
+"""Named as Cilium's charts name them, 1.10.6 to 1.20.0."""
+
+
+def _of_cilium_alone(tree: Tree) -> Iterator[Problem]:
+    """Helm values that ask for what a lab without Cilium does not have: what packets do would not be what was asked."""
+    for beyond in _BEYOND:
+        for name in beyond.paths:
+            path: KeyPath = ("cilium", "values", *name.split("."))
+            found = find(tree, *path)
+            if isinstance(found, Block):
+                path, found = (*path, "enabled"), find(found, "enabled")
+            if not isinstance(found, Scalar):
+                continue
+            if str(found.value).lower() in (beyond.words or {"true"}):
+                message = f"asks for {beyond.title}, which labctl's own datapath does not have"
+                yield problem_at(found.place, path, message, "--provider kind or kubeadm, which run Cilium itself")
 
 
 def cilium_of(tree: Tree) -> Version:

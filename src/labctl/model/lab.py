@@ -174,6 +174,9 @@ class Network:
         return self.underlay_cidr.network_address + 1
 
 
+NETNS = "netns"
+"""The provider whose nodes and pods are namespaces, with a datapath of labctl's own."""
+
 EXISTING_CLUSTER = "cluster"
 """The provider whose nodes and whose datapath are there before the lab, and after it: labctl changes neither."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,28 @@ def expected_of(lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature | No
     if lab.cni:
         return None
     return fabric_of(lab).seen_through(lab, pair, network_of(lab).expected(lab, pair, packets=packets))
+
+
+def node_devices(lab: Lab) -> Mapping[str, tuple[str, ...]]:
+    """The devices of each node that pods' packets may pass, beside its uplink and those of its pods. Nothing of a
+    network that was there before labctl."""
+    from labctl.model.interfaces import LO, UPLINK
+
+    found: dict[str, tuple[str, ...]] = {node.name: () for node in lab.nodes}
+    if lab.cni:
+        return found
+    network = network_of(lab)
+    of_others = {UPLINK, LO, *(pod.lxc for pod in lab.pods)}
+    for pair in lab.pairs:
+        for places in network.taps(lab, pair):
+            for _, part, device in places:
+                if part in found and device not in (*of_others, *found[part]):
+                    found[part] += (device,)
+    most = max(found.values(), key=len)
+    if not lab.pod_network.chain:  # plugins make devices with a node's first pod, the other networks on every node
+        found = {name: devices or most for name, devices in found.items()}
+    # In one order: the taps of a server's node come from the wire to the pod.
+    return {name: tuple(sorted(devices, key=[*most, *devices].index)) for name, devices in found.items()}
 
 
 def network_of(lab: Lab) -> PodNetwork:

@@ -158,10 +158,10 @@ def _hops(
                 since_previous_ns=None if previous is None else entry.time_ns - previous_ns,
                 src=here.src,
                 dst=here.dst,
-                src_mac=names.mac(here.src_mac),
-                dst_mac=names.mac(here.dst_mac),
+                src_mac=names.mac(here.src_mac, here.role),
+                dst_mac=names.mac(here.dst_mac, here.role),
                 ttl=here.ttl,
-                envelope=None if here.envelope is None else names.envelope(here.envelope, here.src),
+                envelope=None if here.envelope is None else names.envelope(here.envelope, here.src, here.role),
                 carriage=how.carriage,
                 because=how.because,
                 moved_by=tuple(pending),
@@ -378,22 +378,26 @@ def _echoes(seen: Iterable[Sighting]) -> dict[tuple[str, str], list[PacketKey]]:
 class AddressBook:
     """What is known by address. `identities` holds pods' names and labels by security identity."""
 
-    macs: Mapping[str, KnownAddress]
+    macs: Mapping[str, tuple[KnownAddress, ...]]
+    """Several devices may have one MAC, as Calico's have."""
     vteps: Mapping[str, KnownAddress]
     identities: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]]
     identity_of: Mapping[str, int]
     has_identities: bool = True
 
-    def mac(self, address: str) -> KnownAddress:
-        return self.macs.get(address, KnownAddress(address=address))
+    def mac(self, address: str, seen_at: Role) -> KnownAddress:
+        """Of devices with the same MAC that of the same end of the way as the tap."""
+        known = self.macs.get(address, (KnownAddress(address=address),))
+        end = seen_at.partition("-")[0]
+        return next((one for one in known if one.role.partition("-")[0] == end), known[0])
 
-    def envelope(self, seen: Envelope, inner_src: str) -> HopEnvelope:
+    def envelope(self, seen: Envelope, inner_src: str, seen_at: Role) -> HopEnvelope:
         pods, labels = self.identities.get(seen.vni, ((), ()))
         return HopEnvelope(
             src=self.vteps.get(seen.src, KnownAddress(address=seen.src)),
             dst=self.vteps.get(seen.dst, KnownAddress(address=seen.dst)),
-            src_mac=self.mac(seen.src_mac),
-            dst_mac=self.mac(seen.dst_mac),
+            src_mac=self.mac(seen.src_mac, seen_at),
+            dst_mac=self.mac(seen.dst_mac, seen_at),
             src_port=seen.src_port,
             dst_port=seen.dst_port,
             ttl=seen.ttl,
@@ -408,11 +412,12 @@ class AddressBook:
 def names_of(lab: Lab, pair: Pair, taps: Sequence[TraceTap], devices: Iterable[tuple[str, str]]) -> AddressBook:
     """From the lab's facts and from `devices`: (role, MAC) as they are on the running lab, which go first."""
     by_role = {str(tap.role): tap.name for tap in taps}
-    macs: dict[str, KnownAddress] = {}
+    macs: dict[str, tuple[KnownAddress, ...]] = {}
 
     def know(mac: str, role: str, owner: str) -> None:
-        if mac:
-            macs.setdefault(mac.lower(), KnownAddress(address=mac.lower(), role=role, owner=owner))
+        known = macs.get(mac.lower(), ())
+        if mac and (not known or (role and known[0].role)):
+            macs[mac.lower()] = (*known, KnownAddress(address=mac.lower(), role=role, owner=owner))
 
     for end in (end for link in lab.links for end in link.ends if lab.is_router(end.part)):
         know(end.mac, "", f"{end.part}:{end.device}")  # many of them have one role

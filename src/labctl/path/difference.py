@@ -102,13 +102,16 @@ def _on_way(
     ordered = expected.signature.taps if way is Way.REQUEST else expected.signature.taps[::-1]
     roles = [sight.role for sight in ordered]
     for position, want in enumerate(ordered):
+        last_seen = _last_seen(roles[:position], sights, way)
         place = TapOnWay(
             way=way,
             role=want.role,
             tap=sights[want.role].tap if want.role in sights else str(want.role),
             expected_mode=expected.host_routing,
             encapsulation=expected.signature.encapsulation,
-            last_seen=_last_seen(roles[:position], sights, way),
+            last_seen=last_seen,
+            is_addressed=last_seen is not None
+            and _next_mac(_of(sights[last_seen], way)) == _next_mac(_of(ordered[roles.index(last_seen)], way)),
             is_seen_later=any(_of(sights.get(role), way) is not None for role in roles[position + 1 :]),
         )
         wanted = _of(want, way)
@@ -131,6 +134,13 @@ def _of(sight: TapSight | None, way: Way) -> Seen | None:
     if sight is None:
         return None
     return sight.request if way is Way.REQUEST else sight.reply
+
+
+def _next_mac(seen: Seen | None) -> str | None:
+    """Whose frame it is on the wire."""
+    if seen is None:
+        return None
+    return seen.dst_mac if seen.outer is None else seen.outer.dst_mac
 
 
 def _last_seen(roles: list[Role], sights: Mapping[Role, TapSight], way: Way) -> Role | None:
@@ -253,6 +263,8 @@ class TapOnWay:
     expected_mode: HostRouting | None
     encapsulation: Encapsulation
     last_seen: Role | None
+    is_addressed: bool
+    """Whether the frame had the expected destination MAC where it was seen last."""
     is_seen_later: bool
 
     @property
@@ -309,11 +321,11 @@ def lost(place: TapOnWay) -> str:
     last = _NAMES[place.last_seen]
     return (
         f"the {place.way} was last seen at {last} and did not reach {place.name}: "
-        f"{_loss_lesson(place.last_seen, place.way, place.encapsulation)}"
+        f"{_loss_lesson(place.last_seen, place.way, place.encapsulation, is_addressed=place.is_addressed)}"
     )
 
 
-def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation) -> str:
+def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation, *, is_addressed: bool) -> str:
     sender_lxc, sender_uplink, receiver_uplink, receiver_vxlan = (
         (Role.CLIENT_LXC, Role.CLIENT_UPLINK, Role.SERVER_UPLINK, Role.SERVER_CILIUM_VXLAN)
         if way is Way.REQUEST
@@ -323,6 +335,11 @@ def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation) -> str:
         return "look at the program on that lxc, the node's route, its neighbour entry, and its netfilter rules"
     if last is sender_lxc:
         return "look at the program on that lxc (its drop counters) and the node's tunnel entries"
+    if last is sender_uplink and is_addressed:
+        return (
+            "it had the right destination MAC, so the wire lost it, or the other node dropped it before its tap: look "
+            "for an XDP program there"
+        )
     if last is sender_uplink and encapsulation is Encapsulation.VXLAN:
         return "the envelope was sent elsewhere: look at the tunnel entry (VTEP) and the outer destination MAC"
     if last is sender_uplink:

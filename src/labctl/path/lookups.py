@@ -13,15 +13,15 @@ from typing import Any
 
 from labctl.json_text import parse_json
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Hop, Lookup, LookupTable, PacketPath, TapDirection
+from labctl.model.trace import Carriage, ForwardingAct, Hop, Lookup, LookupTable, PacketPath, TapDirection
 
 _TUNNELS = (Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL)
-_TELLERS = {
-    "boot": "set by hand",
-    "static": "set by hand",
-    "kernel": "the kernel's own, from an address",
-    "bgp": "told by BGP",
-    "ospf": "told by OSPF",
+_ORIGINS = {
+    "boot": "static",
+    "static": "static",
+    "kernel": "the kernel's own, for an address of the device",
+    "bgp": "learned from BGP",
+    "ospf": "learned from OSPF",
 }
 
 
@@ -65,7 +65,10 @@ def _of_hop(before: Hop | None, hop: Hop) -> Iterator[Question]:
         inside = hop.envelope.dst.address if hop.envelope is not None else hop.dst
         yield Question(node=node, table=LookupTable.ROUTES, key=inside, device=hop.device)
     elif hop.carriage is Carriage.BRIDGE:
-        yield Question(node=node, table=LookupTable.BRIDGE, key=hop.dst_mac.address, device=hop.device)
+        frame = hop.dst_mac if hop.envelope is None else hop.envelope.dst_mac
+        yield Question(node=node, table=LookupTable.BRIDGE, key=frame.address, device=hop.device)
+    elif hop.carriage is Carriage.PROGRAM and any(act.helper == ForwardingAct.REDIRECT_NEIGH for act in hop.moved_by):
+        yield Question(node=node, table=LookupTable.ROUTES, key=hop.dst, device=hop.device)
 
 
 def answer_of(question: Question, text: str) -> Lookup | None:
@@ -92,7 +95,7 @@ def _route(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup |
         return None
     protocol, destination = str(entry.get("protocol", "boot")), str(entry.get("dst", "default"))
     gateway = str(chosen.get("gateway", ""))
-    teller = _TELLERS.get(protocol, protocol)
+    origin = _ORIGINS.get(protocol, protocol)
     by = f" via {gateway}" if gateway else ""
     several = f", one of {len(hops)} next hops" if len(hops) > 1 else ""
     return Lookup(
@@ -102,7 +105,7 @@ def _route(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup |
         to=gateway,
         device=question.device,
         told=protocol,
-        words=f"by the route {destination}{by} dev {question.device}: {teller}{several}",
+        words=f"by the route {destination}{by} dev {question.device}: {origin}{several}",
     )
 
 
@@ -112,11 +115,11 @@ def _tunnel(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup 
     if not vtep:
         return None
     if any("extern_learn" in (entry.get("flags") or ()) for entry in to):
-        told, teller = "bgp", "told by BGP (EVPN)"
+        told, origin = "bgp", "learned from BGP (EVPN)"
     elif any(entry.get("state") == "permanent" and "dst" in entry for entry in to):
-        told, teller = "set", "set when the network was built"
+        told, origin = "set", "set when the network was built"
     else:
-        told, teller = "learned", "learned from what came from there"
+        told, origin = "learned", "learned from what came from there"
     return Lookup(
         node=question.node,
         table=question.table,
@@ -124,7 +127,7 @@ def _tunnel(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup 
         to=vtep,
         device=question.device,
         told=told,
-        words=f"{question.device}'s FDB has VTEP {vtep} for MAC {question.key}: {teller}",
+        words=f"{question.device}'s FDB has VTEP {vtep} for MAC {question.key}: {origin}",
     )
 
 
@@ -133,7 +136,7 @@ def _port(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup | 
     if not to:
         return None
     told = "permanent" if to[0].get("state") == "permanent" else "learned"
-    teller = "the device's own" if told == "permanent" else "learned from what came from there"
+    origin = "the device's own" if told == "permanent" else "learned from what came from there"
     return Lookup(
         node=question.node,
         table=question.table,
@@ -141,7 +144,7 @@ def _port(question: Question, entries: Sequence[Mapping[str, Any]]) -> Lookup | 
         to="",
         device=question.device,
         told=told,
-        words=f"{to[0]['master']}'s FDB has MAC {question.key} behind {question.device}: {teller}",
+        words=f"{to[0]['master']}'s FDB has MAC {question.key} behind {question.device}: {origin}",
     )
 
 

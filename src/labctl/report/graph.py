@@ -6,7 +6,7 @@ The picture of the same graph is `graph_svg`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from labctl.model import interfaces
 from labctl.model.fabric import FabricType
 from labctl.model.lab import Encapsulation, Lab, Node
+from labctl.model.trace import Way
 from labctl.names import UNDERLAY
+from labctl.report.trace_words import path_title
 
 if TYPE_CHECKING:  # typing only: a graph as JSON needs no rich
     from rich.tree import Tree
 
-    from labctl.model.trace import Trace
+    from labctl.model.trace import PacketPath, Trace
 
 _MOST_TUNNELLED = 6
 """With more nodes the tunnels of all pairs would hide everything else."""
@@ -31,18 +33,22 @@ class Tier(IntEnum):
     OUTSIDE = 0
     SPINE = 1
     EDGE = 2
-    NODE = 3
-    POD = 4
+    WIRE = 3
+    """The bridge that all nodes are on."""
+    NODE = 4
+    POD = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A part of the lab: its kind in a word (`node`, `pod`, `router`, …), and what is known of it in a few."""
+    """A part of the lab: its kind in a word (`node`, `pod`, `router`, …), and what is known of it in a few. `devices`
+    are those of a node that join nothing in the picture: its bridge, its tunnel's, Cilium's own."""
 
     name: str
     kind: str
     tier: Tier
     facts: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,33 +65,51 @@ class Wire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """A lab's parts and wires. `passed` are the devices (`node1:eth0`) that a traced packet was seen at."""
+    """A lab's parts and wires. `passed` are the devices (`node1:eth0`) that a traced packet was seen at, `request`
+    those of the first request in the order of its way; `ways` says in a line each where a packet went."""
 
     title: str
     places: tuple[Place, ...]
     wires: tuple[Wire, ...]
     passed: frozenset[str] = field(default_factory=frozenset)
+    request: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
+
+    def numbers(self, tap: str) -> tuple[int, ...]:
+        """Which steps of the request's way, counted from 1, that device is."""
+        return tuple(number for number, seen in enumerate(self.request, start=1) if seen == tap)
 
     def is_passed(self, wire: Wire) -> bool:
-        """Whether the packet was seen at both ends."""
+        """Whether the packet was seen at both ends; of a tunnel, at its device on both nodes."""
         if wire.is_tunnel:
-            return False
+            own = {place.name: place.devices for place in self.places}
+            return all(
+                any(f"{end}:{device}" in self.passed for device in wire.devices if device in own[end])
+                for end in wire.ends
+            )
         return all(f"{part}:{device}" in self.passed for part, device in zip(wire.ends, wire.devices, strict=True))
 
 
-def graph_of(lab: Lab, trace: Trace | None = None) -> Graph:
-    """The lab as it was asked for; with `trace`, the way that its packets went."""
-    seen = () if trace is None else (hop for path in trace.paths for hop in path.hops)
+def graph_of(lab: Lab, trace: Trace | None = None, devices: Mapping[str, Sequence[str]] | None = None) -> Graph:
+    """The lab as it was asked for, with the `devices` of each node; with `trace`, the way that its packets went."""
+    paths = () if trace is None else trace.paths
+    between = devices or {}
     network = ", ".join(str(value) for value in lab.asked().values() if not isinstance(value, bool))
     return Graph(
         title=f"{lab.name}: fabric {lab.fabric.type}, {network}",
-        places=tuple(_places(lab)),
-        wires=(*_fabric_wires(lab), *_pod_wires(lab), *_tunnels(lab)),
-        passed=frozenset(hop.tap for hop in seen),
+        places=tuple(_places(lab, between)),
+        wires=(*_fabric_wires(lab), *_pod_wires(lab), *_tunnels(lab, between)),
+        passed=frozenset(hop.tap for path in paths for hop in path.hops),
+        request=next((_taps(path) for path in paths if path.way is Way.REQUEST), ()),
+        ways=tuple(f"{path_title(path)}: {' → '.join(_taps(path))}" for path in paths),
     )
 
 
-def _places(lab: Lab) -> Iterator[Place]:
+def _taps(path: PacketPath) -> tuple[str, ...]:
+    return tuple(hop.tap for hop in path.hops)
+
+
+def _places(lab: Lab, devices: Mapping[str, Sequence[str]]) -> Iterator[Place]:
     for host in lab.outside:
         yield Place(name=host.name, kind="outside", tier=Tier.OUTSIDE, facts=(str(host.address),))
     is_ring = lab.fabric.type is FabricType.SWITCHED
@@ -97,9 +121,15 @@ def _places(lab: Lab) -> Iterator[Place]:
         own = () if is_ring else (str(router.router_id),)
         yield Place(name=router.name, kind=kind, tier=tier, facts=(*own, *facts))
     if lab.fabric.type is FabricType.BRIDGE:
-        yield Place(name=UNDERLAY, kind="wire", tier=Tier.EDGE, facts=(str(lab.network.underlay_cidr),))
+        yield Place(name=UNDERLAY, kind="wire", tier=Tier.WIRE, facts=(str(lab.network.underlay_cidr),))
     for node in lab.nodes:
-        yield Place(name=node.name, kind="node", tier=Tier.NODE, facts=(str(node.address.ip), f"pods {node.pod_cidr}"))
+        yield Place(
+            name=node.name,
+            kind="node",
+            tier=Tier.NODE,
+            facts=(str(node.address.ip), f"pods {node.pod_cidr}"),
+            devices=tuple(devices.get(node.name, ())),
+        )
     for pod in lab.pods:
         yield Place(name=pod.name, kind="pod", tier=Tier.POD, facts=(str(pod.address),))
 
@@ -137,13 +167,17 @@ def _pod_wires(lab: Lab) -> Iterator[Wire]:
         )
 
 
-def _tunnels(lab: Lab) -> Iterator[Wire]:
+def _tunnels(lab: Lab, devices: Mapping[str, Sequence[str]]) -> Iterator[Wire]:
     if lab.datapath.encapsulation is not Encapsulation.VXLAN or len(lab.nodes) > _MOST_TUNNELLED:
         return
+    vni = lab.pod_network.vni
+    says = "VXLAN" if vni is None else f"VXLAN, VNI {vni}"
     nodes: list[Node] = [*lab.nodes]
     for number, node in enumerate(nodes):
         for other in nodes[number + 1 :]:
-            yield Wire(ends=(node.name, other.name), is_tunnel=True, says="VXLAN")
+            ends = (node.name, other.name)
+            by = [next((one for one in devices.get(end, ()) if "vxlan" in one or "flannel" in one), "") for end in ends]
+            yield Wire(ends=ends, devices=(by[0], by[1]), is_tunnel=True, says=says)
 
 
 def as_json(graph: Graph) -> dict[str, Any]:
@@ -152,7 +186,13 @@ def as_json(graph: Graph) -> dict[str, Any]:
         "kind": "Graph",
         "title": graph.title,
         "places": [
-            {"name": place.name, "kind": place.kind, "tier": place.tier.name.lower(), "facts": list(place.facts)}
+            {
+                "name": place.name,
+                "kind": place.kind,
+                "tier": place.tier.name.lower(),
+                "facts": list(place.facts),
+                "devices": list(place.devices),
+            }
             for place in graph.places
         ],
         "wires": [
@@ -165,6 +205,7 @@ def as_json(graph: Graph) -> dict[str, Any]:
             }
             for wire in graph.wires
         ],
+        "way": list(graph.request),
     }
 
 
@@ -182,8 +223,13 @@ def as_tree(graph: Graph) -> Tree:
         if place.tier is Tier.POD:
             continue
         branch = tree.add(Text(f"{place.name}  {', '.join(place.facts)}"))
+        for device in place.devices:
+            is_seen = f"{place.name}:{device}" in graph.passed
+            branch.add(Text(f"{device} {_MARKS[True]}" if is_seen else device))
         for wire, end in wires.get(place.name, ()):
             branch.add(Text(_wire_line(graph, wire, end)))
+    for way in graph.ways:
+        tree.add(Text(way))
     return tree
 
 
@@ -198,7 +244,8 @@ def _by_part(wires: Iterable[Wire]) -> dict[str, list[tuple[Wire, int]]]:
 def _wire_line(graph: Graph, wire: Wire, end: int) -> str:
     away = 1 - end
     if wire.is_tunnel:
-        return f"╌╌ {wire.says} to {wire.ends[away]}"
+        mark = f" {_MARKS[True]}" if graph.is_passed(wire) else ""
+        return f"╌╌ {wire.says} to {wire.ends[away]}{mark}"
     here = " ".join(filter(None, (wire.devices[end], wire.addresses[end])))
     there = " ".join(filter(None, (f"{wire.ends[away]}:{wire.devices[away]}", wire.addresses[away])))
     return f"{here} {_MARKS[graph.is_passed(wire)] * 2} {there}"
@@ -209,7 +256,7 @@ def as_mermaid(graph: Graph) -> str:
     lines = ["flowchart TD"]
     ids = {place.name: f"n{number}" for number, place in enumerate(graph.places)}
     for place in graph.places:
-        words = "<br/>".join(map(_quoted, (place.name, *place.facts)))
+        words = "<br/>".join(map(_quoted, (place.name, *place.facts, *place.devices)))
         shape = ("([", "])") if place.kind == "pod" else ("[", "]") if place.kind == "node" else ("{{", "}}")
         lines.append(f'  {ids[place.name]}{shape[0]}"{words}"{shape[1]}')
     passed = []

@@ -160,7 +160,7 @@ class _Picture:
         return 0 if self._is_stacked else lane_of(role, self._trace)
 
     def _moved(self, hop: Hop, lane: int) -> Iterator[Text]:
-        if hop.carriage not in (Carriage.WIRE, Carriage.BRIDGE) or hop.moved_by:
+        if hop.carriage is not Carriage.WIRE or hop.moved_by:
             for words in brought_words(hop, self._trace):
                 yield from self._block(self._idle(lane), [f"⇣ {self._said(words)}"], "", lane)
 

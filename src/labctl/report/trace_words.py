@@ -148,9 +148,9 @@ def brought_words(hop: Hop, trace: Trace) -> tuple[str, ...]:
     """
     acts = [movement_words(act, trace) for act in hop.moved_by]
     words = carried_words(hop)
-    by = [one.words for one in hop.lookups]
+    by = tuple(one.words for one in hop.lookups)
     if hop.carriage is Carriage.BRIDGE and by and not acts:
-        return (words, *by)
+        return by  # it names the bridge, its port and the MAC
     if not words or (acts and hop.carriage not in (Carriage.KERNEL, Carriage.TUNNEL, Carriage.UNOBSERVED)):
         return (*acts, *by)
     at = len(acts)

@@ -312,7 +312,20 @@ def test_a_redirect_to_another_device_than_the_next_tap_explains_nothing() -> No
 
 def test_a_lab_on_one_node_needs_no_uplinks() -> None:
     lab: Lab = example_lab(host_routing=HostRouting.BPF, placement=Placement.SAME_NODE)
-    assert names_of(lab, lab.pairs[0], TAPS, []).mac(lab.pod(SERVER).mac).owner == "server:eth0"
+    assert names_of(lab, lab.pairs[0], TAPS, []).mac(lab.pod(SERVER).mac, Role.SERVER_ETH0).owner == "server:eth0"
+
+
+def test_of_devices_with_one_mac_the_one_at_the_same_end_is_named() -> None:
+    """Calico gives each of its devices the same MAC."""
+    lab: Lab = example_lab(host_routing=HostRouting.BPF, placement=Placement.CROSS_NODE)
+    taps = (
+        tap("node1:cali1", Role.CLIENT_VETH, "node", "node1"),
+        tap("node2:cali2", Role.SERVER_VETH, "node", "node2"),
+    )
+    same = "ee:ee:ee:ee:ee:ee"
+    names = names_of(lab, lab.pairs[0], taps, [(str(one.role), same) for one in taps])
+    assert names.mac(same, Role.CLIENT_ETH0).owner == "node1:cali1"
+    assert names.mac(same, Role.SERVER_VETH).owner == "node2:cali2"
 
 
 NODE_OF = {"client:eth0": "node1", "node1:eth0": "node1", "node2:eth0": "node2", "server:eth0": "node2"}

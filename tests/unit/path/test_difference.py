@@ -106,11 +106,11 @@ def test_the_taps_name_in_the_lab_stands_in_the_sentence() -> None:
         (VXLAN, Role.CLIENT_LXC, "it did not cross from the pod's eth0 to the lxc"),
         (VXLAN, Role.CLIENT_CILIUM_VXLAN, "look at the program on that lxc (its drop counters) and the node's tunnel"),
         (VXLAN, Role.CLIENT_UPLINK, "the tunnel device did not send the envelope"),
-        (VXLAN, Role.SERVER_UPLINK, "the envelope was sent elsewhere: look at the tunnel entry (VTEP)"),
+        (VXLAN, Role.SERVER_UPLINK, "it had the right destination MAC, so the wire lost it"),
         (VXLAN, Role.SERVER_CILIUM_VXLAN, "the node did not decapsulate it"),
         (VXLAN, Role.SERVER_LXC, "the node did not deliver it: look at its endpoint entries, identities (VNI)"),
         (NATIVE, Role.CLIENT_UPLINK, "look at the program on that lxc, the node's route, its neighbour entry"),
-        (NATIVE, Role.SERVER_UPLINK, "it left the node for elsewhere: look at the destination MAC"),
+        (NATIVE, Role.SERVER_UPLINK, "it had the right destination MAC, so the wire lost it"),
         (NATIVE, Role.SERVER_LXC, "the node did not deliver it: look at its endpoint entries"),
     ],
 )
@@ -136,7 +136,8 @@ def test_a_reply_lost_between_the_nodes_is_described_from_the_servers_side() -> 
     taps = tuple(replace(tap, reply=None) if tap.role in client_side else tap for tap in want.signature.taps)
     assert sentence(want, replace(want.signature, taps=taps)) == (
         "the reply was last seen at the uplink of the server's node and did not reach the uplink of the client's node: "
-        "the envelope was sent elsewhere: look at the tunnel entry (VTEP) and the outer destination MAC"
+        "it had the right destination MAC, so the wire lost it, or the other node dropped it before its tap: look "
+        "for an XDP program there"
     )
 
 
@@ -194,6 +195,18 @@ def test_a_packet_that_was_led_aside_is_named_there_first() -> None:
     observed = without_request_from(want.signature, Role.CLIENT_CILIUM_VXLAN)
     observed = changed(observed, Role.CLIENT_CILIUM_HOST, lambda tap: replace(tap, request=SEEN))
     assert sentence(want, observed).startswith("cilium_host of the client's node saw the request: it was handed to the")
+
+
+@pytest.mark.parametrize("encapsulation", [VXLAN, NATIVE])
+def test_what_left_with_the_right_mac_and_was_not_seen_again_points_at_the_wire_and_xdp(
+    encapsulation: Encapsulation,
+) -> None:
+    want = expected(BPF, encapsulation, CROSS)
+    gone = without_request_from(want.signature, Role.SERVER_UPLINK)
+    assert "look for an XDP program there" in sentence(want, gone)
+    if encapsulation is VXLAN:
+        astray = with_outer(gone, UPLINK, dst_mac="02:00")
+        assert "the envelope was sent elsewhere" in [*differences(want, astray)][1].sentence
 
 
 SEEN = Seen(packets=3, ttl=64, src_mac="a", dst_mac="b")

@@ -8,10 +8,23 @@ from dataclasses import replace
 import pytest
 
 from labctl.model.signature import Role
-from labctl.model.trace import Carriage, Hop, HopEnvelope, KnownAddress, LookupTable, PacketPath, TapDirection, Way
+from labctl.model.trace import (
+    Carriage,
+    ForwardingAct,
+    Hop,
+    HopEnvelope,
+    KnownAddress,
+    LookupTable,
+    Movement,
+    Mover,
+    PacketKey,
+    PacketPath,
+    TapDirection,
+    Way,
+)
 from labctl.path.lookups import Question, answer_of, questions_of, with_lookups
 
-PEER, VTEP = "a2:29:54:fe:a6:54", "172.30.0.3"
+PEER, VTEP, VTEP_MAC = "a2:29:54:fe:a6:54", "172.30.0.3", "46:e1:60:8d:70:d6"
 HERE = KnownAddress(address="02:00:00:00:00:01")
 
 
@@ -66,12 +79,33 @@ def test_a_tunnel_raises_three_questions_and_what_only_arrives_none() -> None:
     assert [question.table for _, question in questions_of(bridged)] == [LookupTable.BRIDGE]
 
 
+def test_a_bridge_on_the_wire_is_asked_for_the_envelopes_mac() -> None:
+    outside = replace(ENVELOPE, dst_mac=KnownAddress(address=VTEP_MAC))
+    port = replace(hop("switch1:to-switch2", Role.FABRIC, Carriage.BRIDGE), envelope=outside)
+    assert [question.key for _, question in questions_of(path(TUNNELLED.hops[0], port))] == [VTEP_MAC]
+
+
+def test_what_a_program_sends_by_the_kernels_routes_is_asked_for_its_route() -> None:
+    act = Movement(
+        node="node1",
+        mover=Mover.PROGRAM,
+        what="cil_from_container",
+        device="lxc1",
+        hook="ingress",
+        helper=ForwardingAct.REDIRECT_NEIGH,
+        packet=PacketKey("10.244.0.10", "10.244.1.10", 1, 1, 1),
+    )
+    sent = replace(hop("node1:eth0", Role.CLIENT_UPLINK, Carriage.PROGRAM), moved_by=(act,))
+    assert [question for _, question in questions_of(path(TUNNELLED.hops[0], sent))] == [replace(ROUTE, device="eth0")]
+    assert not questions_of(path(TUNNELLED.hops[0], replace(sent, moved_by=())))
+
+
 @pytest.mark.parametrize(
     ("protocol", "words"),
     [
-        ("boot", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: set by hand"),
-        ("bgp", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: told by BGP"),
-        ("ospf", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: told by OSPF"),
+        ("boot", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: static"),
+        ("bgp", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: learned from BGP"),
+        ("ospf", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: learned from OSPF"),
         ("babel", "by the route 10.244.1.0/24 via 10.254.0.1 dev flannel.1: babel"),
     ],
 )
@@ -87,7 +121,7 @@ def test_of_several_next_hops_it_is_the_one_of_the_device_that_the_packet_left_b
     found = answer_of(ROUTE, json.dumps([{"dst": "10.244.1.0/24", "protocol": "ospf", "nexthops": hops}]))
     assert found is not None
     assert found.to == "10.254.0.4"
-    assert found.words.endswith("told by OSPF, one of 2 next hops")
+    assert found.words.endswith("learned from OSPF, one of 2 next hops")
     assert answer_of(ROUTE, json.dumps([{"dst": "10.244.1.0/24", "dev": "eth9"}])) is None
 
 

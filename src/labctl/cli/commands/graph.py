@@ -48,6 +48,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show what a lab is made of: nodes, routers, pods, devices, addresses, tunnels."""
+    from labctl.networks import node_devices
     from labctl.report import graph as drawn
 
     for path in filter(None, (svg, html)):
@@ -59,7 +60,7 @@ def command(
         )
     if is_up and lab.pod_network.chain:
         lab = _as_it_is(lab)
-    graph = drawn.graph_of(lab, _trace(lab, *traced) if traced else None)
+    graph = drawn.graph_of(lab, _trace(lab, *traced) if traced else None, node_devices(lab))
     if svg is not None or html is not None:
         _write(graph, svg, html)
     if as_json:
