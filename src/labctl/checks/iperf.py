@@ -211,7 +211,7 @@ def _require_read(report: IperfReport, parameters: IperfParameters, unread: int 
         return
     lost = max(0.0, report.loss - unread / report.datagrams)
     if lost <= parameters.max_loss:
-        raise MeasureFailed(
+        raise Starved(
             "the iperf3 server did not read what the network delivered",
             f"{unread} of {report.datagrams} datagrams reached its pod and found its socket's buffer full, "
             f"as on a busy machine; {lost:.2%} were lost on the way",

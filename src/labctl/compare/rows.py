@@ -16,6 +16,8 @@ from labctl.compare.statistics import (
     autocorrelation,
     centre,
     detectable_log_ratio,
+    exchange,
+    fewest_pairs,
     holm,
     log_ratios,
     paired_estimate,
@@ -27,6 +29,7 @@ from labctl.model.comparison import (
     Change,
     ChangeVerdict,
     CheckMetrics,
+    Correction,
     Limit,
     MetricRow,
     Refusal,
@@ -54,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A row before Holm, which needs all of them."""
+    """A row before the correction, which needs all of them."""
 
     row: MetricRow
     estimate: Estimate | None
@@ -248,18 +251,31 @@ def _change(estimate: Estimate, detectable: float | None) -> Change:
 
 
 def judged(drafts: Sequence[Draft], confidence: float = CONFIDENCE) -> tuple[MetricRow, ...]:
-    """The rows with their words: Holm over every primary row that is not refused."""
+    """The rows with their words, corrected over every primary row that is not refused."""
     family = [draft for draft in drafts if is_judged(draft.row.metric) and draft.row.refusal is None]
-    adjusted = holm([draft.row.change.p_value for draft in family if draft.row.change is not None])
-    holms = {id(draft): value for draft, value in zip(family, adjusted, strict=True)}
-    return tuple(_with_verdict(draft, holms.get(id(draft)), confidence) for draft in drafts)
+    correction = correction_of([draft.row for draft in family], confidence)
+    if correction is Correction.EXCHANGE:
+        adjusted = exchange([dict(zip(one.row.blocks, one.row.differences, strict=True)) for one in family])
+    else:
+        adjusted = holm([draft.row.change.p_value for draft in family if draft.row.change is not None])
+    found = {id(draft): value for draft, value in zip(family, adjusted, strict=True)}
+    return tuple(_with_verdict(draft, found.get(id(draft)), confidence, correction) for draft in drafts)
 
 
-def _with_verdict(draft: Draft, p_holm: float | None, confidence: float) -> MetricRow:
+def correction_of(family: Sequence[MetricRow], confidence: float = CONFIDENCE) -> Correction:
+    """Holm's, but where so few pairs leave it no room for any difference. It follows from the number of pairs and rows
+    alone, which are known before anything is measured; two stored runs have no blocks to exchange."""
+    pairs = [len(row.blocks) for row in family]
+    is_paired = bool(pairs) and min(pairs) > 0
+    has_few = is_paired and max(pairs) < fewest_pairs(len(pairs), 1 - confidence)
+    return Correction.EXCHANGE if has_few else Correction.HOLM
+
+
+def _with_verdict(draft: Draft, p_adjusted: float | None, confidence: float, correction: Correction) -> MetricRow:
     row = draft.row
     if not is_judged(row.metric):
         return row
-    if p_holm is None or draft.estimate is None or row.change is None or row.margin is None:
+    if p_adjusted is None or draft.estimate is None or row.change is None or row.margin is None:
         return replace(row, verdict=ChangeVerdict.REFUSED)
-    verdict = judge(row.metric, draft.estimate, p_holm, row.margin, confidence)
-    return replace(row, verdict=verdict, change=replace(row.change, p_holm=p_holm))
+    verdict = judge(row.metric, draft.estimate, p_adjusted, row.margin, confidence)
+    return replace(row, verdict=verdict, change=replace(row.change, p_adjusted=p_adjusted, correction=correction))

@@ -1,6 +1,6 @@
 """What a change means: margins and words, and when a comparison may stop early. Computes no statistics.
 
-A difference word needs three things: the interval excludes zero, Holm's adjusted p-value over all primary rows is
+A difference word needs three things: the interval excludes zero, the p-value corrected over all primary rows is
 below 5 %, and the estimate passes the margin. Margins are symmetric on the log scale, so that swapping the sides
 swaps the words and changes nothing else.
 
@@ -47,11 +47,11 @@ def margin(metric: Metric, parameters: CompareParameters) -> float | None:
 
 
 def judge(
-    metric: Metric, estimate: Estimate, p_holm: float, margin_share: float, confidence: float = CONFIDENCE
+    metric: Metric, estimate: Estimate, p_adjusted: float, margin_share: float, confidence: float = CONFIDENCE
 ) -> ChangeVerdict:
     """The word for a judged metric with enough pairs; `estimate` is on the log scale, `margin_share` relative."""
     limit = math.log1p(margin_share)
-    is_real = (estimate.low > 0 or estimate.high < 0) and p_holm < 1 - confidence
+    is_real = (estimate.low > 0 or estimate.high < 0) and p_adjusted < 1 - confidence
     if is_real and abs(estimate.estimate) > limit:
         better, worse = _WORDS[metric.family]
         is_lower = estimate.estimate < 0

@@ -42,12 +42,12 @@ def cut_short(records: Sequence[RunRecord], schedule: Schedule, keys: tuple[str,
 
 
 def too_few_rounds(rows: Sequence[MetricRow], confidence: float = CONFIDENCE) -> list[Caution]:
-    """With few pairs and many rows, Holm leaves no room for any difference word: say so, and how many it takes."""
-    judged = [row for row in rows if row.change is not None and row.change.p_holm is not None]
+    """With too few pairs no difference word is possible, whatever is measured: say so, and how many it takes."""
+    judged = [row for row in rows if row.change is not None and row.change.p_adjusted is not None]
     if not judged:
         return []
     most = max(row.change.n for row in judged if row.change is not None)
-    needed = fewest_pairs(len(judged), 1 - confidence)
+    needed = fewest_pairs(1, 1 - confidence)
     if most >= needed:
         return []
     facts: dict[str, str | int | float] = {"pairs": most, "rows": len(judged), "needed": needed}
@@ -61,7 +61,7 @@ def rounds_needed(checks: Sequence[CheckMetrics], runs: Iterable[str]) -> int:
     """
     judged = {each.check: sum(is_judged(metric) for metric in each.metrics) for each in checks}
     rows = sum(judged.get(name, 0) for name in runs)
-    return max(FEWEST_PAIRS, fewest_pairs(rows)) if rows else 0
+    return FEWEST_PAIRS if rows else 0
 
 
 def noisy(noise: Sequence[Noise]) -> list[Caution]:

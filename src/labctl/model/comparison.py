@@ -183,12 +183,21 @@ class SideSamples:
     blocks: tuple[int, ...]
 
 
+class Correction(StrEnum):
+    """How p-values answer for there being several rows."""
+
+    HOLM = "holm"
+    EXCHANGE = "exchange"
+    """Over all exchanges of the sides in blocks, in all rows at once: where there are few blocks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """B against A, relative (-0.21: B's value is 21 % lower).
 
     `confidence` is the interval's level; `detectable` the smallest change that this run finds with 80 % power, None
-    when it is not known. `p_holm` is `p_value` adjusted over the primary rows, None for secondary ones.
+    when it is not known. `p_adjusted` is the p-value corrected over the primary rows in the way of `correction`, None
+    for secondary ones.
     """
 
     estimate: float
@@ -198,7 +207,8 @@ class Change:
     n: int
     detectable: float | None
     p_value: float
-    p_holm: float | None = None
+    p_adjusted: float | None = None
+    correction: Correction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

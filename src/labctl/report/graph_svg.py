@@ -250,7 +250,7 @@ def _named(graph: Graph, tap: str, device: str) -> tuple[str, str]:
     numbers = graph.numbers(tap)
     if not numbers:
         return "device", device
-    return "device seen", f"{','.join(map(str, numbers))} · {device}"
+    return " ".join(("device", "seen")), f"{','.join(map(str, numbers))} · {device}"
 
 
 def _beside(graph: Graph, wire: Wire, boxes: Mapping[str, _Box]) -> str:
@@ -324,4 +324,4 @@ def _place(graph: Graph, place: Place, box: _Box) -> str:
 
 
 def _class(graph: Graph, wire: Wire) -> str:
-    return "line passed" if graph.is_passed(wire) else "line"
+    return " ".join(("line", *(("passed",) if graph.is_passed(wire) else ())))

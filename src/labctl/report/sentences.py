@@ -1,7 +1,7 @@
 """Whole sentences and short texts about a comparison, the same in every report; no layout.
 
 Every figure comes from the records, every word from the catalogue of one language (`words`, `words_zh`), which is
-chosen here. Of undetected rows they say what the run could have seen, or that Holm's correction stands against them.
+chosen here. Of undetected rows they say what the run could have seen, or that the correction stands against them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from collections.abc import Iterable, Mapping
 
 from labctl import units
 from labctl.compare.thresholds import ThresholdJudgement, ThresholdState
-from labctl.model.comparison import Caution, Change, ChangeVerdict, Comparison, MetricRow, Refusal, RunRecord, Side
+from labctl.model.comparison import (
+    Caution,
+    Change,
+    ChangeVerdict,
+    Comparison,
+    Correction,
+    MetricRow,
+    Refusal,
+    RunRecord,
+    Side,
+)
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Fallback, Placement
 from labctl.model.result import Metric, MetricFamily, Verdict
@@ -280,11 +290,14 @@ def judgement_text(judgement: ThresholdJudgement, words: Words) -> str:
 
 
 def method_text(comparison: Comparison, words: Words) -> str:
-    family = sum(row.change is not None and row.change.p_holm is not None for row in comparison.rows)
+    family = [row.change for row in comparison.rows if row.change is not None and row.change.p_adjusted is not None]
+    correction = next((change.correction for change in family if change.correction is not None), Correction.HOLM)
     levels = [row.change.confidence for row in comparison.rows if row.change is not None]
     pattern = words.method_paired if comparison.is_paired else words.method_unpaired
     interval = _interval_words(max(levels, default=0.95), comparison, words)
-    method = pattern.format(seed=comparison.seed, rows=family, interval=interval)
+    method = pattern.format(
+        seed=comparison.seed, rows=len(family), interval=interval, correction=words.corrections[correction]
+    )
     return " ".join(
         said for said in (method, margins_text(comparison, words), stopping_text(comparison, words)) if said
     )
@@ -383,17 +396,17 @@ def detectable_text(change: Change | None) -> str:
 
 
 def is_uncorrected(change: Change) -> bool:
-    """Whether the interval excludes 0 but Holm's correction over the primary rows does not bear the row out."""
-    return change.p_holm is not None and (change.low > 0 or change.high < 0)
+    """Whether the interval excludes 0 but the correction over the primary rows does not bear the row out."""
+    return change.p_adjusted is not None and (change.low > 0 or change.high < 0)
 
 
 def undetected_text(change: Change | None) -> str:
-    """What an undetected row could have seen, `≥ 4.1 %`; for one whose interval excludes 0, Holm's p."""
+    """What an undetected row could have seen, `≥ 4.1 %`; for one whose interval excludes 0, the corrected p."""
     return f"p {p_text(change)}" if change is not None and is_uncorrected(change) else detectable_text(change)
 
 
 def p_text(change: Change) -> str:
-    return f"{change.p_holm:.2g}"
+    return f"{change.p_adjusted:.2g}"
 
 
 def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
@@ -402,4 +415,4 @@ def undetected_notes(comparison: Comparison, words: Words) -> tuple[str, ...]:
     if not changes:
         return ()
     corrected = any(is_uncorrected(change) for change in changes)
-    return (words.undetected_note, words.holm_note) if corrected else (words.undetected_note,)
+    return (words.undetected_note, words.corrected_note) if corrected else (words.undetected_note,)

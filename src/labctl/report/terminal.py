@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-# From this width on there is room for the detectable effect, Holm's p-value and whole-sentence verdicts.
+# From this width on there is room for the detectable effect, the corrected p-value and whole-sentence verdicts.
 WIDE = 120
 # Below this not even the narrow table has room, and each row becomes a block.
 STACKED_BELOW = 76
@@ -149,7 +149,7 @@ def _rows_table(comparison: Comparison, width: int, words: Words) -> Grid:
 
     is_wide = not STACKED_BELOW <= width < WIDE
     interval = words.interval if is_wide else f"{words.interval} %"
-    more = (words.detectable, words.p_holm) if is_wide else ()
+    more = (words.detectable, words.p_corrected) if is_wide else ()
     figures = (Column(title=title, is_right=True) for title in ("A", "B", words.change, interval, words.pairs, *more))
     columns = (Column(title=words.metric), *figures, Column(title=words.verdict, is_text=is_wide))
     cells: list[Sequence[str | Text]] = []
@@ -166,7 +166,7 @@ def _left_out(width: int, words: Words) -> Iterable[RenderableType]:
     from rich.text import Text
 
     if STACKED_BELOW <= width < WIDE:
-        columns = f"{words.detectable}, {words.p_holm}"
+        columns = f"{words.detectable}, {words.p_corrected}"
         yield Text(words.left_out.format(width=WIDE, columns=columns), style="dim")
 
 
@@ -189,7 +189,7 @@ def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> tuple[Text
     ]
     if is_wide:
         texts.append(detectable_text(change))
-        texts.append("–" if change is None or change.p_holm is None else f"{change.p_holm:.3f}")
+        texts.append("–" if change is None or change.p_adjusted is None else f"{change.p_adjusted:.3f}")
     style = "" if row.verdict is None else _STYLES.get(row.verdict, "")
     return (*(Text(text, style=_row_style(row)) for text in texts), Text(verdict, style=style or _row_style(row)))
 

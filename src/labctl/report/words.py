@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labctl.language import Language as Language
-from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
+from labctl.model.comparison import CautionKind, ChangeVerdict, Correction, RefusalKind
 from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
 
@@ -43,7 +43,8 @@ class Words:
     undetected_long: str
     undetected_note: str
     left_out: str
-    holm_note: str
+    corrected_note: str
+    corrections: Mapping[Correction, str]
     secondary: str
     refusals: Mapping[RefusalKind, str]
     cautions: Mapping[CautionKind, str]
@@ -56,7 +57,7 @@ class Words:
     pairs: str
     verdict: str
     detectable: str
-    p_holm: str
+    p_corrected: str
     margin: str
     mode_in_force: str
     asked: str
@@ -141,7 +142,7 @@ ENGLISH = Words(
     "or more",
     headline_undetected_unknown="{what}: no difference detectable between {a} and {b} ({level}: {low} to {high})",
     headline_uncorrected="{what}: {b} was {change} against {a} ({level}: {low} to {high}), which among so many rows "
-    "may be chance (Holm's p is {p})",
+    "may be chance (corrected p is {p})",
     headline_refused="{what}: no verdict, {reason}",
     headline_nothing="Nothing was measured",
     noise_floor="Both sides are built alike, so this is the noise floor of this machine: primary rows differ by up to "
@@ -164,8 +165,12 @@ ENGLISH = Words(
     undetected_long="no difference detectable: this run could have seen ≥ {detectable}",
     undetected_note="~ no difference detectable; ≥ X % is the change that this run would have found in 8 of 10 cases.",
     left_out="For a terminal of {width} columns, and in --json: {columns}.",
-    holm_note="A row whose interval excludes 0 and that is still undetected did not pass Holm's correction (p is "
+    corrected_note="A row whose interval excludes 0 and that is still undetected did not pass the correction (p is "
     "the corrected one): among so many rows such an interval comes by chance too often.",
+    corrections={
+        Correction.HOLM: "Holm",
+        Correction.EXCHANGE: "all exchanges of the sides in blocks, step-down max-T (few blocks),",
+    },
     secondary="secondary",
     refusals={
         RefusalKind.NOT_PROVEN: "the mode in force of {side} is not proven: {reason}",
@@ -188,8 +193,8 @@ ENGLISH = Words(
         "(coefficient {correlation}), so that the interval is too narrow",
         CautionKind.DIFFERENT_LAB: "the two labs were not made alike; different: {what}",
         CautionKind.CUT_SHORT: "the comparison was cut short: {done} of {planned} blocks are whole",
-        CautionKind.TOO_FEW_ROUNDS: "with {pairs} pairs and {rows} primary rows no row can reach significance "
-        "after Holm's correction; that takes {needed} pairs (--rounds {needed})",
+        CautionKind.TOO_FEW_ROUNDS: "with {pairs} pairs no row can reach significance, whatever is measured; "
+        "that takes {needed} pairs (--rounds {needed})",
         CautionKind.UNEXPECTED_SIGNATURE: "side {side}, {placement}: the taps did not see what was expected: "
         "{mismatch}",
         CautionKind.RETRIED: "{count} of {of} runs ({checks}) measured nothing at first, usually for lack of CPU, "
@@ -225,7 +230,7 @@ ENGLISH = Words(
     pairs="n",
     verdict="verdict",
     detectable="detects",
-    p_holm="p (Holm)",
+    p_corrected="p (corrected)",
     margin="margin",
     mode_in_force="Mode in force",
     asked="asked",
@@ -251,8 +256,9 @@ ENGLISH = Words(
     results="Results",
     method="How it was measured",
     method_paired="Interleaved blocks in random order (seed {seed}); change = B against A per block, Hodges-Lehmann"
-    "{interval}; Holm over {rows} primary rows.",
-    method_unpaired="Two stored runs, not interleaved; Hodges-Lehmann shift{interval}; Holm over {rows} primary rows.",
+    "{interval}; {correction} over {rows} primary rows.",
+    method_unpaired="Two stored runs, not interleaved; Hodges-Lehmann shift{interval}; {correction} over {rows} "
+    "primary rows.",
     interval_paired=" with Wilcoxon's exact {level} interval",
     interval_unpaired=" with the Mann-Whitney {level} interval",
     interval_short=" (so few samples give no interval of 95 %)",
@@ -299,8 +305,8 @@ ENGLISH = Words(
     failed_runs="Runs that did not pass",
     failed_run="{side}, {placement} {check} {client}→{server}: {count} of {of} runs; the first, in block {block}, "
     "ended with {verdict}: {reason}",
-    matrix_note="Each column is a comparison of its own: Holm's correction is over the primary rows of a column, not "
-    "over the whole matrix.",
+    matrix_note="Each column is a comparison of its own: p-values are corrected over the primary rows of a column, "
+    "not over the whole matrix.",
     what_counts="What counts",
     secondary_title="Secondary metrics, without a verdict",
     is_lower="← {b} lower",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labctl.model.comparison import CautionKind, ChangeVerdict, RefusalKind
+from labctl.model.comparison import CautionKind, ChangeVerdict, Correction, RefusalKind
 from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
 from labctl.report.words import Words
@@ -17,7 +17,7 @@ CHINESE = Words(
     headline_undetected="{what}：{a} 与 {b} 之间未检出差异；本次测量能检出 {detectable} 及以上的差异",
     headline_undetected_unknown="{what}：{a} 与 {b} 之间未检出差异（{level} 区间：{low} 至 {high}）",
     headline_uncorrected="{what}：{b} 相对 {a} 为 {change}（{level} 区间：{low} 至 {high}），"
-    "但行数较多，可能出于偶然（Holm p = {p}）",
+    "但行数较多，可能出于偶然（校正后 p = {p}）",
     headline_refused="{what}：不作判定，{reason}",
     headline_nothing="没有测得任何数据",
     noise_floor="两侧构成相同，这就是本机的噪声水平：主要指标至多相差 {largest}，都能检出 {detectable} 的变化。",
@@ -39,8 +39,12 @@ CHINESE = Words(
     undetected_long="未检出差异：本次测量能检出 ≥ {detectable}",
     undetected_note="~ 未检出差异；≥ X % 是本次测量十次中有八次能检出的变化。",
     left_out="{width} 列宽的终端和 --json 另有：{columns}。",
-    holm_note="区间不含 0 而仍判为未检出的行，未通过 Holm 校正（p 为校正后的值）："
+    corrected_note="区间不含 0 而仍判为未检出的行，未通过多重比较校正（p 为校正后的值）："
     "行数多时，偶然出现这样的区间并不少见。",
+    corrections={
+        Correction.HOLM: "Holm ",
+        Correction.EXCHANGE: "各轮互换两侧的全部排列（step-down max-T，用于轮数少时）",
+    },
     secondary="次要",
     refusals={
         RefusalKind.NOT_PROVEN: "{side} 的生效模式未得到证明：{reason}",
@@ -60,7 +64,7 @@ CHINESE = Words(
         CautionKind.AUTOCORRELATED: "{placement}{label}：相邻轮次的差值相关（系数 {correlation}），区间因此偏窄",
         CautionKind.DIFFERENT_LAB: "两个实验环境的构成不同，不同之处：{what}",
         CautionKind.CUT_SHORT: "比较提前中止：{planned} 轮中完成了 {done} 轮",
-        CautionKind.TOO_FEW_ROUNDS: "只有 {pairs} 对样本、{rows} 个主要指标，经 Holm 校正后不可能判出差异；"
+        CautionKind.TOO_FEW_ROUNDS: "只有 {pairs} 对样本，无论测得什么都不可能判出差异；"
         "需要 {needed} 对（--rounds {needed}）",
         CautionKind.UNEXPECTED_SIGNATURE: "{side} 侧，{placement}：各抓包点看到的与预期不符：{mismatch}",
         CautionKind.RETRIED: "{of} 次运行中有 {count} 次（{checks}）第一次没有测到任何数据（通常因为得不到 CPU），"
@@ -99,7 +103,7 @@ CHINESE = Words(
     pairs="n",
     verdict="判定",
     detectable="可检出",
-    p_holm="p（Holm）",
+    p_corrected="p（校正后）",
     margin="容许差",
     mode_in_force="生效模式",
     asked="要求",
@@ -125,8 +129,9 @@ CHINESE = Words(
     results="结果",
     method="测量方法",
     method_paired="按随机顺序交错分轮测量（种子 {seed}）；变化为每轮 B 相对 A，取 Hodges-Lehmann 估计"
-    "{interval}；对 {rows} 个主要指标作 Holm 校正。",
-    method_unpaired="两次已保存的运行，未交错；取 Hodges-Lehmann 位移{interval}；对 {rows} 个主要指标作 Holm 校正。",
+    "{interval}；对 {rows} 个主要指标以{correction}校正。",
+    method_unpaired="两次已保存的运行，未交错；取 Hodges-Lehmann 位移{interval}；"
+    "对 {rows} 个主要指标以{correction}校正。",
     interval_paired="与 Wilcoxon 精确 {level} 区间",
     interval_unpaired="与 Mann-Whitney {level} 区间",
     interval_short="（样本太少，达不到 95 %）",
@@ -171,7 +176,7 @@ CHINESE = Words(
     failed_runs="未通过的运行",
     failed_run="{side}，{placement} {check} {client}→{server}：{of} 次运行中有 {count} 次；第一次在第 {block} 轮，"
     "结果为 {verdict}：{reason}",
-    matrix_note="每一列是一次独立的比较：Holm 校正只在该列的主要指标内进行，不跨整个矩阵。",
+    matrix_note="每一列是一次独立的比较：p 值校正只在该列的主要指标内进行，不跨整个矩阵。",
     what_counts="评判依据",
     secondary_title="次要指标（不作判定）",
     is_lower="← {b} 更低",

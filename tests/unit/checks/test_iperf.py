@@ -156,6 +156,7 @@ def test_what_reached_the_pod_and_was_not_read_is_no_loss_of_the_network(
         "its socket's buffer full, as on a busy machine; 0.36% were lost on the way"
     )
     assert ran.result.samples == ()
+    assert ran.result.is_starved, "so it is tried once more"
 
 
 @pytest.mark.parametrize("after", [7, 107, None])

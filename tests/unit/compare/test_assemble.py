@@ -18,6 +18,7 @@ from labctl.model.comparison import (
     ChangeVerdict,
     CheckMetrics,
     Comparison,
+    Correction,
     Environment,
     MetricRow,
     Noise,
@@ -152,7 +153,7 @@ def test_secondary_metrics_have_numbers_and_no_verdict() -> None:
     found = row(compared(), "rtt_p99")
     assert found.verdict is None
     assert found.change is not None
-    assert found.change.p_holm is None
+    assert found.change.p_adjusted is None
     assert found.margin is None
 
 
@@ -277,15 +278,16 @@ def test_differences_that_drift_are_warned_of() -> None:
     assert CautionKind.AUTOCORRELATED in kinds(compared(runs, rounds=12))
 
 
-def test_with_too_few_pairs_for_holm_the_comparison_says_how_many_it_takes() -> None:
+def many_rows(blocks: int, factor: float) -> Comparison:
+    """Ten primary rows, on each of which b is `factor` times a."""
     checks = tuple(CheckMetrics(check=f"ping{number}", kind="ping", metrics=(P50,)) for number in range(10))
     work = tuple(replace(WORK[0], check=check.check) for check in checks)
-    plan = schedule(("a", "b"), work, 7, seed=1)
+    plan = schedule(("a", "b"), work, blocks, seed=1)
     runs = [
         replace(record, check=run.item.check)
-        for record, run in zip(records(plan, {"a": 1, "b": 0.5}), plan.runs(), strict=True)
+        for record, run in zip(records(plan, {"a": 1, "b": factor}), plan.runs(), strict=True)
     ]
-    found = assemble(
+    return assemble(
         a=side("a"),
         b=side("b"),
         checks=checks,
@@ -296,16 +298,26 @@ def test_with_too_few_pairs_for_holm_the_comparison_says_how_many_it_takes() -> 
         schedule=plan,
         parameters=CompareParameters(),
     )
-    assert {each.verdict for each in found.rows} == {ChangeVerdict.UNDETECTED}
-    caution = next(c for c in found.cautions if c.kind is CautionKind.TOO_FEW_ROUNDS)
-    assert caution.facts == {"pairs": 7, "rows": 10, "needed": 9}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "correction"), [(6, Correction.EXCHANGE), (8, Correction.EXCHANGE), (9, Correction.HOLM)]
+)
+def test_few_blocks_of_many_rows_give_difference_words_where_the_difference_is_plain(
+    blocks: int, correction: Correction
+) -> None:
+    found = many_rows(blocks, 0.5)
+    assert {each.verdict for each in found.rows} == {ChangeVerdict.FASTER}
+    assert {each.change.correction for each in found.rows if each.change} == {correction}
+    assert CautionKind.TOO_FEW_ROUNDS not in kinds(found)
+    same = many_rows(blocks, 1.0)
+    assert not {each.verdict for each in same.rows} & {ChangeVerdict.FASTER, ChangeVerdict.SLOWER}
 
 
 def test_how_many_blocks_a_verdict_takes_is_known_before_anything_is_measured() -> None:
-    """The same number as the warning names afterwards: two rows and six pairs are one pair too few."""
+    """As many for one row as for ten: fewer pairs are refused."""
     assert rounds_needed(CHECKS, ["ping"]) == 6
-    assert rounds_needed(CHECKS, ["ping", "ping"]) == 7
-    assert rounds_needed(CHECKS, ["ping"] * 10) == 9
+    assert rounds_needed(CHECKS, ["ping"] * 10) == 6
     assert rounds_needed(CHECKS, ["netfilter"]) == 0
 
 

@@ -10,9 +10,10 @@ import math
 import random
 from collections.abc import Callable
 
+import pytest
 from scipy import stats
 
-from labctl.compare.statistics import detectable_log_ratio, paired_estimate, rank_sum_p, signed_rank_p
+from labctl.compare.statistics import detectable_log_ratio, exchange, paired_estimate, rank_sum_p, signed_rank_p
 
 BLOCKS = 10
 TRIALS = 1_000
@@ -94,3 +95,28 @@ def test_a_difference_of_the_detectable_size_is_found_in_eight_of_ten_runs() -> 
     effect = detectable_log_ratio(exact)
     assert effect is not None
     assert 0.74 <= _share(_interleaved, _paired, effect) <= 0.86
+
+
+def _family(source: random.Random, effects: tuple[float, ...], common: float) -> list[dict[int, float]]:
+    """Six blocks of as many rows as there are effects; `common` is how much of the noise they share."""
+    shared = [source.gauss(0, RUN_NOISE) * common for _ in range(6)]
+    return [{block: effect + shared[block] + source.gauss(0, RUN_NOISE) for block in range(6)} for effect in effects]
+
+
+@pytest.mark.parametrize("common", [0.0, 2.0])
+def test_six_blocks_of_eight_rows_without_a_difference_give_one_in_at_most_five_of_a_hundred(common: float) -> None:
+    source = random.Random(20261130)
+    wrong = sum(min(exchange(_family(source, (0.0,) * 8, common))) < 0.05 for _ in range(TRIALS))
+    assert wrong / TRIALS <= 0.05
+
+
+def test_rows_with_a_difference_do_not_make_the_others_differ() -> None:
+    """Two of eight rows are 30 % apart: those are found, and the rest hold the level."""
+    source = random.Random(20261130)
+    wrong = found = 0
+    for _ in range(TRIALS):
+        adjusted = exchange(_family(source, (0.3, -0.3, *(0.0,) * 6), 1.0))
+        found += max(adjusted[:2]) < 0.05
+        wrong += min(adjusted[2:]) < 0.05
+    assert wrong / TRIALS <= 0.05
+    assert found / TRIALS > 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -12,6 +13,7 @@ from labctl.compare.statistics import (
     EXACT_PAIRS,
     autocorrelation,
     detectable_log_ratio,
+    exchange,
     fewest_pairs,
     fixed_size_sum_counts,
     holm,
@@ -216,6 +218,42 @@ def test_the_detectable_difference_is_the_formula_of_the_method() -> None:
     expected = sd * (stats.t.ppf(0.975, 9) + stats.t.ppf(0.80, 9)) / math.sqrt(10)
     assert detectable_log_ratio(differences) == pytest.approx(expected)
     assert detectable_log_ratio([0.1]) is None
+
+
+def exchanged(rows: list[dict[int, float]]) -> list[float]:
+    """As the definition says, with every exchange made."""
+    blocks = sorted({block for row in rows for block in row})
+
+    def statistic(row: dict[int, float], signs: dict[int, int]) -> float:
+        spread = math.sqrt(sum(value**2 for value in row.values()))
+        return abs(sum(signs[block] * value for block, value in row.items())) / spread if spread else 0.0
+
+    every = [dict(zip(blocks, signs, strict=True)) for signs in itertools.product((1, -1), repeat=len(blocks))]
+    seen = [statistic(row, dict.fromkeys(blocks, 1)) for row in rows]
+    order = sorted(range(len(rows)), key=lambda number: -seen[number])
+    adjusted, floor = [1.0] * len(rows), 0.0
+    for place, number in enumerate(order):
+        best = [max(statistic(rows[other], signs) for other in order[place:]) for signs in every]
+        floor = max(floor, sum(value >= seen[number] - 1e-9 for value in best) / len(every))
+        adjusted[number] = floor
+    return adjusted
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_values_over_all_exchanges_are_those_of_the_definition(seed: int) -> None:
+    source = random.Random(seed)
+    rows = [
+        {block: source.gauss(shift, 1) for block in range(1, 8) if (number, block) != (2, 3)}
+        for number, shift in enumerate((3.0, 0.0, 1.0, 0.0))
+    ]
+    assert exchange(rows) == pytest.approx(exchanged(rows))
+
+
+def test_six_blocks_that_agree_reach_their_least_p_value_in_however_many_rows() -> None:
+    plain = {block: 0.4 + 0.01 * block for block in range(1, 7)}
+    assert exchange([plain] * 10) == (2 / 2**6,) * 10
+    assert exchange([plain, dict.fromkeys(range(1, 7), 0.0)]) == (2 / 2**6, 1.0)
+    assert exchange([]) == ()
 
 
 def test_holm_on_a_worked_example() -> None:

@@ -106,7 +106,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest_one() -> None:
 
 def comparison(estimate: float, low: float, high: float, refusal: Refusal | None = None) -> Comparison:
     change = Change(
-        estimate=estimate, low=low, high=high, confidence=0.95, n=10, detectable=0.02, p_value=0.01, p_holm=0.01
+        estimate=estimate, low=low, high=high, confidence=0.95, n=10, detectable=0.02, p_value=0.01, p_adjusted=0.01
     )
     nothing = SideSamples(samples=(), blocks=(), median=None)
     row = MetricRow(

@@ -93,7 +93,7 @@ def test_markdown_and_page_have_the_same_cells_and_the_page_leads_to_each_compar
             assert cell(row) in page
     assert 'href="r-2-third.html"' in page
     for text in (markdown, page, plain_text(matrix_view(two), width=200)):
-        assert "Holm's correction is over the primary rows of a column" in unescape(text)
+        assert "p-values are corrected over the primary rows of a column" in unescape(text)
     assert "<script" not in page
     assert "zh-CN" in matrix_page(two, ["a", "b"], CHINESE)
 

@@ -150,7 +150,7 @@ def told(name: str, text: str) -> set[str]:
     if not name.startswith("compare") or not re.search("120 (columns|列)", text):
         return set()
     changes = [row.change for row in example_comparison().rows if row.change is not None]
-    figures = [f"{change.p_holm:.3f}" for change in changes if change.p_holm is not None]
+    figures = [f"{change.p_adjusted:.3f}" for change in changes if change.p_adjusted is not None]
     figures += [units.percent(change.detectable) for change in changes if change.detectable is not None]
     return set(facts(" ".join(figures)))
 

@@ -293,13 +293,13 @@ def test_an_undetected_row_whose_interval_excludes_zero_is_explained(comparison:
     corrected = replace(comparison, rows=(replace(row, verdict=ChangeVerdict.UNDETECTED),))
     inside = next(row for row in comparison.rows if row.verdict is ChangeVerdict.UNDETECTED)
     text = comparison_text(corrected).replace("\n", " ")
-    assert "did not pass Holm's correction" in text
+    assert "did not pass the correction" in text
     assert "no difference detectable between" not in text, "that would deny what the interval says"
-    assert "which among so many rows may be chance (Holm's p is" in text
+    assert "which among so many rows may be chance (corrected p is" in text
     assert row.change is not None
-    assert row.change.p_holm is not None
-    assert f"~ p {row.change.p_holm:.2g}" in text
-    assert "did not pass Holm's correction" not in comparison_text(replace(comparison, rows=(inside,)))
+    assert row.change.p_adjusted is not None
+    assert f"~ p {row.change.p_adjusted:.2g}" in text
+    assert "did not pass the correction" not in comparison_text(replace(comparison, rows=(inside,)))
 
 
 def test_junit_of_checks_keeps_fail_and_error_apart_and_survives_control_characters() -> None:

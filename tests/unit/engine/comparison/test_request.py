@@ -170,7 +170,7 @@ def test_a_reference_makes_no_rows_of_its_own_but_a_limit_beside_the_pairs_row(w
     assert row.limit.a is not None
     assert row.limit.a.estimate == 0.0
     assert row.change is not None
-    assert row.change.p_holm == row.change.p_value, "the reference is not among the rows that Holm corrects for"
+    assert row.change.p_adjusted == row.change.p_value, "the reference is not among the rows that are corrected for"
 
 
 def test_a_fixed_number_of_blocks_has_intervals_of_95_percent(world: World) -> None:
