@@ -93,7 +93,7 @@ def test_what_a_program_sends_by_the_kernels_routes_is_asked_for_its_route() -> 
         device="lxc1",
         hook="ingress",
         helper=ForwardingAct.REDIRECT_NEIGH,
-        packet=PacketKey("10.244.0.10", "10.244.1.10", 1, 1, 1),
+        packet=PacketKey("10.244.0.10", "10.244.1.10", "icmp", 1, 1),
     )
     sent = replace(hop("node1:eth0", Role.CLIENT_UPLINK, Carriage.PROGRAM), moved_by=(act,))
     assert [question for _, question in questions_of(path(TUNNELLED.hops[0], sent))] == [replace(ROUTE, device="eth0")]
