@@ -22,7 +22,7 @@ KEEP ?=
 WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
 IN_WORLDS = $(if $(filter-out 0,$(WORLDS)),--dist loadscope --tx '$(WORLDS)*popen//python=tests/world.sh $(PYTHON)')
 
-.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static audit objects format bench upgrade clean
+.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static style types security scripts audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,7 +39,7 @@ compare: ## build both labs, measure, print the table (A=legacy B=bpf ARGS="--ro
 
 test: ## everything that CI runs: lint, types, eBPF objects, tests (TESTS="tests/unit -k ping"; NEWEST=1: without the lock)
 	@$(PREPARE) --root "make test" run lint test networks
-	@$(MAKE) static objects
+	@$(MAKE) -j 2 --output-sync=target $(STATIC) objects
 ifeq ($(strip $(TESTS)),)
 	$(PYTHON) -m pytest -n auto --dist loadscope tests/unit
 	$(PYTHON) -m pytest $(IN_WORLDS) tests/integration
@@ -85,11 +85,22 @@ lint: ## ruff, mypy, bandit and shellcheck; needs no root
 	@$(PREPARE) lint
 	@$(MAKE) static
 
+# mypy takes one processor for a minute; the others fit beside it.
+STATIC := types style security scripts
 static:
+	@$(MAKE) -j 2 --output-sync=target $(STATIC)
+
+style:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+types:
 	$(PYTHON) -m mypy
+
+security:
 	$(PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml src setup playbooks
+
+scripts:
 	shellcheck $(SCRIPTS)
 
 audit: ## asks for known vulnerabilities of the packages of the lock files; says so where no service can be reached
