@@ -319,8 +319,10 @@ def test_an_exception_without_test_or_reason_is_found(line: str) -> None:
 
 
 def test_the_linter_runs_bandit_over_all_of_it() -> None:
-    _, _, static = (TREE / "Makefile").read_text(encoding="utf-8").partition("\nstatic:\n")
-    recipe, _, _ = static.partition("\n\n")
+    makefile = (TREE / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^STATIC := .*\bsecurity\b", makefile, re.MULTILINE)
+    _, _, security = makefile.partition("\nsecurity:\n")
+    recipe, _, _ = security.partition("\n\n")
     assert re.search(r" -m bandit .*--configfile pyproject\.toml src setup playbooks$", recipe, re.MULTILINE)
 
 
