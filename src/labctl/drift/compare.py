@@ -200,6 +200,7 @@ _FIRST_WORDS = {
     "tunnel": ObjectKind.TUNNEL,
     "qdisc": ObjectKind.QDISC,
     "filter": ObjectKind.PROGRAM,
+    "impairment": ObjectKind.IMPAIRMENT,
     "program": ObjectKind.PROGRAM,
     "sysctl": ObjectKind.SYSCTL,
 }
@@ -284,7 +285,7 @@ def _is_device(thing: Thing) -> bool:
 
 def _command(naming: _Naming, namespace: str, thing: Thing, makes: Object, *removes: Object) -> str:
     """Programs are handed over by descriptors: what a person can type for them is labctl's own command."""
-    if thing.kind in (ObjectKind.PROGRAM, ObjectKind.CGROUP):
+    if thing.kind in (ObjectKind.PROGRAM, ObjectKind.CGROUP, ObjectKind.IMPAIRMENT):
         return f"labctl reset {naming.wanted.lab.name} {naming.part(namespace)}"
     return "; ".join(one.shell().replace("\n", "; ") for one in (*removes, makes))
 
@@ -437,6 +438,8 @@ def scenario_key(lab: Lab, part: str, kind: ObjectKind, name: str) -> str:
     match kind:
         case ObjectKind.PROGRAM:
             return "datapath.hostRouting"
+        case ObjectKind.IMPAIRMENT:
+            return "impairments"
         case ObjectKind.CGROUP:
             return "datapath.socketLB"
         case ObjectKind.ENTRY:

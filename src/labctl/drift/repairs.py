@@ -17,6 +17,7 @@ from labctl.names import split_namespace
 from labctl.providers.netns.kinds.base import Object, ObjectKind
 from labctl.providers.netns.kinds.cgroup import SocketAttach, SocketDetach
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, FrrStart, RoutesAwait, TunnelsAwait
+from labctl.providers.netns.kinds.impairment import IMPAIRMENTS
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, OnDevice, PortsAwait
 from labctl.providers.netns.kinds.namespace import NamespaceAdd, NamespaceDrop, RecordWrite
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
@@ -229,6 +230,7 @@ _NOUNS: tuple[tuple[tuple[type[Object], ...], str], ...] = (
     ((FilterAttach, SocketAttach, DatapathReopen), "programs"),
     ((MapsFill, DeviceEntry), "map entries"),
     ((FrrStart, FrrConfigure, RoutesAwait, TunnelsAwait), "routing"),
+    (IMPAIRMENTS.objects, "impairments"),
     ((DeviceSet, OnDevice), "devices, addresses, routes"),
 )
 

@@ -31,6 +31,7 @@ from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, pl
 from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
 from labctl.model.fabric import FabricChoice
 from labctl.model.fallback import fallback_of
+from labctl.model.impairment import Impairment
 from labctl.model.lab import (
     CheckSpec,
     Datapath,
@@ -235,6 +236,7 @@ def scenario_of(tree: Tree, *, name: str, source: str, ranks: Mapping[str, int])
             ScenarioOutside(name=name, address=None if address is None else IPv4Address(address))
             for name, address in outside_hosts(tree)
         ),
+        impairments=typed(dict[str, Impairment], data.get("impairments", {}), where=source),
     )
 
 

@@ -25,6 +25,7 @@ from labctl.loading.service_rules import service_problems
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, text_of
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.fallback import ENDS_SINCE, Condition
+from labctl.model.impairment import LEAST_RATE_BIT_PER_S
 from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
 from labctl.model.lab import EXISTING_CLUSTER, NETNS, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
@@ -72,6 +73,7 @@ def meaning_problems(tree: Tree, ranks: Mapping[str, int]) -> tuple[Problem, ...
         *address_problems(tree, None if facts.nodes is None else len(facts.nodes), facts.node_of_pod),
         *service_problems(tree),
         *_datapath(tree),
+        *_impairments(tree),
         *_checks(tree),
         *_compared(tree, ranks),
     )
@@ -316,6 +318,36 @@ def _fallback(tree: Tree, key: str, message: str, allowed: str) -> Problem:
 
 def _is(tree: Tree | None, value: bool) -> bool:
     return isinstance(tree, Scalar) and tree.value is value
+
+
+_WITH_LINKS = "netns"
+"""The provider whose links are labctl's own."""
+
+
+def _impairments(tree: Tree) -> Iterator[Problem]:
+    """Whose labs can have them, and what of one link excludes each other. Which links there are, the provider says."""
+    section, provider = find(tree, "impairments"), text_of(find(tree, "provider"))
+    if not isinstance(section, Block) or not section.entries:
+        return
+    if provider not in (None, _WITH_LINKS):
+        message = f"has no meaning with the provider {provider}: the links of its nodes are not labctl's"
+        yield problem_at(place_of(tree, ("impairments",)), ("impairments",), message, f"provider: {_WITH_LINKS}")
+        return
+    for link, entry in section.entries.items():
+        delay_s, jitter_s, rate = (_number(find(entry.value, key)) for key in ("delayS", "jitterS", "rateBitPerS"))
+        if jitter_s > delay_s:
+            path: KeyPath = ("impairments", link, "jitterS")
+            message = f"{jitter_s:g} s is more than the delay, which is {delay_s:g} s: it is by how much that varies"
+            yield problem_at(place_of(tree, path), path, message, f"at most delayS, which is {delay_s:g}")
+        if 0 < rate < LEAST_RATE_BIT_PER_S:
+            path = ("impairments", link, "rateBitPerS")
+            message = f"{rate:g} bit/s is too slow: a frame of the largest size would take more than 1.5 s"
+            yield problem_at(place_of(tree, path), path, message, f"{LEAST_RATE_BIT_PER_S:g} or more, or 0: no limit")
+
+
+def _number(found: Tree | None) -> float:
+    value = found.value if isinstance(found, Scalar) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def check_name(check: Tree) -> str | None:

@@ -27,6 +27,7 @@ from labctl.model.document import (
     SiteDocument,
 )
 from labctl.model.fabric import ENDPOINT_PATTERN
+from labctl.model.impairment import LINK_PATTERN
 from labctl.model.sections import (
     ADDRESS_PATTERN,
     DEVICES_PATTERN,
@@ -47,6 +48,7 @@ _PATTERNS = {
     NAME_PATTERN: ("{0} is not a name", "lower-case letters, digits and hyphens, at most 40 characters"),
     IPV4_PATTERN: ("{0} is not an IPv4 address", "an address such as 10.96.0.20"),
     ENDPOINT_PATTERN: ("{0} is not an end of a link", "a router or node such as r1, or r1:eth1 with its device's name"),
+    LINK_PATTERN: ("{0} is not a link", "a node's or pod's name, two routers' such as leaf1-spine1, or uplink"),
     CIDR_PATTERN: ("{0} is not an IPv4 network", "an address range such as 10.244.0.0/16"),
     REFERENCE_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
     OPERAND_PATTERN: ("{0} could be an option of a tool", "one line that begins neither with '-' nor with a blank"),

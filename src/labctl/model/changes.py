@@ -92,7 +92,12 @@ class Changes:
             *(f"link {name} is down" for name in self.links_down),
             *(f"node {name} is stopped" for name in self.nodes_stopped),
             *(f"broken by {one.fault} at {one.where}" for one in self.faults),
-            *(f"link {name} is impaired: {one.words()}" for name, one in self.impairments.items()),
+            *(
+                f"link {name} is not impaired as its scenario says"
+                if one.is_nothing
+                else f"link {name} is impaired: {one.words()}"
+                for name, one in self.impairments.items()
+            ),
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
-from labctl.codec import NULL, Key
+from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, Sample, Verdict
@@ -57,7 +57,8 @@ class Side:
     """One side of a comparison. `datapath` is what was asked for, in the scenario's words.
 
     `statements` are whole sentences that a reader must know before the figures: what this side's datapath carries
-    (iptables rules per node, conntrack), and that a netns lab is labctl's own datapath and not Cilium.
+    (iptables rules per node, conntrack), and that a netns lab is labctl's own datapath and not Cilium. `against` is the
+    key of the side that it is compared with; empty for the first.
     """
 
     scenario: str
@@ -68,6 +69,7 @@ class Side:
     datapath: Mapping[str, object]
     source: str = ""
     statements: tuple[str, ...] = ()
+    against: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, create_model
 
 from labctl.codec import Doc, Fits, key_of
 from labctl.model.fabric import ENDPOINT_PATTERN, FabricChoice, is_endpoint
+from labctl.model.impairment import LINK_PATTERN, Impairment
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.pod_network import PodNetworkChoice
@@ -488,11 +489,21 @@ _SHARED: dict[str, Any] = {
 }
 
 _FABRIC = "How the nodes reach each other; one bridge where it is not written."
+_IMPAIRMENT = _section_of(Impairment, "ImpairmentSection", "What is done to the packets of one link on purpose.")
+_LINK = Annotated[str, StringConstraints(pattern=LINK_PATTERN)]
 _OF_SCENARIO: dict[str, Any] = {
     "fabric": (_section_of(FabricChoice, "FabricSection", _FABRIC) | None, Field(None, description=_FABRIC)),
     "pod_network": (
         _section_of(PodNetworkChoice, "PodNetworkSection", _POD_NETWORK) | None,
         Field(None, description=_POD_NETWORK),
+    ),
+    "impairments": (
+        dict[_LINK, _IMPAIRMENT] | None,  # type: ignore[valid-type]
+        Field(
+            None,
+            description="Loss, delay, a rate and the like by the link: a node's or pod's name, leaf1-spine1, or uplink "
+            "for the links of all nodes.",
+        ),
     ),
 }
 

@@ -18,6 +18,10 @@ from labctl.errors import UsageError
 from labctl.units import PERCENT, quantity, readable
 
 _Share = Annotated[float, Ge(0), Le(1)]
+LINK_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,79}[a-z0-9])?$"
+"""Of a link's name: that of a part of a lab, or two of them."""
+UPLINKS = "uplink"
+"""The links of all nodes to the fabric, in a scenario."""
 
 
 class LinkDirection(StrEnum):

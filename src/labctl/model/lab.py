@@ -22,6 +22,7 @@ from annotated_types import Ge, Le
 from labctl.codec import OMITTED, UNWRITTEN, ChosenBy, Doc, Fits, Key, key_of, plain
 from labctl.errors import Problem
 from labctl.model.fabric import ONE_BRIDGE, FabricChoice, Link, Router
+from labctl.model.impairment import Impairment
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
 from labctl.model.pod_network import CILIUM, NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
@@ -212,6 +213,8 @@ class Lab:
     fabric: Annotated[FabricChoice, OMITTED] = ONE_BRIDGE
     routers: Annotated[tuple[Router, ...], OMITTED] = ()
     links: Annotated[tuple[Link, ...], OMITTED] = ()
+    impairments: Annotated[Mapping[str, Impairment], OMITTED] = field(default_factory=dict)
+    """By the link's name, or `uplink` for those of all nodes, as the scenario has them."""
 
     fallback: Annotated[Fallback | None, OMITTED] = None
     """Set where the scenario allows it and BPF host routing cannot be had."""
@@ -332,6 +335,7 @@ class Scenario:
     fallback: Fallback | None = None
     warnings: tuple[Problem, ...] = ()
     outside: tuple[ScenarioOutside, ...] = ()
+    impairments: Mapping[str, Impairment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

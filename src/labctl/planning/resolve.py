@@ -75,6 +75,7 @@ def resolve(scenario: Scenario, *, name: str | None = None) -> Lab:
         routers=routers,
         links=links_of(scenario.fabric, routers, {node.name: node.mac for node in nodes}),
         fallback=scenario.fallback,
+        impairments=scenario.impairments,
         outside=_outside(scenario),
         cni=unknown_network(scenario.pod_network),
     )

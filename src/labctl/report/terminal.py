@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
+from labctl.model.impairment import Impairment
 from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
     asked_and_found,
@@ -386,12 +387,13 @@ def status_table(
     is_planned: bool = False,
     placement: Mapping[str, str] = MappingProxyType({}),
     standing: str = "",
+    impaired: str = "",
 ) -> Iterator[RenderableType]:
     """What was asked, what is in force and what is missing, the parts, then the evidence, ready for a rich console.
     `is_planned` as for `status_record`."""
     from rich.text import Text
 
-    yield from status_head(lab, mode, statement=statement, missing=missing, standing=standing)
+    yield from status_head(lab, mode, statement=statement, missing=missing, standing=standing, impaired=impaired)
     if is_planned:
         yield Text(PLANNED_ADDRESSES, style="yellow")
     yield Text("")
@@ -413,10 +415,22 @@ def status_table(
         yield from evidence_view(mode)
 
 
+def impaired_line(asked: Mapping[str, Impairment]) -> str:
+    """One line: what is done to the packets of which links on purpose; empty where nothing is."""
+    return f"impaired:  {'; '.join(f'{link} {one.words()}' for link, one in asked.items())}" if asked else ""
+
+
 def status_head(
-    lab: Lab, mode: ModeInForce | None, *, statement: str, missing: Sequence[str] = (), standing: str = ""
+    lab: Lab,
+    mode: ModeInForce | None,
+    *,
+    statement: str,
+    missing: Sequence[str] = (),
+    standing: str = "",
+    impaired: str = "",
 ) -> Iterator[RenderableType]:
-    """What was asked, what is in force, whether the lab is as it was built (`standing`), and what is missing."""
+    """What was asked, what is in force, whether the lab is as it was built (`standing`), which links are `impaired`,
+    and what is missing."""
     from rich.text import Text
 
     yield Text(f"lab {lab.name}: scenario {lab.scenario}, provider {lab.provider}")
@@ -427,6 +441,8 @@ def status_head(
         yield in_force(mode)
     if standing:
         yield Text(standing)
+    if impaired:
+        yield Text(impaired, style="yellow")
     if missing:
         yield Text(f"half there, {len(missing)} missing:", style="bold red")
         yield from (Text(f"  {thing}") for thing in missing[:MISSING_SHOWN])

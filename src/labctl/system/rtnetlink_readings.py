@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from labctl.system.netlink import ALL, Request, attributes, selected, string
 from labctl.system.rtnetlink import Hook
+from labctl.units import BITS_PER_BYTE, NANO
 
 _RTM_GETROUTE, _RTM_GETRULE, _RTM_GETQDISC, _RTM_GETTFILTER, _RTM_GETNETCONF = 26, 34, 38, 46, 82
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -101,6 +102,7 @@ class Qdisc:
     kind: str
     handle: int
     parent: int
+    options: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +256,29 @@ def parse_policy_rule(body: bytes) -> PolicyRule:
 
 def parse_qdisc(body: bytes) -> Qdisc:
     _, index, handle, parent, _ = _TCMSG.unpack_from(body)
-    kind = string(dict(attributes(body, _TCMSG.size)).get(_TCA_KIND, b""))
-    return Qdisc(index=index, kind=kind, handle=handle, parent=parent)
+    known = dict(attributes(body, _TCMSG.size))
+    kind, options = string(known.get(_TCA_KIND, b"")), known.get(_TCA_OPTIONS, b"")
+    return Qdisc(index=index, kind=kind, handle=handle, parent=parent, options=options)
+
+
+_TBF_PARMS, _TBF_RATE64 = 1, 4
+_NETEM_RATE, _NETEM_RATE64, _NETEM_LATENCY64, _NETEM_JITTER64 = 6, 8, 10, 11
+_NETEM_BYTES = 24
+_RATE_AT = 8
+"""Where the rate is in struct tc_ratespec (linux/pkt_sched.h)."""
+
+
+def queue_of(qdisc: Qdisc) -> tuple[float, float, int]:
+    """Delay and jitter in seconds, and the rate in bit/s, of a netem or tbf. Pure."""
+    if qdisc.kind == "netem":
+        known = dict(attributes(qdisc.options, _NETEM_BYTES))
+        delay_ns, jitter_ns = (int.from_bytes(known.get(n, b""), "little") for n in (_NETEM_LATENCY64, _NETEM_JITTER64))
+        rate_byte_per_s = int.from_bytes(known.get(_NETEM_RATE64) or known.get(_NETEM_RATE, b"")[:4], "little")
+        return delay_ns * NANO, jitter_ns * NANO, rate_byte_per_s * BITS_PER_BYTE
+    known = dict(attributes(qdisc.options))
+    wide, parms = known.get(_TBF_RATE64), known.get(_TBF_PARMS, b"")
+    rate_byte_per_s = int.from_bytes(wide or parms[_RATE_AT : _RATE_AT + 4], "little")
+    return 0.0, 0.0, rate_byte_per_s * BITS_PER_BYTE
 
 
 def parse_any_filter(body: bytes) -> AnyFilter | None:

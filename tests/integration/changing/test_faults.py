@@ -49,8 +49,8 @@ pytestmark = [
 
 
 @contextmanager
-def running(scenario: str, name: str) -> Iterator[tuple[Lab, OpenLab]]:
-    lab = resolve(load_scenario(scenario, start=CHECKOUT), name=name)
+def running(scenario: str, name: str, *overrides: str) -> Iterator[tuple[Lab, OpenLab]]:
+    lab = resolve(load_scenario(scenario, start=CHECKOUT, overrides=overrides), name=name)
     try:
         with PROVIDER.executor(lab) as executor:
             for step in PROVIDER.plan(lab).steps:

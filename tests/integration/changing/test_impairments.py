@@ -8,19 +8,21 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from test_faults import CHANGING, running
+from test_faults import CHANGING, PROVIDER, running
 from test_links_and_nodes import labctl, shown, until
 
 from labctl import app
+from labctl.engine.mend import mend
 from labctl.engine.run_checks import run_check
 from labctl.errors import HostLacks, UsageError
-from labctl.model.changes import NOTHING
+from labctl.model.changes import NOTHING, Power
 from labctl.model.impairment import impairment_of
 from labctl.model.lab import CheckSpec, Lab
 from labctl.model.parameters import ImpairmentParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.changes import read_changes
+from labctl.providers.netns.reading import compared
 from labctl.store.runs import MemorySink
 
 pytestmark = [
@@ -65,6 +67,34 @@ def test_what_is_lost_is_what_was_asked(host_as_found: str, scenario: str) -> No
         assert traces(lab) == ""
         assert read_changes(lab.name) == NOTHING
         assert measured(opened, count=10).verdict is Verdict.SKIP
+
+
+DECLARED = ("node1={loss: 0.05, direction: to}", "node3={rateBitPerS: 20000000}",
+            "client={duplicate: 0.1, direction: from}")  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_what_a_scenario_declares_is_set_measured_and_mended(host_as_found: str, scenario: str) -> None:
+    settings = tuple(f"impairments.{one}" for one in DECLARED)
+    with running(scenario, host_as_found, *settings) as (lab, opened):
+        assert compared(lab, (), "").drift.differences == ()
+        assert {way.link for way in opened.impaired_ways()} == {"node1", "node3", "client"}
+        found = measured(opened, count=1000)
+        assert found.verdict is Verdict.PASS, found.reason
+        assert {one.name for one in found.findings} >= {"loss underlay→node1", "duplicate client→node1", "end-to-end"}
+        CHANGING.impair(lab, ("node1",), None)
+        CHANGING.impair(lab, ("node3",), impairment_of(["rate=1mbit"]))
+        assert set(CHANGING.impairments(lab)) == {"node3", "client"}
+        differences = compared(lab, (), "").drift.differences
+        assert {one.key for one in differences} == {"impairments"}
+        assert {one.part for one in differences} == {"underlay", "node1", "node3"}
+        assert "link node1 is not impaired as its scenario says" in read_changes(lab.name).sentences()
+        mend(PROVIDER, lab, lambda event: None)
+        assert read_changes(lab.name) == NOTHING
+        assert compared(lab, (), "").drift.differences == ()
+        assert CHANGING.impairments(lab)["node1"].loss == 0.05
+        CHANGING.set_node(lab, "node1", Power.REBOOT)
+        assert compared(lab, (), "").drift.differences == ()
 
 
 @pytest.mark.thorough

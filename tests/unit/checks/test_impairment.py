@@ -92,6 +92,8 @@ def test_a_rate_may_be_off_by_its_margin() -> None:
     asked = way(Impairment(rate_bit_per_s=10e6))
     assert judge_rate(asked, (9.57e6, 9.6e6, 9.7e6), 0.05).verdict is Verdict.PASS
     assert judge_rate(asked, (8.0e6, 8.1e6, 8.2e6), 0.05).verdict is Verdict.FAIL
+    assert judge_rate(asked, (5.0e6, 10e6, 7.0e6), 0.05).verdict is Verdict.PASS  # a sender that was kept waiting
+    assert judge_rate(asked, (9.0e6, 12.0e6, 13.0e6), 0.05).verdict is Verdict.FAIL  # more than asked never is
     assert mean_interval((1.0, 2.0, 3.0)).estimate == 2.0
 
 

@@ -32,7 +32,7 @@ PARSER_ONLY = {
     "duplicate-pod", "extends-in-a-circle", "extends-in-a-circle-too",
     "extends-itself", "extends-unknown", "extra-services-without-room", "false-placement",
     "fallback-that-does-not-start",
-    "fault-that-cannot-show", "mtu-too-small-for-vxlan",
+    "fault-that-cannot-show", "impairments-of-a-cluster", "mtu-too-small-for-vxlan",
     "no-host-routing", "no-pairs", "no-pods", "overlapping-cidrs", "pair-of-unknown-pod", "pair-with-itself",
     "ping-faster-than-ping",
     "pod-cidr-too-small", "pod-named-like-a-node", "pod-on-misspelt-node", "pod-on-unknown-node", "reserved-name",

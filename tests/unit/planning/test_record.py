@@ -24,7 +24,8 @@ EVERYTHING = "corpus/valid/all-keys.yaml"
 def _labs() -> list[Lab]:
     shipped = [resolve(load_scenario(name, start=TESTS)) for name in scenario_names(TESTS)]
     with_settings = load_scenario(EVERYTHING, overrides=["provider=kind"], start=TESTS, trust=True)
-    return [*shipped, resolve(load_scenario(EVERYTHING, start=TESTS)), resolve(with_settings, name="other")]
+    impaired = resolve(load_scenario("corpus/valid/impairments.yaml", start=TESTS))
+    return [*shipped, impaired, resolve(load_scenario(EVERYTHING, start=TESTS)), resolve(with_settings, name="other")]
 
 
 LABS = _labs()

@@ -6,6 +6,8 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,8 @@ from labctl.cli.options import (
 from labctl.cli.progress import Progress
 from labctl.cli.reports import ReportOutput, present, present_run, report_options
 from labctl.errors import UsageError
-from labctl.model.lab import EXISTING_CLUSTER
+from labctl.loading.messages import as_name
+from labctl.model.lab import EXISTING_CLUSTER, Lab
 
 if TYPE_CHECKING:
     from labctl.engine.comparison.stored import StoredComparison
@@ -61,6 +64,13 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
     type=click.Choice(["auto", "parallel", "switch"]),
     help="Labs side by side, or one lab whose datapath is switched (default: the scenario's, else by free memory).",
 )
+@click.option(
+    "--matrix",
+    "dimensions",
+    multiple=True,
+    metavar="KEY=V,V…",
+    help="Measure with each of these values of a key, as --set sets it. Can be repeated.",
+)
 @click.option("--name", metavar="N", help="Name of the run, and prefix of the names of its labs.")
 @click.option("--keep", is_flag=True, help="Leave the labs up.")
 @provider_option
@@ -81,6 +91,7 @@ def command(
     baseline: str | None,
     resume: str | None,
     strategy: str | None,
+    dimensions: tuple[str, ...],
     name: str | None,
     keep: bool,
     provider: str | None,
@@ -96,6 +107,12 @@ def command(
     and prints one line per metric: effect, interval, verdict.
 
     With --provider cluster A and B can be SCENARIO@CONTEXT: the same scenario on two clusters.
+
+    With --matrix there is a side for every value: B is compared with A at the same value; of one scenario each value
+    is compared with the first.
+
+    \b
+    labctl compare legacy bpf --matrix 'impairments.uplink.loss=0,0.01,0.05'
 
     A and B can be stored runs instead (labctl runs lists them; RUN@SCENARIO picks a side): they are then compared as
     they are, unpaired.
@@ -114,12 +131,12 @@ def command(
     against: StoredComparison | None = None
     if resume is not None:
         asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
-        _require_nothing_else(any(value not in (None, ()) for value in (*asked, strategy, name)), resume)
+        _require_nothing_else(any(value not in (None, ()) for value in (*asked, strategy, dimensions, name)), resume)
         stored = _stored(runs_dir, resume)
         question = app.ask_again(stored, trust=trust)
         into = rest_of_run(stored, trust=trust)
         fail_if = fail_if or question.asked.fail_if
-    elif _are_stored(sides, name):
+    elif not dimensions and _are_stored(sides, name):
         (run_a, _, side_a), (run_b, _, side_b) = (text.partition("@") for text in sides)
         found = compare_stored(_stored(runs_dir, run_a), _stored(runs_dir, run_b), side_a, side_b)
         return present(found, fail_if, output)
@@ -127,8 +144,10 @@ def command(
         if baseline is not None:
             against = _stored(runs_dir, baseline)
         labs = [
-            load_lab(scenario, provider=provider, name=name, overrides=(*overrides, *where), trust=trust)
+            _called_by(values, load_lab(scenario, provider=provider, name=name, overrides=given, trust=trust))
+            for values in _points(dimensions)
             for scenario, where in (_on_context(side, provider) for side in sides)
+            for given in ((*overrides, *where, *values),)
         ]
         named = None if checks is None else [each.strip() for each in checks.split(",") if each.strip()]
         options = Options(
@@ -140,6 +159,7 @@ def command(
             most_rounds=max_rounds,
             fail_if=fail_if,
             strategy=Strategy(strategy or "auto"),
+            group=len(sides) if dimensions and len(sides) > 1 else 0,
         )
         parameters = with_given(labs[0].compare, rounds=rounds, duration_s=duration_s, checks=named)
         question = app.ask(labs, parameters, options)
@@ -148,6 +168,28 @@ def command(
     with Progress() as progress:
         answer = compare(question, into, matrix_document, progress, keep=keep, baseline=against)
     return present_run(answer, fail_if, output)
+
+
+def _points(dimensions: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every choice of one value of each dimension, as `key.path=value`; the last one changes first."""
+    every = []
+    for dimension in dimensions:
+        key, _, values = dimension.partition("=")
+        choices = [value.strip() for value in values.split(",")]
+        if not key.strip() or not all(choices) or len(set(choices)) != len(choices):
+            raise UsageError(
+                what=f"--matrix {dimension} is not a key with the values that it is to have",
+                cause="it is KEY=VALUE,VALUE… with values that differ; the key is written as with --set",
+                remedy="--matrix 'impairments.uplink.loss=0,0.01,0.05'",
+            )
+        every.append([f"{key.strip()}={value}" for value in choices])
+    return tuple(product(*every))
+
+
+def _called_by(values: Sequence[str], lab: Lab) -> Lab:
+    """Called after the last step of each key and its value too: `bpf-loss-0-01`."""
+    said = [f"{key.rpartition('.')[2]}-{value}" for key, _, value in (each.partition("=") for each in values)]
+    return replace(lab, scenario=as_name("-".join((lab.scenario, *said)))) if said else lab
 
 
 def _on_context(side: str, provider: str | None) -> tuple[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ import click
 from labctl.cli.options import as_json, find_running, known_drift
 from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
+from labctl.codec import plain
 from labctl.errors import Interrupted, LabError, NotInForce
 
 if TYPE_CHECKING:  # typing only: keeps `labctl --help` fast
@@ -33,7 +34,8 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     With --cilium: each node in the words and order of cilium status --verbose, on every provider. A line says what
     shows it; one that has no counterpart reads "not on netns".
 
-    The line "as built" says whether anything of the lab is missing, changed or extra; labctl diff LAB shows what.
+    The line "as built" says whether anything of the lab is missing, changed or extra; labctl diff LAB shows what. The
+    line "impaired" says what is done to the packets of which links, by the scenario or by labctl impair.
 
     Exit code 1 when something of the lab is missing, 4 when the mode in force is not the one that was asked for.
     """
@@ -43,7 +45,7 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     from labctl.report.cilium_status import cilium_block, cilium_record, cilium_view
     from labctl.report.datapath import datapath_record, datapath_tables
     from labctl.report.drift import standing_line
-    from labctl.report.terminal import status_head, status_record, status_table
+    from labctl.report.terminal import impaired_line, status_head, status_record, status_table
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
@@ -76,21 +78,29 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
         "is_planned": is_planned,
         "placement": provider.capabilities.placement(found.name),
     }
+    changing = provider.capabilities.changing
+    impairments = changing.impairments(found) if changing is not None else {}
     drift = known_drift(provider, running)
     standing = standing_line(drift) if drift is not None else ""
     if as_json:
         record = status_record(found, mode, **about)
         more: dict[str, object] = {"asBuilt": None if drift is None or drift.unread else drift.is_as_wanted}
+        more |= {"impairments": plain(impairments)} if impairments else {}
         more |= {"datapath": datapath_record(state)} if state is not None else {}
         emit_json({**record, **more, **({"cilium": cilium_record(statuses)} if cilium else {})})
     else:
         if cilium:
             head = status_head(
-                found, mode, statement=provider.statements(found)[0], missing=running.missing, standing=standing
+                found,
+                mode,
+                statement=provider.statements(found)[0],
+                missing=running.missing,
+                standing=standing,
+                impaired=impaired_line(impairments),
             )
             parts = [*head, *cilium_view(statuses)]
         else:
-            parts = [*status_table(found, mode, **about, standing=standing)]
+            parts = [*status_table(found, mode, **about, standing=standing, impaired=impaired_line(impairments))]
         if statuses and not cilium:
             parts += cilium_block(statuses[0], found.name)
         show(*parts, *(datapath_tables(state, width=console().width) if state is not None else ()))

@@ -71,6 +71,8 @@ class Asked:
         keys = [side.key for side in self.sides]
         if not all(map(_KEY.fullmatch, keys)) or len(set(keys)) != len(keys) or len(keys) < 2:
             raise ValueError(f"its sides are {', '.join(key[:20] for key in keys)}, not a, b, …")
+        if not all(side.against in ("", *keys) for side in self.sides):
+            raise ValueError("a side is compared with one that there is not")
         if not _TOKEN.fullmatch(self.token):
             raise ValueError("its token cannot be part of a lab's name")
         if not all(is_name(side.lab) or not side.lab for side in self.sides):
@@ -146,7 +148,8 @@ class Options:
     """What the command line or the matrix file says beside the scenarios.
 
     `name` is what the labs' names begin with; empty for the scenarios' own.
-    `until` is half the width (relative) that the primary intervals should have; `most_rounds` bounds it.
+    `until` is half the width (relative) that the primary intervals should have; `most_rounds` bounds it. Of every
+    `group` labs the first is what the others are compared with; 0: the first of all.
     """
 
     seed: int
@@ -158,6 +161,7 @@ class Options:
     most_rounds: int | None = None
     fail_if: tuple[str, ...] = ()
     strategy: Strategy = Strategy.AUTO
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +219,7 @@ def ask(
     sides = sides_of(labs, providers, options.token, turns, name=options.name)
     require_named(options.fail_if, declared, [pair.placement for pair in pairs])
     asked = Asked(
-        sides=tuple(side.described() for side in sides),
+        sides=_grouped([side.described() for side in sides], options.group),
         token=options.token,
         seed=options.seed,
         rounds=rounds,
@@ -231,6 +235,13 @@ def ask(
         takes_turns=turns.takes_turns,
     )
     return Question(asked=asked, sides=sides, specs=specs, checks=checks)
+
+
+def _grouped(sides: Sequence[Side], group: int) -> tuple[Side, ...]:
+    """The first of a group is compared with nothing, and says so by its own key."""
+    if not group:
+        return tuple(sides)
+    return tuple(replace(side, against=sides[number // group * group].key) for number, side in enumerate(sides))
 
 
 def again(

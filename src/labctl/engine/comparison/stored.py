@@ -200,15 +200,17 @@ class StoredComparison:
 def comparisons(
     asked: Asked, measured: MeasuredBlocks, environment: Environment, origin: str = ""
 ) -> tuple[Comparison, ...]:
-    """Each side against the first, out of everything that was asked and seen; `origin` is the run's id."""
+    """Each side against the first, or the one that it says, out of everything that was asked and seen; `origin` is the
+    run's id."""
     done = len(measured.whole_blocks())
     plan = asked.schedule()
     if measured.stopped_after is not None:
         plan = plan.first(measured.stopped_after)
     first, *others = asked.sides
+    by_key = {side.key: side for side in asked.sides}
     return tuple(
         assemble(
-            a=first,
+            a=by_key[other.against or first.key],
             b=other,
             checks=asked.checks,
             runs=measured.records,
@@ -224,6 +226,7 @@ def comparisons(
             origin=origin,
         )
         for other in others
+        if other.against != other.key
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 from labctl.model.changes import Broken, ChangeKind, Changes, Pending, Power
 from labctl.model.lab import Lab, Pair
 from labctl.names import split_namespace
@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.fault import FaultSite, FaultText
     from labctl.model.impairment import Impairment
     from labctl.model.links import LinkState
-    from labctl.providers.netns.wires import Wire, Wires
+    from labctl.providers.netns.plan_wires import Wire
+    from labctl.providers.netns.wires import Wires
 
 
 class NetnsChanging:
@@ -38,8 +39,8 @@ class NetnsChanging:
     def links(self, lab: Lab) -> tuple[LinkState, ...]:
         from labctl.providers.netns import impairing
 
-        wires, asked = _wires(lab), read_changes(lab.name).impairments
-        if not asked:
+        wires = _wires(lab)
+        if not (asked := impairing.in_force(wires)):
             return wires.states()
         by_name = {wire.name: wire for wire in wires.all}
         return tuple(
@@ -135,44 +136,54 @@ class NetnsChanging:
         return tuple(one for one in recorded if name in (None, one))
 
     def impairments(self, lab: Lab) -> Mapping[str, Impairment]:
-        return read_changes(lab.name).impairments
+        from labctl.providers.netns import impairing
+
+        if not (lab.impairments or read_changes(lab.name).impairments):
+            return {}
+        return impairing.in_force(_wires(lab))
 
     def impair(self, lab: Lab, names: Sequence[str], asked: Impairment | None) -> str:
-        wire = _wires(lab).named(*names)
+        wires = _wires(lab)
+        wire = wires.named(*names)
         _require_running(lab, wire)
         with acting(lab.name, _of_impairment(wire)), uninterrupted():
-            self._set_impairment(lab, wire, asked)
+            self._set_impairment(wires, wire, asked)
         return wire.name
 
     @contextlib.contextmanager
     def impaired(self, lab: Lab, names: Sequence[str], asked: Impairment) -> Iterator[str]:
         from labctl.providers.netns import impairing
 
-        wire = _wires(lab).named(*names)
+        wires = _wires(lab)
+        wire = wires.named(*names)
         _require_running(lab, wire)
-        before = read_changes(lab.name).impairments.get(wire.name)
+        before = impairing.in_force(wires).get(wire.name)
         with acting(lab.name, _of_impairment(wire)), guarded(("link", lab.name)):
             try:
-                impairing.impair(lab, wire, asked)
+                impairing.impair(wires, wire, asked)
                 yield wire.name
             finally:
                 with uninterrupted():
-                    self._set_impairment(lab, wire, before)
+                    self._set_impairment(wires, wire, before)
 
-    def _set_impairment(self, lab: Lab, wire: Wire, asked: Impairment | None) -> None:
-        """Recorded once it is set: what fails leaves nothing, in the lab and in the record."""
+    def _set_impairment(self, wires: Wires, wire: Wire, asked: Impairment | None) -> None:
+        """Recorded once it is set, where it is not as the scenario says: what fails leaves what the scenario says, in
+        the lab and in the record."""
+        from labctl.model.impairment import Impairment
         from labctl.providers.netns import impairing
 
+        lab, nothing = wires.lab, Impairment()
+        wanted, as_built = asked or nothing, wires.declared.get(wire.name, nothing)
         update_changes(lab.name, lambda changes: changes.with_impairment(wire.name, None))
-        if asked is None or asked.is_nothing:
-            impairing.clear(wire)
-            return
         try:
-            impairing.impair(lab, wire, asked)
+            impairing.impair(wires, wire, wanted)
         except BaseException:
+            with contextlib.suppress(LabError):
+                impairing.impair(wires, wire, as_built)
             update_changes(lab.name, lambda changes: changes.ended(_of_impairment(wire)))
             raise
-        update_changes(lab.name, lambda changes: changes.with_impairment(wire.name, asked))
+        if wanted != as_built:
+            update_changes(lab.name, lambda changes: changes.with_impairment(wire.name, wanted))
 
     def differing(self, lab: Lab, pair: Pair, parts: Sequence[str]) -> tuple[str, ...]:
         from labctl.providers.netns.differing import differing
@@ -190,24 +201,30 @@ class NetnsChanging:
 
     def _again(self, lab: Lab, name: str) -> None:
         """What was set on the links of a node, which are new."""
+        from labctl.providers.netns import impairing
+
         wires, changes = _wires(lab), read_changes(lab.name)
+        asked = impairing.in_force(wires)
         for wire in wires.all:
             if name not in {end.part for end in wire.ends}:
                 continue
-            if wire.name in changes.impairments:
-                self._set_impairment(lab, wire, changes.impairments[wire.name])
+            if wire.name in changes.impairments or wire.name in asked:
+                self._set_impairment(wires, wire, asked.get(wire.name))
             if wire.name in changes.links_down:
                 wires.set(wire, is_up=False)
 
     def _realise(self, lab: Lab, act: Pending, changes: Changes) -> None:
         """Makes one thing as the record says that it is meant to be."""
+        from labctl.providers.netns import impairing
         from labctl.providers.netns import power as nodes
 
         if act.kind is ChangeKind.LINK:
             wires = _wires(lab)
             wires.set(wires.named(act.name), is_up=act.name not in changes.links_down)
         elif act.kind is ChangeKind.IMPAIRMENT:
-            self._set_impairment(lab, _wires(lab).named(act.name), changes.impairments.get(act.name))
+            wires = _wires(lab)
+            wire = wires.named(act.name)
+            self._set_impairment(wires, wire, impairing.in_force(wires).get(wire.name))
         elif act.kind is ChangeKind.FAULT:
             self._realise_fault(lab, act.name, changes)
         elif act.name in changes.nodes_stopped:

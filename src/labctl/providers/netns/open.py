@@ -210,12 +210,12 @@ class NetnsOpenLab:
     def impaired_ways(self) -> tuple[ImpairedWay, ...]:
         from labctl.providers.netns.changes import read_changes
 
-        if not (asked := read_changes(self.lab.name).impairments):
+        if not (self.lab.impairments or read_changes(self.lab.name).impairments):
             return ()
         from labctl.providers.netns.impairing import impaired_ways
         from labctl.providers.netns.wires import Wires
 
-        return impaired_ways(Wires(self.lab), asked)
+        return impaired_ways(Wires(self.lab))
 
     def datapath_state(self) -> DatapathState:
         return read_state(self.lab)

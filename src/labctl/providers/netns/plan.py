@@ -8,7 +8,8 @@
 3. `outside-NAME`, each: its namespace, then its wire (the fabric).
 4. What the network needs on nodes that reach each other.
 5. `pod-NAME`, each: its namespace, then what connects it (the network).
-6. `record`: the lab's facts; with them the lab is whole.
+6. `impair-NAME`, each link that the scenario impairs.
+7. `record`: the lab's facts; with them the lab is whole.
 
 Each object says itself what a person would type for it, how it is made, how it is read back and what undoes it
 (`kinds/base.py`); `execute` makes them, `observed` finds which are missing.
@@ -32,6 +33,7 @@ from labctl.planning.shell import remark, word
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.namespace import NamespaceAdd, RecordWrite, Sysctls
 from labctl.providers.netns.kinds.program import pins
+from labctl.providers.netns.plan_wires import declared, impairing_objects, wires_of
 from labctl.providers.netns.record import as_document, mark_of, part_names, record_path
 from labctl.system import netns
 
@@ -47,31 +49,41 @@ _FORWARDING = (
 
 def plan(lab: Lab) -> Plan:
     """Raises UsageError as `refuse` does."""
-    refuse(lab)
-    fabric, network = fabric_of(lab), network_of(lab)
-    underlay = (*_namespace(lab, UNDERLAY, "underlay"), *fabric.underlay(lab))
+    _refuse_parts(lab)
+    steps = _steps(lab)
     return Plan(
         lab=lab.name,
         provider="netns",
-        steps=(
-            step("underlay", f"underlay: {fabric.says}", underlay),
-            *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
-            *_told(tuple(fabric.told(lab))),
-            *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
-            *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
-            *network.steps(lab),
-            *_learning((*fabric.daemons(lab), *network.daemons(lab))),
-            *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
-            *_learned((*fabric.learned(lab), *network.learned(lab))),
-            _record(lab),
-        ),
-        preamble=_preamble(lab, network.remark),
+        steps=(*steps, *_impaired(lab, steps), _record(lab)),
+        preamble=_preamble(lab, network_of(lab).remark),
+    )
+
+
+def _steps(lab: Lab) -> tuple[Step, ...]:
+    fabric, network = fabric_of(lab), network_of(lab)
+    underlay = (*_namespace(lab, UNDERLAY, "underlay"), *fabric.underlay(lab))
+    return (
+        step("underlay", f"underlay: {fabric.says}", underlay),
+        *(_router(lab, router, objects) for router, objects in fabric.routers(lab)),
+        *_told(tuple(fabric.told(lab))),
+        *(_node(lab, node, fabric.node(lab, node), network.node(lab, node)) for node in lab.nodes),
+        *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
+        *network.steps(lab),
+        *_learning((*fabric.daemons(lab), *network.daemons(lab))),
+        *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
+        *_learned((*fabric.learned(lab), *network.learned(lab))),
     )
 
 
 def refuse(lab: Lab) -> None:
-    """Raises UsageError when two parts of the lab would be the same namespace, and for what its network does not
-    have."""
+    """Raises UsageError when two parts of the lab would be the same namespace, for what its network does not have, and
+    for links that cannot be impaired as its scenario says."""
+    _refuse_parts(lab)
+    if lab.impairments:
+        tuple(_impaired(lab, _steps(lab)))
+
+
+def _refuse_parts(lab: Lab) -> None:
     twice = [name for name, count in Counter(part_names(lab)).items() if count > 1]
     if twice:
         raise UsageError(
@@ -133,6 +145,19 @@ def _learning(daemons: tuple[Object, ...]) -> Iterator[Step]:
 def _learned(waits: tuple[Object, ...]) -> Iterator[Step]:
     if waits:
         yield step("converged", f"converged: {len(waits)} routers, switches and nodes know their ways", waits)
+
+
+def _impaired(lab: Lab, steps: Iterable[Step]) -> Iterator[Step]:
+    """The last of all: what the daemons learn is learned by then."""
+    if not lab.impairments:
+        return
+    actions = tuple(action for step in steps for action in step.actions if isinstance(action, Object))
+    wires = wires_of(lab, actions)
+    asked = declared(lab, wires)
+    for wire in wires:
+        if wire.name in asked:
+            objects = impairing_objects(lab, actions, wire, asked[wire.name])
+            yield step(f"impair-{wire.name}", f"impairment of link {wire.name}: {asked[wire.name].words()}", objects)
 
 
 def _outside(lab: Lab, host: Outside, objects: Iterable[Object]) -> Step:

@@ -1,8 +1,6 @@
-"""The links of a running lab: found in its plan, named as people think of them, read, taken down and brought up again.
+"""The links of a running lab: read, taken down and brought up again.
 
-A link is a veth pair between two parts of the lab, or a pod's device on its node's. A node's link to the fabric is
-called as the node is, a pod's as the pod is, one between two routers by both (`spine1-leaf2`); `node1-leaf1` and
-`leaf1-node1` are understood too.
+Which links there are, and what they are called, is `plan_wires`.
 
 A link is taken down at the end that has fewer of the lab's own settings: the other end loses its carrier, and keeps
 its routes. What the kernel forgets with a device that is down (routes, neighbours) is put back from the plan.
@@ -10,55 +8,24 @@ its routes. What the kernel forgets with a device that is down (routes, neighbou
 
 from __future__ import annotations
 
-import difflib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
-from labctl.errors import StepFailed, UsageError
+from labctl.errors import StepFailed
+from labctl.model.impairment import Impairment
 from labctl.model.lab import Lab
 from labctl.model.links import LinkEndState, LinkState
-from labctl.names import UNDERLAY, split_namespace
 from labctl.providers.netns.kinds.base import BuildContext, Object, ObjectKind, as_step_failed
-from labctl.providers.netns.kinds.link import OnDevice, SharedAdd, VethAdd, ip
+from labctl.providers.netns.kinds.link import OnDevice, ip
 from labctl.providers.netns.observed import observe
 from labctl.providers.netns.plan import plan
+from labctl.providers.netns.plan_wires import Wire, WireEnd, declared, named, wires_of
 from labctl.system import link_state, netns, rtnetlink
 from labctl.system.netlink import Socket
 
 _FORGOTTEN = (ObjectKind.ROUTE, ObjectKind.NEIGHBOUR)
 """What a device loses when it is taken down."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireEnd:
-    """One end of a link: a device of a part of the lab."""
-
-    part: str
-    namespace: str
-    device: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.part}:{self.device}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wire:
-    """A link. A device that shares another one (macvlan) has one end alone that can be taken down. `down` is the end
-    that it is taken down at."""
-
-    name: str
-    ends: tuple[WireEnd, WireEnd]
-    down: WireEnd
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All that it may be called."""
-        one, other = (end.part for end in self.ends)
-        return tuple(dict.fromkeys((self.name, f"{one}-{other}", f"{other}-{one}")))
 
 
 class Wires:
@@ -75,44 +42,16 @@ class Wires:
 
     @cached_property
     def all(self) -> tuple[Wire, ...]:
-        settings = Counter((one.namespace, one.device) for one in self.actions if isinstance(one, OnDevice))
-        pairs = tuple(_pairs(self.actions))
-        counts = Counter(end.part for ends in pairs for end in ends)
-        pods = {pod.name for pod in self.lab.pods}
-        nodes = {node.name for node in self.lab.nodes}
-        routers = {router.name for router in self.lab.routers}
-        outside = {host.name for host in self.lab.outside}
-        found = []
-        for ends in pairs:
-            parts = [end.part for end in ends]
-            own = (
-                next((part for part in parts if part in pods | outside), "")
-                or next((part for part in parts if part in nodes), "")
-                or (next((part for part in parts if part in routers), "") if UNDERLAY in parts else "")
-            )
-            if own and counts[own] > 1 and own in pods | outside:
-                own = ""
-            down = ends[0]
-            if not _is_shared(ends, self.actions):
-                down = min(ends, key=lambda end: settings[end.namespace, end.device])
-            found.append(Wire(name=own or "-".join(parts), ends=ends, down=down))
-        return tuple(found)
+        return wires_of(self.lab, self.actions)
+
+    @cached_property
+    def declared(self) -> Mapping[str, Impairment]:
+        """What the lab's scenario asks of them, by their names."""
+        return declared(self.lab, self.all)
 
     def named(self, *names: str) -> Wire:
         """The link of one name, or between two parts. Raises UsageError with what there is."""
-        wanted = "-".join(names)
-        for wire in self.all:
-            if wanted in wire.names or (len(names) == 2 and set(names) == {end.part for end in wire.ends}):
-                return wire
-        known = [name for wire in self.all for name in wire.names]
-        near = difflib.get_close_matches(wanted, known, n=1)
-        first = ", ".join(wire.name for wire in self.all[:8])
-        more = len(self.all) - 8
-        raise UsageError(
-            what=f"lab {self.lab.name} has no link {wanted}",
-            cause=f"it has: {first}" + (f" and {more} more" if more > 0 else ""),
-            remedy=f"did you mean '{near[0]}'?" if near else f"labctl link {self.lab.name}",
-        )
+        return named(self.lab, self.all, *names)
 
     def states(self) -> tuple[LinkState, ...]:
         """Each link as it is now; a device that is gone has no end."""
@@ -190,29 +129,6 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and not stopped():
         time.sleep(min(left, 0.05))
-
-
-def _pairs(actions: Sequence[Object]) -> Iterator[tuple[WireEnd, WireEnd]]:
-    for one in actions:
-        if isinstance(one, VethAdd) and one.peer_namespace is not None:
-            yield (
-                _end(one.namespace, one.device.name, one.device.index),
-                _end(one.peer_namespace, one.peer.name, one.peer.index),
-            )
-        elif isinstance(one, SharedAdd):
-            yield _end(one.inside, one.device.name, one.device.index), _end(one.namespace, *one.lower)
-
-
-def _is_shared(ends: tuple[WireEnd, WireEnd], actions: Sequence[Object]) -> bool:
-    return any(
-        isinstance(one, SharedAdd) and (one.inside, one.device.name) == (ends[0].namespace, ends[0].device)
-        for one in actions
-    )
-
-
-def _end(namespace: str, device: str, index: int) -> WireEnd:
-    _, part = split_namespace(namespace) or ("", namespace)
-    return WireEnd(part=part, namespace=namespace, device=device, index=index)
 
 
 def _devices(namespace: str) -> dict[int, link_state.DeviceState]:

@@ -16,6 +16,7 @@ from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import SocketDetach
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
+from labctl.providers.netns.kinds.impairment import PacketsLeave, QueueRemove
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, XdpDetach
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
 from labctl.providers.netns.kinds.program import (
@@ -64,17 +65,22 @@ LABS = (
     lab_with_services(kube_proxy=KubeProxy.NFTABLES),
     *(resolve(load_scenario(name, start=CHECKOUT)) for name in NETWORKS),
     resolve(load_scenario("triangle", start=CHECKOUT, overrides=["fabric.routing=static"])),
+    resolve(load_scenario("bpf", start=CHECKOUT, overrides=["impairments.node1={loss: 0.1, rateBitPerS: 1000000}"])),
 )
 THINGS = tuple(wanted(action for step in plan(LAB).steps for action in step.actions))
 
 
-CLOSELY = {ObjectKind.PROCESS, ObjectKind.QDISC, ObjectKind.POLICY_RULE, ObjectKind.ENTRY, ObjectKind.CONFIGURATION}
+CLOSELY = {
+    ObjectKind.PROCESS, ObjectKind.QDISC, ObjectKind.POLICY_RULE, ObjectKind.ENTRY, ObjectKind.CONFIGURATION,
+    ObjectKind.IMPAIRMENT,
+}  # fmt: skip
 """What only `labctl diff` looks at."""
 NOT_IN_A_NAMESPACE = {ObjectKind.NAMESPACE, ObjectKind.PROCESS, ObjectKind.ENTRY, ObjectKind.CONFIGURATION}
 OF_REPAIRS = {
     AddressDelete, BlackholeReplace, ConnectedReplace, DatapathReopen, DeviceDelete, DeviceSet, EntriesDelete,
     FilterDelete, FilterReplace, FrrConfigure, FrrRestart, NamespaceDrop, NeighbourDelete, NeighbourReplace,
-    PolicyRuleDelete, ProcessEnd, QdiscDelete, RouteDelete, RouteReplace, RulesReplace, SocketDetach, TableDelete,
+    PacketsLeave, PolicyRuleDelete, ProcessEnd, QdiscDelete, QueueRemove,
+    RouteDelete, RouteReplace, RulesReplace, SocketDetach, TableDelete,
     TunnelEntryDelete, XdpDetach,
 }  # fmt: skip
 """What no plan of a lab has, and the repair of one does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from labctl.providers.netns.kinds.base import Kind, Object
 from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.daemon import DAEMONS
+from labctl.providers.netns.kinds.impairment import IMPAIRMENTS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
@@ -31,6 +32,7 @@ KINDS: tuple[Kind, ...] = (
     RULESETS,
     QDISCS,
     PROGRAMS,
+    IMPAIRMENTS,
     CGROUPS,
     ENTRIES,
     DAEMONS,

@@ -49,6 +49,7 @@ class ObjectKind(StrEnum):
     POLICY_RULE = "policy rule"
     ENTRY = "map entry"
     CONFIGURATION = "FRR configuration"
+    IMPAIRMENT = "impairment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ from labctl.providers.netns.kinds.link import OnDevice, device_name
 from labctl.system import cgroups, files, netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.netlink import NetlinkError, Request, Socket
 
+IMPAIR, IMPAIR_QUEUE = "impair", 0x1AB0000
+"""The program and the handle of the queue of an impairment, which is a kind of its own (`impairment`)."""
 _ROOT, _CLSACT = 0xFFFFFFFF, 0xFFFFFFF1
 """Parents of qdiscs: the device itself, and its two hooks."""
 
@@ -406,6 +408,8 @@ def _every_filter(look: NamespaceReader) -> Iterator[Found]:
                     raise
                 continue
             for one in filter(None, map(rtnetlink_readings.parse_any_filter, answers)):
+                if one.kind == "bpf" and one.name.partition(":")[0] == IMPAIR:
+                    continue
                 remove = partial(
                     FilterDelete,
                     namespace=look.namespace,
@@ -426,9 +430,10 @@ def _every_filter(look: NamespaceReader) -> Iterator[Found]:
 
 
 def _qdiscs_of(look: NamespaceReader) -> Sequence[rtnetlink_readings.Qdisc]:
-    """Those that somebody made: the kernel's own defaults have no handle."""
+    """Those that somebody made, less those of impairments: the kernel's own defaults have no handle."""
     answers = look.channel.ask(rtnetlink_readings.every_qdisc())
-    return [qdisc for qdisc in map(rtnetlink_readings.parse_qdisc, answers) if qdisc.handle]
+    every = map(rtnetlink_readings.parse_qdisc, answers)
+    return [qdisc for qdisc in every if qdisc.handle not in (0, IMPAIR_QUEUE)]
 
 
 def _qdiscs(look: NamespaceReader) -> Iterator[Found]:
