@@ -135,6 +135,9 @@ def unit_tests_see_no_labs(
     names, host = netns.names, netns.DIRECTORY
     monkeypatch.setattr(netns, "names", lambda: names() if host != netns.DIRECTORY else ())
     monkeypatch.setattr(netns, "RUN_DIRECTORY", nowhere / "labctl")
+    monkeypatch.setattr("labctl.providers.netns.kept.DIRECTORY", nowhere / "kept" / "labs")
+    monkeypatch.setattr("labctl.system.systemd.UNITS", nowhere / "units")
+    monkeypatch.setattr("labctl.system.systemd.RUNNING", nowhere / "systemd")
     monkeypatch.setattr(locks, "ROOT_DIRECTORY", nowhere / "labctl" / "locks")
     monkeypatch.setenv("XDG_STATE_HOME", str(nowhere / "state"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(nowhere / "session"))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NETNS = Path("/run/netns")
+KEPT = Path("/var/lib/labctl/labs")
 SETTLE_S = 60.0
 """The kernel frees namespaces, programs and maps a little after their last user has gone."""
 
@@ -76,6 +77,7 @@ def snapshot(prefix: str) -> Snapshot:
         "cgroups": {str(path) for top in _cgroup_tops() for path in top.iterdir() if ours.match(path.name)},
         "bpffs": {str(path) for path in _files(Path("/sys/fs/bpf")) if alone or prefix in path.name},
         "sysctls": set(_sysctls()),
+        "kept labs": {path.name for path in KEPT.glob("*") if alone or path.name.startswith(prefix)},
     }
     for heading, argv in _HOST:
         facts[heading] = set(_lines(heading, _output(argv)))

@@ -88,6 +88,7 @@ EXCEPTIONS = {
     ("datapath.loader", "ctypes.CDLL"): LIBRARY,
     ("datapath.source.rebuild", "json.loads"): MAINTAINER,
     ("system.cgroups", ".read_bytes"): KERNEL,
+    ("system.clock", ".read_text"): KERNEL,
     ("system.cgroups", ".mkdir"): CGROUPS,
     ("system.cgroups", "os.open"): CGROUPS,
     ("system.cgroups", ".rmdir"): CGROUPS,

@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "impair": ("impair", "Loss, delay, a rate and the like on a link of a lab."),
     "break": ("break_lab", "Put a fault into a lab, to look for it."),
     "mend": ("mend", "Heal what was broken."),
+    "enable": ("enable", "Bring a lab back whenever this host is started."),
+    "disable": ("disable", "Undo labctl enable."),
     "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
     "images": ("images", "The images and the chart that a lab is made from."),
     "bundle": ("bundle", "Pack them into one file, for hosts without a network."),

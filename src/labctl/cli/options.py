@@ -28,7 +28,7 @@ from labctl.units import quantity
 if TYPE_CHECKING:
     from labctl.engine.build import FoundLab
     from labctl.model.drift import Drift
-    from labctl.providers.base import RunningLab
+    from labctl.providers.base import Kept, RunningLab
 
 PARTS_NAMED = 3
 
@@ -344,9 +344,13 @@ def sought_lab(name: str, providers: Iterable[Provider]) -> tuple[RunningLab, Pr
 def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
     import difflib
 
+    from labctl.engine.again import kept_labs
     from labctl.loading import scenario_names
 
+    providers = tuple(providers)
     up = names_up(providers)
+    if name not in up and (gone := kept_labs(providers, name)):
+        return gone_lab(gone[0].kept)
     near = difflib.get_close_matches(name, up, n=1)
     if near:
         remedy = f"did you mean '{near[0]}'?"
@@ -357,6 +361,31 @@ def unknown_lab(name: str, providers: Iterable[Provider]) -> UsageError:
         cause=f"up are: {', '.join(up)}" if up else "no lab is up",
         remedy=remedy,
     )
+
+
+def kept_of(name: str) -> Kept | None:
+    """What is kept of the lab of that name, whether it is up or not."""
+    from labctl import app
+    from labctl.engine.again import kept_labs
+
+    return next((of.kept for of in kept_labs(app.providers_with_labs(), name)), None)
+
+
+def gone_lab(kept: Kept) -> UsageError:
+    """For a lab that is not up and is kept: what brings it back."""
+    changed = kept.changes.sentences()
+    return UsageError(
+        what=f"lab {kept.name} is gone: {why_gone(kept)}",
+        cause=f"when it was up: {'; '.join(changed)}" if changed else "",
+        remedy=f"labctl up --again {kept.name}  # brings it back\nlabctl down {kept.name}  # forgets it",
+    )
+
+
+def why_gone(kept: Kept) -> str:
+    """A phrase."""
+    if kept.is_of_this_boot:
+        return "all of it was removed, and not by labctl down"
+    return "this host was started again while it was up"
 
 
 def packing(provider: Provider, lab: Lab) -> Packing:

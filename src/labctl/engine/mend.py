@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from labctl.engine.again import keep, kept_labs
 from labctl.engine.build import build, remove
 from labctl.engine.events import Observer, StepDone, StepStarted
 from labctl.errors import StepFailed, UsageError
@@ -100,4 +101,6 @@ def rebuild(provider: Provider, lab: Lab, observer: Observer) -> float:
     begun = time.monotonic()
     remove(provider, lab.name, observer)
     build(provider, lab, observer)
+    if kept_labs([provider], lab.name):
+        keep(provider, lab)
     return time.monotonic() - begun

@@ -86,6 +86,29 @@ class Changes:
     def ended(self, act: Pending) -> Changes:
         return replace(self, pending=tuple(one for one in self.pending if one != act))
 
+    def without(self, act: Pending) -> Changes:
+        """As if that act had not been."""
+        match act.kind:
+            case ChangeKind.LINK:
+                return self.with_link(act.name, is_up=True)
+            case ChangeKind.NODE:
+                return self.with_node(act.name, is_stopped=False)
+            case ChangeKind.FAULT:
+                return self.without_fault(act.name)
+            case ChangeKind.IMPAIRMENT:
+                return self.with_impairment(act.name, None)
+
+    def acts(self) -> tuple[Pending, ...]:
+        """What makes them of a lab as it was built, in an order in which none undoes another: what is stopped is
+        stopped last."""
+        names = (
+            (ChangeKind.IMPAIRMENT, tuple(self.impairments)),
+            (ChangeKind.FAULT, tuple(one.fault for one in self.faults)),
+            (ChangeKind.LINK, self.links_down),
+            (ChangeKind.NODE, self.nodes_stopped),
+        )
+        return tuple(Pending(kind=kind, name=name) for kind, of_kind in names for name in of_kind)
+
     def sentences(self) -> tuple[str, ...]:
         """What differs from the lab as it was built, each as a phrase."""
         return (

@@ -4,8 +4,8 @@ A provider plans (pure), carries out actions, finds what it made by its mark, re
 A check sees only `OpenLab` and `Target`: a name, a way to run argv there, and the taps on the way of a pair. The same
 check therefore runs in a namespace, a kind node or a virtual machine.
 
-What every provider has are the methods of `Provider`, `Executor` and `OpenLab`; what only some have is one value,
-`Capabilities`. How to add one: CONTRIBUTING.md.
+What may be done to a lab that is up is `live`. What every provider has are the methods of `Provider`, `Executor` and
+`OpenLab`; what only some have is one value, `Capabilities`. How to add one: CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import LabError
 from labctl.model.result import Completed as Completed
+from labctl.providers.live import Changing as Changing
+from labctl.providers.live import Keeping as Keeping
+from labctl.providers.live import Kept as Kept
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
-    from labctl.model.changes import Changes, Power
     from labctl.model.drift import Drift
     from labctl.model.evidence import DatapathState, Evidence, ModeInForce
-    from labctl.model.fault import FaultSite, FaultText
-    from labctl.model.impairment import ImpairedWay, Impairment
+    from labctl.model.impairment import ImpairedWay
     from labctl.model.lab import Lab, Pair
     from labctl.model.lab_event import LabEvent, LiveState
-    from labctl.model.links import LinkState
     from labctl.model.node_status import NodeStatus
     from labctl.model.plan import Action, Plan
     from labctl.model.service_lists import NodeServices
@@ -127,70 +127,6 @@ class Switching(Protocol):
     def switch(self, before: Lab, after: Lab) -> Plan:
         """From `before`, which is up, to `after`, which has the same name. Pure. Raises UsageError when they differ in
         more than the datapath."""
-        ...
-
-
-class Changing(Protocol):
-    """For changing a lab that is up, on purpose. What is changed is recorded, apart from the record of the lab as it
-    was built; an act that was cut off is finished by `settle`."""
-
-    def changes(self, lab: Lab) -> Changes: ...
-
-    def settle(self, lab: Lab) -> tuple[str, ...]:
-        """Finishes what killed commands had begun, each named. Raises StepFailed."""
-        ...
-
-    def links(self, lab: Lab) -> tuple[LinkState, ...]:
-        """Every link as it is now. Raises UsageError where the provider has none that labctl can see."""
-        ...
-
-    def set_link(self, lab: Lab, names: Sequence[str], *, is_up: bool) -> str:
-        """A link by its name, or by its two parts; gives the command by hand. Raises UsageError, StepFailed."""
-        ...
-
-    def flap(
-        self,
-        lab: Lab,
-        names: Sequence[str],
-        *,
-        every_s: float,
-        for_s: float,
-        stopped: Callable[[], bool],
-        tell: Callable[[bool], None],
-    ) -> int:
-        """Takes a link down and up again, half of `every_s` each; it is up at the end. Gives how often it went down."""
-        ...
-
-    def set_node(self, lab: Lab, name: str, power: Power) -> tuple[str, ...]:
-        """Stops a node or router, or starts it as planned; gives what went with it. Raises UsageError, StepFailed."""
-        ...
-
-    def faults(self, lab: Lab) -> tuple[tuple[FaultText, str], ...]:
-        """Every fault, with why the lab cannot have it (empty where it can)."""
-        ...
-
-    def break_(self, lab: Lab, name: str, *, seed: int | None, is_hidden: bool) -> tuple[FaultText, FaultSite]:
-        """Puts in a fault, where the seed says. Hidden, it is not recorded. Raises UsageError, StepFailed."""
-        ...
-
-    def mend(self, lab: Lab, name: str | None) -> tuple[str, ...]:
-        """Heals a fault wherever it was put, or any; gives those that were recorded. Raises UsageError, StepFailed."""
-        ...
-
-    def impairments(self, lab: Lab) -> Mapping[str, Impairment]:
-        """What is set, by the link's name."""
-        ...
-
-    def impair(self, lab: Lab, names: Sequence[str], asked: Impairment | None) -> str:
-        """Sets it in place of what was set, or removes that; gives the link's name. Raises UsageError, HostLacks."""
-        ...
-
-    def impaired(self, lab: Lab, names: Sequence[str], asked: Impairment) -> AbstractContextManager[str]:
-        """Set while the context lasts; afterwards as it was before. Raises as `impair`."""
-        ...
-
-    def differing(self, lab: Lab, pair: Pair, parts: Sequence[str]) -> tuple[str, ...]:
-        """What of those parts is not as planned, as far as it can lose packets of the pair; each as a phrase."""
         ...
 
 
@@ -318,6 +254,10 @@ class Capabilities:
     support: Supporting | None = None
     """Its labs have more to show for a support archive than what any lab has."""
     switching: Switching | None = None
+    keeping: Keeping | None = None
+    """A boot takes its labs; they can be brought back from what is kept of them."""
+    after_boot: str = "its nodes come back by themselves"
+    """Where a boot takes no lab: what becomes of one, as a phrase."""
     changing: Changing | None = None
     """Links, nodes and what else a person may change while a lab is up."""
     drifting: Drifting | None = None

@@ -1,10 +1,14 @@
-"""Time: a monotonic clock, and deadlines made from it. Owns no waiting of its own."""
+"""Time: a monotonic clock, deadlines made from it, and which boot this is. Owns no waiting of its own."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Another one after each boot; the host's own also in a container."""
 
 
 def monotonic_s() -> float:
@@ -15,6 +19,11 @@ def monotonic_s() -> float:
 def utc_now() -> str:
     """The wall clock, ISO 8601 with milliseconds (`2026-11-22T10:15:30.123Z`): for records, never for durations."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def boot_id() -> str:
+    """Which boot of this machine it is: what is written down with another one was written before the last boot."""
+    return BOOT_ID.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def named_lab(
 ) -> tuple[Lab, Provider, bool]:
     """The running lab of that name, or the scenario's lab, not yet built."""
     from labctl import app
-    from labctl.cli.options import find_lab, names_up
+    from labctl.cli.options import find_lab, gone_lab, kept_of, names_up
     from labctl.engine.build import find
     from labctl.loading import scenario_names
     from labctl.names import is_name
@@ -124,6 +124,8 @@ def named_lab(
             remedy=f"labctl check {wanted}; or give the scenario: labctl check SCENARIO --set {overrides[0]}",
         )
     if is_name(wanted) and wanted not in scenario_names():
+        if (kept := kept_of(wanted)) is not None:
+            raise gone_lab(kept)
         raise neither(wanted, names_up(app.providers_with_labs()), scenario_names())
     lab = load_lab(wanted, provider=provider, name=name, overrides=overrides, trust=trust)
     return lab, provider_of(lab), False

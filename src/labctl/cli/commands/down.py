@@ -24,10 +24,15 @@ from labctl.errors import LabError, UsageError
 def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool, as_json: bool) -> None:
     """Remove labs, complete or partial, and nothing that is not theirs.
 
+    Of a lab that went with a restart of this host, what is kept of it is removed; of one that comes back at boot, the
+    unit of systemd.
+
     Connects to machines for a lab that this host has a record of, and with --machines also for one that it has none of.
     """
     from labctl import app
+    from labctl.engine.again import kept_labs
     from labctl.engine.build import down
+    from labctl.system import systemd
 
     if bool(labs) == every:
         raise UsageError(
@@ -36,10 +41,11 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
         )
     found, refused = discover_all(app.providers_with_labs())
     running = {lab.name: (lab, provider) for lab, provider in found}
-    if refused and (every or not set(labs) <= set(running)):
+    kept = {of.kept.name: of for of in kept_labs(app.providers_with_labs())}
+    if refused and (every or not set(labs) <= {*running, *kept}):
         raise refused[0]
     for name in labs:
-        if name not in running:
+        if name not in running and name not in kept:
             sought = sought_lab(name, app.providers(trust=trust)) if asks_machines else None
             if sought is None:
                 raise _unknown(name, asks_machines)
@@ -47,16 +53,20 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
     removed: list[str] = []
     failures: list[LabError] = []
     with Progress() as progress:
-        for name in dict.fromkeys(labs or running):
-            lab, provider = running[name]
+        for name in dict.fromkeys(labs or (*running, *kept)):
             try:
-                down(provider, lab, progress)
+                if name in running:
+                    lab, provider = running[name]
+                    down(provider, lab, progress)
+                systemd.disable(name)
+                if name in kept:
+                    kept[name].keeping.forget(name)
                 removed.append(name)
             except LabError as failed:  # one that stays must not keep the others
                 failures.append(failed)
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "Down", "removed": removed})
-    elif every and not running:
+    elif every and not running and not kept:
         say("no lab is up: nothing to do")
     if failures:
         for one in failures[:-1]:

@@ -7,24 +7,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again
+from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again, why_gone
 from labctl.cli.output import emit_json, say, show, tell
 
 if TYPE_CHECKING:
+    from labctl.engine.again import KeptLab
     from labctl.errors import LabError
     from labctl.model.drift import Drift
     from labctl.model.lab import Lab
-    from labctl.providers.base import RunningLab
+    from labctl.providers.base import Kept, RunningLab
 
 
 @click.command("list")
 @as_json
 def command(as_json: bool) -> None:
-    """The labs on this host."""
+    """The labs on this host, and those that went when it was restarted, with the command that brings them back."""
     from labctl import app
+    from labctl.engine.again import kept_labs
 
     found, refused = discover_all(app.providers_with_labs())
-    if refused and not found:
+    names = {running.name for running, _ in found}
+    gone = [of for of in kept_labs(app.providers_with_labs()) if of.kept.name not in names]
+    if refused and not found and not gone:
         raise refused[0]
     for error in refused:
         tell(f"note: {error.what}" + (f": {'; '.join(error.remedy.splitlines())}" if error.remedy else ""))
@@ -34,12 +38,17 @@ def command(as_json: bool) -> None:
         tell(note)
     if as_json:
         emit_json(
-            {"apiVersion": "labctl/v1", "kind": "LabList", "labs": [_record(lab, drifts.get(lab.name)) for lab in labs]}
+            {
+                "apiVersion": "labctl/v1",
+                "kind": "LabList",
+                "labs": [_record(lab, drifts.get(lab.name)) for lab in labs],
+                "gone": [_gone_record(of) for of in gone],
+            }
         )
-    elif not labs:
+    elif not labs and not gone:
         say("no lab is up. Start one: labctl up bpf")
     else:
-        _show_table(labs, drifts)
+        _show_table(labs, drifts, gone)
 
 
 def _record(running: RunningLab, drift: Drift | None) -> dict[str, object]:
@@ -61,6 +70,22 @@ def _record(running: RunningLab, drift: Drift | None) -> dict[str, object]:
     }
 
 
+def _gone_record(of: KeptLab) -> dict[str, object]:
+    lab = of.kept.lab
+    return {
+        "lab": of.kept.name,
+        "provider": of.provider.name,
+        "scenario": lab.scenario if lab else None,
+        "digest": lab.digest if lab else None,
+        "asked": lab.asked() if lab else None,
+        "nodes": len(lab.nodes) if lab else None,
+        "pods": len(lab.pods) if lab else None,
+        "why": why_gone(of.kept),
+        "changed": list(of.kept.changes.sentences()),
+        "problem": of.kept.problem or None,
+    }
+
+
 def _error_record(error: LabError) -> dict[str, str]:
     return {"what": error.what, "cause": error.cause, "remedy": error.remedy}
 
@@ -71,23 +96,17 @@ def _note_of(error: LabError) -> str:
     return "\n".join((first.replace("error:", "note:", 1), *rest))
 
 
-def _show_table(labs: list[RunningLab], drifts: Mapping[str, Drift | None]) -> None:
+def _show_table(labs: list[RunningLab], drifts: Mapping[str, Drift | None], gone: list[KeptLab]) -> None:
     from labctl.report.grid import Column, Grid
 
     titles = ("lab", "scenario", "provider", "datapath", "nodes", "pods", "state")
     rows = []
     for running in labs:
-        lab = running.lab
+        state = _marked(running, drifts.get(running.name))
+        rows.append(_row(running.name, running.scenario, running.provider, running.lab, state))
+    for of in gone:
         rows.append(
-            (
-                running.name,
-                running.scenario or "?",
-                running.provider,
-                datapath_of(lab) if lab else "?",
-                str(len(lab.nodes)) if lab else "?",
-                str(len(lab.pods)) if lab else "?",
-                _marked(running, drifts.get(running.name)),
-            )
+            _row(of.kept.name, of.kept.lab.scenario if of.kept.lab else "", of.provider.name, of.kept.lab, "gone")
         )
     show(Grid([Column(title=title, is_text=title == "state") for title in titles], rows))
     for name, drift in drifts.items():
@@ -102,6 +121,23 @@ def _show_table(labs: list[RunningLab], drifts: Mapping[str, Drift | None]) -> N
                 f"  {up_again(running)}  # builds it again (with its --set, if it had any); to remove it: labctl down "
                 f"{running.name}"
             )
+
+    for of in gone:
+        _show_gone(of.kept)
+
+
+def _row(name: str, scenario: str, provider: str, lab: Lab | None, state: str) -> tuple[str, ...]:
+    counts = (str(len(lab.nodes)), str(len(lab.pods))) if lab else ("?", "?")
+    return (name, scenario or "?", provider, datapath_of(lab) if lab else "?", *counts, state)
+
+
+def _show_gone(kept: Kept) -> None:
+    changed = kept.changes.sentences()
+    say(f"{kept.name} is gone: {why_gone(kept)}" + (f"; changed in it: {'; '.join(changed)}" if changed else ""))
+    if kept.lab is None:
+        say(f"  labctl down {kept.name}  # forgets it: what is kept of it cannot be read ({kept.problem})")
+    else:
+        say(f"  labctl up --again {kept.name}  # brings it back; to forget it: labctl down {kept.name}")
 
 
 def _marked(running: RunningLab, drift: Drift | None) -> str:

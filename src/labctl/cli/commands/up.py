@@ -16,19 +16,22 @@ from labctl.cli.options import (
     provider_of,
     scenario_options,
     standing,
+    up_again,
     with_bundle,
 )
-from labctl.cli.output import emit, emit_json, say
+from labctl.cli.output import emit, emit_json, say, tell
 from labctl.cli.progress import Progress
 from labctl.codec import plain
+from labctl.errors import StepFailed, UsageError
 from labctl.model.lab import EndpointKind, Lab
 
 if TYPE_CHECKING:
     from labctl.engine.events import Phase
+    from labctl.providers.base import Provider
 
 
 @click.command("up")
-@click.argument("scenario")
+@click.argument("scenario", metavar="SCENARIO|LAB")
 @scenario_options
 @context_option
 @click.option(
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 )
 @click.option("--retain", is_flag=True, help="Keep what was built when a step fails, for inspection.")
 @click.option("--apply", "applies", is_flag=True, help="Change a lab of that name that is up, by the least change.")
+@click.option(
+    "--again", is_flag=True, help="Bring back the lab of that name, as it was before this host was restarted."
+)
 @as_json
 def command(
     scenario: str,
@@ -46,8 +52,9 @@ def command(
     bundle: Path | None,
     retain: bool,
     applies: bool,
+    again: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Build the lab of SCENARIO (a name in scenarios/, or a file).
 
     Running it again for the same lab changes nothing. A failure or Ctrl-C undoes everything. With real Cilium the mode
@@ -57,8 +64,13 @@ def command(
     With --apply a lab of that name that is up is changed to SCENARIO: what both have stays untouched, what cannot be
     changed in place is made again (labctl plan SCENARIO --against LAB shows what). A change that fails is taken back;
     one that was killed is completed by the next command.
+
+    With --again LAB, a lab that was up when this host was restarted is built from its own record, whatever its file
+    says by now, and what was changed in it with labctl link, node, impair and break is made again; what cannot be is
+    named, with exit code 4. labctl enable LAB does that at every boot.
     """
     from labctl import app
+    from labctl.engine.again import kept_labs
     from labctl.engine.apply import apply, complete
     from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.events import BuildDone, Event
@@ -68,6 +80,13 @@ def command(
     from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
+    if again:
+        if provider or name or overrides or trust or bundle or retain or applies:
+            raise UsageError(
+                what="--again takes nothing but a lab's name: the lab comes back as it was",
+                remedy=f"labctl up --again {scenario}",
+            )
+        return _bring_back(scenario, as_json=as_json)
     lab = load_lab(scenario, provider=provider, name=name, overrides=overrides, is_final=bundle is None, trust=trust)
     chosen = provider_of(lab)
     require_host(chosen, lab)
@@ -83,11 +102,17 @@ def command(
             progress(event)
 
         running = standing(chosen, lab.name) if applies else None
+        before_boot = [] if running else [of.kept for of in kept_labs([chosen], lab.name)]
         if running is None:
             outcome = up(chosen, lab, observer, retain=retain)
         else:
             before = complete(chosen, running, observer) or running
             outcome = BuildOutcome.CHANGED if apply(chosen, before, lab, observer) else BuildOutcome.UNCHANGED
+        if outcome is BuildOutcome.BUILT:
+            for kept in before_boot:
+                if changed := kept.changes.sentences():
+                    tell(f"note: what was changed in lab {lab.name} when it was up before is not: {'; '.join(changed)}")
+        keep_now(chosen, lab)
         found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
     if as_json:
         fallback = found.lab.fallback
@@ -109,7 +134,7 @@ def command(
             | ({} if fallback is None else {"fallback": plain(fallback)})
         )
         refuse_fallback(found)
-        return
+        return 0
     refuse_fallback(found)
     if outcome is BuildOutcome.UNCHANGED:
         say(f"lab {lab.name} is already up and matches the scenario: nothing to do")
@@ -130,6 +155,89 @@ def command(
         say(f"asked for BPF host routing, and allowed to fall back: it runs Legacy, since {fallback.reason}")
         say(log_text(fallback))
     emit("\n".join(next_things(found.lab)))
+    return 0
+
+
+def keep_now(provider: Provider, lab: Lab) -> None:
+    """That a lab could not be brought back after a boot is no reason not to have it now."""
+    from labctl.engine.again import keep
+
+    try:
+        keep(provider, lab)
+    except StepFailed as failed:
+        tell("\n".join((f"note: {failed.what}", *failed.lines()[1:])))
+
+
+def _bring_back(name: str, *, as_json: bool) -> int:
+    from labctl import app
+    from labctl.engine.again import bring_back, kept_labs
+    from labctl.engine.build import BuildOutcome
+    from labctl.system.signals import interruptible
+
+    found = kept_labs(app.providers_with_labs(), name)
+    if not found:
+        raise _not_kept(name)
+    with interruptible(), Progress(quiet=as_json) as progress:
+        restored = bring_back(found[0], progress)
+    lab, changed = restored.lab, restored.changes.sentences()
+    if as_json:
+        emit_json(
+            {
+                "apiVersion": "labctl/v1",
+                "kind": "Up",
+                "lab": lab.name,
+                "scenario": lab.scenario,
+                "provider": lab.provider,
+                "outcome": str(restored.outcome),
+                "digest": lab.digest,
+                "nodes": [node.name for node in lab.nodes],
+                "pods": [pod.name for pod in lab.pods],
+                "addresses": {pod.name: str(pod.address) for pod in lab.pods},
+                "restored": list(changed),
+                "notRestored": [{"what": what, "why": why.what} for what, why in restored.failed],
+            }
+        )
+    elif restored.outcome is BuildOutcome.UNCHANGED:
+        say(f"lab {name} is up already: nothing to do")
+    else:
+        say(f"lab {name} is back: {len(lab.nodes)} nodes, {len(lab.pods)} pods")
+        if changed:
+            say(f"changed as it was: {'; '.join(changed)}")
+    for what, why in restored.failed:
+        tell("\n".join((f"note: {what} is not as it was: {why.what}", *why.lines()[1:])))
+    return StepFailed.exit_code if restored.failed else 0
+
+
+def _not_kept(name: str) -> UsageError:
+    """Of labs whose nodes are containers or machines nothing has to be brought back by labctl."""
+    from labctl import app
+    from labctl.engine.again import kept_labs
+    from labctl.engine.build import find
+
+    found = find(app.providers_with_labs(), name)
+    if found is None:
+        names = [of.kept.name for of in kept_labs(app.providers_with_labs())]
+        return UsageError(
+            what=f"nothing is kept of a lab named '{name}'",
+            cause=f"kept are: {', '.join(names)}"
+            if names
+            else "no lab is kept: labctl up keeps one, labctl down forgets it",
+            remedy=f"labctl up SCENARIO --name {name}",
+        )
+    running, provider = found.running, found.provider
+    if provider.capabilities.keeping is not None:
+        return UsageError(
+            what=f"nothing is kept of lab {name}, from which it could be brought back",
+            cause="labctl up did not build it",
+            remedy=f"labctl reset {name} --hard; or: {up_again(running)}",
+        )
+    return UsageError(
+        what=f"--again is for labs of the provider netns, and lab {name} is built by {provider.name}",
+        cause=provider.capabilities.after_boot,
+        remedy=f"labctl status {name}"
+        if running.is_whole
+        else f"{up_again(running)}  # resumes or builds what is missing",
+    )
 
 
 def slow_phases(phases: Sequence[Phase]) -> str:

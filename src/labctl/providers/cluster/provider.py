@@ -73,7 +73,7 @@ class ClusterProvider:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             is_proven_when_built=True, telling=self.telling, seek=self.seek, placement=self.placement,
-            rights=self.rights,
+            rights=self.rights, after_boot="its pods are on a cluster that labctl did not make and does not start",
         )  # fmt: skip
 
     def statements(self, lab: Lab) -> tuple[str, ...]:

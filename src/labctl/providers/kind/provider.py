@@ -103,6 +103,7 @@ class KindProvider:
             support=self,
             telling=self.telling,
             together=self.together,
+            after_boot="its nodes are containers, which stay: docker start NODE starts one that the engine did not",
         )
 
     @contextlib.contextmanager

@@ -69,6 +69,7 @@ class KubeadmProvider:
         return Capabilities(
             is_proven_when_built=True, packing=self, switching=self, support=self, telling=self.telling,
             machine_probes=self.machine_probes, seek=self.seek,
+            after_boot="its nodes are machines, whose kubelet starts when they do (vagrant up, if they are off)",
         )  # fmt: skip
 
     def statements(self, lab: Lab) -> tuple[str, ...]:

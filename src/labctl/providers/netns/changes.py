@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.codec import json_document, typed
-from labctl.errors import UsageError
+from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.changes import NOTHING, Changes, Pending
+from labctl.providers.netns.kept import follow_changes
 from labctl.providers.netns.record import record_path
 from labctl.system import files, locks
 
@@ -51,6 +53,7 @@ def update_changes(lab: str, change: Callable[[Changes], Changes]) -> Changes:
                     folder.remove(path.name)
                 else:
                     folder.write(path.name, json_document(changed))
+            follow_changes(lab, changed)
         return changed
 
 
@@ -80,6 +83,27 @@ def settle(lab: str, realise: Callable[[Pending, Changes], None]) -> tuple[str, 
                 update_changes(lab, lambda changes, act=act: changes.ended(act))  # type: ignore[misc]
                 finished.append(str(act))
     return tuple(finished)
+
+
+def restore(
+    lab: str, changes: Changes, realise: Callable[[Pending, Changes], None]
+) -> tuple[tuple[str, LabError], ...]:
+    """Makes what `changes` has of a lab that has nothing of it; gives what could not be made, with why. All of it is
+    written down as begun first: when this process is killed, `settle` makes the rest."""
+    acts = changes.acts()
+    update_changes(lab, lambda _: replace(changes, pending=acts))
+    failed: list[tuple[str, LabError]] = []
+    for act in acts:
+        with locks.held(_lock(lab, act), timeout_s=_FILE_TURN_S) as is_mine:
+            if not is_mine:  # another command has found it, and is making it
+                continue
+            try:
+                realise(act, read_changes(lab))
+            except LabError as error:
+                failed.append((str(act), error))
+                update_changes(lab, lambda changes, act=act: changes.without(act))  # type: ignore[misc]
+            update_changes(lab, lambda changes, act=act: changes.ended(act))  # type: ignore[misc]
+    return tuple(failed)
 
 
 def _lock(lab: str, act: Pending) -> str:

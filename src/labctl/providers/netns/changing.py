@@ -15,7 +15,7 @@ from labctl.errors import LabError, UsageError
 from labctl.model.changes import Broken, ChangeKind, Changes, Pending, Power
 from labctl.model.lab import Lab, Pair
 from labctl.names import split_namespace
-from labctl.providers.netns.changes import acting, read_changes, settle, update_changes
+from labctl.providers.netns.changes import acting, read_changes, restore, settle, update_changes
 from labctl.system.guard import guarded
 from labctl.system.signals import uninterrupted
 
@@ -35,6 +35,9 @@ class NetnsChanging:
 
     def settle(self, lab: Lab) -> tuple[str, ...]:
         return settle(lab.name, lambda act, changes: self._realise(lab, act, changes))
+
+    def restore(self, lab: Lab, changes: Changes) -> tuple[tuple[str, LabError], ...]:
+        return restore(lab.name, changes, lambda act, changes: self._realise(lab, act, changes))
 
     def links(self, lab: Lab) -> tuple[LinkState, ...]:
         from labctl.providers.netns import impairing
@@ -235,9 +238,12 @@ class NetnsChanging:
 
     def _realise_fault(self, lab: Lab, name: str, changes: Changes) -> None:
         """Put in whole, if it was to be put in."""
-        from labctl.faults.table import BY_NAME, repairs
+        from labctl.faults.table import ANY, BY_NAME, chosen, repairs
         from labctl.providers.netns.breaking import carry_out
 
+        if name == ANY or name not in BY_NAME:
+            raise UsageError(what=f"there is no fault {name}", remedy=f"labctl break {lab.name}")
+        chosen(lab, name, None)
         broken = next((one for one in changes.faults if one.fault == name), None)
         carry_out(lab, repairs(lab, (name,)))
         if broken is not None:

@@ -33,6 +33,7 @@ from labctl.providers.base import (
 )
 from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.discover import Remains, remains
+from labctl.providers.netns.kept import NetnsKeeping, follow_record
 from labctl.providers.netns.record import as_document, is_claimed, parse_document, record_path
 from labctl.system import cgroups, files, netns
 
@@ -55,6 +56,7 @@ class NetnsProvider:
             processes=processes,
             support=self,
             changing=NetnsChanging(),
+            keeping=NetnsKeeping(),
             needs=_needs,
             drifting=self,
             events=_events,
@@ -109,6 +111,7 @@ class NetnsProvider:
     def end_change(self, lab: Lab) -> None:
         with contextlib.suppress(FileNotFoundError), files.open_private(record_path(lab.name).parent) as folder:
             folder.remove(_TARGET)
+        follow_record(lab)
 
     def cut_off(self, name: str) -> Lab | None:
         if is_claimed(name):
