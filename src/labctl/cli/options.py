@@ -256,6 +256,11 @@ def _found_whole(name: str) -> FoundLab | None:
 def find_standing(name: str) -> tuple[Lab, Provider]:
     """A running lab by its name, however damaged, as long as its record is there: for commands that compare and mend.
     Raises UsageError that names what is up, and what kept its provider from asking."""
+    from labctl import app
+
+    for provider in app.providers_with_labs():
+        if (recorded := _recorded(provider, name)) is not None:  # what there is of it, they look at themselves
+            return recorded, provider
     found = _asked(name)
     running = found.running
     if running.lab is None:
@@ -267,11 +272,27 @@ def find_standing(name: str) -> tuple[Lab, Provider]:
     return running.lab, found.provider
 
 
+def _recorded(provider: Provider, name: str) -> Lab | None:
+    """The record of the lab of that name, once a change of it that was cut off is completed; None where the lab has to
+    be looked at to say whether it is there."""
+    from labctl.cli.progress import Progress
+    from labctl.engine.apply import complete
+
+    seam = provider.capabilities.drifting
+    lab = None if seam is None else seam.recorded(name)
+    if lab is None:
+        return None
+    with Progress(quiet=True) as progress:
+        return complete(provider, lab, progress) or lab
+
+
 def standing(provider: Provider, name: str) -> Lab | None:
     """The record of the lab of that name that this provider has up; None where there is none. Raises UsageError while
     another labctl changes it, and what kept its provider from asking."""
     from labctl.engine.build import being_built, find
 
+    if (recorded := _recorded(provider, name)) is not None:
+        return recorded
     found = find([provider], name)
     if found is None or found.running.lab is None:
         return None

@@ -19,9 +19,10 @@ from labctl.planning.shell import quoted
 from labctl.providers.netns.kinds.base import Found, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import CgroupDelete
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
+from labctl.providers.netns.kinds.link import TunnelAdd
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
 from labctl.providers.netns.kinds.program import EntriesDelete, MapsFill
-from labctl.providers.netns.kinds.routing import LEARNED, TunnelEntryDelete
+from labctl.providers.netns.kinds.routing import KERNELS, LEARNED, TunnelEntryDelete
 from labctl.providers.netns.kinds.ruleset import RulesReplace, TableDelete, inside
 
 _CANNOT_CHANGE = {
@@ -220,21 +221,39 @@ def _missing(naming: _Naming, namespace: str, one: WantedThing, found: Mapping[s
             makes=(one.action,), remade=(namespace, thing.of),
         )  # fmt: skip
         return
-    mends: Sequence[Object] = ()
+    if thing.kind is ObjectKind.TUNNEL and isinstance(action, TunnelAdd):
+        naming.add(
+            Change.MISSING, namespace, thing.kind, thing.name, makes=(one.action,), remade=(namespace, thing.needs[0]),
+            command=f"labctl reset {naming.wanted.lab.name} {naming.part(namespace)}",
+            why="the kernel adds it when the device is made",
+        )  # fmt: skip
+        return
     if thing.of.startswith(LEARNED):
         _unlearned(naming, namespace, one)
         return
-    if thing.mend is not None and (
-        thing.kind in (ObjectKind.DEVICE, ObjectKind.SYSCTL) or thing.of.endswith(" proto kernel")
-    ):
+    mends: Sequence[Object] = ()
+    makes: tuple[int, ...] = (one.action,)
+    asked = naming.wanted.things[namespace]
+    if thing.of.endswith(KERNELS):
+        # The kernel adds it with its address and when the device is taken up: it is replaced where both are in order.
+        makes = ()
+        mends = thing.mend() if thing.mend and all(_is_so(asked, found, need) for need in thing.needs) else ()
+    elif thing.mend is not None and thing.kind in (ObjectKind.DEVICE, ObjectKind.SYSCTL):
         # A device that is gone gets its properties when it is made again.
         devices = (need for need in thing.needs if need.startswith("device ") and not need.endswith(" up"))
         mends = thing.mend() if all(need in found for need in devices) else ()
     command = _command(naming, namespace, thing, mends[0] if mends else action)
     naming.add(
         Change.MISSING, namespace, thing.kind, thing.name, key=thing.of, command=command, mends=mends,
-        makes=() if mends else (one.action,),
+        makes=() if mends else makes,
     )  # fmt: skip
+
+
+def _is_so(asked: Mapping[str, WantedThing], found: Mapping[str, Found], need: str) -> bool:
+    """Whether what a thing needs is there as it is wanted."""
+    key = f"{need.removesuffix(' up')} state" if need.endswith(" up") else need
+    there = found.get(key)
+    return there is not None and (key not in asked or there.value == asked[key].thing.value)
 
 
 def _unlearned(naming: _Naming, namespace: str, one: WantedThing) -> None:

@@ -49,7 +49,7 @@ class ObservedLab:
     rules: dict[str, FoundRules] = field(default_factory=dict)
     processes: dict[str, tuple[FoundProcess, ...]] = field(default_factory=dict)
     configurations: dict[str, dict[str, str]] = field(default_factory=dict)
-    strangers: frozenset[str] = frozenset()
+    strangers: set[str] = field(default_factory=set)
     others: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     """Those of the lab that nobody wants."""

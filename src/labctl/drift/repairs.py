@@ -18,7 +18,7 @@ from labctl.providers.netns.kinds.base import Object, ObjectKind
 from labctl.providers.netns.kinds.cgroup import SocketAttach, SocketDetach
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, FrrStart, RoutesAwait, TunnelsAwait
 from labctl.providers.netns.kinds.impairment import IMPAIRMENTS
-from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, OnDevice, PortsAwait
+from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, OnDevice, PortsAwait, device_name
 from labctl.providers.netns.kinds.namespace import NamespaceAdd, NamespaceDrop, RecordWrite
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.providers.netns.kinds.program import (
@@ -92,6 +92,7 @@ def _follow(repair: _Repair) -> None:
         done |= fresh
         for namespace, key in sorted(fresh):
             if not key:
+                _free_far_ends(repair, namespace)
                 continue
             one = wanted.things.get(namespace, {}).get(key)
             if one is None:
@@ -122,6 +123,16 @@ def _follow(repair: _Repair) -> None:
     del observed
 
 
+def _free_far_ends(repair: _Repair, namespace: str) -> None:
+    """What is made with a namespace has ends in others, where the devices of another lab may have their names."""
+    for number in sorted(repair.makes):
+        for thing in repair.wanted.actions[number].things():
+            is_device = thing.kind is ObjectKind.DEVICE and not thing.value
+            if is_device and namespace in thing.ends and thing.of in repair.observed.places.get(thing.namespace, {}):
+                repair.remade.add((thing.namespace, thing.of))
+                _remove_device(repair, thing.namespace, thing.of)
+
+
 def _remove_device(repair: _Repair, namespace: str, key: str) -> None:
     found = repair.observed.places.get(namespace, {}).get(key)
     if found is not None and found.remove is not None:
@@ -144,7 +155,8 @@ def _steps(repair: _Repair, deltas: Sequence[Delta], record: RecordWrite | None)
         if isinstance(action, DatapathLoad):
             continue
         made.append((number, 1, _again(action, observed=repair.observed)))
-    made += [(number, 0, mend) for mend, number in repair.mends.items()]
+    again = {one for _, _, one in made}
+    made += [(number, 0, mend) for mend, number in repair.mends.items() if not _is_made_again(repair, again, mend)]
     made.sort(key=lambda one: one[:2])
     ordered = [one for _, _, one in made]
     if any(delta.difference.kind in _OF_ROUTING or delta.key.startswith(LEARNED) for delta in deltas):
@@ -160,10 +172,17 @@ def _steps(repair: _Repair, deltas: Sequence[Delta], record: RecordWrite | None)
 
 
 def _again(action: Object, *, observed: ObservedLab) -> Object:
-    """An action of the plan for a lab that is up: daemons that still run are ended first."""
+    """An action of the plan for a lab that is up: daemons that still run are ended first; a route, neighbour or program
+    takes the place of what is there."""
     if isinstance(action, FrrStart) and action.namespace in observed.places:
         return FrrRestart(namespace=action.namespace, daemons=action.daemons)
-    return action
+    return action.in_place()
+
+
+def _is_made_again(repair: _Repair, again: set[Object], mend: Object) -> bool:
+    """What mends something that is made again anyway, or that is of a device that is."""
+    is_of_device = isinstance(mend, DeviceSet) and (mend.namespace, device_name(mend.device)) in repair.remade
+    return is_of_device or mend in again
 
 
 _WITH_PROGRAMS = (FilterAttach, SocketAttach)

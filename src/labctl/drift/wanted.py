@@ -11,9 +11,11 @@ from labctl.model.plan import Action
 from labctl.providers.netns.kinds.base import Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import CgroupAdd, SocketAttach
 from labctl.providers.netns.kinds.daemon import FrrStart, TunnelsAwait
+from labctl.providers.netns.kinds.link import TunnelAdd
 from labctl.providers.netns.kinds.namespace import RecordWrite
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, DeviceEntry, FilterAttach, MapsFill
+from labctl.providers.netns.kinds.routing import flooding_to
 
 Tags = Mapping[PurePath, Mapping[str, str]]
 """Of each object the tags of its programs, by their names."""
@@ -90,6 +92,9 @@ def wanted_of(lab: Lab, actions: Iterable[Action], tags: Tags) -> Wanted:
                 found.rules.setdefault(action.namespace, []).append((number, action))
             case FrrStart():
                 found.daemons[action.namespace] = (number, action)
+            case TunnelAdd() if action.tunnel.remote is not None:
+                thing = flooding_to(action.namespace, action.device.name, action.tunnel.remote)
+                found.things[action.namespace][thing.of] = WantedThing(thing, number)
             case TunnelsAwait():
                 found.learned.add((action.namespace, action.device))
             case RecordWrite():

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
+from labctl.errors import UsageError
+
 if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo
     from labctl.fabrics.base import NodeObjects, TapPlace
@@ -174,3 +176,25 @@ class PodNetwork(Protocol):
     ) -> tuple[MapTable, ...]:
         """The maps of a node's programs in words; `devices` are the node's, by interface index."""
         ...
+
+
+def refuse_beyond_pods(lab: Lab) -> None:
+    """Raises UsageError, with the key, for Services and for pairs whose ends are not both pods: what those show is
+    known of Cilium alone."""
+    chosen = lab.pod_network.type
+    if lab.services:
+        raise UsageError(
+            what=f"podNetwork {chosen} has no Services, and scenario {lab.scenario} has {len(lab.services)}",
+            cause="their addresses are translated by kube-proxy or Cilium, not by such a pod network, and what taps "
+            "should show then is not known to labctl",
+            remedy="podNetwork: {type: cilium}, or a scenario without services:",
+            key="services",
+        )
+    for pair in lab.pairs:
+        if not lab.is_between_pods(pair):
+            raise UsageError(
+                what=f"the pair {pair.name} is not between two pods",
+                cause=f"what other ends show with podNetwork {chosen} is not known to labctl",
+                remedy="two pods; or podNetwork: {type: cilium}",
+                key="pairs",
+            )

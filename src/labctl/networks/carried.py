@@ -24,7 +24,7 @@ from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
-from labctl.networks.base import NodeReadings, PodObjects
+from labctl.networks.base import NodeReadings, PodObjects, refuse_beyond_pods
 from labctl.networks.netfilter import Ruleset, forward_rules
 from labctl.path.difference import first_difference
 from labctl.path.signature import lost_on_the_way
@@ -66,22 +66,7 @@ class CarriedNetwork:
 
     def refuse(self, lab: Lab) -> None:
         """Raises UsageError, with the key at fault, for what such a network does not have."""
-        if lab.services:
-            raise UsageError(
-                what=f"podNetwork {lab.pod_network.type} has no Services, and scenario {lab.scenario} has "
-                f"{len(lab.services)}",
-                cause="who translates their addresses is kube-proxy's or Cilium's business, not the pod network's",
-                remedy="podNetwork: {type: cilium}, or a scenario without services:",
-                key="services",
-            )
-        for pair in lab.pairs:
-            if not lab.is_between_pods(pair):
-                raise UsageError(
-                    what=f"the pair {pair.name} is not between two pods",
-                    cause=f"what other ends show with podNetwork {lab.pod_network.type} is not known to labctl",
-                    remedy="two pods; or podNetwork: {type: cilium}",
-                    key="pairs",
-                )
+        refuse_beyond_pods(lab)
         for fault in lab.datapath.faults:
             if fault not in self.faults:
                 raise UsageError(

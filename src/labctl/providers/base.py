@@ -142,9 +142,12 @@ class Drifting(Protocol):
     """For comparing a lab that is up with its plan, or with another one, and for changing what differs."""
 
     def compared(self, lab: Lab, *, parts: Collection[str] = (), scenario: str = "") -> Compared:
-        """What of the lab of that name differs from `lab`, and how it gets there; with `parts` only of those nodes,
-        pods, routers and hosts. `scenario` is the name of what it is compared with, where that is not its own plan.
-        Raises LabError."""
+        """What of the lab of that name differs from `lab`, and how it gets there; with `parts` only of those.
+        `scenario` names what it is compared with, where that is not its own plan. Raises LabError."""
+        ...
+
+    def recorded(self, name: str) -> Lab | None:
+        """What the lab was built as, by its record alone; None where one has to look whether it is there at all."""
         ...
 
     def begin_change(self, after: Lab) -> None:
@@ -154,8 +157,7 @@ class Drifting(Protocol):
     def end_change(self, lab: Lab) -> None: ...
 
     def cut_off(self, name: str) -> Lab | None:
-        """What the lab of that name was about to become when labctl was killed; None where it was not, or where
-        another labctl is at work on it."""
+        """What the lab was about to become when labctl was killed; None otherwise, or if a labctl is at work on it."""
         ...
 
     def forget_changes(self, lab: Lab) -> None:
@@ -163,8 +165,7 @@ class Drifting(Protocol):
         ...
 
     def mending(self, lab: Lab) -> AbstractContextManager[Executor]:
-        """What carries out the steps of `compared`, on the lab that is up. Raises UsageError while another labctl
-        changes it."""
+        """Carries out the steps of `compared`. Raises UsageError while another labctl changes the lab."""
         ...
 
 

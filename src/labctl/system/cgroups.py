@@ -62,6 +62,11 @@ def is_there(name: str) -> bool:
     return place is not None and (place / name).is_dir()
 
 
+def within(name: str) -> tuple[str, ...]:
+    """The cgroups directly in that one, sorted. Raises OSError, HostLacks."""
+    return tuple(sorted(f"{name}/{entry.name}" for entry in path_of(name).iterdir() if entry.is_dir()))
+
+
 def join(members: int) -> None:
     """The calling process is in the cgroup from now on; `members` is a descriptor of its `cgroup.procs`. Raises
     OSError."""

@@ -7,25 +7,28 @@ answer's body to a value. Formats are those of linux/rtnetlink.h, if_link.h, fib
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.system.netlink import ALL, Request, attributes, selected, string
+from labctl.system.netlink import ALL, Request, attributes, number_attribute, selected, string
 from labctl.system.rtnetlink import Hook
 from labctl.units import BITS_PER_BYTE, NANO
 
-_RTM_GETROUTE, _RTM_GETRULE, _RTM_GETQDISC, _RTM_GETTFILTER, _RTM_GETNETCONF = 26, 34, 38, 46, 82
+_RTM_GETLINK, _RTM_GETROUTE, _RTM_GETRULE, _RTM_GETQDISC, _RTM_GETTFILTER, _RTM_GETNETCONF = 18, 26, 34, 38, 46, 82
+_IFINFO = struct.Struct("=BxHiII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _TCMSG = struct.Struct("=BxxxiIII")
 _NETCONF = struct.Struct("=B")
 _NETCONF_BYTES = 4
-_IFINFO_BYTES = 16
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_NAME, _TCA_BPF_TAG, _TCA_BPF_ID = 7, 10, 11
-_IFLA_LINK, _IFLA_LINKINFO, _IFLA_XDP = 5, 18, 43
+_IFLA_LINK, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_EXT_MASK, _IFLA_XDP = 5, 18, 26, 29, 43
+_SKIP_STATS = 8
+_IFLA_INET6_CONF, _DEVCONF_DISABLE_IPV6 = 2, 26
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_XDP_ATTACHED, _IFLA_XDP_PROG_ID = 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
@@ -53,6 +56,10 @@ BY_HAND = frozenset({RTPROT_BOOT, RTPROT_STATIC})
 TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
 _SCOPES = {0: "", 253: "link", 254: "host", 255: "nowhere"}
 _ONLINK = 4
+
+
+_remembered = functools.lru_cache(maxsize=1024)
+"""What many namespaces say in the same bytes (policy rules, the loopback's routes and settings) is read once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +138,12 @@ class DeviceConf:
     proxy_arp: int
 
 
+def every_device() -> Request:
+    """Answered by one `parse_link` and `parse_link_detail` each, without counters."""
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + number_attribute(_IFLA_EXT_MASK, _SKIP_STATS)
+    return Request(_RTM_GETLINK, ALL, body)
+
+
 def every_route() -> Request:
     """Answered by one `parse_any_route` each."""
     return Request(_RTM_GETROUTE, ALL, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))
@@ -159,8 +172,9 @@ def every_conf() -> Request:
 _OF_LINK = frozenset({_IFLA_LINK, _IFLA_LINKINFO, _IFLA_XDP})
 
 
+@_remembered
 def parse_link_detail(body: bytes) -> LinkDetail:
-    known = selected(body, _IFINFO_BYTES, _OF_LINK)
+    known = selected(body, _IFINFO.size, _OF_LINK)
     information = dict(attributes(known.get(_IFLA_LINKINFO, b"")))
     xdp = dict(attributes(known[_IFLA_XDP])) if _IFLA_XDP in known else {}
     return LinkDetail(
@@ -169,6 +183,15 @@ def parse_link_detail(body: bytes) -> LinkDetail:
         lower=_number(known.get(_IFLA_LINK)),
         xdp=_number(xdp.get(_IFLA_XDP_PROG_ID)) if _number(xdp.get(_IFLA_XDP_ATTACHED)) else 0,
     )
+
+
+@_remembered
+def has_no_ipv6(body: bytes) -> bool | None:
+    """Whether IPv6 is off on the device; None where it has no settings of IPv6 (an MTU below 1280)."""
+    families = dict(attributes(selected(body, _IFINFO.size, (_IFLA_AF_SPEC,)).get(_IFLA_AF_SPEC, b"")))
+    settings = dict(attributes(families.get(socket.AF_INET6, b""))).get(_IFLA_INET6_CONF, b"")
+    at = 4 * _DEVCONF_DISABLE_IPV6
+    return None if len(settings) < at + 4 else bool(_number(settings[at : at + 4]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +235,7 @@ def sharing_mode_of(kind: str, data: Mapping[int, bytes]) -> str:
     return names.get(number, str(number))
 
 
+@_remembered
 def parse_any_route(body: bytes) -> AnyRoute:
     _, prefix, _, _, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
     known = dict(attributes(body, _RTMSG.size))
@@ -243,6 +267,7 @@ def _hops(data: bytes) -> list[tuple[str, int]]:
     return found
 
 
+@_remembered
 def parse_policy_rule(body: bytes) -> PolicyRule:
     _, destination, source, _, table, *_ = _RTMSG.unpack_from(body)
     known = dict(attributes(body, _RTMSG.size))
@@ -254,6 +279,7 @@ def parse_policy_rule(body: bytes) -> PolicyRule:
     )
 
 
+@_remembered
 def parse_qdisc(body: bytes) -> Qdisc:
     _, index, handle, parent, _ = _TCMSG.unpack_from(body)
     known = dict(attributes(body, _TCMSG.size))
@@ -281,6 +307,7 @@ def queue_of(qdisc: Qdisc) -> tuple[float, float, int]:
     return 0.0, 0.0, rate_byte_per_s * BITS_PER_BYTE
 
 
+@_remembered
 def parse_any_filter(body: bytes) -> AnyFilter | None:
     """None for the heads of lists, which are no filters."""
     _, _, handle, _, info = _TCMSG.unpack_from(body)
@@ -301,6 +328,7 @@ def parse_any_filter(body: bytes) -> AnyFilter | None:
     )
 
 
+@_remembered
 def parse_conf(body: bytes) -> DeviceConf:
     known = dict(attributes(body, _NETCONF_BYTES))
     index = int.from_bytes(known.get(_NETCONFA_IFINDEX, b""), sys.byteorder, signed=True)

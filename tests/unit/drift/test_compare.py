@@ -125,7 +125,7 @@ def test_an_end_of_a_pair_that_is_left_goes_before_the_pair_is_made_again() -> N
     actions = [action for step in repairs(asked, there, compare(asked, there)) for action in step.actions]
     kinds = [type(action).__name__ for action in actions]
     assert kinds.index("DeviceDelete") < kinds.index("VethAdd")
-    assert "FilterAttach" in kinds[kinds.index("VethAdd") :], "the program on it is attached again"
+    assert "FilterReplace" in kinds[kinds.index("VethAdd") :], "the program on it is attached again"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_device_of_another_kind_is_made_again_with_the_reason() -> None:
     (delta,) = compare(asked, there)
     assert delta.difference.why
     made = [type(action).__name__ for step in repairs(asked, there, (delta,)) for action in step.actions]
-    assert {"TunnelAdd", "AddressAdd", "RouteAdd", "NeighbourAdd", "TunnelEntryAdd"} <= set(made)
+    assert {"TunnelAdd", "AddressAdd", "RouteReplace", "NeighbourReplace", "TunnelEntryAdd"} <= set(made)
 
 
 def test_what_is_extra_is_named_and_removed_and_nothing_else_is_done() -> None:
@@ -234,7 +234,7 @@ def test_a_namespace_that_is_gone_is_one_difference_and_all_of_it_is_made() -> N
     made = [type(action).__name__ for step in repairs(asked, there, deltas) for action in step.actions]
     assert made[0] == "NamespaceAdd"
     assert made.count("DeviceEntry") == len(asked.lab.nodes)
-    assert "FilterAttach" in made
+    assert "FilterReplace" in made
 
 
 def test_rules_are_named_one_by_one_and_put_back_as_a_whole() -> None:

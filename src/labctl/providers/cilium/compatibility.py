@@ -15,6 +15,7 @@ from labctl.model.fallback import BPF_HOST_ROUTING_KERNEL
 from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
 from labctl.model.pod_network import CILIUM, NetworkType
 from labctl.model.versions import Version
+from labctl.networks.base import refuse_beyond_pods
 
 OLDEST = (1, 10)
 
@@ -113,7 +114,7 @@ def refuse_networks(lab: Lab) -> None:
     network than Cilium does."""
     others = OTHER_NETWORKS.get(lab.provider, ())
     if lab.pod_network.type in others:
-        _refuse_ciliums(lab)
+        refuse_beyond_pods(lab)
     for key, chosen, usual in (("podNetwork", lab.pod_network, CILIUM), ("fabric", lab.fabric, ONE_BRIDGE)):
         if chosen != usual and not (key == "podNetwork" and lab.pod_network.type in others):
             because, elsewhere = "other pod networks and fabrics are built from network namespaces only", "netns"
@@ -124,26 +125,6 @@ def refuse_networks(lab: Lab) -> None:
                 cause=because,
                 remedy=f"--provider {elsewhere}, or a scenario without {key}:",
                 key=key,
-            )
-
-
-def _refuse_ciliums(lab: Lab) -> None:
-    """Services and other ends than pods: what they show is known of Cilium alone."""
-    if lab.services:
-        raise UsageError(
-            what=f"Services with podNetwork {lab.pod_network.type} are not built: scenario {lab.scenario} has "
-            f"{len(lab.services)}",
-            cause="what translates them there is kube-proxy, and what taps should show then is not known to labctl",
-            remedy="podNetwork: {type: cilium}, or a scenario without services:",
-            key="services",
-        )
-    for pair in lab.pairs:
-        if not lab.is_between_pods(pair):
-            raise UsageError(
-                what=f"the pair {pair.name} is not between two pods",
-                cause=f"what other ends show with podNetwork {lab.pod_network.type} is not known to labctl",
-                remedy="two pods; or podNetwork: {type: cilium}",
-                key="pairs",
             )
 
 

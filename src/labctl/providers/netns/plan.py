@@ -76,8 +76,8 @@ def _steps(lab: Lab) -> tuple[Step, ...]:
 
 
 def refuse(lab: Lab) -> None:
-    """Raises UsageError when two parts of the lab would be the same namespace, for what its network does not have, and
-    for links that cannot be impaired as its scenario says."""
+    """Raises UsageError when two parts of the lab would be the same namespace, for what its network or its fabric
+    does not have, and for links that cannot be impaired as its scenario says."""
     _refuse_parts(lab)
     if lab.impairments:
         tuple(_impaired(lab, _steps(lab)))
@@ -93,6 +93,8 @@ def _refuse_parts(lab: Lab) -> None:
             key="pods",
         )
     network_of(lab).refuse(lab)
+    for host in lab.outside:
+        fabric_of(lab).outside(lab, host)
 
 
 def _namespace(lab: Lab, part: str, kind: str, settings: tuple[tuple[str, str], ...] = ()) -> Iterator[Object]:

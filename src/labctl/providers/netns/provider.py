@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.names import cgroup_of, namespace_of
+from labctl.names import UNDERLAY, cgroup_of, is_name, namespace_of
 from labctl.networks.base import STATEMENT
 from labctl.providers.base import (
     Capabilities,
@@ -104,6 +104,11 @@ class NetnsProvider:
 
         return compared(lab, parts, scenario)
 
+    def recorded(self, name: str) -> Lab | None:
+        if not is_name(name) or is_claimed(name) or not netns.is_mounted(namespace_of(name, UNDERLAY)):
+            return None
+        return _read_lab(name, record_path(name).name)
+
     def begin_change(self, after: Lab) -> None:
         with files.open_private(record_path(after.name).parent) as folder:
             folder.write(_TARGET, as_document(after).encode() + b"\n")
@@ -114,12 +119,7 @@ class NetnsProvider:
         follow_record(lab)
 
     def cut_off(self, name: str) -> Lab | None:
-        if is_claimed(name):
-            return None
-        try:
-            return parse_document(files.read_own(record_path(name).with_name(_TARGET)).decode())
-        except (OSError, ValueError):
-            return None
+        return None if is_claimed(name) else _read_lab(name, _TARGET)
 
     def forget_changes(self, lab: Lab) -> None:
         from labctl.model.changes import NOTHING
@@ -144,6 +144,14 @@ class NetnsProvider:
         from labctl.providers.netns.open import open_lab
 
         return open_lab(lab)
+
+
+def _read_lab(name: str, file: str) -> Lab | None:
+    """The lab that this file beside its record says; None where there is none, or none of this version."""
+    try:
+        return parse_document(files.read_own(record_path(name).with_name(file)).decode())
+    except (OSError, ValueError):
+        return None
 
 
 def _events(lab: Lab) -> AbstractContextManager[EventSource]:

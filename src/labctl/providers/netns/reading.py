@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from labctl.drift.repairs import repairs
 from labctl.drift.wanted import Wanted, objects_of, wanted_of
 from labctl.errors import LabError, NeedsRoot, UsageError
 from labctl.model.drift import Unread
+from labctl.model.interfaces import LO_INDEX
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.names import cgroup_of, split_namespace
 from labctl.providers.base import Compared
-from labctl.providers.netns.discover import Remains, remains
+from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, NamespaceReader, ObjectKind, Thing
 from labctl.providers.netns.kinds.daemon import running_configuration
@@ -34,6 +36,7 @@ from labctl.providers.netns.kinds.plugin import PluginsAdd
 from labctl.providers.netns.kinds.program import running_programs, tags_of
 from labctl.providers.netns.kinds.ruleset import as_listed, is_of_iptables, listed_tables, listings, tables
 from labctl.providers.netns.plan import plan
+from labctl.providers.netns.record import parse_mark
 from labctl.system import cgroups, netns
 from labctl.system.files import read_own
 from labctl.system.netlink import Socket
@@ -55,13 +58,31 @@ def compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
     """`Drifting.compared` of the seam."""
     if os.geteuid() != 0:
         raise NeedsRoot(what="comparing a lab with its plan needs root", cause="only root may look into its namespaces")
-    if any(isinstance(action, PluginsAdd) for step in plan(lab).steps for action in step.actions):
+    with _uncollected():
+        return _compared(lab, parts, scenario)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: a lab of a thousand pods is half a million objects that all stay, and looking through
+    them again and again takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
+    asked = wanted(lab)
+    if any(isinstance(action, PluginsAdd) for action in asked.actions):
         raise UsageError(
             what=f"lab {lab.name} is not compared with its plan: plugins attach its pods",
             cause="which devices, addresses and rules there are is decided by the plugins, not by the plan",
             remedy=f"labctl status {lab.name}; labctl check {lab.name}",
         )
-    asked = wanted(lab)
     known = {_part(name) for name in asked.namespaces}
     if strange := [part for part in parts if part not in known]:
         raise _no_part(lab, strange[0], known)
@@ -97,21 +118,26 @@ def read(asked: Wanted) -> ObservedLab:
     """The lab of that name, as it is. Raises LabError where the whole of it cannot be read; what cannot be read of one
     namespace is noted."""
     name = asked.lab.name
-    of_lab = remains(name).get(name, Remains())
+    there = {one for one in netns.names() if (split := split_namespace(one)) is not None and split[0] == name}
     found = ObservedLab(
-        strangers=frozenset(of_lab.strangers),
-        others=tuple(one for one in of_lab.namespaces if one not in asked.things),
+        others=tuple(sorted(one for one in there - {*asked.things} if netns.is_mounted(one) and read_mark(one))),
         cgroups=tuple(_cgroups_beside(asked)),
     )
     beside: dict[str, list[tuple[str, str]]] = {}
     for namespace in asked.namespaces:
-        if namespace not in of_lab.namespaces:
+        if namespace not in there:
             continue
         things = tuple(asked.of(namespace))
         try:
-            found.places[namespace] = _place(namespace, things, found.unread, beside)
+            place = _place(namespace, things, found.unread, beside)
         except OSError as refused:
-            found.unread.append(Unread(part=_part(namespace), kind="namespace", why=str(refused)))
+            if netns.is_mounted(namespace):  # else the file alone is left
+                found.unread.append(Unread(part=_part(namespace), kind="namespace", why=str(refused)))
+            continue
+        if place is None:
+            found.strangers.add(namespace)
+        else:
+            found.places[namespace] = place
     _rules(asked, found, beside)
     for namespace in asked.loads:
         if namespace in found.places:
@@ -130,12 +156,14 @@ def _part(namespace: str) -> str:
 
 def _place(
     namespace: str, things: Sequence[Thing], unread: list[Unread], beside: dict[str, list[tuple[str, str]]]
-) -> Mapping[str, Found]:
-    """Everything that the readers of all kinds find there; again when devices came or went meanwhile. `beside` gets the
-    tables of nf_tables."""
+) -> Mapping[str, Found] | None:
+    """Everything that the readers of all kinds find there; again when devices came or went meanwhile. None where it has
+    not labctl's mark. `beside` gets the tables of nf_tables."""
     with netns.entered(netns.path_of(namespace)), Socket() as channel:
         for _ in range(_MOST_READINGS):
             reader = NamespaceReader(channel, things, namespace=namespace, closely=True)
+            if LO_INDEX not in reader.links or parse_mark(reader.links[LO_INDEX].alias) is None:
+                return None
             found: dict[str, Found] = {}
             failed: list[Unread] = []
             for kind, each in _READERS:
@@ -235,14 +263,18 @@ def _processes(asked: Wanted, found: ObservedLab) -> None:
 
 
 def _cgroups_beside(asked: Wanted) -> Iterable[str]:
-    """The cgroups of nodes that nobody wants: those of a node that is no part of the lab, or that has no Services."""
+    """The cgroups of the lab that nobody wants, the outermost ones: of a node that is no part of it, or of pods whose
+    sockets translate nothing. What a person makes in one that is wanted is not labctl's."""
     top = cgroup_of(asked.lab.name)
     if not cgroups.is_there(top):
         return
-    parents = {group.rpartition("/")[0] for groups in asked.cgroups.values() for group in groups}
+    groups = {group for each in asked.cgroups.values() for group in each}
+    parents = {group.rpartition("/")[0] for group in groups}
     if not parents:
         yield top
         return
-    for entry in sorted(Path(cgroups.path_of(top)).iterdir()):
-        if entry.is_dir() and (name := f"{top}/{entry.name}") not in parents:
-            yield name
+    for node in cgroups.within(top):
+        if node not in parents:
+            yield node
+            continue
+        yield from (group for group in cgroups.within(node) if group not in groups)

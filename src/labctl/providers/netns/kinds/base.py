@@ -8,19 +8,22 @@ undo of its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from labctl.errors import HostLacks, LabError, StepFailed
 from labctl.model.plan import Step
 from labctl.names import split_namespace
 from labctl.system import netlink, netns, rtnetlink
+from labctl.system import rtnetlink_readings as readings
 
 if TYPE_CHECKING:
     from labctl.datapath.loader import LoadedDatapath
@@ -137,6 +140,14 @@ class Object:
         """What removes it again; empty where it goes with its namespace."""
         return ()
 
+    def in_place(self) -> Object:
+        """What makes it also where something of its name is there, which it replaces."""
+        return self
+
+    def mends(self) -> tuple[Object, ...]:
+        """What a thing of this object is mended by, where it is there with another value."""
+        return (self.in_place(),)
+
     def batch(self) -> Batch:
         """How it is made. Consecutive objects whose batches are equal are made together."""
         return (_one_by_one,)
@@ -181,6 +192,14 @@ def _send(objects: Sequence[NetlinkObject], context: BuildContext) -> None:
         channel.send(requests)
     except netlink.NetlinkError as refused:
         raise failed(objects[refused.index], refused) from refused
+
+
+_Replacing = TypeVar("_Replacing", bound=Object)
+
+
+def replacement(made: Object, kind: type[_Replacing]) -> _Replacing:
+    """The object of that class with the same fields."""
+    return kind(**{one.name: getattr(made, one.name) for one in fields(made)})  # type: ignore[arg-type]
 
 
 def step(name: str, title: str, objects: Iterable[Object]) -> Step:
@@ -265,6 +284,14 @@ class BuildContext:
             self.datapaths.popitem()[1].close()
 
 
+_LINK_INDEX = struct.Struct("=i")
+_parse_link = functools.lru_cache(maxsize=1024)(rtnetlink.parse_link)
+
+
+def _parsed(answers: Mapping[int, bytes]) -> Mapping[int, rtnetlink.Link]:
+    return {index: _parse_link(body) for index, body in answers.items()}
+
+
 class NamespaceReader:
     """One namespace that the calling thread is in, and what was asked of it so far. `things` are those to look for.
     With `closely`, what `Object.details` tells of is read too."""
@@ -276,22 +303,23 @@ class NamespaceReader:
         self.things = things
         self.namespace = namespace
         self.closely = closely
-        self.answers: dict[int, bytes] = {}
-        self.links = self._links()  # now: a channel is asked one question at a time, and each reader names devices
+        self.answers = self._answers()  # now: a channel is asked one question at a time, and each reader names devices
+        self.links = _parsed(self.answers)
 
-    def _links(self) -> Mapping[int, rtnetlink.Link]:
-        """Without the packets that the kernel counts on them."""
-        found = {}
-        for body in self.channel.ask(rtnetlink.all_links()):
-            link = replace(rtnetlink.parse_link(body), rx_packets=0, tx_packets=0)
-            found[link.index] = link
-            self.answers[link.index] = body
-        return found
+    def _answers(self) -> dict[int, bytes]:
+        return {_LINK_INDEX.unpack_from(body, 4)[0]: body for body in self.channel.ask(readings.every_device())}
+
+    @functools.cached_property
+    def qdiscs(self) -> Sequence[readings.Qdisc]:
+        """Those that somebody made: the kernel's own defaults have no handle."""
+        answers = self.channel.ask(readings.every_qdisc())
+        return [qdisc for qdisc in map(readings.parse_qdisc, answers) if qdisc.handle]
 
     def is_settled(self) -> bool:
         """Whether the devices are still those of the beginning. What a device ends with it (routes, programs,
         addresses) is removed a moment before or after it: what was read in between is not a state of the lab."""
-        return self._links() == self.links
+        now = self._answers()
+        return now == self.answers or _parsed(now) == self.links
 
     def device(self, index: int) -> str:
         return self.links[index].name if index in self.links else ""

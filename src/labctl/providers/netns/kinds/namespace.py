@@ -15,6 +15,7 @@ from labctl.providers.netns.kinds.link import DeviceSet, device_name, device_thi
 from labctl.system import files, netlink, netns, rtnetlink, rtnetlink_readings
 
 _SYSCTLS = Path("/proc/sys")
+_NO_IPV6 = "net.ipv6.conf.all.disable_ipv6"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,8 @@ def _sysctls(look: NamespaceReader) -> Iterator[Found]:
             text = _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip()
             yield Found(f"sysctl {key}", text)
     for key, value in listed.items():
+        if key == _NO_IPV6:
+            continue
         *_, device, name = key.split(".")
         default = listed.get(f"net.ipv4.conf.default.{name}", value)
         if device not in ("all", "default", LO) and key not in asked and value != default:
@@ -179,6 +182,9 @@ def _listed(look: NamespaceReader) -> Iterator[tuple[str, str]]:
             yield f"{place}.proxy_arp", str(conf.proxy_arp)
             if device == "all":
                 yield "net.ipv4.ip_forward", str(conf.forwarding)
+    # Whoever sets it for all sets it for each device.
+    if all(rtnetlink_readings.has_no_ipv6(body) is not False for body in look.answers.values()):
+        yield _NO_IPV6, "1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from labctl.providers.netns.kinds.base import (
     ObjectKind,
     Thing,
     failed,
+    replacement,
 )
 from labctl.providers.netns.kinds.link import OnDevice, device_name
 from labctl.system import cgroups, files, netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
@@ -192,12 +193,11 @@ class FilterAttach(OnDevice):
         """The digest that the program's instructions must have."""
         name = _program_name(self.program, self.device, self.direction)
         needs = (device_name(self.device), name)
-        key, mend = f"{name} tag", partial(_in_place, self)
-        return Thing(self.namespace, ObjectKind.PROGRAM, f"{key} {tag}", needs, (), key, tag, mend)
+        key = f"{name} tag"
+        return Thing(self.namespace, ObjectKind.PROGRAM, f"{key} {tag}", needs, (), key, tag, self.mends)
 
-
-def _in_place(attach: FilterAttach) -> tuple[Object, ...]:
-    return (FilterReplace(**{one.name: getattr(attach, one.name) for one in fields(attach)}),)
+    def in_place(self) -> FilterReplace:
+        return replacement(self, FilterReplace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,10 +430,8 @@ def _every_filter(look: NamespaceReader) -> Iterator[Found]:
 
 
 def _qdiscs_of(look: NamespaceReader) -> Sequence[rtnetlink_readings.Qdisc]:
-    """Those that somebody made, less those of impairments: the kernel's own defaults have no handle."""
-    answers = look.channel.ask(rtnetlink_readings.every_qdisc())
-    every = map(rtnetlink_readings.parse_qdisc, answers)
-    return [qdisc for qdisc in every if qdisc.handle not in (0, IMPAIR_QUEUE)]
+    """Those that somebody made, less those of impairments."""
+    return [qdisc for qdisc in look.qdiscs if qdisc.handle != IMPAIR_QUEUE]
 
 
 def _qdiscs(look: NamespaceReader) -> Iterator[Found]:

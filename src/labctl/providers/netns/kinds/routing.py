@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any
 
 from labctl.model.interfaces import LO
 from labctl.planning.shell import word
@@ -26,6 +25,7 @@ from labctl.providers.netns.kinds.base import (
     ObjectKind,
     Thing,
     failed,
+    replacement,
 )
 from labctl.providers.netns.kinds.link import OnDevice, device_name, ip, up_name
 from labctl.system import rtnetlink, rtnetlink_changes, rtnetlink_readings
@@ -120,8 +120,11 @@ class RouteAdd(OnDevice):
             (),
             f"route {to}",
             value,
-            partial(_instead, RouteReplace, self),
+            self.mends,
         )
+
+    def in_place(self) -> RouteReplace:
+        return replacement(self, RouteReplace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +195,10 @@ class BlackholeAdd(NetlinkObject):
 
     def things(self) -> Iterator[Thing]:
         key = f"route {self.destination}"
-        mend = partial(_instead, BlackholeReplace, self)
-        yield Thing(self.namespace, ObjectKind.ROUTE, f"{key} blackhole", (), (), key, "blackhole", mend)
+        yield Thing(self.namespace, ObjectKind.ROUTE, f"{key} blackhole", (), (), key, "blackhole", self.mends)
+
+    def in_place(self) -> BlackholeReplace:
+        return replacement(self, BlackholeReplace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +231,12 @@ class TunnelEntryAdd(OnDevice):
         yield Thing(self.namespace, ObjectKind.TUNNEL, name, (device_name(self.device),))
 
 
+def flooding_to(namespace: str, device: str, remote: IPv4Address) -> Thing:
+    """The entry that the kernel adds for the one VTEP, or the group, that a vxlan device is made with."""
+    name = _tunnel_entry_name(ANY_MAC, str(remote), device)
+    return Thing(namespace, ObjectKind.TUNNEL, name, (device_name(device),))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourAdd(OnDevice):
     """A permanent neighbour, so that no ARP between nodes appears in a capture or in a measurement."""
@@ -242,8 +253,11 @@ class NeighbourAdd(OnDevice):
 
     def things(self) -> Iterator[Thing]:
         name = f"neighbour {self.address} lladdr {self.mac} dev {self.device}"
-        key, mend = _neighbour_key(str(self.address), self.device), partial(_instead, NeighbourReplace, self)
-        yield Thing(self.namespace, ObjectKind.NEIGHBOUR, name, (device_name(self.device),), (), key, self.mac, mend)
+        needs, key = (device_name(self.device),), _neighbour_key(str(self.address), self.device)
+        yield Thing(self.namespace, ObjectKind.NEIGHBOUR, name, needs, (), key, self.mac, self.mends)
+
+    def in_place(self) -> NeighbourReplace:
+        return replacement(self, NeighbourReplace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,9 +271,8 @@ class NeighbourReplace(NeighbourAdd):
         return rtnetlink_changes.replacing(NeighbourAdd.request(self, context))
 
 
-def _instead(kind: type[Any], made: Any) -> tuple[Object, ...]:
-    """The object that replaces what is there by what `made` makes."""
-    return (kind(**{one.name: getattr(made, one.name) for one in fields(made)}),)
+KERNELS = " proto kernel"
+"""What ends the name of a route that the kernel adds with an address."""
 
 
 class _Removal(NetlinkObject):

@@ -51,39 +51,33 @@ class RulesReplace(Object):
     sets: RuleSets
 
     def shell(self) -> str:
-        return "\n".join((quoted(netns.command(self.namespace, ("iptables-restore",))) + " </dev/null",
-                          *(one.shell() for one in self.sets)))  # fmt: skip
+        flushed = quoted(netns.command(self.namespace, ("nft", "flush", "ruleset")))
+        return "\n".join((flushed, *(one.shell() for one in self.sets)))
 
     def make(self, context: BuildContext) -> None:
-        for one in self.whole():
-            make, *_ = one.batch()
-            make((one,), context)
-
-    def whole(self) -> Iterator[IptablesRestore | NftRestore]:
-        """The sets, the first such that tables which none of them has are emptied with it."""
-        lists = [one for one in self.sets if isinstance(one, IptablesRestore)]
-        named = {line[1:] for one in lists for line in one.rules.splitlines() if line.startswith("*")}
-        with contextlib.suppress(OSError), netns.entered(netns.path_of(self.namespace)):
-            named_there = {name for family, name in tables() if family == "ip" and name in _BUILT_IN}
-            empty = "".join(_empty(table) for table in sorted(named_there - named))
-            if empty:
-                yield IptablesRestore(namespace=self.namespace, rules=empty)
+        for table in self._beside():
+            TableDelete(namespace=self.namespace, table=table).make(context)
         for one in self.sets:
             if isinstance(one, NftRestore):
                 emptied = f"table ip {one.table} {{}}\ndelete table ip {one.table}\n"
-                yield replace(one, rules=emptied + one.rules)
-            else:
-                yield one
+                one = replace(one, rules=emptied + one.rules)
+            make, *_ = one.batch()
+            make((one,), context)
+
+    def _beside(self) -> tuple[str, ...]:
+        """The tables of iptables that none of the sets has."""
+        lists = [one for one in self.sets if isinstance(one, IptablesRestore)]
+        named = {line[1:] for one in lists for line in one.rules.splitlines() if line.startswith("*")}
+        with contextlib.suppress(OSError), netns.entered(netns.path_of(self.namespace)):
+            return tuple(
+                f"{family} {name}" for family, name in tables() if is_of_iptables(family, name) and name not in named
+            )
+        return ()
 
 
 def inside(namespace: str) -> str:
     """The beginning of a command that a person types for a namespace."""
     return quoted(netns.command(namespace, ()))
-
-
-def _empty(table: str) -> str:
-    chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in _BUILT_IN[table])
-    return f"*{table}\n{chains}COMMIT\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
