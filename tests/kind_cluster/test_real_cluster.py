@@ -21,6 +21,7 @@ from labctl.networks.cilium.expected import expected_signature
 from labctl.providers.cilium.commands import Commands, HostCommands
 from labctl.providers.kind.clusters import nodes_of
 from labctl.providers.kind.provider import KindProvider
+from labctl.testing.labs import RECORDED
 from live_acts import Live
 from live_results import all_tried, new_column, recorded
 
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.needs_docker,
     pytest.mark.skipif(os.environ.get("LABCTL_TEST_KIND") != "1", reason="a real cluster is made by: make test-kind"),
 ]
-MODES = [(routing, how) for routing in HostRouting for how in Encapsulation]
+MODES = [(routing, how) for routing in HostRouting for how in RECORDED]
 UP_S = 1800.0
 COMPARE_S = 7200.0
 

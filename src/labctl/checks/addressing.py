@@ -28,7 +28,7 @@ from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, judge_find
 from labctl.checks.server import unfit_unless_pods
 from labctl.checks.tcpdump import PingSending, WatchedPing, mac_roles
 from labctl.model.flow import flows_of
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import cilium_tunnel_port
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import AddressingParameters
 from labctl.model.result import CheckResult, Finding
@@ -102,7 +102,8 @@ class AddressingCheck(WithoutFigures):
             yield judges.judge_ttl(pair, seen, expected, pod.command(("ping", "-c", "1", server)))
         wrapped = tuple(one for capture in captures for one in _wrapped(capture, matcher))
         plain = [one for one in seen if one.role in _UPLINKS and one.envelope is None]
-        look = _look_at(context, Role.CLIENT_UPLINK, f"icmp or udp port {VXLAN_PORT}")
+        port = cilium_tunnel_port(lab.datapath.encapsulation)
+        look = _look_at(context, Role.CLIENT_UPLINK, f"icmp or udp port {port}")
         yield from judges.judge_envelope(lab, pair, wrapped, plain, mac_roles(context), look)
         mtu = device.mtu if route is None or route.mtu is None else route.mtu
         tries = [(f"ping-{size}", argv_largest(server, size)) for size in _sizes(mtu)]

@@ -18,7 +18,7 @@ from labctl.checks.captures import TapCapture
 from labctl.checks.outcome import finding, unknown
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
-from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE, VXLAN_PORT
+from labctl.model.interfaces import GENEVE_PORT, TUNNEL_OVERHEAD_BYTE, VXLAN_PORT, cilium_tunnel_port
 from labctl.model.lab import Encapsulation, Lab, Pair, Placement
 from labctl.model.result import Finding
 from labctl.model.signature import ExpectedSignature, Role
@@ -343,7 +343,7 @@ def judge_envelope(
     mac_roles: Mapping[str, str],
     command: Sequence[str],
 ) -> Iterator[Finding]:
-    """What stood on the wire between the nodes: with vxlan the envelope, part by part; with native routing none."""
+    """What stood on the wire between the nodes: with a tunnel the envelope, part by part; with native routing none."""
     if pair.placement is not Placement.CROSS_NODE:
         return
     if lab.datapath.encapsulation is Encapsulation.NATIVE:
@@ -361,7 +361,7 @@ def judge_envelope(
             "vtep",
             holds=False,
             sentence="no request in an envelope was seen at the client's uplink",
-            lesson="With vxlan, what goes to another node goes inside UDP between the nodes' own addresses.",
+            lesson="With a tunnel, what goes to another node goes inside UDP between the nodes' own addresses.",
             command=command,
         )
         return
@@ -394,11 +394,14 @@ def _envelope(
         lesson="The kernel found the outer MAC by ARP on the underlay, as for any packet between the nodes.",
         command=command,
     )
+    is_geneve = lab.datapath.encapsulation is Encapsulation.GENEVE
     yield finding(
-        "vxlan-port",
-        holds=envelope.dst_port == VXLAN_PORT,
+        "geneve-port" if is_geneve else "vxlan-port",
+        holds=envelope.dst_port == cilium_tunnel_port(lab.datapath.encapsulation),
         sentence=f"the envelope is UDP to port {envelope.dst_port}",
-        lesson=f"{VXLAN_PORT} is Linux's own port for VXLAN and Cilium's; the registered one is 4789. A firewall "
+        lesson=f"{GENEVE_PORT} is the registered port for Geneve. A firewall between nodes has to let it through."
+        if is_geneve
+        else f"{VXLAN_PORT} is Linux's own port for VXLAN and Cilium's; the registered one is 4789. A firewall "
         "between nodes has to let it through.",
         command=command,
     )
@@ -413,10 +416,10 @@ def _envelope(
     overhead = first.outer_byte - first.inner_byte
     yield finding(
         "overhead",
-        holds=overhead == VXLAN_OVERHEAD_BYTE,
+        holds=overhead == TUNNEL_OVERHEAD_BYTE,
         sentence=f"a frame of {first.inner_byte} bytes is {first.outer_byte} bytes long in its envelope: "
         f"{overhead} more",
-        lesson="20 (IPv4) + 8 (UDP) + 8 (VXLAN) + 14 (inner Ethernet): this is why pods may send 50 bytes less.",
+        lesson=f"20 (IPv4) + 8 (UDP) + 8 ({'Geneve' if is_geneve else 'VXLAN'}) + 14 (inner Ethernet): this is why pods may send 50 bytes less.",
         command=command,
     )
 

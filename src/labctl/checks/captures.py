@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORTS
+from labctl.model.interfaces import TUNNEL_PORTS
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
 from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
 from labctl.path.sent import told_no_way
@@ -236,13 +236,14 @@ def without_own(tap: Tap, expression: str) -> str:
     return f"not ({tap.own}) and ({expression})" if expression.strip() else f"not ({tap.own})"
 
 
-def vxlan_filter() -> str:
-    """The pcap expression for envelopes."""
-    return f"({' or '.join(f'udp port {port}' for port in VXLAN_PORTS)})"
+def envelope_filter() -> str:
+    """The pcap expression for envelopes, whose headers before the inner frame have 8 bytes (Geneve's without
+    options)."""
+    return f"({' or '.join(f'udp port {port}' for port in TUNNEL_PORTS)})"
 
 
 def echo_filter(flows: Iterable[Flow]) -> str:
-    """The pcap expression for ICMP of these flows and the way back, both as it is and inside VXLAN.
+    """The pcap expression for ICMP of these flows and the way back, both as it is and inside an envelope.
 
     Inside the envelope the inner header is found by its offset from the UDP header: tcpdump's own `vxlan` keyword would
     move every offset after it. Options in the inner IPv4 header do not matter, since the addresses come before them.
@@ -256,7 +257,7 @@ def echo_filter(flows: Iterable[Flow]) -> str:
         f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
         for a, b in ((int(client), int(server)) for client, server in flows)
     )
-    return f"({plain}) or ({vxlan_filter()} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
+    return f"({plain}) or ({envelope_filter()} and udp[{_INNER_PROTOCOL}] = 1 and ({either}))"
 
 
 def parse_counts(text: str) -> CaptureCounts | None:

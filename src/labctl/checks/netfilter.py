@@ -34,7 +34,7 @@ from labctl.checks.outcome import (
 from labctl.checks.ping import argv_ping, ping_timeout_s
 from labctl.checks.server import unfit_unless_pods
 from labctl.errors import MeasureFailed
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import VXLAN_PORT, cilium_tunnel_port
 from labctl.model.lab import EXISTING_CLUSTER, Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.parameters import NetfilterParameters, PingParameters
 from labctl.model.result import CheckResult, Completed, Finding, Verdict
@@ -100,6 +100,7 @@ def counting_of(lab: Lab, pair: Pair, mark: str) -> Counting:
         server=str(server.address),
         client_node=str(lab.node(client.node).address.ip),
         server_node=str(lab.node(server.node).address.ip),
+        tunnel_port=cilium_tunnel_port(lab.datapath.encapsulation),
     )
 
 
@@ -215,18 +216,19 @@ class Layer(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counting:
-    """What is counted on a node: ICMP between two pods, and UDP of VXLAN between their nodes. `mark` is in the comments
-    of the rules and nowhere else."""
+    """What is counted on a node: ICMP between two pods, and UDP of the tunnel between their nodes. `mark` is in the
+    comments of the rules and nowhere else."""
 
     mark: str
     client: str
     server: str
     client_node: str
     server_node: str
+    tunnel_port: int = VXLAN_PORT
 
     def ways(self) -> Mapping[tuple[Layer, Way], str]:
         """The match of each kind of packet."""
-        inner, outer = "-s {} -d {} -p icmp", f"-s {{}} -d {{}} -p udp --dport {VXLAN_PORT}"
+        inner, outer = "-s {} -d {} -p icmp", f"-s {{}} -d {{}} -p udp --dport {self.tunnel_port}"
         ends = {(Layer.INNER, Way.REQUEST): inner.format(self.client, self.server)}
         ends[Layer.INNER, Way.REPLY] = inner.format(self.server, self.client)
         if self.client_node != self.server_node:
@@ -388,10 +390,10 @@ def judge_node(
 ) -> Iterator[Finding]:
     """The hooks that the pods' packets passed, those that the envelopes passed, and conntrack's entries."""
     yield _hooks(datapath, placement, look, packets, Layer.INNER)
-    if datapath.encapsulation is Encapsulation.VXLAN and placement is Placement.CROSS_NODE:
+    if datapath.encapsulation.is_tunnel and placement is Placement.CROSS_NODE:
         yield _hooks(datapath, placement, look, packets, Layer.OUTER)
     yield _pair_entry(datapath, placement, look)
-    if datapath.encapsulation is Encapsulation.VXLAN and placement is Placement.CROSS_NODE:
+    if datapath.encapsulation.is_tunnel and placement is Placement.CROSS_NODE:
         yield _envelope_entries(look)
 
 
@@ -427,7 +429,7 @@ def _hooks_lesson(datapath: Datapath, placement: Placement, layer: Layer) -> str
             "Between two pods of one node the eBPF program redirects from lxc to lxc or pod: netfilter sees nothing, "
             "in both modes."
         )
-    if datapath.encapsulation is Encapsulation.VXLAN:
+    if datapath.encapsulation.is_tunnel:
         return "The pods' packets go into their envelope before the node's netfilter could see them, in both modes."
     if datapath.host_routing is HostRouting.LEGACY:
         return (

@@ -29,8 +29,10 @@ _LOG_LINES = 30
 
 def object_path(host_routing: HostRouting, encapsulation: Encapsulation, variant: str = "") -> Path:
     """The prebuilt object of that mode, shipped beside this module. `variant` is "", `lb` for a node whose programs
-    translate Services, or `kube-proxy` for one whose netfilter does (Legacy alone)."""
-    name = "-".join(filter(None, (host_routing, encapsulation, variant)))
+    translate Services, or `kube-proxy` for one whose netfilter does (Legacy alone). Programs hand a packet and its
+    tunnel's key to a device: whether that makes VXLAN or Geneve of it is the device's."""
+    carried = Encapsulation.VXLAN if encapsulation.is_tunnel else encapsulation
+    name = "-".join(filter(None, (host_routing, carried, variant)))
     return Path(__file__).with_name("objects") / f"{name}.o"
 
 

@@ -121,6 +121,7 @@ Batch = list[tuple[int, int, Record]]
 _INWARD = (
     (Role.CLIENT_UPLINK, Role.SERVER_UPLINK),
     (Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN),
+    (Role.CLIENT_CILIUM_GENEVE, Role.SERVER_CILIUM_GENEVE),
     (Role.CLIENT_LXC, Role.SERVER_LXC),
     (Role.CLIENT_ETH0, Role.SERVER_ETH0),
 )

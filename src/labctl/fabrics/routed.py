@@ -16,7 +16,7 @@ from labctl.fabrics.base import NodeObjects, TapPlace, no_outside
 from labctl.fabrics.frr import node_daemons, nodes_announce, router_daemons
 from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import LO, LO_INDEX, UPLINK, UPLINK_INDEX
-from labctl.model.lab import Encapsulation, Lab, Node, Outside, Pair, Placement
+from labctl.model.lab import Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role, Seen, TapSight
 from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
@@ -187,7 +187,7 @@ class RoutedFabric:
             return expected
         first, last = (uplink_of(lab, lab.node(lab.pod(name).node))[1].part for name in (pair.client, pair.server))
         there, back = self.hops(lab, first, last), self.hops(lab, last, first)
-        is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN
+        is_tunnelled = lab.datapath.encapsulation.is_tunnel
         taps = tuple(_across(sight, there, back, is_tunnelled=is_tunnelled) for sight in expected.signature.taps)
         ttl = expected.signature.ping_ttl
         signature = replace(expected.signature, taps=taps, ping_ttl=ttl if ttl is None or is_tunnelled else ttl - back)

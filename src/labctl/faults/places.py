@@ -118,7 +118,7 @@ def _objects(lab: Lab, node: Node) -> Iterator[Object]:
 def wrong_route(lab: Lab, across: Across) -> FaultSite:
     """On one wire by a third node, or by nobody; behind a router back to the node that it came from."""
     if _is_switched_by_frame(lab) or (
-        is_cilium(lab) and lab.datapath.encapsulation is Encapsulation.VXLAN and not lab.fabric.is_routed
+        is_cilium(lab) and lab.datapath.encapsulation.is_tunnel and not lab.fabric.is_routed
     ):
         raise Unfit("no route decides where packets between the pods go: a bridge or a tunnel map does")
     node, other = across.here, across.there
@@ -134,7 +134,7 @@ def wrong_route(lab: Lab, across: Across) -> FaultSite:
         raise Unfit("no link of the client's node is known")
     away = next(end for end in one_hop.ends if end.part != node.name)
     here = next(end for end in one_hop.ends if end.part == node.name)
-    is_tunnelled = lab.datapath.encapsulation is Encapsulation.VXLAN or (lab.fabric.learns and not nodes_announce(lab))
+    is_tunnelled = lab.datapath.encapsulation.is_tunnel or (lab.fabric.learns and not nodes_announce(lab))
     prefix = IPv4Network(other.address.ip) if is_tunnelled else other.pod_cidr
     assert here.address is not None
     return _rerouted(across, away.part, prefix, str(here.address.ip), None)
@@ -309,8 +309,8 @@ def no_redirect_peer(lab: Lab, across: Across) -> FaultSite:
 
 def wrong_vni(lab: Lab, across: Across) -> FaultSite:
     _require_cilium(lab, "the VNI that is the sender's identity")
-    if lab.datapath.encapsulation is not Encapsulation.VXLAN:
-        raise Unfit("without vxlan there is no VNI")
+    if not lab.datapath.encapsulation.is_tunnel:
+        raise Unfit("without a tunnel there is no VNI")
     sound = config_of(lab, across.here.name)
     return _configured(lab, across, across.here, replace(sound, flags=sound.flags | ConfigFlag.WRONG_VNI))
 
@@ -325,8 +325,8 @@ def _configured(lab: Lab, across: Across, node: Node, broken: Config) -> FaultSi
 def wrong_vtep(lab: Lab, across: Across) -> FaultSite:
     """The node after the right one; where there is no third one, an address that no node has."""
     _require_cilium(lab, "the tunnel map")
-    if lab.datapath.encapsulation is not Encapsulation.VXLAN:
-        raise Unfit("without vxlan there is no VTEP")
+    if not lab.datapath.encapsulation.is_tunnel:
+        raise Unfit("without a tunnel there is no VTEP")
     node, other = across.here, across.there
     third = next((one for one in lab.nodes if one not in (node, other)), None)
     wrong = third.address.ip if third else lab.network.underlay_cidr.broadcast_address - 1

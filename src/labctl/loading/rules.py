@@ -26,7 +26,7 @@ from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, fi
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.impairment import LEAST_RATE_BIT_PER_S
-from labctl.model.interfaces import VXLAN_OVERHEAD_BYTE
+from labctl.model.interfaces import TUNNEL_OVERHEAD_BYTE
 from labctl.model.lab import EXISTING_CLUSTER, NETNS, Encapsulation, Fault, HostRouting, Masquerade
 from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
 from labctl.model.pod_network import NetworkType
@@ -35,11 +35,13 @@ from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
 
+_TUNNELS = (Encapsulation.VXLAN, Encapsulation.GENEVE)
+
 # A fault that nothing in the chosen datapath could show would be silently ignored.
 _FAULT_NEEDS = {
-    Fault.NO_REDIRECT_PEER: ("hostRouting", HostRouting.BPF, "only BPF host routing redirects to the peer"),
-    Fault.WRONG_VTEP: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VTEP"),
-    Fault.WRONG_VNI: ("encapsulation", Encapsulation.VXLAN, "without vxlan there is no VNI"),
+    Fault.NO_REDIRECT_PEER: ("hostRouting", (HostRouting.BPF,), "only BPF host routing redirects to the peer"),
+    Fault.WRONG_VTEP: ("encapsulation", _TUNNELS, "without a tunnel there is no VTEP"),
+    Fault.WRONG_VNI: ("encapsulation", _TUNNELS, "without a tunnel there is no VNI"),
 }
 
 
@@ -291,8 +293,8 @@ def _combinations(tree: Tree) -> Iterator[Problem]:
             yield problem_at(item.place, at, f"the fault {shown(fault)} is already listed")
         elif fault in _FAULT_NEEDS:
             key, needed, reason = _FAULT_NEEDS[Fault(fault)]
-            if text_of(find(section, key)) not in (needed, None):
-                yield problem_at(item.place, at, f"cannot show: {reason}", f"{key}: {needed}, or no such fault")
+            if text_of(find(section, key)) not in (*needed, None):
+                yield problem_at(item.place, at, f"cannot show: {reason}", f"{key}: {needed[0]}, or no such fault")
         seen.add(fault or "")
 
 
@@ -515,14 +517,15 @@ def _crowded(tree: Tree, node_of_pod: Mapping[str, str]) -> Iterator[Problem]:
 def _mtu(tree: Tree) -> Iterator[Problem]:
     """Every IPv4 host must take 576 bytes (RFC 791), so pods must be able to send as much."""
     mtu = find(tree, "network", "mtu")
-    least = SMALLEST_MTU_BYTE + VXLAN_OVERHEAD_BYTE
+    least = SMALLEST_MTU_BYTE + TUNNEL_OVERHEAD_BYTE
     if (
         isinstance(mtu, Scalar)
         and isinstance(mtu.value, int)
         and SMALLEST_MTU_BYTE <= mtu.value < least
-        and text_of(find(tree, "datapath", "encapsulation")) == Encapsulation.VXLAN
+        and (tunnel := text_of(find(tree, "datapath", "encapsulation"))) in _TUNNELS
     ):
         message = (
-            f"vxlan takes {VXLAN_OVERHEAD_BYTE} bytes of {mtu.value}, which leaves pods fewer than {SMALLEST_MTU_BYTE}"
+            f"{tunnel} takes {TUNNEL_OVERHEAD_BYTE} bytes of {mtu.value}, which leaves pods fewer than "
+            f"{SMALLEST_MTU_BYTE}"
         )
-        yield _address_problem(mtu.place, "mtu", message, f"{least} or more with vxlan")
+        yield _address_problem(mtu.place, "mtu", message, f"{least} or more with {tunnel}")

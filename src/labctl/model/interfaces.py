@@ -6,7 +6,7 @@ The kernel takes an index at creation, per namespace. Because labctl chooses the
 
 from __future__ import annotations
 
-from labctl.model.lab import Lab
+from labctl.model.lab import Encapsulation, Lab
 from labctl.names import stable_mac
 
 LO = "lo"
@@ -14,6 +14,7 @@ UPLINK = "eth0"
 CILIUM_NET = "cilium_net"
 CILIUM_HOST = "cilium_host"
 CILIUM_VXLAN = "cilium_vxlan"
+CILIUM_GENEVE = "cilium_geneve"
 POD_DEVICE = "eth0"
 BRIDGE = "underlay"
 
@@ -23,7 +24,7 @@ TUNNEL_INDEX = 5
 CILIUM_NET_INDEX = 2
 CILIUM_HOST_INDEX = 3
 UPLINK_INDEX = 4
-CILIUM_VXLAN_INDEX = 5
+CILIUM_TUNNEL_INDEX = 5
 FIRST_LXC_INDEX = 10
 POD_DEVICE_INDEX = 2
 BRIDGE_INDEX = 2
@@ -36,8 +37,26 @@ VXLAN_PORT = 8472
 REGISTERED_VXLAN_PORT = 4789
 VXLAN_PORTS = (VXLAN_PORT, REGISTERED_VXLAN_PORT)
 """Linux's own, which Cilium and Flannel keep, and the one that IANA has registered since (RFC 7348)."""
-VXLAN_OVERHEAD_BYTE = 50
-"""Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header: 20 + 8 + 8 + 14."""
+GENEVE_PORT = 6081
+TUNNEL_PORTS = (*VXLAN_PORTS, GENEVE_PORT)
+TUNNEL_OVERHEAD_BYTE = 50
+"""Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header: 20 + 8 + 8 + 14. Geneve's header has 8 bytes too,
+without options."""
+
+
+def cilium_tunnel(encapsulation: Encapsulation) -> str:
+    """Cilium's tunnel device."""
+    return CILIUM_GENEVE if encapsulation is Encapsulation.GENEVE else CILIUM_VXLAN
+
+
+def tunnel_kind(port: int) -> str:
+    """What the kernel calls the device whose envelopes go to that UDP port."""
+    return "geneve" if port == GENEVE_PORT else "vxlan"
+
+
+def cilium_tunnel_port(encapsulation: Encapsulation) -> int:
+    """The UDP port of its envelopes."""
+    return GENEVE_PORT if encapsulation is Encapsulation.GENEVE else VXLAN_PORT
 
 
 def bridge_port(node_index: int) -> str:

@@ -357,7 +357,12 @@ class Encapsulation(StrEnum):
     """How a packet crosses from node to node."""
 
     VXLAN = "vxlan"
+    GENEVE = "geneve"
     NATIVE = "native"
+
+    @property
+    def is_tunnel(self) -> bool:
+        return self is not Encapsulation.NATIVE
 
 
 class Masquerade(StrEnum):
@@ -401,7 +406,7 @@ class Datapath:
         Doc("What moves packets through the node: the kernel's stack (legacy) or eBPF redirects (bpf)."),
     ]
     encapsulation: Annotated[
-        Encapsulation, Doc("How packets cross from node to node: inside VXLAN, or routed as they are.")
+        Encapsulation, Doc("How packets cross from node to node: inside VXLAN or Geneve, or routed as they are.")
     ]
     masquerade: Annotated[
         Masquerade,

@@ -10,7 +10,8 @@ from labctl.model.lab import Encapsulation, KubeProxy, Lab
 from labctl.model.pod_network import PLUGIN_DIRECTORY, Flooding, NetworkType
 
 FRR, PLUGINS = "FRR", "CNI plugins"
-VXLAN, MACVLAN, IPVLAN, MULTICAST, MULTIPATH = "vxlan", "macvlan", "ipvlan", "multicast", "multipath routes"
+VXLAN, GENEVE, MACVLAN, IPVLAN = "vxlan", "geneve", "macvlan", "ipvlan"
+MULTICAST, MULTIPATH = "multicast", "multipath routes"
 CGROUP2 = "cgroup2"
 KUBE_PROXY = {KubeProxy.IPTABLES: "kube-proxy in iptables", KubeProxy.NFTABLES: "kube-proxy in nftables"}
 
@@ -24,6 +25,7 @@ def needs(lab: Lab) -> tuple[str, ...]:
     network, fabric = lab.pod_network, lab.fabric
     wanted = {
         VXLAN: lab.datapath.encapsulation is Encapsulation.VXLAN,
+        GENEVE: lab.datapath.encapsulation is Encapsulation.GENEVE,
         MACVLAN: network.type is NetworkType.MACVLAN,
         IPVLAN: network.type is NetworkType.IPVLAN,
         MULTICAST: network.mode is Flooding.MULTICAST,

@@ -1,4 +1,4 @@
-"""A captured packet as one line for people, like `tcpdump -pne` prints it, with VXLAN opened. Pure.
+"""A captured packet as one line for people, like `tcpdump -pne` prints it, with envelopes opened. Pure.
 
 It stands alone because a command prints, and what a packet says is known without one; it is loaded for a live capture
 only.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from functools import lru_cache
 
+from labctl.model.interfaces import tunnel_kind
 from labctl.path.frame import Arp, Frame, Icmp, Ipv4, Tcp, Transport, Udp, decode, ip_text, mac_text
 from labctl.path.probe_packets import quoted_udp_port
 
@@ -36,7 +37,8 @@ def packet_text(data: bytes, wire_byte: int) -> str:
         return f"{len(data)} bytes, too short for an Ethernet header"
     if frame.inner is not None and isinstance(frame.network, Ipv4) and isinstance(frame.transport, Udp):
         envelope = f"{_macs(frame)} {_ends(frame.network, frame.transport)} ttl {frame.network.ttl}"
-        return f"{envelope} VXLAN vni {frame.vni} length {wire_byte} | {_macs(frame.inner)} {_network(frame.inner)}"
+        kind = tunnel_kind(frame.transport.dst_port).upper()
+        return f"{envelope} {kind} vni {frame.vni} length {wire_byte} | {_macs(frame.inner)} {_network(frame.inner)}"
     return f"{_macs(frame)} {_network(frame)} length {wire_byte}"
 
 

@@ -166,14 +166,14 @@ def _in_frame(place: TapOnWay, want: Seen, got: Seen) -> Iterator[Difference]:
         yield _at(
             place,
             DifferenceKind.OUTER_UNEXPECTED,
-            f"at {name} the {way} is inside a VXLAN envelope (VNI {got.outer.vni}) where none was expected: "
+            f"at {name} the {way} is inside an envelope (VNI {got.outer.vni}) where none was expected: "
             "the node has a tunnel in use, so routing is not native",
         )
     elif want.outer is not None and got.outer is None:
         yield _at(
             place,
             DifferenceKind.OUTER_MISSING,
-            f"at {name} the {way} has no VXLAN envelope: it was routed as it is, so encapsulation is not in force",
+            f"at {name} the {way} has no envelope: it was routed as it is, so encapsulation is not in force",
         )
     elif want.outer is not None and got.outer is not None:
         yield from _in_envelope(place, want.outer, got.outer)
@@ -226,7 +226,7 @@ def _in_envelope(place: TapOnWay, want: Outer, got: Outer) -> Iterator[Differenc
             place,
             DifferenceKind.OUTER_PORT,
             f"at {name} the {way}'s envelope goes to UDP port {got.dst_port}, not {want.dst_port}: the nodes do not "
-            "agree on the VXLAN port",
+            "agree on the tunnel's port",
         )
     if got.ttl != want.ttl:
         yield _at(
@@ -295,7 +295,7 @@ def unexpected(place: TapOnWay) -> str:
         return f"{saw}: delivery did not use bpf_redirect_peer, so host routing is Legacy"
     if place.role in _HOST_DEVICES:
         return f"{saw}: it was handed to the node's own stack and came out there, instead of being redirected by eBPF"
-    if place.role in _VXLAN_DEVICES:
+    if place.role in _TUNNEL_DEVICES:
         return f"{saw}: it was sent into the tunnel, where none was expected to be used"
     if place.role in _UPLINKS:
         return (
@@ -310,7 +310,7 @@ def bypassed(place: TapOnWay) -> str:
     missed = f"{place.name} did not see the {place.way}, yet it was seen further on"
     if place.is_delivery:
         return f"{missed}: delivery used bpf_redirect_peer, which skips the lxc, so host routing is BPF"
-    if place.role in _VXLAN_DEVICES:
+    if place.role in _TUNNEL_DEVICES:
         return f"{missed}: it crossed without the tunnel device, so encapsulation is not in force"
     return f"{missed}: it was redirected past this device"
 
@@ -326,10 +326,10 @@ def lost(place: TapOnWay) -> str:
 
 
 def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation, *, is_addressed: bool) -> str:
-    sender_lxc, sender_uplink, receiver_uplink, receiver_vxlan = (
-        (Role.CLIENT_LXC, Role.CLIENT_UPLINK, Role.SERVER_UPLINK, Role.SERVER_CILIUM_VXLAN)
+    sender_lxc, sender_uplink, receiver_uplink, receiver_tunnels = (
+        (Role.CLIENT_LXC, Role.CLIENT_UPLINK, Role.SERVER_UPLINK, _CILIUM_TUNNELS[1])
         if way is Way.REQUEST
-        else (Role.SERVER_LXC, Role.SERVER_UPLINK, Role.CLIENT_UPLINK, Role.CLIENT_CILIUM_VXLAN)
+        else (Role.SERVER_LXC, Role.SERVER_UPLINK, Role.CLIENT_UPLINK, _CILIUM_TUNNELS[0])
     )
     if last is sender_lxc and encapsulation is Encapsulation.NATIVE:
         return "look at the program on that lxc, the node's route, its neighbour entry, and its netfilter rules"
@@ -340,19 +340,19 @@ def _loss_lesson(last: Role, way: Way, encapsulation: Encapsulation, *, is_addre
             "it had the right destination MAC, so the wire lost it, or the other node dropped it before its tap: look "
             "for an XDP program there"
         )
-    if last is sender_uplink and encapsulation is Encapsulation.VXLAN:
+    if last is sender_uplink and encapsulation.is_tunnel:
         return "the envelope was sent elsewhere: look at the tunnel entry (VTEP) and the outer destination MAC"
     if last is sender_uplink:
         return "it left the node for elsewhere: look at the destination MAC and the neighbour entry"
-    if last is receiver_uplink and encapsulation is Encapsulation.VXLAN:
-        return "the node did not decapsulate it: look at its VTEP address, the VXLAN port, and netfilter's INPUT"
-    if last in (receiver_uplink, receiver_vxlan):
+    if last is receiver_uplink and encapsulation.is_tunnel:
+        return "the node did not decapsulate it: look at its VTEP address, the tunnel's port, and netfilter's INPUT"
+    if last in (receiver_uplink, *receiver_tunnels):
         return "the node did not deliver it: look at its endpoint entries, identities (VNI) and netfilter's FORWARD"
     if last in _ON_SENDERS_NODE[way]:
         return "look at the node's route, its neighbour and forwarding entries, and its netfilter rules"
     if last in _ON_RECEIVERS_NODE[way]:
         return "the node did not deliver it: look at its route to the pod, its bridge, and netfilter's FORWARD"
-    if last in _NODE_VXLAN_OF_SENDER[way]:
+    if last in _NODE_TUNNELS_OF_SENDER[way]:
         return "the tunnel device did not send the envelope: look at the route and the neighbour entry for the VTEP"
     if last in _POD_DEVICES:
         return "it did not cross from the pod's eth0 to the lxc, or the pod does not answer"
@@ -405,13 +405,17 @@ def hop_lesson(change: int, expected_mode: HostRouting | None) -> str:
 _HOST_DEVICES = frozenset(
     (Role.CLIENT_CILIUM_HOST, Role.CLIENT_CILIUM_NET, Role.SERVER_CILIUM_HOST, Role.SERVER_CILIUM_NET)
 )
-_VXLAN_DEVICES = frozenset((Role.CLIENT_CILIUM_VXLAN, Role.SERVER_CILIUM_VXLAN, Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL))
+_CILIUM_TUNNELS = (
+    (Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_CILIUM_GENEVE),
+    (Role.SERVER_CILIUM_VXLAN, Role.SERVER_CILIUM_GENEVE),
+)
+_TUNNEL_DEVICES = frozenset((*_CILIUM_TUNNELS[0], *_CILIUM_TUNNELS[1], Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL))
 _UPLINKS = frozenset((Role.CLIENT_UPLINK, Role.SERVER_UPLINK))
 _LOOPBACKS = frozenset((Role.CLIENT_LO, Role.SERVER_LO))
 _POD_DEVICES = frozenset((Role.CLIENT_ETH0, Role.SERVER_ETH0))
-_NODE_VXLAN_OF_SENDER = {
-    Way.REQUEST: (Role.CLIENT_CILIUM_VXLAN, Role.CLIENT_TUNNEL),
-    Way.REPLY: (Role.SERVER_CILIUM_VXLAN, Role.SERVER_TUNNEL),
+_NODE_TUNNELS_OF_SENDER = {
+    Way.REQUEST: (*_CILIUM_TUNNELS[0], Role.CLIENT_TUNNEL),
+    Way.REPLY: (*_CILIUM_TUNNELS[1], Role.SERVER_TUNNEL),
 }
 _ON_SENDERS_NODE = {
     Way.REQUEST: (Role.CLIENT_VETH, Role.CLIENT_BRIDGE),
@@ -443,6 +447,7 @@ _NAMES: Mapping[Role, str] = {
     Role.CLIENT_CILIUM_HOST: "cilium_host of the client's node",
     Role.CLIENT_CILIUM_NET: "cilium_net of the client's node",
     Role.CLIENT_CILIUM_VXLAN: "cilium_vxlan of the client's node",
+    Role.CLIENT_CILIUM_GENEVE: "cilium_geneve of the client's node",
     Role.CLIENT_BRIDGE: "the bridge of the client's node",
     Role.CLIENT_TUNNEL: "the tunnel device of the client's node",
     Role.CLIENT_UPLINK: "the uplink of the client's node",
@@ -454,6 +459,7 @@ _NAMES: Mapping[Role, str] = {
     Role.SERVER_TUNNEL: "the tunnel device of the server's node",
     Role.SERVER_BRIDGE: "the bridge of the server's node",
     Role.SERVER_CILIUM_VXLAN: "cilium_vxlan of the server's node",
+    Role.SERVER_CILIUM_GENEVE: "cilium_geneve of the server's node",
     Role.SERVER_CILIUM_NET: "cilium_net of the server's node",
     Role.SERVER_CILIUM_HOST: "cilium_host of the server's node",
     Role.SERVER_TUNNEL: "the vxlan device of the server's node",

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from labctl.model.flow import client_node_of, server_node_of
+from labctl.model.interfaces import tunnel_kind
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
 from labctl.model.trace import (
@@ -303,7 +304,9 @@ def _carried(
     said = told(told_here, nodes=nodes)
     if (previous.envelope is None) != (here.envelope is None):
         act = "put it into its envelope" if here.envelope is not None else "took it out of its envelope"
-        return Carried(carriage=Carriage.TUNNEL, because=f"the kernel's vxlan device {act}")
+        envelope = here.envelope or previous.envelope
+        kind = tunnel_kind(envelope.dst_port) if envelope is not None else "vxlan"
+        return Carried(carriage=Carriage.TUNNEL, because=f"the kernel's {kind} device {act}")
     last = next((m for m in reversed(movements) if m.mover is Mover.PROGRAM and m.helper not in _MOVES_NOTHING), None)
     if last is not None and last.helper in (*REDIRECTS, *HANDED) and _fits(last, here, device):
         return Carried(carriage=Carriage.PROGRAM, because=said)

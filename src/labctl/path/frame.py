@@ -11,7 +11,7 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from labctl.model.interfaces import VXLAN_PORTS
+from labctl.model.interfaces import GENEVE_PORT, TUNNEL_PORTS
 
 ETHER_IPV4 = 0x0800
 ETHER_ARP = 0x0806
@@ -88,7 +88,7 @@ Transport = Icmp | Tcp | Udp | None
 
 
 class Frame(NamedTuple):
-    """One Ethernet frame. `vni` and `inner` are set when it is a VXLAN envelope (RFC 7348)."""
+    """One Ethernet frame. `vni` and `inner` are set when it is a VXLAN or Geneve envelope (RFC 7348, RFC 8926)."""
 
     dst_mac: bytes
     src_mac: bytes
@@ -99,12 +99,13 @@ class Frame(NamedTuple):
     inner: Frame | None = None
 
 
-def decode(data: bytes, *, vxlan_ports: tuple[int, ...] = VXLAN_PORTS) -> Frame | None:
+def decode(data: bytes, *, tunnel_ports: tuple[int, ...] = TUNNEL_PORTS) -> Frame | None:
     """The frame in `data`, or None when it is shorter than an Ethernet header.
 
-    A UDP packet to or from one of `vxlan_ports` with a valid VXLAN header is opened, one level deep.
+    A UDP packet to or from one of `tunnel_ports` with a valid header of VXLAN or, at its port, Geneve is opened, one
+    level deep.
     """
-    return _decode(data, 0, len(data), vxlan_ports)
+    return _decode(data, 0, len(data), tunnel_ports)
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +120,7 @@ def ip_text(address: bytes) -> str:
     return "%d.%d.%d.%d" % tuple(address)  # noqa: UP031 - three times as fast as the alternatives
 
 
-def _decode(data: bytes, start: int, stop: int, vxlan_ports: tuple[int, ...]) -> Frame | None:
+def _decode(data: bytes, start: int, stop: int, tunnel_ports: tuple[int, ...]) -> Frame | None:
     at = start + 14
     if at > stop:
         return None
@@ -155,8 +156,9 @@ def _decode(data: bytes, start: int, stop: int, vxlan_ports: tuple[int, ...]) ->
         src_port, dst_port, _length, _sum = _udp(data, at)
         at += 8
         transport = _new(Udp, (src_port, dst_port, data[at:stop]))
-        if (dst_port in vxlan_ports or src_port in vxlan_ports) and at + 8 <= stop:
-            vni, inner = _decode_vxlan(data, at, stop)
+        if (dst_port in tunnel_ports or src_port in tunnel_ports) and at + 8 <= stop:
+            is_geneve = GENEVE_PORT in (dst_port, src_port)
+            vni, inner = _decode_geneve(data, at, stop) if is_geneve else _decode_vxlan(data, at, stop)
     elif protocol == PROTOCOL_ICMP and at + 8 <= stop:
         kind, code, _sum, identifier, sequence = _icmp(data, at)
         transport = _new(Icmp, (kind, code, identifier, sequence, data[at + 8 : stop]))
@@ -170,6 +172,14 @@ def _decode_arp(data: bytes, at: int, stop: int) -> Arp | None:
     if (hardware, protocol, mac_byte, ip_byte) != (1, ETHER_IPV4, 6, 4):
         return None
     return Arp(operation, *addresses)
+
+
+def _decode_geneve(data: bytes, at: int, stop: int) -> tuple[int | None, Frame | None]:
+    """Version 0 with an Ethernet frame in it, behind however many options."""
+    is_frame = data[at] >> 6 == 0 and data[at + 2 : at + 4] == b"\x65\x58"
+    inside = at + 8 + ((data[at] & 0x3F) << 2)
+    inner = _decode(data, inside, stop, ()) if is_frame else None
+    return (None, None) if inner is None else (int.from_bytes(data[at + 4 : at + 7], "big"), inner)
 
 
 def _decode_vxlan(data: bytes, at: int, stop: int) -> tuple[int | None, Frame | None]:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORTS
+from labctl.model.interfaces import TUNNEL_PORTS
 from labctl.model.result import Completed
 from labctl.model.tools import is_of_the_network, require_success
 from labctl.model.trace import ProbeProtocol
@@ -114,7 +114,7 @@ class ProbePackets:
         return self._match_tcp if self.protocol is ProbeProtocol.TCP else self._match_udp
 
     def expression(self) -> str:
-        """The pcap filter for these packets, as they are and inside VXLAN.
+        """The pcap filter for these packets, as they are and inside an envelope.
 
         Inside the envelope everything is found by its offset from the outer UDP header: tcpdump's own `vxlan` keyword
         would move every offset after it.
@@ -126,7 +126,7 @@ class ProbePackets:
         )
         plain = f"{hosts if len(self.flows) == 1 else f'({hosts})'} and ({self._plain()})"
         src, dst = f"udp[{_INNER + 12}:4]", f"udp[{_INNER + 16}:4]"
-        ports = " or ".join(f"udp port {port}" for port in VXLAN_PORTS)
+        ports = " or ".join(f"udp port {port}" for port in TUNNEL_PORTS)
         either = " or ".join(
             f"({src} = {a:#x} and {dst} = {b:#x}) or ({src} = {b:#x} and {dst} = {a:#x})"
             for a, b in ((int(client), int(server)) for client, server in self.flows)

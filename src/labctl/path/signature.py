@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from labctl.model.evidence import Evidence, Silence
 from labctl.model.flow import client_node_of, flows_of, server_node_of
+from labctl.model.interfaces import GENEVE_PORT
 from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.result import CheckResult
 from labctl.model.signature import (
@@ -190,8 +191,14 @@ def recognise_encapsulation(signature: Signature) -> Encapsulation | None:
         for seen in (sights[role].request, sights[role].reply)
         if seen is not None
     ]
-    kinds = {Encapsulation.VXLAN if seen.outer is not None else Encapsulation.NATIVE for seen in on_wire}
+    kinds = {_encapsulation_of(seen) for seen in on_wire}
     return kinds.pop() if len(kinds) == 1 else None
+
+
+def _encapsulation_of(seen: Seen) -> Encapsulation:
+    if seen.outer is None:
+        return Encapsulation.NATIVE
+    return Encapsulation.GENEVE if seen.outer.dst_port == GENEVE_PORT else Encapsulation.VXLAN
 
 
 def signature_evidence(result: CheckResult, datapath: Datapath, lab: str) -> Evidence:
@@ -254,7 +261,11 @@ def lost_on_the_way(signature: Signature) -> str:
     return ""
 
 
-_ON_WIRE = {Encapsulation.VXLAN: "inside VXLAN", Encapsulation.NATIVE: "as the pods sent them"}
+_ON_WIRE = {
+    Encapsulation.VXLAN: "inside VXLAN",
+    Encapsulation.GENEVE: "inside Geneve",
+    Encapsulation.NATIVE: "as the pods sent them",
+}
 
 
 def _is_within_node(signature: Signature) -> bool:

@@ -25,11 +25,10 @@ from pathlib import PurePath
 
 from labctl import names
 from labctl.errors import UsageError
-from labctl.model.interfaces import UPLINK, VXLAN_OVERHEAD_BYTE
+from labctl.model.interfaces import TUNNEL_OVERHEAD_BYTE, UPLINK
 from labctl.model.lab import (
     FIRST_IDENTITY,
     LAST_IDENTITY,
-    Encapsulation,
     Lab,
     Network,
     Node,
@@ -129,7 +128,7 @@ def _outside(scenario: Scenario) -> tuple[Outside, ...]:
 
 
 def _network(scenario: Scenario) -> Network:
-    overhead = VXLAN_OVERHEAD_BYTE if scenario.datapath.encapsulation is Encapsulation.VXLAN else 0
+    overhead = TUNNEL_OVERHEAD_BYTE if scenario.datapath.encapsulation.is_tunnel else 0
     return Network(
         underlay_cidr=scenario.underlay_cidr,
         pod_cidr=scenario.pod_cidr,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.model import interfaces
 from labctl.model.fabric import FabricType
-from labctl.model.lab import Encapsulation, Lab, Node
+from labctl.model.lab import Lab, Node
 from labctl.model.trace import Way
 from labctl.names import UNDERLAY
 from labctl.report.trace_words import path_title
@@ -168,16 +168,22 @@ def _pod_wires(lab: Lab) -> Iterator[Wire]:
 
 
 def _tunnels(lab: Lab, devices: Mapping[str, Sequence[str]]) -> Iterator[Wire]:
-    if lab.datapath.encapsulation is not Encapsulation.VXLAN or len(lab.nodes) > _MOST_TUNNELLED:
+    if not lab.datapath.encapsulation.is_tunnel or len(lab.nodes) > _MOST_TUNNELLED:
         return
     vni = lab.pod_network.vni
-    says = "VXLAN" if vni is None else f"VXLAN, VNI {vni}"
+    kind = str(lab.datapath.encapsulation).upper()
+    says = kind if vni is None else f"{kind}, VNI {vni}"
     nodes: list[Node] = [*lab.nodes]
     for number, node in enumerate(nodes):
         for other in nodes[number + 1 :]:
             ends = (node.name, other.name)
-            by = [next((one for one in devices.get(end, ()) if "vxlan" in one or "flannel" in one), "") for end in ends]
+            by = [next(filter(_is_tunnel, devices.get(end, ())), "") for end in ends]
             yield Wire(ends=ends, devices=(by[0], by[1]), is_tunnel=True, says=says)
+
+
+def _is_tunnel(device: str) -> bool:
+    """By the names that networks give to theirs."""
+    return any(part in device for part in ("vxlan", "geneve", "flannel"))
 
 
 def as_json(graph: Graph) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _WORDS = {
     "request": "request, numbers in circles",
     "reply": "reply, numbers in squares",
     "unseen": "no packet of this exchange was seen here",
-    "envelope": "in a VXLAN envelope",
+    "envelope": "in an envelope",
     "past": "a line beside a device: the packet went past it",
     "seen_at": "seen at",
     "direction": "direction",

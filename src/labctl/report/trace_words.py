@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from labctl import units
+from labctl.model.interfaces import tunnel_kind
 from labctl.model.lab import HostRouting, Placement
 from labctl.model.signature import Role
 from labctl.model.trace import (
@@ -34,7 +35,7 @@ HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}  
 _CARRIED = {
     Carriage.WIRE: "veth: what one end sends, the other receives",
     Carriage.BRIDGE: "the underlay's bridge passes it on",
-    Carriage.TUNNEL: "the kernel's vxlan device",
+    Carriage.TUNNEL: "the kernel's tunnel device",
     Carriage.KERNEL: "the kernel's stack forwards it",
     Carriage.UNOBSERVED: "no witness saw what moved it",
 }
@@ -92,7 +93,7 @@ def envelope_lines(envelope: HopEnvelope) -> tuple[str, ...]:
     """The outer header in three lines: addresses, ports and TTL, then the VNI, then the MACs."""
     ports = f"UDP {envelope.src_port} → {envelope.dst_port}, outer TTL {envelope.ttl}"
     return (
-        f"VXLAN {_with_owner(envelope.src)} → {_with_owner(envelope.dst)}, {ports}",
+        f"{tunnel_kind(envelope.dst_port).upper()} {_with_owner(envelope.src)} → {_with_owner(envelope.dst)}, {ports}",
         vni_words(envelope),
         f"outer MAC {owner(envelope.src_mac)} → {owner(envelope.dst_mac)}",
     )

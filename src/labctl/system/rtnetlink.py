@@ -67,6 +67,8 @@ _IFLA_VXLAN_LOCAL = 4
 _IFLA_VXLAN_LEARNING = 7
 _IFLA_VXLAN_PORT = 15
 _IFLA_VXLAN_COLLECT_METADATA = 25
+_IFLA_GENEVE_PORT = 5
+_IFLA_GENEVE_COLLECT_METADATA = 6
 
 _IFLA_BR_FORWARD_DELAY = 1
 _IFLA_BR_HELLO_TIME = 2
@@ -218,6 +220,12 @@ def vxlan_add(device: NetDevice, *, port: int) -> Request:
         + attribute(_IFLA_VXLAN_LEARNING, b"\0")
     )
     return _link_add(device, "vxlan", data)
+
+
+def geneve_add(device: NetDevice, *, port: int) -> Request:
+    """A geneve device in collect-metadata mode, as `vxlan_add`."""
+    data = attribute(_IFLA_GENEVE_COLLECT_METADATA, b"") + attribute(_IFLA_GENEVE_PORT, struct.pack("!H", port))
+    return _link_add(device, "geneve", data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,6 +220,11 @@ def tunnel_of(data: Mapping[int, bytes]) -> TunnelDetail:
     )
 
 
+def geneve_of(data: Mapping[int, bytes]) -> tuple[int, bool]:
+    """The UDP port of a geneve device, and whether programs choose each packet's tunnel (IFLA_GENEVE_…)."""
+    return int.from_bytes(data.get(5, b""), "big"), 6 in data
+
+
 def spanning_tree_of(data: Mapping[int, bytes]) -> tuple[int, int, int, int] | None:
     """Priority, hello time, forward delay and maximum age of a bridge (IFLA_BR_…), times in hundredths of a second;
     None where it runs no spanning tree."""

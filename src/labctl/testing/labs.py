@@ -30,6 +30,10 @@ CLIENT = "client"
 SERVER = "server"
 
 
+RECORDED = (Encapsulation.VXLAN, Encapsulation.NATIVE)
+"""The encapsulations whose packets were recorded on real clusters; what Geneve shows follows from VXLAN's."""
+
+
 def make_node(index: int, *, host: int | None = None, pods: int | None = None) -> Node:
     """`node1` has index 0, the address 172.30.0.2 (`host` for another last octet) and pods in 10.244.0.0/24 (`pods` for
     another third octet)."""
@@ -88,7 +92,7 @@ def make_lab(
             pod_cidr=IPv4Network("10.244.0.0/16"),
             service_cidr=IPv4Network(service_cidr),
             mtu=1500,
-            route_mtu=1450 if encapsulation is Encapsulation.VXLAN else 1500,
+            route_mtu=1450 if encapsulation.is_tunnel else 1500,
         ),
         nodes=nodes,
         pods=pods,

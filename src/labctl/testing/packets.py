@@ -48,6 +48,11 @@ def vxlan(vni: int, frame: bytes) -> bytes:
     return struct.pack("!BBHI", 0x08, 0, 0, vni << 8) + frame
 
 
+def geneve(vni: int, frame: bytes, *, options: bytes = b"") -> bytes:
+    """The Geneve header (RFC 8926) and the frame in it: what goes into UDP. `options` are whole words of 4 bytes."""
+    return struct.pack("!BBHI", len(options) // 4, 0, 0x6558, vni << 8) + options + frame
+
+
 def enveloped(
     frame: bytes, *, src: str, dst: str, src_mac: str, dst_mac: str, vni: int, port: int = VXLAN_PORT, ttl: int = 64
 ) -> bytes:

@@ -18,7 +18,7 @@ from labctl.model.result import CheckResult, Verdict
 from labctl.path.signature import signature_evidence
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 from labctl.testing.scripted import MemoryRaw
 
 pytestmark = [
@@ -51,7 +51,7 @@ def observe(lab: Lab, open_lab: OpenLab, placement: Placement) -> CheckResult:
     return TcpdumpCheck().run(CheckContext(open_lab=open_lab, pair=pair, spec=spec, raw=MemoryRaw()))
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_every_tap_shows_what_real_cilium_shows(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
     with running(host_routing, encapsulation) as (lab, open_lab):

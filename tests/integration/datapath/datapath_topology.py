@@ -25,8 +25,8 @@ from labctl.model.interfaces import (
     CILIUM_HOST_INDEX,
     CILIUM_NET,
     CILIUM_NET_INDEX,
+    CILIUM_TUNNEL_INDEX,
     CILIUM_VXLAN,
-    CILIUM_VXLAN_INDEX,
     UPLINK,
     UPLINK_INDEX,
     device_mac,
@@ -179,7 +179,7 @@ def _build_node(cluster: Cluster, node: Node) -> None:
         )
     if is_vxlan:
         lines += [
-            f"link add {CILIUM_VXLAN} index {CILIUM_VXLAN_INDEX} type vxlan external dstport 8472 nolearning",
+            f"link add {CILIUM_VXLAN} index {CILIUM_TUNNEL_INDEX} type vxlan external dstport 8472 nolearning",
             f"link set {CILIUM_VXLAN} up",
         ]
     for pod in lab.pods_on(node.name):

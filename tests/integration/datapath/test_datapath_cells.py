@@ -17,6 +17,7 @@ from datapath_topology import Cluster, capturing, cluster, make_lab
 
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_NET, CILIUM_VXLAN, UPLINK
 from labctl.model.lab import Encapsulation, HostRouting
+from labctl.testing.labs import RECORDED
 
 pytestmark = [
     pytest.mark.root,
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 CELLS = Path(__file__).resolve().parents[2] / "fixtures" / "datapath" / "cells.json"
-MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in Encapsulation]
+MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in RECORDED]
 
 
 @cache

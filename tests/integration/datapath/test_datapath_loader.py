@@ -16,10 +16,11 @@ from labctl.datapath.events import Event, EventReader, stop_tracing, trace_pair
 from labctl.datapath.layout import NO_ADDRESS, PacketVerdict, Program, read_metrics
 from labctl.datapath.loader import load, load_object
 from labctl.errors import StepFailed
-from labctl.model.interfaces import CILIUM_VXLAN_INDEX, UPLINK, UPLINK_INDEX, lxc_indexes
+from labctl.model.interfaces import CILIUM_TUNNEL_INDEX, UPLINK, UPLINK_INDEX, lxc_indexes
 from labctl.model.lab import Encapsulation, Fault, HostRouting
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.network import attachments
+from labctl.testing.labs import RECORDED
 
 pytestmark = [
     pytest.mark.root,
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("ping") is None, reason="needs ping (iputils-ping)"),
 ]
 
-MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in Encapsulation]
+MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in RECORDED]
 each_mode = pytest.mark.parametrize(("host_routing", "encapsulation"), MODES)
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
@@ -161,7 +162,7 @@ def test_the_trace_has_every_program_on_the_way_of_a_pair() -> None:
     assert steps == expected
     request = told[0][1]
     assert (request.source, request.destination) == (a.address, c.address)
-    assert (request.ifindex, request.target_ifindex) == (lxc_indexes(lab, "node1")["a"], CILIUM_VXLAN_INDEX)
+    assert (request.ifindex, request.target_ifindex) == (lxc_indexes(lab, "node1")["a"], CILIUM_TUNNEL_INDEX)
     assert (request.identity, request.hook, request.length, request.protocol) == (a.identity, "ingress", 84, 1)
     assert len({e.source_port for _, e in told}) == 1  # the echo's id
     assert {e.destination_port for _, e in told} == {1}  # its sequence number

@@ -24,6 +24,7 @@ from datapath_topology import OUTSIDE, Cluster, capturing, cluster, inside, make
 from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference, read_metrics
 from labctl.model.interfaces import CILIUM_HOST, CILIUM_HOST_INDEX, CILIUM_NET, CILIUM_VXLAN, UPLINK
 from labctl.model.lab import Encapsulation, HostRouting, Masquerade
+from labctl.testing.labs import RECORDED
 
 pytestmark = [
     pytest.mark.root,
@@ -34,7 +35,7 @@ pytestmark = [
     ),
 ]
 
-MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in Encapsulation]
+MODES = [(routing, encapsulation) for routing in HostRouting for encapsulation in RECORDED]
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
 

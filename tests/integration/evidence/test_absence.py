@@ -27,7 +27,7 @@ from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.store.runs import MemorySinks
 from labctl.system import netfilter, netns, process
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 MISSING = [tool for tool in ("tcpdump", "nft", "ping") if shutil.which(tool) is None]
 pytestmark = [
@@ -73,7 +73,7 @@ def is_not_shown(open_lab: OpenLab, *words: str) -> None:
 LOST = "client → server (cross-node): the request was last seen at"
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_a_cut_wire_and_a_dead_pod_leave_the_mode_not_shown_and_are_named(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation

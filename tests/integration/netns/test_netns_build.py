@@ -23,13 +23,13 @@ from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import parts_of, record_path
 from labctl.system import netns
 from labctl.system.process import Process
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_a_lab_comes_up_answers_and_goes_away(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation

@@ -22,7 +22,7 @@ from labctl.providers.netns.kinds.base import Found, NamespaceReader, ObjectKind
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import record_path
 from labctl.system import netns
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 NO_LAB_HERE = ("site", "services", "nodes-by-number")
@@ -111,7 +111,7 @@ def test_a_device_that_goes_while_one_looks_is_all_that_is_named(
 
 
 @pytest.mark.parametrize("host_routing", HostRouting)
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 def test_a_lab_with_every_option_traffic_and_things_of_a_persons_own_is_whole(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation
 ) -> None:

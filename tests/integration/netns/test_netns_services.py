@@ -36,7 +36,7 @@ from labctl.providers.netns.discover import discover
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.watch import node_maps
 from labctl.system import cgroups
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 pytestmark = [pytest.mark.root, needs_root]
 PROVIDER = NetnsProvider()
@@ -241,7 +241,7 @@ def test_services_are_reached_from_pods_and_nodes(
             marks=[] if (host_routing, encapsulation) == SAMPLE else [pytest.mark.thorough],
         )
         for host_routing in HostRouting
-        for encapsulation in Encapsulation
+        for encapsulation in RECORDED
     ],
 )
 def test_a_nodes_own_connection_and_a_relayed_one_from_the_same_port_are_both_answered(

@@ -21,6 +21,7 @@ from labctl.model.trace import Carriage, Mover, ProbeProtocol, Trace, Way
 from labctl.path.pcap import read_pcap
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.provider import NetnsProvider
+from labctl.testing.labs import RECORDED
 
 pytestmark = needs
 
@@ -79,7 +80,7 @@ def test_a_kernel_that_is_new_enough_has_what_its_number_promises() -> None:
     assert abilities.owns_tables or version < kernel.TABLE_OWNER_SINCE
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_what_moved_the_packet_is_named_in_every_cell(
     host_as_found: str, host_routing: HostRouting, encapsulation: Encapsulation

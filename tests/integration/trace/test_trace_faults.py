@@ -20,7 +20,7 @@ from labctl.providers.netns.kinds.program import Direction
 from labctl.providers.netns.watch import node_maps
 from labctl.system import netns, rtnetlink
 from labctl.system.netlink import Socket
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 pytestmark = needs
 
@@ -28,7 +28,7 @@ BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 def test_a_redirect_in_place_of_redirect_peer_is_named_at_the_lxc(
     host_as_found: str, encapsulation: Encapsulation
 ) -> None:

@@ -8,6 +8,7 @@ from tracing_labs import needs
 
 from labctl.model.lab import Encapsulation, HostRouting, KubeProxy, Masquerade
 from labctl.model.trace import Translator, Way
+from labctl.testing.labs import RECORDED
 
 pytestmark = needs
 
@@ -24,7 +25,7 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("mode", [KubeProxy.IPTABLES, pytest.param(KubeProxy.NFTABLES, marks=pytest.mark.thorough)])
 @pytest.mark.thorough
 def test_every_tap_shows_what_follows_from_the_rules(

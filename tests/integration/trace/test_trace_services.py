@@ -37,7 +37,7 @@ from labctl.names import namespace_of, stable_mac
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.watch import node_maps
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 pytestmark = needs
 
@@ -95,7 +95,7 @@ def told(found: Trace, way: Way = Way.REQUEST) -> list[tuple[Translator, str, st
     return [(one.by, one.node, one.what) for one in found.translations if one.way is way]
 
 
-CELLS = [(mode, how) for mode in HostRouting for how in Encapsulation]
+CELLS = [(mode, how) for mode in HostRouting for how in RECORDED]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from labctl.model.signature import Role
 from labctl.networks.cilium.expected import expected_for
 from labctl.path.sighting import Envelope, Sighting, Way
 from labctl.providers.base import Completed, Tap
-from labctl.testing.labs import CLIENT, example_devices, example_lab
+from labctl.testing.labs import CLIENT, RECORDED, example_devices, example_lab
 from labctl.testing.packets import arp as arp_frame
 from labctl.testing.packets import ethernet, pcap_file
 from labctl.testing.scripted import ScriptedTarget
@@ -242,7 +242,7 @@ def sighting(role: Role, ttl: int, *, way: Way = Way.REQUEST, envelope: Envelope
 
 
 @pytest.mark.parametrize("host_routing", HostRouting)
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("placement", POD_PLACEMENTS)
 def test_the_ttl_must_fall_by_what_real_cilium_takes(
     host_routing: HostRouting, encapsulation: Encapsulation, placement: Placement

@@ -29,7 +29,7 @@ from labctl.model.parameters import NetfilterParameters
 from labctl.model.result import CheckResult, Verdict
 from labctl.model.trace import Way
 from labctl.providers.base import TargetKind
-from labctl.testing.labs import CLIENT, SERVER, example_lab
+from labctl.testing.labs import CLIENT, RECORDED, SERVER, example_lab
 from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
 
 Recorded = Callable[[str], bytes]
@@ -116,7 +116,7 @@ def as_expected(mode: HostRouting, how: Encapsulation, where: Placement) -> Node
     return look(counts, pair=(ICMP,) if is_legacy_native else (), envelopes=UDP)
 
 
-CELLS = tuple(product(HostRouting, Encapsulation, POD_PLACEMENTS))
+CELLS = tuple(product(HostRouting, RECORDED, POD_PLACEMENTS))
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -14,6 +14,7 @@ from labctl.model.signature import ExpectedSignature, Outer, Role, Seen, Signatu
 from labctl.networks.cilium.expected import expected_signature
 from labctl.path.difference import DifferenceKind, differences, first_difference
 from labctl.path.signature import lost_on_the_way, recognise, recognise_encapsulation, signature_evidence
+from labctl.testing.labs import RECORDED
 
 LEGACY, BPF = HostRouting.LEGACY, HostRouting.BPF
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
@@ -155,7 +156,7 @@ OUTER = Outer(src="client-node", dst_port=8472, ttl=64, vni=300, src_mac="a", ds
         (DifferenceKind.OUTER_MAC, VXLAN, lambda s: with_outer(s, UPLINK, dst_mac="02:00"), "another node (VTEP)"),
         (DifferenceKind.OUTER_PORT, VXLAN, lambda s: with_outer(s, UPLINK, dst_port=4789), "UDP port 4789, not 8472"),
         (DifferenceKind.OUTER_TTL, VXLAN, lambda s: with_outer(s, UPLINK, ttl=63), "envelope carries TTL 63, not 64"),
-        (DifferenceKind.OUTER_MISSING, VXLAN, lambda s: with_request(s, UPLINK, outer=None), "no VXLAN envelope"),
+        (DifferenceKind.OUTER_MISSING, VXLAN, lambda s: with_request(s, UPLINK, outer=None), "has no envelope"),
         (DifferenceKind.OUTER_UNEXPECTED, NATIVE, lambda s: with_request(s, UPLINK, outer=OUTER), "not native"),
         (DifferenceKind.TTL, VXLAN, lambda s: with_request(s, Role.SERVER_ETH0, ttl=62), "carries TTL 62, not 63"),
         (DifferenceKind.SRC_MAC, NATIVE, lambda s: with_request(s, UPLINK, src_mac="x"), "comes from MAC x"),
@@ -276,7 +277,7 @@ def test_one_hop_is_no_bpf_on_a_node_that_delivers_out_of_the_lxc() -> None:
 
 
 @pytest.mark.parametrize("mode", HostRouting)
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("placement", POD_PLACEMENTS)
 def test_packets_that_did_not_come_through_are_said_with_the_place_and_never_show_the_other_mode(
     mode: HostRouting, encapsulation: Encapsulation, placement: Placement

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labctl.model.signature import Role
-from labctl.path.frame import Arp, Icmp, Ipv4, Tcp, Udp, decode, ip_text, mac_text
+from labctl.path.frame import Arp, Frame, Icmp, Ipv4, Tcp, Udp, decode, ip_text, mac_text
 from labctl.path.pcap import PcapError, PcapFeed, PcapReader, Record, read_pcap
 from labctl.path.sighting import Way, match_echo, sightings
 from labctl.testing import packets
@@ -125,6 +125,24 @@ def test_an_envelope_is_opened_once_and_only_on_its_port() -> None:
     elsewhere = decode(envelope(echo(), port=4790))
     assert elsewhere is not None
     assert elsewhere.inner is None
+
+
+def test_a_geneve_envelope_is_opened_behind_its_options() -> None:
+    def sent(payload: bytes) -> Frame | None:
+        datagram = packets.ipv4("172.30.0.2", "172.30.0.3", packets.udp(43_593, 6081, payload), protocol=17)
+        return decode(packets.ethernet(A_MAC, B_MAC, datagram))
+
+    for options in (b"", b"\1\2\3\4" * 3):
+        frame = sent(packets.geneve(300, echo(), options=options))
+        assert frame is not None
+        assert frame.vni == 300
+        assert frame.inner == decode(echo())
+    other_version = sent(b"\x40" + packets.geneve(300, echo())[1:])
+    of_vxlan = sent(packets.vxlan(300, echo()))
+    cut_off = sent(packets.geneve(300, b"", options=b"\0" * 8)[:10])
+    for frame in (other_version, of_vxlan, cut_off):
+        assert frame is not None
+        assert frame.inner is None
 
 
 def test_padding_and_tags_and_later_fragments_do_not_mislead() -> None:

@@ -15,6 +15,7 @@ from labctl.model.trace import Trace
 from labctl.report.drawing.topology import Box, BoxKind, Leg, Topology, legs, topology_of
 from labctl.report.trace_html import trace_page
 from labctl.report.trace_svg import trace_drawing
+from labctl.testing.labs import RECORDED
 
 from .trace_example import BPF, CELLS, CROSS, LEGACY, NATIVE, SAME, VXLAN, example_trace, lost_trace
 
@@ -108,7 +109,7 @@ def test_all_legs_run_along_the_picture_in_right_angles(
             assert 0 <= y1 <= topology.height
 
 
-@pytest.mark.parametrize("how", Encapsulation)
+@pytest.mark.parametrize("how", RECORDED)
 @pytest.mark.parametrize("where", POD_PLACEMENTS)
 def test_bpf_goes_round_the_lxc_that_it_delivers_past(how: Encapsulation, where: Placement) -> None:
     _, found = all_legs(example_trace(BPF, how, where))

@@ -24,11 +24,12 @@ from labctl.model.trace import (
     Way,
     WrongTurn,
 )
+from labctl.testing.labs import RECORDED
 
 BPF, LEGACY = HostRouting.BPF, HostRouting.LEGACY
 VXLAN, NATIVE = Encapsulation.VXLAN, Encapsulation.NATIVE
 SAME, CROSS = Placement.SAME_NODE, Placement.CROSS_NODE
-CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in POD_PLACEMENTS)
+CELLS = tuple((mode, how, where) for mode in HostRouting for how in RECORDED for where in POD_PLACEMENTS)
 REDIRECTED = "never transmitted on {device}: redirected into the pod"
 NOT_ON_THE_WAY = "no packet between pods goes there"
 

@@ -36,7 +36,9 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 #define VXLAN_PORT 8472
-#define VXLAN_BYTES 8
+#define GENEVE_PORT 6081
+// Of either header; no tunnel of these programs has Geneve's options. Both have the VNI at the same place.
+#define TUNNEL_BYTES 8
 #define DELAY_ROUNDS 64
 #define DELAY_READS 64
 

@@ -108,7 +108,7 @@ static __noinline int tell(struct event *event, struct __sk_buff *skb, const str
 	return 0;
 }
 
-// Of a vxlan packet on the uplink, the packet inside is what is told.
+// Of a tunnelled packet on the uplink, the packet inside is what is told.
 static __noinline int trace(struct __sk_buff *skb, const struct config *config, const struct outcome *outcome)
 {
 	struct sighting seen = {};
@@ -123,11 +123,11 @@ static __noinline int trace(struct __sk_buff *skb, const struct config *config, 
 	if (bpf_skb_load_bytes(skb, offset, &seen.ip, sizeof(seen.ip)) || seen.ip.version != 4)
 		return 0;
 	bpf_skb_load_bytes(skb, offset + seen.ip.ihl * 4, &seen.transport, sizeof(seen.transport));
-	if (seen.ip.protocol == IPPROTO_UDP && seen.transport.destination == bpf_htons(VXLAN_PORT)) {
+	if (seen.ip.protocol == IPPROTO_UDP && is_tunnel_port(seen.transport.destination)) {
 		offset += seen.ip.ihl * 4 + sizeof(struct udphdr);
 		if (bpf_skb_load_bytes(skb, offset + 4, &vni, sizeof(vni)))
 			return 0;
-		offset += VXLAN_BYTES + ETHERNET_BYTES;
+		offset += TUNNEL_BYTES + ETHERNET_BYTES;
 		if (bpf_skb_load_bytes(skb, offset, &seen.ip, sizeof(seen.ip)) || seen.ip.version != 4)
 			return 0;
 		bpf_skb_load_bytes(skb, offset + seen.ip.ihl * 4, &seen.transport, sizeof(seen.transport));

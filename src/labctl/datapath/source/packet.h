@@ -32,6 +32,11 @@ static __always_inline struct iphdr *ipv4_header(struct __sk_buff *skb)
 	return data + ETHERNET_BYTES;
 }
 
+static __always_inline bool is_tunnel_port(__be16 port)
+{
+	return port == bpf_htons(VXLAN_PORT) || port == bpf_htons(GENEVE_PORT);
+}
+
 static __always_inline bool is_fragment(const struct iphdr *ip)
 {
 	return ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET);

@@ -437,7 +437,7 @@ static __noinline int masquerade(struct __sk_buff *skb, const struct config *con
 	if (protocol == IPPROTO_TCP && has_header &&
 	    bpf_skb_load_bytes(skb, transport + TCP_FLAGS_OFFSET, &tcp_flags, sizeof(tcp_flags)))
 		return DROP_INVALID;
-	if (is_own && (bpf_ntohs(ports.source) < NAT_FIRST_PORT || ports.destination == bpf_htons(VXLAN_PORT)))
+	if (is_own && (bpf_ntohs(ports.source) < NAT_FIRST_PORT || is_tunnel_port(ports.destination)))
 		return 0;
 	out.direction = SNAT_OUT;
 	out.source = source;

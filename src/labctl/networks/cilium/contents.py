@@ -25,12 +25,12 @@ from labctl.datapath.layout import (
 from labctl.model.interfaces import (
     CILIUM_HOST,
     CILIUM_NET_INDEX,
-    CILIUM_VXLAN_INDEX,
+    CILIUM_TUNNEL_INDEX,
     UPLINK_INDEX,
     device_mac,
     lxc_indexes,
 )
-from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node, Placement
+from labctl.model.lab import Fault, Lab, Masquerade, Node, Placement
 from labctl.networks.cilium.services import service_contents, service_flags, translates_services
 
 Entries = tuple[tuple[bytes, bytes], ...]
@@ -46,7 +46,7 @@ def map_contents(lab: Lab, node: str) -> Mapping[str, Entries]:
         "endpoints": _endpoints(lab, node),
         "ipcache": _ipcache(lab, node),
     }
-    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+    if lab.datapath.encapsulation.is_tunnel:
         contents["tunnel"] = _tunnel(lab, node)
     if translates_services(lab):
         contents |= service_contents(lab, node)
@@ -71,7 +71,7 @@ def config_of(lab: Lab, node: str) -> Config:
         pod_cidr=lab.datapath.ipv4_native_routing_cidr or lab.network.pod_cidr,
         uplink_ifindex=UPLINK_INDEX,
         cilium_net_ifindex=CILIUM_NET_INDEX,
-        cilium_vxlan_ifindex=CILIUM_VXLAN_INDEX,
+        cilium_vxlan_ifindex=CILIUM_TUNNEL_INDEX,
         cilium_host_mac=device_mac(node, CILIUM_HOST),
         flags=flags,
         extra_delay_ns=lab.datapath.extra_delay_ns,
@@ -120,7 +120,7 @@ def _tunnel_endpoint(lab: Lab, node: str, other: Node) -> IPv4Address:
     node's own), or where there is no third node the underlay's last address but one, which no node has. The other
     nodes are right, so that the third one forwards what it should not have received, as a Cilium node does.
     """
-    if other.name == node or lab.datapath.encapsulation is not Encapsulation.VXLAN:
+    if other.name == node or not lab.datapath.encapsulation.is_tunnel:
         return NO_ADDRESS
     if Fault.WRONG_VTEP not in lab.datapath.faults or node not in _misled(lab):
         return other.address.ip

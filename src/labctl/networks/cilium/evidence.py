@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from labctl.datapath.layout import PacketVerdict, Program, ProgramCounter, difference
 from labctl.model.evidence import UNCLEAR, Evidence, Silence
-from labctl.model.interfaces import CILIUM_VXLAN
+from labctl.model.interfaces import CILIUM_GENEVE, CILIUM_VXLAN, cilium_tunnel
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.networks.base import NodeReadings
 from labctl.providers.netns.counters import Unread
@@ -40,11 +40,12 @@ def testify(lab: Lab, pair: Pair, looks: Iterable[NodeReadings]) -> tuple[Eviden
 
 
 def _encapsulation(look: NodeReadings) -> Encapsulation | None:
-    """What the node has, whatever it should have: a vxlan device with a program on it, or no such device. A device
+    """What the node has, whatever it should have: a tunnel's device with a program on it, or no such device. A device
     without a program is neither."""
-    if any(look.after.filters.get(CILIUM_VXLAN, {}).values()):
-        return Encapsulation.VXLAN
-    return None if CILIUM_VXLAN in look.after.links else Encapsulation.NATIVE
+    for encapsulation in (Encapsulation.VXLAN, Encapsulation.GENEVE):
+        if any(look.after.filters.get(cilium_tunnel(encapsulation), {}).values()):
+            return encapsulation
+    return None if {CILIUM_VXLAN, CILIUM_GENEVE} & look.after.links.keys() else Encapsulation.NATIVE
 
 
 def _counted(look: NodeReadings) -> tuple[ProgramCounter, ...]:
@@ -91,7 +92,8 @@ def _lacking(look: NodeReadings) -> str:
     if not look.after.filters.get(look.pod.lxc, {}).get(Direction.INGRESS):
         return f"no program is attached to {look.pod.lxc}, so that the datapath does not see what its pod sends"
     if _encapsulation(look) is None:
-        return f"no program is attached to {CILIUM_VXLAN}, so that the datapath does not see what comes out of it"
+        there = CILIUM_GENEVE if CILIUM_GENEVE in look.after.links else CILIUM_VXLAN
+        return f"no program is attached to {there}, so that the datapath does not see what comes out of it"
     return ""
 
 
@@ -116,7 +118,8 @@ def _helpers(look: NodeReadings, pair: Pair, asked: Mapping[str, object]) -> Evi
     bare = packets(PacketVerdict.REDIRECT_PEER, PacketVerdict.REDIRECT, by=(Program.FROM_NETDEV,))
     bare += packets(PacketVerdict.REDIRECT_NEIGH, by=(Program.FROM_CONTAINER,))
     if packets(PacketVerdict.TUNNEL):
-        found["encapsulation"] = str(Encapsulation.VXLAN)
+        is_geneve = CILIUM_GENEVE in look.after.links
+        found["encapsulation"] = str(Encapsulation.GENEVE if is_geneve else Encapsulation.VXLAN)
     elif bare and pair.placement is Placement.CROSS_NODE:
         found["encapsulation"] = str(Encapsulation.NATIVE)
     mixed = bool(by_peer and plainly)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from labctl.model.interfaces import VXLAN_PORT
+from labctl.model.interfaces import GENEVE_PORT, VXLAN_PORT
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Pair, Placement
 from labctl.model.signature import (
     CLIENT_NODE,
@@ -42,6 +42,16 @@ def expected_signature(
     server_identity: int,
 ) -> ExpectedSignature:
     """The signature of `packets` echo requests between pods with these security identities."""
+    if encapsulation is Encapsulation.GENEVE:
+        recorded = expected_signature(
+            host_routing,
+            Encapsulation.VXLAN,
+            placement,
+            packets=packets,
+            client_identity=client_identity,
+            server_identity=server_identity,
+        )
+        return as_geneve(recorded)
 
     def fill(seen: Seen | None, identity: int) -> Seen | None:
         if seen is None:
@@ -67,6 +77,43 @@ def expected_signature(
             ping_ttl=ping_ttl,
         ),
         source=SOURCE,
+    )
+
+
+_GENEVE_ROLES = {
+    Role.CLIENT_CILIUM_VXLAN: Role.CLIENT_CILIUM_GENEVE,
+    Role.SERVER_CILIUM_VXLAN: Role.SERVER_CILIUM_GENEVE,
+}
+_FROM_VXLAN = "with VXLAN, and read for Geneve, which has another header, port and device, and the same programs"
+
+
+def recorded_twin(lab: Lab) -> Lab:
+    """The lab with VXLAN, with which tunnels were recorded."""
+    return replace(lab, datapath=replace(lab.datapath, encapsulation=Encapsulation.VXLAN))
+
+
+def as_geneve(expected: ExpectedSignature) -> ExpectedSignature:
+    """What was recorded with VXLAN as it shows with Geneve."""
+
+    def inside(seen: Seen | None) -> Seen | None:
+        if seen is None or seen.outer is None:
+            return seen
+        return replace(seen, outer=replace(seen.outer, dst_port=GENEVE_PORT))
+
+    taps = tuple(
+        TapSight(
+            tap=str(role) if sight.tap == sight.role else sight.tap,
+            role=role,
+            request=inside(sight.request),
+            reply=inside(sight.reply),
+        )
+        for sight in expected.signature.taps
+        for role in (_GENEVE_ROLES.get(sight.role, sight.role),)
+    )
+    return replace(
+        expected,
+        signature=replace(expected.signature, encapsulation=Encapsulation.GENEVE, taps=taps),
+        source=f"{expected.source}, {_FROM_VXLAN}",
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from labctl.datapath.layout import SecurityIdentity
 from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Encapsulation, EndpointKind, Lab, Pair, TrafficPolicy
+from labctl.model.lab import EndpointKind, Lab, Pair, TrafficPolicy
 from labctl.model.signature import (
     BACKEND,
     CLIENT,
@@ -112,7 +112,7 @@ def expected_by_kube_proxy(lab: Lab, pair: Pair, roles: Sequence[Role], *, packe
     backends, client = lab.backends(pair), lab.client(pair)
     if not backends or backends[0].name == client.name:
         raise KeyError(pair.server)
-    backend, is_vxlan = backends[0], lab.in_force.encapsulation is Encapsulation.VXLAN
+    backend, is_vxlan = backends[0], lab.in_force.encapsulation.is_tunnel
     if client.kind is EndpointKind.POD:
         if pair.via is not None:
             raise KeyError(pair.via)

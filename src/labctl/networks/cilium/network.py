@@ -30,7 +30,7 @@ from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.kube_proxy import has_kube_proxy, kube_proxy, settings
 from labctl.networks.cilium.services import ALIVE, backend_devices, cgroup_for, socket_objects, translates_services
 from labctl.providers.netns.kinds.base import Object, step
-from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
+from labctl.providers.netns.kinds.link import GeneveAdd, LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
@@ -98,7 +98,7 @@ class CiliumNetwork:
         for other in lab.nodes:
             if other is node:
                 continue
-            if lab.datapath.encapsulation is Encapsulation.VXLAN:
+            if lab.datapath.encapsulation.is_tunnel:
                 yield by_router(destination=other.pod_cidr, mtu=self.mtu(lab))
             elif (gateway := fabric_of(lab).next_hop(lab, node, other)) is not None:
                 yield by_uplink(destination=other.pod_cidr, gateway=gateway)
@@ -190,6 +190,10 @@ class CiliumNetwork:
         return tuple(at_client), tuple(at_server)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
+        if lab.datapath.encapsulation is Encapsulation.GENEVE:
+            from labctl.networks.cilium.expected import as_geneve, recorded_twin
+
+            return as_geneve(self.expected(recorded_twin(lab), pair, packets=packets))
         if lab.is_between_pods(pair):
             from labctl.networks.cilium.expected import expected_for
 
@@ -217,7 +221,7 @@ class CiliumNetwork:
 
     def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
         """With vxlan by cilium_host, whose programs send to the tunnel."""
-        if lab.datapath.encapsulation is not Encapsulation.VXLAN:
+        if not lab.datapath.encapsulation.is_tunnel:
             return routed_ways(lab, pair)
         return tuple(
             ExpectedRoute(
@@ -265,6 +269,7 @@ _CLIENT_SIDE = (
     (Role.CLIENT_CILIUM_HOST, interfaces.CILIUM_HOST),
     (Role.CLIENT_CILIUM_NET, interfaces.CILIUM_NET),
     (Role.CLIENT_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.CLIENT_CILIUM_GENEVE, interfaces.CILIUM_GENEVE),
     (Role.CLIENT_UPLINK, interfaces.UPLINK),
     (Role.CLIENT_LO, interfaces.LO),
 )
@@ -272,6 +277,7 @@ _SERVER_SIDE = (
     (Role.SERVER_LO, interfaces.LO),
     (Role.SERVER_UPLINK, interfaces.UPLINK),
     (Role.SERVER_CILIUM_VXLAN, interfaces.CILIUM_VXLAN),
+    (Role.SERVER_CILIUM_GENEVE, interfaces.CILIUM_GENEVE),
     (Role.SERVER_CILIUM_NET, interfaces.CILIUM_NET),
     (Role.SERVER_CILIUM_HOST, interfaces.CILIUM_HOST),
 )
@@ -279,8 +285,12 @@ _SERVER_SIDE = (
 
 def _taps_of_node(lab: Lab, node: str, side: Sequence[tuple[Role, str]]) -> Iterator[TapPlace]:
     """What a node has whichever pods are on it, in the order of the way."""
+    mode = lab.datapath.encapsulation
+    not_there = {interfaces.CILIUM_VXLAN, interfaces.CILIUM_GENEVE}
+    if mode.is_tunnel:
+        not_there.remove(interfaces.cilium_tunnel(mode))
     for role, device in side:
-        if device != interfaces.CILIUM_VXLAN or lab.datapath.encapsulation is Encapsulation.VXLAN:
+        if device not in not_there:
             yield role, node, device
 
 
@@ -314,10 +324,11 @@ def attachments(lab: Lab, node: str) -> tuple[Attachment, ...]:
         (interfaces.UPLINK, interfaces.UPLINK_INDEX, Program.FROM_NETDEV),
         (interfaces.UPLINK, interfaces.UPLINK_INDEX, Program.TO_NETDEV),
     ]
-    if lab.datapath.encapsulation is Encapsulation.VXLAN:
+    if lab.datapath.encapsulation.is_tunnel:
+        tunnel = interfaces.cilium_tunnel(lab.datapath.encapsulation)
         fixed += [
-            (interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX, Program.FROM_OVERLAY),
-            (interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX, Program.TO_OVERLAY),
+            (tunnel, interfaces.CILIUM_TUNNEL_INDEX, Program.FROM_OVERLAY),
+            (tunnel, interfaces.CILIUM_TUNNEL_INDEX, Program.TO_OVERLAY),
         ]
     indexes = interfaces.lxc_indexes(lab, node)
     pods = [(pod.lxc, indexes[pod.name], Program.FROM_CONTAINER) for pod in lab.pods_on(node)]
@@ -333,11 +344,13 @@ def _links(lab: Lab, node: Node, namespace: str) -> Iterable[Object]:
         device=device_of(lab, node.name, interfaces.CILIUM_NET, interfaces.CILIUM_NET_INDEX, arp=False),
         peer=device_of(lab, node.name, interfaces.CILIUM_HOST, interfaces.CILIUM_HOST_INDEX, arp=False),
     )
-    if lab.datapath.encapsulation is Encapsulation.VXLAN:
-        yield VxlanAdd(
+    mode = lab.datapath.encapsulation
+    if mode.is_tunnel:
+        add = GeneveAdd if mode is Encapsulation.GENEVE else VxlanAdd
+        yield add(
             namespace=namespace,
-            device=device_of(lab, node.name, interfaces.CILIUM_VXLAN, interfaces.CILIUM_VXLAN_INDEX),
-            port=interfaces.VXLAN_PORT,
+            device=device_of(lab, node.name, interfaces.cilium_tunnel(mode), interfaces.CILIUM_TUNNEL_INDEX),
+            port=interfaces.cilium_tunnel_port(mode),
         )
 
 

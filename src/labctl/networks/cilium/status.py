@@ -16,7 +16,6 @@ from labctl.model.interfaces import CILIUM_HOST, UPLINK
 from labctl.model.lab import (
     FIRST_IDENTITY,
     LAST_IDENTITY,
-    Encapsulation,
     HostRouting,
     Lab,
     Masquerade,
@@ -245,7 +244,8 @@ def _loaded(programs: Sequence[AttachedProgram]) -> frozenset[tuple[str, str]]:
 def _routing(look: _Look) -> StatusLine:
     host = _host_routing(look)
     piece = witness_of(look.mode, "encapsulation", look.node.name)
-    network = "Tunnel [vxlan]" if look.lab.datapath.encapsulation is Encapsulation.VXLAN else "Native"
+    mode = look.lab.datapath.encapsulation
+    network = f"Tunnel [{mode}]" if mode.is_tunnel else "Native"
     value = f"Network: {network}   Host: {host.value}"
     if piece is None or host.shown is not Shown.PROVEN:
         return _unproven(value, host.because)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import mapping_of, number_of, object_of
+from labctl.model.interfaces import CILIUM_VXLAN
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.providers.cilium.status import IN_AGENT
 
@@ -187,7 +188,7 @@ def _split(address: str) -> tuple[str, int]:
     return (host, int(port)) if colon and host.count(":") == 0 and port.isdigit() else (address, 0)
 
 
-_OVERLAY, _HOST = "cilium_vxlan", "cilium_host"
+_HOST = "cilium_host"
 _HANDS_ON = {
     "to-stack": ForwardingAct.TO_STACK,
     "to-overlay": ForwardingAct.TO_OVERLAY,
@@ -206,10 +207,11 @@ that the lines of a packet which changed CPU need not come in it."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """A node's devices as its agent names them: the lxc of each endpoint, and the uplink."""
+    """A node's devices as its agent names them: the lxc of each endpoint, the uplink and the tunnel's."""
 
     lxcs: Mapping[int, str] = field(default_factory=dict)
     uplink: str = ""
+    overlay: str = CILIUM_VXLAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +292,7 @@ def _comes_in(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
                 what="cil_from_container", device=devices.lxcs.get(trace.endpoint or 0, told), hook="ingress"
             )
         case "from-overlay":
-            return _TracePoint(what="cil_from_overlay", device=told or _OVERLAY, hook="ingress")
+            return _TracePoint(what="cil_from_overlay", device=told or devices.overlay, hook="ingress")
         case "from-network":
             return _TracePoint(what="cil_from_netdev", device=told or devices.uplink, hook="ingress")
         case "from-host":
@@ -306,7 +308,7 @@ def _own_of_device(trace: MonitorTrace, devices: Devices) -> _TracePoint | None:
     if is_of_pod:
         return None
     if trace.point == "to-overlay":
-        return _TracePoint(what="cil_to_overlay", device=_or(trace.interface, _OVERLAY), hook="egress")
+        return _TracePoint(what="cil_to_overlay", device=_or(trace.interface, devices.overlay), hook="egress")
     if trace.point == "to-network":
         return _TracePoint(what="cil_to_netdev", device=_or(trace.interface, devices.uplink), hook="egress")
     return None

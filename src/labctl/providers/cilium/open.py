@@ -13,6 +13,7 @@ from typing import Protocol
 from labctl.errors import MeasureFailed, UsageError
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.impairment import ImpairedWay
+from labctl.model.interfaces import cilium_tunnel
 from labctl.model.lab import EndpointKind, HostRouting, Lab, Pair, Pod
 from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
@@ -49,6 +50,7 @@ _CLIENT_SIDE = (
     (Role.CLIENT_CILIUM_HOST, "cilium_host"),
     (Role.CLIENT_CILIUM_NET, "cilium_net"),
     (Role.CLIENT_CILIUM_VXLAN, "cilium_vxlan"),
+    (Role.CLIENT_CILIUM_GENEVE, "cilium_geneve"),
     (Role.CLIENT_UPLINK, UPLINK),
     (Role.CLIENT_LO, "lo"),
 )
@@ -56,6 +58,7 @@ _SERVER_SIDE = (
     (Role.SERVER_LO, "lo"),
     (Role.SERVER_UPLINK, UPLINK),
     (Role.SERVER_CILIUM_VXLAN, "cilium_vxlan"),
+    (Role.SERVER_CILIUM_GENEVE, "cilium_geneve"),
     (Role.SERVER_CILIUM_NET, "cilium_net"),
     (Role.SERVER_CILIUM_HOST, "cilium_host"),
 )
@@ -176,6 +179,7 @@ class OpenCiliumLab:
             node: Devices(
                 lxcs={one.id: one.lxc for one in self._facts.endpoints[node] if one.pod and one.lxc},
                 uplink=self._facts.uplinks.get(node, ""),
+                overlay=cilium_tunnel(self._lab.datapath.encapsulation),
             )
             for node in self._lab.nodes_of(pair)
         }

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from labctl.model.interfaces import VXLAN_PORT
-from labctl.model.lab import Datapath, Encapsulation, HostRouting, Masquerade
+from labctl.model.interfaces import cilium_tunnel_port
+from labctl.model.lab import Datapath, HostRouting, Masquerade
 from labctl.model.versions import Version
 from labctl.providers.cilium.helm_names import Setting, spell, strings_of_kube_proxy_replacement
 
@@ -63,11 +63,11 @@ def helm_values(wanted: Wanted, user: Mapping[str, object] | None = None) -> dic
     put_at(values, "bpf.masquerade", datapath.masquerade is Masquerade.BPF)
     put_at(values, "bpf.monitorAggregation", "none")
     put_at(values, "enableIPv4Masquerade", True)
-    if datapath.encapsulation is Encapsulation.VXLAN:
-        put(Setting.TUNNEL, "vxlan")
+    if datapath.encapsulation.is_tunnel:
+        put(Setting.TUNNEL, str(datapath.encapsulation))
         put(Setting.ROUTING_MODE, "tunnel")
-        put(Setting.TUNNEL_PROTOCOL, "vxlan")
-        put(Setting.TUNNEL_PORT, VXLAN_PORT)
+        put(Setting.TUNNEL_PROTOCOL, str(datapath.encapsulation))
+        put(Setting.TUNNEL_PORT, cilium_tunnel_port(datapath.encapsulation))
         put_at(values, "autoDirectNodeRoutes", False)
     else:
         put(Setting.TUNNEL, "disabled")
@@ -174,13 +174,13 @@ def expected_config(wanted: Wanted, user: Mapping[str, object] | None = None) ->
 def _expected_config(wanted: Wanted) -> dict[str, str | None]:
     version, datapath = wanted.version, wanted.datapath
     on, off = strings_of_kube_proxy_replacement(version)
-    vxlan = datapath.encapsulation is Encapsulation.VXLAN
+    is_tunnel = datapath.encapsulation.is_tunnel
     expected: dict[str, str | None] = {
         "enable-host-legacy-routing": _yes(datapath.host_routing is HostRouting.LEGACY),
         "kube-proxy-replacement": on if datapath.kube_proxy_replacement else off,
         "enable-bpf-masquerade": _yes(datapath.masquerade is Masquerade.BPF),
         "enable-ipv4-masquerade": "true",
-        "auto-direct-node-routes": _yes(not vxlan),
+        "auto-direct-node-routes": _yes(not is_tunnel),
         "ipam": "cluster-pool",
         "cluster-pool-ipv4-cidr": str(wanted.pod_cidr),
         "cluster-pool-ipv4-mask-size": str(wanted.node_mask_size),
@@ -190,15 +190,15 @@ def _expected_config(wanted: Wanted) -> dict[str, str | None]:
         "enable-l7-proxy": "false",
     }
     if version.series < (1, 14):
-        expected["tunnel"] = "vxlan" if vxlan else "disabled"
+        expected["tunnel"] = str(datapath.encapsulation) if is_tunnel else "disabled"
     else:
-        expected["routing-mode"] = "tunnel" if vxlan else "native"
+        expected["routing-mode"] = "tunnel" if is_tunnel else "native"
         expected["tunnel"] = None
-        if vxlan:
-            expected["tunnel-protocol"] = "vxlan"
-    if version.series >= (1, 11) and vxlan:
-        expected["tunnel-port"] = str(VXLAN_PORT)
-    if not vxlan:
+        if is_tunnel:
+            expected["tunnel-protocol"] = str(datapath.encapsulation)
+    if version.series >= (1, 11) and is_tunnel:
+        expected["tunnel-port"] = str(cilium_tunnel_port(datapath.encapsulation))
+    if not is_tunnel:
         native = "native-routing-cidr" if version.series < (1, 11) else "ipv4-native-routing-cidr"
         expected[native] = str(wanted.pod_cidr)
     if version.series >= (1, 16):

@@ -130,7 +130,6 @@ def _line(version: Version, offset: int) -> str:
 
 
 MODULES = ("overlay", "br_netfilter", "ip_tables", "xt_comment", "xt_mark", "xt_set", "ip_set_hash_ip", "sch_ingress")
-VXLAN_MODULE = "vxlan"
 
 SYSCTLS: dict[str, str] = {
     "net.ipv4.ip_forward": "1",
@@ -181,16 +180,19 @@ _IP_SET = (
     KernelOption("CONFIG_IP_SET", "ip_set", "masquerade: iptables"),
     KernelOption("CONFIG_IP_SET_HASH_IP", "ip_set_hash_ip", "masquerade: iptables"),
 )
-_VXLAN = (KernelOption("CONFIG_VXLAN", "vxlan", "encapsulation: vxlan"),)
+_TUNNELS = {
+    Encapsulation.VXLAN: (KernelOption("CONFIG_VXLAN", "vxlan", "encapsulation: vxlan"),),
+    Encapsulation.GENEVE: (KernelOption("CONFIG_GENEVE", "geneve", "encapsulation: geneve"),),
+}
 
 
 def kernel_options(datapath: Datapath) -> tuple[KernelOption, ...]:
     ip_set = _IP_SET if datapath.masquerade is Masquerade.IPTABLES else ()
-    return _BASE + ip_set + (_VXLAN if datapath.encapsulation is Encapsulation.VXLAN else ())
+    return _BASE + ip_set + _TUNNELS.get(datapath.encapsulation, ())
 
 
 def kernel_modules(datapath: Datapath) -> tuple[str, ...]:
-    return MODULES + ((VXLAN_MODULE,) if datapath.encapsulation is Encapsulation.VXLAN else ())
+    return MODULES + tuple(option.module for option in _TUNNELS.get(datapath.encapsulation, ()))
 
 
 def needs_rp_filter_override(cilium: Version) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from labctl.model.flow import Flow
-from labctl.model.interfaces import VXLAN_PORTS
+from labctl.model.interfaces import TUNNEL_PORTS
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.system.netfilter import StepKind, TraceStep
 
@@ -38,7 +38,7 @@ def ruleset(flows: Iterable[Flow], *, is_owned: bool = True) -> str:
     outer UDP header)."""
     ways = tuple(way for one, other in flows for way in ((one, other), (other, one)))
     lines = [f"table ip {TABLE} {{", " flags owner;"] if is_owned else [_REPLACE, f"table ip {TABLE} {{"]
-    ports = ", ".join(map(str, VXLAN_PORTS))
+    ports = ", ".join(map(str, TUNNEL_PORTS))
     for hook in HOOKS:
         lines.append(f" chain {hook}_first {{ type filter hook {hook} priority {_FIRST}; policy accept;")
         if hook in _MARKING:
@@ -177,4 +177,4 @@ def _key(step: TraceStep) -> tuple[PacketKey | None, int, bool]:
         second=second,
         ip_id=int.from_bytes(header[4:6], "big"),
     )
-    return key, header[8], protocol == _UDP and second in VXLAN_PORTS
+    return key, header[8], protocol == _UDP and second in TUNNEL_PORTS

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from labctl.model.interfaces import GENEVE_PORT
 from labctl.networks.needs import (
     FRR,
+    GENEVE,
     IPVLAN,
     MACVLAN,
     MULTICAST,
@@ -115,6 +117,14 @@ def _try_multipath() -> None:
 
 
 FEATURES = (
+    Feature(
+        name=GENEVE,
+        option="CONFIG_GENEVE",
+        module="geneve",
+        needed_for="labs with encapsulation geneve",
+        attempt=lambda: _send(rtnetlink.geneve_add(_FIRST, port=GENEVE_PORT)),
+        required=False,
+    ),
     Feature(
         name=MACVLAN,
         option="CONFIG_MACVLAN",

@@ -15,7 +15,7 @@ from labctl.providers.netns.counters import Netfilter, Reading, Unread
 from labctl.providers.netns.kinds.program import Direction
 from labctl.system.netfilter import Connection
 from labctl.system.rtnetlink import Filter, Link
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 LXC = "lxc948fe603f61d"
 ATTACHED = {Direction.INGRESS: (Filter(name="cil_from_container-x", program_id=7, tag="ab12"),)}
@@ -200,7 +200,7 @@ def test_a_node_without_programs_shows_no_mode_and_says_what_is_missing(asked: H
         assert (found.supports, found.finding, found.silence) == (None, missing, Silence.ABSENT)
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 def test_a_vxlan_device_whose_program_is_gone_is_not_native_routing(encapsulation: Encapsulation) -> None:
     links = {LXC: link(LXC), "cilium_vxlan": link("cilium_vxlan")}
     found = heard(lab_of(HostRouting.BPF, encapsulation), Placement.CROSS_NODE, reading(links=links))["programs"]

@@ -87,6 +87,27 @@ def test_the_number_of_packets_and_the_identities_are_filled_in() -> None:
     assert (uplink.reply.packets, uplink.reply.outer.vni) == (7, SERVER_IDENTITY)
 
 
+@pytest.mark.parametrize("host_routing", HostRouting)
+@pytest.mark.parametrize("placement", [Placement.SAME_NODE, Placement.CROSS_NODE])
+def test_geneve_shows_what_vxlan_does_at_its_own_device_and_port(
+    host_routing: HostRouting, placement: Placement
+) -> None:
+    vxlan, geneve = (
+        expected_signature(host_routing, how, placement, packets=3, client_identity=300, server_identity=400)
+        for how in (Encapsulation.VXLAN, Encapsulation.GENEVE)
+    )
+    assert recognise(geneve.signature).host_routing is host_routing
+    seen = [one for tap in geneve.signature.taps for one in (tap.request, tap.reply) if one is not None]
+    carried = {one.outer.dst_port for one in seen if one.outer is not None}
+    assert carried == ({6081} if placement is Placement.CROSS_NODE else set())
+    if placement is Placement.CROSS_NODE:
+        assert recognise_encapsulation(geneve.signature) is Encapsulation.GENEVE
+        assert [one.kind for one in differences(vxlan, geneve.signature)], "one is not taken for the other"
+    roles = [str(tap.role) for tap in geneve.signature.taps]
+    assert roles == [str(tap.role).replace("cilium_vxlan", "cilium_geneve") for tap in vxlan.signature.taps]
+    assert "read for Geneve" in geneve.source
+
+
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
@@ -94,7 +115,7 @@ def test_the_number_of_packets_and_the_identities_are_filled_in() -> None:
         ({"taps": [], "placement": 3}, "placement: text"),
         ({"taps": [3], "placement": "same-node", "encapsulation": "vxlan"}, "taps.0: an object"),
         ({"taps": [{"tap": "nowhere"}], "placement": "same-node", "encapsulation": "vxlan"}, "nowhere"),
-        ({"taps": [], "placement": "same-node", "encapsulation": "geneve"}, "geneve"),
+        ({"taps": [], "placement": "same-node", "encapsulation": "gre"}, "gre"),
         (
             {"taps": [{"tap": "client-lxc", "request": {"packets": True}}], "placement": "x", "encapsulation": "vxlan"},
             "packets: a whole number",

@@ -20,6 +20,7 @@ from labctl.networks.cilium.services import cgroup_for
 from labctl.providers.netns.kinds.cgroup import CgroupAdd, CgroupDelete, SocketAttach
 from labctl.providers.netns.kinds.program import DatapathLoad, DeviceEntry
 from labctl.providers.netns.plan import plan
+from labctl.testing.labs import RECORDED
 
 
 def make_lab(**datapath: Any) -> Lab:
@@ -141,7 +142,7 @@ def test_the_lists_are_those_of_cilium() -> None:
 WORLD = Outside(name="world", address=IPv4Address("172.30.0.200"), mac="02:00:00:00:00:aa")
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_inside_the_cluster_the_taps_show_what_they_show_of_the_backend_itself(
     host_routing: HostRouting, encapsulation: Encapsulation

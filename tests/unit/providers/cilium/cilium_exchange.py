@@ -15,11 +15,11 @@ from labctl.networks.cilium.expected import expected_for
 from labctl.path.assemble import PathEnd, join, names_of, numbered
 from labctl.path.sighting import Envelope, Sighting
 from labctl.providers.cilium.monitor import Devices, movements_of, parse_monitor
-from labctl.testing.labs import example_devices, example_lab
+from labctl.testing.labs import RECORDED, example_devices, example_lab
 
 from .cilium_recordings import recorded
 
-CELLS = tuple((mode, how, where) for mode in HostRouting for how in Encapsulation for where in POD_PLACEMENTS)
+CELLS = tuple((mode, how, where) for mode in HostRouting for how in RECORDED for where in POD_PLACEMENTS)
 IDENTIFIER = 4711
 IP_IDS = {Way.REQUEST: 0x5100, Way.REPLY: 0x9200}
 """As in `fixtures/cilium/encoded`: the echo's number is added."""

@@ -74,6 +74,28 @@ def test_the_tunnel_is_spelt_as_the_version_wants_it(
 
 
 @pytest.mark.parametrize(
+    ("version", "present", "rendered"),
+    [
+        ("1.10.6", {"tunnel": "geneve"}, {"tunnel": "geneve"}),
+        ("1.13.12", {"tunnel": "geneve", "tunnelPort": 6081}, {"tunnel": "geneve", "tunnel-port": "6081"}),
+        (
+            "1.18.12",
+            {"routingMode": "tunnel", "tunnelProtocol": "geneve", "tunnelPort": 6081},
+            {"routing-mode": "tunnel", "tunnel-protocol": "geneve", "tunnel-port": "6081", "tunnel": None},
+        ),
+    ],
+)
+def test_geneve_is_spelt_as_the_version_wants_it(
+    version: str, present: dict[str, object], rendered: dict[str, str | None]
+) -> None:
+    asked = wanted(version, datapath(encapsulation="geneve"))
+    values, config = helm_values(asked), expected_config(asked)
+    assert {key: values.get(key) for key in present} == present
+    assert {key: config[key] for key in rendered} == rendered
+    assert values["autoDirectNodeRoutes"] is False
+
+
+@pytest.mark.parametrize(
     ("version", "key"),
     [("1.10.6", "nativeRoutingCIDR"), ("1.11.0", "ipv4NativeRoutingCIDR"), ("1.20.0", "ipv4NativeRoutingCIDR")],
 )

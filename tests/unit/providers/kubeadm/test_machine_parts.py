@@ -17,10 +17,10 @@ import pytest
 
 from kubeadm_labs import THREE_HOSTS, make_lab
 from labctl.errors import MeasureFailed
-from labctl.model.lab import Masquerade
+from labctl.model.lab import Encapsulation, Masquerade
 from labctl.model.versions import Version
 from labctl.providers.kubeadm.inventory import Template, inventory, pause_tag, sandbox_image, sources
-from labctl.providers.kubeadm.kubernetes import kernel_options
+from labctl.providers.kubeadm.kubernetes import kernel_modules, kernel_options
 from labctl.providers.kubeadm.machines import machines_of, settings_of
 from labctl.providers.kubeadm.open import device_of, door_into, parse_pid
 from labctl.providers.kubeadm.plan import play_variables
@@ -248,6 +248,23 @@ def test_only_what_cilium_cannot_do_without_stops_a_machine() -> None:
     assert by_bpf["CONFIG_NET_CLS_BPF"].required
     assert by_bpf["CONFIG_NET_CLS_BPF"].line == "CONFIG_NET_CLS_BPF:cls_bpf:Cilium's programs on devices:must"
     assert "CONFIG_IP_SET" in by_iptables - set(by_bpf)
+
+
+@pytest.mark.parametrize(
+    ("encapsulation", "options", "modules"),
+    [
+        (Encapsulation.VXLAN, {"CONFIG_VXLAN"}, {"vxlan"}),
+        (Encapsulation.GENEVE, {"CONFIG_GENEVE"}, {"geneve"}),
+        (Encapsulation.NATIVE, set(), set()),
+    ],
+)
+def test_a_machine_needs_the_tunnel_of_its_datapath_alone(
+    encapsulation: Encapsulation, options: set[str], modules: set[str]
+) -> None:
+    datapath = replace(make_lab().datapath, encapsulation=encapsulation)
+    tunnels = {"CONFIG_VXLAN", "CONFIG_GENEVE"}
+    assert {option.name for option in kernel_options(datapath)} & tunnels == options
+    assert set(kernel_modules(datapath)) & {"vxlan", "geneve"} == modules
 
 
 def test_the_kernel_is_judged_by_what_it_must_have_and_what_it_may() -> None:

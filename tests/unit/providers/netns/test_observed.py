@@ -61,6 +61,7 @@ NETWORKS = (
 )
 LABS = (
     LAB,
+    sample_lab("carried", encapsulation=Encapsulation.GENEVE),
     lab_with_services(kube_proxy_replacement=True),
     lab_with_services(kube_proxy=KubeProxy.NFTABLES),
     *(resolve(load_scenario(name, start=CHECKOUT)) for name in NETWORKS),

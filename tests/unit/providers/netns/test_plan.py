@@ -10,14 +10,15 @@ import pytest
 from labctl.errors import UsageError
 from labctl.model.lab import Encapsulation, Fault, HostRouting, Lab
 from labctl.model.plan import Action, Plan
+from labctl.networks.needs import GENEVE, VXLAN, needs
 from labctl.planning.show import as_record, as_script
-from labctl.providers.netns.kinds.link import LinkUp, VethAdd, VxlanAdd
+from labctl.providers.netns.kinds.link import GeneveAdd, LinkUp, VethAdd, VxlanAdd
 from labctl.providers.netns.kinds.namespace import NamespaceAdd, Sysctls
 from labctl.providers.netns.kinds.program import DatapathLoad, FilterAttach, MapsFill
 from labctl.providers.netns.kinds.routing import NeighbourAdd, RouteAdd
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.record import parts_of
-from labctl.testing.labs import sample_lab
+from labctl.testing.labs import RECORDED, sample_lab
 
 
 def actions_of(made: Plan) -> list[Action]:
@@ -82,9 +83,24 @@ def test_routes_of_a_pod_go_through_its_nodes_router(encapsulation: Encapsulatio
 
 
 def test_there_is_a_vxlan_device_only_with_vxlan() -> None:
-    with_vxlan, native = (plan(sample_lab("v", encapsulation=one)) for one in Encapsulation)
+    with_vxlan, native = (plan(sample_lab("v", encapsulation=one)) for one in RECORDED)
     assert sum(isinstance(action, VxlanAdd) for action in actions_of(with_vxlan)) == 3
     assert not any(isinstance(action, VxlanAdd) for action in actions_of(native))
+
+
+def test_with_geneve_the_programs_of_tunnels_are_on_a_geneve_device() -> None:
+    lab = sample_lab("g", encapsulation=Encapsulation.GENEVE)
+    made = actions_of(plan(lab))
+    devices = [action for action in made if isinstance(action, GeneveAdd)]
+    assert [(one.device.name, one.port) for one in devices] == [("cilium_geneve", 6081)] * 3
+    assert devices[0].shell().endswith("up type geneve external dstport 6081")
+    assert not any(isinstance(action, VxlanAdd) for action in made)
+    attached = [action for action in made if isinstance(action, FilterAttach) and action.device == "cilium_geneve"]
+    assert {action.program for action in attached} == {"cil_from_overlay", "cil_to_overlay"}
+    assert {action.object.name for action in made if isinstance(action, DatapathLoad)} == {"bpf-vxlan.o"}
+    assert lab.network.route_mtu == 1450
+    assert GENEVE in needs(lab)
+    assert VXLAN not in needs(lab)
 
 
 def test_every_namespace_carries_the_mark_from_its_first_moment() -> None:
@@ -129,7 +145,7 @@ def test_each_node_has_maps_of_its_own() -> None:
     assert {namespace for namespace, _ in filled} == {f"labctl.maps.{node.name}" for node in lab.nodes}
 
 
-@pytest.mark.parametrize("encapsulation", Encapsulation)
+@pytest.mark.parametrize("encapsulation", RECORDED)
 @pytest.mark.parametrize("host_routing", HostRouting)
 def test_the_object_that_is_loaded_is_that_of_the_mode(host_routing: HostRouting, encapsulation: Encapsulation) -> None:
     lab = sample_lab("object", host_routing=host_routing, encapsulation=encapsulation)

@@ -190,6 +190,23 @@ class VxlanAdd(_DeviceAdd):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GeneveAdd(_DeviceAdd):
+    """A geneve device whose tunnels the eBPF programs choose, packet by packet, up."""
+
+    kind = "geneve"
+    port: int
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} link add {self.device.words()} up type geneve external dstport {self.port}"
+
+    def words(self) -> str:
+        return f"external dstport {self.port}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink.geneve_add(self.device.encoded(up=True), port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelAdd(_DeviceAdd):
     """A vxlan device whose tunnels are in its own forwarding database, up. `lower` is the device that it sends by;
     `bridge` is the name and index of the bridge that it is a port of."""
@@ -464,6 +481,9 @@ def _words_of(kind: str, data: Mapping[int, bytes]) -> str:
             return _tunnel_words(
                 tunnel.vni, tunnel.remote, tunnel.local, tunnel.link, tunnel.port, learning=tunnel.learning
             )
+        case "geneve":
+            port, is_external = rtnetlink_readings.geneve_of(data)
+            return f"{'external ' if is_external else ''}dstport {port}"
         case "macvlan" | "ipvlan":
             return f"mode {rtnetlink_readings.sharing_mode_of(kind, data)}"
         case _:
@@ -503,6 +523,7 @@ DEVICES = Kind(
         BridgeAdd,
         VethAdd,
         VxlanAdd,
+        GeneveAdd,
         TunnelAdd,
         SharedAdd,
         LinkUp,
