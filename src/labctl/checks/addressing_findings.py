@@ -419,8 +419,8 @@ def _envelope(
         holds=overhead == TUNNEL_OVERHEAD_BYTE,
         sentence=f"a frame of {first.inner_byte} bytes is {first.outer_byte} bytes long in its envelope: "
         f"{overhead} more",
-        lesson=f"20 (IPv4) + 8 (UDP) + 8 ({'Geneve' if is_geneve else 'VXLAN'}) + 14 (inner Ethernet): this is why pods "
-        "may send 50 bytes less.",
+        lesson=f"20 (IPv4) + 8 (UDP) + 8 ({'Geneve' if is_geneve else 'VXLAN'}) + 14 (inner Ethernet): this is why "
+        "pods may send 50 bytes less.",
         command=command,
     )
 
