@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _VALUE_AT = 24
 """The column of a value, as in Cilium."""
-_LONGEST = 150
+_LONGEST = 300
 """Characters of a proof; --json has all of it."""
-_LABEL_BELOW = 36
-"""Columns of a label below a head."""
+_LABEL_BELOW = 32
+"""Columns of a label below a head. Cilium has 36, with which a controller's line does not fit into 80 columns."""
 _MARKS = {Shown.PROVEN: "proven", Shown.SAID: "said, not tried", Shown.UNPROVEN: "NOT PROVEN", Shown.ABSENT: ""}
 _STYLES = {Shown.PROVEN: "", Shown.SAID: "", Shown.UNPROVEN: "bold yellow", Shown.ABSENT: "dim"}
 
@@ -62,9 +62,13 @@ def _line(line: StatusLine) -> Iterator[RenderableType]:
     yield _text(line)
     mark = _MARKS[line.shown]
     if mark and line.because:
-        because = line.because if len(line.because) <= _LONGEST else f"{line.because[:_LONGEST]}…"
-        yield Padding(Text(f"{mark}: {because}", style="dim" if line.shown is Shown.PROVEN else _STYLES[line.shown]),
+        yield Padding(Text(f"{mark}: {_shortened(line.because)}", style="dim" if line.shown is Shown.PROVEN else _STYLES[line.shown]),
                       (0, 0, 0, 4 + 2 * line.depth))  # fmt: skip
+
+
+def _shortened(because: str) -> str:
+    """Whole words of it."""
+    return because if len(because) <= _LONGEST else f"{because[:_LONGEST].rpartition(' ')[0]} …"
 
 
 def _text(line: StatusLine, *, indent: int = 0) -> RenderableType:
