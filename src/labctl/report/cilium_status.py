@@ -62,8 +62,8 @@ def _line(line: StatusLine) -> Iterator[RenderableType]:
     yield _text(line)
     mark = _MARKS[line.shown]
     if mark and line.because:
-        yield Padding(Text(f"{mark}: {_shortened(line.because)}", style="dim" if line.shown is Shown.PROVEN else _STYLES[line.shown]),
-                      (0, 0, 0, 4 + 2 * line.depth))  # fmt: skip
+        style = "dim" if line.shown is Shown.PROVEN else _STYLES[line.shown]
+        yield Padding(Text(f"{mark}: {_shortened(line.because)}", style=style), (0, 0, 0, 4 + 2 * line.depth))
 
 
 def _shortened(because: str) -> str:

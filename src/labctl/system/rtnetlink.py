@@ -212,20 +212,15 @@ def _link_add(device: NetDevice, kind: str, data: bytes, more: bytes = b"") -> R
     return Request(_RTM_NEWLINK, NEW, common + more + _link(kind, data))
 
 
-def vxlan_add(device: NetDevice, *, port: int) -> Request:
-    """A vxlan device in collect-metadata mode: the tunnel of each packet is what an eBPF program says."""
-    data = (
-        attribute(_IFLA_VXLAN_COLLECT_METADATA, b"\1")
-        + attribute(_IFLA_VXLAN_PORT, struct.pack("!H", port))
-        + attribute(_IFLA_VXLAN_LEARNING, b"\0")
-    )
-    return _link_add(device, "vxlan", data)
-
-
-def geneve_add(device: NetDevice, *, port: int) -> Request:
-    """A geneve device in collect-metadata mode, as `vxlan_add`."""
-    data = attribute(_IFLA_GENEVE_COLLECT_METADATA, b"") + attribute(_IFLA_GENEVE_PORT, struct.pack("!H", port))
-    return _link_add(device, "geneve", data)
+def external_tunnel_add(device: NetDevice, kind: str, *, port: int) -> Request:
+    """A vxlan or geneve device in collect-metadata mode: the tunnel of each packet is what an eBPF program says."""
+    where = struct.pack("!H", port)
+    if kind == "geneve":
+        data = attribute(_IFLA_GENEVE_COLLECT_METADATA, b"") + attribute(_IFLA_GENEVE_PORT, where)
+    else:
+        learning = attribute(_IFLA_VXLAN_LEARNING, b"\0")
+        data = attribute(_IFLA_VXLAN_COLLECT_METADATA, b"\1") + attribute(_IFLA_VXLAN_PORT, where) + learning
+    return _link_add(device, kind, data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,7 @@ FEATURES = (
         option="CONFIG_GENEVE",
         module="geneve",
         needed_for="labs with encapsulation geneve",
-        attempt=lambda: _send(rtnetlink.geneve_add(_FIRST, port=GENEVE_PORT)),
+        attempt=lambda: _send(rtnetlink.external_tunnel_add(_FIRST, "geneve", port=GENEVE_PORT)),
         required=False,
     ),
     Feature(

@@ -469,7 +469,7 @@ FEATURES = (
         option="CONFIG_VXLAN",
         module="vxlan",
         needed_for="labs with encapsulation vxlan",
-        attempt=lambda: _send(rtnetlink.vxlan_add(_FIRST, port=8472)),
+        attempt=lambda: _send(rtnetlink.external_tunnel_add(_FIRST, "vxlan", port=8472)),
     ),
     Feature(
         name=_FILTERS,

@@ -186,7 +186,7 @@ class VxlanAdd(_DeviceAdd):
         return f"external dstport {self.port} nolearning"
 
     def request(self, context: BuildContext) -> Request:
-        return rtnetlink.vxlan_add(self.device.encoded(up=True), port=self.port)
+        return rtnetlink.external_tunnel_add(self.device.encoded(up=True), self.kind, port=self.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ class GeneveAdd(_DeviceAdd):
         return f"external dstport {self.port}"
 
     def request(self, context: BuildContext) -> Request:
-        return rtnetlink.geneve_add(self.device.encoded(up=True), port=self.port)
+        return rtnetlink.external_tunnel_add(self.device.encoded(up=True), self.kind, port=self.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
