@@ -17,6 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
+OURS = "labctl-datapath"
+"""What pip calls labctl: other programs have the shorter name."""
+
 
 def missing_files(distribution: Distribution) -> Iterator[str]:
     """Files that pip recorded and that are gone. Byte code may go at any time; directories outside are not ours.
@@ -67,7 +70,7 @@ def differences(locks: Sequence[Path], found: Mapping[str, Distribution]) -> Ite
 
 def problems(tree: Path, locks: Sequence[Path]) -> Iterator[str]:
     found = installed()
-    if "labctl" not in found:
+    if OURS not in found:
         yield "labctl is not installed"
         return
     if str(tree / "src") not in sys.path:

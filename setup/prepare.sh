@@ -227,7 +227,7 @@ fill_venv() {
 # encoding of the locale before Python 3.13. A relative path is plain ASCII wherever the tree is.
 point_to_source() {
   local pth
-  for pth in "$venv"/lib/python3.*/site-packages/__editable__.labctl-*.pth; do
+  for pth in "$venv"/lib/python3.*/site-packages/__editable__.labctl_datapath-*.pth; do
     [ -f "$pth" ] || return 1
     echo ../../../../src >"$pth"
   done

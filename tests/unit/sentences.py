@@ -24,8 +24,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "labctl"
 _WORDS = re.compile(r"(?<![\w{/.-])[A-Za-z][a-z']+[,;:]? (?:[a-z]{1,2} )?(?:[a-z][a-z'-]+|\{)|(?<!\w)\{\w+\} [a-z]{2,}")
 _PROGRAMS = frozenset(
     {
-        "VBoxManage", "apt", "apt-get", "awk", "bpftool", "cat", "conntrack", "containerd", "cp", "crictl", "ctr",
-        "curl", "date", "df", "dmesg", "dnf", "docker", "dpkg", "echo", "env", "exec", "find", "free", "getent",
+        "VBoxManage", "alias", "apt", "apt-get", "awk", "bpftool", "cat", "conntrack", "containerd", "cp", "crictl",
+        "ctr", "curl", "date", "df", "dmesg", "dnf", "docker", "dpkg", "echo", "env", "exec", "find", "free", "getent",
         "git", "grep", "head", "helm", "id", "ip", "iperf3", "iptables", "journalctl", "kill", "kind", "kubeadm",
         "kubectl", "kubelet", "labctl", "ln", "ls", "make", "mkdir", "modprobe", "mount", "mv", "nft", "nsenter",
         "openssl", "ping", "pip", "pkill", "podman", "prlimit", "ps", "python3", "rm", "rmdir", "scp", "sed", "set",

@@ -127,9 +127,11 @@ def test_setup_refuses_unknown_groups() -> None:
 
 def test_the_venv_check_names_a_package_that_lost_a_file_and_one_that_is_missing(tmp_path: Path) -> None:
     site = tmp_path / "site"
-    (site / "labctl-1.dist-info").mkdir(parents=True)
-    (site / "labctl-1.dist-info/METADATA").write_text("Name: labctl\nVersion: 1\nRequires-Dist: nothere>=1\n")
-    (site / "labctl-1.dist-info/RECORD").write_text("labctl/lost.py,,\nlabctl/__pycache__/lost.pyc,,\n")
+    (site / "labctl_datapath-1.dist-info").mkdir(parents=True)
+    (site / "labctl_datapath-1.dist-info/METADATA").write_text(
+        "Name: labctl-datapath\nVersion: 1\nRequires-Dist: nothere>=1\n"
+    )
+    (site / "labctl_datapath-1.dist-info/RECORD").write_text("labctl/lost.py,,\nlabctl/__pycache__/lost.pyc,,\n")
     program = f"import sys; sys.path[:] = [{str(site)!r}, *sys.path[1:3]]; sys.argv = ['x', {str(tmp_path)!r}];"
     program += f"exec(compile(open({str(TREE / 'setup/check_venv.py')!r}).read(), 'check_venv.py', 'exec'))"
     said = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
@@ -137,6 +139,6 @@ def test_the_venv_check_names_a_package_that_lost_a_file_and_one_that_is_missing
     venv = Path(sys.executable).parents[1].name
     assert said.stderr.splitlines() == [
         f"setup: {venv}: labctl is not installed from {tmp_path}",
-        f"setup: {venv}: labctl needs nothere",
-        f"setup: {venv}: labctl has lost labctl/lost.py",
+        f"setup: {venv}: labctl-datapath needs nothere",
+        f"setup: {venv}: labctl-datapath has lost labctl/lost.py",
     ]

@@ -200,12 +200,12 @@ PIP = '''
 import locale, pathlib, site, sys
 arguments, here = sys.argv[1:], pathlib.Path(site.getsitepackages()[0])
 if "--editable" in arguments:
-    (here / "labctl-1.dist-info").mkdir(exist_ok=True)
-    (here / "labctl-1.dist-info/METADATA").write_text("Name: labctl\\nVersion: 1\\n")
-    (here / "labctl-1.dist-info/RECORD").write_text("__editable__.labctl-1.pth,,\\n")
+    (here / "labctl_datapath-1.dist-info").mkdir(exist_ok=True)
+    (here / "labctl_datapath-1.dist-info/METADATA").write_text("Name: labctl-datapath\\nVersion: 1\\n")
+    (here / "labctl_datapath-1.dist-info/RECORD").write_text("__editable__.labctl_datapath-1.pth,,\\n")
     source = pathlib.Path(arguments[arguments.index("--editable") + 1]) / "src"
     encoding = "utf-8" if sys.version_info >= (3, 13) else locale.getencoding()
-    (here / "__editable__.labctl-1.pth").write_text(f"{source}\\n", encoding=encoding)
+    (here / "__editable__.labctl_datapath-1.pth").write_text(f"{source}\\n", encoding=encoding)
 '''
 
 STUB = """#!/bin/sh

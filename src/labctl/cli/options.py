@@ -151,9 +151,13 @@ def provider_of(lab: Lab) -> Provider:
 
 def as_root() -> str:
     """This command line with sudo before it. sudo has its own PATH, so labctl is named by its place."""
-    launcher = Path(__file__).resolve().parents[3] / "labctl"
-    program = str(launcher) if os.access(launcher, os.X_OK) else shutil.which("labctl") or sys.argv[0]
-    return shlex.join(["sudo", program, *sys.argv[1:]])
+    return shlex.join(["sudo", launcher(), *sys.argv[1:]])
+
+
+def launcher() -> str:
+    """What starts this labctl, by its place: the clone's own `labctl`, or the installed command."""
+    of_clone = Path(__file__).resolve().parents[3] / "labctl"
+    return str(of_clone) if os.access(of_clone, os.X_OK) else shutil.which("labctl") or sys.argv[0]
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from click 8.4 on

@@ -56,6 +56,16 @@ def find_program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=_SEARCH)
 
 
+SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""What sudo, as distributions set it up, makes of PATH."""
+
+
+def first_on_path(name: str) -> tuple[str, ...]:
+    """What the shell starts by that name, for this user and, where it is another program, under sudo."""
+    found = (shutil.which(name), shutil.which(name, path=SECURE_PATH))
+    return tuple(dict.fromkeys(path for path in found if path))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
     argv: tuple[str, ...]

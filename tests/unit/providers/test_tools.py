@@ -13,7 +13,8 @@ from labctl.cli.commands.doctor import command, sign_of
 from labctl.model.tools import TOOLS, ProgramIdentity
 from labctl.providers.base import Probe
 from labctl.providers.netns import probes
-from labctl.providers.tools import FoundProgram, Need, probe_of, tool_probes
+from labctl.providers.tools import FoundProgram, Need, namesake, probe_of, tool_probes
+from labctl.system import process
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PING = Need(program="ping", needed_for="check ping")
@@ -118,6 +119,30 @@ def test_doctor_shows_it_and_has_it_in_its_json(tmp_path: Path, monkeypatch: pyt
     assert (probe["implementation"], probe["needs"]) == (None, "iperf3 3.12 or newer")
     lines = CliRunner().invoke(command, []).output.splitlines()
     assert any(line.split()[:2] == ["UNFIT", "iperf3"] for line in lines)
+
+
+def test_another_labctl_first_on_path_is_named_with_the_way_round_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other, roots = tmp_path / "clone/labctl", tmp_path / "bin/labctl", tmp_path / "sbin/labctl"
+    for each in (ours, other, roots):
+        each.parent.mkdir()
+        program(each.parent, "labctl", "exit 0")
+    link = tmp_path / "links/labctl"
+    link.parent.mkdir()
+    link.symlink_to(ours)
+    monkeypatch.setattr(process, "SECURE_PATH", "/nothing")
+    for path, found in ((f"{link.parent}:{other.parent}", []), (str(tmp_path), []), (str(other.parent), [str(other)])):
+        monkeypatch.setenv("PATH", path)
+        assert [probe.found.rpartition(": ")[2] for probe in namesake(str(ours))] == found
+    monkeypatch.setattr(process, "SECURE_PATH", str(roots.parent))
+    (probe,) = namesake(str(ours))
+    assert probe.found.endswith(f": {other}, {roots}")
+    assert not probe.required
+    assert str(ours) in probe.remedy
+    monkeypatch.setenv("PATH", str(link.parent))
+    (probe,) = namesake(str(ours))
+    assert probe.found.endswith(f": {roots}"), "sudo would start another one"
 
 
 def test_every_tool_of_the_probes_is_in_the_table_with_a_package_that_set_up_knows() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from labctl.cli.options import all_overrides, as_json, as_root, trust_option
+from labctl.cli.options import all_overrides, as_json, as_root, launcher, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks, LabError
 from labctl.providers.base import Probe, Provider
@@ -26,10 +26,11 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     """
     from labctl import app
     from labctl.engine.build import ROOT
+    from labctl.providers.tools import namesake
     from labctl.system.libraries import REMEDY, differing
 
     chosen = app.provider(provider, trust=trust)
-    probes = [*chosen.probes(), *chosen.capabilities.machine_probes()]
+    probes = [*chosen.probes(), *chosen.capabilities.machine_probes(), *namesake(launcher())]
     libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]
