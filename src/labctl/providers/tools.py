@@ -1,16 +1,13 @@
 """Which programs this host has, as they report themselves: implementation, version, and whether labctl can use them.
 
-All of them are run at once. What is needed of each is in `model.tools`; what it is needed for is the provider's. And
-whether the shell means this labctl by that name.
+All of them are run at once. What is needed of each is in `model.tools`; what it is needed for is the provider's.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from labctl.errors import MeasureFailed
 from labctl.model.tools import TOOLS, UNKNOWN, ProgramIdentity, Tool, identify, shortfall
@@ -73,21 +70,6 @@ def ask(tool: Tool) -> FoundProgram:
         said = f"{failed.what}: {failed.cause}"
         return FoundProgram(path=path, identity=identify(tool, said), said=said)
     return FoundProgram(path=path, identity=identify(tool, said), said=said, is_silent=done.timed_out)
-
-
-def namesake(launcher: str) -> Iterator[Probe]:
-    """Other programs are called labctl too: a probe that fails where the shell, or sudo, would start one of them."""
-    others = [path for path in process.first_on_path("labctl") if not Path(path).samefile(launcher)]
-    if others:
-        places = ", ".join(others)
-        yield Probe(
-            name="labctl",
-            present=False,
-            found=f"another program of this name comes first on PATH: {places}",
-            needed_for="typing labctl without its place",
-            remedy=f"alias labctl={shlex.quote(launcher)} sudo='sudo '",
-            required=False,
-        )
 
 
 def probe_of(need: Need, found: FoundProgram, *, also: str = "") -> Probe:

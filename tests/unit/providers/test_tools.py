@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from labctl.cli.commands.doctor import command, sign_of
+from labctl.cli.commands.doctor import command, namesakes, sign_of
 from labctl.model.tools import TOOLS, ProgramIdentity
 from labctl.providers.base import Probe
 from labctl.providers.netns import probes
-from labctl.providers.tools import FoundProgram, Need, namesake, probe_of, tool_probes
+from labctl.providers.tools import FoundProgram, Need, probe_of, tool_probes
 from labctl.system import process
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -121,6 +121,12 @@ def test_doctor_shows_it_and_has_it_in_its_json(tmp_path: Path, monkeypatch: pyt
     assert any(line.split()[:2] == ["UNFIT", "iperf3"] for line in lines)
 
 
+def test_every_tool_of_the_probes_is_in_the_table_with_a_package_that_set_up_knows() -> None:
+    packages = (Path(__file__).parents[3] / "setup" / "packages.txt").read_text()
+    for need in probes.TOOLS:
+        assert need.program == "bash" or f" {need.tool.package}\n" in packages, need.program
+
+
 def test_another_labctl_first_on_path_is_named_with_the_way_round_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,18 +140,12 @@ def test_another_labctl_first_on_path_is_named_with_the_way_round_it(
     monkeypatch.setattr(process, "SECURE_PATH", "/nothing")
     for path, found in ((f"{link.parent}:{other.parent}", []), (str(tmp_path), []), (str(other.parent), [str(other)])):
         monkeypatch.setenv("PATH", path)
-        assert [probe.found.rpartition(": ")[2] for probe in namesake(str(ours))] == found
+        assert [probe.found.rpartition(": ")[2] for probe in namesakes(str(ours))] == found
     monkeypatch.setattr(process, "SECURE_PATH", str(roots.parent))
-    (probe,) = namesake(str(ours))
+    (probe,) = namesakes(str(ours))
     assert probe.found.endswith(f": {other}, {roots}")
     assert not probe.required
     assert str(ours) in probe.remedy
     monkeypatch.setenv("PATH", str(link.parent))
-    (probe,) = namesake(str(ours))
+    (probe,) = namesakes(str(ours))
     assert probe.found.endswith(f": {roots}"), "sudo would start another one"
-
-
-def test_every_tool_of_the_probes_is_in_the_table_with_a_package_that_set_up_knows() -> None:
-    packages = (Path(__file__).parents[3] / "setup" / "packages.txt").read_text()
-    for need in probes.TOOLS:
-        assert need.program == "bash" or f" {need.tool.package}\n" in packages, need.program

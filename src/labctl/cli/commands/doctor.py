@@ -3,9 +3,11 @@ the command that fixes it."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -13,6 +15,7 @@ from labctl.cli.options import all_overrides, as_json, as_root, launcher, trust_
 from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks, LabError
 from labctl.providers.base import Probe, Provider
+from labctl.system import process
 
 
 @click.command("doctor")
@@ -26,11 +29,10 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     """
     from labctl import app
     from labctl.engine.build import ROOT
-    from labctl.providers.tools import namesake
     from labctl.system.libraries import REMEDY, differing
 
     chosen = app.provider(provider, trust=trust)
-    probes = [*chosen.probes(), *chosen.capabilities.machine_probes(), *namesake(launcher())]
+    probes = [*chosen.probes(), *chosen.capabilities.machine_probes(), *namesakes(launcher())]
     libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]
@@ -96,6 +98,21 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
     elif not missing:
         say(f"this host can run {provider} labs")
     return HostLacks.exit_code if missing else 0
+
+
+def namesakes(own: str) -> Iterator[Probe]:
+    """Other programs are called labctl too: a probe that fails where the shell, or sudo, would start one of them."""
+    others = [path for path in process.first_on_path("labctl") if not Path(path).samefile(own)]
+    if others:
+        places = ", ".join(others)
+        yield Probe(
+            name="labctl",
+            present=False,
+            found=f"another program of this name comes first on PATH: {places}",
+            needed_for="typing labctl without its place",
+            remedy=f"alias labctl={shlex.quote(own)} sudo='sudo '",
+            required=False,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
