@@ -142,88 +142,44 @@ static __noinline int keep_mapping(const struct snat_key *key, struct snat_entry
 	return 0;
 }
 
-// Looks at the oldest few mappings and removes those whose time is up; the others go to the end of the queue. Pressing,
-// when there is no room: at more of them, and those go too that were closed, or never answered. Not static, as
-// new_mapping.
-__noinline int collect_mappings(__be32 node_address, __u64 now, __u32 pressing)
+// Functions that are not static are verified once, with any arguments, and not in each state of their callers. So the body
+// of a loop is one: otherwise the kernel walks through every turn of it, which takes most of the time of a load. Before
+// kernel 5.12 they take numbers alone.
+
+// Looks at the oldest mapping, and removes it when its time is up; else it goes to the end of the queue. Pressing, when
+// there is no room: also when it was closed, or never answered. 0, or 1 when there is none.
+__noinline int collect_oldest(__be32 node_address, __u64 now, __u32 pressing)
 {
-	int number, most = pressing ? NAT_COLLECTED_PRESSING : NAT_COLLECTED;
 	struct snat_key out, in;
 	struct snat_entry *entry;
 	__u16 state;
 
-#pragma clang loop unroll(disable)
-	for (number = 0; number < NAT_COLLECTED_PRESSING; number++) {
-		if (number >= most || bpf_map_pop_elem(&snat_queue, &out))
-			break;
-		entry = bpf_map_lookup_elem(&snat, &out);
-		if (!entry)
-			continue;
-		way_back(&out, node_address, entry->port, &in);
-		state = pressing ? state_of_both(entry, &in) : 0;
-		if (now < entry->expires_ns &&
-		    !(pressing && (is_closing(out.protocol, state) || !(state & FLOW_REPLIED)))) {
-			bpf_map_push_elem(&snat_queue, &out, 0);
-			continue;
-		}
-		bpf_map_delete_elem(&snat, &in);
-		bpf_map_delete_elem(&snat, &out);
+	if (bpf_map_pop_elem(&snat_queue, &out))
+		return 1;
+	entry = bpf_map_lookup_elem(&snat, &out);
+	if (!entry)
+		return 0;
+	way_back(&out, node_address, entry->port, &in);
+	state = pressing ? state_of_both(entry, &in) : 0;
+	if (now < entry->expires_ns && !(pressing && (is_closing(out.protocol, state) || !(state & FLOW_REPLIED)))) {
+		bpf_map_push_elem(&snat_queue, &out, 0);
+		return 0;
 	}
+	bpf_map_delete_elem(&snat, &in);
+	bpf_map_delete_elem(&snat, &out);
 	return 0;
 }
 
-// A new mapping: the flow's own port, or a random one that nobody has; pressing, also one of a connection that was closed.
-// 0, or the reason to drop the packet for.
-static __noinline int begin_mapping(const struct snat_key *out, __be32 node_address, __u64 now, bool pressing,
-				    struct snat_entry *mapping)
-{
-	struct snat_entry back = {.created_ns = now, .address = out->source, .port = out->source_port};
-	__u16 port = bpf_ntohs(out->source_port);
-	struct snat_entry *taken;
-	struct snat_key in, old;
-	int attempt, refused = 0;
-
-	back.expires_ns = now + lifetime_of(out->protocol, 0);
-#pragma clang loop unroll(disable)
-	for (attempt = 0; attempt < NAT_ATTEMPTS; attempt++) {
-		if (attempt || port < NAT_FIRST_PORT)
-			port = NAT_FIRST_PORT | (bpf_get_prandom_u32() & 0x7fff);
-		way_back(out, node_address, bpf_htons(port), &in);
-		taken = bpf_map_lookup_elem(&snat, &in);
-		if (taken) {
-			way_out(&in, taken, &old);
-			if (now < taken->expires_ns &&
-			    !(pressing && is_closing(out->protocol, state_of_both(taken, &old))))
-				continue;
-			bpf_map_delete_elem(&snat, &old);
-			bpf_map_delete_elem(&snat, &in);
-		}
-		refused = bpf_map_update_elem(&snat, &in, &back, BPF_NOEXIST);
-		if (refused == NO_ROOM)
-			return DROP_NAT_FULL;
-		if (refused)
-			continue; // another CPU took it
-		*mapping = back;
-		mapping->address = node_address;
-		mapping->port = bpf_htons(port);
-		if (bpf_map_update_elem(&snat, out, mapping, BPF_ANY)) {
-			bpf_map_delete_elem(&snat, &in);
-			return DROP_NAT_FULL;
-		}
-		bpf_map_push_elem(&snat_queue, out, 0);
-		return 0;
-	}
-	return DROP_NAT_NO_PORT;
-}
-
 #define NEW_MAPPING_PRESSING 0x100
+#define NEW_MAPPING_RANDOM 0x200
+#define NAT_PORT_TAKEN (-1000)
 
-// A new mapping of an outgoing flow: the port that it was given, in network order, or less than 0: the reason to drop the
-// packet for, negated. Not static: such a function is verified once and not in each state of its callers, which takes
-// the kernel most of the time of a load; before kernel 5.12 it takes numbers alone.
-__noinline int new_mapping(__be32 source, __be32 destination, __u32 ports, __u32 how, __be32 node_address)
+// One attempt at a new mapping of an outgoing flow: with its own port or (NEW_MAPPING_RANDOM) a random one. Pressing, it
+// may be that of a connection that was closed. The port, in network order; NAT_PORT_TAKEN; or the reason to drop the packet
+// for, negated.
+__noinline int try_mapping(__be32 source, __be32 destination, __u32 ports, __u32 how, __be32 node_address)
 {
-	struct snat_key out = {
+	struct snat_key in, old, out = {
 		.source = source,
 		.destination = destination,
 		.source_port = (__be16)ports,
@@ -231,13 +187,62 @@ __noinline int new_mapping(__be32 source, __be32 destination, __u32 ports, __u32
 		.protocol = (__u8)how,
 		.direction = SNAT_OUT,
 	};
-	struct snat_entry mapping = {};
 	__u64 now = bpf_ktime_get_ns();
-	int reason;
+	struct snat_entry back = {.created_ns = now, .address = source, .port = out.source_port};
+	__u16 port = bpf_ntohs(out.source_port);
+	struct snat_entry *taken;
+	int refused;
 
-	collect_mappings(node_address, now, how & NEW_MAPPING_PRESSING);
-	reason = begin_mapping(&out, node_address, now, how & NEW_MAPPING_PRESSING, &mapping);
-	return reason ? -reason : mapping.port;
+	back.expires_ns = now + lifetime_of(out.protocol, 0);
+	if (how & NEW_MAPPING_RANDOM)
+		port = NAT_FIRST_PORT | (bpf_get_prandom_u32() & 0x7fff);
+	way_back(&out, node_address, bpf_htons(port), &in);
+	taken = bpf_map_lookup_elem(&snat, &in);
+	if (taken) {
+		way_out(&in, taken, &old);
+		if (now < taken->expires_ns &&
+		    !(how & NEW_MAPPING_PRESSING && is_closing(out.protocol, state_of_both(taken, &old))))
+			return NAT_PORT_TAKEN;
+		bpf_map_delete_elem(&snat, &old);
+		bpf_map_delete_elem(&snat, &in);
+	}
+	refused = bpf_map_update_elem(&snat, &in, &back, BPF_NOEXIST);
+	if (refused == NO_ROOM)
+		return -DROP_NAT_FULL;
+	if (refused)
+		return NAT_PORT_TAKEN; // another CPU took it
+	back.address = node_address;
+	back.port = bpf_htons(port);
+	if (bpf_map_update_elem(&snat, &out, &back, BPF_ANY)) {
+		bpf_map_delete_elem(&snat, &in);
+		return -DROP_NAT_FULL;
+	}
+	bpf_map_push_elem(&snat_queue, &out, 0);
+	return back.port;
+}
+
+// A new mapping of an outgoing flow, after a look at the oldest ones: the port that it was given, in network order, or less
+// than 0: the reason to drop the packet for, negated.
+__noinline int new_mapping(__be32 source, __be32 destination, __u32 ports, __u32 how, __be32 node_address)
+{
+	__u64 now = bpf_ktime_get_ns();
+	int number, given, most = how & NEW_MAPPING_PRESSING ? NAT_COLLECTED_PRESSING : NAT_COLLECTED;
+
+#pragma clang loop unroll(disable)
+	for (number = 0; number < NAT_COLLECTED_PRESSING; number++) {
+		if (number >= most || collect_oldest(node_address, now, how & NEW_MAPPING_PRESSING))
+			break;
+	}
+	if (bpf_ntohs((__be16)ports) < NAT_FIRST_PORT)
+		how |= NEW_MAPPING_RANDOM;
+#pragma clang loop unroll(disable)
+	for (number = 0; number < NAT_ATTEMPTS; number++) {
+		given = try_mapping(source, destination, ports, how, node_address);
+		if (given != NAT_PORT_TAKEN)
+			return given;
+		how |= NEW_MAPPING_RANDOM;
+	}
+	return -DROP_NAT_NO_PORT;
 }
 
 // The mapping of an outgoing flow: the one it has, or a new one. `out` must be a SNAT_OUT key.
