@@ -109,6 +109,7 @@ audit: ## asks for known vulnerabilities of the packages of the lock files; says
 
 objects:
 	$(MAKE) -C src/labctl/datapath check
+	$(MAKE) -C src/labctl/load check
 
 format: ## let ruff rewrite the Python files
 	@$(PREPARE) lint

@@ -40,7 +40,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "networks": frozenset(
         {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
     ),
-    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "providers.base"}),
+    "load": frozenset({"model", "system", "compare.statistics"}),
+    "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "load", "providers.base"}),
     "providers": frozenset(
         {
             "model",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from labctl.model.lab import CheckSpec, Lab, Pair
@@ -72,6 +73,24 @@ class InSlices(Protocol):
     def run_in_slices(self, context: CheckContext) -> Generator[None, None, CheckResult]:
         """As `run`; yields wherever another run may take its turn. Nothing of it is running then."""
         ...
+
+
+@runtime_checkable
+class Abreast(Protocol):
+    """A check that measures several runs at once, and alternates between them itself: in shorter slices than the engine
+    could, and with the same processes for all of them."""
+
+    def run_abreast(self, contexts: Sequence[CheckContext], seed: str) -> Sequence[CheckResult]:
+        """As `run` for each, in their order. What is by lot follows from `seed`."""
+        ...
+
+
+@runtime_checkable
+class OnThisHost(Protocol):
+    """A target whose network namespace is one of this host: a process here can open sockets in it."""
+
+    @property
+    def network_namespace(self) -> Path: ...
 
 
 @runtime_checkable

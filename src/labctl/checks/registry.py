@@ -16,6 +16,7 @@ from labctl.checks.impairment import ImpairmentCheck
 from labctl.checks.iperf import IperfCheck
 from labctl.checks.kube_proxy import KubeProxyCheck
 from labctl.checks.latency import LatencyCheck
+from labctl.checks.load import LoadCheck
 from labctl.checks.masquerade import MasqueradeCheck
 from labctl.checks.mode import ModeCheck
 from labctl.checks.netfilter import NetfilterCheck
@@ -37,6 +38,7 @@ def all_checks() -> Mapping[str, Check]:
         LatencyCheck(),
         PacedCheck(),
         ConnectCheck(),
+        LoadCheck(),
         IperfCheck(),
         TcpdumpCheck(),
         AddressingCheck(),

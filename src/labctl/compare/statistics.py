@@ -77,6 +77,12 @@ def paired_estimate(differences: Sequence[float], confidence: float = CONFIDENCE
     )
 
 
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """The centre of the values: the median of their Walsh averages."""
+    _require_numbers(values)
+    return _median_of_sorted(_walsh_averages(values))
+
+
 def signed_rank_p(differences: Sequence[float]) -> float:
     """The two-sided p-value of Wilcoxon's signed-rank test that the differences lie symmetrically about 0.
 

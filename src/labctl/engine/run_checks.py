@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from labctl.checks.base import Check, CheckContext, ForSomePairs, InSlices, RawSink, to_the_end
+from labctl.checks.base import Abreast, Check, CheckContext, ForSomePairs, InSlices, RawSink, to_the_end
 from labctl.engine.events import CheckDone, CheckStarted, Observer
 from labctl.model.lab import CheckSpec, Pair
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
+from labctl.system.cpus import cpus_for_pair
 
 AGAIN = "-again"
 """What is added to the name of the place for the raw files of a second attempt."""
 Sinks = Callable[[str], RawSink]
 """Gives the place for the raw files of one check run, by a name for that run."""
-
-
-def cpus_for_pair() -> tuple[int | None, int | None]:
-    """Two different CPUs to pin client and server to, the last two that this process may use; None with one CPU."""
-    usable = sorted(os.sched_getaffinity(0))
-    return (usable[-2], usable[-1]) if len(usable) > 1 else (None, None)
 
 
 def run_check(
@@ -35,26 +29,56 @@ def run_check_in_slices(
     check: Check, open_lab: OpenLab, pair: Pair, spec: CheckSpec, raw: RawSink, observer: Observer
 ) -> Generator[None, None, CheckResult]:
     """As `run_check`; yields where another run may take its turn, which only checks in slices do."""
+    context = _begun(open_lab, pair, spec, raw, observer)
+    if reason := _unfit(check, context):
+        result = _skipped(spec, pair, reason)
+    else:
+        result = (yield from check.run_in_slices(context)) if isinstance(check, InSlices) else check.run(context)
+    observer(CheckDone(lab=open_lab.lab.name, result=result))
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A run of a check that is measured beside others of it."""
+
+    open_lab: OpenLab
+    pair: Pair
+    raw: RawSink
+
+
+def run_abreast(
+    check: Abreast, runs: Sequence[Beside], spec: CheckSpec, seed: str, observer: Observer
+) -> tuple[CheckResult, ...]:
+    """One run each, measured at once by the check itself."""
+    contexts = [_begun(run.open_lab, run.pair, spec, run.raw, observer) for run in runs]
+    unfit = [_unfit(check, context) for context in contexts]
+    fit = [context for context, reason in zip(contexts, unfit, strict=True) if not reason]
+    measured = iter(check.run_abreast(fit, seed) if fit else ())
+    results = tuple(
+        _skipped(spec, run.pair, reason) if reason else next(measured) for run, reason in zip(runs, unfit, strict=True)
+    )
+    for run, result in zip(runs, results, strict=True):
+        observer(CheckDone(lab=run.open_lab.lab.name, result=result))
+    return results
+
+
+def _begun(open_lab: OpenLab, pair: Pair, spec: CheckSpec, raw: RawSink, observer: Observer) -> CheckContext:
     client_cpu, server_cpu = cpus_for_pair()
-    lab = open_lab.lab.name
     observer(
         CheckStarted(
-            lab=lab,
+            lab=open_lab.lab.name,
             check=spec.name,
             client=pair.client,
             server=pair.destination,
             placement=str(pair.placement),
         )
     )
-    context = CheckContext(
-        open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu
-    )
-    if reason := check.unfit(open_lab.lab, pair) if isinstance(check, ForSomePairs) else "":
-        result = _skipped(spec, pair, reason)
-    else:
-        result = (yield from check.run_in_slices(context)) if isinstance(check, InSlices) else check.run(context)
-    observer(CheckDone(lab=lab, result=result))
-    return result
+    return CheckContext(open_lab=open_lab, pair=pair, spec=spec, raw=raw, client_cpu=client_cpu, server_cpu=server_cpu)
+
+
+def _unfit(check: object, context: CheckContext) -> str:
+    return check.unfit(context.open_lab.lab, context.pair) if isinstance(check, ForSomePairs) else ""
 
 
 def _skipped(spec: CheckSpec, pair: Pair, reason: str) -> CheckResult:

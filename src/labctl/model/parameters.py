@@ -73,6 +73,19 @@ class ConnectParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadParameters:
+    """labctl's own load program, for `duration_s` seconds a run: requests of `message_byte` bytes over TCP and UDP, a
+    connection for each request, one stream and so many `streams` of TCP, and `rate_per_s` requests a second at their
+    times. With `spin` the CPUs of both ends are kept from sleeping meanwhile."""
+
+    duration_s: Seconds = 1.0
+    message_byte: Annotated[int, Ge(64), Le(1_400)] = 64
+    streams: Annotated[int, Ge(2), Le(64)] = 4
+    rate_per_s: Annotated[int, Ge(100), Le(100_000)] = 2_000
+    spin: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpdumpParameters:
     """Captures on every tap while `count` echo requests go through; the signature must be the expected one."""
 
@@ -172,6 +185,7 @@ CheckParameters = (
     | LatencyParameters
     | PacedParameters
     | ConnectParameters
+    | LoadParameters
     | TcpdumpParameters
     | AddressingParameters
     | NetfilterParameters
@@ -182,7 +196,7 @@ CheckParameters = (
     | MasqueradeParameters
 )
 
-TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters
+TimedParameters = IperfParameters | LatencyParameters | PacedParameters | ConnectParameters | LoadParameters
 """The checks that run for a time, not for a number of packets."""
 
 PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
@@ -192,6 +206,7 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
         "latency": LatencyParameters,
         "paced": PacedParameters,
         "connect": ConnectParameters,
+        "load": LoadParameters,
         "tcpdump": TcpdumpParameters,
         "addressing": AddressingParameters,
         "netfilter": NetfilterParameters,

@@ -253,14 +253,15 @@ class Process:
         *,
         namespace: Path | None = None,
         cpu: int | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | int = b"",
         output: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         powers: Powers | None = None,
         cgroup: Path | None = None,
     ) -> None:
-        """`output` is a descriptor that gets its standard output, which is then not kept here. It runs in `directory`
+        """`stdin` is what it reads, or a descriptor to read from. `output` is a descriptor that gets its standard
+        output, which is then not kept here. It runs in `directory`
         (labctl's own, unless given), with `environment` over labctl's. With `powers`, which go with a namespace, it may
         do no more than they say, and sees the processes that were started so, no others. `cgroup` is the directory of
         the cgroup that it is in from its beginning. Raises MeasureFailed when the
@@ -438,7 +439,10 @@ def _working_directory() -> str | None:
 
 
 @contextlib.contextmanager
-def _input(data: bytes) -> Iterator[int]:
+def _input(data: bytes | int) -> Iterator[int]:
+    if isinstance(data, int):
+        yield data
+        return
     if not data:
         yield subprocess.DEVNULL
         return

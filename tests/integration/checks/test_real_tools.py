@@ -16,7 +16,10 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing
+from labctl.checks.load import FILE, LoadCheck, load_values
 from labctl.checks.registry import all_checks
+from labctl.load.program import find_load_program
+from labctl.load.slices import read_slices_file
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
 from labctl.model.impairment import ImpairedWay
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement
@@ -25,6 +28,7 @@ from labctl.model.parameters import (
     CheckParameters,
     IperfParameters,
     LatencyParameters,
+    LoadParameters,
     PingParameters,
     TcpdumpParameters,
 )
@@ -59,6 +63,10 @@ class NamespaceTarget:
     def __init__(self, name: str, namespace: str) -> None:
         self.name = name
         self.namespace = Path("/run/netns") / namespace
+
+    @property
+    def network_namespace(self) -> Path:
+        return self.namespace
 
     def command(self, argv: Sequence[str], *, with_input: bool = False) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.namespace.name, *argv)
@@ -255,6 +263,54 @@ def test_latency_measures_round_trips_and_own_cpu(namespaces: tuple[str, str]) -
     assert 1e-7 < found["cpu_per_transaction"] < 1e-2
     assert {"server.stdout", "client.stdout"} <= set(raw.files)
     assert processes_in(namespaces[1]) == b""
+
+
+def test_load_measures_two_sides_at_once_and_gives_up_the_one_that_is_not_reached(namespaces: tuple[str, str]) -> None:
+    parameters = LoadParameters(duration_s=0.1)
+    raws = [MemoryRaw() for _ in range(3)]
+    reached, other = open_plain(namespaces), open_plain(namespaces, "10.10.0.2")
+    unreached = open_plain(namespaces, "10.9.0.77")
+    contexts = [
+        CheckContext(
+            open_lab=open_lab,
+            pair=open_lab.lab.pairs[0],
+            spec=CheckSpec(name="load", kind="load", parameters=parameters),
+            raw=raw,
+        )
+        for open_lab, raw in zip((reached, other, unreached), raws, strict=True)
+    ]
+    results = LoadCheck().run_abreast(contexts, "7")
+    assert [result.verdict for result in results] == [Verdict.PASS, Verdict.PASS, Verdict.ERROR], results
+    # The address is nobody's here, so that the server cannot even listen at it: that is not the network's fault.
+    assert results[2].reason == "the load program failed: cannot bind to the address: Cannot assign requested address"
+    for result in results[:2]:
+        found = values(result)
+        assert set(found) == {metric.name for metric in LoadCheck().metrics(parameters)}
+        assert all(value > 0 for value in found.values())
+    # What is in the files gives the same values again.
+    files = {number: read_slices_file(raws[number].files[FILE]) for number in (0, 1)}
+    again = load_values({number: slices for number, (_, slices) in files.items()}, parameters)
+    assert again == {number: values(results[number]) for number in (0, 1)}
+    assert {(conditions["congestion"], conditions["program"]) for conditions, _ in files.values()} == {
+        ("cubic", find_load_program().name)
+    }
+    assert processes_in(namespaces[0]) + processes_in(namespaces[1]) == b""
+
+
+def test_load_through_a_wall_is_a_failure_of_the_network(namespaces: tuple[str, str]) -> None:
+    subprocess.run(
+        ("nsenter", f"--net=/run/netns/{namespaces[1]}", "nft", "-f", "-"),
+        input=b"table ip wall { chain in { type filter hook input priority 0; tcp dport 1024-65535 reject\n }\n}\n",
+        check=True,
+    )
+    try:
+        result, _ = perform(open_plain(namespaces), LoadParameters(duration_s=0.1), "load")
+    finally:
+        subprocess.run(
+            ("nsenter", f"--net=/run/netns/{namespaces[1]}", "nft", "delete", "table", "ip", "wall"), check=True
+        )
+    assert result.verdict is Verdict.FAIL, result.reason
+    assert result.reason == "the server was not reached: cannot connect: Connection refused"
 
 
 def test_tcpdump_takes_the_signature_of_two_plain_namespaces(namespaces: tuple[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -63,6 +63,17 @@ class StarvedPing(ImaginedPing):
         finally:
             with self.lock:
                 self.going -= 1
+
+
+@dataclass
+class AbreastPing(ImaginedPing):
+    """Measures all runs of a block at once. `asked` has the scenarios of each time, with the seed."""
+
+    asked: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+
+    def run_abreast(self, contexts: Sequence[CheckContext], seed: str) -> list[CheckResult]:
+        self.asked.append((tuple(context.open_lab.lab.scenario for context in contexts), seed))
+        return [self.run(context) for context in contexts]
 
 
 @pytest.fixture
@@ -163,3 +174,18 @@ def test_labctl_check_gives_up_after_the_second_attempt() -> None:
     (result,) = checked(StarvedPing(starved={(0, lab.scenario): 9}, speed={lab.scenario: 1.0}))
     assert result.verdict is Verdict.ERROR
     assert "the second attempt" in result.reason
+
+
+def test_a_check_that_alternates_itself_gets_all_runs_of_a_block_at_once(world: World) -> None:
+    world.ping = ping = AbreastPing()
+    (found,) = world.measure(world.question())
+    assert found.rows[0].verdict is ChangeVerdict.FASTER
+    pairs = len({(run.client, run.server) for run in found.runs})
+    assert [sorted(scenarios) for scenarios, _ in ping.asked] == [["bpf"] * pairs + ["legacy"] * pairs] * 6
+    # What the check draws by lot differs from block to block, and follows from the comparison's seed.
+    assert len({seed for _, seed in ping.asked}) == 6
+    world.ping = again = AbreastPing()
+    world.measure(world.question())
+    assert again.asked == ping.asked
+    # Each run took its part of the time.
+    assert all(run.duration_s >= 0 for run in found.runs)

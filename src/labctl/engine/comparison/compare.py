@@ -29,7 +29,6 @@ from labctl.engine.comparison.stored import (
     require_common,
 )
 from labctl.engine.events import BlockStarted, Note, Observer
-from labctl.engine.run_checks import cpus_for_pair
 from labctl.errors import Interrupted, UsageError
 from labctl.model.comparison import Comparison, Environment
 from labctl.planning.record import lab_to_json
@@ -37,6 +36,7 @@ from labctl.store.environment import fingerprint
 from labctl.store.reading import open_run
 from labctl.store.runs import Run, create_run, resume_run
 from labctl.system.clock import monotonic_s
+from labctl.system.cpus import cpus_for_pair
 from labctl.system.process import output_of
 from labctl.system.signals import interruptible
 

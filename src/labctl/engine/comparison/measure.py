@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
-from labctl.checks.base import Check, InSlices, to_the_end
+from labctl.checks.base import Abreast, Check, InSlices, RawSink, to_the_end
 from labctl.compare.order import PlannedRun, Schedule, WorkItem
 from labctl.compare.verdict import half_width
 from labctl.engine.build import being_built, build, build_together, find, remove
@@ -42,7 +42,7 @@ from labctl.engine.comparison.stored import (
 )
 from labctl.engine.events import Event, Note, Observer, Phase
 from labctl.engine.prove import Proven, prove, refuse_unless_proven
-from labctl.engine.run_checks import AGAIN, run_check_in_slices, second_attempt
+from labctl.engine.run_checks import AGAIN, Beside, run_abreast, run_check_in_slices, second_attempt
 from labctl.errors import LabError, NotInForce, UsageError
 from labctl.model.comparison import Environment, Noise, RunRecord, SideSignature
 from labctl.model.lab import CheckSpec, Pair
@@ -439,6 +439,9 @@ class Measurement:
         more."""
         spec = self._specs[bunch[0].item.check]
         check = self._checks[spec.kind]
+        if isinstance(check, Abreast):
+            self._run_abreast(check, spec, bunch)
+            return
         apart_s = check.next_start_s(spec.parameters)
         runs = [self._run_one(planned) for planned in bunch]
         if apart_s is not None:
@@ -458,11 +461,30 @@ class Measurement:
         for planned, first in again:
             self._add(to_the_end(self._run_one(planned, first=first)))
 
+    def _run_abreast(self, check: Abreast, spec: CheckSpec, bunch: Sequence[PlannedRun]) -> None:
+        """Runs that the check alternates between itself. Each is said to have taken its part of the time."""
+        started_at, begun_s = utc_now(), time.monotonic()
+        fit = [planned for planned in bunch if _asked(planned) not in self._missing]
+        runs = [
+            Beside(
+                open_lab=self._open[planned.side], pair=_pair(planned), raw=self._sink(planned, _block_name(planned))
+            )
+            for planned in fit
+        ]
+        # The order of a block follows from the schedule's seed, and so does what the check draws from it.
+        seed = f"{_block_name(bunch[0])}: {'; '.join(map(str, bunch))}"
+        results = dict(zip(fit, run_abreast(check, runs, spec, seed, self.observer), strict=True)) if fit else {}
+        duration_s = (time.monotonic() - begun_s) / max(1, len(fit))
+        for planned in bunch:
+            found = results.get(planned)
+            result = self._skipped(planned, self._missing[_asked(planned)]) if found is None else found
+            self._add(self._recorded(planned, started_at, result, duration_s if found else 0.0))
+
     def _run_one(self, planned: PlannedRun, *, first: CheckResult | None = None) -> Run:
         """`first`: this is the second attempt of a run whose tool did not start measuring, and there is no third."""
         started_at = utc_now()
         missing = self._missing.get(_asked(planned))
-        name = f"block{planned.block:03}"
+        name = _block_name(planned)
         result, duration_s = (
             (yield from timed(self._check(planned, name, observer=self.observer, again=first is not None)))
             if missing is None
@@ -472,6 +494,9 @@ class Measurement:
             result = second_attempt(first, result)
         elif result.is_starved:
             self._starved[planned.side, planned.position] = result
+        return self._recorded(planned, started_at, result, duration_s)
+
+    def _recorded(self, planned: PlannedRun, started_at: str, result: CheckResult, duration_s: float) -> RunRecord:
         if result.verdict is Verdict.SKIP:
             # What this pair lacks now it will lack in every block; another pair of the same check may not.
             self._missing[_asked(planned)] = result.reason
@@ -512,12 +537,14 @@ class Measurement:
     def _check(
         self, planned: PlannedRun, prefix: str, *, observer: Observer, again: bool = False
     ) -> Generator[None, None, CheckResult]:
+        spec = self._specs[planned.item.check]
+        check, lab = self._checks[spec.kind], self._open[planned.side]
+        return run_check_in_slices(check, lab, _pair(planned), spec, self._sink(planned, prefix, again=again), observer)
+
+    def _sink(self, planned: PlannedRun, prefix: str, *, again: bool = False) -> RawSink:
         item = planned.item
-        spec = self._specs[item.check]
         name = f"{prefix}-{planned.side}-{item.check}-{item.client}-{item.server}"
-        sink = self._journal.sink(name + (AGAIN if again else ""))
-        pair = Pair.between(item.client, item.server, item.placement)
-        return run_check_in_slices(self._checks[spec.kind], self._open[planned.side], pair, spec, sink, observer)
+        return self._journal.sink(name + (AGAIN if again else ""))
 
     def _remove_all(self) -> None:
         while self._built:
@@ -531,6 +558,14 @@ class Measurement:
 
 def _asked(planned: PlannedRun) -> tuple[str, WorkItem]:
     return planned.side, planned.item
+
+
+def _pair(planned: PlannedRun) -> Pair:
+    return Pair.between(planned.item.client, planned.item.server, planned.item.placement)
+
+
+def _block_name(planned: PlannedRun) -> str:
+    return f"block{planned.block:03}"
 
 
 def _together(sides: Sequence[LabSide]) -> Together:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from labctl.checks.base import Check, ForSomePairs, InSlices
+from labctl.checks.base import Abreast, Check, ForSomePairs, InSlices
 from labctl.codec import plain, typed
 from labctl.compare.order import Schedule, WorkItem, schedule
 from labctl.compare.statistics import CONFIDENCE
@@ -390,7 +390,8 @@ def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tup
     names = {
         spec.name
         for spec in specs
-        if isinstance(checks[spec.kind], InSlices) or checks[spec.kind].next_start_s(spec.parameters) is not None
+        if isinstance(checks[spec.kind], InSlices | Abreast)
+        or checks[spec.kind].next_start_s(spec.parameters) is not None
     }
     return tuple(sorted(names))
 

@@ -51,6 +51,11 @@ class NamespaceTarget:
         # To enter a cgroup takes a shell's redirection, which does not survive being joined to one line.
         return ("labctl", "exec", split[0], self.name, "--", *argv)
 
+    @property
+    def network_namespace(self) -> Path:
+        """As `OnThisHost` of the checks asks for it."""
+        return netns.path_of(self.namespace)
+
     def inside_argv(self, argv: Sequence[str]) -> tuple[str, ...]:
         """With the options by which FRR's shell finds this router's daemons, where it is that."""
         if argv and argv[0] == "vtysh" and self.kind in (TargetKind.ROUTER, TargetKind.NODE):
