@@ -72,6 +72,14 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "": "Short TCP connections one after the other: connections/s, and own CPU per connection.",
             "duration_s": "Seconds of measuring.",
         },
+        "load": {
+            "": "labctl's own load program: requests over TCP and UDP, connections, streams, in slices of 2 ms.",
+            "duration_s": "Seconds of a run, shared by all that it measures.",
+            "message_byte": "Bytes in each request and each answer.",
+            "streams": "How many streams there are where there are several.",
+            "rate_per_s": "Requests per second of the paced ones.",
+            "spin": "Whether a spinner keeps the CPUs of both ends awake.",
+        },
         "tcpdump": {
             "": "Captures at every tap while a known packet goes through; the signature must be that of the mode.",
             "count": "How many echo requests go through while the captures run.",
