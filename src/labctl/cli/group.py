@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mend": ("mend", "Heal what was broken."),
     "enable": ("enable", "Bring a lab back whenever this host is started."),
     "disable": ("disable", "Undo labctl enable."),
+    "snapshot": ("snapshot", "A lab with its changes in one file, and the same lab from it."),
     "plan": ("plan", "What `up` would do, as text, JSON or a shell script."),
     "images": ("images", "The images and the chart that a lab is made from."),
     "bundle": ("bundle", "Pack them into one file, for hosts without a network."),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.impairment import Impairment
     from labctl.model.lab import Lab, Pair
     from labctl.model.links import LinkState
+    from labctl.model.snapshot import ExtraAddress
 
 
 class Changing(Protocol):
@@ -113,4 +114,12 @@ class Keeping(Protocol):
 
     def forget(self, name: str) -> None:
         """Idempotent."""
+        ...
+
+    def extra_addresses(self, lab: Lab) -> tuple[ExtraAddress, ...]:
+        """Those that its devices have and its plan has not. Raises UsageError, NeedsRoot."""
+        ...
+
+    def add_addresses(self, lab: Lab, addresses: Sequence[ExtraAddress]) -> tuple[tuple[str, LabError], ...]:
+        """Gives those to devices of a lab that is up; gives each that could not be, with why."""
         ...

@@ -38,6 +38,14 @@ def lab(host_as_found: str) -> Iterator[str]:
         assert not (kept.DIRECTORY / name).exists()
 
 
+CHANGES = (
+    ("link", "server", "down"),
+    ("impair", "client", "loss=5%", "seed=7"),
+    ("break", "wrong-vtep"),
+    ("node", "node3", "stop"),
+)
+
+
 def labctl(*args: str) -> int:
     return group.run([*args])
 
@@ -65,13 +73,8 @@ def test_after_a_boot_a_lab_is_listed_as_gone_and_comes_back_as_it_was(
     lab: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert labctl("up", "bpf", "--name", lab) == 0
-    for change in (
-        ("link", lab, "server", "down"),
-        ("impair", lab, "client", "loss=5%", "seed=7"),
-        ("break", lab, "wrong-vtep"),
-        ("node", lab, "node3", "stop"),
-    ):
-        assert labctl(*change) == 0
+    for command, *rest in CHANGES:
+        assert labctl(command, lab, *rest) == 0
     before, record = read_changes(lab), record_path(lab).read_text()
     drift = differences(lab, capsys)
 
@@ -96,3 +99,27 @@ def test_after_a_boot_a_lab_is_listed_as_gone_and_comes_back_as_it_was(
     assert not (kept.DIRECTORY / lab / "changes.json").exists()
     assert labctl("down", lab) == 0
     assert not (kept.DIRECTORY / lab).exists()
+
+
+def test_a_snapshot_gives_the_same_lab_under_another_name(
+    lab: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, file = f"{lab}-copy", str(tmp_path / "snapshots" / "saved.snapshot.json")
+    assert labctl("up", "bpf", "--name", lab) == 0
+    try:
+        for command, *rest in CHANGES:
+            assert labctl(command, lab, *rest) == 0
+        added = ("ip", "-n", f"labctl.{lab}.client", "address", "add", "10.9.9.9/24", "dev", "eth0")
+        subprocess.run(added, check=True, timeout=60)
+        assert labctl("snapshot", "save", lab, "-o", file) == 0
+        assert labctl("snapshot", "load", file, "--name", copy) == 0, capsys.readouterr().err
+        assert read_changes(copy) == read_changes(lab)
+        for args in (("--lab", lab), ("--snapshot", file)):
+            assert labctl("diff", copy, *args) == 0
+        subprocess.run((*added[:2], f"labctl.{copy}.client", *added[3:4], "delete", *added[5:]), check=True, timeout=60)
+        capsys.readouterr()
+        assert labctl("diff", copy, "--lab", lab, "--json") == 1
+        (only,) = json.loads(capsys.readouterr().out)["onlyThere"]
+        assert (only["part"], only["name"]) == ("client", "address 10.9.9.9 dev eth0")
+    finally:
+        labctl("down", copy)

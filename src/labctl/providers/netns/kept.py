@@ -11,19 +11,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.codec import json_document, typed
-from labctl.errors import StepFailed, UsageError
+from labctl.errors import LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.changes import NOTHING, Changes
+from labctl.model.fault import Command
 from labctl.model.lab import Lab
 from labctl.names import is_name
 from labctl.providers.base import Kept
-from labctl.providers.netns.record import as_document, parse_document
+from labctl.providers.netns.record import as_document, parse_document, part_names
 from labctl.system import files
 from labctl.system.clock import boot_id
+
+if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.model.snapshot import ExtraAddress
 
 DIRECTORY = Path("/var/lib/labctl/labs")
 _RECORD, _CHANGES, _BOOT = "lab.json", "changes.json", "boot"
@@ -59,6 +64,25 @@ class NetnsKeeping:
         with contextlib.suppress(OSError):  # they hold something, or were never there
             files.remove_empty(DIRECTORY)
             files.remove_empty(DIRECTORY.parent)
+
+    def extra_addresses(self, lab: Lab) -> tuple[ExtraAddress, ...]:
+        from labctl.providers.netns.reading import extra_addresses
+
+        return extra_addresses(lab)
+
+    def add_addresses(self, lab: Lab, addresses: Sequence[ExtraAddress]) -> tuple[tuple[str, LabError], ...]:
+        from labctl.providers.netns.breaking import carry_out
+
+        failed: list[tuple[str, LabError]] = []
+        for one in addresses:
+            argv = ("ip", "address", "replace", str(one.address), "dev", one.device)
+            try:
+                if one.part not in part_names(lab):
+                    raise UsageError(what=f"lab {lab.name} has no part named '{one.part}'")
+                carry_out(lab, (Command(part=one.part, argv=argv),))
+            except LabError as refused:
+                failed.append((str(one), refused))
+        return tuple(failed)
 
 
 def follow_changes(lab: str, changes: Changes) -> None:

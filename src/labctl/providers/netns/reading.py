@@ -21,11 +21,12 @@ from labctl.drift.observed import FoundMap, FoundProcess, FoundRules, ObservedLa
 from labctl.drift.repairs import repairs
 from labctl.drift.wanted import Wanted, objects_of, wanted_of
 from labctl.errors import LabError, NeedsRoot, UsageError
-from labctl.model.drift import Unread
+from labctl.model.drift import Change, Unread
 from labctl.model.interfaces import LO_INDEX
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
-from labctl.names import cgroup_of, split_namespace
+from labctl.model.snapshot import ExtraAddress
+from labctl.names import cgroup_of, is_device, split_namespace
 from labctl.providers.base import Compared
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.kinds import KINDS
@@ -34,6 +35,7 @@ from labctl.providers.netns.kinds.daemon import running_configuration
 from labctl.providers.netns.kinds.netfilter import NftRestore
 from labctl.providers.netns.kinds.plugin import PluginsAdd
 from labctl.providers.netns.kinds.program import running_programs, tags_of
+from labctl.providers.netns.kinds.routing import AddressDelete
 from labctl.providers.netns.kinds.ruleset import as_listed, is_of_iptables, listed_tables, listings, tables
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.record import parse_mark
@@ -94,6 +96,19 @@ def _compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
         drift=drift_of(asked, observed, deltas, scenario=scenario),
         plan=Plan(lab=lab.name, provider="netns", steps=steps),
     )
+
+
+def extra_addresses(lab: Lab) -> tuple[ExtraAddress, ...]:
+    """Those that somebody gave to devices of the lab. Of devices with names that labctl has none of, none."""
+    asked = wanted(lab)
+    removed = [
+        (delta.difference.part, one)
+        for delta in compare(asked, read(asked))
+        if delta.difference.change is Change.EXTRA
+        for one in delta.removes
+        if isinstance(one, AddressDelete) and is_device(one.device)
+    ]
+    return tuple(ExtraAddress(part=part, device=one.device, address=one.address) for part, one in removed)
 
 
 def _is_other(asked: Wanted) -> bool:
