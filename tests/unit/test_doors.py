@@ -96,6 +96,8 @@ EXCEPTIONS = {
     ("load.source.rebuild", ".mkdir"): MAINTAINER,
     ("load.source.rebuild", ".write_text"): MAINTAINER,
     ("system.cpus", ".read_text"): KERNEL,
+    ("providers.netns.kinds.delay", "os.open"): "of /dev/net/tun, which is the kernel's",
+    ("system.relay", "ctypes.CDLL"): LIBRARY,
     ("system.cgroups", ".read_bytes"): KERNEL,
     ("system.clock", ".read_text"): KERNEL,
     ("system.cgroups", ".mkdir"): CGROUPS,

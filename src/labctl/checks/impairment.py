@@ -36,6 +36,8 @@ _LISTEN_S = 15.0
 _SLOWER, _LAST_REPLY_S = 1.5, 3.0
 """How much longer than it should ping may take to send, and how long the last reply is waited for."""
 _SLACK_S = 20.0
+_LEAST_SPREAD = 0.8
+"""Of the standard deviation that was asked, what a few hundred round trips have at least."""
 
 
 class Interval(NamedTuple):
@@ -125,6 +127,20 @@ def judge_delay(ways: Sequence[ImpairedWay], report: PingReport, margin_s: float
     )
 
 
+def judge_jitter(ways: Sequence[ImpairedWay], report: PingReport, margin_s: float) -> Finding:
+    """How much the round trips vary, against the delays that are drawn evenly from what was asked: each has a standard
+    deviation of the jitter by the root of 3. What the way itself varies comes on top. Pure."""
+    asked_s = math.sqrt(sum(way.asked.jitter_s**2 for way in ways) / 3)
+    found_s = statistics.stdev(report.rtts_s) if len(report.rtts_s) > 1 else 0.0
+    return finding(
+        "jitter",
+        holds=asked_s * _LEAST_SPREAD <= found_s <= asked_s + margin_s,
+        sentence=f"asked a jitter that is a standard deviation of {readable(asked_s, 's')} there and back, found "
+        f"{readable(found_s, 's')}",
+        lesson="Delays between the least and the most are as likely as each other; both ways' add up as squares.",
+    )
+
+
 def judge_rate(way: ImpairedWay, rates_bit_per_s: Sequence[float], margin: float) -> Finding:
     """The rate at which the device sent while there was always more to send. It is never more than asked; what is less,
     by a sender that a busy machine or loss kept waiting, must still be compatible with it. Pure."""
@@ -177,7 +193,9 @@ class ImpairmentCheck(WithoutFigures):
         address = str(lab.pod(context.pair.server).address)
         pings = PingParameters(count=parameters.count, interval_s=parameters.interval_s)
         before = open_lab.impaired_ways()
-        done = _pinged(open_lab.target(context.pair.client), argv_ping(address, pings), ping_timeout_s(pings), pings)
+        late_s = sum(way.asked.delay_s + way.asked.jitter_s for way in before)
+        client = open_lab.target(context.pair.client)
+        done = _pinged(client, argv_ping(address, pings), ping_timeout_s(pings) + late_s, pings, late_s=late_s)
         report = parse_ping(raw.save_completed("ping", done).text)
         after = open_lab.impaired_ways()
         passed = [
@@ -192,6 +210,8 @@ class ImpairmentCheck(WithoutFigures):
             yield judge_missed(report, counted)
         if delayed := [way for way, _ in passed if way.asked.delay_s]:
             yield judge_delay(delayed, report, parameters.delay_margin_s)
+            if any(way.asked.jitter_s for way in delayed):
+                yield judge_jitter(delayed, report, parameters.delay_margin_s)
         if any(way.asked.rate_bit_per_s for way, _ in passed):
             yield from self._rates(context, raw, parameters, address)
 
@@ -213,11 +233,13 @@ class ImpairmentCheck(WithoutFigures):
             yield from _rates_of(samples, parameters.rate_margin)
 
 
-def _pinged(client: Target, argv: Sequence[str], timeout_s: float, pings: PingParameters) -> Completed:
+def _pinged(
+    client: Target, argv: Sequence[str], timeout_s: float, pings: PingParameters, *, late_s: float
+) -> Completed:
     """ping, asked for its summary once it must have sent everything: a reply whose time stamp was spoilt on the way has
     it wait for as long as that seems to have been under way."""
     with client.start(argv) as running:
-        end_s = time.monotonic() + pings.count * pings.interval_s * _SLOWER + _LAST_REPLY_S
+        end_s = time.monotonic() + pings.count * pings.interval_s * _SLOWER + _LAST_REPLY_S + late_s
         while running.is_alive() and time.monotonic() < end_s:
             time.sleep(_SAMPLE_S)
         return running.stop(sig=signal.SIGINT, timeout_s=timeout_s)

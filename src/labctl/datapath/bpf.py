@@ -32,6 +32,7 @@ class _BpfCommand(IntEnum):
     PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
+    LINK_CREATE = 28
 
 
 class MapType(IntEnum):
@@ -351,6 +352,17 @@ def load_program(kind: int, instructions: bytes, name: str) -> int:
         name.encode()[:15],
     )
     return _call(_BpfCommand.PROG_LOAD, attribute)
+
+
+_BPF_XDP, _XDP_FLAGS_DRV_MODE = 37, 4
+
+
+def link_xdp(program: int, device: int) -> int:
+    """Puts an XDP program (its descriptor) on a device (its index) of the calling thread's namespace, where the driver
+    takes frames in. Gives a descriptor: with its last copy the program is off the device. Raises OSError."""
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=IIII", attribute, 0, program, device, _BPF_XDP, _XDP_FLAGS_DRV_MODE)
+    return _call(_BpfCommand.LINK_CREATE, attribute)
 
 
 def attach_to_cgroup(cgroup: int, program: int, hook: CgroupHook) -> None:

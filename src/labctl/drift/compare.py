@@ -19,6 +19,7 @@ from labctl.planning.shell import quoted
 from labctl.providers.netns.kinds.base import Found, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import CgroupDelete
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
+from labctl.providers.netns.kinds.delay import PROCESS
 from labctl.providers.netns.kinds.link import TunnelAdd
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
 from labctl.providers.netns.kinds.program import EntriesDelete, MapsFill
@@ -392,7 +393,7 @@ def _daemons(naming: _Naming, namespace: str, observed: ObservedLab) -> None:
                 _statements(naming, namespace, daemon.name, lacking, beside)
     del number
     for process in observed.processes.get(namespace, ()):
-        if process.is_left and process.name not in asked:
+        if process.is_left and process.name not in asked and not PROCESS.fullmatch(process.name):
             end = ProcessEnd(namespace=namespace, pid=process.pid, name=process.name)
             naming.add(
                 Change.EXTRA, namespace, ObjectKind.PROCESS, f"process {process.name} ({process.pid})",

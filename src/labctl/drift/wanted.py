@@ -11,6 +11,7 @@ from labctl.model.plan import Action
 from labctl.providers.netns.kinds.base import Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import CgroupAdd, SocketAttach
 from labctl.providers.netns.kinds.daemon import FrrStart, TunnelsAwait
+from labctl.providers.netns.kinds.impairment import QueueAdd
 from labctl.providers.netns.kinds.link import TunnelAdd
 from labctl.providers.netns.kinds.namespace import RecordWrite
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
@@ -63,12 +64,14 @@ class Wanted:
         return (one.thing for one in self.things[namespace].values())
 
 
-def wanted_of(lab: Lab, actions: Iterable[Action], tags: Tags) -> Wanted:
-    """What these actions make. `tags` are those of every object that they load."""
+def wanted_of(lab: Lab, actions: Iterable[Action], tags: Tags, *, has_netem: bool = True) -> Wanted:
+    """What these actions make. `tags` are those of every object that they load; `has_netem`: this kernel delays packets
+    itself."""
     every = tuple(action for action in actions if isinstance(action, Object))
     found = Wanted(lab=lab, actions=every)
     for number, action in enumerate(every):
-        for thing in (*action.things(), *action.details()):
+        details = action.queues(has_netem=has_netem) if isinstance(action, QueueAdd) else action.details()
+        for thing in (*action.things(), *details):
             if thing.kind not in _ELSEWHERE:
                 found.things.setdefault(thing.namespace, {})[thing.of] = WantedThing(thing, number)
         match action:

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from labctl.errors import MeasureFailed
 from labctl.model.result import Completed
@@ -482,9 +482,16 @@ def run(
         return process.wait(timeout_s=timeout_s)
 
 
-def stand_by(argv: Sequence[str], *, stdin: int, environment: Mapping[str, str]) -> None:
-    """Starts a process in a session of its own that lives on when labctl ends, and is not waited for; it reads from the
-    descriptor `stdin`. Raises MeasureFailed when it cannot be started."""
+def stand_by(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    keep: Sequence[int] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Starts a process in a session of its own that lives on when labctl ends, and is not waited for; it is in the
+    namespace of the calling thread, reads from the descriptor `stdin`, and has those of `keep`. Raises MeasureFailed
+    when it cannot be started."""
     program = find_program(argv[0])
     if program is None:
         raise MeasureFailed(what=f"the program {argv[0]} is not on this host", remedy="labctl doctor")
@@ -495,6 +502,7 @@ def stand_by(argv: Sequence[str], *, stdin: int, environment: Mapping[str, str])
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **environment},
+            pass_fds=keep,
             start_new_session=True,
         ).returncode = 0  # its end is nobody's to wait for: Python would say so when it forgets the process
     except OSError as failed:

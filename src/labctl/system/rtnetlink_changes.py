@@ -23,7 +23,7 @@ from labctl.system.rtnetlink import (
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_DELADDR, _RTM_DELROUTE, _RTM_DELNEIGH, _RTM_DELRULE = 21, 25, 29, 33
 _RTM_DELQDISC, _RTM_DELTFILTER = 37, 45
-_IFLA_ADDRESS, _IFLA_MTU, _IFLA_MASTER, _IFLA_IFALIAS, _IFLA_XDP = 1, 4, 10, 20, 43
+_IFLA_ADDRESS, _IFLA_MTU, _IFLA_MASTER, _IFLA_TXQLEN, _IFLA_IFALIAS, _IFLA_XDP = 1, 4, 10, 13, 20, 43
 _IFLA_XDP_FD = 1
 _IFINFO = struct.Struct("=BxHiII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -50,8 +50,10 @@ def link_set(
     arp: bool | None = None,
     bridge: int | None = None,
     alias: str | None = None,
+    queue: int | None = None,
 ) -> Request:
-    """Changes what is given of a device; `bridge` is the index of the bridge that it becomes a port of, 0 for none."""
+    """Changes what is given of a device; `bridge` is the index of the bridge that it becomes a port of, 0 for none;
+    `queue` is how many packets may wait in it."""
     flags = (IFF_UP if up else 0) | (IFF_NOARP if arp is False else 0)
     changed = (IFF_UP if up is not None else 0) | (IFF_NOARP if arp is not None else 0)
     body = _IFINFO.pack(0, 0, index, flags, changed)
@@ -59,6 +61,8 @@ def link_set(
         body += number_attribute(_IFLA_MTU, mtu)
     if mac is not None:
         body += mac_attribute(_IFLA_ADDRESS, mac)
+    if queue is not None:
+        body += number_attribute(_IFLA_TXQLEN, queue)
     if bridge is not None:
         body += number_attribute(_IFLA_MASTER, bridge)
     if alias is not None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from labctl.checks.impairment import judge_delay, judge_missed, judge_rate, judge_shares, mean_interval, share_interval
+from labctl.checks.impairment import (
+    judge_delay,
+    judge_jitter,
+    judge_missed,
+    judge_rate,
+    judge_shares,
+    mean_interval,
+    share_interval,
+)
 from labctl.errors import UsageError
 from labctl.model.impairment import ImpairCounts, ImpairedWay, Impairment, LinkDirection, impairment_of
 from labctl.model.result import Verdict
@@ -95,6 +103,15 @@ def test_a_rate_may_be_off_by_its_margin() -> None:
     assert judge_rate(asked, (5.0e6, 10e6, 7.0e6), 0.05).verdict is Verdict.PASS  # a sender that was kept waiting
     assert judge_rate(asked, (9.0e6, 12.0e6, 13.0e6), 0.05).verdict is Verdict.FAIL  # more than asked never is
     assert mean_interval((1.0, 2.0, 3.0)).estimate == 2.0
+
+
+def test_a_jitter_is_held_against_what_the_round_trips_vary_by() -> None:
+    both = [way(Impairment(delay_s=0.02, jitter_s=0.003))] * 2  # a standard deviation of 2.45 ms
+    spread = [0.04 + (number % 7 - 3) * 0.00125 for number in range(700)]
+    for wider, verdict in ((1.0, Verdict.PASS), (0.5, Verdict.FAIL), (4.0, Verdict.FAIL)):
+        rtts = [0.04 + (rtt - 0.04) * wider for rtt in spread]
+        found = judge_jitter(both, pinged(tuple(rtts), len(rtts)), 0.005)
+        assert (found.name, found.verdict) == ("jitter", verdict), found.sentence
 
 
 def test_words_are_read_and_shown() -> None:

@@ -26,8 +26,8 @@ SOURCE = Path(__file__).resolve().parent
 OBJECTS = SOURCE.parent / "objects"
 MANIFEST = OBJECTS / "manifest.json"
 MAIN = "labctl.bpf.c"
-IMPAIR = "impair.bpf.c"
-"""Of no mode: it impairs any device."""
+OF_ANY_DEVICE = {"impair.o": "impair.bpf.c", "delay.o": "delay.bpf.c"}
+"""Of no mode."""
 MODES = [
     (routing, encapsulation, variant)
     for variant, routings in (("", ("legacy", "bpf")), ("lb", ("legacy", "bpf")), ("kube-proxy", ("legacy",)))
@@ -40,7 +40,7 @@ DEFINES: dict[str, tuple[str, ...]] = {"": (), "lb": ("-DSERVICES",), "kube-prox
 def sources() -> dict[str, tuple[str, list[str]]]:
     """Each object's source file and the flags of its own."""
     made = {f"{'-'.join(filter(None, mode))}.o": (MAIN, [*defines(*mode)]) for mode in MODES}
-    return {**made, "impair.o": (IMPAIR, [])}
+    return {**made, **{name: (source, []) for name, source in OF_ANY_DEVICE.items()}}
 
 
 def defines(routing: str, encapsulation: str, variant: str) -> list[str]:

@@ -15,6 +15,7 @@ from labctl.model.fault import Command, FaultAct, MapEntry, XdpProgram
 from labctl.model.lab import Lab
 from labctl.names import namespace_of
 from labctl.planning.shell import quoted
+from labctl.providers.netns.kinds.delay import is_own
 from labctl.providers.netns.watch import node_maps
 from labctl.system import link_state, netns, process
 from labctl.system.netlink import Socket
@@ -75,10 +76,11 @@ def _set_xdp(namespace: str, act: XdpProgram) -> None:
     program = None
     try:
         with netns.entered(Path(netns.path_of(namespace))), Socket() as channel:
-            there = [link_state.parse_state(body).xdp_id for body in channel.ask(one_link(act.index))]
+            ids = [link_state.parse_state(body).xdp_id for body in channel.ask(one_link(act.index))]
+            there = [number for number in ids if number and not is_own(number)]
             if act.is_there:
                 program = bpf.load_program(bpf.XDP, _DROP_ALL, "drop")
-            elif not any(there):
+            elif not there:
                 return
             channel.send([link_state.xdp_set(act.index, program)])
     except OSError as refused:

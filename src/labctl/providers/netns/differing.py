@@ -21,6 +21,7 @@ from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
 from labctl.networks import network_of
 from labctl.providers.netns.kinds.base import Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.delay import is_own
 from labctl.providers.netns.kinds.program import MapsFill
 from labctl.providers.netns.observed import Observed, missing, observe
 from labctl.providers.netns.plan import plan
@@ -93,7 +94,7 @@ def _before_any_tap(place: str) -> Iterator[str]:
     except OSError:
         return
     for state in states:
-        if state.xdp_id:
+        if state.xdp_id and not is_own(state.xdp_id):
             yield f"an XDP program (id {state.xdp_id}) is on {state.name}, before any tap, which the plan does not have"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from labctl.model.impairment import ImpairCounts, ImpairedWay, Impairment
 from labctl.providers.netns.changes import read_changes
-from labctl.providers.netns.kinds.impairment import OffloadsSet, PacketsLeave, QueueRemove, counts_at
+from labctl.providers.netns.kinds.impairment import OffloadsSet, PacketsLeave, QueueRemove, RelayEnd, counts_at
 from labctl.providers.netns.plan_wires import Wire, WireEnd, impairing_objects, ways_of
 from labctl.providers.netns.wires import Wires, with_context
 from labctl.system import link_state, netns, rtnetlink
@@ -39,6 +39,7 @@ def clear(wire: Wire) -> None:
             with_context(
                 (
                     PacketsLeave(namespace=place, device=device, index=index),
+                    RelayEnd(namespace=place, device=device, index=index),
                     QueueRemove(namespace=place, device=device, index=index),
                     OffloadsSet(namespace=place, device=device, index=index, is_on=True),
                 )

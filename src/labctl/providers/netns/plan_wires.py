@@ -138,11 +138,18 @@ def impairing_objects(lab: Lab, actions: Sequence[Object], wire: Wire, asked: Im
     hooked = {(one.namespace, one.device) for one in actions if isinstance(one, HooksAdd)}
     for number, way in enumerate(ways_of(wire, asked.direction)):
         sender, receiver = way.sender, way.receiver
+        if (asked.by_program or asked.delay_s) and not wire.is_shared:
+            yield OffloadsSet(namespace=sender.namespace, device=sender.device, index=sender.index, is_on=False)
         if asked.delay_s or asked.rate_bit_per_s:
-            yield QueueAdd(namespace=sender.namespace, device=sender.device, index=sender.index, asked=asked)
+            yield QueueAdd(
+                namespace=sender.namespace,
+                device=sender.device,
+                index=sender.index,
+                asked=asked,
+                receiver=(receiver.namespace, receiver.device, receiver.index),
+                seed=asked.seed * 2 + number,
+            )
         if asked.by_program:
-            if not wire.is_shared:
-                yield OffloadsSet(namespace=sender.namespace, device=sender.device, index=sender.index, is_on=False)
             yield PacketsImpair(
                 namespace=receiver.namespace,
                 device=receiver.device,

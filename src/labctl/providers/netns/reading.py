@@ -32,6 +32,7 @@ from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, NamespaceReader, ObjectKind, Thing
 from labctl.providers.netns.kinds.daemon import running_configuration
+from labctl.providers.netns.kinds.impairment import QueueAdd, has_netem
 from labctl.providers.netns.kinds.netfilter import NftRestore
 from labctl.providers.netns.kinds.plugin import PluginsAdd
 from labctl.providers.netns.kinds.program import running_programs, tags_of
@@ -53,7 +54,9 @@ _INIT = frozenset({"systemd", "init"})
 def wanted(lab: Lab) -> Wanted:
     """What the lab's plan makes, with the tags that its programs have on this kernel. Raises LabError."""
     actions = tuple(action for step in plan(lab).steps for action in step.actions)
-    return wanted_of(lab, actions, {path: tags_of(Path(path)) for path in objects_of(actions)})
+    tags = {path: tags_of(Path(path)) for path in objects_of(actions)}
+    delays = any(isinstance(action, QueueAdd) and action.asked.delay_s for action in actions)
+    return wanted_of(lab, actions, tags, has_netem=delays and has_netem())
 
 
 def compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:

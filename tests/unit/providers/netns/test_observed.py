@@ -16,7 +16,7 @@ from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import SocketDetach
 from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
-from labctl.providers.netns.kinds.impairment import PacketsLeave, QueueRemove
+from labctl.providers.netns.kinds.impairment import PacketsLeave, QueueRemove, RelayEnd
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, XdpDetach
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
 from labctl.providers.netns.kinds.program import (
@@ -80,7 +80,7 @@ NOT_IN_A_NAMESPACE = {ObjectKind.NAMESPACE, ObjectKind.PROCESS, ObjectKind.ENTRY
 OF_REPAIRS = {
     AddressDelete, BlackholeReplace, ConnectedReplace, DatapathReopen, DeviceDelete, DeviceSet, EntriesDelete,
     FilterDelete, FilterReplace, FrrConfigure, FrrRestart, NamespaceDrop, NeighbourDelete, NeighbourReplace,
-    PacketsLeave, PolicyRuleDelete, ProcessEnd, QdiscDelete, QueueRemove,
+    PacketsLeave, PolicyRuleDelete, ProcessEnd, QdiscDelete, QueueRemove, RelayEnd,
     RouteDelete, RouteReplace, RulesReplace, SocketDetach, TableDelete,
     TunnelEntryDelete, XdpDetach,
 }  # fmt: skip

@@ -57,7 +57,7 @@ def test_a_value_of_zero_asks_for_nothing() -> None:
 
 def test_the_plan_puts_the_program_where_packets_come_and_the_queue_where_they_go() -> None:
     (step,) = impairing(plan(declared("bpf", "node1.loss=0.01", "node1.rateBitPerS=1000000", "node1.direction=to")))
-    queue, offloads, program = step.actions
+    offloads, queue, program = step.actions
     assert isinstance(queue, QueueAdd)
     assert isinstance(offloads, OffloadsSet)
     assert isinstance(program, PacketsImpair)

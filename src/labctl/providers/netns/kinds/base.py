@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -284,12 +285,22 @@ class BuildContext:
             self.datapaths.popitem()[1].close()
 
 
+_RELAY_TAP = re.compile(r"wait\d+")
+
+
+def _is_relays(device: str, body: bytes) -> bool:
+    """Whether it is the device behind which a relay waits (`delay`)."""
+    return _RELAY_TAP.fullmatch(device) is not None and readings.parse_link_detail(body).kind == "tun"
+
+
 _LINK_INDEX = struct.Struct("=i")
 _parse_link = functools.lru_cache(maxsize=1024)(rtnetlink.parse_link)
 
 
 def _parsed(answers: Mapping[int, bytes]) -> Mapping[int, rtnetlink.Link]:
-    return {index: _parse_link(body) for index, body in answers.items()}
+    """Less the devices of relays, which are part of what they impair."""
+    every = {index: _parse_link(body) for index, body in answers.items()}
+    return {index: link for index, link in every.items() if not _is_relays(link.name, answers[index])}
 
 
 class NamespaceReader:

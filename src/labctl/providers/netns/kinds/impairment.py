@@ -2,7 +2,8 @@
 
 The program (`impair`) runs before every other one at the tc ingress of the end that receives, and loses, duplicates,
 corrupts and reorders. The end that sends makes single packets with whole checksums then, so that shares are of packets
-and a flipped bit is noticed. The queue is a token bucket for a rate, and netem where there is a delay.
+and a flipped bit is noticed. The queue is a token bucket for a rate, and netem where there is a delay. A kernel without
+netem has no queue that delays: there a relay at the end that receives does (`delay`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import errno
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from labctl.datapath import bpf, loader
 from labctl.errors import HostLacks, StepFailed
 from labctl.model.impairment import ImpairCounts, Impairment
+from labctl.model.interfaces import LO
 from labctl.planning.shell import quoted, word
+from labctl.providers.netns.kinds import delay
 from labctl.providers.netns.kinds.base import (
     Batch,
     BuildContext,
@@ -81,13 +84,11 @@ class PacketsImpair(OnDevice):
         )
 
     def details(self) -> Iterator[Thing]:
-        hooks, key, value = hooks_name(self.device), _received(self.device), _words_of(self.config)
-        needs = (device_name(self.device), *((hooks,) if self.has_hooks else ()))
-        yield Thing(
-            self.namespace, ObjectKind.IMPAIRMENT, f"{key}: {value}", needs, (), key, value, partial(_same, self)
-        )
+        hooks, key = hooks_name(self.device), _received(self.device)
+        needs = (hooks,) if self.has_hooks else ()
+        yield _thing(self, self.namespace, key, _words_of(self.config), self.device, *needs)
         if not self.has_hooks:
-            yield Thing(self.namespace, ObjectKind.QDISC, hooks, (*needs, key))
+            yield Thing(self.namespace, ObjectKind.QDISC, hooks, (device_name(self.device), key))
 
     def batch(self) -> Batch:
         return Object.batch(self)
@@ -106,10 +107,10 @@ class PacketsImpair(OnDevice):
             channel.send([link_state.filter_first(self.index, Hook.INGRESS, program=program, name=IMPAIR)])
 
 
-def _thing(one: OnDevice, key: str, value: str, needs: tuple[str, ...]) -> Thing:
+def _thing(one: Object, namespace: str, key: str, value: str, device: str, *needs: str) -> Thing:
     """It is mended by being made again, in place of what is there."""
-    name = f"{key}: {value}"
-    return Thing(one.namespace, ObjectKind.IMPAIRMENT, name, needs, (), key, value, partial(_same, one))
+    name, needed = f"{key}: {value}", (device_name(device), *needs)
+    return Thing(namespace, ObjectKind.IMPAIRMENT, name, needed, (), key, value, partial(_same, one))
 
 
 def _same(one: Object) -> tuple[Object, ...]:
@@ -143,11 +144,7 @@ class OffloadsSet(OnDevice):
         return quoted(netns.command(self.namespace, argv))
 
     def details(self) -> Iterator[Thing]:
-        key, value = _offloads(self.device), "on" if self.is_on else "off"
-        needs = (device_name(self.device),)
-        yield Thing(
-            self.namespace, ObjectKind.IMPAIRMENT, f"{key} {value}", needs, (), key, value, partial(_same, self)
-        )
+        yield _thing(self, self.namespace, _offloads(self.device), "on" if self.is_on else "off", self.device)
 
     def batch(self) -> Batch:
         return Object.batch(self)
@@ -159,15 +156,18 @@ class OffloadsSet(OnDevice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueAdd(OnDevice):
-    """The queue that what a device sends waits in."""
+    """The queue that what a device sends waits in, on its way to the `receiver`: namespace, device, index. Without
+    netem a delay is a relay's there, and a rate a token bucket's here."""
 
     asked: Impairment
+    receiver: tuple[str, str, int]
+    seed: int
 
-    def argv(self) -> tuple[str, ...]:
+    def argv(self, *, by_netem: bool = True) -> tuple[str, ...]:
         """netem where there is a delay, else a token bucket."""
         begin = ("tc", "qdisc", "replace", "dev", self.device, "root", "handle", _HANDLE)
         rate = f"{round(self.asked.rate_bit_per_s)}bit"
-        if self.asked.delay_s:
+        if self.asked.delay_s and by_netem:
             times_s = (self.asked.delay_s, self.asked.jitter_s)
             times = [f"{round(time_s / MICRO)}us" for time_s in times_s if time_s]
             limited = ("rate", rate) if self.asked.rate_bit_per_s else ()
@@ -179,29 +179,62 @@ class QueueAdd(OnDevice):
         return quoted(netns.command(self.namespace, self.argv()))
 
     def details(self) -> Iterator[Thing]:
-        key, needs = _sent(self.device), (device_name(self.device),)
-        value = _queue_words(self.asked.delay_s, self.asked.jitter_s, round(self.asked.rate_bit_per_s))
-        yield Thing(
-            self.namespace, ObjectKind.IMPAIRMENT, f"{key}: {value}", needs, (), key, value, partial(_same, self)
-        )
+        return self.queues(has_netem=True)
+
+    def queues(self, *, has_netem: bool) -> Iterator[Thing]:
+        """What is there on a kernel with netem, or without."""
+        asked, rate = self.asked, round(self.asked.rate_bit_per_s)
+        by_netem = has_netem or not asked.delay_s
+        if by_netem or rate:
+            times_s = (asked.delay_s, asked.jitter_s) if by_netem else (0.0, 0.0)
+            yield _thing(self, self.namespace, _sent(self.device), _queue_words(*times_s, rate), self.device)
+        if not by_netem:
+            place, device, _ = self.receiver
+            yield _thing(self, place, _held(device), _queue_words(asked.delay_s, asked.jitter_s, 0), device)
 
     def batch(self) -> Batch:
         return Object.batch(self)
 
     def make(self, context: BuildContext) -> None:
+        asked, (place, device, index) = self.asked, self.receiver
+        by_netem = bool(asked.delay_s) and has_netem()
+        if asked.delay_s and not by_netem:
+            delay.start(place, device, index, delay_s=asked.delay_s, jitter_s=asked.jitter_s, seed=self.seed)
+            if not asked.rate_bit_per_s:
+                return
         try:
-            _tc(self, self.argv()[1:])
+            _tc(self, self.argv(by_netem=by_netem)[1:])
         except StepFailed as failed:
-            is_delay = bool(self.asked.delay_s)
-            kind = "NETEM" if is_delay else "TBF"
             if "unknown" not in failed.cause.lower() and "no such file" not in failed.cause.lower():
                 raise
             raise HostLacks(
-                what=f"this kernel has no queue that {'delays packets' if is_delay else 'limits a rate'}",
-                cause=f"it was built without CONFIG_NET_SCH_{kind}, or the module is not loaded",
-                remedy=f"modprobe sch_{kind.lower()}; or a kernel with CONFIG_NET_SCH_{kind}, such as a "
-                "distribution's own",
+                what="this kernel has no queue that limits a rate",
+                cause="it was built without CONFIG_NET_SCH_TBF, or the module is not loaded",
+                remedy="modprobe sch_tbf; or a kernel with CONFIG_NET_SCH_TBF, such as a distribution's own",
             ) from failed
+
+
+@cache
+def has_netem() -> bool:
+    """Whether this kernel has the queue that delays packets: found by trying, which loads its module."""
+    argv = ("tc", "qdisc", "add", "dev", LO, "root", "netem", "delay", "1ms")
+    with netns.scratch() as place:
+        return process.run(argv, timeout_s=_TC_TIMEOUT_S, namespace=place).returncode == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayEnd(OnDevice):
+    """Ends the relay that holds back what a device receives. None there is no error."""
+
+    def shell(self) -> str:
+        found = f"{quoted(('ip', 'netns', 'pids', self.namespace))} | xargs -r ps -o pid=,comm= -p"
+        return f"{found} | awk '$2 == \"labctl-wait{self.index}\" {{print $1}}' | xargs -r kill"
+
+    def batch(self) -> Batch:
+        return Object.batch(self)
+
+    def make(self, context: BuildContext) -> None:
+        delay.end(self.namespace, self.index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +320,10 @@ def _sent(device: str) -> str:
     return f"impairment of what {device} sends"
 
 
+def _held(device: str) -> str:
+    return f"impairment of when {device} receives"
+
+
 def _offloads(device: str) -> str:
     return f"impairment offloads of {device}"
 
@@ -309,7 +346,7 @@ def _qdiscs(channel: Socket) -> tuple[rtnetlink_readings.Qdisc, ...]:
 
 
 def _impairments(look: NamespaceReader) -> Iterator[Found]:
-    for qdisc in _qdiscs(look.channel):
+    for qdisc in look.qdiscs:
         device = look.device(qdisc.index)
         place, index = look.namespace, qdisc.index
         if device and qdisc.handle == IMPAIR_QUEUE:
@@ -321,13 +358,16 @@ def _impairments(look: NamespaceReader) -> Iterator[Found]:
                     config = bpf.lookup(maps["impair_config"], _KEY, _CONFIG.size) or bytes(_CONFIG.size)
                     leave = partial(PacketsLeave, namespace=place, device=device, index=index)
                     yield Found(_received(device), _words_of(config), leave)
-    yield from _without_offloads(look)
+    yield from _of_links(look)
 
 
-def _without_offloads(look: NamespaceReader) -> Iterator[Found]:
-    """Of pairs alone, since other devices may have none of their own."""
+def _of_links(look: NamespaceReader) -> Iterator[Found]:
+    """Relays; and offloads, of pairs alone, since other devices may have none of their own."""
     for link in look.links.values():
         detail = rtnetlink_readings.parse_link_detail(look.answers[link.index])
+        if detail.xdp and (times_s := delay.times_of(detail.xdp)) is not None:
+            end = partial(RelayEnd, namespace=look.namespace, device=link.name, index=link.index)
+            yield Found(_held(link.name), _queue_words(*times_s, 0), end)
         if detail.kind == "veth" and not has_transmit_offloads(link.name):
             on = partial(OffloadsSet, namespace=look.namespace, device=link.name, index=link.index, is_on=True)
             yield Found(_offloads(link.name), "off", on)
@@ -335,6 +375,6 @@ def _without_offloads(look: NamespaceReader) -> Iterator[Found]:
 
 IMPAIRMENTS = Kind(
     name=ObjectKind.IMPAIRMENT,
-    objects=(PacketsImpair, PacketsLeave, OffloadsSet, QueueAdd, QueueRemove),
+    objects=(PacketsImpair, PacketsLeave, OffloadsSet, QueueAdd, QueueRemove, RelayEnd),
     read=_impairments,
 )

@@ -24,6 +24,7 @@ from labctl.providers.netns.kinds.base import (
     Thing,
     failed,
 )
+from labctl.providers.netns.kinds.delay import is_own
 from labctl.system import rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.clock import Deadline
 from labctl.system.netlink import NetlinkError, Request
@@ -512,7 +513,7 @@ def _closely(look: NamespaceReader, link: rtnetlink.Link) -> Iterator[Found]:
     yield Found(f"{device} index", str(link.index))
     yield Found(f"{device} type", f"{detail.kind} {_words_of(detail.kind, detail.data)}".strip())
     yield Found(f"{device} alias", link.alias)
-    if detail.xdp:
+    if detail.xdp and not is_own(detail.xdp):
         off = partial(XdpDetach, namespace=look.namespace, device=link.name, index=link.index)
         yield Found(f"XDP program on {link.name}", f"id {detail.xdp}", off)
 
