@@ -4,15 +4,29 @@
 
 With labctl's defaults twenty comparisons take three quarters of an hour; the options make it shorter, and the result
 then says that it was. An interrupted one goes on with `--done RUN…`, the runs of the comparisons that it had made.
+Half the width of each row's interval is printed: `--checks ping,load` for those of the load program.
 The exit code is 1 when more than one of twenty had a primary verdict of difference.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trials import DIFFERENCES, compare, options_of, parser, primary, row_name, store, stored, warnings_of
+
+
+def half_widths(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """By row, half the width of its interval in each comparison that judged it."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        for name, row in trial["rows"].items():
+            if row["verdict"] != "refused":
+                found.setdefault(name, []).append((row["high"] - row["low"]) / 2)
+    return found
 
 
 def main() -> int:
@@ -54,9 +68,12 @@ def main() -> int:
         "thatCouldHaveFoundOne": able,
         "judgedRows": len(judged),
         "intervalsThatCoverZero": covering,
+        "halfWidths": half_widths(trials),
         "warnings": warnings_of(documents),
         "trials": trials,
     }
+    for name, widths in half_widths(trials).items():
+        print(f"{name}: ± {statistics.median(widths):.2%} in the median, ± {max(widths):.2%} at most")
     path = store("noise_floor", given, documents[0]["environment"], result)
     print(f"{wrong} of {len(trials)} comparisons found a difference; {covering} of {len(judged)} intervals cover 0")
     if able < len(trials):

@@ -16,6 +16,7 @@ from labctl.compare.verdict import half_width
 from labctl.compare.warnings import (
     cut_short,
     differing,
+    disagreeing,
     fell_back,
     noisy,
     resembling,
@@ -90,6 +91,7 @@ def assemble(
             *too_few_rounds(rows, confidence),
             *noisy(noise),
             *resembling(rows),
+            *disagreeing(rows),
             *unexpected(seen),
             *retried(records, keys),
             *fell_back([(key, modes[key]) for key in keys if key in modes]),

@@ -120,6 +120,35 @@ def resembling(rows: Sequence[MetricRow]) -> list[Caution]:
     ]
 
 
+def disagreeing(rows: Sequence[MetricRow]) -> list[Caution]:
+    """Where another tool measured what a judged row has, on the same pair under the same name, and the two intervals
+    have nothing in common."""
+    return [
+        Caution(
+            kind=CautionKind.TOOL_DISAGREES,
+            facts={
+                "placement": str(row.placement),
+                "metric": row.metric.name,
+                "label": row.metric.label,
+                "check": row.check,
+                "other": other.check,
+                "low": row.change.low,
+                "high": row.change.high,
+                "other_low": other.change.low,
+                "other_high": other.change.high,
+            },
+        )
+        for row in rows
+        for other in rows
+        if is_judged(row.metric)
+        and not other.metric.primary
+        and (row.client, row.server, row.metric.name) == (other.client, other.server, other.metric.name)
+        and row.change is not None
+        and other.change is not None
+        and (row.change.high < other.change.low or other.change.high < row.change.low)
+    ]
+
+
 def unexpected(signatures: Sequence[SideSignature]) -> list[Caution]:
     return [
         Caution(

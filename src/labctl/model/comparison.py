@@ -158,6 +158,7 @@ class CautionKind(StrEnum):
     UNPAIRED = "unpaired"
     DIFFERENT_ENVIRONMENT = "different-environment"
     DIFFERENT_LAB = "different-lab"
+    TOOL_DISAGREES = "tool-disagrees"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

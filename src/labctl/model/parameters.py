@@ -236,7 +236,7 @@ class CompareParameters:
     `rounds` is the number of blocks; `duration_s` replaces the duration of every check that has one;
     `ping_count`, `ping_interval_s` and `ping_slices` replace those of every ping;
     `checks` names the checks (of the scenario) that a block runs. `margin_latency` and `margin_cpu` and
-    `margin_throughput` are equivalence margins, as relative differences.
+    `margin_throughput` are equivalence margins, as relative differences. Without `spin` no check keeps CPUs awake.
     """
 
     rounds: Annotated[int, Ge(1), Le(10_000)] = 10
@@ -248,3 +248,4 @@ class CompareParameters:
     margin_latency: Share = 0.03
     margin_cpu: Share = 0.03
     margin_throughput: Share = 0.05
+    spin: bool = True

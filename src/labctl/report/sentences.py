@@ -27,7 +27,7 @@ from labctl.model.result import Metric, MetricFamily, Verdict
 from labctl.report.words import ENGLISH, Language, Words
 
 USUAL_CONFIDENCE = 0.95
-_SHARES = ("most", "limit")
+_SHARES = ("most", "limit", "low", "high", "other_low", "other_high")
 
 
 def words_for(language: Language) -> Words:

@@ -202,6 +202,9 @@ ENGLISH = Words(
         CautionKind.FELL_BACK: "side {side} asked for {asked} and runs {found}: {reason}",
         CautionKind.UNPAIRED: "the two sides come from different runs and were not interleaved: a difference may come "
         "from the machine and not from the datapath",
+        CautionKind.TOOL_DISAGREES: "{placement} {label}: the checks {check} and {other} disagree: {low} to {high} and "
+        "{other_low} to {other_high} have nothing in common; they measure different things (CPUs, sizes, streams), or "
+        "one is wrong",
         CautionKind.DIFFERENT_ENVIRONMENT: "the two runs were not measured in the same environment; different: {what}",
     },
     retried="the second attempt; the first measured nothing: {reason}",

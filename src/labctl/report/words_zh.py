@@ -71,6 +71,9 @@ CHINESE = Words(
         "各重跑了一次：A 侧 {a} 次，B 侧 {b} 次；其中第一例的原因：{reason}。原始文件均已保留",
         CautionKind.FELL_BACK: "{side} 侧要求 {asked}，实际运行 {found}：{reason}",
         CautionKind.UNPAIRED: "两侧来自不同的运行，没有交错测量：差异可能来自机器而不是数据路径",
+        CautionKind.TOOL_DISAGREES: "{placement}{label}：检查 {check} 与 {other} 的结果不一致："
+        "{low} 至 {high} 与 {other_low} 至 {other_high} 没有重叠；"
+        "两者测的不是同一件事（CPU、大小、流数），或者其中之一有误",
         CautionKind.DIFFERENT_ENVIRONMENT: "两次运行的环境不同，不同之处：{what}",
     },
     retried="这是第二次尝试；第一次没有测到任何数据：{reason}",

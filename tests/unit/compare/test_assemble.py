@@ -30,6 +30,8 @@ from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.parameters import CompareParameters
 from labctl.model.result import Better, Metric, MetricFamily, Sample, Verdict
+from labctl.report.sentences import caution_text
+from labctl.report.words import ENGLISH
 
 P50 = Metric(name="rtt_p50", label="p50", unit="s", better=Better.LOWER, family=MetricFamily.LATENCY, primary=True)
 P99 = replace(P50, name="rtt_p99", label="p99", primary=False)
@@ -114,6 +116,50 @@ def test_a_fifth_less_latency_is_found_through_weather_of_thirty_percent() -> No
     assert found.change.low <= -0.2 <= found.change.high
     assert found.change.n == 10
     assert found.a.blocks == found.blocks == tuple(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("tool", "metric", "disagrees"),
+    [
+        ({"a": 1.0, "b": 1.3}, "rtt_p50", True),
+        ({"a": 1.0, "b": 0.8}, "rtt_p50", False),
+        ({"a": 1.0, "b": 1.3}, "rtt_other", False),  # another question
+    ],
+)
+def test_a_tool_that_disagrees_beyond_both_intervals_is_named(
+    tool: Mapping[str, float], metric: str, disagrees: bool
+) -> None:
+    plan = schedule(("a", "b"), WORK, 10, seed=7)
+    own = records(plan, {"a": 1.0, "b": 0.8})
+    others = [
+        replace(
+            run,
+            check="tool",
+            kind="tool",
+            samples=tuple(replace(one, metric=metric) for one in run.samples if one.metric == "rtt_p50"),
+        )
+        for run in records(plan, tool)
+    ]
+    second = CheckMetrics(
+        check="tool", kind="tool", metrics=(replace(CHECKS[0].metrics[0], name=metric, primary=False),)
+    )
+    found = assemble(
+        a=side("a"),
+        b=side("b"),
+        checks=(*CHECKS, second),
+        runs=[*own, *others],
+        modes={"a": mode("a"), "b": mode("b")},
+        signatures=(),
+        environment=ENVIRONMENT,
+        schedule=plan,
+        parameters=CompareParameters(),
+    )
+    said = [caution for caution in found.cautions if caution.kind is CautionKind.TOOL_DISAGREES]
+    assert bool(said) is disagrees
+    for caution in said:
+        text = caution_text(caution, ENGLISH)
+        assert "the checks ping and tool disagree: " in text
+        assert caution.facts["high"] < caution.facts["other_low"]  # type: ignore[operator]
 
 
 def test_samples_stand_in_block_order_with_their_median() -> None:

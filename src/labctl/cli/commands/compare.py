@@ -42,6 +42,13 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
     "--duration", "duration_s", type=click.FloatRange(0.05, 3600), metavar="S", help="Seconds of each timed check."
 )
 @click.option("--checks", metavar="NAME,…", help="The checks of a block (default: the scenario's compare.checks).")
+@click.option(
+    "--tools",
+    metavar="NAME,…",
+    help="Also measure with tools of the field: sockperf, iperf (rows beside those of load).",
+)
+@click.option("--quick", is_flag=True, help="Six short blocks of ping and load: what can be said in some seconds.")
+@click.option("--no-spin", is_flag=True, help="Let CPUs go to sleep while load measures.")
 @click.option("--seed", type=click.IntRange(0), help="Decides the order of the runs (default: a new one, recorded).")
 @click.option(
     "--until",
@@ -84,6 +91,9 @@ def command(
     rounds: int | None,
     duration_s: float | None,
     checks: str | None,
+    tools: str | None,
+    quick: bool,
+    no_spin: bool,
     seed: int | None,
     until: float | None,
     max_rounds: int | None,
@@ -130,7 +140,21 @@ def command(
         )
     against: StoredComparison | None = None
     if resume is not None:
-        asked = (sides, rounds, duration_s, checks, seed, until, reference or None, overrides, provider, baseline)
+        asked = (
+            sides,
+            rounds,
+            duration_s,
+            checks,
+            tools,
+            quick or None,
+            no_spin or None,
+            seed,
+            until,
+            reference or None,
+            overrides,
+            provider,
+            baseline,
+        )
         _require_nothing_else(any(value not in (None, ()) for value in (*asked, strategy, dimensions, name)), resume)
         stored = _stored(runs_dir, resume)
         question = app.ask_again(stored, trust=trust)
@@ -149,7 +173,6 @@ def command(
             for scenario, where in (_on_context(side, provider) for side in sides)
             for given in ((*overrides, *where, *values),)
         ]
-        named = None if checks is None else [each.strip() for each in checks.split(",") if each.strip()]
         options = Options(
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
             token=secrets.token_hex(2),
@@ -161,7 +184,15 @@ def command(
             strategy=Strategy(strategy or "auto"),
             group=len(sides) if dimensions and len(sides) > 1 else 0,
         )
-        parameters = with_given(labs[0].compare, rounds=rounds, duration_s=duration_s, checks=named)
+        parameters = with_given(
+            labs[0].compare,
+            rounds=rounds,
+            duration_s=duration_s,
+            checks=None if checks is None else _names(checks),
+            tools=_names(tools or ""),
+            spin=not no_spin,
+            is_quick=quick,
+        )
         question = app.ask(labs, parameters, options)
         called = name or "-".join(lab.scenario for lab in labs)
         into = new_run(question, kind=COMPARE, name=called, runs_dir=runs_dir)
@@ -190,6 +221,10 @@ def _called_by(values: Sequence[str], lab: Lab) -> Lab:
     """Called after the last step of each key and its value too: `bpf-loss-0-01`."""
     said = [f"{key.rpartition('.')[2]}-{value}" for key, _, value in (each.partition("=") for each in values)]
     return replace(lab, scenario=as_name("-".join((lab.scenario, *said)))) if said else lab
+
+
+def _names(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def _on_context(side: str, provider: str | None) -> tuple[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from types import MappingProxyType
 
 from labctl.checks.base import Abreast, Check, ForSomePairs, InSlices
 from labctl.codec import plain, typed
@@ -27,9 +28,11 @@ from labctl.model.parameters import (
     PARAMETERS_OF,
     CheckParameters,
     CompareParameters,
+    LoadParameters,
     PingParameters,
     TimedParameters,
 )
+from labctl.model.result import Metric
 from labctl.names import is_name
 from labctl.providers.base import Provider
 
@@ -137,6 +140,14 @@ def asked_from(settings: Mapping[str, object], where: str) -> Asked:
     return typed(Asked, settings.get(SETTING), where=where)
 
 
+LOAD = "load"
+"""The check with labctl's own load program."""
+CHECK_OF_TOOL: Mapping[str, str] = MappingProxyType({"sockperf": "latency", "iperf": "iperf"})
+"""The tools of the field that measure what the load program does, by their names, and the checks that run them."""
+_QUICK_CHECKS = ("ping", LOAD)
+_QUICK_S = 0.3
+_QUICK_PINGS, _PINGS_OF_A_SLICE = 400, 50
+
 SEQUENTIAL_BLOCKS = 4
 """How many times the blocks of `--rounds` a comparison with `until` has at most, unless that is given."""
 FEWEST_SEQUENTIAL = 8
@@ -175,14 +186,54 @@ class Question:
 
 
 def with_given(
-    parameters: CompareParameters, *, rounds: int | None, duration_s: float | None, checks: Sequence[str] | None
+    parameters: CompareParameters,
+    *,
+    rounds: int | None,
+    duration_s: float | None,
+    checks: Sequence[str] | None,
+    tools: Sequence[str] = (),
+    spin: bool = True,
+    is_quick: bool = False,
 ) -> CompareParameters:
-    """The scenario's parameters, except for what the command line or the matrix file says."""
+    """The scenario's parameters, except for what the command line or the matrix file says.
+
+    `tools` are checks with the field's own tools, beside the others. Quick are six short blocks of what measures in
+    slices, unless the number, the duration or the checks are given. Raises UsageError for what has no meaning.
+    """
+    if is_quick:
+        parameters = replace(
+            parameters,
+            rounds=FEWEST_PAIRS,
+            duration_s=_QUICK_S,
+            ping_count=_QUICK_PINGS,
+            ping_slices=_QUICK_PINGS // _PINGS_OF_A_SLICE,
+            checks=_QUICK_CHECKS,
+        )
+    named = parameters.checks if checks is None else tuple(checks)
+    chosen = tuple(dict.fromkeys((*named, *map(_check_of_tool, tools))))
+    if not spin and LOAD not in chosen:
+        raise UsageError(
+            what="--no-spin has no meaning here",
+            cause=f"only the check {LOAD} keeps CPUs awake while it measures, and it is not among {', '.join(chosen)}",
+            remedy=f"--checks ping,{LOAD} --no-spin, or without --no-spin",
+        )
     return replace(
         parameters,
         rounds=parameters.rounds if rounds is None else rounds,
         duration_s=parameters.duration_s if duration_s is None else duration_s,
-        checks=parameters.checks if checks is None else tuple(checks),
+        checks=chosen,
+        spin=spin,
+    )
+
+
+def _check_of_tool(name: str) -> str:
+    if name in CHECK_OF_TOOL:
+        return CHECK_OF_TOOL[name]
+    near = get_close_matches(name, CHECK_OF_TOOL, n=1)
+    raise UsageError(
+        what=f"--tools: no tool is called {name!r}",
+        cause=f"there are: {', '.join(CHECK_OF_TOOL)}",
+        remedy=f"did you mean {near[0]}?" if near else "name one of those",
     )
 
 
@@ -201,7 +252,8 @@ def ask(
     specs = compared_specs(labs, parameters)
     pairs = _placed(common_pairs(labs), options.placements)
     references = _references(labs, pairs) if options.reference else ()
-    declared = declared_metrics(checks, specs)
+    runs_here = all(providers[lab.provider].capabilities.runs_tools_here for lab in labs)
+    declared = declared_metrics(checks, specs, runs_here=runs_here)
     together = neighbouring(checks, specs)
     work = (
         *_with_a_meaning(work_of(specs, pairs), labs, checks, specs),
@@ -350,6 +402,8 @@ def _no_check(name: str, by_name: Sequence[Mapping[str, CheckSpec]]) -> UsageErr
 
 def as_compared(check: CheckParameters, compared: CompareParameters) -> CheckParameters:
     """The same check with the comparison's duration, or its way to ping; other checks stay as they are."""
+    if isinstance(check, LoadParameters):
+        return replace(check, duration_s=compared.duration_s, spin=check.spin and compared.spin)
     if isinstance(check, TimedParameters):
         return replace(check, duration_s=compared.duration_s)
     if isinstance(check, PingParameters):
@@ -396,12 +450,23 @@ def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tup
     return tuple(sorted(names))
 
 
-def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
-    """What each check will measure, fixed before anything runs."""
-    return tuple(
-        CheckMetrics(check=spec.name, kind=spec.kind, metrics=checks[spec.kind].metrics(spec.parameters))
-        for spec in specs
-    )
+def declared_metrics(
+    checks: Mapping[str, Check], specs: Sequence[CheckSpec], *, runs_here: bool
+) -> tuple[CheckMetrics, ...]:
+    """What each check will measure, fixed before anything runs.
+
+    Where labctl's own load program measures (it does where pods are on this host, `runs_here`), the verdicts are on
+    its rows, and those of the field's own tools are secondary: the same question has one answer with a word.
+    """
+    is_second = runs_here and any(spec.kind == LOAD for spec in specs)
+
+    def declared(spec: CheckSpec) -> tuple[Metric, ...]:
+        metrics = checks[spec.kind].metrics(spec.parameters)
+        if is_second and spec.kind in CHECK_OF_TOOL.values():
+            return tuple(replace(metric, primary=False) for metric in metrics)
+        return metrics
+
+    return tuple(CheckMetrics(check=spec.name, kind=spec.kind, metrics=declared(spec)) for spec in specs)
 
 
 def _most_rounds(first: int, options: Options) -> int:

@@ -6,17 +6,25 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.engine_world import SPECS, ImaginedPing, World, lab
 from labctl.checks.base import CheckContext
+from labctl.checks.registry import all_checks
 from labctl.checks.server import address_of
 from labctl.codec import json_line
-from labctl.engine.comparison.request import Options, ask, asked_from, compared_specs
+from labctl.engine.comparison.request import Options, ask, asked_from, compared_specs, declared_metrics, with_given
 from labctl.errors import LabError, UsageError
 from labctl.model.lab import CheckSpec, Placement
-from labctl.model.parameters import CheckParameters, CompareParameters, ConnectParameters, PingParameters
+from labctl.model.parameters import (
+    CheckParameters,
+    CompareParameters,
+    ConnectParameters,
+    LoadParameters,
+    PingParameters,
+)
 from labctl.model.result import CheckResult, Metric
 from labctl.names import is_name
 
@@ -214,6 +222,51 @@ def test_a_kind_that_no_scenario_has_a_check_of_is_run_with_its_defaults() -> No
         ("ping", PingParameters(count=1600, interval_s=0, slices=32)),
         ("connect", ConnectParameters(duration_s=0.5)),
     ]
+
+
+def given(**options: Any) -> CompareParameters:
+    return with_given(CompareParameters(), **{"rounds": None, "duration_s": None, "checks": None, **options})
+
+
+def test_tools_of_the_field_are_checks_beside_those_that_were_named() -> None:
+    assert given(checks=("ping", "load"), tools=("sockperf", "iperf")).checks == ("ping", "load", "latency", "iperf")
+    assert given(tools=("sockperf",)).checks == CompareParameters().checks
+    with pytest.raises(UsageError, match="no tool is called 'iperf4'") as refused:
+        given(tools=("iperf4",))
+    assert refused.value.remedy == "did you mean iperf?"
+
+
+def test_quick_is_six_short_blocks_and_what_is_given_wins() -> None:
+    quick = given(is_quick=True)
+    assert (quick.rounds, quick.duration_s, quick.checks) == (6, 0.3, ("ping", "load"))
+    assert (quick.ping_count, quick.ping_slices) == (400, 8)
+    more = given(is_quick=True, rounds=8, duration_s=0.1, checks=("ping",))
+    assert (more.rounds, more.duration_s, more.checks) == (8, 0.1, ("ping",))
+
+
+def test_without_a_spinner_the_load_program_lets_cpus_sleep_and_nothing_else_has_one() -> None:
+    asleep = given(checks=("load",), spin=False)
+    (spec,) = compared_specs([lab("legacy"), lab("bpf")], asleep)
+    assert spec.parameters == LoadParameters(duration_s=1.0, spin=False)
+    with pytest.raises(UsageError, match="--no-spin has no meaning here"):
+        given(checks=("ping",), spin=False)
+
+
+@pytest.mark.parametrize(
+    ("checks", "runs_here", "judged"),
+    [
+        (("ping", "latency", "iperf"), True, {"ping", "latency", "iperf"}),
+        (("ping", "load", "latency", "iperf"), True, {"ping", "load"}),
+        # Where the load program is skipped, the tools' rows keep their verdicts.
+        (("ping", "load", "latency", "iperf"), False, {"ping", "load", "latency", "iperf"}),
+    ],
+)
+def test_beside_the_load_program_the_rows_of_the_tools_are_secondary(
+    checks: tuple[str, ...], runs_here: bool, judged: set[str]
+) -> None:
+    specs = compared_specs([lab("legacy"), lab("bpf")], CompareParameters(checks=checks))
+    declared = declared_metrics(all_checks(), specs, runs_here=runs_here)
+    assert {each.check for each in declared if any(metric.primary for metric in each.metrics)} == judged
 
 
 def test_a_pair_of_nodes_is_addressed_on_the_underlay() -> None:
