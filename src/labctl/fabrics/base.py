@@ -93,6 +93,31 @@ class Fabric(Protocol):
         ...
 
 
+class OneWire:
+    """What fabrics have in common in which all nodes are on one wire, and reach each other without a router."""
+
+    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
+        return other.address.ip
+
+    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
+        raise KeyError(node.name)
+
+    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
+        return ()
+
+    def told(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def daemons(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def learned(self, lab: Lab) -> Iterator[Object]:
+        return iter(())
+
+    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
+        return expected
+
+
 def device_of(lab: Lab, part: str, name: str, index: int, *, mac: str = "", arp: bool = True) -> Device:
     """A device of a part of the lab; its MAC follows from both names unless it is given."""
     return Device(name=name, index=index, mac=mac or interfaces.device_mac(part, name), mtu=lab.network.mtu, arp=arp)

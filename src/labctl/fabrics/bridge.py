@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from labctl.fabrics.base import NodeObjects, TapPlace, device_of
+from labctl.fabrics.base import NodeObjects, OneWire, TapPlace, device_of
 from labctl.model import interfaces
 from labctl.model.fabric import Router
 from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.lab import EndpointKind, Fault, Lab, Node, Outside, Pair
-from labctl.model.signature import ExpectedSignature, Role
-from labctl.model.ways import ExpectedRoute
+from labctl.model.signature import Role
 from labctl.names import UNDERLAY, namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, LinkUp, VethAdd
@@ -32,7 +31,7 @@ _ANYWHERE = IPv4Network("0.0.0.0/0")
 _BRIDGE = (interfaces.BRIDGE, interfaces.BRIDGE_INDEX)
 
 
-class BridgeFabric:
+class BridgeFabric(OneWire):
     """`Fabric` of the seam."""
 
     says = "a bridge in a namespace of its own, the wire between the nodes"
@@ -83,27 +82,6 @@ class BridgeFabric:
         yield LinkUp(namespace=namespace, device=device, index=index)
         address = IPv4Interface((int(reflector_address(lab)), lab.network.underlay_cidr.prefixlen))
         yield AddressAdd(namespace=namespace, device=device, index=index, address=address)
-
-    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
-        return other.address.ip
-
-    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
-        raise KeyError(node.name)
-
-    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
-        return ()
-
-    def told(self, lab: Lab) -> Iterator[Object]:
-        return iter(())
-
-    def daemons(self, lab: Lab) -> Iterator[Object]:
-        return iter(())
-
-    def learned(self, lab: Lab) -> Iterator[Object]:
-        return iter(())
-
-    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
-        return expected
 
     def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
         namespace, underlay = namespace_of(lab.name, host.name), namespace_of(lab.name, UNDERLAY)

@@ -8,16 +8,14 @@ the standard allows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
 
-from labctl.fabrics.base import NodeObjects, TapPlace, no_outside
+from labctl.fabrics.base import NodeObjects, OneWire, TapPlace, no_outside
 from labctl.fabrics.routed import uplink_of
 from labctl.model import interfaces
 from labctl.model.fabric import LinkEnd, Router
 from labctl.model.interfaces import BRIDGE_INDEX, UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Outside, Pair, Placement
-from labctl.model.signature import ExpectedSignature, Role
-from labctl.model.ways import ExpectedRoute
+from labctl.model.signature import Role
 from labctl.names import namespace_of
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import BridgeAdd, Device, LinkUp, PortAdd, PortsAwait, SpanningTree, VethAdd
@@ -30,7 +28,7 @@ HELLO, FORWARD_DELAY, MAX_AGE = 100, 200, 600
 _BRIDGE_ONLY = (("net.bridge.bridge-nf-call-iptables", "0"),)
 
 
-class SwitchedFabric:
+class SwitchedFabric(OneWire):
     """`Fabric` of the seam."""
 
     says = "nothing is in it, the nodes are joined by switches"
@@ -97,21 +95,6 @@ class SwitchedFabric:
     def outside(self, lab: Lab, host: Outside) -> Iterable[Object]:
         raise no_outside(lab)
 
-    def next_hop(self, lab: Lab, node: Node, other: Node) -> IPv4Address | None:
-        return other.address.ip
-
-    def gateway(self, lab: Lab, node: Node) -> IPv4Address:
-        raise KeyError(node.name)
-
-    def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
-        return ()
-
-    def told(self, lab: Lab) -> Iterator[Object]:
-        return iter(())
-
-    def daemons(self, lab: Lab) -> Iterator[Object]:
-        return iter(())
-
     def learned(self, lab: Lab) -> Iterator[Object]:
         """The wait until every port forwards but the one that is blocked."""
         for switch in lab.routers:
@@ -127,9 +110,6 @@ class SwitchedFabric:
             *((Role.FABRIC, end.part, end.device) for end in between),
             (Role.SERVER_BRIDGE_PORT, last.part, last.device),
         )
-
-    def seen_through(self, lab: Lab, pair: Pair, expected: ExpectedSignature) -> ExpectedSignature:
-        return expected
 
 
 def _device(lab: Lab, end: LinkEnd) -> Device:

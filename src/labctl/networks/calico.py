@@ -8,30 +8,28 @@ pod of the node's range that is not there is dropped (blackhole), not sent out a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.fabrics.base import NodeObjects
 from labctl.fabrics.frr import mesh_daemons
-from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
+from labctl.model.interfaces import UPLINK, UPLINK_INDEX
 from labctl.model.lab import Lab, Node, Pair, Placement, Pod
 from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
-from labctl.networks.carried import ANYWHERE, CarriedNetwork, NodeDevices, ends_of, routed_ways
+from labctl.networks.carried import ANYWHERE, CarriedNetwork, NodeDevices, routed_ways
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
+from labctl.networks.vtep import vtep_objects, ways_by_vtep
 from labctl.networks.way import Row, expected_from, frame, in_envelope
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.daemon import FrrStart, RoutesAwait
-from labctl.providers.netns.kinds.link import Tunnel, TunnelAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.routing import (
-    AddressAdd,
     BlackholeAdd,
-    NeighbourAdd,
     RouteAdd,
     RouteScope,
-    TunnelEntryAdd,
 )
 
 SOURCE = "worked out from Calico's documentation, and seen on this kernel with what labctl builds"
@@ -64,34 +62,11 @@ class CalicoNetwork(CarriedNetwork):
             return NodeObjects(
                 says=f"a blackhole for {node.pod_cidr}, the other nodes' by BGP", routes=(block, answered)
             )
-        vtep = IPv4Interface(f"{vtep_address(node)}/32")
-        tunnel = TunnelAdd(
-            namespace=namespace,
-            device=self.device(lab, node.name, TUNNEL, TUNNEL_INDEX),
-            tunnel=Tunnel(vni=VNI, port=PORT, local=node.address.ip, link=UPLINK_INDEX),
-            lower=UPLINK,
-        )
-        others = tuple(other for other in lab.nodes if other is not node)
-        return NodeObjects(
-            says=f"{TUNNEL} {vtep.ip}, a blackhole for {node.pod_cidr}, tunnels to the other nodes",
-            links=(tunnel,),
-            addresses=(AddressAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, address=vtep),),
-            routes=(
-                block,
-                answered,
-                *(
-                    RouteAdd(
-                        namespace=namespace,
-                        device=TUNNEL,
-                        index=TUNNEL_INDEX,
-                        destination=other.pod_cidr,
-                        gateway=vtep_address(other),
-                        onlink=True,
-                    )
-                    for other in others
-                ),
-            ),
-            neighbours=tuple(entry for other in others for entry in _tunnel_to(namespace, other)),
+        tunnel = vtep_objects(lab, node, self, vni=VNI, port=PORT)
+        return replace(
+            tunnel,
+            says=f"{tunnel.says}, a blackhole for {node.pod_cidr}",
+            routes=(block, answered, *tunnel.routes),
         )
 
     def daemons(self, lab: Lab) -> Iterator[Object]:
@@ -139,15 +114,7 @@ class CalicoNetwork(CarriedNetwork):
     def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
         if not self._is_tunnelled:
             return routed_ways(lab, pair)
-        return tuple(
-            ExpectedRoute(
-                part=node.name,
-                destination=other.pod_cidr,
-                next_hops=frozenset({vtep_address(other)}),
-                device=TUNNEL,
-            )
-            for node, other in ends_of(lab, pair)
-        )
+        return ways_by_vtep(lab, pair, TUNNEL)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         crosses = pair.placement is Placement.CROSS_NODE
@@ -160,19 +127,6 @@ class CalicoNetwork(CarriedNetwork):
             source=SOURCE,
             equal_macs={Role.SERVER_VETH: Role.CLIENT_VETH},
         )
-
-
-def vtep_address(node: Node) -> IPv4Address:
-    """Calico gives the tunnel's device an address out of the node's block, as it gives one to a pod."""
-    return node.pod_cidr.network_address
-
-
-def _tunnel_to(namespace: str, other: Node) -> tuple[Object, ...]:
-    mac = device_mac(other.name, TUNNEL)
-    return (
-        NeighbourAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, address=vtep_address(other), mac=mac),
-        TunnelEntryAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, mac=mac, node=other.address.ip),
-    )
 
 
 _SENT = frame(64, Role.CLIENT_ETH0, Role.CLIENT_VETH)

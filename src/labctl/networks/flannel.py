@@ -7,22 +7,19 @@ no ARP crosses the tunnel.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from dataclasses import replace
+from ipaddress import IPv4Interface
 
 from labctl.fabrics.base import NodeObjects
 from labctl.model import interfaces
-from labctl.model.interfaces import TUNNEL_INDEX, UPLINK, UPLINK_INDEX, device_mac
 from labctl.model.lab import Lab, Node, Pair, Placement
 from labctl.model.pod_network import Backend
 from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.ways import ExpectedRoute
-from labctl.names import namespace_of
-from labctl.networks.carried import CarriedNetwork, NodeDevices, ends_of, routed_ways, routes_by_uplink
+from labctl.networks.carried import CarriedNetwork, NodeDevices, routed_ways, routes_by_uplink
 from labctl.networks.netfilter import Rule, Ruleset, forward_rules
+from labctl.networks.vtep import vtep_objects, ways_by_vtep
 from labctl.networks.way import Row, expected_from, frame, in_envelope
-from labctl.providers.netns.kinds.base import Object
-from labctl.providers.netns.kinds.link import Tunnel, TunnelAdd
-from labctl.providers.netns.kinds.routing import AddressAdd, NeighbourAdd, RouteAdd, TunnelEntryAdd
 
 SOURCE = "worked out from Flannel's documentation, and seen on this kernel with what labctl builds"
 BRIDGE, TUNNEL, VNI = "cni0", "flannel.1", 1
@@ -40,7 +37,6 @@ class FlannelNetwork(CarriedNetwork):
 
     def node(self, lab: Lab, node: Node) -> NodeObjects:
         bridge, address = self.bridge(lab, node, IPv4Interface(f"{node.router}/{node.pod_cidr.prefixlen}"))
-        others = [other for other in lab.nodes if other is not node]
         if not self._is_tunnelled:
             return NodeObjects(
                 says=f"{BRIDGE} {node.router}, routes by the other nodes",
@@ -48,20 +44,12 @@ class FlannelNetwork(CarriedNetwork):
                 addresses=(address,),
                 routes=routes_by_uplink(lab, node),
             )
-        namespace = namespace_of(lab.name, node.name)
-        tunnel = TunnelAdd(
-            namespace=namespace,
-            device=self.device(lab, node.name, TUNNEL, TUNNEL_INDEX),
-            tunnel=Tunnel(vni=VNI, port=interfaces.VXLAN_PORT, local=node.address.ip, link=UPLINK_INDEX),
-            lower=UPLINK,
-        )
-        vtep = IPv4Interface(f"{vtep_address(node)}/32")
-        return NodeObjects(
-            says=f"{BRIDGE} {node.router}, {TUNNEL} {vtep.ip}, tunnels to the other nodes",
-            links=(bridge, tunnel),
-            addresses=(address, AddressAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, address=vtep)),
-            routes=tuple(_route(namespace, other) for other in others),
-            neighbours=tuple(entry for other in others for entry in _tunnel_to(namespace, other)),
+        tunnel = vtep_objects(lab, node, self, vni=VNI, port=interfaces.VXLAN_PORT)
+        return replace(
+            tunnel,
+            says=f"{BRIDGE} {node.router}, {tunnel.says}",
+            links=(bridge, *tunnel.links),
+            addresses=(address, *tunnel.addresses),
         )
 
     def rules(self, lab: Lab, node: Node) -> Ruleset:
@@ -90,15 +78,7 @@ class FlannelNetwork(CarriedNetwork):
     def routes(self, lab: Lab, pair: Pair) -> tuple[ExpectedRoute, ...]:
         if not self._is_tunnelled:
             return routed_ways(lab, pair)
-        return tuple(
-            ExpectedRoute(
-                part=node.name,
-                destination=other.pod_cidr,
-                next_hops=frozenset({vtep_address(other)}),
-                device=TUNNEL,
-            )
-            for node, other in ends_of(lab, pair)
-        )
+        return ways_by_vtep(lab, pair, TUNNEL)
 
     def expected(self, lab: Lab, pair: Pair, *, packets: int) -> ExpectedSignature:
         crosses = pair.placement is Placement.CROSS_NODE
@@ -110,30 +90,6 @@ class FlannelNetwork(CarriedNetwork):
             packets=packets,
             source=SOURCE,
         )
-
-
-def vtep_address(node: Node) -> IPv4Address:
-    """Flannel gives the tunnel's device the first address of the node's range of pods."""
-    return node.pod_cidr.network_address
-
-
-def _route(namespace: str, other: Node) -> Object:
-    return RouteAdd(
-        namespace=namespace,
-        device=TUNNEL,
-        index=TUNNEL_INDEX,
-        destination=other.pod_cidr,
-        gateway=vtep_address(other),
-        onlink=True,
-    )
-
-
-def _tunnel_to(namespace: str, other: Node) -> tuple[Object, ...]:
-    mac = device_mac(other.name, TUNNEL)
-    return (
-        NeighbourAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, address=vtep_address(other), mac=mac),
-        TunnelEntryAdd(namespace=namespace, device=TUNNEL, index=TUNNEL_INDEX, mac=mac, node=other.address.ip),
-    )
 
 
 _SENT = frame(64, Role.CLIENT_ETH0, Role.CLIENT_BRIDGE)

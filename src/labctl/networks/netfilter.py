@@ -14,13 +14,15 @@ _BUILT_IN = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "IN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule. `says` is its comment, by which it is read back."""
+    """One rule. `says` is its comment, by which it is read back; `needs` names a match that a kernel may lack
+    (`socket`)."""
 
     table: str
     chain: str
     match: str
     target: str
     says: str
+    needs: str = ""
 
     def line(self) -> str:
         match = f" {self.match}" if self.match else ""

@@ -19,33 +19,11 @@ in for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address
-
-from labctl.model.lab import Encapsulation, Fault, Lab, Masquerade, Node
+from labctl.model.lab import Encapsulation, Lab, Masquerade, Node
+from labctl.networks.netfilter import Rule, forward_rules
 
 CILIUM_RULES = 24
 KUBELET_RULES = 4
-
-_FIRST_EXTRA_SOURCE = IPv4Address("198.18.0.0")
-"""RFC 2544's range for benchmarks, 131,072 addresses: no packet of a lab comes from there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule. `says` is its comment; `needs` names a match that a kernel may lack (`socket`)."""
-
-    table: str
-    chain: str
-    match: str
-    target: str
-    says: str
-    needs: str = ""
-
-    def line(self) -> str:
-        match = f" {self.match}" if self.match else ""
-        return f'-A {self.chain}{match} -m comment --comment "{self.says}" -j {self.target}'
-
 
 _BUILT_IN = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
@@ -115,37 +93,12 @@ _KUBELET = (
 
 def rules_of(lab: Lab, node: Node) -> tuple[Rule, ...]:
     """Every rule of the node, in the order in which it stands in its chain."""
-    return (*_first(lab), *_jumps(), *_cilium(), *_masquerade(lab, node), *_KUBELET)
+    return (*forward_rules(lab), *_jumps(), *_cilium(), *_masquerade(lab, node), *_KUBELET)
 
 
 def count_of(lab: Lab) -> int:
     """How many rules each node carries."""
     return len(rules_of(lab, lab.nodes[0]))
-
-
-def _first(lab: Lab) -> tuple[Rule, ...]:
-    """What stands before Cilium's own accept rules: otherwise no packet would walk past it."""
-    pods = str(lab.network.pod_cidr)
-    dropped = (
-        (
-            Rule(
-                table="filter", chain="FORWARD", match=f"-s {pods} -d {pods}", target="DROP", says="pods are kept apart"
-            ),
-        )
-        if Fault.NETFILTER_DROP in lab.datapath.faults
-        else ()
-    )
-    extra = tuple(
-        Rule(
-            table="filter",
-            chain="FORWARD",
-            match=f"-s {_FIRST_EXTRA_SOURCE + number}/32",
-            target="DROP",
-            says=f"labctl: extra rule {number + 1}",
-        )
-        for number in range(lab.datapath.extra_iptables_rules)
-    )
-    return dropped + extra
 
 
 def _jumps() -> tuple[Rule, ...]:
