@@ -180,7 +180,8 @@ def _things(naming: _Naming, namespace: str, found: Mapping[str, Found]) -> None
             continue
         there = found.get(key)
         if there is None:
-            _missing(naming, namespace, one, found)
+            if not one.thing.may_be_absent:
+                _missing(naming, namespace, one, found)
         elif there.value != one.thing.value:
             _changed(naming, namespace, one, there)
     for key, there in found.items():

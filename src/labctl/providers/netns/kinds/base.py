@@ -63,7 +63,7 @@ class Thing:
     `needs` names things of the same namespace, and `ends` other namespaces, that the kernel removes it with: when one
     of those is gone, that one is reported. `key` is its name without what may change of it (empty: all of the name),
     and `value` that. `mend` gives what sets the value where the thing is there with another one; without it, the thing
-    is removed and made again.
+    is removed and made again. What `may_be_absent` is nothing that this kernel must have.
     """
 
     namespace: str
@@ -74,6 +74,7 @@ class Thing:
     key: str = ""
     value: str = ""
     mend: Callable[[], Sequence[Object]] | None = field(default=None, compare=False)
+    may_be_absent: bool = False
 
     @property
     def of(self) -> str:

@@ -123,7 +123,10 @@ class Sysctls(Object):
     def _thing(self, key: str, value: str) -> Thing:
         mend = partial(_set_one, self.namespace, key, value, self.if_there)
         name = f"sysctl {key}={value}"
-        return Thing(self.namespace, ObjectKind.SYSCTL, name, _device_of(key), (), f"sysctl {key}", value, mend)
+        goes_with = _device_of(key)
+        return Thing(
+            self.namespace, ObjectKind.SYSCTL, name, goes_with, (), f"sysctl {key}", value, mend, self.if_there
+        )
 
     def make(self, context: BuildContext) -> None:
         with netns.entered(context.namespaces.descriptor(self.namespace)):
