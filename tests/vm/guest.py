@@ -28,8 +28,10 @@ OTHERS = {
     "masquerade": (("ping", "masquerade"), ("client", "world")),
     "services-iptables": (("ping", "service"), ("client", "web")),
     "services-nftables": (("ping", "service"), ("client", "web")),
+    "bpf+geneve": (CHECKS, ("client", "server")),
 }
-"""Scenarios of Services and masquerading, with their checks and the pair that is traced; not in the short form."""
+"""Scenarios of Services and masquerading, and one with another encapsulation, which follows its name; with their checks
+and the pair that is traced; not in the short form."""
 CPUS = 2
 _SETTLE_S = 30.0
 
@@ -77,8 +79,9 @@ def labctl(*argv: str) -> Command:
 
 
 def scenario(name: str, checks: tuple[str, ...], pair: tuple[str, str] = ("client", "server")) -> dict[str, Command]:
-    lab = f"vm-{name}"
-    done = {"up": labctl("up", name, "--name", lab, "--json")}
+    lab, (base, _, tunnel) = f"vm-{name.replace('+', '-')}", name.partition("+")
+    asked = ("--set", f"datapath.encapsulation={tunnel}") if tunnel else ()
+    done = {"up": labctl("up", base, "--name", lab, *asked, "--json")}
     if done["up"]["code"] == 0:
         if checks != SHORT:  # a check proves the mode too, so that the short form can do without
             done["status"] = labctl("status", lab, "--json")

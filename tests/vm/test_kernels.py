@@ -151,7 +151,9 @@ if not IS_SAMPLE:
 
     @pytest.mark.parametrize("scenario", OTHERS)
     @each_kernel
-    def test_services_and_masquerading_are_built_checked_and_traced(wanted: str, scenario: str, found: Any) -> None:
+    def test_services_masquerading_and_geneve_are_built_checked_and_traced(
+        wanted: str, scenario: str, found: Any
+    ) -> None:
         done = found["scenarios"][scenario]
         document(done["up"])
         assert document(done["status"])["modeInForce"]["proven"]
