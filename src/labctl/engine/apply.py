@@ -1,5 +1,7 @@
 """Brings a lab that is up to another scenario by the least change, whole or not at all.
 
+What was changed by hand before (an impairment, a link that is down) is as the scenario says then, and forgotten.
+
 What it is to become is written down before the first step and struck out after the last: when an apply fails, the lab
 is brought back to its own record; when it is killed, the next command brings it to what was written down.
 """
@@ -21,12 +23,14 @@ def apply(provider: Provider, before: Lab, after: Lab, observer: Observer) -> in
     seam.begin_change(after)
     try:
         _, steps = reach(seam, after, observer)
+        seam.forget_changes(after)
     except BaseException as stop:
         with uninterrupted():
             because = stop.what if isinstance(stop, LabError) else type(stop).__name__
             observer(Note(text=f"the change stopped ({because}): taking lab {before.name} back to what it was"))
             try:
                 reach(seam, before, observer)
+                seam.forget_changes(before)
             except LabError as failed:
                 observer(Note(text=f"{failed.what}; to build it again: labctl reset {before.name} --hard"))
             seam.end_change(before)

@@ -28,6 +28,7 @@ from labctl.providers.netns.changes import read_changes
 from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.kinds.daemon import PROGRAMS
 from labctl.providers.netns.provider import NetnsProvider
+from labctl.providers.netns.reading import compared
 from labctl.store.runs import MemorySink
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -41,6 +42,8 @@ KINDS = ("ping", "tcpdump", "mtu", "routes", "arp", "bgp", "ospf")
 SAMPLE = "legacy-native"
 """The lab in which `make test` tries the faults below; all of them are tried in every lab by `pytest -m thorough`."""
 SAMPLED = ("xdp-drop", "strict-rp-filter", "missing-neighbour")
+ROUTED = ("withdrawn-prefix", "ospf-area-mismatch", "ospf-timer-mismatch")
+"""What these take from others is missing there too: routes that are learned."""
 needs_frr = pytest.mark.skipif(not (PROGRAMS / "zebra").exists(), reason="needs FRR: make setup-networks")
 pytestmark = [
     pytest.mark.root,
@@ -99,10 +102,15 @@ def try_fault(lab: Lab, opened: OpenLab, name: str) -> None:
     said = said_by_trace(opened, lab, pair)
     found = " ".join((said, *failed.values(), *failed))
     assert text.named.lower() in (said if entry.text.finds.startswith("labctl trace") else found).lower(), found
+    differences = compared(lab, (), "").drift.differences
+    parts = {one.part for one in differences}
+    assert site.where.partition(":")[0] in parts, f"{name} at {site.where}: diff names {differences}"
+    assert name in ROUTED or len(parts) == 1, f"{name} at {site.where}: diff names {differences}"
     assert CHANGING.mend(lab, name) == (name,)
     assert read_changes(lab.name) == NOTHING
     until(lambda: not failing(opened, pair), f"{name}: mended, and a check fails: {failing(opened, pair)}")
     assert CHANGING.differing(lab, pair, [node.name for node in lab.nodes]) == ()
+    until(lambda: compared(lab, (), "").drift.differences == (), f"{name}: mended, and diff names something")
 
 
 @pytest.mark.thorough

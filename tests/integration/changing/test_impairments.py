@@ -9,19 +9,22 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from test_faults import CHANGING, PROVIDER, needs_frr, running
+from test_faults import CHANGING, CHECKOUT, PROVIDER, needs_frr, running
 from test_links_and_nodes import labctl, shown, until
 
 from labctl import app
+from labctl.engine.apply import apply
 from labctl.engine.mend import mend
 from labctl.engine.run_checks import run_check
 from labctl.errors import UsageError
 from labctl.faults.table import BY_NAME
+from labctl.loading import load_scenario
 from labctl.model.changes import NOTHING, Power
 from labctl.model.impairment import impairment_of
 from labctl.model.lab import CheckSpec, Lab
 from labctl.model.parameters import ImpairmentParameters
 from labctl.model.result import CheckResult, Verdict
+from labctl.planning.resolve import resolve
 from labctl.providers.base import OpenLab
 from labctl.providers.netns.changes import read_changes
 from labctl.providers.netns.kinds.impairment import has_netem
@@ -99,6 +102,12 @@ def test_what_a_scenario_declares_is_set_measured_and_mended(host_as_found: str,
         assert CHANGING.impairments(lab)["node1"].loss == 0.05
         CHANGING.set_node(lab, "node1", Power.REBOOT)
         assert compared(lab, (), "").drift.differences == ()
+        CHANGING.impair(lab, ("server",), impairment_of(["loss=50%", "direction=to"]))
+        without = resolve(load_scenario(scenario, start=CHECKOUT), name=lab.name)
+        apply(PROVIDER, lab, without, lambda event: None)
+        assert compared(without, (), "").drift.differences == ()
+        assert CHANGING.impairments(without) == {}
+        assert read_changes(lab.name) == NOTHING
 
 
 @pytest.mark.thorough
