@@ -198,6 +198,8 @@ class QueueAdd(OnDevice):
     def make(self, context: BuildContext) -> None:
         asked, (place, device, index) = self.asked, self.receiver
         by_netem = bool(asked.delay_s) and has_netem()
+        # One of another kind with this handle cannot be replaced.
+        QueueRemove(namespace=self.namespace, device=self.device, index=self.index).make(context)
         if asked.delay_s and not by_netem:
             delay.start(place, device, index, delay_s=asked.delay_s, jitter_s=asked.jitter_s, seed=self.seed)
             if not asked.rate_bit_per_s:
