@@ -201,7 +201,7 @@ class ImpairmentCheck(WithoutFigures):
         passed = [
             (way, _grown(was.counts, way.counts))
             for was, way in zip(before, after, strict=True)
-            if way.sent_packets - was.sent_packets >= parameters.count // 4
+            if way.sent_packets - was.sent_packets >= max(report.transmitted // 4, 1)
         ]
         for way, grown in passed:
             yield from judge_shares(way, grown)

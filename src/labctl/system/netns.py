@@ -283,6 +283,14 @@ def name_of(pid: int) -> str:
         return "?"
 
 
+def arguments_of(pid: int) -> tuple[str, ...]:
+    """What the process was started with; nothing when it has ended."""
+    try:
+        return tuple(Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0"))
+    except OSError:
+        return ()
+
+
 def _namespace_of_process(pid: int) -> tuple[int, int] | None:
     try:
         status = Path(f"/proc/{pid}/ns/net").stat()

@@ -90,13 +90,25 @@ def start(namespace: str, device: str, index: int, *, delay_s: float, jitter_s: 
 
 
 def end(namespace: str, index: int) -> None:
-    """Ends the relay of that device, and waits for it. None there is no error."""
-    key = netns.key_of(namespace)
-    if key is None:
-        return
-    for pid in netns.processes_in([key]):
-        if netns.name_of(pid) == f"labctl-wait{index}":
-            netns.end_process(pid, [key])
+    """Ends the relay of that device, and waits until its TAP device is gone. None there is no error. One that was only
+    just started is known by its arguments: it has no name of its own yet. Raises StepFailed, OSError."""
+    deadline, tap = Deadline.after(_TURN_S), f"wait{index}"
+    while (key := netns.key_of(namespace)) is not None and _has_device(namespace, tap):
+        for pid in netns.processes_in([key]):
+            if f"labctl-{tap}" in netns.arguments_of(pid):
+                netns.end_process(pid, [key])
+        if deadline.is_over():
+            raise StepFailed(
+                what=f"the relay behind {tap} in {namespace} does not end",
+                cause=f"its TAP device is still there after {_TURN_S:g} s",
+                remedy=f"ip netns pids {namespace} | xargs -r ps -o pid=,args= -p",
+            )
+        time.sleep(_POLL_S)
+
+
+def _has_device(namespace: str, device: str) -> bool:
+    with netns.entered(netns.path_of(namespace)), Socket() as channel:
+        return any(rtnetlink.parse_link(body).name == device for body in channel.ask(rtnetlink.all_links()))
 
 
 def _tap(name: str) -> int:
