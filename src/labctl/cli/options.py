@@ -310,7 +310,9 @@ def standing(provider: Provider, name: str) -> Lab | None:
 def known_drift(provider: Provider, running: RunningLab) -> Drift | None:
     """How the lab compares with its plan; None where that cannot be known."""
     seam = provider.capabilities.drifting
-    if seam is None or running.lab is None or running.is_being_built or running.unasked is not None:
+    if seam is None or not seam.is_quick or running.lab is None:
+        return None
+    if running.is_being_built or running.unasked is not None:
         return None
     try:
         return seam.compared(running.lab).drift

@@ -37,7 +37,7 @@ def drifting(provider: Provider, lab: Lab) -> Drifting:
         return found
     raise UsageError(
         what=f"labs of the provider {provider.name} cannot be compared with their plan",
-        cause="what they have is made by other programs (Kubernetes, Cilium), which keep it as they were told",
+        cause="this provider does not say what of a lab is there",
         remedy=f"labctl status {lab.name}; labctl check {lab.name}",
     )
 

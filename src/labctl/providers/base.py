@@ -141,6 +141,11 @@ class Compared:
 class Drifting(Protocol):
     """For comparing a lab that is up with its plan, or with another one, and for changing what differs."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether comparing takes so little that `status` and `list` do it unasked."""
+        ...
+
     def compared(self, lab: Lab, *, parts: Collection[str] = (), scenario: str = "") -> Compared:
         """What of the lab of that name differs from `lab`, and how it gets there; with `parts` only of those.
         `scenario` names what it is compared with, where that is not its own plan. Raises LabError."""

@@ -40,7 +40,7 @@ from labctl.providers.cilium.rendered import CONFIG_MAP
 from labctl.providers.cilium.settings import Cluster, ClusterAccess
 from labctl.providers.cilium.status import AgentStatus, argv_status, explain, network_of_config, parse_status
 from labctl.providers.cilium.targets import DoorTarget
-from labctl.providers.cilium.values import Wanted, expected_config
+from labctl.providers.cilium.values import Wanted, config_differences, expected_config
 from labctl.system import netfilter
 
 _MIN_PACKETS = 3
@@ -117,9 +117,8 @@ def config_evidence(
 ) -> Evidence:
     """The agents' configuration. Agreement proves nothing (so `supports` is None); a difference explains much."""
     differing = [
-        f"{key} is {config.get(key, 'not there')} (meant {'absent' if meant is None else meant})"
-        for key, meant in expected_config(wanted, user).items()
-        if config.get(key) != meant and not (meant == "false" and key not in config)
+        f"{key} is {'not there' if there is None else there} (meant {'absent' if meant is None else meant})"
+        for key, meant, there in config_differences(config, expected_config(wanted, user))
     ]
     return Evidence(
         witness="cilium-config",

@@ -208,6 +208,16 @@ def _expected_config(wanted: Wanted) -> dict[str, str | None]:
     return expected
 
 
+def config_differences(
+    config: Mapping[str, str], expected: Mapping[str, str | None]
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """(key, what is meant, what is there) of each key of `cilium-config` that says something else. What is off may be
+    absent."""
+    for key, meant in expected.items():
+        if config.get(key) != meant and not (meant == "false" and key not in config):
+            yield key, meant, config.get(key)
+
+
 def _yes(claim: bool) -> str:
     return "true" if claim else "false"
 

@@ -41,12 +41,16 @@ def helper_name(node: str) -> str:
 
 def workloads(settings: Cluster) -> str:
     """All objects as YAML for `kubectl apply`."""
-    documents = [_namespace(settings), _service_account(settings)]
-    documents += [_pod(settings, pod.name, pod.node, dict(pod.labels)) for pod in settings.lab.pods]
-    documents += [_helper(settings, node) for node in nodes_with_helper(settings)]
-    documents += [_service(settings, service) for service in settings.lab.services]
+    documents = (_namespace(settings), _service_account(settings), *objects(settings))
     text: str = yaml.safe_dump_all(documents, sort_keys=False)
     return text + "".join(f"---\n{json.dumps(document)}\n" for document in _fillers(settings))
+
+
+def objects(settings: Cluster) -> Iterator[dict[str, Any]]:
+    """The pods, the helpers and the scenario's Services."""
+    yield from (_pod(settings, pod.name, pod.node, dict(pod.labels)) for pod in settings.lab.pods)
+    yield from (_helper(settings, node) for node in nodes_with_helper(settings))
+    yield from (_service(settings, service) for service in settings.lab.services)
 
 
 def _namespace(settings: Cluster) -> dict[str, Any]:

@@ -8,7 +8,7 @@ ended by Kubernetes when its time is over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -39,8 +39,13 @@ def workloads_text(settings: ClusterSettings) -> str:
     """The account, pods and Services of the lab, as YAML."""
     # An account of the lab's own: a new namespace's `default` one is made with a delay, and pods are refused before.
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(settings, ACCOUNT)}
-    documents = [account, *(_pod(settings, pod) for pod in settings.lab.pods)]
-    return dumped([*documents, *(_service(settings, service) for service in settings.lab.services)])
+    return dumped([account, *objects(settings)])
+
+
+def objects(settings: ClusterSettings) -> Iterator[dict[str, Any]]:
+    """The pods and Services."""
+    yield from (_pod(settings, pod) for pod in settings.lab.pods)
+    yield from (_service(settings, service) for service in settings.lab.services)
 
 
 def helpers_text(settings: ClusterSettings, nodes: Iterable[str]) -> str:

@@ -33,10 +33,12 @@ from labctl.providers.cilium.commands import (
     state_root,
     write_private,
 )
+from labctl.providers.cilium.drifting import ClusterDrifting, Planned
 from labctl.providers.cilium.settings import read_record, section_of, write_record
 from labctl.providers.cluster.access import Access
 from labctl.providers.cluster.execute import ClusterExecutor
 from labctl.providers.cluster.files import ClusterFiles
+from labctl.providers.cluster.manifests import objects
 from labctl.providers.cluster.nodes import choose
 from labctl.providers.cluster.plan import plan_lab
 from labctl.providers.cluster.rights import Subject, rbac_text
@@ -74,7 +76,20 @@ class ClusterProvider:
         return Capabilities(
             is_proven_when_built=True, telling=self.telling, seek=self.seek, placement=self.placement,
             rights=self.rights, after_boot="its pods are on a cluster that labctl did not make and does not start",
+            drifting=self._drifting,
         )  # fmt: skip
+
+    @property
+    def _drifting(self) -> ClusterDrifting:
+        """Compared alone: the datapath is the cluster's own, and pods that are gone are made by `up`."""
+        return ClusterDrifting(
+            provider=self.name, planned=self._planned, commands=lambda lab: contextlib.nullcontext(self._commands),
+            files=self._files, executor=self.executor,
+        )  # fmt: skip
+
+    def _planned(self, lab: Lab) -> Planned:
+        settings = replace(self.settings(lab), nodes=self.placement(lab.name))
+        return Planned(settings=settings, config={}, objects=tuple(objects(settings)), others=None)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)

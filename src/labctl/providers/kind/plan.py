@@ -69,7 +69,7 @@ def plan_lab(settings: KindSettings, engine: str) -> Plan:
                 _load(settings, engine),
                 _outside(settings, engine),
                 _cilium(settings) if has_cilium(settings.lab) else _network(settings),
-                _pods(settings),
+                pods_step(settings),
             )
             if step.actions
         ),
@@ -104,7 +104,7 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
                 ),
             ),
         ),
-        _pods(after),
+        pods_step(after),
     )
     return Plan(lab=after.lab.name, provider="kind", steps=after_steps)
 
@@ -326,7 +326,7 @@ def _network(settings: KindSettings) -> Step:
     return Step(id="network", title=title, actions=(*applied, wait))
 
 
-def _pods(settings: KindSettings) -> Step:
+def pods_step(settings: KindSettings) -> Step:
     pods = len(settings.lab.pods)
     return Step(
         id="pods",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab, Strategy
-from labctl.model.plan import Plan
+from labctl.model.plan import Plan, Step
 from labctl.model.sections import Capture, KindCluster
 from labctl.providers.base import (
     Capabilities,
@@ -45,20 +45,22 @@ from labctl.providers.cilium.commands import (
     write_private,
 )
 from labctl.providers.cilium.compatibility import has_cilium
+from labctl.providers.cilium.drifting import ClusterDrifting, Planned
 from labctl.providers.cilium.foreign import open_foreign
 from labctl.providers.cilium.open import open_lab
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy, write_record
 from labctl.providers.cilium.support import kubeconfig_secrets
 from labctl.providers.cilium.targets import Door, DoorTarget, pod_door
+from labctl.providers.cilium.values import expected_config
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
-from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name
+from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name, objects
 from labctl.providers.kind import bundle, clusters, config, outside, presence
-from labctl.providers.kind.actions import RefuseOverlap
+from labctl.providers.kind.actions import Command, RefuseOverlap
 from labctl.providers.kind.bundle import Part, parts
 from labctl.providers.kind.clusters import NodeContainer
 from labctl.providers.kind.endpoint import EngineEndpoint, engine_endpoint
 from labctl.providers.kind.execute import KindExecutor
-from labctl.providers.kind.plan import plan_lab, plan_switch, refuse
+from labctl.providers.kind.plan import plan_lab, plan_switch, pods_step, refuse
 from labctl.providers.kind.presence import engine_here
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
@@ -104,7 +106,32 @@ class KindProvider:
             telling=self.telling,
             together=self.together,
             after_boot="its nodes are containers, which stay: docker start NODE starts one that the engine did not",
+            drifting=self._drifting,
         )
+
+    @property
+    def _drifting(self) -> ClusterDrifting:
+        return ClusterDrifting(
+            provider=self.name,
+            planned=self._planned_cluster,
+            commands=lambda lab: contextlib.nullcontext(self._commands),
+            files=self._files,
+            executor=self.executor,
+            again=self._again,
+            remove=lambda lab, argv: Command(argv=argv, timeout_s=_DELETE_S),
+            unlike=lambda before, after: self._refuse_different_clusters(before, after, with_pods=False),
+        )
+
+    def _planned_cluster(self, lab: Lab) -> Planned:
+        settings = self.settings(lab)
+        config = expected_config(settings.wanted, settings.user_values) if has_cilium(lab) else {}
+        return Planned(
+            settings=settings, config=config, objects=tuple(objects(settings)), others=tuple(settings.all_nodes)
+        )
+
+    def _again(self, lab: Lab, with_cilium: bool) -> tuple[Step, ...]:
+        settings = self.settings(lab)
+        return plan_switch(settings, settings).steps if with_cilium else (pods_step(settings),)
 
     @contextlib.contextmanager
     def telling(self, tell: Tell) -> Iterator[None]:
@@ -348,15 +375,16 @@ class KindProvider:
     def _overlapping(self, action: RefuseOverlap) -> Sequence[str]:
         return config.overlapping((IPv4Network(text) for text in action.ranges), self._others(action.lab))
 
-    def _refuse_different_clusters(self, before: Lab, after: Lab) -> None:
+    def _refuse_different_clusters(self, before: Lab, after: Lab, *, with_pods: bool = True) -> None:
         one, two = self.settings(before), self.settings(after)
+        pods = [[(p.name, p.node) for p in lab.pods] if with_pods else [] for lab in (before, after)]
         refuse_differing(
             before,
             after,
             (
                 ("name", before.name, after.name),
                 ("nodes", one.nodes, two.nodes),
-                ("pods", [(p.name, p.node) for p in before.pods], [(p.name, p.node) for p in after.pods]),
+                ("pods", pods[0], pods[1]),
                 ("address ranges", before.network.pod_cidr, after.network.pod_cidr),
                 ("Kubernetes", (one.kubernetes, one.node_image), (two.kubernetes, two.node_image)),
                 ("kindCluster", _cluster_less_strategy(one), _cluster_less_strategy(two)),

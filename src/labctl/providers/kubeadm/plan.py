@@ -59,7 +59,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
             actions=(Play(playbook="join", by_hand=by_hand.join(settings), variables=values),),
         ),
         _cilium(settings),
-        _pods(settings),
+        pods_step(settings),
     ]
     if len(machines) == 1:
         steps = [step for step in steps if step.id != "join"]
@@ -92,7 +92,9 @@ def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
         title=title,
         actions=(*cilium.actions, RemovePods(argv=remove, place=after.control_plane.place)),
     )
-    return Plan(lab=after.lab.name, provider="kubeadm", steps=(_render(after), switch, _pods(after)), is_resumable=True)
+    return Plan(
+        lab=after.lab.name, provider="kubeadm", steps=(_render(after), switch, pods_step(after)), is_resumable=True
+    )
 
 
 def play_variables(settings: KubeadmSettings, family: str = "Debian") -> dict[str, Any]:
@@ -182,7 +184,7 @@ def _cilium_waits(settings: KubeadmSettings) -> tuple[WaitForPods | WaitForNodes
     )  # fmt: skip
 
 
-def _pods(settings: KubeadmSettings) -> Step:
+def pods_step(settings: KubeadmSettings) -> Step:
     then = ("--namespace", settings.namespace, "wait", "--for", "condition=Ready", "pods", "--all", "--timeout", "300s")
     actions: list[Action] = [
         WriteFile(path=settings.files.workloads, text=workloads(settings)),

@@ -12,7 +12,7 @@ from typing import Any
 from labctl.errors import LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
-from labctl.model.plan import Plan
+from labctl.model.plan import Plan, Step
 from labctl.model.sections import Kubeadm, MachineSource
 from labctl.providers.base import (
     Capabilities,
@@ -27,16 +27,20 @@ from labctl.providers.base import (
     untold,
 )
 from labctl.providers.cilium.bundle import chart_part
-from labctl.providers.cilium.commands import BUNDLES, LOGS, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.commands import BUNDLES, LOGS, Commands, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.drifting import ClusterDrifting, Planned
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy
+from labctl.providers.cilium.values import expected_config
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
+from labctl.providers.cilium.workloads import objects
+from labctl.providers.kubeadm.actions import RemovePods
 from labctl.providers.kubeadm.events import Narrator, TaskEvent, TaskObserver, unheard
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.images import Doors, locate
 from labctl.providers.kubeadm.inventory import inventory
 from labctl.providers.kubeadm.machines import Machine, has_no_machines, machine_from_record
 from labctl.providers.kubeadm.own_files import require_places
-from labctl.providers.kubeadm.plan import plan_lab, plan_switch
+from labctl.providers.kubeadm.plan import plan_lab, plan_switch, pods_step
 from labctl.providers.kubeadm.probes import probes
 from labctl.providers.kubeadm.runner import playbooks_directory
 from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
@@ -70,7 +74,38 @@ class KubeadmProvider:
             is_proven_when_built=True, packing=self, switching=self, support=self, telling=self.telling,
             machine_probes=self.machine_probes, seek=self.seek,
             after_boot="its nodes are machines, whose kubelet starts when they do (vagrant up, if they are off)",
+            drifting=self._drifting,
         )  # fmt: skip
+
+    @property
+    def _drifting(self) -> ClusterDrifting:
+        return ClusterDrifting(
+            provider=self.name, planned=self._planned, commands=self._control_plane, files=self._files,
+            executor=self.executor, again=self._again, remove=self._removal,
+            unlike=lambda before, after: self._refuse_different(before, after, with_pods=False),
+        )  # fmt: skip
+
+    def _planned(self, lab: Lab) -> Planned:
+        settings = self.settings(lab)
+        config = expected_config(settings.wanted, settings.user_values)
+        others = tuple(machine.node for machine in settings.machines)
+        return Planned(settings=settings, config=config, objects=tuple(objects(settings)), others=others)
+
+    @contextlib.contextmanager
+    def _control_plane(self, lab: Lab) -> Iterator[Commands]:
+        """Where kubectl runs: the API server need not be reachable from this host."""
+        from labctl.providers.kubeadm.ssh import Fleet
+
+        settings = self.settings(lab)
+        with Fleet(settings.machines) as fleet:
+            yield fleet[settings.control_plane.node]
+
+    def _again(self, lab: Lab, with_cilium: bool) -> tuple[Step, ...]:
+        settings = self.settings(lab)
+        return plan_switch(settings, settings).steps if with_cilium else (pods_step(settings),)
+
+    def _removal(self, lab: Lab, argv: tuple[str, ...]) -> RemovePods:
+        return RemovePods(argv=argv, place=self.settings(lab).control_plane.place)
 
     def statements(self, lab: Lab) -> tuple[str, ...]:
         settings = self.settings(lab)
@@ -115,13 +150,19 @@ class KubeadmProvider:
 
     def switch(self, before: Lab, after: Lab) -> Plan:
         """From `before`, which is up, to `after` on the same cluster, by Cilium's configuration alone."""
+        self._refuse_different(before, after)
+        return plan_switch(self.settings(before), self.settings(after))
+
+    def _refuse_different(self, before: Lab, after: Lab, *, with_pods: bool = True) -> None:
+        """Raises UsageError for two labs that one set of machines is not switched between."""
+        pods = [[(p.name, p.node) for p in lab.pods] if with_pods else [] for lab in (before, after)]
         refuse_differing(
             before,
             after,
             (
                 ("name", before.name, after.name),
                 ("nodes", [n.name for n in before.nodes], [n.name for n in after.nodes]),
-                ("pods", [(p.name, p.node) for p in before.pods], [(p.name, p.node) for p in after.pods]),
+                ("pods", pods[0], pods[1]),
                 ("pod range", before.network.pod_cidr, after.network.pod_cidr),
                 ("kubeadm:", before.settings.get("kubeadm"), after.settings.get("kubeadm")),
                 ("hosts:", before.settings.get("hosts"), after.settings.get("hosts")),
@@ -129,7 +170,6 @@ class KubeadmProvider:
             ),
             remedy=f"labctl down {before.name}, then build the other one",
         )
-        return plan_switch(self.settings(before), self.settings(after))
 
     def images(self, lab: Lab) -> tuple[Part, ...]:
         """Every image and the chart of the lab. kubeadm and containerd on the machines are asked where they answer."""

@@ -46,6 +46,7 @@ class NetnsProvider:
 
     name = "netns"
     statement = STATEMENT
+    is_quick = True
 
     @property
     def capabilities(self) -> Capabilities:
