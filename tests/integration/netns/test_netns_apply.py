@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from netns_building import needs_root, ping, running
 
 from labctl.engine import mend as mending
 from labctl.engine.apply import apply, complete
+from labctl.engine.events import Observer
 from labctl.errors import StepFailed
 from labctl.loading import load_scenario
 from labctl.model.lab import Lab
+from labctl.model.plan import Plan
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
+from labctl.providers.base import Executor
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import parse_document, record_path
 from labctl.system import netns
@@ -40,6 +44,13 @@ CHANGES = {
 }
 LB = "datapath.socketLB=false"
 SAMPLE = ("pods more", "Legacy")
+UNDISTURBING = ("pods more", "a node more", "a node away", "a Service more", "Legacy")
+"""After these the pods of the ping are where they were, on the same devices."""
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Of the steps of a change, those that are done when it stops."""
+shares = pytest.mark.parametrize(
+    "share", [pytest.param(one, marks=() if one == 0.4 else pytest.mark.thorough) for one in SHARES]
+)
 
 
 def lab_of(name: str, *overrides: str, scenario: str = "bpf") -> Lab:
@@ -83,29 +94,36 @@ def test_a_lab_becomes_another_and_back_and_is_then_as_if_it_had_been_built(lab:
     assert reaches(lab)
 
 
-def test_traffic_between_pods_that_are_not_touched_loses_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=() if one == "pods more" else pytest.mark.thorough) for one in UNDISTURBING],
+)
+def test_traffic_between_pods_that_are_not_touched_loses_nothing(lab: Lab, what: str) -> None:
     argv = netns.command(
         namespace_of(lab.name, "client"),
         ("ping", "-q", "-i", "0.001", "-c", "3000", "-w", "30", str(lab.pod("server").address)),
     )
-    other = lab_of(lab.name, MORE_PODS)
+    other = lab_of(lab.name, *CHANGES[what])
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as pinging:
         time.sleep(0.2)
         apply(PROVIDER, lab, other, quietly)
-        assert ping(other, "client", other.pod("late").address).returncode == 0
+        assert is_as(other)
         apply(PROVIDER, other, lab, quietly)
         output, _ = pinging.communicate(timeout=60)
     assert " 0% packet loss" in output, output
 
 
-def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    other, carry_out, calls = lab_of(lab.name, MORE_PODS), mending.carry_out, [0]
+@shares
+def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    other, carry_out, calls = lab_of(lab.name, *CHANGES["all of it"]), mending.carry_out, [0]
 
-    def failing(executor: object, plan: object, observer: object) -> None:
+    def failing(executor: Executor, plan: Plan, observer: Observer) -> None:
         calls[0] += 1
-        carry_out(executor, plan, observer)  # type: ignore[arg-type]
-        if calls[0] == 1:
-            raise StepFailed(what="cut here")
+        if calls[0] > 1:
+            carry_out(executor, plan, observer)
+            return
+        carry_out(executor, replace(plan, steps=plan.steps[: round(share * len(plan.steps))]), observer)
+        raise StepFailed(what="cut here")
 
     monkeypatch.setattr(mending, "carry_out", failing)
     with pytest.raises(StepFailed, match="cut here"):
@@ -114,12 +132,13 @@ def test_a_change_that_fails_is_taken_back(lab: Lab, monkeypatch: pytest.MonkeyP
     assert PROVIDER.cut_off(lab.name) is None
 
 
-def test_a_change_that_was_killed_is_completed_by_the_next_command(lab: Lab) -> None:
-    other = lab_of(lab.name, MORE_PODS)
+@shares
+def test_a_change_that_was_killed_is_completed_by_the_next_command(lab: Lab, share: float) -> None:
+    other = lab_of(lab.name, *CHANGES["all of it"])
     PROVIDER.begin_change(other)
     steps = PROVIDER.compared(other).plan.steps
     with PROVIDER.mending(other) as executor:
-        for step in steps[: len(steps) // 2]:
+        for step in steps[: round(share * len(steps))]:
             executor.execute(step.actions)
     try:
         assert complete(PROVIDER, lab, quietly) == other

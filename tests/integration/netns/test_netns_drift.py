@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from netns_building import needs_root, ping, running
+from netns_building import as_json, needs_root, ping, running
 
 from labctl.engine.mend import mend
 from labctl.loading import load_scenario
 from labctl.model.drift import Change, Drift
 from labctl.model.lab import Lab
-from labctl.names import namespace_of
+from labctl.names import cgroup_of, namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.kinds.program import running_programs
 from labctl.providers.netns.provider import NetnsProvider
-from labctl.system import netns
+from labctl.system import cgroups, netns
 
 pytestmark = [pytest.mark.root, needs_root]
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -83,6 +83,15 @@ def map_of(lab: Lab, node: str, name: str) -> str:
     raise AssertionError(name)
 
 
+ANOTHER_PROGRAM = """
+    set -e; d=$(mktemp -d); mount -t bpf bpf $d; bpftool prog pin id {other} $d/cil_from_netdev
+    tc filter replace dev eth0 ingress prio 1 handle 1 protocol all bpf direct-action object-pinned $d/cil_from_netdev
+    umount $d; rmdir $d
+"""
+NO_SOCKET_PROGRAM = """
+    set -- $(bpftool cgroup show {cgroup} | grep -m1 connect)
+    bpftool cgroup detach {cgroup} $2 id $1
+"""
 DAMAGES: dict[str, tuple[str, str, tuple[str, str | None]]] = {
     "a device, deleted": ("client", "ip link delete eth0", ("missing", "device eth0")),
     "a device, taken down": ("node2", "ip link set cilium_vxlan down", ("changed", "device cilium_vxlan state")),
@@ -109,6 +118,13 @@ DAMAGES: dict[str, tuple[str, str, tuple[str, str | None]]] = {
                        ("extra", "qdisc tbf dev eth0 root")),
     "a program, detached": ("node1", "tc filter delete dev eth0 ingress",
                             ("missing", "program cil_from_netdev on eth0 ingress")),
+    "a program, changed": ("node1", ANOTHER_PROGRAM, ("changed", "program cil_from_netdev on eth0 ingress tag")),
+    "a program of sockets, detached": ("node1", NO_SOCKET_PROGRAM, ("missing", None)),
+    "a cgroup, added": ("underlay", "mkdir {cgroup}/../mine", ("extra", "cgroup labctl.{lab}/node1/mine")),
+    "a device's MAC": ("server", "ip link set eth0 address 02:00:00:00:00:09", ("changed", "device eth0 address")),
+    "ARP of a device": ("server", "ip link set eth0 arp off", ("changed", "device eth0 arp")),
+    "a neighbour, added": ("node2", "ip neighbour add 172.30.0.99 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
+                           ("extra", "neighbour 172.30.0.99 dev eth0")),
     "a filter, added": ("node2", "tc filter add dev eth0 egress prio 9 u32 match u32 0 0 flowid 1:1",
                         ("extra", "filter u32 on eth0 egress pref 9")),
     "an entry, deleted": ("node1", "bpftool map delete id {ipcache} key hex {node2hex}", ("missing", None)),
@@ -141,6 +157,8 @@ def test_what_is_deleted_changed_or_added_is_named_alone_and_mended(lab: Lab, wh
         "node2cidr": node2.pod_cidr,
         "router": lab.node("node1").router, "node2hex": node2.address.ip.packed.hex(" "),
         "ipcache": map_of(lab, "node1", "ipcache") if "{ipcache}" in command else "",
+        "lab": lab.name, "other": running_programs(namespace_of(lab.name, "node1"), ())[-1],
+        "cgroup": cgroups.path_of(cgroup_of(lab.name, "node1", "pods")),
     }  # fmt: skip
     assert named(lab) == set()
     does(lab, part, command.format_map(words))
@@ -199,6 +217,40 @@ def test_of_every_network_a_lab_as_it_was_built_differs_in_nothing_and_is_mended
         while not reaches(made):
             assert time.monotonic() < deadline
         assert Change.EXTRA not in {one.change for one in drift(made).differences}
+
+
+@pytest.mark.thorough
+def test_a_namespace_that_is_added_is_named_and_removed(lab: Lab) -> None:
+    name = namespace_of(lab.name, "more")
+    added = f"ip netns add {name} && ip -n {name} link set dev lo alias labctl"
+    subprocess.run(("sh", "-c", added), check=True, capture_output=True, timeout=60)
+    assert named(lab) == {("extra", "more", "namespace")}
+    mended(lab)
+    assert not netns.is_mounted(name)
+
+
+TUNNELS = {
+    "deleted": ("bridge fdb delete {mac} dev flannel.1 dst {node2}", "missing"),
+    "changed": ("bridge fdb replace {mac} dev flannel.1 dst 172.30.0.99", "changed"),
+    "added": ("bridge fdb append 02:00:00:00:00:07 dev flannel.1 dst 172.30.0.99", "extra"),
+}
+
+
+@pytest.mark.thorough
+def test_entries_of_a_vxlan_device_are_named_and_mended(lab_prefix: str) -> None:
+    with running(lab_of("flannel-vxlan", f"{lab_prefix}-fdb")) as made:
+        node2 = str(made.node("node2").address.ip)
+        entry = next(one for one in as_json("bridge", "-n", namespace_of(made.name, "node1"), "-j", "fdb", "show")
+                     if one.get("dst") == node2)  # fmt: skip
+        for command, change in TUNNELS.values():
+            does(made, "node1", command.format(mac=entry["mac"], node2=node2))
+            found = named(made)
+            assert found
+            assert all("tunnel of" in name for _, _, name in found), found
+            if change != "changed":
+                assert {how for how, _, _ in found} == {change}
+            mended(made)
+            assert reaches(made)
 
 
 @pytest.mark.thorough
