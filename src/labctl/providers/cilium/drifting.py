@@ -28,7 +28,7 @@ from labctl.providers.cilium.commands import Commands, LabFiles, WriteFile, read
 from labctl.providers.cilium.settings import ClusterAccess, read_record, write_record
 from labctl.providers.cilium.values import config_differences
 from labctl.providers.cilium.workloads import HELPER_LABEL, parse_pods
-from labctl.system import locks
+from labctl.system import files, locks
 
 _ASK_S = 60.0
 _TARGET = "becoming.json"
@@ -329,8 +329,7 @@ class ClusterDrifting:
         write_record(self._target(after.name), after)
 
     def end_change(self, lab: Lab) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._target(lab.name).unlink()
+        files.remove_own(self._target(lab.name))
 
     def cut_off(self, name: str) -> Lab | None:
         if read_state(self._target(name)) is None or locks.is_held(self._lock(name)):
