@@ -66,7 +66,8 @@ def bring_back(of: KeptLab, observer: Observer) -> Restored:
             remedy=f"labctl down {of.kept.name}  # forgets it; then labctl up SCENARIO --name {of.kept.name}",
         )
     existing = find([of.provider], lab.name)
-    if existing is not None and existing.running.can_be_opened and existing.running.digest == lab.digest:
+    running = existing.running if existing is not None else None
+    if running is not None and running.can_be_opened and running.digest == lab.digest and not running.is_being_built:
         outcome = BuildOutcome.UNCHANGED  # what differs in it may be meant: labctl reset mends, and says what
     else:
         require_host(of.provider, lab)

@@ -35,7 +35,7 @@ def command(lab: str, show: bool, as_json: bool) -> None:
         document = {"lab": lab, "path": str(path), "text": text, "enabled": not show}
         emit_json({"apiVersion": "labctl/v1", "kind": "Unit", **document})
     elif not show:
-        say(f"lab {lab} comes back at every boot; not any more after: labctl disable {lab}")
+        say(f"{lab} comes back at every boot; not any more after: labctl disable {lab}")
 
 
 def _keep(lab: str, *, is_only_shown: bool) -> None:

@@ -9,6 +9,7 @@ import click
 
 from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again, why_gone
 from labctl.cli.output import emit_json, say, show, tell
+from labctl.system.systemd import is_enabled
 
 if TYPE_CHECKING:
     from labctl.engine.again import KeptLab
@@ -66,6 +67,7 @@ def _record(running: RunningLab, drift: Drift | None) -> dict[str, object]:
         "beingBuilt": running.is_being_built,
         "byRecord": running.is_by_record,
         "missing": list(running.missing),
+        "atBoot": is_enabled(running.name),
         "notAsked": None if running.unasked is None else _error_record(running.unasked),
     }
 
@@ -83,6 +85,7 @@ def _gone_record(of: KeptLab) -> dict[str, object]:
         "why": why_gone(of.kept),
         "changed": list(of.kept.changes.sentences()),
         "problem": of.kept.problem or None,
+        "atBoot": is_enabled(of.kept.name),
     }
 
 
@@ -124,6 +127,9 @@ def _show_table(labs: list[RunningLab], drifts: Mapping[str, Drift | None], gone
 
     for of in gone:
         _show_gone(of.kept)
+    for name in (*(running.name for running in labs), *(of.kept.name for of in gone)):
+        if is_enabled(name):
+            say(f"{name} comes back at every boot; not any more after: labctl disable {name}")
 
 
 def _row(name: str, scenario: str, provider: str, lab: Lab | None, state: str) -> tuple[str, ...]:

@@ -203,6 +203,19 @@ def test_disable_removes_the_unit_and_so_does_down(reboot: Bench, monkeypatch: p
         assert not systemd.path_of("mine").exists()
 
 
+def test_list_says_which_labs_come_back_at_boot(reboot: Bench) -> None:
+    def at_boot() -> list[bool]:
+        return [one["atBoot"] for one in reboot.run("list", "--json").document["gone"]]
+
+    assert at_boot() == [False]
+    systemd.UNITS.mkdir(parents=True)
+    systemd.path_of("mine").write_text(systemd.text_of("mine"))
+    assert at_boot() == [True]
+    assert reboot.run("list").out.splitlines()[-1] == (
+        "mine comes back at every boot; not any more after: labctl disable mine"
+    )
+
+
 def test_disable_of_what_was_not_enabled_and_of_nothing(reboot: Bench) -> None:
     assert reboot.run("disable", "mine").out == "lab mine was not enabled: nothing to do\n"
     assert reboot.run("disable", "yours").code == 2
