@@ -86,8 +86,8 @@ if [ -d /sys/fs/bpf/tc/globals ] && [ -z "$(ls -A /sys/fs/bpf/tc/globals)" ]; th
     rm -f /sys/fs/bpf/ip /sys/fs/bpf/xdp 2>/dev/null
     rmdir /sys/fs/bpf/tc 2>/dev/null
 fi
-# Where / is not shared, the kubelet mounts its own directory onto itself. A disk that is mounted there is in fstab.
-awk '$2 ~ "^/(var/)?run/cilium/" || $2 ~ "^/var/lib/kubelet(/|$)" {print $2}' /proc/self/mounts | sort -r |
+# What is mounted at the kubelet's directory itself, machine.py knows. A disk that is mounted below it is in fstab.
+awk '$2 ~ "^/(var/)?run/cilium/" || $2 ~ "^/var/lib/kubelet/" {print $2}' /proc/self/mounts | sort -r |
     while read -r mount; do
         awk -v m="$mount" '$2 == m {found = 1} END {exit !found}' /etc/fstab 2>/dev/null && continue
         umount -l "$mount" && echo "unmounted $mount"

@@ -20,6 +20,8 @@ import subprocess
 import sys
 
 KUBELETS = "k8s.io"
+KUBELET = "/var/lib/kubelet"
+CGROUPS = ("kubepods", "kubepods.slice")
 IPTABLES = ("filter", "nat", "mangle", "raw", "security")
 CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
@@ -78,6 +80,25 @@ class Machine:
         except OSError:
             return None
 
+    def kubelets_cgroups(self):
+        """Those that the kubelet makes for its pods: one in each hierarchy of version 1, or in the one of version 2."""
+        top = "/sys/fs/cgroup"
+        hierarchies = [top]
+        if not os.path.exists(self.at(top + "/cgroup.controllers")):
+            # Links lead to the same hierarchy by another name.
+            under = [top + "/" + name for name in self.entries(top) or ()]
+            hierarchies = [path for path in under if not os.path.islink(self.at(path))]
+        paths = [hierarchy + "/" + name for hierarchy in hierarchies for name in CGROUPS]
+        return [path for path in paths if os.path.isdir(self.at(path))]
+
+    def mounts_at(self, path):
+        """How many mounts lie there, one over the other."""
+        try:
+            with open(self.at("/proc/self/mounts")) as file:
+                return [line.split()[1] for line in file].count(path)
+        except OSError:
+            return 0
+
     def save_file(self, path):
         """Keeps a copy and says how the file was; None where there was none."""
         real = self.at(path)
@@ -103,7 +124,9 @@ class Machine:
         os.makedirs(self.store, mode=0o700, exist_ok=True)
         record = {
             "files": {path: self.save_file(path) for path in wanted["files"]},
-            "parents": absent_parents(self, wanted["files"] + [path + "/." for path in wanted.get("hollow", [])]),
+            "parents": absent_parents(
+                self, wanted["files"] + wanted["directories"] + [path + "/." for path in wanted.get("hollow", [])]
+            ),
             "directories": {path: self.entries(path) for path in wanted["directories"]},
             "sysctls": {name: self.sysctl(name) for name in wanted["sysctls"]},
             "modules": self.modules(),
@@ -116,6 +139,9 @@ class Machine:
             "socket": wanted.get("socket", ""),
             "namespaces": namespaces(wanted.get("socket", "")),
             "tables": nft_tables(),
+            "cgroups": self.kubelets_cgroups(),
+            "mounts": self.mounts_at(KUBELET),
+            "ansible": wanted.get("ansible", ""),
             "selinux": run("getenforce")[1] or None,
         }
         # Written last and by renaming: a record that is there is whole.
@@ -135,7 +161,11 @@ class Machine:
                 record = json.load(file)
         except OSError:
             return
+        # Of a unit that is gone systemd does not say any more that it is enabled.
+        for name, state in record["services"].items():
+            disable_again(name, state)
         restore_tables(record.get("tables"))
+        self.restore_mounts(record.get("mounts"))
         if with_packages:
             restore_images(record)
             restore_namespace(record)
@@ -153,6 +183,7 @@ class Machine:
             restore_service(name, state, must_restart=name == "containerd" and any("containerd" in p for p in changed))
         for name, value in record["sysctls"].items():
             self.restore_sysctl(name, value)
+        self.restore_cgroups(record.get("cgroups"))
         for device in record["swaps"]:
             if device not in self.swaps() and run("swapon", device)[0] == 0:
                 say("swap on " + device + " is on again")
@@ -222,6 +253,29 @@ class Machine:
             except OSError as kept:
                 say("could not remove " + path + ": " + str(kept.strerror))
 
+    def restore_mounts(self, before):
+        """The kubelet mounts its directory onto itself where / is not shared. A disk that was mounted there stays."""
+        while before is not None and self.mounts_at(KUBELET) > before:
+            if run("umount", "-l", KUBELET)[0] != 0:
+                return
+            say("unmounted " + KUBELET)
+
+    def restore_cgroups(self, before):
+        """The kubelet leaves its pods' cgroups behind, empty; one with a process in it the kernel keeps."""
+        ours = [path for path in self.kubelets_cgroups() if path not in before] if before is not None else []
+        for name in sorted({os.path.basename(path) for path in ours if path.endswith(".slice")}):
+            run("systemctl", "stop", name)
+        for path in ours:
+            for folder, _, _ in os.walk(self.at(path), topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    pass
+            if not os.path.isdir(self.at(path)):
+                say("removed cgroup " + path)
+            else:
+                say("could not remove cgroup " + path)
+
     def restore_sysctl(self, name, value):
         now = self.sysctl(name)
         if value is None or now is None or now == value:
@@ -278,10 +332,14 @@ def restore_service(name, before, must_restart):
     elif before["active"] and (must_restart or not now["active"]):
         run("systemctl", "restart", name)
         say("service " + name + " runs as before")
-    if now["enabled"] == "enabled" and before["enabled"] != "enabled":
-        run("systemctl", "disable", name)
-    elif before["enabled"] == "enabled" and now["enabled"] != "enabled":
+    if before["enabled"] == "enabled" and now["enabled"] != "enabled":
         run("systemctl", "enable", name)
+
+
+def disable_again(name, before):
+    if before["enabled"] != "enabled" and service_state(name)["enabled"] == "enabled":
+        run("systemctl", "disable", name)
+        say("service " + name + " does not start at boot, as before")
 
 
 def package_version(name):

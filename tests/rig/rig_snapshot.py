@@ -22,7 +22,7 @@ _LOOKS = {
     "sysctls": "sysctl -a 2>/dev/null | grep -E '^(net|kernel.panic|vm.overcommit|fs.inotify)' | "
                "grep -vE 'nf_conntrack_count|stable_secret|net.ipv[46].(conf|neigh).(lxc|cilium)' | sort",
     "mounts": "awk '{print $2, $3}' /proc/self/mounts | sort | uniq -c",
-    "cgroups": "find /sys/fs/cgroup -mindepth 2 -maxdepth 4 -type d -name '*kube*' | sort",
+    "cgroups": "find /sys/fs/cgroup -mindepth 1 -maxdepth 4 -type d | grep -vE '/(system|user|init)[.](slice|scope)' | sort",
     "files": "python3 - <<'END'\n{files}END",
     "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3}' | sort",
     "containers": "ctr --namespace k8s.io containers list -q; ctr namespaces list -q | sort",
@@ -35,7 +35,7 @@ _FILES = """import hashlib, os
 for top in ("/etc", "/opt", "/root", "/usr/local", "/var/lib", "/run/cilium", "/var/log/pods", "/var/log/containers"):
     for folder, folders, names in os.walk(top):
         folders[:] = [n for n in folders if os.path.join(folder, n) not in
-                      ("/var/lib/containerd", "/var/lib/systemd", "/root/.ansible", "/var/lib/dpkg", "/var/lib/apt")]
+                      ("/var/lib/containerd", "/var/lib/systemd", "/var/lib/dpkg", "/var/lib/apt")]
         for name in sorted(folders + names):
             path = os.path.join(folder, name)
             state = os.lstat(path)

@@ -87,6 +87,7 @@ def in_namespace(settings: ClusterSettings) -> tuple[Rule, ...]:
             resources=("pods/exec",), verbs=("create", "get"), needed_for="running checks in the pods",
         ),
         Rule(resources=("events",), verbs=("list",), needed_for="why a pod does not become ready"),
+        Rule(resources=("pods/log",), verbs=("get",), needed_for="what a container said that ends with an error"),
     ]  # fmt: skip
     if settings.wants_helpers:
         rules.append(
@@ -210,7 +211,7 @@ def questions(settings: ClusterSettings, *, namespace_is_there: bool) -> tuple[Q
     asked = [
         Question(verb=verb, resource=resource, namespace=settings.namespace)
         for rule in in_namespace(settings)
-        if "events" not in rule.resources
+        if not {"events", "pods/log"} & set(rule.resources)  # they explain a failure, and no lab needs them
         for resource in rule.resources
         for verb in rule.verbs
         if (verb, resource) != ("get", "pods/exec")

@@ -73,8 +73,12 @@ DIRECTORIES = (
     "/var/lib/cilium",
     "/var/log/pods",
     "/var/log/containers",
+    "/root/.kube/cache/discovery",
+    "/root/.kube/cache/http",
+    "/root/.kube/cache",
 )
-"""Directories of which `down` removes what was not in them. Deepest first."""
+"""Directories of which `down` removes what was not in them, and with them those above that were not there. Deepest
+first. kubectl keeps in the last three what it learned of the cluster; it runs as root, with root's home."""
 
 PACKAGES = (
     "kubeadm", "kubelet", "kubectl", "cri-tools", "kubernetes-cni", "containerd", "containerd.io", "runc",

@@ -38,7 +38,7 @@ def test_the_rights_are_exactly_these(tmp_path: Path) -> None:
         ("create", "serviceaccounts", ""),
         ("create", "pods", ""), ("get", "pods", ""), ("list", "pods", ""), ("delete", "pods", ""),
         ("create", "pods/exec", ""), ("get", "pods/exec", ""),
-        ("list", "events", ""),
+        ("list", "events", ""), ("get", "pods/log", ""),
     }  # fmt: skip
     assert rules(documents, "ClusterRole") == {
         ("list", "nodes", ""), ("get", "namespaces", "labctl-bpf"), ("delete", "namespaces", "labctl-bpf"),
@@ -100,6 +100,7 @@ def test_everything_that_building_takes_is_asked_for_beforehand(tmp_path: Path) 
     asked = {one.words() for one in questions(settings, namespace_is_there=False)}
     assert "create namespaces" in asked
     assert "create pods/exec in namespace labctl-bpf" in asked
+    assert not {one for one in asked if "events" in one or "pods/log" in one}, "no lab needs what explains a failure"
     there = {one.words() for one in questions(settings, namespace_is_there=True)}
     assert asked - there == {"create namespaces"}, "one that an administrator has made needs no right to make any"
 

@@ -148,10 +148,10 @@ def test_a_disabled_cri_is_enabled_and_other_plugins_stay_disabled(containerd: M
     assert containerd.containerd_config(text).splitlines()[0] == 'disabled_plugins = ["btrfs"]'
 
 
-def machine(tmp_path: Path, *arguments: str) -> str:
+def machine(tmp_path: Path, *arguments: str, programs: str = "/nonexistent") -> str:
     done = subprocess.run(
         (sys.executable, str(PLAYBOOKS / "files" / "machine.py"), *arguments, "--root", str(tmp_path)),
-        capture_output=True, check=True, timeout=60, text=True, env={"PATH": "/nonexistent"},
+        capture_output=True, check=True, timeout=60, text=True, env={"PATH": programs},
     )  # fmt: skip
     return done.stdout
 
@@ -190,6 +190,66 @@ def test_what_was_written_down_is_put_back_and_only_that(tmp_path: Path) -> None
     assert (tmp_path / "link").readlink() == Path("somewhere")
     assert "put back /etc/containerd/config.toml" in said.splitlines()
     assert machine(tmp_path, "restore") == ""
+
+
+SYSTEMCTL = """#!/bin/sh
+cd "${0%/*}/../etc/systemd/system"
+link=multi-user.target.wants/$2
+case $1 in
+is-enabled)
+    if [ ! -e "$2" ]; then echo "Failed to get unit file state for $2" >&2; exit 1; fi
+    if [ -L "$link" ]; then echo enabled; else echo disabled; exit 1; fi ;;
+disable) [ -e "$2" ] && rm "$link" ;;
+*) exit 3 ;;
+esac
+"""
+UMOUNT = """#!/bin/sh
+cd "${0%/*}/../proc/self"
+/bin/tac mounts | /bin/sed "0,\\# $2 # { \\# $2 # d }" | /bin/tac >mounts.new && /bin/mv mounts.new mounts
+"""
+
+
+def test_what_a_kubelet_leaves_goes_and_what_was_there_of_one_stays(tmp_path: Path) -> None:
+    groups, links = tmp_path / "sys/fs/cgroup", tmp_path / "etc/systemd/system/multi-user.target.wants"
+    for folder in ("cpu,cpuacct", "memory/kubepods", "systemd"):
+        (groups / folder).mkdir(parents=True)
+    (groups / "cpu").symlink_to("cpu,cpuacct")
+    for folder in (links, tmp_path / "opt", tmp_path / "root/.kube/cache/http", tmp_path / "programs"):
+        folder.mkdir(parents=True)
+    (tmp_path / "root/.kube/cache/http/theirs").write_text("")
+    for name, text in (("systemctl", SYSTEMCTL), ("umount", UMOUNT)):
+        (tmp_path / "programs" / name).write_text(text)
+        (tmp_path / "programs" / name).chmod(0o755)
+    mounts = tmp_path / "proc/self/mounts"
+    mounts.parent.mkdir(parents=True)
+    mounts.write_text("/dev/sdb /var/lib/kubelet ext4 rw 0 0\n")
+    unit = "/etc/systemd/system/kubelet.service"
+    wanted = {
+        "files": [unit], "directories": ["/opt/cni/bin", "/root/.kube/cache/discovery", "/root/.kube/cache/http"],
+        "sysctls": [], "services": ["kubelet.service"], "packages": [], "modules": [],
+    }  # fmt: skip
+    words = {"programs": f"{tmp_path / 'programs'}:/usr/bin:/bin"}
+    machine(tmp_path, "save", "--wanted", json.dumps(wanted), **words)
+
+    for folder in ("cpu,cpuacct/kubepods/burstable/pod1", "memory/kubepods/pod1", "systemd/kubepods.slice/pod1"):
+        (groups / folder).mkdir(parents=True)
+    (tmp_path / "opt/cni/bin").mkdir(parents=True)
+    (tmp_path / "opt/cni/bin/ours").write_text("")
+    (tmp_path / "root/.kube/cache/discovery/10.0.0.1_6443").mkdir(parents=True)
+    (tmp_path / "root/.kube/cache/http/ours").write_text("")
+    (tmp_path / unit.strip("/")).write_text("[Service]")
+    (links / "kubelet.service").symlink_to(unit)
+    mounts.write_text(mounts.read_text() + "/dev/sda /var/lib/kubelet ext4 rw 0 0\n")
+
+    said = machine(tmp_path, "restore", **words).splitlines()
+    assert sorted(str(path.relative_to(groups)) for path in groups.rglob("*kubepods*")) == ["memory/kubepods"]
+    assert not (tmp_path / "opt/cni").exists()
+    assert [path.name for path in (tmp_path / "root/.kube/cache").rglob("*")] == ["http", "theirs"]
+    assert list(links.iterdir()) == []
+    assert mounts.read_text() == "/dev/sdb /var/lib/kubelet ext4 rw 0 0\n"
+    assert "unmounted /var/lib/kubelet" in said
+    assert "removed cgroup /sys/fs/cgroup/cpu,cpuacct/kubepods" in said
+    assert machine(tmp_path, "restore", **words) == ""
 
 
 SURVEY = """Welcome to this machine = have fun
