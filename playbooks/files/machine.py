@@ -20,6 +20,7 @@ import subprocess
 import sys
 
 KUBELETS = "k8s.io"
+PINNED = "io.cri-containerd.pinned"
 KUBELET = "/var/lib/kubelet"
 CGROUPS = ("kubepods", "kubepods.slice")
 IPTABLES = ("filter", "nat", "mangle", "raw", "security")
@@ -136,6 +137,7 @@ class Machine:
             "packages": {name: package_version(name) for name in wanted["packages"]},
             "installed": installed_packages() if wanted["packages"] else [],
             "images": images(wanted.get("socket", "")),
+            "pinned": pinned(wanted.get("socket", "")),
             "socket": wanted.get("socket", ""),
             "namespaces": namespaces(wanted.get("socket", "")),
             "tables": nft_tables(),
@@ -170,6 +172,7 @@ class Machine:
             restore_images(record)
             restore_namespace(record)
             remove_packages(record["packages"], record.get("installed"))
+        restore_pins(record)
         changed = [path for path, state in record["files"].items() if self.restore_file(path, state)]
         for path, before in record["directories"].items():
             self.restore_directory(path, before)
@@ -400,6 +403,24 @@ def restore_images(record):
         # Waits until what the images were made of is gone too.
         run("ctr", "--address", record["socket"], "--namespace", "k8s.io", "images", "remove", "--sync", *ours)
         say("removed %d images" % len(ours))
+
+
+def pinned(socket):
+    """References of the images that the kubelet's garbage collection has to leave alone."""
+    if not socket:
+        return None
+    code, text = run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "list")
+    return [line.split()[0] for line in text.splitlines() if PINNED + "=" in line] if code == 0 else None
+
+
+def restore_pins(record):
+    """Of the images that were there: those of a lab's archives are pinned as long as there is the lab."""
+    socket, before, there = record.get("socket", ""), record.get("pinned"), record.get("images")
+    if before is None or there is None:
+        return
+    for name in [name for name in pinned(socket) or () if name in there and name not in before]:
+        run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "label", name, PINNED + "=")
+        say("image " + name + " is not pinned any more")
 
 
 def namespaces(socket):

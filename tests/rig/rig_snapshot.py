@@ -24,7 +24,7 @@ _LOOKS = {
     "mounts": "awk '{print $2, $3}' /proc/self/mounts | sort | uniq -c",
     "cgroups": "find /sys/fs/cgroup -mindepth 1 -maxdepth 4 -type d | grep -vE '/(system|user|init)[.](slice|scope)' | sort",
     "files": "python3 - <<'END'\n{files}END",
-    "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3}' | sort",
+    "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3, /pinned=pinned/}' | sort",
     "containers": "ctr --namespace k8s.io containers list -q; ctr namespaces list -q | sort",
     "services": "systemctl list-units --type=service --state=active --plain --no-legend | awk '{print $1}' | "
                 "grep -vE 'systemd-tmpfiles|user@|user-runtime|session' | sort",
@@ -32,20 +32,26 @@ _LOOKS = {
 
 
 _FILES = """import hashlib, os
-for top in ("/etc", "/opt", "/root", "/usr/local", "/var/lib", "/run/cilium", "/var/log/pods", "/var/log/containers"):
-    for folder, folders, names in os.walk(top):
-        folders[:] = [n for n in folders if os.path.join(folder, n) not in
-                      ("/var/lib/containerd", "/var/lib/systemd", "/var/lib/dpkg", "/var/lib/apt")]
-        for name in sorted(folders + names):
-            path = os.path.join(folder, name)
-            state = os.lstat(path)
-            if os.path.islink(path):
-                what = os.readlink(path)
-            elif os.path.isfile(path):
-                what = hashlib.sha1(open(path, "rb").read()).hexdigest()[:12]
-            else:
-                what = ""
-            print(f"{state.st_mode:o} {state.st_uid} {path} {what}")
+HASHED = ("/etc/", "/opt/", "/root/", "/usr/local/", "/var/lib/")
+LEFT_OUT = {"/proc", "/sys", "/dev", "/tmp", "/var/cache", "/var/lib/containerd", "/var/lib/systemd", "/var/lib/dpkg",
+            "/var/lib/apt", "/var/log/journal", "/run/systemd", "/run/containerd", "/run/udev", "/run/user", "/run/lock"}
+SESSIONS = ("/run/sshd.pid", "/run/utmp", "/run/xtables.lock", "/var/log/wtmp", "/var/log/lastlog", "/var/log/btmp",
+            "/var/log/journal")
+for folder, folders, names in os.walk("/"):
+    folders[:] = [name for name in folders if os.path.join(folder, name) not in LEFT_OUT]
+    for name in sorted(folders + names):
+        path = os.path.join(folder, name)
+        if path.startswith(SESSIONS):
+            continue
+        state, what = os.lstat(path), ""
+        if os.path.islink(path):
+            what = os.readlink(path)
+        elif os.path.isfile(path):
+            what = str(state.st_size)
+            if path.startswith(HASHED):
+                with open(path, "rb") as file:
+                    what = hashlib.sha1(file.read()).hexdigest()[:12]
+        print(f"{state.st_mode:o} {state.st_uid} {path} {what}")
 """
 
 

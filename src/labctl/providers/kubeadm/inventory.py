@@ -96,7 +96,10 @@ SUDO = "env LC_ALL=C sudo"
 """By env, since not every login shell knows `LC_ALL=C sudo`."""
 _HOST = re.compile(MACHINE_ADDRESS_PATTERN)
 """A node's name, or the address of a machine that is not one yet."""
-HOLLOW = ("/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
+HOLLOW = (
+    "/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
+    "/usr/libexec/kubernetes/kubelet-plugins/volume/exec",
+)  # fmt: skip
 """Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
 
 

@@ -252,6 +252,31 @@ def test_what_a_kubelet_leaves_goes_and_what_was_there_of_one_stays(tmp_path: Pa
     assert machine(tmp_path, "restore", **words) == ""
 
 
+CTR = """#!/bin/sh
+cd "${0%/*}"
+shift 2
+case $* in
+"namespaces list -q") echo k8s.io ;;
+"--namespace k8s.io images list -q") /usr/bin/cut -d ' ' -f 1 images ;;
+"--namespace k8s.io images list") /bin/cat images ;;
+"--namespace k8s.io images label "*"=") /bin/sed -i "s#^\\($5 .*\\),$6pinned#\\1#" images ;;
+*) exit 3 ;;
+esac
+"""
+
+
+def test_an_image_that_was_there_is_pinned_only_as_long_as_the_lab_is(tmp_path: Path) -> None:
+    (tmp_path / "ctr").write_text(CTR)
+    (tmp_path / "ctr").chmod(0o755)
+    pin = ",io.cri-containerd.pinned=pinned"
+    (tmp_path / "images").write_text(f"docker.io/a:1 managed\nk8s.gcr.io/pause:3.2 managed{pin}\n")
+    wanted = {"socket": "/c.sock", **dict.fromkeys(("files", "directories", "sysctls", "services", "packages"), [])}
+    machine(tmp_path, "save", "--wanted", json.dumps({**wanted, "modules": []}), programs=str(tmp_path))
+    (tmp_path / "images").write_text(f"docker.io/a:1 managed{pin}\nk8s.gcr.io/pause:3.2 managed{pin}\n")
+    assert machine(tmp_path, "restore", programs=str(tmp_path)) == "image docker.io/a:1 is not pinned any more\n"
+    assert (tmp_path / "images").read_text() == f"docker.io/a:1 managed\nk8s.gcr.io/pause:3.2 managed{pin}\n"
+
+
 SURVEY = """Welcome to this machine = have fun
 uid=0
 kernel=6.1.0-18-amd64
