@@ -22,7 +22,8 @@ _LOOKS = {
     "sysctls": "sysctl -a 2>/dev/null | grep -E '^(net|kernel.panic|vm.overcommit|fs.inotify)' | "
                "grep -vE 'nf_conntrack_count|stable_secret|net.ipv[46].(conf|neigh).(lxc|cilium)' | sort",
     "mounts": "awk '{print $2, $3}' /proc/self/mounts | sort | uniq -c",
-    "cgroups": "find /sys/fs/cgroup -mindepth 1 -maxdepth 4 -type d | grep -vE '/(system|user|init)[.](slice|scope)' | sort",
+    "cgroups": "find /sys/fs/cgroup -mindepth 1 -maxdepth 4 -type d | "
+               "grep -vE '/(system|user|init)[.](slice|scope)' | sort",
     "files": "python3 - <<'END'\n{files}END",
     "images": "ctr --namespace k8s.io images list | awk 'NR > 1 {print $1, $3, /pinned=pinned/}' | sort",
     "containers": "ctr --namespace k8s.io containers list -q; ctr namespaces list -q | sort",
@@ -34,7 +35,7 @@ _LOOKS = {
 _FILES = """import hashlib, os
 HASHED = ("/etc/", "/opt/", "/root/", "/usr/local/", "/var/lib/")
 LEFT_OUT = {"/proc", "/sys", "/dev", "/tmp", "/var/cache", "/var/lib/containerd", "/var/lib/systemd", "/var/lib/dpkg",
-            "/var/lib/apt", "/var/log/journal", "/run/systemd", "/run/containerd", "/run/udev", "/run/user", "/run/lock"}
+            "/var/lib/apt", "/run/systemd", "/run/containerd", "/run/udev", "/run/user", "/run/lock"}
 SESSIONS = ("/run/sshd.pid", "/run/utmp", "/run/xtables.lock", "/var/log/wtmp", "/var/log/lastlog", "/var/log/btmp",
             "/var/log/journal")
 for folder, folders, names in os.walk("/"):

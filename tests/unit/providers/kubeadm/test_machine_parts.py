@@ -270,8 +270,10 @@ def test_an_image_that_was_there_is_pinned_only_as_long_as_the_lab_is(tmp_path: 
     (tmp_path / "ctr").chmod(0o755)
     pin = ",io.cri-containerd.pinned=pinned"
     (tmp_path / "images").write_text(f"docker.io/a:1 managed\nk8s.gcr.io/pause:3.2 managed{pin}\n")
-    wanted = {"socket": "/c.sock", **dict.fromkeys(("files", "directories", "sysctls", "services", "packages"), [])}
-    machine(tmp_path, "save", "--wanted", json.dumps({**wanted, "modules": []}), programs=str(tmp_path))
+    lists: dict[str, list[str]] = {
+        name: [] for name in ("files", "directories", "sysctls", "services", "packages", "modules")
+    }
+    machine(tmp_path, "save", "--wanted", json.dumps({"socket": "/c.sock", **lists}), programs=str(tmp_path))
     (tmp_path / "images").write_text(f"docker.io/a:1 managed{pin}\nk8s.gcr.io/pause:3.2 managed{pin}\n")
     assert machine(tmp_path, "restore", programs=str(tmp_path)) == "image docker.io/a:1 is not pinned any more\n"
     assert (tmp_path / "images").read_text() == f"docker.io/a:1 managed\nk8s.gcr.io/pause:3.2 managed{pin}\n"
