@@ -198,10 +198,7 @@ def capture_with_40_taps(live: Live) -> None:
     with tempfile.TemporaryDirectory() as folder:
         capturing = live.start("capture", live.name, "--filter", "icmp", "--write", f"{folder}/packets.pcapng")
         try:
-            deadline = time.monotonic() + live.act_s
-            while not (Path(folder) / "packets.pcapng").exists() and time.monotonic() < deadline:
-                assert capturing.poll() is None, capturing.communicate()[1].decode(errors="replace")
-                time.sleep(0.2)
+            _until_it_captures(live, capturing, Path(folder) / "packets.pcapng")
             pinged = live.run(
                 "exec", live.name, "client", "--", "ping", "-c", "5", "-i", "0.2", _address(live, "server")
             )
@@ -215,6 +212,15 @@ def capture_with_40_taps(live: Live) -> None:
         assert "Traceback" not in text, text
         assert (Path(folder) / "packets.pcapng").stat().st_size > 1000, text
     assert live.strays() == []
+
+
+def _until_it_captures(live: Live, capturing: subprocess.Popen[bytes], packets: Path) -> None:
+    """Its file is there once every tap listens."""
+    deadline = time.monotonic() + live.act_s
+    while not packets.exists():
+        assert capturing.poll() is None, capturing.communicate()[1].decode(errors="replace")
+        assert time.monotonic() < deadline, f"no tap listens after {live.act_s:g} s"
+        time.sleep(0.2)
 
 
 def _address(live: Live, pod: str) -> str:
@@ -248,13 +254,14 @@ def a_slow_link(live: Live) -> None:
 
 def connections_cut(live: Live) -> None:
     assert live.sever is not None
-    capturing = live.start("capture", live.name, "--filter", "icmp")
-    try:
-        time.sleep(8.0)
-        live.sever()
-        _, said = capturing.communicate(timeout=live.act_s)
-    finally:
-        _end(capturing)
+    with tempfile.TemporaryDirectory() as folder:
+        capturing = live.start("capture", live.name, "--filter", "icmp", "--write", f"{folder}/packets.pcapng")
+        try:
+            _until_it_captures(live, capturing, Path(folder) / "packets.pcapng")
+            live.sever()
+            _, said = capturing.communicate(timeout=live.act_s)
+        finally:
+            _end(capturing)
     text = said.decode(errors="replace")
     assert capturing.returncode not in (0, None), text
     assert "Traceback" not in text, text

@@ -212,9 +212,12 @@ class Stream:
         return not self._selector.get_map()
 
     def read(self, *, wait_s: float = _LOOK_S) -> Batch:
-        """What is ripe: the packets that no earlier one can come before any more (up to the limit of memory)."""
+        """What is ripe: the packets that no earlier one can come before any more (up to the limit of memory). Raises
+        MeasureFailed when the connection to a tap's machine is lost: the others would go on without it."""
         for key, _ in self._selector.select(wait_s):
-            self._take(key.fd, key.data)
+            if not self._take(key.fd, key.data):
+                # One that ended by itself, since its device is gone, has an exit status.
+                self._running[key.data].wait(timeout_s=_STOP_TIMEOUT_S)
         if self._held_byte > _HELD_BYTE:
             return self._release(None)
         now_s = time.monotonic()
@@ -268,11 +271,12 @@ class Stream:
             trouble=trouble,
         )
 
-    def _take(self, pipe: int, number: int) -> None:
+    def _take(self, pipe: int, number: int) -> bool:
+        """What has come at that tap; false at its end."""
         data = os.read(pipe, _READ_BYTE)
         if not data:
             self._selector.unregister(pipe)
-            return
+            return False
         try:
             ahead_ns, since_ns = self._ahead_ns[number], self._since_ns[number]
             for record in self._feeds[number].feed(data):
@@ -285,6 +289,7 @@ class Stream:
         except PcapError as error:
             self._troubles[number] = str(error)
             self._selector.unregister(pipe)
+        return True
 
     def _release(self, until_ns: int | None) -> Batch:
         if not self._held:

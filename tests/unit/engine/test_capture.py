@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from labctl.engine.capture import (
     left_out,
     sources_of,
 )
+from labctl.errors import MeasureFailed
 from labctl.model.signature import Role
 from labctl.model.trace import TapDirection
 from labctl.path import pcapng
@@ -33,7 +35,7 @@ from labctl.path.pcap import PcapError, PcapFeed, read_pcap
 from labctl.providers.base import ClockOffset, Completed, Tap, TargetKind
 from labctl.testing import packets
 from labctl.testing.labs import example_lab
-from labctl.testing.scripted import ScriptedLab, ScriptedTarget
+from labctl.testing.scripted import Answer, ScriptedLab, ScriptedRunning, ScriptedTarget
 
 MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 ECHO = packets.ethernet(
@@ -188,7 +190,8 @@ def test_packets_count_from_the_moment_when_every_tap_listens_by_whatever_clock_
         if ahead_s
     }
     pipes = [os.pipe() for _ in sources]
-    stream = Stream(sources, [], [reading for reading, _ in pipes], 0.05, since_ns=LISTENING_NS, clocks=clocks)
+    running = [ScriptedRunning(argv=("tcpdump",), answer=Answer(argv=("tcpdump",))) for _ in sources]
+    stream = Stream(sources, running, [reading for reading, _ in pipes], 0.05, since_ns=LISTENING_NS, clocks=clocks)
     try:
         for (ahead_s, _), (_, writing) in zip(CLOCKS.values(), pipes, strict=True):
             stamps = [LISTENING_NS + round(ahead_s * 1e9) + at_ms * 1_000_000 for at_ms in SENT_MS]
@@ -308,3 +311,28 @@ def test_output_is_read_until_the_last_has_ended_however_late_it_is_told(monkeyp
         os.close(reading)
     assert [one.trouble for one in ended] == [""]
     assert len(rest) == 6000
+
+
+class Cut(ScriptedRunning):
+    """A tcpdump whose connection was lost."""
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        raise MeasureFailed(what="the connection to node1 was lost while tcpdump ran")
+
+
+@pytest.mark.parametrize("kind", [ScriptedRunning, Cut])
+def test_a_lost_connection_ends_a_capture_and_a_device_that_is_gone_does_not(kind: type[ScriptedRunning]) -> None:
+    sources = [source(f"node{number}:eth0", Role.CLIENT_UPLINK, TapDirection.IN) for number in (1, 2)]
+    tcpdump = ("tcpdump",)
+    running = [one(argv=tcpdump, answer=Answer(argv=tcpdump)) for one in (kind, ScriptedRunning)]
+    pipes = [os.pipe() for _ in sources]
+    stream = Stream(sources, running, [reading for reading, _ in pipes], hold_s=0.0)
+    os.close(pipes[0][1])
+    try:
+        with pytest.raises(MeasureFailed, match="was lost") if kind is Cut else contextlib.nullcontext():
+            assert stream.read(wait_s=5.0) == []
+        assert not stream.is_over
+    finally:
+        stream.close()
+        for pipe in (pipes[0][0], *pipes[1]):
+            os.close(pipe)
