@@ -214,8 +214,8 @@ def test_what_a_kubelet_leaves_goes_and_what_was_there_of_one_stays(tmp_path: Pa
     for folder in ("cpu,cpuacct", "memory/kubepods", "systemd"):
         (groups / folder).mkdir(parents=True)
     (groups / "cpu").symlink_to("cpu,cpuacct")
-    for folder in (links, tmp_path / "opt", tmp_path / "root/.kube/cache/http", tmp_path / "programs"):
-        folder.mkdir(parents=True)
+    for place in (links, tmp_path / "opt", tmp_path / "root/.kube/cache/http", tmp_path / "programs"):
+        place.mkdir(parents=True)
     (tmp_path / "root/.kube/cache/http/theirs").write_text("")
     for name, text in (("systemctl", SYSTEMCTL), ("umount", UMOUNT)):
         (tmp_path / "programs" / name).write_text(text)
