@@ -194,3 +194,10 @@ def checks() -> Mapping[str, Check]:
     from labctl.checks.registry import all_checks
 
     return all_checks()
+
+
+def fault_names() -> tuple[str, ...]:
+    """The faults that lessons can put into labs."""
+    from labctl.faults.table import BY_NAME
+
+    return tuple(BY_NAME)

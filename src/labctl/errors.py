@@ -3,6 +3,7 @@
     LabError                 what happened, why, what to do next
     ├── UsageError           2   the command line or a name in it is wrong
     │   └── ScenarioInvalid  2   every problem of one or more scenario files, with its place
+    │       └── LessonInvalid 2  the same of a lesson's files
     ├── HostLacks            3   a tool, kernel feature or right is missing on this host
     │   └── NeedsRoot        3   only root may do this
     ├── StepFailed           4   building or removing a lab stopped
@@ -101,6 +102,16 @@ class ScenarioInvalid(UsageError):
 
     def lines(self) -> tuple[str, ...]:
         return (*(str(problem) for problem in self.problems), *super().lines())
+
+
+class LessonInvalid(ScenarioInvalid):
+    """Every problem of a lesson's files: lesson.yaml, its texts, its solution."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__(problems)
+        count = len(self.problems)
+        self.what = f"the lesson is invalid: {count} {'problem' if count == 1 else 'problems'}"
+        self.remedy = "correct the places above (docs/lessons.md), then run: labctl lesson test NAME"
 
 
 class HostLacks(LabError):

@@ -13,9 +13,16 @@ from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
 from labctl.model.document import MATRIX, SCENARIO, SITE
+from labctl.model.lesson import LESSON, SOLUTION
 
 CORPUS = Path(__file__).resolve().parent
-SCHEMAS = {SCENARIO: "scenario.json", SITE: "site.json", MATRIX: "matrix.json"}
+SCHEMAS = {
+    SCENARIO: "scenario.json",
+    SITE: "site.json",
+    MATRIX: "matrix.json",
+    LESSON: "lesson.json",
+    SOLUTION: "solution.json",
+}
 SCHEMA_DIRECTORY = CORPUS.parents[1] / "docs" / "schema"
 
 

@@ -73,8 +73,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "providers.base",
         }
     ),
+    "facts": frozenset({"model", "system", "fabrics", "checks", "engine", "store", "providers.base"}),
+    "lessons": frozenset(
+        {"model", "loading", "planning", "system", "store", "engine", "facts", "checks.base", "providers.base"}
+    ),
     "testing": frozenset({"model", "system", "providers.base", "checks.base"}),
-    "app": frozenset({"model", "loading", "planning", "engine", "checks", "providers", "datapath", "store", "system"}),
+    "app": frozenset(
+        {"model", "loading", "planning", "engine", "checks", "providers", "datapath", "faults", "store", "system"}
+    ),
     "cli": frozenset(
         {
             "app",
@@ -85,6 +91,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "report",
             "store",
             "engine",
+            "facts",
+            "lessons",
             "system",
             "path",
             "networks",

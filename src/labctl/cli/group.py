@@ -49,9 +49,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Run a lab's checks and judge them."),
     "compare": ("compare", "Measure scenarios against each other, interleaved."),
     "trace": ("trace", "The whole path of a packet between two pods, hop by hop."),
+    "facts": ("facts", "What can be read from a lab, each thing by its name."),
     "graph": ("graph", "What a lab is made of, as text or as a picture."),
     "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
     "matrix": ("matrix", "Measure what a matrix file lists; resumes after an interruption."),
+    "lesson": ("lesson", "Lessons that grade themselves against a live lab."),
     "runs": ("runs", "The runs on disk, and how they ended."),
     "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),
@@ -127,9 +129,10 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"labctl.cli.commands.{COMMANDS[cmd_name][0]}")
         command = module.command
         assert isinstance(command, click.Command)
-        command.context_class = _Context
-        if all(option.name != _LANG for option in command.params):
-            command.params.append(_lang_option())
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            one.context_class = _Context
+            if all(option.name != _LANG for option in one.params):
+                one.params.append(_lang_option())
         return command
 
     def resolve_command(

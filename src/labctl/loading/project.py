@@ -20,7 +20,8 @@ SCENARIO_DIRECTORY = "scenarios"
 SUFFIX = ".yaml"
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_AS_ITS_CODE = (SCENARIO_DIRECTORY, "lessons")
+LESSON_DIRECTORY, SOLUTION_DIRECTORY = "lessons", "solutions"
+_AS_ITS_CODE = (SCENARIO_DIRECTORY, LESSON_DIRECTORY, SOLUTION_DIRECTORY)
 """Folders of the checkout: a user who can write there can write labctl itself."""
 
 
@@ -37,10 +38,10 @@ class Project:
     def site(self) -> Path | None:
         return self.root / SITE_FILE if self.root else None
 
-    def directories(self) -> tuple[Path, ...]:
-        """Where scenarios are looked for by name, in order."""
+    def directories(self, kind: str = SCENARIO_DIRECTORY) -> tuple[Path, ...]:
+        """Where scenarios, or what that folder is for, are looked for by name, in order."""
         bases = [self.start] if self.root in (None, self.start) else [self.start, self.root]
-        return tuple(base / SCENARIO_DIRECTORY for base in bases if base is not None)
+        return tuple(base / kind for base in bases if base is not None)
 
     def names(self) -> tuple[str, ...]:
         """The names of all scenarios, sorted."""

@@ -1,4 +1,4 @@
-"""The JSON Schema of scenario files and of lab.yaml, from the same models that check them (draft 2020-12).
+"""The JSON Schema of every kind of file (draft 2020-12), from the same models that check them.
 
 The copies under docs/schema/ are what editors read; a test keeps them current.
 """
@@ -13,10 +13,18 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from labctl.model.document import API_VERSION, MATRIX, SCENARIO, SITE, MatrixDocument, ScenarioDocument, SiteDocument
+from labctl.model.lesson import LESSON, SOLUTION, LessonDocument, SolutionDocument
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_DOCUMENTS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
+DOCUMENTS: dict[str, type[BaseModel]] = {
+    SCENARIO: ScenarioDocument,
+    SITE: SiteDocument,
+    MATRIX: MatrixDocument,
+    LESSON: LessonDocument,
+    SOLUTION: SolutionDocument,
+}
+"""The model of each kind of file."""
 
 
 # The order in which people write a file; sections of providers come last.
@@ -55,8 +63,8 @@ class _Generator(GenerateJsonSchema):
 
 
 def schema(kind: str = SCENARIO) -> dict[str, Any]:
-    """The schema of one kind of file: `Scenario`, `Site` or `Matrix`."""
-    made = _DOCUMENTS[kind].model_json_schema(schema_generator=_Generator)
+    """The schema of one kind of file: `Scenario`, `Site`, `Matrix`, `Lesson` or `Solution`."""
+    made = DOCUMENTS[kind].model_json_schema(schema_generator=_Generator)
     for part in (made, *made["$defs"].values()):
         part.pop("title", None)
         if "description" in part:

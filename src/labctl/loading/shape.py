@@ -10,24 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from labctl.errors import Problem
 from labctl.loading.messages import as_name, brief, listed, nearest, path_text, said, shown
-from labctl.loading.schema import is_free_form, part_of
+from labctl.loading.schema import DOCUMENTS, is_free_form, part_of
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, child, find, place_of, plain
-from labctl.model.document import (
-    CIDR_PATTERN,
-    MATRIX,
-    REFERENCE_PATTERN,
-    SCENARIO,
-    SITE,
-    MatrixDocument,
-    ScenarioDocument,
-    SiteDocument,
-)
+from labctl.model.document import CIDR_PATTERN, REFERENCE_PATTERN
 from labctl.model.fabric import ENDPOINT_PATTERN
 from labctl.model.impairment import LINK_PATTERN
+from labctl.model.lesson import END_PATTERN, FILE_PATTERN, VARIABLE_PATTERN
 from labctl.model.sections import (
     ADDRESS_PATTERN,
     DEVICES_PATTERN,
@@ -41,7 +33,6 @@ from labctl.model.sections import (
 )
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN
 
-_MODELS: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
 _MOST = 100
 
 _PATTERNS = {
@@ -49,6 +40,9 @@ _PATTERNS = {
     IPV4_PATTERN: ("{0} is not an IPv4 address", "an address such as 10.96.0.20"),
     ENDPOINT_PATTERN: ("{0} is not an end of a link", "a router or node such as r1, or r1:eth1 with its device's name"),
     LINK_PATTERN: ("{0} is not a link", "a node's or pod's name, two routers' such as leaf1-spine1, or uplink"),
+    END_PATTERN: ("{0} is not an end", "a pod's, node's, host's or Service's name, or $NAME of a variable"),
+    FILE_PATTERN: ("{0} is not a file's name", "lower-case letters, digits and hyphens, ending in .yaml"),
+    VARIABLE_PATTERN: ("{0} is neither a key nor a variable", "datapath.encapsulation, var.peer"),
     CIDR_PATTERN: ("{0} is not an IPv4 network", "an address range such as 10.244.0.0/16"),
     REFERENCE_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
     OPERAND_PATTERN: ("{0} could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
@@ -79,7 +73,7 @@ def structure_problems(tree: Tree, kind: str) -> tuple[Problem, ...]:
     empty = [path for path in _empty_values(tree, ()) if not _in_free_form(kind, path, data)][:_MOST]
     problems = [_problem(place_of(tree, path), path, "has no value; write one, or remove the key") for path in empty]
     try:
-        _MODELS[kind].model_validate_json(json.dumps(data))
+        DOCUMENTS[kind].model_validate_json(json.dumps(data))
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
         for error in errors:

@@ -379,21 +379,21 @@ class UnreadableFile(Exception):
         self.problem = problem
 
 
-def read_text(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool]) -> str:
-    """The text of the file, which messages call `shown`.
+def read_text(path: Path, shown: str, *, is_trusted: Callable[[Path, str], bool], is_yaml: bool = True) -> str:
+    """The text of the file, which messages call `shown`; with `is_yaml` it must be one of labctl's own.
 
     Raises Unreadable, and UsageError when labctl is root and another user could have written the file or swapped it
     in its folder, unless `is_trusted` says of the folder (without links) and the name that it does not matter.
     """
-    return decode(_read_bytes(path, shown, is_trusted=is_trusted), shown)
+    return decode(_read_bytes(path, shown, is_trusted=is_trusted), shown, is_yaml=is_yaml)
 
 
-def decode(data: bytes, shown: str) -> str:
+def decode(data: bytes, shown: str, *, is_yaml: bool = True) -> str:
     """UTF-8, with or without a byte order mark, and printable. Raises Unreadable."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             raise _wrong(Place(shown, 0, 0), f"is written in {encoding}, not in UTF-8")
-    if not _OURS.search(data) and not _NOTHING.fullmatch(data):
+    if is_yaml and not _OURS.search(data) and not _NOTHING.fullmatch(data):
         raise _wrong(Place(shown, 0, 0), "is not a labctl file: it has no apiVersion", "apiVersion: labctl/v1, …")
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")

@@ -10,14 +10,14 @@ from labctl.cli.output import emit_json
 @click.command("schema")
 @click.option(
     "--kind",
-    type=click.Choice(["scenario", "site", "matrix"]),
+    type=click.Choice(["scenario", "site", "matrix", "lesson", "solution"]),
     default="scenario",
     show_default=True,
     help="The kind of file.",
 )
 @click.option("--json", "as_json", is_flag=True, hidden=True, help="No effect: the output is always JSON.")
 def command(kind: str, as_json: bool) -> None:
-    """The JSON Schema of scenario files, lab.yaml or matrix files."""
+    """The JSON Schema of scenario files, lab.yaml, matrix files, or of a lesson and its solution."""
     from labctl.loading.schema import schema
 
     del as_json

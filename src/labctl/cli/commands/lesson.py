@@ -1,0 +1,400 @@
+"""`labctl lesson …`: one person at one lesson, from `start` to `stop`."""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from labctl.cli.options import as_json
+from labctl.cli.output import emit, emit_json, say, show, spoken
+from labctl.cli.progress import Progress
+from labctl.errors import MeasureFailed, UsageError
+
+if TYPE_CHECKING:
+    from labctl.lessons.course import Course, Step
+    from labctl.lessons.progress import Progress as Standing
+    from labctl.lessons.records import Records
+    from labctl.loading.lesson_texts import LessonText
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NOT_PASSED = 1
+
+
+def _student(ctx: click.Context, option: click.Parameter, value: str | None) -> str:
+    """Who learns: the person behind sudo, unless another is named."""
+    del ctx, option
+    from labctl.names import is_name
+    from labctl.system.files import person
+
+    if value is None:
+        try:
+            value = pwd.getpwuid(person().uid).pw_name
+        except KeyError:
+            value = f"user{person().uid}"
+    if not is_name(value):
+        raise UsageError(
+            what=f"{value[:60]} cannot be a student's name",
+            cause="it is part of the lab's name: lower-case letters, digits and hyphens",
+            remedy="labctl lesson … --student NAME",
+        )
+    return value
+
+
+student_option = click.option(
+    "--student",
+    metavar="NAME",
+    envvar="LABCTL_STUDENT",
+    callback=_student,
+    help="Who learns (default: the user that called labctl).",
+)
+lesson_option = click.option("--lesson", "name", metavar="LESSON", help="Default: the one that was started last.")
+
+
+@click.group("lesson")
+def command() -> None:
+    """Lessons: predict, look, change, repair. Every answer is graded against the live lab, never against a list.
+
+    \b
+    labctl lesson list
+    labctl lesson start lxc-one-way    builds the lab and shows the first task
+    labctl lesson text                 the tasks again
+    labctl lesson answer TASK VALUE    what you expect, or what you found
+    labctl lesson check                looks at what you changed
+    labctl lesson hint                 from general to particular
+    labctl lesson reset                the lab as it was when the task began
+    labctl lesson solve                shows the author's way; that it was shown is on record
+    labctl lesson stop                 removes the lab
+
+    `labctl watch LAB` in a second terminal shows the lab as it is meanwhile. A tool that fails makes an answer
+    unmeasured, which counts for nothing. Where you were is known after a crash, a logout or a reboot: labctl lesson
+    start goes on from there.
+    """
+
+
+def _records(student: str) -> Records:
+    from labctl.lessons.records import Records
+
+    return Records(student)
+
+
+def _course(student: str, name: str | None, progress: Progress) -> Course:
+    from labctl import app
+    from labctl.lessons.course import Course, Tools
+    from labctl.loading.lessons import load_lesson
+
+    records = _records(student)
+    wanted = name or records.current()
+    if wanted is None:
+        raise UsageError(what="no lesson is started", remedy="labctl lesson list; labctl lesson start NAME")
+    tools = Tools(provider=app.provider, checks=app.checks(), refuse=app.refuse, observer=progress)
+    return Course(load_lesson(wanted, faults=app.fault_names()), records, tools)
+
+
+@command.command("list")
+@student_option
+@as_json
+def list_(student: str, as_json: bool) -> None:
+    """The lessons, in the order of the syllabus, and how far you are in each."""
+    from labctl.lessons.progress import progress_of
+    from labctl.loading.lessons import lesson_names, load_lesson
+    from labctl.report.grid import Column, Grid
+
+    records = _records(student)
+    lessons = sorted((load_lesson(name) for name in lesson_names()), key=lambda one: one.document.number)
+    rows, listed = [], []
+    for lesson in lessons:
+        document, title = lesson.document, lesson.text(spoken()).title
+        progress = progress_of(records.entries(lesson.name), document)
+        passed = 0 if progress is None else sum(state.is_passed for state in progress.tasks.values())
+        state = "" if progress is None else f"{passed}/{len(document.tasks)}"
+        rows.append((str(document.number), lesson.name, title, f"{document.minutes} min", state))
+        listed.append(
+            {
+                "number": document.number,
+                "name": lesson.name,
+                "title": title,
+                "minutes": document.minutes,
+                "needs": list(document.needs),
+                "provider": document.provider,
+                "tasks": len(document.tasks),
+                "passed": None if progress is None else passed,
+                "running": progress is not None and not progress.is_stopped,
+            }
+        )
+    if as_json:
+        emit_json({"apiVersion": "labctl/v1", "kind": "LessonList", "student": student, "lessons": listed})
+    else:
+        columns = (
+            Column(title="no"),
+            Column(title="lesson"),
+            Column(title="about", is_text=True),
+            Column(title="takes"),
+            Column(title="passed"),
+        )
+        show(Grid(columns, rows, heads=2))
+
+
+@command.command("start")
+@click.argument("name")
+@student_option
+@as_json
+def start(name: str, student: str, as_json: bool) -> None:
+    """Build the lab of lesson NAME and show its first task; or go on where you were."""
+    from labctl.system.signals import interruptible
+
+    with interruptible(), Progress() as progress:
+        course = _course(student, name, progress)
+        standing = course.start(folder=Path.cwd())
+    if as_json:
+        emit_json(_standing(course, standing))
+        return
+    text = course.lesson.text(spoken())
+    _markdown(f"# {text.title}\n\n{_filled(course, standing, text.intro)}")
+    say(f"your lab is {standing.attempt.lab}; beside this: labctl watch {standing.attempt.lab}")
+    _show_current(course, standing)
+
+
+@command.command("text")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it as one page.")
+@lesson_option
+@student_option
+@as_json
+def text(name: str | None, student: str, html: Path | None, as_json: bool) -> None:
+    """The lesson's text as far as you have come: what is locked is not shown."""
+    with Progress(quiet=True) as progress:
+        course = _course(student, name, progress)
+    standing = course.running()
+    written = course.lesson.text(spoken(in_files=html is not None))
+    said = _unlocked_text(course, standing, written)
+    if html is not None:
+        from labctl.cli.reports import require_place, write_text
+        from labctl.report.lesson_html import lesson_html
+
+        require_place(html)
+        write_text(html, lesson_html(said, title=written.title, language=str(spoken(in_files=True))))
+    if as_json:
+        emit_json({**_standing(course, standing), "text": said})
+    elif html is None:
+        _markdown(said)
+        _show_next(course, standing)
+
+
+@command.command("answer")
+@click.argument("task")
+@click.argument("value")
+@click.option("--because", "reason", default="", metavar="REASON", help="With a prediction: why you expect that.")
+@lesson_option
+@student_option
+@as_json
+def answer(task: str, value: str, reason: str, name: str | None, student: str, as_json: bool) -> int:
+    """Answer TASK with VALUE: a prediction with its reason, or what you found."""
+    return _act(student, name, as_json, lambda course: course.answer(task, value, reason))
+
+
+@command.command("check")
+@click.argument("task", default="")
+@lesson_option
+@student_option
+@as_json
+def check(task: str, name: str | None, student: str, as_json: bool) -> int:
+    """Look at the lab: is what the current task wants done?"""
+    return _act(student, name, as_json, lambda course: course.check(task))
+
+
+def _act(student: str, name: str | None, as_json: bool, act: Callable[[Course], Step]) -> int:
+    from labctl.lessons.progress import Mark
+    from labctl.system.signals import interruptible
+
+    with interruptible(), Progress(quiet=True) as progress:
+        course = _course(student, name, progress)
+        step = act(course)
+    standing = course.running()
+    if as_json:
+        emit_json(
+            {
+                **_standing(course, standing),
+                "task": step.task,
+                "mark": str(step.grade.mark),
+                "said": list(step.grade.said),
+                "commands": list(step.grade.commands),
+                "unlocked": step.unlocked or None,
+                "revealed": list(step.revealed),
+            }
+        )
+    else:
+        _show_step(course, standing, step)
+    return {Mark.PASSED: 0, Mark.FAILED: _NOT_PASSED, Mark.UNMEASURED: MeasureFailed.exit_code}[step.grade.mark]
+
+
+def _show_step(course: Course, standing: Standing, step: Step) -> None:
+    say(f"{step.task}: {step.grade.mark}")
+    for line in step.grade.said:
+        say(f"  {line}")
+    for line in step.grade.commands:
+        emit(f"  {line}", as_it_is=True)
+    for line in step.revealed:
+        say(f"  {line}")
+    after = course.lesson.text(spoken()).tasks[step.task].after
+    if step.grade.is_passed and after:
+        _markdown(_filled(course, standing, after))
+    if step.unlocked:
+        _show_current(course, standing)
+    elif step.grade.is_passed and standing.current is None:
+        _show_next(course, standing)
+
+
+@command.command("hint")
+@lesson_option
+@student_option
+@as_json
+def hint(name: str | None, student: str, as_json: bool) -> None:
+    """The next hint of the current task."""
+    with Progress(quiet=True) as progress:
+        course = _course(student, name, progress)
+    written = course.lesson.text(spoken())
+    said, number, count = course.hint(lambda task: written.tasks[task].hints)
+    if as_json:
+        emit_json({**_standing(course, course.running()), "hint": said, "number": number, "hints": count})
+        return
+    say(f"hint {number} of {count}")
+    _markdown(said)
+
+
+@command.command("reset")
+@click.argument("task", default="")
+@lesson_option
+@student_option
+@as_json
+def reset(task: str, name: str | None, student: str, as_json: bool) -> None:
+    """Bring the lab back to how it was when the current task, or TASK, began. Tries and hints stay on record."""
+    from labctl.system.signals import interruptible
+
+    with interruptible(), Progress(quiet=True) as progress:
+        course = _course(student, name, progress)
+        standing = course.reset(task)
+    if as_json:
+        emit_json(_standing(course, standing))
+    else:
+        say(f"lab {standing.attempt.lab} is as it was when task {standing.current} began")
+
+
+@command.command("solve")
+@lesson_option
+@student_option
+@as_json
+def solve(name: str | None, student: str, as_json: bool) -> None:
+    """Show the author's way through the current task. That it was shown is on record, and the task counts no points."""
+    with Progress(quiet=True) as progress:
+        course = _course(student, name, progress)
+    task, commands, answer = course.solve()
+    if as_json:
+        emit_json(
+            {**_standing(course, course.running()), "task": task, "commands": list(commands), "answer": answer or None}
+        )
+        return
+    say(f"the author's way through {task}:")
+    for line in commands:
+        emit(f"  {line}", as_it_is=True)
+    if answer:
+        emit(f"  labctl lesson answer {task} '{answer}'", as_it_is=True)
+
+
+@command.command("stop")
+@lesson_option
+@student_option
+@as_json
+def stop(name: str | None, student: str, as_json: bool) -> None:
+    """Remove the lesson's lab. What you did stays on record."""
+    from labctl.system.signals import interruptible
+
+    with interruptible(), Progress() as progress:
+        course = _course(student, name, progress)
+        standing = course.stop()
+    if as_json:
+        emit_json({**_standing(course, standing), "running": False})
+        return
+    passed = sum(state.is_passed for state in standing.tasks.values())
+    won, most = standing.points(course.lesson.document)
+    say(f"lesson {course.lesson.name} is stopped: {passed} of {len(standing.tasks)} tasks, {won} of {most} points")
+
+
+def _standing(course: Course, standing: Standing) -> dict[str, object]:
+    won, most = standing.points(course.lesson.document)
+    return {
+        "apiVersion": "labctl/v1",
+        "kind": "Lesson",
+        "lesson": course.lesson.name,
+        "version": standing.attempt.version,
+        "student": standing.attempt.student,
+        "attempt": standing.attempt.attempt,
+        "lab": standing.attempt.lab,
+        "variant": dict(standing.attempt.values),
+        "current": standing.current,
+        "points": won,
+        "mostPoints": most,
+        "tasks": [
+            {
+                "task": task.id,
+                "kind": str(task.kind),
+                "unlocked": state.is_unlocked,
+                "passed": state.is_passed,
+                "shown": state.is_shown,
+                "tries": state.tries,
+                "hints": state.hints,
+                "unmeasured": state.unmeasured,
+            }
+            for task in course.lesson.document.tasks
+            for state in (standing.tasks[task.id],)
+        ],
+    }
+
+
+def _filled(course: Course, standing: Standing, text: str) -> str:
+    from labctl.lessons.variation import filled
+
+    return filled(text, course.said(standing))
+
+
+def _unlocked_text(course: Course, standing: Standing, written: LessonText) -> str:
+    parts = [f"# {written.title}", written.intro]
+    for task, state in standing.tasks.items():
+        if state.is_unlocked:
+            section = written.tasks[task]
+            parts += [f"## {task}: {section.title}", section.body]
+            if state.is_passed and section.after:
+                parts.append(section.after)
+    return _filled(course, standing, "\n\n".join(filter(None, parts)))
+
+
+def _show_current(course: Course, standing: Standing) -> None:
+    if standing.current is not None:
+        section = course.lesson.text(spoken()).tasks[standing.current]
+        _markdown(_filled(course, standing, f"## {standing.current}: {section.title}\n\n{section.body}"))
+    _show_next(course, standing)
+
+
+def _show_next(course: Course, standing: Standing) -> None:
+    """The command that the current task waits for."""
+    from labctl.lessons.course import next_command
+
+    if standing.current is None:
+        won, most = standing.points(course.lesson.document)
+        say(f"every task is passed: {won} of {most} points")
+        emit("  labctl lesson stop", as_it_is=True)
+        return
+    say("your turn:")
+    emit(
+        f"  {next_command(course.lesson.document.task(standing.current), standing.tasks[standing.current])}",
+        as_it_is=True,
+    )
+
+
+def _markdown(text: str) -> None:
+    """As the terminal shows it. The text is in the right language already."""
+    from rich.markdown import Markdown
+
+    show(Markdown(text, hyperlinks=False))

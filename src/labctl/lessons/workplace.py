@@ -1,0 +1,121 @@
+"""The lab of a lesson: built, looked at, broken and brought back, through the seams of its provider.
+
+A fault goes into the running lab and nowhere else: no record, digest or command line has it. Which namespaces were
+there when it went in is remembered, so that a lab that was built again is not taken for a repaired one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from labctl.checks.base import Check
+from labctl.engine.apply import apply, complete
+from labctl.engine.build import build, find, remove, require_host
+from labctl.engine.events import Observer
+from labctl.engine.mend import mend
+from labctl.errors import StepFailed, UsageError
+from labctl.facts.readings import Readings
+from labctl.loading import load_scenario
+from labctl.model.lab import NETNS, Lab, Pair, Scenario
+from labctl.names import UNDERLAY, namespace_of
+from labctl.planning.resolve import resolve
+from labctl.providers.base import Changing, Provider
+from labctl.system import netns
+
+
+class Workplace:
+    """One lab by its name. `lab` is what it is meant to be as long as no task changed it."""
+
+    def __init__(self, lab: Lab, provider: Provider, checks: Mapping[str, Check], observer: Observer) -> None:
+        self.lab, self.provider = lab, provider
+        self._checks, self._observer = checks, observer
+
+    @property
+    def name(self) -> str:
+        return self.lab.name
+
+    def standing(self) -> Lab | None:
+        """The lab as its own record has it; None where it is not up, or not in one piece."""
+        found = find([self.provider], self.name)
+        if found is None or found.running.lab is None or not found.running.is_whole:
+            return None
+        return complete(self.provider, found.running.lab, self._observer) or found.running.lab
+
+    def build(self) -> None:
+        """What is left of an earlier one goes first."""
+        require_host(self.provider, self.lab)
+        if find([self.provider], self.name) is not None:
+            remove(self.provider, self.name, self._observer)
+        build(self.provider, self.lab, self._observer)
+
+    def remove(self) -> None:
+        remove(self.provider, self.name, self._observer)
+
+    @contextlib.contextmanager
+    def readings(self, lab: Lab) -> Iterator[Readings]:
+        """A look at the lab as it is now."""
+        changing = self.provider.capabilities.changing
+
+        def differing(pair: Pair) -> Callable[[Sequence[str]], tuple[str, ...]]:
+            return lambda parts: () if changing is None else changing.differing(lab, pair, parts)
+
+        with self.provider.open(lab) as open_lab:
+            yield Readings(open_lab, self._checks, differing)
+
+    def break_(self, lab: Lab, fault: str) -> None:
+        self._changing().break_(lab, fault, seed=None, is_hidden=True)
+
+    def restore(self) -> None:
+        """As it was built: no fault, no change, and the scenario that it was begun with."""
+        standing = self.standing()
+        if standing is None:
+            self.build()
+            return
+        changing = self.provider.capabilities.changing
+        if changing is not None:
+            changing.settle(standing)
+        if standing.digest != self.lab.digest:
+            apply(self.provider, standing, self.lab, self._observer)
+            standing = self.lab
+        mend(self.provider, standing, self._observer)
+
+    def places(self) -> dict[str, str]:
+        """By namespace of the lab, what the kernel knows it by; nothing for providers whose labs have none here."""
+        if self.lab.provider != NETNS:
+            return {}
+        lab = self.lab
+        parts = (UNDERLAY, *(node.name for node in lab.nodes), *(pod.name for pod in lab.pods))
+        keys = {part: netns.key_of(namespace_of(self.name, part)) for part in parts}
+        return {part: f"{key[0]}:{key[1]}" for part, key in keys.items() if key is not None}
+
+    def _changing(self) -> Changing:
+        if (changing := self.provider.capabilities.changing) is not None:
+            return changing
+        raise UsageError(
+            what=f"labs of the provider {self.provider.name} cannot be broken for a lesson",
+            remedy="a lesson with the provider netns",
+        )
+
+
+def lab_for(
+    scenario: str | Path,
+    name: str,
+    overrides: Sequence[str],
+    refuse: Callable[[Scenario], None],
+    *,
+    trust: bool = False,
+) -> Lab:
+    """The lab that a lesson builds. Raises ScenarioInvalid, UsageError."""
+    return resolve(load_scenario(scenario, overrides=overrides, lab_name=name, refuse=refuse, trust=trust), name=name)
+
+
+def require_up(lab: Lab | None, lesson: str) -> Lab:
+    if lab is not None:
+        return lab
+    raise StepFailed(
+        what=f"the lab of lesson {lesson} is not up, or not in one piece",
+        cause="it was removed, or the host was restarted",
+        remedy=f"labctl lesson start {lesson}  # builds it again; what was passed stays passed",
+    )
