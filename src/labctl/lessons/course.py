@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from labctl.checks.base import Check
 from labctl.engine.events import Observer
@@ -88,10 +89,9 @@ class Course:
         document = self.lesson.document
         settings = Variant(values={**document.settings, **attempt.values}, faults={}).overrides
         provider = self._tools.provider(document.provider)
-        lab = lab_for(
-            self.lesson.scenario, attempt.lab, (*settings, f"provider={document.provider}"), self._tools.refuse
-        )
-        return Workplace(lab, provider, self._tools.checks, self._tools.observer)
+        overrides = (*settings, f"provider={document.provider}")
+        lab = lab_for(self.lesson.scenario, attempt.lab, overrides, self._tools.refuse)
+        return Workplace(lab, provider, self._tools.checks, self._tools.observer, overrides)
 
     def workplace(self) -> Workplace:
         return self._workplace(self.running().attempt)
@@ -240,6 +240,10 @@ class Course:
 
     # ---- parts
 
+    def own_file(self, task: Task, progress: Progress, more: Mapping[str, object] = MappingProxyType({})) -> str:
+        """What stands in the student's scenario to begin with, or with what the author's solution says more."""
+        return own_scenario.beginning(self.lesson.scenario, self._given(progress), task.allow or (), more)
+
     def _add(self, entry: Entry) -> None:
         self.records.add(self.lesson.name, entry)
 
@@ -323,8 +327,7 @@ class Course:
             self._break(workplace, task, progress, is_half=state.is_breaking)
         if task.kind is TaskKind.CONFIGURE:
             path = Path(progress.attempt.folder) / str(task.file)
-            text = own_scenario.beginning(self.lesson.scenario, self._given(progress), task.allow or ())
-            own_scenario.write_beginning(path, text)
+            own_scenario.write_beginning(path, self.own_file(task, progress))
         if not state.is_unlocked:
             self._add(Entry(act=Act.UNLOCKED, at="", task=current))
         return self.running()

@@ -17,28 +17,32 @@ from labctl.lessons.progress import Mark
 from labctl.lessons.workplace import lab_for
 from labctl.loading.layers import override, read_tree
 from labctl.loading.project import project_at
-from labctl.loading.tree import Block, Place, Tree, plain, planted
+from labctl.loading.tree import Block, Place, Tree, merge, plain, planted
 from labctl.model.lab import Lab, Scenario
 from labctl.model.lesson import Said
 from labctl.system import files
 
+_NOWHERE = Place("", 0, 0)
 _HEAD = ("apiVersion", "kind", "name", "extends")
 
 
-def beginning(scenario: str | Path, given: Mapping[str, Said], allow: Sequence[str]) -> str:
-    """What stands in the file before the student writes: the keys of the variant, none of those that are allowed."""
+def beginning(scenario: str | Path, given: Mapping[str, Said], allow: Sequence[str], more: Mapping[str, object]) -> str:
+    """What stands in the file before the student writes: the keys of the variant that are not the student's to change.
+    `more` is what the author's solution says, laid over them."""
     lines = [
         "# Yours to change: " + ", ".join(allow),
         "apiVersion: labctl/v1",
         "kind: Scenario",
         f"extends: {scenario}",
     ]
-    lines += [f"{section}: {json.dumps(keys)}" for section, keys in _nested(given).items()]
+    kept = {key: value for key, value in given.items() if not _is_allowed(key, allow)}
+    tree = plain(merge(planted(_nested(kept), _NOWHERE), planted(more, _NOWHERE)))
+    lines += [f"{section}: {json.dumps(keys)}" for section, keys in tree.items()]
     return "\n".join(lines) + "\n"
 
 
 def _nested(given: Mapping[str, Said]) -> dict[str, object]:
-    tree, _ = override(planted({}, Place("", 0, 0)), [f"{key}={json.dumps(value)}" for key, value in given.items()])
+    tree, _ = override(planted({}, _NOWHERE), [f"{key}={json.dumps(value)}" for key, value in given.items()])
     nested = plain(tree)
     assert isinstance(nested, dict)
     return nested

@@ -28,8 +28,11 @@ from labctl.system import netns
 class Workplace:
     """One lab by its name. `lab` is what it is meant to be as long as no task changed it."""
 
-    def __init__(self, lab: Lab, provider: Provider, checks: Mapping[str, Check], observer: Observer) -> None:
-        self.lab, self.provider = lab, provider
+    def __init__(
+        self, lab: Lab, provider: Provider, checks: Mapping[str, Check], observer: Observer, overrides: Sequence[str]
+    ) -> None:
+        """`overrides` are what made the lab of its scenario."""
+        self.lab, self.provider, self.overrides = lab, provider, tuple(overrides)
         self._checks, self._observer = checks, observer
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from labctl.lessons.progress import Progress as Standing
     from labctl.lessons.records import Records
     from labctl.loading.lesson_texts import LessonText
+    from labctl.model.result import Completed
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NOT_PASSED = 1
+_COMMAND_S = 120.0
 
 
 def _student(ctx: click.Context, option: click.Parameter, value: str | None) -> str:
@@ -320,6 +322,100 @@ def stop(name: str | None, student: str, as_json: bool) -> None:
     passed = sum(state.is_passed for state in standing.tasks.values())
     won, most = standing.points(course.lesson.document)
     say(f"lesson {course.lesson.name} is stopped: {passed} of {len(standing.tasks)} tasks, {won} of {most} points")
+
+
+@command.command("test")
+@click.argument("name", default="")
+@click.option("--all", "is_all", is_flag=True, help="Every lesson.")
+@click.option("--sample", is_flag=True, help="One variant of each, which the date chooses.")
+@student_option
+@as_json
+def test(name: str, is_all: bool, sample: bool, student: str, as_json: bool) -> int:
+    """The author's test: walk through every variant of lesson NAME with the author's solution, and try what must fail.
+
+    Exits with 1 when something is wrong with a lesson. Lessons for a real cluster are listed as not run.
+    """
+    from labctl.loading.lessons import lesson_names
+    from labctl.system.signals import interruptible
+
+    if bool(name) == is_all:
+        raise UsageError(what="name a lesson, or --all", remedy="labctl lesson test NAME; labctl lesson test --all")
+    tested = []
+    with interruptible():
+        for one in lesson_names() if is_all else (name,):
+            report = _tested(one, student, sample=sample)
+            tested.append(report)
+            if not as_json:
+                _show_tested(report)
+    failed = [report for report in tested if report["problems"]]
+    if as_json:
+        emit_json({"apiVersion": "labctl/v1", "kind": "LessonTest", "lessons": tested})
+    elif is_all:
+        run = [report for report in tested if not report["notRun"]]
+        say(
+            f"{len(run)} lessons were tested, {len(failed)} are not as they should be, {len(tested) - len(run)} not run"
+        )
+    return _NOT_PASSED if failed else 0
+
+
+def _tested(name: str, student: str, *, sample: bool) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from labctl import app
+    from labctl.errors import LabError
+    from labctl.lessons.author import Examiner, of_the_day
+    from labctl.lessons.course import Tools
+    from labctl.lessons.variation import all_variants
+    from labctl.loading.lessons import load_lesson, load_solution
+    from labctl.model.lab import NETNS
+    from labctl.system.clock import monotonic_s
+
+    begun_s = monotonic_s()
+    report: dict[str, Any] = {"lesson": name, "variants": 0, "problems": [], "notRun": None, "durationS": 0.0}
+    try:
+        lesson = load_lesson(name, faults=app.fault_names())
+        solution = load_solution(lesson)
+        if solution is None:
+            report["problems"].append(f"there is no solution: solutions/{name}.yaml")
+            return report
+        if lesson.document.provider != NETNS:
+            report["notRun"] = f"it needs a cluster: provider {lesson.document.provider}"
+            return report
+        every = tuple(all_variants(lesson.document))
+        chosen = (of_the_day(lesson, datetime.now(UTC).toordinal()),) if sample else every
+        with Progress(quiet=True) as progress:
+            tools = Tools(provider=app.provider, checks=app.checks(), refuse=app.refuse, observer=progress)
+            examiner = Examiner(lesson=lesson, solution=solution, tools=tools, run=_run_labctl, student=student)
+            report["problems"] += [str(found) for found in examiner.examine(chosen, is_whole=not sample)]
+        report["variants"] = len(chosen)
+    except LabError as wrong:
+        report["problems"] += wrong.lines()
+    report["durationS"] = monotonic_s() - begun_s
+    return report
+
+
+def _run_labctl(argv: Sequence[str], folder: Path) -> Completed:
+    """A command as a student types it, in that folder."""
+    import sys
+
+    from labctl.system import process
+
+    own = (sys.executable, "-m", "labctl", *argv[1:])
+    source = str(Path(__file__).resolve().parents[3])
+    return process.run(own, timeout_s=_COMMAND_S, directory=folder, environment={"PYTHONPATH": source})
+
+
+def _show_tested(report: Mapping[str, Any]) -> None:
+    if report["notRun"]:
+        say(f"{report['lesson']}: not run: {report['notRun']}")
+        return
+    took = f"{report['variants']} variants, {report['durationS']:.1f} s"
+    if not report["problems"]:
+        say(f"{report['lesson']}: passed ({took})")
+        return
+    say(f"{report['lesson']}: failed ({took})")
+    for problem in report["problems"]:
+        say(f"  {problem}")
 
 
 def _standing(course: Course, standing: Standing) -> dict[str, object]:
