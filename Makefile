@@ -22,7 +22,7 @@ KEEP ?=
 WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
 IN_WORLDS = $(if $(filter-out 0,$(WORLDS)),--dist loadscope --tx '$(WORLDS)*popen//python=tests/world.sh $(PYTHON)')
 
-.PHONY: help setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static style types security scripts audit objects format bench upgrade clean
+.PHONY: help test-lessons setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static style types security scripts audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -76,6 +76,11 @@ test-vm: ## labs on other kernels, in virtual machines (KERNELS="5.10 6.1 6.12 7
 test-sample: ## the same in short, on one kernel, which the date chooses
 	@$(PREPARE) --root "make test-sample" run lint test vm
 	LABCTL_TEST_VM=sample $(PYTHON) -m pytest tests/vm -v
+	$(PYTHON) -m labctl lesson test --all --sample
+
+test-lessons: ## every variant of every lesson with its author's solution, and what must not pass
+	@$(PREPARE) --root "make test-lessons" run
+	$(PYTHON) -m labctl lesson test --all
 
 unit: ## the tests that need no root
 	@$(PREPARE) lint

@@ -105,7 +105,7 @@ def _of(source: str, *, is_command: bool) -> Iterator[tuple[str, int]]:
 
 
 def _is_click_command(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.command", "click.group")
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.command", "click.group", "command.command")
 
 
 def _for_machines(tree: ast.Module, source: str) -> set[int]:

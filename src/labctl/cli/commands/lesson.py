@@ -62,14 +62,10 @@ def command() -> None:
 
     \b
     labctl lesson list
-    labctl lesson start lxc-one-way    builds the lab and shows the first task
-    labctl lesson text                 the tasks again
-    labctl lesson answer TASK VALUE    what you expect, or what you found
-    labctl lesson check                looks at what you changed
-    labctl lesson hint                 from general to particular
-    labctl lesson reset                the lab as it was when the task began
-    labctl lesson solve                shows the author's way; that it was shown is on record
-    labctl lesson stop                 removes the lab
+    labctl lesson start lxc-one-way
+    labctl lesson answer TASK VALUE
+    labctl lesson check
+    labctl lesson stop
 
     `labctl watch LAB` in a second terminal shows the lab as it is meanwhile. A tool that fails makes an answer
     unmeasured, which counts for nothing. Where you were is known after a crash, a logout or a reboot: labctl lesson
@@ -96,7 +92,7 @@ def _course(student: str, name: str | None, progress: Progress) -> Course:
     return Course(load_lesson(wanted, faults=app.fault_names()), records, tools)
 
 
-@command.command("list")
+@command.command("list", short_help="The lessons, and how far you are.")
 @student_option
 @as_json
 def list_(student: str, as_json: bool) -> None:
@@ -140,7 +136,7 @@ def list_(student: str, as_json: bool) -> None:
         show(Grid(columns, rows, heads=2))
 
 
-@command.command("start")
+@command.command("start", short_help="Build a lesson's lab, or go on where you were.")
 @click.argument("name")
 @student_option
 @as_json
@@ -160,7 +156,7 @@ def start(name: str, student: str, as_json: bool) -> None:
     _show_current(course, standing)
 
 
-@command.command("text")
+@command.command("text", short_help="The text as far as you have come.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it as one page.")
 @lesson_option
 @student_option
@@ -185,7 +181,7 @@ def text(name: str | None, student: str, html: Path | None, as_json: bool) -> No
         _show_next(course, standing)
 
 
-@command.command("answer")
+@command.command("answer", short_help="Say what you expect or found.")
 @click.argument("task")
 @click.argument("value")
 @click.option("--because", "reason", default="", metavar="REASON", help="With a prediction: why you expect that.")
@@ -197,7 +193,7 @@ def answer(task: str, value: str, reason: str, name: str | None, student: str, a
     return _act(student, name, as_json, lambda course: course.answer(task, value, reason))
 
 
-@command.command("check")
+@command.command("check", short_help="Look at the lab.")
 @click.argument("task", default="")
 @lesson_option
 @student_option
@@ -249,7 +245,7 @@ def _show_step(course: Course, standing: Standing, step: Step) -> None:
         _show_next(course, standing)
 
 
-@command.command("hint")
+@command.command("hint", short_help="The next hint.")
 @lesson_option
 @student_option
 @as_json
@@ -266,7 +262,7 @@ def hint(name: str | None, student: str, as_json: bool) -> None:
     _markdown(said)
 
 
-@command.command("reset")
+@command.command("reset", short_help="The lab as it was when the task began.")
 @click.argument("task", default="")
 @lesson_option
 @student_option
@@ -284,7 +280,7 @@ def reset(task: str, name: str | None, student: str, as_json: bool) -> None:
         say(f"lab {standing.attempt.lab} is as it was when task {standing.current} began")
 
 
-@command.command("solve")
+@command.command("solve", short_help="Show the author's way.")
 @lesson_option
 @student_option
 @as_json
@@ -305,7 +301,7 @@ def solve(name: str | None, student: str, as_json: bool) -> None:
         emit(f"  labctl lesson answer {task} '{answer}'", as_it_is=True)
 
 
-@command.command("stop")
+@command.command("stop", short_help="Remove the lab.")
 @lesson_option
 @student_option
 @as_json
@@ -324,7 +320,7 @@ def stop(name: str | None, student: str, as_json: bool) -> None:
     say(f"lesson {course.lesson.name} is stopped: {passed} of {len(standing.tasks)} tasks, {won} of {most} points")
 
 
-@command.command("test")
+@command.command("test", short_help="The author's test.")
 @click.argument("name", default="")
 @click.option("--all", "is_all", is_flag=True, help="Every lesson.")
 @click.option("--sample", is_flag=True, help="One variant of each, which the date chooses.")
