@@ -15,6 +15,7 @@ from labctl.lessons.workplace import Workplace, lab_for
 from labctl.model.lab import NETNS, Scenario
 from labctl.model.result import Completed
 from labctl.names import UNDERLAY, namespace_of
+from labctl.planning.shell import quoted
 from labctl.system import files, netns
 
 _MOST_FILES = 2_000
@@ -41,7 +42,7 @@ def leaks(
     ):
         done = run(argv, work)  # those with a run directory leave it in the folder, which is searched below
         if _has(wanted, done.stdout + done.stderr):
-            yield f"the output of {' '.join(argv)}"
+            yield f"the output of {quoted(argv)}"
     for folder in (netns.RUN_DIRECTORY / "labs" / lab, *folders):
         yield from (f"the file {path}" for path in _files(folder) if _has(wanted, _content(path)))
     yield from (f"process {pid}" for pid in _processes(workplace) if _has(wanted, _said_of(pid)))
