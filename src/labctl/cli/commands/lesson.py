@@ -237,7 +237,7 @@ def _show_step(course: Course, standing: Standing, step: Step) -> None:
     for line in step.revealed:
         say(f"  {line}")
     after = course.lesson.text(spoken()).tasks[step.task].after
-    if step.grade.is_passed and after:
+    if standing.tasks[step.task].is_passed and step.grade.is_passed and after:  # not when a fault is only located
         _markdown(_filled(course, standing, after))
     if step.unlocked:
         _show_current(course, standing)
