@@ -54,7 +54,10 @@ class Workplace:
         build(self.provider, self.lab, self._observer)
 
     def remove(self) -> None:
+        """With what `labctl up --apply` keeps of it, as `labctl down` does."""
         remove(self.provider, self.name, self._observer)
+        if (keeping := self.provider.capabilities.keeping) is not None:
+            keeping.forget(self.name)
 
     @contextlib.contextmanager
     def readings(self, lab: Lab) -> Iterator[Readings]:
