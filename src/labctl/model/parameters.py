@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from labctl.codec import OMITTED
+
 Share = Annotated[float, Ge(0), Le(1)]
 SHORTEST_PING_INTERVAL_S = 0.001
 Seconds = Annotated[float, Gt(0), Le(3600)]
@@ -248,4 +250,4 @@ class CompareParameters:
     margin_latency: Share = 0.03
     margin_cpu: Share = 0.03
     margin_throughput: Share = 0.05
-    spin: bool = True
+    spin: Annotated[bool, OMITTED] = True

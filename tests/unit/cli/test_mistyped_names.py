@@ -45,8 +45,8 @@ def test_a_missing_argument_shows_how_the_command_is_used(bench: Bench) -> None:
     said = bench.run("up")
     assert said.code == 2
     assert said.err.splitlines() == [
-        "error: missing argument 'SCENARIO'",
-        "  why: usage: labctl up [OPTIONS] SCENARIO",
+        "error: missing argument 'SCENARIO|LAB'",
+        "  why: usage: labctl up [OPTIONS] SCENARIO|LAB",
         "  try: labctl up --help",
     ]
 
