@@ -178,8 +178,7 @@ class Machine:
             self.restore_directory(path, before)
         for path in record.get("parents", []):
             if self.entries(path) == []:
-                os.rmdir(self.at(path))
-                say("removed " + path)
+                self.remove_empty(path)
         if any("systemd" in path or "containerd" in path for path in changed):
             run("systemctl", "daemon-reload")
         for name, state in record["services"].items():
@@ -250,11 +249,14 @@ class Machine:
                 remove_tree(os.path.join(self.at(path), name))
                 say("removed " + os.path.join(path, name))
         if before is None:
-            try:
-                os.rmdir(self.at(path))
-                say("removed " + path)
-            except OSError as kept:
-                say("could not remove " + path + ": " + str(kept.strerror))
+            self.remove_empty(path)
+
+    def remove_empty(self, path):
+        try:
+            os.rmdir(self.at(path))
+            say("removed " + path)
+        except OSError as kept:
+            say("could not remove " + path + ": " + str(kept.strerror))
 
     def restore_mounts(self, before):
         """The kubelet mounts its directory onto itself where / is not shared. A disk that was mounted there stays."""

@@ -98,9 +98,10 @@ _HOST = re.compile(MACHINE_ADDRESS_PATTERN)
 """A node's name, or the address of a machine that is not one yet."""
 HOLLOW = (
     "/etc/ssl/certs", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
-    "/usr/libexec/kubernetes/kubelet-plugins/volume/exec",
+    "/usr/libexec/kubernetes/kubelet-plugins/volume/exec", "/run/netns",
 )  # fmt: skip
-"""Directories that the kubelet makes for the control plane's pods; those that were not there go if they are empty."""
+"""Directories that the kubelet makes for the control plane's pods, and containerd for the network namespaces of pods;
+those that were not there go if they are empty."""
 
 
 def inventory(machines: Sequence[Machine], join: Mapping[str, Document] | None = None) -> Document:
