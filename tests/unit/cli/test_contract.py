@@ -45,7 +45,9 @@ def command(name: str) -> click.Command:
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - SHOWS_NOTHING))
 def test_every_command_that_shows_something_takes_json(name: str) -> None:
-    assert "--json" in {option for parameter in command(name).params for option in parameter.opts}
+    asked = command(name)
+    for each in asked.commands.values() if isinstance(asked, click.Group) else (asked,):
+        assert "--json" in {option for parameter in each.params for option in parameter.opts}, each.name
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -13,7 +13,8 @@ from labctl.cli.output import emit_json
     type=click.Choice(["scenario", "site", "matrix", "lesson", "solution"]),
     default="scenario",
     show_default=True,
-    help="The kind of file.",
+    metavar="KIND",
+    help="scenario, site, matrix, lesson or solution.",
 )
 @click.option("--json", "as_json", is_flag=True, hidden=True, help="No effect: the output is always JSON.")
 def command(kind: str, as_json: bool) -> None:
