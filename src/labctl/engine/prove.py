@@ -4,8 +4,7 @@ Two independent kinds of witness are heard: what the provider can read from the 
 netfilter, an agent's status) while known packets go through, and what the packets themselves show at the taps.
 
 Where labctl makes the datapath itself a built lab is the planned one, and `check`, `status` and `compare` prove it.
-Real Cilium may have fallen back to another mode silently: `up` looks at that once, and
-shows the lab as it really is and the mode that it proves to be in.
+Real Cilium may have fallen back to another mode silently: there `up` has it proven, too (`arrival`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from labctl.model.parameters import TcpdumpParameters
 from labctl.model.result import CheckResult
 from labctl.networks import network_of
 from labctl.path.observed import observed_evidence
-from labctl.providers.base import OpenLab, Provider
+from labctl.providers.base import OpenLab
 
 TCPDUMP = "tcpdump"
 
@@ -99,52 +98,5 @@ def refuse_unless_proven(mode: ModeInForce, side: str, *, again: str) -> None:
     if mode.standing is Standing.NOT_SHOWN:
         what = f"{side}: it is not shown whether the mode that was asked for is in force"
     else:
-        what = f"{side}: the mode that was asked for is not in force{differing(mode)}"
+        what = f"{side}: the mode that was asked for is not in force{mode.otherwise}"
     raise NotInForce(what=what, cause=mode.reason, remedy=again)
-
-
-def differing(mode: ModeInForce) -> str:
-    """What was found otherwise than asked, in brackets; nothing where no witness says what is."""
-    found = [
-        f"{key} asked {asked}, found {mode.found[key]}"
-        for key, asked in mode.asked.items()
-        if key in mode.found and mode.found[key] != asked
-    ]
-    return f" ({'; '.join(found)})" if found else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
-    """A lab that is up. `lab` has the addresses that the pods have got; `mode` is None where nothing was proven."""
-
-    lab: Lab
-    mode: ModeInForce | None
-
-
-def arrived(provider: Provider, lab: Lab, checks: Mapping[str, Check], sinks: Sinks, observer: Observer) -> Arrived:
-    """Looks at a lab that is up. Sends a few packets where the mode has to be proven. Raises MeasureFailed."""
-    if not provider.capabilities.is_proven_when_built:
-        return Arrived(lab=lab, mode=None)
-    with provider.open(lab) as open_lab:
-        mode = prove(checks, open_lab, sinks, observer).mode if lab.pairs else None
-        return Arrived(lab=open_lab.lab, mode=mode)
-
-
-def refuse_fallback(found: Arrived) -> None:
-    """Raises NotInForce when the lab is in another mode than the one asked for, or its mode is not shown. It stays up,
-    to be looked at."""
-    mode = found.mode
-    if mode is None or mode.proven:
-        return
-    name = found.lab.name
-    if mode.standing is Standing.NOT_IN_FORCE:
-        what = f"lab {name} is up, and not in the mode that was asked for{differing(mode)}"
-    else:
-        what = f"lab {name} is up, and it is not shown whether it is in the mode that was asked for"
-    look = f"labctl status {name}"
-    remedy = f"{mode.remedy}; " if mode.remedy != look else ""
-    raise NotInForce(
-        what=what,
-        cause=mode.reason,
-        remedy=f"{remedy}the lab stays up for inspection ({look}); labctl down {name} removes it",
-    )

@@ -83,6 +83,16 @@ class ModeInForce:
         is_against = any(piece.supports is False for piece in self.evidence)
         return Standing.NOT_IN_FORCE if is_against else Standing.NOT_SHOWN
 
+    @property
+    def otherwise(self) -> str:
+        """What was found otherwise than asked, in brackets; nothing where no witness says what is."""
+        found = [
+            f"{key} asked {asked}, found {self.found[key]}"
+            for key, asked in self.asked.items()
+            if key in self.found and self.found[key] != asked
+        ]
+        return f" ({'; '.join(found)})" if found else ""
+
     def aspects(self) -> dict[str, Standing]:
         """How it stands with each thing that was asked for (`hostRouting`, `encapsulation`, …). Where witnesses
         contradict each other, one of them showed another mode."""

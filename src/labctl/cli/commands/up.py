@@ -27,7 +27,8 @@ from labctl.model.lab import EndpointKind, Lab
 
 if TYPE_CHECKING:
     from labctl.engine.events import Phase
-    from labctl.providers.base import Provider
+    from labctl.model.evidence import ModeInForce
+    from labctl.providers.base import OpenLab, Provider
 
 
 @click.command("up")
@@ -69,15 +70,11 @@ def command(
     says by now, and what was changed in it with labctl link, node, impair and break is made again; what cannot be is
     named, with exit code 4. labctl enable LAB does that at every boot.
     """
-    from labctl import app
     from labctl.engine.again import kept_labs
     from labctl.engine.apply import apply, complete
+    from labctl.engine.arrival import arrived, refuse_fallback
     from labctl.engine.build import BuildOutcome, require_host, up
     from labctl.engine.events import BuildDone, Event
-    from labctl.engine.prove import arrived, refuse_fallback
-    from labctl.report.json import mode_record
-    from labctl.report.sentences import log_text
-    from labctl.store.runs import MemorySinks
     from labctl.system.signals import interruptible
 
     if again:
@@ -113,8 +110,10 @@ def command(
                 if changed := kept.changes.sentences():
                     tell(f"note: what was changed in lab {lab.name} when it was up before is not: {'; '.join(changed)}")
         keep_now(chosen, lab)
-        found = arrived(chosen, lab, app.checks(), MemorySinks(), progress)
+        found = arrived(chosen, lab, lambda open_lab: _mode_of(open_lab, progress))
     if as_json:
+        from labctl.report.json import mode_record
+
         fallback = found.lab.fallback
         emit_json(
             {
@@ -152,10 +151,20 @@ def command(
         said = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in claims)
         say(f"in force, by {len(found.mode.evidence)} pieces of evidence: {said}")
     if (fallback := found.lab.fallback) is not None:
+        from labctl.report.sentences import log_text
+
         say(f"asked for BPF host routing, and allowed to fall back: it runs Legacy, since {fallback.reason}")
         say(log_text(fallback))
     emit("\n".join(next_things(found.lab)))
     return 0
+
+
+def _mode_of(open_lab: OpenLab, progress: Progress) -> ModeInForce:
+    from labctl import app
+    from labctl.engine.prove import prove
+    from labctl.store.runs import MemorySinks
+
+    return prove(app.checks(), open_lab, MemorySinks(), progress).mode
 
 
 def keep_now(provider: Provider, lab: Lab) -> None:
