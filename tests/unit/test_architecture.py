@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "providers.base",
         }
     ),
-    "facts": frozenset({"model", "system", "fabrics", "checks", "engine", "store", "providers.base"}),
+    "facts": frozenset({"model", "compare", "system", "fabrics", "checks", "engine", "store", "providers.base"}),
     "lessons": frozenset(
         {"model", "loading", "planning", "system", "store", "engine", "facts", "checks.base", "providers.base"}
     ),

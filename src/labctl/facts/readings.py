@@ -22,11 +22,13 @@ from labctl.checks.base import Check
 from labctl.checks.ping import argv_ping, ping_timeout_s
 from labctl.checks.sessions import ARGV, parse_bgp, parse_ospf
 from labctl.checks.wire import argv_next_hop, parse_next_hop
+from labctl.compare.verdict import FEWEST_PAIRS
 from labctl.engine.events import Event
 from labctl.engine.prove import pairs_of_pods, prove
 from labctl.engine.trace import Differing, pair_between, protocol_for, trace
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.fabrics.frr import speaks
+from labctl.facts import node_facts
 from labctl.facts.trace_facts import Unmeasured, fact_of, summary
 from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.fabric import Routing
@@ -74,7 +76,7 @@ class Readings:
                 case FactSource.PROOF:
                     value = _of_mode(self._proof(), question.fact)
                 case FactSource.LAB:
-                    value = str(lab.node(question.node or lab.nodes[0].name).pod_cidr)
+                    value = _OF_LAB[question.fact](lab, question)
                 case FactSource.TOOL:
                     value = _TOOLS[question.fact](self._open_lab, pair, question)
         except Unmeasured as why:
@@ -166,11 +168,22 @@ def command_for(lab: Lab, question: FactQuestion) -> str:
         address = str(lab.endpoint(question.server.partition("@")[0]).address)
     except KeyError:
         address = question.server
-    sessions = next((str(one) for one in (Routing.BGP, Routing.OSPF) if speaks(lab, one)), str(Routing.BGP))
+    protocol = next((one for one in (Routing.BGP, Routing.OSPF) if speaks(lab, one)), Routing.BGP)
+    node = question.node or _node_of(lab, question.client)
     return question.kind.command.format(
-        lab=lab.name, client=question.client, server=question.server, node=question.node, address=address,
-        sessions=sessions,
+        lab=lab.name, client=question.client, server=question.server, node=node, address=address, sessions=protocol,
+        timers=node_facts.ARGV_TIMERS[protocol][-1].removeprefix("show ").removesuffix(" json"),
+        scenario=lab.scenario, rounds=lab.compare.rounds,
+        node_address=next((one.address.ip for one in lab.nodes if one.name == node), ""),
     )  # fmt: skip
+
+
+def _node_of(lab: Lab, client: str) -> str:
+    """Where the client is; itself, if it is a node."""
+    try:
+        return lab.endpoint(client).node or client
+    except KeyError:
+        return client
 
 
 def _of_mode(mode: ModeInForce, fact: str) -> Value:
@@ -238,8 +251,17 @@ def _sessions_up(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value
     return up
 
 
+_OF_LAB: Mapping[str, Callable[[Lab, FactQuestion], Value]] = {
+    "pod-prefix": lambda lab, question: str(lab.node(question.node or lab.nodes[0].name).pod_cidr),
+    "can-decide": lambda lab, question: lab.compare.rounds >= FEWEST_PAIRS,
+}
 _TOOLS: Mapping[str, Callable[[OpenLab, Pair, FactQuestion], Value]] = {
     "gateway-mac": _gateway_mac,
     "largest-ping": _largest_ping,
     "sessions-up": _sessions_up,
+    "next-hops": node_facts.next_hops,
+    "links-up": node_facts.links_up,
+    "patience": node_facts.patience,
+    "reaches-node": node_facts.reaches_node,
+    "arp-seen": node_facts.arp_seen,
 }

@@ -168,17 +168,17 @@ class Course:
     def grade_task(self, workplace: Workplace, progress: Progress, task: Task, state: TaskState) -> Grade:
         """Whether what the task wants is done. Writes nothing down."""
         lab = require_up(workplace.standing(), self.lesson.name)
-        if task.kind is TaskKind.CONFIGURE:
-            path = Path(progress.attempt.folder) / str(task.file)
+        if task.file is not None:
+            path = Path(progress.attempt.folder) / task.file
             wanted = own_scenario.lab_of_file(path, lab, self._given(progress), task.allow or (), self._tools.refuse)
             if isinstance(wanted, Grade):
                 return wanted
             if (grade := own_scenario.grade_built(lab, wanted, path)) is not None:
                 return grade
-        elif task.locate is not None and not state.is_located:
+        elif task.kind is TaskKind.REPAIR and task.locate is not None and not state.is_located:
             command = f"labctl lesson answer {task.id} VALUE"
             return Grade(mark=Mark.FAILED, said=("say first where the fault is",), commands=(command,))
-        elif state.places != workplace.places():
+        elif task.kind is TaskKind.REPAIR and state.places != workplace.places():
             said = (
                 f"lab {lab.name} was built again, which repairs nothing",
                 "labctl lesson reset puts the fault in again",
@@ -325,8 +325,8 @@ class Course:
         task, state = self.lesson.document.task(current), progress.tasks[current]
         if task.kind is TaskKind.REPAIR and (is_rebuilt or state.is_breaking or not state.places):
             self._break(workplace, task, progress, is_half=state.is_breaking)
-        if task.kind is TaskKind.CONFIGURE:
-            path = Path(progress.attempt.folder) / str(task.file)
+        if task.file is not None:
+            path = Path(progress.attempt.folder) / task.file
             own_scenario.write_beginning(path, self.own_file(task, progress))
         if not state.is_unlocked:
             self._add(Entry(act=Act.UNLOCKED, at="", task=current))

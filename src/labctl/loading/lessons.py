@@ -40,7 +40,7 @@ _VARIABLE = re.compile(r"\$([a-z][A-Za-z0-9]*)")
 _KEYS: Mapping[TaskKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
     TaskKind.PREDICT: (("ask",), ("reason", "reveal", "constant")),
     TaskKind.OBSERVE: (("ask",), ("constant",)),
-    TaskKind.CONFIGURE: (("file", "allow", "done"), ("keep",)),
+    TaskKind.CONFIGURE: (("done",), ("file", "allow", "keep")),
     TaskKind.REPAIR: (("inject", "done"), ("locate", "keep")),
 }
 """Of each kind of task the keys that it must have, and those that it may have."""
@@ -162,6 +162,10 @@ def _meaning(tree: Tree, lesson: LessonDocument, folder: str) -> Iterator[Proble
         for key in written:
             if key not in (*_ALWAYS, *must, *may):
                 yield at((*here, key), f"has no meaning in a task of kind {task.kind}", listed((*must, *may)))
+        if task.kind is TaskKind.CONFIGURE and (task.file is None) != (task.allow is None):
+            yield at(
+                here, "needs both of the keys file and allow, or neither: then the lab that is up is changed by hand"
+            )
         if task.kind is TaskKind.PREDICT and task.ask is not None:
             after = [other for other in lesson.tasks[number + 1 :] if other.kind is TaskKind.OBSERVE]
             if not any(other.ask == task.ask for other in after):

@@ -169,6 +169,12 @@ _KINDS = (
         what="The range that a node's pods have their addresses from.", where="the line of the node",
     ),
     FactKind(
+        name="can-decide", type=FactType.BOOLEAN, source=FactSource.LAB,
+        what="Whether a comparison with as many blocks as the scenario has (compare.rounds) can find any difference.",
+        command="labctl compare {scenario} {scenario} --rounds {rounds}",
+        where="the note before the labs are built; Ctrl-C ends it",
+    ),
+    FactKind(
         name="gateway-mac", type=FactType.NAME, source=FactSource.TOOL,
         what="Whose MAC address the client sends its frames to, by the role of its owner.",
         command="labctl exec {lab} {client} -- ip neigh",
@@ -179,6 +185,34 @@ _KINDS = (
         what="The largest payload of a ping that gets through without fragments.",
         command="labctl exec {lab} {client} -- ping -c 1 -W 1 -M do -s SIZE {address}",
         where="the largest SIZE that is answered",
+    ),
+    FactKind(
+        name="next-hops", type=FactType.NUMBER, source=FactSource.TOOL, unit="count", takes=_NODE,
+        what="Over how many next hops a node or router sends to the server.",
+        command="labctl exec {lab} {node} -- ip route show match {address}",
+        where="the next hops of the longest prefix",
+    ),
+    FactKind(
+        name="links-up", type=FactType.NUMBER, source=FactSource.TOOL, unit="count", takes=_NODE,
+        what="How many links of a node or router to routers are up.",
+        command="labctl link {lab}", where="the lines with its name",
+    ),
+    FactKind(
+        name="patience", type=FactType.NUMBER, source=FactSource.TOOL, unit="s", takes=_NODE,
+        what="After how many seconds of silence a node or router gives a routing neighbour up.",
+        command="labctl exec {lab} {node} -- vtysh -c 'show {timers}'",
+        where="the hold time (BGP), or the dead interval (OSPF)",
+    ),
+    FactKind(
+        name="reaches-node", type=FactType.BOOLEAN, source=FactSource.TOOL, takes=_NODE,
+        what="Whether a node answers the client's ping.",
+        command="labctl exec {lab} {client} -- ping -c 1 -W 1 {node_address}", where="the line of the answer",
+    ),
+    FactKind(
+        name="arp-seen", type=FactType.KEYWORD, source=FactSource.TOOL, takes=_AT,
+        what="Which ARP messages of the client a tap saw: requests, replies, both, or none.",
+        command="labctl check {lab} addressing", where="the finding arp-where",
+        choices=("requests", "replies", "both", NONE),
     ),
     FactKind(
         name="sessions-up", type=FactType.NUMBER, source=FactSource.TOOL, unit="count", takes=_NODE,

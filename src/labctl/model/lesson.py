@@ -97,7 +97,9 @@ class Task(Section):
         None, description="With predict: the task after which it is compared with what was seen. Default: the next one."
     )
     file: Annotated[str, StringConstraints(pattern=FILE_PATTERN)] | None = Field(
-        None, description="With configure: the student's scenario, in the folder where the lesson was started."
+        None,
+        description="With configure: the student's scenario, in the folder where the lesson was started. Without it "
+        "the lab that is up is changed by hand.",
     )
     allow: Annotated[tuple[str, ...], Field(min_length=1, max_length=40)] | None = Field(
         None, description="With configure: the keys that the student's scenario may have (datapath.hostRouting)."
