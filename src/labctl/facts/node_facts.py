@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from labctl.checks.addressing_findings import argv_forget_neighbour, arp_of_pod
+from labctl.checks.addressing_findings import (
+    Fate,
+    argv_forget_neighbour,
+    argv_largest,
+    arp_of_pod,
+    parse_sized_ping,
+)
 from labctl.checks.captures import capturing, packets_left_behind, require_trustworthy
 from labctl.checks.ping import argv_ping, ping_timeout_s
 from labctl.checks.routes import entries_of
@@ -27,11 +33,11 @@ from labctl.model.lab import EndpointKind, Lab, Pair
 from labctl.model.parameters import PingParameters
 from labctl.model.signature import Role
 from labctl.model.tools import require_output, require_success
-from labctl.path.sent import told_no_way
 from labctl.providers.base import Completed, OpenLab
 
 _DEVICE = "eth0"
 _TIMEOUT_S = 20.0
+_SMALL_BYTE = 56
 _ONCE = PingParameters(count=1, interval_s=0.01)
 _SETTLE_S = 0.25
 """How long tcpdump gets to take an answer out of the kernel."""
@@ -129,10 +135,8 @@ def reaches_node(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value
     address = lab.node(node).address.ip
 
     def is_answered(destination: IPv4Address) -> bool:
-        done = client.run(argv_ping(str(destination), _ONCE), timeout_s=ping_timeout_s(_ONCE))
-        if done.returncode not in (0, 1) and not told_no_way(done):
-            require_success(done, f"ping failed in {pair.client}")
-        return done.returncode == 0
+        done = client.run(argv_largest(str(destination), _SMALL_BYTE), timeout_s=_TIMEOUT_S)
+        return parse_sized_ping(done).fate is Fate.ANSWERED
 
     if is_answered(address):
         return True
