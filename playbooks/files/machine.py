@@ -25,6 +25,27 @@ KUBELET = "/var/lib/kubelet"
 CGROUPS = ("kubepods", "kubepods.slice")
 IPTABLES = ("filter", "nat", "mangle", "raw", "security")
 CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+MODULES = {
+    "vxlan": "vxlan",
+    "geneve": "geneve",
+    "ipip": "ipip",
+    "sit": "sit",
+    "gre": "ip_gre",
+    "gretap": "ip_gre",
+    "wireguard": "wireguard",
+    "dummy": "dummy",
+    "macvlan": "macvlan",
+    "ipvlan": "ipvlan",
+    "ifb": "ifb",
+    "vrf": "vrf",
+    "veth": "veth",
+    "bridge": "bridge",
+    "vlan": "8021q",
+    "netkit": "netkit",
+}
+"""Kinds of devices that pod networks make, with their modules. No tun: those are VPNs and virtual machines."""
+KERNELS_ROUTES = ("kernel", "ra", "dhcp", "redirect")
+VARIANTS = ("iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy")
 
 
 def run(*argv):
@@ -126,7 +147,11 @@ class Machine:
         record = {
             "files": {path: self.save_file(path) for path in wanted["files"]},
             "parents": absent_parents(
-                self, wanted["files"] + wanted["directories"] + [path + "/." for path in wanted.get("hollow", [])]
+                self,
+                wanted["files"]
+                + wanted["directories"]
+                + [path + "/." for path in wanted.get("hollow", [])]
+                + (wanted.get("network") or {}).get("paths", []),
             ),
             "directories": {path: self.entries(path) for path in wanted["directories"]},
             "sysctls": {name: self.sysctl(name) for name in wanted["sysctls"]},
@@ -145,6 +170,7 @@ class Machine:
             "mounts": self.mounts_at(KUBELET),
             "ansible": wanted.get("ansible", ""),
             "selinux": run("getenforce")[1] or None,
+            "network": self.network(wanted.get("network")),
         }
         # Written last and by renaming: a record that is there is whole.
         with open(record_path + ".new", "w") as file:
@@ -153,6 +179,20 @@ class Machine:
             os.fsync(file.fileno())
         os.rename(record_path + ".new", record_path)
         say("saved")
+
+    def network(self, wanted):
+        """What a pod network may add to, where labctl does not know that network; None where it does."""
+        if wanted is None:
+            return None
+        return {
+            "paths": [path for path in wanted["paths"] if not os.path.lexists(self.at(path))],
+            "links": sorted(links() or {}),
+            "routes": routes(),
+            "policies": policies(),
+            "rules": {name: rules(name) for name in VARIANTS},
+            "tables": nft_tables(),
+            "hooks": hooks(),
+        }
 
     # What is restored
 
@@ -166,6 +206,7 @@ class Machine:
         # Of a unit that is gone systemd does not say any more that it is enabled.
         for name, state in record["services"].items():
             disable_again(name, state)
+        self.restore_network(record.get("network"), record.get("modules", []))
         restore_tables(record.get("tables"))
         self.restore_mounts(record.get("mounts"))
         if with_packages:
@@ -196,6 +237,44 @@ class Machine:
         if record["selinux"] == "Enforcing" and run("getenforce")[1] == "Permissive":
             run("setenforce", "1")
             say("SELinux enforces again")
+
+    def restore_network(self, before, modules):
+        """Takes away what came since, of the kinds that pod networks make. Pods and their agents are gone by now."""
+        if before is None:
+            return
+        for name in VARIANTS:
+            take_rules(name, before["rules"].get(name), rules(name))
+        for family, table, chain in hooks():
+            # The kernel keeps one that still has a rule.
+            if [family, table, chain] not in before["hooks"]:
+                run("nft", "delete", "chain", family, table, chain)
+        for family, name in nft_tables() or ():
+            # iptables' own tables are a matter of their rules, and a table with an owner goes with its process.
+            known = before["tables"] is None or [family, name] in before["tables"]
+            if not known and not (family in ("ip", "ip6") and name in IPTABLES):
+                if run("nft", "delete", "table", family, name)[0] == 0:
+                    say("removed the table %s %s" % (family, name))
+        for policy in minus(policies(), before["policies"]):
+            if run("ip", "-4", "rule", "delete", "preference", *policy.replace(":", "", 1).split())[0] == 0:
+                say("removed rule " + policy)
+        for name, kind in sorted((links() or {}).items()):
+            if name in before["links"] or kind not in MODULES or name not in (links() or {}):
+                continue
+            code, text = run("ip", "link", "delete", "dev", name)
+            module = MODULES[kind]
+            if code != 0 and module not in modules and run("modprobe", "-r", module)[0] == 0:
+                code = 0
+            say("removed device " + name if code == 0 else "could not remove device %s: %s" % (name, text))
+        for route in minus(routes(), before["routes"]):
+            if run("ip", "-4", "route", "delete", *route.split())[0] == 0:
+                say("removed route " + route)
+        for module in sorted(set(MODULES.values())):
+            if module not in modules and module in self.modules() and run("modprobe", "-r", module)[0] == 0:
+                say("module " + module + " is unloaded")
+        for path in before["paths"]:
+            if os.path.lexists(self.at(path)):
+                remove_tree(self.at(path))
+                say("removed " + path)
 
     def restore_file(self, path, state):
         real = self.at(path)
@@ -471,6 +550,119 @@ def is_empty_table(text):
             continue
         return False
     return True
+
+
+def links():
+    """The kind of each device by its name, empty for one without; None where ip does not say."""
+    code, text = run("ip", "-details", "-json", "link", "show")
+    try:
+        return (
+            {one["ifname"]: one.get("linkinfo", {}).get("info_kind", "") for one in json.loads(text)}
+            if code == 0
+            else None
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def routes():
+    """Routes that somebody set, as `ip route` takes them."""
+    code, text = run("ip", "-4", "route", "show", "table", "all")
+    found = []
+    for line in text.splitlines() if code == 0 else ():
+        words = [word for word in line.split() if word not in ("linkdown", "dead")]
+        said = words[words.index("proto") + 1] if "proto" in words[:-1] else ""
+        if words and words[0] not in ("local", "broadcast") and said not in KERNELS_ROUTES:
+            found.append(" ".join(words))
+    return found
+
+
+def policies():
+    """Rules for routing, by their preference."""
+    code, text = run("ip", "-4", "rule", "show")
+    return [" ".join(line.split()) for line in text.splitlines()] if code == 0 else []
+
+
+def rules(name):
+    """Chains and rules of netfilter by table, without counters; None where there are none. Asking the legacy tables
+    would make them exist where they do not."""
+    if shutil.which(name + "-save") is None:
+        return None
+    if name.endswith("legacy"):
+        try:
+            with open("/proc/net/" + name.split("-")[0].replace("tables", "_tables_names")) as file:
+                if not file.read().strip():
+                    return None
+        except OSError:
+            return None
+    code, text = run(name + "-save")
+    tables, table = {}, None
+    for line in text.splitlines() if code == 0 else ():
+        if line[:1] == "*":
+            table = tables.setdefault(line[1:], {"chains": {}, "rules": []})
+        elif line[:1] == ":" and table is not None:
+            chain, policy = line[1:].split()[:2]
+            table["chains"][chain] = policy
+        elif line[:3] == "-A " and table is not None:
+            table["rules"].append(line)
+    return tables
+
+
+def take_rules(name, before, now):
+    """Takes the rules, chains and policies of tables that were not there."""
+    lines = []
+    for table, there in sorted((now or {}).items()):
+        had = (before or {}).get(table, {"chains": {}, "rules": []})
+        ours = sorted(
+            chain for chain, policy in there["chains"].items() if policy == "-" and chain not in had["chains"]
+        )
+        changes = [
+            ":%s %s [0:0]" % (chain, had["chains"].get(chain, "ACCEPT"))
+            for chain, policy in sorted(there["chains"].items())
+            if policy != "-" and policy != had["chains"].get(chain, "ACCEPT")
+        ]
+        extra = minus(there["rules"], had["rules"])
+        changes += ["-D" + rule[2:] for rule in extra if rule.split()[1] not in ours]
+        changes += ["-F " + chain for chain in ours] + ["-X " + chain for chain in ours]
+        if changes:
+            lines += ["*" + table] + changes + ["COMMIT"]
+    if not lines:
+        return
+    text = "\n".join(lines) + "\n"
+    done = subprocess.run(
+        [name + "-restore", "--noflush"],
+        input=text.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode == 0:
+        say("removed rules of netfilter that were not there (%s)" % name)
+    else:
+        say("could not remove rules (%s): %s" % (name, done.stdout.decode("utf-8", "replace").strip()[-300:]))
+
+
+def hooks():
+    """The hooks of iptables over nftables as (family, table, chain). It makes one for the first rule in it."""
+    code, text = run("nft", "list", "chains")
+    found, at = [], []
+    for words in (line.split() for line in text.splitlines() if code == 0):
+        if words[:1] == ["table"]:
+            at = words[1:3]
+        elif words[:1] == ["chain"] and at[:1] in (["ip"], ["ip6"]) and at[1] in IPTABLES and words[1] in CHAINS:
+            found.append([at[0], at[1], words[1]])
+    return found
+
+
+def minus(now, before):
+    """What is in the first list more often than in the second, in its order."""
+    left, extra = list(before), []
+    for one in now:
+        if one in left:
+            left.remove(one)
+        else:
+            extra.append(one)
+    return extra
 
 
 def main():

@@ -83,7 +83,7 @@ class PodNetworkChoice:
     ] = None
     manifest: Annotated[
         str | None,
-        Doc("With manifest, on kind: the file that installs the pod network, beside the scenario."),
+        Doc("With manifest, on kind and kubeadm: the file that installs the pod network, beside the scenario."),
         OMITTED,
     ] = None
     runtime_config: Annotated[

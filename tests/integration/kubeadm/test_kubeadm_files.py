@@ -43,7 +43,16 @@ def test_the_playbooks_pass_ansible_lint_at_its_strictest(tmp_path: Path) -> Non
 def test_every_playbook_can_be_read_by_ansible() -> None:
     playbook = beside_python("ansible-playbook")
     names = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
-    assert names == ["cilium.yml", "control-plane.yml", "join.yml", "pods.yml", "prepare.yml", "reset.yml", "site.yml"]
+    assert names == [
+        "cilium.yml",
+        "control-plane.yml",
+        "join.yml",
+        "network.yml",
+        "pods.yml",
+        "prepare.yml",
+        "reset.yml",
+        "site.yml",
+    ]
     done = quiet(playbook, "--syntax-check", "-i", "localhost,", *names, cwd=ROOT / "playbooks")
     assert done.returncode == 0, done.stderr
 

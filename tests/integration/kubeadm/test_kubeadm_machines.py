@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import yaml
 from kubeadm_farm import IMAGES, PASSWORD, USER, Farm, let_user_in, two_machines
 from kubeadm_labs import make_lab
 from labctl.errors import StepFailed
-from labctl.model.lab import Lab
+from labctl.model.lab import Datapath, Encapsulation, HostRouting, Lab, Masquerade
+from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.providers.base import Wait
 from labctl.providers.cilium.commands import write_private
 from labctl.providers.kubeadm.actions import RenderCilium
@@ -195,6 +197,53 @@ def test_up_twice_changes_nothing_the_second_time_and_down_gives_the_machines_ba
     assert teller.discover() == ()
     assert not (root / "legacy").exists()
     teller.teardown("legacy")
+
+
+MESH = """\
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: mesh, namespace: kube-system}
+spec:
+  template:
+    spec:
+      containers: [{name: mesh, image: "local/mesh:2"}]
+      volumes:
+        - {name: plugins, hostPath: {path: /usr/lib/cni}}
+        - {name: state, hostPath: {path: /var/lib/mesh}}
+"""
+MESHS = """
+ip link add mesh0 type bridge; ip address add 10.244.0.1/24 dev mesh0; ip link set mesh0 up
+ip link add mesh.1 type vxlan id 77 dstport 4799; ip rule add fwmark 0x77 lookup 77 preference 777
+iptables -t nat -N MESH-POST; iptables -t nat -A POSTROUTING -s 10.244.0.0/16 -j MESH-POST; iptables -P FORWARD DROP
+mkdir -p /var/lib/mesh /usr/lib/cni /etc/cni/net.d
+touch /var/lib/mesh/x /usr/lib/cni/mesh /etc/cni/net.d/10-mesh.conflist
+"""
+
+
+@pytest.mark.thorough
+def test_a_manifest_s_network_is_applied_and_down_takes_away_what_it_added(fresh: Farm, tmp_path: Path) -> None:
+    for each in fresh.machines:
+        each.write("/var/standin/images", f"{IMAGES}docker.io/local/mesh:2\nk8s.gcr.io/kube-proxy:v1.20.2\n")
+    before = [machine.state() for machine in fresh.machines]
+    (tmp_path / "mesh.yaml").write_text(MESH, encoding="utf-8")
+    choice = PodNetworkChoice(type=NetworkType.MANIFEST, manifest="mesh.yaml")
+    made = lab_on(fresh)
+    datapath = Datapath(
+        host_routing=HostRouting.LEGACY, encapsulation=Encapsulation.NATIVE, masquerade=Masquerade.IPTABLES,
+        kube_proxy_replacement=False,
+    )  # fmt: skip
+    lab = replace(made, datapath=datapath, pod_network=choice, cni="mesh", source=str(tmp_path / "mine.yaml"))
+    root, story, again = tmp_path / "state", Story(), Story()
+    build(KubeadmProvider(root=root, observer=story), lab)
+    assert "node1: The network is what the manifest says" in story.ended(TaskOutcome.CHANGED)
+    assert fresh.machines[0].read("/var/standin/applied-network.yaml") == MESH
+    assert not any("Cilium" in task for task in story.ended(TaskOutcome.CHANGED))
+    for each in fresh.machines:
+        each.run("sh", "-euc", MESHS)
+    provider = KubeadmProvider(root=root, observer=again)
+    (tmp_path / "mesh.yaml").unlink()
+    provider.teardown(lab.name)
+    assert [machine.state() for machine in fresh.machines] == before
 
 
 class Play:

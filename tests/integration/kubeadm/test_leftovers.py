@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -67,6 +68,62 @@ def test_tables_that_do_not_exist_are_not_made_by_looking() -> None:
     assert in_namespace(script).strip() == ""
 
 
+NETWORKS = """
+ip link add mesh0 type bridge; ip link set mesh0 up; ip address add 10.244.1.1/24 dev mesh0
+ip link add mesh-pod type veth peer name mesh-peer; ip link set mesh-pod up
+ip link add mesh.1 type vxlan id 77 dstport 4799; ip link set mesh.1 up
+ip route add 10.244.2.0/24 via 192.0.2.9 dev wire; ip route add blackhole 10.244.3.0/24 proto 80
+ip route add 198.51.100.0/24 via 192.0.2.9 dev wire table 77; ip rule add fwmark 0x77 lookup 77 preference 777
+nft add table inet mesh; nft 'add chain inet mesh every { type filter hook forward priority 0; }'
+for i in $backs; do
+    $i -t nat -N MESH-POST; $i -t nat -A POSTROUTING -m comment --comment 'mesh masq' -j MESH-POST
+    $i -t nat -A MESH-POST -s 10.244.0.0/16 -j MASQUERADE
+    $i -P FORWARD DROP; $i -I FORWARD 1 -i mesh0 -j ACCEPT; $i -A INPUT -p icmp -j ACCEPT
+done
+cd $folder/var/lib; mkdir -p mesh/deep; echo state >mesh/deep/file; touch theirs/more; cd /
+"""
+SHOWN = """
+ip -4 rule show; ip -4 route show table all | grep -v ^local | grep -v ^broadcast; ip -o link show | cut -d' ' -f2,3,9
+"""
+
+
+@pytest.mark.parametrize("backs", ["iptables-legacy iptables-nft", "iptables-nft"])
+def test_what_a_network_that_nobody_knows_added_goes_and_what_was_there_stays(tmp_path: Path, backs: str) -> None:
+    """Devices, routes, policies, rules and folders, on a real kernel; a rule of the machine's own stands twice."""
+    wanted = {
+        "files": [], "directories": [], "sysctls": [], "services": [], "packages": [], "modules": [],
+        "network": {"paths": ["/var/lib/mesh", "/var/lib/theirs"]},
+    }  # fmt: skip
+    (tmp_path / "var/lib/theirs").mkdir(parents=True)
+    own = """
+ip link set lo up; ip link add wire type veth peer name far; ip link set wire up; ip link set far up
+ip address add 192.0.2.1/24 dev wire; ip route add 203.0.113.0/24 via 192.0.2.9
+for i in $backs; do
+    $i -A INPUT -p icmp -j ACCEPT; $i -t nat -N OWN; $i -t nat -A POSTROUTING -s 192.0.2.0/24 -j OWN
+done
+nft add table inet own
+"""
+    machine = f"python3 {FILES / 'machine.py'}"
+    there = f"--to /before --root {tmp_path}"
+    said = in_namespace(
+        f"backs='{backs}' folder={tmp_path}\n{own}\n{machine} save {there} --wanted '{json.dumps(wanted)}' >/dev/null\n"
+        f"before=$({SHOWN}{STATE})\n{NETWORKS}\nmiddle=$({SHOWN}{STATE})\n"
+        f"said=$({machine} restore {there})\nafter=$({SHOWN}{STATE})\nagain=$({machine} restore {there})\n"
+        'printf "%s\\0%s\\0%s\\0%s\\0%s" "$before" "$middle" "$said" "$after" "$again"'
+    )
+    before, middle, told, after, again = said.split("\0")
+    for part in ("mesh0", "MESH-POST", "777", "inet mesh", "10.244.3.0/24"):
+        assert part in middle
+    assert after == before
+    for line in (
+        "removed device mesh0", "removed device mesh.1", "removed the table inet mesh", "removed /var/lib/mesh",
+        "removed route blackhole 10.244.3.0/24 proto 80", "removed rule 777: from all fwmark 0x77 lookup 77",
+    ):  # fmt: skip
+        assert line in told.splitlines()
+    assert again == ""
+    assert [path.name for path in (tmp_path / "var/lib").iterdir()] == ["theirs"], "what was there keeps what it got"
+
+
 CRICTL = """#!/usr/bin/python3
 import json, os, sys, time
 words = sys.argv[1:]
@@ -101,8 +158,6 @@ json.dump(pods, open(path, "w"))
 
 def ended(tmp_path: Path, which: str, takes_s: float) -> tuple[list[str], str]:
     """The pods that are left, and what the script said."""
-    import json
-
     for name, text in (("crictl", CRICTL), ("systemctl", "#!/bin/sh\nexit 0\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

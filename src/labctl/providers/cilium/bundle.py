@@ -21,11 +21,13 @@ from typing import Any
 
 from labctl.errors import StepFailed, UsageError
 from labctl.json_text import parse_json
+from labctl.model.lab import Lab
 from labctl.model.sections import Cilium
 from labctl.model.versions import Version
 from labctl.providers.base import Part
 from labctl.providers.cilium import rendered
 from labctl.providers.cilium.commands import Commands
+from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.cilium.settings import Cluster
 from labctl.system.files import Folder, digest_of, move_into_place, open_folder, remove_tree, write_own
 
@@ -37,6 +39,17 @@ _MANIFEST_BYTES = 1_000_000
 _MOST_PARTS = 1_000
 _RECORD_BYTE = 4096
 _LOOK_S = 30.0
+
+
+def refuse_unpackable(lab: Lab) -> None:
+    """Raises UsageError for a lab without Cilium's chart."""
+    if not has_cilium(lab):
+        raise UsageError(
+            what=f"a lab with podNetwork {lab.pod_network.type} is not packed",
+            cause="a bundle has Cilium's chart, and this lab's network comes with the node image or by a manifest",
+            remedy=f"labctl images {lab.scenario} --provider {lab.provider}  # what to save by hand",
+            key="podNetwork",
+        )
 
 
 def plain_reference(reference: str) -> str:

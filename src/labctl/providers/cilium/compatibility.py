@@ -93,13 +93,16 @@ def proxy_gates(lab: Lab, kubernetes: Version) -> dict[str, bool]:
     return {NFTABLES_GATE: True} if needs and kubernetes.series < NFTABLES_BY_DEFAULT else {}
 
 
-OTHER_NETWORKS = {"kind": (NetworkType.KINDNET, NetworkType.MANIFEST)}
+OTHER_NETWORKS = {
+    "kind": (NetworkType.KINDNET, NetworkType.MANIFEST),
+    "kubeadm": (NetworkType.MANIFEST,),
+}
 """Pod networks beside Cilium that a provider's clusters can have."""
 
 
 _NOT_HERE = {
-    "kubeadm": "labctl down puts the machines back as they were, and what another network than Cilium leaves on them "
-    "(devices, rules, files) it does not know; a cluster of kind goes as a whole",
+    "kubeadm": "kindnet comes with kind's node image; on machines its manifest is one as any other "
+    "(podNetwork: {type: manifest, manifest: FILE})",
     "cluster": "the cluster has its network already: whatever it is, it is observed",
 }
 
@@ -119,7 +122,7 @@ def refuse_networks(lab: Lab) -> None:
         if chosen != usual and not (key == "podNetwork" and lab.pod_network.type in others):
             because, elsewhere = "other pod networks and fabrics are built from network namespaces only", "netns"
             if key == "podNetwork" and lab.pod_network.is_of_a_cluster:
-                because, elsewhere = _NOT_HERE.get(lab.provider, _NOT_HERE["kubeadm"]), "kind"
+                because, elsewhere = _NOT_HERE[lab.provider], "kind"
             raise UsageError(
                 what=f"{key} has no effect with the provider {lab.provider}",
                 cause=because,

@@ -24,6 +24,8 @@ from labctl.providers.cilium.workloads import LAB_LABEL
 
 _ASK_S = 60.0
 _AT_ONCE = 8
+Clock = Callable[[str], ClockOffset]
+"""Measures how far that node's clock is from this host's."""
 CONFIGURATIONS = "/etc/cni/net.d"
 ARGV_CONFIGURATIONS = ("ls", "-1", CONFIGURATIONS)
 
@@ -47,13 +49,17 @@ def parse_configuration(text: str) -> str:
 class OpenForeignLab(OpenObservedLab):
     """`OpenLab` of the seam."""
 
-    def of_cluster(self, settings: Cluster, commands: Commands, clocks: Mapping[str, ClockOffset]) -> OpenForeignLab:
-        """`clocks` of nodes that do not share this host's."""
-        self._settings, self._commands, self._clocks = settings, commands, dict(clocks)
+    def of_cluster(
+        self, settings: Cluster, commands: Commands, clock: Clock | None = None, own_traffic: str = ""
+    ) -> OpenForeignLab:
+        """`clock` where nodes do not share this host's; `own_traffic` is what labctl itself sends past the nodes'
+        uplinks (`Tap.own`)."""
+        self._settings, self._commands, self._clock = settings, commands, clock
+        self._own_traffic = own_traffic or self._own_traffic
         return self
 
     def clock_offsets(self, nodes: Sequence[str]) -> tuple[ClockOffset, ...]:
-        return tuple(self._clocks[node] for node in nodes if node in self._clocks)
+        return () if self._clock is None else tuple(map(self._clock, nodes))
 
     def testimony(self, pair: Pair, send: Callable[[], None]) -> tuple[Evidence, ...]:
         of_network = (*self._of_workloads(), *self._of_configurations(pair))
@@ -111,9 +117,9 @@ class OpenForeignLab(OpenObservedLab):
 
 
 def open_foreign(
-    settings: Cluster, commands: Commands, ways: Ways, clocks: Callable[[str], ClockOffset] | None = None
+    settings: Cluster, commands: Commands, ways: Ways, *, clock: Clock | None = None, own_traffic: str = ""
 ) -> OpenForeignLab:
-    """Looks at the lab's pods and nodes. Raises MeasureFailed with what is missing."""
+    """Looks at the lab's pods and nodes; the rest as for `of_cluster`. Raises MeasureFailed with what is missing."""
     lab = settings.lab
     pods = {pod.name: pod for pod in list_pods(settings, commands, settings.namespace, LAB_LABEL)}
     missing = [pod.name for pod in lab.pods if pod.name not in pods or not pods[pod.name].is_ready]
@@ -142,8 +148,7 @@ def open_foreign(
         )
     held = Found(nodes=settings.nodes, facts=seen.facts, ends=seen.ends(lab))
     running = OpenForeignLab(seen.lab(lab, _named(lab, seen)), {**in_pods, **on_nodes}, held, capture)
-    known = {} if clocks is None else {node: clocks(node) for node in settings.nodes}
-    return running.of_cluster(settings, commands, known)
+    return running.of_cluster(settings, commands, clock, own_traffic)
 
 
 def _named(lab: Lab, seen: Seen) -> str:

@@ -6,9 +6,9 @@ the names of DaemonSets and Deployments are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -23,6 +23,8 @@ _KEY = "podNetwork.manifest"
 _MOST_BYTE = 8 << 20
 _MOST_PARTS = 200_000
 _CONTAINERS = ("initContainers", "containers")
+_PLUGINS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
+"""Where container runtimes look for CNI plugins, as they are packaged."""
 _WORKLOADS = ("DaemonSet", "Deployment")
 
 
@@ -50,6 +52,13 @@ class Manifest:
     text: str
     images: tuple[str, ...]
     workloads: tuple[Workload, ...]
+    host_paths: tuple[str, ...] = ()
+    """Of the nodes, that its pods mount."""
+
+    @property
+    def plugin_directory(self) -> str:
+        """Where it puts its CNI plugins, or finds those that are there; empty where it mounts no such directory."""
+        return next((path for path in self.host_paths if path in _PLUGINS), "")
 
     def written(self, at: Path) -> WriteFile:
         """What was looked at is what is applied, whatever becomes of the file."""
@@ -121,7 +130,11 @@ def parse_manifest(text: str, path: Path) -> Manifest:
         for one in objects
         if one["kind"] in _WORKLOADS and isinstance(one.get("metadata"), dict)
     )
-    return Manifest(path=path, text=text, images=tuple(dict.fromkeys(_images(objects))), workloads=workloads)
+    parts = tuple(_parts(objects))
+    return Manifest(
+        path=path, text=text, images=tuple(dict.fromkeys(_images(parts))), workloads=workloads,
+        host_paths=tuple(dict.fromkeys(_host_paths(parts))),
+    )  # fmt: skip
 
 
 def _objects(document: Any) -> Iterator[Any]:
@@ -136,8 +149,8 @@ def _is_object(one: Any) -> bool:
     return isinstance(one, dict) and isinstance(one.get("kind"), str) and isinstance(one.get("apiVersion"), str)
 
 
-def _images(objects: list[Any]) -> Iterator[str]:
-    """Of every container, at whatever depth; each part is visited once, since YAML's aliases make many of one."""
+def _parts(objects: list[Any]) -> Iterator[Mapping[Any, Any]]:
+    """Every mapping, at whatever depth; each is visited once, since YAML's aliases make many of one."""
     seen: set[int] = set()
     left: list[Any] = list(reversed(objects))
     while left and len(seen) < _MOST_PARTS:
@@ -146,11 +159,26 @@ def _images(objects: list[Any]) -> Iterator[str]:
             continue
         seen.add(id(part))
         if isinstance(part, Mapping):
-            for key in _CONTAINERS:
-                containers = part.get(key)
-                for one in containers if isinstance(containers, list) else ():
-                    if isinstance(one, Mapping) and isinstance(one.get("image"), str):
-                        yield one["image"]
+            yield part
             left += reversed(list(part.values()))
         else:
             left += reversed(part)
+
+
+def _images(parts: Iterable[Mapping[Any, Any]]) -> Iterator[str]:
+    """Of every container."""
+    for part in parts:
+        for key in _CONTAINERS:
+            containers = part.get(key)
+            for one in containers if isinstance(containers, list) else ():
+                if isinstance(one, Mapping) and isinstance(one.get("image"), str):
+                    yield one["image"]
+
+
+def _host_paths(parts: Iterable[Mapping[Any, Any]]) -> Iterator[str]:
+    """Of every volume that is a path of the node, without a slash at its end."""
+    for part in parts:
+        volume = part.get("hostPath")
+        path = volume.get("path") if isinstance(volume, Mapping) else None
+        if isinstance(path, str) and path.startswith("/"):
+            yield str(PurePosixPath(path))

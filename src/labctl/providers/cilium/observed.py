@@ -62,6 +62,7 @@ class OpenObservedLab:
         """`capture` are the targets of nodes whose tcpdump sees their devices, where those are others."""
         self._lab, self._targets, self._found = lab, dict(targets), found
         self._capture = dict(targets if capture is None else capture)
+        self._own_traffic = OWN_TRAFFIC
 
     @property
     def lab(self) -> Lab:
@@ -107,7 +108,7 @@ class OpenObservedLab:
                 role=roles[part],
                 target=target,
                 interface=device,
-                own=OWN_TRAFFIC if part == "uplink" else "",
+                own=self._own_traffic if part == "uplink" else "",
             )
             for part, device in named.items()
             if device

@@ -216,11 +216,11 @@ def section_of(model: type[S], lab: Lab, name: str) -> S:
 
 def refuse_unfit(lab: Lab, cilium: Cilium, kubernetes: Version, kernel: Version | None = None) -> None:
     """Raises UsageError for what real Cilium does not do, for versions that cannot work together or with that kernel,
-    and for values that do not take effect."""
+    and for values that do not take effect. The manifest of another network is not looked at: a lab that is up needs
+    the file no more."""
     refuse_idle(lab)
     refuse_proxy_mode(lab, kubernetes)
     if not has_cilium(lab):
-        manifest_of(lab)
         return
     version = Version.parse(cilium.version)
     refuse_impossible(

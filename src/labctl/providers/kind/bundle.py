@@ -17,6 +17,7 @@ from labctl.providers.cilium.bundle import (
     cilium_section,
     engine_digest,
     read,
+    refuse_unpackable,
     write,
 )
 from labctl.providers.cilium.bundle import parse_digest as parse_digest
@@ -59,13 +60,7 @@ class Unpacked:
 
 def pack(settings: KindSettings, engine: str, commands: Commands, output: Path) -> tuple[Part, ...]:
     """Writes the bundle. Images must be in the engine: pull them first, or `labctl up` once."""
-    if not has_cilium(settings.lab):
-        raise UsageError(
-            what=f"a lab with podNetwork {settings.lab.pod_network.type} is not packed",
-            cause="a bundle has Cilium's chart, and this lab's network comes with the node image or by a manifest",
-            remedy=f"labctl images {settings.lab.scenario} --provider kind  # what to save by hand",
-            key="podNetwork",
-        )
+    refuse_unpackable(settings.lab)
     listed = parts(settings, engine, commands)
     absent = [part.reference for part in listed if part.role != "chart" and not part.digest]
     if absent:

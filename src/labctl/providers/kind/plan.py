@@ -13,7 +13,7 @@ from labctl.model.plan import Action, Plan, Step
 from labctl.planning.shell import remark
 from labctl.providers.cilium.commands import WriteFile
 from labctl.providers.cilium.compatibility import has_cilium
-from labctl.providers.cilium.manifest import KINDNET
+from labctl.providers.cilium.manifest import KINDNET, manifest_of
 from labctl.providers.cilium.settings import refuse_unfit
 from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
 from labctl.providers.cilium.workloads import CONTAINER, ENDED, LAB_LABEL, nodes_with_helper
@@ -50,6 +50,7 @@ def refuse(settings: KindSettings) -> None:
     """Raises UsageError for pairs of versions that cannot work, for values that do not take effect, and for what real
     Cilium does not do."""
     refuse_unfit(settings.lab, settings.cilium, settings.kubernetes)
+    manifest_of(settings.lab)
 
 
 def plan_lab(settings: KindSettings, engine: str) -> Plan:
@@ -87,6 +88,14 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
 
     Both labs have the same nodes and pods. Pods are created again because a pod keeps the route MTU of its creation.
     """
+    remove = Command(
+        argv=after.kubectl("-n", after.namespace, "delete", "pods", "-l", LAB_LABEL, "--wait", "--timeout=120s"),
+        timeout_s=150.0,
+    )
+    if not has_cilium(after.lab):
+        title = f"{after.mode} stays: there is nothing of Cilium to switch, pods are made again"
+        again = Step(id="switch", title=title, actions=(remove,))
+        return Plan(lab=after.lab.name, provider="kind", steps=(again, pods_step(after)))
     after_steps = (
         _chart(after),
         Step(
@@ -96,12 +105,7 @@ def plan_switch(before: KindSettings, after: KindSettings) -> Plan:
                 _apply(after, after.files.rendered),
                 RestartAgents(kubectl=after.kubectl(), timeout_s=after.cluster.ready_timeout_s),
                 _wait_for_agents(after),
-                Command(
-                    argv=after.kubectl(
-                        "-n", after.namespace, "delete", "pods", "-l", LAB_LABEL, "--wait", "--timeout=120s"
-                    ),
-                    timeout_s=150.0,
-                ),
+                remove,
             ),
         ),
         pods_step(after),

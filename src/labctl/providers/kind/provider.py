@@ -73,7 +73,10 @@ class KindProvider:
     """`Provider` of the seam."""
 
     name = "kind"
-    statement = "real Cilium on Kubernetes in containers (kind): all nodes share this host's kernel"
+    statement = (
+        "Kubernetes in containers (kind), whose nodes all share this host's kernel: "
+        "with real Cilium, or the network that the scenario names"
+    )
 
     def __init__(self, commands: Commands | None = None, root: Path | None = None) -> None:
         self._commands: Commands = commands or HostCommands(self.name)

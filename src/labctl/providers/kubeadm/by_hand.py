@@ -12,7 +12,7 @@ from pathlib import Path
 from labctl.model.lab import KubeProxy
 from labctl.model.sections import CgroupDriver, PackageSource, Swap
 from labctl.planning.shell import fed, quoted, substitute, through, word, written
-from labctl.providers.cilium.compatibility import proxy_gates
+from labctl.providers.cilium.compatibility import has_cilium, proxy_gates
 from labctl.providers.kubeadm.inventory import FIRST_IN_VENDOR_REPOSITORY, sandbox_image, sources
 from labctl.providers.kubeadm.kubernetes import RP_FILTER, SYSCTLS, kernel_modules, needs_rp_filter_override
 from labctl.providers.kubeadm.machines import Machine
@@ -69,7 +69,7 @@ def prepare(settings: KubeadmSettings) -> str:
             Path("/etc/sysctl.d/99-labctl.conf"), "".join(f"{name} = {value}\n" for name, value in SYSCTLS.items())
         ),
     ]
-    if needs_rp_filter_override(settings.cilium_version):
+    if has_cilium(settings.lab) and needs_rp_filter_override(settings.cilium_version):
         lines.append(written(Path("/etc/sysctl.d/99-override_cilium_rp_filter.conf"), f"{RP_FILTER.rstrip()}\n"))
     lines.append("sysctl --system >/dev/null")
     if kubeadm.swap is Swap.OFF:

@@ -380,7 +380,7 @@ KNOWN: tuple[KnownFailure, ...] = (
     ),
     _known(
         r"containerd looks for CNI plugins in (?P<there>\S+).* goes to (?P<here>\S+)",
-        "containerd looks for CNI plugins in {there}, Cilium puts its own into {here}, and "
+        "containerd looks for CNI plugins in {there}, those of the pod network are in {here}, and "
         "kubeadm.runtime.configure: false leaves containerd's configuration as it is",
         "# in lab.yaml, cilium.values: {cni: {binPath: {there}}}, or kubeadm.runtime: {configure: true}",
     ),

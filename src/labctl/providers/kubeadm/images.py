@@ -24,6 +24,7 @@ from labctl.model.versions import Version
 from labctl.providers.base import Part
 from labctl.providers.cilium.bundle import engine_digest, plain_reference
 from labctl.providers.cilium.commands import Commands, HostCommands, read_state
+from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.cilium.images import DOCKER, INDEX, NAMES, images_in
 from labctl.providers.cilium.values import normal
 from labctl.providers.kubeadm.inventory import pause_tag, sandbox_image
@@ -33,7 +34,8 @@ from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.system.archives import content_of, open_archive
 
 ENGINE = "docker"
-CILIUM_ROLES = ("agent", "operator", "tools")
+TOOLS_ROLE = "tools"
+CILIUM_ROLES = ("agent", "operator", TOOLS_ROLE)
 PROXY_ROLE = "kube-proxy"
 _LOOK_S = 30.0
 
@@ -121,7 +123,10 @@ def wanted(settings: KubeadmSettings, doors: Doors) -> tuple[Part, ...]:
              source=listed.source)
         for role, reference in listed.images
     )  # fmt: skip
-    roles = (*CILIUM_ROLES, *(PROXY_ROLE for _ in settings.extra_images))
+    proxy = tuple(PROXY_ROLE for _ in settings.extra_images)
+    roles = (*CILIUM_ROLES, *proxy)
+    if not has_cilium(settings.lab):
+        roles = (*(f"network{number}" for number, _ in enumerate(settings.network_images, start=1)), TOOLS_ROLE, *proxy)
     named = zip(roles, settings.images, strict=True)
     return (*kubernetes, *(Part(role=role, reference=reference, digest="") for role, reference in named))
 

@@ -22,7 +22,7 @@ import yaml
 from labctl.model.lab import Lab
 from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
 from labctl.model.versions import Version
-from labctl.providers.cilium.compatibility import proxy_gates
+from labctl.providers.cilium.compatibility import has_cilium, proxy_gates
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
 from labctl.providers.kubeadm.kubernetes import (
     RP_FILTER,
@@ -291,7 +291,7 @@ def variables(lab: Lab, settings: Kubeadm, machines: Sequence[Machine], cilium: 
             "kernel_options": ";".join(option.line for option in kernel_options(lab.datapath)),
             "modules": list(kernel_modules(lab.datapath)),
             "sysctls": SYSCTLS,
-            "rp_filter": RP_FILTER if needs_rp_filter_override(cilium) else "",
+            "rp_filter": RP_FILTER if has_cilium(lab) and needs_rp_filter_override(cilium) else "",
             "init_documents": list(init_documents(settings, shape, machines[0].cluster_address)),
             "init_flags": init_flags(settings, with_proxy=not lab.datapath.kube_proxy_replacement),
             "checks_apart": checks_apart(settings),

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
 from labctl.model.sections import DEVICE_PATTERN
-from labctl.providers.base import ClockOffset, TargetKind
+from labctl.providers.base import ClockOffset, OpenLab, TargetKind
 from labctl.providers.cilium.commands import shown
+from labctl.providers.cilium.compatibility import has_cilium
+from labctl.providers.cilium.foreign import open_foreign
 from labctl.providers.cilium.open import OpenCiliumLab, open_lab
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name, nodes_with_helper
@@ -127,8 +129,15 @@ class OpenMachinesLab(OpenCiliumLab):
 
 
 @contextmanager
-def opened(settings: KubeadmSettings) -> Iterator[OpenMachinesLab]:
+def opened(settings: KubeadmSettings) -> Iterator[OpenLab]:
     with Fleet(settings.machines) as fleet:
         known = replace(settings, uplinks=uplinks(settings, fleet))
         fleet.end_strays()
-        yield OpenMachinesLab(open_lab(known, fleet.control_plane, SshWays(known, fleet)), fleet)
+        ways = SshWays(known, fleet)
+        if has_cilium(known.lab):
+            yield OpenMachinesLab(open_lab(known, fleet.control_plane, ways), fleet)
+            return
+        yield open_foreign(
+            known, fleet.control_plane, ways, clock=lambda node: measure(node, fleet[node]),
+            own_traffic=fleet.own_traffic(),
+        )  # fmt: skip

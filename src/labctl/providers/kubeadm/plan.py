@@ -6,11 +6,14 @@ there, and `labctl down` puts the machines back as they were.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 from labctl.model.plan import Action, Plan, Step
 from labctl.model.sections import MachineSource
 from labctl.providers.cilium.commands import WriteFile
+from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
 from labctl.providers.cilium.workloads import CONTAINER, LAB_LABEL, nodes_with_helper, workloads
 from labctl.providers.kubeadm import by_hand
@@ -25,6 +28,8 @@ from labctl.providers.kubeadm.actions import (
 from labctl.providers.kubeadm.inventory import variables
 from labctl.providers.kubeadm.settings import KubeadmSettings
 
+_KERNELS = ("/proc", "/sys", "/dev")
+_CLUSTERS = ("/etc/cni", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/cni", "/opt/cni")
 READY_S = 300.0
 """How long agents, nodes and pods may take until they are ready."""
 
@@ -35,7 +40,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
     values = play_variables(settings)
     steps = [
         Step(id="look", title=f"{count}: reached over SSH and inspected", actions=(_survey(settings),)),
-        _render(settings),
+        *_render(settings),
         Step(
             id="prepare",
             title=f"{count}: kernel, packages, containerd",
@@ -58,7 +63,7 @@ def plan_lab(settings: KubeadmSettings) -> Plan:
             title=f"{', '.join(m.node for m in machines[1:])}: join",
             actions=(Play(playbook="join", by_hand=by_hand.join(settings), variables=values),),
         ),
-        _cilium(settings),
+        _cilium(settings) if has_cilium(settings.lab) else _network(settings),
         pods_step(settings),
     ]
     if len(machines) == 1:
@@ -81,36 +86,51 @@ def with_or_without(settings: KubeadmSettings) -> str:
 
 
 def plan_switch(before: KubeadmSettings, after: KubeadmSettings) -> Plan:
-    """From one datapath to another on the cluster that is there: Cilium again, then the pods again."""
-    title = f"Cilium: {before.mode} → {after.mode}"
+    """From one datapath to another on the cluster that is there: Cilium again, then the pods again; of another network
+    there is nothing to switch."""
     remove = after.kubectl(
         "--namespace", after.namespace, "delete", "pods", "--selector", LAB_LABEL, "--wait", "--timeout=120s"
     )
-    cilium = _cilium(after)
-    switch = Step(
-        id="switch",
-        title=title,
-        actions=(*cilium.actions, RemovePods(argv=remove, place=after.control_plane.place)),
-    )
+    gone = RemovePods(argv=remove, place=after.control_plane.place)
+    if has_cilium(after.lab):
+        title = f"Cilium: {before.mode} → {after.mode}"
+        switch = Step(id="switch", title=title, actions=(*_cilium(after).actions, gone))
+    else:
+        title = f"{after.mode} stays: there is nothing of Cilium to switch, pods are made again"
+        switch = Step(id="switch", title=title, actions=(gone,))
     return Plan(
-        lab=after.lab.name, provider="kubeadm", steps=(_render(after), switch, pods_step(after)), is_resumable=True
+        lab=after.lab.name, provider="kubeadm", steps=(*_render(after), switch, pods_step(after)), is_resumable=True
     )
 
 
 def play_variables(settings: KubeadmSettings, family: str = "Debian") -> dict[str, Any]:
     """What the playbooks read. The family decides the form of the vendor's repository."""
     found = variables(settings.lab, settings.kubeadm, settings.machines, settings.cilium_version, family)
+    is_cilium, manifest = has_cilium(settings.lab), settings.manifest
     found["labctl"] |= {
-        "cilium_manifest": str(settings.files.rendered),
+        "cilium_manifest": str(settings.files.rendered) if is_cilium else "",
+        "network_manifest": "" if is_cilium else str(settings.files.rendered),
         "pods_manifest": str(settings.files.workloads),
         "namespace": settings.namespace,
         "images": list(settings.images),
         "cni_directory": settings.cni_directory,
     }
-    found["labctl"]["remember"]["directories"] = list(
-        dict.fromkeys((*found["labctl"]["remember"]["directories"], settings.cni_directory))
-    )
+    remember = found["labctl"]["remember"]
+    if settings.cni_directory:
+        remember["directories"] = list(dict.fromkeys((*remember["directories"], settings.cni_directory)))
+    if manifest is not None:
+        remember["network"] = {"paths": [path for path in manifest.host_paths if _is_its_own(path, settings)]}
     return found
+
+
+def _is_its_own(path: str, settings: KubeadmSettings) -> bool:
+    """Whether that path of a machine, where it was not there, is the network's alone: not the kernel's, the cluster's
+    or the container runtime's, and no folder at the top."""
+    place = PurePosixPath(path)
+    runtimes = str(PurePosixPath(settings.kubeadm.runtime.socket).parent)
+    others = (*_KERNELS, *_CLUSTERS, runtimes, *filter(None, (settings.cni_directory,)))
+    is_plain = len(place.parts) > 2 and ".." not in place.parts
+    return is_plain and not any(place.is_relative_to(other) for other in others)
 
 
 def _survey(settings: KubeadmSettings) -> Survey:
@@ -133,9 +153,12 @@ def _vagrant(settings: KubeadmSettings, count: str) -> Step:
     )
 
 
-def _render(settings: KubeadmSettings) -> Step:
+def _render(settings: KubeadmSettings) -> Iterator[Step]:
+    """Nothing where there is no Cilium."""
     files = settings.files
-    return Step(
+    if not has_cilium(settings.lab):
+        return
+    yield Step(
         id="chart",
         title=f"Cilium {settings.cilium_version} rendered for {settings.mode} and verified",
         actions=(
@@ -148,6 +171,29 @@ def _render(settings: KubeadmSettings) -> Step:
                 chart=settings.chart,
                 wanted=settings.wanted,
                 user_values=settings.user_values,
+            ),
+        ),
+    )
+
+
+def _network(settings: KubeadmSettings) -> Step:
+    """Another network than Cilium: what was read of its manifest is applied as the cluster's administrator. A node is
+    Ready once it has a network."""
+    manifest = settings.manifest
+    written = () if manifest is None else (manifest.written(settings.files.rendered),)
+    workloads = () if manifest is None else manifest.workloads
+    names = ", ".join(one.shown for one in workloads) or "no DaemonSet, no Deployment"
+    then = ("wait", "--for", "condition=Ready", "nodes", "--all", "--timeout", "300s")
+    return Step(
+        id="network",
+        title=f"{settings.network_in_words} on every node ({names})",
+        actions=(
+            *written,
+            Play(
+                playbook="network",
+                by_hand=by_hand.apply(settings, settings.files.rendered, then),
+                variables=play_variables(settings),
+                waits=(WaitForNodes(kubectl=settings.kubectl(), count=len(settings.machines), timeout_s=READY_S),),
             ),
         ),
     )

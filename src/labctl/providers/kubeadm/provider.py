@@ -26,9 +26,11 @@ from labctl.providers.base import (
     Tell,
     untold,
 )
-from labctl.providers.cilium.bundle import chart_part
+from labctl.providers.cilium.bundle import chart_part, refuse_unpackable
 from labctl.providers.cilium.commands import BUNDLES, LOGS, Commands, is_lab_folder, read_state, state_root
+from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.cilium.drifting import ClusterDrifting, Planned
+from labctl.providers.cilium.manifest import manifest_of
 from labctl.providers.cilium.settings import read_record, refuse_differing, statement_of_proxy
 from labctl.providers.cilium.values import expected_config
 from labctl.providers.cilium.waiting import USUAL_FILE, Usual
@@ -53,7 +55,9 @@ class KubeadmProvider:
     whose record on this host is lost and for `doctor`; `site_section` what lab.yaml says under `kubeadm:`."""
 
     name = "kubeadm"
-    statement = "real Cilium on Kubernetes by kubeadm, on machines of their own"
+    statement = (
+        "Kubernetes by kubeadm, on machines of their own: with real Cilium, or the network that the scenario names"
+    )
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class KubeadmProvider:
 
     def _planned(self, lab: Lab) -> Planned:
         settings = self.settings(lab)
-        config = expected_config(settings.wanted, settings.user_values)
+        config = expected_config(settings.wanted, settings.user_values) if has_cilium(lab) else {}
         others = tuple(machine.node for machine in settings.machines)
         return Planned(settings=settings, config=config, objects=tuple(objects(settings)), others=others)
 
@@ -111,9 +115,11 @@ class KubeadmProvider:
         settings = self.settings(lab)
         return (
             self.statement,
-            f"Cilium {settings.cilium_version} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
+            f"{settings.network_in_words} on Kubernetes {settings.kubernetes}, {statement_of_proxy(lab)}",
             f"{len(settings.machines)} machines: {', '.join(m.address for m in settings.machines)}",
-            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise",
+            "monitor aggregation is off and datapath debugging is on, unless cilium.values says otherwise"
+            if has_cilium(lab)
+            else f"what taps should show with {lab.cni} is not known: it is observed",
         )
 
     def settings(self, lab: Lab) -> KubeadmSettings:
@@ -143,9 +149,11 @@ class KubeadmProvider:
 
     def refuse(self, lab: Lab) -> None:
         settings = read_settings(lab, self._root)
+        manifest_of(lab)
         require_places(settings.machines)
 
     def plan(self, lab: Lab) -> Plan:
+        manifest_of(lab)
         return plan_lab(self.settings(lab))
 
     def switch(self, before: Lab, after: Lab) -> Plan:
@@ -166,6 +174,7 @@ class KubeadmProvider:
                 ("pod range", before.network.pod_cidr, after.network.pod_cidr),
                 ("kubeadm:", before.settings.get("kubeadm"), after.settings.get("kubeadm")),
                 ("hosts:", before.settings.get("hosts"), after.settings.get("hosts")),
+                ("pod network", before.pod_network, after.pod_network),
                 ("kube-proxy", statement_of_proxy(before), statement_of_proxy(after)),
             ),
             remedy=f"labctl down {before.name}, then build the other one",
@@ -175,13 +184,15 @@ class KubeadmProvider:
         """Every image and the chart of the lab. kubeadm and containerd on the machines are asked where they answer."""
         settings = self.settings(lab)
         with self._doors(lab, settings) as doors:
-            return (*(found.part for found in locate(settings, doors)), chart_part(settings))
+            chart = (chart_part(settings),) if has_cilium(lab) else ()
+            return (*(found.part for found in locate(settings, doors)), *chart)
 
     def pack(self, lab: Lab, output: Path) -> tuple[Part, ...]:
         """Writes a bundle of them. Raises UsageError that names every image that is neither in an archive, nor on a
         machine, nor in docker."""
         from labctl.providers.kubeadm import bundle
 
+        refuse_unpackable(lab)
         settings = self.settings(lab)
         with self._doors(lab, settings) as doors:
             return bundle.pack(settings, doors, output)

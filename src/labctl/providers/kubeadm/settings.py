@@ -11,7 +11,9 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import Cilium, Kubeadm
 from labctl.model.versions import Version
-from labctl.providers.cilium.compatibility import refuse_idle
+from labctl.providers.cilium.commands import read_state
+from labctl.providers.cilium.compatibility import has_cilium, refuse_idle
+from labctl.providers.cilium.manifest import Manifest, manifest_of, parse_manifest
 from labctl.providers.cilium.settings import Cluster, refuse_unfit, section_of
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.kubernetes import default_image_repository, parse_version, refuse_unknown
@@ -68,6 +70,17 @@ class KubeadmSettings(Cluster):
         return self.kubeadm.api_port
 
     @property
+    def manifest(self) -> Manifest | None:
+        """As its file is now; of a lab whose file is gone, as it was applied. Raises UsageError."""
+        try:
+            return manifest_of(self.lab)
+        except UsageError:
+            applied = read_state(self.files.rendered)
+            if applied is None:
+                raise
+            return parse_manifest(applied, self.files.rendered)
+
+    @property
     def cilium_devices(self) -> str:
         return " ".join(self.devices)
 
@@ -81,7 +94,11 @@ class KubeadmSettings(Cluster):
 
     @property
     def cni_directory(self) -> str:
-        """Where Cilium puts its CNI plugin on the machines."""
+        """Where the network puts its CNI plugins on the machines, or expects them; empty where its manifest names no
+        such place, and the container runtime's own is right."""
+        if not has_cilium(self.lab):
+            manifest = self.manifest
+            return "" if manifest is None else manifest.plugin_directory
         cni = self.cilium.values.get("cni")
         given = cni.get("binPath") if isinstance(cni, Mapping) else None
         return str(given or "/opt/cni/bin")
@@ -112,7 +129,7 @@ def read_settings(lab: Lab, root: Path) -> KubeadmSettings:
         files=KubeadmFiles.of(root, lab.name),
     )
     # `down` removes from that directory of a machine what was not in it.
-    if not _DIRECTORY.fullmatch(settings.cni_directory):
+    if has_cilium(lab) and not _DIRECTORY.fullmatch(settings.cni_directory):
         raise UsageError(
             what=f"cni.binPath {settings.cni_directory!r} is not a directory of its own",
             cause="Cilium puts its plugin there, and down removes what was not there before",

@@ -76,8 +76,8 @@ MET = {
         "does not have its sandbox image registry.k8s.io/pause:3.6", "kubeadm.runtime: {sandboxImage: IMAGE}",
     ),
     "containerd of Debian, left alone": (
-        "labctl: containerd looks for CNI plugins in /usr/lib/cni and Cilium's goes to /opt/cni/bin",
-        "looks for CNI plugins in /usr/lib/cni, Cilium puts its own into /opt/cni/bin",
+        "labctl: containerd looks for CNI plugins in /usr/lib/cni and the pod network's goes to /opt/cni/bin",
+        "looks for CNI plugins in /usr/lib/cni, those of the pod network are in /opt/cni/bin",
         "cilium.values: {cni: {binPath: /usr/lib/cni}}",
     ),
     "swap on": (
