@@ -125,6 +125,18 @@ def parse_rules(text: str, marks: re.Pattern[str]) -> Rules:
     return Rules(listed_by=listed, lines=lines, failed=failed)
 
 
+def parse_lists(text: str, marks: re.Pattern[str]) -> dict[str, Rules]:
+    """The same for each list by itself, by the name of what listed it, or was to."""
+    parts: dict[str, list[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if (found := _HEAD.match(line)) is not None:
+            name = found[2]
+        if name:
+            parts.setdefault(name, []).append(line)
+    return {name: parse_rules("\n".join(lines), marks) for name, lines in parts.items()}
+
+
 def _around(line: str, at: int) -> str:
     if len(line) <= _LONGEST_LINE:
         return line

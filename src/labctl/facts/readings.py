@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from labctl.checks import kube_proxy
 from labctl.checks.addressing_findings import (
     ICMP_OVER_IPV4_BYTE,
     Fate,
@@ -28,11 +29,12 @@ from labctl.engine.prove import pairs_of_pods, prove
 from labctl.engine.trace import Differing, pair_between, protocol_for, trace
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.fabrics.frr import speaks
-from labctl.facts import node_facts
+from labctl.facts import node_facts, tunnel_facts
 from labctl.facts.trace_facts import Unmeasured, fact_of, summary
 from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.fabric import Routing
-from labctl.model.fact import FACTS, FactQuestion, FactSource, FactType, Parameter, Reading, Value
+from labctl.model.fact import FACTS, NONE, FactQuestion, FactSource, FactType, Parameter, Reading, Value, slug
+from labctl.model.fallback import Condition
 from labctl.model.lab import EndpointKind, Lab, Pair, Placement
 from labctl.model.parameters import PingParameters
 from labctl.model.signature import Role
@@ -47,7 +49,9 @@ _ONCE = PingParameters(count=1, interval_s=0.01)
 _SMALLEST_BYTE = 16
 """Of a ping that tells its round-trip time."""
 _MODE = "mode."
-_PROVEN = "mode.proven"
+_PROVEN, _FALLBACK, _LOGGED = "mode.proven", "mode.fallback", "mode.logged"
+_RULES = "service.rules"
+_LISTING_S = 120.0
 
 
 class Readings:
@@ -77,6 +81,8 @@ class Readings:
                     value = _of_mode(self._proof(), question.fact)
                 case FactSource.LAB:
                     value = _OF_LAB[question.fact](lab, question)
+                case FactSource.TOOL if question.fact == _RULES:
+                    value = _service_rules(self._open_lab, pair, self._trace(pair, protocol_for(lab, pair)))
                 case FactSource.TOOL:
                     value = _TOOLS[question.fact](self._open_lab, pair, question)
         except Unmeasured as why:
@@ -191,10 +197,42 @@ def _of_mode(mode: ModeInForce, fact: str) -> Value:
         if mode.standing is Standing.NOT_SHOWN:
             raise Unmeasured(mode.reason or "no witness shows the mode")
         return mode.proven
+    if fact in (_FALLBACK, _LOGGED):
+        return _of_fallback(mode, fact)
     found = mode.found.get(fact.removeprefix(_MODE))
     if found is None or (FACTS[fact].type is FactType.KEYWORD and str(found) not in FACTS[fact].choices):
         raise Unmeasured(mode.reason or "no witness shows it")
     return found if isinstance(found, bool) else str(found)
+
+
+def _of_fallback(mode: ModeInForce, fact: str) -> Value:
+    if mode.standing is Standing.NOT_SHOWN:
+        raise Unmeasured(mode.reason or "no witness shows the mode")
+    if mode.fallback is not None:
+        return slug(Condition(mode.fallback.reason)) if fact == _FALLBACK else bool(mode.fallback.line)
+    if not mode.proven:
+        raise Unmeasured("the mode is not the one that was asked for, and nothing says why")
+    if fact == _LOGGED:
+        raise Unmeasured("nothing fell back")
+    return NONE
+
+
+def _service_rules(open_lab: OpenLab, pair: Pair, traced: Trace) -> Value:
+    """Looked for while the Service answers: rules that are missing where nobody answers show nothing."""
+    lab = open_lab.lab
+    if lab.server(pair).kind is not EndpointKind.SERVICE:
+        raise Unmeasured(f"{pair.server} is no Service")
+    if not traced.replied:
+        raise Unmeasured(f"nobody answered for {pair.server}")
+    service, node = lab.service(pair.server), lab.client(pair).node or lab.nodes[0].name
+    argv = kube_proxy.argv_rules()
+    text = require_output(open_lab.target(node).run(argv, timeout_s=_LISTING_S), f"rules of {node} cannot be listed")
+    by_list = kube_proxy.parse_lists(text, kube_proxy.marks_of(service, lab.name))
+    if failed := [why for rules in by_list.values() for why in rules.failed]:
+        raise Unmeasured("; ".join(failed))
+    if not by_list:
+        raise Unmeasured(f"no program that lists rules is on {node}")
+    return tuple(name for name, rules in by_list.items() if rules.lines)
 
 
 def _gateway_mac(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value:
@@ -264,4 +302,8 @@ _TOOLS: Mapping[str, Callable[[OpenLab, Pair, FactQuestion], Value]] = {
     "patience": node_facts.patience,
     "reaches-node": node_facts.reaches_node,
     "arp-seen": node_facts.arp_seen,
+    "mac-behind": tunnel_facts.mac_behind,
+    "flooded-to": tunnel_facts.flooded_to,
+    "evpn-type-2": tunnel_facts.evpn_type_2,
+    "evpn-type-3": tunnel_facts.evpn_type_3,
 }

@@ -107,6 +107,17 @@ def _helper(trace: Trace, lab: Lab, question: FactQuestion) -> Value:
     return NONE
 
 
+def _addresses(trace: Trace, lab: Lab, question: FactQuestion) -> Value:
+    hop = _hop(trace, question)
+    outer = () if hop.envelope is None else (hop.envelope.src.address, hop.envelope.dst.address)
+    return tuple(dict.fromkeys(owner_of(lab, address) for address in (hop.src, hop.dst, *outer)))
+
+
+def _vni_of(trace: Trace, lab: Lab, question: FactQuestion) -> Value:
+    envelope = _envelope(trace, question)
+    return envelope.identity_pods if envelope.is_identity else ()
+
+
 def _mac_role(address: KnownAddress) -> str:
     return address.role or address.owner or address.address
 
@@ -213,6 +224,8 @@ _READERS: Mapping[str, Reader] = MappingProxyType(
         "outer-source": lambda trace, lab, question: _envelope(trace, question).src.address,
         "outer-destination": lambda trace, lab, question: _envelope(trace, question).dst.address,
         "port": lambda trace, lab, question: _envelope(trace, question).dst_port,
+        "addresses": _addresses,
+        "vni-of": _vni_of,
         "source": lambda trace, lab, question: _hop(trace, question).src,
         "destination": lambda trace, lab, question: _hop(trace, question).dst,
         "source-mac": lambda trace, lab, question: _mac_role(_hop(trace, question).src_mac),

@@ -140,6 +140,22 @@ def wrong_route(lab: Lab, across: Across) -> FaultSite:
     return _rerouted(across, away.part, prefix, str(here.address.ip), None)
 
 
+def missing_route(lab: Lab, across: Across) -> FaultSite:
+    """Of the way back: the request arrives, and nobody knows where its answer is to go."""
+    node, other = across.there, across.here
+    _require_stack(lab)
+    if lab.fabric.is_routed:
+        raise Unfit("nodes have one route for everything, and routers have the others")
+    if lab.pod_network.translates:
+        raise Unfit("the server sees the node's address, and that is on its own node's wire")
+    route = _route_at(lab, node, other)
+    if route.device != UPLINK or route.gateway is None:
+        raise Unfit("the route to the other node's pods is a tunnel's, or a daemon's")
+    mends = _rerouted(across, node.name, route.destination, str(route.gateway), route).mends
+    delete = _ip(node.name, f"route del {route.destination}", may_fail=True)
+    return _site(across, f"{node.name}: {route.destination}", (delete,), mends)
+
+
 def _route_at(lab: Lab, node: Node, other: Node) -> RouteAdd:
     namespace = namespace_of(lab.name, node.name)
     for one in _objects(lab, node):

@@ -96,6 +96,14 @@ FAULTS: tuple[FaultEntry, ...] = (
         repair="the route by the right next hop: ip route replace PREFIX via NEXT-HOP",
     ),
     _entry(
+        "missing-route",
+        places.missing_route,
+        what="the server's node has no route to the client's pods",
+        seen="requests arrive and are answered, and no answer leaves the server's node",
+        named="no route to",
+        repair="the route by the client's node: ip route replace PREFIX via NEXT-HOP dev eth0",
+    ),
+    _entry(
         "missing-fdb-entry",
         places.missing_fdb,
         what="the vxlan device of the client's node does not know behind which VTEP the server's node is",

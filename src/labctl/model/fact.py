@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from labctl.codec import NULL, OMITTED
+from labctl.model.fallback import Condition
 from labctl.model.lab import Encapsulation, HostRouting, Masquerade
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, ForwardingAct, ProbeProtocol, Translator, Way
@@ -108,6 +109,11 @@ def _mode(name: str, what: str, choices: tuple[str, ...] = (), kind: FactType = 
     )
 
 
+def slug(condition: Condition) -> str:
+    """A condition as a keyword: `iptables-masquerade`."""
+    return condition.name.lower().replace("_", "-")
+
+
 HELPERS = (
     *(str(one).replace(" ", "-") for one in ForwardingAct if one not in (ForwardingAct.PASS, ForwardingAct.SEEN)),
     *(str(one) for one in Carriage if one not in (Carriage.START, Carriage.PROGRAM, Carriage.UNOBSERVED)),
@@ -133,6 +139,10 @@ _KINDS = (
             "the row of that tap"),
     _traced("destination-mac", FactType.NAME, "Whose MAC address the frame goes to, by the role of its owner.",
             "the row of that tap"),
+    _traced("addresses", FactType.NAMES, "Whose addresses are in the packet at a tap, the envelope's among them.",
+            "the row of that tap: the packet's addresses stand in the rows before it, the envelope's in its own"),
+    _traced("vni-of", FactType.NAMES, "The pods whose security identity is the VNI of the envelope at a tap.",
+            "the VNI in the row of that tap; whose identity it is: labctl status LAB"),
     _traced(
         "helper", FactType.KEYWORD, "What moved the packet to a tap: a helper of an eBPF program, or the kernel.",
         "what stands between the row before and the row of that tap", choices=HELPERS,
@@ -163,6 +173,9 @@ _KINDS = (
     _mode("encapsulation", "How packets cross from node to node.", tuple(map(str, Encapsulation))),
     _mode("masquerade", "What rewrites source addresses.", tuple(map(str, Masquerade))),
     _mode("kubeProxyReplacement", "Whether eBPF serves Services.", kind=FactType.BOOLEAN),
+    _mode("fallback", "What stands in the way of the host routing that was asked for.",
+          (*map(slug, Condition), NONE)),
+    _mode("logged", "Whether Cilium's agent says in its log that it fell back.", kind=FactType.BOOLEAN),
     _mode("proven", "Whether the mode that was asked for is proven to be in force.", kind=FactType.BOOLEAN),
     FactKind(
         name="pod-prefix", type=FactType.ADDRESS, source=FactSource.LAB, takes=_NODE, command="labctl status {lab}",
@@ -213,6 +226,33 @@ _KINDS = (
         what="Which ARP messages of the client a tap saw: requests, replies, both, or none.",
         command="labctl check {lab} addressing", where="the finding arp-where",
         choices=("requests", "replies", "both", NONE),
+    ),
+    FactKind(
+        name="service.rules", type=FactType.NAMES, source=FactSource.TOOL,
+        what="Which lists of the client's node's netfilter name the Service, while it answers.",
+        command="labctl check {lab} service",
+        where="the finding netfilter; by hand on the node: iptables-legacy-save, iptables-nft-save, nft list ruleset",
+    ),
+    FactKind(
+        name="mac-behind", type=FactType.NAME, source=FactSource.TOOL, takes=_NODE | _WAY,
+        what="Behind which node a node's vxlan device knows the MAC that a packet of that way is for.",
+        command="labctl exec {lab} {node} -- bridge fdb show",
+        where="the line with that pod's MAC and dst; none: what is for it goes to all",
+    ),
+    FactKind(
+        name="flooded-to", type=FactType.NAMES, source=FactSource.TOOL, takes=_NODE,
+        what="Where a node's vxlan device sends what it knows no place for: nodes, or a group's address.",
+        command="labctl exec {lab} {node} -- bridge fdb show", where="the lines of the MAC 00:00:00:00:00:00",
+    ),
+    FactKind(
+        name="evpn-type-2", type=FactType.NAMES, source=FactSource.TOOL, takes=_NODE,
+        what="The pods whose MAC a router or node has by EVPN.",
+        command="labctl exec {lab} {node} -- vtysh -c 'show bgp l2vpn evpn'", where="the lines that begin with [2]",
+    ),
+    FactKind(
+        name="evpn-type-3", type=FactType.NAMES, source=FactSource.TOOL, takes=_NODE,
+        what="The nodes that want by EVPN what is for all.",
+        command="labctl exec {lab} {node} -- vtysh -c 'show bgp l2vpn evpn'", where="the lines that begin with [3]",
     ),
     FactKind(
         name="sessions-up", type=FactType.NUMBER, source=FactSource.TOOL, unit="count", takes=_NODE,

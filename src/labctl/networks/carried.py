@@ -270,7 +270,9 @@ class CarriedNetwork:
 
 
 def ends_of(lab: Lab, pair: Pair) -> tuple[tuple[Node, Node], ...]:
-    """The two nodes of a pair of pods, seen from either; nothing where it is one node."""
+    """The two nodes of a pair of pods, seen from either; nothing where it is one node, or where an end is no pod."""
+    if not lab.is_between_pods(pair):
+        return ()
     client, server = (lab.node(lab.pod(name).node) for name in (pair.client, pair.server))
     return () if client == server else ((client, server), (server, client))
 

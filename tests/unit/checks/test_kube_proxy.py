@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -19,6 +20,7 @@ from labctl.checks.kube_proxy import (
     judge_node,
     marks_of,
     parse_chains,
+    parse_lists,
     parse_rules,
 )
 from labctl.model.lab import CheckSpec, KubeProxy, Lab, Service, ServiceProtocol, ServiceType
@@ -207,3 +209,15 @@ def test_the_scripts_run_in_a_plain_shell(argv: tuple[str, ...]) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0
     assert "yntax error" not in done.stderr
+
+
+def test_each_list_is_read_by_itself() -> None:
+    rule = "-A KUBE-SERVICES -d 10.96.0.11/32 -j KUBE-SVC-X"
+    lists = parse_lists(
+        f"#listed-by iptables-legacy-save\n*nat\n#listed-by iptables-nft-save\n{rule}\n#failed nft\nno permission",
+        re.compile(r"10\.96\.0\.11"),
+    )
+    assert {name: bool(rules.lines) for name, rules in lists.items()} == {
+        "iptables-legacy-save": False, "iptables-nft-save": True, "nft": False,
+    }  # fmt: skip
+    assert lists["nft"].failed == ("nft: no permission",)

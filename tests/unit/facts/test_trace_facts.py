@@ -45,6 +45,7 @@ ENVELOPE = HopEnvelope(
     dst_port=8472,
     ttl=64,
     vni=51130,
+    identity_pods=("client",),
 )
 
 
@@ -116,6 +117,9 @@ def read(fact: str, role: Role | None = None, way: Way = Way.REQUEST, trace: Tra
         ("seen", Role.CLIENT_LXC, Way.REQUEST, "requests"),
         ("ttl", Role.SERVER_ETH0, Way.REQUEST, 63),
         ("vni", Role.CLIENT_UPLINK, Way.REQUEST, 51130),
+        ("vni-of", Role.CLIENT_UPLINK, Way.REQUEST, ("client",)),
+        ("addresses", Role.CLIENT_UPLINK, Way.REQUEST, ("client", "server", "node1", "node2")),
+        ("addresses", Role.CLIENT_LXC, Way.REQUEST, ("client", "server")),
         ("port", Role.CLIENT_UPLINK, Way.REQUEST, 8472),
         ("outer-source", Role.CLIENT_UPLINK, Way.REQUEST, "172.30.0.2"),
         ("outer-destination", Role.CLIENT_UPLINK, Way.REQUEST, "172.30.0.3"),

@@ -93,3 +93,11 @@ def test_the_other_nodes_ways_are_those_of_the_network() -> None:
     ]
     assert [str(tunnel.node) for tunnel in network_of(lab).tunnels(lab, pair)] == ["172.30.0.3", "172.30.0.2"]
     assert network_of(lab).routes(lab, lab.pairs[0]) == ()
+
+
+@pytest.mark.parametrize("scenario", ["services", "masquerade", "nodeport"])
+def test_of_a_pair_with_another_end_than_pods_no_route_of_the_nodes_is_expected(scenario: str) -> None:
+    lab = lab_of(scenario)
+    others = [pair for pair in lab.pairs if not lab.is_between_pods(pair)]
+    assert others
+    assert not [route for pair in others for route in network_of(lab).routes(lab, pair)]
