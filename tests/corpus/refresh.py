@@ -12,8 +12,8 @@ from pathlib import Path
 from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
-from labctl.model.document import MATRIX, SCENARIO, SITE
 from labctl.model.lesson import LESSON, SOLUTION
+from labctl.model.section import MATRIX, SCENARIO, SITE
 
 CORPUS = Path(__file__).resolve().parent
 SCHEMAS = {

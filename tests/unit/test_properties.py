@@ -31,8 +31,8 @@ from labctl.checks import (
 from labctl.errors import LabError
 from labctl.loading import load_scenario, scenario_names
 from labctl.loading.schema import schema
-from labctl.model.document import SCENARIO
 from labctl.model.lab import Lab
+from labctl.model.section import SCENARIO
 from labctl.names import is_device, is_mac, is_name
 from labctl.path import sent
 from labctl.path.pcap import PcapError, read_pcap

@@ -19,9 +19,9 @@ from labctl.engine.mend import drifting
 from labctl.errors import LabError, UsageError
 from labctl.facts.readings import questions
 from labctl.lessons.course import Course, Tools
-from labctl.lessons.grading import Grade, grade_answer, grade_conditions, parsed, question_of
+from labctl.lessons.grading import grade_answer, grade_conditions, parsed, question_of
 from labctl.lessons.leaks import leaks
-from labctl.lessons.progress import Mark, TaskState
+from labctl.lessons.progress import Grade, Mark, TaskState
 from labctl.lessons.records import Records
 from labctl.lessons.solutions import Way, way_of
 from labctl.lessons.variation import Variant, all_variants
@@ -232,7 +232,7 @@ class _Walk:
         question = question_of(about, lab, said)
         with workplace.readings(lab) as readings:
             read = [readings.read(one) for one in questions(lab, _LOOKS, question.client, question.server)]
-            kept = grade_conditions(readings, self._of.tools.checks, task.done or (), (), said)
+            kept = grade_conditions(readings, self._of.tools.checks(), task.done or (), (), said)
         looks = frozenset(f"{one.question.words()} {value_words(one.value)}" for one in read if one.value is not None)
         self._seen.looks.setdefault((task.id, self._variant.words()), {})[fault] = looks
         is_named = any(one.question.fact == "wrong-role" and one.value not in (None, NONE) for one in read)

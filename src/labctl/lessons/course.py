@@ -6,6 +6,7 @@ in), and after it where it must be true: whoever is cut off goes on with `start`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,7 @@ from types import MappingProxyType
 from labctl.checks.base import Check
 from labctl.engine.events import Observer
 from labctl.errors import UsageError
-from labctl.lessons import own_scenario
-from labctl.lessons.grading import Grade, grade_answer, grade_conditions, parsed
-from labctl.lessons.progress import Act, Attempt, Entry, Mark, Progress, TaskState, progress_of
+from labctl.lessons.progress import Act, Attempt, Entry, Grade, Mark, Progress, TaskState, progress_of
 from labctl.lessons.records import Records
 from labctl.lessons.variation import Variant, filled, seed_of, variables, variant_of
 from labctl.lessons.workplace import Workplace, lab_for, require_up
@@ -28,6 +27,7 @@ from labctl.names import is_name
 from labctl.providers.base import Provider
 
 _LONGEST_LAB = 40
+_DIGEST_DIGITS = 4
 _SHORTEST_REASON = 8
 
 
@@ -36,7 +36,7 @@ class Tools:
     """What a course needs of the rest of labctl."""
 
     provider: Callable[[str], Provider]
-    checks: Mapping[str, Check]
+    checks: Callable[[], Mapping[str, Check]]
     refuse: Callable[[Scenario], None]
     observer: Observer
 
@@ -90,7 +90,9 @@ class Course:
         settings = Variant(values={**document.settings, **attempt.values}, faults={}).overrides
         provider = self._tools.provider(document.provider)
         overrides = (*settings, f"provider={document.provider}")
-        lab = lab_for(self.lesson.scenario, attempt.lab, overrides, self._tools.refuse)
+        lab = self.records.lab(attempt)
+        if lab is None:
+            lab = lab_for(self.lesson.scenario, attempt.lab, overrides, self._tools.refuse)
         return Workplace(lab, provider, self._tools.checks, self._tools.observer, overrides)
 
     def workplace(self) -> Workplace:
@@ -111,8 +113,9 @@ class Course:
                     lesson=name, version=document.version, student=self.records.student, attempt=number, seed=seed,
                     values=dict(variant.values), lab=lab_name(self.records.student, name), folder=str(folder),
                 )  # fmt: skip
-                self._workplace(attempt)  # refuses what cannot be built before anything is written down
+                lab = self._workplace(attempt).lab  # refuses what cannot be built before anything is written down
                 self._add(Entry(act=Act.STARTED, at="", started=attempt))
+                self.records.keep_lab(attempt, lab)
             self.records.set_current(name)
             progress = self.running()
             workplace = self._workplace(progress.attempt)
@@ -123,6 +126,8 @@ class Course:
 
     def answer(self, task_id: str, text: str, reason: str = "") -> Step:
         """What a student says of a task that asks. Raises UsageError for what is no answer: that is no try."""
+        from labctl.lessons.grading import parsed
+
         with self.records.turn(self.lesson.name):
             progress = self.running()
             task, state = self._task(progress, task_id)
@@ -143,6 +148,8 @@ class Course:
 
     def grade_answer(self, workplace: Workplace, task: Task, ask: Ask, said: Mapping[str, str], text: str) -> Grade:
         """Writes nothing down."""
+        from labctl.lessons.grading import grade_answer, parsed
+
         lab = require_up(workplace.standing(), self.lesson.name)
         with workplace.readings(lab) as readings:
             return grade_answer(readings, ask, said, parsed(ask, lab, said, text))
@@ -167,6 +174,9 @@ class Course:
 
     def grade_task(self, workplace: Workplace, progress: Progress, task: Task, state: TaskState) -> Grade:
         """Whether what the task wants is done. Writes nothing down."""
+        from labctl.lessons import own_scenario
+        from labctl.lessons.grading import grade_conditions
+
         lab = require_up(workplace.standing(), self.lesson.name)
         if task.file is not None:
             path = Path(progress.attempt.folder) / task.file
@@ -186,7 +196,7 @@ class Course:
             return Grade(mark=Mark.FAILED, said=said, commands=("labctl lesson reset",))
         said_of = self.said(progress, workplace.lab)
         with workplace.readings(lab) as readings:
-            return grade_conditions(readings, self._tools.checks, task.done or (), task.keep, said_of)
+            return grade_conditions(readings, self._tools.checks(), task.done or (), task.keep, said_of)
 
     def hint(self, language_hints: Callable[[str], tuple[str, ...]]) -> tuple[str, int, int]:
         """The next hint of the current task, its number, and how many there are."""
@@ -242,6 +252,8 @@ class Course:
 
     def own_file(self, task: Task, progress: Progress, more: Mapping[str, object] = MappingProxyType({})) -> str:
         """What stands in the student's scenario to begin with, or with what the author's solution says more."""
+        from labctl.lessons import own_scenario
+
         return own_scenario.beginning(self.lesson.scenario, self._given(progress), task.allow or (), more)
 
     def _add(self, entry: Entry) -> None:
@@ -326,6 +338,8 @@ class Course:
         if task.kind is TaskKind.REPAIR and (is_rebuilt or state.is_breaking or not state.places):
             self._break(workplace, task, progress, is_half=state.is_breaking)
         if task.file is not None:
+            from labctl.lessons import own_scenario
+
             path = Path(progress.attempt.folder) / task.file
             own_scenario.write_beginning(path, self.own_file(task, progress))
         if not state.is_unlocked:
@@ -347,7 +361,9 @@ def lab_name(student: str, lesson: str) -> str:
     no room for it."""
     name = f"{student}-{lesson}"
     if len(name) > _LONGEST_LAB:
-        name = f"{student}-{lesson[: max(1, _LONGEST_LAB - len(student) - 1)]}".rstrip("-")
+        digest = hashlib.sha256(lesson.encode()).hexdigest()[:_DIGEST_DIGITS]  # two lessons may begin alike
+        room = max(1, _LONGEST_LAB - len(student) - len(digest) - 2)
+        name = f"{student}-{lesson[:room].rstrip('-')}-{digest}"
     if not is_name(name):
         raise UsageError(
             what=f"{student} cannot be a student's name", cause=f"the lab would be called {name[:60]}",

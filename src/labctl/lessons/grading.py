@@ -7,7 +7,7 @@ a whole, of a condition what is there now.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.checks.base import Check
 from labctl.engine.prove import one_pair_a_placement
@@ -15,7 +15,7 @@ from labctl.engine.run_checks import run_check
 from labctl.engine.trace import pair_between
 from labctl.facts.readings import Readings, command_for, usual_pair
 from labctl.lessons.answers import is_same, parse_answer
-from labctl.lessons.progress import Mark
+from labctl.lessons.progress import Grade, Mark
 from labctl.lessons.variation import filled
 from labctl.model.fact import FactQuestion, Reading, Value, value_words
 from labctl.model.lab import CheckSpec, Lab
@@ -23,19 +23,6 @@ from labctl.model.lesson import Ask, Condition
 from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.result import Verdict
 from labctl.store.runs import MemorySink
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
-    """What became of one try. `said` are sentences, `commands` show the same by hand."""
-
-    mark: Mark
-    said: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
-
-    @property
-    def is_passed(self) -> bool:
-        return self.mark is Mark.PASSED
 
 
 def question_of(ask: Ask | Condition, lab: Lab, said: Mapping[str, str]) -> FactQuestion:

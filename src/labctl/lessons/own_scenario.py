@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labctl.errors import UsageError
-from labctl.lessons.grading import Grade
-from labctl.lessons.progress import Mark
+from labctl.lessons.progress import Grade, Mark
 from labctl.lessons.workplace import lab_for
 from labctl.loading.layers import override, read_tree
 from labctl.loading.project import project_at
 from labctl.loading.tree import Block, Place, Tree, merge, plain, planted
-from labctl.model.lab import Lab, Scenario
-from labctl.model.lesson import Said
+from labctl.model.lab import Lab, Said, Scenario
 from labctl.system import files
 
 _NOWHERE = Place("", 0, 0)

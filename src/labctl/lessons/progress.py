@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from labctl.codec import NULL, OMITTED
-from labctl.model.lesson import LessonDocument, Said
+from labctl.model.lab import Said
+
+if TYPE_CHECKING:
+    from labctl.model.lesson import LessonDocument
 
 
 class Act(StrEnum):
@@ -35,6 +38,19 @@ class Mark(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     UNMEASURED = "unmeasured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """What became of one try. `said` are sentences, `commands` show the same by hand."""
+
+    mark: Mark
+    said: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    @property
+    def is_passed(self) -> bool:
+        return self.mark is Mark.PASSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

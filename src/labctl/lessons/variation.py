@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from string import Template
 
-from labctl.model.lab import Lab
-from labctl.model.lesson import VARIABLE, LessonDocument, Said, Task
+from labctl.model.lab import Lab, Said
+from labctl.model.lesson import VARIABLE, LessonDocument, Task
 
 FAULT = "fault"
 """In the author's solution: the fault, beside the keys of `vary`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.checks.base import Check
 from labctl.engine.apply import apply, complete
@@ -16,20 +17,25 @@ from labctl.engine.build import build, find, remove, require_host
 from labctl.engine.events import Observer
 from labctl.engine.mend import mend
 from labctl.errors import StepFailed, UsageError
-from labctl.facts.readings import Readings
-from labctl.loading import load_scenario
 from labctl.model.lab import NETNS, Lab, Pair, Scenario
 from labctl.names import UNDERLAY, namespace_of
-from labctl.planning.resolve import resolve
 from labctl.providers.base import Changing, Provider
 from labctl.system import netns
+
+if TYPE_CHECKING:
+    from labctl.facts.readings import Readings
 
 
 class Workplace:
     """One lab by its name. `lab` is what it is meant to be as long as no task changed it."""
 
     def __init__(
-        self, lab: Lab, provider: Provider, checks: Mapping[str, Check], observer: Observer, overrides: Sequence[str]
+        self,
+        lab: Lab,
+        provider: Provider,
+        checks: Callable[[], Mapping[str, Check]],
+        observer: Observer,
+        overrides: Sequence[str],
     ) -> None:
         """`overrides` are what made the lab of its scenario."""
         self.lab, self.provider, self.overrides = lab, provider, tuple(overrides)
@@ -62,13 +68,15 @@ class Workplace:
     @contextlib.contextmanager
     def readings(self, lab: Lab) -> Iterator[Readings]:
         """A look at the lab as it is now."""
+        from labctl.facts.readings import Readings  # with every check: not for those who only reset
+
         changing = self.provider.capabilities.changing
 
         def differing(pair: Pair) -> Callable[[Sequence[str]], tuple[str, ...]]:
             return lambda parts: () if changing is None else changing.differing(lab, pair, parts)
 
         with self.provider.open(lab) as open_lab:
-            yield Readings(open_lab, self._checks, differing)
+            yield Readings(open_lab, self._checks(), differing)
 
     def break_(self, lab: Lab, fault: str) -> None:
         self._changing().break_(lab, fault, seed=None, is_hidden=True)
@@ -114,6 +122,9 @@ def lab_for(
     trust: bool = False,
 ) -> Lab:
     """The lab that a lesson builds. Raises ScenarioInvalid, UsageError."""
+    from labctl.loading import load_scenario
+    from labctl.planning.resolve import resolve
+
     return resolve(load_scenario(scenario, overrides=overrides, lab_name=name, refuse=refuse, trust=trust), name=name)
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from labctl.errors import Problem, UsageError
 from labctl.loading.messages import listed, nearest, problem_at, shown
 from labctl.loading.project import SUFFIX, Project
-from labctl.loading.rules import check_name
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import (
     Block,
@@ -29,6 +28,7 @@ from labctl.loading.tree import (
     Listing,
     Place,
     Tree,
+    check_name,
     child,
     find,
     items_of,
@@ -38,7 +38,7 @@ from labctl.loading.tree import (
     without,
 )
 from labctl.loading.yaml_files import UnreadableFile, compose, printable, read_text
-from labctl.model.document import SCENARIO, SITE, ScenarioDocument
+from labctl.model.section import SCENARIO, SITE
 from labctl.names import is_name
 
 LONGEST_CHAIN = 16
@@ -158,6 +158,8 @@ def site_layer(project: Project) -> tuple[Tree, tuple[Problem, ...], bool]:
     problems = (*problems, *structure_problems(tree, SITE))
     if not isinstance(tree, Block):
         return base, problems, False
+    from labctl.model.document import ScenarioDocument
+
     shared = {part.alias or name for name, part in ScenarioDocument.model_fields.items()} - {"apiVersion", "kind"}
     return merge(base, without(tree, *(set(tree.entries) - shared))), problems, True
 

@@ -28,7 +28,7 @@ from labctl.loading.rules import cilium_of, is_as_specific, meaning_problems, si
 from labctl.loading.service_rules import warnings_of
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, items_of, merge, place_of, plain, text_of
-from labctl.model.document import MATRIX, PROVIDER_SECTIONS, SITE, MatrixDocument
+from labctl.model.document import PROVIDER_SECTIONS, MatrixDocument
 from labctl.model.fabric import FabricChoice
 from labctl.model.fallback import fallback_of
 from labctl.model.impairment import Impairment
@@ -48,6 +48,7 @@ from labctl.model.lab import (
 )
 from labctl.model.parameters import CompareParameters
 from labctl.model.pod_network import NetworkType, PodNetworkChoice
+from labctl.model.section import MATRIX, SITE
 from labctl.names import is_name
 from labctl.planning.resolve import selected, selector_of
 from labctl.units import PERCENT

@@ -22,7 +22,19 @@ from labctl.loading.endpoints import (
 )
 from labctl.loading.messages import listed, nearest, problem_at, shown
 from labctl.loading.service_rules import service_problems
-from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, find, items_of, place_of, text_of
+from labctl.loading.tree import (
+    Block,
+    KeyPath,
+    Listing,
+    Place,
+    Scalar,
+    Tree,
+    check_name,
+    find,
+    items_of,
+    place_of,
+    text_of,
+)
 from labctl.model.document import SMALLEST_MTU_BYTE
 from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.impairment import LEAST_RATE_BIT_PER_S
@@ -350,11 +362,6 @@ def _impairments(tree: Tree) -> Iterator[Problem]:
 def _number(found: Tree | None) -> float:
     value = found.value if isinstance(found, Scalar) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
-
-
-def check_name(check: Tree) -> str | None:
-    """The name of an entry under `checks`: its own, or its kind."""
-    return text_of(find(check, "name") or find(check, "check"))
 
 
 def _checks(tree: Tree) -> Iterator[Problem]:

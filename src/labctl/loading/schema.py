@@ -12,19 +12,22 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from labctl.model.document import API_VERSION, MATRIX, SCENARIO, SITE, MatrixDocument, ScenarioDocument, SiteDocument
 from labctl.model.lesson import LESSON, SOLUTION, LessonDocument, SolutionDocument
+from labctl.model.section import API_VERSION, MATRIX, SCENARIO, SITE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-DOCUMENTS: dict[str, type[BaseModel]] = {
-    SCENARIO: ScenarioDocument,
-    SITE: SiteDocument,
-    MATRIX: MatrixDocument,
-    LESSON: LessonDocument,
-    SOLUTION: SolutionDocument,
-}
-"""The model of each kind of file."""
+KINDS = (SCENARIO, SITE, MATRIX, LESSON, SOLUTION)
+
+
+def model_of(kind: str) -> type[BaseModel]:
+    """The model of a kind of file. Those of lessons do not wait for those of labs, which are many."""
+    if kind in (LESSON, SOLUTION):
+        return LessonDocument if kind == LESSON else SolutionDocument
+    from labctl.model.document import MatrixDocument, ScenarioDocument, SiteDocument
+
+    models: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
+    return models[kind]
 
 
 # The order in which people write a file; sections of providers come last.
@@ -64,7 +67,7 @@ class _Generator(GenerateJsonSchema):
 
 def schema(kind: str = SCENARIO) -> dict[str, Any]:
     """The schema of one kind of file: `Scenario`, `Site`, `Matrix`, `Lesson` or `Solution`."""
-    made = DOCUMENTS[kind].model_json_schema(schema_generator=_Generator)
+    made = model_of(kind).model_json_schema(schema_generator=_Generator)
     for part in (made, *made["$defs"].values()):
         part.pop("title", None)
         if "description" in part:

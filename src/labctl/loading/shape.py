@@ -14,20 +14,21 @@ from pydantic import ValidationError
 
 from labctl.errors import Problem
 from labctl.loading.messages import as_name, brief, listed, nearest, path_text, said, shown
-from labctl.loading.schema import DOCUMENTS, is_free_form, part_of
+from labctl.loading.schema import is_free_form, model_of, part_of
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, child, find, place_of, plain
-from labctl.model.document import CIDR_PATTERN, REFERENCE_PATTERN
 from labctl.model.fabric import ENDPOINT_PATTERN
 from labctl.model.impairment import LINK_PATTERN
 from labctl.model.lesson import END_PATTERN, FILE_PATTERN, VARIABLE_PATTERN
-from labctl.model.sections import (
+from labctl.model.section import (
     ADDRESS_PATTERN,
+    CIDR_PATTERN,
     DEVICES_PATTERN,
     ENGINE_NAME_PATTERN,
     IPV4_PATTERN,
     MACHINE_ADDRESS_PATTERN,
     OPERAND_PATTERN,
     REGISTRY_PATTERN,
+    SCENARIO_PATTERN,
     USER_PATTERN,
     VERSION_PATTERN,
 )
@@ -44,7 +45,7 @@ _PATTERNS = {
     FILE_PATTERN: ("{0} is not a file's name", "lower-case letters, digits and hyphens, ending in .yaml"),
     VARIABLE_PATTERN: ("{0} is neither a key nor a variable", "datapath.encapsulation, var.peer"),
     CIDR_PATTERN: ("{0} is not an IPv4 network", "an address range such as 10.244.0.0/16"),
-    REFERENCE_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
+    SCENARIO_PATTERN: ("{0} is not a scenario", "a scenario's name, or a path ending in .yaml"),
     OPERAND_PATTERN: ("{0} could be an option of a tool", "one line that begins neither with '-' nor with a blank"),
     ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
     MACHINE_ADDRESS_PATTERN: ("{0} is not an address", "a host's name or address"),
@@ -73,7 +74,7 @@ def structure_problems(tree: Tree, kind: str) -> tuple[Problem, ...]:
     empty = [path for path in _empty_values(tree, ()) if not _in_free_form(kind, path, data)][:_MOST]
     problems = [_problem(place_of(tree, path), path, "has no value; write one, or remove the key") for path in empty]
     try:
-        DOCUMENTS[kind].model_validate_json(json.dumps(data))
+        model_of(kind).model_validate_json(json.dumps(data))
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
         for error in errors:

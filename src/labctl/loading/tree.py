@@ -133,3 +133,8 @@ def without(tree: Tree, *keys: str) -> Tree:
     if not isinstance(tree, Block):
         return tree
     return Block({key: entry for key, entry in tree.entries.items() if key not in keys}, tree.place)
+
+
+def check_name(check: Tree) -> str | None:
+    """The name of an entry under `checks`: its own, or its kind."""
+    return text_of(find(check, "name") or find(check, "check"))

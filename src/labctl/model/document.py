@@ -33,7 +33,8 @@ from labctl.model.impairment import LINK_PATTERN, Impairment
 from labctl.model.lab import Datapath, Placement, ServiceProtocol, ServiceType, TrafficPolicy
 from labctl.model.parameters import PARAMETERS_OF, Seconds, Share
 from labctl.model.pod_network import PodNetworkChoice
-from labctl.model.sections import IPV4_PATTERN, Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm, Section
+from labctl.model.section import CIDR_PATTERN, IPV4_PATTERN, SCENARIO_PATTERN, Section
+from labctl.model.sections import Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN, is_name
 
 EXPECTATION_PREFIXES = ("max_", "min_")
@@ -182,10 +183,7 @@ def checks_type() -> Any:
     return Annotated[entries, Field(min_length=1, max_length=1_000)] | None
 
 
-MATRIX = "Matrix"
-
-REFERENCE_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
-Reference = Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)]
+Reference = Annotated[str, StringConstraints(pattern=SCENARIO_PATTERN)]
 Rounds = Annotated[int, Ge(1), Le(10_000)]
 
 
@@ -240,13 +238,6 @@ PROVIDER_SECTIONS: Mapping[str, ProviderSection] = MappingProxyType(
         ),
     }
 )
-
-API_VERSION = "labctl/v1"
-SCENARIO = "Scenario"
-SITE = "Site"
-
-_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
 
 SMALLEST_MTU_BYTE = 576
 LARGEST_MTU_BYTE = 65_520
@@ -464,7 +455,7 @@ class _Scenario(_Common):
     api_version: Literal["labctl/v1"] = Field(description="The version of the file format.")
     kind: Literal["Scenario"] = Field(description="What the file is.")
     name: Name | None = Field(None, description="The scenario's name. Without it, the file's name is used.")
-    extends: Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)] | None = Field(
+    extends: Annotated[str, StringConstraints(pattern=SCENARIO_PATTERN)] | None = Field(
         None, description="The scenario that this one starts from: a name, or a path ending in .yaml."
     )
     pods: Annotated[tuple[PodEntry, ...], Field(min_length=1, max_length=10_000)] | None = Field(

@@ -38,6 +38,9 @@ FIRST_IDENTITY = 256
 LAST_IDENTITY = 65_535
 """The security identities that pods can have. Lower ones are reserved."""
 
+Said = bool | int | str
+"""A value as YAML has it."""
+
 
 class Placement(StrEnum):
     """Where the two ends of a pair are to each other. A Service is where its backends are: some here and some

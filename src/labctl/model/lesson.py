@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Field, StringConstraints
 
-from labctl.model.sections import Section
+from labctl.model.lab import Said
+from labctl.model.section import Section
 from labctl.model.signature import Role
 from labctl.model.trace import ProbeProtocol, Way
 from labctl.names import NAME_PATTERN
@@ -28,8 +29,6 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 End = Annotated[str, StringConstraints(pattern=END_PATTERN)]
 """A pod, node, host or Service of the lab, or `$name` of a variable."""
 FactName = Annotated[str, StringConstraints(min_length=1, max_length=60)]
-Said = bool | int | str
-"""A value as YAML has it."""
 
 
 class TaskKind(StrEnum):

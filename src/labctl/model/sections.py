@@ -1,8 +1,8 @@
 """The sections of lab.yaml and scenarios that belong to providers: `cilium:`, `kindCluster:`, `kubeadm:`, `hosts:`.
 
-Owns what every mapping of a file has in common, and these sections' names, types, defaults and what contradicts
-itself. Whether an image, a chart, a version or a machine is usable is for the provider to find out. (`kind:` at the
-top of a file says what the file is, hence `kindCluster`.)
+Owns these sections' names, types, defaults and what contradicts itself. Whether an image, a chart, a version or a
+machine is usable is for the provider to find out. (`kind:` at the top of a file says what the file is, hence
+`kindCluster`.)
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
 from labctl.model.lab import Strategy
+from labctl.model.section import (
+    ADDRESS_PATTERN,
+    DEVICES_PATTERN,
+    ENGINE_NAME_PATTERN,
+    IPV4_PATTERN,
+    MACHINE_ADDRESS_PATTERN,
+    OPERAND_PATTERN,
+    REGISTRY_PATTERN,
+    USER_PATTERN,
+    VERSION_PATTERN,
+    VM_NETWORK_PATTERN,
+    Section,
+)
 from labctl.names import NAME_PATTERN
-
-OPERAND_PATTERN = r"^([^\x00-\x20\x7f-][^\x00-\x1f\x7f]*)?$"
 
 Operand = Annotated[str, StringConstraints(pattern=OPERAND_PATTERN, max_length=4096)]
 """A path, a URL or a name that a tool gets as it is: it does not begin with `-`, which the tool would read as an
 option, nor with a blank, and it is one line. May be empty."""
 
 
-class Section(BaseModel):
-    """Types are exact, unknown keys are errors, keys are camelCase."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, alias_generator=to_camel)
-
-
-VERSION_PATTERN = r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9./:@_-]*$"
 PATH_PATTERN = r"^/[^:\x00-\x1f]*$"
-REGISTRY_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$"
-ADDRESS_PATTERN = r"^([A-Za-z0-9:][A-Za-z0-9.:-]*)?$"
-ENGINE_NAME_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
-DEVICES_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9_.+-]*( [A-Za-z0-9][A-Za-z0-9_.+-]*)*)?$"
 
 Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
 Reference = Annotated[str, StringConstraints(pattern=REFERENCE_PATTERN)]
@@ -239,14 +238,9 @@ class ExistingCluster(Section):
 
 
 KUBERNETES_PATTERN = r"^v?1\.[0-9]{1,3}\.[0-9]{1,3}$"
-USER_PATTERN = r"^[a-z_][a-z0-9_-]{0,31}$"
-MACHINE_ADDRESS_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$"
 DEVICE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,14}$"
 SOCKET_PATTERN = r"^/[A-Za-z0-9/._-]+$"
 WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
-_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-IPV4_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}$"
-VM_NETWORK_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(2[0-7]|1[6-9])$"
 
 Device = Annotated[str, StringConstraints(pattern=DEVICE_PATTERN)]
 

@@ -168,7 +168,9 @@ def test_the_key_is_made_once_and_the_current_lesson_is_known(tmp_path: Path) ->
 
 def test_the_labs_name_has_the_student_in_front_and_is_a_name() -> None:
     assert lab_name("anna", "lxc-one-way") == "anna-lxc-one-way"
-    assert len(lab_name("a" * 30, "a-lesson-with-a-very-long-name")) <= 40
+    long = [lab_name("a" * 30, f"a-lesson-with-a-very-long-name-{number}") for number in range(20)]
+    assert len(set(long)) == 20
+    assert max(map(len, long)) <= 40
     with pytest.raises(UsageError):
         lab_name("a" * 40, "lxc-one-way")
 

@@ -16,8 +16,8 @@ from labctl.loading.schema import schema
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Place, Tree, find, plain, planted, text_of
 from labctl.loading.yaml_files import UnreadableFile, compose, read_text
-from labctl.model.document import MATRIX, SCENARIO, SITE
 from labctl.model.parameters import CompareParameters
+from labctl.model.section import MATRIX, SCENARIO, SITE
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 CORPUS = CHECKOUT / "tests" / "corpus"

@@ -79,7 +79,8 @@ def _records(student: str) -> Records:
     return Records(student)
 
 
-def _course(student: str, name: str | None, progress: Progress) -> Course:
+def _course(student: str, name: str | None, progress: Progress, *, is_start: bool = False) -> Course:
+    """That a lesson's faults are ones that there are is looked at when it starts."""
     from labctl import app
     from labctl.lessons.course import Course, Tools
     from labctl.loading.lessons import load_lesson
@@ -88,8 +89,8 @@ def _course(student: str, name: str | None, progress: Progress) -> Course:
     wanted = name or records.current()
     if wanted is None:
         raise UsageError(what="no lesson is started", remedy="labctl lesson list; labctl lesson start NAME")
-    tools = Tools(provider=app.provider, checks=app.checks(), refuse=app.refuse, observer=progress)
-    return Course(load_lesson(wanted, faults=app.fault_names()), records, tools)
+    tools = Tools(provider=app.provider, checks=app.checks, refuse=app.refuse, observer=progress)
+    return Course(load_lesson(wanted, faults=app.fault_names() if is_start else ()), records, tools)
 
 
 @command.command("list", short_help="The lessons, and how far you are.")
@@ -145,7 +146,7 @@ def start(name: str, student: str, as_json: bool) -> None:
     from labctl.system.signals import interruptible
 
     with interruptible(), Progress() as progress:
-        course = _course(student, name, progress)
+        course = _course(student, name, progress, is_start=True)
         standing = course.start(folder=Path.cwd())
     if as_json:
         emit_json(_standing(course, standing))
@@ -380,7 +381,7 @@ def _tested(name: str, student: str, *, sample: bool) -> dict[str, Any]:
         every = tuple(all_variants(lesson.document))
         chosen = (of_the_day(lesson, datetime.now(UTC).toordinal()),) if sample else every
         with Progress(quiet=True) as progress:
-            tools = Tools(provider=app.provider, checks=app.checks(), refuse=app.refuse, observer=progress)
+            tools = Tools(provider=app.provider, checks=app.checks, refuse=app.refuse, observer=progress)
             examiner = Examiner(lesson=lesson, solution=solution, tools=tools, run=_run_labctl, student=student)
             report["problems"] += [str(found) for found in examiner.examine(chosen, is_whole=not sample)]
         report["variants"] = len(chosen)

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from labctl.errors import LabError, UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
-from labctl.model.sections import Cilium, Section
+from labctl.model.section import Section
+from labctl.model.sections import Cilium
 from labctl.model.versions import Version
 from labctl.planning.record import lab_from_json, lab_to_json
 from labctl.providers.cilium.commands import LabFiles, write_private

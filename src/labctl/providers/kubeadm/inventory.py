@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from labctl.model.lab import Lab
-from labctl.model.sections import MACHINE_ADDRESS_PATTERN, Kubeadm
+from labctl.model.section import MACHINE_ADDRESS_PATTERN
+from labctl.model.sections import Kubeadm
 from labctl.model.versions import Version
 from labctl.providers.cilium.compatibility import has_cilium, proxy_gates
 from labctl.providers.kubeadm.config import ClusterShape, Document, checks_apart, init_documents, join_document
