@@ -129,7 +129,7 @@ class KubeWorld:
         raise AssertionError(f"unexpected command: {line}")
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         self.said.append(shlex.join(argv))
         raise MeasureFailed(what="nothing is started in a scripted cluster", cause=shlex.join(argv)[-200:])

@@ -158,7 +158,7 @@ class World:
         return self._answer(tuple(argv), stdin)
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         raise AssertionError(f"nothing is started in the background while building: {shlex.join(argv)}")
 
@@ -505,7 +505,7 @@ class Cluster(World):
         return {"metadata": {"name": name}, "spec": {"addresses": addresses, "ipam": ipam}}
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         self.said.append(" ".join(argv))
         return self._monitor(argv)

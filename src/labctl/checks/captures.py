@@ -10,10 +10,10 @@ import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from labctl.errors import MeasureFailed
+from labctl.errors import LabError, MeasureFailed
 from labctl.model.flow import Flow
 from labctl.model.interfaces import TUNNEL_PORTS
 from labctl.model.tools import meaning, remedy_for, said, why, words_of
@@ -107,7 +107,8 @@ class LiveCapture:
         # At once: the kernel takes tens of milliseconds to close each capture's socket.
         with ThreadPoolExecutor(max_workers=len(self._running)) as pool:
             stopping = [
-                pool.submit(running.stop, sig=signal.SIGINT, timeout_s=timeout_s) for _, _, running in self._running
+                pool.submit(running.stop, sig=signal.SIGINT, timeout_s=stop_within_s(timeout_s, len(self._running)))
+                for _, _, running in self._running
             ]
             completed = [one.result() for one in stopping]
         return tuple(
@@ -120,6 +121,34 @@ class LiveCapture:
             )
             for (tap, direction, _), done in zip(self._running, completed, strict=True)
         )
+
+
+_STOP_EACH_S = 0.5
+
+
+def stop_within_s(timeout_s: float, count: int) -> float:
+    """How long each of so many that are stopped together may take."""
+    return timeout_s + _STOP_EACH_S * count
+
+
+_KILL_S = 5.0
+
+
+@contextmanager
+def ended_together(running: Sequence[Running]) -> Iterator[None]:
+    """Leaving it ends whatever still runs, all at once: one after the other, each behind a connection that does not
+    answer any more takes its whole time. `running` may grow meanwhile."""
+    try:
+        yield
+    finally:
+        if alive := [one for one in running if one.is_alive()]:
+            with ThreadPoolExecutor(max_workers=len(alive)) as pool:
+                list(pool.map(_kill, alive))
+
+
+def _kill(running: Running) -> None:
+    with suppress(LabError):
+        running.stop(sig=signal.SIGKILL, timeout_s=_KILL_S)
 
 
 @contextmanager
@@ -140,30 +169,23 @@ def capturing(
     ends every tcpdump, also when the body raised.
     """
     hindered: dict[str, str] = {}
-    with ExitStack() as stack:
-        running = [
-            (
-                tap,
-                direction,
-                stack.enter_context(
-                    tap.target.start(
-                        argv_tcpdump(
-                            tap.interface, without_own(tap, expression), direction, snap_byte, nanoseconds=nanoseconds
-                        )
-                    )
-                ),
-            )
-            for tap in taps
-            for direction in directions
-        ]
-        for tap, _direction, process in running:
+    started: list[tuple[Tap, TapDirection | None, Running]] = []
+    running: list[Running] = []
+    with ExitStack() as stack, ended_together(running):
+        for tap in taps:
+            expression_there = without_own(tap, expression)
+            for direction in directions:
+                argv = argv_tcpdump(tap.interface, expression_there, direction, snap_byte, nanoseconds=nanoseconds)
+                running.append(stack.enter_context(tap.target.start(argv)))
+                started.append((tap, direction, running[-1]))
+        for tap, _direction, process in started:
             try:
                 require_listening(tap, process, ready_timeout_s)
             except MeasureFailed as failed:
                 if not (state := next((words for text, words in _NO_WAY_THROUGH.items() if text in failed.cause), "")):
                     raise
                 hindered[tap.name] = f"{tap.name} {state}"
-        yield LiveCapture(running, hindered)
+        yield LiveCapture(started, hindered)
 
 
 def hindrances_of(captures: Sequence[TapCapture]) -> tuple[str, ...]:

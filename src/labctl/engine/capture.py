@@ -22,17 +22,19 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from labctl.checks.captures import (
     CaptureCounts,
     argv_tcpdump,
     capturing,
+    ended_together,
     last_line,
     parse_counts,
     require_listening,
     require_trustworthy,
+    stop_within_s,
     without_own,
 )
 from labctl.engine.prove import pairs_of_pods
@@ -236,10 +238,9 @@ class Stream:
 
     def stop(self) -> tuple[tuple[Ended, ...], Batch]:
         """Ends every tcpdump while its output is still being read; gives the counts and the last packets."""
+        timeout_s = stop_within_s(_STOP_TIMEOUT_S, len(self._running))
         with ThreadPoolExecutor(max_workers=len(self._running)) as pool:
-            ending = [
-                pool.submit(running.stop, sig=signal.SIGINT, timeout_s=_STOP_TIMEOUT_S) for running in self._running
-            ]
+            ending = [pool.submit(running.stop, sig=signal.SIGINT, timeout_s=timeout_s) for running in self._running]
             rest: Batch = []
             # As long as one is still ending, it may wait for room in its pipe.
             while not all(one.done() for one in ending):
@@ -248,8 +249,16 @@ class Stream:
                     time.sleep(_LOOK_S)
             rest += self.drain(timeout_s=1.0)
             rest.sort(key=_time)
-            ended = [one.result() for one in ending]
-        return tuple(self._ended(number, done) for number, done in enumerate(ended)), rest
+        return tuple(self._ended_or_lost(number, one) for number, one in enumerate(ending)), rest
+
+    def _ended_or_lost(self, number: int, ending: Future[Completed]) -> Ended:
+        """A tap that was lost while it was ended does not take with it what the others captured."""
+        try:
+            return self._ended(number, ending.result())
+        except MeasureFailed as failed:
+            trouble = f"{failed.what}: {failed.cause}"
+            source, early = self._sources[number], self._early[number]
+            return Ended(source=source, received=0, captured=0, dropped=0, early=early, trouble=trouble)
 
     def _ended(self, number: int, done: Completed) -> Ended:
         counts = parse_counts(done.error_text)
@@ -330,8 +339,8 @@ def streaming(
     `immediate`: packets come at once, for eyes; else in blocks, for files.
     """
     buffer_kib = max(_LEAST_BUFFER_KIB, _BUFFER_KIB // len(sources))
-    with contextlib.ExitStack() as stack:
-        running: list[Running] = []
+    running: list[Running] = []
+    with contextlib.ExitStack() as stack, ended_together(running):
         pipes: list[int] = []
         for source in sources:
             reading, writing = os.pipe2(os.O_CLOEXEC)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,11 +117,20 @@ def test_forty_taps_of_one_machine_are_captured_whatever_sshd_allows(
     ]
     sources = sources_of(taps)
     assert len(sources) == 80
-    with max_sessions(machines, most):
+    opened: list[Any] = []
+    sessions, open_session = commands.sessions, commands.sessions.open
+
+    def counted() -> Any:
+        opened.append(open_session())
+        return opened[-1]
+
+    with max_sessions(machines, most), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "open", counted)
         with streaming(sources, "icmp", snap_byte=128, immediate=True, ready_timeout_s=60.0) as stream:
             machines.machines[0].run("ping", "-c", "3", "-i", "0.2", "127.0.0.1")
             seen = [*stream.read(), *stream.drain(timeout_s=1.0)]
             ended, rest = stream.stop()
+        assert len(opened) == 80, "a capture is stopped through the session that it runs in"
         assert [one.trouble for one in ended if one.trouble] == []
         assert {counts.lost for counts in counts_by_tap(ended).values()} == {0}
         # Three requests and three answers; libpcap shows a packet of loopback as it comes in, and not a second time.

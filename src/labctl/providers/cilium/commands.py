@@ -40,10 +40,10 @@ class Commands(Protocol):
         ...
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
-        """Starts argv; leaving the context ends it. With `output`, a descriptor, its standard output goes there as it
-        comes and is not kept."""
+        """Starts argv; leaving the context ends it. `stdin` is what it reads, or a descriptor that it reads from; with
+        `output`, a descriptor, its standard output goes there as it comes and is not kept. Both may be closed then."""
         ...
 
 
@@ -85,7 +85,7 @@ class HostCommands:
         return replace(done, argv=tuple(argv))
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         self._require(argv)
         return process.Process(as_run(argv), stdin=stdin, output=output)

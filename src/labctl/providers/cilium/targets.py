@@ -4,11 +4,15 @@ Running argv behind `kubectl exec` or `docker exec`: signals, exit status and CP
 
 Neither door forwards signals or reports CPU time. So argv runs inside a small shell script: an inner shell writes its
 process id to a file and becomes the program; the outer one waits and prints the shell's `times` (10 ms resolution).
+A program that is started and not waited for has a watcher beside it, which reads the numbers of signals from the door's
+standard input: signalling opens no second door, which takes an API server or sshd long where many are open and fails
+where the first one was cut; and the program ends when its door is closed, by whatever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shlex
@@ -43,11 +47,10 @@ def pod_door(kubectl: tuple[str, ...], namespace: str, pod: str, container: str)
 
 
 class RemoteRunning:
-    """A process behind a door; `Running` of the seam."""
+    """A process behind a door; `Running` of the seam. Its watcher reads what is written to the descriptor `words`."""
 
-    def __init__(self, target: DoorTarget, argv: Sequence[str], local: Running, pid_file: str) -> None:
-        self._target, self._local, self._pid_file = target, local, pid_file
-        self._argv = tuple(argv)
+    def __init__(self, argv: Sequence[str], where: str, local: Running, words: int) -> None:
+        self._argv, self._where, self._local, self._words = tuple(argv), where, local, words
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -61,18 +64,16 @@ class RemoteRunning:
 
     def stop(self, *, sig: int = signal.SIGTERM, timeout_s: float = 5.0) -> Completed:
         if self._local.is_alive():
-            self._target.send_signal(self._pid_file, sig)
+            self.send(sig)
         return self.wait(timeout_s=timeout_s)
 
     def wait(self, *, timeout_s: float) -> Completed:
-        done = self._local.wait(timeout_s=timeout_s)
-        if done.timed_out:
-            self.kill()
-        return unwrapped(done, self._argv, self._target.name)
+        """At the deadline the door is closed, which ends it."""
+        return unwrapped(self._local.wait(timeout_s=timeout_s), self._argv, self._where)
 
-    def kill(self) -> None:
-        with contextlib.suppress(LabError):
-            self._target.send_signal(self._pid_file, signal.SIGKILL)
+    def send(self, number: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the door has closed by itself
+            os.write(self._words, f"{int(number)}\n".encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,20 +114,21 @@ class DoorTarget:
 
     @contextlib.contextmanager
     def _started(self, argv: Sequence[str], cpu: int | None, output: int | None) -> Iterator[Running]:
-        pid_file = _pid_file()
-        words = (*self.door.closed, *wrapped(argv, pid_file=pid_file, cpu=cpu))
-        with self.commands.start(words, output=output) as local:
-            running = RemoteRunning(self, argv, local, pid_file)
+        there = (*self.door.open, *wrapped(argv, pid_file=_pid_file(), cpu=cpu, is_watched=True))
+        heard, words = os.pipe2(os.O_CLOEXEC)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, words)
+            try:
+                local = stack.enter_context(self.commands.start(there, stdin=heard, output=output))
+            finally:
+                os.close(heard)
+            running = RemoteRunning(argv, self.name, local, words)
             try:
                 yield running
-            except MeasureFailed:
-                if not local.is_alive():
-                    running.kill()  # as above
-                raise
             finally:
                 if local.is_alive():
-                    running.kill()
-                    # The door closes by itself when the program is gone; its context kills it otherwise.
+                    running.send(signal.SIGKILL)
+                    # The door closes by itself when the program is gone; its context closes it otherwise.
                     with contextlib.suppress(LabError):
                         local.wait(timeout_s=_GRACE_S)
 
@@ -151,7 +153,22 @@ def _pid_file() -> str:
 TIMES = "labctl-times"
 _INNER = 'echo $$ > "$0"; exec "$@"'
 _PINNED = 'if taskset -c "$LABCTL_CPU" true 2>/dev/null; then exec taskset -c "$LABCTL_CPU" "$@"; else exec "$@"; fi'
-_OUTER = f'sh -c \'{_INNER}\' "$@"; code=$?; rm -f "$1"; echo {TIMES} >&2; times >&2; exit $code'
+_END = f"echo {TIMES} >&2; times >&2; exit $code"
+_OUTER = f'sh -c \'{_INNER}\' "$@"; code=$?; rm -f "$1"; {_END}'
+_SEND = (
+    'n=0; while [ ! -s "$f" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; '
+    '[ ! -s "$f" ] || kill -"$s" "$(cat "$f")" 2>/dev/null || true'
+)
+"""A program that is only just starting has not written its number yet."""
+_LONGEST_S = 24 * 3600
+_WATCHED = (
+    f'exec 9<&0 </dev/null; f=$1; ( trap "" HUP INT TERM; '
+    f"if command -v timeout; then timeout -s KILL {_LONGEST_S} cat <&9; else cat <&9; fi | "
+    f"while read -r s; do {_SEND}; done; "
+    f's=TERM; {_SEND}; sleep 2; rm -f "$f"; kill -KILL 0 ) >/dev/null 2>&1 & w=$!; '
+    f'sh -c \'{_INNER}\' "$@" 9<&-; code=$?; rm -f "$1"; {{ kill -KILL $w; wait $w; }} 2>/dev/null; {_END}'
+)
+"""The program stays in the foreground, since a shell lets its background ignore SIGINT."""
 _MISSING_STATUS = (126, 127)
 _SIGNAL_BASE = 128
 _LAST_SIGNAL = 64
@@ -159,23 +176,20 @@ _CLOCK = re.compile(r"(\d+)m([\d.]+)s")
 _KUBECTL_STATUS = re.compile(rb"^command terminated with exit code \d+\n?", re.MULTILINE)
 
 
-def wrapped(argv: Sequence[str], *, pid_file: str, cpu: int | None = None) -> tuple[str, ...]:
-    """argv as it is handed to the door. `cpu` pins it where `taskset` is there and that CPU exists."""
+def wrapped(argv: Sequence[str], *, pid_file: str, cpu: int | None = None, is_watched: bool = False) -> tuple[str, ...]:
+    """argv as it is handed to the door. `cpu` pins it where `taskset` is there and that CPU exists. `is_watched`: it
+    reads nothing, is sent each signal whose number is a line on standard input, and ends, with what it started, when
+    that ends, at the latest after a day."""
     program: tuple[str, ...] = ("env", "LC_ALL=C", *argv)
     if cpu is not None:
         program = ("env", f"LABCTL_CPU={cpu}", "sh", "-c", _PINNED, "sh", *program)
-    return ("sh", "-c", _OUTER, "sh", pid_file, *program)
+    return ("sh", "-c", _WATCHED if is_watched else _OUTER, "sh", pid_file, *program)
 
 
 def argv_signal(pid_file: str, number: int) -> tuple[str, ...]:
-    """Sends a signal to the program that wrote the file; waits for the file, as it may only just be starting.
-
-    After SIGKILL the file goes too: the script that would have removed it may have died with the door.
-    """
-    script = (
-        'n=0; while [ ! -s "$0" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; '
-        f'[ ! -s "$0" ] || kill -{number} "$(cat "$0")" 2>/dev/null || true'
-    )
+    """Sends a signal to the program that wrote the file. After SIGKILL the file goes too: the script that would have
+    removed it may have died with the door."""
+    script = f"f=$0; s={int(number)}; {_SEND}"
     if number == signal.SIGKILL:
         script += '; rm -f "$0"'
     return ("sh", "-c", script, pid_file)

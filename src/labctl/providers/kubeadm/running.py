@@ -31,7 +31,8 @@ class SshRunning:
 
     `output` is a descriptor of the caller's, which may close it as soon as the program has been started: a copy of it
     is written to, by one thread that holds no lock meanwhile, until the program's output ends or the channel is closed.
-    With `is_watched` the channel's input stays open, since its end is the end of the program.
+    With `is_watched` the channel's input stays open, since its end is the end of the program. `source` is a descriptor,
+    copied likewise, that the program reads from after `stdin`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SshRunning:
         output: int | None = None,
         *,
         is_watched: bool = False,
+        source: int | None = None,
     ) -> None:
         self._channel, self._argv, self._where = channel, tuple(argv), where
         self._out, self._err = bytearray(), bytearray()
@@ -50,8 +52,9 @@ class SshRunning:
         self._lock = threading.Lock()
         self._unwritten = ""
         """Why output was not written, in the kernel's words."""
-        if stdin:
-            threading.Thread(target=self._feed, args=(stdin, not is_watched), daemon=True).start()
+        if stdin or source is not None:
+            rest = None if source is None else os.dup(source)
+            threading.Thread(target=self._feed, args=(stdin, rest, not is_watched), daemon=True).start()
         elif not is_watched:
             channel.shutdown_write()
         self._closing = threading.Event()
@@ -92,11 +95,17 @@ class SshRunning:
             if poll.poll(_LOOK_S * 1000):
                 view = view[os.write(output, view[:_AT_ONCE_BYTE]) :]
 
-    def _feed(self, stdin: bytes, ends: bool) -> None:
-        with contextlib.suppress(OSError, EOFError):  # paramiko's word for a connection that ends meanwhile
-            self._channel.sendall(stdin)
-            if ends:
-                self._channel.shutdown_write()
+    def _feed(self, stdin: bytes, source: int | None, ends: bool) -> None:
+        try:
+            with contextlib.suppress(OSError, EOFError):  # paramiko's word for a connection that ends meanwhile
+                self._channel.sendall(stdin)
+                while source is not None and (data := os.read(source, _CHUNK)):
+                    self._channel.sendall(data)
+                if ends:
+                    self._channel.shutdown_write()
+        finally:
+            if source is not None:
+                os.close(source)
 
     @property
     def argv(self) -> tuple[str, ...]:

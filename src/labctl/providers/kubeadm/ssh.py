@@ -433,12 +433,14 @@ class MachineCommands:
             return running.wait(timeout_s=timeout_s)
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         return self._started(argv, stdin, output, LONGEST_S)
 
     @contextlib.contextmanager
-    def _started(self, argv: Sequence[str], stdin: bytes, output: int | None, limit_s: float) -> Iterator[SshRunning]:
+    def _started(
+        self, argv: Sequence[str], stdin: bytes | int, output: int | None, limit_s: float
+    ) -> Iterator[SshRunning]:
         import paramiko
 
         password = sudo_password(self.machine)
@@ -447,7 +449,7 @@ class MachineCommands:
                 password = b""
             become = self.become(bool(password))
             # A program that reads its input ends with that; a sudo that is given a wrong password would wait for more.
-            is_watched = not stdin and (not password or self._is_let_with(password))
+            is_watched = stdin == b"" and (not password or self._is_let_with(password))
             watch = watched(limit_s) if is_watched else ()
             before = (*become, "env", f"PATH={PATH}", "LC_ALL=C", f"{OWNER}={owner()}", *watch)
             channel = self.sessions.open()
@@ -458,7 +460,8 @@ class MachineCommands:
                 [TaskFailure(node=self.machine.node, task="start a program", message=message, unreachable=True)],
                 [self.machine],
             ) from failed
-        running = SshRunning(channel, argv, password + stdin, self.machine.node, output, is_watched=is_watched)
+        given, source = (password + stdin, None) if isinstance(stdin, bytes) else (password, stdin)
+        running = SshRunning(channel, argv, given, self.machine.node, output, is_watched=is_watched, source=source)
         try:
             yield running
         finally:

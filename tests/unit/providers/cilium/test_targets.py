@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from labctl.model.parameters import LatencyParameters
 from labctl.providers.base import Completed, TargetKind
 from labctl.providers.cilium.commands import HostCommands
 from labctl.providers.cilium.monitor import argv_monitor
-from labctl.providers.cilium.targets import Door, DoorTarget, parse_times, unwrapped
+from labctl.providers.cilium.targets import Door, DoorTarget, parse_times, unwrapped, wrapped
 from labctl.testing.labs import example_lab
 from labctl.testing.scripted import MemoryRaw, ScriptedLab
 
@@ -115,6 +118,41 @@ def test_leaving_the_context_ends_the_program_behind_the_door(here: DoorTarget, 
     with here.start(("sh", "-c", f"echo up; while :; do date +%N > {beat}; sleep 0.02; done")) as running:
         running.wait_for_output("up", timeout_s=60)
     stops(beat)
+
+
+def test_a_door_that_is_closed_from_outside_ends_the_program_behind_it(here: DoorTarget, tmp_path: Path) -> None:
+    """`kubectl` is killed, its connection is cut: what the other side sees of it is the end of standard input."""
+    beat, doorkeeper = tmp_path / "beat", tmp_path / "doorkeeper"
+    way = ("sh", "-c", f'cat | ( echo $$ > {doorkeeper}; exec setsid "$@" )', "door")
+    cut = replace(here, door=Door(closed=way, open=way))
+    script = f"trap '' TERM; echo up; while :; do date +%N > {beat}; sleep 0.02; done"
+    with cut.start(("sh", "-c", script)) as running:
+        running.wait_for_output("up", timeout_s=60)
+        os.killpg(int(doorkeeper.read_text()), signal.SIGKILL)
+        stops(beat)
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_every_shell_ends_what_it_watches_with_its_input_and_passes_signals_on(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not on this host")
+    script = "trap 'echo told' INT; trap 'exit 7' TERM; echo up; while :; do sleep 0.02; done"
+    _, *words = wrapped(("sh", "-c", script), pid_file=str(tmp_path / "pid"), is_watched=True)
+    argv = ((shell, "sh") if shell == "busybox" else (shell,)) + tuple(words)
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as watched:
+        assert watched.stdin is not None
+        assert watched.stdout is not None
+        assert watched.stdout.readline() == b"up\n"
+        watched.stdin.write(b"2\n")
+        watched.stdin.flush()
+        assert watched.stdout.readline() == b"told\n"
+        _, said = watched.communicate(timeout=60)  # closes its input
+    done = Completed(argv=("sh",), returncode=watched.returncode, stdout=b"", stderr=said, duration_s=1.0)
+    ended = unwrapped(done, ("sh",), "here")
+    assert (ended.returncode, ended.error_text) == (7, "")
+    assert not (tmp_path / "pid").exists()
 
 
 def test_a_deadline_ends_the_program_behind_the_door(here: DoorTarget, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Tools:
         raise AssertionError(f"unexpected command: {line}")
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> AbstractContextManager[Running]:
         self.said.append(" ".join(argv))
         return self._started(tuple(argv))

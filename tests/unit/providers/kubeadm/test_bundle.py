@@ -159,7 +159,7 @@ class Door:
         yield Ended(completed(argv))
 
     def start(
-        self, argv: Sequence[str], *, stdin: bytes = b"", output: int | None = None
+        self, argv: Sequence[str], *, stdin: bytes | int = b"", output: int | None = None
     ) -> contextlib.AbstractContextManager[Running]:
         return self._exported(argv, output)
 
