@@ -46,7 +46,7 @@ from labctl.names import UNDERLAY
 from labctl.networks import expected_of
 from labctl.path.assemble import Clocks, PathEnd, join, names_of, numbered
 from labctl.path.difference import Difference, differences
-from labctl.path.explain import first_wrong
+from labctl.path.explain import departure, first_wrong, next_tap, taken_early
 from labctl.path.lookups import Question, answer_of, questions_of, with_lookups
 from labctl.path.observed import recognised_in
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, MOST_DATAGRAMS, MOST_PACKETS, ProbePackets
@@ -54,7 +54,7 @@ from labctl.path.sent import clock_step
 from labctl.path.sighting import Sighting, sightings
 from labctl.path.signature import address_roles, build_signature, vtep_roles
 from labctl.path.translation import kept_inside, refused_at_socket, translations_of, with_sockets
-from labctl.providers.base import Completed, OpenLab, Tap, TargetKind
+from labctl.providers.base import Completed, OpenLab, Tap, TargetKind, Watch
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
 from labctl.units import NANO
@@ -254,6 +254,7 @@ def trace(
     names = names_of(lab, pair, where, [(str(device.role), device.mac) for device in devices])
     paths = join(where, seen, movements, names, sent=count, ends=ends_of(lab, pair, where))
     paths = kept_inside(lab, pair, movements, paths)
+    paths = tuple(_taken_early(path, where, ends_of(lab, pair, where), watched, marked) for path in paths)
     answers = _looked_up(open_lab, paths, raw)
     paths = tuple(with_lookups(path, answers) for path in paths)
     mac_roles: dict[str, str] = {}
@@ -320,6 +321,31 @@ def trace(
         started_ns=started_ns,
         duration_s=time.monotonic() - begun_s,
     )
+
+
+def _taken_early(
+    path: PacketPath,
+    taps: Sequence[TraceTap],
+    ends: tuple[PathEnd, PathEnd],
+    watched: _WatchedProbe,
+    marked: ProbePackets,
+) -> PacketPath:
+    """Where a frame left for a device and its tap did not see it, the provider is asked for what stands before that
+    tap, and is given the frame as it was captured last."""
+    tap, last = next_tap(path, taps), departure(path)
+    if tap is None or last is None or watched.watch is None:
+        return path
+    for capture in watched.captures:
+        if (capture.tap.name, capture.direction) != (last.tap, last.direction):
+            continue
+        for record in capture.records():
+            for one in sightings([record], marked.matcher(), tap=last.tap, role=last.role):
+                if (one.way, one.number) == (path.way, path.number) and one.key is not None:
+                    act = watched.watch.act_before_tap(tap.part, tap.device, one.key, record[1])
+                    source = ends[0] if path.way is Way.REQUEST else ends[1]
+                    if act is not None:
+                        return taken_early(path, act, taps, source=source.name, sender=source.sender)
+    return path
 
 
 def _looked_up(open_lab: OpenLab, paths: Sequence[PacketPath], raw: RawFiles) -> dict[Question, Lookup]:
@@ -412,6 +438,7 @@ class _WatchedProbe:
         self.evidence: tuple[Evidence, ...] = ()
         self.gaps: tuple[str, ...] = ()
         self.unshown: tuple[Unshown, ...] = ()
+        self.watch: Watch | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -440,6 +467,7 @@ def _watch(
         watched.evidence = watch.evidence()
         watched.gaps = watch.gaps()
         watched.unshown = watch.unshown()
+        watched.watch = watch
     sent = raw.save_completed("sender", watched.sent)
     for capture in watched.captures:
         raw.save_completed(f"{capture.tap.role}-{capture.direction}", capture.completed, output="pcap")

@@ -61,6 +61,10 @@ class Carriage(StrEnum):
     """No witness saw what moved it."""
 
 
+BEFORE_TAPS = "XDP"
+"""The hook of a program that stands before any tap of its device."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownAddress:
     """An address (a MAC, an IPv4 address, a VNI as text) and whose it is.

@@ -19,6 +19,7 @@ from labctl.model.interfaces import tunnel_kind
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
 from labctl.model.trace import (
+    BEFORE_TAPS,
     Carriage,
     ForwardingAct,
     Hop,
@@ -47,9 +48,8 @@ def first_wrong(
     departed = _wrong_node(lab, pair, paths) or _departed(found, lost, taps)
     if lost is None:
         return departed
-    missing = WrongTurn(
-        way=lost.way, number=lost.number, tap=lost.lost_tap, role=_role(taps, lost.lost_tap), sentence=lost.lost
-    )
+    at = _lost_at(lost, taps)
+    missing = WrongTurn(way=lost.way, number=lost.number, tap=at, role=_role(taps, at), sentence=lost.lost)
     came_by = {hop.tap for hop in lost.hops}
     is_before = departed is not None and (departed.way, departed.tap in came_by) == (lost.way, True)
     if departed is None or (not is_before and _place(departed, taps) > _place(missing, taps)):
@@ -60,6 +60,51 @@ def first_wrong(
         tap=departed.tap,
         role=departed.role,
         sentence=f"{departed.sentence}; {lost.lost}",
+    )
+
+
+def _lost_at(path: PacketPath, taps: Sequence[TraceTap]) -> str:
+    """The tap of its last sighting, or of the device at which a program took it before that device's tap."""
+    early = next((act for act in path.after if act.hook == BEFORE_TAPS), None)
+    taken = (tap.name for tap in taps if early is not None and (tap.part, tap.device) == (early.node, early.device))
+    return next(taken, path.lost_tap)
+
+
+def departure(path: PacketPath) -> Hop | None:
+    """The sighting with which a packet left for a device that it was not seen at; also where it came back by the tap
+    that it left by, as from a program that answers XDP_TX."""
+    left = path.hops[-1:]
+    if len(path.hops) > 1 and path.hops[-2].tap == path.hops[-1].tap and left[0].direction is TapDirection.IN:
+        left = path.hops[-2:-1]
+    return left[0] if left and left[0].direction is TapDirection.OUT else None
+
+
+def next_tap(path: PacketPath, taps: Sequence[TraceTap]) -> TraceTap | None:
+    """Where a packet that was last seen leaving a device should have been seen next; None for any other packet, and
+    for one that something is known to have dropped."""
+    last = departure(path)
+    if path.arrived or last is None or any(act.helper in _ENDS for act in path.after):
+        return None
+    order = list(taps if path.way is Way.REQUEST else taps[::-1])
+    at = next((number for number, tap in enumerate(order) if tap.name == last.tap), len(order))
+    following = order[at + 1 :]
+    if not following:
+        return None
+    if following[0].role is Role.FABRIC:  # several wires at once: the frame's address says by which
+        return next((tap for tap in following if tap.name == last.dst_mac.owner), None)
+    return following[0]
+
+
+def taken_early(
+    path: PacketPath, act: Movement, taps: Sequence[TraceTap], *, source: str, sender: str = "the pod"
+) -> PacketPath:
+    """The path of a packet that this act took before the tap where it should have been seen next."""
+    after = (*path.after, act)
+    return replace(
+        path,
+        after=after,
+        skipped=skipped_taps(taps, path.hops, after, way=path.way),
+        lost=lost_sentence(path.hops, after, way=path.way, source=source, sender=sender),
     )
 
 
@@ -156,6 +201,8 @@ def _reason(
     tap: TraceTap, taps: Sequence[TraceTap], hops: Sequence[Hop], acts: Sequence[Movement], way: Way
 ) -> tuple[str, bool]:
     for act in acts:
+        if act.hook == BEFORE_TAPS and (act.node, act.device) == (tap.part, tap.device):
+            return f"{act.what} took it before any tap", True
         if act.node == tap.node and tap.part_kind == "node" and (seen := _kept_off(act, tap.device)):
             return f"never transmitted on {tap.device}: {seen}", True
     for hop in hops:
@@ -206,6 +253,7 @@ def _is_before_last(tap: TraceTap, taps: Sequence[TraceTap], hops: Sequence[Hop]
 REDIRECTS = (ForwardingAct.REDIRECT, ForwardingAct.REDIRECT_PEER, ForwardingAct.REDIRECT_NEIGH, ForwardingAct.TUNNEL)
 HANDED = (ForwardingAct.TO_ENDPOINT, ForwardingAct.TO_NETWORK, ForwardingAct.TO_OVERLAY)
 """A program gave the packet to a device, and the witness does not report how."""
+_ENDS = (ForwardingAct.DROP, ForwardingAct.NOT_LEFT)
 _MOVES_NOTHING = (ForwardingAct.PASS, ForwardingAct.SEEN)
 _UPLINKS = (Role.CLIENT_UPLINK, Role.SERVER_UPLINK)
 _PORTS = (Role.CLIENT_BRIDGE_PORT, Role.SERVER_BRIDGE_PORT)

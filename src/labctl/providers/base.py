@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.plan import Action, Plan
     from labctl.model.service_lists import NodeServices
     from labctl.model.signature import Role
-    from labctl.model.trace import Movement, Unshown
+    from labctl.model.trace import Movement, PacketKey, Unshown
 
 
 class Provider(Protocol):
@@ -542,4 +542,9 @@ class Watch(Protocol):
 
     def unshown(self) -> tuple[Unshown, ...]:
         """What the nodes' kernel cannot report of any packet."""
+        ...
+
+    def act_before_tap(self, part: str, device: str, packet: PacketKey, frame: bytes) -> Movement | None:
+        """What a program that stands before any tap of that device does with this frame; None where there is none, or
+        it lets it pass. Asked where a frame left for the device and its tap did not see it."""
         ...

@@ -27,7 +27,7 @@ from labctl.model.node_status import NodeStatus
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.model.service_lists import NodeServices
-from labctl.model.trace import Movement, Unshown
+from labctl.model.trace import Movement, PacketKey, Unshown
 from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
 
 
@@ -164,6 +164,8 @@ class ScriptedWatch:
     shown: tuple[Evidence, ...] = ()
     missed: tuple[str, ...] = ()
     untold: tuple[Unshown, ...] = ()
+    early: Movement | None = None
+    """What takes every frame before the tap of the device that it names."""
 
     def movements(self) -> tuple[Movement, ...]:
         return self.moved
@@ -176,6 +178,10 @@ class ScriptedWatch:
 
     def unshown(self) -> tuple[Unshown, ...]:
         return self.untold
+
+    def act_before_tap(self, part: str, device: str, packet: PacketKey, frame: bytes) -> Movement | None:
+        early = self.early
+        return early if early is not None and (early.node, early.device) == (part, device) else None
 
 
 NOTHING_WATCHED = ScriptedWatch()

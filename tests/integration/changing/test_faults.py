@@ -76,9 +76,11 @@ def failing(opened: OpenLab, pair: Pair) -> dict[str, str]:
     return found
 
 
-def said_by_trace(opened: OpenLab, lab: Lab, pair: Pair) -> str:
+def said_by_trace(opened: OpenLab, lab: Lab, pair: Pair) -> tuple[str, str]:
+    """What is wrong, and at which tap."""
     traced = trace(opened, pair, differing=lambda parts: CHANGING.differing(lab, pair, parts))
-    return " ".join((traced.wrong.sentence if traced.wrong else "", *traced.notes))
+    wrong = traced.wrong
+    return " ".join((wrong.sentence if wrong else "", *traced.notes)), (wrong.tap if wrong else "") or ""
 
 
 def until(is_so: Callable[[], Any], what: str, timeout_s: float = 40) -> None:
@@ -97,9 +99,11 @@ def try_fault(lab: Lab, opened: OpenLab, name: str) -> None:
         until(lambda: failing(opened, pair), f"{name}: no check fails")
     failed = failing(opened, pair)
     assert failed, f"{name}: no check fails"
-    said = said_by_trace(opened, lab, pair)
+    said, tap = said_by_trace(opened, lab, pair)
     found = " ".join((said, *failed.values(), *failed))
     assert text.named.lower() in (said if entry.text.finds.startswith("labctl trace") else found).lower(), found
+    if name == "xdp-drop":
+        assert (tap, "was dropped on" in said, "answers XDP_DROP" in said) == (site.where, True, True), said
     differences = compared(lab, (), "").drift.differences
     # What a routing daemon can tell nobody any more is missing elsewhere, and named as well.
     parts = {one.part for one in differences if not one.name.startswith("learned route")}

@@ -18,7 +18,7 @@ from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.network import attachments
 from labctl.providers.netns.kinds.program import Direction
 from labctl.providers.netns.watch import node_maps
-from labctl.system import netns, rtnetlink
+from labctl.system import link_state, netns, rtnetlink
 from labctl.system.netlink import Socket
 from labctl.testing.labs import RECORDED, sample_lab
 
@@ -104,6 +104,40 @@ def test_a_packet_that_a_program_drops_is_named_with_the_program_and_the_reason(
     assert found.wrong.tap == f"node1:{lxc}"
     sentence = f"the request was dropped on node1 by cil_from_container at {lxc} ingress: no route"
     assert found.wrong.sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("part", "tap", "answer", "says"),
+    [  # r0 = 1; exit, and r0 = 3; exit
+        ("node1", "", bytes.fromhex("b7000000010000009500000000000000"), "answers XDP_DROP"),
+        ("node2", "node2:eth0", bytes.fromhex("b7000000030000009500000000000000"), "sent it to eth0 with bpf_redirect"),
+    ],
+)
+def test_an_xdp_program_that_takes_packets_is_named_at_its_device(
+    host_as_found: str, part: str, tap: str, answer: bytes, says: str
+) -> None:
+    """At the lxc and at an uplink: it stands before any tap, and is given the captured frame once more."""
+    with running(host_as_found, LEGACY, NATIVE) as (lab, open_lab):
+        device = tap.partition(":")[2] or lab.pod("client").lxc
+        warm_up = ("ping", "-c", "1", "-W", "5", str(lab.pod("server").address))
+        assert open_lab.target("client").run(warm_up, timeout_s=HANG_S).returncode == 0, "then ARP has its answers"
+        with netns.entered(netns.path_of(namespace_of(lab.name, part))), Socket() as channel:
+            index = next(
+                link.index
+                for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))
+                if link.name == device
+            )
+            program = bpf.load_program(bpf.XDP, answer, "takes_it")
+            channel.send([link_state.xdp_set(index, program)])
+            bpf.close_all([program])
+        found = traced(lab, open_lab, "server")
+    assert found.wrong is not None
+    assert found.wrong.tap == (tap or f"node1:{device}")
+    assert says in found.wrong.sentence
+    assert "the XDP program takes_it (id " in found.wrong.sentence
+    skipped = {one.tap: one for one in found.paths[0].skipped}
+    assert skipped[found.wrong.tap].is_observed
+    assert "took it before any tap" in skipped[found.wrong.tap].reason
 
 
 def test_a_pod_whose_gateway_does_not_answer_is_reported_with_its_neighbour_entry(host_as_found: str) -> None:

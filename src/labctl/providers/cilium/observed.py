@@ -26,7 +26,7 @@ from labctl.model.node_status import NodeStatus
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role
 from labctl.model.tools import require_success
-from labctl.model.trace import Movement, Unshown
+from labctl.model.trace import Movement, PacketKey, Unshown
 from labctl.path.observed import CILIUM, as_it_is
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, Watch
 from labctl.providers.cilium import node_facts
@@ -326,6 +326,9 @@ class NoWatch:
 
     def unshown(self) -> tuple[Unshown, ...]:
         return ()
+
+    def act_before_tap(self, part: str, device: str, packet: PacketKey, frame: bytes) -> Movement | None:
+        return None
 
 
 def lacking(where: str, refused: str) -> ToolMissing:

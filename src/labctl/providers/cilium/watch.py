@@ -22,7 +22,7 @@ from labctl.errors import LabError, MeasureFailed
 from labctl.model.evidence import Evidence
 from labctl.model.lab import Lab, Pair
 from labctl.model.tools import said
-from labctl.model.trace import Movement, Unshown
+from labctl.model.trace import Movement, PacketKey, Unshown
 from labctl.providers.base import Running, TargetKind
 from labctl.providers.cilium import hubble_pwru
 from labctl.providers.cilium.monitor import (
@@ -88,6 +88,9 @@ class MonitorWatch:
     def unshown(self) -> tuple[Unshown, ...]:
         """None: netfilter and connection tracking of the nodes are not traced, on any kernel."""
         return ()
+
+    def act_before_tap(self, part: str, device: str, packet: PacketKey, frame: bytes) -> Movement | None:
+        return None
 
 
 def _told(node: str, traces: Sequence[MonitorTrace], command: str) -> Evidence:

@@ -20,14 +20,15 @@ from labctl.model.evidence import Evidence, Silence
 from labctl.model.flow import Flow, flows_of
 from labctl.model.lab import Lab, Pair
 from labctl.model.tools import require_output
-from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey, Unshown
+from labctl.model.trace import BEFORE_TAPS, ForwardingAct, Movement, Mover, PacketKey, Unshown
 from labctl.names import namespace_of
 from labctl.networks import network_of
 from labctl.providers.netns import kernel, netfilter_watch
 from labctl.providers.netns.counters import unread
+from labctl.providers.netns.kinds import delay
 from labctl.providers.netns.kinds.program import attached_to
 from labctl.providers.netns.record import turn, watching_lock
-from labctl.system import locks, netfilter, netns, process, rtnetlink
+from labctl.system import link_state, locks, netfilter, netns, process, rtnetlink
 from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
 from labctl.system.netlink import Socket
 
@@ -102,6 +103,24 @@ class NetnsWatch:
         traced = any(node.trace is not None for node in self._nodes)
         return kernel.trace_abilities().unshown(kernel.release()) if traced else ()
 
+    def act_before_tap(self, part: str, device: str, packet: PacketKey, frame: bytes) -> Movement | None:
+        """Of an XDP program, which is given the frame once more: what it answers is what it does."""
+        try:
+            with netns.entered(netns.path_of(namespace_of(self._lab.name, part))), Socket() as channel:
+                states = map(link_state.parse_state, channel.ask(rtnetlink.all_links()))
+                attached = next((state.xdp_id for state in states if state.name == device), 0)
+            if not attached or delay.is_own(attached):
+                return None
+            descriptor = bpf.program_descriptor(attached)
+            try:
+                name = bpf.program_info(descriptor).name
+                answer = bpf.run_program(descriptor, frame).returned
+            finally:
+                bpf.close_all([descriptor])
+        except OSError:
+            return None
+        return early_movement(answer, packet, part=part, device=device, name=name, number=attached)
+
     def _is_pairs(self, node: _WatchedNode) -> bool:
         return node.name in self._lab.nodes_of(self._pair)
 
@@ -135,6 +154,32 @@ def event_movement(event: Event, node: str, device_names: dict[int, str], clock_
         raw=words,
         rewrites=(event.source, event.destination) != (event.original_source, event.original_destination),
         before=_before(event),
+    )
+
+
+_XDP_PASS, _XDP_TX, _XDP_REDIRECT = 2, 3, 4
+_XDP_WORDS = {0: "XDP_ABORTED", 1: "XDP_DROP", _XDP_TX: "XDP_TX", _XDP_REDIRECT: "XDP_REDIRECT"}
+
+
+def early_movement(
+    answer: int, packet: PacketKey, *, part: str, device: str, name: str, number: int
+) -> Movement | None:
+    """An XDP program's answer as the path knows it; None where the frame goes on. Pure."""
+    if answer == _XDP_PASS:
+        return None
+    word = _XDP_WORDS.get(answer, f"{answer}, which is no verdict of XDP")
+    is_sent = answer in (_XDP_TX, _XDP_REDIRECT)
+    return Movement(
+        node=part,
+        mover=Mover.PROGRAM,
+        what=f"the XDP program {name or 'without a name'} (id {number})",
+        device=device,
+        hook=BEFORE_TAPS,
+        helper=ForwardingAct.REDIRECT if is_sent else ForwardingAct.DROP,
+        packet=packet,
+        target=device if answer == _XDP_TX else "",
+        reason=f"given this very frame it answers {word}, before any tap of the device",
+        raw=word,
     )
 
 
