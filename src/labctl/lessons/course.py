@@ -119,7 +119,7 @@ class Course:
             self.records.set_current(name)
             progress = self.running()
             workplace = self._workplace(progress.attempt)
-            is_new = workplace.standing() is None
+            is_new = not workplace.is_whole()
             if is_new:
                 workplace.build()
             return self._unlock(workplace, is_rebuilt=is_new)

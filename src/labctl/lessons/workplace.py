@@ -46,11 +46,17 @@ class Workplace:
         return self.lab.name
 
     def standing(self) -> Lab | None:
-        """The lab as its own record has it; None where it is not up, or not in one piece."""
+        """The lab as its own record has it, whatever a fault or a student changed in it; None where it is not up, or
+        cannot be looked at."""
         found = find([self.provider], self.name)
-        if found is None or found.running.lab is None or not found.running.is_whole:
+        if found is None or found.running.lab is None or not (found.running.is_whole or found.running.can_be_opened):
             return None
         return complete(self.provider, found.running.lab, self._observer) or found.running.lab
+
+    def is_whole(self) -> bool:
+        """Whether nothing of it is missing: a build that was cut off may leave a lab that can be looked at."""
+        found = find([self.provider], self.name)
+        return found is not None and found.running.is_whole
 
     def build(self) -> None:
         """What is left of an earlier one goes first."""
