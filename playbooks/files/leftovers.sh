@@ -16,10 +16,13 @@ for path in /sys/class/net/lxc*; do
     esac
     if [ -e "$path" ] && ip link delete "$device" 2>/dev/null; then echo "removed device $device"; fi
 done
-ip -4 route show root "$pod_range" 2>/dev/null | while read -r destination rest; do
-    # shellcheck disable=SC2086  # the rest of a route is several words
-    if ip -4 route delete $destination $rest 2>/dev/null; then echo "removed route $destination"; fi
-done
+# What the kernel says of a route's state is no part of the route, and `ip route delete` does not take it.
+ip -4 route show root "$pod_range" 2>/dev/null |
+    sed -E ':a; s/ (linkdown|dead|unresolved|offload|offload_failed|trap|rt_trap|notify|pervasive)( |$)/ /; ta' |
+    while read -r destination rest; do
+        # shellcheck disable=SC2086  # the rest of a route is several words
+        if ip -4 route delete $destination $rest 2>/dev/null; then echo "removed route $destination"; fi
+    done
 for table in 2004 2005; do
     while ip -4 rule show 2>/dev/null | grep -q "lookup $table"; do
         ip -4 rule delete table "$table" 2>/dev/null || break

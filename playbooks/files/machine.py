@@ -565,12 +565,18 @@ def links():
         return None
 
 
+# What the kernel says of a route as it is now; `ip route` does not take it back.
+STATES_OF_ROUTES = (
+    "linkdown", "dead", "unresolved", "offload", "offload_failed", "trap", "rt_trap", "notify", "pervasive"
+)  # fmt: skip
+
+
 def routes():
     """Routes that somebody set, as `ip route` takes them."""
     code, text = run("ip", "-4", "route", "show", "table", "all")
     found = []
     for line in text.splitlines() if code == 0 else ():
-        words = [word for word in line.split() if word not in ("linkdown", "dead")]
+        words = [word for word in line.split() if word not in STATES_OF_ROUTES]
         said = words[words.index("proto") + 1] if "proto" in words[:-1] else ""
         if words and words[0] not in ("local", "broadcast") and said not in KERNELS_ROUTES:
             found.append(" ".join(words))

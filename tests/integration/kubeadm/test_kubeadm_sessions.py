@@ -30,6 +30,7 @@ from labctl.providers.base import Tap, TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kubeadm import ssh
 from labctl.providers.kubeadm.machines import Machine, machines_of
+from labctl.providers.kubeadm.running import PUMP
 from labctl.providers.kubeadm.sessions import MOST_STARTING, OWNER, end_strays, owner
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.providers.kubeadm.ssh_config import reached
@@ -174,6 +175,7 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(machines: Farm, commands: Mac
             with pytest.raises(MeasureFailed):
                 running.wait(timeout_s=60)
     assert time.monotonic() - begun_s < 60
+    assert PUMP not in [one.name for one in threading.enumerate()], "it waits in write(2), where nothing ends it"
     wait_until(lambda: not processes(machines, f"yes full-{len(end)}"))
 
 

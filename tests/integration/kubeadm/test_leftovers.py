@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,65 @@ nft add table inet own
     assert [path.name for path in (tmp_path / "var/lib").iterdir()] == ["theirs"], "what was there keeps what it got"
 
 
+PLACES = """
+cp -a /etc $folder/etc; mkdir $folder/opt $folder/lib; printf '' >$folder/sets
+mount --bind $folder/etc /etc; mount --bind $folder/opt /opt; mount --bind $folder/lib /var/lib
+mount -t tmpfs tmpfs /run; mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf
+mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/kubelet/pods /sys/fs/bpf/own
+echo own >/etc/cni/net.d/10-own.conflist; touch /etc/sysctl.d/99-own.conf /opt/cni/bin/bridge; echo own >>$folder/sets
+ip link set lo up; ip link add lxc-own type veth peer name far; ip link set lxc-own up
+ip address add 192.0.2.1/24 dev lxc-own
+"""
+IPSET = """#!/bin/sh
+case $1 in
+list) cat "$folder/sets" ;;
+destroy) sed -i "/^$2\\$/d" "$folder/sets" ;;
+esac
+"""
+OF_CILIUM = """
+cd /etc/cni/net.d; mv 10-own.conflist 10-own.conflist.cilium_bak; touch 05-cilium.conflist; cd /
+touch /etc/sysctl.d/99-zzz-override_cilium.conf /opt/cni/bin/cilium-cni; printf 'cilium_a\ncilium_b\n' >>$folder/sets
+mkdir -p /var/lib/cilium/bpf /run/cilium/cgroupv2 /sys/fs/bpf/cilium/devices /sys/fs/bpf/tc/globals/cilium_lxc
+ln -s tc /sys/fs/bpf/ip
+mount -t tmpfs tmpfs /run/cilium/cgroupv2; mkdir /run/cilium/cgroupv2/deep
+mkdir /var/lib/kubelet/pods/volume; mount -t tmpfs tmpfs /var/lib/kubelet/pods/volume
+ip link add cilium_host type veth peer name cilium_net; ip link set cilium_host up
+ip link add cilium_vxlan type vxlan id 77 dstport 4799; ip link add lxc12ab type veth peer name there
+ip address add 10.0.0.7/32 dev cilium_host; ip route add 10.244.1.0/24 dev cilium_host src 10.0.0.7
+ip route add 10.244.8.0/24 dev lxc-own; ip rule add fwmark 0x200 lookup 2004 preference 9
+ip route add local 0.0.0.0/0 dev lo table 2004; ip rule add preference 100 lookup local; ip rule delete preference 0
+"""
+ALL = """
+for d in /etc/cni /etc/sysctl.d /opt /var/lib /run /sys/fs/bpf; do find $d ! -name xtables.lock; done | sort
+cat /etc/cni/net.d/*; cat $folder/sets; awk '$2 ~ "^/(run/cilium|var/lib/kubelet)/" {print $2}' /proc/self/mounts
+ip -o link show | cut -d' ' -f2
+ip -4 rule show; ip -4 route show table all
+"""
+
+
+def test_files_mounts_pins_devices_and_rules_of_cilium_go_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ipset").write_text(IPSET)
+    (tmp_path / "bin" / "ipset").chmod(0o755)
+    said = in_namespace(
+        f"export folder={tmp_path} PATH={tmp_path}/bin:$PATH\n{PLACES}\nbefore=$({ALL})\n{OF_CILIUM}\n"
+        f"middle=$({ALL})\nsaid=$(sh {FILES / 'leftovers.sh'} 10.244.0.0/16)\n"
+        f"rmdir /var/lib/kubelet/pods/volume\nafter=$({ALL})\n"
+        'printf "%s\\0%s\\0%s\\0%s" "$before" "$middle" "$said" "$after"'
+    )
+    before, middle, told, after = said.split("\0")
+    for part in ("99-zzz-override_cilium.conf", "cilium_bak", "/run/cilium/cgroupv2", "lxc12ab", "lookup 2004"):
+        assert part in middle
+    assert after == before
+    for line in (
+        "removed /etc/sysctl.d/99-zzz-override_cilium.conf", "put back /etc/cni/net.d/10-own.conflist",
+        "removed ipset cilium_a", "removed ipset cilium_b", "unmounted /run/cilium/cgroupv2", "removed device lxc12ab",
+        "removed /sys/fs/bpf/cilium", "removed /sys/fs/bpf/tc/globals/cilium_lxc", "put back rule 0",
+        "unmounted /var/lib/kubelet/pods/volume", "removed route 10.244.8.0/24",
+    ):  # fmt: skip
+        assert line in told.splitlines()
+
+
 CRICTL = """#!/usr/bin/python3
 import json, os, sys, time
 words = sys.argv[1:]
@@ -156,16 +216,20 @@ json.dump(pods, open(path, "w"))
 """
 
 
-def ended(tmp_path: Path, which: str, takes_s: float) -> tuple[list[str], str]:
-    """The pods that are left, and what the script said."""
+def _stand_in(tmp_path: Path, pods: dict[str, dict[str, Any]]) -> None:
     for name, text in (("crictl", CRICTL), ("systemctl", "#!/bin/sh\nexit 0\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
+    (tmp_path / "pods").write_text(json.dumps(pods))
+
+
+def ended(tmp_path: Path, which: str, takes_s: float) -> tuple[list[str], str]:
+    """The pods that are left, and what the script said."""
     pods = {
         "a1": {"network": "POD", "takes_s": takes_s}, "b2": {"network": "NODE", "takes_s": takes_s},
         "c3": {"network": "POD", "takes_s": 0.1},
     }  # fmt: skip
-    (tmp_path / "pods").write_text(json.dumps(pods))
+    _stand_in(tmp_path, pods)
     world = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PODS": str(tmp_path / "pods")}
     argv = ("sh", str(FILES / "sandboxes.sh"), "unix:///run/x.sock", which)
     done = subprocess.run(argv, env=world, capture_output=True, text=True, check=True, timeout=120)
@@ -178,3 +242,13 @@ def test_sandboxes_that_are_slow_to_end_are_ended(tmp_path: Path, takes_s: float
     assert left == ["b2"]
     assert said.splitlines() == ["ended sandbox a1", "ended sandbox c3"]
     assert ended(tmp_path, "all", takes_s)[0] == []
+
+
+def test_network_namespaces_of_sandboxes_go_once_no_sandbox_is_left_and_others_stay(tmp_path: Path) -> None:
+    world = "for name in cni-0a1b cni-2c3d mine; do ip netns add $name; done"
+    for pods, left in (({"a1": {"network": "POD", "takes_s": 90.0}}, "cni-0a1b\ncni-2c3d\nmine\n"), ({}, "mine\n")):
+        _stand_in(tmp_path, pods)
+        script = f"sh {FILES / 'sandboxes.sh'} unix:///run/x.sock all >&2"
+        places = f"mount -t tmpfs tmpfs /run; export PATH={tmp_path}:$PATH PODS={tmp_path}/pods"
+        said = in_namespace(f"{places}; {world}; {script}; ls /run/netns")
+        assert said == left

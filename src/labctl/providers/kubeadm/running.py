@@ -18,6 +18,8 @@ from labctl.providers.base import Completed
 from labctl.system.clock import Deadline
 from labctl.system.process import MOST_OUTPUT_BYTE, require_bounded
 
+PUMP = "labctl-ssh-output"
+"""The name of each thread that passes a program's output on."""
 _DRAIN_S = 5.0
 _POLL_S = 0.005
 _LOOK_S = 0.1
@@ -60,7 +62,7 @@ class SshRunning:
         self._closing = threading.Event()
         self._pumping: threading.Thread | None = None
         if output is not None:
-            self._pumping = threading.Thread(target=self._pump, args=(os.dup(output),), daemon=True)
+            self._pumping = threading.Thread(target=self._pump, args=(os.dup(output),), name=PUMP, daemon=True)
             self._pumping.start()
 
     def _pump(self, output: int) -> None:
