@@ -114,6 +114,16 @@ class LessonInvalid(ScenarioInvalid):
         self.remedy = "correct the places above (docs/lessons.md), then run: labctl lesson test NAME"
 
 
+class RosterInvalid(ScenarioInvalid):
+    """Every problem of the file that says who takes part in a class."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__(problems)
+        count = len(self.problems)
+        self.what = f"the roster is invalid: {count} {'problem' if count == 1 else 'problems'}"
+        self.remedy = "correct the places above (docs/class.md), then the same command again"
+
+
 class HostLacks(LabError):
     """This host has not got what the lab needs. `key` is the key of the scenario that needs it, where it is one."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
-from labctl.model.lesson import LESSON, SOLUTION
+from labctl.model.lesson import CLASS, LESSON, SOLUTION
 from labctl.model.section import MATRIX, SCENARIO, SITE
 
 CORPUS = Path(__file__).resolve().parent
@@ -21,6 +21,7 @@ SCHEMAS = {
     SITE: "site.json",
     MATRIX: "matrix.json",
     LESSON: "lesson.json",
+    CLASS: "class.json",
     SOLUTION: "solution.json",
 }
 SCHEMA_DIRECTORY = CORPUS.parents[1] / "docs" / "schema"

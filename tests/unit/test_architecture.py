@@ -518,7 +518,12 @@ def test_templates_are_imported_when_a_page_is_asked_for(module: Module) -> None
 def test_styles_stand_in_files_of_their_own() -> None:
     pages = sorted(TEMPLATES.glob("*.html"))
     assert pages
-    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == ["graph.css", "report.css", "trace.css"]
+    assert sorted(path.name for path in TEMPLATES.glob("*.css")) == [
+        "board.css",
+        "graph.css",
+        "report.css",
+        "trace.css",
+    ]
     for path in pages:
         text = path.read_text(encoding="utf-8").replace("<style>{{ style }}</style>", "")
         assert not re.search(r"<style|\bstyle=", text), path

@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture": ("capture", "Capture at many taps at once, live or into one pcapng file."),
     "matrix": ("matrix", "Measure what a matrix file lists; resumes after an interruption."),
     "lesson": ("lesson", "Lessons that grade themselves against a live lab."),
+    "class": ("classroom", "Lessons for many students on this host, with a board."),
     "runs": ("runs", "The runs on disk, and how they ended."),
     "report": ("report", "Show a stored run again, in any form."),
     "exec": ("exec_in", "Run a command in a pod or on a node."),

@@ -142,6 +142,18 @@ def show(*parts: RenderableType) -> None:
             sys.stdout.flush()
 
 
+def drawn_lines(*parts: RenderableType) -> list[Text]:
+    """As `show` would, line by line, for a `Screen`."""
+    from rich.text import Text
+
+    lines = []
+    for part in parts if _spoken is Language.ENGLISH else map(_in_language, parts):
+        drawn = io.StringIO()
+        console(drawn).print(part)
+        lines += [Text.from_ansi(line.rstrip(" ")) for line in drawn.getvalue().splitlines()]
+    return lines
+
+
 class Screen:
     """A whole terminal that is drawn again and again; `q` on the keyboard ends it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,8 @@ class Tools:
     checks: Callable[[], Mapping[str, Check]]
     refuse: Callable[[Scenario], None]
     observer: Observer
+    own_files: Callable[[], AbstractContextManager[None]] = nullcontext
+    """By whose rights a student's own file is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +344,9 @@ class Course:
             from labctl.lessons import own_scenario
 
             path = Path(progress.attempt.folder) / task.file
-            own_scenario.write_beginning(path, self.own_file(task, progress))
+            text = self.own_file(task, progress)
+            with self._tools.own_files():
+                own_scenario.write_beginning(path, text)
         if not state.is_unlocked:
             self._add(Entry(act=Act.UNLOCKED, at="", task=current))
         return self.running()

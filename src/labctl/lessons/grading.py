@@ -13,6 +13,8 @@ from labctl.checks.base import Check
 from labctl.engine.prove import one_pair_a_placement
 from labctl.engine.run_checks import run_check
 from labctl.engine.trace import pair_between
+from labctl.engine.turns import measuring_turn
+from labctl.errors import MeasureFailed
 from labctl.facts.readings import Readings, command_for, usual_pair
 from labctl.lessons.answers import is_same, parse_answer
 from labctl.lessons.progress import Grade, Mark
@@ -120,7 +122,12 @@ def _of_check(readings: Readings, checks: Mapping[str, Check], condition: Condit
     )  # fmt: skip
     command = f"labctl check {lab.name} {name}"
     for pair in pairs:
-        result = run_check(checks[name], readings.open_lab, pair, spec, MemorySink(), lambda event: None)
+        try:
+            with measuring_turn((name,), lambda: None):
+                result = run_check(checks[name], readings.open_lab, pair, spec, MemorySink(), lambda event: None)
+        except MeasureFailed as failed:
+            why = (f"unmeasured: {name}: {failed.what}", "that costs nothing: try again")
+            return Grade(mark=Mark.UNMEASURED, said=why, commands=(command,))
         where = f"{name} {pair.client} → {pair.destination}"
         if result.verdict is Verdict.ERROR:
             why = (f"unmeasured: {where}: {result.reason}", "that costs nothing: try again")

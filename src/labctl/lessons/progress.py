@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from labctl.codec import NULL, OMITTED
 from labctl.model.lab import Said
@@ -124,7 +124,19 @@ class Progress:
         return won, sum(task.points for task in lesson.tasks)
 
 
-def progress_of(entries: Iterable[Entry], lesson: LessonDocument) -> Progress | None:
+class HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+class HasTasks(Protocol):
+    """A lesson, or what a class wrote down of it."""
+
+    @property
+    def tasks(self) -> Sequence[HasId]: ...
+
+
+def progress_of(entries: Iterable[Entry], lesson: HasTasks) -> Progress | None:
     """Where the last attempt is; None where nothing was started."""
     progress: Progress | None = None
     for entry in entries:

@@ -12,18 +12,19 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from labctl.model.lesson import LESSON, SOLUTION, LessonDocument, SolutionDocument
+from labctl.model.lesson import CLASS, LESSON, SOLUTION, ClassDocument, LessonDocument, SolutionDocument
 from labctl.model.section import API_VERSION, MATRIX, SCENARIO, SITE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-KINDS = (SCENARIO, SITE, MATRIX, LESSON, SOLUTION)
+KINDS = (SCENARIO, SITE, MATRIX, LESSON, SOLUTION, CLASS)
 
 
 def model_of(kind: str) -> type[BaseModel]:
     """The model of a kind of file. Those of lessons do not wait for those of labs, which are many."""
-    if kind in (LESSON, SOLUTION):
-        return LessonDocument if kind == LESSON else SolutionDocument
+    of_lessons: dict[str, type[BaseModel]] = {LESSON: LessonDocument, SOLUTION: SolutionDocument, CLASS: ClassDocument}
+    if kind in of_lessons:
+        return of_lessons[kind]
     from labctl.model.document import MatrixDocument, ScenarioDocument, SiteDocument
 
     models: dict[str, type[BaseModel]] = {SCENARIO: ScenarioDocument, SITE: SiteDocument, MATRIX: MatrixDocument}
@@ -66,9 +67,9 @@ class _Generator(GenerateJsonSchema):
 
 
 def schema(kind: str = SCENARIO) -> dict[str, Any]:
-    """The schema of one kind of file: `Scenario`, `Site`, `Matrix`, `Lesson` or `Solution`."""
+    """The schema of one kind of file: `Scenario`, `Site`, `Matrix`, `Lesson`, `Solution` or `Class`."""
     made = model_of(kind).model_json_schema(schema_generator=_Generator)
-    for part in (made, *made["$defs"].values()):
+    for part in (made, *made.get("$defs", {}).values()):
         part.pop("title", None)
         if "description" in part:
             part["description"] = " ".join(part["description"].partition("\n\n")[0].split())

@@ -18,7 +18,7 @@ from labctl.loading.schema import is_free_form, model_of, part_of
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, child, find, place_of, plain
 from labctl.model.fabric import ENDPOINT_PATTERN
 from labctl.model.impairment import LINK_PATTERN
-from labctl.model.lesson import END_PATTERN, FILE_PATTERN, VARIABLE_PATTERN
+from labctl.model.lesson import CLASS_PATTERN, END_PATTERN, FILE_PATTERN, STUDENT_PATTERN, VARIABLE_PATTERN
 from labctl.model.section import (
     ADDRESS_PATTERN,
     CIDR_PATTERN,
@@ -42,6 +42,8 @@ _PATTERNS = {
     ENDPOINT_PATTERN: ("{0} is not an end of a link", "a router or node such as r1, or r1:eth1 with its device's name"),
     LINK_PATTERN: ("{0} is not a link", "a node's or pod's name, two routers' such as leaf1-spine1, or uplink"),
     END_PATTERN: ("{0} is not an end", "a pod's, node's, host's or Service's name, or $NAME of a variable"),
+    CLASS_PATTERN: ("{0} is not a class's name", "2 to 16 lower-case letters, digits and hyphens"),
+    STUDENT_PATTERN: ("{0} is not a student's name", "at most 16 lower-case letters and digits, a letter first"),
     FILE_PATTERN: ("{0} is not a file's name", "lower-case letters, digits and hyphens, ending in .yaml"),
     VARIABLE_PATTERN: ("{0} is neither a key nor a variable", "datapath.encapsulation, var.peer"),
     CIDR_PATTERN: ("{0} is not an IPv4 network", "an address range such as 10.244.0.0/16"),

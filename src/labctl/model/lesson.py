@@ -18,10 +18,13 @@ from labctl.model.signature import Role
 from labctl.model.trace import ProbeProtocol, Way
 from labctl.names import NAME_PATTERN
 
-LESSON, SOLUTION = "Lesson", "Solution"
+LESSON, SOLUTION, CLASS = "Lesson", "Solution", "Class"
 VARIABLE_PATTERN = r"^(var\.[a-z][A-Za-z0-9]{0,30}|[a-z][A-Za-z0-9]*(\.[A-Za-z0-9_-]+|\[[0-9]+\])+)$"
 END_PATTERN = r"^(\$[a-z][A-Za-z0-9]{0,30}|[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?(@[a-z0-9-]{1,40})?)$"
 FILE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,50}\.yaml$"
+CLASS_PATTERN = r"^[a-z][a-z0-9-]{0,14}[a-z0-9]$"
+STUDENT_PATTERN = r"^[a-z][a-z0-9]{0,15}$"
+"""No hyphen: a student's labs are all those whose names begin with `STUDENT-`, and nobody else's do."""
 VARIABLE = "var."
 MOST_VARIANTS = 64
 
@@ -177,6 +180,23 @@ class SolutionDocument(Section):
     lesson: Name = Field(description="The lesson's name.")
     version: Annotated[int, Ge(1), Le(9999)] = Field(description="The version of the lesson that it solves.")
     tasks: dict[Name, Solved] = Field(description="By the task's name.")
+
+
+class ClassDocument(Section):
+    """A roster: who takes part in a class."""
+
+    api_version: Literal["labctl/v1"] = Field(description="The version of the file format.")
+    kind: Literal["Class"] = Field(description="What the file is.")
+    name: Annotated[str, StringConstraints(pattern=CLASS_PATTERN)] = Field(
+        description="The class's name: lower-case letters, digits and hyphens, at most 16."
+    )
+    students: Annotated[
+        dict[
+            Annotated[str, StringConstraints(pattern=STUDENT_PATTERN)],
+            Annotated[str, StringConstraints(min_length=1, max_length=60)],
+        ],
+        Field(min_length=1, max_length=200),
+    ] = Field(description="By the name that their labs begin with, what the board calls them.")
 
 
 def variants(lesson: LessonDocument) -> int:

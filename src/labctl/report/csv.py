@@ -48,7 +48,7 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
         tail = (str(run.verdict), run.started_at, raw_place(run.raw))
         numbers = [(sample.metric, repr(sample.value), sample.unit) for sample in run.samples] or [("", "", "")]
         for number in numbers:
-            writer.writerow([_harmless(cell) for cell in (*head, *pair, *number, *tail)])
+            writer.writerow([harmless(cell) for cell in (*head, *pair, *number, *tail)])
     return buffer.getvalue()
 
 
@@ -58,7 +58,7 @@ def raw_place(raw: Sequence[str]) -> str:
     return f"{directories.pop()}/" if len(raw) > 1 and len(directories) == 1 else " ".join(raw)
 
 
-def _harmless(cell: object) -> object:
+def harmless(cell: object) -> object:
     """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe, which spreadsheets
     hide. Numbers stay numbers, negative ones too. (OWASP, CSV Injection.)"""
     if not isinstance(cell, str):

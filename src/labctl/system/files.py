@@ -181,28 +181,6 @@ def write_own(path: Path, data: bytes) -> None:
         folder.write(path.name, data)
 
 
-def write_of_host(path: Path, data: bytes) -> None:
-    """A whole file among the settings of the host (/etc), which is root's also under sudo. Raises OSError, EPERM for a
-    folder that another user could have written."""
-    with _of_host(path) as folder:
-        folder.write(path.name, data, mode=TO_SHOW)
-
-
-def remove_of_host(path: Path) -> None:
-    """Removes such a file, or a link; nothing when it, or its folder, is not there. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError), _of_host(path) as folder:
-        folder.remove(path.name)
-
-
-def _of_host(path: Path) -> Folder:
-    folder = Folder(os.open(path.parent, _FOLDER), path.parent, is_private=True)
-    found = folder.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        folder.close()
-        raise PermissionError(errno.EPERM, "another user could have written it", str(path.parent))
-    return folder
-
-
 def keep_private(path: Path) -> None:
     """Makes what another program wrote into a folder of labctl's own as if labctl had: 0600, the person's. Nothing
     when it is not there. Raises OSError for a link and for what is not a regular file."""
@@ -285,6 +263,10 @@ class Folder:
         mode = stat.S_IMODE(self.stat().st_mode)
         if mode & ~OWN_FOLDER and os.geteuid() in (0, self.stat().st_uid):
             os.fchmod(self._descriptor, mode & OWN_FOLDER)
+
+    def open_to_all(self) -> None:
+        """Everybody may enter and read the folder: for settings and programs of the host."""
+        os.fchmod(self._descriptor, 0o755)  # nosec B103  # what is in it is for everybody
 
     def names(self) -> tuple[str, ...]:
         """What is in the folder, sorted."""

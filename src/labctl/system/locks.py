@@ -68,6 +68,18 @@ def is_held(name: str) -> bool:
     return False
 
 
+def held_names(prefix: str) -> tuple[str, ...]:
+    """Of the locks whose names begin so, those that a process holds. Raises StepFailed."""
+    place = directory()
+    try:
+        names = sorted(one.name for one in place.iterdir() if one.name.startswith(prefix))
+    except FileNotFoundError:
+        return ()
+    except OSError as failed:
+        raise _no_locks(failed) from failed
+    return tuple(name for name in names if is_held(name))
+
+
 def _take(folder: Folder, name: str, stack: contextlib.ExitStack) -> bool:
     try:
         descriptor = folder.open_own(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labctl.errors import HostLacks, NeedsRoot, StepFailed
 from labctl.model.result import Completed
-from labctl.system import files, process
+from labctl.system import files, host_files, process
 
 UNITS = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
@@ -105,7 +105,7 @@ def enable(lab: str) -> None:
     refuse(lab)
     path = path_of(lab)
     try:
-        files.write_of_host(path, text_of(lab).encode())
+        host_files.write_of_host(path, text_of(lab).encode())
     except OSError as failed:
         raise StepFailed(
             what=f"cannot write {path}", cause=failed.strerror or str(failed), remedy=f"ls -ld {UNITS}"
@@ -126,7 +126,7 @@ def disable(lab: str) -> bool:
     path = path_of(lab)
     try:
         for folder in (UNITS / f"{_WANTED_BY}.wants", UNITS):
-            files.remove_of_host(folder / path.name)
+            host_files.remove_of_host(folder / path.name)
     except OSError as failed:
         raise StepFailed(
             what=f"cannot remove {path}", cause=failed.strerror or str(failed), remedy=f"rm {path}"

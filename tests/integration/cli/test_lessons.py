@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from cli_running import needs_labs
 
 from labctl.cli.group import run
-from labctl.system import netns
+from labctl.lessons.own_scenario import write_beginning
+from labctl.system import netns, users
 
 pytestmark = needs_labs
 LESSON = "which-mode"
@@ -40,3 +42,26 @@ def test_a_lesson_is_started_answered_checked_reset_and_stopped(
     stopped = lesson("stop")
     assert (stopped["running"], stopped["tasks"][1]["tries"]) == (False, 2)
     assert not [name for name in netns.names() if name.startswith(f"labctl.{host_as_found}")]
+
+
+def test_a_link_in_a_students_folder_leads_root_to_no_place_where_the_student_may_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = 65534
+    for name in ("SUDO_UID", "SUDO_GID"):
+        monkeypatch.setenv(name, str(nobody))
+    own, roots = tmp_path / "own", tmp_path / "roots"
+    for folder, owner in ((own, nobody), (roots, 0)):
+        folder.mkdir(mode=0o755)
+        os.chown(folder, owner, owner)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == 0 and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)  # the student may pass
+    (own / "work").symlink_to(roots)
+    with users.as_person():
+        assert write_beginning(own / "mine.yaml", "a: 1\n")
+        with pytest.raises(PermissionError):
+            write_beginning(own / "work" / "mine.yaml", "a: 1\n")
+    assert (own / "mine.yaml").stat().st_uid == nobody
+    assert write_beginning(roots / "mine.yaml", "a: 1\n")  # root is itself again
+    assert not list(roots.glob(".mine*"))

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from labctl.cli.options import as_json, context_option, load_lab, provider_of, runs_dir_option, scenario_options
-from labctl.cli.output import emit, emit_json, say, show, spoken
+from labctl.cli.output import emit, emit_json, say, show, spoken, tell
 from labctl.cli.progress import Progress
 from labctl.cli.reports import junit_option, require_place, write_text
+from labctl.cli.session import current_session
 from labctl.errors import MeasureFailed, NotInForce, UsageError
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import CheckSpec, Lab
@@ -44,6 +45,7 @@ def command(
     from labctl import app
     from labctl.engine.build import built, require_host
     from labctl.engine.check_run import check_lab
+    from labctl.engine.turns import measuring_turn
     from labctl.planning.record import lab_to_json
     from labctl.report.json import check_document
     from labctl.report.junit import check_junit
@@ -61,6 +63,9 @@ def command(
         stack.enter_context(interruptible())
         if not is_up:
             stack.enter_context(built(chosen, lab, progress))
+        if current_session() is not None:
+            waits = "another measurement goes on here: waiting for its end"
+            stack.enter_context(measuring_turn([spec.kind for spec in specs], lambda: tell(waits)))
         with chosen.open(lab) as open_lab:
             checked = check_lab(app.checks(), open_lab, specs, run, progress)
         document = check_document(lab, checked.results, (checked.mode,))

@@ -20,9 +20,12 @@ from labctl.system import process
 
 @click.command("doctor")
 @click.option("--provider", default="netns", show_default=True, metavar="P", help="For labs of this provider.")
+@click.option(
+    "--class", "students", type=click.IntRange(1, 200), metavar="N", help="Whether a class of N fits on this host, too."
+)
 @trust_option
 @as_json
-def command(provider: str, trust: bool, as_json: bool) -> int:
+def command(provider: str, students: int | None, trust: bool, as_json: bool) -> int:
     """What this host has and lacks, found by trying, with the command that fixes it; for kubeadm the machines too.
 
     Then each scenario: whether it can run here, and what is missing.
@@ -33,6 +36,10 @@ def command(provider: str, trust: bool, as_json: bool) -> int:
 
     chosen = app.provider(provider, trust=trust)
     probes = [*chosen.probes(), *chosen.capabilities.machine_probes(), *namesakes(launcher())]
+    if students is not None:
+        from labctl.lessons.capacity import class_probes, read_host
+
+        probes += class_probes(students, read_host())
     libraries = differing()
     missing = [probe for probe in probes if probe.required and probe.is_looked_at and not probe.present]
     unseen = [probe for probe in probes if not probe.is_looked_at]

@@ -10,6 +10,7 @@ import click
 
 from labctl.cli.options import find_lab
 from labctl.cli.output import tell
+from labctl.cli.session import current_session
 from labctl.errors import HostLacks, UsageError
 
 # As a shell has it.
@@ -47,6 +48,9 @@ def command(privileged: bool, lab: str, target: str, argv: tuple[str, ...]) -> i
     if enter is not None:
         for lacking in enter(found, target, privileged):
             tell(f"note: {lacking}")
+    session = current_session()
+    if session is not None:
+        argv = session.as_student(argv)
     if enter is None:
         full = inside.command(argv, with_input=not _is_behind())
     else:

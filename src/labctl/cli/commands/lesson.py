@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pwd
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from labctl.cli.options import as_json
 from labctl.cli.output import emit, emit_json, say, show, spoken
 from labctl.cli.progress import Progress
+from labctl.cli.session import current_session
 from labctl.errors import MeasureFailed, UsageError
 
 if TYPE_CHECKING:
@@ -74,9 +76,11 @@ def command() -> None:
 
 
 def _records(student: str) -> Records:
+    """Those of a class are root's alone."""
     from labctl.lessons.records import Records
 
-    return Records(student)
+    session = current_session()
+    return Records(student) if session is None else Records(student, session.records, is_private=True)
 
 
 def _course(student: str, name: str | None, progress: Progress, *, is_start: bool = False) -> Course:
@@ -84,12 +88,14 @@ def _course(student: str, name: str | None, progress: Progress, *, is_start: boo
     from labctl import app
     from labctl.lessons.course import Course, Tools
     from labctl.loading.lessons import load_lesson
+    from labctl.system import users
 
     records = _records(student)
     wanted = name or records.current()
     if wanted is None:
         raise UsageError(what="no lesson is started", remedy="labctl lesson list; labctl lesson start NAME")
-    tools = Tools(provider=app.provider, checks=app.checks, refuse=app.refuse, observer=progress)
+    own_files = contextlib.nullcontext if current_session() is None else users.as_person
+    tools = Tools(provider=app.provider, checks=app.checks, refuse=app.refuse, observer=progress, own_files=own_files)
     return Course(load_lesson(wanted, faults=app.fault_names() if is_start else ()), records, tools)
 
 
@@ -103,7 +109,9 @@ def list_(student: str, as_json: bool) -> None:
     from labctl.report.grid import Column, Grid
 
     records = _records(student)
-    lessons = sorted((load_lesson(name) for name in lesson_names()), key=lambda one: one.document.number)
+    session = current_session()
+    names = lesson_names() if session is None else session.lessons
+    lessons = sorted((load_lesson(name) for name in names), key=lambda one: one.document.number)
     rows, listed = [], []
     for lesson in lessons:
         document, title = lesson.document, lesson.text(spoken()).title
@@ -147,7 +155,8 @@ def start(name: str, student: str, as_json: bool) -> None:
 
     with interruptible(), Progress() as progress:
         course = _course(student, name, progress, is_start=True)
-        standing = course.start(folder=Path.cwd())
+        session = current_session()
+        standing = course.start(folder=Path.cwd() if session is None else session.folder)
     if as_json:
         emit_json(_standing(course, standing))
         return

@@ -9,6 +9,7 @@ import click
 
 from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again, why_gone
 from labctl.cli.output import emit_json, say, show, tell
+from labctl.cli.session import current_session
 from labctl.system.systemd import is_enabled
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ def command(as_json: bool) -> None:
     from labctl.engine.again import kept_labs
 
     found, refused = discover_all(app.providers_with_labs())
+    session = current_session()
+    if session is not None:
+        found = [one for one in found if session.owns(one[0].name)]
     names = {running.name for running, _ in found}
     gone = [of for of in kept_labs(app.providers_with_labs()) if of.kept.name not in names]
+    if session is not None:
+        gone = [of for of in gone if session.owns(of.kept.name)]
     if refused and not found and not gone:
         raise refused[0]
     for error in refused:
