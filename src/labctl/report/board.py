@@ -21,7 +21,7 @@ _COLUMNS = (
     Column(),
     Column(title="student", is_text=True),
     Column(title="lesson"),
-    Column(title="at"),
+    Column(title="task"),
     Column(title="min", is_right=True),
     Column(title="tries", is_right=True),
     Column(title="hints", is_right=True),
