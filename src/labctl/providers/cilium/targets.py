@@ -160,15 +160,13 @@ _SEND = (
     '[ ! -s "$f" ] || kill -"$s" "$(cat "$f")" 2>/dev/null || true'
 )
 """A program that is only just starting has not written its number yet."""
-_LONGEST_S = 24 * 3600
 _WATCHED = (
-    f'exec 9<&0 </dev/null; f=$1; ( trap "" HUP INT TERM; '
-    f"if command -v timeout; then timeout -s KILL {_LONGEST_S} cat <&9; else cat <&9; fi | "
-    f"while read -r s; do {_SEND}; done; "
-    f's=TERM; {_SEND}; sleep 2; rm -f "$f"; kill -KILL 0 ) >/dev/null 2>&1 & w=$!; '
+    f'exec 9<&0 </dev/null; f=$1; ( trap "" HUP INT TERM; while read -r s <&9; do {_SEND}; done; s=TERM; {_SEND}; '
+    'n=0; while [ $n -lt 20 ]; do sleep 0.1; n=$((n+1)); done; rm -f "$f"; kill -KILL 0 ) >/dev/null 2>&1 & w=$!; '
     f'sh -c \'{_INNER}\' "$@" 9<&-; code=$?; rm -f "$1"; {{ kill -KILL $w; wait $w; }} 2>/dev/null; {_END}'
 )
-"""The program stays in the foreground, since a shell lets its background ignore SIGINT."""
+"""The program stays in the foreground, since a shell lets its background ignore SIGINT. The watcher mostly stands in
+`read` without a child, so that killing it leaves none to a container's first process, which may not collect it."""
 _MISSING_STATUS = (126, 127)
 _SIGNAL_BASE = 128
 _LAST_SIGNAL = 64
@@ -179,7 +177,7 @@ _KUBECTL_STATUS = re.compile(rb"^command terminated with exit code \d+\n?", re.M
 def wrapped(argv: Sequence[str], *, pid_file: str, cpu: int | None = None, is_watched: bool = False) -> tuple[str, ...]:
     """argv as it is handed to the door. `cpu` pins it where `taskset` is there and that CPU exists. `is_watched`: it
     reads nothing, is sent each signal whose number is a line on standard input, and ends, with what it started, when
-    that ends, at the latest after a day."""
+    that ends."""
     program: tuple[str, ...] = ("env", "LC_ALL=C", *argv)
     if cpu is not None:
         program = ("env", f"LABCTL_CPU={cpu}", "sh", "-c", _PINNED, "sh", *program)

@@ -268,6 +268,11 @@ def watched(limit_s: float) -> tuple[str, ...]:
     return ("sh", "-c", _WATCHDOG, f"{max(1.0, limit_s):.0f}")
 
 
+def limited(limit_s: float) -> tuple[str, ...]:
+    """The words before argv that end it, and what it started, after `limit_s`; its input is its own."""
+    return ("timeout", "-s", "KILL", f"{max(1.0, limit_s):.0f}")
+
+
 OWNER = "LABCTL_OWNER"
 _OWNED = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{8})\.(\d{1,20})\.(\d{1,10})\.(\d{1,20})")
 _FIND = (

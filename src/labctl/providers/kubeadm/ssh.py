@@ -33,7 +33,17 @@ from labctl.providers.kubeadm.inventory import SUDO
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.own_files import require_own, sudo_password
 from labctl.providers.kubeadm.running import SshRunning
-from labctl.providers.kubeadm.sessions import LONGEST_S, OWNER, Door, Sessions, end_strays, own_traffic, owner, watched
+from labctl.providers.kubeadm.sessions import (
+    LONGEST_S,
+    OWNER,
+    Door,
+    Sessions,
+    end_strays,
+    limited,
+    own_traffic,
+    owner,
+    watched,
+)
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
 from labctl.system.files import OWN_FILE, read_file, write_atomically
 
@@ -450,7 +460,7 @@ class MachineCommands:
             become = self.become(bool(password))
             # A program that reads its input ends with that; a sudo that is given a wrong password would wait for more.
             is_watched = stdin == b"" and (not password or self._is_let_with(password))
-            watch = watched(limit_s) if is_watched else ()
+            watch = watched(limit_s) if is_watched else limited(limit_s) if isinstance(stdin, int) else ()
             before = (*become, "env", f"PATH={PATH}", "LC_ALL=C", f"{OWNER}={owner()}", *watch)
             channel = self.sessions.open()
             channel.exec_command(command_line(before, argv))  # nosec B601  # every word is quoted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -142,13 +143,17 @@ def test_every_shell_ends_what_it_watches_with_its_input_and_passes_signals_on(s
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as watched:
-        assert watched.stdin is not None
-        assert watched.stdout is not None
-        assert watched.stdout.readline() == b"up\n"
-        watched.stdin.write(b"2\n")
-        watched.stdin.flush()
-        assert watched.stdout.readline() == b"told\n"
-        _, said = watched.communicate(timeout=60)  # closes its input
+        try:
+            assert watched.stdin is not None
+            assert watched.stdout is not None
+            assert watched.stdout.readline() == b"up\n"
+            watched.stdin.write(b"2\n")
+            watched.stdin.flush()
+            assert watched.stdout.readline() == b"told\n"
+            _, said = watched.communicate(timeout=60)  # closes its input
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(watched.pid, signal.SIGKILL)
     done = Completed(argv=("sh",), returncode=watched.returncode, stdout=b"", stderr=said, duration_s=1.0)
     ended = unwrapped(done, ("sh",), "here")
     assert (ended.returncode, ended.error_text) == (7, "")
