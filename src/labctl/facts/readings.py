@@ -198,18 +198,24 @@ def _of_mode(mode: ModeInForce, fact: str) -> Value:
             raise Unmeasured(mode.reason or "no witness shows the mode")
         return mode.proven
     if fact in (_FALLBACK, _LOGGED):
-        return _of_fallback(mode, fact)
+        return of_fallback(mode, fact)
     found = mode.found.get(fact.removeprefix(_MODE))
     if found is None or (FACTS[fact].type is FactType.KEYWORD and str(found) not in FACTS[fact].choices):
         raise Unmeasured(mode.reason or "no witness shows it")
     return found if isinstance(found, bool) else str(found)
 
 
-def _of_fallback(mode: ModeInForce, fact: str) -> Value:
+def of_fallback(mode: ModeInForce, fact: str) -> Value:
+    """`mode.fallback` and `mode.logged`. Raises Unmeasured, too, for a reason of a cluster's agents that is none of
+    the known conditions."""
     if mode.standing is Standing.NOT_SHOWN:
         raise Unmeasured(mode.reason or "no witness shows the mode")
     if mode.fallback is not None:
-        return slug(Condition(mode.fallback.reason)) if fact == _FALLBACK else bool(mode.fallback.line)
+        if fact == _LOGGED:
+            return bool(mode.fallback.line)
+        if mode.fallback.reason not in set(Condition):
+            raise Unmeasured(mode.fallback.reason)
+        return slug(Condition(mode.fallback.reason))
     if not mode.proven:
         raise Unmeasured("the mode is not the one that was asked for, and nothing says why")
     if fact == _LOGGED:

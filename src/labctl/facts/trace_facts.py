@@ -171,8 +171,9 @@ def _source_outside(trace: Trace, lab: Lab, question: FactQuestion) -> Value:
 
 
 def owner_of(lab: Lab, address: str) -> str:
-    """The pod, node or host that has the address; the address itself where none has."""
+    """The pod, node, host or Service that has the address; the address itself where none has."""
     owners = {
+        **{str(service.address): service.name for service in lab.services},
         **{str(node.router): node.name for node in lab.nodes},
         **{str(host.address): host.name for host in lab.outside},
         **{str(node.address.ip): node.name for node in lab.nodes},

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import UsageError
-from labctl.facts.readings import questions, usual_pair
+from labctl.facts.readings import of_fallback, questions, usual_pair
 from labctl.facts.trace_facts import Unmeasured, fact_of, names, summary
 from labctl.loading import load_scenario
+from labctl.model.evidence import ModeInForce
 from labctl.model.fact import FACTS, FactQuestion, FactSource, Parameter, Value
-from labctl.model.lab import Encapsulation, Placement
+from labctl.model.lab import Encapsulation, Fallback, Placement
 from labctl.model.signature import Role, Signature
 from labctl.model.trace import (
     Carriage,
@@ -196,3 +197,34 @@ def test_an_unknown_fact_is_refused_with_what_is_near() -> None:
 
 def test_a_role_stands_for_a_tap_in_every_fact_that_takes_one() -> None:
     assert {name for name, kind in FACTS.items() if Parameter.ROLE in kind.takes} >= {"seen", "ttl", "helper", "vni"}
+
+
+@pytest.mark.parametrize(
+    ("fallback", "values"),
+    [
+        (None, {"mode.fallback": "none", "mode.logged": Unmeasured}),
+        (
+            Fallback(reason="masquerading is done by iptables", remedy="", line="BPF host routing requires …"),
+            {"mode.fallback": "iptables-masquerade", "mode.logged": True},
+        ),
+        (
+            Fallback(reason="kube-proxy replacement is off", remedy=""),
+            {"mode.fallback": "no-kube-proxy-replacement", "mode.logged": False},
+        ),
+        (
+            Fallback(reason="the agent does not say why", remedy=""),
+            {"mode.fallback": Unmeasured, "mode.logged": False},
+        ),
+    ],
+    ids=["as asked", "logged", "silent", "of a cluster, unknown"],
+)
+def test_why_a_mode_fell_back_is_one_of_the_known_conditions_or_unmeasured(
+    fallback: Fallback | None, values: dict[str, object]
+) -> None:
+    mode = ModeInForce(lab="l", asked={}, found={}, evidence=(), proven=True, fallback=fallback)
+    for fact, value in values.items():
+        if value is Unmeasured:
+            with pytest.raises(Unmeasured):
+                of_fallback(mode, fact)
+        else:
+            assert of_fallback(mode, fact) == value
