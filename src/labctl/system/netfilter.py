@@ -36,7 +36,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from labctl.system.netlink import ALL, NetlinkFamily, Request, Socket, attributes, string
+from labctl.system.netlink import ALL, CHANGE, NetlinkFamily, Request, Socket, attributes, string
 
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
@@ -221,6 +221,7 @@ def _libnftables() -> Any:
 
 
 _GET_CONNECTIONS = 1 << 8 | 1
+_DELETE_CONNECTIONS = 1 << 8 | 2
 _HEADER = struct.Struct("=BBH")
 _TUPLE_ORIGINAL = 1
 _TUPLE_IP = 1
@@ -248,6 +249,13 @@ def connections() -> tuple[Connection, ...]:
     with Socket(NetlinkFamily.NETFILTER) as channel:
         request = Request(_GET_CONNECTIONS, ALL, _HEADER.pack(socket.AF_INET, 0, 0))
         return tuple(found for found in map(_conntrack_entry, channel.ask(request)) if found is not None)
+
+
+def forget_connections() -> None:
+    """Of that namespace, all of them: the next packet of each is new to it, and is judged by the rules. Raises OSError
+    as `connections`."""
+    with Socket(NetlinkFamily.NETFILTER) as channel:
+        channel.send((Request(_DELETE_CONNECTIONS, CHANGE, _HEADER.pack(socket.AF_INET, 0, 0)),))
 
 
 def _conntrack_entry(body: bytes) -> Connection | None:

@@ -108,6 +108,18 @@ def _restore(actions: Sequence[IptablesRestore], context: BuildContext) -> None:
     failed = [pair for pair in retried if pair[1].returncode] + [pair for pair in refused if not pair[0].optional]
     for action, done in failed:
         raise _refused(action, done)
+    for action in actions:
+        if not action.keeps:
+            _forget_connections(action.namespace)
+
+
+def _forget_connections(namespace: str) -> None:
+    """Rules that translate are asked for the first packet of a connection: one that was known before they were changed
+    would go on as before. A ping whose identifier is used again (its process's number) belongs to such a one."""
+    from labctl.system import netfilter  # not where a lab is only planned
+
+    with contextlib.suppress(OSError), netns.entered(netns.path_of(namespace)):
+        netfilter.forget_connections()
 
 
 def _refused(action: IptablesRestore | NftRestore, done: Completed) -> StepFailed:
