@@ -13,7 +13,7 @@ import click
 
 from labctl.cli.options import as_json, trust_option
 from labctl.cli.output import drawn_lines, emit, emit_json, live_screen, say, show, spoken, tell
-from labctl.errors import NeedsRoot, UsageError
+from labctl.errors import LabError, NeedsRoot, UsageError
 
 if TYPE_CHECKING:
     from labctl.lessons.classrooms import Classrooms
@@ -75,13 +75,35 @@ def start(roster: Path, lessons: tuple[str, ...], yes: bool, trust: bool, as_jso
             emit(f"  {line}", as_it_is=True)
         say("nothing is made yet: the same command with --yes makes it; labctl class stop removes it")
         return
+    is_new = classrooms.going() is None
     with interruptible(), turn():
-        classrooms.write(classroom)
-        classroom, passwords = logins.make(classroom, classrooms.write, lambda user: tell(f"login {user}"))
+        try:
+            classrooms.write(classroom)
+            classroom, passwords = logins.make(classroom, classrooms.write, lambda user: tell(f"login {user}"))
+        except BaseException:
+            if is_new:
+                _take_back(classrooms, classroom.name)
+            raise
     if as_json:
         emit_json({**_summary(classroom, passwords), "made": True})
         return
     _show_logins(classroom, passwords)
+
+
+def _take_back(classrooms: Classrooms, name: str) -> None:
+    """Whatever of a class was made when its start failed, or was interrupted. What cannot be removed stays written
+    down, for `labctl class stop`."""
+    from labctl.lessons import logins
+    from labctl.system.signals import uninterrupted
+
+    with uninterrupted():
+        try:
+            if (made := classrooms.read(name)) is not None:
+                logins.close(made)
+                logins.remove(made, lambda user, processes: None)
+            classrooms.forget(name)
+        except LabError as failed:
+            tell(f"note: {failed.what}; labctl class stop removes what is left")
 
 
 def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust: bool) -> Classroom:
@@ -112,6 +134,7 @@ def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust:
                 cause=f"it was stopped at {earlier.stopped_at}",
                 remedy=f"labctl class stop --class {made.name} --forget  # removes them; or another name in the roster",
             )
+        _require_no_labs(made)
         return made
     if (there.name, _who(there), there.lessons) != (made.name, _who(made), made.lessons):
         raise UsageError(
@@ -120,6 +143,20 @@ def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust:
             remedy="labctl class stop",
         )
     return replace(there, folder=made.folder)
+
+
+def _require_no_labs(made: Classroom) -> None:
+    """Raises UsageError for labs that would be a student's, and be removed with theirs."""
+    from labctl import app
+
+    prefixes = tuple(f"{student.name}-" for student in made.students)
+    names = [one.name for one in app.provider("netns").discover() if one.name.startswith(prefixes)]
+    if names:
+        raise UsageError(
+            what=f"labs of students' names are up already: {', '.join(sorted(names))}",
+            cause="a student reaches every lab whose name begins with theirs, and class stop removes them",
+            remedy=f"labctl down {' '.join(sorted(names))}; or other names in the roster",
+        )
 
 
 def _who(classroom: Classroom) -> list[tuple[str, str]]:
