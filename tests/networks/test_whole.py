@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,12 @@ def lab(host_as_found: str) -> Iterator[str]:
     labctl("down", host_as_found)
 
 
+def unexplained(traced: dict[str, Any]) -> list[str]:
+    """Hops of which no witness said what brought the packet there, and taps that it went past without a reason."""
+    hops = [hop["tap"] for path in traced["paths"] for hop in path["hops"] if hop["carriage"] == "unobserved"]
+    return [*hops, *(one["tap"] for path in traced["paths"] for one in path["skipped"] if not one["isObserved"])]
+
+
 @pytest.mark.parametrize("scenario", NETWORKS)
 def test_a_network_from_up_to_down(lab: str, scenario: str, tmp_path: Path) -> None:
     up = labctl("up", scenario, "--name", lab)
@@ -48,8 +55,9 @@ def test_a_network_from_up_to_down(lab: str, scenario: str, tmp_path: Path) -> N
     assert json.loads(status.stdout)["modeInForce"]["proven"]
     check = labctl("check", lab, "--runs-dir", str(tmp_path))
     assert check.returncode == 0, check.stdout
-    trace = labctl("trace", lab, "client", "server", "--no-run", "--html", str(tmp_path / "trace.html"))
+    trace = labctl("trace", lab, "client", "server", "--no-run", "--html", str(tmp_path / "trace.html"), "--json")
     assert trace.returncode == 0, trace.stdout
+    assert unexplained(json.loads(trace.stdout)) == []
     graph = labctl("graph", lab, "--svg", str(tmp_path / "graph.svg"), "--html", str(tmp_path / "graph.html"))
     assert graph.returncode == 0, graph.stderr
     down = labctl("down", lab)

@@ -35,11 +35,14 @@ STATEMENT = "The datapath is labctl's own, not Cilium: eBPF programs with Cilium
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodObjects:
-    """What connects one pod, on its node and inside it. `says` is how, for a person, in the title of the pod's step."""
+    """What connects one pod, on its node and inside it. `says` is how, for a person, in the title of the pod's step.
+    `together` is made once all pods are there, with that of the others, where it takes processes that can run at the
+    same time."""
 
     pod: Pod
     says: str
     objects: tuple[Object, ...]
+    together: tuple[Object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ class CniNetwork(CarriedNetwork):
     def pods(self, lab: Lab, node: Node) -> Iterator[PodObjects]:
         for pod in lab.pods_on(node.name):
             chain = " → ".join(self._choice.chain)
-            yield PodObjects(pod=pod, says=f"by {chain}", objects=(self._attached(lab, node, pod),))
+            yield PodObjects(pod=pod, says=f"by {chain}", objects=(), together=(self._attached(lab, node, pod),))
 
     def _attached(self, lab: Lab, node: Node, pod: Pod) -> Object:
         conflist = self._choice.conflist or {}

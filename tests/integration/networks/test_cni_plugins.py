@@ -32,6 +32,26 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes network namespaces"),
     pytest.mark.skipif(not Path(PLUGIN_DIRECTORY, "ptp").exists(), reason="needs the CNI plugins: make setup-networks"),
 ]
+MEETS = """#!/usr/bin/python3
+import json, os, sys, time
+document, command = sys.stdin.read(), os.environ["CNI_COMMAND"]
+if command == "VERSION":
+    print('{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}')
+    sys.exit()
+for number in range(3):
+    try:
+        os.close(os.open(f"HERE/{command}-{number}", os.O_CREAT | os.O_EXCL))
+        break
+    except FileExistsError:
+        pass
+deadline = time.monotonic() + 20
+while not os.path.exists(f"HERE/{command}-2"):
+    if time.monotonic() > deadline:
+        print(json.dumps({"cniVersion": "1.0.0", "code": 99, "msg": "nobody else came"}))
+        sys.exit(1)
+    time.sleep(0.01)
+print(json.dumps(json.loads(document)["prevResult"]))
+"""
 LOOKS = """#!/usr/bin/env python3
 import json, os, sys
 if os.environ["CNI_COMMAND"] == "VERSION":
@@ -178,7 +198,8 @@ def test_a_plugin_that_only_looks_is_called_with_what_the_specification_says(nam
     build(lab)
     PROVIDER.teardown(lab.name)
     said = [json.loads(line) for line in calls.read_text().splitlines()]
-    assert [call["environment"]["CNI_COMMAND"] for call in said] == ["ADD", "CHECK"] * 3 + ["DEL"] * 3
+    commands = [call["environment"]["CNI_COMMAND"] for call in said]
+    assert commands == ["ADD"] * 3 + ["CHECK"] * 3 + ["DEL"] * 3, "pods at the same time, a pod's plugins in turn"
     for call in said:
         document, environment = call["stdin"], call["environment"]
         container = environment["CNI_CONTAINERID"]
@@ -190,6 +211,25 @@ def test_a_plugin_that_only_looks_is_called_with_what_the_specification_says(nam
         assert document["name"] == "chain"
         assert document["prevResult"]["ips"][0]["address"].endswith("/24")
         assert ("runtimeConfig" in document) is container.endswith(".server")
+    assert nothing_is_left(lab)
+
+
+def test_plugins_of_different_pods_run_at_the_same_time(name: str, tmp_path: Path) -> None:
+    """One that goes on only when it is run for three pods at once, as a container runtime may run it."""
+    for one in ("ptp", "host-local"):
+        (tmp_path / one).symlink_to(Path(PLUGIN_DIRECTORY, one))
+    plugin, here = tmp_path / "meets", tmp_path / "here"
+    here.mkdir()
+    plugin.write_text(MEETS.replace("HERE", str(here)), encoding="utf-8")
+    plugin.chmod(plugin.stat().st_mode | stat.S_IXUSR)
+    chain = ({"type": "ptp", "ipam": HOST_LOCAL}, {"type": "meets"})
+    lab = lab_of(name, *chain, folder=tmp_path, pluginDirectory=str(tmp_path))
+    assert len(lab.pods) == 3
+    build(lab)
+    PROVIDER.teardown(lab.name)
+    assert sorted(path.name for path in here.iterdir()) == sorted(
+        f"{c}-{n}" for c in ("ADD", "CHECK", "DEL") for n in "012"
+    )
     assert nothing_is_left(lab)
 
 

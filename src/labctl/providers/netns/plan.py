@@ -18,7 +18,7 @@ Each object says itself what a person would type for it, how it is made, how it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from labctl.errors import UsageError
 from labctl.fabrics import fabric_of
@@ -61,6 +61,7 @@ def plan(lab: Lab) -> Plan:
 
 def _steps(lab: Lab) -> tuple[Step, ...]:
     fabric, network = fabric_of(lab), network_of(lab)
+    pods = tuple(pod for node in lab.nodes for pod in network.pods(lab, node))
     underlay = (*_namespace(lab, UNDERLAY, "underlay"), *fabric.underlay(lab))
     return (
         step("underlay", f"underlay: {fabric.says}", underlay),
@@ -70,7 +71,8 @@ def _steps(lab: Lab) -> tuple[Step, ...]:
         *(_outside(lab, host, fabric.outside(lab, host)) for host in lab.outside),
         *network.steps(lab),
         *_learning((*fabric.daemons(lab), *network.daemons(lab))),
-        *(_pod(lab, pod) for node in lab.nodes for pod in network.pods(lab, node)),
+        *(_pod(lab, pod) for pod in pods),
+        *_together(pods),
         *_learned((*fabric.learned(lab), *network.learned(lab))),
     )
 
@@ -181,6 +183,12 @@ def _pod(lab: Lab, of_pod: PodObjects) -> Step:
         f"pod {pod.name} on {pod.node}: {pod.address} {of_pod.says}",
         (*_namespace(lab, pod.name, "pod"), *of_pod.objects),
     )
+
+
+def _together(pods: Sequence[PodObjects]) -> Iterator[Step]:
+    objects = tuple(one for pod in pods for one in pod.together)
+    if objects:
+        yield step("attached", f"attached: {len(pods)} pods, several at the same time", objects)
 
 
 def _record(lab: Lab) -> Step:

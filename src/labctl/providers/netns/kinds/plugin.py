@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
@@ -23,7 +24,17 @@ from labctl.model.interfaces import POD_DEVICE, POD_DEVICE_INDEX
 from labctl.model.lab import Lab
 from labctl.names import is_name, split_namespace
 from labctl.planning.shell import with_environment, word, written
-from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
+from labctl.providers.netns.kinds.base import (
+    Batch,
+    BuildContext,
+    Found,
+    Kind,
+    NamespaceReader,
+    Object,
+    ObjectKind,
+    Thing,
+    as_step_failed,
+)
 from labctl.providers.netns.kinds.link import device_things
 from labctl.system import files, netns, rtnetlink
 from labctl.system.netlink import Socket
@@ -87,11 +98,17 @@ class PluginsFind(Object):
     def make(self, context: BuildContext) -> None:
         from labctl.system import process  # not where a lab is only planned
 
-        for one in self.wanted:
-            path = Path(self.directory) / one.name
+        paths = [Path(self.directory) / one.name for one in self.wanted]
+        for one, path in zip(self.wanted, paths, strict=True):
             if not path.is_file():
                 raise _not_there(path, one.key)
-            done = process.run((str(path),), timeout_s=_TIMEOUT_S, environment={"CNI_COMMAND": "VERSION"})
+        with contextlib.ExitStack() as stack:
+            asked = [
+                stack.enter_context(process.Process((str(path),), environment={"CNI_COMMAND": "VERSION"}))
+                for path in paths
+            ]
+            answers = [running.wait(timeout_s=_TIMEOUT_S) for running in asked]
+        for one, path, done in zip(self.wanted, paths, answers, strict=True):
             said = _object_of(done.text)
             versions = said.get("supportedVersions") if said is not None else None
             if not isinstance(versions, list):
@@ -225,61 +242,50 @@ class PluginsAdd(Object):
     def undo(self) -> tuple[Object, ...]:
         return (PluginsDelete(attached=self),)
 
-    def make(self, context: BuildContext) -> None:
-        """Raises StepFailed, with what the plugin said. A pod that was attached before, whose node came back empty, is
-        taken off first, as a container runtime does: its address would be taken."""
+    def batch(self) -> Batch:
+        return (_attach_in_turns,)
+
+    def remember(self) -> None:
+        """Before the first plugin: what taking the pod off takes. One that was attached before, whose node came back
+        empty, is taken off first, as a container runtime does: its address would be taken."""
         if self._kept().exists():
-            self.remove()
+            remove_together([self])
         with files.open_private(Path(self.folder)) as folder:
             folder.write(self._kept().name, self._record().encode())
-            result = ""
-            for number, plugin in enumerate(self.plugins):
-                result = self._run("ADD", plugin, result)
-                for path in (self._result(number + 1), self._result()):
-                    folder.write(path.name, result.encode())
-            given = parse_result(result).addresses
-            if self.address.ip not in {address.ip for address in given}:
-                raise StepFailed(
-                    what=f"the plugins gave the pod {self.pod} another address than {self.address.ip}",
-                    cause=f"they gave {', '.join(map(str, given)) or 'none'}; labctl asks for it by CNI_ARGS (IP=…)",
-                    remedy='ipam: {type: host-local, subnet: "{{.PodCIDR}}"}',
-                )
-            folder.write(self._checks().name, json.dumps(self.refusals(result), ensure_ascii=True).encode())
 
-    def refusals(self, result: str) -> dict[str, str]:
-        """What each plugin that is asked (CHECK) has to say against what is there, by its place in the chain."""
-        found = {}
-        asked = self.plugins if self.is_checked else ()
-        with contextlib.ExitStack() as stack:
-            # All at once: each only looks.
-            started = [stack.enter_context(self._started("CHECK", plugin, result)) for plugin in asked]
-            for number, (plugin, process) in enumerate(zip(asked, started, strict=True)):
-                try:
-                    self._ended("CHECK", plugin, process)
-                except LabError as refused:
-                    found[str(number)] = refused.cause
-        return found
+    def keep(self, number: int, result: str) -> None:
+        """What the plugin in that place answered."""
+        with files.open_private(Path(self.folder)) as folder:
+            for path in (self._result(number + 1), self._result()):
+                folder.write(path.name, result.encode())
 
-    def remove(self) -> tuple[str, ...]:
-        """Has the plugins take the pod off, the last one first, and says what each that could not had to say. What is
-        kept of it is removed whatever they said: they can be asked once."""
-        result, refused = "", []
-        with contextlib.suppress(OSError):
-            result = files.read_own(self._result()).decode("utf-8", errors="replace")
-        for plugin in reversed(self.plugins):
-            try:
-                self._run("DEL", plugin, result)
-            except LabError as failed:
-                refused.append(f"{failed.what}: {failed.cause}")
+    def keep_refusals(self, refused: Mapping[str, str]) -> None:
+        with files.open_private(Path(self.folder)) as folder:
+            folder.write(self._checks().name, json.dumps(refused, ensure_ascii=True).encode())
+
+    def refuse_address(self, result: str) -> None:
+        """Raises StepFailed where the pod has another address than the lab says."""
+        given = parse_result(result).addresses
+        if self.address.ip not in {address.ip for address in given}:
+            raise StepFailed(
+                what=f"the plugins gave the pod {self.pod} another address than {self.address.ip}",
+                cause=f"they gave {', '.join(map(str, given)) or 'none'}; labctl asks for it by CNI_ARGS (IP=…)",
+                remedy='ipam: {type: host-local, subnet: "{{.PodCIDR}}"}',
+            )
+
+    def result(self) -> str:
+        """What the last plugin answered; empty where nothing is kept."""
+        try:
+            return files.read_own(self._result()).decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def forget(self) -> None:
+        """What is kept of it."""
         with contextlib.suppress(FileNotFoundError), files.open_own_folder(Path(self.folder)) as folder:
             for name in folder.names():
                 if name in (self._kept().name, self._checks().name) or name.startswith(self._result().name):
                     folder.remove(name)
-        return tuple(refused)
-
-    def _run(self, command: str, plugin: Plugin, result: str) -> str:
-        with self._started(command, plugin, result) as process:
-            return self._ended(command, plugin, process)
 
     def _started(self, command: str, plugin: Plugin, result: str) -> Process:
         from labctl.system.powers import Powers
@@ -308,6 +314,100 @@ class PluginsAdd(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One plugin for one pod, and the result that it is given."""
+
+    pod: PluginsAdd
+    number: int
+    given: str
+
+    @property
+    def plugin(self) -> Plugin:
+        return self.pod.plugins[self.number]
+
+
+def _called(command: str, calls: Sequence[_Call]) -> list[str | LabError]:
+    """What each answered, or how it failed, of calls that run at the same time: of different pods, or such that only
+    look. The specification allows the first ("parallel operations for different containers"); plugins lock what they
+    share."""
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(one.pod._started(command, one.plugin, one.given)) for one in calls]
+        answers: list[str | LabError] = []
+        for one, process in zip(calls, started, strict=True):
+            try:
+                answers.append(one.pod._ended(command, one.plugin, process))
+            except LabError as failed:
+                answers.append(failed)
+    return answers
+
+
+def _at_once() -> int:
+    """How many pods. A plugin waits for the kernel about as long as it computes."""
+    return max(4, 2 * (os.cpu_count() or 1))
+
+
+def _attach_in_turns(pods: Sequence[PluginsAdd], context: BuildContext) -> None:
+    most = _at_once()
+    for first in range(0, len(pods), most):
+        _attach(pods[first : first + most])
+
+
+def _attach(pods: Sequence[PluginsAdd]) -> None:
+    """The first plugin of every pod, then the second. Raises StepFailed, with what the plugin said."""
+    for one in pods:
+        with as_step_failed(one):
+            one.remember()
+    results = dict.fromkeys(pods, "")
+    for number in range(max(len(one.plugins) for one in pods)):
+        calls = [_Call(pod=one, number=number, given=results[one]) for one in pods if number < len(one.plugins)]
+        for call, answer in zip(calls, _called("ADD", calls), strict=True):
+            if isinstance(answer, LabError):
+                raise answer
+            results[call.pod] = answer
+            call.pod.keep(number, answer)
+    for one, result in results.items():
+        one.refuse_address(result)
+    for one, refused in refusals(results).items():
+        one.keep_refusals(refused)
+
+
+def refusals(results: Mapping[PluginsAdd, str]) -> dict[PluginsAdd, dict[str, str]]:
+    """What each plugin that is asked (CHECK) has to say against what is there, by its place in the chain."""
+    found: dict[PluginsAdd, dict[str, str]] = {one: {} for one in results}
+    calls = [
+        _Call(pod=one, number=number, given=result)
+        for one, result in results.items()
+        for number in range(len(one.plugins) if one.is_checked else 0)
+    ]
+    for call, answer in zip(calls, _called("CHECK", calls), strict=True):
+        if isinstance(answer, LabError):
+            found[call.pod][str(call.number)] = answer.cause
+    return found
+
+
+def remove_together(pods: Sequence[PluginsAdd]) -> tuple[str, ...]:
+    """Has the plugins take the pods off, the last one first, and says what each that could not had to say. What is kept
+    of them is removed whatever they said: they can be asked once."""
+    refused: list[str] = []
+    most = _at_once()
+    for first in range(0, len(pods), most):
+        some = pods[first : first + most]
+        results = {one: one.result() for one in some}
+        for back in range(1, max(len(one.plugins) for one in some) + 1):
+            calls = [
+                _Call(pod=one, number=len(one.plugins) - back, given=results[one])
+                for one in some
+                if back <= len(one.plugins)
+            ]
+            for answer in _called("DEL", calls):
+                if isinstance(answer, LabError):
+                    refused.append(f"{answer.what}: {answer.cause}")
+        for one in some:
+            one.forget()
+    return tuple(refused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PluginsDelete(Object):
     """Takes a pod off again, by the same plugins in reverse."""
 
@@ -316,10 +416,15 @@ class PluginsDelete(Object):
     def shell(self) -> str:
         return self.attached.typed_removal()
 
-    def make(self, context: BuildContext) -> None:
-        """Only where the pod's namespace was made here. What a plugin says is not raised: the namespaces go anyway."""
-        if self.attached.inside in context.made:
-            self.attached.remove()
+    def batch(self) -> Batch:
+        return (_take_off,)
+
+
+def _take_off(pods: Sequence[PluginsDelete], context: BuildContext) -> None:
+    """Only where the pod's namespace was made here. What a plugin says is not raised: the namespaces go anyway."""
+    made = [one.attached for one in pods if one.attached.inside in context.made]
+    if made:
+        remove_together(made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +440,8 @@ class StateDelete(Object):
 
 def remove_all(lab: str) -> tuple[str, ...]:
     """Takes every pod of a lab off that plugins attached, and says what those that could not had to say."""
-    return tuple(sentence for one in _kept_of(lab) for sentence in one.remove())
+    kept = tuple(_kept_of(lab))
+    return remove_together(kept) if kept else ()
 
 
 def _kept_of(lab: str) -> Iterator[PluginsAdd]:
@@ -454,7 +560,7 @@ def _asked(one: PluginsAdd, result: str) -> tuple[str, tuple[str, ...]]:
     at_first: dict[str, str] = {}
     with contextlib.suppress(OSError):
         at_first = {key: str(said) for key, said in (_object_of(files.read_own(one._checks()).decode()) or {}).items()}
-    now, agreed, words, refused = one.refusals(result), [], [], []
+    now, agreed, words, refused = refusals({one: result})[one], [], [], []
     for number, plugin in enumerate(one.plugins):
         if (first := at_first.get(str(number))) is not None:
             words.append(f"{plugin.name} refused what it had just added itself, and is not asked ({first})")
