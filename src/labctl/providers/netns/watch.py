@@ -294,7 +294,7 @@ def _open(stack: contextlib.ExitStack, lab: Lab, name: str, gaps: list[str]) -> 
     try:
         maps = _maps(stack, programs)
         readers = tuple(stack.enter_context(EventReader(ring)) for ring in maps.get("events", ()))
-        if not readers and network_of(lab).has_programs:
+        if not readers and network_of(lab).has_programs and not lab.is_router(name):
             gaps.append(f"{name}: none of labctl's programs is attached, so that no packet is reported")
     except OSError as failed:
         gaps.append(f"{name}: what the programs did could not be read: {unread(failed).why}")
