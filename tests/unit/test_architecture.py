@@ -382,6 +382,7 @@ def test_what_networks_and_fabrics_are_made_of_knows_none_of_them(module: Module
 
 NETWORK_WORDS = re.compile(r"cilium|lxc|flannel|calico|\bcni\b", re.IGNORECASE)
 MAY_NAME_A_NETWORK = {
+    "providers.netns.kinds.attached": "gives a pod the devices that its plugins named, by the model's names",
     "providers.netns.kinds.plugin": "runs programs by the specification of that name, whichever network they make",
     "providers.netns.probes": "says to a person what a match that this kernel lacks is wanted for",
 }

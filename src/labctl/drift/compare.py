@@ -5,7 +5,7 @@ What went with something else that is gone (the routes of a device) is not named
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from labctl.drift.frr_lines import commands, configuration_differences
@@ -22,7 +22,7 @@ from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, Proces
 from labctl.providers.netns.kinds.delay import PROCESS
 from labctl.providers.netns.kinds.link import TunnelAdd
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
-from labctl.providers.netns.kinds.program import EntriesDelete, MapsFill
+from labctl.providers.netns.kinds.program import EntriesDelete, MapsFill, entry_words
 from labctl.providers.netns.kinds.routing import KERNELS, LEARNED, TunnelEntryDelete
 from labctl.providers.netns.kinds.ruleset import RulesReplace, TableDelete, inside
 
@@ -102,10 +102,11 @@ class _Naming:
         )
 
 
-def compare(wanted: Wanted, observed: ObservedLab) -> tuple[Delta, ...]:
-    """In the order of the plan; what is extra comes last in each namespace."""
+def compare(wanted: Wanted, observed: ObservedLab, only: Collection[str] | None = None) -> tuple[Delta, ...]:
+    """In the order of the plan; what is extra comes last in each namespace. With `only` of these namespaces alone,
+    whatever the others have."""
     naming = _Naming(wanted)
-    for namespace in wanted.namespaces:
+    for namespace in wanted.namespaces if only is None else (one for one in wanted.namespaces if one in only):
         if namespace in observed.places:
             _things(naming, namespace, observed.places[namespace])
         elif namespace in observed.strangers:
@@ -357,9 +358,10 @@ def _entries(naming: _Naming, namespace: str, observed: ObservedLab) -> None:
             fill = MapsFill(
                 namespace=namespace, map=name, entries=((key, one.value),), pins=naming.wanted.loads[namespace].pins
             )
+            meant, is_so = entry_words(name, one.value, value)
             naming.add(
                 Change.MISSING if value is None else Change.CHANGED, namespace, ObjectKind.ENTRY, shown,
-                wanted=one.value.hex(" "), found="" if value is None else value.hex(" "),
+                wanted=meant, found=is_so,
                 command=f"{update} key hex {key.hex(' ')} value hex {one.value.hex(' ')}",
                 mends=(fill,) if is_filled else (), makes=() if is_filled else (one.action,),
                 is_explained=there is None,

@@ -100,7 +100,7 @@ FAULTS: tuple[FaultEntry, ...] = (
         places.missing_route,
         what="the server's node has no route to the client's pods",
         seen="requests arrive and are answered, and no answer leaves the server's node",
-        named="no route to",
+        named="is missing",
         repair="the route by the client's node: ip route replace PREFIX via NEXT-HOP dev eth0",
     ),
     _entry(
@@ -215,7 +215,7 @@ FAULTS: tuple[FaultEntry, ...] = (
         what="who announces the server's pods by BGP does so no more",
         seen="the other routers forget the route; the session stays up",
         finds="labctl check LAB routes; " + _TRACE,
-        named="no route to",
+        named="is missing",
         repair="network PREFIX in the daemon's address family",
     ),
     _entry(

@@ -34,6 +34,17 @@ class Difference:
     command: str = ""
     why: str = ""
 
+    def words(self) -> str:
+        """What differs, in one line."""
+        what = f"{self.part}: {self.name}"
+        match self.change:
+            case Change.MISSING:
+                return f"{what} is missing"
+            case Change.EXTRA:
+                return f"{what} is not in the plan"
+            case Change.CHANGED:
+                return f"{what} is {self.found or 'none'}, not {self.wanted or 'none'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unread:

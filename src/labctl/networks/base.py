@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.model.signature import ExpectedSignature
     from labctl.model.ways import ExpectedRoute, ExpectedTunnel
     from labctl.providers.netns.counters import Reading, Unread
+    from labctl.providers.netns.kinds.attached import Attached
     from labctl.providers.netns.kinds.base import Object
-    from labctl.providers.netns.kinds.plugin import Attached
 
 
 STATEMENT = "The datapath is labctl's own, not Cilium: eBPF programs with Cilium's hooks and helpers, in namespaces."

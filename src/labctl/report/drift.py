@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from labctl.codec import plain
-from labctl.model.drift import Change, Difference, Drift, Unread
+from labctl.model.drift import Drift, Unread
 
 
 def drift_record(drift: Drift) -> dict[str, object]:
@@ -44,18 +44,6 @@ def standing_line(drift: Drift) -> str:
     return "as built:  yes"
 
 
-def sentence(one: Difference) -> str:
-    """What differs, in one line."""
-    what = f"{one.part}: {one.name}"
-    match one.change:
-        case Change.MISSING:
-            return f"{what} is missing"
-        case Change.EXTRA:
-            return f"{what} is not in the plan"
-        case Change.CHANGED:
-            return f"{what} is {one.found or 'none'}, not {one.wanted or 'none'}"
-
-
 def unread_sentence(one: Unread) -> str:
     return f"{one.part}: {one.kind} could not be read: {one.why}"
 
@@ -63,4 +51,4 @@ def unread_sentence(one: Unread) -> str:
 def drift_lines(drift: Drift) -> Iterator[tuple[str, str, str]]:
     """(sentence, key of the scenario, command) of each difference."""
     for one in drift.differences:
-        yield sentence(one), one.key, one.command
+        yield one.words(), one.key, one.command

@@ -19,6 +19,7 @@ from labctl.system.rtnetlink import (
     clsact_add,
     fdb_add,
 )
+from labctl.system.rtnetlink_readings import NTF_PROXY
 
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_DELADDR, _RTM_DELROUTE, _RTM_DELNEIGH, _RTM_DELRULE = 21, 25, 29, 33
@@ -115,6 +116,11 @@ def of_kernel(made: Request) -> Request:
 
 def neighbour_delete(index: int, address: IPv4Address) -> Request:
     body = _NDMSG.pack(socket.AF_INET, index, 0, 0, 0) + attribute(_NDA_DST, address.packed)
+    return Request(_RTM_DELNEIGH, CHANGE, body)
+
+
+def proxy_delete(index: int, address: IPv4Address) -> Request:
+    body = _NDMSG.pack(socket.AF_INET, index, 0, NTF_PROXY, 0) + attribute(_NDA_DST, address.packed)
     return Request(_RTM_DELNEIGH, CHANGE, body)
 
 

@@ -13,10 +13,16 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from labctl.system.netlink import ALL, Request, attributes, number_attribute, selected, string
 from labctl.system.rtnetlink import Hook
 from labctl.units import BITS_PER_BYTE, NANO
+
+_NDMSG = struct.Struct("=BxxxiHBB")
+_RTM_GETNEIGH = 30
+_NDA_DST = 1
+NTF_PROXY = 0x08
 
 _RTM_GETLINK, _RTM_GETROUTE, _RTM_GETRULE, _RTM_GETQDISC, _RTM_GETTFILTER, _RTM_GETNETCONF = 18, 26, 34, 38, 46, 82
 _IFINFO = struct.Struct("=BxHiII")
@@ -351,3 +357,15 @@ def _number(value: bytes | None) -> int:
 
 def _dotted(value: bytes | None) -> str:
     return socket.inet_ntoa(value) if value else ""
+
+
+def all_proxies() -> Request:
+    """The addresses for which the kernel answers ARP (`ip neigh add proxy`). Answered by one `parse_proxy` each."""
+    return Request(_RTM_GETNEIGH, ALL, _NDMSG.pack(socket.AF_INET, 0, 0, NTF_PROXY, 0))
+
+
+def parse_proxy(body: bytes) -> tuple[int, str] | None:
+    """The device's index and the address; None for what is no such entry."""
+    _, index, _, flags, _ = _NDMSG.unpack_from(body)
+    address = dict(attributes(body, _NDMSG.size)).get(_NDA_DST, b"")
+    return (index, str(IPv4Address(address))) if flags & NTF_PROXY and len(address) == 4 else None

@@ -20,7 +20,8 @@ from labctl.model.lab import Lab
 from labctl.model.pod_network import PLUGIN_DIRECTORY
 from labctl.planning.resolve import resolve
 from labctl.providers.netns import power
-from labctl.providers.netns.kinds.plugin import attached, state_folder
+from labctl.providers.netns.kinds.attached import attached
+from labctl.providers.netns.kinds.plugin import state_folder
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.store.runs import MemorySinks
 from labctl.system import process

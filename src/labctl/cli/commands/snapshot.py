@@ -208,13 +208,11 @@ def _loaded_record(loaded: Loaded, snapshot: Snapshot, path: Path) -> dict[str, 
 
 def show_apart(found: Apart, here: str, there: str) -> None:
     """Each difference with the lab that it is in: how that lab, and not the other, differs from the plan of both."""
-    from labctl.report.drift import sentence
-
     if count := len(found.only_here) + len(found.only_there):
         say(f"{here} differs from {there} in {f'{count} places' if count > 1 else '1 place'}:")
     for name, differences in ((here, found.only_here), (there, found.only_there)):
         for one in differences:
-            say(f"only in {name}: {sentence(one)}")
+            say(f"only in {name}: {one.words()}")
 
 
 def _list(directory: Path, *, as_json: bool) -> int:

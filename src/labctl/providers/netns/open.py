@@ -26,8 +26,8 @@ from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target,
 from labctl.providers.netns import counters
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_services, read_state
+from labctl.providers.netns.kinds.attached import Attached, as_attached, attached
 from labctl.providers.netns.kinds.daemon import vtysh
-from labctl.providers.netns.kinds.plugin import Attached, as_attached, attached
 from labctl.providers.netns.record import parts_of
 from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view

@@ -11,6 +11,7 @@ import difflib
 import gc
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,18 +133,21 @@ def _no_part(lab: Lab, name: str, known: Collection[str]) -> UsageError:
     )
 
 
-def read(asked: Wanted) -> ObservedLab:
-    """The lab of that name, as it is. Raises LabError where the whole of it cannot be read; what cannot be read of one
-    namespace is noted."""
+def read(asked: Wanted, only: Collection[str] | None = None) -> ObservedLab:
+    """The lab of that name, as it is. With `only` these namespaces, without netfilter's rules; the others are there
+    and empty. Raises LabError where the whole of it cannot be read; what cannot be read of one namespace is noted."""
     name = asked.lab.name
     there = {one for one in netns.names() if (split := split_namespace(one)) is not None and split[0] == name}
-    found = ObservedLab(
-        others=tuple(sorted(one for one in there - {*asked.things} if netns.is_mounted(one) and read_mark(one))),
-        cgroups=tuple(_cgroups_beside(asked)),
-    )
+    found = ObservedLab()
+    if only is None:
+        found.others = tuple(sorted(one for one in there - {*asked.things} if netns.is_mounted(one) and read_mark(one)))
+        found.cgroups = tuple(_cgroups_beside(asked))
     beside: dict[str, list[tuple[str, str]]] = {}
     for namespace in asked.namespaces:
         if namespace not in there:
+            continue
+        if only is not None and namespace not in only:
+            found.places[namespace] = {}
             continue
         things = tuple(asked.of(namespace))
         try:
@@ -156,14 +160,15 @@ def read(asked: Wanted) -> ObservedLab:
             found.strangers.add(namespace)
         else:
             found.places[namespace] = place
-    _rules(asked, found, beside)
-    for namespace in asked.loads:
+    if only is None:
+        _rules(asked, found, beside)
+    for namespace in asked.loads if only is None else (one for one in asked.loads if one in only):
         if namespace in found.places:
             try:
                 found.entries[namespace] = _maps(asked, namespace)
             except OSError as refused:
                 found.unread.append(Unread(part=_part(namespace), kind=ObjectKind.ENTRY, why=str(refused)))
-    _processes(asked, found)
+    _processes(asked, found, {*found.places} if only is None else {*only})
     return found
 
 
@@ -259,8 +264,10 @@ def _untraced(key: bytes, value: bytes) -> bytes:
     )
 
 
-def _processes(asked: Wanted, found: ObservedLab) -> None:
-    keys = {key: name for name in found.places if (key := netns.key_of(name)) is not None}
+def _processes(asked: Wanted, found: ObservedLab, places: AbstractSet[str]) -> None:
+    if places.isdisjoint(asked.daemons) and places != {*found.places}:
+        return  # of some namespaces only their daemons matter
+    keys = {key: name for name in places if name in found.places and (key := netns.key_of(name)) is not None}
     inside = netns.processes_by_namespace(keys)
     for key, processes in inside.items():
         found.processes[keys[key]] = tuple(
@@ -268,6 +275,8 @@ def _processes(asked: Wanted, found: ObservedLab) -> None:
             for one in processes
         )
     for namespace, (_, start) in asked.daemons.items():
+        if namespace not in places:
+            continue
         running = {process.name for process in found.processes.get(namespace, ())}
         for daemon in start.daemons:
             if daemon.name in running:

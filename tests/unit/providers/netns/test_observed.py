@@ -33,6 +33,7 @@ from labctl.providers.netns.kinds.routing import (
     NeighbourDelete,
     NeighbourReplace,
     PolicyRuleDelete,
+    ProxyDelete,
     RouteDelete,
     RouteReplace,
     TunnelEntryDelete,
@@ -80,7 +81,7 @@ NOT_IN_A_NAMESPACE = {ObjectKind.NAMESPACE, ObjectKind.PROCESS, ObjectKind.ENTRY
 OF_REPAIRS = {
     AddressDelete, BlackholeReplace, ConnectedReplace, DatapathReopen, DeviceDelete, DeviceSet, EntriesDelete,
     FilterDelete, FilterReplace, FrrConfigure, FrrRestart, NamespaceDrop, NeighbourDelete, NeighbourReplace,
-    PacketsLeave, PolicyRuleDelete, ProcessEnd, QdiscDelete, QueueRemove, RelayEnd,
+    PacketsLeave, PolicyRuleDelete, ProcessEnd, ProxyDelete, QdiscDelete, QueueRemove, RelayEnd,
     RouteDelete, RouteReplace, RulesReplace, SocketDetach, TableDelete,
     TunnelEntryDelete, XdpDetach,
 }  # fmt: skip

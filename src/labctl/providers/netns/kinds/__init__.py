@@ -6,6 +6,7 @@ lab has is decided by `networks` and `fabrics`.
 
 from __future__ import annotations
 
+from labctl.providers.netns.kinds.attached import PLUGINS
 from labctl.providers.netns.kinds.base import Kind, Object
 from labctl.providers.netns.kinds.cgroup import CGROUPS
 from labctl.providers.netns.kinds.daemon import DAEMONS
@@ -13,7 +14,6 @@ from labctl.providers.netns.kinds.impairment import IMPAIRMENTS
 from labctl.providers.netns.kinds.link import DEVICES
 from labctl.providers.netns.kinds.namespace import NAMESPACES, RECORDS, SYSCTLS
 from labctl.providers.netns.kinds.netfilter import CHAINS, RULES
-from labctl.providers.netns.kinds.plugin import PLUGINS
 from labctl.providers.netns.kinds.program import ENTRIES, PROGRAMS, QDISCS
 from labctl.providers.netns.kinds.routing import ADDRESSES, NEIGHBOURS, POLICY_RULES, ROUTES, TUNNELS
 from labctl.providers.netns.kinds.ruleset import RULESETS

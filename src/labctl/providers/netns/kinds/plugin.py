@@ -12,32 +12,27 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from labctl.codec import Fits, plain, typed
+from labctl.codec import plain, typed
 from labctl.errors import HostLacks, LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
 from labctl.model.interfaces import POD_DEVICE, POD_DEVICE_INDEX
-from labctl.model.lab import Lab
-from labctl.names import is_name, split_namespace
+from labctl.names import split_namespace
 from labctl.planning.shell import with_environment, word, written
 from labctl.providers.netns.kinds.base import (
     Batch,
     BuildContext,
-    Found,
-    Kind,
-    NamespaceReader,
     Object,
     ObjectKind,
     Thing,
     as_step_failed,
 )
 from labctl.providers.netns.kinds.link import device_things
-from labctl.system import files, netns, rtnetlink
-from labctl.system.netlink import Socket
+from labctl.system import files, netns
 
 if TYPE_CHECKING:
     from labctl.system.process import Process
@@ -47,7 +42,6 @@ CHECKED_SINCE = (0, 4, 0)
 LACKS = "sudo make setup-networks"
 _TIMEOUT_S = 30.0
 _STATE = "plugins"
-_PART = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +103,7 @@ class PluginsFind(Object):
             ]
             answers = [running.wait(timeout_s=_TIMEOUT_S) for running in asked]
         for one, path, done in zip(self.wanted, paths, answers, strict=True):
-            said = _object_of(done.text)
+            said = object_of(done.text)
             versions = said.get("supportedVersions") if said is not None else None
             if not isinstance(versions, list):
                 cause = _refusal(done.text) or _beginning(done.error_text) or _beginning(done.text)
@@ -236,8 +230,8 @@ class PluginsAdd(Object):
 
     def things(self) -> Iterator[Thing]:
         yield from device_things(self.inside, POD_DEVICE, POD_DEVICE_INDEX, up=True, ends=(self.namespace,))
-        yield Thing(self.inside, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.namespace,))
-        yield Thing(self.namespace, ObjectKind.ATTACHMENT, _attachment(self.pod), ends=(self.inside,))
+        yield Thing(self.inside, ObjectKind.ATTACHMENT, attachment(self.pod), ends=(self.namespace,))
+        yield Thing(self.namespace, ObjectKind.ATTACHMENT, attachment(self.pod), ends=(self.inside,))
 
     def undo(self) -> tuple[Object, ...]:
         return (PluginsDelete(attached=self),)
@@ -302,7 +296,7 @@ class PluginsAdd(Object):
     def _ended(self, command: str, plugin: Plugin, process: Process) -> str:
         """What it answered. Raises StepFailed with what it said."""
         done = process.wait(timeout_s=_TIMEOUT_S)
-        if done.returncode == 0 and not done.timed_out and (command != "ADD" or _object_of(done.text) is not None):
+        if done.returncode == 0 and not done.timed_out and (command != "ADD" or object_of(done.text) is not None):
             return done.text
         said = _refusal(done.text) or _beginning(done.error_text) or _beginning(done.text)
         raise StepFailed(
@@ -440,11 +434,11 @@ class StateDelete(Object):
 
 def remove_all(lab: str) -> tuple[str, ...]:
     """Takes every pod of a lab off that plugins attached, and says what those that could not had to say."""
-    kept = tuple(_kept_of(lab))
+    kept = tuple(kept_of(lab))
     return remove_together(kept) if kept else ()
 
 
-def _kept_of(lab: str) -> Iterator[PluginsAdd]:
+def kept_of(lab: str) -> Iterator[PluginsAdd]:
     """What was kept of each pod of the lab, as labctl itself wrote it."""
     with contextlib.suppress(OSError), files.open_own_folder(state_folder(lab)) as folder:
         for name in sorted(folder.names()):
@@ -452,9 +446,6 @@ def _kept_of(lab: str) -> Iterator[PluginsAdd]:
                 with contextlib.suppress(OSError, ValueError, UsageError):
                     data = parse_json(folder.read(name, owned=True).decode())
                     yield typed(PluginsAdd, data, where=str(state_folder(lab) / name))
-
-
-# ---- what the plugins answered, held against what is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,28 +463,9 @@ class Result:
     addresses: tuple[IPv4Interface, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """A pod that plugins attached: what they answered, and what of it is not there. `device` is the node's device that
-    the pod hangs on; None where none of the node's is the other end of the pod's."""
-
-    pod: _PART
-    plugins: tuple[str, ...]
-    says: str
-    missing: tuple[str, ...]
-    checks: str
-    """What plugins that were asked (CHECK) said, in words."""
-    refused: tuple[str, ...]
-    """What those said that refuse what they agreed to when the pod was attached."""
-    device: str | None
-    device_mac: str
-    mac: str
-    command: str
-
-
 def parse_result(text: str) -> Result:
     """From a result as any version of the specification since 0.3.0 has it. What cannot be read is left out."""
-    document = _object_of(text) or {}
+    document = object_of(text) or {}
     interfaces, addresses = [], []
     for one in _objects(document.get("interfaces")):
         if isinstance(one.get("name"), str):
@@ -504,122 +476,14 @@ def parse_result(text: str) -> Result:
     return Result(interfaces=tuple(interfaces), addresses=tuple(addresses))
 
 
-def attached(lab: str, *, ask: bool = False) -> tuple[Attached, ...]:
-    """Each pod of the lab that plugins attached, as it is now; with `ask` the plugins are asked as well. Raises OSError
-    where a namespace is gone."""
-    return tuple(_look_at(one, ask=ask) for one in _kept_of(lab))
-
-
-def as_attached(lab: Lab) -> Lab:
-    """With the devices that plugins gave to pods, which only they could name. As it was where there are none."""
-    try:
-        found = {one.pod: one for one in attached(lab.name) if one.device is not None}
-    except OSError:
-        return lab  # a part of it is gone, which is said where it is looked for
-    if not found:
-        return lab
-    pods = tuple(
-        replace(pod, lxc=there.device or pod.lxc, lxc_mac=there.device_mac, mac=there.mac)
-        if (there := found.get(pod.name)) is not None
-        else pod
-        for pod in lab.pods
-    )
-    return replace(lab, pods=pods)
-
-
-def _look_at(one: PluginsAdd, *, ask: bool) -> Attached:
-    text = files.read_own(one._result()).decode("utf-8", errors="replace")
-    result = parse_result(text)
-    # Without what they said at first, as in a lab that was typed, nothing can be held against it.
-    checks, refused = _asked(one, text) if ask and one.is_checked and one._checks().exists() else ("", ())
-    on_node, in_pod = _links_of(one.namespace), _links_of(one.inside)
-    addresses = _addresses_of(one.inside)
-    missing = [*_missing_here(result, "", on_node), *_missing_here(result, str(netns.path_of(one.inside)), in_pod)]
-    missing += [str(each) for each in result.addresses if each.ip not in addresses]
-    own = in_pod.get(POD_DEVICE)
-    end = next((link for link in on_node.values() if own is not None and link.index == own.peer), None)
-    here = ", ".join(each.name for each in result.interfaces if not each.sandbox)
-    there = ", ".join(each.name for each in result.interfaces if each.sandbox)
-    with_addresses = ", ".join(map(str, result.addresses))
-    return Attached(
-        pod=one.pod,
-        plugins=tuple(plugin.name for plugin in one.plugins),
-        says=f"{here or 'no device'} on the node, {there} with {with_addresses} in the pod",
-        missing=tuple(missing),
-        checks=checks,
-        refused=refused,
-        device=None if end is None else end.name,
-        device_mac="" if end is None else end.mac,
-        mac="" if own is None else own.mac,
-        command=f"cat {word(one._result())}",
-    )
-
-
-def _asked(one: PluginsAdd, result: str) -> tuple[str, tuple[str, ...]]:
-    """What the plugins say now, in words, and what those refuse that agreed once."""
-    at_first: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        at_first = {key: str(said) for key, said in (_object_of(files.read_own(one._checks()).decode()) or {}).items()}
-    now, agreed, words, refused = refusals({one: result})[one], [], [], []
-    for number, plugin in enumerate(one.plugins):
-        if (first := at_first.get(str(number))) is not None:
-            words.append(f"{plugin.name} refused what it had just added itself, and is not asked ({first})")
-        elif (said := now.get(str(number))) is not None:
-            refused.append(f"{plugin.name} refuses: {said}")
-        else:
-            agreed.append(plugin.name)
-    return "; ".join((*([f"CHECK agrees: {', '.join(agreed)}"] if agreed else []), *words)), tuple(refused)
-
-
-def _missing_here(result: Result, sandbox: str, links: Mapping[str, rtnetlink.Link]) -> Iterator[str]:
-    yield from (one.name for one in result.interfaces if one.sandbox == sandbox and one.name not in links)
-
-
-def _links_of(namespace: str) -> dict[str, rtnetlink.Link]:
-    with netns.entered(netns.path_of(namespace)), Socket() as channel:
-        return {link.name: link for link in map(rtnetlink.parse_link, channel.ask(rtnetlink.all_links()))}
-
-
-def _addresses_of(namespace: str) -> set[Any]:
-    with netns.entered(netns.path_of(namespace)), Socket() as channel:
-        found = map(rtnetlink.parse_address, channel.ask(rtnetlink.all_addresses()))
-        return {IPv4Interface(one.address).ip for one in found if one.address}
-
-
-def _attachment(pod: str) -> str:
+def attachment(pod: str) -> str:
     return f"attachment of {pod}"
-
-
-def _attachments(look: NamespaceReader) -> Iterator[Found]:
-    """Of the pods of this namespace's lab whose plugins' devices and addresses here are all there."""
-    namespace = look.things[0].namespace
-    lab = (split_namespace(namespace) or ("", ""))[0]
-    names = {link.name: link for link in look.links.values()}
-    here = None
-    for one in _kept_of(lab):
-        if namespace not in (one.namespace, one.inside):
-            continue
-        try:
-            result = parse_result(files.read_own(one._result()).decode("utf-8", errors="replace"))
-        except OSError:
-            continue
-        is_inside = namespace == one.inside
-        sandbox = str(netns.path_of(one.inside)) if is_inside else ""
-        if any(_missing_here(result, sandbox, names)):
-            continue
-        if is_inside:
-            if here is None:
-                found = map(rtnetlink.parse_address, look.channel.ask(rtnetlink.all_addresses()))
-                here = {IPv4Interface(each.address).ip for each in found if each.address}
-            if not {each.ip for each in result.addresses} <= here:
-                continue
-        yield Found(_attachment(one.pod))
 
 
 def _refusal(text: str) -> str:
     """What a plugin that failed said: code, message and details, as the specification has them; empty where it said
     nothing of that form."""
-    document = _object_of(text)
+    document = object_of(text)
     if document is None or "msg" not in document:
         return ""
     details = f": {document['details']}" if document.get("details") else ""
@@ -631,7 +495,7 @@ def _beginning(text: str) -> str:
     return text.strip().partition("\n")[0][:300]
 
 
-def _object_of(text: str) -> dict[str, Any] | None:
+def object_of(text: str) -> dict[str, Any] | None:
     try:
         document = parse_json(text)
     except (ValueError, RecursionError):
@@ -641,10 +505,3 @@ def _object_of(text: str) -> dict[str, Any] | None:
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
-
-
-PLUGINS = Kind(
-    name=ObjectKind.ATTACHMENT,
-    objects=(PluginsFind, PluginsAdd, PluginsDelete, StateDelete),
-    read=_attachments,
-)

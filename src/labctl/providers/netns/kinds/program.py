@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labctl.codec import json_line, typed
 from labctl.datapath import bpf, loader
+from labctl.datapath.layout import CONFIG, unpack_config
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
 from labctl.model.lab import Encapsulation, HostRouting
@@ -57,6 +58,21 @@ class Direction(StrEnum):
 def pins(lab: str) -> Path:
     """Where the script of `plan --shell` mounts a bpffs while it runs. No dots: libbpf makes them underscores."""
     return netns.RUN_DIRECTORY / f"bpf-{lab}"
+
+
+CONFIG_MAP = "config"
+_CONFIG_WORDS = {"pod_cidr": "native routing CIDR", "flags": "flags", "node_address": "node address"}
+
+
+def entry_words(name: str, wanted: bytes, found: bytes | None) -> tuple[str, str]:
+    """Both values of an entry of that map: of the node's configuration what differs of it, of any other the bytes."""
+    if name == CONFIG_MAP and found is not None and len(found) == len(wanted) == CONFIG.size:
+        both = unpack_config(wanted), unpack_config(found)
+        differing = [field for field in _CONFIG_WORDS if len({getattr(one, field) for one in both}) > 1]
+        if differing:
+            said = [", ".join(f"{_CONFIG_WORDS[field]} {getattr(one, field):}" for field in differing) for one in both]
+            return said[0], said[1]
+    return wanted.hex(" "), "" if found is None else found.hex(" ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

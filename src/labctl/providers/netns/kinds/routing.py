@@ -362,6 +362,22 @@ class NeighbourDelete(_Removal):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyDelete(_Removal):
+    """Of an address for which the kernel answers ARP on that device."""
+
+    namespace: str
+    device: str
+    index: int
+    address: IPv4Address
+
+    def shell(self) -> str:
+        return f"{ip(self.namespace)} neighbour delete proxy {self.address} dev {word(self.device)}"
+
+    def request(self, context: BuildContext) -> Request:
+        return rtnetlink_changes.proxy_delete(self.index, self.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelEntryDelete(_Removal):
     namespace: str
     device: str
@@ -491,6 +507,23 @@ def _neighbours(look: NamespaceReader) -> Iterator[Found]:
             device = look.device(found.index)
             removal = partial(_neighbour_removal, look.namespace, found, device)
             yield Found(_neighbour_key(found.address, device), found.mac, removal)
+    if not look.closely or len(look.links) <= _OF_A_POD:
+        return
+    for proxy in map(rtnetlink_readings.parse_proxy, look.channel.ask(rtnetlink_readings.all_proxies())):
+        if proxy is not None:
+            index, address = proxy
+            yield Found(
+                f"neighbour proxy {address} dev {look.device(index)}", "",
+                partial(_proxy_removal, look.namespace, index, look.device(index), IPv4Address(address)),
+            )  # fmt: skip
+
+
+_OF_A_POD = 2
+"""lo and eth0: nobody is behind a pod, for whom it could answer."""
+
+
+def _proxy_removal(namespace: str, index: int, device: str, address: IPv4Address) -> Object:
+    return ProxyDelete(namespace=namespace, device=device, index=index, address=address)
 
 
 def _neighbour_removal(namespace: str, found: rtnetlink.Neighbour, device: str) -> Object:
@@ -506,5 +539,5 @@ ROUTES = Kind(
 POLICY_RULES = Kind(name=ObjectKind.POLICY_RULE, objects=(PolicyRuleDelete,), read=_policy_rules)
 TUNNELS = Kind(name=ObjectKind.TUNNEL, objects=(TunnelEntryAdd, TunnelEntryDelete), read=_tunnel_entries)
 NEIGHBOURS = Kind(
-    name=ObjectKind.NEIGHBOUR, objects=(NeighbourAdd, NeighbourReplace, NeighbourDelete), read=_neighbours
+    name=ObjectKind.NEIGHBOUR, objects=(NeighbourAdd, NeighbourReplace, NeighbourDelete, ProxyDelete), read=_neighbours
 )
