@@ -242,24 +242,26 @@ ANY = "any"
 """In place of a fault's name: the seed chooses one of those that the lab can have."""
 
 
-def fitting(lab: Lab) -> tuple[FaultEntry, ...]:
-    return tuple(entry for entry in FAULTS if not entry.unfit(lab))
+def fitting(lab: Lab, table: Sequence[FaultEntry] = FAULTS) -> tuple[FaultEntry, ...]:
+    return tuple(entry for entry in table if not entry.unfit(lab))
 
 
-def chosen(lab: Lab, name: str, seed: int | None) -> FaultEntry:
+def chosen(lab: Lab, name: str, seed: int | None, table: Sequence[FaultEntry] = FAULTS) -> FaultEntry:
     """The fault of that name, or with `any` the one that the seed chooses. Raises UsageError with what there is."""
-    if name == ANY:
-        return Random(seed or 0).choice(fitting(lab))  # nosec B311  # no secret
-    if name not in BY_NAME:
+    there = fitting(lab, table)
+    if name == ANY and there:
+        return Random(seed or 0).choice(there)  # nosec B311  # no secret
+    by_name = {entry.name: entry for entry in table}
+    if name not in by_name:
         import difflib
 
-        near = difflib.get_close_matches(name, BY_NAME, n=1)
+        near = difflib.get_close_matches(name, by_name, n=1)
         raise UsageError(
             what=f"there is no fault {name}",
-            cause=f"lab {lab.name} can have: {', '.join(entry.name for entry in fitting(lab))}",
+            cause=f"lab {lab.name} can have: {', '.join(entry.name for entry in there) or 'none'}",
             remedy=f"did you mean '{near[0]}'?" if near else f"labctl break {lab.name}",
         )
-    entry = BY_NAME[name]
+    entry = by_name[name]
     if why := entry.unfit(lab):
         raise UsageError(
             what=f"the fault {name} would show nothing in lab {lab.name}",
@@ -269,10 +271,10 @@ def chosen(lab: Lab, name: str, seed: int | None) -> FaultEntry:
     return entry
 
 
-def repairs(lab: Lab, names: Iterable[str] = ()) -> tuple[FaultAct, ...]:
+def repairs(lab: Lab, names: Iterable[str] = (), table: Sequence[FaultEntry] = FAULTS) -> tuple[FaultAct, ...]:
     """What heals these faults, or all that the lab can have, wherever they were put. Each act once, in order."""
     wanted = tuple(names)
-    entries: Sequence[FaultEntry] = [BY_NAME[name] for name in wanted] if wanted else fitting(lab)
+    entries = [entry for entry in table if entry.name in wanted] if wanted else fitting(lab, table)
     sites = (site for entry in entries if not entry.unfit(lab) for site in entry.sites(lab))
     return tuple(dict.fromkeys(act for site in sites for act in site.mends))
 

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.errors import HostLacks, LabError, UsageError
 from labctl.model.lab import Lab, Strategy
@@ -66,6 +67,9 @@ from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
 from labctl.system.files import digest_of
 
+if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.providers.cilium.changing import ClusterChanging
+
 _DELETE_S = 180.0
 
 
@@ -110,6 +114,20 @@ class KindProvider:
             together=self.together,
             after_boot="its nodes are containers, which stay: docker start NODE starts one that the engine did not",
             drifting=self._drifting,
+            changing=self._changing,
+        )
+
+    @property
+    def _changing(self) -> ClusterChanging:
+        from labctl.providers.cilium.changing import ClusterChanging
+
+        return ClusterChanging(
+            provider=self.name,
+            elsewhere="its nodes are containers: docker pause, docker stop, tc in their network",
+            files=self._files,
+            nodes=lambda lab: contextlib.nullcontext(
+                KindWays(settings=self.settings(lab), engine=self.engine, commands=self._commands).node
+            ),
         )
 
     @property

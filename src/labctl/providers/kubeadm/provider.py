@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labctl.errors import LabError, StepFailed, UsageError
 from labctl.json_text import parse_json
@@ -49,6 +49,9 @@ from labctl.providers.kubeadm.settings import KubeadmSettings, read_settings
 from labctl.providers.kubeadm.ssh_config import settled
 from labctl.system.files import digest_of
 
+if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.providers.cilium.changing import ClusterChanging, Nodes
+
 
 class KubeadmProvider:
     """`Provider` of the seam. `observer` receives every Ansible task; `site` gives the machines of lab.yaml, for labs
@@ -78,8 +81,26 @@ class KubeadmProvider:
             is_proven_when_built=True, packing=self, switching=self, support=self, telling=self.telling,
             machine_probes=self.machine_probes, seek=self.seek,
             after_boot="its nodes are machines, whose kubelet starts when they do (vagrant up, if they are off)",
-            drifting=self._drifting,
+            drifting=self._drifting, changing=self._changing,
         )  # fmt: skip
+
+    @property
+    def _changing(self) -> ClusterChanging:
+        from labctl.providers.cilium.changing import ClusterChanging
+
+        return ClusterChanging(
+            provider=self.name, elsewhere="its nodes are machines: their own tools stop them", files=self._files,
+            nodes=self._nodes,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _nodes(self, lab: Lab) -> Iterator[Nodes]:
+        from labctl.providers.kubeadm.open import SshWays
+        from labctl.providers.kubeadm.ssh import Fleet
+
+        settings = self.settings(lab)
+        with Fleet(settings.machines) as fleet:
+            yield SshWays(settings, fleet).node
 
     @property
     def _drifting(self) -> ClusterDrifting:
