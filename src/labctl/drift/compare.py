@@ -29,6 +29,7 @@ from labctl.providers.netns.kinds.ruleset import RulesReplace, TableDelete, insi
 _CANNOT_CHANGE = {
     "index": "the kernel gives a device its index when it is made",
     "type": "the kernel sets these of a device when it is made",
+    "peer": "the other end of a veth is given when the pair is made",
 }
 
 
@@ -418,6 +419,8 @@ def _statements(naming: _Naming, namespace: str, daemon: str, lacking: list[str]
 def _explained(wanted: Wanted, observed: ObservedLab, deltas: list[Delta]) -> Iterator[Delta]:
     """Marks what went with another one that is named: with its device, its hooks, or the other end's namespace."""
     gone = {(delta.namespace, delta.key) for delta in deltas if delta.difference.change is not Change.EXTRA}
+    others = _other_devices(deltas)
+    gone |= set(others)
     # What needs a device that is up is gone with one that is down.
     gone |= {(place, f"{key.removesuffix(' state')} up") for place, key in gone if key.endswith(" state")}
     bare = {
@@ -429,7 +432,12 @@ def _explained(wanted: Wanted, observed: ObservedLab, deltas: list[Delta]) -> It
     for delta in deltas:
         if delta.remade is not None and delta.remade[1] and delta.difference.change is Change.MISSING:
             ends[delta.makes[0]] = delta
+    ends.update((other.makes[0], other) for other in others.values())
     for delta in deltas:
+        if delta.difference.kind == ObjectKind.DEVICE and delta.difference.change is Change.CHANGED:
+            own = (delta.namespace, wanted.things[delta.namespace][delta.key].thing.needs[0])
+            yield replace(delta, is_explained=delta.is_explained or others.get(own, delta) is not delta)
+            continue
         if delta.is_explained or delta.difference.change is not Change.MISSING:
             yield delta
             continue
@@ -451,6 +459,23 @@ def _explained(wanted: Wanted, observed: ObservedLab, deltas: list[Delta]) -> It
         # Of a pair, the end that is further out stands for both.
         is_explained = is_explained or (delta.remade is not None and ends.get(delta.makes[0], delta) is not delta)
         yield replace(delta, is_explained=is_explained)
+
+
+_OTHER_DEVICE = ("type", "peer", "index")
+"""What makes a device another one, the plainest first."""
+
+
+def _other_devices(deltas: Iterable[Delta]) -> dict[tuple[str, str], Delta]:
+    """By namespace and key the devices that have the name of one of the plan and are others: the one difference that
+    stands for all that such a device has not."""
+    found: dict[tuple[str, str], Delta] = {}
+    for delta in deltas:
+        if delta.remade is None or delta.difference.change is not Change.CHANGED or not delta.remade[1]:
+            continue
+        before, what = found.get(delta.remade), delta.key.rpartition(" ")[2]
+        if before is None or _OTHER_DEVICE.index(what) < _OTHER_DEVICE.index(before.key.rpartition(" ")[2]):
+            found[delta.remade] = delta
+    return found
 
 
 _OF_SERVICES = ("services", "backends", "alive")

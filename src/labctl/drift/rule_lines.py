@@ -104,6 +104,8 @@ def _of_chain(table: str, chain: str, wanted: list[str], found: list[str]) -> It
     for rule in lacking.elements():
         place = wanted.index(rule) + 1
         same = next((one for one in strangers if (said := comment_of(rule)) and comment_of(one) == said), None)
+        if same is None and len(found) == len(wanted) and found[place - 1] in strangers:
+            same = found[place - 1]  # in its place
         insert = _command(table, "-I", chain, str(place), *_words(rule)[2:])
         if same is None:
             yield RuleDifference(

@@ -47,8 +47,7 @@ def mend(provider: Provider, lab: Lab, observer: Observer, *, parts: Collection[
     is, with the command that a person would type."""
     seam, begun = drifting(provider, lab), time.monotonic()
     before, steps = reach(seam, lab, observer, parts=parts)
-    if not parts:
-        seam.forget_changes(lab)
+    seam.forget_changes(lab, parts)
     return Mended(before=before, steps=steps, duration_s=time.monotonic() - begun)
 
 

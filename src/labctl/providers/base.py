@@ -165,8 +165,9 @@ class Drifting(Protocol):
         """What the lab was about to become when labctl was killed; None otherwise, or if a labctl is at work on it."""
         ...
 
-    def forget_changes(self, lab: Lab) -> None:
-        """The lab is as its plan says again: nothing of it is changed on purpose any more."""
+    def forget_changes(self, lab: Lab, parts: Collection[str] = ()) -> None:
+        """The lab is as its plan says again: nothing of it is changed on purpose any more; with `parts` nothing of
+        those, the links that end at them included."""
         ...
 
     def mending(self, lab: Lab) -> AbstractContextManager[Executor]:

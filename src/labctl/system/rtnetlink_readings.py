@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from labctl.system.netlink import ALL, Request, attributes, number_attribute, selected, string
+from labctl.system.netlink import ALL, CHANGE, Request, attributes, number_attribute, selected, string
 from labctl.system.rtnetlink import Hook
 from labctl.units import BITS_PER_BYTE, NANO
 
@@ -77,6 +77,8 @@ class LinkDetail:
     data: dict[int, bytes]
     lower: int
     xdp: int
+    peer_namespace: int | None = None
+    """Its number for the namespace that the other end of a veth is in; None where that is this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,8 @@ def every_conf() -> Request:
     return Request(_RTM_GETNETCONF, ALL, _NETCONF.pack(socket.AF_INET) + bytes(_NETCONF_BYTES - 1))
 
 
-_OF_LINK = frozenset({_IFLA_LINK, _IFLA_LINKINFO, _IFLA_XDP})
+_IFLA_LINK_NETNSID = 37
+_OF_LINK = frozenset({_IFLA_LINK, _IFLA_LINK_NETNSID, _IFLA_LINKINFO, _IFLA_XDP})
 
 
 @_remembered
@@ -188,6 +191,7 @@ def parse_link_detail(body: bytes) -> LinkDetail:
         data=dict(attributes(information.get(_IFLA_INFO_DATA, b""))),
         lower=_number(known.get(_IFLA_LINK)),
         xdp=_number(xdp.get(_IFLA_XDP_PROG_ID)) if _number(xdp.get(_IFLA_XDP_ATTACHED)) else 0,
+        peer_namespace=_number(known[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in known else None,
     )
 
 
@@ -369,3 +373,19 @@ def parse_proxy(body: bytes) -> tuple[int, str] | None:
     _, index, _, flags, _ = _NDMSG.unpack_from(body)
     address = dict(attributes(body, _NDMSG.size)).get(_NDA_DST, b"")
     return (index, str(IPv4Address(address))) if flags & NTF_PROXY and len(address) == 4 else None
+
+
+_RTM_GETNSID = 90
+_NETNSA_NSID, _NETNSA_FD = 1, 3
+
+
+def namespace_number(descriptor: int) -> Request:
+    """Answered by one `parse_namespace_number`."""
+    return Request(_RTM_GETNSID, CHANGE, bytes(4) + number_attribute(_NETNSA_FD, descriptor))
+
+
+def parse_namespace_number(body: bytes) -> int | None:
+    """None where this namespace has no number for that one."""
+    found = dict(attributes(body, 4)).get(_NETNSA_NSID)
+    number = struct.unpack("=i", found)[0] if found else -1
+    return None if number < 0 else int(number)

@@ -14,10 +14,14 @@ from netns_building import as_json, needs_root, ping, running
 
 from labctl.engine.mend import mend
 from labctl.loading import load_scenario
+from labctl.model.changes import NOTHING
 from labctl.model.drift import Change, Drift
+from labctl.model.impairment import Impairment
 from labctl.model.lab import Lab
 from labctl.names import cgroup_of, namespace_of
 from labctl.planning.resolve import resolve
+from labctl.providers.netns.changes import read_changes
+from labctl.providers.netns.changing import NetnsChanging
 from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.kinds.program import running_programs
 from labctl.providers.netns.provider import NetnsProvider
@@ -29,7 +33,7 @@ NETWORKS = (
     "legacy", "bpf-native", "services", "services-iptables", "services-nftables", "nodeport", "flannel-host-gw",
     "calico-vxlan", "calico-bgp", "docker-snat", "vxlan-p2p", "evpn", "macvlan", "clos-ospf", "bpf-on-clos", "stp-loop",
 )  # fmt: skip
-PROVIDER = NetnsProvider()
+PROVIDER, CHANGING = NetnsProvider(), NetnsChanging()
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -92,6 +96,7 @@ NO_SOCKET_PROGRAM = """
     set -- $(bpftool cgroup show {cgroup} | grep -m1 connect)
     bpftool cgroup detach {cgroup} $2 id $1
 """
+OTHER_KIND = "ip link delete cilium_vxlan; ip link add cilium_vxlan type bridge; ip link set cilium_vxlan up"
 DAMAGES: dict[str, tuple[str, str, tuple[str, str | None]]] = {
     "a device, deleted": ("client", "ip link delete eth0", ("missing", "device eth0")),
     "a device, taken down": ("node2", "ip link set cilium_vxlan down", ("changed", "device cilium_vxlan state")),
@@ -135,6 +140,12 @@ DAMAGES: dict[str, tuple[str, str, tuple[str, str | None]]] = {
     "a rule, deleted": ("node1", "iptables -D FORWARD 1", ("missing", None)),
     "a rule, added": ("node1", "iptables -I FORWARD -s 203.0.113.1 -j DROP",
                       ("extra", "rule -A FORWARD -s 203.0.113.1/32 -j DROP of table filter")),
+    "a rule, changed": ("node1", "iptables -R FORWARD 1 -s 203.0.113.2 -j DROP", ("changed", None)),
+    "a device of another kind": ("node2", OTHER_KIND, ("changed", "device cilium_vxlan type")),
+    "a device of another kind in a pod": ("client", "ip link delete eth0; ip link add eth0 type bridge",
+                                          ("changed", "device eth0 type")),
+    "an address that ARP is answered for, added": ("node1", "ip neighbour add proxy 192.0.2.7 dev eth0",
+                                                   ("extra", "neighbour proxy 192.0.2.7 dev eth0")),
     "a policy, changed": ("node2", "iptables -P FORWARD DROP", ("changed", "policy of chain FORWARD of table filter")),
     "a table, added": ("client", "nft add table inet mine", ("extra", "nft table inet mine")),
     "a process, left": ("server", "setsid -f sleep 999 >/dev/null 2>&1 </dev/null", ("extra", None)),
@@ -142,7 +153,7 @@ DAMAGES: dict[str, tuple[str, str, tuple[str, str | None]]] = {
 """A part, what is done there, and the difference: how, and the name where it is told here."""
 SAMPLE = (
     "a device, deleted", "a route, changed", "a setting, changed", "a program, detached", "an entry, changed",
-    "a rule, added", "a process, left",
+    "a rule, added", "a process, left", "a device of another kind in a pod",
 )  # fmt: skip
 
 
@@ -173,6 +184,44 @@ def test_what_is_deleted_changed_or_added_is_named_alone_and_mended(lab: Lab, wh
     finally:
         mended(lab)
     assert reaches(lab)
+
+
+def test_pods_whose_wires_are_crossed_are_named_and_each_gets_its_own(lab: Lab) -> None:
+    """Names, MACs, addresses and routes as planned, and each pod behind the other's device on the node."""
+    one, other = (namespace_of(lab.name, name) for name in ("client", "neighbour"))
+    shown = [as_json("ip", "-n", place, "-j", "link", "show", "eth0")[0]["address"] for place in (one, other)]
+    router = lab.node("node1").router
+    crossed = f"ip netns add {lab.name}-tmp; ip -n {one} link set eth0 netns {lab.name}-tmp\n"
+    crossed += f"ip -n {other} link set eth0 netns {one}; ip -n {lab.name}-tmp link set eth0 netns {other}\n"
+    for place, mac, pod in ((one, shown[0], "client"), (other, shown[1], "neighbour")):
+        crossed += f"""
+ip -n {place} link set eth0 address {mac} up; ip -n {place} address add {lab.pod(pod).address}/32 dev eth0
+ip -n {place} route add {router} dev eth0 scope link; ip -n {place} route add default via {router} dev eth0 mtu 1450
+"""
+    try:
+        done = subprocess.run(("sh", "-ec", crossed), check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        peers = {("changed", "client", "device eth0 peer"), ("changed", "neighbour", "device eth0 peer")}
+        assert {one for one in named(lab) if one[1] in ("client", "neighbour") and "device" in one[2]} == peers
+        (first, *_) = [one for one in drift(lab).differences if one.name == "device eth0 peer"]
+        assert first.found.endswith(f"of {namespace_of(lab.name, 'node1')}")
+        assert first.why == "the other end of a veth is given when the pair is made"
+    finally:
+        subprocess.run(("ip", "netns", "delete", f"{lab.name}-tmp"), check=False, capture_output=True, timeout=60)
+        mended(lab)
+    assert reaches(lab)
+
+
+def test_what_is_reset_of_a_part_is_recorded_as_changed_no_more(lab: Lab) -> None:
+    """An impairment that was set by hand, at both ends of the part's link; and that of another part stays."""
+    for link, loss in (("node1", 0.2), ("node2", 0.1)):
+        CHANGING.impair(lab, (link,), Impairment(loss=loss))
+    assert {part for _, part, _ in named(lab)} >= {"node1", "node2"}
+    mend(PROVIDER, lab, lambda event: None, parts=("node1",))
+    assert dict(read_changes(lab.name).impairments) == {"node2": Impairment(loss=0.1)}
+    assert not [one for one in named(lab) if "node1" in one[1] or "port1" in one[2]]
+    mended(lab)
+    assert read_changes(lab.name) == NOTHING
 
 
 def test_traffic_elsewhere_loses_nothing_while_a_lab_is_mended(lab: Lab) -> None:
@@ -253,6 +302,14 @@ def test_entries_of_a_vxlan_device_are_named_and_mended(lab_prefix: str) -> None
             assert reaches(made)
 
 
+FRR_DAMAGES: tuple[tuple[tuple[str, ...], set[str]], ...] = (
+    (("router bgp 65000", "no bgp bestpath as-path multipath-relax"), {"missing"}),
+    (("router bgp 65000", "timers bgp 7 21"), {"missing", "extra"}),
+    (("router bgp 65000", "address-family ipv4 unicast", "network 203.0.113.0/24"), {"extra"}),
+)
+"""A statement deleted, changed (its old form is missing, its new one is not in the plan), added."""
+
+
 @pytest.mark.thorough
 def test_frr_s_daemons_and_what_they_go_by_are_named_and_mended(lab_prefix: str) -> None:
     with running(lab_of("clos-bgp", f"{lab_prefix}-frr")) as made:
@@ -261,6 +318,14 @@ def test_frr_s_daemons_and_what_they_go_by_are_named_and_mended(lab_prefix: str)
         subprocess.run(netns.command(namespace, vtysh(namespace, words)), check=True, capture_output=True, timeout=30)
         assert named(made) == {("extra", "spine1", "bgpd: router bgp 65000 / neighbor 10.254.0.1 shutdown")}
         mended(made)
+        for told, changes in FRR_DAMAGES:
+            typed = tuple(word for line in ("configure terminal", *told) for word in ("-c", line))
+            argv = netns.command(namespace, vtysh(namespace, typed))
+            subprocess.run(argv, check=True, capture_output=True, timeout=30)
+            found = {one for one in named(made) if not one[2].startswith("learned route")}
+            assert {(change, part) for change, part, _ in found} == {(change, "spine1") for change in changes}, found
+            assert all(name.startswith("bgpd: router bgp 65000 / ") for _, _, name in found)
+            mended(made)
         does(
             made,
             "spine2",

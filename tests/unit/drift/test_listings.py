@@ -33,6 +33,7 @@ def test_equal_listings_have_no_differences_whatever_was_counted() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
+        ("-A DOCKER -j RETURN\n", "-A DOCKER -j DROP\n", (Change.CHANGED, "rule -A DOCKER -j RETURN of table filter")),
         ("-A DOCKER -j RETURN\n", "", (Change.MISSING, "rule -A DOCKER -j RETURN of table filter")),
         ("--comment answers -j ACCEPT", "--comment answers -j DROP",
          (Change.CHANGED, 'rule "answers" in chain FORWARD of table filter')),

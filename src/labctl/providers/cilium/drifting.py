@@ -336,8 +336,8 @@ class ClusterDrifting:
             return None
         return read_record(self._target(name))
 
-    def forget_changes(self, lab: Lab) -> None:
-        """Nothing of a cluster is changed on purpose by labctl."""
+    def forget_changes(self, lab: Lab, parts: Collection[str] = ()) -> None:
+        """What is changed on purpose of a cluster is faults, which `mend` heals."""
 
     @contextlib.contextmanager
     def mending(self, lab: Lab) -> Iterator[Executor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -193,6 +194,31 @@ class NetnsChanging:
 
         del pair  # whatever can lose packets of a part can lose those of the pair
         return differing(lab, parts)
+
+    def forget(self, lab: Lab, parts: AbstractSet[str]) -> None:
+        """After these parts were mended: what was changed of them is no more. An impairment is its link's, and goes at
+        both ends; a link that is down at an end that was not mended is down."""
+        changes = read_changes(lab.name)
+        if not (changes.impairments or changes.links_down or changes.nodes_stopped or changes.faults):
+            return
+        wires = _wires(lab)
+        by_name = {wire.name: wire for wire in wires.all}
+        for name in changes.impairments:
+            if parts & {end.part for end in by_name[name].ends}:
+                self._set_impairment(wires, by_name[name], wires.declared.get(name))
+        up = [name for name in changes.links_down if by_name[name].down.part in parts]
+        broken = [one.fault for one in changes.faults if one.where.partition(":")[0] in parts]
+
+        def less(record: Changes) -> Changes:
+            for name in up:
+                record = record.with_link(name, is_up=True)
+            for name in parts:
+                record = record.with_node(name, is_stopped=False)
+            for name in broken:
+                record = record.without_fault(name)
+            return record
+
+        update_changes(lab.name, less)
 
     @contextlib.contextmanager
     def _stopped_on_failure(self, lab: Lab, name: str) -> Iterator[None]:

@@ -122,10 +122,14 @@ class NetnsProvider:
     def cut_off(self, name: str) -> Lab | None:
         return None if is_claimed(name) else _read_lab(name, _TARGET)
 
-    def forget_changes(self, lab: Lab) -> None:
+    def forget_changes(self, lab: Lab, parts: Collection[str] = ()) -> None:
         from labctl.model.changes import NOTHING
         from labctl.providers.netns.changes import update_changes
+        from labctl.providers.netns.changing import NetnsChanging
 
+        if parts:
+            NetnsChanging().forget(lab, frozenset(parts))
+            return
         update_changes(lab.name, lambda changes: NOTHING)
 
     def mending(self, lab: Lab) -> AbstractContextManager[Executor]:

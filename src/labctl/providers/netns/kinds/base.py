@@ -327,6 +327,25 @@ class NamespaceReader:
         answers = self.channel.ask(readings.every_qdisc())
         return [qdisc for qdisc in map(readings.parse_qdisc, answers) if qdisc.handle]
 
+    @functools.cached_property
+    def peers(self) -> Mapping[str, str]:
+        """Where the other end of each veth of this namespace should be, by the device's name."""
+        return {
+            thing.needs[0].removeprefix("device "): thing.value for thing in self.things if thing.of.endswith(" peer")
+        }
+
+    def namespace_number(self, name: str) -> int | None:
+        """What this namespace calls another one; None where it does not know it, or there is none."""
+        try:
+            descriptor = os.open(netns.path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            answers = self.channel.ask(readings.namespace_number(descriptor))
+            return next(map(readings.parse_namespace_number, answers), None)
+        finally:
+            os.close(descriptor)
+
     def is_settled(self) -> bool:
         """Whether the devices are still those of the beginning. What a device ends with it (routes, programs,
         addresses) is removed a moment before or after it: what was read in between is not a state of the lab."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from labctl.errors import HostLacks, StepFailed
 from labctl.model.interfaces import LO
+from labctl.names import split_namespace
 from labctl.planning.shell import word
 from labctl.providers.netns.kinds.base import (
     Batch,
@@ -25,7 +26,7 @@ from labctl.providers.netns.kinds.base import (
     failed,
 )
 from labctl.providers.netns.kinds.delay import is_own
-from labctl.system import rtnetlink, rtnetlink_changes, rtnetlink_readings
+from labctl.system import netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.clock import Deadline
 from labctl.system.netlink import NetlinkError, Request
 from labctl.system.rtnetlink import PortState
@@ -169,6 +170,10 @@ class VethAdd(NetlinkObject):
         peer = self.peer_namespace or self.namespace
         yield from self.device.details(self.namespace, "veth", ends=(peer,))
         yield from self.peer.details(peer, "veth", ends=(self.namespace,))
+        # Of one end: a wire that leads elsewhere does so from both.
+        key, value = f"device {self.peer.name} {PEER}", peer_words(self.device.index, self.namespace)
+        needs = (device_name(self.peer.name),)
+        yield Thing(peer, ObjectKind.DEVICE, f"{key} {value}", needs, (self.namespace,), key, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,6 +462,13 @@ def device_name(device: str) -> str:
     return f"device {device}"
 
 
+PEER = "peer"
+
+
+def peer_words(index: int, namespace: str) -> str:
+    return f"index {index} of {namespace}"
+
+
 def up_name(device: str) -> str:
     return f"device {device} up"
 
@@ -513,9 +525,23 @@ def _closely(look: NamespaceReader, link: rtnetlink.Link) -> Iterator[Found]:
     yield Found(f"{device} index", str(link.index))
     yield Found(f"{device} type", f"{detail.kind} {_words_of(detail.kind, detail.data)}".strip())
     yield Found(f"{device} alias", link.alias)
+    if (wanted := look.peers.get(link.name)) is not None and detail.kind == "veth":
+        yield Found(f"{device} {PEER}", _peer_of(look, link, detail.peer_namespace, wanted))
     if detail.xdp and not is_own(detail.xdp):
         off = partial(XdpDetach, namespace=look.namespace, device=link.name, index=link.index)
         yield Found(f"XDP program on {link.name}", f"id {detail.xdp}", off)
+
+
+def _peer_of(look: NamespaceReader, link: rtnetlink.Link, number: int | None, wanted: str) -> str:
+    """Where the other end of a veth is. `number` is the namespace's, as this one calls it; None for this one."""
+    if number is None:
+        return peer_words(link.peer, look.namespace)
+    expected = wanted.rpartition(" ")[2]
+    split = split_namespace(expected)
+    for name in (expected, *(one for one in netns.names() if split is not None and split_namespace(one))):
+        if look.namespace_number(name) == number:
+            return peer_words(link.peer, name)
+    return f"index {link.peer} of a namespace that is not labctl's"
 
 
 DEVICES = Kind(
