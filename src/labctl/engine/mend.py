@@ -10,8 +10,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from labctl.engine.again import keep, kept_labs
-from labctl.engine.build import build, remove
 from labctl.engine.events import Observer, StepDone, StepStarted
 from labctl.errors import StepFailed, UsageError
 from labctl.model.drift import Drift
@@ -97,6 +95,9 @@ def _refuse_rest(drift: Drift) -> None:
 
 def rebuild(provider: Provider, lab: Lab, observer: Observer) -> float:
     """Removes the lab and builds it again from its own record. The seconds that it took."""
+    from labctl.engine.again import keep, kept_labs  # not where a lab is only mended
+    from labctl.engine.build import build, remove
+
     begun = time.monotonic()
     remove(provider, lab.name, observer)
     build(provider, lab, observer)

@@ -26,8 +26,6 @@ from labctl.model.ways import ExpectedRoute, ExpectedTunnel, Told
 from labctl.names import namespace_of
 from labctl.networks.base import NodeReadings, PodObjects, refuse_beyond_pods
 from labctl.networks.netfilter import Ruleset, forward_rules
-from labctl.path.difference import first_difference
-from labctl.path.signature import lost_on_the_way
 from labctl.providers.netns.counters import Unread
 from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import BridgeAdd, Device, LinkUp, VethAdd
@@ -225,6 +223,9 @@ class CarriedNetwork:
     def read_signature(self, lab: Lab, result: CheckResult) -> Evidence:
         """Every tap as expected is evidence for the network; one that shows otherwise is evidence against it, unless
         the packets were lost: then they show nothing."""
+        from labctl.path.difference import first_difference  # not where a lab is only planned
+        from labctl.path.signature import lost_on_the_way
+
         where = f"{result.client} → {result.server} ({result.placement})"
         signature = result.signature
         if signature is None:

@@ -293,7 +293,7 @@ def arguments_of(pid: int) -> tuple[str, ...]:
 
 def _namespace_of_process(pid: int) -> tuple[int, int] | None:
     try:
-        status = Path(f"/proc/{pid}/ns/net").stat()
+        status = os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116  # hundreds of processes: a Path costs as much again
     except OSError:
         return None
     return (status.st_dev, status.st_ino)
@@ -352,12 +352,10 @@ def processes_by_namespace(namespaces: Collection[tuple[int, int]]) -> dict[tupl
     """As `processes_in`, in one walk through /proc, by the namespace's key."""
     found: dict[tuple[int, int], list[InsideProcess]] = {}
     wanted = set(namespaces)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        pid = int(entry.name)
+    own = os.getpid()
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:  # noqa: PTH208
         key = _namespace_of_process(pid)
-        if key is not None and key in wanted:
+        if key is not None and key in wanted and pid != own:
             parent = _parent_of(pid)
             one = InsideProcess(pid, name_of(pid), parent, name_of(parent) if parent else "")
             found.setdefault(key, []).append(one)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from labctl.model.changes import Broken, ChangeKind, Changes, Pending, Power
 from labctl.model.lab import Lab, Pair
 from labctl.names import split_namespace
 from labctl.providers.netns.changes import acting, read_changes, restore, settle, update_changes
-from labctl.system.guard import guarded
 from labctl.system.signals import uninterrupted
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
@@ -76,7 +76,7 @@ class NetnsChanging:
         wires = _wires(lab)
         wire = wires.named(*names)
         _require_running(lab, wire)
-        with acting(lab.name, _of_link(wire)), guarded(("link", lab.name)):
+        with acting(lab.name, _of_link(wire)), _guarded(lab):
             update_changes(lab.name, lambda changes: changes.with_link(wire.name, is_up=True))
             return wires.flap(wire, every_s=every_s, for_s=for_s, stopped=stopped, tell=tell)
 
@@ -91,7 +91,7 @@ class NetnsChanging:
                 what=f"node {name} of lab {lab.name} is not stopped",
                 remedy=f"labctl node {lab.name} {name} reboot",
             )
-        with acting(lab.name, act), guarded(("link", lab.name)):
+        with acting(lab.name, act), _guarded(lab):
             if power is not Power.START:
                 nodes.stop(lab, name)
             update_changes(lab.name, lambda changes: changes.with_node(name, is_stopped=is_stopped))
@@ -162,7 +162,7 @@ class NetnsChanging:
         wire = wires.named(*names)
         _require_running(lab, wire)
         before = impairing.in_force(wires).get(wire.name)
-        with acting(lab.name, _of_impairment(wire)), guarded(("link", lab.name)):
+        with acting(lab.name, _of_impairment(wire)), _guarded(lab):
             try:
                 impairing.impair(wires, wire, asked)
                 yield wire.name
@@ -275,6 +275,13 @@ class NetnsChanging:
         carry_out(lab, repairs(lab, (name,)))
         if broken is not None:
             carry_out(lab, BY_NAME[name].site(lab, broken.seed).breaks)
+
+
+def _guarded(lab: Lab) -> AbstractContextManager[None]:
+    """A process stands by that finishes the act at once if this one is killed."""
+    from labctl.system.guard import guarded  # starts processes: not where changes are only read
+
+    return guarded(("link", lab.name))
 
 
 def _wires(lab: Lab) -> Wires:

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from labctl.errors import NeedsRoot, StepFailed
 from labctl.model.lab import Lab
@@ -37,16 +38,22 @@ from labctl.providers.netns.kept import NetnsKeeping, follow_record
 from labctl.providers.netns.record import as_document, is_claimed, parse_document, record_path
 from labctl.system import cgroups, files, netns
 
+if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
+    from labctl.drift.wanted import Wanted
+
 _TARGET = "becoming.json"
 """Beside the record of a lab, as long as it is being changed to another scenario: that one's."""
 
 
 class NetnsProvider:
-    """`Provider` of the provider seam. Stateless."""
+    """`Provider` of the provider seam. Remembers what the plan of the lab that was compared last makes."""
 
     name = "netns"
     statement = STATEMENT
     is_quick = True
+
+    def __init__(self) -> None:
+        self._wanted: tuple[Lab, Wanted] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,7 +110,15 @@ class NetnsProvider:
     def compared(self, lab: Lab, *, parts: Collection[str] = (), scenario: str = "") -> Compared:
         from labctl.providers.netns.reading import compared
 
-        return compared(lab, parts, scenario)
+        return compared(lab, parts, scenario, self._planned)
+
+    def _planned(self, lab: Lab) -> Wanted:
+        """A command that mends compares again and again: the plan of a lab is made once."""
+        from labctl.providers.netns.reading import wanted
+
+        if self._wanted is None or self._wanted[0] is not lab:
+            self._wanted = lab, wanted(lab)
+        return self._wanted[1]
 
     def recorded(self, name: str) -> Lab | None:
         if not is_name(name) or is_claimed(name) or not netns.is_mounted(namespace_of(name, UNDERLAY)):
@@ -125,9 +140,10 @@ class NetnsProvider:
     def forget_changes(self, lab: Lab, parts: Collection[str] = ()) -> None:
         from labctl.model.changes import NOTHING
         from labctl.providers.netns.changes import update_changes
-        from labctl.providers.netns.changing import NetnsChanging
 
         if parts:
+            from labctl.providers.netns.changing import NetnsChanging
+
             NetnsChanging().forget(lab, frozenset(parts))
             return
         update_changes(lab.name, lambda changes: NOTHING)

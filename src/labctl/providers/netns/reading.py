@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import gc
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
@@ -60,12 +60,14 @@ def wanted(lab: Lab) -> Wanted:
     return wanted_of(lab, actions, tags, has_netem=delays and has_netem())
 
 
-def compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
-    """`Drifting.compared` of the seam."""
+def compared(
+    lab: Lab, parts: Collection[str], scenario: str, wanted_of_lab: Callable[[Lab], Wanted] | None = None
+) -> Compared:
+    """`Drifting.compared` of the seam. `wanted_of_lab` gives what the lab's plan makes, by default from the plan."""
     if os.geteuid() != 0:
         raise NeedsRoot(what="comparing a lab with its plan needs root", cause="only root may look into its namespaces")
     with _uncollected():
-        return _compared(lab, parts, scenario)
+        return _compared((wanted_of_lab or wanted)(lab), parts, scenario)
 
 
 @contextlib.contextmanager
@@ -81,8 +83,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _compared(lab: Lab, parts: Collection[str], scenario: str) -> Compared:
-    asked = wanted(lab)
+def _compared(asked: Wanted, parts: Collection[str], scenario: str) -> Compared:
+    lab = asked.lab
     if any(isinstance(action, PluginsAdd) for action in asked.actions):
         raise UsageError(
             what=f"lab {lab.name} is not compared with its plan: plugins attach its pods",

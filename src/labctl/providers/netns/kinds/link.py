@@ -537,9 +537,10 @@ def _peer_of(look: NamespaceReader, link: rtnetlink.Link, number: int | None, wa
     if number is None:
         return peer_words(link.peer, look.namespace)
     expected = wanted.rpartition(" ")[2]
-    split = split_namespace(expected)
-    for name in (expected, *(one for one in netns.names() if split is not None and split_namespace(one))):
-        if look.namespace_number(name) == number:
+    if look.namespace_number(expected) == number:
+        return peer_words(link.peer, expected)
+    for name in netns.names():
+        if split_namespace(name) and look.namespace_number(name) == number:
             return peer_words(link.peer, name)
     return f"index {link.peer} of a namespace that is not labctl's"
 

@@ -158,7 +158,7 @@ def _sysctls(look: NamespaceReader) -> Iterator[Found]:
             yield Found(f"sysctl {key}", listed[key])
             continue
         with contextlib.suppress(FileNotFoundError):
-            text = _SYSCTLS.joinpath(*key.split(".")).read_text(encoding="ascii").strip()
+            text = Path(f"{_SYSCTLS}/{key.replace('.', '/')}").read_text(encoding="ascii").strip()
             yield Found(f"sysctl {key}", text)
     for key, value in listed.items():
         if key == _NO_IPV6:
