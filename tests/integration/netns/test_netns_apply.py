@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from netns_building import needs_root, ping, running
@@ -166,3 +171,57 @@ def test_other_networks_too(scenario: str, override: str) -> None:
         assert is_as(second)
         apply(PROVIDER, second, first, quietly)
         assert is_as(first)
+
+
+_ALL_OF_IT = CHANGES["all of it"]
+KILLS = 12
+
+
+def labctl(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src")}
+    return subprocess.Popen(
+        (sys.executable, "-m", "labctl", *words), env=environment, cwd=CHECKOUT, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def killed(lab: str, overrides: Sequence[str], *, after_lines: int, then_s: float) -> bool:
+    """Changes the lab, and kills that command some time after it has begun that many steps; False where it was done by
+    then."""
+    sets = [word for one in overrides for word in ("--set", one)]
+    with labctl("up", "bpf", "--apply", "--name", lab, *sets) as changing:
+        assert changing.stderr is not None
+        begun = 0
+        for line in changing.stderr:
+            begun += bool(re.match(r"\[\d+/\d+\]", line))
+            if begun > after_lines:
+                break
+        time.sleep(then_s)
+        changing.kill()
+        changing.stderr.close()
+        return changing.wait(timeout=60) == -signal.SIGKILL
+
+
+@pytest.mark.thorough
+def test_a_command_that_is_killed_anywhere_is_completed_or_taken_back_by_the_next_one() -> None:
+    """SIGKILL to the real command, at random points of a change of everything and of the way back."""
+    name, points = f"t{secrets.token_hex(3)}-kill", Random(17)
+    with running(lab_of(name)) as made:
+        count, now = 0, made
+        for turn in range(KILLS):
+            overrides = _ALL_OF_IT if turn % 2 == 0 else ()
+            count += killed(name, overrides, after_lines=points.randrange(0, 25), then_s=points.uniform(0, 0.2))
+            with labctl("diff", name) as following:
+                assert following.stderr is not None
+                said = following.stderr.read()
+                assert following.wait(timeout=300) == 0, f"turn {turn}: {said}"
+            there = parse_document(record_path(name).read_text())
+            assert there is not None
+            now = there
+            assert now.digest in {lab_of(name).digest, lab_of(name, *_ALL_OF_IT).digest}
+            assert is_as(now)
+            assert PROVIDER.cut_off(name) is None
+            assert reaches(now)
+        assert count > KILLS // 2, "most of the kills came before the change was done"
+        apply(PROVIDER, now, made, quietly)
+        assert is_as(made)
