@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from netns_building import as_json, names_of, needs_root, ping, running
 
 from labctl.datapath import bpf
+from labctl.model.impairment import Impairment
 from labctl.model.lab import Encapsulation, HostRouting, Lab, Masquerade
 from labctl.names import namespace_of
 from labctl.planning.show import as_script
@@ -144,3 +146,14 @@ def test_a_script_that_fails_half_way_leaves_no_bpffs_and_what_down_removes(scri
     assert f"bpf-{lab.name}" not in Path("/proc/self/mountinfo").read_text()
     PROVIDER.teardown(lab.name)
     assert names_of(lab.name) == ()
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(shutil.which("ethtool") is None, reason="needs ethtool: setup/prepare.sh run")
+def test_the_script_of_an_impaired_lab_impairs_it(script_built: str, tmp_path: Path) -> None:
+    """Loss by an eBPF program, a rate by a queue, the offloads off by ethtool: nothing differs from the plan."""
+    lab = replace(sample_lab(script_built), impairments={"node1": Impairment(loss=0.1, rate_bit_per_s=10_000_000)})
+    done = run_script(lab, tmp_path)
+    assert done.returncode == 0, done.stderr
+    drift = PROVIDER.compared(lab).drift
+    assert (drift.differences, drift.unread) == ((), ())
