@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,19 @@ def test_a_link_in_a_students_folder_leads_root_to_no_place_where_the_student_ma
     assert (own / "mine.yaml").stat().st_uid == nobody
     assert write_beginning(roots / "mine.yaml", "a: 1\n")  # root is itself again
     assert not list(roots.glob(".mine*"))
+
+
+def test_every_process_of_a_removed_student_ends_and_no_other(host_as_found: str) -> None:
+    alone, other = 64_321, 64_322
+    argv = [("setpriv", "--reuid", str(uid), "--clear-groups", "sleep", "600") for uid in (alone, alone, other)]
+    started = [subprocess.Popen(one) for one in argv]
+    try:
+        while [len(users.processes_of(uid)) for uid in (alone, other)] != [2, 1]:
+            assert not [one for one in started if one.poll() is not None]
+        assert users.end_processes_of(alone) >= 2
+        assert [one.wait(60) for one in started[:2]] == [-signal.SIGKILL] * 2
+        assert started[2].poll() is None
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
