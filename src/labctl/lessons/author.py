@@ -18,8 +18,9 @@ from pathlib import Path
 from labctl.engine.mend import drifting
 from labctl.errors import LabError, UsageError
 from labctl.facts.readings import questions
+from labctl.lessons.answers import parse_answer
 from labctl.lessons.course import Course, Tools
-from labctl.lessons.grading import grade_answer, grade_conditions, parsed, question_of
+from labctl.lessons.grading import grade_answer, grade_conditions, question_of
 from labctl.lessons.leaks import leaks
 from labctl.lessons.progress import Grade, Mark, TaskState
 from labctl.lessons.records import Records
@@ -175,7 +176,7 @@ class _Walk:
                     yield from _unless(grade, Mark.FAILED, f"the answer {value_words(other)} does not fail")
 
     def _parsed(self, ask: Ask, text: str, lab: Lab) -> Value:
-        return parsed(ask, lab, self._said(), text)
+        return parse_answer(FACTS[ask.fact], text)
 
     def _do(self, task: Task, ask: Ask | None, way: Way, workplace: Workplace) -> Iterator[Shortcoming]:
         for is_again in (False, True):

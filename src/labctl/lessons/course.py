@@ -16,12 +16,13 @@ from types import MappingProxyType
 from labctl.checks.base import Check
 from labctl.engine.events import Observer
 from labctl.errors import UsageError
+from labctl.lessons.answers import parse_answer
 from labctl.lessons.progress import Act, Attempt, Entry, Grade, Mark, Progress, TaskState, progress_of
 from labctl.lessons.records import Records
 from labctl.lessons.variation import Variant, filled, seed_of, variables, variant_of
 from labctl.lessons.workplace import Workplace, lab_for, require_up
 from labctl.loading.lessons import Lesson, load_solution
-from labctl.model.fact import value_words
+from labctl.model.fact import FACTS, value_words
 from labctl.model.lab import Lab, Scenario
 from labctl.model.lesson import VARIABLE, Ask, Task, TaskKind
 from labctl.names import is_name
@@ -91,12 +92,13 @@ class Course:
     def _workplace(self, attempt: Attempt) -> Workplace:
         document = self.lesson.document
         settings = Variant(values={**document.settings, **attempt.values}, faults={}).overrides
-        provider = self._tools.provider(document.provider)
         overrides = (*settings, f"provider={document.provider}")
         lab = self.records.lab(attempt)
         if lab is None:
             lab = lab_for(self.lesson.scenario, attempt.lab, overrides, self._tools.refuse)
-        return Workplace(lab, provider, self._tools.checks, self._tools.observer, overrides)
+        return Workplace(
+            lab, lambda: self._tools.provider(document.provider), self._tools.checks, self._tools.observer, overrides
+        )
 
     def workplace(self) -> Workplace:
         return self._workplace(self.running().attempt)
@@ -129,8 +131,6 @@ class Course:
 
     def answer(self, task_id: str, text: str, reason: str = "") -> Step:
         """What a student says of a task that asks. Raises UsageError for what is no answer: that is no try."""
-        from labctl.lessons.grading import parsed
-
         with self.records.turn(self.lesson.name):
             progress = self.running()
             task, state = self._task(progress, task_id)
@@ -141,7 +141,7 @@ class Course:
                 )
             workplace = self._workplace(progress.attempt)
             said = self.said(progress, workplace.lab)
-            value = parsed(ask, workplace.lab, said, text)
+            value = parse_answer(FACTS[ask.fact], text)
             if task.kind is TaskKind.PREDICT:
                 return self._predict(task, state, value_words(value), reason, workplace)
             grade = self.grade_answer(workplace, task, ask, said, text)
@@ -151,11 +151,11 @@ class Course:
 
     def grade_answer(self, workplace: Workplace, task: Task, ask: Ask, said: Mapping[str, str], text: str) -> Grade:
         """Writes nothing down."""
-        from labctl.lessons.grading import grade_answer, parsed
+        from labctl.lessons.grading import grade_answer
 
         lab = require_up(workplace.standing(), self.lesson.name)
         with workplace.readings(lab) as readings:
-            return grade_answer(readings, ask, said, parsed(ask, lab, said, text))
+            return grade_answer(readings, ask, said, parse_answer(FACTS[ask.fact], text))
 
     def check(self, task_id: str = "") -> Step:
         """Looks at the lab, for a task that wants something done."""

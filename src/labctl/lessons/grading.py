@@ -16,7 +16,7 @@ from labctl.engine.trace import pair_between
 from labctl.engine.turns import measuring_turn
 from labctl.errors import MeasureFailed
 from labctl.facts.readings import Readings, command_for, usual_pair
-from labctl.lessons.answers import is_same, parse_answer
+from labctl.lessons.answers import is_same
 from labctl.lessons.progress import Grade, Mark
 from labctl.lessons.variation import filled
 from labctl.model.fact import FactQuestion, Reading, Value, value_words
@@ -39,11 +39,6 @@ def question_of(ask: Ask | Condition, lab: Lab, said: Mapping[str, str]) -> Fact
         node=filled(ask.node or "", said),
         protocol=ask.protocol,
     )
-
-
-def parsed(ask: Ask, lab: Lab, said: Mapping[str, str], text: str) -> Value:
-    """Raises UsageError for what is no value of the fact."""
-    return parse_answer(question_of(ask, lab, said).kind, text)
 
 
 def grade_answer(readings: Readings, ask: Ask, said: Mapping[str, str], value: Value) -> Grade:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.checks.base import Check
-from labctl.engine.apply import apply, complete
 from labctl.engine.build import build, find, remove, require_host
 from labctl.engine.events import Observer
-from labctl.engine.mend import mend
 from labctl.errors import StepFailed, UsageError
 from labctl.model.lab import NETNS, Lab, Pair, Scenario
 from labctl.names import UNDERLAY, namespace_of
@@ -32,14 +31,20 @@ class Workplace:
     def __init__(
         self,
         lab: Lab,
-        provider: Provider,
+        provider: Callable[[], Provider],
         checks: Callable[[], Mapping[str, Check]],
         observer: Observer,
         overrides: Sequence[str],
     ) -> None:
         """`overrides` are what made the lab of its scenario."""
-        self.lab, self.provider, self.overrides = lab, provider, tuple(overrides)
+        self.lab, self.overrides = lab, tuple(overrides)
+        self._provider = provider
         self._checks, self._observer = checks, observer
+
+    @cached_property
+    def provider(self) -> Provider:
+        """Loaded when the lab is looked at: a prediction and a text need none."""
+        return self._provider()
 
     @property
     def name(self) -> str:
@@ -48,6 +53,8 @@ class Workplace:
     def standing(self) -> Lab | None:
         """The lab as its own record has it, whatever a fault or a student changed in it; None where it is not up, or
         cannot be looked at."""
+        from labctl.engine.apply import complete
+
         found = find([self.provider], self.name)
         if found is None or found.running.lab is None or not (found.running.is_whole or found.running.can_be_opened):
             return None
@@ -89,6 +96,9 @@ class Workplace:
 
     def restore(self) -> None:
         """As it was built: no fault, no change, and the scenario that it was begun with."""
+        from labctl.engine.apply import apply
+        from labctl.engine.mend import mend
+
         standing = self.standing()
         if standing is None:
             self.build()
