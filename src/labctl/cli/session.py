@@ -32,6 +32,9 @@ _WORD = re.compile(r"-?-?[A-Za-z0-9./:_-]{1,120}")
 _READING = ("show", "list", "dump", "lookup")
 """Of bpftool: it writes nothing with these, but for `dump … file`."""
 _MOST_NODES, _MOST_PODS = 16, 64
+_SAVES = ("iptables-save", "iptables-legacy-save", "iptables-nft-save")
+_TABLES = ("filter", "nat", "mangle", "raw", "security")
+_PIPED = re.compile(r"(?P<shows>[A-Za-z0-9_./ -]{1,120}?)( \| grep( -[civn]{1,4})? [A-Za-z0-9_][A-Za-z0-9_:.-]{0,40})?")
 _NETWORK = "-all,+net_admin,+net_raw,+net_bind_service"
 
 
@@ -79,7 +82,13 @@ def current_session() -> StudentSession | None:
 
 
 def only_shows(argv: Sequence[str]) -> bool:
-    """`vtysh -c 'show …'` and `bpftool … show|list|dump|lookup`: nothing in them runs, reads or writes a file."""
+    """`vtysh -c 'show …'`, `bpftool … show|list|dump|lookup`, `iptables-save` of either kind, and the last two in `sh
+    -c` before one grep for a word: nothing in them runs, reads or writes a file."""
+    if list(argv[:2]) == ["sh", "-c"] and len(argv) == 3:
+        line = _PIPED.fullmatch(argv[2])
+        return line is not None and only_shows(line["shows"].split(" "))
+    if argv and argv[0] in _SAVES:
+        return list(argv[1:]) == [] or (len(argv) == 3 and argv[1] == "-t" and argv[2] in _TABLES)
     if list(argv[:1]) == ["vtysh"]:
         words = list(argv[1:])
         return bool(words) and len(words) % 2 == 0 and all(
@@ -149,6 +158,11 @@ def _change_of_own_lab(session: StudentSession, given: Mapping[str, Any]) -> Non
         )
 
 
+def _plan_for_own_lab(session: StudentSession, given: Mapping[str, Any]) -> None:
+    """`labctl plan FILE --against LAB`: what `up --apply` would do."""
+    _own_lab(session, {"lab": given.get("against") or ""})
+
+
 def _check_of_own_lab(session: StudentSession, given: Mapping[str, Any]) -> None:
     _own_lab(session, {"lab": given["lab_or_scenario"]})
 
@@ -193,13 +207,15 @@ RULES: Mapping[tuple[str, ...], Rule] = MappingProxyType(
         ("capture",): _on_own_lab("taps", "expression", "count", "duration", "snap", "sanity", "only_list"),
         ("exec",): _on_own_lab("target", "argv"),
         ("up",): Rule(given=frozenset({"scenario", "name", "applies"}), holds=_change_of_own_lab),
+        ("plan",): Rule(given=frozenset({"scenario", "against"}), holds=_plan_for_own_lab),
+        ("validate",): Rule(given=frozenset({"files"}), holds=_anything),
         ("runs",): Rule(given=frozenset(), holds=_anything),
         ("report",): Rule(given=frozenset({"run"}), holds=_own_run),
     }
 )
 """By the words of the command. `--student` is nobody's to give: it is the user who asks."""
 
-STANDS_IN_OWN_FOLDER = frozenset({("exec",), ("up",)})
+STANDS_IN_OWN_FOLDER = frozenset({("exec",), ("up",), ("plan",), ("validate",)})
 """Everything else looks for lessons and lab.yaml where the trainer started the class."""
 
 
@@ -243,7 +259,7 @@ def enter_session(classrooms: Classrooms, ctx: click.Context, name: str, argv: S
     words, command_ctx = _read(ctx.find_root().command, session, argv)
     with command_ctx:
         require_allowed(session, words, command_ctx)
-        if words == ("up",):
+        if words in (("up",), ("plan",)):
             command_ctx.params["provider"] = NETNS
             _require_small(session, Path(command_ctx.params["scenario"]))
         if words not in STANDS_IN_OWN_FOLDER:

@@ -110,6 +110,12 @@ def remove(user: User) -> None:
         files.remove_tree(Path(user.home))
 
 
+def take_over(folder: Path) -> None:
+    """What was given to a user in a folder of labctl's own is root's again: the user's number may be another's soon."""
+    if folder.is_dir():
+        _done(("chown", "--recursive", "--no-dereference", "0:0", "--", str(folder)))
+
+
 def _memory_of(kind: str, uid: int) -> Iterator[str]:
     """The numbers of a user's shared memory, semaphores and queues (proc(5), /proc/sysvipc)."""
     try:

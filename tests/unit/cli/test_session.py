@@ -12,7 +12,11 @@ import pytest
 from labctl.cli.group import COMMANDS, labctl
 from labctl.cli.session import RULES, StudentSession, _read, only_shows, require_allowed
 from labctl.errors import UsageError
+from labctl.lessons.variation import filled
+from labctl.loading.lessons import lesson_names, load_lesson, load_solution
+from labctl.model.lab import NETNS
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 ANNA = StudentSession(
     class_name="may",
     student="anna",
@@ -63,6 +67,8 @@ def ask(line: str) -> None:
         "impair anna-which-mode client loss=10%",
         "exec anna-which-mode node1 -- ip -d link",
         "up mine.yaml --name anna-which-mode --apply",
+        "plan mine.yaml --against anna-which-mode",
+        "validate mine.yaml",
         "graph anna-which-mode",
         "report last",
     ],
@@ -97,6 +103,10 @@ def test_a_student_may(line: str) -> None:
         ("up mine.yaml --name anna-which-mode --apply --trust", "--trust is not for students"),
         ("up mine.yaml --name anna-which-mode --apply --provider kind", "--provider is not for students"),
         ("up mine.yaml --name anna-which-mode --apply --set nodes=99", "--set is not for students"),
+        ("plan bpf", "not a lab of yours"),
+        ("plan mine.yaml --against bo-which-mode", "not a lab of yours"),
+        ("plan mine.yaml --against anna-which-mode --shell", "--shell is not for students"),
+        ("validate mine.yaml --trust", "--trust is not for students"),
         ("down anna-which-mode", "not for students"),
         ("down --all", "not for students"),
         ("break anna-which-mode wrong-vtep", "not for students"),
@@ -114,6 +124,21 @@ def test_a_student_may(line: str) -> None:
 def test_a_student_may_not(line: str, why: str) -> None:
     with pytest.raises(UsageError, match=re.escape(why)):
         ask(line)
+
+
+SHIPPED = [
+    command
+    for name in lesson_names(CHECKOUT)
+    if (lesson := load_lesson(name, start=CHECKOUT)).document.provider == NETNS
+    if (solution := load_solution(lesson, start=CHECKOUT)) is not None
+    for solved in solution.tasks.values()
+    for command in (*solved.run, *(one for case in solved.cases for one in case.run))
+]
+
+
+@pytest.mark.parametrize("command", sorted(set(SHIPPED)))
+def test_a_student_may_type_whatever_a_shipped_solution_types(command: str) -> None:
+    ask(filled(command, {"lab": "anna-which-mode"}).removeprefix("labctl "))
 
 
 def test_a_new_command_is_not_for_students_until_a_rule_says_so() -> None:
@@ -164,6 +189,21 @@ def test_what_exec_runs_is_the_students_user_with_the_capabilities_of_a_pod_for_
         ("vtysh -c 'show ip route' -c 'show bgp l2vpn evpn'", True),
         ("bpftool map dump pinned /sys/fs/bpf/labctl/x/cilium_lxc", True),
         ("bpftool -j prog show", True),
+        ("iptables-legacy-save", True),
+        ("iptables-save -t nat", True),
+        ("sh -c 'iptables-legacy-save | grep -c local'", True),
+        ("sh -c 'bpftool map list'", True),
+        ("iptables-save -f /etc/x", False),
+        ("iptables-restore", False),
+        ("iptables-legacy-save -M /tmp/x", False),
+        ("sh -c 'iptables-legacy-save | grep -f /etc/shadow'", False),
+        ("sh -c 'iptables-legacy-save | grep x /etc/shadow'", False),
+        ("sh -c 'iptables-legacy-save | sh'", False),
+        ("sh -c 'iptables-legacy-save > /etc/x'", False),
+        ("sh -c 'iptables-legacy-save; id'", False),
+        ("sh -c 'iptables-legacy-save\nid'", False),
+        ("sh -c 'iptables-legacy-save | grep -c local' id", False),
+        ("sh -c id", False),
         ("vtysh", False),
         ("vtysh -c 'configure terminal'", False),
         ("vtysh -c 'show running-config | append /etc/passwd'", False),

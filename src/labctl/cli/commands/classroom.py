@@ -319,6 +319,7 @@ def stop(forget: bool, name: str | None, as_json: bool) -> None:
     from labctl.lessons import logins
     from labctl.lessons.classrooms import turn
     from labctl.lessons.ending import end_sessions, remove_labs
+    from labctl.system import users
     from labctl.system.signals import uninterrupted
 
     classrooms = _classrooms()
@@ -331,6 +332,7 @@ def stop(forget: bool, name: str | None, as_json: bool) -> None:
         removed += remove_labs(classrooms, classroom, app.provider("netns"), progress)
         logins.remove(classroom, lambda user, processes: ended.__setitem__(user, processes))
         removed += remove_labs(classrooms, classroom, app.provider("netns"), progress)
+        users.take_over(classrooms.folder(classroom.name))
         if not classroom.stopped_at:
             classroom = classrooms.stop(classroom)
         if forget:
