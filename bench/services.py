@@ -2,13 +2,15 @@
 
     sudo python bench/services.py [--rounds N] [--counts 10,1000,10000] [--output FILE] [--json]
 
-All labs are up at the same time and alike but for the translation: Legacy host routing, vxlan, one Service with one
+All labs are up at the same time and alike but for the translation: Legacy host routing, vxlan, Services with one
 backend on another node, and the fillers. Measured are, per node, the time to program the Services; per round, in an
-order that changes, short connections to the Service (`connect`) and requests over one connection (`latency`), and the
-same from the client straight to the backend's pod in the eBPF lab of the smallest count. Own CPU is of the client and
-the server; of programming it is that of labctl and of iptables-restore or nft. Beside each stands the tool alone, run
-right after it with the same rules in an empty namespace: what is left is labctl's. Intervals are those of paired rounds
-(Wilcoxon), as in `labctl compare`. Needs root.
+order that changes, connections to a Service with a request each, and requests over one connection, by labctl's load
+program, and the same from the client straight to the backend's pod in the eBPF lab of the smallest count. Own CPU is of
+the client and the server; of programming it is that of labctl and of iptables-restore or nft. Beside each stands the
+tool alone, run right after it with the same rules in an empty namespace: what is left is labctl's. Intervals are those
+of paired rounds (Wilcoxon), as in `labctl compare`. Needs root.
+
+The load program listens where it finds a port: the server's pod gives it one of eight, and each of them is a Service's.
 
 Targets: programming 1,000 Services takes at most 0.3 s a node and 10,000 at most 2 s; connections per second by eBPF
 are the same for every count, within the interval. The exit code is 1 when one is missed. Where other programs keep the
@@ -36,48 +38,40 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from labctl import __version__
-from labctl.checks.base import Check, CheckContext
-from labctl.checks.connect import ConnectCheck
-from labctl.checks.latency import LatencyCheck
+from labctl import __version__, names
+from labctl.checks.load import load_values
 from labctl.compare.statistics import log_ratios, paired_estimate, relative
+from labctl.load.measure import Plan, Session, Task, measure_load
+from labctl.load.slices import Kind
 from labctl.model.lab import (
-    CheckSpec,
     Encapsulation,
     HostRouting,
     KubeProxy,
     Lab,
     Masquerade,
-    Pair,
-    Placement,
     Service,
     ServiceProtocol,
     ServiceType,
 )
-from labctl.model.parameters import ConnectParameters, LatencyParameters
+from labctl.model.parameters import LoadParameters
 from labctl.model.plan import Action
-from labctl.model.result import Verdict
 from labctl.providers.netns.execute import executor
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.providers.netns.kinds.program import MapsFill
-from labctl.providers.netns.open import open_lab
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.provider import teardown
 from labctl.store.environment import read_environment
-from labctl.system import netns
+from labctl.system import cgroups, netns
+from labctl.system.cpus import cpus_for_pair
 from labctl.testing.labs import sample_lab
-from labctl.testing.scripted import MemoryRaw
 
 RESULT = Path(__file__).parent / "results" / "services.json"
 WAYS = ("ebpf", "iptables", "nftables")
 MAPS_OF_SERVICES = ("services", "backends")
 MOST_S = {1_000: 0.3, 10_000: 2.0}
-TO_SERVICE = Pair(client="client", server="web", placement=Placement.CROSS_NODE)
-TO_POD = Pair(client="client", server="server", placement=Placement.CROSS_NODE)
-CHECKS: tuple[tuple[Check, CheckSpec], ...] = (
-    (ConnectCheck(), CheckSpec(name="connect", kind="connect", parameters=ConnectParameters(duration_s=1.0))),
-    (LatencyCheck(), CheckSpec(name="latency", kind="latency", parameters=LatencyParameters(duration_s=1.0))),
-)
+VIP = IPv4Address("10.96.0.11")
+PORTS = range(20000, 20008)
+TASKS = (Task(kind=Kind.CONNECT, share=0.6), Task(kind=Kind.TCP, share=0.4))
 METRICS = ("connections_per_s", "cpu_per_connection", "latency_p50", "cpu_per_transaction")
 
 
@@ -105,11 +99,11 @@ class Programming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One lab, and what its client talks to. `programming` has a figure for each node."""
+    """One lab, and the address that its client talks to. `programming` has a figure for each node."""
 
     name: str
     lab: Lab
-    pair: Pair
+    asked: IPv4Address
     programming: tuple[Programming, ...] = ()
     samples: dict[str, list[float]] = field(default_factory=dict)
 
@@ -125,13 +119,21 @@ def lab_of(way: str, count: int) -> Lab:
         masquerade=Masquerade.IPTABLES,
         kube_proxy_replacement=way == "ebpf",
         kube_proxy=KubeProxy.NFTABLES if way == "nftables" else KubeProxy.IPTABLES,
-        extra_services=count - 1,
+        extra_services=count - len(PORTS),
     )
-    web = Service(
-        name="web", address=IPv4Address("10.96.0.11"), port=80, target_port=5205, protocol=ServiceProtocol.TCP,
-        backends=("server",), selector={"app": "server"}, type=ServiceType.CLUSTER_IP,
+    return replace(lab, services=services_of(ServiceProtocol.TCP))
+
+
+def services_of(*protocols: ServiceProtocol) -> tuple[Service, ...]:
+    """One for each port of each protocol, all at one address, with the pod `server` behind them."""
+    return tuple(
+        Service(
+            name=f"{protocol}-{port}", address=VIP, port=port, target_port=port, protocol=protocol,
+            backends=("server",), selector={"app": "server"}, type=ServiceType.CLUSTER_IP,
+        )
+        for port in PORTS
+        for protocol in protocols
     )  # fmt: skip
-    return replace(lab, services=(web,))
 
 
 def is_programming(action: Action) -> bool:
@@ -168,7 +170,7 @@ def alone(action: Action) -> Cost:
 
 
 def build(lab: Lab) -> tuple[Programming, ...]:
-    """Builds the lab; gives what programming the Services cost on each node."""
+    """Builds the lab, its server fit for the load program; gives what programming the Services cost on each node."""
     spent: dict[str, Programming] = {}
     with executor(lab) as running:
         for step in plan(lab).steps:
@@ -179,6 +181,9 @@ def build(lab: Lab) -> tuple[Programming, ...]:
                     so_far = spent.get(node, Programming(whole=NOTHING, alone=NOTHING))
                     spent[node] = Programming(whole=so_far.whole + cost, alone=so_far.alone + by_tool)
         running.finish(lab)
+    settings = (f"net.ipv4.ip_local_port_range={PORTS[0]} {PORTS[-1]}", "net.ipv4.tcp_max_tw_buckets=0")
+    enter = ("ip", "netns", "exec", names.namespace_of(lab.name, "server"))
+    subprocess.run((*enter, "sysctl", "-q", "-w", *settings), check=True)
     return tuple(spent.values())
 
 
@@ -190,10 +195,10 @@ def sides(counts: Sequence[int]) -> Iterator[tuple[Side, ...]]:
         for count in counts:
             for way in WAYS:
                 lab = lab_of(way, count)
-                made.append(Side(name=f"{way} {count}", lab=lab, pair=TO_SERVICE))
+                made.append(Side(name=f"{way} {count}", lab=lab, asked=VIP))
                 made[-1] = side = replace(made[-1], programming=build(lab))
                 say(f"{way}, {count} Services: {to_program(side)}")
-        made.append(Side(name="pod", lab=made[0].lab, pair=TO_POD))
+        made.append(Side(name="pod", lab=made[0].lab, asked=made[0].lab.pod("server").address))
         yield tuple(made)
     finally:
         for side in made:
@@ -214,16 +219,52 @@ def to_program(side: Side) -> str:
     return f"{said}; its tool alone {by_tool.wall_s:.3f} s ({by_tool.cpu_s:.3f} s)" if by_tool != NOTHING else said
 
 
-def measure(side: Side) -> Mapping[str, float]:
-    """One run of each check. Raises SystemExit for one that did not pass: it would be no sample."""
-    found: dict[str, float] = {}
-    with open_lab(side.lab) as opened:
-        for check, spec in CHECKS:
-            result = check.run(CheckContext(open_lab=opened, pair=side.pair, spec=spec, raw=MemoryRaw()))
-            if result.verdict is not Verdict.PASS:
-                raise SystemExit(f"{side.name}: {spec.name} ended as {result.verdict}: {result.reason}")
-            found |= {sample.metric: sample.value for sample in result.samples}
-    return found
+def measure(
+    made: Sequence[tuple[Lab, IPv4Address]], tasks: tuple[Task, ...], seconds: float, seed: str
+) -> list[dict[str, float]]:
+    """The metrics of each lab's client that talks to that address, in slices that alternate; all clients are in the
+    cgroup of the first. Raises SystemExit where one was given up: it would be no sample."""
+    client, server = cpus_for_pair()
+    plan_of = Plan(
+        tasks=tasks, duration_s=seconds, message_byte=64, spin=True, client_cpu=client, server_cpu=server, seed=seed
+    )
+    sessions = [
+        Session(
+            group="all",
+            client=Path("/run/netns", names.namespace_of(lab.name, "client")),
+            server=Path("/run/netns", names.namespace_of(lab.name, "server")),
+            address=str(lab.pod("server").address),
+            asked=str(asked),
+        )
+        for lab, asked in made
+    ]
+    with among_pods(made[0][0]):
+        result = measure_load(sessions, plan_of)
+    for (lab, asked), loaded in zip(made, result.loaded, strict=True):
+        if loaded.refused:
+            raise SystemExit(f"{lab.name}, {asked}: {loaded.refused}")
+    values = load_values({number: one.slices for number, one in enumerate(result.loaded)}, LoadParameters())
+    return [values[number] for number in range(len(made))]
+
+
+@contextlib.contextmanager
+def among_pods(lab: Lab) -> Iterator[None]:
+    """This process, and what it starts, is where the client's pod is: sockets are translated by their cgroup. A lab
+    that translates packets only has no cgroups."""
+    pods = names.cgroup_of(lab.name, "node1", "pods")
+    if not cgroups.is_there(pods):
+        yield
+        return
+    before = Path("/proc/self/cgroup").read_text(encoding="ascii").rpartition("0::/")[2].strip()
+    join(cgroups.path_of(pods))
+    try:
+        yield
+    finally:
+        join(cgroups.path_of(before))
+
+
+def join(cgroup: Path) -> None:
+    (cgroup / "cgroup.procs").write_text("0", encoding="ascii")
 
 
 def say(line: str) -> None:
@@ -270,7 +311,7 @@ def report(made: Sequence[Side], counts: Sequence[int]) -> dict[str, Any]:
 def missed(made: Sequence[Side], changes: Mapping[str, Mapping[str, float]], counts: Sequence[int]) -> list[str]:
     wrong = []
     for side in made:
-        count = side.lab.datapath.extra_services + 1
+        count = side.lab.datapath.extra_services + len(PORTS)
         if not side.programming or not (most := MOST_S.get(count)):
             continue
         if median_cost(one.whole for one in side.programming).wall_s > most:
@@ -285,6 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--counts", default="10,1000,10000")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a round, for each side")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--json", action="store_true")
@@ -297,8 +339,9 @@ def main() -> int:
             turns = list(made)
             order.shuffle(turns)
             for side in turns:
-                for metric, value in measure(side).items():
-                    side.samples.setdefault(metric, []).append(value)
+                values = measure([(side.lab, side.asked)], TASKS, given.seconds, f"round {number}")[0]
+                for metric in METRICS:
+                    side.samples.setdefault(metric, []).append(values[metric])
             busy.append(os.getloadavg()[0])
             say(f"round {number + 1} of {given.rounds}, load {busy[-1]:.1f}")
         found = report(made, counts)

@@ -29,12 +29,14 @@ _OVERHEAD_S = 0.0004
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A pair of one side: the namespaces of client and server, by their paths, and where the server listens. Sessions
-    with the same `group` are measured against each other, and alternate."""
+    with the same `group` are measured against each other, and alternate. `asked` is the address that the client talks
+    to, where it is another one, as a Service's is."""
 
     group: str
     client: Path
     server: Path
     address: str
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,7 @@ def _connected(
 ) -> InForce | None:
     try:
         ports = server.listen(str(session.server), session.address, shape)
-        return client.connect(number, str(session.client), session.address, ports, shape)
+        return client.connect(number, str(session.client), session.asked or session.address, ports, shape)
     except Refused as refused:
         loaded[number].refused = refused.cause
         return None

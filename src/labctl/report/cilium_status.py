@@ -72,13 +72,22 @@ def _shortened(because: str) -> str:
 
 
 def _text(line: StatusLine, *, indent: int = 0) -> RenderableType:
+    """A value that is longer than its line goes on below itself."""
+    from rich.table import Table
     from rich.text import Text
 
     before = " " * (indent + 2 * line.depth)
     has_colon = line.depth == 0 or line.label.startswith("- ") or _is_headed(line)
     label = f"{line.label}:" if has_colon else line.label
     width = _VALUE_AT if has_colon else _LABEL_BELOW
-    return Text(f"{before}{label:<{width}}{line.value}".rstrip(), style=_STYLES[line.shown])
+    head, style = f"{before}{label:<{width}}", _STYLES[line.shown]
+    if not line.value:
+        return Text(head.rstrip(), style=style)
+    columns = Table.grid()
+    columns.add_column(no_wrap=True, width=len(head))
+    columns.add_column(overflow="fold")
+    columns.add_row(Text(head, style=style), Text(line.value, style=style))
+    return columns
 
 
 def _is_headed(line: StatusLine) -> bool:
