@@ -240,6 +240,7 @@ def built_in() -> Tree:
                 {"check": "iperf", "name": "iperf-udp", "protocol": "udp"},
                 {"check": "tcpdump"},
             ],
+            "compare": {"checks": ["ping", "load"]},
         },
         Place(BUILT_IN, 0, 0),
     )

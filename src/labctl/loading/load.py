@@ -46,7 +46,7 @@ from labctl.model.lab import (
     ScenarioPod,
     ScenarioService,
 )
-from labctl.model.parameters import CompareParameters
+from labctl.model.parameters import LOAD, CompareParameters, with_tools_of_the_field
 from labctl.model.pod_network import NetworkType, PodNetworkChoice
 from labctl.model.section import MATRIX, SITE
 from labctl.names import is_name
@@ -289,11 +289,12 @@ def _names_are_binding(tree: Tree, ranks: Mapping[str, int]) -> bool:
 
 
 def _compare(section: dict[str, Any], checks: tuple[CheckSpec, ...], *, is_strict: bool) -> CompareParameters:
-    """Where the checks were replaced by a file that does not say which to compare, those that are left are compared;
-    when none is, every check that measures."""
+    """Where the checks were replaced by a file that does not say which to compare, those that are left are compared
+    (of the load program's, what asks the same with the field's tools); when none is, every check that measures."""
     chosen = tuple(section.get("checks", CompareParameters().checks))
     if not is_strict:
         known = [check.name for check in checks]
+        chosen = chosen if LOAD in known else with_tools_of_the_field(chosen)
         measuring = tuple(check.name for check in checks if check.kind != "tcpdump")
         chosen = tuple(name for name in chosen if name in known) or measuring or tuple(known)
     margins = {f"margin{key.capitalize()}": value for key, value in section.get("margins", {}).items()}

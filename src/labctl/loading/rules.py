@@ -40,7 +40,7 @@ from labctl.model.fallback import ENDS_SINCE, Condition
 from labctl.model.impairment import LEAST_RATE_BIT_PER_S
 from labctl.model.interfaces import TUNNEL_OVERHEAD_BYTE
 from labctl.model.lab import EXISTING_CLUSTER, NETNS, Encapsulation, Fault, HostRouting, Masquerade
-from labctl.model.parameters import SHORTEST_PING_INTERVAL_S
+from labctl.model.parameters import PARAMETERS_OF, SHORTEST_PING_INTERVAL_S
 from labctl.model.pod_network import NetworkType
 from labctl.model.sections import DEFAULT_CILIUM
 from labctl.model.versions import Version
@@ -394,12 +394,14 @@ def _interval(tree: Tree, path: KeyPath) -> Iterator[Problem]:
 
 
 def _compared(tree: Tree, ranks: Mapping[str, int]) -> Iterator[Problem]:
-    """Names under compare.checks must exist, unless a more specific file has replaced the checks they were for."""
+    """Names under compare.checks must be a check's, or a kind of check (which then runs with its defaults), unless a
+    more specific file has replaced the checks they were for."""
     yield from _interval(tree, ("compare", "ping", "intervalS"))
     checks, compared = find(tree, "checks"), find(tree, "compare", "checks")
     if not isinstance(checks, Listing) or not isinstance(compared, Listing):
         return
     known = dict.fromkeys(name for _, check in items_of(checks) if (name := check_name(check)))
+    known |= dict.fromkeys(PARAMETERS_OF)
     strict = is_as_specific(compared, checks, ranks)
     seen: set[str] = set()
     for index, item in items_of(compared):

@@ -6,8 +6,9 @@ Quantities carry their unit in the name. Bounds are `annotated_types` metadata: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -231,6 +232,18 @@ PARAMETERS_OF: Mapping[str, type[CheckParameters]] = MappingProxyType(
 """Every kind of check, with the class of its parameters: the one list that files, records and checks share."""
 
 
+LOAD = "load"
+"""The check with labctl's own load program."""
+CHECK_OF_TOOL: Mapping[str, str] = MappingProxyType({"sockperf": "latency", "iperf": "iperf"})
+"""The tools of the field that measure what the load program does, by their names, and the checks that run them."""
+
+
+def with_tools_of_the_field(checks: Iterable[str]) -> tuple[str, ...]:
+    """The checks, with those of the field's tools in the place of the load program's."""
+    named = ((CHECK_OF_TOOL.values() if name == LOAD else (name,)) for name in checks)
+    return tuple(dict.fromkeys(chain.from_iterable(named)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareParameters:
     """How a comparison is carried out.
@@ -246,7 +259,7 @@ class CompareParameters:
     ping_count: Annotated[int, Ge(1), Le(100_000)] = 1_600
     ping_interval_s: Annotated[float, Ge(0), Le(60)] = 0.0
     ping_slices: Annotated[int, Ge(1), Le(1_000)] = 32
-    checks: tuple[str, ...] = ("ping", "latency", "iperf")
+    checks: tuple[str, ...] = ("ping", "load")
     margin_latency: Share = 0.03
     margin_cpu: Share = 0.03
     margin_throughput: Share = 0.05

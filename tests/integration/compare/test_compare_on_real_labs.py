@@ -241,8 +241,8 @@ def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_n
 
 def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, scenarios: tuple[str, str]) -> None:
     printed = labctl(
-        "compare", *scenarios, "--rounds", "1", "--duration", "0.3", "--reference", "--json",
-        "--html", "r.html", "--markdown", "r.md", "--csv", "r.csv", "--junit", "r.xml",
+        "compare", *scenarios, "--checks", "ping,latency,iperf", "--rounds", "1", "--duration", "0.3", "--reference",
+        "--json", "--html", "r.html", "--markdown", "r.md", "--csv", "r.csv", "--junit", "r.xml",
         cwd=tmp_path,
     )  # fmt: skip
     document = json.loads(printed)

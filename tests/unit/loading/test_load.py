@@ -240,6 +240,17 @@ def test_when_a_file_replaces_the_checks_those_that_are_left_are_compared(projec
     }  # fmt: skip
 
 
+def test_where_a_file_replaces_the_checks_the_tools_that_it_has_stand_for_the_load_program(project: Path) -> None:
+    (project / "lab.yaml").write_text(SITE_HEAD + "compare: {checks: [ping, load]}\n")
+    _add(project, "tools", "extends: base\nchecks: [{check: ping}, {check: iperf}, {check: latency}]\n")
+    _add(project, "own", "extends: base\nchecks: [{check: ping}, {check: load, messageByte: 100}]\n")
+    _add(project, "asked", "extends: base\nchecks: [{check: ping}]\ncompare: {checks: [load]}\n")
+    compared = {name: load_scenario(name, start=project).compare.checks for name in ("base", "tools", "own", "asked")}
+    assert compared == {
+        "base": ("ping", "load"), "tools": ("ping", "latency", "iperf"), "own": ("ping", "load"), "asked": ("load",)
+    }  # fmt: skip
+
+
 def test_sections_are_settings_only_for_providers_that_read_them(project: Path) -> None:
     _add(project, "cilium", 'extends: base\ncilium: {version: "1.13.12", values: {debug: {enabled: true}, x: ~}}\n')
     assert _loaded(project, name="cilium").settings == {}

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from types import MappingProxyType
 
 from labctl.checks.base import Abreast, Check, ForSomePairs, InSlices
 from labctl.codec import plain, typed
@@ -25,12 +24,15 @@ from labctl.model.comparison import CheckMetrics, InterimLook, Side, Stopping
 from labctl.model.document import PROVIDER_SECTIONS
 from labctl.model.lab import CheckSpec, Lab, Pair, Placement, Strategy
 from labctl.model.parameters import (
+    CHECK_OF_TOOL,
+    LOAD,
     PARAMETERS_OF,
     CheckParameters,
     CompareParameters,
     LoadParameters,
     PingParameters,
     TimedParameters,
+    with_tools_of_the_field,
 )
 from labctl.model.result import Metric
 from labctl.names import is_name
@@ -140,10 +142,6 @@ def asked_from(settings: Mapping[str, object], where: str) -> Asked:
     return typed(Asked, settings.get(SETTING), where=where)
 
 
-LOAD = "load"
-"""The check with labctl's own load program."""
-CHECK_OF_TOOL: Mapping[str, str] = MappingProxyType({"sockperf": "latency", "iperf": "iperf"})
-"""The tools of the field that measure what the load program does, by their names, and the checks that run them."""
 _QUICK_CHECKS = ("ping", LOAD)
 _QUICK_S = 0.3
 _QUICK_PINGS, _PINGS_OF_A_SLICE = 400, 50
@@ -177,12 +175,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and the labs and checks with which it is answered; `checks` by their kind."""
+    """What is asked, and the labs and checks with which it is answered; `checks` by their kind. `notes` are sentences
+    about what is done otherwise than the words of the question have it."""
 
     asked: Asked
     sides: tuple[LabSide, ...]
     specs: tuple[CheckSpec, ...]
     checks: Mapping[str, Check]
+    notes: tuple[str, ...] = ()
 
 
 def with_given(
@@ -249,11 +249,16 @@ def ask(
         raise UsageError(
             what=f"a comparison has 2 to {len(KEYS)} sides, not {len(labs)}", remedy="labctl compare legacy bpf"
         )
+    elsewhere = sorted({lab.provider for lab in labs if not providers[lab.provider].capabilities.runs_tools_here})
+    notes: tuple[str, ...] = ()
+    if elsewhere and LOAD in parameters.checks:
+        parameters = replace(parameters, checks=with_tools_of_the_field(parameters.checks))
+        where, tools = ", ".join(elsewhere), " and ".join(CHECK_OF_TOOL)
+        notes = (f"the load program measures pods of this host, and those of {where} are not: {tools} stand in for it",)
     specs = compared_specs(labs, parameters)
     pairs = _placed(common_pairs(labs), options.placements)
     references = _references(labs, pairs) if options.reference else ()
-    runs_here = all(providers[lab.provider].capabilities.runs_tools_here for lab in labs)
-    declared = declared_metrics(checks, specs, runs_here=runs_here)
+    declared = declared_metrics(checks, specs)
     together = neighbouring(checks, specs)
     work = (
         *_with_a_meaning(work_of(specs, pairs), labs, checks, specs),
@@ -286,7 +291,7 @@ def ask(
         fail_if=options.fail_if,
         takes_turns=turns.takes_turns,
     )
-    return Question(asked=asked, sides=sides, specs=specs, checks=checks)
+    return Question(asked=asked, sides=sides, specs=specs, checks=checks, notes=notes)
 
 
 def _grouped(sides: Sequence[Side], group: int) -> tuple[Side, ...]:
@@ -450,15 +455,13 @@ def neighbouring(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tup
     return tuple(sorted(names))
 
 
-def declared_metrics(
-    checks: Mapping[str, Check], specs: Sequence[CheckSpec], *, runs_here: bool
-) -> tuple[CheckMetrics, ...]:
+def declared_metrics(checks: Mapping[str, Check], specs: Sequence[CheckSpec]) -> tuple[CheckMetrics, ...]:
     """What each check will measure, fixed before anything runs.
 
-    Where labctl's own load program measures (it does where pods are on this host, `runs_here`), the verdicts are on
-    its rows, and those of the field's own tools are secondary: the same question has one answer with a word.
+    Where labctl's own load program measures, the verdicts are on its rows, and those of the field's own tools are
+    secondary: the same question has one answer with a word.
     """
-    is_second = runs_here and any(spec.kind == LOAD for spec in specs)
+    is_second = any(spec.kind == LOAD for spec in specs)
 
     def declared(spec: CheckSpec) -> tuple[Metric, ...]:
         metrics = checks[spec.kind].metrics(spec.parameters)

@@ -230,7 +230,8 @@ def given(**options: Any) -> CompareParameters:
 
 def test_tools_of_the_field_are_checks_beside_those_that_were_named() -> None:
     assert given(checks=("ping", "load"), tools=("sockperf", "iperf")).checks == ("ping", "load", "latency", "iperf")
-    assert given(tools=("sockperf",)).checks == CompareParameters().checks
+    assert given(tools=("sockperf",)).checks == (*CompareParameters().checks, "latency")
+    assert given(checks=("ping", "latency"), tools=("sockperf",)).checks == ("ping", "latency")
     with pytest.raises(UsageError, match="no tool is called 'iperf4'") as refused:
         given(tools=("iperf4",))
     assert refused.value.remedy == "did you mean iperf?"
@@ -253,20 +254,27 @@ def test_without_a_spinner_the_load_program_lets_cpus_sleep_and_nothing_else_has
 
 
 @pytest.mark.parametrize(
-    ("checks", "runs_here", "judged"),
+    ("checks", "judged"),
     [
-        (("ping", "latency", "iperf"), True, {"ping", "latency", "iperf"}),
-        (("ping", "load", "latency", "iperf"), True, {"ping", "load"}),
-        # Where the load program is skipped, the tools' rows keep their verdicts.
-        (("ping", "load", "latency", "iperf"), False, {"ping", "load", "latency", "iperf"}),
+        (("ping", "latency", "iperf"), {"ping", "latency", "iperf"}),
+        (("ping", "load", "latency", "iperf"), {"ping", "load"}),
     ],
 )
-def test_beside_the_load_program_the_rows_of_the_tools_are_secondary(
-    checks: tuple[str, ...], runs_here: bool, judged: set[str]
-) -> None:
+def test_beside_the_load_program_the_rows_of_the_tools_are_secondary(checks: tuple[str, ...], judged: set[str]) -> None:
     specs = compared_specs([lab("legacy"), lab("bpf")], CompareParameters(checks=checks))
-    declared = declared_metrics(all_checks(), specs, runs_here=runs_here)
+    declared = declared_metrics(all_checks(), specs)
     assert {each.check for each in declared if any(metric.primary for metric in each.metrics)} == judged
+
+
+def test_where_pods_are_not_of_this_host_the_tools_take_the_load_programs_place(world: World) -> None:
+    parameters = replace(PARAMETERS, checks=("ping", "load"))
+    sides = [lab("legacy"), lab("bpf")]
+    assert not world.provider.capabilities.runs_tools_here
+    question = ask(sides, {"imagined": world.provider}, all_checks(), parameters, OPTIONS)
+    assert question.asked.parameters.checks == ("ping", "latency", "iperf")
+    assert [spec.kind for spec in question.specs] == ["ping", "latency", "iperf"]
+    assert [note.partition(":")[2] for note in question.notes] == [" sockperf and iperf stand in for it"]
+    assert not ask(sides, {"imagined": world.provider}, world.checks, PARAMETERS, OPTIONS).notes
 
 
 def test_a_pair_of_nodes_is_addressed_on_the_underlay() -> None:
