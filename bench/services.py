@@ -38,10 +38,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from load_rounds import round_of, session
+
 from labctl import __version__, names
-from labctl.checks.load import load_values
 from labctl.compare.statistics import log_ratios, paired_estimate, relative
-from labctl.load.measure import Plan, Session, Task, measure_load
+from labctl.load.measure import Task
 from labctl.load.slices import Kind
 from labctl.model.lab import (
     Encapsulation,
@@ -53,7 +54,6 @@ from labctl.model.lab import (
     ServiceProtocol,
     ServiceType,
 )
-from labctl.model.parameters import LoadParameters
 from labctl.model.plan import Action
 from labctl.providers.netns.execute import executor
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
@@ -62,7 +62,6 @@ from labctl.providers.netns.plan import plan
 from labctl.providers.netns.provider import teardown
 from labctl.store.environment import read_environment
 from labctl.system import cgroups, netns
-from labctl.system.cpus import cpus_for_pair
 from labctl.testing.labs import sample_lab
 
 RESULT = Path(__file__).parent / "results" / "services.json"
@@ -222,29 +221,18 @@ def to_program(side: Side) -> str:
 def measure(
     made: Sequence[tuple[Lab, IPv4Address]], tasks: tuple[Task, ...], seconds: float, seed: str
 ) -> list[dict[str, float]]:
-    """The metrics of each lab's client that talks to that address, in slices that alternate; all clients are in the
-    cgroup of the first. Raises SystemExit where one was given up: it would be no sample."""
-    client, server = cpus_for_pair()
-    plan_of = Plan(
-        tasks=tasks, duration_s=seconds, message_byte=64, spin=True, client_cpu=client, server_cpu=server, seed=seed
-    )
+    """The metrics of each lab's client that talks to that address; all clients are in the cgroup of the first."""
     sessions = [
-        Session(
-            group="all",
-            client=Path("/run/netns", names.namespace_of(lab.name, "client")),
-            server=Path("/run/netns", names.namespace_of(lab.name, "server")),
-            address=str(lab.pod("server").address),
-            asked=str(asked),
+        session(
+            names.namespace_of(lab.name, "client"),
+            names.namespace_of(lab.name, "server"),
+            str(lab.pod("server").address),
+            str(asked),
         )
         for lab, asked in made
     ]
     with among_pods(made[0][0]):
-        result = measure_load(sessions, plan_of)
-    for (lab, asked), loaded in zip(made, result.loaded, strict=True):
-        if loaded.refused:
-            raise SystemExit(f"{lab.name}, {asked}: {loaded.refused}")
-    values = load_values({number: one.slices for number, one in enumerate(result.loaded)}, LoadParameters())
-    return [values[number] for number in range(len(made))]
+        return round_of(sessions, tasks, seconds, seed)
 
 
 @contextlib.contextmanager
