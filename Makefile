@@ -13,7 +13,8 @@ ARGS ?=
 TESTS ?=
 ONLY ?=
 KERNELS ?= 6.1 6.12
-BENCHES ?= $(wildcard bench/*.py)
+# Without those that take long, and what others import.
+BENCHES ?= $(filter-out $(addprefix bench/,fabric.py load_rounds.py service_connections.py service_paths.py),$(wildcard bench/*.py))
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
