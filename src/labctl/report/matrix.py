@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
@@ -14,6 +15,10 @@ from labctl.report.words import ENGLISH, Words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+MIN_STATIONS = 2
+"""Fewer make no curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +111,39 @@ def matrix_page(comparisons: Sequence[Comparison], links: Sequence[str], words: 
             }
             for line in matrix_lines(comparisons, words)
         ],
+        curves=_curves(comparisons, words),
     )
+
+
+def _curves(comparisons: Sequence[Comparison], words: Words) -> list[dict[str, str]]:
+    """A drawing of each judged metric: its change from column to column. It begins at what all are compared with, where
+    that is one side. Empty where there is one column."""
+    from labctl.report.svg import Station, curve_drawing
+
+    if len(comparisons) < MIN_STATIONS:
+        return []
+    is_one = len({(each.a.key, each.a.scenario) for each in comparisons}) == 1
+    names = short_names([*([comparisons[0].a.scenario] if is_one else []), *column_names(comparisons)])
+    curves = []
+    for line in matrix_lines(comparisons, words):
+        changes = [
+            None if row is None or row.change is None else (row.change.estimate, row.change.low, row.change.high)
+            for row in line.rows
+        ]
+        first = [(0.0, 0.0, 0.0)] if is_one else []
+        stations = [Station(name=name, change=change) for name, change in zip(names, [*first, *changes], strict=True)]
+        if sum(one.change is not None for one in stations) >= MIN_STATIONS:
+            margin = next(row.margin for row in line.rows if row is not None)
+            title = f"{line.placement} {line.name}"
+            curves.append({"title": title, "drawing": curve_drawing(stations, margin, title)})
+    return curves
+
+
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names without the words that all of them begin with: `bpf-rules-0`, `bpf-rules-28` are 0 and 28."""
+    words = [name.split("-") for name in names]
+    common = sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False)))
+    return tuple("-".join(each[common:]) or name for each, name in zip(words, names, strict=True))
 
 
 def _statements(comparisons: Sequence[Comparison]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from labctl import units
 
 WIDTH, HEIGHT = 360, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 18, 24
+_LETTER = 6.5
+"""Pixels of a letter of a name, about."""
 _FOREST_WIDTH, _FOREST_HEIGHT, _AXIS_HEIGHT = 220, 22, 32
 
 
@@ -93,6 +95,44 @@ def changes_drawing(
         _line("estimate", blocks.start, axis.at(estimate), blocks.end, axis.at(estimate)),
         _marks("d", changes, blocks, axis),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """One place of a curve: what it is called, and the change there with its interval (relative); None: none was
+    found."""
+
+    name: str
+    change: tuple[float, float, float] | None
+
+
+def curve_drawing(stations: Sequence[Station], margin: float | None, title: str) -> str:
+    """The changes at every station, in their order and equally far apart, with intervals, zero and the margin. A line
+    joins neighbours that both have one."""
+    found = [one.change for one in stations if one.change is not None]
+    ends = (-margin / (1 + margin), margin) if margin is not None else (0.0, 0.0)
+    axis = _vertical([*(value for change in found for value in change), *ends, 0.0])
+    along = _Axis(low=-0.5, high=len(stations) - 0.5, start=_LEFT, end=WIDTH - _RIGHT)
+    parts = [_band("margin", along, axis.at(ends[1]), axis.at(ends[0]))] if margin is not None else []
+    parts += _value_ticks(axis, units.PERCENT, "%", signed=True)
+    parts.append(_line("zero", along.start, axis.at(0.0), along.end, axis.at(0.0)))
+    room = max(4, round((along.end - along.start) / len(stations) / _LETTER))
+    before: tuple[float, float] | None = None
+    for number, one in enumerate(stations):
+        x = along.at(number)
+        short = one.name if len(one.name) <= room else f"{one.name[: room - 1]}…"
+        parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="middle">{escape(short)}</text>')
+        at = None
+        if one.change is not None:
+            estimate, low, high = one.change
+            at = x, axis.at(estimate)
+            parts.append(_line("whisker", x, axis.at(low), x, axis.at(high)))
+            parts += [_line("whisker", x - 4, axis.at(end), x + 4, axis.at(end)) for end in (low, high)]
+            parts.append(f'<circle class="centre" cx="{x}" cy="{at[1]}" r="4"/>')
+            if before is not None:
+                parts.append(_line("estimate", *before, *at))
+        before = at
+    return _svg(title, *parts)
 
 
 def axis_drawing(reach: float, lower: str, higher: str) -> str:

@@ -119,6 +119,8 @@ class Words:
     failed_runs: str
     failed_run: str
     matrix_note: str
+    curves: str
+    curves_note: str
     what_counts: str
     secondary_title: str
     is_lower: str
@@ -316,6 +318,9 @@ ENGLISH = Words(
     "ended with {verdict}: {reason}",
     matrix_note="Each column is a comparison of its own: p-values are corrected over the primary rows of a column, "
     "not over the whole matrix.",
+    curves="Curves",
+    curves_note="The change of each judged metric from column to column, with its interval. Shaded: the margin; "
+    "smaller differences are negligible.",
     what_counts="What counts",
     secondary_title="Secondary metrics, without a verdict",
     is_lower="← {b} lower",

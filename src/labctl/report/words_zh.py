@@ -185,6 +185,8 @@ CHINESE = Words(
     failed_run="{side}，{placement} {check} {client}→{server}：{of} 次运行中有 {count} 次；第一次在第 {block} 轮，"
     "结果为 {verdict}：{reason}",
     matrix_note="每一列是一次独立的比较：p 值校正只在该列的主要指标内进行，不跨整个矩阵。",
+    curves="曲线",
+    curves_note="每个参与判定的指标从一列到下一列的变化及其区间。阴影为容许差：更小的差异可以忽略。",
     what_counts="评判依据",
     secondary_title="次要指标（不作判定）",
     is_lower="← {b} 更低",

@@ -20,7 +20,15 @@ from labctl.report.html import comparison_page
 from labctl.report.json import comparison_document, matrix_document
 from labctl.report.junit import comparisons_junit
 from labctl.report.markdown import comparison_markdown
-from labctl.report.matrix import cell, column_names, matrix_lines, matrix_markdown, matrix_page, matrix_view
+from labctl.report.matrix import (
+    cell,
+    column_names,
+    matrix_lines,
+    matrix_markdown,
+    matrix_page,
+    matrix_view,
+    short_names,
+)
 from labctl.report.sentences import headline, method_text, noise_floor_text
 from labctl.report.terminal import comparison_text, plain_text
 from labctl.report.words import ENGLISH
@@ -182,3 +190,31 @@ def test_two_sides_that_are_built_alike_show_the_noise_floor_and_others_do_not()
     assert said in " ".join(comparison_text(alike, width=200).split())
     assert said in comparison_page(alike).replace("\u00a0", " ")
     assert "noise floor" in comparison_markdown(alike)
+
+
+def test_the_page_draws_each_judged_metric_from_column_to_column(two: Sequence[Comparison]) -> None:
+    page = matrix_page(two, ("one.html", "other.html"))
+    judged = [line for line in matrix_lines(two) if any(row is not None and row.change for row in line.rows)]
+    drawn = page.partition(f"<h2>{ENGLISH.curves}</h2>")[2]
+    assert [title in drawn for title in (f"<figcaption>{one.placement} {one.name}<" for one in judged)]
+    drawings = [ElementTree.fromstring(f"<svg{part.partition('</svg>')[0]}</svg>") for part in drawn.split("<svg")[1:]]
+    assert len(drawings) == len(judged)
+    for drawing, line in zip(drawings, judged, strict=True):
+        texts = [one.text for one in drawing.iter("text")]
+        assert [name for name in ("legacy", "bpf", "third") if name in texts] == ["legacy", "bpf", "third"]
+        changes = [row for row in line.rows if row is not None and row.change is not None]
+        assert len(list(drawing.iter("circle"))) == 1 + len(changes)
+    assert ENGLISH.curves_note not in matrix_page(two[:1], ("one.html",))
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (("bpf-rules-0", "bpf-rules-28", "bpf-rules-280"), ("0", "28", "280")),
+        (("legacy", "bpf"), ("legacy", "bpf")),
+        (("a", "a-b"), ("a", "b")),
+        (("x-", "x-"), ("x-", "x-")),
+    ],
+)
+def test_names_are_shown_without_what_all_of_them_begin_with(names: tuple[str, ...], short: tuple[str, ...]) -> None:
+    assert short_names(names) == short
