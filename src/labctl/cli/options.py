@@ -222,7 +222,8 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     if changed := changing.changes(running.lab).sentences() if changing is not None else ():
         tell(f"note: lab {name} was changed since it was built: {'; '.join(changed)}")
     elif not running.is_whole:
-        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {up_again(running)}")
+        remedy = up_again(running) if changing is None else f"labctl reset {name}"
+        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {remedy}")
     return running.lab, running, found.provider
 
 

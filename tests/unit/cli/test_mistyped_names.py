@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree
 
 import pytest
 
 from labctl import app
 from labctl.errors import HostLacks
+from labctl.model.changes import NOTHING
 from labctl.model.result import Verdict
-from labctl.providers.base import Capabilities
+from labctl.providers.base import Capabilities, Changing
 
 from .conftest import Bench
 
@@ -242,6 +245,14 @@ def test_a_damaged_lab_is_looked_at_all_the_same_and_what_is_missing_is_told(ben
     )
     document = bench.run("status", "hurt", "--no-proof", "--json").document
     assert (document["whole"], document["missing"]) == (False, ["node1: device cilium_vxlan"])
+
+
+def test_a_damaged_lab_whose_provider_can_mend_it_is_not_built_again(bench: Bench) -> None:
+    bench.is_up("hurt", is_whole=False, can_be_opened=True, missing=("node1: device cilium_vxlan",))
+    unchanged = SimpleNamespace(changes=lambda lab: NOTHING, impairments=lambda lab: {})
+    bench.provider.capabilities = Capabilities(changing=cast(Changing, unchanged))
+    said = bench.run("status", "hurt", "--no-proof")
+    assert said.err.endswith("; to repair it: labctl reset hurt\n")
 
 
 def test_up_builds_a_damaged_lab_again_and_tells_what_ends_with_it(bench: Bench) -> None:
