@@ -197,6 +197,10 @@ class EventSource(Protocol):
         """The nodes and links as they are now."""
         ...
 
+    def follow(self, lab: Lab) -> None:
+        """The lab of that name became this one: from now on `look` is at its nodes and links."""
+        ...
+
 
 Tell = Callable[[str | Wait, float | None], None]
 """Called with a phrase when an act begins (None), and again when it has ended, with its seconds. An act that turned out

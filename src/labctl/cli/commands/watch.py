@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from labctl.cli.commands.events import clock
 from labctl.cli.options import events_of, find_running, missing_parts
 from labctl.cli.output import live_screen
 from labctl.errors import LabError, UsageError
+from labctl.model.lab_event import EventKind
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,6 +29,8 @@ _LOOK_S = 2.0
 """Counters are read, and the screen drawn, that often at most where nothing happens."""
 _DRAW_S = 0.25
 """And that often where much happens."""
+_SETTLED_S = 10.0
+"""So long after something happened the lab is looked at again and again."""
 _KEPT = 200
 _WIDE = 120
 
@@ -53,13 +57,18 @@ def command(lab: str, no_proof: bool) -> int:
     mode = _mode(found, provider) if not no_proof else "not asked"
     with asked_to_stop() as stops, events(found) as source, live_screen() as screen:
         shown = _Shown(found, mode)
-        drawn_s = looked_s = drift_s = 0.0
+        drawn_s = looked_s = drift_s = happened_s = 0.0
         is_new = True
         while not stops() and not screen.has_ended():
             now = time.monotonic()
             if is_new and now - drift_s >= _LOOK_S:
-                shown.drift, drift_s = _drift(found, provider), now
-                is_new = False
+                shown.drift, there = _drift(shown.lab, provider)
+                drift_s = now
+                if there is not None and there.digest != shown.lab.digest:
+                    source.follow(there)
+                    shown.became(there)
+                # What a lab became is written down after the last that its kernel tells.
+                is_new = now - happened_s < _SETTLED_S
             if now - looked_s >= _LOOK_S:
                 shown.state, looked_s = source.look(), now
             if now - drawn_s >= _DRAW_S:
@@ -69,7 +78,7 @@ def command(lab: str, no_proof: bool) -> int:
             happened = source.wait(max(min(until_s - time.monotonic(), screen.patience_s), 0.01))
             if happened:
                 shown.events.extend(happened)
-                is_new = True
+                is_new, happened_s = True, time.monotonic()
                 looked_s = min(looked_s, now - _LOOK_S + _DRAW_S)
             else:
                 drawn_s = min(drawn_s, now - _DRAW_S) if now - drawn_s >= _LOOK_S - 0.05 else now
@@ -91,17 +100,17 @@ def _mode(lab: Lab, provider: Provider) -> str:
     return f"{words}, proven at {clock(time.time_ns())[:8]}" if mode.proven else f"not shown: {mode.reason}"
 
 
-def _drift(lab: Lab, provider: Provider) -> tuple[str, ...]:
-    """What was changed on purpose, and what is missing besides."""
+def _drift(lab: Lab, provider: Provider) -> tuple[tuple[str, ...], Lab | None]:
+    """What was changed on purpose, and what is missing besides; and what the lab is by now."""
     changing = provider.capabilities.changing
     changes: Changes | None = changing.changes(lab) if changing is not None else None
     found = next(iter(provider.discover(lab.name)), None)
     said = changes.sentences() if changes is not None else ()
     if found is None:
-        return (*said, "the lab is gone")
+        return (*said, "the lab is gone"), None
     if not found.is_whole and not (changes is not None and (changes.links_down or changes.nodes_stopped)):
-        return (*said, f"missing: {missing_parts(found)}")
-    return said
+        return (*said, f"missing: {missing_parts(found)}"), found.lab
+    return said, found.lab
 
 
 class _Shown:
@@ -112,6 +121,11 @@ class _Shown:
         self.drift: tuple[str, ...] = ()
         self.state: LiveState | None = None
         self.events: deque[LabEvent] = deque(maxlen=_KEPT)
+
+    def became(self, lab: Lab) -> None:
+        """`labctl up --apply` made another one of it."""
+        self.lab = lab
+        self.mode = "not asked again since the lab became another one"
 
     def parts(self, width: int, height: int) -> Sequence[Text]:
         """From top to bottom, no more lines than the screen has."""
@@ -129,7 +143,7 @@ class _Shown:
         nodes = self._nodes(width, most=max(room // 3, 2))
         links = self._links(width, most=max(room // 4, 2))
         left = max(height - 5 - len(nodes) - len(links), 1)
-        told = [self._event(event, width) for event in list(self.events)[-left:]]
+        told = [self._event(event, width, more) for event, more in alike(self.events)[-left:]]
         quiet = [Text("nothing has happened yet", style="dim")]
         return [head, mode, drift, *nodes, *links, Text("events", style="bold"), *(told or quiet)]
 
@@ -166,11 +180,37 @@ class _Shown:
             rows.append(Text(said.rstrip(), style=style, no_wrap=True, overflow="ellipsis"))
         return rows
 
-    def _event(self, event: LabEvent, width: int) -> Text:
+    def _event(self, event: LabEvent, width: int, more: int) -> Text:
         from rich.text import Text
 
         when = clock(event.at_ns) if width >= _WIDE else clock(event.at_ns)[:8]
-        return Text(f"{when}  {event.part}  {event.what}", no_wrap=True, overflow="ellipsis")
+        line = Text(f"{when}  {event.part}  {event.what}", no_wrap=True, overflow="ellipsis")
+        if more:
+            line.append(f", and {more} more like it", style="dim")
+        return line
+
+
+_RUN_NS = 1_000_000_000
+_PARTICULAR = re.compile(r"(?<=device )\S+|\S*\d\S*")
+"""What tells one device, address or route from the next."""
+
+
+def alike(events: Iterable[LabEvent]) -> list[tuple[LabEvent, int]]:
+    """The first of each run of events, less than a second from one to the next, that say the same of other things of
+    one part (or of several, whose namespaces come or go), with how many more there are: fifty pods that come are some
+    lines, not hundreds."""
+    found: list[tuple[LabEvent, int]] = []
+    before: tuple[object, ...] = ()
+    before_ns = 0
+    for event in events:
+        is_whole = event.kind is EventKind.PART
+        same = (event.kind, "" if is_whole else event.part, _PARTICULAR.sub("", event.what))
+        if found and same == before and event.at_ns - before_ns < _RUN_NS:
+            found[-1] = found[-1][0], found[-1][1] + 1
+        else:
+            found.append((event, 0))
+        before, before_ns = same, event.at_ns
+    return found
 
 
 def _node_row(node: LiveNode, name: int) -> Text:

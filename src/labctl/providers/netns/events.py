@@ -10,7 +10,6 @@ import contextlib
 import selectors
 import time
 from collections.abc import Iterator
-from functools import cached_property
 
 from labctl.model.lab import Lab
 from labctl.model.lab_event import EventKind, LabEvent, LiveNode, LiveState
@@ -120,7 +119,7 @@ class LabEvents:
     """`EventSource` of the provider seam."""
 
     def __init__(self, lab: Lab, stack: contextlib.ExitStack) -> None:
-        self._lab = lab
+        self._lab, self._wires = lab, Wires(lab)
         self._parts: dict[str, _Part] = {}
         self._coming: dict[str, float] = {}
         self._selector = stack.enter_context(selectors.DefaultSelector())
@@ -186,9 +185,8 @@ class LabEvents:
         for namespace in tuple(self._parts):
             self._forget(namespace)
 
-    @cached_property
-    def _wires(self) -> Wires:
-        return Wires(self._lab)
+    def follow(self, lab: Lab) -> None:
+        self._lab, self._wires = lab, Wires(lab)
 
     def look(self) -> LiveState:
         """The nodes and links as they are now. Pods are seen from their nodes: their namespaces are not entered."""

@@ -6,7 +6,7 @@ import pytest
 
 from labctl.cli import group
 from labctl.cli.commands.events import line_of
-from labctl.cli.commands.watch import _Shown
+from labctl.cli.commands.watch import _Shown, alike
 from labctl.model.lab_event import EventKind, LabEvent, LiveNode, LiveState
 from labctl.model.links import LinkEndState, LinkState
 from labctl.testing.labs import sample_lab
@@ -74,3 +74,29 @@ def test_an_event_is_a_line() -> None:
 def test_without_a_terminal_it_says_what_to_use_instead(capsys: pytest.CaptureFixture[str]) -> None:
     assert group.run(["watch", "bpf"]) == 2
     assert "labctl events bpf" in capsys.readouterr().err
+
+
+def test_what_fifty_pods_tell_is_a_line_for_each_kind_of_thing() -> None:
+    came = [
+        LabEvent(at_ns=n * 10**6, part=f"p{n}", kind=EventKind.PART, what="its namespace is there") for n in range(50)
+    ]
+    up = [
+        LabEvent(at_ns=10**8 + n * 10**6, part="node1", kind=EventKind.LINK, what=f"device lxc{n:x}f is up")
+        for n in range(50)
+    ]
+    down = LabEvent(at_ns=2 * 10**8, part="node1", kind=EventKind.LINK, what="device lxc3f is down")
+    late = LabEvent(at_ns=5 * 10**9, part="node1", kind=EventKind.LINK, what="device lxc4f is down")
+    assert alike([*came, *up, down, late]) == [(came[0], 49), (up[0], 49), (down, 0), (late, 0)]
+    screen = _Shown(sample_lab("x"), "not asked")
+    screen.events.extend((*came, *up))
+    lines = [line.plain for line in screen.parts(80, 24)]
+    assert lines[-2].endswith("p0  its namespace is there, and 49 more like it")
+    assert lines[-1].endswith("node1  device lxc0f is up, and 49 more like it")
+
+
+def test_the_screen_of_a_lab_that_became_another_one_is_that_of_the_other() -> None:
+    screen = _Shown(sample_lab("x"), "hostRouting bpf, proven at 12:00:00")
+    screen.became(sample_lab("x", pods=(("client", "node1"), ("late", "node2"))))
+    lines = [line.plain for line in screen.parts(80, 24)]
+    assert lines[0].startswith("x: netns, 3 nodes, 2 pods")
+    assert lines[1] == "in force: not asked again since the lab became another one"
