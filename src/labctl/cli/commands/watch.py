@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +15,6 @@ from labctl.cli.commands.events import clock
 from labctl.cli.options import events_of, find_running, missing_parts
 from labctl.cli.output import live_screen
 from labctl.errors import LabError, UsageError
-from labctl.model.lab_event import EventKind
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,7 +30,7 @@ _DRAW_S = 0.25
 """And that often where much happens."""
 _SETTLED_S = 10.0
 """So long after something happened the lab is looked at again and again."""
-_KEPT = 200
+_KEPT = 2000
 _WIDE = 120
 
 
@@ -143,9 +142,13 @@ class _Shown:
         nodes = self._nodes(width, most=max(room // 3, 2))
         links = self._links(width, most=max(room // 4, 2))
         left = max(height - 5 - len(nodes) - len(links), 1)
-        told = [self._event(event, width, more) for event, more in alike(self.events)[-left:]]
+        told = [self._event(event, width, more) for event, more in alike(self.events, self._names())[-left:]]
         quiet = [Text("nothing has happened yet", style="dim")]
         return [head, mode, drift, *nodes, *links, Text("events", style="bold"), *(told or quiet)]
+
+    def _names(self) -> frozenset[str]:
+        """Of nodes and routers: what happens at each is told apart."""
+        return frozenset((*(node.name for node in self.lab.nodes), *(router.name for router in self.lab.routers)))
 
     def _nodes(self, width: int, *, most: int) -> list[Text]:
         from rich.text import Text
@@ -184,10 +187,8 @@ class _Shown:
         from rich.text import Text
 
         when = clock(event.at_ns) if width >= _WIDE else clock(event.at_ns)[:8]
-        line = Text(f"{when}  {event.part}  {event.what}", no_wrap=True, overflow="ellipsis")
-        if more:
-            line.append(f", and {more} more like it", style="dim")
-        return line
+        times = f"{more + 1}× " if more else ""
+        return Text(f"{when}  {event.part}  {times}{event.what}", no_wrap=True, overflow="ellipsis")
 
 
 _RUN_NS = 1_000_000_000
@@ -195,21 +196,21 @@ _PARTICULAR = re.compile(r"(?<=device )\S+|\S*\d\S*")
 """What tells one device, address or route from the next."""
 
 
-def alike(events: Iterable[LabEvent]) -> list[tuple[LabEvent, int]]:
+def alike(events: Iterable[LabEvent], nodes: Container[str]) -> list[tuple[LabEvent, int]]:
     """The first of each run of events, less than a second from one to the next, that say the same of other things of
-    one part (or of several, whose namespaces come or go), with how many more there are: fifty pods that come are some
-    lines, not hundreds."""
+    one of the nodes, or of any other parts, with how many more there are: fifty pods that come or go are some lines,
+    not hundreds."""
     found: list[tuple[LabEvent, int]] = []
-    before: tuple[object, ...] = ()
-    before_ns = 0
+    last: dict[tuple[object, ...], tuple[int, int]] = {}
     for event in events:
-        is_whole = event.kind is EventKind.PART
-        same = (event.kind, "" if is_whole else event.part, _PARTICULAR.sub("", event.what))
-        if found and same == before and event.at_ns - before_ns < _RUN_NS:
-            found[-1] = found[-1][0], found[-1][1] + 1
+        same = (event.kind, event.part if event.part in nodes else "", _PARTICULAR.sub("", event.what))
+        place, at_ns = last.get(same, (len(found), 0))
+        if place < len(found) and event.at_ns - at_ns < _RUN_NS:
+            found[place] = found[place][0], found[place][1] + 1
         else:
+            place = len(found)
             found.append((event, 0))
-        before, before_ns = same, event.at_ns
+        last[same] = place, event.at_ns
     return found
 
 

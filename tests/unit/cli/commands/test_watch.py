@@ -86,12 +86,14 @@ def test_what_fifty_pods_tell_is_a_line_for_each_kind_of_thing() -> None:
     ]
     down = LabEvent(at_ns=2 * 10**8, part="node1", kind=EventKind.LINK, what="device lxc3f is down")
     late = LabEvent(at_ns=5 * 10**9, part="node1", kind=EventKind.LINK, what="device lxc4f is down")
-    assert alike([*came, *up, down, late]) == [(came[0], 49), (up[0], 49), (down, 0), (late, 0)]
+    assert alike([*came, *up, down, late], {"node1"}) == [(came[0], 49), (up[0], 49), (down, 0), (late, 0)]
+    mixed = [one for pair in zip(came, up, strict=True) for one in pair]
+    assert alike(mixed, {"node1"}) == [(came[0], 49), (up[0], 49)], "also where they come by turns"
     screen = _Shown(sample_lab("x"), "not asked")
     screen.events.extend((*came, *up))
     lines = [line.plain for line in screen.parts(80, 24)]
-    assert lines[-2].endswith("p0  its namespace is there, and 49 more like it")
-    assert lines[-1].endswith("node1  device lxc0f is up, and 49 more like it")
+    assert lines[-2].endswith("p0  50× its namespace is there")
+    assert lines[-1].endswith("node1  50× device lxc0f is up")
 
 
 def test_the_screen_of_a_lab_that_became_another_one_is_that_of_the_other() -> None:
