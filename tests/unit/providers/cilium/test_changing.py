@@ -186,10 +186,7 @@ def test_what_is_the_engines_or_the_machines_is_refused_in_words(place: Place) -
     acts = {
         "links": (lambda: changing.links(lab), lambda: changing.set_link(lab, ("node1",), is_up=False)),
         "nodes": (lambda: changing.set_node(lab, "node1", Power.STOP),),
-        "impairments": (
-            lambda: changing.impair(lab, ("node1",), Impairment(loss=0.01)),
-            lambda: changing.impairments(lab),
-        ),
+        "impairments": (lambda: changing.impair(lab, ("node1",), Impairment(loss=0.01)),),
     }
     for what, those in acts.items():
         for act in those:
@@ -198,6 +195,7 @@ def test_what_is_the_engines_or_the_machines_is_refused_in_words(place: Place) -
             assert f"does not change {what} of running labs of the provider {lab.provider}" in refused.value.what
             assert "labctl break" in refused.value.cause
     assert changing.differing(lab, lab.pairs[0], ["node1"]) == ()
+    assert changing.impairments(lab) == {}
 
 
 def test_a_fault_that_there_is_not_and_one_without_an_agent_are_refused(place: Place) -> None:
