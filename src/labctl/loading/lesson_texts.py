@@ -19,6 +19,7 @@ from labctl.loading.project import Project
 from labctl.loading.yaml_files import UnreadableFile, read_text
 
 _TASK = re.compile(r"## ([a-z0-9-]+): (\S.*)")
+_EMPTY = re.compile(r"\A(?:[ \t]*\n)+")
 _TRANSLATES = re.compile(r"<!-- translates en\.md ([0-9a-f]{16}) -->")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _HINT, _AFTER = "### hint", "### after"
@@ -65,14 +66,14 @@ def parse_text(text: str) -> LessonText:
         elif not tasks:
             first = next((at for at, line in enumerate(part) if line.startswith("# ")), None)
             title = "" if first is None else part[first].removeprefix("# ").strip()
-            intro = "\n".join(part if first is None else part[first + 1 :]).strip()
+            intro = _text(part if first is None else part[first + 1 :])
     return LessonText(title=title, intro=intro, tasks=tasks, translates=translates)
 
 
 def _task(lines: Sequence[str], title: str, line: int) -> TaskText:
     body, hints, after = "", [], ""
     for _, part in _parts(lines[1:], "### "):
-        text = "\n".join(part[1:] if part and part[0].startswith("### ") else part).strip()
+        text = _text(part[1:] if part and part[0].startswith("### ") else part)
         head = part[0].rstrip() if part else ""
         if head == _HINT:
             hints.append(text)
@@ -81,6 +82,11 @@ def _task(lines: Sequence[str], title: str, line: int) -> TaskText:
         else:
             body = f"{body}\n\n{head}\n\n{text}" if head.startswith("### ") else text
     return TaskText(title=title.strip(), body=body, hints=tuple(hints), after=after, line=line)
+
+
+def _text(lines: Sequence[str]) -> str:
+    """Without the empty lines around it. The first line keeps its indentation, by which it is code."""
+    return _EMPTY.sub("", "\n".join(lines)).rstrip()
 
 
 def _parts(lines: Sequence[str], heading: str) -> Iterator[tuple[int, list[str]]]:

@@ -126,3 +126,11 @@ def test_code_in_a_fence_is_no_heading() -> None:
     assert text.tasks["one"].hints == ("look",)
     assert "## two: no task" in text.tasks["one"].body
     assert len(digest_of("x")) == 16
+
+
+def test_a_section_that_begins_with_code_keeps_it_as_code() -> None:
+    text = parse_text(
+        "# T\n\n    labctl list\n\n## one: Title\n\n    ping\n    pong\n\n### hint\n\n    look\n\nat it\n\n"
+    )
+    assert text.intro == "    labctl list"
+    assert (text.tasks["one"].body, text.tasks["one"].hints) == ("    ping\n    pong", ("    look\n\nat it",))

@@ -131,7 +131,7 @@ class _Shown:
         from rich.text import Text
 
         lab = self.lab
-        pods = f"{len(lab.pods)} pod{'s' if len(lab.pods) != 1 else ''}"
+        pods = f"{len(lab.pods)} pods" if len(lab.pods) != 1 else "1 pod"
         head = Text(f"{lab.name}: {lab.provider}, {len(lab.nodes)} nodes, {pods}", style="bold", no_wrap=True)
         head.append("   q ends", style="dim")
         mode = Text(f"in force: {self.mode}", no_wrap=True, overflow="ellipsis")
