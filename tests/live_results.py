@@ -32,12 +32,12 @@ def tried(act: str, live: Live, column: Column) -> None:
         column["acts"][act] = {"not": why}
         return
     try:
-        ACTS[act](live)
+        noted = ACTS[act](live)
     except BaseException:
         column["acts"][act] = {"failed": True}
         raise
     else:
-        column["acts"][act] = {"held": True, "seconds": round(time.monotonic() - began, 1)}
+        column["acts"][act] = {"held": True, "seconds": round(time.monotonic() - began, 1), **(noted or {})}
 
 
 def new_column(about: str) -> Column:
@@ -74,6 +74,12 @@ def _table(columns: Mapping[str, Column]) -> Iterator[str]:
     yield ""
     for name in names:
         yield f"- **{name}**, {columns[name]['date']}: {columns[name]['about']}"
+    phases = [(name, columns[name]["acts"].get("up", {}).get("phases", {})) for name in names]
+    if any(known for _, known in phases):
+        yield from ("", "The phases of `up` in seconds, those of a second or more:", "")
+    for name, known in phases:
+        if known:
+            yield f"- **{name}**: {', '.join(f'{phase} {seconds:.1f}' for phase, seconds in known.items())}"
     reasons = [
         f"- {name}, {act}: {result['not']}"
         for name in names for act, result in columns[name]["acts"].items() if "not" in result

@@ -14,7 +14,7 @@ COLUMN = {
     "date": "2026-11-29",
     "about": "a host",
     "acts": {
-        "up": {"held": True, "seconds": 12.34},
+        "up": {"held": True, "seconds": 12.34, "phases": {"load-images": 8.0, "pods": 3.25}},
         "check": {"failed": True},
         "engine gone": {"not": "there is none"},
         "down": {"held": True, "seconds": 130.0},
@@ -31,7 +31,7 @@ def test_every_recorded_act_is_one_of_the_table() -> None:
     for column in json.loads(RECORD.read_text()).values():
         assert set(column["acts"]) <= set(ACTS)
         for result in column["acts"].values():
-            assert set(result) in ({"held", "seconds"}, {"failed"}, {"not"})
+            assert set(result) - {"phases"} in ({"held", "seconds"}, {"failed"}, {"not"})
 
 
 def test_every_act_has_a_row_and_every_result_its_words() -> None:
@@ -41,6 +41,7 @@ def test_every_act_has_a_row_and_every_result_its_words() -> None:
     assert (rows["up"], rows["down"]) == ("held, 12.3 s", "held, 130 s")
     assert (rows["check"], rows["engine gone"], rows["trace"]) == ("**failed**", "does not apply", "not tried")
     assert "- one, engine gone: there is none" in table
+    assert "- **one**: load-images 8.0, pods 3.2" in table
     assert (table[0], table[-1]) == ("before", "after")
 
 
@@ -50,6 +51,9 @@ def test_an_act_that_fails_is_recorded_as_failed(monkeypatch: pytest.MonkeyPatch
 
     live = Live(provider="x", name="x", scenario="x", other="y", directory=tmp_path, without={"list": "no list here"})
     column = new_column("here")
+    monkeypatch.setitem(ACTS, "check", lambda live: {"phases": {"pods": 2.0}})
+    tried("check", live, column)
+    assert column["acts"].pop("check")["phases"] == {"pods": 2.0}
     monkeypatch.setitem(ACTS, "up", breaks)
     with pytest.raises(AssertionError, match="it broke"):
         tried("up", live, column)
