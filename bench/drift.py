@@ -63,7 +63,7 @@ def measured(sides: Sequence[str], runs: int, act: Callable[[str], dict[str, flo
             into.append(act(side))
     return [
         {
-            "sources": side,
+            "tree": tree,
             "runs": runs,
             **{key: round(statistics.median(one[key] for one in each), 3) for key in each[0]},
         }
