@@ -40,8 +40,9 @@ class Side:
         before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         environment = {**os.environ, "PYTHONPATH": self._sources, "XDG_STATE_HOME": str(self._folder)}
         argv = (sys.executable, "-m", "labctl", "lesson", *words, "--student", f"bench{self.name}")
+        place = Path(self._sources).parent  # each tree has lessons of its own
         done = subprocess.run(
-            argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+            argv, env=environment, cwd=place, capture_output=True, text=True, timeout=300, check=False
         )  # fmt: skip
         if done.returncode not in codes:
             sys.exit(f"{self.name}: {' '.join(words)} ends with {done.returncode}: {done.stderr}{done.stdout}")
