@@ -126,7 +126,8 @@ def _number(said: Mapping[str, Any], key: str) -> int:
 
 
 def reaches_node(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value:
-    """A node that is silent counts only while the server answers the same client."""
+    """A node that is silent counts only while the server answers the same client, and after its MAC was asked for
+    again: that of a device which is gone may still be in the client's neighbour table."""
     lab = open_lab.lab
     if lab.server(pair).kind is EndpointKind.SERVICE:
         raise Unmeasured("a Service answers no ping")
@@ -134,13 +135,18 @@ def reaches_node(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value
     node = _node(lab, pair, question)
     address = lab.node(node).address.ip
 
-    def is_answered(destination: IPv4Address) -> bool:
+    def fate(destination: IPv4Address) -> Fate:
         done = client.run(argv_largest(str(destination), _SMALL_BYTE), timeout_s=_TIMEOUT_S)
-        return parse_sized_ping(done).fate is Fate.ANSWERED
+        return parse_sized_ping(done).fate
 
-    if is_answered(address):
+    found = fate(address)
+    if found not in (Fate.ANSWERED, Fate.NO_ROUTE):
+        hop = parse_next_hop(_asked(open_lab, pair.client, argv_next_hop(str(address))), str(address))
+        client.run(argv_forget_neighbour(hop, _DEVICE), timeout_s=_TIMEOUT_S)
+        found = fate(address)
+    if found is Fate.ANSWERED:
         return True
-    if not is_answered(lab.server(pair).address):
+    if fate(lab.server(pair).address) is not Fate.ANSWERED:
         raise Unmeasured(f"{pair.destination} does not answer {pair.client} either")
     return False
 

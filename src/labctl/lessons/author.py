@@ -61,6 +61,8 @@ class _Seen:
 
     values: dict[str, set[str]] = field(default_factory=dict)
     looks: dict[tuple[str, str], dict[str, frozenset[str]]] = field(default_factory=dict)
+    searched: set[tuple[str, str]] = field(default_factory=set)
+    """Tasks with a fault that was looked for wherever it could be read: no variant changes where that is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,7 @@ class _Walk:
             self._course.reset(task.id)
             if self._course.running().current != task.id:
                 yield Shortcoming(what="is still passed after reset")
+            yield from self._ran([one for one in way.run if not _is_look(shlex.split(one))], may_differ=False)
             self._course.answer(task.id, way.answer)
         right = self._parsed(ask, way.answer, workplace.lab)
         self._seen.values.setdefault(task.id, set()).add(value_words(right))
@@ -220,8 +223,7 @@ class _Walk:
                 yield Shortcoming(what=f"the solution runs what is no command of labctl: {command}")
                 continue
             done = self._of.run(argv, self._folder)
-            is_look = argv[1] in ("trace", "check", "diff", "status", "facts", "capture")
-            if done.returncode not in ((0, 1) if may_differ or is_look else (0,)):
+            if done.returncode not in ((0, 1) if may_differ or _is_look(argv) else (0,)):
                 words = done.error_text.strip()[-300:] or done.text.strip()[-300:]
                 yield Shortcoming(what=f"the solution's command ends with {done.returncode}: {command}: {words}")
 
@@ -240,9 +242,17 @@ class _Walk:
         is_different = bool(drifting(workplace.provider, lab).compared(lab).drift.differences)
         if not (is_named or is_different or kept.mark is Mark.FAILED):
             yield Shortcoming(what=f"no trace, difference or check names the fault {fault}")
+        if (task.id, fault) in self._seen.searched:
+            return
+        self._seen.searched.add((task.id, fault))
         ends, folders = (question.client, question.server), (self._folder,)
         for place in leaks(fault, workplace, ends, self._of.run, folders, self._of.tools.refuse):
             yield Shortcoming(what=f"the fault {fault} can be read in {place}")
+
+
+def _is_look(argv: Sequence[str]) -> bool:
+    """Whether the command changes nothing."""
+    return argv[1] in ("trace", "check", "diff", "status", "facts", "capture", "link" if len(argv) == 3 else "")
 
 
 def _unless(grade: Grade, mark: Mark, what: str) -> Iterator[Shortcoming]:

@@ -25,7 +25,9 @@ _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_DELADDR, _RTM_DELROUTE, _RTM_DELNEIGH, _RTM_DELRULE = 21, 25, 29, 33
 _RTM_DELQDISC, _RTM_DELTFILTER = 37, 45
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_MASTER, _IFLA_TXQLEN, _IFLA_IFALIAS, _IFLA_XDP = 1, 4, 10, 13, 20, 43
-_IFLA_XDP_FD = 1
+_IFLA_XDP_FD, _IFLA_XDP_FLAGS = 1, 3
+_XDP_FLAGS = {1: 1 << 2, 2: 1 << 1, 3: 1 << 3}
+"""By the mode that a program is attached in: XDP_FLAGS_DRV_MODE, _SKB_MODE, _HW_MODE."""
 _IFINFO = struct.Struct("=BxHiII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
@@ -71,13 +73,13 @@ def link_set(
     return Request(_RTM_NEWLINK, CHANGE, body)
 
 
-def xdp_remove(index: int) -> Request:
-    """Detaches the XDP program of a device, in whichever mode it is."""
-    return Request(
-        _RTM_NEWLINK,
-        CHANGE,
-        _IFINFO.pack(0, 0, index, 0, 0) + attribute(_IFLA_XDP, attribute(_IFLA_XDP_FD, struct.pack("=i", -1))),
-    )
+def xdp_remove(index: int, mode: int) -> Request:
+    """Detaches the XDP program that is attached in that mode (`LinkDetail.xdp_mode`). Without flags the kernel would
+    take the driver's, wherever the driver has XDP (veth), and leave one in generic mode where it is, without an error
+    (net/core/dev.c, dev_xdp_mode)."""
+    flags = number_attribute(_IFLA_XDP_FLAGS, _XDP_FLAGS[mode]) if mode in _XDP_FLAGS else b""
+    data = attribute(_IFLA_XDP_FD, struct.pack("=i", -1)) + flags
+    return Request(_RTM_NEWLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0) + attribute(_IFLA_XDP, data))
 
 
 def address_delete(index: int, address: IPv4Interface) -> Request:

@@ -71,12 +71,14 @@ _remembered = functools.lru_cache(maxsize=1024)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkDetail:
     """What a device is. `kind` is the kernel's word (`veth`, `bridge`, ""), `data` what is particular to that kind, by
-    attribute; `xdp` is the id of the XDP program on it, 0 for none."""
+    attribute; `xdp` is the id of the XDP program on it, 0 for none, and `xdp_mode` how it is attached (XDP_ATTACHED_DRV
+    1, XDP_ATTACHED_SKB 2, XDP_ATTACHED_HW 3)."""
 
     kind: str
     data: dict[int, bytes]
     lower: int
     xdp: int
+    xdp_mode: int = 0
     peer_namespace: int | None = None
     """Its number for the namespace that the other end of a veth is in; None where that is this one."""
 
@@ -186,11 +188,13 @@ def parse_link_detail(body: bytes) -> LinkDetail:
     known = selected(body, _IFINFO.size, _OF_LINK)
     information = dict(attributes(known.get(_IFLA_LINKINFO, b"")))
     xdp = dict(attributes(known[_IFLA_XDP])) if _IFLA_XDP in known else {}
+    mode = _number(xdp.get(_IFLA_XDP_ATTACHED))
     return LinkDetail(
         kind=string(information.get(_IFLA_INFO_KIND, b"")),
         data=dict(attributes(information.get(_IFLA_INFO_DATA, b""))),
         lower=_number(known.get(_IFLA_LINK)),
-        xdp=_number(xdp.get(_IFLA_XDP_PROG_ID)) if _number(xdp.get(_IFLA_XDP_ATTACHED)) else 0,
+        xdp=_number(xdp.get(_IFLA_XDP_PROG_ID)) if mode else 0,
+        xdp_mode=mode,
         peer_namespace=_number(known[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in known else None,
     )
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from labctl.system import netlink, rtnetlink
-from labctl.system.netlink import Request
+import pytest
+
+from labctl.system import netlink, rtnetlink, rtnetlink_changes
+from labctl.system.netlink import Request, attributes
 from labctl.system.rtnetlink import NetDevice, RouteScope
 
 
@@ -72,3 +74,11 @@ def test_an_address_is_its_own_peer() -> None:
 def test_a_filter_answer_of_another_kind_is_nothing() -> None:
     body = struct.pack("=BxxxiIII", 0, 1, 0, 0, 0) + netlink.text_attribute(1, "u32")
     assert rtnetlink.parse_filter(body) is None
+
+
+@pytest.mark.parametrize(("mode", "flag"), [(1, 4), (2, 2), (3, 8)], ids=["driver", "generic", "hardware"])
+def test_an_xdp_program_is_detached_in_the_mode_that_it_is_attached_in(mode: int, flag: int) -> None:
+    """Without the flag the kernel looks at the driver's hook, and leaves a generic program on a veth silently."""
+    said = rtnetlink_changes.xdp_remove(7, mode).body[16:]
+    inner = dict(attributes(dict(attributes(said))[43]))
+    assert (inner[1], inner[3]) == (struct.pack("=i", -1), struct.pack("=I", flag))

@@ -447,15 +447,21 @@ def _delete_devices(objects: Sequence[DeviceDelete], context: BuildContext) -> N
                 raise failed(one, refused) from refused
 
 
+_XDP_WORDS = {1: "xdpdrv", 2: "xdpgeneric", 3: "xdpoffload"}
+"""iproute2's, by the mode."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XdpDetach(OnDevice):
-    """Takes the XDP program off a device."""
+    """Takes the XDP program off a device, in the mode that it is attached in (`LinkDetail.xdp_mode`)."""
+
+    mode: int = 0
 
     def shell(self) -> str:
-        return f"{ip(self.namespace)} link set dev {word(self.device)} xdp off"
+        return f"{ip(self.namespace)} link set dev {word(self.device)} {_XDP_WORDS.get(self.mode, 'xdp')} off"
 
     def request(self, context: BuildContext) -> Request:
-        return rtnetlink_changes.xdp_remove(self.index)
+        return rtnetlink_changes.xdp_remove(self.index, self.mode)
 
 
 def device_name(device: str) -> str:
@@ -528,7 +534,7 @@ def _closely(look: NamespaceReader, link: rtnetlink.Link) -> Iterator[Found]:
     if (wanted := look.peers.get(link.name)) is not None and detail.kind == "veth":
         yield Found(f"{device} {PEER}", _peer_of(look, link, detail.peer_namespace, wanted))
     if detail.xdp and not is_own(detail.xdp):
-        off = partial(XdpDetach, namespace=look.namespace, device=link.name, index=link.index)
+        off = partial(XdpDetach, namespace=look.namespace, device=link.name, index=link.index, mode=detail.xdp_mode)
         yield Found(f"XDP program on {link.name}", f"id {detail.xdp}", off)
 
 
