@@ -24,6 +24,7 @@ from labctl.networks import network_of
 from labctl.networks.base import NodeReadings
 from labctl.providers.base import ClockOffset, OpenDevice, Running, Tap, Target, TargetKind, Watch
 from labctl.providers.netns import counters
+from labctl.providers.netns.changes import read_changes
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.inspect_datapath import read_services, read_state
 from labctl.providers.netns.kinds.attached import Attached, as_attached, attached
@@ -152,13 +153,21 @@ class NetnsOpenLab:
         return tuple(self._targets.values())
 
     def taps(self, pair: Pair) -> tuple[Tap, ...]:
-        """In the order from client to server; of a same-node pair, the devices of the one node once."""
+        """In the order from client to server; of a same-node pair, the devices of the one node once. A router that is
+        stopped has no devices, nor have the other ends of its links."""
         at_client, at_server = network_of(self.lab).taps(self.lab, pair)
-        between = fabric_of(self.lab).taps(self.lab, pair)
+        gone = self._gone()
+        between = [one for one in fabric_of(self.lab).taps(self.lab, pair) if one[1:] not in gone]
         return tuple(
             Tap(name=f"{where}:{interface}", role=role, target=self.target(where), interface=interface)
             for role, where, interface in (*at_client, *between, *at_server)
         )
+
+    def _gone(self) -> frozenset[tuple[str, str]]:
+        """Part and device, of every link to a router that is stopped."""
+        stopped = {name for name in read_changes(self.lab.name).nodes_stopped if self.lab.is_router(name)}
+        links = [link for link in self.lab.links if stopped & {end.part for end in link.ends}]
+        return frozenset((end.part, end.device) for link in links for end in link.ends)
 
     def devices(self, pair: Pair) -> tuple[OpenDevice, ...]:
         """With the MACs that the devices have now, read from the kernel. Raises MeasureFailed."""
