@@ -53,5 +53,5 @@ def way_of(solution: SolutionDocument, task: Task, variant: Variant, said: Mappi
         answer="" if answer is None else filled(value_words(answer), said),
         reason=filled(solved.reason or "the author's own prediction", said) if is_prediction else "",
         run=tuple(filled(command, said) for command in run),
-        scenario=solved.scenario,
+        scenario=case.scenario if case is not None and case.scenario is not None else solved.scenario,
     )

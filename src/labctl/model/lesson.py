@@ -157,6 +157,7 @@ class When(Section):
 
     when: dict[str, Said] = Field({}, description="Values of `vary`, and `fault`. Empty: any variant.")
     answer: Said | tuple[str, ...] | None = Field(None, description="What is answered.")
+    scenario: dict[str, Any] | None = Field(None, description="With configure: what the student's scenario says.")
     run: Annotated[tuple[str, ...], Field(max_length=20)] = Field((), description="Commands, as a student types them.")
 
 
