@@ -74,12 +74,12 @@ test-vm: ## labs on other kernels, in virtual machines (KERNELS="5.10 6.1 6.12 7
 	@$(PREPARE) --root "make test-vm" run lint test vm
 	LABCTL_TEST_VM="$(KERNELS)" $(PYTHON) -m pytest tests/vm -v
 
-test-sample: ## the same in short, on one kernel, which the date chooses
+test-sample: ## the same in short, on one kernel, and six lessons, which the date chooses
 	@$(PREPARE) --root "make test-sample" run lint test vm
 	LABCTL_TEST_VM=sample $(PYTHON) -m pytest tests/vm -v
 	$(PYTHON) -m labctl lesson test --all --sample
 
-test-lessons: ## every variant of every lesson with its author's solution, and what must not pass
+test-lessons: ## every variant of every lesson with its author's solution, and what must not pass; as many at once as there are CPUs
 	@$(PREPARE) --root "make test-lessons" run
 	$(PYTHON) -m labctl lesson test --all
 

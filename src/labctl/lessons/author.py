@@ -36,6 +36,7 @@ from labctl.system import files
 
 _LOOKS = (
     "wrong-role", "arrived", "lost-at", "seen", "vni", "outer-destination", "helper", "source-mac", "destination-mac",
+    "netfilter-hooks",
 )  # fmt: skip
 """Facts by which two faults are told apart."""
 
@@ -275,6 +276,17 @@ def _other(kind: FactKind, right: Value) -> Value | None:
     if kind.type is FactType.ADDRESS:
         return "192.0.2.1"
     return ("another-name",) if kind.type is FactType.NAMES else "another-name"
+
+
+_SAMPLED = 6
+"""Lessons of a sample: what two CPUs walk through in two minutes, one variant each."""
+
+
+def lessons_of_the_day(names: Sequence[str], day: int) -> tuple[str, ...]:
+    """Those that the date chooses: after as many days as it takes, every lesson was among them."""
+    first = day * _SAMPLED % len(names) if names else 0
+    turned = (*names[first:], *names[:first])
+    return tuple(turned[:_SAMPLED])
 
 
 def of_the_day(lesson: Lesson, day: int) -> Variant:

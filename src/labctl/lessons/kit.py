@@ -58,6 +58,7 @@ Dir::State::lists "$aside/lists";
 APT::Sandbox::User "root";
 END
 export APT_CONFIG="$aside/apt.conf" PIP_NO_INDEX=1 PIP_FIND_LINKS="$aside/wheels"
+mkdir -p "$(dirname "$there")"
 cp -R labctl "$there"
 "$there/setup/prepare.sh" @GROUPS@
 if grep -qx bpftool packages/wanted.txt && ! command -v bpftool > /dev/null; then
@@ -100,7 +101,9 @@ def pack_class(clone: Path, output: Path, tell: Callable[[str], object]) -> Kit:
         tell("the clone, without the authors' solutions")
         _copy_clone(clone, folder / "labctl")
         tell("packages of the distribution, with all that they depend on")
-        packages = _fetch_packages(wanted_packages((clone / "setup" / "packages.txt").read_text()), folder / "packages")
+        packages = _fetch_packages(
+            wanted_packages(files.read_file(clone / "setup" / "packages.txt").decode()), folder / "packages"
+        )
         tell("Python's wheels of the lock files")
         wheels = _fetch_wheels(clone, folder / "wheels")
         there = folder / "labctl" / LESSON_DIRECTORY

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from labctl.errors import UsageError
-from labctl.lessons.author import Examiner, _Seen, _Walk, of_the_day
+from labctl.lessons.author import Examiner, _Seen, _Walk, lessons_of_the_day, of_the_day
 from labctl.lessons.leaks import leaks
 from labctl.lessons.workplace import Workplace
 from labctl.loading import load_scenario
@@ -84,3 +84,11 @@ def test_an_empty_answer_that_is_taken_is_found(is_taken: bool) -> None:
 
 def test_the_date_chooses_one_variant_and_every_variant_has_its_day() -> None:
     assert len({of_the_day(LESSON, day).words() for day in range(4)}) == 4
+
+
+@pytest.mark.parametrize("count", [1, 6, 26, 29])
+def test_every_lesson_is_in_the_sample_of_some_day(count: int) -> None:
+    names = [f"lesson-{number}" for number in range(count)]
+    days = [lessons_of_the_day(names, day) for day in range(739_000, 739_000 + count)]
+    assert {name for day in days for name in day} == set(names)
+    assert all(len(day) == min(count, 6) == len(set(day)) for day in days)

@@ -103,7 +103,6 @@ def _pack_class(output: Path, *, as_json: bool) -> None:
         assert isinstance(about, dict)
         emit_json({"apiVersion": "labctl/v1", "kind": "ClassKit", "file": str(output), "sizeByte": size_byte, **about})
         return
-    say(
-        f"{output}: {kit.packages} packages, {kit.wheels} wheels, {len(kit.lessons)} lessons, {readable(size_byte, 'byte')}"
-    )
+    size = readable(size_byte, "byte")
+    say(f"{output}: {kit.packages} packages, {kit.wheels} wheels, {len(kit.lessons)} lessons, {size}")
     say(f"for {kit.system} with Python {kit.python}; there: tar xf {output.name}; sudo labctl-class/install.sh")

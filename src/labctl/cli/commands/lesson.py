@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pwd
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _NOT_PASSED = 1
 _COMMAND_S = 120.0
+_LESSON_S = 1200.0
+_END_S = 120.0
 
 
 def _student(ctx: click.Context, option: click.Parameter, value: str | None) -> str:
@@ -333,23 +335,33 @@ def stop(name: str | None, student: str, as_json: bool) -> None:
 @command.command("test", short_help="The author's test.")
 @click.argument("name", default="")
 @click.option("--all", "is_all", is_flag=True, help="Every lesson.")
-@click.option("--sample", is_flag=True, help="One variant of each, which the date chooses.")
+@click.option("--sample", is_flag=True, help="One variant; with --all of six lessons. The date chooses them.")
 @student_option
 @as_json
 def test(name: str, is_all: bool, sample: bool, student: str, as_json: bool) -> int:
     """The author's test: walk through every variant of lesson NAME with the author's solution, and try what must fail.
 
-    Exits with 1 when something is wrong with a lesson. Lessons for a real cluster are listed as not run.
+    With --all as many lessons are tested at once as there are CPUs. Exits with 1 when something is wrong with a lesson.
+    Lessons for a real cluster are listed as not run.
     """
+    from datetime import UTC, datetime
+
+    from labctl.lessons.author import lessons_of_the_day
     from labctl.loading.lessons import lesson_names
     from labctl.system.signals import interruptible
 
     if bool(name) == is_all:
         raise UsageError(what="name a lesson, or --all", remedy="labctl lesson test NAME; labctl lesson test --all")
+    names = lesson_names() if is_all else (name,)
+    if is_all and sample:
+        chosen = lessons_of_the_day(names, datetime.now(UTC).toordinal())
+        if not as_json:
+            say(f"{len(chosen)} of {len(names)} lessons, by the date: {', '.join(chosen)}; all: make test-lessons")
+        names = chosen
     tested = []
     with interruptible():
-        for one in lesson_names() if is_all else (name,):
-            report = _tested(one, student, sample=sample)
+        alone = (_tested(one, student, sample=sample) for one in names)
+        for report in _tested_together(names, student, sample=sample) if is_all else alone:
             tested.append(report)
             if not as_json:
                 _show_tested(report)
@@ -362,6 +374,39 @@ def test(name: str, is_all: bool, sample: bool, student: str, as_json: bool) -> 
             f"{len(run)} lessons were tested, {len(failed)} are not as they should be, {len(tested) - len(run)} not run"
         )
     return _NOT_PASSED if failed else 0
+
+
+def _tested_together(names: Sequence[str], student: str, *, sample: bool) -> Iterator[dict[str, Any]]:
+    """Each by a labctl of its own, as many at once as there are CPUs; the reports in the order of the names. What is
+    still going on when this ends is asked to stop, and removes its lab."""
+    import os
+    import sys
+    from collections import deque
+
+    from labctl.json_text import parse_json
+    from labctl.system.process import Process
+
+    source = str(Path(__file__).resolve().parents[3])
+    waiting, running = deque(names), deque[tuple[str, Process]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                name = waiting.popleft()
+                argv = (sys.executable, "-m", "labctl", "lesson", "test", name, "--json", "--student", student)
+                process = Process((*argv, "--sample") if sample else argv, environment={"PYTHONPATH": source})
+                running.append((name, process))
+            name, process = running[0]
+            done = process.wait(timeout_s=_LESSON_S)
+            running.popleft()
+            try:
+                report = parse_json(done.text)["lessons"][0]
+            except (ValueError, LookupError, TypeError):
+                said = done.error_text.strip()[-500:] or f"it ended with {done.returncode}"
+                report = {"lesson": name, "variants": 0, "problems": [said], "notRun": None, "durationS": 0.0}
+            yield report
+    finally:
+        for _, process in running:
+            process.stop(timeout_s=_END_S)
 
 
 def _tested(name: str, student: str, *, sample: bool) -> dict[str, Any]:
