@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def packed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(kit, "_fetch_packages", fetched("deb"))
     monkeypatch.setattr(kit, "_fetch_wheels", fetched("whl"))
-    monkeypatch.setattr(kit.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     output = folder / "kit.tar"
     told: list[str] = []
     made = kit.pack_class(CHECKOUT, output, told.append)
