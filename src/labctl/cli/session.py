@@ -193,7 +193,7 @@ RULES: Mapping[tuple[str, ...], Rule] = MappingProxyType(
         ("list",): Rule(given=frozenset(), holds=_anything),
         ("status",): _on_own_lab("no_proof", "datapath"),
         ("diff",): _on_own_lab(),
-        ("reset",): _on_own_lab("parts"),
+        ("reset",): _on_own_lab("parts", "hard"),
         ("services",): _on_own_lab(),
         ("watch",): _on_own_lab("no_proof"),
         ("events",): _on_own_lab("for_s", "count"),

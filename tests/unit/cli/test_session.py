@@ -58,6 +58,7 @@ def ask(line: str) -> None:
         "watch anna-which-mode",
         "diff anna-which-mode",
         "reset anna-which-mode node1",
+        "reset anna-which-mode --hard",
         "check anna-which-mode ping",
         "trace anna-which-mode client server",
         "facts anna-which-mode seen --role client-lxc",
