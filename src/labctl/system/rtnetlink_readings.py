@@ -180,12 +180,18 @@ def every_conf() -> Request:
 
 
 _IFLA_LINK_NETNSID = 37
-_OF_LINK = frozenset({_IFLA_LINK, _IFLA_LINK_NETNSID, _IFLA_LINKINFO, _IFLA_XDP})
+_OF_LINK = frozenset({_IFLA_LINK, _IFLA_LINK_NETNSID, _IFLA_LINKINFO, _IFLA_XDP, _IFLA_AF_SPEC})
+
+
+@_remembered
+def _known(body: bytes) -> dict[int, bytes]:
+    """What is read of a device: of its fifty attributes once."""
+    return selected(body, _IFINFO.size, _OF_LINK)
 
 
 @_remembered
 def parse_link_detail(body: bytes) -> LinkDetail:
-    known = selected(body, _IFINFO.size, _OF_LINK)
+    known = _known(body)
     information = dict(attributes(known.get(_IFLA_LINKINFO, b"")))
     xdp = dict(attributes(known[_IFLA_XDP])) if _IFLA_XDP in known else {}
     mode = _number(xdp.get(_IFLA_XDP_ATTACHED))
@@ -202,7 +208,7 @@ def parse_link_detail(body: bytes) -> LinkDetail:
 @_remembered
 def has_no_ipv6(body: bytes) -> bool | None:
     """Whether IPv6 is off on the device; None where it has no settings of IPv6 (an MTU below 1280)."""
-    families = dict(attributes(selected(body, _IFINFO.size, (_IFLA_AF_SPEC,)).get(_IFLA_AF_SPEC, b"")))
+    families = dict(attributes(_known(body).get(_IFLA_AF_SPEC, b"")))
     settings = dict(attributes(families.get(socket.AF_INET6, b""))).get(_IFLA_INET6_CONF, b"")
     at = 4 * _DEVCONF_DISABLE_IPV6
     return None if len(settings) < at + 4 else bool(_number(settings[at : at + 4]))
