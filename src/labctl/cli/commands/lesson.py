@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _NOT_PASSED = 1
 _COMMAND_S = 120.0
-_LESSON_S = 1200.0
+_LOOK_S = 0.2
 _END_S = 120.0
 
 
@@ -381,22 +381,28 @@ def _tested_together(names: Sequence[str], student: str, *, sample: bool) -> Ite
     still going on when this ends is asked to stop, and removes its lab."""
     import os
     import sys
+    import time
     from collections import deque
 
     from labctl.json_text import parse_json
     from labctl.system.process import Process
+    from labctl.system.signals import stop_if_asked
 
     source = str(Path(__file__).resolve().parents[3])
     waiting, running = deque(names), deque[tuple[str, Process]]()
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
+            while waiting and sum(process.is_alive() for _, process in running) < (os.cpu_count() or 1):
                 name = waiting.popleft()
                 argv = (sys.executable, "-m", "labctl", "lesson", "test", name, "--json", "--student", student)
                 process = Process((*argv, "--sample") if sample else argv, environment={"PYTHONPATH": source})
                 running.append((name, process))
             name, process = running[0]
-            done = process.wait(timeout_s=_LESSON_S)
+            if process.is_alive():
+                stop_if_asked()
+                time.sleep(_LOOK_S)
+                continue
+            done = process.wait(timeout_s=_END_S)
             running.popleft()
             try:
                 report = parse_json(done.text)["lessons"][0]
