@@ -12,8 +12,7 @@ from pathlib import Path
 from labctl.errors import ScenarioInvalid
 from labctl.loading import validate_files
 from labctl.loading.schema import schema
-from labctl.model.lesson import CLASS, LESSON, SOLUTION
-from labctl.model.section import MATRIX, SCENARIO, SITE
+from labctl.model.section import CLASS, LESSON, MATRIX, SCENARIO, SITE, SOLUTION
 
 CORPUS = Path(__file__).resolve().parent
 SCHEMAS = {

@@ -23,9 +23,7 @@ from labctl.loading.shape import structure_problems
 from labctl.loading.tree import KeyPath, Tree, find, items_of, place_of, plain, text_of
 from labctl.model.fact import FACTS, NONE, FactKind, FactType, Parameter
 from labctl.model.lesson import (
-    LESSON,
     MOST_VARIANTS,
-    SOLUTION,
     VARIABLE,
     LessonDocument,
     SolutionDocument,
@@ -33,6 +31,7 @@ from labctl.model.lesson import (
     variants,
 )
 from labctl.model.parameters import PARAMETERS_OF
+from labctl.model.section import LESSON, SOLUTION
 from labctl.names import is_name
 
 LESSON_FILE = "lesson.yaml"

@@ -15,7 +15,8 @@ from labctl.loading.messages import problem_at, shown
 from labctl.loading.project import project_at
 from labctl.loading.shape import structure_problems
 from labctl.loading.tree import Tree, place_of, plain
-from labctl.model.lesson import CLASS, ClassDocument
+from labctl.model.lesson import ClassDocument
+from labctl.model.section import CLASS
 
 
 def load_roster(path: Path, *, trust: bool = False) -> ClassDocument:

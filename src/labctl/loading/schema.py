@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from labctl.model.lesson import CLASS, LESSON, SOLUTION, ClassDocument, LessonDocument, SolutionDocument
-from labctl.model.section import API_VERSION, MATRIX, SCENARIO, SITE
+from labctl.model.section import API_VERSION, CLASS, LESSON, MATRIX, SCENARIO, SITE, SOLUTION
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -21,9 +20,13 @@ KINDS = (SCENARIO, SITE, MATRIX, LESSON, SOLUTION, CLASS)
 
 
 def model_of(kind: str) -> type[BaseModel]:
-    """The model of a kind of file. Those of lessons do not wait for those of labs, which are many."""
-    of_lessons: dict[str, type[BaseModel]] = {LESSON: LessonDocument, SOLUTION: SolutionDocument, CLASS: ClassDocument}
-    if kind in of_lessons:
+    """The model of a kind of file. Those of lessons do not wait for those of labs, nor these for them."""
+    if kind in (LESSON, SOLUTION, CLASS):
+        from labctl.model.lesson import ClassDocument, LessonDocument, SolutionDocument
+
+        of_lessons: dict[str, type[BaseModel]] = {
+            LESSON: LessonDocument, SOLUTION: SolutionDocument, CLASS: ClassDocument
+        }  # fmt: skip
         return of_lessons[kind]
     from labctl.model.document import MatrixDocument, ScenarioDocument, SiteDocument
 

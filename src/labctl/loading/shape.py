@@ -18,18 +18,22 @@ from labctl.loading.schema import is_free_form, model_of, part_of
 from labctl.loading.tree import Block, KeyPath, Listing, Place, Scalar, Tree, child, find, place_of, plain
 from labctl.model.fabric import ENDPOINT_PATTERN
 from labctl.model.impairment import LINK_PATTERN
-from labctl.model.lesson import CLASS_PATTERN, END_PATTERN, FILE_PATTERN, STUDENT_PATTERN, VARIABLE_PATTERN
 from labctl.model.section import (
     ADDRESS_PATTERN,
     CIDR_PATTERN,
+    CLASS_PATTERN,
     DEVICES_PATTERN,
+    END_PATTERN,
     ENGINE_NAME_PATTERN,
+    FILE_PATTERN,
     IPV4_PATTERN,
     MACHINE_ADDRESS_PATTERN,
     OPERAND_PATTERN,
     REGISTRY_PATTERN,
     SCENARIO_PATTERN,
+    STUDENT_PATTERN,
     USER_PATTERN,
+    VARIABLE_PATTERN,
     VERSION_PATTERN,
 )
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN

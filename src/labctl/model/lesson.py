@@ -13,18 +13,11 @@ from annotated_types import Ge, Le
 from pydantic import Field, StringConstraints
 
 from labctl.model.lab import Said
-from labctl.model.section import Section
+from labctl.model.section import CLASS_PATTERN, END_PATTERN, FILE_PATTERN, STUDENT_PATTERN, VARIABLE_PATTERN, Section
 from labctl.model.signature import Role
 from labctl.model.trace import ProbeProtocol, Way
 from labctl.names import NAME_PATTERN
 
-LESSON, SOLUTION, CLASS = "Lesson", "Solution", "Class"
-VARIABLE_PATTERN = r"^(var\.[a-z][A-Za-z0-9]{0,30}|[a-z][A-Za-z0-9]*(\.[A-Za-z0-9_-]+|\[[0-9]+\])+)$"
-END_PATTERN = r"^(\$[a-z][A-Za-z0-9]{0,30}|[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?(@[a-z0-9-]{1,40})?)$"
-FILE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,50}\.yaml$"
-CLASS_PATTERN = r"^[a-z][a-z0-9-]{0,14}[a-z0-9]$"
-STUDENT_PATTERN = r"^[a-z][a-z0-9]{0,15}$"
-"""No hyphen: a student's labs are all those whose names begin with `STUDENT-`, and nobody else's do."""
 VARIABLE = "var."
 MOST_VARIANTS = 64
 

@@ -10,7 +10,9 @@ from pydantic.alias_generators import to_camel
 
 API_VERSION = "labctl/v1"
 SCENARIO, SITE, MATRIX = "Scenario", "Site", "Matrix"
-"""The kinds of files about labs. Those about lessons are `lesson`'s."""
+"""The kinds of files about labs."""
+LESSON, SOLUTION, CLASS = "Lesson", "Solution", "Class"
+"""The kinds of files about lessons."""
 
 SCENARIO_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?|.{1,4000}\.yaml)$"
 OPERAND_PATTERN = r"^([^\x00-\x20\x7f-][^\x00-\x1f\x7f]*)?$"
@@ -25,6 +27,13 @@ _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}$"
 CIDR_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
 VM_NETWORK_PATTERN = rf"^({_OCTET}\.){{3}}{_OCTET}/(2[0-7]|1[6-9])$"
+
+VARIABLE_PATTERN = r"^(var\.[a-z][A-Za-z0-9]{0,30}|[a-z][A-Za-z0-9]*(\.[A-Za-z0-9_-]+|\[[0-9]+\])+)$"
+END_PATTERN = r"^(\$[a-z][A-Za-z0-9]{0,30}|[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?(@[a-z0-9-]{1,40})?)$"
+FILE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,50}\.yaml$"
+CLASS_PATTERN = r"^[a-z][a-z0-9-]{0,14}[a-z0-9]$"
+STUDENT_PATTERN = r"^[a-z][a-z0-9]{0,15}$"
+"""No hyphen: a student's labs are all those whose names begin with `STUDENT-`, and nobody else's do."""
 
 
 class Section(BaseModel):
