@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ from labctl.model.plan import Plan
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Executor
+from labctl.providers.netns.kept import NetnsKeeping
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import parse_document, record_path
 from labctl.system import netns
@@ -206,7 +208,9 @@ def killed(lab: str, overrides: Sequence[str], *, after_lines: int, then_s: floa
 def test_a_command_that_is_killed_anywhere_is_completed_or_taken_back_by_the_next_one() -> None:
     """SIGKILL to the real command, at random points of a change of everything and of the way back."""
     name, points = f"t{secrets.token_hex(3)}-kill", Random(17)
-    with running(lab_of(name)) as made:
+    with contextlib.ExitStack() as stack:
+        stack.callback(NetnsKeeping().forget, name)  # the command keeps it for after a boot
+        made = stack.enter_context(running(lab_of(name)))
         count, now = 0, made
         for turn in range(KILLS):
             overrides = _ALL_OF_IT if turn % 2 == 0 else ()
