@@ -31,6 +31,8 @@ _PUNCTUATION = {
     "# ": "# ", "  ": "  ", "] ": "] ", " · ": " · ", "; ": "；", ". ": "。", ": ": "：", ", ": "，", " → ": " → ",
 }  # fmt: skip
 """Between parts, with what stands there in the translation: a remark behind a command, columns, `[1/4] `, sentences."""
+_LED = re.compile(r"(?:error|note|why|try): \S")
+"""A line of a message with what it is: no sentence begins with that."""
 _BRACKETS = re.compile(r"(.*?\S) \(([^()]+(?:\([^()]*\)[^()]*)*)\)", re.DOTALL)
 """A text that ends with a remark in brackets."""
 _PLACE = re.compile(r"((?:[^:\n]+?\.ya?ml|--set)(?::\d+:\d+)?: (?:(?:[\w.\[\]-]|'[^']*')+: )?)(\S.*)", re.DOTALL)
@@ -113,7 +115,8 @@ class Translator:
         placed = _PLACE.fullmatch(text)
         if placed is not None and (message := self._said(placed[2], depth + 1)) != placed[2]:
             return placed[1] + message
-        fitting = tuple(self._candidates(text))
+        is_led = _LED.match(text) is not None
+        fitting = tuple(one for one in self._candidates(text) if one.begins or not is_led)
         found = [self._filled_with(text, sentence, depth) for sentence in fitting]
         # A remark at the end is not taken for a part of a sentence that begins with a fact.
         ends = text.endswith((")", "'?")) and not any(one.pieces[-1].endswith(text[-1]) for one in fitting)

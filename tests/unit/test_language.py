@@ -125,6 +125,7 @@ SMALL = Translator(
         ("a, b and c: nothing to do", "a, b and c: 无需操作"),
         ("; ".join(["nothing to do"] * 12), "；".join(["无需操作"] * 12)),
         ("x was changed by y", "y 改动了 x"),
+        ("why: x was changed by y", "why: y 改动了 x"),  # what leads a line is no word of a sentence
         ("node1 is down; nothing to do", "node1 已断开；无需操作"),
         ("node1 is down\nnode2 is down", "node1 已断开\nnode2 已断开"),
         ("ip link set eth0 up", "ip link set eth0 up"),

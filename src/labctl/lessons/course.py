@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from unicodedata import east_asian_width
 
 from labctl.checks.base import Check
 from labctl.engine.events import Observer
@@ -31,6 +32,7 @@ from labctl.providers.base import Provider
 _LONGEST_LAB = 40
 _DIGEST_DIGITS = 4
 _SHORTEST_REASON = 8
+"""Letters. A Chinese character says as much as two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +292,7 @@ class Course:
                 cause="what is predicted after looking is no prediction",
                 remedy="labctl lesson text",
             )
-        if task.reason == "required" and len("".join(reason.split())) < _SHORTEST_REASON:
+        if task.reason == "required" and _letters(reason) < _SHORTEST_REASON:
             raise UsageError(
                 what="a prediction wants a reason, in a sentence",
                 cause="it is the reason that is compared with what is seen",
@@ -389,3 +391,7 @@ def next_command(task: Task, state: TaskState) -> str:
             return answer
         case _:
             return "labctl lesson check"
+
+
+def _letters(text: str) -> int:
+    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in text if not sign.isspace())

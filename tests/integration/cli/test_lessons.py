@@ -32,7 +32,7 @@ def test_a_lesson_is_started_answered_checked_reset_and_stopped(
 
     begun = lesson("start", LESSON)
     assert (begun["current"], begun["lab"]) == ("predict-mode", f"{host_as_found}-{LESSON}")
-    assert lesson("answer", "predict-mode", "bpf", "--because", "the scenario asks for it")["mark"] == "passed"
+    assert lesson("answer", "predict-mode", "bpf", "--because", "配置里要求这样")["mark"] == "passed"
     right = {"iptables": "legacy", "bpf": "bpf"}[begun["variant"]["datapath.masquerade"]]
     wrong = {"legacy": "bpf", "bpf": "legacy"}[right]
     missed = lesson("answer", "observe-mode", wrong, code=1)
