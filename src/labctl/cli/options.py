@@ -222,8 +222,9 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
     if changed := changing.changes(running.lab).sentences() if changing is not None else ():
         tell(f"note: lab {name} was changed since it was built: {'; '.join(changed)}")
     elif not running.is_whole:
-        remedy = up_again(running) if changing is None else f"labctl reset {name}"
-        tell(f"note: lab {name} is half there, missing: {missing_parts(running)}; to repair it: {remedy}")
+        look, remedy = ("status", up_again(running)) if changing is None else ("diff", f"labctl reset {name}")
+        # What is missing may be what a student is looking for: only who asks is told.
+        tell(f"note: lab {name} is half there: labctl {look} {name} says what is missing; to repair it: {remedy}")
     return running.lab, running, found.provider
 
 

@@ -241,7 +241,8 @@ def test_a_damaged_lab_is_looked_at_all_the_same_and_what_is_missing_is_told(ben
     assert said.code == 1
     assert "half there, 1 missing:\n  node1: device cilium_vxlan\n" in said.out
     assert said.err == (
-        "note: lab hurt is half there, missing: node1: device cilium_vxlan; to repair it: labctl up bpf --name hurt\n"
+        "note: lab hurt is half there: labctl status hurt says what is missing; "
+        "to repair it: labctl up bpf --name hurt\n"
     )
     document = bench.run("status", "hurt", "--no-proof", "--json").document
     assert (document["whole"], document["missing"]) == (False, ["node1: device cilium_vxlan"])
