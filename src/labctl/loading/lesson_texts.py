@@ -19,6 +19,8 @@ from labctl.loading.project import Project
 from labctl.loading.yaml_files import UnreadableFile, read_text
 
 _TASK = re.compile(r"## ([a-z0-9-]+): (\S.*)")
+_SIGNS, _MARKS = "\u4e00-\u9fff", "\u3000-\u303f\uff00-\uffef"
+_IN_CHINESE = re.compile(rf"(?<=[{_SIGNS}{_MARKS}])\n(?=[{_SIGNS}])|(?<=\S)\n(?=[{_MARKS}])")
 _EMPTY = re.compile(r"\A(?:[ \t]*\n)+")
 _TRANSLATES = re.compile(r"<!-- translates en\.md ([0-9a-f]{16}) -->")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -85,8 +87,9 @@ def _task(lines: Sequence[str], title: str, line: int) -> TaskText:
 
 
 def _text(lines: Sequence[str]) -> str:
-    """Without the empty lines around it. The first line keeps its indentation, by which it is code."""
-    return _EMPTY.sub("", "\n".join(lines)).rstrip()
+    """Without the empty lines around it. The first line keeps its indentation, by which it is code. Within a Chinese
+    sentence lines are one: the end of a line would be shown as a space."""
+    return _IN_CHINESE.sub("", _EMPTY.sub("", "\n".join(lines)).rstrip())
 
 
 def _parts(lines: Sequence[str], heading: str) -> Iterator[tuple[int, list[str]]]:

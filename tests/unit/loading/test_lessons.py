@@ -134,3 +134,9 @@ def test_a_section_that_begins_with_code_keeps_it_as_code() -> None:
     )
     assert text.intro == "    labctl list"
     assert (text.tasks["one"].body, text.tasks["one"].hints) == ("    ping\n    pong", ("    look\n\nat it",))
+
+
+def test_lines_of_a_chinese_sentence_are_one_and_others_stay() -> None:
+    code = "    ip route\n    ip link\n\nOne line\nand more."
+    text = parse_text(f"# 标题\n\n第一行，\n第二行（见\nlabctl\n）。\n- 一\n- 二\n\n{code}\n")
+    assert text.intro == f"第一行，第二行（见\nlabctl）。\n- 一\n- 二\n\n{code}"
