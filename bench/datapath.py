@@ -13,10 +13,8 @@ most 15 % longer across nodes. The exit code is 1 when an interval lies beyond.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import shlex
 import signal
 import statistics
 import subprocess
@@ -24,22 +22,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TREE / "tests" / "integration" / "datapath"))
 
 from datapath_topology import Cluster, cluster, make_lab  # noqa: E402
-from load_rounds import round_of, session  # noqa: E402
+from load_rounds import compared, round_of, session, write_result  # noqa: E402
 
-from labctl import __version__  # noqa: E402
-from labctl.compare.statistics import log_ratios, paired_estimate, relative  # noqa: E402
 from labctl.load.measure import Session, Task  # noqa: E402
 from labctl.load.slices import Kind  # noqa: E402
 from labctl.model.lab import Encapsulation, HostRouting  # noqa: E402
-from labctl.store.environment import read_environment  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "datapath.json"
 TASKS = (
@@ -74,16 +67,6 @@ def way(built: Cluster, server: str) -> Session:
     return session(built.namespace("a"), built.namespace(server), str(built.lab.pod(server).address))
 
 
-def change(reference: list[float], values: list[float]) -> dict[str, float]:
-    estimate = paired_estimate(log_ratios(reference, values))
-    return {
-        "estimate": relative(estimate.estimate),
-        "low": relative(estimate.low),
-        "high": relative(estimate.high),
-        "confidence": estimate.confidence,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
@@ -112,7 +95,7 @@ def main() -> int:
             busy.append(os.getloadavg()[0])
             print(f"round {number + 1} of {given.rounds}, load {busy[-1]:.1f}", file=sys.stderr, flush=True)
     changes = {
-        name: {metric: change(samples[DIRECT][metric], found[metric]) for metric in METRICS}
+        name: {metric: compared(samples[DIRECT][metric], found[metric]) for metric in METRICS}
         for name, found in samples.items()
         if name != DIRECT
     }
@@ -122,19 +105,7 @@ def main() -> int:
         for placement, most in MOST.items()
         if name.startswith(str(HostRouting.BPF)) and name.endswith(placement) and found["latency_p50"]["low"] > most
     ]
-    document = {
-        "bench": "datapath",
-        "command": shlex.join(["python", *sys.argv]),
-        "labctlVersion": __version__,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": given.rounds,
-        "loadAverage": busy,
-        "environment": asdict(read_environment()),
-        "missed": missed,
-        "samples": samples,
-        "changes": changes,
-    }
-    given.output.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    write_result(given.output, "datapath", busy, missed=missed, samples=samples, changes=changes)
     for metric in METRICS:
         print(f"{metric}: {DIRECT} {statistics.median(samples[DIRECT][metric]):.4g}")
         for name, found in changes.items():

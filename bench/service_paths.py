@@ -15,25 +15,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import shlex
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from services import VIP, build, compared, measure, say, services_of
+from load_rounds import compared, write_result
+from services import VIP, build, measure, say, services_of
 
-from labctl import __version__
 from labctl.load.measure import Task
 from labctl.load.slices import Kind
 from labctl.model.lab import Encapsulation, HostRouting, Lab, ServiceProtocol
 from labctl.providers.netns.provider import teardown
-from labctl.store.environment import read_environment
 from labctl.testing.labs import sample_lab
 
 RESULT = Path(__file__).parent / "results" / "service_paths.json"
@@ -104,25 +100,14 @@ def main() -> int:
             changes[f"{metric}: pod → Service, {way}"] = change
             if not -most < change["low"] <= change["high"] < most:
                 missed.append(f"{metric}, {way}: [{change['low']:+.1%}, {change['high']:+.1%}], not within {most:.0%}")
-    document = {
-        "bench": "service_paths",
-        "command": shlex.join(["python", *sys.argv]),
-        "labctlVersion": __version__,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": given.rounds,
-        "loadAverage": busy,
-        "environment": asdict(read_environment()),
-        "missed": missed,
-        "figures": {
-            side.name: {
-                metric: {"median": statistics.median(side.samples[metric]), "samples": side.samples[metric]}
-                for metric in METRICS
-            }
-            for side in made
-        },
-        "changes": changes,
+    figures = {
+        side.name: {
+            metric: {"median": statistics.median(side.samples[metric]), "samples": side.samples[metric]}
+            for metric in METRICS
+        }
+        for side in made
     }
-    given.output.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    write_result(given.output, "service_paths", busy, missed=missed, figures=figures, changes=changes)
     for name, change in changes.items():
         print(f"{name:48} {change['estimate']:+7.1%}  [{change['low']:+.1%}, {change['high']:+.1%}]")
     for line in missed:

@@ -25,23 +25,20 @@ import json
 import os
 import random
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from load_rounds import round_of, session
+from load_rounds import compared, round_of, session, write_result
 
-from labctl import __version__, names
-from labctl.compare.statistics import log_ratios, paired_estimate, relative
+from labctl import names
 from labctl.load.measure import Task
 from labctl.load.slices import Kind
 from labctl.model.lab import (
@@ -60,7 +57,6 @@ from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.providers.netns.kinds.program import MapsFill
 from labctl.providers.netns.plan import plan
 from labctl.providers.netns.provider import teardown
-from labctl.store.environment import read_environment
 from labctl.system import cgroups, netns
 from labctl.testing.labs import sample_lab
 
@@ -259,17 +255,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def compared(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
-    """The relative change from the one to the other, with its interval."""
-    estimate = paired_estimate(log_ratios(before, after))
-    return {
-        "estimate": relative(estimate.estimate),
-        "low": relative(estimate.low),
-        "high": relative(estimate.high),
-        "confidence": estimate.confidence,
-    }
-
-
 def report(made: Sequence[Side], counts: Sequence[int]) -> dict[str, Any]:
     by_name = {side.name: side for side in made}
     fewest, most = min(counts), max(counts)
@@ -334,19 +319,7 @@ def main() -> int:
             say(f"round {number + 1} of {given.rounds}, load {busy[-1]:.1f}")
         found = report(made, counts)
     wrong = missed(made, found["changes"], counts)
-    document = {
-        "bench": "services",
-        "command": shlex.join(["python", *sys.argv]),
-        "labctlVersion": __version__,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": given.rounds,
-        "loadAverage": busy,
-        "environment": asdict(read_environment()),
-        "missed": wrong,
-        **found,
-    }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    document = write_result(given.output, "services", busy, missed=wrong, **found)
     if given.json:
         print(json.dumps(document, ensure_ascii=False, default=str))
     else:
