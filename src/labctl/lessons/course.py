@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from unicodedata import east_asian_width
 
 from labctl.checks.base import Check
 from labctl.engine.events import Observer
@@ -28,11 +27,12 @@ from labctl.model.lab import Lab, Scenario
 from labctl.model.lesson import VARIABLE, Ask, Task, TaskKind
 from labctl.names import is_name
 from labctl.providers.base import Provider
+from labctl.text import cells
 
 _LONGEST_LAB = 40
 _DIGEST_DIGITS = 4
 _SHORTEST_REASON = 8
-"""Letters. A Chinese character says as much as two."""
+"""Columns: a Chinese character says as much as two letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ class Course:
                 cause="what is predicted after looking is no prediction",
                 remedy="labctl lesson text",
             )
-        if task.reason == "required" and _letters(reason) < _SHORTEST_REASON:
+        if task.reason == "required" and cells("".join(reason.split())) < _SHORTEST_REASON:
             raise UsageError(
                 what="a prediction wants a reason, in a sentence",
                 cause="it is the reason that is compared with what is seen",
@@ -391,7 +391,3 @@ def next_command(task: Task, state: TaskState) -> str:
             return answer
         case _:
             return "labctl lesson check"
-
-
-def _letters(text: str) -> int:
-    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in text if not sign.isspace())

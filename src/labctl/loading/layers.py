@@ -38,6 +38,7 @@ from labctl.loading.tree import (
     without,
 )
 from labctl.loading.yaml_files import UnreadableFile, compose, printable, read_text
+from labctl.model.parameters import CompareParameters
 from labctl.model.section import SCENARIO, SITE
 from labctl.names import is_name
 
@@ -240,7 +241,7 @@ def built_in() -> Tree:
                 {"check": "iperf", "name": "iperf-udp", "protocol": "udp"},
                 {"check": "tcpdump"},
             ],
-            "compare": {"checks": ["ping", "load"]},
+            "compare": {"checks": [*CompareParameters().checks]},
         },
         Place(BUILT_IN, 0, 0),
     )
