@@ -223,7 +223,7 @@ def find_running(name: str) -> tuple[Lab, RunningLab, Provider]:
         tell(f"note: lab {name} was changed since it was built: {'; '.join(changed)}")
     elif not running.is_whole:
         look, remedy = ("status", up_again(running)) if changing is None else ("diff", f"labctl reset {name}")
-        # What is missing may be what a student is looking for: only who asks is told.
+        # What is missing may be what a student is looking for: it is named to those who ask.
         tell(f"note: lab {name} is half there: labctl {look} {name} says what is missing; to repair it: {remedy}")
     return running.lab, running, found.provider
 

@@ -147,7 +147,7 @@ class _Shown:
         return [head, mode, drift, *nodes, *links, Text("events", style="bold"), *(told or quiet)]
 
     def _names(self) -> frozenset[str]:
-        """Of nodes and routers: what happens at each is told apart."""
+        """Of nodes and routers: what happens at each has a line of its own."""
         return frozenset((*(node.name for node in self.lab.nodes), *(router.name for router in self.lab.routers)))
 
     def _nodes(self, width: int, *, most: int) -> list[Text]:
