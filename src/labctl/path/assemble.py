@@ -21,9 +21,11 @@ The addresses that a packet carries get their names here: whose MAC, which node'
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from labctl.model.lab import Lab, Pair
 from labctl.model.pod_network import NetworkType
@@ -174,6 +176,8 @@ def _hops(
 _SKEW_NS = 200_000
 """Within this, an order that cannot be is taken for an error of the clocks, not for another passage."""
 _LONGEST_KEPT_NS = 100_000_000
+_APART_NS = 2
+"""What two acts of a node are apart at least: a sighting fits between them."""
 _LEAVING = ("output", "postrouting", "egress")
 _IN_ORDER = (Mover.PROGRAM, Mover.AGENT)
 """The witness whose events of a node come in their order, apart from the events of others."""
@@ -220,17 +224,16 @@ def timeline(
     by_name = {tap.name: tap for tap in taps}
     lxc_of = _lxc_of(taps)
     order = {tap.name: number for number, tap in enumerate(taps if way is Way.REQUEST else taps[::-1])}
-    seen = []
+    stamped = []
     for sighting in sightings:
         tap = by_name[sighting.tap]
-        entry = TimelineEntry(
-            time_ns=sighting.time_ns,
-            node=tap.part if tap.part_kind == "pod" else tap.node or tap.part,
-            device=tap.device,
-            sighting=sighting,
-        )
-        seen.append(replace(entry, time_ns=_arrival_ns(entry, movements, lxc_of.get(tap.name))))
-    timed = [_entry(m, _possible(m, m.time_ns, seen)) for m in movements if m.time_ns is not None]
+        node = tap.part if tap.part_kind == "pod" else tap.node or tap.part
+        stamped.append(TimelineEntry(time_ns=sighting.time_ns, node=node, device=tap.device, sighting=sighting))
+    timed = _timed(movements, stamped)
+    seen = [
+        replace(one, time_ns=_arrival_ns(one, timed, lxc_of.get(one.sighting.tap if one.sighting else "")))
+        for one in stamped
+    ]
 
     def place(entry: TimelineEntry) -> tuple[int, int]:
         return entry.time_ns, len(order) if entry.sighting is None else order[entry.sighting.tap]
@@ -260,13 +263,14 @@ def _lxc_of(taps: Sequence[TraceTap]) -> dict[str, tuple[str, str]]:
     return {tap.name: lxcs[lxc] for tap in taps for eth0, lxc in pods if tap.role is eth0 and lxc in lxcs}
 
 
-def _arrival_ns(entry: TimelineEntry, movements: Iterable[Movement], lxc: tuple[str, str] | None) -> int:
+def _arrival_ns(entry: TimelineEntry, timed: Iterable[TimelineEntry], lxc: tuple[str, str] | None) -> int:
     """When a packet that kept its stamp from the uplink really came: just after the act that moved it."""
     sighting = entry.sighting
     if sighting is None or not entry.is_entering:
         return entry.time_ns
-    for movement in movements:
-        if movement.time_ns is None or not 0 <= movement.time_ns - entry.time_ns < _LONGEST_KEPT_NS:
+    for act in timed:
+        movement = act.movement
+        if movement is None or not 0 <= act.time_ns - entry.time_ns < _LONGEST_KEPT_NS:
             continue
         into_pod = movement.helper == ForwardingAct.REDIRECT_PEER and (movement.node, movement.target) == lxc
         out_of_envelope = (
@@ -277,7 +281,7 @@ def _arrival_ns(entry: TimelineEntry, movements: Iterable[Movement], lxc: tuple[
             and sighting.envelope is None
         )
         if into_pod or out_of_envelope:
-            return movement.time_ns + 1
+            return act.time_ns + 1
     return entry.time_ns
 
 
@@ -285,15 +289,42 @@ def _entry(movement: Movement, time_ns: int) -> TimelineEntry:
     return TimelineEntry(time_ns=time_ns, node=movement.node, device=movement.device, movement=movement)
 
 
-def _possible(movement: Movement, time_ns: int, seen: Sequence[TimelineEntry]) -> int:
-    """The movement's time, or a nanosecond to the possible side of the sighting at its device: a tap sees what comes
-    in before the ingress programs do, and what goes out after the egress programs."""
+def _timed(movements: Iterable[Movement], stamped: Sequence[TimelineEntry]) -> list[TimelineEntry]:
+    """The acts that have times, each in a time that the taps allow.
+
+    The acts of a node were timed by one clock: whatever its difference from that of the taps, they stay in their order.
+    So what must not be before a tap keeps all later acts from it too, and what must not be after one all earlier acts.
+    """
+    by_node: dict[str, list[tuple[int, Movement]]] = defaultdict(list)
+    for movement in movements:
+        if movement.time_ns is not None:
+            by_node[movement.node].append((movement.time_ns, movement))
+    result: list[TimelineEntry] = []
+    for acts in by_node.values():
+        acts.sort(key=lambda act: act[0])
+        bounds = [_allowed(movement, time_ns, stamped) for time_ns, movement in acts]
+        earliest = list(accumulate((low for low, _ in bounds), lambda before, low: max(before + _APART_NS, low)))
+        latest = list(accumulate((high for _, high in bounds[::-1]), lambda after, high: min(after - _APART_NS, high)))
+        for (time_ns, movement), low, high in zip(acts, earliest, latest[::-1], strict=True):
+            result.append(_entry(movement, int(max(low, min(time_ns, high)))))
+    return result
+
+
+def _allowed(movement: Movement, time_ns: int, stamped: Sequence[TimelineEntry]) -> tuple[float, float]:
+    """The earliest and the latest time of an act, by the sightings on its node: a tap sees what comes in before the
+    ingress programs of its device do, and what goes out after the egress programs; between them nothing else is seen.
+    """
     is_egress = movement.hook in _LEAVING
-    for entry in seen:
-        near = abs(entry.time_ns - time_ns) < _SKEW_NS
-        if near and (entry.node, entry.device) == (movement.node, movement.device) and entry.is_entering != is_egress:
-            return min(time_ns, entry.time_ns - 1) if is_egress else max(time_ns, entry.time_ns + 1)
-    return time_ns
+    here = [one for one in stamped if one.node == movement.node]
+    own = [one for one in here if one.device == movement.device and one.is_entering != is_egress]
+    nearest = min(own, key=lambda one: abs(one.time_ns - time_ns), default=None)
+    if nearest is None or abs(nearest.time_ns - time_ns) >= _SKEW_NS:
+        return -math.inf, math.inf
+    at = nearest.time_ns
+    if is_egress:
+        return max((one.time_ns + 1 for one in here if one.time_ns < at), default=-math.inf), at - 1
+    # What is seen entering later may have kept an earlier stamp; what leaves has its own.
+    return at + 1, min((one.time_ns - 1 for one in here if one.time_ns > at and not one.is_entering), default=math.inf)
 
 
 def _slot(movement: Movement, ordered: Sequence[TimelineEntry], earliest: int) -> int:

@@ -183,6 +183,22 @@ def test_a_packet_that_kept_its_stamp_has_the_time_of_the_act_that_moved_it() ->
     assert [hop.since_previous_ns for hop in request.hops] == [None, 100, 200, 200, 100, 100, 100, 51, 100]
 
 
+@pytest.mark.parametrize("late_ns", [-150_000, -300, -60, 60, 149, 300, 150_000])
+def test_the_order_does_not_depend_on_how_the_clock_of_the_programs_differs_from_that_of_the_taps(late_ns: int) -> None:
+    leaving = program("node1", "cil_to_overlay", "cilium_vxlan", "egress", ForwardingAct.PASS, 1250)
+    witnesses = (*MOVEMENTS, leaving)
+    shifted = [m if m.time_ns is None else replace(m, time_ns=m.time_ns + late_ns) for m in witnesses]
+    found, wanted = (join(TAPS, SIGHTINGS, acts, NAMES, sent=1, ends=ENDS)[0] for acts in (shifted, witnesses))
+    assert [hop.tap for hop in found.hops] == [hop.tap for hop in wanted.hops]
+    assert [act.what for hop in wanted.hops for act in hop.moved_by] == [
+        "cil_from_container", "cil_to_overlay", "OUTPUT", "POSTROUTING", "cil_to_netdev",
+        "cil_from_netdev", "PREROUTING", "INPUT", "cil_from_overlay",
+    ]  # fmt: skip
+    assert [[act.what for act in hop.moved_by] for hop in found.hops] == [
+        [act.what for act in hop.moved_by] for hop in wanted.hops
+    ]
+
+
 def test_a_path_without_witnesses_never_says_what_moved_the_packet() -> None:
     request = joined(movements=())[0]
     told_by_taps = {Carriage.START, Carriage.WIRE, Carriage.BRIDGE, Carriage.TUNNEL, Carriage.UNOBSERVED}
