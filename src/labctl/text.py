@@ -32,7 +32,7 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 Standard Annex 9, table 1) and the two separators that some take for the end of a line."""
 _WIDE = "\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60"
 _CLOSING = "，。；：？！、）》」』】％"
-_BREAKABLE = re.compile(f"(?:[（《「『【]*[{_WIDE}]|[^ {_WIDE}]+)[{_CLOSING}]* *| +")
+_BREAKABLE = re.compile(f"[（《「『【]*(?:[{_WIDE}]|[^ {_WIDE}]+)[{_CLOSING}]* *| +")
 """A word, or one Chinese character, with the marks and spaces after it."""
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 """The surrogates that stand for the bytes 0x80 to 0xff."""
@@ -61,10 +61,10 @@ def cells(text: str) -> int:
 
 
 def filled(text: str, width: int, *, indent: str = "", more: str = "") -> str:
-    """The text in lines of that many columns, broken between words and between Chinese characters, never before a
-    closing mark. The first line begins with `indent`, the others with `more`. A longer word keeps its line."""
+    """The text in lines of that many columns, broken where `breakable` says. The first line begins with `indent`, the
+    others with `more`. A longer word keeps its line."""
     lines, line = [], indent
-    for piece in _BREAKABLE.findall(text.replace("\n", " ")):
+    for piece in breakable(text.replace("\n", " ")):
         bare = piece.rstrip(" ")
         begins = line in (indent, more) and not line.strip()
         if not begins and cells(line) + cells(bare) > width:
@@ -72,6 +72,25 @@ def filled(text: str, width: int, *, indent: str = "", more: str = "") -> str:
             line = more
         line += piece
     return "\n".join((*lines, line.rstrip(" "))) if line.strip() else "\n".join(lines)
+
+
+def breakable(text: str) -> list[str]:
+    """The pieces of one line between which it may be broken: words with the spaces after them, and Chinese characters,
+    never before a closing mark."""
+    return _BREAKABLE.findall(text)
+
+
+def breaks(line: str, width: int) -> list[int]:
+    """Where to cut a line, as indices, so that no part needs more columns; a longer word is a part of its own."""
+    found: list[int] = []
+    used, at = 0, 0
+    for piece in breakable(line):
+        if used and used + cells(piece.rstrip(" ")) > width:
+            found.append(at)
+            used = 0
+        used += cells(piece)
+        at += len(piece)
+    return found
 
 
 def _is_wide(sign: str) -> bool:

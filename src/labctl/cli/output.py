@@ -226,8 +226,10 @@ def _in_language(part: RenderableType) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from labctl.report.prose import Prose
+
     if isinstance(part, str):
-        return translated(part)
+        return Prose(translated(part))
     if isinstance(part, Text):
         return _text_in_language(part)
     if isinstance(part, Group):
@@ -244,12 +246,12 @@ def _in_language(part: RenderableType) -> RenderableType:
 
 
 def _text_in_language(text: Text) -> Text:
-    from rich.text import Text
+    from labctl.report.prose import Prose
 
     said = translated(text.plain)
     if said == text.plain:
-        return text
-    new = Text(said, style=text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap)
+        return Prose.of(text)
+    new = Prose(said, style=text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap)
     for span in text.spans:
         words = text.plain[span.start : span.end]
         for shown in (words, translated(words)):

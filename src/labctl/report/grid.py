@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from labctl.text import breakable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
@@ -96,7 +98,7 @@ class Grid:
         whole = self._whole(number)
         if not self._columns[number].is_text:
             return whole
-        words = (word for line in lines for word in line.split())
+        words = (word.strip() for line in lines for word in breakable(line))
         return max(min(whole, _ROOM_FOR_TEXT), max(map(_width, words), default=0))
 
     def _widths(self, least: Sequence[int], spare: int) -> list[int]:
@@ -189,11 +191,13 @@ def _lines(console: Console, text: Text, width: int, indent: int) -> Iterator[Re
     ones with more."""
     from rich.padding import Padding
 
+    from labctl.report.prose import Prose
+
     more = indent + _INDENT
     for part in text.split("\n", allow_blank=True):
         part.rstrip()
         own = indent if _width(part.plain) <= width - indent else more
-        for number, line in enumerate(part.wrap(console, max(width - own, 1), overflow="fold")):
+        for number, line in enumerate(Prose.of(part).wrap(console, max(width - own, 1), overflow="fold")):
             line.rstrip()
             yield Padding(line, (0, 0, 0, own if number else indent))
 
