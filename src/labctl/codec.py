@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -21,6 +21,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from labctl.errors import UsageError
 from labctl.text import json_bytes
+from labctl.values import dataclass
 
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
 

@@ -20,8 +20,9 @@ done at the edge that meets them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
+
+from labctl.values import dataclass
 
 
 class LabError(Exception):

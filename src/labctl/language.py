@@ -16,9 +16,10 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
+
+from labctl.values import dataclass
 
 _FILLED_IN = re.compile(r"\{(\w+)\}")
 _AS_IT_IS = re.compile(r"'\{(\w+)\}'|\[default: \{(\w+)\}\]")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from labctl.values import dataclass
 
 NANO = 1e-9
 MICRO = 1e-6

@@ -20,7 +20,7 @@ CRUMB_LINES = 100
 STANDS_ALONE = re.compile(r"\b(?:stands alone because|apart from `?[\w.]+`? so that)\s", re.IGNORECASE)
 """How the docstring of a small module with one reader says why it did not move in with it."""
 
-LEAVES = frozenset({"codec", "errors", "json_text", "language", "units", "names", "text"})
+LEAVES = frozenset({"codec", "errors", "json_text", "language", "units", "names", "text", "values"})
 """What every package may import."""
 
 MAY_IMPORT: dict[str, frozenset[str]] = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
@@ -27,6 +26,7 @@ from labctl.path.frame import Arp, decode, ip_text, mac_text
 from labctl.path.sent import has_no_way, read_ping
 from labctl.path.sighting import Sighting, Way
 from labctl.providers.base import Completed
+from labctl.values import dataclass
 
 ICMP_OVER_IPV4_BYTE = 28
 """The IPv4 header and the ICMP header: what a ping's payload is smaller than the packet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -11,6 +10,7 @@ from labctl.model.lab import CheckSpec, Lab, Pair
 from labctl.model.parameters import CheckParameters
 from labctl.model.result import CheckResult, Metric
 from labctl.providers.base import OpenLab
+from labctl.values import dataclass
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.flow import Flow
@@ -21,6 +20,7 @@ from labctl.path.pcap import ETHERNET, PcapError, Record, read_pcap
 from labctl.path.sent import told_no_way
 from labctl.path.sighting import TapDirection
 from labctl.providers.base import Completed, Running, Tap, Target
+from labctl.values import dataclass
 
 LISTENING = "listening on"
 _ENDS = (0, -signal.SIGINT)

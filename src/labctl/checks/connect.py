@@ -10,8 +10,6 @@ what finding a backend costs, which with kube-proxy's iptables rules grows with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
 from labctl.checks.server import Exchange, ServerCommand, asked_of, exchange_with, unfit_over_tcp
@@ -21,6 +19,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, ConnectParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import UNREACHED, is_of_the_network, require_success
+from labctl.values import dataclass
 
 PORT = 11112
 _SLACK_S = 20.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.checks.base import CheckContext
@@ -21,6 +20,7 @@ from labctl.model.lab import Endpoint, EndpointKind, KubeProxy, Lab, Pair, Servi
 from labctl.model.parameters import HostReachableParameters
 from labctl.model.result import CheckResult, Completed, Finding
 from labctl.providers.base import Running
+from labctl.values import dataclass
 
 LOCALHOST = IPv4Address("127.0.0.1")
 ANSWERED = "seen "

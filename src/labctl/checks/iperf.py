@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
@@ -27,6 +27,7 @@ from labctl.model.parameters import CheckParameters, IperfParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import TOOLS, UNREACHED, identify, numbers, remedy_for, why
 from labctl.providers.base import Completed, Target
+from labctl.values import dataclass
 
 PORT = 5201
 _CONNECT_TIMEOUT_S = 3

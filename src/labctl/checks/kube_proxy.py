@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Measured, RawFiles, WithoutFigures, finding, judge_findings, measure, unknown
@@ -22,6 +21,7 @@ from labctl.model.result import CheckResult, Finding
 from labctl.model.tools import require_success
 from labctl.services import iptables, nftables
 from labctl.services.frontends import kubernetes_namespace
+from labctl.values import dataclass
 
 _TIMEOUT_S = 60.0
 PROCESS = "kube-proxy"

@@ -7,7 +7,6 @@ its failures, counts whole seconds, and leaves its first 400 ms and last 50 ms o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, failed, measure, passed
@@ -19,6 +18,7 @@ from labctl.model.parameters import CheckParameters, LatencyParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import UNREACHED, remedy_for, why, words_of
 from labctl.providers.base import Completed
+from labctl.values import dataclass
 
 PORT = 11111
 _SLACK_S = 20.0

@@ -9,7 +9,6 @@ nothing of what two CPUs have to say to each other. docs/method.md has what was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext, OnThisHost
 from labctl.checks.outcome import Measured, RawFiles, failed, measure, passed
@@ -35,6 +34,7 @@ from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, LoadParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.units import BITS_PER_BYTE
+from labctl.values import dataclass
 
 FILE = "load.slices"
 _PACED_S = 0.02

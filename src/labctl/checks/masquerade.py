@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing, require_trustworthy
@@ -28,6 +27,7 @@ from labctl.networks import network_of
 from labctl.path.probe_packets import FIRST_PORT, LAST_PORT, ProbePackets
 from labctl.path.sighting import Sighting, sightings
 from labctl.providers.base import Target
+from labctl.values import dataclass
 
 _TIMEOUT_S = 20.0
 _SETTLE_S = 0.1

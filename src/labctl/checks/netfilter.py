@@ -16,7 +16,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -42,6 +41,7 @@ from labctl.model.tools import require_success, said
 from labctl.model.trace import Way
 from labctl.path.sent import require_sent
 from labctl.providers.base import Target
+from labctl.values import dataclass
 
 _TIMEOUT_S = 20.0
 _INTERVAL_S = 0.01

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
@@ -23,6 +22,7 @@ from labctl.model.signature import Signature
 from labctl.model.tools import require_ended as require_ended
 from labctl.model.tools import said as said
 from labctl.providers.base import Completed
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

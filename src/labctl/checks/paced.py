@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.latency import APART_S, MEASURED_NOTHING, PORT, argv_sockperf_server, unreached, with_words
@@ -21,6 +20,7 @@ from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, PacedParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.values import dataclass
 
 _SLACK_S = 20.0
 _FEWEST_SHARE = 0.9

@@ -13,7 +13,6 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.outcome import Judgement, Measured, RawFiles, WithoutFigures, failed, measure, passed
@@ -27,6 +26,7 @@ from labctl.model.pod_network import Flooding
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
 from labctl.model.tools import require_output, require_success
 from labctl.providers.base import OpenLab, Target
+from labctl.values import dataclass
 
 _TIMEOUT_S = 30.0
 _FIRST_PORT = 20_000

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.checks.base import CheckContext
@@ -16,6 +15,7 @@ from labctl.errors import MeasureFailed, Starved
 from labctl.model.lab import EndpointKind, Lab, Pair, ServiceProtocol
 from labctl.model.tools import remedy_for, require_ended, why
 from labctl.providers.base import Completed, Running
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.checks.kube_proxy import Rules
@@ -17,6 +16,7 @@ from labctl.checks.outcome import finding, unknown
 from labctl.checks.server import Asked
 from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Service, TrafficPolicy
 from labctl.model.result import Finding
+from labctl.values import dataclass
 
 SURE_PER_BACKEND = 10
 """Of so many connections per backend, a random choice leaves one out less than once in ten thousand times (of two

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from labctl.checks.base import CheckContext
@@ -19,6 +18,7 @@ from labctl.model.fabric import Routing
 from labctl.model.lab import Lab, Pair
 from labctl.model.result import CheckResult, Finding
 from labctl.model.tools import require_output
+from labctl.values import dataclass
 
 _TIMEOUT_S = 20.0
 _ESTABLISHED = "Established"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import TapCapture, capturing, echo_filter, hindrances_of, require_trustworthy, why_unsent
@@ -29,6 +28,7 @@ from labctl.path.sent import require_sent
 from labctl.path.sighting import Matcher, Sighting, match_echo, sightings
 from labctl.path.signature import address_roles, build_signature, lost_on_the_way, recognise, vtep_roles
 from labctl.providers.base import Completed
+from labctl.values import dataclass
 
 
 class TcpdumpCheck(WithoutFigures):

@@ -6,6 +6,7 @@ Subcommands are imported when they are called, so that `labctl --help` costs an 
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import itertools
 import resource
@@ -193,7 +194,11 @@ def main() -> None:
     """Runs the command line and ends the process with the exit code of the contract."""
     enter_utf8_mode()
     open_standard_streams()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # The interpreter looks for garbage once more before it ends, in all that modules made: 0.05 to 0.2 s, for memory
+    # that goes with the process.
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from labctl.errors import Interrupted, LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
 from labctl.text import utf8
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.compare.thresholds import ThresholdJudgement

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from labctl.model.lab import NETNS
 from labctl.names import is_name
 from labctl.system import users
 from labctl.system.files import person
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.lessons.classrooms import Classrooms

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from labctl.model.lab import Placement
+from labctl.values import dataclass
 
 T = TypeVar("T")
 

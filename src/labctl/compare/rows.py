@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from labctl.compare.statistics import (
@@ -42,6 +42,7 @@ from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.parameters import CompareParameters
 from labctl.model.result import Metric, Verdict
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import NormalDist, fmean, median, stdev
+
+from labctl.values import dataclass
 
 CONFIDENCE = 0.95
 POWER = 0.80

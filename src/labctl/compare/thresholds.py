@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.errors import UsageError
@@ -17,6 +16,7 @@ from labctl.model.comparison import ChangeVerdict, CheckMetrics, Comparison, Met
 from labctl.model.lab import Placement
 from labctl.model.result import Metric
 from labctl.units import PERCENT
+from labctl.values import dataclass
 
 _FORM = re.compile(
     r"^\s*(?P<name>.+?)\s*(?P<operator>>=|<=|>|<|≥|≤)\s*(?P<number>[+\-−]?\s*\d+(?:\.\d+)?)\s*(?P<unit>%?)\s*$"

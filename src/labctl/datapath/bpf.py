@@ -8,9 +8,10 @@ import os
 import platform
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from labctl.values import dataclass
 
 _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _ATTRIBUTE_BYTES = 128

@@ -9,7 +9,6 @@ import ctypes
 import dataclasses
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -30,6 +29,7 @@ from labctl.datapath.layout import (
 )
 from labctl.datapath.loader import LIBBPF
 from labctl.units import MILLI
+from labctl.values import dataclass
 
 ICMP = 1
 

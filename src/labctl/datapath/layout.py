@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.datapath import bpf
+from labctl.values import dataclass
 
 CONFIG = struct.Struct("<Q4s4s4s4sIIII4s4s6s2x")
 ENDPOINT = struct.Struct("<6s6sII")

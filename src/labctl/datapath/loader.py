@@ -10,7 +10,6 @@ import ctypes.util
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from typing import Any
 from labctl.datapath import bpf
 from labctl.errors import HostLacks, StepFailed
 from labctl.model.lab import Encapsulation, HostRouting
+from labctl.values import dataclass
 
 LIBBPF = "libbpf.so.1"
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.datapath import bpf
 from labctl.datapath.layout import SNAT_ENTRY, SNAT_KEY
 from labctl.datapath.service_maps import FlowState
+from labctl.values import dataclass
 
 FIRST_PORT, LAST_PORT = 32_768, 65_535
 """The ports and ICMP ids that masqueraded packets have."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address
 
 from labctl.datapath import bpf
+from labctl.values import dataclass
 
 SERVICE_KEY = struct.Struct("<4s2sHBB2x")
 SERVICE_ENTRY = struct.Struct("<IHHI")

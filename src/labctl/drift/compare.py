@@ -6,7 +6,7 @@ What went with something else that is gone (the routes of a device) is not named
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from labctl.drift.frr_lines import commands, configuration_differences
 from labctl.drift.observed import FoundRules, ObservedLab
@@ -25,6 +25,7 @@ from labctl.providers.netns.kinds.namespace import NamespaceDrop
 from labctl.providers.netns.kinds.program import EntriesDelete, MapsFill, entry_words
 from labctl.providers.netns.kinds.routing import KERNELS, LEARNED, TunnelEntryDelete
 from labctl.providers.netns.kinds.ruleset import RulesReplace, TableDelete, inside
+from labctl.values import dataclass
 
 _CANNOT_CHANGE = {
     "index": "the kernel gives a device its index when it is made",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from labctl.model.drift import Unread
 from labctl.providers.netns.kinds.base import Found
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import zip_longest
 
 from labctl.model.drift import Change
+from labctl.values import dataclass
 
 _COMMENT = re.compile(r' -m comment --comment ("(?:[^"\\]|\\.)*"|\S+)')
 _COUNTERS = re.compile(r" \[\d+:\d+\]$")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePath
 
 from labctl.model.lab import Lab
@@ -17,6 +17,7 @@ from labctl.providers.netns.kinds.namespace import RecordWrite
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, DeviceEntry, FilterAttach, MapsFill
 from labctl.providers.netns.kinds.routing import flooding_to
+from labctl.values import dataclass
 
 Tags = Mapping[PurePath, Mapping[str, str]]
 """Of each object the tags of its programs, by their names."""

@@ -7,7 +7,7 @@ stopped, faults, impairments) is made again one by one; what cannot be is report
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.engine.build import BuildOutcome, find, require_host, up
 from labctl.engine.events import Observer
@@ -15,6 +15,7 @@ from labctl.errors import LabError, UsageError
 from labctl.model.changes import NOTHING, Changes
 from labctl.model.lab import Lab
 from labctl.providers.base import Keeping, Kept, Provider
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

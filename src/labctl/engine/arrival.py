@@ -6,12 +6,12 @@ It stands alone because a lab that needs no proof should not wait until the proo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from labctl.errors import NotInForce
 from labctl.model.evidence import ModeInForce, Standing
 from labctl.model.lab import Lab
 from labctl.providers.base import OpenLab, Provider
+from labctl.values import dataclass
 
 Prove = Callable[[OpenLab], ModeInForce]
 """Sends a few packets and hears all witnesses. Raises MeasureFailed."""

@@ -10,7 +10,6 @@ import functools
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.engine.events import (
@@ -33,6 +32,7 @@ from labctl.model.plan import Plan, Step
 from labctl.planning.show import differences
 from labctl.providers.base import Executor, Probe, Provider, RunningLab, Wait
 from labctl.system.signals import all_at_once, uninterrupted
+from labctl.values import dataclass
 
 ROOT = "root"
 """How providers call the probe for this right."""

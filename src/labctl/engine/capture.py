@@ -23,7 +23,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from labctl.checks.captures import (
     CaptureCounts,
@@ -48,6 +47,7 @@ from labctl.path.pcap import PcapError, PcapFeed, Record
 from labctl.path.sighting import sightings
 from labctl.providers.base import ClockOffset, Completed, OpenLab, Running, Tap
 from labctl.units import NANO
+from labctl.values import dataclass
 
 READY_TIMEOUT_S = 15.0
 _READY_EACH_S = 1.0

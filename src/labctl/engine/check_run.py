@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from labctl.checks.base import Check, RawSink
@@ -15,6 +14,7 @@ from labctl.model.evidence import ModeInForce
 from labctl.model.lab import CheckSpec
 from labctl.model.result import CheckResult
 from labctl.providers.base import OpenLab
+from labctl.values import dataclass
 
 PROVEN = "mode"
 CHECKED = "check"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from labctl.model.evidence import ModeInForce
 from labctl.model.result import CheckResult
 from labctl.providers.base import Wait
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

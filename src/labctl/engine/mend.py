@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from labctl.engine.events import Observer, StepDone, StepStarted
 from labctl.errors import StepFailed, UsageError
@@ -16,6 +15,7 @@ from labctl.model.drift import Drift
 from labctl.model.lab import Lab
 from labctl.model.plan import Plan
 from labctl.providers.base import Drifting, Executor, Provider
+from labctl.values import dataclass
 
 _MOST_ROUNDS = 4
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from labctl.engine.capture import Batch, Ended, Source, counts_by_tap
 from labctl.model.lab import Lab
 from labctl.model.signature import Role
+from labctl.values import dataclass
 
 LONGEST_ANSWER_NS = 500_000_000
 """A request that came later than this before the end may have its answer still to come."""

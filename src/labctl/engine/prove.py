@@ -10,7 +10,6 @@ Real Cilium may have fallen back to another mode silently: there `up` has it pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from labctl.checks.base import Check
 from labctl.checks.mode import judge_mode
@@ -24,6 +23,7 @@ from labctl.model.result import CheckResult
 from labctl.networks import network_of
 from labctl.path.observed import observed_evidence
 from labctl.providers.base import OpenLab
+from labctl.values import dataclass
 
 TCPDUMP = "tcpdump"
 

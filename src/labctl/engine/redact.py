@@ -15,8 +15,9 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from urllib.parse import quote
+
+from labctl.values import dataclass
 
 SHORTEST_KNOWN = 4
 """Characters of a known secret that is looked for as such: shorter ones would take words apart."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.checks.base import Abreast, Check, CheckContext, ForSomePairs, InSlices, RawSink, to_the_end
 from labctl.engine.events import CheckDone, CheckStarted, Observer
@@ -11,6 +11,7 @@ from labctl.model.lab import CheckSpec, Pair
 from labctl.model.result import CheckResult, Verdict
 from labctl.providers.base import OpenLab
 from labctl.system.cpus import cpus_for_pair
+from labctl.values import dataclass
 
 AGAIN = "-again"
 """What is added to the name of the place for the raw files of a second attempt."""

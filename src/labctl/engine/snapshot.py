@@ -13,7 +13,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from labctl.planning.snapshot import apart, parse_snapshot, snapshot_document
 from labctl.providers.base import Keeping, Provider
 from labctl.system import files
 from labctl.system.clock import utc_now
+from labctl.values import dataclass
 
 SUFFIX = ".snapshot.json"
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from labctl import __version__
@@ -30,6 +30,7 @@ from labctl.system.archives import write_archive
 from labctl.system.clock import Deadline, utc_now
 from labctl.system.files import MIB
 from labctl.system.signals import all_at_once, stop_if_asked, uninterrupted
+from labctl.values import dataclass
 
 INDEX, README = "index.json", "README.txt"
 _AT_ONCE = 6

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.checks.base import RawSink
 from labctl.checks.captures import (
@@ -58,6 +58,7 @@ from labctl.providers.base import Completed, OpenLab, Tap, TargetKind, Watch
 from labctl.store.reading import StoredRun
 from labctl.store.runs import MemorySink
 from labctl.units import NANO
+from labctl.values import dataclass
 
 _SETTLE_S = (0.03, 0.25, 1.0)
 """How long tcpdump gets to take the last packets out of the kernel, by attempt; its own counts say whether it did."""

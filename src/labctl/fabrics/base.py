@@ -6,7 +6,6 @@ Making and removing those is the provider's, and so are the namespaces that they
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from labctl.model.signature import ExpectedSignature, Role
 from labctl.model.ways import ExpectedRoute
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.link import Device
+from labctl.values import dataclass
 
 TapPlace = tuple[Role, str, str]
 """Where packets can be seen: a role, the part of the lab that has the device, and the device."""

@@ -7,7 +7,7 @@ what was broken.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.datapath.layout import (
@@ -33,6 +33,7 @@ from labctl.planning.topology import LINKS, MESH_ASN, node_asn
 from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.kinds.routing import RouteAdd, TunnelEntryAdd
+from labctl.values import dataclass
 
 
 class Unfit(ValueError):

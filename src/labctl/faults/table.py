@@ -8,7 +8,6 @@ docs/faults.md is made from this table (`document`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from labctl.errors import UsageError
@@ -16,6 +15,7 @@ from labctl.faults import places
 from labctl.faults.places import Across, Unfit
 from labctl.model.fault import FaultAct, FaultSite, FaultText
 from labctl.model.lab import Lab
+from labctl.values import dataclass
 
 _MOST_SITES = 200
 _TRACE = "labctl trace LAB CLIENT SERVER"

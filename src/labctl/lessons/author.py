@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from labctl.engine.mend import drifting
@@ -33,6 +33,7 @@ from labctl.model.lab import Lab
 from labctl.model.lesson import Ask, SolutionDocument, Task, TaskKind
 from labctl.model.result import Completed
 from labctl.system import files
+from labctl.values import dataclass
 
 _LOOKS = (
     "wrong-role", "arrived", "lost-at", "seen", "vni", "outer-destination", "helper", "source-mac", "destination-mac",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.providers.base import Probe
 from labctl.system import process
 from labctl.system.files import MIB
+from labctl.values import dataclass
 
 LAB_MIB = 18
 """Of memory, for a lab of three nodes and three pods that is up: the most that was seen, other work counted in."""

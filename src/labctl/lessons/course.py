@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,6 +27,7 @@ from labctl.model.lesson import VARIABLE, Ask, Task, TaskKind
 from labctl.names import is_name
 from labctl.providers.base import Provider
 from labctl.text import cells
+from labctl.values import dataclass
 
 _LONGEST_LAB = 40
 _DIGEST_DIGITS = 4

@@ -15,13 +15,13 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import HostLacks, StepFailed, UsageError
 from labctl.loading.project import LESSON_DIRECTORY, SOLUTION_DIRECTORY
 from labctl.planning.shell import quoted
 from labctl.system import files, process
+from labctl.values import dataclass
 
 GROUPS = ("run", "networks")
 """Of setup/packages.txt: what labs and checks need, and FRR for the lessons about routing."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from labctl.codec import NULL, OMITTED
 from labctl.model.lab import Said
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.model.lesson import LessonDocument

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.lessons.variation import Variant, filled, fits
 from labctl.model.fact import value_words
 from labctl.model.lesson import SolutionDocument, Task, TaskKind
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ import hmac
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from string import Template
 
 from labctl.model.lab import Lab, Said
 from labctl.model.lesson import VARIABLE, LessonDocument, Task
+from labctl.values import dataclass
 
 FAULT = "fault"
 """In the author's solution: the fault, beside the keys of `vary`."""

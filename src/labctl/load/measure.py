@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from random import Random
 
@@ -18,6 +18,7 @@ from labctl.load.program import InForce, LoadEnd, Order, Refused, Shape, find_lo
 from labctl.load.slices import Conditions, Kind, Slice, read_slices, slices_file
 from labctl.system.cpus import packet_threads
 from labctl.units import NANO
+from labctl.values import dataclass
 
 CONGESTION = "cubic"
 """Of every kernel's choices the one that keeps no model of the path, which would have states of its own (BBR has)."""

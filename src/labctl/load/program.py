@@ -11,12 +11,12 @@ import platform
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import MeasureFailed, ToolMissing
 from labctl.system.process import Process
 from labctl.system.signals import stop_if_asked
+from labctl.values import dataclass
 
 OVERRIDE = "LABCTL_LOAD"
 _PROGRAMS = Path(__file__).with_name("programs")

@@ -17,7 +17,6 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from statistics import fmean
@@ -27,6 +26,7 @@ from labctl.compare.statistics import hodges_lehmann
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
 from labctl.units import NANO
+from labctl.values import dataclass
 
 _RECORD = struct.Struct("<IBBHIHHHHIQQQQQQQQQIIIIIIII")
 

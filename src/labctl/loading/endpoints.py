@@ -12,7 +12,6 @@ nodes' way to the world. `outside: []` is none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.errors import Problem
@@ -22,6 +21,7 @@ from labctl.model.lab import EndpointKind, Placement, ServiceType, placement_of
 from labctl.names import is_name
 from labctl.planning import resolve
 from labctl.planning.resolve import selected
+from labctl.values import dataclass
 
 OUTSIDE = "outside"
 """The section, and the name of the host that a scenario has by default."""

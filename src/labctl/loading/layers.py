@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from labctl.errors import Problem, UsageError
@@ -41,6 +41,7 @@ from labctl.loading.yaml_files import UnreadableFile, compose, printable, read_t
 from labctl.model.parameters import CompareParameters
 from labctl.model.section import SCENARIO, SITE
 from labctl.names import is_name
+from labctl.values import dataclass
 
 LONGEST_CHAIN = 16
 _NOT_INHERITED = ("name", "extends")

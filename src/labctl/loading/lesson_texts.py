@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import Problem
 from labctl.language import Language
 from labctl.loading.project import Project
 from labctl.loading.yaml_files import UnreadableFile, read_text
+from labctl.values import dataclass
 
 _TASK = re.compile(r"## ([a-z0-9-]+): (\S.*)")
 _SIGNS, _MARKS = "\u4e00-\u9fff", "\u3000-\u303f\uff00-\uffef"

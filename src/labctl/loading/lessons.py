@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from labctl.model.lesson import (
 from labctl.model.parameters import PARAMETERS_OF
 from labctl.model.section import LESSON, SOLUTION
 from labctl.names import is_name
+from labctl.values import dataclass
 
 LESSON_FILE = "lesson.yaml"
 _VARIABLE = re.compile(r"\$([a-z][A-Za-z0-9]*)")

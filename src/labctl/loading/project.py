@@ -8,12 +8,12 @@ which files are trusted, whatever their owner, is decided here.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
 from labctl.loading.messages import listed, nearest, shown
 from labctl.names import is_name
+from labctl.values import dataclass
 
 SITE_FILE = "lab.yaml"
 SCENARIO_DIRECTORY = "scenarios"

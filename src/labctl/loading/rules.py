@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from labctl.errors import Problem
@@ -46,6 +45,7 @@ from labctl.model.sections import DEFAULT_CILIUM
 from labctl.model.versions import Version
 from labctl.names import UNDERLAY, is_name
 from labctl.planning import resolve
+from labctl.values import dataclass
 
 _TUNNELS = (Encapsulation.VXLAN, Encapsulation.GENEVE)
 

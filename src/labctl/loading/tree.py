@@ -6,8 +6,10 @@ It knows nothing about YAML or about what keys mean. Trees are values: merging a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+from labctl.values import dataclass
 
 KeyPath = tuple[str | int, ...]
 """Where a value is in a tree: keys and list indexes from the root."""

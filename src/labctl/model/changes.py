@@ -8,12 +8,13 @@ command that is killed leaves no half state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import OMITTED
 from labctl.model.impairment import Impairment
+from labctl.values import dataclass
 
 
 class ChangeKind(StrEnum):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import NULL
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

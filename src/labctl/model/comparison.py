@@ -7,7 +7,7 @@ Base units throughout; changes are relative, B against A.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
 from labctl.model.result import Metric, Sample, Verdict
 from labctl.model.signature import Signature
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

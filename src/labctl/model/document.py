@@ -17,7 +17,7 @@ Parser, JSON Schema, merging and `Lab.settings` follow from that entry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from ipaddress import IPv4Network
 from operator import or_
@@ -36,6 +36,7 @@ from labctl.model.pod_network import PodNetworkChoice
 from labctl.model.section import CIDR_PATTERN, IPV4_PATTERN, SCENARIO_PATTERN, Section
 from labctl.model.sections import Cilium, ExistingCluster, Hosts, KindCluster, Kubeadm
 from labctl.names import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN, is_name
+from labctl.values import dataclass
 
 EXPECTATION_PREFIXES = ("max_", "min_")
 

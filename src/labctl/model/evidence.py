@@ -7,12 +7,12 @@ fills it with what it has: `netns` from the kernel's objects, real Cilium from w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import NULL, OMITTED, Key
 from labctl.model.lab import Fallback
+from labctl.values import dataclass
 
 UNCLEAR = "unclear"
 """Claimed where one mode was seen and another one too."""

@@ -6,7 +6,6 @@ A router is a node without pods. It stands alone because `lab` is about what a l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Annotated
@@ -15,6 +14,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 
 from labctl.codec import OMITTED, Doc, Fits, Key
 from labctl.names import is_device, is_mac, is_name
+from labctl.values import dataclass
 
 _Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
 _Device = Annotated[str, Fits(is_device, "the name of a network device")]

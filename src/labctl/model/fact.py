@@ -7,7 +7,6 @@ was seen is a value (`none`) only where the same observation shows that packets 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated
@@ -17,6 +16,7 @@ from labctl.model.fallback import Condition
 from labctl.model.lab import Encapsulation, HostRouting, Masquerade
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, ForwardingAct, ProbeProtocol, Translator, Way
+from labctl.values import dataclass
 
 Value = str | int | bool | tuple[str, ...]
 NONE = "none"

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from labctl.model.lab import Datapath, Fallback, HostRouting, Masquerade
 from labctl.model.versions import Series, Version
+from labctl.values import dataclass
 
 
 class Condition(StrEnum):

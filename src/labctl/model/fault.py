@@ -5,7 +5,7 @@ Pure data. Which faults there are is `faults/table.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ labctl's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from labctl.codec import OMITTED, Doc
 from labctl.errors import UsageError
 from labctl.units import PERCENT, quantity, readable
+from labctl.values import dataclass
 
 _Share = Annotated[float, Ge(0), Le(1)]
 LINK_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,79}[a-z0-9])?$"

@@ -12,7 +12,7 @@ other. A matrix says which scenarios, checks and placements are measured togethe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, field, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
@@ -26,6 +26,7 @@ from labctl.model.impairment import Impairment
 from labctl.model.parameters import PARAMETERS_OF, CheckParameters, CompareParameters
 from labctl.model.pod_network import CILIUM, NetworkType, PodNetworkChoice
 from labctl.names import is_device, is_label_key, is_label_value, is_mac, is_name
+from labctl.values import dataclass
 
 Name = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
 Mac = Annotated[str, Fits(is_mac, "a MAC address")]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.links import LinkState
+from labctl.values import dataclass
 
 
 class EventKind(StrEnum):

@@ -7,13 +7,13 @@ with what stands in their place read from the kernel; what has no counterpart th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
 from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import Evidence, ModeInForce
+from labctl.values import dataclass
 
 
 class Shown(StrEnum):

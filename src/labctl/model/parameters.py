@@ -7,7 +7,6 @@ Quantities carry their unit in the name. Bounds are `annotated_types` metadata: 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from labctl.codec import OMITTED
+from labctl.values import dataclass
 
 Share = Annotated[float, Ge(0), Le(1)]
 SHORTEST_PING_INTERVAL_S = 0.001

@@ -7,8 +7,9 @@ this module only knows that each one can say what it does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from labctl.values import dataclass
 
 
 class Action(Protocol):

@@ -7,7 +7,6 @@ it has.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import PurePath
@@ -16,6 +15,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from labctl.codec import OMITTED, Doc
+from labctl.values import dataclass
 
 PLUGIN_DIRECTORY = "/usr/lib/cni"
 """Where Debian's package containernetworking-plugins has them; their own releases go to /opt/cni/bin."""

@@ -5,13 +5,13 @@ All of it is data. Starting processes and waiting for them are `system.process`'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import NULL, Key
 from labctl.model.lab import Placement
 from labctl.model.signature import Signature
+from labctl.values import dataclass
 
 
 class Verdict(StrEnum):

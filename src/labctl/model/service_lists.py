@@ -6,10 +6,10 @@ translates, the lists are empty, and `by` says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from labctl.codec import NULL, Key
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

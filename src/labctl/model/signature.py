@@ -6,12 +6,12 @@ recorded it is recorded as the role of the device that owns it, since addresses 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 from labctl.codec import OMITTED
 from labctl.model.lab import Encapsulation, HostRouting
+from labctl.values import dataclass
 
 
 class Role(StrEnum):

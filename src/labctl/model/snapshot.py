@@ -5,13 +5,13 @@ its plan. Pure data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import Any
 
 from labctl.model.changes import Changes
 from labctl.model.drift import Difference
 from labctl.model.lab import Device, Lab, Name
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

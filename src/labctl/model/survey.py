@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from labctl.codec import NULL, OMITTED
+from labctl.values import dataclass
 
 NOT_SHOWN = "not shown"
 """What stands for a mode that no witness shows."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from labctl.errors import MeasureFailed
 from labctl.model.result import Completed
+from labctl.values import dataclass
 
 _VERSION = r"(\d+(?:\.\d+)*(?:[-.\w]*\w)?)"
 

@@ -10,7 +10,6 @@ with the sightings of the same packet. Nothing in here is derived from what was 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, NamedTuple
 
@@ -18,6 +17,7 @@ from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import Evidence
 from labctl.model.lab import Fallback, Placement
 from labctl.model.signature import Role, Signature
+from labctl.values import dataclass
 
 
 class ProbeProtocol(StrEnum):

@@ -6,9 +6,10 @@ both seams and the checks read it, and none of them may import the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
+
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ for each placement and direction, and what the nodes' counters mean. Making, cap
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 from labctl.errors import UsageError
+from labctl.values import dataclass
 
 if TYPE_CHECKING:  # typing only: keeps planning a lab fast
     from labctl.datapath.bpf import Entry, MapInfo

@@ -8,7 +8,7 @@ where to, and that every tap shows what it should. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from labctl.providers.netns.kinds.base import Object, step
 from labctl.providers.netns.kinds.link import BridgeAdd, Device, LinkUp, VethAdd
 from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.model.lab import Fault, Lab
+from labctl.values import dataclass
 
 _FIRST_EXTRA_SOURCE = IPv4Address("198.18.0.0")
 """RFC 2544's range for benchmarks, 131,072 addresses: no packet of a lab comes from there."""

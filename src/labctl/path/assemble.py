@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 
 from labctl.model.lab import Lab, Pair
@@ -46,6 +46,7 @@ from labctl.model.trace import (
 from labctl.path.explain import carried, lost_sentence, skipped_taps
 from labctl.path.sighting import Envelope, Sighting
 from labctl.path.signature import vtep_roles
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ follows from the tap's place on the way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.lab import Encapsulation, HostRouting
@@ -28,6 +27,7 @@ from labctl.model.signature import (
     TapSight,
 )
 from labctl.path.sighting import Way
+from labctl.values import dataclass
 
 
 class DifferenceKind(StrEnum):

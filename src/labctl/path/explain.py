@@ -12,7 +12,7 @@ where there is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.model.flow import client_node_of, server_node_of
 from labctl.model.interfaces import tunnel_kind
@@ -35,6 +35,7 @@ from labctl.model.trace import (
 )
 from labctl.path.difference import Difference, DifferenceKind
 from labctl.path.sighting import Sighting
+from labctl.values import dataclass
 
 _CONSEQUENCES = (DifferenceKind.LOST, DifferenceKind.PACKETS, DifferenceKind.BYPASSED)
 """What says that a packet is missing, or that too many are there, says nothing about where that came from."""

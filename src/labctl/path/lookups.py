@@ -8,12 +8,13 @@ They are read right after the packets, on the nodes that moved them. What cannot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from labctl.json_text import parse_json
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, ForwardingAct, Hop, Lookup, LookupTable, PacketPath, TapDirection
+from labctl.values import dataclass
 
 _TUNNELS = (Role.CLIENT_TUNNEL, Role.SERVER_TUNNEL)
 _ORIGINS = {

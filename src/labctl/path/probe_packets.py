@@ -7,7 +7,6 @@ it. So nothing has to listen in the server's pod, and each half of the exchange 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed
@@ -19,6 +18,7 @@ from labctl.model.trace import ProbeProtocol
 from labctl.path.frame import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Frame, Icmp, Ipv4, Tcp, Udp
 from labctl.path.sent import NO_WAY, has_no_way, has_outstanding, require_sent
 from labctl.path.sighting import Match, Matcher, Way, match_echo
+from labctl.values import dataclass
 
 MOST_PACKETS = 100
 MOST_DATAGRAMS = 6

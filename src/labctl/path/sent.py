@@ -7,12 +7,13 @@ whose output is not whole raises MeasureFailed with its own words. What the netw
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from labctl.errors import MeasureFailed
 from labctl.model.result import Completed
 from labctl.model.tools import TOOLS, is_of_the_network, remedy_for, require_ended, require_success, said, why
+from labctl.values import dataclass
 
 NO_WAY = (
     "Network is unreachable",

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from labctl.model.evidence import Evidence, Silence
@@ -41,6 +40,7 @@ from labctl.model.signature import (
     TapSight,
 )
 from labctl.path.sighting import Sighting, Way
+from labctl.values import dataclass
 
 
 def build_signature(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.model.fabric import Link, Router, Routing
+from labctl.values import dataclass
 
 Ways = Mapping[str, frozenset[str]]
 """By whom each router sends: its next routers; none at the router that the node is attached to. A router without a way

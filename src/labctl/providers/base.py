@@ -13,7 +13,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +22,7 @@ from labctl.model.result import Completed as Completed
 from labctl.providers.live import Changing as Changing
 from labctl.providers.live import Keeping as Keeping
 from labctl.providers.live import Kept as Kept
+from labctl.values import dataclass
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.model.drift import Drift

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from labctl.values import dataclass
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.errors import LabError

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.model.tools import TOOLS, UNKNOWN, ProgramIdentity, Tool, identify, shortfall
 from labctl.providers.base import Probe
 from labctl.system import process
+from labctl.values import dataclass
 
 _ASK_S = 5.0
 _AT_ONCE = 8

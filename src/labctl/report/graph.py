@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from labctl.model.lab import Lab, Node
 from labctl.model.trace import Way
 from labctl.names import UNDERLAY
 from labctl.report.trace_words import path_title
+from labctl.values import dataclass
 
 if TYPE_CHECKING:  # typing only: a graph as JSON needs no rich
     from rich.tree import Tree

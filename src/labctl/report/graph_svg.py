@@ -8,7 +8,7 @@ lab: a page scrolls.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 
 from markupsafe import Markup
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from labctl.language import Language
 from labctl.report.graph import Graph, Place, Tier, Wire
 from labctl.report.pages import language_tag, page, rendered
+from labctl.values import dataclass
 
 _BOX, _LINE, _GAP, _MARGIN = 150, 15, 22, 24
 _ROW_GAP, _TUNNEL_ROOM = 78, 34

@@ -8,10 +8,11 @@ A command on a line of its own is never wrapped: a terminal breaks it for the ey
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labctl.text import breakable
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

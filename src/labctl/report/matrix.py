@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from labctl.report.grid import Column, Grid
 from labctl.report.markdown import escaped
 from labctl.report.sentences import change_text, headline, in_report_order, label, placement_name, undetected_text
 from labctl.report.words import ENGLISH, Words
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,10 +6,10 @@ This answers the question that the lab exists for: why a capture on lxc shows on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from labctl.model.comparison import Comparison, SideSignature
 from labctl.model.signature import Role, Seen, TapSight
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

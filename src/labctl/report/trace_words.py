@@ -7,7 +7,6 @@ pod. Where they stand is `trace_text`'s, `trace_html`'s and `trace_svg`'s. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from labctl import units
 from labctl.model.interfaces import tunnel_kind
@@ -30,6 +29,7 @@ from labctl.model.trace import (
     Unshown,
     Way,
 )
+from labctl.values import dataclass
 
 HELPERS = {"to-stack": "to the stack", "drop": "dropped", "pass": "passed on"}  # nosec B105  # no secret
 _CARRIED = {

@@ -7,12 +7,12 @@ word: they are fields, so that the type checker finds a gap. Braces name the fac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from labctl.language import Language as Language
 from labctl.model.comparison import CautionKind, ChangeVerdict, Correction, RefusalKind
 from labctl.model.evidence import Standing
 from labctl.model.result import MetricFamily, Verdict
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

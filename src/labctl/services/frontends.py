@@ -10,12 +10,12 @@ A filler (`datapath.extraServices`) is a ClusterIP Service that no client uses. 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import count
 
 from labctl.model.lab import Lab, Service, ServiceProtocol, TrafficPolicy
 from labctl.planning.resolve import service_address
+from labctl.values import dataclass
 
 FILLER = "filler-"
 FILLER_PORT = 80

@@ -15,12 +15,13 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from labctl.model.comparison import Environment
 from labctl.model.tools import TOOLS, identify
+from labctl.values import dataclass
 
 RunText = Callable[[Sequence[str]], str]
 """Runs argv and gives stdout and stderr as one text; the empty text when the program is not there."""

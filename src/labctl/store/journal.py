@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from labctl.codec import json_document, json_line, plain, typed
 from labctl.errors import UsageError
 from labctl.json_text import parse_json
 from labctl.system.files import MIB, Folder, open_folder
+from labctl.values import dataclass
 
 JOURNAL_FILE = "journal.jsonl"
 LONGEST_LINE_BYTE = 8 * MIB

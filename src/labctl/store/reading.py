@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from labctl.store.journal import (
 )
 from labctl.store.runs import RESULT_FILE, SealCheck, check_seal, is_being_written
 from labctl.system.files import open_folder, read_file
+from labctl.values import dataclass
 
 LAST = "last"
 

@@ -26,7 +26,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from labctl.store.environment import read_environment
 from labctl.store.journal import JournalWriter, Manifest, RunState, read_manifest, write_manifest
 from labctl.system.clock import utc_now
 from labctl.system.files import Folder, open_folder, why_untrusted
+from labctl.values import dataclass
 
 RESULT_FILE = "result.json"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from labctl.values import dataclass
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """Another one after each boot; the host's own also in a container."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+
+from labctl.values import dataclass
 
 _CPUS = Path("/sys/devices/system/cpu")
 _PROC = Path("/proc")

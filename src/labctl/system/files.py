@@ -16,8 +16,9 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from labctl.values import dataclass
 
 MIB = 1 << 20
 MOST_BYTE = 64 * MIB

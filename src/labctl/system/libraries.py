@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import MeasureFailed
 from labctl.system import process
+from labctl.values import dataclass
 
 _TREE = Path(__file__).resolve().parents[3]
 _CHECK_S = 30.0

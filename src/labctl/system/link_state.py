@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 
 from labctl.system.netlink import (
     CHANGE,
@@ -21,6 +20,7 @@ from labctl.system.netlink import (
     text_attribute,
 )
 from labctl.system.rtnetlink import IFF_UP, Hook
+from labctl.values import dataclass
 
 _RTM_NEWLINK = 16
 _RTM_DELLINK = 17
@@ -136,5 +136,5 @@ def parse_state(body: bytes) -> DeviceState:
 
 
 def _xdp_id(data: bytes) -> int:
-    found = dict(attributes(data)).get(_IFLA_XDP_PROG_ID, bytes(4))
+    found = attributes(data).get(_IFLA_XDP_PROG_ID, bytes(4))
     return int(struct.unpack("=I", found)[0])

@@ -32,7 +32,7 @@ def decoded_hops(body: bytes) -> tuple[tuple[int, str], ...]:
         length, _, _, index = _HOP.unpack_from(body, offset)
         if length < _HOP.size:
             break
-        gateway = dict(attributes(body[offset + _HOP.size : offset + length])).get(_RTA_GATEWAY)
+        gateway = attributes(body[offset + _HOP.size : offset + length]).get(_RTA_GATEWAY)
         found.append((index, "" if gateway is None else str(IPv4Address(gateway))))
         offset += (length + 3) & ~3
     return tuple(found)

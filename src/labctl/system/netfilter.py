@@ -28,7 +28,6 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from ipaddress import IPv4Address
@@ -37,6 +36,7 @@ from types import TracebackType
 from typing import Any
 
 from labctl.system.netlink import ALL, CHANGE, NetlinkFamily, Request, Socket, attributes, string
+from labctl.values import dataclass
 
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
@@ -142,12 +142,12 @@ def parse_trace(data: bytes) -> Iterator[TraceStep]:
 
 
 def _parse(body: bytes) -> TraceStep:
-    known = dict(attributes(body))
+    known = attributes(body)
 
     def number(kind: Attribute) -> int:
         return int.from_bytes(known.get(kind, b""), "big")
 
-    verdict = dict(attributes(known.get(Attribute.VERDICT, b""))).get(1)
+    verdict = attributes(known.get(Attribute.VERDICT, b"")).get(1)
     dropped_by_rule = verdict is not None and int.from_bytes(verdict, "big") == _NF_DROP
     kind = number(Attribute.TYPE)
     dropped_by_policy = Attribute.POLICY in known and number(Attribute.POLICY) == _NF_DROP
@@ -259,10 +259,10 @@ def forget_connections() -> None:
 
 
 def _conntrack_entry(body: bytes) -> Connection | None:
-    known = dict(attributes(body, _HEADER.size))
-    original = dict(attributes(known.get(_TUPLE_ORIGINAL, b"")))
-    addresses = dict(attributes(original.get(_TUPLE_IP, b"")))
-    protocol = dict(attributes(original.get(_TUPLE_PROTOCOL, b""))).get(_PROTOCOL_NUMBER, b"\0")
+    known = attributes(body, _HEADER.size)
+    original = attributes(known.get(_TUPLE_ORIGINAL, b""))
+    addresses = attributes(original.get(_TUPLE_IP, b""))
+    protocol = attributes(original.get(_TUPLE_PROTOCOL, b"")).get(_PROTOCOL_NUMBER, b"\0")
     if _IP_SOURCE not in addresses or _IP_DESTINATION not in addresses:
         return None
     return Connection(
@@ -311,7 +311,7 @@ def chains() -> Iterator[tuple[str, str]]:
     OSError."""
     with Socket(NetlinkFamily.NETFILTER) as channel:
         for body in channel.ask(Request(_GET_CHAINS, ALL, _GENMSG.pack(socket.AF_INET, 0, 0))):
-            known = dict(attributes(body, _GENMSG.size))
+            known = attributes(body, _GENMSG.size)
             yield string(known.get(_CHAIN_TABLE, b"")), string(known.get(_CHAIN_NAME, b""))
 
 
@@ -325,7 +325,7 @@ def _nf_tables() -> Iterator[tuple[str, str]]:
 
 def parse_rule(body: bytes) -> tuple[str, str] | None:
     """Table and comment of one answer of nf_tables; None for a rule without a comment."""
-    known = dict(attributes(body, _GENMSG.size))
+    known = attributes(body, _GENMSG.size)
     match = _IN_EXPRESSION.search(known.get(_RULE_EXPRESSIONS, b""))
     comment = match[1] if match else _userdata_comment(known.get(_RULE_USERDATA, b""))
     return (string(known.get(_RULE_TABLE, b"")), comment.decode(errors="replace")) if comment else None

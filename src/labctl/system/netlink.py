@@ -11,8 +11,9 @@ import socket
 import struct
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+
+from labctl.values import dataclass
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -87,14 +88,17 @@ def mac_attribute(kind: int, value: str) -> bytes:
     return attribute(kind, bytes.fromhex(value.replace(":", "")))
 
 
-def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """(type, payload) of each attribute that follows `offset`."""
-    while offset + 4 <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The payload of each attribute that follows `offset`, by its type."""
+    found: dict[int, bytes] = {}
+    unpack, end = _ATTRIBUTE.unpack_from, len(data) - 4
+    while offset <= end:
+        length, kind = unpack(data, offset)
         if length < 4:
-            return
-        yield kind & _ATTRIBUTE_TYPE, data[offset + 4 : offset + length]
+            break
+        found[kind & _ATTRIBUTE_TYPE] = data[offset + 4 : offset + length]
         offset += (length + 3) & ~3
+    return found
 
 
 def selected(data: bytes, offset: int, kinds: Collection[int]) -> dict[int, bytes]:
@@ -220,7 +224,4 @@ def _explanation(flags: int, body: bytes) -> str:
     """The kernel's own words about a refusal (extended acknowledgement); the request is not echoed (CAP_ACK)."""
     if not flags & _NLM_F_ACK_TLVS:
         return ""
-    for kind, value in attributes(body, 4 + 16):
-        if kind == _NLMSGERR_ATTR_MSG:
-            return string(value)
-    return ""
+    return string(attributes(body, 4 + 16).get(_NLMSGERR_ATTR_MSG, b""))

@@ -12,13 +12,13 @@ import os
 import select
 import signal
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import StepFailed
 from labctl.system import locks
 from labctl.system.clock import Deadline
 from labctl.units import MILLI
+from labctl.values import dataclass
 
 DIRECTORY = Path("/run/netns")
 RUN_DIRECTORY = Path("/run/labctl")

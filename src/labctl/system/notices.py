@@ -12,12 +12,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from labctl.system.link_state import DeviceState, parse_state
 from labctl.system.netlink import attributes, string
+from labctl.values import dataclass
 
 _HEADER = struct.Struct("=IHHII")
 _GROUPS = 0x1 | 0x4 | 0x8 | 0x10 | 0x40
@@ -103,7 +103,7 @@ def device_of(body: bytes) -> DeviceState:
 def address_of(body: bytes) -> tuple[int, str]:
     """The device's index, and the address with its prefix. Of NEWADDR and DELADDR."""
     _, prefix, _, _, index = _IFADDR.unpack_from(body)
-    known = dict(attributes(body, _IFADDR.size))
+    known = attributes(body, _IFADDR.size)
     return index, f"{_dotted(known.get(2) or known.get(1))}/{prefix}"
 
 
@@ -113,7 +113,7 @@ def route_of(body: bytes) -> tuple[int, str, str] | None:
     _, prefix, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(body)
     if table != 254 or kind != 1:
         return None
-    known = dict(attributes(body, _RTMSG.size))
+    known = attributes(body, _RTMSG.size)
     index = struct.unpack("=I", known[4])[0] if 4 in known else 0
     destination = f"{_dotted(known.get(1))}/{prefix}" if 1 in known else "default"
     via = f" via {_dotted(known[5])}" if 5 in known else ""
@@ -123,7 +123,7 @@ def route_of(body: bytes) -> tuple[int, str, str] | None:
 def failed_neighbour_of(body: bytes) -> tuple[int, str] | None:
     """The device's index and the address that nobody answered for; None for other states. Of NEWNEIGH."""
     family, index, state, _, _ = _NDMSG.unpack_from(body)
-    known = dict(attributes(body, _NDMSG.size))
+    known = attributes(body, _NDMSG.size)
     if family != socket.AF_INET or not state & 0x20 or 1 not in known:
         return None
     return index, _dotted(known[1])
@@ -142,8 +142,8 @@ class TrafficControl:
 def traffic_control_of(body: bytes) -> TrafficControl:
     """Of NEWQDISC, DELQDISC, NEWTFILTER and DELTFILTER."""
     _, index, _, parent, _ = _TCMSG.unpack_from(body)
-    known = dict(attributes(body, _TCMSG.size))
-    name = string(dict(attributes(known.get(2, b""))).get(7, b"")) if known.get(1) == b"bpf\0" else ""
+    known = attributes(body, _TCMSG.size)
+    name = string(attributes(known.get(2, b"")).get(7, b"")) if known.get(1) == b"bpf\0" else ""
     return TrafficControl(index=index, kind=string(known.get(1, b"")), name=name, is_ingress=parent == 0xFFFFFFF2)
 
 

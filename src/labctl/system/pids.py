@@ -14,10 +14,10 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from labctl.system import powers
+from labctl.values import dataclass
 
 _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000

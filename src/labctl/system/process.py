@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -39,6 +38,7 @@ from labctl.system.powers import Powers, argv_limit, held
 from labctl.system.signals import stop_if_asked
 from labctl.system.view import Programs, Views
 from labctl.units import MILLI
+from labctl.values import dataclass
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOST_OUTPUT_BYTE = 32 << 20

@@ -11,7 +11,6 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -30,6 +29,7 @@ from labctl.system.netlink import (
     string,
     text_attribute,
 )
+from labctl.values import dataclass
 
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
@@ -529,14 +529,14 @@ class PortState(IntEnum):
 
 def parse_port(body: bytes) -> PortState | None:
     """None for what is no bridge's port."""
-    information = dict(attributes(body, _IFINFO.size)).get(_IFLA_PROTINFO, b"")
-    state = dict(attributes(information)).get(_IFLA_BRPORT_STATE)
+    information = attributes(body, _IFINFO.size).get(_IFLA_PROTINFO, b"")
+    state = attributes(information).get(_IFLA_BRPORT_STATE)
     return None if state is None else PortState(state[0])
 
 
 def parse_address(body: bytes) -> Address:
     _, prefix, _, _, index = _IFADDR.unpack_from(body)
-    return Address(index=index, address=_dotted(dict(attributes(body, _IFADDR.size)).get(_IFA_LOCAL)), prefix=prefix)
+    return Address(index=index, address=_dotted(attributes(body, _IFADDR.size).get(_IFA_LOCAL)), prefix=prefix)
 
 
 def parse_route(body: bytes) -> Route | None:
@@ -544,14 +544,14 @@ def parse_route(body: bytes) -> Route | None:
     _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(body)
     if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
         return None
-    known = dict(attributes(body, _RTMSG.size))
+    known = attributes(body, _RTMSG.size)
     return Route(
         index=_number(known.get(_RTA_OIF)),
         destination=_dotted(known.get(_RTA_DST)),
         prefix=prefix,
         gateway=_dotted(known.get(_RTA_GATEWAY)),
         source=_dotted(known.get(_RTA_PREFSRC)),
-        mtu=_number(dict(attributes(known.get(_RTA_METRICS, b""))).get(_RTAX_MTU)),
+        mtu=_number(attributes(known.get(_RTA_METRICS, b"")).get(_RTAX_MTU)),
         hops=decoded_hops(known.get(_RTA_MULTIPATH, b"")),
     )
 
@@ -561,14 +561,14 @@ def parse_neighbour(body: bytes) -> Neighbour | None:
     _, index, state, _, _ = _NDMSG.unpack_from(body)
     if not state & _NUD_PERMANENT:
         return None
-    known = dict(attributes(body, _NDMSG.size))
+    known = attributes(body, _NDMSG.size)
     return Neighbour(index=index, address=_dotted(known.get(_NDA_DST)), mac=known.get(_NDA_LLADDR, b"").hex(":"))
 
 
 def parse_tunnel_entry(body: bytes) -> TunnelEntry | None:
     """None for an entry that names no VTEP."""
     _, index, state, flags, _ = _NDMSG.unpack_from(body)
-    known = dict(attributes(body, _NDMSG.size))
+    known = attributes(body, _NDMSG.size)
     if _NDA_DST not in known:
         return None
     return TunnelEntry(
@@ -581,8 +581,8 @@ def parse_tunnel_entry(body: bytes) -> TunnelEntry | None:
 
 
 def parse_filter(body: bytes) -> Filter | None:
-    known = dict(attributes(body, _TCMSG.size))
-    options = dict(attributes(known.get(_TCA_OPTIONS, b"")))
+    known = attributes(body, _TCMSG.size)
+    options = attributes(known.get(_TCA_OPTIONS, b""))
     if known.get(_TCA_KIND) != b"bpf\0" or _TCA_BPF_ID not in options:
         return None
     return Filter(

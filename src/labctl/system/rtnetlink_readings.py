@@ -12,12 +12,12 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.system.netlink import ALL, CHANGE, Request, attributes, number_attribute, selected, string
 from labctl.system.rtnetlink import Hook
 from labctl.units import BITS_PER_BYTE, NANO
+from labctl.values import dataclass
 
 _NDMSG = struct.Struct("=BxxxiHBB")
 _RTM_GETNEIGH = 30
@@ -192,12 +192,12 @@ def _known(body: bytes) -> dict[int, bytes]:
 @_remembered
 def parse_link_detail(body: bytes) -> LinkDetail:
     known = _known(body)
-    information = dict(attributes(known.get(_IFLA_LINKINFO, b"")))
-    xdp = dict(attributes(known[_IFLA_XDP])) if _IFLA_XDP in known else {}
+    information = attributes(known.get(_IFLA_LINKINFO, b""))
+    xdp = attributes(known[_IFLA_XDP]) if _IFLA_XDP in known else {}
     mode = _number(xdp.get(_IFLA_XDP_ATTACHED))
     return LinkDetail(
         kind=string(information.get(_IFLA_INFO_KIND, b"")),
-        data=dict(attributes(information.get(_IFLA_INFO_DATA, b""))),
+        data=attributes(information.get(_IFLA_INFO_DATA, b"")),
         lower=_number(known.get(_IFLA_LINK)),
         xdp=_number(xdp.get(_IFLA_XDP_PROG_ID)) if mode else 0,
         xdp_mode=mode,
@@ -208,8 +208,8 @@ def parse_link_detail(body: bytes) -> LinkDetail:
 @_remembered
 def has_no_ipv6(body: bytes) -> bool | None:
     """Whether IPv6 is off on the device; None where it has no settings of IPv6 (an MTU below 1280)."""
-    families = dict(attributes(_known(body).get(_IFLA_AF_SPEC, b"")))
-    settings = dict(attributes(families.get(socket.AF_INET6, b""))).get(_IFLA_INET6_CONF, b"")
+    families = selected(_known(body).get(_IFLA_AF_SPEC, b""), 0, (socket.AF_INET6,))
+    settings = selected(families.get(socket.AF_INET6, b""), 0, (_IFLA_INET6_CONF,)).get(_IFLA_INET6_CONF, b"")
     at = 4 * _DEVCONF_DISABLE_IPV6
     return None if len(settings) < at + 4 else bool(_number(settings[at : at + 4]))
 
@@ -263,7 +263,7 @@ def sharing_mode_of(kind: str, data: Mapping[int, bytes]) -> str:
 @_remembered
 def parse_any_route(body: bytes) -> AnyRoute:
     _, prefix, _, _, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
-    known = dict(attributes(body, _RTMSG.size))
+    known = attributes(body, _RTMSG.size)
     hops = tuple(_hops(known[_RTA_MULTIPATH])) if _RTA_MULTIPATH in known else ()
     return AnyRoute(
         table=_number(known.get(_RTA_TABLE)) or table,
@@ -274,7 +274,7 @@ def parse_any_route(body: bytes) -> AnyRoute:
         prefix=prefix,
         hops=hops or ((_dotted(known.get(_RTA_GATEWAY)), _number(known.get(_RTA_OIF))),),
         source=_dotted(known.get(_RTA_PREFSRC)),
-        mtu=_number(dict(attributes(known.get(_RTA_METRICS, b""))).get(_RTAX_MTU)),
+        mtu=_number(attributes(known.get(_RTA_METRICS, b"")).get(_RTAX_MTU)),
         metric=_number(known.get(_RTA_PRIORITY)),
         is_onlink=bool(flags & _ONLINK),
     )
@@ -286,7 +286,7 @@ def _hops(data: bytes) -> list[tuple[str, int]]:
         length, _, _, index = _RTNH.unpack_from(data, offset)
         if length < _RTNH.size:
             break
-        own = dict(attributes(data[offset + _RTNH.size : offset + length]))
+        own = attributes(data[offset + _RTNH.size : offset + length])
         found.append((_dotted(own.get(_RTA_GATEWAY)), index))
         offset += (length + 3) & ~3
     return found
@@ -295,7 +295,7 @@ def _hops(data: bytes) -> list[tuple[str, int]]:
 @_remembered
 def parse_policy_rule(body: bytes) -> PolicyRule:
     _, destination, source, _, table, *_ = _RTMSG.unpack_from(body)
-    known = dict(attributes(body, _RTMSG.size))
+    known = attributes(body, _RTMSG.size)
     return PolicyRule(
         priority=_number(known.get(_FRA_PRIORITY)),
         table=_number(known.get(_FRA_TABLE)) or table,
@@ -307,7 +307,7 @@ def parse_policy_rule(body: bytes) -> PolicyRule:
 @_remembered
 def parse_qdisc(body: bytes) -> Qdisc:
     _, index, handle, parent, _ = _TCMSG.unpack_from(body)
-    known = dict(attributes(body, _TCMSG.size))
+    known = attributes(body, _TCMSG.size)
     kind, options = string(known.get(_TCA_KIND, b"")), known.get(_TCA_OPTIONS, b"")
     return Qdisc(index=index, kind=kind, handle=handle, parent=parent, options=options)
 
@@ -322,11 +322,11 @@ _RATE_AT = 8
 def queue_of(qdisc: Qdisc) -> tuple[float, float, int]:
     """Delay and jitter in seconds, and the rate in bit/s, of a netem or tbf. Pure."""
     if qdisc.kind == "netem":
-        known = dict(attributes(qdisc.options, _NETEM_BYTES))
+        known = attributes(qdisc.options, _NETEM_BYTES)
         delay_ns, jitter_ns = (int.from_bytes(known.get(n, b""), "little") for n in (_NETEM_LATENCY64, _NETEM_JITTER64))
         rate_byte_per_s = int.from_bytes(known.get(_NETEM_RATE64) or known.get(_NETEM_RATE, b"")[:4], "little")
         return delay_ns * NANO, jitter_ns * NANO, rate_byte_per_s * BITS_PER_BYTE
-    known = dict(attributes(qdisc.options))
+    known = attributes(qdisc.options)
     wide, parms = known.get(_TBF_RATE64), known.get(_TBF_PARMS, b"")
     rate_byte_per_s = int.from_bytes(wide or parms[_RATE_AT : _RATE_AT + 4], "little")
     return 0.0, 0.0, rate_byte_per_s * BITS_PER_BYTE
@@ -336,10 +336,10 @@ def queue_of(qdisc: Qdisc) -> tuple[float, float, int]:
 def parse_any_filter(body: bytes) -> AnyFilter | None:
     """None for the heads of lists, which are no filters."""
     _, _, handle, _, info = _TCMSG.unpack_from(body)
-    known = dict(attributes(body, _TCMSG.size))
+    known = attributes(body, _TCMSG.size)
     if _TCA_OPTIONS not in known:
         return None
-    options = dict(attributes(known[_TCA_OPTIONS]))
+    options = attributes(known[_TCA_OPTIONS])
     kind = string(known.get(_TCA_KIND, b""))
     if kind != "bpf":
         return AnyFilter(kind=kind, handle=handle, info=info)
@@ -355,7 +355,7 @@ def parse_any_filter(body: bytes) -> AnyFilter | None:
 
 @_remembered
 def parse_conf(body: bytes) -> DeviceConf:
-    known = dict(attributes(body, _NETCONF_BYTES))
+    known = attributes(body, _NETCONF_BYTES)
     index = int.from_bytes(known.get(_NETCONFA_IFINDEX, b""), sys.byteorder, signed=True)
     return DeviceConf(
         index=index,
@@ -381,7 +381,7 @@ def all_proxies() -> Request:
 def parse_proxy(body: bytes) -> tuple[int, str] | None:
     """The device's index and the address; None for what is no such entry."""
     _, index, _, flags, _ = _NDMSG.unpack_from(body)
-    address = dict(attributes(body, _NDMSG.size)).get(_NDA_DST, b"")
+    address = attributes(body, _NDMSG.size).get(_NDA_DST, b"")
     return (index, str(IPv4Address(address))) if flags & NTF_PROXY and len(address) == 4 else None
 
 
@@ -396,6 +396,6 @@ def namespace_number(descriptor: int) -> Request:
 
 def parse_namespace_number(body: bytes) -> int | None:
     """None where this namespace has no number for that one."""
-    found = dict(attributes(body, 4)).get(_NETNSA_NSID)
+    found = attributes(body, 4).get(_NETNSA_NSID)
     number = struct.unpack("=i", found)[0] if found else -1
     return None if number < 0 else int(number)

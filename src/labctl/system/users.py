@@ -16,13 +16,13 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import MeasureFailed, StepFailed
 from labctl.model.result import Completed
 from labctl.system import files, process
 from labctl.system.clock import Deadline
+from labctl.values import dataclass
 
 HOMES = Path("/home")
 _TIMEOUT_S = 60.0

@@ -19,11 +19,12 @@ import re
 import socket
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.system import pids
 from labctl.system.powers import Powers
+from labctl.values import dataclass
 
 _SYS = "/sys"
 _DEVICES = "/sys/devices/virtual/net"

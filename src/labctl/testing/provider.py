@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from labctl.model.lab import Lab
 from labctl.model.plan import Action, Plan, Step
 from labctl.providers.base import Capabilities, Executor, OpenLab, Probe, RunningLab
+from labctl.values import dataclass
 
 TITLES = ("underlay", "node1", "node2", "record")
 

@@ -15,7 +15,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from labctl.checks.base import CheckContext
@@ -29,6 +29,7 @@ from labctl.model.result import CheckResult, Metric, Verdict
 from labctl.model.service_lists import NodeServices
 from labctl.model.trace import Movement, PacketKey, Unshown
 from labctl.providers.base import ClockOffset, Completed, OpenDevice, Running, Tap, Target, TargetKind, Watch
+from labctl.values import dataclass
 
 
 class Unscripted(AssertionError):

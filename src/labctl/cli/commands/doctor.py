@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from labctl.cli.output import emit, emit_json, say, show, wrapped
 from labctl.errors import HostLacks, LabError
 from labctl.providers.base import Probe, Provider
 from labctl.system import process
+from labctl.values import dataclass
 
 
 @click.command("doctor")

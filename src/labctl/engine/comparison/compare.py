@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from labctl.compare.order import Schedule
@@ -39,6 +39,7 @@ from labctl.system.clock import monotonic_s
 from labctl.system.cpus import cpus_for_pair
 from labctl.system.process import output_of
 from labctl.system.signals import interruptible
+from labctl.values import dataclass
 
 Document = Callable[[Sequence[Comparison], Sequence[Sequence[ThresholdJudgement]]], Mapping[str, object]]
 """The result as it is stored: a report's, of which the engine knows nothing else."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 
 from labctl.checks.base import Abreast, Check, ForSomePairs, InSlices
@@ -37,6 +37,7 @@ from labctl.model.parameters import (
 from labctl.model.result import Metric
 from labctl.names import is_name
 from labctl.providers.base import Provider
+from labctl.values import dataclass
 
 SETTING = "asked"
 MOST_ROUNDS = 10_000

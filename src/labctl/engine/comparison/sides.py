@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from labctl.engine.events import BuildDone, BuildStarted, Observer, StepDone, StepStarted
@@ -18,6 +18,7 @@ from labctl.model.comparison import Side
 from labctl.model.lab import Lab, Strategy
 from labctl.names import is_name
 from labctl.providers.base import Provider
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

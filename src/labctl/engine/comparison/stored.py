@@ -8,7 +8,7 @@ build), `run`, `noise` (the end of a block), `resumed`, `stopped`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from labctl.codec import plain, typed
@@ -25,6 +25,7 @@ from labctl.planning.record import lab_from_json
 from labctl.planning.show import differences
 from labctl.store.journal import JournalEntry, RunState
 from labctl.store.reading import StoredRun, list_runs
+from labctl.values import dataclass
 
 MODE = "mode"
 SIGNATURE = "signature"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from labctl.datapath.bpf import Entry, MapInfo, MapType
@@ -36,6 +35,7 @@ from labctl.datapath.service_maps import (
 )
 from labctl.model.evidence import MapTable
 from labctl.model.lab import Lab
+from labctl.values import dataclass
 
 Row = tuple[str, ...]
 

@@ -7,7 +7,6 @@ is in docs/adr/0004-netns-topology.md. The programs are labctl's own: `datapath`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from labctl.providers.netns.kinds.netfilter import IptablesRestore
 from labctl.providers.netns.kinds.program import DatapathLoad, Direction, FilterAttach, HooksAdd, MapsFill, pins
 from labctl.providers.netns.kinds.routing import AddressAdd, RouteAdd, RouteScope
 from labctl.services.frontends import frontends
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.datapath.bpf import Entry, MapInfo

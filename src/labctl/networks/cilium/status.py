@@ -7,7 +7,6 @@ order that both keep). Each says what it was read from; one that has no counterp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.datapath.layout import Config, ConfigFlag, unpack_config, unpack_endpoint, unpack_ipcache
@@ -26,6 +25,7 @@ from labctl.networks.base import StatusReading, WatchedObjects
 from labctl.networks.cilium.contents import map_contents
 from labctl.networks.cilium.services import translates_services
 from labctl.providers.netns.counters import Unread
+from labctl.values import dataclass
 
 NOT_HERE = "not on netns"
 SAYS = "labctl's own datapath, not Cilium"

@@ -10,7 +10,6 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,6 +25,7 @@ from labctl.providers.base import Target
 from labctl.providers.cilium.commands import LabFiles, read_state, write_private
 from labctl.system import files, locks
 from labctl.system.signals import uninterrupted
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.model.changes import Power

@@ -12,7 +12,6 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -21,6 +20,7 @@ from labctl.errors import UsageError
 from labctl.model.versions import Version
 from labctl.system.archives import content_of, open_archive
 from labctl.system.files import read_file
+from labctl.values import dataclass
 
 _REFERENCE = re.compile(r"\.Values\.([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _HAS_KEY = re.compile(r"hasKey \(?\s*\.Values\.?([A-Za-z0-9_.]*)\s*\)? \"([A-Za-z0-9_]+)\"")

@@ -6,7 +6,7 @@ Endpoints, identities and tunnels are read as an agent lists them: `endpoint lis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
 from labctl.errors import MeasureFailed
@@ -15,6 +15,7 @@ from labctl.model.lab import Lab, Node, Pod
 from labctl.names import is_device, is_mac
 from labctl.providers.cilium.status import IN_AGENT
 from labctl.providers.cilium.workloads import PodState
+from labctl.values import dataclass
 
 LINKS_SCRIPT = (
     "cd /sys/class/net && for d in *; do "

@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -21,6 +21,7 @@ from labctl.names import is_name
 from labctl.planning.shell import word, written
 from labctl.providers.base import Completed, Running
 from labctl.system import files, process
+from labctl.values import dataclass
 
 
 class Commands(Protocol):

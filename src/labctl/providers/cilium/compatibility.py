@@ -6,7 +6,7 @@ ground truth (1.13.12 and 1.16.0-rc.0 on Kubernetes 1.20.2, kernel 6.18). Pure.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 
 from labctl.codec import key_of
 from labctl.errors import UsageError
@@ -16,6 +16,7 @@ from labctl.model.lab import Datapath, HostRouting, KubeProxy, Lab
 from labctl.model.pod_network import CILIUM, NetworkType
 from labctl.model.versions import Version
 from labctl.networks.base import refuse_beyond_pods
+from labctl.values import dataclass
 
 OLDEST = (1, 10)
 

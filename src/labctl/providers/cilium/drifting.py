@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from labctl.providers.cilium.settings import ClusterAccess, read_record, write_r
 from labctl.providers.cilium.values import config_differences
 from labctl.providers.cilium.workloads import HELPER_LABEL, parse_pods
 from labctl.system import files, locks
+from labctl.values import dataclass
 
 _ASK_S = 60.0
 _TARGET = "becoming.json"

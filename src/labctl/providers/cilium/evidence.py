@@ -12,7 +12,7 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.json_text import parse_json
@@ -42,6 +42,7 @@ from labctl.providers.cilium.status import AgentStatus, argv_status, explain, ne
 from labctl.providers.cilium.targets import DoorTarget
 from labctl.providers.cilium.values import Wanted, config_differences, expected_config
 from labctl.system import netfilter
+from labctl.values import dataclass
 
 _MIN_PACKETS = 3
 """Fewer packets than this on a device say nothing: ARP alone makes one or two."""

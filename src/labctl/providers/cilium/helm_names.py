@@ -6,10 +6,10 @@ look-ups; `values.py` uses it to write values, `rendered.py` to explain wrong on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.versions import Series, Version
+from labctl.values import dataclass
 
 
 class Setting(StrEnum):

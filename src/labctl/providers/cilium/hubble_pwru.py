@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import mapping_of, number_of, object_of, parse_json
 from labctl.model.trace import Movement, Mover, PacketKey
 from labctl.model.versions import Version
+from labctl.values import dataclass
 
 HUBBLE_READY = '"flow"'
 """Stands in every line of `-o jsonpb`: the newest earlier flow of the pair shows that hubble is listening."""

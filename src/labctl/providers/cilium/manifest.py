@@ -7,7 +7,6 @@ the names of DaemonSets and Deployments are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +17,7 @@ from labctl.model.lab import Lab
 from labctl.model.pod_network import NetworkType
 from labctl.providers.cilium.commands import WriteFile
 from labctl.system import files
+from labctl.values import dataclass
 
 _KEY = "podNetwork.manifest"
 _MOST_BYTE = 8 << 20

@@ -17,13 +17,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import mapping_of, number_of, object_of
 from labctl.model.interfaces import CILIUM_VXLAN
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.providers.cilium.status import IN_AGENT
+from labctl.values import dataclass
 
 READY = "Press Ctrl-C to quit"
 

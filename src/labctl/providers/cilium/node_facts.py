@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import mapping_of, number_of, of_known_form, parse_json
 from labctl.model.sections import DEVICE_PATTERN
 from labctl.names import is_mac
+from labctl.values import dataclass
 
 POD_SCRIPT = (
     'cd /sys/class/net/eth0 && echo "$(cat address) $(cat iflink) $(cat ifindex)"; '

@@ -15,7 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from labctl.errors import MeasureFailed, ToolMissing, UsageError
@@ -31,6 +31,7 @@ from labctl.path.observed import CILIUM, as_it_is
 from labctl.providers.base import ClockOffset, OpenDevice, Tap, Target, Watch
 from labctl.providers.cilium import node_facts
 from labctl.providers.cilium.node_facts import NodeDevice, NodeFacts, PodDevice
+from labctl.values import dataclass
 
 _ASK_S = 30.0
 _CLOCK_ROUNDS = 5

@@ -9,7 +9,6 @@ How the chart is fetched and rendered, as argv for helm. Pure; fetching and rend
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -21,6 +20,7 @@ from labctl.providers.cilium.chart import Chart
 from labctl.providers.cilium.compatibility import kube_version_to_render
 from labctl.providers.cilium.helm_names import wrong_here
 from labctl.providers.cilium.values import Wanted, expected_config, leaves
+from labctl.values import dataclass
 
 CONFIG_MAP = "cilium-config"
 

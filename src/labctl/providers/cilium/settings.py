@@ -9,7 +9,6 @@ import json
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +28,7 @@ from labctl.providers.cilium.manifest import Manifest, manifest_of, manifest_pat
 from labctl.providers.cilium.rendered import argv_pull, argv_render, chart_place, refuse_wrong_values, wrong_values
 from labctl.providers.cilium.values import CiliumImages, Wanted, helm_values, images_of
 from labctl.system import files
+from labctl.values import dataclass
 
 S = TypeVar("S", bound=Section)
 

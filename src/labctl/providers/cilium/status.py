@@ -7,12 +7,12 @@ explanation, not a proof: some fallbacks are silent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
 from labctl.model.fallback import KNOWN, Condition, fallback_in_log
 from labctl.model.lab import Fallback
+from labctl.values import dataclass
 
 IN_AGENT = (
     "sh",

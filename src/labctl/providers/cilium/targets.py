@@ -19,12 +19,13 @@ import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.errors import LabError, MeasureFailed, ToolMissing
 from labctl.model.tools import require_success
 from labctl.providers.base import Completed, Running, TargetKind
 from labctl.providers.cilium.commands import Commands, pasted
+from labctl.values import dataclass
 
 _GRACE_S = 5.0
 _SIGNAL_S = 20.0

@@ -13,7 +13,6 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import LabError, MeasureFailed, StepFailed
@@ -25,6 +24,7 @@ from labctl.providers.cilium.crashes import Crashes
 from labctl.providers.cilium.workloads import PodState, parse_events, parse_pods
 from labctl.system.clock import monotonic_s
 from labctl.system.signals import stop_if_asked
+from labctl.values import dataclass
 
 USUAL_FILE = "usual-waits.json"
 _KEPT = 5

@@ -16,7 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.errors import LabError, MeasureFailed
 from labctl.model.evidence import Evidence
@@ -36,6 +36,7 @@ from labctl.providers.cilium.monitor import (
 )
 from labctl.providers.cilium.status import argv_status
 from labctl.providers.cilium.targets import Door, DoorTarget
+from labctl.values import dataclass
 
 Ask = Callable[[], tuple[Evidence, ...]]
 

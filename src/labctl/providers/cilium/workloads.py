@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -20,6 +19,7 @@ from labctl.json_text import of_known_form, parse_json
 from labctl.model.lab import Service
 from labctl.providers.cilium.settings import Cluster
 from labctl.services.frontends import fillers
+from labctl.values import dataclass
 
 CONTAINER = "tools"
 ACCOUNT = "labctl"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.json_text import mapping_of, of_known_form, parse_json
@@ -20,6 +20,7 @@ from labctl.providers.cluster.failures import ClusterWords, failed_kubectl, is_g
 from labctl.providers.cluster.nodes import ClusterNode, argv_nodes, parse_nodes
 from labctl.providers.cluster.settings import DIGEST, ID, MADE_BY, SCENARIO, ClusterSettings
 from labctl.system.clock import Deadline
+from labctl.values import dataclass
 
 ASK_S = 30.0
 """For one question; kubectl itself gives up a connection after 30 s or so."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from labctl.planning.shell import quoted, word
 from labctl.providers.cilium.workloads import LAB_LABEL
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from labctl.errors import LabError, MeasureFailed, StepFailed, UsageError
 from labctl.providers.base import Completed
 from labctl.providers.cilium.commands import errors_in, joined
+from labctl.values import dataclass
 
 _NO_CONTEXT = re.compile(r'context "?([^"\n]*)"? does not exist|context was not found for specified context: (\S+)')
 _NO_CONFIG = re.compile(

@@ -5,10 +5,10 @@ Apart from the provider so that commands that look for any lab (`labctl list`) d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.providers.cilium.commands import LabFiles, state_root
+from labctl.values import dataclass
 
 STATE = "cluster.json"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 from labctl.errors import StepFailed, ToolMissing
 from labctl.providers.base import Completed, Running, TargetKind
@@ -18,6 +17,7 @@ from labctl.providers.cilium.workloads import PodState, helper_name
 from labctl.providers.cluster.access import Access, Say, said
 from labctl.providers.cluster.failures import is_admission, is_forbidden
 from labctl.providers.cluster.manifests import helpers_text
+from labctl.values import dataclass
 
 _READY_S = 60.0
 _AGAIN_S = 30.0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.errors import MeasureFailed, StepFailed
 from labctl.model.sections import KUBERNETES_NAME_PATTERN
 from labctl.providers.cluster.settings import ClusterSettings
+from labctl.values import dataclass
 
 _PATHS = (
     "{.metadata.name}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from labctl.errors import LabError, MeasureFailed
@@ -39,6 +39,7 @@ from labctl.providers.cluster.failures import is_forbidden
 from labctl.providers.cluster.helpers import Helpers, NodeWithoutHelper
 from labctl.providers.cluster.nodes import ClusterNode, is_node_name
 from labctl.providers.cluster.rights import SYSTEM
+from labctl.values import dataclass
 
 _AT_ONCE = 8
 _AGENT_FIELDS = (

@@ -9,13 +9,13 @@ one namespace. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from labctl.errors import UsageError
 from labctl.providers.cluster.manifests import dumped, namespace_text
 from labctl.providers.cluster.settings import ClusterSettings
+from labctl.values import dataclass
 
 SYSTEM = "kube-system"
 CONFIG_MAP = "cilium-config"

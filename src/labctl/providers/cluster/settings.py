@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from labctl.model.sections import ExistingCluster, HelperUse
 from labctl.providers.cilium.compatibility import refuse_networks
 from labctl.providers.cilium.settings import ClusterAccess, section_of
 from labctl.providers.cluster.files import ClusterFiles
+from labctl.values import dataclass
 
 MADE_BY = "labctl.io/made-by"
 ID = "labctl.io/id"

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import combinations
 from typing import TypeVar
@@ -43,6 +43,7 @@ from labctl.providers.cluster.provider import located_in, made_by
 from labctl.providers.cluster.rights import CONFIG_MAP, SYSTEM
 from labctl.providers.cluster.settings import ClusterSettings, bare_lab
 from labctl.system.signals import uninterrupted
+from labctl.values import dataclass
 
 _AGENT_S = 30.0
 _PING_S = 30.0

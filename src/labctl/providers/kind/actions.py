@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from labctl.planning.shell import quoted, remark, with_environment, word
 from labctl.providers.cilium.images import in_full
 from labctl.providers.cilium.values import Wanted, expected_config
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

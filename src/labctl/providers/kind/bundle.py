@@ -5,7 +5,6 @@ The images and the chart of a lab, with digests: what `labctl images` lists and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from labctl.providers.cilium.compatibility import has_cilium
 from labctl.providers.kind.failures import failed_command, remedy_for
 from labctl.providers.kind.settings import KindSettings
 from labctl.system.files import temporary_folder
+from labctl.values import dataclass
 
 _LONG_S = 3600.0
 _ROLES = ("node", "agent", "operator", "tools", "chart")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import HostLacks, MeasureFailed, StepFailed, UsageError
@@ -17,6 +16,7 @@ from labctl.providers.kind.config import ContainerMark, parse_mark
 from labctl.providers.kind.failures import failed_command
 from labctl.providers.kind.presence import CLUSTER_LABEL, ROLE_LABEL, argv_list
 from labctl.system import files
+from labctl.values import dataclass
 
 LOOK_S = 30.0
 _LOOKS = 5

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -22,6 +22,7 @@ from labctl.model.pod_network import NetworkType
 from labctl.model.sections import Propagation
 from labctl.providers.cilium.compatibility import proxy_gates
 from labctl.providers.kind.settings import KindSettings
+from labctl.values import dataclass
 
 MARK_FOLDER = "/labctl"
 _DIGEST_DIGITS = 16

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from labctl.errors import LabError
 from labctl.json_text import parse_json
 from labctl.providers.cilium.commands import Commands
 from labctl.system.files import read_file
+from labctl.values import dataclass
 
 LOOPBACK = "127.0.0.1"
 _REMOTE = ("tcp", "http", "https", "ssh")

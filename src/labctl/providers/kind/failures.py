@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import StepFailed
 from labctl.providers.base import Completed
 from labctl.providers.cilium.commands import errors_in, joined
+from labctl.values import dataclass
 
 _LINES = 3
 _MATTERS = re.compile(r"error|fail|denied|refused|not found|no such|unable|cannot|unknown|already|panic", re.IGNORECASE)

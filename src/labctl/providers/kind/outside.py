@@ -7,7 +7,7 @@ removed, whether or not the cluster is there. Its address and MAC are the engine
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from labctl.errors import MeasureFailed, StepFailed
@@ -19,6 +19,7 @@ from labctl.providers.cilium.commands import Commands
 from labctl.providers.cilium.targets import Door, DoorTarget
 from labctl.providers.kind.actions import KindAct
 from labctl.providers.kind.failures import failed_command
+from labctl.values import dataclass
 
 LABEL = "labctl.outside"
 """Its value is the lab's name."""

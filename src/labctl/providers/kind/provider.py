@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,7 @@ from labctl.providers.kind.presence import engine_here
 from labctl.providers.kind.probes import INOTIFY_INSTANCES, MEMORY_PER_NODE_BYTE, USUAL_NODES, probes, read_text
 from labctl.providers.kind.settings import KindFiles, KindSettings, read_settings
 from labctl.system.files import digest_of
+from labctl.values import dataclass
 
 if TYPE_CHECKING:  # typing only: keeps `labctl list` fast
     from labctl.providers.cilium.changing import ClusterChanging

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import UsageError
@@ -15,6 +14,7 @@ from labctl.providers.cilium.commands import LabFiles
 from labctl.providers.cilium.settings import Cluster, section_of
 from labctl.providers.cilium.values import split_reference
 from labctl.providers.kind.endpoint import HERE, LOOPBACK, EngineEndpoint
+from labctl.values import dataclass
 
 CLUSTER_PREFIX = "labctl-"
 API_PORT = 6443

@@ -5,13 +5,13 @@ acts: `execute.py` carries them out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labctl.planning.shell import quoted, through, with_environment, word, written
 from labctl.providers.cilium.values import Wanted, expected_config
 from labctl.providers.cilium.waiting import WaitForNodes, WaitForPods
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import yaml
@@ -23,6 +23,7 @@ from labctl.providers.kubeadm.kubernetes import (
     parse_version,
     skip_proxy,
 )
+from labctl.values import dataclass
 
 KUBELET_API = "kubelet.config.k8s.io/v1beta1"
 PROXY_API = "kubeproxy.config.k8s.io/v1alpha1"

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from labctl.providers.base import Tell
 from labctl.providers.kubeadm.failures import TaskFailure, failure_of
+from labctl.values import dataclass
 
 MOST_RESULT = 700_000
 """Characters of one machine's answer that reach an event (ansible-runner's MAX_EVENT_RES); a larger one is left out."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from labctl.errors import StepFailed
 from labctl.providers.cilium.commands import errors_in, joined
 from labctl.providers.kubeadm.machines import Machine
+from labctl.values import dataclass
 
 _LONGEST_MESSAGE = 300
 _WARNINGS = re.compile(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.providers.cilium.commands import LabFiles, state_root
+from labctl.values import dataclass
 
 STATE = "machines.json"
 

@@ -15,7 +15,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from labctl.errors import LabError, UsageError
@@ -32,6 +32,7 @@ from labctl.providers.kubeadm.kubernetes import default_image_repository
 from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
 from labctl.system.archives import content_of, open_archive
+from labctl.values import dataclass
 
 ENGINE = "docker"
 TOOLS_ROLE = "tools"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,6 +37,7 @@ from labctl.providers.kubeadm.kubernetes import (
 )
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh_config import ansible_arguments
+from labctl.values import dataclass
 
 CONTROL_PLANE_GROUP = "control_plane"
 WORKER_GROUP = "workers"

@@ -10,12 +10,12 @@ Source: Cilium's system requirements (base, tunnel, iptables masquerading), with
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.errors import UsageError
 from labctl.model.lab import Datapath, Encapsulation, Masquerade
 from labctl.model.versions import Version
+from labctl.values import dataclass
 
 OLDEST = (1, 20)
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -15,6 +15,7 @@ from labctl.errors import UsageError
 from labctl.model.lab import Lab
 from labctl.model.sections import HOSTS, Host, Kubeadm, MachineRole, MachineSource
 from labctl.planning.shell import word
+from labctl.values import dataclass
 
 FIRST_VAGRANT_HOST = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -15,6 +15,7 @@ from labctl.names import is_name
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.values import dataclass
 
 MARK_FILE = "/etc/labctl/lab.json"
 _ASK_S = 30.0

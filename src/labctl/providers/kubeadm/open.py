@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from labctl.errors import MeasureFailed
 from labctl.json_text import parse_json
@@ -20,6 +20,7 @@ from labctl.providers.cilium.workloads import CONTAINER, PodState, helper_name, 
 from labctl.providers.kubeadm.settings import KubeadmSettings
 from labctl.providers.kubeadm.ssh import Fleet
 from labctl.providers.kubeadm.survey import measure
+from labctl.values import dataclass
 
 _ASK_S = 30.0
 _DEVICE = re.compile(DEVICE_PATTERN)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 
 from labctl.errors import StepFailed, UsageError
@@ -20,6 +19,7 @@ from labctl.providers.kubeadm.kubernetes import nearest, parse_version, skew
 from labctl.providers.kubeadm.machines import Machine
 from labctl.providers.kubeadm.settings import KubeadmSettings, refuse_kernel
 from labctl.providers.kubeadm.survey import MachineFacts, are_apart, in_words
+from labctl.values import dataclass
 
 LEAST_CPUS = 2
 LEAST_MEMORY_BYTE = 1700 * 1024 * 1024

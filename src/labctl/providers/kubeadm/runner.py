@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from labctl.providers.kubeadm.ssh_config import reached
 from labctl.system import files, process
 from labctl.system.clock import Deadline
 from labctl.system.usage import ThreadUsage
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from labctl.errors import UsageError
@@ -18,6 +18,7 @@ from labctl.providers.cilium.settings import Cluster, refuse_unfit, section_of
 from labctl.providers.kubeadm.files import KubeadmFiles
 from labctl.providers.kubeadm.kubernetes import default_image_repository, parse_version, refuse_unknown
 from labctl.providers.kubeadm.machines import Machine, machines_of, settings_of
+from labctl.values import dataclass
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*){2,}")

@@ -15,12 +15,13 @@ import shlex
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.errors import HostLacks, StepFailed
 from labctl.providers.kubeadm.machines import Machine, in_quotes
 from labctl.system import process
+from labctl.values import dataclass
 
 _ASK_S = 30.0
 """`Match exec` runs programs."""

@@ -14,7 +14,6 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from labctl.errors import LabError, MeasureFailed, StepFailed
 from labctl.model.versions import Version
@@ -23,6 +22,7 @@ from labctl.providers.cilium.commands import Commands
 from labctl.providers.kubeadm.failures import TaskFailure, step_failed
 from labctl.providers.kubeadm.kubernetes import Installed, parse_version
 from labctl.providers.kubeadm.ssh import Fleet, MachineCommands
+from labctl.values import dataclass
 
 _ASK_S = 90.0
 _LINES = r"""

@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from labctl.datapath import bpf
@@ -24,6 +23,7 @@ from labctl.system import netfilter, netns, process, rtnetlink
 from labctl.system.netfilter import Connection
 from labctl.system.netlink import Socket
 from labctl.system.rtnetlink import Filter, Link
+from labctl.values import dataclass
 
 _METRICS = "metrics"
 _TIMEOUT_S = 30.0

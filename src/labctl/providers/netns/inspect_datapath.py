@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.datapath import bpf, masquerading, service_maps
@@ -25,6 +24,7 @@ from labctl.providers.netns.kinds.program import Direction, attached_to
 from labctl.providers.netns.watch import node_maps
 from labctl.system import cgroups, netns, rtnetlink
 from labctl.system.netlink import Socket
+from labctl.values import dataclass
 
 _COUNTS_RUNS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _METRICS = "metrics"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-from dataclasses import dataclass
 from functools import cache
 
 from labctl.model.trace import Mover, Unshown
 from labctl.system import netns, rtnetlink
 from labctl.system.netfilter import Nftables, TraceSocket, TraceStep
 from labctl.system.netlink import Request, Socket
+from labctl.values import dataclass
 
 Version = tuple[int, int]
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from labctl.model.flow import Flow
 from labctl.model.interfaces import TUNNEL_PORTS
 from labctl.model.trace import ForwardingAct, Movement, Mover, PacketKey
 from labctl.system.netfilter import StepKind, TraceStep
+from labctl.values import dataclass
 
 TABLE = "labctl_trace"
 REMOVE = f"delete table ip {TABLE}"

@@ -9,7 +9,7 @@ and `labctl list` loads that only where a lab is up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from labctl.model.lab import Lab
 from labctl.model.plan import Action
@@ -20,6 +20,7 @@ from labctl.providers.netns.kinds.base import Found, NamespaceReader, Object, Ob
 from labctl.providers.netns.plan import plan
 from labctl.system import netns
 from labctl.system.netlink import Socket
+from labctl.values import dataclass
 
 _MOST_READINGS = 20
 """Of a namespace whose devices come and go all the time."""

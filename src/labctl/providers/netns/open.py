@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import MeasureFailed, UsageError
@@ -34,6 +33,7 @@ from labctl.providers.netns.watch import end_abandoned, watching
 from labctl.system import cgroups, netns, pids, process, rtnetlink, view
 from labctl.system.netlink import Socket
 from labctl.system.powers import Powers, limit
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from labctl.errors import UsageError
 from labctl.model.impairment import UPLINKS, Impairment, LinkDirection
@@ -21,6 +20,7 @@ from labctl.providers.netns.kinds.base import Object
 from labctl.providers.netns.kinds.impairment import IMPAIRMENTS, OffloadsSet, PacketsImpair, QueueAdd
 from labctl.providers.netns.kinds.link import OnDevice, SharedAdd, VethAdd
 from labctl.providers.netns.kinds.program import HooksAdd, pins
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

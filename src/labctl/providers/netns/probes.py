@@ -8,7 +8,6 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.datapath import loader
@@ -22,6 +21,7 @@ from labctl.providers.tools import Need, tool_probes
 from labctl.system import netfilter, netns, process, rtnetlink
 from labctl.system.netlink import Request, Socket
 from labctl.system.powers import Powers
+from labctl.values import dataclass
 
 ROOT = "root"
 _FILTERS = "tc eBPF"

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.codec import plain, typed
@@ -28,6 +27,7 @@ from labctl.model.lab import Lab
 from labctl.names import MARK, UNDERLAY, is_name, namespace_of
 from labctl.planning.record import lab_of, lab_to_json
 from labctl.system import locks, netns
+from labctl.values import dataclass
 
 _BEFORE = 1
 """The version that labctl 0.1 wrote in place of `apiVersion`, with the lab's fields under `lab`."""

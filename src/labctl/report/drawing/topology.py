@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model.lab import Placement
 from labctl.model.signature import Role
 from labctl.model.trace import Carriage, Hop, Mover, PacketPath, Trace, TraceTap, Way
 from labctl.report.trace_words import end_kind
+from labctl.values import dataclass
 
 
 class PictureHalf(StrEnum):

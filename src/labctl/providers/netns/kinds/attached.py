@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Interface
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from labctl.providers.netns.kinds.plugin import (
 )
 from labctl.system import files, netns, rtnetlink
 from labctl.system.netlink import Socket
+from labctl.values import dataclass
 
 _PART = Annotated[str, Fits(is_name, "a name: a DNS label of at most 40 characters")]
 
@@ -135,6 +136,8 @@ def _addresses_of(namespace: str) -> set[Any]:
 
 def _attachments(look: NamespaceReader) -> Iterator[Found]:
     """Of the pods of this namespace's lab whose plugins' devices and addresses here are all there."""
+    if not any(thing.kind is ObjectKind.ATTACHMENT for thing in look.things):
+        return  # a thousand pods would read the folder of what plugins answered each
     namespace = look.things[0].namespace
     lab = (split_namespace(namespace) or ("", ""))[0]
     names = {link.name: link for link in look.links.values()}

@@ -14,7 +14,7 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from enum import Enum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -25,6 +25,8 @@ from labctl.model.plan import Step
 from labctl.names import split_namespace
 from labctl.system import netlink, netns, rtnetlink
 from labctl.system import rtnetlink_readings as readings
+from labctl.system.rtnetlink import Hook
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.datapath.loader import LoadedDatapath
@@ -317,6 +319,7 @@ class NamespaceReader:
         self.closely = closely
         self.answers = self._answers()  # now: a channel is asked one question at a time, and each reader names devices
         self.links = _parsed(self.answers)
+        self._filters: dict[tuple[int, Hook], Sequence[readings.AnyFilter]] = {}
 
     def _answers(self) -> dict[int, bytes]:
         return {_LINK_INDEX.unpack_from(body, 4)[0]: body for body in self.channel.ask(readings.every_device())}
@@ -326,6 +329,19 @@ class NamespaceReader:
         """Those that somebody made: the kernel's own defaults have no handle."""
         answers = self.channel.ask(readings.every_qdisc())
         return [qdisc for qdisc in map(readings.parse_qdisc, answers) if qdisc.handle]
+
+    def filters(self, index: int, hook: Hook) -> Sequence[readings.AnyFilter]:
+        """Those on one side of a device; none where it has no such side. Programs and impairments are both found by
+        them."""
+        if (index, hook) not in self._filters:
+            try:
+                answers = [*self.channel.ask(readings.every_filter_of(index, hook))]
+            except netlink.NetlinkError as refused:
+                if refused.errno not in rtnetlink.NO_HOOKS:
+                    raise
+                answers = []
+            self._filters[index, hook] = [one for one in map(readings.parse_any_filter, answers) if one is not None]
+        return self._filters[index, hook]
 
     @functools.cached_property
     def peers(self) -> Mapping[str, str]:

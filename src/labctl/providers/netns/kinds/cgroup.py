@@ -7,7 +7,6 @@ host, since cgroup v2 may be mounted beside version 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from labctl.datapath import bpf
 from labctl.planning.shell import word
 from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.system import cgroups
+from labctl.values import dataclass
 
 _TOP = '"$(findmnt --first-only --noheadings --types cgroup2 --output TARGET)"'
 

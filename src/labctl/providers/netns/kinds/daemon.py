@@ -12,7 +12,6 @@ import pwd
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from labctl.providers.netns.kinds.link import OnDevice
 from labctl.providers.netns.kinds.routing import LEARNED
 from labctl.system import files, netns, rtnetlink
 from labctl.system.clock import Deadline
+from labctl.values import dataclass
 
 FOLDER = Path("/run/frr")
 PROGRAMS = Path("/usr/lib/frr")

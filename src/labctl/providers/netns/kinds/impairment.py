@@ -12,7 +12,6 @@ import contextlib
 import errno
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from labctl.system.netlink import NetlinkError, Socket
 from labctl.system.offloads import has_transmit_offloads, set_transmit_offloads
 from labctl.system.rtnetlink import Hook
 from labctl.units import BITS_PER_BYTE, MICRO
+from labctl.values import dataclass
 
 _OBJECT = Path(loader.__file__).with_name("objects") / "impair.o"
 _CONFIG = struct.Struct("<IIIIQ")
@@ -271,16 +271,32 @@ def counts_at(channel: Socket, index: int) -> ImpairCounts | None:
 @contextlib.contextmanager
 def _program_at(channel: Socket, index: int) -> Iterator[Mapping[str, int]]:
     """The maps of the program on what a device receives; none where there is no such program."""
-    with contextlib.ExitStack() as stack:
-        for one in attached_to(channel, index).get(Direction.INGRESS, ()):
-            if one.name.partition(":")[0] == IMPAIR:
-                program = bpf.program_descriptor(one.program_id)
-                stack.callback(bpf.close_all, [program])
-                maps = bpf.maps_of_program(program)
-                stack.callback(bpf.close_all, list(maps.values()))
-                yield maps
-                return
+    there = attached_to(channel, index).get(Direction.INGRESS, ())
+    number = next((one.program_id for one in there if _is_impairing(one.name)), None)
+    if number is None:
         yield {}
+        return
+    with _maps_of(number) as maps:
+        yield maps
+
+
+def _is_impairing(name: str) -> bool:
+    """By the name of a filter."""
+    return name.partition(":")[0] == IMPAIR
+
+
+@contextlib.contextmanager
+def _maps_of(number: int) -> Iterator[Mapping[str, int]]:
+    """Of the program of that id, open for as long as it takes."""
+    program = bpf.program_descriptor(number)
+    try:
+        maps = bpf.maps_of_program(program)
+    finally:
+        bpf.close_all([program])
+    try:
+        yield maps
+    finally:
+        bpf.close_all(list(maps.values()))
 
 
 def _take_off(channel: Socket, index: int) -> bool:
@@ -355,9 +371,10 @@ def _impairments(look: NamespaceReader) -> Iterator[Found]:
             remove = partial(QueueRemove, namespace=place, device=device, index=index)
             yield Found(_sent(device), _queue_words(*rtnetlink_readings.queue_of(qdisc)), remove)
         elif device and qdisc.kind == "clsact":
-            with _program_at(look.channel, qdisc.index) as maps:
-                if maps:
-                    config = bpf.lookup(maps["impair_config"], _KEY, _CONFIG.size) or bytes(_CONFIG.size)
+            for program in look.filters(index, Hook.INGRESS):
+                if _is_impairing(program.name):
+                    with _maps_of(program.program) as maps:
+                        config = bpf.lookup(maps["impair_config"], _KEY, _CONFIG.size) or bytes(_CONFIG.size)
                     leave = partial(PacketsLeave, namespace=place, device=device, index=index)
                     yield Found(_received(device), _words_of(config), leave)
     yield from _of_links(look)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ from labctl.system.rtnetlink import PortState
 from labctl.system.rtnetlink import Sharing as Sharing
 from labctl.system.rtnetlink import SpanningTree as SpanningTree
 from labctl.system.rtnetlink import Tunnel as Tunnel
+from labctl.values import dataclass
 
 _POLL_S = 0.05
 

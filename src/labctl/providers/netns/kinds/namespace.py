@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from labctl.planning.shell import word, written
 from labctl.providers.netns.kinds.base import BuildContext, Found, Kind, NamespaceReader, Object, ObjectKind, Thing
 from labctl.providers.netns.kinds.link import DeviceSet, device_name, device_things, ip
 from labctl.system import files, netlink, netns, rtnetlink, rtnetlink_readings
+from labctl.values import dataclass
 
 _SYSCTLS = Path("/proc/sys")
 _NO_IPV6 = "net.ipv6.conf.all.disable_ipv6"

@@ -7,7 +7,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from labctl.errors import StepFailed
@@ -24,6 +23,7 @@ from labctl.providers.netns.kinds.base import (
     Thing,
 )
 from labctl.system import netns
+from labctl.values import dataclass
 
 _TIMEOUT_S = 120.0
 """For the rules of 20,000 Services on a busy machine."""

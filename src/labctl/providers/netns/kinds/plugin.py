@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from labctl.providers.netns.kinds.base import (
 )
 from labctl.providers.netns.kinds.link import device_things
 from labctl.system import files, netns
+from labctl.values import dataclass
 
 if TYPE_CHECKING:
     from labctl.system.process import Process

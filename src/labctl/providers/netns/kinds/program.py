@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from labctl.providers.netns.kinds.base import (
 from labctl.providers.netns.kinds.link import OnDevice, device_name
 from labctl.system import cgroups, files, netns, rtnetlink, rtnetlink_changes, rtnetlink_readings
 from labctl.system.netlink import NetlinkError, Request, Socket
+from labctl.values import dataclass
 
 IMPAIR, IMPAIR_QUEUE = "impair", 0x1AB0000
 """The program and the handle of the queue of an impairment, which is a kind of its own (`impairment`)."""
@@ -417,13 +417,7 @@ def _every_filter(look: NamespaceReader) -> Iterator[Found]:
         if qdisc.kind not in ("clsact", "ingress") or not (device := look.device(qdisc.index)):
             continue
         for direction in Direction:
-            try:
-                answers = [*look.channel.ask(rtnetlink_readings.every_filter_of(qdisc.index, direction.hook))]
-            except NetlinkError as refused:
-                if refused.errno not in rtnetlink.NO_HOOKS:
-                    raise
-                continue
-            for one in filter(None, map(rtnetlink_readings.parse_any_filter, answers)):
+            for one in look.filters(qdisc.index, direction.hook):
                 if one.kind == "bpf" and one.name.partition(":")[0] == IMPAIR:
                     continue
                 remove = partial(

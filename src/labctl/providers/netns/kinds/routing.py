@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -33,6 +32,7 @@ from labctl.system.netlink import NetlinkError, Request
 from labctl.system.rtnetlink import ANY_MAC as ANY_MAC
 from labctl.system.rtnetlink import RouteScope as RouteScope
 from labctl.system.rtnetlink_readings import AnyRoute
+from labctl.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

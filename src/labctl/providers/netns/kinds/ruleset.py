@@ -11,7 +11,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from labctl.codec import json_line, typed
@@ -23,6 +23,7 @@ from labctl.providers.netns.kinds.base import BuildContext, Kind, Object
 from labctl.providers.netns.kinds.netfilter import IptablesRestore, NftRestore
 from labctl.system import files, netns
 from labctl.system.netlink import ALL, NetlinkFamily, Request, Socket, attributes, string
+from labctl.values import dataclass
 
 _SAVE = ("iptables-save",)
 _TIMEOUT_S = 120.0
@@ -102,7 +103,7 @@ def tables() -> Iterator[tuple[str, str]]:
     with the process that made them. Raises OSError."""
     with Socket(NetlinkFamily.NETFILTER) as channel:
         for body in channel.ask(Request(_GET_TABLES, ALL, _GENMSG.pack(socket.AF_UNSPEC, 0, 0))):
-            known = dict(attributes(body, _GENMSG.size))
+            known = attributes(body, _GENMSG.size)
             if not int.from_bytes(known.get(_TABLE_FLAGS, b""), "big") & _OWNED:
                 yield _FAMILIES.get(body[0], str(body[0])), string(known.get(_TABLE_NAME, b""))
 
