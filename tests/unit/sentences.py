@@ -42,6 +42,7 @@ _FOR_MACHINES = {
     "re.fullmatch",
     "re.findall",
     "TypeError",
+    "dataclasses.FrozenInstanceError",
     "_log.debug",
 }
 _NOT_SHOWN = {"description", "pattern", "metavar", "alias", "ready"}
