@@ -143,13 +143,14 @@ static __noinline int read_flow(struct __sk_buff *skb, struct flow *flow)
 	}
 	if (ip->protocol != IPPROTO_ICMP || is_fragment(ip))
 		return 0;
-	if (bpf_skb_load_bytes(skb, flow->transport, &icmp_type, sizeof(icmp_type)))
+	if (ip->ihl * 4 < IPV4_BYTES || bpf_skb_load_bytes(skb, flow->transport, &icmp_type, sizeof(icmp_type)))
 		return DROP_INVALID;
 	if (icmp_type != ICMP_DEST_UNREACH && icmp_type != ICMP_TIME_EXCEEDED && icmp_type != ICMP_PARAMETERPROB)
 		return 0;
 	flow->quoted = flow->transport + ICMP_BYTES;
 	if (bpf_skb_load_bytes(skb, flow->quoted, &quoted, sizeof(quoted)) || quoted.version != 4 ||
-	    (quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) || !is_first_fragment(&quoted))
+	    quoted.ihl * 4 < IPV4_BYTES || (quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP) ||
+	    !is_first_fragment(&quoted))
 		return 0;
 	flow->transport = flow->quoted + quoted.ihl * 4;
 	if (bpf_skb_load_bytes(skb, flow->transport, &ports, sizeof(ports)))

@@ -69,7 +69,8 @@ static __always_inline bool is_known_protocol(__u8 protocol)
 
 // The transport ports of a packet, also of a later fragment whose first one was seen. For ICMP: 0 and 0.
 // Gives 0, or the reason to drop the packet for. `has_header` is cleared for a later fragment. A later fragment of
-// ICMP is dropped, as Cilium does: it has nothing that its first one could be found by.
+// ICMP is dropped, as Cilium does: it has nothing that its first one could be found by. So is a header that says it is
+// shorter than one can be: what would be taken for its ports, and rewritten, is its own addresses.
 static __always_inline int transport_ports(struct __sk_buff *skb, const struct iphdr *ip, struct ports *ports,
 					   bool *has_header)
 {
@@ -82,6 +83,8 @@ static __always_inline int transport_ports(struct __sk_buff *skb, const struct i
 
 	ports->source = ports->destination = 0;
 	*has_header = first;
+	if (unlikely(ip->ihl * 4 < IPV4_BYTES))
+		return DROP_INVALID;
 	if (!is_known_protocol(protocol))
 		return DROP_UNKNOWN_PROTOCOL;
 	if (protocol == IPPROTO_ICMP)

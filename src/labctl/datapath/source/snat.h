@@ -312,7 +312,8 @@ static __noinline int read_quoted(struct __sk_buff *skb, __u32 transport, bool w
 
 	__builtin_memset(quoted, 0, sizeof(*quoted));
 	quoted->header = transport + ICMP_BYTES;
-	if (bpf_skb_load_bytes(skb, quoted->header, &ip, sizeof(ip)) || ip.version != 4 || !is_first_fragment(&ip))
+	if (bpf_skb_load_bytes(skb, quoted->header, &ip, sizeof(ip)) || ip.version != 4 ||
+	    ip.ihl * 4 < IPV4_BYTES || !is_first_fragment(&ip))
 		return 0;
 	inner = quoted->header + ip.ihl * 4;
 	quoted->port_at = inner + (was_sent ? PORT_OF_SOURCE : PORT_OF_DESTINATION);
