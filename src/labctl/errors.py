@@ -10,6 +10,7 @@
     ├── MeasureFailed        4   a check could not be carried out (which is not: the network failed it)
     │   ├── ToolMissing      4   …because a program is not in the pod or on the node; a check is then skipped
     │   └── Starved          4   …because a program did not get going, as for want of CPU; it is tried once more
+    ├── DiskFull             4   what is kept of a measurement has no room left on its disk
     ├── NotInForce           4   the lab does not run in the mode that was asked for
     └── Interrupted        130   Ctrl-C or SIGTERM, after everything was undone
 
@@ -158,6 +159,10 @@ class ToolMissing(MeasureFailed):
 
 class Starved(MeasureFailed):
     """A program did not get going in its time, or measured nothing in it, as where it gets no CPU."""
+
+
+class DiskFull(LabError):
+    """A run could not be written any further: the disk, or what this user may have of it, is full."""
 
 
 class NotInForce(LabError):

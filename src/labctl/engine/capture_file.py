@@ -15,7 +15,7 @@ from labctl.engine.capture import Batch, Ended, Source, counts_by_tap
 from labctl.errors import LabError, MeasureFailed, UsageError
 from labctl.path import pcapng
 from labctl.providers.base import Tap
-from labctl.system.files import create_stream
+from labctl.system.files import bring_to_disk, create_stream
 
 
 def _refused(path: str, failed: OSError) -> LabError:
@@ -81,13 +81,18 @@ class CaptureFile:
         self._write([makers[number](time_ns, record.frame, record.wire_byte) for time_ns, number, record in batch])
 
     def finish(self, ended: Sequence[Ended], time_ns: int) -> None:
-        """Adds what each interface received and lost."""
+        """Adds what each interface received and lost, and brings the file to the disk."""
         self._write(
             [
                 pcapng.statistics(self._numbers[name], time_ns=time_ns, received=counts.received, dropped=counts.lost)
                 for name, counts in counts_by_tap(ended).items()
             ]
         )
+        if self._is_regular and self._owns:
+            try:
+                bring_to_disk(self._file, Path(self._path))
+            except OSError as failed:
+                raise self._ended_early(failed) from failed
 
     def _write(self, blocks: Sequence[bytes]) -> None:
         data = b"".join(blocks)
@@ -98,13 +103,16 @@ class CaptureFile:
         except OSError as failed:
             self._cut(blocks, done)
             if failed.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-                raise MeasureFailed(
-                    what=f"the capture ended early: {os.strerror(failed.errno)}",
-                    cause=f"{self._path} holds {self._written} bytes and is a valid file up to there",
-                    remedy=f"df -h {Path(self._path).parent}  # then capture less: --filter, --snap, --duration",
-                ) from failed
+                raise self._ended_early(failed) from failed
             raise
         self._written += len(data)
+
+    def _ended_early(self, failed: OSError) -> MeasureFailed:
+        return MeasureFailed(
+            what=f"the capture ended early: {failed.strerror}",
+            cause=f"{self._path} holds {self._written} bytes and is a valid file up to there",
+            remedy=f"df -h {Path(self._path).parent}  # then capture less: --filter, --snap, --duration",
+        )
 
     def _cut(self, blocks: Sequence[bytes], done: int) -> None:
         """Removes a block that was written only in part."""

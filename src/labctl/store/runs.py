@@ -32,7 +32,7 @@ from pathlib import Path
 
 from labctl import __version__
 from labctl.codec import json_document, plain
-from labctl.errors import Interrupted, LabError, UsageError
+from labctl.errors import DiskFull, Interrupted, LabError, UsageError
 from labctl.model.comparison import Environment
 from labctl.store.environment import read_environment
 from labctl.store.journal import JournalWriter, Manifest, RunState, read_manifest, write_manifest
@@ -78,12 +78,13 @@ class Run:
         self._write(replace(self._manifest, settings={**self._manifest.settings, **settings}))
 
     def sync(self) -> None:
-        """Brings everything so far to the disk: call it where a block ends, since it takes milliseconds."""
+        """Brings everything so far to the disk, and the folders that name it: call it where a block ends, since it
+        takes milliseconds. The journal is last: what it names is there."""
         with told(self.path):
-            while self._unsynced:
-                _sync_file(self._folder, self._unsynced[-1])
-                self._unsynced.pop()
+            if self._unsynced:
+                self._sync_raw()
             self._journal.sync()
+            self._folder.sync_names()
 
     def save_result(self, document: object) -> None:
         """Stores the document that the command prints. Also after the run has ended, whose seal then covers it."""
@@ -99,6 +100,17 @@ class Run:
         self._write(replace(self._manifest, state=state, reason=reason, ended_at=utc_now()))
         with told(self.path):
             write_seal(self._folder)
+
+    def _sync_raw(self) -> None:
+        with self._folder.sub(RAW_DIRECTORY) as raw:
+            while self._unsynced:
+                _, directory, _ = self._unsynced[-1].split("/")
+                with raw.sub(directory) as inner:
+                    while self._unsynced and self._unsynced[-1].split("/")[1] == directory:
+                        inner.sync(self._unsynced[-1].split("/")[2])
+                        self._unsynced.pop()
+                    inner.sync_names()
+            raw.sync_names()
 
     def _write(self, manifest: Manifest) -> None:
         with told(self.path):
@@ -243,6 +255,7 @@ def _new_directory(runs_dir: Path, stem: str) -> Folder:
             name = f"{stem}-{secrets.token_hex(3)}"
             with contextlib.suppress(FileExistsError):
                 parent.make(name)
+                parent.sync_names()
                 return parent.sub(name)
 
 
@@ -253,12 +266,6 @@ def _last_raw_number(run: Folder) -> int:
         return max((int(match.group(1)) for match in map(_RAW_NUMBER.match, raw.names()) if match), default=0)
 
 
-def _sync_file(run: Folder, name: str) -> None:
-    raw, directory, file = name.split("/")
-    with run.sub(raw) as outer, outer.sub(directory) as inner:
-        inner.sync(file)
-
-
 def _as_object(environment: Environment) -> Mapping[str, object]:
     value = plain(environment)
     assert isinstance(value, dict)
@@ -267,6 +274,9 @@ def _as_object(environment: Environment) -> Mapping[str, object]:
 
 _NOT_AS_WRITTEN = (errno.ELOOP, errno.EMLINK, errno.EINVAL, errno.ENOTDIR, errno.EISDIR)
 """A link, a second name, a pipe or a folder where labctl writes a file: labctl did not put it there."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -285,7 +295,8 @@ def told(path: Path, *, elsewhere: str = "choose another directory: --runs-dir D
                 cause=f"{failed.filename or path}: {failed.strerror}; labctl did not create it that way",
                 remedy=f"ls -la {shlex.quote(str(path))}  # or {elsewhere}",
             ) from failed
-        raise LabError(
+        kind = DiskFull if failed.errno in _NO_ROOM else LabError
+        raise kind(
             what=f"cannot write to {path}",
             cause=failed.strerror or str(failed),
             remedy=f"df -h {path}; ls -ld {path}; or {elsewhere}",

@@ -1,9 +1,10 @@
 """The door to files. Nobody is led elsewhere by it: not by a symbolic link, a pipe, or a file without an end.
 
 What is read has to be a regular file of bounded size; what is written is whole or not there (written aside, flushed,
-renamed). A folder is opened once and everything in it is reached through its descriptor, so that a folder that is
-swapped for a link meanwhile changes nothing. Files of labctl's own are 0600 and folders 0700 whatever the umask, and
-under sudo they belong to the person who called. Knows no formats. docs/security.md says which users are trusted.
+renamed, and the folder flushed: it is on the disk when the call returns). A folder is opened once and everything in it
+is reached through its descriptor, so that a folder that is swapped for a link meanwhile changes nothing. Files of
+labctl's own are 0600 and folders 0700 whatever the umask, and under sudo they belong to the person who called. Knows no
+formats. docs/security.md says which users are trusted.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ def move_into_place(made: Path, path: Path, *, mode: int | None = None) -> None:
         if folder.kind(path.name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         aside.hand_over(made.name, mode=TO_SHOW & ~_umask() if mode is None else mode)
+        aside.sync(made.name)
         aside.move(made.name, folder, path.name)
+        folder.sync_names()
 
 
 def read_tail(path: Path, *, most_byte: int) -> bytes:
@@ -161,6 +164,13 @@ def create_stream(path: Path) -> int:
         os.close(descriptor)
         raise PermissionError(errno.EPERM, why, str(path))
     return descriptor
+
+
+def bring_to_disk(descriptor: int, path: Path) -> None:
+    """What was written to the descriptor of a regular file, and the file's name in its folder. Raises OSError."""
+    os.fsync(descriptor)
+    with open_folder(path.parent, follow=True) as folder:
+        folder.sync_names()
 
 
 # ---- labctl's own files: state of labs, what is rendered for them, temporary folders
@@ -371,7 +381,7 @@ class Folder:
         except BaseException:
             self.remove(aside)
             raise
-        os.fsync(self._descriptor)
+        self.sync_names()
 
     def hand_over(self, name: str, *, mode: int = OWN_FILE) -> None:
         """Gives a regular file in it to the person, with that mode: one that another program wrote."""
@@ -436,6 +446,11 @@ class Folder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def sync_names(self) -> None:
+        """Brings what the folder has in it, by name, to the disk: without it a power cut may leave a flushed file that
+        no folder knows."""
+        os.fsync(self._descriptor)
 
     def _give(self, descriptor: int) -> None:
         """To the person, when root writes for one. By descriptor: what it means cannot be swapped."""
@@ -533,6 +548,7 @@ def _make_folders(path: Path) -> None:
     for folder in reversed(missing):
         with open_folder(folder.parent, follow=True) as parent, contextlib.suppress(FileExistsError):
             parent.make(folder.name)
+            parent.sync_names()
 
 
 def _no_file(kind: int, path: Path) -> OSError:

@@ -338,21 +338,46 @@ def test_a_full_disk_stops_the_run_with_a_message_and_leaves_whole_lines(tmp_pat
     assert len(numbers) > 20
 
 
-def test_raw_files_and_journal_are_synced_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which files and folders were brought to the disk, in that order."""
+    found: list[str] = []
 
     def remember(descriptor: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
+    monkeypatch.setattr(os, "fsync", remember)
+    monkeypatch.setattr(os, "fdatasync", remember)
+    return found
+
+
+def test_raw_files_their_folders_and_the_journal_are_synced_on_request(tmp_path: Path, flushed: list[str]) -> None:
     with create_run(tmp_path, kind="check", name="x", labs={}, environment=HERE, argv=[]) as run:
+        sink = run.sink("ping")
+        sink.save("a.txt", b"")
+        sink.save("b.txt", b"")
+        run.sink("ping").save("c.txt", b"")
+        flushed.clear()
+        run.sync()
+        last = ["raw", "journal.jsonl", run.id]
+        assert flushed == ["c.txt", "0002-ping", "b.txt", "a.txt", "0001-ping", *last]
+        run.sync()
+        assert flushed[8:] == last[1:]
+
+
+def test_a_run_that_ended_is_on_the_disk_with_every_folder_that_names_it(tmp_path: Path, flushed: list[str]) -> None:
+    """A power cut after the last word of the command takes none of it."""
+    runs_dir = tmp_path / "new" / "runs"
+    with create_run(runs_dir, kind="check", name="x", labs={}, environment=HERE, argv=[]) as run:
         run.sink("ping").save("a.txt", b"")
-        run.sink("ping").save("b.txt", b"")
-        monkeypatch.setattr(os, "fsync", remember)
-        monkeypatch.setattr(os, "fdatasync", remember)
-        run.sync()
-        assert sorted(synced) == ["a.txt", "b.txt", "journal.jsonl"]
-        run.sync()
-        assert synced[3:] == ["journal.jsonl"]
+        run.record("run", {})
+        run.save_result({})
+    named = {path.name for path in (runs_dir.parent, *runs_dir.parent.rglob("*")) if path.name != ".lock"}
+    aside = {name.split(".")[1] for name in flushed if name.startswith(".")}
+    assert aside == {"run", "result", "SHA256SUMS"}, "written aside, flushed, then renamed"
+    assert named - {"run.json", "result.json", "SHA256SUMS"} <= set(flushed)
+    assert tmp_path.name in flushed
+    assert flushed[-1] == run.id
 
 
 def test_a_name_used_twice_gets_a_number_and_nothing_is_overwritten(tmp_path: Path) -> None:

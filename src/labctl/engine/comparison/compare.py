@@ -29,7 +29,7 @@ from labctl.engine.comparison.stored import (
     require_common,
 )
 from labctl.engine.events import BlockStarted, Note, Observer
-from labctl.errors import Interrupted, UsageError
+from labctl.errors import DiskFull, Interrupted, UsageError
 from labctl.model.comparison import Comparison, Environment
 from labctl.planning.record import lab_to_json
 from labctl.store.environment import fingerprint
@@ -100,8 +100,10 @@ def compare(
     here = all(side.provider.capabilities.runs_tools_here for side in question.sides)
     stopped: Interrupted | None = None
     left: list[LeftLab] = []
+    path: Path | None = None
     try:
         with into.opened as run, interruptible():
+            path = run.path
             with Measurement(
                 question.sides, question.specs, question.checks, run, observer, keep=keep, measured=measured
             ) as measurement:
@@ -112,6 +114,10 @@ def compare(
                 measure_blocks(measurement, asked.schedule(), noise_meter(knows_own=here), is_enough)
             found = comparisons(asked, measured, into.environment, run.id)
             run.save_result(document(found, judge(found, asked.fail_if)))
+    except DiskFull as full:
+        if path is None:
+            raise
+        raise _without_room(full, path, measured) from full
     except Interrupted as stop:
         stopped = stop
         found = comparisons(asked, measured, into.environment, run.id) if measured.records else ()
@@ -121,6 +127,16 @@ def compare(
         against_baseline=compare_stored(baseline, read_comparison(open_run(run.path))) if baseline and found else (),
         left=tuple(left),
         stopped=stopped,
+    )
+
+
+def _without_room(full: DiskFull, path: Path, measured: MeasuredBlocks) -> DiskFull:
+    """What was measured is kept, and the same command goes on from there."""
+    whole = len(measured.whole_blocks())
+    return DiskFull(
+        what=f"the comparison stopped: {full.what}",
+        cause=f"{full.cause}; complete blocks, which are kept: {whole}",
+        remedy=f"df -h {path}  # make room\nlabctl compare --resume {path}",
     )
 
 

@@ -256,9 +256,9 @@ class Measurement:
 
     def end_block(self, noise: Noise) -> None:
         """From here on the block is whole, also when the power goes."""
-        self.measured.noise.append(noise)
         self._journal.record(NOISE, noise_entry(noise))
         self._journal.sync()
+        self.measured.noise.append(noise)
 
     def stop_after(self, number: int) -> None:
         """The block was the last, since the intervals are narrow enough."""
