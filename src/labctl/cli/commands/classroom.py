@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -236,7 +237,7 @@ def board(watch: bool, html: Path | None, predictions: bool, name: str | None, a
         with live_screen() as screen:
             from labctl.report.board import board_view
 
-            drawn_s = 0.0
+            drawn_s = -math.inf
             while not stops() and not screen.has_ended():
                 if time.monotonic() - drawn_s >= _LOOK_S:
                     made = _board(classrooms, classroom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -56,7 +57,7 @@ def command(lab: str, no_proof: bool) -> int:
     mode = _mode(found, provider) if not no_proof else "not asked"
     with asked_to_stop() as stops, events(found) as source, live_screen() as screen:
         shown = _Shown(found, mode)
-        drawn_s = looked_s = drift_s = happened_s = 0.0
+        drawn_s = looked_s = drift_s = happened_s = -math.inf
         is_new = True
         while not stops() and not screen.has_ended():
             now = time.monotonic()
