@@ -166,6 +166,15 @@ def git(*argv: str, **extra: str) -> str:
     return done.stdout.strip()
 
 
+RECORDS = ("tests/distros/results", "docs/platforms.md")
+"""What a run writes into the tree itself."""
+
+
+def differs(head: str, commit: str) -> bool:
+    """Whether what is tried is not HEAD's, apart from what earlier runs recorded."""
+    return bool(git("diff", "--name-only", head, commit, "--", ".", *(f":!{path}" for path in RECORDS)))
+
+
 def snapshot() -> tuple[str, str]:
     """HEAD, and the commit to be tried: HEAD itself, or one on top of it with what is not committed yet. The index and
     the work tree stay as they are."""
@@ -253,7 +262,7 @@ def _try_in(root: Path, base: Path, suite: str, steps: Sequence[str], tests: str
         "release": os_release(root).get("VERSION_ID", "") if suite != distro_host.ROLLING else "",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": head,
-        "changed": commit != head,
+        "changed": differs(head, commit),
         "newest": distro_results.not_locked(packages.read_text(encoding="utf-8"), lock) if packages.exists() else None,
         "versions": distro_results.parse_versions(versions.read_text(encoding="utf-8") if versions.exists() else ""),
         "steps": found,
