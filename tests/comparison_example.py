@@ -22,7 +22,7 @@ from labctl.model.comparison import (
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.lab import Encapsulation, Placement
 from labctl.model.parameters import CompareParameters
-from labctl.model.result import Better, Metric, MetricFamily, Sample, Verdict
+from labctl.model.result import Better, Metric, MetricFamily, Sample, Verdict, WayPart
 from labctl.model.signature import Role, Seen, Signature, TapSight
 
 RTT_P50 = Metric(
@@ -212,3 +212,24 @@ def example_comparison(
         parameters=CompareParameters(),
         noise=noise,
     )
+
+
+def example_with_parts(*, parts: bool = True) -> Comparison:
+    """The ping's runs say where the time went, too: 8 µs to netfilter on side A and none on side B, 4 µs to the nodes'
+    stack on both, the rest to the ends; on side B 2 µs more than the round trip took."""
+    runs = example_runs(example_schedule())
+    return example_comparison(runs=tuple(_with_parts(run) if parts else run for run in runs))
+
+
+def _with_parts(run: RunRecord) -> RunRecord:
+    found = [sample.value for sample in run.samples if sample.metric == RTT_P50.name]
+    if not found:
+        return run
+    netfilter, more = (8e-6, 0.0) if run.side == "a" else (0.0, 2e-6)
+    parts = {
+        WayPart.NETFILTER: netfilter,
+        WayPart.STACK: 4e-6,
+        WayPart.WIRE: 0.0,
+        WayPart.ENDS: found[0] + more - netfilter - 4e-6,
+    }
+    return replace(run, parts=tuple(Sample(metric=part, value=value, unit="s") for part, value in parts.items()))

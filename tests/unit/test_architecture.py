@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "networks": frozenset(
         {"model", "path", "datapath", "fabrics", "services", "providers.netns.kinds", "providers.netns.counters"}
     ),
-    "load": frozenset({"model", "system", "compare.statistics"}),
+    "load": frozenset({"model", "system", "compare.statistics", "datapath.bpf", "datapath.loader"}),
     "checks": frozenset({"model", "system", "path", "fabrics", "networks", "services", "load", "providers.base"}),
     "providers": frozenset(
         {

@@ -8,13 +8,14 @@ nothing of what two CPUs have to say to each other. docs/method.md has what was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from labctl.checks.base import CheckContext, OnThisHost
 from labctl.checks.outcome import Measured, RawFiles, failed, measure, passed
 from labctl.checks.server import address_of, unfit_as_server
 from labctl.errors import MeasureFailed, ToolMissing
 from labctl.load.measure import Plan, Result, Session, Task, measure_load
+from labctl.load.places import NODE, POD, TapOnWay, parts_of, places_file
 from labctl.load.slices import (
     Conditions,
     Figure,
@@ -33,10 +34,14 @@ from labctl.load.slices import (
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, LoadParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
+from labctl.providers.base import Tap, TargetKind
 from labctl.units import BITS_PER_BYTE
 from labctl.values import dataclass
 
 FILE = "load.slices"
+PLACES_FILE = "load.places"
+_TAPPED = Task(kind=Kind.TCP, share=0.1)
+_UNFOLLOWED = "the taps saw too few whole round trips"
 _PACED_S = 0.02
 _MOST_SESSIONS = 32
 """At once: so many pairs of sides that their connections are few beside what a namespace may have."""
@@ -215,18 +220,23 @@ class LoadCheck:
         return unfit_as_server(lab, pair)
 
     def run(self, context: CheckContext) -> CheckResult:
-        return self.run_abreast((context,), context.pair.name)[0]
+        return self._run_batch((context,), context.pair.name, tapped=None)[0]
 
     def run_abreast(self, contexts: Sequence[CheckContext], seed: str) -> tuple[CheckResult, ...]:
+        """As `run`, and where the time of a round trip goes on each side."""
         results: dict[int, CheckResult] = {}
         for batch in _batches(contexts):
-            results.update(zip(batch, self._run_batch([contexts[number] for number in batch], seed), strict=True))
+            found = self._run_batch([contexts[number] for number in batch], seed, tapped=_TAPPED)
+            results.update(zip(batch, found, strict=True))
         return tuple(results[number] for number in range(len(contexts)))
 
-    def _run_batch(self, contexts: Sequence[CheckContext], seed: str) -> tuple[CheckResult, ...]:
+    def _run_batch(
+        self, contexts: Sequence[CheckContext], seed: str, *, tapped: Task | None
+    ) -> tuple[CheckResult, ...]:
         parameters = _load(contexts[0].spec.parameters)
         plan = Plan(
             tasks=tasks_of(parameters),
+            tapped=tapped,
             duration_s=parameters.duration_s,
             message_byte=parameters.message_byte,
             spin=parameters.spin,
@@ -248,9 +258,16 @@ class LoadCheck:
                 raise stopped or RuntimeError
             raw.save(FILE, result.file(number))
             loaded = result.loaded[number]
+            if loaded.rounds:
+                raw.save(PLACES_FILE, places_file(loaded.rounds, has_netfilter=result.parts_netfilter))
             if not loaded.refused:
-                reason = said_of(values[number], slices[number], result.conditions)
-                return Measured(judgement=passed(reason), values=values[number])
+                parts = parts_of(loaded.rounds, has_netfilter=result.parts_netfilter)
+                return Measured(
+                    judgement=passed(said_of(values[number], slices[number], result.conditions)),
+                    values=values[number],
+                    parts=parts,
+                    unparted=result.untapped or ("" if parts or tapped is None else _UNFOLLOWED),
+                )
             if any(words in loaded.refused for words in _UNREACHED):
                 return Measured(judgement=failed(f"the server was not reached: {loaded.refused}"), values={})
             raise MeasureFailed("the load program failed", loaded.refused)
@@ -301,7 +318,21 @@ def _session(context: CheckContext) -> Session:
     if client is None or server is None:
         raise ToolMissing("the load program runs on this host, and these pods are not namespaces of it")
     address = str(address_of(context.open_lab.lab, context.pair.server))
-    return Session(group=context.pair.name, client=client, server=server, address=address)
+    taps = tuple(_taps(context.open_lab.taps(context.pair)))
+    return Session(group=context.pair.name, client=client, server=server, address=address, taps=taps)
+
+
+def _taps(taps: Iterable[Tap]) -> Iterator[TapOnWay]:
+    kinds = {TargetKind.POD: POD, TargetKind.NODE: NODE}
+    for tap in taps:
+        if isinstance(tap.target, OnThisHost):
+            yield TapOnWay(
+                name=tap.name,
+                part=tap.target.name,
+                kind=kinds.get(tap.target.kind, ""),
+                interface=tap.interface,
+                namespace=tap.target.network_namespace,
+            )
 
 
 def _load(parameters: CheckParameters) -> LoadParameters:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import field
 
 from labctl.checks.base import CheckContext, RawSink
 from labctl.errors import MeasureFailed, Starved, ToolMissing
 from labctl.json_text import parse_json
 from labctl.model.lab import Lab
 from labctl.model.parameters import CheckParameters
-from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict
+from labctl.model.result import CheckResult, Finding, Metric, Sample, Verdict, WayPart
 from labctl.model.signature import Signature
 from labctl.model.tools import require_ended as require_ended
 from labctl.model.tools import said as said
@@ -36,10 +37,13 @@ class Judgement:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What one run measured: values by metric name, the judgement on them, and the signature if one was taken.
-    `is_starved`: nothing, since a tool did not get going."""
+    `is_starved`: nothing, since a tool did not get going. `parts`: where the time of a round trip went, in seconds;
+    `unparted`: why that is not known."""
 
     judgement: Judgement
     values: Mapping[str, float]
+    parts: Mapping[WayPart, float] = field(default_factory=dict)
+    unparted: str = ""
     signature: Signature | None = None
     findings: tuple[Finding, ...] = ()
     is_starved: bool = False
@@ -106,6 +110,8 @@ def _result(context: CheckContext, metrics: Sequence[Metric], raw: RawFiles, mea
         signature=measured.signature,
         findings=measured.findings,
         is_starved=measured.is_starved,
+        parts=tuple(Sample(metric=part, value=value, unit="s") for part, value in measured.parts.items()),
+        unparted=measured.unparted,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from labctl.compare.explain import explain
 from labctl.compare.order import Schedule
 from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
 from labctl.compare.statistics import CONFIDENCE
@@ -100,6 +101,7 @@ def assemble(
         noise=tuple(noise),
         stopping=None if stopping is None else replace(stopping, half_width=half_width(rows)),
         origins=dict.fromkeys(keys, origin) if origin else {},
+        explanations=explain(rows, records, keys, confidence),
     )
 
 

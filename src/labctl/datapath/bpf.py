@@ -31,6 +31,7 @@ class _BpfCommand(IntEnum):
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
+    RAW_TRACEPOINT_OPEN = 17
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     LINK_CREATE = 28
@@ -363,6 +364,27 @@ def link_xdp(program: int, device: int) -> int:
     takes frames in. Gives a descriptor: with its last copy the program is off the device. Raises OSError."""
     attribute = bytearray(_ATTRIBUTE_BYTES)
     struct.pack_into("=IIII", attribute, 0, program, device, _BPF_XDP, _XDP_FLAGS_DRV_MODE)
+    return _call(_BpfCommand.LINK_CREATE, attribute)
+
+
+NETFILTER, AT_NETFILTER = 32, 45
+"""`BPF_PROG_TYPE_NETFILTER`, and where such programs go (Linux 6.4)."""
+_IPV4 = 2
+
+
+def attach_tracing(program: int) -> int:
+    """Runs a program of a tracepoint whenever that is passed. Gives a descriptor: with its last copy that ends. Raises
+    OSError."""
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=QI", attribute, 0, 0, program)
+    return _call(_BpfCommand.RAW_TRACEPOINT_OPEN, attribute)
+
+
+def link_netfilter(program: int, hook: int, priority: int) -> int:
+    """Puts a program at one of netfilter's hooks for IPv4 in the calling thread's namespace. Gives a descriptor: with
+    its last copy the program is off it. Raises OSError."""
+    attribute = bytearray(_ATTRIBUTE_BYTES)
+    struct.pack_into("=IIIIIIiI", attribute, 0, program, 0, AT_NETFILTER, 0, _IPV4, hook, priority, 0)
     return _call(_BpfCommand.LINK_CREATE, attribute)
 
 

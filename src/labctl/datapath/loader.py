@@ -64,11 +64,16 @@ def load(host_routing: HostRouting, encapsulation: Encapsulation, variant: str =
 
 
 def load_object(
-    path: Path, *, only: Collection[str] | None = None, reuse: Mapping[str, int] | None = None
+    path: Path,
+    *,
+    only: Collection[str] | None = None,
+    reuse: Mapping[str, int] | None = None,
+    netfilter: Collection[str] = (),
 ) -> LoadedDatapath:
     """Loads any object that libbpf takes; of its programs those of `only`, where given. The maps of `reuse`
     (descriptors by name) take the place of maps of its own, with what is in them, where name, type and sizes are the
-    same. Raises HostLacks without libbpf, StepFailed with what libbpf said, whose cause is the kernel's OSError."""
+    same. `netfilter` are programs for its hooks, whatever section they are in: libbpf knows one since 1.2 only. Raises
+    HostLacks without libbpf, StepFailed with what libbpf said, whose cause is the kernel's OSError."""
     library, said = _libbpf()
     said.lines = []
     library.libbpf_set_print(library.printer)  # other code in this process may have set another
@@ -80,6 +85,9 @@ def load_object(
         for item, name in _items(library, handle, "program"):
             if only is not None and name not in only:
                 library.bpf_program__set_autoload(item, False)
+            if name in netfilter:
+                library.bpf_program__set_type(item, bpf.NETFILTER)
+                library.bpf_program__set_expected_attach_type(item, bpf.AT_NETFILTER)
         for item, name in _items(library, handle, "map"):
             if reuse and name in reuse and _shape(library, item) == _shape_of(reuse[name]):
                 library.bpf_map__reuse_fd(item, reuse[name])
@@ -173,6 +181,8 @@ def _libbpf() -> tuple[Any, _Said]:
         ("bpf_map__max_entries", number, (pointer,)),
         ("bpf_map__reuse_fd", number, (pointer, number)),
         ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
+        ("bpf_program__set_type", number, (pointer, number)),
+        ("bpf_program__set_expected_attach_type", number, (pointer, number)),
         ("libbpf_set_print", pointer, (pointer,)),
     ):
         bound = getattr(library, function)

@@ -13,9 +13,11 @@ from dataclasses import field
 from pathlib import Path
 from random import Random
 
-from labctl.errors import MeasureFailed
+from labctl.errors import LabError, MeasureFailed
+from labctl.load.places import Round, TapOnWay, assigned
 from labctl.load.program import InForce, LoadEnd, Order, Refused, Shape, find_load_program, load_end, spinning
-from labctl.load.slices import Conditions, Kind, Slice, read_slices, slices_file
+from labctl.load.slices import Conditions, Kind, Slice, last_attempts, read_slices, slices_file
+from labctl.load.taps import Way, tapping
 from labctl.system.cpus import packet_threads
 from labctl.units import NANO
 from labctl.values import dataclass
@@ -31,13 +33,14 @@ _OVERHEAD_S = 0.0004
 class Session:
     """A pair of one side: the namespaces of client and server, by their paths, and where the server listens. Sessions
     with the same `group` are measured against each other, and alternate. `asked` is the address that the client talks
-    to, where it is another one, as a Service's is."""
+    to, where it is another one, as a Service's is. `taps` are the devices that its packets may pass."""
 
     group: str
     client: Path
     server: Path
     address: str
     asked: str = ""
+    taps: tuple[TapOnWay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured, how: `duration_s` is the time of one run of all tasks."""
+    """What is measured, how: `duration_s` is the time of one run of all tasks. `tapped` is a task that follows, with
+    taps on the way of every packet, for where the time goes: nothing else is taken from its slices."""
 
     tasks: tuple[Task, ...]
+    tapped: Task | None = None
     duration_s: float
     message_byte: int
     spin: bool
@@ -78,10 +83,12 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """What one session gave: its records as they came, or why it was given up."""
+    """What one session gave: its records as they came, or why it was given up. `rounds` are the round trips that taps
+    took down."""
 
     records: list[bytes] = field(default_factory=list)
     refused: str = ""
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def slices(self) -> tuple[Slice, ...]:
@@ -90,23 +97,28 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Of all sessions, in their order."""
+    """Of all sessions, in their order. `untapped` is why there were no taps; `parts_netfilter`: those at its hooks were
+    there."""
 
     loaded: tuple[Loaded, ...]
     conditions: Conditions
+    untapped: str = ""
+    parts_netfilter: bool = False
 
     def file(self, number: int) -> bytes:
         """The `.slices` file of that session."""
         return slices_file(self.conditions, self.loaded[number].records)
 
 
-def order_of(plan: Plan, groups: Mapping[str, Sequence[int]]) -> Iterator[tuple[Task, tuple[int, ...]]]:
+def order_of(
+    plan: Plan, groups: Mapping[str, Sequence[int]], tasks: Sequence[Task] | None = None
+) -> Iterator[tuple[Task, tuple[int, ...]]]:
     """Every cycle of every task on every group, in random order; in each the sides forth and back, the first one by
-    lot. The same plan gives the same order."""
+    lot. The same plan gives the same order. `tasks` are the plan's, where nothing else is said."""
     lot = Random(plan.seed)  # nosec B311  # an order, not a secret
     cycles = [
         (task, sessions)
-        for task in plan.tasks
+        for task in (plan.tasks if tasks is None else tasks)
         for _ in range(task.cycles(plan.duration_s))
         for sessions in groups.values()
     ]
@@ -135,6 +147,7 @@ def measure_load(sessions: Sequence[Session], plan: Plan) -> Result:
             client.watch(thread)
         for cycle, (task, turns) in enumerate(order_of(plan, _groups(sessions))):
             _run(client, plan, task, cycle, turns, loaded)
+        untapped, parts_netfilter = _run_tapped(client, plan, sessions, loaded)
     conditions = Conditions(
         program=program.name,
         spun=plan.cpus if plan.spin else (),
@@ -145,7 +158,32 @@ def measure_load(sessions: Sequence[Session], plan: Plan) -> Result:
         message_byte=plan.message_byte,
         warm_s=WARM_S,
     )
-    return Result(loaded=loaded, conditions=conditions)
+    return Result(loaded=loaded, conditions=conditions, untapped=untapped, parts_netfilter=parts_netfilter)
+
+
+def _run_tapped(client: LoadEnd, plan: Plan, sessions: Sequence[Session], loaded: Sequence[Loaded]) -> tuple[str, bool]:
+    """The plan's slices with taps, on the same connections: why there are none, and whether netfilter's hooks had some.
+    What goes wrong here is no fault of what was measured before."""
+    if plan.tapped is None:
+        return "", False
+    rounds: list[Round] = []
+    slices = tuple(Loaded(refused=one.refused) for one in loaded)
+    ways = [Way(client=one.client, server=one.server, taps=one.taps) for one in sessions]
+    try:
+        with tapping(ways) as taps:
+            for cycle, (task, turns) in enumerate(order_of(plan, _groups(sessions), (plan.tapped,))):
+                _run(client, plan, task, cycle, turns, slices)
+                rounds += taps.take()
+    except LabError as failed:
+        return f"{failed.what}: {failed.cause}" if failed.cause else failed.what, False
+    windows = sorted(
+        (each.begun_ns, each.begun_ns + each.duration_ns, each.session)
+        for one in slices
+        for each in last_attempts(one.slices)
+    )
+    for number, found in assigned(rounds, windows).items():
+        loaded[number].rounds.extend(found)
+    return "", taps.parts_netfilter
 
 
 def _groups(sessions: Sequence[Session]) -> Mapping[str, Sequence[int]]:

@@ -14,7 +14,7 @@ from typing import Annotated
 from labctl.codec import NULL, OMITTED, Key
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.result import Metric, Sample, Verdict
+from labctl.model.result import Metric, Sample, Verdict, WayPart
 from labctl.model.signature import Signature
 from labctl.values import dataclass
 
@@ -25,6 +25,7 @@ class RunRecord:
 
     `side` is the side's key (`a`, `b`, …). `started_at` is UTC in ISO 8601; `raw` names files relative to the run.
     `retried` is why a first attempt measured nothing, of which this is the second; its files come first in `raw`.
+    `parts` is where the time of a round trip went (`WayPart`), `unparted` why that is not known.
     """
 
     block: int
@@ -42,6 +43,8 @@ class RunRecord:
     samples: tuple[Sample, ...] = ()
     raw: tuple[str, ...] = ()
     retried: Annotated[str, NULL] = ""
+    parts: Annotated[tuple[Sample, ...], OMITTED] = ()
+    unparted: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +281,45 @@ class MetricRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """B less A, in the unit of what it is a difference of; the interval is that of the blocks' differences."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedPart:
+    """One part of a packet's way: what it takes on each side (the median over the blocks), and the difference."""
+
+    part: WayPart
+    a: float
+    b: float
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where the difference of one row comes from: what the parts of the way differ by. `explained` is what they come to
+    together, `rest` what is left of the row's own `difference`. Without parts `reason` says why there are none."""
+
+    check: str
+    placement: Placement
+    client: str
+    server: str
+    metric: str
+    unit: str
+    difference: Difference | None
+    parts: tuple[ExplainedPart, ...]
+    explained: Difference | None
+    rest: Difference | None
+    reason: Annotated[str, NULL] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Two sides, interleaved, and what came of it. `order` is the plan of the runs as text, made from `seed`.
 
@@ -299,6 +341,7 @@ class Comparison:
     is_paired: Annotated[bool, Key("paired")] = True
     stopping: Stopping | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    explanations: tuple[Explanation, ...] = ()
 
     def mode(self, side: str) -> ModeInForce | None:
         """The mode in force of side `a` or `b`."""

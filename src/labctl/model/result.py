@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from labctl.codec import NULL, Key
+from labctl.codec import NULL, OMITTED, Key
 from labctl.model.lab import Placement
 from labctl.model.signature import Signature
 from labctl.values import dataclass
@@ -64,6 +64,24 @@ class Sample:
     unit: str
 
 
+class WayPart(StrEnum):
+    """What a packet's time on its way goes to, there and back together."""
+
+    NETFILTER = "netfilter"
+    """The nodes' hooks: rules, connection tracking."""
+    STACK = "stack"
+    """The nodes between their devices: programs of the datapath, routing, neighbours; and IP in the pod that receives.
+    With netfilter, where that cannot be told apart."""
+    DEVICES = "devices"
+    """From a device to its peer in the pod or on the node, through the queue of the CPU that receives."""
+    TUNNEL = "tunnel"
+    """Into and out of the envelope."""
+    WIRE = "wire"
+    """Between the nodes."""
+    ENDS = "ends"
+    """TCP, the program, and waking it, in both pods."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that a check looked at, with a verdict of its own.
@@ -102,6 +120,8 @@ class CheckResult:
     signature: Signature | None = None
     findings: tuple[Finding, ...] = ()
     is_starved: bool = False
+    parts: Annotated[tuple[Sample, ...], OMITTED] = ()
+    unparted: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

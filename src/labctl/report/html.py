@@ -19,6 +19,7 @@ from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow, RunRec
 from labctl.model.evidence import Evidence
 from labctl.model.result import Better
 from labctl.report.csv import comparison_csv, raw_place
+from labctl.report.explanation import explained_tables
 from labctl.report.json import comparison_json
 from labctl.report.pages import language_tag, page
 from labctl.report.sentences import (
@@ -90,6 +91,7 @@ def comparison_page(
         failed_runs=failed_run_lines(comparison, words),
         thresholds=[judgement_text(judgement, words) for judgement in judgements],
         warnings=[caution_text(caution, words) for caution in comparison.cautions],
+        explained=explained_tables(comparison, words),
         limits=_limits(comparison, words),
         limit_note=f"{words.limit_note[:1].upper()}{words.limit_note[1:]}",
         secondary=_table(comparison, others, words),

@@ -88,6 +88,7 @@ def _comparison(judgements: Sequence[ThresholdJudgement]) -> tuple[Part, ...]:
         "is_paired",
         ("modeInForce", lambda comparison: [mode_record(side, mode) for side, mode in comparison.modes]),
         "rows",
+        "explanations",
         "signatures",
         ("warnings", lambda comparison: comparison.cautions),
         "noise",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
+from labctl.report.explanation import explained_tables
 from labctl.report.sentences import (
     caution_text,
     change_text,
@@ -50,6 +51,7 @@ def comparison_markdown(
     lines += ["", escaped(method_text(comparison, words))]
     lines += [escaped(said) for said in (noise_floor_text(comparison, words),) if said]
     lines += [escaped(said) for said in undetected_notes(comparison, words)]
+    lines += _explained(comparison, words)
     lines += ["", *(f"- {who}: {escaped(what)}" for who, what in statements(comparison))]
     lines += _section(words.thresholds, (escaped(judgement_text(judgement, words)) for judgement in judgements))
     lines += _section(words.limit_note, (escaped(line) for _, line in limit_lines(comparison, words)))
@@ -77,6 +79,23 @@ def _row(comparison: Comparison, row: MetricRow, words: Words) -> str:
     change = change_text(row.change, row.verdict)
     cells = (escaped(name), escaped(a), escaped(b), change, interval_text(row.change), pairs, _verdict(verdict))
     return f"| {' | '.join(cells)} |"
+
+
+def _explained(comparison: Comparison, words: Words) -> list[str]:
+    tables = explained_tables(comparison, words)
+    lines = ["", f"**{words.explanation}**"] if tables else []
+    for shown in tables:
+        if shown.reason:
+            lines += ["", f"- {escaped(shown.title)}: {escaped(shown.reason)}"]
+            continue
+        head = (shown.title, f"A, {shown.unit}", f"B, {shown.unit}", words.difference, words.interval)
+        lines += ["", f"| {' | '.join(map(escaped, head))} |", "|---|--:|--:|--:|--:|"]
+        for line in shown.lines:
+            cells = (line.name, line.a, line.b, line.difference, line.interval)
+            lines.append(f"| {' | '.join(map(escaped, cells))} |")
+    if any(not shown.reason for shown in tables):
+        lines += ["", escaped(words.explanation_note)]
+    return lines
 
 
 def _verdict(text: str) -> str:

@@ -15,6 +15,7 @@ from labctl.compare.thresholds import ThresholdJudgement
 from labctl.model.comparison import ChangeVerdict, Comparison, MetricRow
 from labctl.model.evidence import Evidence, ModeInForce
 from labctl.model.impairment import Impairment
+from labctl.report.explanation import explained_tables
 from labctl.report.grid import Column, Grid
 from labctl.report.sentences import (
     asked_and_found,
@@ -98,6 +99,7 @@ def comparison_view(
         Text(method_text(comparison, words), style="dim"),
         *_left_out(width, words),
         *_undetected_note(comparison, words),
+        *_explained(comparison, words),
         *_list_of(words.thresholds, (judgement_text(judgement, words) for judgement in judgements), "bold"),
         *_limits(comparison, words),
         *_list_of(words.statements, (f"{who}: {what}" for who, what in statements(comparison)), ""),
@@ -197,6 +199,32 @@ def _cells(row: MetricRow, is_wide: bool, words: Words, name: str) -> tuple[Text
 
 def _row_style(row: MetricRow) -> str:
     return "dim" if row.verdict is None else ""
+
+
+def _explained(comparison: Comparison, words: Words) -> Iterable[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    tables = explained_tables(comparison, words)
+    if not tables:
+        return
+    yield Text("")
+    yield Text(words.explanation, style="bold")
+    for shown in tables:
+        if shown.reason:
+            yield Padding(_bullet(Text(f"{shown.title}: {shown.reason}")), (0, 0, 0, 2))
+            continue
+        figures = (
+            Column(title=title, is_right=True)
+            for title in (f"A, {shown.unit}", f"B, {shown.unit}", words.difference, words.interval)
+        )
+        rows = [
+            (Text(f"{'  ' if line.is_part else ''}{line.name}"), line.a, line.b, line.difference, line.interval)
+            for line in shown.lines
+        ]
+        yield Padding(Grid((Column(title=shown.title), *figures), rows, gap=1), (0, 0, 0, 2))
+    if not all(shown.reason for shown in tables):
+        yield Text(words.explanation_note, style="dim")
 
 
 def _refusals(comparison: Comparison, words: Words) -> Iterable[str]:

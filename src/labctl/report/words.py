@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from labctl.language import Language as Language
 from labctl.model.comparison import CautionKind, ChangeVerdict, Correction, RefusalKind
 from labctl.model.evidence import Standing
-from labctl.model.result import MetricFamily, Verdict
+from labctl.model.result import MetricFamily, Verdict, WayPart
 from labctl.values import dataclass
 
 
@@ -116,6 +116,14 @@ class Words:
     data_note: str
     margins: str
     families: Mapping[MetricFamily, str]
+    explanation: str
+    parts: Mapping[WayPart, str]
+    part_with_netfilter: str
+    part: str
+    difference: str
+    not_explained: str
+    unexplained: str
+    explanation_note: str
     failed_runs: str
     failed_run: str
     matrix_note: str
@@ -313,6 +321,22 @@ ENGLISH = Words(
         MetricFamily.CPU: "CPU",
         MetricFamily.QUALITY: "quality",
     },
+    explanation="Where the difference comes from",
+    parts={
+        WayPart.NETFILTER: "netfilter on the nodes",
+        WayPart.STACK: "programs and IP stack of the nodes",
+        WayPart.DEVICES: "between pod and node (devices)",
+        WayPart.TUNNEL: "tunnel",
+        WayPart.WIRE: "between the nodes",
+        WayPart.ENDS: "TCP and program in both pods",
+    },
+    part_with_netfilter="programs, IP stack and netfilter of the nodes",
+    part="part of the way",
+    difference="B − A",
+    not_explained="not explained",
+    unexplained="not known: {reason}",
+    explanation_note="A request's way there and back, seen by taps in the kernel on round trips beside those of the "
+    "rows (what a tap costs is taken off). The rest is what the row differs by less all parts, block by block.",
     failed_runs="Runs that did not pass",
     failed_run="{side}, {placement} {check} {client}→{server}: {count} of {of} runs; the first, in block {block}, "
     "ended with {verdict}: {reason}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labctl.model.comparison import CautionKind, ChangeVerdict, Correction, RefusalKind
 from labctl.model.evidence import Standing
-from labctl.model.result import MetricFamily, Verdict
+from labctl.model.result import MetricFamily, Verdict, WayPart
 from labctl.report.words import Words
 
 CHINESE = Words(
@@ -181,6 +181,22 @@ CHINESE = Words(
         MetricFamily.CPU: "CPU",
         MetricFamily.QUALITY: "质量",
     },
+    explanation="差异来自何处",
+    parts={
+        WayPart.NETFILTER: "节点上的 netfilter",
+        WayPart.STACK: "节点的程序与 IP 栈",
+        WayPart.DEVICES: "Pod 与节点之间（设备）",
+        WayPart.TUNNEL: "隧道",
+        WayPart.WIRE: "节点之间",
+        WayPart.ENDS: "两端 Pod 的 TCP 与程序",
+    },
+    part_with_netfilter="节点的程序、IP 栈与 netfilter",
+    part="路径的一段",
+    difference="B − A",
+    not_explained="未解释",
+    unexplained="不得而知：{reason}",
+    explanation_note="一个请求往返的路径，由内核中的观测点在与各行相邻的往返上看到（观测点自身的开销已扣除）。"
+    "余下部分为该行的差减去各段的差，逐轮计算。",
     failed_runs="未通过的运行",
     failed_run="{side}，{placement} {check} {client}→{server}：{of} 次运行中有 {count} 次；第一次在第 {block} 轮，"
     "结果为 {verdict}：{reason}",

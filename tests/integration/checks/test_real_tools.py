@@ -16,8 +16,9 @@ import pytest
 
 from labctl.checks.base import CheckContext
 from labctl.checks.captures import capturing
-from labctl.checks.load import FILE, LoadCheck, load_values
+from labctl.checks.load import FILE, PLACES_FILE, LoadCheck, load_values
 from labctl.checks.registry import all_checks
+from labctl.load.places import parts_of, read_places_file
 from labctl.load.program import find_load_program
 from labctl.load.slices import read_slices_file
 from labctl.model.evidence import DatapathState, Evidence, ModeInForce
@@ -32,7 +33,7 @@ from labctl.model.parameters import (
     PingParameters,
     TcpdumpParameters,
 )
-from labctl.model.result import CheckResult, Completed, Verdict
+from labctl.model.result import CheckResult, Completed, Verdict, WayPart
 from labctl.model.service_lists import NodeServices
 from labctl.model.signature import Role, Seen
 from labctl.path.sighting import TapDirection, Way, match_echo, sightings
@@ -269,6 +270,7 @@ def test_load_measures_two_sides_at_once_and_gives_up_the_one_that_is_not_reache
     parameters = LoadParameters(duration_s=0.1)
     raws = [MemoryRaw() for _ in range(3)]
     reached, other = open_plain(namespaces), open_plain(namespaces, "10.10.0.2")
+    other = TwoNamespaces(other.lab, *namespaces, (*PLAIN_TAPS, *VXLAN_TAPS))
     unreached = open_plain(namespaces, "10.9.0.77")
     contexts = [
         CheckContext(
@@ -294,6 +296,20 @@ def test_load_measures_two_sides_at_once_and_gives_up_the_one_that_is_not_reache
     assert {(conditions["congestion"], conditions["program"]) for conditions, _ in files.values()} == {
         ("cubic", find_load_program().name)
     }
+    # So do the packets that were followed. Neither side has a node, whose netfilter could take its time.
+    for number in (0, 1):
+        rounds, has_netfilter = read_places_file(raws[number].files[PLACES_FILE])
+        parts = {WayPart(part.metric): part.value for part in results[number].parts}
+        assert parts == parts_of(rounds, has_netfilter=has_netfilter)
+        assert parts[WayPart.ENDS] > parts[WayPart.WIRE] > 0
+        assert parts.get(WayPart.NETFILTER, 0) == 0
+    devices = [
+        {place.tap for one in read_places_file(raw.files[PLACES_FILE])[0] for place in one.places} for raw in raws[:2]
+    ]
+    assert devices == [
+        {"", "client:eth0", "server:eth0"},
+        {"", "client:eth0", "server:eth0", "client:vx0", "server:vx0"},
+    ]
     assert processes_in(namespaces[0]) + processes_in(namespaces[1]) == b""
 
 

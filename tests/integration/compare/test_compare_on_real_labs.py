@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,13 +22,16 @@ from report_page import ReportPage, raw_files
 from labctl import units
 from labctl.checks.iperf import measured_iperf
 from labctl.checks.latency import measured_sockperf
+from labctl.checks.load import FILE, PLACES_FILE, load_values
 from labctl.checks.outcome import Measured, load_completed
 from labctl.checks.ping import measured_ping
 from labctl.checks.server import Exchange
 from labctl.compare.statistics import CONFIDENCE, centre, log_ratios, paired_estimate, relative
 from labctl.engine.comparison.stored import StoredComparison, read_comparison, stored_labs
+from labctl.load.places import parts_of, read_places_file
+from labctl.load.slices import read_slices_file
 from labctl.model.comparison import RunRecord
-from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, PingParameters
+from labctl.model.parameters import CheckParameters, IperfParameters, LatencyParameters, LoadParameters, PingParameters
 from labctl.store.journal import RunState, read_journal
 from labctl.store.reading import StoredRun, open_run
 
@@ -182,6 +186,37 @@ def reparsed(record: RunRecord, read: StoredComparison) -> Measured:
     return parsed(read.run, directory, parameters_of(read.run, record.side, record.check))
 
 
+def require_loads_again(records: Sequence[RunRecord], read: StoredComparison) -> None:
+    """The slices of both sides give every sample again, and the rounds that taps took down every part of the way."""
+    pairs = {(record.client, record.server) for record in records}
+    assert len(pairs) == 2, "the pods, and the nodes as their limit"
+    for pair in pairs:
+        found = {record.side: record for record in records if (record.client, record.server) == pair}
+        files = {side: {Path(path).name: read.run.raw(path) for path in one.raw} for side, one in found.items()}
+        slices = {side: read_slices_file(one[FILE])[1] for side, one in files.items()}
+        session = {side: found[0].session for side, found in slices.items()}
+        values = load_values({session[side]: found for side, found in slices.items()}, LoadParameters())
+        for side, record in found.items():
+            assert {sample.metric: sample.value for sample in record.samples} == values[session[side]]
+            rounds, has_netfilter = read_places_file(files[side][PLACES_FILE])
+            parts = parts_of(rounds, has_netfilter=has_netfilter)
+            assert {part.metric: part.value for part in record.parts} == parts
+
+
+def require_explained(explanations: Sequence[Mapping[str, Any]]) -> None:
+    (found,) = explanations
+    assert (found["metric"], found["placement"], found["reason"]) == ("latency_p50", "cross-node", None)
+    parts = {part["part"]: part for part in found["parts"]}
+    # Packets of the BPF side pass no hook of netfilter; both sides have everything else, and neither has a tunnel.
+    assert parts["netfilter"]["a"] > 0
+    assert parts["netfilter"]["b"] == 0
+    assert all(parts[name][side] > 0 for name in ("stack", "devices", "wire", "ends") for side in ("a", "b"))
+    assert (parts["tunnel"]["a"], parts["tunnel"]["b"]) == (0, 0)
+    together = sum(part["difference"]["estimate"] for part in parts.values())
+    assert found["explained"]["estimate"] == pytest.approx(together)
+    assert found["difference"]["estimate"] == pytest.approx(together + found["rest"]["estimate"])
+
+
 @pytest.mark.thorough
 def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_names(
     tmp_path: Path, scenarios: tuple[str, str]
@@ -241,8 +276,8 @@ def test_every_figure_of_the_page_is_computed_again_from_the_raw_files_that_it_n
 
 def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, scenarios: tuple[str, str]) -> None:
     printed = labctl(
-        "compare", *scenarios, "--checks", "ping,latency,iperf", "--rounds", "1", "--duration", "0.3", "--reference",
-        "--json", "--html", "r.html", "--markdown", "r.md", "--csv", "r.csv", "--junit", "r.xml",
+        "compare", *scenarios, "--checks", "ping,latency,iperf,load", "--rounds", "1", "--duration", "0.3",
+        "--reference", "--json", "--html", "r.html", "--markdown", "r.md", "--csv", "r.csv", "--junit", "r.xml",
         cwd=tmp_path,
     )  # fmt: skip
     document = json.loads(printed)
@@ -252,7 +287,8 @@ def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, 
     assert document == json.loads(labctl("report", "last", "--json", cwd=tmp_path))
 
     kinds: set[str] = set()
-    for record in read.measured.records:
+    by_tools = [record for record in read.measured.records if record.kind != "load"]
+    for record in by_tools:
         values = reparsed(record, read).values
         assert {sample.metric: sample.value for sample in record.samples} == {
             sample.metric: values[sample.metric] for sample in record.samples
@@ -260,6 +296,8 @@ def test_raw_files_journal_result_and_every_report_say_the_same(tmp_path: Path, 
         assert record.samples
         kinds.add(record.kind)
     assert kinds == {"ping", "latency", "iperf"}
+    require_loads_again([record for record in read.measured.records if record.kind == "load"], read)
+    require_explained(document["explanations"])
 
     rows: list[dict[str, Any]] = document["metrics"]
     assert {row["placement"] for row in rows} == {"cross-node"}

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from comparison_example import example_comparison, example_runs, example_schedule
+from comparison_example import example_comparison, example_runs, example_schedule, example_with_parts
 from labctl.compare.statistics import log_ratios, paired_estimate, relative
 from labctl.model.result import Sample, Verdict
 from labctl.report.json import comparison_document, comparison_json, dump
@@ -36,13 +36,46 @@ CHANGE = {
     "required": ["estimate", "low", "high", "confidence", "n", "detectable"],
     "properties": {"n": {"type": "integer"}, "confidence": {"type": "number"}, "detectable": NUMBER_OR_NULL},
 }
+DIFFERENCE = {
+    "type": ["object", "null"],
+    "required": ["estimate", "low", "high", "confidence", "n"],
+    "properties": {name: {"type": "number"} for name in ("estimate", "low", "high", "confidence")},
+}
+EXPLANATION = {
+    "type": "object",
+    "required": [
+        "check", "placement", "client", "server", "metric", "unit", "difference", "parts", "explained", "rest",
+        "reason",
+    ],
+    "properties": {
+        "difference": DIFFERENCE,
+        "explained": DIFFERENCE,
+        "rest": DIFFERENCE,
+        "reason": {"type": ["string", "null"]},
+        "parts": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["part", "a", "b", "difference"],
+                "properties": {
+                    "part": {"enum": ["netfilter", "stack", "devices", "tunnel", "wire", "ends"]},
+                    "a": {"type": "number"},
+                    "b": {"type": "number"},
+                    "difference": DIFFERENCE,
+                },
+            },
+        },
+    },
+}  # fmt: skip
 WORDS = ["faster", "slower", "cheaper", "dearer", "negligible", "same", "undetected", "refused"]
 CONTRACT: dict[str, Any] = {
     "type": "object",
     "required": [
         "apiVersion", "kind", "a", "b", "environment", "order", "seed", "modeInForce", "metrics", "signatures",
+        "explanations",
     ],
     "properties": {
+        "explanations": {"type": "array", "items": EXPLANATION},
         "apiVersion": {"const": "labctl/v1"},
         "kind": {"const": "Comparison"},
         "a": SIDE,
@@ -116,6 +149,15 @@ CONTRACT: dict[str, Any] = {
 def test_the_document_keeps_the_contract(rounds: int) -> None:
     document = json.loads(comparison_json(example_comparison(rounds=rounds)))
     jsonschema.Draft202012Validator(CONTRACT).validate(document)
+
+
+def test_explanations_keep_the_contract_with_and_without_parts() -> None:
+    why = "the taps could not be put on"
+    runs = tuple(replace(run, unparted=why) for run in example_runs(example_schedule()))
+    for comparison, reasons in ((example_with_parts(), {None}), (example_comparison(runs=runs), {why})):
+        document = json.loads(comparison_json(comparison))
+        jsonschema.Draft202012Validator(CONTRACT).validate(document)
+        assert {each["reason"] for each in document["explanations"]} == reasons
 
 
 def test_a_refused_comparison_keeps_the_contract_too() -> None:

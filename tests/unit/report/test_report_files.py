@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from comparison_example import example_comparison
+from comparison_example import example_comparison, example_with_parts
 from labctl.compare.thresholds import judge_thresholds, parse_threshold
 from labctl.model.comparison import ChangeVerdict, Comparison
 from labctl.model.evidence import ModeInForce
 from labctl.model.lab import Placement
-from labctl.model.result import CheckResult, Finding, Verdict
+from labctl.model.result import CheckResult, Finding, Verdict, WayPart
 from labctl.report.csv import comparison_csv, raw_place
 from labctl.report.html import comparison_page
 from labctl.report.json import comparison_json
@@ -26,6 +26,7 @@ from labctl.report.junit import check_junit, comparison_junit
 from labctl.report.markdown import comparison_markdown
 from labctl.report.sentences import headline
 from labctl.report.terminal import comparison_text
+from labctl.report.words import ENGLISH, Words
 from labctl.report.words_zh import CHINESE
 
 PROVEN = ModeInForce(lab="lab", asked={"hostRouting": "bpf"}, found={"hostRouting": "bpf"}, evidence=(), proven=True)
@@ -122,6 +123,23 @@ def test_every_sample_of_a_row_is_drawn_and_what_never_moves_is_said(comparison:
     }
     assert drawn["a"] == drawn["b"] == [10] * len(moving)
     assert drawn["d"] == [10] * sum(bool(row.differences) for row in comparison.rows)
+
+
+@pytest.mark.parametrize("words", [ENGLISH, CHINESE])
+def test_where_a_difference_comes_from_stands_in_the_page_and_in_markdown(words: Words) -> None:
+    comparison = example_with_parts()
+    page, text = read(comparison_page(comparison, words)).text, comparison_markdown(comparison, words)
+    for said in (page, text):
+        assert words.explanation in said
+        assert words.explanation_note in said
+        for part in (WayPart.NETFILTER, WayPart.STACK, WayPart.ENDS):
+            assert words.parts[part] in said
+    rest = f"| {words.not_explained} |  |  | −2.00 | \\[−2.00, −2.00\\] |"
+    assert rest in text
+    # The largest difference first.
+    assert page.index(words.parts[WayPart.NETFILTER]) < page.index(words.parts[WayPart.ENDS])
+    for without in (comparison_page(example_comparison(), words), comparison_markdown(example_comparison(), words)):
+        assert words.explanation not in without
 
 
 def test_names_cannot_put_markup_into_the_page() -> None:

@@ -11,10 +11,17 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from comparison_example import NETNS_STATEMENT, example_comparison, example_runs, example_schedule, example_signature
+from comparison_example import (
+    NETNS_STATEMENT,
+    example_comparison,
+    example_runs,
+    example_schedule,
+    example_signature,
+    example_with_parts,
+)
 from labctl.model.comparison import CautionKind, ChangeVerdict, Comparison, Noise, RefusalKind
 from labctl.model.lab import Placement
-from labctl.model.result import CheckResult, Sample, Verdict
+from labctl.model.result import CheckResult, Sample, Verdict, WayPart
 from labctl.report.check import check_text
 from labctl.report.sentences import headline, headline_row, interval_text, row_sentence, words_for
 from labctl.report.terminal import comparison_text, comparison_view
@@ -235,3 +242,39 @@ def test_a_single_pair_has_no_interval_and_no_level(words: Words) -> None:
     assert "精确 0 %" not in text
     assert "exact 0 %" not in text
     assert {interval_text(row.change) for row in shown.rows} == {"–"}
+
+
+EXPLAINED = """\
+Where the difference comes from
+  cross-node client → far              A, µs B, µs  B − A        interval
+  round-trip p50                       52.65 41.37 −11.33 [−12.92, −9.67]
+    netfilter on the nodes              8.00  0.00  −8.00  [−8.00, −8.00]
+    TCP and program in both pods       40.65 39.37  −1.33  [−2.92, +0.33]
+    programs and IP stack of the nodes  4.00  4.00  +0.00  [+0.00, +0.00]
+    not explained                                   −2.00  [−2.00, −2.00]
+"""
+
+
+def test_under_the_table_stands_where_the_difference_comes_from() -> None:
+    text = comparison_text(example_with_parts(), width=80)
+    assert EXPLAINED in text
+    assert text.index("Interleaved blocks") < text.index(EXPLAINED) < text.index("What the figures are about")
+    assert "Where the difference comes from" not in comparison_text(example_comparison())
+
+
+def test_what_cannot_be_explained_says_why() -> None:
+    why = "the taps could not be put on: Operation not permitted"
+    runs = tuple(replace(run, unparted=why) if run.check == "ping" else run for run in example_runs(example_schedule()))
+    text = comparison_text(example_comparison(runs=runs), width=110)
+    assert f"  - cross-node client → far: not known: {why}\n" in text
+    assert ENGLISH.explanation_note[:20] not in text
+
+
+def test_without_taps_at_its_hooks_netfilter_is_named_with_the_stack() -> None:
+    runs = tuple(
+        replace(run, parts=tuple(part for part in run.parts if part.metric != "netfilter"))
+        for run in example_with_parts().runs
+    )
+    text = comparison_text(example_comparison(runs=runs), width=80)
+    assert "programs, IP stack and netfilter of the nodes" in text
+    assert ENGLISH.parts[WayPart.NETFILTER] not in text

@@ -26,7 +26,7 @@ SOURCE = Path(__file__).resolve().parent
 OBJECTS = SOURCE.parent / "objects"
 MANIFEST = OBJECTS / "manifest.json"
 MAIN = "labctl.bpf.c"
-OF_ANY_DEVICE = {"impair.o": "impair.bpf.c", "delay.o": "delay.bpf.c"}
+OF_ANY_DEVICE = {"impair.o": "impair.bpf.c", "delay.o": "delay.bpf.c", "places.o": "places.bpf.c"}
 """Of no mode."""
 MODES = [
     (routing, encapsulation, variant)

@@ -516,6 +516,8 @@ class Measurement:
             samples=result.samples,
             raw=result.raw,
             retried=result.retried,
+            parts=result.parts,
+            unparted=result.unparted,
         )
 
     def _skipped(self, planned: PlannedRun, reason: str) -> CheckResult:
