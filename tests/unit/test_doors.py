@@ -87,6 +87,7 @@ EXCEPTIONS = {
     ("datapath.bpf", "ctypes.CDLL"): LIBRARY,
     ("datapath.events", "ctypes.CDLL"): LIBRARY,
     ("datapath.loader", "ctypes.CDLL"): LIBRARY,
+    ("load.taps", "mmap.mmap"): "the memory of a map of the kernel's, to read",
     ("datapath.source.rebuild", "json.loads"): MAINTAINER,
     ("load.source.rebuild", "json.loads"): MAINTAINER,
     ("load.source.rebuild", "subprocess.run"): MAINTAINER,
