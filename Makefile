@@ -23,7 +23,7 @@ KEEP ?=
 WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
 IN_WORLDS = $(if $(filter-out 0,$(WORLDS)),--dist loadscope --tx '$(WORLDS)*popen//python=tests/world.sh $(PYTHON)')
 
-.PHONY: help test-lessons setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample unit lint static style types security scripts audit objects format bench upgrade clean
+.PHONY: help test-lessons setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample test-faults unit lint static style types security scripts audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,10 +74,16 @@ test-vm: ## labs on other kernels, in virtual machines (KERNELS="5.10 6.1 6.12 7
 	@$(PREPARE) --root "make test-vm" run lint test vm
 	LABCTL_TEST_VM="$(KERNELS)" $(PYTHON) -m pytest tests/vm -v
 
-test-sample: ## the same in short, on one kernel, and six lessons, which the date chooses
-	@$(PREPARE) --root "make test-sample" run lint test vm
+test-sample: ## the same in short, on one kernel, six lessons and some faults, which the date chooses
+	@$(PREPARE) --root "make test-sample" run lint test vm networks
 	LABCTL_TEST_VM=sample $(PYTHON) -m pytest tests/vm -v
 	$(PYTHON) -m labctl lesson test --all --sample
+	$(PYTHON) tests/faults/fault_run.py --sample
+
+test-faults: export ONLY := $(value ONLY)
+test-faults: ## a fault at every call by which a command changes the machine, then what is left (ONLY="up | mount": these)
+	@$(PREPARE) --root "make test-faults" run test networks
+	@$(PYTHON) tests/faults/fault_run.py --only "$$ONLY"
 
 test-lessons: ## every variant of every lesson with its author's solution, and what must not pass; as many at once as there are CPUs
 	@$(PREPARE) --root "make test-lessons" run

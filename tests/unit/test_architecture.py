@@ -121,7 +121,11 @@ PURE_PARTS = {
 }
 """What a pure module may use of a module of `IO_MODULES`."""
 
-ENDS_WHAT_IT_FORKED = {"system.pids": frozenset({"os._exit"})}
+ENDS_WHAT_IT_FORKED = {
+    "system.pids": frozenset({"os._exit"}),
+    "testing.faults.session": frozenset({"os._exit"}),
+    "testing.faults.world": frozenset({"os._exit"}),
+}
 """Processes without exec, which must not run what others registered for the end of labctl."""
 
 IO_CALLS = frozenset({"open", "print", "input", "exec", "eval", "breakpoint"})

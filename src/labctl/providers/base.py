@@ -296,6 +296,9 @@ class Capabilities:
     """Labs are on machines other than this host: what those of lab.yaml have and lack, read on them."""
     needs: Callable[[Lab], tuple[str, ...]] = lambda lab: ()
     """What this lab needs of the host beside what every lab does: names of probes."""
+    tidy: Callable[[], None] = lambda: None
+    """A labctl that was killed can leave what no lab's name leads to (a lock, half a file, a mount): removes it, and
+    nothing of a lab that is there or is being built. Raises LabError."""
     placement: Callable[[str], Mapping[str, str]] = lambda name: {}
     """The lab's nodes are nodes of a cluster that was there: by the lab's name, the name in the cluster of each of its
     nodes."""

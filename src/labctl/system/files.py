@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.values import dataclass
@@ -33,6 +35,7 @@ OWN_FOLDER = 0o700
 TO_SHOW = 0o644
 """The mode of a file that a person asked for by name; their umask is taken off it."""
 
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTE = MIB
@@ -301,12 +304,16 @@ class Folder:
     def make(self, name: str) -> None:
         """A new folder, 0700, the person's. Raises FileExistsError."""
         os.mkdir(_one(name), OWN_FOLDER, dir_fd=self._descriptor)
-        made = os.open(name, _FOLDER, dir_fd=self._descriptor)
         try:
-            os.fchmod(made, OWN_FOLDER)
-            self._give(made)
-        finally:
-            os.close(made)
+            made = os.open(name, _FOLDER, dir_fd=self._descriptor)
+            try:
+                os.fchmod(made, OWN_FOLDER)
+                self._give(made)
+            finally:
+                os.close(made)
+        except BaseException:
+            os.rmdir(name, dir_fd=self._descriptor)
+            raise
 
     def read(self, name: str, *, most_byte: int = MOST_BYTE, owned: bool = False) -> bytes:
         """As `read_file`."""
@@ -325,8 +332,13 @@ class Folder:
     def create(self, name: str, *, mode: int = OWN_FILE) -> int:
         """A descriptor for writing a file that did not exist. Raises FileExistsError, also for a link."""
         descriptor = self._opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OWN_FILE)
-        os.fchmod(descriptor, mode)
-        self._give(descriptor)
+        try:
+            os.fchmod(descriptor, mode)
+            self._give(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            self.remove(name)
+            raise
         return descriptor
 
     def open_own(self, name: str) -> int:
@@ -356,8 +368,7 @@ class Folder:
 
     def replace(self, name: str, *, mode: int = OWN_FILE) -> int:
         """A descriptor for writing a new file that stands at `name` from now on, in place of the one that was there."""
-        aside = f".{name[:200]}.{secrets.token_hex(6)}"
-        descriptor = self.create(aside, mode=mode)
+        aside, descriptor = self._aside(name, mode)
         try:
             os.rename(aside, _one(name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         except BaseException:
@@ -370,8 +381,7 @@ class Folder:
         """A whole file: written aside, flushed to the disk, renamed. Raises OSError, also for a symbolic link."""
         if (kind := self.kind(name)) not in (0, stat.S_IFREG):
             raise _no_file(kind, self.path / name)
-        aside = f".{name[:200]}.{secrets.token_hex(6)}"
-        descriptor = self.create(aside, mode=mode)
+        aside, descriptor = self._aside(name, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -382,6 +392,33 @@ class Folder:
             self.remove(aside)
             raise
         self.sync_names()
+        self.remove_asides(name)
+
+    def _aside(self, name: str, mode: int) -> tuple[str, int]:
+        """A new file that is to become `name`, and a descriptor, whose lock says that its writer lives."""
+        while True:
+            aside = f".{name[:200]}.{secrets.token_hex(6)}"
+            descriptor = self.create(aside, mode=mode)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:  # not taken for a dead one's before it was locked
+                return aside, descriptor
+            os.close(descriptor)
+
+    def remove_asides(self, of: str | None = None) -> None:
+        """Removes what writers of the file `of`, or of any, left that were killed: files aside whose lock nobody
+        holds."""
+        for name in self.names():
+            aside = _ASIDE.fullmatch(name)
+            if aside is None or of not in (None, aside[1]):
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = self._opened(name, _READ)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self.remove(name)
+                finally:
+                    os.close(descriptor)
 
     def hand_over(self, name: str, *, mode: int = OWN_FILE) -> None:
         """Gives a regular file in it to the person, with that mode: one that another program wrote."""
@@ -496,32 +533,6 @@ def open_private(path: Path) -> Folder:
         folder.close()
         raise PermissionError(errno.EPERM, why, str(path))
     return folder
-
-
-def make_folder_of(path: Path, contents: Mapping[str, str], *, owner: tuple[int, int]) -> None:
-    """A new folder (0750) with these files (0640), by name, for a daemon that runs as that user and group. The folder
-    that it is in is made likewise where it is missing. Raises FileExistsError, OSError."""
-
-    def new_folder(at: Path) -> int:
-        at.mkdir(mode=0o700)
-        made = os.open(at, _FOLDER)
-        os.fchown(made, *owner)
-        os.fchmod(made, 0o750)  # nosec B103  # its daemon reads it by its group
-        return made
-
-    if not path.parent.exists():
-        os.close(new_folder(path.parent))
-    folder = new_folder(path)
-    try:
-        for name, text in contents.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(_one(name), flags, 0o600, dir_fd=folder)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                os.fchown(descriptor, *owner)
-                os.fchmod(descriptor, 0o640)
-    finally:
-        os.close(folder)
 
 
 def remove_tree(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Files among the settings of the host (/etc, /usr/local): root's, also under sudo, and in folders of root's alone.
+"""Files of the host: its settings (/etc, /usr/local), root's also under sudo and in folders of root's alone; and those
+that a daemon reads.
 
 It stands alone because every door to the machine does.
 """
@@ -9,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from labctl.system.files import TO_SHOW, Folder
@@ -47,3 +49,24 @@ def _of_host(path: Path) -> Folder:
         folder.close()
         raise PermissionError(errno.EPERM, "another user could have written it", str(path.parent))
     return folder
+
+
+def make_folder_of(path: Path, contents: Mapping[str, str], *, owner: tuple[int, int]) -> None:
+    """A new folder (0750) with these files (0640), by name, for a daemon that runs as that user and group. The folder
+    that it is in is made likewise where it is missing. Raises FileExistsError, OSError."""
+    if not path.parent.exists():
+        os.close(_new_folder_of(path.parent, owner))
+    with Folder(_new_folder_of(path, owner), path, is_private=True) as folder:
+        for name, text in contents.items():
+            with os.fdopen(folder.create(name), "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchown(file.fileno(), *owner)
+                os.fchmod(file.fileno(), 0o640)
+
+
+def _new_folder_of(at: Path, owner: tuple[int, int]) -> int:
+    at.mkdir(mode=0o700)
+    made = os.open(at, _FOLDER)
+    os.fchown(made, *owner)
+    os.fchmod(made, 0o750)  # nosec B103  # its daemon reads it by its group
+    return made

@@ -80,6 +80,19 @@ def held_names(prefix: str) -> tuple[str, ...]:
     return tuple(name for name in names if is_held(name))
 
 
+def remove_free() -> None:
+    """Removes the files of locks that nobody holds: those of processes that were killed. Raises StepFailed."""
+    try:
+        if not directory().is_dir():
+            return
+        with open_private(directory()) as folder:
+            for name in folder.names():
+                with contextlib.ExitStack() as stack:  # which removes what was taken
+                    _take(folder, name, stack)
+    except OSError as failed:
+        raise _no_locks(failed) from failed
+
+
 def _take(folder: Folder, name: str, stack: contextlib.ExitStack) -> bool:
     try:
         descriptor = folder.open_own(name)

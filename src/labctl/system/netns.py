@@ -181,20 +181,25 @@ def prepare_directory() -> None:
         except OSError as refused:
             if refused.errno != errno.EINVAL:
                 raise
+            _we_mounted().touch()  # first: who is killed in between has said so
             _mount(str(DIRECTORY), str(DIRECTORY), _MS_BIND | _MS_REC)
             _mount("", str(DIRECTORY), _MS_SHARED | _MS_REC)
-            _we_mounted().touch()
 
 
 def tidy_directory() -> None:
     """Takes the mount of `prepare_directory` away again if it was ours and the directory has nothing in it."""
+    if not _we_mounted().exists():
+        return
     with _turn():
-        if not _we_mounted().exists() or not DIRECTORY.exists() or any(DIRECTORY.iterdir()):
+        if any(names()):
             return
-        # Without MNT_DETACH: if a namespace has been mounted in it since, it is busy, and stays.
-        with contextlib.suppress(OSError):
+        try:
+            # Without MNT_DETACH: if a namespace has been mounted in it since, it is busy, and stays.
             _unmount(str(DIRECTORY))
-            _we_mounted().unlink()
+        except OSError as refused:
+            if refused.errno not in (errno.EINVAL, errno.ENOENT):  # never mounted: whoever wanted to was killed
+                return
+        _we_mounted().unlink(missing_ok=True)
 
 
 def _we_mounted() -> Path:

@@ -279,3 +279,56 @@ def test_under_sudo_what_is_written_belongs_to_the_person(tmp_path: Path, monkey
         folder.sub("raw", make=True).close()
     write_atomically(tmp_path / "page.html", b"")
     assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {12345}
+
+
+def test_what_a_writer_that_was_killed_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as folder:
+        os.close(folder.create(".facts.0123456789ab"))
+        (tmp_path / ".hidden").touch()
+        name, descriptor = folder._aside("facts", 0o600)
+        folder.remove_asides()
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted((name, ".hidden"))
+        os.close(descriptor)
+        folder.remove_asides()
+    assert [entry.name for entry in tmp_path.iterdir()] == [".hidden"]
+
+
+def test_writing_a_file_removes_what_killed_writers_of_it_left(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as folder:
+        for left in (".facts.0123456789ab", ".other.0123456789ab"):
+            os.close(folder.create(left))
+        folder.write("facts", b"new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.0123456789ab", "facts"]
+
+
+def test_a_file_that_was_taken_for_a_dead_ones_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    create = files.Folder.create
+
+    def removed_at_once(self: files.Folder, name: str, *, mode: int = 0o600) -> int:
+        descriptor = create(self, name, mode=mode)
+        made.append(name)
+        if len(made) == 1:
+            self.remove(name)
+        return descriptor
+
+    monkeypatch.setattr(files.Folder, "create", removed_at_once)
+    with open_folder(tmp_path) as folder:
+        folder.write("facts", b"new")
+    assert len(made) == 2
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("facts", b"new")]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_could_not_be_made_private_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def refused(descriptor: int, mode: int) -> None:
+        raise PermissionError(1, "refused")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    with open_folder(tmp_path) as folder, pytest.raises(PermissionError):
+        folder.create("it") if what == "file" else folder.make("it")
+    assert list(tmp_path.iterdir()) == []

@@ -189,3 +189,17 @@ def test_a_lock_that_was_swapped_is_not_followed(folder: Path, tmp_path: Path, p
     with pytest.raises(StepFailed), locks.held("a", timeout_s=0):
         pass
     assert other.read_text() == "kept"
+
+
+def test_the_files_of_locks_whose_holders_were_killed_are_removed_and_no_others(folder: Path) -> None:
+    with locks.held("held", timeout_s=0) as is_mine:
+        assert is_mine
+        (folder / "of-a-killed-one").touch(mode=0o600)
+        locks.remove_free()
+        assert [entry.name for entry in folder.iterdir()] == ["held"]
+        assert locks.is_held("held")
+
+
+def test_where_there_were_no_locks_yet_no_folder_is_made(folder: Path) -> None:
+    locks.remove_free()
+    assert not folder.exists()

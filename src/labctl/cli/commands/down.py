@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from labctl.cli.options import as_json, discover_all, sought_lab, trust_option, unknown_lab
 from labctl.cli.output import emit_json, say, tell
 from labctl.cli.progress import Progress
 from labctl.errors import LabError, UsageError
+
+if TYPE_CHECKING:  # typing only: keeps the command line fast
+    from labctl.engine.again import KeptLab
+    from labctl.providers.base import Keeping, Provider, RunningLab
 
 
 @click.command("down")
@@ -59,10 +66,15 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
                     lab, provider = running[name]
                     down(provider, lab, progress)
                 systemd.disable(name)
-                if name in kept:
-                    kept[name].keeping.forget(name)
+                for keeping in _keeping(running.get(name), kept.get(name)):
+                    keeping.forget(name)
                 removed.append(name)
             except LabError as failed:  # one that stays must not keep the others
+                failures.append(failed)
+        for provider in app.providers_with_labs() if every else ():
+            try:
+                provider.capabilities.tidy()
+            except LabError as failed:
                 failures.append(failed)
     if as_json:
         emit_json({"apiVersion": "labctl/v1", "kind": "Down", "removed": removed})
@@ -72,6 +84,14 @@ def command(labs: tuple[str, ...], every: bool, asks_machines: bool, trust: bool
         for one in failures[:-1]:
             tell("\n".join(one.lines()))
         raise failures[-1]
+
+
+def _keeping(found: tuple[RunningLab, Provider] | None, kept: KeptLab | None) -> Iterator[Keeping]:
+    """Of a lab that is there, too: what is kept of it may not be whole, and then is not found by itself."""
+    if kept is not None:
+        yield kept.keeping
+    elif found is not None and (keeping := found[1].capabilities.keeping) is not None:
+        yield keeping
 
 
 def _unknown(name: str, asked_machines: bool) -> UsageError:

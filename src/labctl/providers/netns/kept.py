@@ -61,9 +61,9 @@ class NetnsKeeping:
 
     def forget(self, name: str) -> None:
         files.remove_tree(_folder(name))
-        with contextlib.suppress(OSError):  # they hold something, or were never there
-            files.remove_empty(DIRECTORY)
-            files.remove_empty(DIRECTORY.parent)
+        for place in (DIRECTORY, DIRECTORY.parent):
+            with contextlib.suppress(OSError):  # it holds something, or was never there
+                files.remove_empty(place)
 
     def extra_addresses(self, lab: Lab) -> tuple[ExtraAddress, ...]:
         from labctl.providers.netns.reading import extra_addresses
@@ -123,6 +123,15 @@ def _folder(lab: str) -> Path:
     if not is_name(lab):
         raise ValueError(f"{lab[:60]!r} is not a valid lab name")
     return DIRECTORY / lab
+
+
+def cut_off() -> tuple[str, ...]:
+    """The names of labs of which a part is kept: whoever wrote it was killed before the record, which comes last."""
+    try:
+        names = [path.name for path in DIRECTORY.iterdir()]
+    except OSError:
+        return ()
+    return tuple(name for name in names if is_name(name) and not _is_there(name))
 
 
 def _is_there(lab: str) -> bool:

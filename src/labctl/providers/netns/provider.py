@@ -68,6 +68,7 @@ class NetnsProvider:
             needs=_needs,
             drifting=self,
             events=_events,
+            tidy=_tidy,
         )
 
     def has_left(self, name: str) -> bool:
@@ -175,6 +176,12 @@ def _read_lab(name: str, file: str) -> Lab | None:
         return None
 
 
+def _tidy() -> None:
+    from labctl.providers.netns.tidy import tidy
+
+    tidy()
+
+
 def _events(lab: Lab) -> AbstractContextManager[EventSource]:
     from labctl.providers.netns.events import watching_events
 
@@ -211,7 +218,11 @@ def teardown(name: str) -> None:
         _log.warning("%s", f"{stranger} has no mark of labctl on its loopback device: it is left alone")
     _end_processes(of_lab)
     _take_off(name)
-    for namespace in (*of_lab.namespaces, *of_lab.leftovers):
+    _remove_cgroups(name)
+    _remove_pins(name)
+    _remove_path_spaces(name)
+    # Last: by them the lab is found again when this is cut off.
+    for namespace in (*of_lab.leftovers, *of_lab.namespaces):
         try:
             netns.delete(namespace)
         except OSError as refused:
@@ -220,12 +231,8 @@ def teardown(name: str) -> None:
                 cause=os.strerror(refused.errno or 0),
                 remedy=f"ip netns delete {namespace}",
             ) from refused
-    _remove_cgroups(name)
-    _remove_pins(name)
-    _remove_path_spaces(name)
     files.remove_tree(record_path(name).parent)
-    if of_lab.is_ours:
-        netns.tidy_directory()
+    netns.tidy_directory()
 
 
 def _take_off(name: str) -> None:

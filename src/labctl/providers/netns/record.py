@@ -149,5 +149,9 @@ def watching_lock(lab: str) -> str:
     return f"watch-{lab}"
 
 
+CLAIM = "build-"
+"""How the name of the lock begins that a lab which is being built has."""
+
+
 def _building(lab: str) -> str:
-    return f"build-{lab}"
+    return f"{CLAIM}{lab}"

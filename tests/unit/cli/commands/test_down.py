@@ -8,7 +8,10 @@ import pytest
 
 from labctl import app
 from labctl.cli import group
+from labctl.model.changes import NOTHING
 from labctl.providers.base import Capabilities, RunningLab
+from labctl.providers.netns import kept
+from labctl.providers.netns.kept import NetnsKeeping
 from labctl.testing.labs import example_lab
 from labctl.testing.provider import ScriptedProvider, running_lab
 
@@ -63,3 +66,28 @@ def test_all_labs_are_those_on_record(world: Seeker) -> None:
     world.running.append(running_lab(example_lab()))
     assert group.run(["down", "--all"]) == 0
     assert world.log == ["teardown example"]
+
+
+def test_all_labs_going_takes_along_what_a_killed_labctl_left_even_when_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tidied: list[str] = []
+    provider = ScriptedProvider(capabilities=Capabilities(tidy=lambda: tidied.append("tidy")))
+    monkeypatch.setattr(app, "providers_with_labs", lambda: iter((provider,)))
+    assert group.run(["down", "--all"]) == 0
+    assert tidied == ["tidy"]
+    provider.running.append(running_lab(example_lab()))
+    assert group.run(["down", "example"]) == 0
+    assert tidied == ["tidy"]
+    assert group.run(["down", "--all"]) == 0
+    assert tidied == ["tidy", "tidy"]
+
+
+def test_half_a_copy_of_a_lab_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping = NetnsKeeping()
+    provider = ScriptedProvider(capabilities=Capabilities(keeping=keeping), running=[running_lab(example_lab())])
+    monkeypatch.setattr(app, "providers_with_labs", lambda: iter((provider,)))
+    keeping.keep(example_lab(), NOTHING)
+    (kept.DIRECTORY / "example" / "lab.json").unlink()
+    assert group.run(["down", "example"]) == 0
+    assert not kept.DIRECTORY.exists()

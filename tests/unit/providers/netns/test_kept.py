@@ -133,3 +133,18 @@ def test_the_acts_of_changes_make_them_and_without_them_nothing_is_left() -> Non
         left = left.without(act)
     assert left == NOTHING
     assert CHANGED.without(Pending(kind=ChangeKind.LINK, name="other")) == CHANGED
+
+
+def test_the_folders_above_go_even_when_the_lower_one_was_never_made() -> None:
+    kept.DIRECTORY.parent.mkdir(parents=True)
+    KEEPING.forget(LAB.name)
+    assert not kept.DIRECTORY.parent.exists()
+
+
+def test_a_copy_that_was_cut_off_before_its_record_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept.cut_off() == ()
+    KEEPING.keep(LAB, NOTHING)
+    assert kept.cut_off() == ()
+    (kept.DIRECTORY / LAB.name / "lab.json").unlink()
+    assert kept.cut_off() == (LAB.name,)
+    assert KEEPING.kept() == ()

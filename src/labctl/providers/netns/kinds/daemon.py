@@ -30,7 +30,7 @@ from labctl.providers.netns.kinds.base import (
 )
 from labctl.providers.netns.kinds.link import OnDevice
 from labctl.providers.netns.kinds.routing import LEARNED
-from labctl.system import files, netns, rtnetlink
+from labctl.system import files, host_files, netns, rtnetlink
 from labctl.system.clock import Deadline
 from labctl.values import dataclass
 
@@ -229,7 +229,7 @@ def _start_all(objects: Sequence[FrrStart], context: BuildContext) -> None:
         raise _lacking("this host has no user frr, which the package makes") from None
     for one in objects:
         files.remove_tree(one.folder)  # what is left of a lab of that name
-        files.make_folder_of(
+        host_files.make_folder_of(
             FOLDER / path_space(one.namespace),
             {"vtysh.conf": "", **{f"{daemon.name}.conf": daemon.configuration for daemon in one.daemons}},
             owner=(account.pw_uid, account.pw_gid),
