@@ -134,12 +134,9 @@ def move_into_place(made: Path, path: Path, *, mode: int | None = None) -> None:
 
 def read_tail(path: Path, *, most_byte: int) -> bytes:
     """The last `most_byte` bytes of a regular file. Raises OSError as `read_file`."""
-    descriptor = os.open(path, _READ)
-    try:
-        size_byte = _require_regular(descriptor, str(path)).st_size
-        return os.pread(descriptor, most_byte, max(0, size_byte - most_byte))
-    finally:
-        os.close(descriptor)
+    with os.fdopen(open_regular(path), "rb") as file:
+        size_byte = os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), most_byte, max(0, size_byte - most_byte))
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = TO_SHOW) -> None:
@@ -406,12 +403,9 @@ class Folder:
             os.close(descriptor)
 
     def remove_asides(self, of: str | None = None) -> None:
-        """Removes what writers of the file `of`, or of any, left that were killed: files aside whose lock nobody
-        holds."""
-        for name in self.names():
-            aside = _ASIDE.fullmatch(name)
-            if aside is None or of not in (None, aside[1]):
-                continue
+        """Removes files aside whose lock nobody holds: those of killed writers of the file `of`, or of any."""
+        these = [name for name in self.names() if (aside := _ASIDE.fullmatch(name)) and of in (None, aside[1])]
+        for name in these:
             with contextlib.suppress(OSError):
                 descriptor = self._opened(name, _READ)
                 try:
@@ -445,11 +439,8 @@ class Folder:
             inner = self.sub(name)
         except FileNotFoundError:
             return
-        except NotADirectoryError:
-            self.remove(name)
-            return
         except OSError as failed:
-            if failed.errno != errno.ELOOP:
+            if failed.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             self.remove(name)
             return

@@ -13,12 +13,12 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from labctl.errors import HostLacks
 from labctl.system.netlink import NetlinkFamily
+from labctl.values import dataclass
 
 _NUMBERS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {

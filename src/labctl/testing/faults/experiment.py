@@ -14,13 +14,14 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from enum import StrEnum
 from typing import Any
 
 from labctl.testing.faults import left
 from labctl.testing.faults.session import COMMAND_S, Ended, Fault, Session
 from labctl.testing.faults.world import DESK, in_a_world
+from labctl.values import dataclass
 
 _TAIL = 1500
 

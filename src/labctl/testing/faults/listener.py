@@ -13,10 +13,10 @@ import fcntl
 import os
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.testing.faults.calls import WRITING_FLAGS, Machine, copied
+from labctl.values import dataclass
 
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from labctl.testing.faults.session import EXCEPTION, REFUSED, SIGNALS, TOOL_ACTS, Fault
+from labctl.values import dataclass
 
 _OF_KIND: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

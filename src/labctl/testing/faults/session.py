@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import NoReturn
@@ -24,6 +24,7 @@ from typing import NoReturn
 from labctl.testing.faults.calls import Call, Caller, Machine, call_of, process_of, sent, this_machine
 from labctl.testing.faults.listener import Asked, Listener, listen_to_me, listener_of
 from labctl.testing.faults.world import DESK, environment
+from labctl.values import dataclass
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 EXCEPTION = "exception"

@@ -16,11 +16,11 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.errors import HostLacks
 from labctl.system.view import parse_mounts
+from labctl.values import dataclass
 
 DESK = Path("/run/desk")
 """The working directory of the programs in a world."""
