@@ -365,6 +365,8 @@ class Folder:
 
     def replace(self, name: str, *, mode: int = OWN_FILE) -> int:
         """A descriptor for writing a new file that stands at `name` from now on, in place of the one that was there."""
+        with contextlib.suppress(FileExistsError):  # nothing is there that has to stay whole
+            return self.create(name, mode=mode)
         aside, descriptor = self._aside(name, mode)
         try:
             os.rename(aside, _one(name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
@@ -404,8 +406,7 @@ class Folder:
 
     def remove_asides(self, of: str | None = None) -> None:
         """Removes files aside whose lock nobody holds: those of killed writers of the file `of`, or of any."""
-        these = [name for name in self.names() if (aside := _ASIDE.fullmatch(name)) and of in (None, aside[1])]
-        for name in these:
+        for name in [one for one in self.names() if (aside := _ASIDE.fullmatch(one)) and of in (None, aside[1])]:
             with contextlib.suppress(OSError):
                 descriptor = self._opened(name, _READ)
                 try:

@@ -14,7 +14,8 @@ from pathlib import Path
 import fault_run
 import pytest
 
-from labctl.system.files import Folder, open_folder
+from labctl.system import locks
+from labctl.system.files import open_folder
 from labctl.testing.faults.experiment import (
     Command,
     Outcome,
@@ -161,9 +162,9 @@ def test_what_was_said_to_be_saved_has_to_be_there() -> None:
 def test_a_leak_that_is_put_into_labctl_makes_the_run_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files written aside by a labctl that was killed are left where they are, as they once were."""
-    only = "up | rename /run/labctl/tags/*.json #1: SIGKILL"
-    point = Point(command="up", fault=fault("rename /run/labctl/tags/*.json", "SIGKILL"))
+    """Locks of a labctl that was killed are left where they are, as they once were."""
+    only = "up | mkdir /run/netns #1: SIGKILL"
+    point = Point(command="up", fault=fault("mkdir /run/netns", "SIGKILL"))
     assert point.name == only
     monkeypatch.setattr(fault_run, "recorded", lambda commands, at_once: [point])
     monkeypatch.setattr(fault_run, "read_in_all", lambda: None)
@@ -171,9 +172,9 @@ def test_a_leak_that_is_put_into_labctl_makes_the_run_fail(
     monkeypatch.setattr(sys, "argv", ["fault_run.py", "--only", only])
     assert fault_run.main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 distinct fault points, 0 left something behind"
-    monkeypatch.setattr(Folder, "remove_asides", lambda self: None)
+    monkeypatch.setattr(locks, "remove_free", lambda: None)
     monkeypatch.setattr("labctl.testing.faults.left.SETTLE_S", 0.1)
     assert fault_run.main() == 1
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "1 distinct fault points, 1 left something behind"
-    assert any("files: left: /run/labctl/tags/." in line for line in said)
+    assert any("files: left: /run/labctl/locks/build-lab " in line for line in said)

@@ -281,6 +281,18 @@ def test_under_sudo_what_is_written_belongs_to_the_person(tmp_path: Path, monkey
     assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {12345}
 
 
+def test_where_nothing_is_yet_nothing_is_written_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed: list[str] = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new, **more: (renamed.append(new), rename(old, new, **more)))
+    for data in (b"one", b"two"):
+        descriptor = create_stream(tmp_path / "seen")
+        os.write(descriptor, data)
+        os.close(descriptor)
+        assert (tmp_path / "seen").read_bytes() == data
+    assert renamed == ["seen"]
+
+
 def test_what_a_writer_that_was_killed_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
     with open_folder(tmp_path) as folder:
         os.close(folder.create(".facts.0123456789ab"))
