@@ -284,7 +284,12 @@ def test_under_sudo_what_is_written_belongs_to_the_person(tmp_path: Path, monkey
 def test_where_nothing_is_yet_nothing_is_written_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     renamed: list[str] = []
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda old, new, **more: (renamed.append(new), rename(old, new, **more)))
+
+    def noted(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        renamed.append(new)
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", noted)
     for data in (b"one", b"two"):
         descriptor = create_stream(tmp_path / "seen")
         os.write(descriptor, data)
