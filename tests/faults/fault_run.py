@@ -1,6 +1,6 @@
 """`make test-faults`: every fault in every command of labctl, each in a world of its own.
 
-    tests/faults/fault_run.py [--sample [DATE]] [--only TEXT] [--list] [--out FILE]
+    tests/faults/fault_run.py [--sample [DATE]] [--only TEXT] [--share K/N] [--list] [--out FILE]
 
 First every command is run once without a fault, which says by which calls it changes the machine, and that it leaves
 nothing when all is well. Then each point is tried: a fault at one of these calls, followed by `labctl down --all`, or
@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Faults in every command of labctl, each in a world of its own.")
     parser.add_argument("--sample", nargs="?", const=datetime.datetime.now(datetime.UTC).date().isoformat())
     parser.add_argument("--only", default="", help="points whose names have this text")
+    parser.add_argument("--share", default="1/1", help="1/3, 2/3 and 3/3 are all points, each in one of them")
     parser.add_argument("--list", action="store_true", help="only name the points")
     parser.add_argument("--out", type=Path, help="write what was found as JSON")
     return parser.parse_args()
@@ -144,7 +145,8 @@ def main() -> int:
     except RuntimeError as failed:
         print(failed, file=sys.stderr)
         return 4
-    points = [point for point in points if asked.only in point.name]
+    which, of = map(int, asked.share.split("/"))
+    points = [point for point in points if asked.only in point.name and point.number // 16 % of == which - 1]
     if asked.sample:
         points = sample(points, asked.sample, SAMPLE_POINTS)
     if asked.list or asked.sample:

@@ -1,4 +1,6 @@
-"""Runs a program in a world, each time in a process of its own, and puts one fault in at one of its calls.
+"""Runs a program in a world, each time in a fork of this process, and puts one fault in at one of its calls.
+
+This process has read the program's modules in and never run it: a thread of it would not be there in the fork.
 
 A fault is one of `ACTS` at the call that has this name for the n-th time. Calls of the program's tools are not counted;
 their starts are, since it is the program that starts them. What a tool does wrong, a stand-in does in its place: the
