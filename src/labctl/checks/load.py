@@ -9,11 +9,14 @@ nothing of what two CPUs have to say to each other. docs/method.md has what was 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from labctl.checks.base import CheckContext, OnThisHost
+from labctl.checks.field_tools import by_tools_of_the_field
 from labctl.checks.outcome import Measured, RawFiles, failed, measure, passed
 from labctl.checks.server import address_of, unfit_as_server
-from labctl.errors import MeasureFailed, ToolMissing
+from labctl.errors import MeasureFailed
+from labctl.load.carried import ByStream, CannotCarry
 from labctl.load.measure import Plan, Result, Session, Task, measure_load
 from labctl.load.places import NODE, POD, TapOnWay, parts_of, places_file
 from labctl.load.slices import (
@@ -34,7 +37,7 @@ from labctl.load.slices import (
 from labctl.model.lab import Lab, Pair
 from labctl.model.parameters import CheckParameters, LoadParameters
 from labctl.model.result import Better, CheckResult, Metric, MetricFamily
-from labctl.providers.base import Tap, TargetKind
+from labctl.providers.base import Tap, Target, TargetKind
 from labctl.units import BITS_PER_BYTE
 from labctl.values import dataclass
 
@@ -198,6 +201,9 @@ def said_of(values: Mapping[str, float], slices: Sequence[Slice], conditions: Co
         parts.append(f"ksoftirqd, which is not counted, took {packets_ns / own_ns:.1%} of the own CPU")
     if conditions.spun:
         parts.append(f"CPUs {', '.join(map(str, conditions.spun))} were kept awake")
+    if conditions.channel_s is not None:
+        slice_ms, way_ms = conditions.slice_s * 1e3, conditions.channel_s * 1e3
+        parts.append(f"slices of at least {slice_ms:.1f} ms: a command takes {way_ms:.1f} ms to these pods and back")
     if max(conditions.nice) > -20:
         parts.append(f"priority {conditions.nice[0]} and {conditions.nice[1]}: -20 is not allowed here")
     parts.append(f"{conditions.congestion}, buffers of {conditions.send_buffer_byte >> 10} KiB")
@@ -223,7 +229,8 @@ class LoadCheck:
         return self._run_batch((context,), context.pair.name, tapped=None)[0]
 
     def run_abreast(self, contexts: Sequence[CheckContext], seed: str) -> tuple[CheckResult, ...]:
-        """As `run`, and where the time of a round trip goes on each side."""
+        """As `run`, and where the time of a round trip goes on each side. Where the program cannot be carried to pods
+        elsewhere, the field's own tools measure."""
         results: dict[int, CheckResult] = {}
         for batch in _batches(contexts):
             found = self._run_batch([contexts[number] for number in batch], seed, tapped=_TAPPED)
@@ -250,6 +257,9 @@ class LoadCheck:
             result = measure_load([_session(context) for context in contexts], plan)
         except MeasureFailed as error:
             stopped = error
+        if isinstance(stopped, CannotCarry) and tapped is not None:
+            said = stopped.what
+            return tuple(by_tools_of_the_field(context, self.metrics(parameters), said) for context in contexts)
         slices = [loaded.slices for loaded in result.loaded] if result is not None else []
         values = _values(contexts, result, slices, parameters) if result is not None else {}
 
@@ -312,14 +322,19 @@ def _batches(contexts: Sequence[CheckContext]) -> Iterator[list[int]]:
 
 
 def _session(context: CheckContext) -> Session:
-    """Raises ToolMissing where the pods are not namespaces of this host."""
-    ends = [context.open_lab.target(name) for name in (context.pair.client, context.pair.server)]
-    client, server = (end.network_namespace if isinstance(end, OnThisHost) else None for end in ends)
-    if client is None or server is None:
-        raise ToolMissing("the load program runs on this host, and these pods are not namespaces of it")
+    """Raises CannotCarry where a pod is neither a namespace of this host nor takes a program."""
+    client, server = (_place(context.open_lab.target(name)) for name in (context.pair.client, context.pair.server))
     address = str(address_of(context.open_lab.lab, context.pair.server))
-    taps = tuple(_taps(context.open_lab.taps(context.pair)))
+    taps = tuple(_taps(context.open_lab.taps(context.pair))) if isinstance(client, Path) else ()
     return Session(group=context.pair.name, client=client, server=server, address=address, taps=taps)
+
+
+def _place(target: Target) -> Path | ByStream:
+    if isinstance(target, OnThisHost):
+        return target.network_namespace
+    if isinstance(target, ByStream):
+        return target
+    raise CannotCarry(f"{target.name} is no namespace of this host, and takes no program through a stream")
 
 
 def _taps(taps: Iterable[Tap]) -> Iterator[TapOnWay]:

@@ -22,6 +22,7 @@ from labctl.compare.warnings import (
     noisy,
     resembling,
     retried,
+    stood_in,
     too_few_rounds,
     unexpected,
 )
@@ -95,6 +96,7 @@ def assemble(
             *disagreeing(rows),
             *unexpected(seen),
             *retried(records, keys),
+            *stood_in(records),
             *fell_back([(key, modes[key]) for key in keys if key in modes]),
         ),
         runs=records,

@@ -177,6 +177,21 @@ def retried(records: Sequence[RunRecord], keys: tuple[str, str]) -> list[Caution
     return [Caution(kind=CautionKind.RETRIED, facts=facts)]
 
 
+def stood_in(records: Sequence[RunRecord]) -> list[Caution]:
+    """Of each check in whose place other tools measured: in how many runs, and why."""
+    found: dict[str, list[RunRecord]] = {}
+    for run in records:
+        found.setdefault(run.check, []).append(run)
+    return [
+        Caution(
+            kind=CautionKind.STOOD_IN,
+            facts={"check": check, "count": len(by), "of": len(runs), "reason": by[0].stood_in},
+        )
+        for check, runs in found.items()
+        if (by := [run for run in runs if run.stood_in])
+    ]
+
+
 def fell_back(modes: Sequence[tuple[str, ModeInForce]]) -> list[Caution]:
     """A side that is not in the mode which its scenario asks for, because the scenario allows that."""
     key = "hostRouting"

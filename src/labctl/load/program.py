@@ -19,6 +19,8 @@ from labctl.system.signals import stop_if_asked
 from labctl.values import dataclass
 
 OVERRIDE = "LABCTL_LOAD"
+OWN_NAMESPACE = "-"
+"""Of a process of the program: that in which it was started."""
 _PROGRAMS = Path(__file__).with_name("programs")
 _ANSWER_S = 30.0
 _LOOK_S = 0.5
@@ -38,6 +40,14 @@ def find_load_program() -> Path:
         cause=f"{OVERRIDE} names {asked}, which is no program" if asked else "labctl ships it for x86_64 and aarch64",
         remedy=f"make -C {Path(__file__).parent} here  # then set {OVERRIDE} to what it prints",
     )
+
+
+def load_program_for(machine: str) -> Path | None:
+    """The binary for a machine of that kind (`uname -m`), this host's or another; None where there is none."""
+    if machine == platform.machine():
+        return find_load_program()
+    path = _PROGRAMS / f"labctl-load-{machine}"
+    return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +104,7 @@ class LoadEnd:
     """A process of the load program, as what gives it commands."""
 
     def __init__(self, control: socket.socket, name: str) -> None:
+        control.settimeout(_LOOK_S)
         self._control = control
         self._name = name
         self._received = b""
@@ -139,17 +150,31 @@ class LoadEnd:
             self._control.sendall(" ".join(words).encode() + b"\n")
         except OSError as failed:
             raise MeasureFailed(f"{self._name} has ended", str(failed)) from failed
-        while b"\n" not in self._received:
-            if len(self._received) > _LONGEST_LINE_BYTE:
-                raise MeasureFailed(f"{self._name} answered with something else than a line")
-            self._receive()
-        line, _, self._received = self._received.partition(b"\n")
-        state, _, rest = line.decode(errors="replace").partition(" ")
+        state, _, rest = self.line().partition(" ")
         if state != "ok":
             raise Refused(what=f"{self._name} could not {words[0]}", cause=rest)
         return tuple(rest.split())
 
-    def _receive(self) -> None:
+    def line(self, timeout_s: float = _ANSWER_S) -> str:
+        """The next line that comes."""
+        while b"\n" not in self._received:
+            if len(self._received) > _LONGEST_LINE_BYTE:
+                raise MeasureFailed(f"{self._name} answered with something else than a line")
+            self._receive(timeout_s)
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode(errors="replace")
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Bytes for whatever is at the other end, before it is the load program."""
+        self._control.settimeout(timeout_s)
+        try:
+            self._control.sendall(data)
+        except OSError as failed:
+            raise MeasureFailed(f"{self._name} has ended", str(failed)) from failed
+        finally:
+            self._control.settimeout(_LOOK_S)
+
+    def _receive(self, timeout_s: float = _ANSWER_S) -> None:
         waited_s = 0.0
         while True:
             stop_if_asked()
@@ -157,8 +182,8 @@ class LoadEnd:
                 data = self._control.recv(1 << 20)
             except TimeoutError:
                 waited_s += _LOOK_S
-                if waited_s >= _ANSWER_S:
-                    raise MeasureFailed(f"{self._name} did not answer within {_ANSWER_S:g} s") from None
+                if waited_s >= timeout_s:
+                    raise MeasureFailed(f"{self._name} did not answer within {timeout_s:g} s") from None
                 continue
             except OSError as failed:
                 raise MeasureFailed(f"{self._name} has ended", str(failed)) from failed
@@ -173,7 +198,6 @@ def load_end(program: Path, name: str) -> Iterator[LoadEnd]:
     """A process of the program, which ends with the context. `name` is what messages call it."""
     ours, theirs = socket.socketpair()
     with ours:
-        ours.settimeout(_LOOK_S)
         with theirs:
             process = Process((str(program),), stdin=theirs.fileno(), output=theirs.fileno())
         with process:

@@ -49,7 +49,8 @@ class Conditions:
     """How it was measured: as it was in force, not as it was asked for.
 
     `spun` are the CPUs that a spinner of the lowest priority kept awake; `nice` the priority of both ends (client's,
-    server's); the buffers are those that the kernel says a socket has.
+    server's); the buffers are those that the kernel says a socket has. `slice_s` is the shortest slice's length;
+    `channel_s` what a command took on the way to pods elsewhere and back, None on this host.
     """
 
     program: str
@@ -60,6 +61,8 @@ class Conditions:
     receive_buffer_byte: int
     message_byte: int
     warm_s: float
+    slice_s: float = 0.002
+    channel_s: float | None = None
 
     def record(self) -> Mapping[str, object]:
         document = plain(self)

@@ -25,7 +25,8 @@ class RunRecord:
 
     `side` is the side's key (`a`, `b`, …). `started_at` is UTC in ISO 8601; `raw` names files relative to the run.
     `retried` is why a first attempt measured nothing, of which this is the second; its files come first in `raw`.
-    `parts` is where the time of a round trip went (`WayPart`), `unparted` why that is not known.
+    `parts` is where the time of a round trip went (`WayPart`), `unparted` why that is not known. `stood_in`: why other
+    tools measured this than those that the check is about.
     """
 
     block: int
@@ -45,6 +46,7 @@ class RunRecord:
     retried: Annotated[str, NULL] = ""
     parts: Annotated[tuple[Sample, ...], OMITTED] = ()
     unparted: Annotated[str, OMITTED] = ""
+    stood_in: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,7 @@ class CautionKind(StrEnum):
     DIFFERENT_ENVIRONMENT = "different-environment"
     DIFFERENT_LAB = "different-lab"
     TOOL_DISAGREES = "tool-disagrees"
+    STOOD_IN = "stood-in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

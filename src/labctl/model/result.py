@@ -122,6 +122,7 @@ class CheckResult:
     is_starved: bool = False
     parts: Annotated[tuple[Sample, ...], OMITTED] = ()
     unparted: Annotated[str, OMITTED] = ""
+    stood_in: Annotated[str, OMITTED] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

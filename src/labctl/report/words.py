@@ -215,6 +215,8 @@ ENGLISH = Words(
         CautionKind.TOOL_DISAGREES: "{placement} {label}: the checks {check} and {other} disagree: {low} to {high} and "
         "{other_low} to {other_high} have nothing in common; they measure different things (CPUs, sizes, streams), or "
         "one is wrong",
+        CautionKind.STOOD_IN: "{check}: sockperf and iperf3 stood in for labctl's load program in {count} of {of} "
+        "runs, and are as noisy as the machine: {reason}",
         CautionKind.DIFFERENT_ENVIRONMENT: "the two runs were not measured in the same environment; different: {what}",
     },
     retried="the second attempt; the first measured nothing: {reason}",

@@ -74,6 +74,8 @@ CHINESE = Words(
         CautionKind.TOOL_DISAGREES: "{placement}{label}：检查 {check} 与 {other} 的结果不一致："
         "{low} 至 {high} 与 {other_low} 至 {other_high} 没有重叠；"
         "两者测的不是同一件事（CPU、大小、流数），或者其中之一有误",
+        CautionKind.STOOD_IN: "{check}：{of} 次运行中有 {count} 次由 sockperf 和 iperf3 代替 labctl 的负载程序，"
+        "其噪声与机器一样大：{reason}",
         CautionKind.DIFFERENT_ENVIRONMENT: "两次运行的环境不同，不同之处：{what}",
     },
     retried="这是第二次尝试；第一次没有测到任何数据：{reason}",

@@ -25,6 +25,8 @@ from kubeadm_farm import Farm, two_machines
 from kubeadm_labs import make_lab
 from labctl.engine.capture import counts_by_tap, left_out, sources_of, streaming
 from labctl.errors import LabError, MeasureFailed, StepFailed
+from labctl.load.measure import Plan, Session, Task, measure_load
+from labctl.load.slices import Kind
 from labctl.model.signature import Role
 from labctl.providers.base import Tap, TargetKind
 from labctl.providers.cilium.targets import Door, DoorTarget
@@ -139,6 +141,24 @@ def test_forty_taps_of_one_machine_are_captured_whatever_sshd_allows(
         assert commands.sessions.connections <= 80 // most + 4
     commands.close()
     wait_until(lambda: not processes(machines, "tcpdump"))
+
+
+def test_the_load_program_is_carried_to_a_machine_and_measures_there(machines: Farm, commands: MachineCommands) -> None:
+    """Through sshd: one session for each end, whose program is gone with it, and of which nothing is left."""
+    ends = (target(commands), replace(target(commands), name="node2"))
+    session = Session(group="x", client=ends[0], server=ends[1], address="127.0.0.1")
+    task = Task(kind=Kind.TCP, share=1.0)
+    result = measure_load(
+        [session],
+        Plan(tasks=(task,), duration_s=0.2, message_byte=64, spin=True, client_cpu=0, server_cpu=0, seed="7"),
+    )
+    (loaded,) = result.loaded
+    assert not loaded.refused
+    assert sum(one.operations for one in loaded.slices) > 0
+    assert result.conditions.channel_s is not None
+    assert result.conditions.slice_s >= 4 * result.conditions.channel_s
+    wait_until(lambda: not processes(machines, "/proc/self/fd/3"))
+    assert "labctl-load" not in machines.machines[0].run("ls", "/tmp", "/dev/shm", "/var/tmp", "/run")
 
 
 def test_a_descriptor_that_its_owner_closed_is_still_written_to(commands: MachineCommands) -> None:

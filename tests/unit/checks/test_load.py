@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from labctl.checks.base import CheckContext
 from labctl.checks.load import LoadCheck, load_values, rows_of, said_of, tasks_of
+from labctl.errors import ToolMissing
 from labctl.load.slices import Conditions, Kind, Slice
+from labctl.model.lab import CheckSpec
 from labctl.model.parameters import LoadParameters
-from labctl.model.result import Verdict
+from labctl.model.result import CheckResult, Verdict
+from labctl.testing.labs import CLIENT, SERVER, example_lab
+from labctl.testing.scripted import Answer, MemoryRaw, ScriptedLab, ScriptedTarget
 
 from .conftest import RunCheck
 
@@ -100,8 +108,57 @@ def test_the_reason_says_how_it_was_measured() -> None:
     assert "awake" not in said_of(values, [ONE], without)
 
 
-def test_pods_that_are_no_namespaces_of_this_host_are_skipped(run_check: RunCheck) -> None:
+def test_slices_of_pods_elsewhere_say_why_they_are_so_long() -> None:
+    values = {"latency_p50": 40e-6, "transactions_per_s": 20_000.0}
+    said = said_of(values, [ONE], replace(CONDITIONS, spun=(), slice_s=0.0248, channel_s=0.0062))
+    assert "slices of at least 24.8 ms: a command takes 6.2 ms to these pods and back" in said.split("; ")
+
+
+WHY = "client is no namespace of this host, and takes no program through a stream"
+
+
+def test_a_check_by_itself_is_skipped_where_the_program_cannot_run(run_check: RunCheck) -> None:
     ran = run_check(LoadCheck(), PARAMETERS, (), ())
-    assert ran.result.verdict is Verdict.SKIP
-    assert ran.result.reason == "the load program runs on this host, and these pods are not namespaces of it"
+    assert (ran.result.verdict, ran.result.reason) == (Verdict.SKIP, WHY)
     assert (ran.client.calls, ran.server.calls) == ([], [])
+
+
+def compared(recorded: Callable[[str], bytes], **sockperf: Any) -> CheckResult:
+    """A run of a comparison between pods that take no program, but have the field's tools, with recorded output."""
+    tools = {
+        CLIENT: (
+            Answer(argv=("sockperf", "ping-pong"), stdout=recorded("sockperf-pass.txt"), cpu_s=0.3, **sockperf),
+            Answer(argv=("iperf3", "-c"), stdout=recorded("iperf-tcp.json")),
+        ),
+        SERVER: (
+            Answer(argv=("sockperf", "server"), stdout=b"using recvfrom() to block on socket(s)", cpu_s=0.2),
+            Answer(argv=("iperf3", "-s"), stdout=b"Server listening on 5201 (test #1)\n"),
+        ),
+    }
+    lab = example_lab()
+    context = CheckContext(
+        open_lab=ScriptedLab(lab, [ScriptedTarget(name, answers) for name, answers in tools.items()]),
+        pair=lab.pairs[0],
+        spec=CheckSpec(name="load", kind="load", parameters=PARAMETERS),
+        raw=MemoryRaw(),
+    )
+    (result,) = LoadCheck().run_abreast((context,), "7")
+    return result
+
+
+def test_in_a_comparison_the_tools_of_the_field_stand_in_with_the_reason(recorded: Callable[[str], bytes]) -> None:
+    result = compared(recorded)
+    assert (result.check, result.kind, result.verdict, result.stood_in) == ("load", "load", Verdict.PASS, WHY)
+    assert result.reason.startswith(f"{WHY}; sockperf and iperf3 stood in: ")
+    declared = {metric.name: metric for metric in LoadCheck().metrics(PARAMETERS)}
+    primary = {name for name, metric in declared.items() if metric.primary}
+    assert primary | {"latency_p99", "throughput"} == {sample.metric for sample in result.samples}
+    assert all(declared[sample.metric].unit == sample.unit for sample in result.samples)
+    names = {Path(path).name for path in result.raw}
+    assert {"latency-client.stdout", "latency-server.json", "iperf-client.stdout", "iperf-server.json"} <= names
+
+
+def test_a_tool_that_stood_in_and_failed_is_the_result(recorded: Callable[[str], bytes]) -> None:
+    result = compared(recorded, fails=ToolMissing("the program sockperf is not in client"))
+    assert (result.verdict, result.stood_in) == (Verdict.SKIP, WHY)
+    assert "the program sockperf is not in client" in result.reason

@@ -109,6 +109,19 @@ def kinds(comparison: Comparison) -> list[CautionKind]:
     return [caution.kind for caution in comparison.cautions]
 
 
+def test_tools_that_stood_in_are_told_with_how_often_and_why() -> None:
+    plan = schedule(("a", "b"), WORK, 6, 1)
+    runs = records(plan, {"a": 1.0, "b": 0.8})
+    why = "no folder of client takes a program: each is read-only, or starts none"
+    by_tools = [replace(run, stood_in=why) if run.block != 2 else run for run in runs]
+    for given, facts in ((runs, []), (by_tools, [{"check": "ping", "count": 10, "of": 12, "reason": why}])):
+        found = compared(given)
+        assert [c.facts for c in found.cautions if c.kind is CautionKind.STOOD_IN] == facts
+    (said,) = [caution_text(c, ENGLISH) for c in found.cautions if c.kind is CautionKind.STOOD_IN]
+    assert said.startswith("ping: sockperf and iperf3 stood in for labctl's load program in 10 of 12 runs")
+    assert said.endswith(why)
+
+
 def test_a_fifth_less_latency_is_found_through_weather_of_thirty_percent() -> None:
     found = row(compared())
     assert found.verdict is ChangeVerdict.FASTER

@@ -92,8 +92,6 @@ def compare(
         require_common(baseline, asked)
     for provider in {side.provider.name: side.provider for side in question.sides}.values():
         require_host(provider)
-    for note in question.notes:
-        observer(Note(text=note))
     if asked.rounds < (needed := asked.rounds_needed()):
         told = f"with --rounds {asked.rounds} no row can reach significance, whatever is measured"
         observer(Note(text=f"{told}; that takes --rounds {needed}"))

@@ -518,6 +518,7 @@ class Measurement:
             retried=result.retried,
             parts=result.parts,
             unparted=result.unparted,
+            stood_in=result.stood_in,
         )
 
     def _skipped(self, planned: PlannedRun, reason: str) -> CheckResult:

@@ -32,7 +32,6 @@ from labctl.model.parameters import (
     LoadParameters,
     PingParameters,
     TimedParameters,
-    with_tools_of_the_field,
 )
 from labctl.model.result import Metric
 from labctl.names import is_name
@@ -176,14 +175,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and the labs and checks with which it is answered; `checks` by their kind. `notes` are sentences
-    about what is done otherwise than the words of the question have it."""
+    """What is asked, and the labs and checks with which it is answered; `checks` by their kind."""
 
     asked: Asked
     sides: tuple[LabSide, ...]
     specs: tuple[CheckSpec, ...]
     checks: Mapping[str, Check]
-    notes: tuple[str, ...] = ()
 
 
 def with_given(
@@ -250,12 +247,6 @@ def ask(
         raise UsageError(
             what=f"a comparison has 2 to {len(KEYS)} sides, not {len(labs)}", remedy="labctl compare legacy bpf"
         )
-    elsewhere = sorted({lab.provider for lab in labs if not providers[lab.provider].capabilities.runs_tools_here})
-    notes: tuple[str, ...] = ()
-    if elsewhere and LOAD in parameters.checks:
-        parameters = replace(parameters, checks=with_tools_of_the_field(parameters.checks))
-        where, tools = ", ".join(elsewhere), " and ".join(CHECK_OF_TOOL)
-        notes = (f"the load program measures pods of this host, and those of {where} are not: {tools} stand in for it",)
     specs = compared_specs(labs, parameters)
     pairs = _placed(common_pairs(labs), options.placements)
     references = _references(labs, pairs) if options.reference else ()
@@ -292,7 +283,7 @@ def ask(
         fail_if=options.fail_if,
         takes_turns=turns.takes_turns,
     )
-    return Question(asked=asked, sides=sides, specs=specs, checks=checks, notes=notes)
+    return Question(asked=asked, sides=sides, specs=specs, checks=checks)
 
 
 def _grouped(sides: Sequence[Side], group: int) -> tuple[Side, ...]:

@@ -133,6 +133,10 @@ class DoorTarget:
                     with contextlib.suppress(LabError):
                         local.wait(timeout_s=_GRACE_S)
 
+    def converse(self, argv: Sequence[str], *, stdin: int, output: int) -> AbstractContextManager[Running]:
+        """As `ByStream` of the load program asks for it."""
+        return self.commands.start((*self.door.open, *argv), stdin=stdin, output=output)
+
     def send_signal(self, pid_file: str, number: int) -> None:
         self.commands.run((*self.door.closed, *argv_signal(pid_file, number)), timeout_s=_SIGNAL_S)
 
