@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labctl.engine.comparison.request import Options, Question
     from labctl.engine.comparison.stored import StoredComparison
     from labctl.model.lab import Lab, Scenario
+    from labctl.model.load_slices import SlicesOfRun
     from labctl.model.parameters import CompareParameters
     from labctl.model.sections import ExistingCluster, Kubeadm
     from labctl.model.survey import Survey
@@ -194,6 +195,18 @@ def checks() -> Mapping[str, Check]:
     from labctl.checks.registry import all_checks
 
     return all_checks()
+
+
+def slices_again(stored: StoredComparison) -> tuple[SlicesOfRun, ...]:
+    """The raw slices of a stored comparison, read again. Raises LabError."""
+    from labctl.checks.load_again import slices_again as read_again
+    from labctl.engine.comparison.stored import stored_labs
+    from labctl.model.parameters import LoadParameters
+
+    of_labs = {spec.name: spec.parameters for lab in stored_labs(stored.run).values() for spec in lab.checks}
+    asked = {check.check: of_labs.get(check.check) for check in stored.asked.checks}
+    parameters = {name: own if isinstance(own, LoadParameters) else LoadParameters() for name, own in asked.items()}
+    return tuple(read_again(stored.measured.records, parameters, stored.run.raw))
 
 
 def fault_names() -> tuple[str, ...]:

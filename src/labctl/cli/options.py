@@ -175,6 +175,19 @@ class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # ge
 duration_type = _Duration()
 
 
+class _Percent(click.FloatRange):
+    """A percentage as a person writes it: `1%`, or the number alone."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: Any = value.strip().removesuffix("%").rstrip() if isinstance(value, str) else value
+        return float(super().convert(number, param, ctx))
+
+
+percent_type = _Percent(0, 100, min_open=True)
+
+
 def changing_of(provider: Provider, running: RunningLab) -> Changing:
     """For changing a lab that is up, once what killed commands had begun is finished. Raises UsageError where its
     provider's labs cannot be changed so."""

@@ -83,7 +83,7 @@ class Bench:
 @pytest.fixture
 def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
     made = Bench(capsys=capsys)
-    kinds = ("ping", "latency", "iperf", "tcpdump")
+    kinds = ("ping", "load", "latency", "iperf", "tcpdump")
     monkeypatch.setattr(app, "provider", lambda name, **_: made.provider)
     monkeypatch.setattr(app, "providers", lambda **_: iter((made.provider,)))
     checks: Callable[[], dict[str, VerdictCheck]] = lambda: {  # noqa: E731

@@ -16,6 +16,7 @@ import click
 from labctl.cli.options import (
     context_option,
     load_lab,
+    percent_type,
     provider_option,
     runs_dir_option,
     set_option,
@@ -52,9 +53,10 @@ _STORED = re.compile(r"^(?:last|\d{8}T\d{6}Z\S*|.*/run\.json)(?:@[a-z0-9-]+)?$")
 @click.option("--seed", type=click.IntRange(0), help="Decides the order of the runs (default: a new one, recorded).")
 @click.option(
     "--until",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=percent_type,
     metavar="PERCENT",
-    help="Continue until every primary interval is within ± PERCENT, looking after --rounds blocks, twice as many, …",
+    help="Continue until every primary interval is within ± PERCENT (1%), looking after --rounds blocks, "
+    "twice as many, …",
 )
 @click.option(
     "--max-rounds",

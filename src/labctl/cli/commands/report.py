@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING
 import click
 
 from labctl.cli.options import runs_dir_option
-from labctl.cli.output import emit_json, tell
+from labctl.cli.output import emit_json, show, tell
 from labctl.cli.reports import ReportOutput, present, report_options, write_text
 from labctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from labctl.engine.comparison.stored import StoredComparison
     from labctl.store.reading import StoredRun
 
 
 @click.command("report")
 @click.argument("run", metavar="RUN")
 @runs_dir_option
+@click.option("--slices", is_flag=True, help="Show what the load program's raw slices hold, read again.")
 @report_options
 def command(
     run: str,
     runs_dir: Path,
+    slices: bool,
     fail_if: tuple[str, ...],
     output: ReportOutput,
 ) -> int:
@@ -36,6 +39,8 @@ def command(
 
     stored = find_run(runs_dir, run)
     _say_state(stored)
+    if slices:
+        return _report_slices(read_comparison(stored), output, fail_if)
     if stored.manifest.run_kind == CHECK:
         if fail_if or output.html or output.markdown or output.csv:
             raise UsageError(
@@ -60,6 +65,32 @@ def command(
             remedy=f"labctl compare --resume {stored.path}",
         )
     return present(comparison.comparisons(), fail_if or comparison.asked.fail_if, output)
+
+
+def _report_slices(comparison: StoredComparison, output: ReportOutput, fail_if: tuple[str, ...]) -> int:
+    """1 when a file gives other figures than the run has of it, 4 when one cannot be read."""
+    from labctl import app
+    from labctl.report.load_slices import slices_document, slices_tables
+
+    if fail_if or output.html or output.markdown or output.csv or output.junit:
+        raise UsageError(
+            what="slices have no such report",
+            cause="they are shown on the terminal, and with --json",
+            remedy=f"labctl report {comparison.run.manifest.id} --slices [--json]",
+        )
+    runs = app.slices_again(comparison)
+    if not runs:
+        raise UsageError(
+            what=f"run {comparison.run.manifest.id} has no slices",
+            cause="the check load did not measure in it",
+            remedy="labctl compare A B",
+        )
+    if output.is_json:
+        emit_json(slices_document(comparison.run.manifest.id, runs))
+    else:
+        for table in slices_tables(runs):
+            show(table)
+    return 4 if any(one.unread for one in runs) else 1 if any(one.differs for one in runs) else 0
 
 
 def _say_state(stored: StoredRun) -> None:
