@@ -30,9 +30,12 @@ def document(kind: str) -> Any:
 
 
 def _as_named_now(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What CHANGELOG.md says was renamed since: a p-value says by which correction it is."""
+    """What CHANGELOG.md says was renamed or added since: a p-value says by which correction it is; a comparison has
+    explanations, of which an older run has none."""
     now: dict[str, Any] = {}
     for key, value in pairs:
+        if key == "signatures" and "metrics" in now:
+            now["explanations"] = []
         now |= {"pAdjusted": value, "correction": None} if key == "pHolm" else {key: value}
     return now
 
