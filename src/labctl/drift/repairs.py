@@ -16,7 +16,18 @@ from labctl.model.plan import Step
 from labctl.names import split_namespace
 from labctl.providers.netns.kinds.base import Object, ObjectKind
 from labctl.providers.netns.kinds.cgroup import SocketAttach, SocketDetach
-from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, FrrStart, RoutesAwait, TunnelsAwait
+from labctl.providers.netns.kinds.daemon import (
+    DAEMONS,
+    FrrConfigure,
+    FrrRestart,
+    FrrStart,
+    NextHopsAwait,
+    RoutesAwait,
+    SessionsAwait,
+    SessionsClear,
+    TunnelsAwait,
+    addresses_told,
+)
 from labctl.providers.netns.kinds.impairment import IMPAIRMENTS
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, OnDevice, PortsAwait, device_name
 from labctl.providers.netns.kinds.namespace import NamespaceAdd, NamespaceDrop, RecordWrite
@@ -34,6 +45,9 @@ from labctl.providers.netns.kinds.program import (
 from labctl.providers.netns.kinds.routing import LEARNED
 from labctl.providers.netns.kinds.ruleset import RulesReplace, TableDelete
 
+_WAITS = (RoutesAwait, TunnelsAwait, PortsAwait)
+_WAITS_OF_ALL = (*_WAITS, NextHopsAwait)
+"""Every next hop is there only where all of the lab is as it should be."""
 _LAST_REMOVED = (DeviceDelete, NamespaceDrop)
 _OF_ROUTING = frozenset({ObjectKind.DAEMON, ObjectKind.CONFIGURATION, ObjectKind.DEVICE, ObjectKind.ADDRESS,
                          ObjectKind.NAMESPACE})  # fmt: skip
@@ -43,6 +57,7 @@ _OF_ROUTING = frozenset({ObjectKind.DAEMON, ObjectKind.CONFIGURATION, ObjectKind
 class _Repair:
     wanted: Wanted
     observed: ObservedLab
+    is_whole: bool = True
     removes: dict[Object, None] = field(default_factory=dict)
     makes: set[int] = field(default_factory=set)
     mends: dict[Object, int] = field(default_factory=dict)
@@ -51,12 +66,17 @@ class _Repair:
 
 
 def repairs(
-    wanted: Wanted, observed: ObservedLab, deltas: Iterable[Delta], *, record: RecordWrite | None = None
+    wanted: Wanted,
+    observed: ObservedLab,
+    deltas: Iterable[Delta],
+    *,
+    record: RecordWrite | None = None,
+    is_whole: bool = True,
 ) -> tuple[Step, ...]:
     """The steps that mend these differences; none where there are none. `record` is what the lab's file says from then
-    on, where that changes."""
+    on, where that changes. `is_whole`: they are all that there are."""
     chosen = tuple(deltas)
-    repair = _Repair(wanted, observed)
+    repair = _Repair(wanted, observed, is_whole=is_whole)
     for delta in chosen:
         repair.removes.update(dict.fromkeys(delta.removes))
         repair.makes.update(delta.makes)
@@ -157,11 +177,17 @@ def _steps(repair: _Repair, deltas: Sequence[Delta], record: RecordWrite | None)
         made.append((number, 1, _again(action, observed=repair.observed)))
     again = {one for _, _, one in made}
     made += [(number, 0, mend) for mend, number in repair.mends.items() if not _is_made_again(repair, again, mend)]
-    made.sort(key=lambda one: one[:2])
+    # What a daemon is to forget goes first: `no timers bgp 1 3` takes what was said of timers before, too.
+    made.sort(key=lambda one: (*one[:2], isinstance(one[2], FrrConfigure) and not one[2].is_removal))
     ordered = [one for _, _, one in made]
+    starting = {one.namespace for one in ordered if isinstance(one, FrrStart)}
+    ordered += addresses_told(ordered, {*wanted.daemons} & {*repair.observed.places} - starting)
+    told = [(one.namespace, one.timers) for one in ordered if isinstance(one, FrrConfigure) and one.timers is not None]
+    for renews in (SessionsClear, SessionsAwait) if repair.is_whole else (SessionsClear,):
+        ordered += [renews(namespace=place, keepalive_s=timers[0], hold_s=timers[1]) for place, timers in told]
     if any(delta.difference.kind in _OF_ROUTING or delta.key.startswith(LEARNED) for delta in deltas):
-        ordered += [one for one in wanted.actions if isinstance(one, RoutesAwait | TunnelsAwait | PortsAwait)
-                    and one not in ordered]  # fmt: skip
+        waits = _WAITS_OF_ALL if repair.is_whole else _WAITS
+        ordered += [one for one in wanted.actions if isinstance(one, waits) and one not in ordered]
     if ordered:
         yield from _by_part(ordered, reopened, gone)
     dropped = tuple(one for one in repair.removes if isinstance(one, NamespaceDrop))
@@ -248,7 +274,7 @@ _NOUNS: tuple[tuple[tuple[type[Object], ...], str], ...] = (
     ((IptablesRestore, NftRestore, RulesReplace, TableDelete), "rules"),
     ((FilterAttach, SocketAttach, DatapathReopen), "programs"),
     ((MapsFill, DeviceEntry), "map entries"),
-    ((FrrStart, FrrConfigure, RoutesAwait, TunnelsAwait), "routing"),
+    (DAEMONS.objects, "routing"),
     (IMPAIRMENTS.objects, "impairments"),
     ((DeviceSet, OnDevice), "devices, addresses, routes"),
 )

@@ -7,7 +7,7 @@ spread over paths of equal length by its addresses and ports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -20,8 +20,9 @@ from labctl.model.lab import Lab, Node, Outside, Pair, Placement
 from labctl.model.signature import ExpectedSignature, Role, Seen, TapSight
 from labctl.model.ways import ExpectedRoute
 from labctl.names import namespace_of
+from labctl.planning.ways import Ways, ways_to
 from labctl.providers.netns.kinds.base import Object
-from labctl.providers.netns.kinds.daemon import FrrStart, RoutesAwait
+from labctl.providers.netns.kinds.daemon import FrrStart, NextHopsAwait, RoutesAwait
 from labctl.providers.netns.kinds.link import Device, LinkUp, VethAdd
 from labctl.providers.netns.kinds.namespace import Sysctls
 from labctl.providers.netns.kinds.routing import AddressAdd, NeighbourAdd, RouteAdd
@@ -154,9 +155,11 @@ class RoutedFabric:
                 yield FrrStart(namespace=namespace_of(lab.name, node.name), daemons=daemons)
 
     def learned(self, lab: Lab) -> Iterator[Object]:
-        """The wait for what the daemons learn."""
+        """The wait until every router has all the ways to every node, and no others; then for what nodes, or the
+        routers that they are attached to, learn."""
         if not lab.fabric.learns:
             return
+        yield from _await_ways(lab)
         edges = {uplink_of(lab, node)[1].part for node in lab.nodes}
         if nodes_announce(lab):
             for node in lab.nodes:
@@ -227,6 +230,39 @@ def uplink_of(lab: Lab, node: Node) -> tuple[LinkEnd, LinkEnd]:
         if other.part == node.name:
             return other, one
     raise KeyError(node.name)
+
+
+Ends = Mapping[tuple[str, str], tuple[LinkEnd, LinkEnd]]
+"""The two ends of each wire between routers, seen from either: by the routers' names."""
+
+
+def ends_of(lab: Lab) -> Ends:
+    routers = {router.name for router in lab.routers}
+    return {
+        (here.part, far.part): (here, far)
+        for link in lab.links
+        for here, far in (link.ends, link.ends[::-1])
+        if here.part in routers and far.part in routers
+    }
+
+
+def ways(lab: Lab, edge: str) -> Ways:
+    """To what is attached to that router."""
+    return ways_to(edge, lab.fabric.routing, lab.routers, lab.links)
+
+
+def _await_ways(lab: Lab) -> Iterator[Object]:
+    ends = ends_of(lab)
+    wanted: dict[str, list[tuple[IPv4Network, tuple[IPv4Address, ...]]]] = {}
+    for node in lab.nodes:
+        destination = node.pod_cidr if nodes_announce(lab) else IPv4Network(node.address.ip)
+        for router, following in ways(lab, uplink_of(lab, node)[1].part).items():
+            hops = (ends[router, other][1].address for other in sorted(following))
+            if following:
+                addresses = tuple(sorted(hop.ip for hop in hops if hop is not None))
+                wanted.setdefault(router, []).append((destination, addresses))
+    for router, routes in wanted.items():
+        yield NextHopsAwait(namespace=namespace_of(lab.name, router), routes=tuple(routes))
 
 
 def wire(lab: Lab, here: LinkEnd, away: LinkEnd) -> Iterator[Object]:

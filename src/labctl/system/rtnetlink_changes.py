@@ -82,6 +82,12 @@ def xdp_remove(index: int, mode: int) -> Request:
     return Request(_RTM_NEWLINK, CHANGE, _IFINFO.pack(0, 0, index, 0, 0) + attribute(_IFLA_XDP, data))
 
 
+def address_replace(index: int, address: IPv4Interface) -> Request:
+    """Changes nothing of an address that the device has; the kernel tells everybody of it again."""
+    made = address_add(index, address)
+    return Request(made.type, CREATED_OR_REPLACED, made.body)
+
+
 def address_delete(index: int, address: IPv4Interface) -> Request:
     return Request(_RTM_DELADDR, CHANGE, address_add(index, address).body)
 

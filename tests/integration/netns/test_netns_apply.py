@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.base import Executor
 from labctl.providers.netns.kept import NetnsKeeping
+from labctl.providers.netns.kinds.daemon import vtysh
 from labctl.providers.netns.provider import NetnsProvider
 from labctl.providers.netns.record import parse_document, record_path
 from labctl.system import netns
@@ -173,6 +175,47 @@ def test_other_networks_too(scenario: str, override: str) -> None:
         assert is_as(second)
         apply(PROVIDER, second, first, quietly)
         assert is_as(first)
+
+
+def hold_times_s(lab: Lab) -> set[int]:
+    """Those that the established sessions of all routers and nodes agreed on."""
+    asked = ("-c", "show bgp neighbors json")
+    found = set()
+    for part in (*lab.routers, *lab.nodes):
+        space = namespace_of(lab.name, part.name)
+        done = subprocess.run(
+            netns.command(space, vtysh(space, asked)), capture_output=True, text=True, timeout=60, check=True
+        )
+        for session in json.loads(done.stdout).values():
+            assert session["bgpState"] == "Established"
+            found.add(session["bgpTimerHoldTimeMsecs"] // 1000)
+    return found
+
+
+@pytest.mark.thorough
+def test_other_timers_of_bgp_are_those_of_sessions_that_run_and_back() -> None:
+    name = f"t{secrets.token_hex(3)}-timers"
+    first = lab_of(name, scenario="clos-bgp")
+    second = lab_of(name, "fabric.timers={keepaliveS: 2, holdS: 9}", scenario="clos-bgp")
+    with running(first):
+        for before, after, hold_s in ((first, second, 9), (second, first, 3)):
+            apply(PROVIDER, before, after, quietly)
+            assert is_as(after)
+            assert hold_times_s(after) == {hold_s}
+
+
+@pytest.mark.thorough
+def test_a_clos_of_more_spines_uses_all_of_them_when_the_change_is_done_and_back() -> None:
+    """Devices are made again beside daemons that run: an address that zebra missed kept a session down."""
+    name = f"t{secrets.token_hex(3)}-spines"
+    two, four = lab_of(name, scenario="clos-bgp"), lab_of(name, "fabric.spines=4", scenario="clos-bgp")
+    with running(two):
+        for before, after, spines in ((two, four, 4), (four, two, 2)) * 2:
+            apply(PROVIDER, before, after, quietly)
+            assert is_as(after)
+            argv = ("ip", "-j", "-n", namespace_of(name, "leaf1"), "route", "show", "exact", "10.244.1.0/24")
+            shown = json.loads(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout)
+            assert [len(route["nexthops"]) for route in shown] == [spines]
 
 
 _ALL_OF_IT = CHANGES["all of it"]

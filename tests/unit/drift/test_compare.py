@@ -17,7 +17,15 @@ from labctl.model.drift import Change
 from labctl.names import namespace_of
 from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds.base import Found, ObjectKind
-from labctl.providers.netns.kinds.daemon import ProcessEnd
+from labctl.providers.netns.kinds.daemon import (
+    AddressesTell,
+    FrrConfigure,
+    FrrRestart,
+    NextHopsAwait,
+    ProcessEnd,
+    SessionsAwait,
+    SessionsClear,
+)
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, VethAdd
 from labctl.providers.netns.kinds.program import DatapathReopen, EntriesDelete, FilterReplace, MapsFill
 from labctl.providers.netns.kinds.routing import AddressDelete, RouteAdd, RouteReplace
@@ -99,6 +107,59 @@ def test_each_thing_that_is_missing_is_named_alone_and_made_again(name: str) -> 
             assert named[0].difference.command
             steps = repairs(asked, there, named)
             assert steps, key
+
+
+CLOS_NODES = {namespace_of("clos-bgp", f"node{number}") for number in (1, 2, 3)}
+CLOS_ROUTERS = {namespace_of("clos-bgp", name) for name in ("spine1", "spine2", "leaf1", "leaf2", "leaf3")}
+
+
+def test_sessions_that_agreed_on_other_timers_are_cleared_after_both_ends_are_told_and_then_awaited() -> None:
+    asked = wanted("clos-bgp")
+    there = as_built(asked)
+    assert {*there.configurations} == CLOS_NODES | CLOS_ROUTERS
+    there.configurations = {
+        name: {daemon: text.replace("timers bgp 1 3", "timers bgp 5 15") for daemon, text in each.items()}
+        for name, each in there.configurations.items()
+    }
+    done = [action for step in repairs(asked, there, compare(asked, there)) for action in step.actions]
+    kinds = [type(action) for action in done]
+    last_told = max(at for at, kind in enumerate(kinds) if kind is FrrConfigure)
+    cleared = [at for at, kind in enumerate(kinds) if kind is SessionsClear]
+    awaited = [at for at, kind in enumerate(kinds) if kind is SessionsAwait]
+    assert last_told < min(cleared) < max(cleared) < min(awaited) < kinds.index(NextHopsAwait)
+    assert {(one.keepalive_s, one.hold_s) for one in done if isinstance(one, SessionsClear)} == {(1, 3)}
+    assert {one.namespace for one in done if isinstance(one, SessionsClear)} == CLOS_NODES | CLOS_ROUTERS
+    for namespace in CLOS_ROUTERS:
+        told = [one.commands[0][-1] for one in done if isinstance(one, FrrConfigure) and one.namespace == namespace]
+        assert told == ["no timers bgp 5 15", "timers bgp 1 3"], "the other way round FRR goes back to its default"
+
+
+def test_of_some_parts_neither_all_sessions_nor_all_next_hops_are_awaited() -> None:
+    asked = wanted("clos-bgp")
+    there, leaf = as_built(asked), namespace_of("clos-bgp", "leaf1")
+    there.configurations[leaf] = {
+        daemon: text.replace("timers bgp 1 3", "timers bgp 5 15") for daemon, text in there.configurations[leaf].items()
+    }
+    deltas = [delta for delta in compare(asked, there) if delta.namespace == leaf]
+    kinds = {type(action) for step in repairs(asked, there, deltas, is_whole=False) for action in step.actions}
+    assert SessionsClear in kinds
+    assert kinds.isdisjoint({SessionsAwait, NextHopsAwait})
+
+
+def test_a_zebra_that_runs_is_told_the_addresses_of_devices_that_are_made_again_and_one_that_starts_is_not() -> None:
+    asked = wanted("clos-bgp")
+    there, leaf = as_built(asked), namespace_of("clos-bgp", "leaf1")
+    there.places = {
+        **there.places,
+        leaf: {key: it for key, it in there.places[leaf].items() if "to-spine1" not in key},
+    }
+    done = [action for step in repairs(asked, there, compare(asked, there)) for action in step.actions]
+    told = {one.namespace: [str(of.device) for of in one.addresses] for one in done if isinstance(one, AddressesTell)}
+    assert told == {leaf: ["to-spine1"], namespace_of("clos-bgp", "spine1"): ["to-leaf1"]}
+    there.processes[leaf] = ()
+    done = [action for step in repairs(asked, there, compare(asked, there)) for action in step.actions]
+    assert [one.namespace for one in done if isinstance(one, FrrRestart)] == [leaf]
+    assert [one.namespace for one in done if isinstance(one, AddressesTell)] == [namespace_of("clos-bgp", "spine1")]
 
 
 def test_a_setting_that_this_kernel_lacks_is_no_difference_and_one_with_another_value_is() -> None:

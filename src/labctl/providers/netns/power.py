@@ -22,7 +22,7 @@ from labctl.names import namespace_of
 from labctl.providers.netns.discover import read_mark
 from labctl.providers.netns.kinds.base import BuildContext, Object
 from labctl.providers.netns.kinds.cgroup import CgroupAdd
-from labctl.providers.netns.kinds.daemon import FrrRemove, FrrStart
+from labctl.providers.netns.kinds.daemon import ZEBRA, FrrRemove, FrrStart, NextHopsAwait, addresses_told
 from labctl.providers.netns.kinds.link import OnDevice, SharedAdd, VethAdd
 from labctl.providers.netns.kinds.namespace import NamespaceAdd
 from labctl.providers.netns.kinds.program import DeviceEntry
@@ -94,19 +94,30 @@ def start(lab: Lab, name: str) -> None:
     """Makes it again, whatever is left of it. When a step fails it is stopped again. Raises StepFailed, HostLacks,
     UsageError."""
     namespaces = namespaces_of(lab, name)
-    actions = actions_about(_actions(lab), namespaces)
+    every = _actions(lab)
+    actions = actions_about(every, namespaces)
     _remove(actions, namespaces)
+    running = {one.namespace for one in every if isinstance(one, FrrStart)} - namespaces
+    told = addresses_told(actions, {name for name in running if _has_daemons(name)})
+    # All next hops are there only where no other link or node is down.
+    actions = tuple(one for one in actions if not isinstance(one, NextHopsAwait))
     try:
         with contextlib.ExitStack() as stack:
             context = BuildContext()
             stack.callback(context.close)
             for holder in {one.holder for one in actions if isinstance(one, DeviceEntry)} - namespaces:
                 context.datapaths[holder] = _running(stack, holder)
-            for (make, *_), objects in groupby(actions, key=lambda one: one.batch()):
+            for (make, *_), objects in groupby((*actions, *told), key=lambda one: one.batch()):
                 make(tuple(objects), context)
     except BaseException:
         stop(lab, name)
         raise
+
+
+def _has_daemons(namespace: str) -> bool:
+    """Not of one that is stopped, nor where somebody ended them."""
+    key = netns.key_of(namespace)
+    return key is not None and any(netns.name_of(pid) == ZEBRA for pid in netns.processes_in([key]))
 
 
 def _running(stack: contextlib.ExitStack, namespace: str) -> LoadedDatapath:

@@ -97,7 +97,7 @@ def _compared(asked: Wanted, parts: Collection[str], scenario: str) -> Compared:
     observed = read(asked)
     deltas = [one for one in compare(asked, observed) if not parts or one.difference.part in parts]
     record = asked.record if not parts and asked.record is not None and _is_other(asked) else None
-    steps = repairs(asked, observed, deltas, record=record)
+    steps = repairs(asked, observed, deltas, record=record, is_whole=not parts)
     return Compared(
         drift=drift_of(asked, observed, deltas, scenario=scenario),
         plan=Plan(lab=lab.name, provider="netns", steps=steps),

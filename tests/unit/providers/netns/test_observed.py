@@ -15,7 +15,14 @@ from labctl.planning.resolve import resolve
 from labctl.providers.netns.kinds import KINDS
 from labctl.providers.netns.kinds.base import Found, ObjectKind, Thing
 from labctl.providers.netns.kinds.cgroup import SocketDetach
-from labctl.providers.netns.kinds.daemon import FrrConfigure, FrrRestart, ProcessEnd
+from labctl.providers.netns.kinds.daemon import (
+    AddressesTell,
+    FrrConfigure,
+    FrrRestart,
+    ProcessEnd,
+    SessionsAwait,
+    SessionsClear,
+)
 from labctl.providers.netns.kinds.impairment import PacketsLeave, QueueRemove, RelayEnd
 from labctl.providers.netns.kinds.link import DeviceDelete, DeviceSet, XdpDetach
 from labctl.providers.netns.kinds.namespace import NamespaceDrop
@@ -79,10 +86,11 @@ CLOSELY = {
 """What only `labctl diff` looks at."""
 NOT_IN_A_NAMESPACE = {ObjectKind.NAMESPACE, ObjectKind.PROCESS, ObjectKind.ENTRY, ObjectKind.CONFIGURATION}
 OF_REPAIRS = {
-    AddressDelete, BlackholeReplace, ConnectedReplace, DatapathReopen, DeviceDelete, DeviceSet, EntriesDelete,
+    AddressDelete, AddressesTell, BlackholeReplace, ConnectedReplace, DatapathReopen, DeviceDelete, DeviceSet,
+    EntriesDelete,
     FilterDelete, FilterReplace, FrrConfigure, FrrRestart, NamespaceDrop, NeighbourDelete, NeighbourReplace,
     PacketsLeave, PolicyRuleDelete, ProcessEnd, ProxyDelete, QdiscDelete, QueueRemove, RelayEnd,
-    RouteDelete, RouteReplace, RulesReplace, SocketDetach, TableDelete,
+    RouteDelete, RouteReplace, RulesReplace, SessionsAwait, SessionsClear, SocketDetach, TableDelete,
     TunnelEntryDelete, XdpDetach,
 }  # fmt: skip
 """What no plan of a lab has, and the repair of one does."""

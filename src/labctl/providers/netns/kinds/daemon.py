@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import pwd
+import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from labctl.errors import HostLacks, StepFailed
+from labctl.json_text import parse_json
 from labctl.names import split_namespace
 from labctl.planning.shell import quoted, word, written
 from labctl.providers.netns.kinds.base import (
@@ -28,9 +30,9 @@ from labctl.providers.netns.kinds.base import (
     ObjectKind,
     Thing,
 )
-from labctl.providers.netns.kinds.link import OnDevice
-from labctl.providers.netns.kinds.routing import LEARNED
-from labctl.system import files, host_files, netns, rtnetlink
+from labctl.providers.netns.kinds.link import OnDevice, ip
+from labctl.providers.netns.kinds.routing import LEARNED, AddressAdd
+from labctl.system import files, host_files, netns, rtnetlink, rtnetlink_changes
 from labctl.system.clock import Deadline
 from labctl.values import dataclass
 
@@ -42,6 +44,10 @@ _START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 _ANSWER_S = 5.0
 _MOST_ANSWER_BYTE = 8 << 20
+ZEBRA, _BGPD = "zebra", "bgpd"
+_ADDRESS_S = 0.5
+"""Seconds after which an address that zebra does not know is said again."""
+_TIMERS = re.compile(r"timers bgp (\d+) (\d+)")
 LACKS = "sudo make setup-networks"
 """What installs FRR, in the folder that this program came in."""
 
@@ -134,6 +140,16 @@ class FrrConfigure(Object):
     daemon: str
     commands: tuple[tuple[str, ...], ...]
 
+    @property
+    def timers(self) -> tuple[int, int] | None:
+        """The keepalive and hold time, in seconds, that BGP's sessions are to have; None where it says none."""
+        said = next((_TIMERS.fullmatch(lines[-1]) for lines in self.commands if _TIMERS.fullmatch(lines[-1])), None)
+        return (int(said[1]), int(said[2])) if said else None
+
+    @property
+    def is_removal(self) -> bool:
+        return all(lines[-1].startswith("no ") for lines in self.commands)
+
     def argv(self) -> tuple[str, ...]:
         words = ["-d", self.daemon]
         for lines in self.commands:
@@ -150,13 +166,136 @@ class FrrConfigure(Object):
         with Process(self.argv()) as process:
             done = process.wait(timeout_s=_START_TIMEOUT_S)
         # What is to go may be gone with what it stood in.
-        is_removal = all(lines[-1].startswith("no ") for lines in self.commands)
-        if done.timed_out or (done.returncode and not is_removal):
+        if done.timed_out or (done.returncode and not self.is_removal):
             raise StepFailed(
                 what=f"FRR's {self.daemon} in {self.namespace} did not take a statement",
                 cause=(done.error_text or done.text).strip()[-500:],
                 remedy=self.shell(),
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressesTell(Object):
+    """Waits until the zebra that runs in a namespace knows addresses that devices got after it started, and has the
+    kernel say those again that it missed: FRR 8 drops one that comes before it has read the device's own message, and
+    BGP then has no session over that device."""
+
+    namespace: str
+    addresses: tuple[AddressAdd, ...]
+    timeout_s: float = 20.0
+
+    def shell(self) -> str:
+        return "\n".join(
+            f"{ip(self.namespace)} address replace {one.address} dev {word(one.device)}" for one in self.addresses
+        )
+
+    def make(self, context: BuildContext) -> None:
+        channel, deadline = context.namespaces.channel(self.namespace), Deadline.after(self.timeout_s)
+        say_again = Deadline.after(_ADDRESS_S)
+        while lacking := self._lacking():
+            if deadline.is_over():
+                _, part = split_namespace(self.namespace) or ("", self.namespace)
+                raise StepFailed(
+                    what=f"the zebra of {part} does not know {lacking[0].address} after {self.timeout_s:g} s",
+                    cause=f"{len(lacking)} addresses of devices that were made while it ran are missing",
+                    remedy=f"{ip(self.namespace)} address replace {lacking[0].address} dev {word(lacking[0].device)}",
+                )
+            if say_again.is_over():
+                channel.send([rtnetlink_changes.address_replace(one.index, one.address) for one in lacking])
+                say_again = Deadline.after(_ADDRESS_S)
+            time.sleep(_POLL_S)
+
+    def _lacking(self) -> list[AddressAdd]:
+        asked = "show interface brief json"
+        try:
+            known = parse_json(_said(self.namespace, ZEBRA, asked))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return []  # none runs there, and one that starts reads what is there
+        except (OSError, ValueError) as failed:
+            raise StepFailed(
+                what=f"the zebra in {self.namespace} does not say which addresses it knows",
+                cause=str(failed),
+                remedy=quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", asked)))),
+            ) from failed
+        return [one for one in self.addresses if str(one.address) not in known.get(one.device, {}).get("addresses", ())]
+
+
+def addresses_told(actions: Iterable[Object], running: Collection[str]) -> Iterator[AddressesTell]:
+    """For the daemons that run already in these namespaces and stay, when these actions are carried out."""
+    added: dict[str, list[AddressAdd]] = {}
+    for one in actions:
+        if isinstance(one, AddressAdd) and one.namespace in running:
+            added.setdefault(one.namespace, []).append(one)
+    return (AddressesTell(namespace=namespace, addresses=tuple(those)) for namespace, those in added.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsClear(Object):
+    """Clears the BGP sessions of a router that run with other timers than these: both ends agree on them when a session
+    begins (RFC 4271, 4.2), and keep them whatever they are told later."""
+
+    namespace: str
+    keepalive_s: int
+    hold_s: int
+
+    def shell(self) -> str:
+        return quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", "clear bgp *"))))
+
+    def make(self, context: BuildContext) -> None:
+        for peer, timers in _sessions(self.namespace).items():
+            if timers is not None and timers != _agreed(self.keepalive_s, self.hold_s):
+                _said(self.namespace, _BGPD, f"clear bgp {peer}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsAwait(Object):
+    """Waits until all BGP sessions of a router are established, with these timers."""
+
+    namespace: str
+    keepalive_s: int
+    hold_s: int
+    timeout_s: float = 60.0
+
+    def shell(self) -> str:
+        asked = quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", "show bgp neighbors json"))))
+        return f"while {asked} | grep '\"bgpState\"' | grep -qv Established; do sleep 0.1; done"
+
+    def make(self, context: BuildContext) -> None:
+        deadline = Deadline.after(self.timeout_s)
+        wanted = _agreed(self.keepalive_s, self.hold_s)
+        while lacking := [peer for peer, timers in _sessions(self.namespace).items() if timers != wanted]:
+            if deadline.is_over():
+                _, part = split_namespace(self.namespace) or ("", self.namespace)
+                raise StepFailed(
+                    what=f"{part} has no BGP session with {lacking[0]} by its timers after {self.timeout_s:g} s",
+                    cause=f"{len(lacking)} sessions are not established, or run with other timers",
+                    remedy=quoted(netns.command(self.namespace, vtysh(self.namespace, ("-c", "show bgp summary")))),
+                )
+            time.sleep(_POLL_S)
+
+
+def _agreed(keepalive_s: int, hold_s: int) -> tuple[int, int]:
+    """In milliseconds, between two that are told the same. FRR keeps alive three times in a hold time at least."""
+    return min(keepalive_s, hold_s // 3) * 1000, hold_s * 1000
+
+
+def _sessions(namespace: str) -> dict[str, tuple[int, int] | None]:
+    """Keepalive and hold time, in milliseconds, of each of a router's sessions, by the neighbour's address; None of
+    one that is not established. Raises StepFailed."""
+    try:
+        said = parse_json(_said(namespace, _BGPD, "show bgp neighbors json"))
+    except (OSError, ValueError) as failed:
+        raise StepFailed(
+            what=f"the BGP sessions of {namespace} cannot be read",
+            cause=str(failed),
+            remedy=quoted(netns.command(namespace, vtysh(namespace, ("-c", "show bgp neighbors")))),
+        ) from failed
+    return {
+        peer: (about["bgpTimerKeepAliveIntervalMsecs"], about["bgpTimerHoldTimeMsecs"])
+        if about.get("bgpState") == "Established"
+        else None
+        for peer, about in said.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +318,18 @@ _ANSWER_END = b"\0\0\0"
 
 
 def running_configuration(namespace: str, daemon: str) -> str:
-    """What a daemon says that it goes by, asked as vtysh asks: by its socket. Raises OSError."""
+    """What a daemon says that it goes by. Raises OSError."""
+    return _said(namespace, daemon, "show running-config")
+
+
+def _said(namespace: str, daemon: str, told: str) -> str:
+    """A daemon's answer to a command, asked as vtysh asks: by its socket. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         asking.settimeout(_ANSWER_S)
         asking.connect(str(FOLDER / path_space(namespace) / f"{daemon}.vty"))
         text = b""
-        for command in (b"enable", b"show running-config"):
-            asking.sendall(command + b"\0")
+        for command in ("enable", told):
+            asking.sendall(command.encode() + b"\0")
             text = _answer(asking)
     return text.decode(errors="replace")
 
@@ -394,6 +538,18 @@ def _daemons(look: NamespaceReader) -> Iterator[Found]:
 
 DAEMONS = Kind(
     name=ObjectKind.DAEMON,
-    objects=(FrrStart, FrrRestart, FrrConfigure, FrrRemove, ProcessEnd, RoutesAwait, NextHopsAwait, TunnelsAwait),
+    objects=(
+        FrrStart,
+        FrrRestart,
+        FrrConfigure,
+        AddressesTell,
+        SessionsClear,
+        SessionsAwait,
+        FrrRemove,
+        ProcessEnd,
+        RoutesAwait,
+        NextHopsAwait,
+        TunnelsAwait,
+    ),
     read=_daemons,
 )
