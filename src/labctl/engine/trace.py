@@ -26,7 +26,7 @@ from labctl.codec import plain, typed
 from labctl.engine.check_run import Journal
 from labctl.errors import LabError, MeasureFailed, UsageError
 from labctl.model.evidence import Evidence
-from labctl.model.flow import client_node_of, flows_of, server_node_of
+from labctl.model.flow import client_node_of, seen_flows, server_node_of
 from labctl.model.lab import Endpoint, EndpointKind, Lab, Pair, Placement, Pod, TrafficPolicy, placement_of
 from labctl.model.signature import Role
 from labctl.model.tools import said
@@ -117,7 +117,7 @@ def marked_packets(lab: Lab, pair: Pair, protocol: ProbeProtocol, count: int) ->
         )
     probe = ProbePackets(
         protocol=protocol,
-        flows=flows_of(lab, pair),
+        flows=seen_flows(lab, pair),
         count=count,
         token=secrets.token_bytes(_TOKEN_BYTE),
         port=FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count),

@@ -280,6 +280,17 @@ def _largest_ping(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Valu
     return low
 
 
+def _ping_answer(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value:
+    lab, client = open_lab.lab, open_lab.target(pair.client)
+    if lab.server(pair).kind is EndpointKind.SERVICE:
+        raise Unmeasured("a Service answers no ping")
+    done = client.run(argv_largest(str(lab.server(pair).address), _SMALLEST_BYTE), timeout_s=_TIMEOUT_S)
+    sent = parse_sized_ping(done)
+    if sent.fate is Fate.ANSWERED:
+        return "reply"
+    return "silence" if sent.fate is Fate.UNANSWERED and not sent.words else "error"
+
+
 def _sessions_up(open_lab: OpenLab, pair: Pair, question: FactQuestion) -> Value:
     up, is_spoken = 0, False
     for protocol, parse in ((Routing.BGP, parse_bgp), (Routing.OSPF, parse_ospf)):
@@ -306,6 +317,7 @@ _TOOLS: Mapping[str, Callable[[OpenLab, Pair, FactQuestion], Value]] = {
     "next-hops": node_facts.next_hops,
     "links-up": node_facts.links_up,
     "patience": node_facts.patience,
+    "ping-answer": _ping_answer,
     "reaches-node": node_facts.reaches_node,
     "arp-seen": node_facts.arp_seen,
     "mac-behind": tunnel_facts.mac_behind,

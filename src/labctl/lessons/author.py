@@ -37,7 +37,7 @@ from labctl.values import dataclass
 
 _LOOKS = (
     "wrong-role", "arrived", "lost-at", "seen", "vni", "outer-destination", "helper", "source-mac", "destination-mac",
-    "netfilter-hooks",
+    "netfilter-hooks", "ping-answer", "reaches-node",
 )  # fmt: skip
 """Facts by which two faults are told apart."""
 

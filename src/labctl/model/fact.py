@@ -222,6 +222,12 @@ _KINDS = (
         command="labctl exec {lab} {client} -- ping -c 1 -W 1 {node_address}", where="the line of the answer",
     ),
     FactKind(
+        name="ping-answer", type=FactType.KEYWORD, source=FactSource.TOOL,
+        what="What the client's ping gets: a reply, an error of the network, or silence.",
+        command="labctl exec {lab} {client} -- ping -c 1 -W 1 {address}", where="the lines before the statistics",
+        choices=("reply", "error", "silence"),
+    ),
+    FactKind(
         name="arp-seen", type=FactType.KEYWORD, source=FactSource.TOOL, takes=_AT,
         what="Which ARP messages of the client a tap saw: requests, replies, both, or none.",
         command="labctl check {lab} addressing", where="the finding arp-where",

@@ -31,6 +31,15 @@ def flows_of(lab: Lab, pair: Pair) -> tuple[Flow, ...]:
     return tuple(dict.fromkeys(flow for flow in found if flow[0] != flow[1]))
 
 
+def seen_flows(lab: Lab, pair: Pair) -> tuple[Flow, ...]:
+    """`flows_of`, and those of packets between pods that are rewritten though nobody asked for it: what a trace has to
+    see of a lab in which something is wrong."""
+    flows = flows_of(lab, pair)
+    if not lab.is_between_pods(pair):
+        return flows
+    return tuple(dict.fromkeys((*flows, *((source, flows[0][1]) for source in _sources(lab, lab.client(pair))))))
+
+
 def _sources(lab: Lab, client: Endpoint) -> Iterator[IPv4Address]:
     """The addresses that the client's packets may have, its own first."""
     yield client.address

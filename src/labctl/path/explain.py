@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from labctl.model.flow import client_node_of, server_node_of
+from labctl.model.flow import client_node_of, flows_of, server_node_of
 from labctl.model.interfaces import tunnel_kind
 from labctl.model.lab import Lab, Pair
 from labctl.model.signature import Role
@@ -46,7 +46,7 @@ def first_wrong(
 ) -> WrongTurn | None:
     """None when every packet arrived and every tap saw what it should."""
     lost = next((path for path in paths if not path.arrived), None)
-    departed = _wrong_node(lab, pair, paths) or _departed(found, lost, taps)
+    departed = _wrong_node(lab, pair, paths) or _rewritten(lab, pair, paths) or _departed(found, lost, taps)
     if lost is None:
         return departed
     at = _lost_at(lost, taps)
@@ -136,6 +136,28 @@ def _wrong_node(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> WrongTurn 
     return None
 
 
+def _rewritten(lab: Lab, pair: Pair, paths: Sequence[PacketPath]) -> WrongTurn | None:
+    """Another source than the pod's own, between pods whose addresses are to be kept."""
+    if not lab.is_between_pods(pair) or len(flows_of(lab, pair)) > 1:
+        return None
+    client, server = str(lab.client(pair).address), str(lab.server(pair).address)
+    for path in paths:
+        sender, own = (pair.client, client) if path.way is Way.REQUEST else (pair.server, server)
+        for hop in path.hops:
+            if hop.src and hop.src != own:
+                node = next((one.name for one in lab.nodes if str(one.address.ip) == hop.src), "")
+                found = f"{hop.src} ({node})" if node else hop.src
+                return WrongTurn(
+                    way=path.way,
+                    number=path.number,
+                    tap=hop.tap,
+                    role=str(hop.role),
+                    sentence=f"at {hop.tap} the {path.way} is from {found}, not from {own} ({sender}): it was "
+                    "masqueraded, where pods' addresses should be kept",
+                )
+    return None
+
+
 def _place(wrong: WrongTurn, taps: Sequence[TraceTap]) -> tuple[int, int]:
     """Where on the way: requests before replies, then in the order of the taps."""
     order = [tap.name for tap in (taps if wrong.way is Way.REQUEST else taps[::-1])]
@@ -179,7 +201,10 @@ def _doing(hop: Hop) -> str:
 
 
 def _whose(mac: KnownAddress) -> str:
-    return f"{mac.owner}'s" if mac.owner and "'s " not in mac.owner else mac.owner or "no device of this lab has it"
+    """Two words at least: what is one word is a name, in every language."""
+    return (
+        f"that of {mac.owner}" if mac.owner and "'s " not in mac.owner else mac.owner or "no device of this lab has it"
+    )
 
 
 _NOT_SO_FAR = "the packet did not come this far"

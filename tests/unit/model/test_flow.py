@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from labctl.model.flow import client_node_of, flows_of, server_node_of
+from labctl.model.flow import client_node_of, flows_of, seen_flows, server_node_of
 from labctl.model.lab import (
     EndpointKind,
     Lab,
@@ -121,6 +121,12 @@ def test_the_flows_are_all_addresses_that_a_request_may_show(
     assert set(found) == flows
     assert len(found) == len(flows)
     assert found[0] == (lab.client(ends).address, lab.server(ends).address)
+
+
+def test_a_trace_sees_pods_packets_also_where_they_are_masqueraded_though_nobody_asked_for_it() -> None:
+    lab, ends = world_lab(), pair("client", "server")
+    assert seen_flows(lab, ends) == ((CLIENT, SERVER), (NODE1, SERVER))
+    assert seen_flows(lab, pair("client", "world")) == flows_of(lab, pair("client", "world"))
 
 
 def test_pods_may_be_masqueraded_towards_each_other_where_the_range_says_less_than_all_of_them() -> None:

@@ -107,3 +107,24 @@ def test_the_loss_is_the_programs_at_its_device() -> None:
     assert wrong is not None
     assert (wrong.tap, wrong.role) == ("node1:eth0", "client-node-uplink")
     assert found.lost_tap == "client:eth0", "where it was seen last is another thing"
+
+
+def test_a_request_that_arrives_from_the_nodes_address_goes_wrong_where_it_first_has_it() -> None:
+    lab = example_lab()
+    pair = next(one for one in lab.pairs if one.server == "server")
+    client, node = str(lab.client(pair).address), lab.nodes[0]
+    sent = replace(hop("client:eth0", TapDirection.OUT), src=client)
+    rewritten = [
+        replace(hop(tap, direction), src=str(node.address.ip))
+        for tap, direction in (("node1:eth0", TapDirection.OUT), ("server:eth0", TapDirection.IN))
+    ]
+    arrived = replace(path(sent, *rewritten), arrived=True, lost="")
+    wrong = first_wrong(lab, pair, TAPS, [arrived], [])
+    assert wrong is not None
+    assert (wrong.tap, wrong.role) == ("node1:eth0", "client-node-uplink")
+    assert wrong.sentence == (
+        f"at node1:eth0 the request is from {node.address.ip} (node1), not from {client} (client): it was masqueraded, "
+        "where pods' addresses should be kept"
+    )
+    kept = replace(arrived, hops=tuple(replace(one, src=client) for one in arrived.hops))
+    assert first_wrong(lab, pair, TAPS, [kept], []) is None
