@@ -181,8 +181,8 @@ def hold_times_s(lab: Lab) -> set[int]:
     """Those that the established sessions of all routers and nodes agreed on."""
     asked = ("-c", "show bgp neighbors json")
     found = set()
-    for part in (*lab.routers, *lab.nodes):
-        space = namespace_of(lab.name, part.name)
+    for part in (*(router.name for router in lab.routers), *(node.name for node in lab.nodes)):
+        space = namespace_of(lab.name, part)
         done = subprocess.run(
             netns.command(space, vtysh(space, asked)), capture_output=True, text=True, timeout=60, check=True
         )
