@@ -18,6 +18,7 @@ BENCHES ?= $(filter-out $(addprefix bench/,fabric.py load_rounds.py service_conn
 DISTROS ?= bookworm trixie sid
 STEPS ?= compare test
 KEEP ?=
+DEPTH ?= 1
 # Integration tests run in this many hosts of their own at a time; in the machine's own where LABCTL_ALONE=1 compares
 # every eBPF program of it.
 WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
@@ -81,9 +82,9 @@ test-sample: ## the same in short, on one kernel, six lessons and some faults, w
 	$(PYTHON) tests/faults/fault_run.py --sample
 
 test-faults: export ONLY := $(value ONLY)
-test-faults: ## a fault at every call by which a command changes the machine, then what is left (ONLY="up | mount": these)
+test-faults: ## a fault at every call by which a command changes the machine, then what is left (ONLY="up | mount": these; DEPTH=3: more of them)
 	@$(PREPARE) --root "make test-faults" run test networks
-	@$(PYTHON) tests/faults/fault_run.py --only "$$ONLY"
+	@$(PYTHON) tests/faults/fault_run.py --depth $(DEPTH) --only "$$ONLY"
 
 test-lessons: ## every variant of every lesson with its author's solution, and what must not pass; as many at once as there are CPUs
 	@$(PREPARE) --root "make test-lessons" run

@@ -66,7 +66,7 @@ def _command(name: str, *run: str, before: Sequence[tuple[str, ...]] = (_UP,), *
 
 
 COMMANDS = (
-    _command("up", *_UP, before=(), most=260),
+    _command("up", *_UP, before=(), most=170),
     _command(
         "up, kube-proxy's rules",
         "up",
@@ -75,7 +75,7 @@ COMMANDS = (
         "lab",
         before=(),
         again=("up", "plain.yaml", "--name", "lab"),
-        most=40,
+        most=20,
     ),
     _command(
         "up, routing daemons",
@@ -85,10 +85,10 @@ COMMANDS = (
         "lab",
         before=(),
         again=("up", "routed.yaml", "--name", "lab"),
-        most=40,
+        most=24,
     ),
-    _command("up --apply", *_OTHER_UP, again=_OTHER_UP, most=90),
-    _command("down", "down", "lab", most=60),
+    _command("up --apply", *_OTHER_UP, again=_OTHER_UP, most=55),
+    _command("down", "down", "lab", most=44),
     _command(
         "reset",
         "reset",
@@ -99,22 +99,22 @@ COMMANDS = (
             (*_IN_NODE1, "route", "flush", "proto", "static"),
             (*_IN_NODE1, "link", "delete", "cilium_vxlan"),
         ),
-        most=50,
+        most=36,
     ),
-    _command("reset --hard", "reset", "lab", "--hard", most=30),
-    _command("check", "check", "lab", most=50),
-    _command("check, of a scenario", "check", "small.yaml", "--name", "lab", before=(), most=20),
-    _command("compare", "compare", "small.yaml", "other.yaml", before=(), most=40),
-    _command("capture", "capture", "lab", "-w", "seen.pcapng", "--duration", "0.2", "--sanity", most=40),
-    _command("trace", "trace", "lab", "client", "server", most=45),
-    _command("impair", "impair", "lab", "node1", "delay=1ms", "loss=1%", most=50),
-    _command("impair --for", "impair", "lab", "node1", "delay=1ms", "--for", "0.2s", most=30),
+    _command("reset --hard", "reset", "lab", "--hard", most=20),
+    _command("check", "check", "lab", most=34),
+    _command("check, of a scenario", "check", "small.yaml", "--name", "lab", before=(), most=14),
+    _command("compare", "compare", "small.yaml", "other.yaml", before=(), most=24),
+    _command("capture", "capture", "lab", "-w", "seen.pcapng", "--duration", "0.2", "--sanity", most=28),
+    _command("trace", "trace", "lab", "client", "server", most=30),
+    _command("impair", "impair", "lab", "node1", "delay=1ms", "loss=1%", most=34),
+    _command("impair --for", "impair", "lab", "node1", "delay=1ms", "--for", "0.2s", most=20),
     _command(
-        "impair --clear", "impair", "lab", "--clear", before=(_UP, ("impair", "lab", "node1", "delay=1ms")), most=20
+        "impair --clear", "impair", "lab", "--clear", before=(_UP, ("impair", "lab", "node1", "delay=1ms")), most=14
     ),
-    _command("lesson start", *_LESSON, before=(), again=_LESSON, most=40),
+    _command("lesson start", *_LESSON, before=(), again=_LESSON, most=26),
     _command("lesson check", "lesson", "check", before=(_LESSON,), again=_LESSON, codes=(0, 1), most=8),
-    _command("lesson stop", "lesson", "stop", before=(_LESSON,), again=_LESSON, most=30),
+    _command("lesson stop", "lesson", "stop", before=(_LESSON,), again=_LESSON, most=24),
 )
 
 

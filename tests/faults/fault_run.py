@@ -1,6 +1,7 @@
 """`make test-faults`: every fault in every command of labctl, each in a world of its own.
 
-    tests/faults/fault_run.py [--sample [DATE]] [--only TEXT] [--share K/N] [--list] [--out FILE]
+    tests/faults/fault_run.py [--sample [DATE]] [--only TEXT] [--share K/N] [--at-once N] [--depth N]
+        [--list] [--out FILE]
 
 First every command is run once without a fault, which says by which calls it changes the machine, and that it leaves
 nothing when all is well. Then each point is tried: a fault at one of these calls, followed by `labctl down --all`, or
@@ -51,6 +52,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sample", nargs="?", const=datetime.datetime.now(datetime.UTC).date().isoformat())
     parser.add_argument("--only", default="", help="points whose names have this text")
     parser.add_argument("--share", default="1/1", help="1/3, 2/3 and 3/3 are all points, each in one of them")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="worlds beside each other")
+    parser.add_argument("--depth", type=int, default=1, help="so many times as many points")
     parser.add_argument("--list", action="store_true", help="only name the points")
     parser.add_argument("--out", type=Path, help="write what was found as JSON")
     return parser.parse_args()
@@ -60,7 +63,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def recorded(commands: Sequence[Command], at_once: int) -> list[Point]:
+def recorded(commands: Sequence[Command], at_once: int, depth: int) -> list[Point]:
     """The points of these commands, each of which was run once. Raises RuntimeError."""
     found: dict[int, Outcome] = {}
 
@@ -73,7 +76,7 @@ def recorded(commands: Sequence[Command], at_once: int) -> list[Point]:
     known: set[str] = set()
     points: list[Point] = []
     for number, command in enumerate(commands):
-        points += chosen([*points_of(command.name, found[number].calls)], command.most, known)
+        points += chosen([*points_of(command.name, found[number].calls)], depth * command.most, known)
         known.update(found[number].calls)
     return points
 
@@ -128,7 +131,6 @@ def tried(points: Sequence[Point], at_once: int) -> Tally:
 
 def main() -> int:
     asked = arguments()
-    at_once = os.cpu_count() or 1
     begun_s = time.monotonic()
     try:
         require_root()
@@ -138,7 +140,7 @@ def main() -> int:
             day = datetime.date.fromisoformat(asked.sample).toordinal()
             commands = [COMMANDS[(day * SAMPLE_COMMANDS + step) % len(COMMANDS)] for step in range(SAMPLE_COMMANDS)]
             say(f"sample of {asked.sample}: {', '.join(command.name for command in commands)}")
-        points = recorded(commands, at_once)
+        points = recorded(commands, asked.at_once, asked.depth)
     except LabError as lacks:
         print("\n".join(lacks.lines()), file=sys.stderr)
         return lacks.exit_code
@@ -154,7 +156,7 @@ def main() -> int:
             say(point.name)
     if asked.list:
         return 0
-    tally = tried(points, at_once)
+    tally = tried(points, asked.at_once)
     for title, found in (("not reached", tally.missed), ("ended in a traceback", tally.bugs)):
         for name in sorted(found):
             say(f"{title}: {name}")

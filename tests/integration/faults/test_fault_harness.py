@@ -167,7 +167,7 @@ from labctl.testing.faults.points import Point
 from labctl.testing.faults.session import Fault
 
 point = Point(command="up", fault=Fault(call="mkdir /run/netns", number=1, act="SIGKILL"))
-fault_run.recorded = lambda commands, at_once: [point]
+fault_run.recorded = lambda commands, at_once, depth: [point]
 fault_run.recoveries = lambda point: (Recovery.REMOVE,)
 if sys.argv.pop() == "leaks":
     locks.remove_free = lambda: None

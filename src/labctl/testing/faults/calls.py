@@ -63,9 +63,11 @@ _NETFILTER_READS = {1, 4, 7, 10, 13, 16, 19, 21, 22, 25}
 _THREAD = 0x10000
 """CLONE_THREAD."""
 
-_HARMLESS = re.compile(r"^/dev/(null|tty|pts/|full|zero|u?random)|^/proc/(self|thread-self|\*)/(oom|comm|attr|fd/)")
+_HARMLESS = re.compile(
+    r"^/dev/(null|tty|pts/|full|zero|u?random)|^/proc/(self|thread-self|\*)/(oom|comm|attr|fd/|task/)"
+)
 _CHANCE = re.compile(
-    r"(?<=/proc/)\d+|(?<=/#)\d+|(?<=/raw/)[^/]+(?:/.+)?|[0-9a-f]{6,}|\d{8}T\d{6}Z|(?<=\.)[a-z0-9_]{8}$"
+    r"(?<=/proc/)\d+|(?<=/#)\d+|(?<=/raw/)[^/]+(?:/.+)?|[0-9a-f]{6,}|(?<=-[a-z]-)[0-9a-f]{4}(?=[./-]|$)|\d{8}T\d{6}Z|(?<=\.)[a-z0-9_]{8}$"
 )
 _PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)

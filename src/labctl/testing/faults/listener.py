@@ -18,11 +18,13 @@ from pathlib import Path
 from labctl.testing.faults.calls import WRITING_FLAGS, Machine, copied
 from labctl.values import dataclass
 
-_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
+"""Since Linux 5.19 a signal that does not kill waits until the call has been answered, and cuts none short that the
+kernel never cuts short."""
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 _LOAD_WORD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
 _AT_NUMBER, _AT_MACHINE, _AT_FLAGS_OF_OPENAT = 0, 4, 16 + 8 * 2
-_RECEIVE, _ANSWER, _IS_WAITING = 0xC0502100, 0xC0182101, 0x40082102
+_RECEIVE, _ANSWER = 0xC0502100, 0xC0182101
 _CONTINUE = 1
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _RESPONSE = struct.Struct("=QqiI")
@@ -66,11 +68,13 @@ def listen_to_me(machine: Machine) -> None:
     code = filter_program(machine)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
-    listener = _libc.syscall(
-        ctypes.c_long(machine.seccomp), ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(_NEW_LISTENER), program
-    )
-    if listener < 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
+    for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):
+        listener = _libc.syscall(
+            ctypes.c_long(machine.seccomp), ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), program
+        )
+        if listener >= 0:
+            return
+    raise OSError(ctypes.get_errno(), "seccomp")
 
 
 def listener_of(process: int, *, timeout_s: float = 10.0) -> int:
@@ -120,13 +124,6 @@ class Listener:
     def refuse(self, asked: Asked, number: int) -> bool:
         """The call fails with that errno."""
         return self._answer(asked, -number, 0)
-
-    def is_waiting(self, asked: Asked) -> bool:
-        try:
-            fcntl.ioctl(self.descriptor, _IS_WAITING, struct.pack("=Q", asked.id))
-        except OSError:
-            return False
-        return True
 
     def _answer(self, asked: Asked, error: int, flags: int) -> bool:
         try:

@@ -1,8 +1,8 @@
 """Which faults are put in at which calls, and which of them a day's sample has.
 
-A recorded execution says what calls there are. Each call is a point where the program is stopped; which further faults
-it meets goes round among those that can come of a call of its kind, so that every kind of call meets every fault of it
-in some place, and not every place every fault: that would be tens of thousands.
+A recorded execution says what calls there are. At each the program is stopped, in one way, and the call fails, in one:
+these go round, so that every kind of call meets every fault of its kind in some place, and not every place every fault,
+which would be tens of thousands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from labctl.testing.faults.session import EXCEPTION, REFUSED, SIGNALS, TOOL_ACTS, Fault
+from labctl.testing.faults.session import EXCEPTION, REFUSED, TOOL_ACTS, Fault
 from labctl.values import dataclass
 
 _OF_KIND: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -61,23 +61,26 @@ class Point:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
 
 
-def points_of(command: str, calls: Sequence[str], *, most_of_one: int = 2, per_call: int = 2) -> Iterator[Point]:
-    """The points of a command whose calls were recorded: the first and the last of the calls of one name (`most_of_one`
-    of them at least, spread evenly), each killed or stopped by turns, and with as many faults of its kind as make
-    `per_call`. The first of each name is always killed."""
+_ENDS = ("SIGKILL", "SIGTERM", "SIGKILL", "SIGINT", "SIGKILL", "SIGHUP", "SIGKILL", EXCEPTION)
+"""How the program is stopped, in this turn."""
+
+
+def points_of(command: str, calls: Sequence[str], *, most_of_one: int = 2) -> Iterator[Point]:
+    """The points of a command whose calls were recorded: of the calls of one name the first and the last (`most_of_one`
+    of them, spread evenly), each with the program stopped there and with a fault of its kind, by turns; which of the
+    two is the first changes from call to call."""
     turns: Counter[str] = Counter()
-    stops = (*SIGNALS, EXCEPTION)
+
+    def next_of(turn: str, choice: Sequence[str]) -> str:
+        turns[turn] += 1
+        return choice[(turns[turn] - 1) % len(choice)]
+
     for call, count in Counter(calls).items():
         kind = next(kind for kind in sorted(_OF_KIND, key=len, reverse=True) if call.startswith(kind))
         for number in _spread(count, most_of_one):
-            acts = ["SIGKILL"] if number == 1 else []
-            while len(acts) < per_call:
-                turn = "stop" if len(acts) == 0 else kind
-                choice = stops if turn == "stop" else (*_OF_KIND[kind], *(stops[1:] if kind != "start" else ()))
-                act = choice[turns[turn] % len(choice)]
-                turns[turn] += 1
-                if act not in acts:
-                    acts.append(act)
+            acts = [next_of("ends", _ENDS), next_of(kind, _OF_KIND[kind])]
+            if next_of("first", (True, False)):
+                acts.reverse()
             yield from (Point(command=command, fault=Fault(call=call, number=number, act=act)) for act in acts)
 
 

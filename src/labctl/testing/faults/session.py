@@ -273,9 +273,6 @@ class Session:
                 listener.go_on(asked)
         elif act in SIGNALS or act == EXCEPTION:
             os.kill(watched.process, signal.SIGUSR1 if act == EXCEPTION else signal.Signals[act])
-            deadline_s = time.monotonic() + 0.02
-            while listener.is_waiting(asked) and time.monotonic() < deadline_s:
-                time.sleep(0.001)
             listener.go_on(asked)
         elif act == MISSING:
             listener.refuse(asked, errno.ENOENT)

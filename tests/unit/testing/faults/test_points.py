@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from labctl.testing.faults.points import Point, chosen, points_of, sample
+from labctl.testing.faults.session import EXCEPTION, SIGNALS
 
 CALLS = ("mkdir /a", "write /a/b", "write /a/b", "write /a/b", "rename /a/c", "start ip", "start ip", "netlink NEWLINK")
 
 
-def test_the_first_and_the_last_of_each_name_and_the_first_is_killed() -> None:
+def test_the_first_and_the_last_of_each_name_stopped_there_and_with_a_fault_of_its_kind() -> None:
     points = list(points_of("up", CALLS))
-    writes = {(one.fault.number, one.fault.act) for one in points if one.fault.call == "write /a/b"}
-    assert {number for number, _ in writes} == {1, 3}
-    assert (1, "SIGKILL") in writes
-    assert {one.fault.call for one in points if one.fault.act == "SIGKILL" and one.fault.number == 1} == set(CALLS)
+    writes = [(one.fault.number, one.fault.act) for one in points if one.fault.call == "write /a/b"]
+    assert [number for number, _ in writes] == [1, 1, 3, 3]
+    for number in (1, 3):
+        acts = {act for of, act in writes if of == number}
+        assert len(acts & {*SIGNALS, EXCEPTION}) == 1
     assert len({one.name for one in points}) == len(points) == 2 * (len(set(CALLS)) + 2)
 
 
-def test_each_fault_of_a_kind_comes_in_its_turn() -> None:
+def test_each_way_to_be_stopped_and_each_fault_of_a_kind_comes_in_its_turn() -> None:
     points = points_of("up", [f"mount /{number}" for number in range(20)])
-    assert {point.fault.act for point in points} >= {"ENOMEM", "EPERM", "EBUSY", "ENOSPC", "SIGTERM", "exception"}
+    assert {point.fault.act for point in points} == {"ENOMEM", "EPERM", "EBUSY", "ENOSPC", *SIGNALS, EXCEPTION}
 
 
 def test_a_tool_meets_what_tools_do() -> None:
