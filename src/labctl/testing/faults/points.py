@@ -79,7 +79,7 @@ def points_of(command: str, calls: Sequence[str], *, most_of_one: int = 2) -> It
         kind = next(kind for kind in sorted(_OF_KIND, key=len, reverse=True) if call.startswith(kind))
         for number in _spread(count, most_of_one):
             acts = [next_of("ends", _ENDS), next_of(kind, _OF_KIND[kind])]
-            if next_of("first", (True, False)):
+            if next_of("first", ("fault", "end")) == "fault":
                 acts.reverse()
             yield from (Point(command=command, fault=Fault(call=call, number=number, act=act)) for act in acts)
 
