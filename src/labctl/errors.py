@@ -13,6 +13,7 @@
     ├── DiskFull             4   what is kept of a measurement has no room left on its disk
     ├── NotInForce           4   the lab does not run in the mode that was asked for
     └── Interrupted        130   Ctrl-C or SIGTERM, after everything was undone
+        └── TimedOut         4   --timeout was over, after everything was undone
 
 This module owns the tree and nothing else: printing is the cli's, catching foreign exceptions is
 done at the edge that meets them.
@@ -177,3 +178,12 @@ class Interrupted(LabError):
     def lines(self) -> tuple[str, ...]:
         _, *rest = super().lines()
         return (f"interrupted: {self.what}", *rest)
+
+
+class TimedOut(Interrupted):
+    """The time that the command was given is over: it ends as if a person had stopped it, and that is an error."""
+
+    exit_code = 4
+
+    def lines(self) -> tuple[str, ...]:
+        return LabError.lines(self)

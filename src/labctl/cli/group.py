@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 import click
 
 from labctl import __version__
-from labctl.cli.output import speak, spoken, tell, translated
+from labctl.cli.output import speak, spoken, tell, translated, work_on, worked_on
 from labctl.cli.streams import enter_utf8_mode, open_standard_streams, reader_gone
-from labctl.errors import LabError, NeedsRoot, StepFailed
+from labctl.errors import LabError, NeedsRoot, StepFailed, TimedOut
 from labctl.language import Language
 from labctl.text import cells, filled
 
@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 _LANG = "lang"
+_LONGEST_S = 365 * 24 * 3600
 WIDEST_HELP, LEAST_HELP = 110, 20
 _NARROW_HELP = 60
 """Columns of help."""
@@ -133,8 +134,11 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
             one.context_class = _Context
-            if all(option.name != _LANG for option in one.params):
-                one.params.append(_lang_option())
+            if any(option.name == _LANG for option in one.params):
+                continue
+            if not isinstance(one, click.Group) and cmd_name not in BECOMES_ANOTHER:
+                one.params.append(_timeout_option())
+            one.params.append(_lang_option())
         return command
 
     def resolve_command(
@@ -163,6 +167,40 @@ def _lang_option() -> click.Option:
         expose_value=False,
         help="The language of reports, messages and help (default: the locale's).",
     )
+
+
+BECOMES_ANOTHER = ("exec",)
+"""Commands that labctl is no longer in once they run: what bounds them is `timeout 10 labctl exec …`."""
+
+
+def _timeout_option() -> click.Option:
+    return click.Option(
+        ["--timeout"],
+        type=float,
+        metavar="SECONDS",
+        callback=_limit,
+        expose_value=False,
+        help="End the command after that time, undone as by Ctrl-C, with exit code 4 (0: every wait's own bound).",
+    )
+
+
+def _limit(ctx: click.Context, option: click.Parameter, limit_s: float | None) -> None:
+    """From here to the end of the command. The module for signals is imported where a limit is asked for alone."""
+    if not limit_s:
+        return
+    if not 0 <= limit_s <= _LONGEST_S:
+        raise click.BadParameter("it is a number of seconds from 0 to 31536000 (a year)", ctx=ctx, param=option)
+    from labctl.system.signals import TimeLimit
+
+    def over() -> TimedOut:
+        doing = worked_on()
+        return TimedOut(
+            what=f"{ctx.command_path} did not end within {limit_s:g} s",
+            cause=f"it was at: {doing}" if doing else "",
+            remedy="the same command with a longer --timeout",
+        )
+
+    ctx.with_resource(TimeLimit(limit_s, over))
 
 
 def _asked_language(args: Sequence[str]) -> str | None:
@@ -204,6 +242,7 @@ def main() -> None:
 def run(args: list[str]) -> int:
     """Runs one command line; gives the exit code. Errors go to stderr."""
     speak(_asked_language(args))
+    work_on("")
     verbose = bool({"-v", "--verbose"} & set(args[:1]))
     try:
         width = max(min(shutil.get_terminal_size().columns, WIDEST_HELP) - 2, LEAST_HELP)

@@ -33,6 +33,18 @@ WIDTH_WITHOUT_TERMINAL = 100
 _SAMPLE = {Language.ENGLISH: "a", Language.CHINESE: "中"}
 
 _spoken = _written = Language.ENGLISH
+_doing = ""
+
+
+def work_on(text: str) -> None:
+    """Remembers what is being done or waited for, whether or not it is shown."""
+    global _doing
+    _doing = text
+
+
+def worked_on() -> str:
+    """What was being done or waited for last; empty before anything was."""
+    return _doing
 
 
 def speak(asked: str | None) -> None:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from types import TracebackType
 
-from labctl.cli.output import progress, translated
+from labctl.cli.output import progress, translated, work_on
 from labctl.engine.events import (
     BlockStarted,
     BuildDone,
@@ -60,6 +60,8 @@ class Progress:
         self._clear()
 
     def __call__(self, event: Event) -> None:
+        if doing := _doing(event):
+            work_on(doing)
         if self._quiet and not isinstance(event, Undoing | Note):
             return
         match event:
@@ -168,6 +170,20 @@ class Progress:
         """Work continues when the reader of its progress has gone (`labctl up bpf 2>&1 | head -1`)."""
         if not self._unread:
             self._unread = not progress(text, before=before, end=end)
+
+
+def _doing(event: Event) -> str:
+    """What begins, or is waited for, with the event; empty for what has ended."""
+    match event:
+        case StepStarted():
+            return f"{event.lab}: {event.title}"
+        case Working(duration_s=None):
+            return f"{event.lab}: {event.text}"
+        case Waiting():
+            return f"{event.lab}: {waiting_text(event.wait)}"
+        case CheckStarted():
+            return f"{event.lab}: {event.check} {event.client} → {event.server}"
+    return ""
 
 
 def _in_force(proof: ModeInForce) -> str:

@@ -15,7 +15,7 @@ import click
 
 from labctl.cli.options import as_json as json_option
 from labctl.cli.output import console, emit, emit_json, show, spoken, tell, translated
-from labctl.errors import Interrupted, LabError, MeasureFailed
+from labctl.errors import LabError, MeasureFailed
 from labctl.model.comparison import Comparison
 from labctl.model.result import Verdict
 from labctl.text import utf8
@@ -134,7 +134,7 @@ def present_run(answer: ComparisonRun, fail_if: Sequence[str], output: ReportOut
     said = "raw files" if answer.stopped is None else "raw files so far"
     (tell if output.is_json else emit)(f"{said}: {answer.path}")
     if answer.stopped is not None:
-        raise Interrupted(
+        raise type(answer.stopped)(
             what=answer.stopped.what,
             cause="the labs are removed, the complete blocks are kept"
             if not answer.left

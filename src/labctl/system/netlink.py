@@ -6,6 +6,7 @@ library: docs/adr/0003-own-netlink-encoder.md.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -121,6 +122,11 @@ def string(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="replace")
 
 
+_ANSWER_S = 60
+_ANSWER_WITHIN = struct.pack("@ll", _ANSWER_S, 0)
+"""`struct timeval`. The kernel answers before a send returns: what takes longer is a kernel that is stuck."""
+
+
 class Socket:
     """A netlink socket of the namespace that the calling thread is in when it is made; it stays there wherever
     the thread goes."""
@@ -129,6 +135,7 @@ class Socket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_WITHIN)
         self._sequence = 0
 
     def __enter__(self) -> Socket:
@@ -162,7 +169,7 @@ class Socket:
         """Reads answers until that of the last message; raises for the first refusal among them."""
         refused: NetlinkError | None = None
         while True:
-            for kind, flags, sequence, body in _messages(self._socket.recv(_RECEIVE_BYTES)):
+            for kind, flags, sequence, body in _messages(self._received()):
                 if kind != _NLMSG_ERROR or not base <= sequence <= last:
                     continue
                 code = _refusal(body)
@@ -173,6 +180,12 @@ class Socket:
                         raise refused
                     return
 
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError as late:
+            raise OSError(errno.ETIMEDOUT, f"the kernel did not answer over netlink within {_ANSWER_S} s") from late
+
     def ask(self, request: Request) -> Iterator[bytes]:
         """The bodies of the kernel's answers: one, or with ALL each until it says that it is done.
         Raises NetlinkError."""
@@ -181,7 +194,7 @@ class Socket:
         self._socket.send(header + request.body)
         is_one = request.flags != ALL
         while True:
-            for kind, flags, sequence, answer in _messages(self._socket.recv(_RECEIVE_BYTES)):
+            for kind, flags, sequence, answer in _messages(self._received()):
                 if sequence != self._sequence:
                     continue
                 if kind == _NLMSG_DONE:

@@ -11,12 +11,14 @@ import ctypes
 import errno
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn, Self
 
 from labctl.system import powers
+from labctl.units import MILLI
 from labctl.values import dataclass
 
 _CLONE_NEWPID = 0x20000000
@@ -28,6 +30,8 @@ _HEARD = (*_FROM_OUTSIDE, *_STOPS, signal.SIGCONT, signal.SIGCHLD)
 _READY = b"+"
 _STAYS = b"s"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_MOUNT_S = 30.0
+"""Mounting takes a millisecond."""
 _FIRST = "exec 3<&0; read -r _ <&3 & wait $!"
 """Ends at the end of its standard input, a pipe whose other end labctl alone holds: also when labctl was killed before
 `setpriv` could ask for a signal. `wait` collects the orphans that became its children."""
@@ -66,9 +70,21 @@ def mount_proc(home: int, numbers: int, mount: str) -> None:
         helper = _spawn((mount, "-n", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc"))
     finally:
         choose(home)
-    _, status = os.waitpid(helper, 0)
-    if status:
+    if _status_within(helper, _MOUNT_S):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), "mount of /proc")
+
+
+def _status_within(child: int, timeout_s: float) -> int:
+    """How the child ended; it is killed when its time is over."""
+    ending = os.pidfd_open(child)
+    try:
+        poll = select.poll()
+        poll.register(ending, select.POLLIN)
+        if not poll.poll(timeout_s / MILLI):
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(ending)
+    return os.waitpid(child, 0)[1]
 
 
 def _spawn(argv: tuple[str, ...], *, stdin: int | None = None) -> int:

@@ -1,5 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP as the exception Interrupted, and stretches of code that they must not cut in two.
 
+A time limit for a whole command is a signal as well (SIGALRM), and ends it the same way.
+
 Python runs signal handlers in the main thread. Work that goes on in several threads (`all_at_once`) is stopped with it:
 the first failure, or a signal, makes every wait for a process in the other threads raise Interrupted (`stop_if_asked`),
 and each of them undoes what it did before the first error is raised.
@@ -13,10 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TypeVar
 
 from labctl.errors import Interrupted
+from labctl.system.clock import Deadline
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
@@ -30,12 +33,12 @@ _Handler = Callable[[int, FrameType | None], None]
 
 
 @contextlib.contextmanager
-def _handled_by(handler: _Handler) -> Iterator[None]:
+def _handled_by(handler: _Handler, numbers: Sequence[signal.Signals]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # What the caller had ignored stays ignored: that is how nohup works.
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
@@ -51,13 +54,46 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(what=f"stopped by {signal.Signals(number).name}")
 
-    with _handled_by(stop):
+    with _handled_by(stop, STOPPING):
         yield
+
+
+class TimeLimit:
+    """A `with` in which the main thread may be for `limit_s` seconds: then what `over` gives is raised where it stands,
+    and at the end of the context where something else had taken the signal."""
+
+    def __init__(self, limit_s: float, over: Callable[[], Interrupted]) -> None:
+        self._limit_s = limit_s
+        self._over = over
+        self._deadline = Deadline.after(limit_s)
+
+    def __enter__(self) -> TimeLimit:
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        self._deadline = Deadline.after(self._limit_s)
+        signal.setitimer(signal.ITIMER_REAL, self._limit_s)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+        if kind is None and self._deadline.is_over():
+            raise self._over()
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        raise self._over()
+
+
+def _limits() -> tuple[signal.Signals, ...]:
+    """STOPPING, and the signal of a time limit where there is one."""
+    return (*STOPPING, signal.SIGALRM) if callable(signal.getsignal(signal.SIGALRM)) else STOPPING
 
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Callable[[], int]]:
-    """Within it, the signals of STOPPING are only counted; what it gives says how often one came.
+    """Within it, the signals of STOPPING, and that of a time limit, are only counted; what it gives says how often one
+    came.
 
     For work whose normal end is that a person stops it. A blocking wait is cut short by the signal and then goes on:
     wait with a time limit.
@@ -68,13 +104,13 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
         nonlocal count
         count += 1
 
-    with _handled_by(remember):
+    with _handled_by(remember, _limits()):
         yield lambda: count
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within it, the signals of STOPPING wait; the last one is delivered at its end.
+    """Within it, the signals of STOPPING, and that of a time limit, wait; the last one is delivered at its end.
 
     For undo, which has to finish and is bounded by its own deadlines. Handlers rather than a signal mask, because
     a mask is inherited by the processes that are started meanwhile, and those must stay killable.
@@ -86,7 +122,7 @@ def uninterrupted() -> Iterator[None]:
 
     heeded = _STOPS.set(())
     try:
-        with _handled_by(remember):
+        with _handled_by(remember, _limits()):
             yield
     finally:
         _STOPS.reset(heeded)

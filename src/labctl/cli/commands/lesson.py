@@ -28,6 +28,8 @@ _NOT_PASSED = 1
 _COMMAND_S = 120.0
 _LOOK_S = 0.2
 _END_S = 120.0
+_ONE_TEST_S = 3600.0
+"""All variants of one lesson: minutes."""
 
 
 def _student(ctx: click.Context, option: click.Parameter, value: str | None) -> str:
@@ -385,20 +387,22 @@ def _tested_together(names: Sequence[str], student: str, *, sample: bool) -> Ite
     from collections import deque
 
     from labctl.json_text import parse_json
+    from labctl.system.clock import Deadline
     from labctl.system.process import Process
     from labctl.system.signals import stop_if_asked
 
     source = str(Path(__file__).resolve().parents[3])
-    waiting, running = deque(names), deque[tuple[str, Process]]()
+    own = ("--json", "--student", student, "--timeout", f"{_ONE_TEST_S:g}", *(("--sample",) if sample else ()))
+    waiting, running = deque(names), deque[tuple[str, Process, Deadline]]()
     try:
         while waiting or running:
-            while waiting and sum(process.is_alive() for _, process in running) < (os.cpu_count() or 1):
+            while waiting and sum(process.is_alive() for _, process, _ in running) < (os.cpu_count() or 1):
                 name = waiting.popleft()
-                argv = (sys.executable, "-m", "labctl", "lesson", "test", name, "--json", "--student", student)
-                process = Process((*argv, "--sample") if sample else argv, environment={"PYTHONPATH": source})
-                running.append((name, process))
-            name, process = running[0]
-            if process.is_alive():
+                argv = (sys.executable, "-m", "labctl", "lesson", "test", name, *own)
+                process = Process(argv, environment={"PYTHONPATH": source})
+                running.append((name, process, Deadline.after(_ONE_TEST_S + _END_S)))
+            name, process, deadline = running[0]
+            if process.is_alive() and not deadline.is_over():
                 stop_if_asked()
                 time.sleep(_LOOK_S)
                 continue
@@ -411,7 +415,7 @@ def _tested_together(names: Sequence[str], student: str, *, sample: bool) -> Ite
                 report = {"lesson": name, "variants": 0, "problems": [said], "notRun": None, "durationS": 0.0}
             yield report
     finally:
-        for _, process in running:
+        for _, process, _ in running:
             process.stop(timeout_s=_END_S)
 
 

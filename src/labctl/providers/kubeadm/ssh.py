@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import logging
 import os
 import re
 import shlex
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from labctl.errors import HostLacks, LabError, MeasureFailed, StepFailed
 from labctl.providers.base import Completed, Running
@@ -45,7 +44,9 @@ from labctl.providers.kubeadm.sessions import (
     watched,
 )
 from labctl.providers.kubeadm.ssh_config import Reached, matches, reached
+from labctl.system import process
 from labctl.system.files import OWN_FILE, read_file, write_atomically
+from labctl.system.signals import uninterrupted
 
 if TYPE_CHECKING:
     from fabric import Connection  # type: ignore[import-untyped]
@@ -237,9 +238,9 @@ def _know(keys: Any, goal: Reached) -> None:
 class _Piped(socket.socket):
     """A connection that is the standard streams of a program. Closing it ends the program."""
 
-    def lead(self, program: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-        """The program is at the other end, and writes its standard error there."""
-        self._program, self._errors, self._said = program, errors, ""
+    def lead(self, program: process.Process) -> None:
+        """The program is at the other end."""
+        self._program, self._said, self._has_ended = program, "", False
         self._ending = threading.Lock()
 
     def said(self) -> str:
@@ -253,37 +254,34 @@ class _Piped(socket.socket):
 
     def _end(self) -> None:
         """paramiko's thread closes the connection as well, at any time."""
-        with self._ending:
-            if self._errors.closed:
+        with self._ending, uninterrupted():
+            if self._has_ended:
                 return
+            self._has_ended = True
             try:
-                self._program.wait(_SAID_S)
-            except subprocess.TimeoutExpired:
-                self._program.kill()
-                self._program.wait()
-            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _CHUNK))  # reasons come last
-            self._said = self._errors.read(_CHUNK).decode(errors="replace").strip()
-            self._errors.close()
+                self._said = self._program.wait(timeout_s=_SAID_S).error_text[-_CHUNK:].strip()  # reasons come last
+            except MeasureFailed as flooded:
+                self._said = flooded.cause
 
 
 def _piped(goal: Reached) -> _Piped:
     """Starts the program that leads to the machine. In a session of its own it has no terminal to ask at, and Ctrl-C
-    does not end it before what was begun is undone."""
+    does not end it before what was begun is undone; it ends with labctl, however labctl ends. Raises OSError."""
     ours, its = socket.socketpair()
-    errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the connection
     try:
-        program = subprocess.Popen(
-            goal.through, stdin=its.fileno(), stdout=its.fileno(), stderr=errors, start_new_session=True,
-            env={**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"},
-        )  # fmt: skip
-    except OSError:
+        program = process.Process(
+            goal.through,
+            stdin=its.fileno(),
+            output=its.fileno(),
+            environment={"SSH_ASKPASS_REQUIRE": "never"},
+        )
+    except MeasureFailed as missing:
         ours.close()
-        errors.close()
-        raise
+        raise OSError(errno.ENOENT, missing.cause or missing.what) from missing
     finally:
         its.close()
     way = _Piped(fileno=ours.detach())
-    way.lead(program, errors)
+    way.lead(program)
     return way
 
 
