@@ -114,14 +114,17 @@ def parse_device(text: str) -> PodDevice:
     entries = [entry for entry in _entries(text, "ip address") if "addr_info" in entry]
     if len(entries) != 1:
         raise MeasureFailed("the pod's device cannot be read", f"ip address named {len(entries)} devices, not one")
-    return PodDevice(
-        mtu=int(entries[0].get("mtu", 0)),
-        addresses=tuple(
-            InterfaceAddress(address=str(one["local"]), prefix_length=int(one["prefixlen"]))
-            for one in entries[0]["addr_info"]
-            if one.get("family", "inet") == "inet" and one.get("scope", "global") == "global"
-        ),
-    )
+    try:
+        return PodDevice(
+            mtu=int(entries[0].get("mtu", 0)),
+            addresses=tuple(
+                InterfaceAddress(address=str(one["local"]), prefix_length=int(one["prefixlen"]))
+                for one in entries[0]["addr_info"]
+                if one.get("family", "inet") == "inet" and one.get("scope", "global") == "global"
+            ),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as failed:
+        raise MeasureFailed("the pod's device cannot be read", f"{type(failed).__name__}: {failed}") from failed
 
 
 def parse_default_route(text: str) -> DefaultRoute | None:

@@ -61,6 +61,8 @@ def parse_ospf(text: str) -> tuple[Session, ...]:
     found = []
     for peer, adjacencies in neighbours.items():
         for said in adjacencies if isinstance(adjacencies, list) else [adjacencies]:
+            if not isinstance(said, Mapping):
+                raise MeasureFailed("the output of vtysh cannot be read", f"neighbor {peer}: it is no object")
             state = str(said.get("nbrState") or said.get("state") or "?")
             found.append(Session(peer=peer, state=state, is_up=state.startswith("Full")))
     return tuple(found)

@@ -33,6 +33,8 @@ from labctl.model.result import WayPart
 from labctl.units import NANO
 from labctl.values import dataclass
 
+_MOST_BYTE = 1 << 30
+"""Of the rounds, unpacked."""
 _MOMENT = struct.Struct("<II")
 _FEWEST_ROUNDS = 8
 POD, NODE = "pod", "node"
@@ -108,13 +110,22 @@ def _packed(kind: str, numbers: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}{kind}", *numbers)
 
 
+def _inflated(body: bytes) -> bytes:
+    """Raises ValueError for more than a run of labctl's has: a few bytes may claim to be gigabytes."""
+    inflating = zlib.decompressobj()
+    found = inflating.decompress(body, _MOST_BYTE)
+    if inflating.unconsumed_tail or not inflating.eof:
+        raise ValueError(f"it is cut off, or more than {_MOST_BYTE >> 20} MiB")
+    return found
+
+
 def read_places_file(data: bytes) -> tuple[tuple[Round, ...], bool]:
     """The rounds, and whether netfilter's hooks had taps. Raises MeasureFailed."""
     head, _, body = data.partition(b"\n")
     try:
         document = parse_json(head)
         has_netfilter = typed(bool, document["netfilter"], where="netfilter")
-        columns = io.BytesIO(zlib.decompress(body))
+        columns = io.BytesIO(_inflated(body))
         rounds = tuple(
             one
             for way in document["ways"]

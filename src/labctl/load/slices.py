@@ -178,7 +178,10 @@ def slices_file(conditions: Conditions, records: Sequence[bytes]) -> bytes:
 def read_slices_file(data: bytes) -> tuple[Mapping[str, object], tuple[Slice, ...]]:
     """The conditions as they were written, and the slices. Raises MeasureFailed."""
     head, _, records = data.partition(b"\n")
-    conditions = parse_json(head)
+    try:
+        conditions = parse_json(head)
+    except ValueError:
+        conditions = None
     if not isinstance(conditions, Mapping):
         raise MeasureFailed("the slices of the load program cannot be read", "the first line is no JSON object")
     return conditions, tuple(read_slices(records))

@@ -66,13 +66,14 @@ def engine_digest(reference: str, engine: str, commands: Commands) -> str:
 
 
 def parse_digest(text: str) -> str:
-    """From `image inspect`: the first repository digest, or the image's id (which is a digest of its configuration)."""
+    """From `image inspect`: the first repository digest, or the image's id (which is a digest of its configuration).
+    Empty where the text is not its answer."""
     try:
         entry = parse_json(text)[0]
-    except (ValueError, IndexError, KeyError, TypeError):
+        known = entry.get("RepoDigests") or ()
+        return str(known[0]).partition("@")[2] if known else str(entry.get("Id", ""))
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):
         return ""
-    known = entry.get("RepoDigests") or ()
-    return str(known[0]).partition("@")[2] if known else str(entry.get("Id", ""))
 
 
 def parse_digests(text: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,17 +35,32 @@ class Rendered:
     agent_environment: Mapping[str, str]
 
 
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    """Raises UsageError for what is no YAML."""
+    try:
+        for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(document, dict):
+                yield document
+    except (yaml.YAMLError, ValueError, RecursionError) as failed:  # a date that there is none of is a ValueError
+        raise UsageError(
+            what="what helm rendered cannot be read", cause=str(failed)[:500], remedy="helm template …  # by hand"
+        ) from failed
+
+
+def _section(document: dict[str, Any], name: str) -> dict[Any, Any]:
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def parse_rendered(text: str) -> Rendered:
     """Reads the output of `helm template`. Raises UsageError when it holds no `cilium-config`."""
     config: dict[str, str] | None = None
     images: dict[str, None] = {}
     environment: dict[str, str] = {}
-    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if not isinstance(document, dict):
-            continue
-        name = (document.get("metadata") or {}).get("name")
+    for document in _documents(text):
+        name = _section(document, "metadata").get("name")
         if document.get("kind") == "ConfigMap" and name == CONFIG_MAP:
-            config = {key: str(value) for key, value in (document.get("data") or {}).items()}
+            config = {key: str(value) for key, value in _section(document, "data").items()}
         for container in _containers(document):
             image, entries = container.get("image"), container.get("env")
             if isinstance(image, str):
@@ -53,7 +69,7 @@ def parse_rendered(text: str) -> Rendered:
                 environment = {
                     entry["name"]: str(entry["value"])
                     for entry in (entries if isinstance(entries, list) else ())
-                    if "value" in entry
+                    if isinstance(entry, dict) and "value" in entry and "name" in entry
                 }
     if config is None:
         raise UsageError(
