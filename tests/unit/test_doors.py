@@ -134,8 +134,6 @@ EXCEPTIONS = {
     ): "for ssh's sockets: 0700, of an unpredictable name",
     ("providers.kubeadm.runner", "extravars"): "the door to Ansible: the file that ansible-runner reads",
     ("providers.kubeadm.ssh", "socket.create_connection"): "a machine of the lab, by the person's own ssh settings",
-    ("providers.kubeadm.ssh", "subprocess.Popen"): "`ProxyCommand` of the person's own ssh configuration, with pipes",
-    ("providers.kubeadm.ssh", "tempfile.TemporaryFile"): "has no name: what that command prints as errors",
     (
         "providers.kubeadm.ssh_config",
         "tempfile.NamedTemporaryFile",
