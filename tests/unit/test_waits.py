@@ -23,6 +23,7 @@ BOUNDS = ("deadline", "monotonic", "_until_s", "until_s", "is_over", "range(")
 
 OF_THE_ACT = "a thread whose own waits have bounds"
 DOES_NOT_WAIT = "the socket does not block"
+OF_THE_HARNESS = "a try of the fault harness, which has a time of its own"
 MAINTAINERS = "only who changes the C source runs it"
 KNOWN: dict[str, str] = {
     "checks/captures.py: one.result": OF_THE_ACT,
@@ -30,7 +31,7 @@ KNOWN: dict[str, str] = {
     "load/source/rebuild.py: subprocess.run": MAINTAINERS,
     "engine/capture.py: ending.result": "asked when it is done",
     "engine/comparison/measure.py: running.result": OF_THE_ACT,
-    "load/measure.py: client.connect": "a method of the load program, whose answers have a time",
+    "load/measure.py: line.client.connect": "a method of the load program, whose answers have a time",
     "load/program.py: self._control.recv": "the socket has a time (settimeout)",
     "providers/cilium/foreign.py: one.result": OF_THE_ACT,
     "providers/cluster/open.py: one.result": OF_THE_ACT,
@@ -44,6 +45,7 @@ KNOWN: dict[str, str] = {
     "providers/netns/kinds/daemon.py: asking.connect": "the socket has a time (settimeout)",
     "providers/netns/kinds/daemon.py: asking.recv": "the socket has a time (settimeout)",
     "providers/netns/kinds/plugin.py: one.result": OF_THE_ACT,
+    "system/files.py: fcntl.flock": "of a file that was made a moment before; nobody waits holding its lock",
     "system/files.py: folder.open_special": "a named pipe that the person named: its reader is theirs to start",
     "system/netfilter.py: self._socket.recv": DOES_NOT_WAIT,
     "system/netlink.py: self._socket.recv": "the socket has a time (SO_RCVTIMEO)",
@@ -53,6 +55,10 @@ KNOWN: dict[str, str] = {
     "system/process.py: order.done.result": "the thread that starts processes, which does nothing else",
     "system/process.py: self._orders.get": "that thread's own wait for work: it ends with labctl",
     "system/process.py: subprocess.Popen": "the door: what it starts is awaited with a time, and dies with labctl",
+    "testing/faults/experiment.py: os.waitpid": OF_THE_HARNESS,
+    "testing/faults/experiment.py: poll.poll": OF_THE_HARNESS,
+    "testing/faults/session.py: os.waitpid": OF_THE_HARNESS,
+    "testing/faults/world.py: os.waitpid": OF_THE_HARNESS,
     "system/signals.py: _STOPS.get": "a ContextVar's value",
     "system/signals.py: one.result": "asked when all are done",
     "system/signals.py: wait": "they have been told to stop, and each of their waits heeds that",
