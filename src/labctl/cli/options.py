@@ -322,10 +322,25 @@ def standing(provider: Provider, name: str) -> Lab | None:
     return found.running.lab
 
 
-def known_drift(provider: Provider, running: RunningLab) -> Drift | None:
-    """How the lab compares with its plan; None where that cannot be known."""
+MOST_UNASKED_PODS = 1_000
+"""Comparing takes some two milliseconds of CPU time a pod: of larger labs only who asks for it waits for that."""
+
+
+def uncompared(provider: Provider, running: RunningLab) -> str:
+    """Why the lab was not compared with its plan unasked, a sentence; empty where that has another reason, or none."""
     seam = provider.capabilities.drifting
-    if seam is None or not seam.is_quick or running.lab is None:
+    if seam is None or not seam.is_quick or running.lab is None or len(running.lab.pods) <= MOST_UNASKED_PODS:
+        return ""
+    pods = len(running.lab.pods)
+    return (
+        f"lab {running.name} has {pods:,} pods, and is not compared with its plan unasked: labctl diff {running.name}"
+    )
+
+
+def known_drift(provider: Provider, running: RunningLab) -> Drift | None:
+    """How the lab compares with its plan; None where that cannot be known, or takes too long (`uncompared`)."""
+    seam = provider.capabilities.drifting
+    if seam is None or not seam.is_quick or running.lab is None or uncompared(provider, running):
         return None
     if running.is_being_built or running.unasked is not None:
         return None

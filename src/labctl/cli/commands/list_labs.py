@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, up_again, why_gone
+from labctl.cli.options import as_json, discover_all, known_drift, missing_parts, uncompared, up_again, why_gone
 from labctl.cli.output import emit_json, say, show, tell
 from labctl.cli.session import current_session
 from labctl.system.systemd import is_enabled
@@ -41,6 +41,9 @@ def command(as_json: bool) -> None:
         tell(f"note: {error.what}" + (f": {'; '.join(error.remedy.splitlines())}" if error.remedy else ""))
     labs = [running for running, _ in found]
     drifts = {running.name: known_drift(provider, running) for running, provider in found if running.is_whole}
+    for running, provider in found:
+        if running.is_whole and (why := uncompared(provider, running)):
+            tell(f"note: {why}")
     for note in dict.fromkeys(_note_of(lab.unasked) for lab in labs if lab.unasked is not None):
         tell(note)
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl.cli.options import as_json, find_running, known_drift
+from labctl.cli.options import as_json, find_running, known_drift, uncompared
 from labctl.cli.output import console, emit_json, show
 from labctl.cli.progress import Progress
 from labctl.codec import plain
@@ -81,7 +81,8 @@ def command(lab: str, no_proof: bool, datapath: bool, cilium: bool, as_json: boo
     changing = provider.capabilities.changing
     impairments = changing.impairments(found) if changing is not None else {}
     drift = known_drift(provider, running)
-    standing = standing_line(drift) if drift is not None else ""
+    why = uncompared(provider, running)
+    standing = standing_line(drift) if drift is not None else f"as built:  not known: {why}" if why else ""
     if as_json:
         record = status_record(found, mode, **about)
         more: dict[str, object] = {"asBuilt": None if drift is None or drift.unread else drift.is_as_wanted}
