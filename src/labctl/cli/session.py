@@ -52,6 +52,8 @@ class StudentSession:
     folder: Path
     lessons: tuple[str, ...]
     records: Path
+    shared: frozenset[str] = frozenset()
+    """Labs of the trainer's that lessons of the class look at."""
 
     @property
     def prefix(self) -> str:
@@ -127,6 +129,12 @@ def _own_lab(session: StudentSession, given: Mapping[str, Any]) -> None:
         )
 
 
+def _lab_to_look_at(session: StudentSession, given: Mapping[str, Any]) -> None:
+    """One's own, or one of the trainer's that a lesson of the class looks at."""
+    if str(given["lab"]) not in session.shared:
+        _own_lab(session, given)
+
+
 def _anything(session: StudentSession, given: Mapping[str, Any]) -> None:
     del session, given
 
@@ -175,6 +183,10 @@ def _on_own_lab(*given: str) -> Rule:
     return Rule(given=frozenset({"lab", *given}), holds=_own_lab)
 
 
+def _looking(*given: str) -> Rule:
+    return Rule(given=frozenset({"lab", *given}), holds=_lab_to_look_at)
+
+
 def _in_lesson(*given: str) -> Rule:
     return Rule(given=frozenset({"name", *given}), holds=_lesson_of_the_class)
 
@@ -191,7 +203,7 @@ RULES: Mapping[tuple[str, ...], Rule] = MappingProxyType(
         ("lesson", "solve"): _in_lesson(),
         ("lesson", "stop"): _in_lesson(),
         ("list",): Rule(given=frozenset(), holds=_anything),
-        ("status",): _on_own_lab("no_proof", "datapath"),
+        ("status",): _looking("no_proof", "datapath"),
         ("diff",): _on_own_lab(),
         ("reset",): _on_own_lab("parts", "hard"),
         ("services",): _on_own_lab(),
@@ -201,8 +213,8 @@ RULES: Mapping[tuple[str, ...], Rule] = MappingProxyType(
         ("node",): _on_own_lab("node", "act"),
         ("impair",): _on_own_lab("link", "words", "for_s", "clear"),
         ("check",): Rule(given=frozenset({"lab_or_scenario", "names"}), holds=_check_of_own_lab),
-        ("trace",): _on_own_lab("client", "server", "protocol", "count", "no_run"),
-        ("facts",): _on_own_lab("names", "client", "server", "role", "way", "node", "protocol"),
+        ("trace",): _looking("client", "server", "protocol", "count", "no_run"),
+        ("facts",): _looking("names", "client", "server", "role", "way", "node", "protocol"),
         ("graph",): Rule(given=frozenset({"what", "mermaid", "traced"}), holds=_graph_of_own_lab),
         ("capture",): _on_own_lab("taps", "expression", "count", "duration", "snap", "sanity", "only_list"),
         ("exec",): _on_own_lab("target", "argv"),
@@ -291,6 +303,7 @@ def _session(classrooms: Classrooms, name: str) -> StudentSession:
         folder=Path.cwd(),
         lessons=tuple(lesson.name for lesson in classroom.lessons),
         records=classrooms.folder(classroom.name),
+        shared=frozenset(lesson.shared.name for lesson in classroom.lessons if lesson.shared is not None),
     )
 
 

@@ -7,9 +7,10 @@ Nothing here reads a lesson's files: the board of thirty students must not wait 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from labctl.codec import json_document, typed
@@ -18,7 +19,7 @@ from labctl.json_text import parse_json
 from labctl.lessons.board import Journals, board_of
 from labctl.lessons.progress import Entry
 from labctl.lessons.records import Records
-from labctl.model.classroom import Board, Classroom, LessonFacts, Student, TaskFacts
+from labctl.model.classroom import Board, Classroom, LessonFacts, SharedLab, Student, TaskFacts
 from labctl.names import is_name
 from labctl.system import files, locks
 from labctl.system.clock import utc_now
@@ -147,8 +148,13 @@ def turn() -> Iterator[None]:
         yield
 
 
-def new_classroom(roster: ClassDocument, lessons: tuple[Lesson, ...], folder: Path) -> Classroom:
-    """As it is written down before its first login is made."""
+def new_classroom(
+    roster: ClassDocument,
+    lessons: tuple[Lesson, ...],
+    folder: Path,
+    shared: Mapping[str, SharedLab] = MappingProxyType({}),
+) -> Classroom:
+    """As it is written down before its first login is made. `shared` are the trainer's labs, by lesson."""
     return Classroom(
         name=roster.name,
         folder=str(folder),
@@ -156,12 +162,12 @@ def new_classroom(roster: ClassDocument, lessons: tuple[Lesson, ...], folder: Pa
             Student(name=name, full_name=full_name, user=f"{USER_PREFIX}{name}")
             for name, full_name in roster.students.items()
         ),
-        lessons=tuple(map(facts_of, lessons)),
+        lessons=tuple(facts_of(lesson, shared.get(lesson.name)) for lesson in lessons),
         started_at=utc_now(),
     )
 
 
-def facts_of(lesson: Lesson) -> LessonFacts:
+def facts_of(lesson: Lesson, shared: SharedLab | None = None) -> LessonFacts:
     document = lesson.document
     return LessonFacts(
         name=document.name,
@@ -176,4 +182,5 @@ def facts_of(lesson: Lesson) -> LessonFacts:
             )
             for task in document.tasks
         ),
+        shared=shared,
     )

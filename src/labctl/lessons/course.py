@@ -19,8 +19,9 @@ from labctl.lessons.answers import parse_answer
 from labctl.lessons.progress import Act, Attempt, Entry, Grade, Mark, Progress, TaskState, progress_of
 from labctl.lessons.records import Records
 from labctl.lessons.variation import Variant, filled, seed_of, variables, variant_of
-from labctl.lessons.workplace import Workplace, lab_for, require_up
+from labctl.lessons.workplace import SharedWorkplace, Workplace, lab_for, require_up, shared_lab
 from labctl.loading.lessons import Lesson, load_solution
+from labctl.model.classroom import SharedLab
 from labctl.model.fact import FACTS, value_words
 from labctl.model.lab import Lab, Scenario
 from labctl.model.lesson import VARIABLE, Ask, Task, TaskKind
@@ -45,6 +46,8 @@ class Tools:
     observer: Observer
     own_files: Callable[[], AbstractContextManager[None]] = nullcontext
     """By whose rights a student's own file is written."""
+    shared: SharedLab | None = None
+    """The trainer's lab at which this lesson looks in a class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,11 @@ class Course:
         document = self.lesson.document
         settings = Variant(values={**document.settings, **attempt.values}, faults={}).overrides
         overrides = (*settings, f"provider={document.provider}")
-        lab = self.records.lab(attempt)
+        lab, shared = self.records.lab(attempt), self._tools.shared
+        if shared is not None:
+            provider = self._tools.provider(shared.provider)
+            lab = lab or shared_lab(shared.name, provider)
+            return SharedWorkplace(lab, lambda: provider, self._tools.checks, self._tools.observer, overrides)
         if lab is None:
             lab = lab_for(self.lesson.scenario, attempt.lab, overrides, self._tools.refuse)
         return Workplace(
@@ -104,6 +111,9 @@ class Course:
 
     def workplace(self) -> Workplace:
         return self._workplace(self.running().attempt)
+
+    def _lab_name(self) -> str:
+        return lab_name(self.records.student, self.lesson.name) if (of := self._tools.shared) is None else of.name
 
     # ---- acts
 
@@ -118,7 +128,7 @@ class Course:
                 variant = self._variant or variant_of(document, seed)
                 attempt = Attempt(
                     lesson=name, version=document.version, student=self.records.student, attempt=number, seed=seed,
-                    values=dict(variant.values), lab=lab_name(self.records.student, name), folder=str(folder),
+                    values=dict(variant.values), lab=self._lab_name(), folder=str(folder),
                 )  # fmt: skip
                 lab = self._workplace(attempt).lab  # refuses what cannot be built before anything is written down
                 self._add(Entry(act=Act.STARTED, at="", started=attempt))

@@ -129,6 +129,46 @@ class Workplace:
         )
 
 
+class SharedWorkplace(Workplace):
+    """A lab of the trainer's on a real cluster. A lesson looks at it, and neither builds nor changes nor removes it."""
+
+    def standing(self) -> Lab | None:
+        found = find([self.provider], self.name)
+        return found.running.lab if found is not None and found.running.is_whole else None
+
+    def build(self) -> None:
+        raise not_standing(self.name)
+
+    def remove(self) -> None:
+        return None
+
+    def restore(self) -> None:
+        return None
+
+    def break_(self, lab: Lab, fault: str) -> None:
+        raise UsageError(
+            what=f"lab {self.name} is the trainer's: nothing is broken in it",
+            cause="all students of the class look at it",
+            remedy="a lesson that only predicts and observes",
+        )
+
+
+def not_standing(name: str) -> StepFailed:
+    return StepFailed(
+        what=f"lab {name} of the trainer's is not up",
+        cause="the lesson looks at it, and builds no lab of its own",
+        remedy=f"ask the trainer, who sees it with: labctl status {name}",
+    )
+
+
+def shared_lab(name: str, provider: Provider) -> Lab:
+    """The trainer's lab of that name as it is. Raises StepFailed."""
+    found = find([provider], name)
+    if found is None or not found.running.is_whole or found.running.lab is None:
+        raise not_standing(name)
+    return found.running.lab
+
+
 def lab_for(
     scenario: str | Path,
     name: str,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from labctl.codec import NULL
+from labctl.codec import NULL, OMITTED
 from labctl.values import dataclass
 
 
@@ -32,13 +32,23 @@ class TaskFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedLab:
+    """A lab of the trainer's on a real cluster, at which all students look and which none of them changes."""
+
+    name: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LessonFacts:
-    """Of a lesson, what the board needs, as it was when the class began."""
+    """Of a lesson, what the board needs, as it was when the class began. `shared`: where its students look, in place of
+    a lab of their own."""
 
     name: str
     version: int
     minutes: int
     tasks: tuple[TaskFacts, ...]
+    shared: Annotated[SharedLab | None, OMITTED] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ ANNA = StudentSession(
     folder=Path("/home/lab-anna"),
     lessons=("which-mode", "lxc-one-way"),
     records=Path("/var/lib/labctl/classes/may"),
+    shared=frozenset({"cluster"}),
 )
 
 
@@ -71,6 +72,9 @@ def ask(line: str) -> None:
         "plan mine.yaml --against anna-which-mode",
         "validate mine.yaml",
         "graph anna-which-mode",
+        "status cluster",
+        "facts cluster mode.logged",
+        "trace cluster client server",
         "report last",
     ],
 )
@@ -97,6 +101,12 @@ def test_a_student_may(line: str) -> None:
         ("capture anna-which-mode -w /etc/x", "is not for students"),
         ("exec --privileged anna-which-mode node1 -- id", "--privileged is not for students"),
         ("exec bo-which-mode client -- id", "not a lab of yours"),
+        ("exec cluster client -- id", "not a lab of yours"),
+        ("check cluster", "not a lab of yours"),
+        ("diff cluster", "not a lab of yours"),
+        ("reset cluster", "not a lab of yours"),
+        ("capture cluster", "not a lab of yours"),
+        ("up mine.yaml --name cluster --apply", "not a lab of yours"),
         ("up mine.yaml --name anna-which-mode", "built by its lessons"),
         ("up bpf --name anna-which-mode --apply", "built by its lessons"),
         ("up mine.yaml --name bo-which-mode --apply", "not a lab of yours"),

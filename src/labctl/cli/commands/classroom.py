@@ -18,7 +18,8 @@ from labctl.errors import LabError, NeedsRoot, UsageError
 
 if TYPE_CHECKING:
     from labctl.lessons.classrooms import Classrooms
-    from labctl.model.classroom import Board, Classroom
+    from labctl.loading.lessons import Lesson
+    from labctl.model.classroom import Board, Classroom, SharedLab
 
 _LOOK_S = 2.0
 _REFRESH_S = 5
@@ -51,10 +52,19 @@ def _classrooms() -> Classrooms:
 @command.command("start", short_help="Make the logins of a class.")
 @click.argument("roster", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--lesson", "lessons", metavar="NAME", multiple=True, required=True, help="Repeatable.")
+@click.option(
+    "--shared",
+    "shared",
+    metavar="LESSON=LAB",
+    multiple=True,
+    help="A lesson for a real cluster looks at this lab of yours, which no student changes. Repeatable.",
+)
 @click.option("--yes", is_flag=True, help="Make what is shown.")
 @trust_option
 @as_json
-def start(roster: Path, lessons: tuple[str, ...], yes: bool, trust: bool, as_json: bool) -> None:
+def start(
+    roster: Path, lessons: tuple[str, ...], shared: tuple[str, ...], yes: bool, trust: bool, as_json: bool
+) -> None:
     """Make a login for each student of ROSTER, who can then work through the lessons.
 
     Shows what it makes on this host, and makes it with --yes. The same command again goes on where it was cut off, and
@@ -65,7 +75,7 @@ def start(roster: Path, lessons: tuple[str, ...], yes: bool, trust: bool, as_jso
     from labctl.system.signals import interruptible
 
     classrooms = _classrooms()
-    classroom = _begun(classrooms, roster, lessons, trust=trust)
+    classroom = _begun(classrooms, roster, lessons, shared, trust=trust)
     logins.require_free(classroom)
     if not yes:
         if as_json:
@@ -107,7 +117,9 @@ def _take_back(classrooms: Classrooms, name: str) -> None:
             tell(f"note: {failed.what}; labctl class stop removes what is left")
 
 
-def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust: bool) -> Classroom:
+def _begun(
+    classrooms: Classrooms, roster: Path, names: Sequence[str], shared: Sequence[str], *, trust: bool
+) -> Classroom:
     """The class that the roster says; the one that was begun, where it is the same."""
     from dataclasses import replace
 
@@ -115,18 +127,10 @@ def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust:
     from labctl.lessons.classrooms import new_classroom
     from labctl.loading.lessons import load_lesson
     from labctl.loading.rosters import load_roster
-    from labctl.model.lab import NETNS
 
     wanted = load_roster(roster, trust=trust)
     lessons = tuple(load_lesson(name, faults=app.fault_names(), trust=trust) for name in dict.fromkeys(names))
-    for lesson in lessons:
-        if lesson.document.provider != NETNS:
-            raise UsageError(
-                what=f"lesson {lesson.name} is not for a class on one host",
-                cause=f"its lab is of the provider {lesson.document.provider}",
-                remedy="each student, or the trainer for all: labctl lesson start " + lesson.name,
-            )
-    made = new_classroom(wanted, lessons, Path.cwd())
+    made = new_classroom(wanted, lessons, Path.cwd(), _shared_labs(lessons, shared))
     there = classrooms.going()
     if there is None:
         if (earlier := classrooms.read(made.name)) is not None:
@@ -144,6 +148,59 @@ def _begun(classrooms: Classrooms, roster: Path, names: Sequence[str], *, trust:
             remedy="labctl class stop",
         )
     return replace(there, folder=made.folder)
+
+
+def _shared_labs(lessons: Sequence[Lesson], given: Sequence[str]) -> dict[str, SharedLab]:
+    """The trainer's labs by lesson: those that are up, for lessons that only look. Raises UsageError, StepFailed."""
+    from labctl import app
+    from labctl.engine.build import find
+    from labctl.lessons.workplace import not_standing
+    from labctl.model.classroom import SharedLab
+    from labctl.model.lab import NETNS
+
+    asked = dict(one.partition("=")[::2] for one in given)
+    names = [lesson.name for lesson in lessons if lesson.document.provider != NETNS]
+    if strange := [name for name in asked if name not in names]:
+        raise UsageError(
+            what=f"--shared {strange[0]}: that is no lesson of this class for a real cluster",
+            cause=f"those are: {', '.join(names) or 'none'}",
+            remedy="labctl lesson list",
+        )
+    found = {}
+    for lesson in lessons:
+        if lesson.document.provider == NETNS:
+            continue
+        if not asked.get(lesson.name):
+            raise UsageError(
+                what=f"lesson {lesson.name} wants a real cluster, which a student does not build",
+                cause=f"its lab is of the provider {lesson.document.provider}",
+                remedy=f"labctl up {lesson.document.scenario}; then the same command with --shared {lesson.name}=LAB",
+            )
+        _require_looking(lesson)
+        there = find([app.provider(name) for name in app.PROVIDERS if name != NETNS], asked[lesson.name])
+        if there is None or there.running.lab is None or not there.running.is_whole:
+            raise not_standing(asked[lesson.name])
+        found[lesson.name] = SharedLab(name=there.running.name, provider=there.provider.name)
+    return found
+
+
+def _require_looking(lesson: Lesson) -> None:
+    """Raises UsageError for a lesson that cannot be done at a lab that nobody changes."""
+    from labctl.model.lesson import TaskKind
+
+    changing = [task.id for task in lesson.document.tasks if task.kind not in (TaskKind.PREDICT, TaskKind.OBSERVE)]
+    if changing:
+        raise UsageError(
+            what=f"lesson {lesson.name} cannot be done at a lab that all look at: {', '.join(changing)}",
+            cause="these tasks configure or repair, and a student changes nothing of the trainer's",
+            remedy="another lesson; or the trainer for all: labctl lesson start " + lesson.name,
+        )
+    if varied := [key for key in lesson.document.vary if not key.startswith("var.")]:
+        raise UsageError(
+            what=f"lesson {lesson.name} cannot be done at one lab: {', '.join(varied)} differs by student",
+            cause="the trainer's lab is one for all",
+            remedy="another lesson; or the trainer for all: labctl lesson start " + lesson.name,
+        )
 
 
 def _require_no_labs(made: Classroom) -> None:

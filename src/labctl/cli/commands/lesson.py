@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labctl.lessons.progress import Progress as Standing
     from labctl.lessons.records import Records
     from labctl.loading.lesson_texts import LessonText
+    from labctl.model.classroom import SharedLab
     from labctl.model.result import Completed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,8 +100,25 @@ def _course(student: str, name: str | None, progress: Progress, *, is_start: boo
     if wanted is None:
         raise UsageError(what="no lesson is started", remedy="labctl lesson list; labctl lesson start NAME")
     own_files = contextlib.nullcontext if current_session() is None else users.as_person
-    tools = Tools(provider=app.provider, checks=app.checks, refuse=app.refuse, observer=progress, own_files=own_files)
+    tools = Tools(
+        provider=app.provider,
+        checks=app.checks,
+        refuse=app.refuse,
+        observer=progress,
+        own_files=own_files,
+        shared=_shared(wanted),
+    )
     return Course(load_lesson(wanted, faults=app.fault_names() if is_start else ()), records, tools)
+
+
+def _shared(lesson: str) -> SharedLab | None:
+    """The trainer's lab that this lesson looks at in the class of the student who asks."""
+    from labctl.lessons.classrooms import Classrooms
+
+    if (session := current_session()) is None:
+        return None
+    facts = Classrooms().chosen(session.class_name).lesson(lesson)
+    return None if facts is None else facts.shared
 
 
 @command.command("list", short_help="The lessons, and how far you are.")

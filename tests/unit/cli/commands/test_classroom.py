@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cli.conftest import Bench
+from labctl import app
 from labctl.cli.commands import classroom
+from labctl.errors import StepFailed, UsageError
 from labctl.lessons import logins
 from labctl.lessons.classrooms import Classrooms, facts_of, new_classroom
+from labctl.lessons.course import Course, Tools
 from labctl.lessons.progress import Act, Attempt, Entry, Mark
 from labctl.lessons.records import Records
 from labctl.loading.lessons import load_lesson
 from labctl.loading.rosters import load_roster
-from labctl.model.classroom import Classroom
+from labctl.model.classroom import Classroom, SharedLab
+from labctl.model.lesson import TaskKind
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 ROSTER = "apiVersion: labctl/v1\nkind: Class\nname: may\nstudents:\n  annaxyz: '=Anna'\n  boxyz: 王博\n"
@@ -77,6 +82,68 @@ def test_a_roster_with_mistakes_a_lesson_that_there_is_not_and_labs_in_the_way_a
     refused = bench.run("class", "start", "may.yaml", "--lesson", LESSON, "--yes")
     assert (refused.code, "annaxyz-mine" in refused.err) == (2, True)
     assert classrooms.all() == ()
+
+
+def test_a_lesson_for_a_real_cluster_wants_a_lab_of_the_trainers_that_is_up(
+    bench: Bench, classrooms: Classrooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ("class", "start", "may.yaml", "--lesson", "why-legacy-log")
+    refused = bench.run(*start)
+    assert refused.code == 2
+    assert "lesson why-legacy-log wants a real cluster, which a student does not build" in refused.err
+    assert "--shared why-legacy-log=LAB" in refused.err
+    refused = bench.run(*start, "--shared", "why-legacy-log=seen")
+    assert (refused.code, "lab seen of the trainer's is not up" in refused.err) == (4, True)
+    refused = bench.run("class", "start", "may.yaml", "--lesson", LESSON, "--shared", f"{LESSON}=seen")
+    assert f"--shared {LESSON}: that is no lesson of this class for a real cluster" in refused.err
+    bench.is_up("seen")
+    assert bench.run(*start, "--shared", "why-legacy-log=seen").code == 0
+    monkeypatch.setattr(logins, "make", lambda made, write, tell: (made, {"annaxyz": "a", "boxyz": "b"}))
+    assert bench.run(*start, "--shared", "why-legacy-log=seen", "--yes").code == 0
+    written = classrooms.read("may")
+    assert written is not None
+    assert [lesson.shared for lesson in written.lessons] == [SharedLab(name="seen", provider=bench.provider.name)]
+    assert bench.provider.log == []
+
+
+def test_a_lesson_that_changes_its_lab_or_wants_a_lab_for_each_is_not_done_at_a_shared_one() -> None:
+    lesson = load_lesson("wire-addresses", start=CHECKOUT)
+    with pytest.raises(UsageError, match="cannot be done at a lab that all look at: only-pods"):
+        classroom._require_looking(lesson)
+    looking = tuple(task for task in lesson.document.tasks if task.kind in (TaskKind.PREDICT, TaskKind.OBSERVE))
+    vary = {"datapath.encapsulation": ("vxlan", "native"), "var.node": ("node1", "node2")}
+    for_each = replace(lesson, document=lesson.document.model_copy(update={"tasks": looking, "vary": vary}))
+    with pytest.raises(UsageError, match=r"at one lab: datapath\.encapsulation differs by student"):
+        classroom._require_looking(for_each)
+    del vary["datapath.encapsulation"]
+    classroom._require_looking(replace(lesson, document=for_each.document.model_copy(update={"vary": vary})))
+
+
+def test_a_student_predicts_and_observes_at_the_trainers_lab_and_changes_nothing_of_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    bench.is_up("seen")
+    tools = Tools(
+        provider=lambda name: bench.provider,
+        checks=app.checks,
+        refuse=lambda scenario: None,
+        observer=lambda event: None,
+        shared=SharedLab(name="seen", provider="scripted"),
+    )
+    records = Records("annaxyz", tmp_path / "state", is_private=True)
+    course = Course(load_lesson("pod-range-cluster", start=CHECKOUT), records, tools)
+    assert course.start(folder=tmp_path).attempt.lab == "seen"
+    assert course.answer("predict-range", "10.0.1.0/24", "Cilium's own pool").grade.mark is Mark.PASSED
+    assert course.answer("observe-range", "10.0.1.0/24").grade.mark is Mark.FAILED
+    assert course.answer("observe-range", "10.244.1.0/24").grade.mark is Mark.PASSED
+    course.reset("observe-range")
+    course.stop()
+    assert bench.provider.log == []
+    assert [lab.name for lab in bench.provider.running] == ["seen"]
+    bench.provider.running.clear()
+    with pytest.raises(StepFailed, match="lab seen of the trainer's is not up"):
+        Course(course.lesson, records, tools).start(folder=tmp_path)
 
 
 def test_a_user_that_is_there_is_refused(bench: Bench, classrooms: Classrooms, monkeypatch: pytest.MonkeyPatch) -> None:
