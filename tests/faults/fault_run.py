@@ -8,7 +8,7 @@ nothing when all is well. Then each point is tried: a fault at one of these call
 by the command that builds again and then `labctl down --all`, in turn. Then the world has to be as before.
 
 The last line is `N distinct fault points, M left something behind`. Exit codes: 0 nothing was left, 1 something was, 3
-the host lacks something, 4 a command fails without any fault, or an experiment did.
+the host lacks something, 4 a command fails without any fault, or an experiment did, 130 stopped by Ctrl-C, which still says what was found.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Tally:
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     bugs: dict[str, str] = field(default_factory=dict)
+    is_whole: bool = True
 
 
 def arguments() -> argparse.Namespace:
@@ -124,7 +125,11 @@ def tried(points: Sequence[Point], at_once: int) -> Tally:
         if done["all"] % 50 == 0:
             say(f"{done['all']} of {len(jobs)} tried in {time.monotonic() - begun_s:.0f} s")
 
-    try_all([trying(LABCTL, commands[one.command], one.fault, how) for one, how in jobs], tell, at_once=at_once)
+    try:
+        try_all([trying(LABCTL, commands[one.command], one.fault, how) for one, how in jobs], tell, at_once=at_once)
+    except KeyboardInterrupt:
+        say(f"stopped: {done['all']} of {len(jobs)} were tried")
+        tally.is_whole = False
     tally.missed -= tally.reached
     return tally
 
@@ -163,6 +168,8 @@ def main() -> int:
     if asked.out:
         asked.out.write_text(json.dumps(document(tally, points, time.monotonic() - begun_s), indent=1) + "\n")
     say(f"{len(tally.reached)} distinct fault points, {len(tally.left)} left something behind")
+    if not tally.is_whole:
+        return 130
     return 1 if tally.left else 4 if tally.broken or not tally.reached else 0
 
 
@@ -175,6 +182,7 @@ def document(tally: Tally, points: Sequence[Point], took_s: float) -> dict[str, 
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
         "tookS": round(took_s),
+        "isWhole": tally.is_whole,
         "points": len(tally.reached),
         "leftBehind": {name: list(lines) for name, lines in sorted(tally.left.items())},
         "notReached": sorted(tally.missed),
