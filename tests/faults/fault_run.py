@@ -8,7 +8,8 @@ nothing when all is well. Then each point is tried: a fault at one of these call
 by the command that builds again and then `labctl down --all`, in turn. Then the world has to be as before.
 
 The last line is `N distinct fault points, M left something behind`. Exit codes: 0 nothing was left, 1 something was, 3
-the host lacks something, 4 a command fails without any fault, or an experiment did, 130 stopped by Ctrl-C, which still says what was found.
+the host lacks something, 4 a command fails without any fault, or an experiment did, 130 stopped by Ctrl-C, after which
+it still says what was found.
 """
 
 from __future__ import annotations
