@@ -27,6 +27,8 @@ from labctl.load.slices import (
     byte_per_s,
     cpu_per_byte_s,
     cpu_per_operation_s,
+    cycles_per_operation,
+    instructions_per_operation,
     joined,
     last_attempts,
     median_s,
@@ -105,6 +107,16 @@ def rows_of(parameters: LoadParameters) -> tuple[Row, ...]:
             metric=_metric("cpu_per_transaction", "own CPU per TCP transaction", "cpu-s", cpu, primary=True),
             kind=Kind.TCP,
             figure=cpu_per_operation_s,
+        ),
+        Row(
+            metric=_metric("cycles_per_transaction", "CPU cycles per TCP transaction", "count", cpu),
+            kind=Kind.TCP,
+            figure=cycles_per_operation,
+        ),
+        Row(
+            metric=_metric("instructions_per_transaction", "instructions per TCP transaction", "count", cpu),
+            kind=Kind.TCP,
+            figure=instructions_per_operation,
         ),
         Row(
             metric=_metric("cpu_per_byte", "own CPU per byte of one stream", "cpu-s/byte", cpu, primary=True),
@@ -204,6 +216,8 @@ def said_of(values: Mapping[str, float], slices: Sequence[Slice], conditions: Co
     if conditions.channel_s is not None:
         slice_ms, way_ms = conditions.slice_s * 1e3, conditions.channel_s * 1e3
         parts.append(f"slices of at least {slice_ms:.1f} ms: a command takes {way_ms:.1f} ms to these pods and back")
+    if conditions.uncounted:
+        parts.append(f"no hardware counters: {conditions.uncounted}")
     if max(conditions.nice) > -20:
         parts.append(f"priority {conditions.nice[0]} and {conditions.nice[1]}: -20 is not allowed here")
     parts.append(f"{conditions.congestion}, buffers of {conditions.send_buffer_byte >> 10} KiB")

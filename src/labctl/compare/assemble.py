@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from labctl.compare.explain import explain
 from labctl.compare.order import Schedule
-from labctl.compare.rows import cells, judged, paired_draft, unpaired_draft, unproven
+from labctl.compare.rows import Cell, cells, judged, paired_draft, unpaired_draft, unproven
 from labctl.compare.statistics import CONFIDENCE
 from labctl.compare.verdict import half_width
 from labctl.compare.warnings import (
@@ -41,6 +41,7 @@ from labctl.model.comparison import (
 )
 from labctl.model.evidence import ModeInForce
 from labctl.model.parameters import CompareParameters
+from labctl.model.result import Metric
 
 
 def assemble(
@@ -75,6 +76,7 @@ def assemble(
         for cell, metrics in cells(checks, records)
         if (cell.client, cell.server) not in between_nodes
         for metric in metrics
+        if metric.primary or _was_measured(metric, cell, records)
     ]
     rows = judged(drafts, confidence)
     seen = tuple(signature for signature in signatures if signature.side in keys)
@@ -152,6 +154,16 @@ def assemble_unpaired(first: Comparison, side_a: str, second: Comparison, side_b
             for key, each, side in (("a", first, a), ("b", second, b))
             if side.key in each.origins
         },
+    )
+
+
+def _was_measured(metric: Metric, cell: Cell, records: Sequence[RunRecord]) -> bool:
+    """Whether any run has a number of it: a secondary metric that this machine cannot measure at all has no row."""
+    return any(
+        sample.metric == metric.name
+        for run in records
+        if (run.check, run.client, run.server) == (cell.check, cell.client, cell.server)
+        for sample in run.samples
     )
 
 

@@ -162,6 +162,7 @@ def measure_load(sessions: Sequence[Session], plan: Plan) -> Result:
     with ExitStack() as stack:
         lines = _lines(stack, program, sessions)
         nice = max(line.client.nice() for line in lines), max(line.server.nice() for line in lines)
+        uncounted = next(filter(None, (end.count() for line in lines for end in (line.client, line.server))), "")
         in_force = [_connected(line, number, sessions[number], shape, loaded) for number, line in enumerate(lines)]
         made = next(filter(None, in_force), None)
         way_s = channel_s([line.client for line in lines]) if _has_elsewhere(sessions) else None
@@ -185,6 +186,7 @@ def measure_load(sessions: Sequence[Session], plan: Plan) -> Result:
         warm_s=WARM_S,
         channel_s=way_s,
         slice_s=min(task.length_s for task in plan.tasks),
+        uncounted=uncounted,
     )
     return Result(loaded=loaded, conditions=conditions, untapped=untapped, parts_netfilter=parts_netfilter)
 

@@ -113,6 +113,14 @@ class LoadEnd:
         """The priority that it has now: -20 where that is allowed."""
         return int(self._ask("nice")[0])
 
+    def count(self) -> str:
+        """Counts cycles and instructions from now on; why that cannot be, or nothing."""
+        try:
+            self._ask("count")
+        except Refused as refused:
+            return refused.cause
+        return ""
+
     def watch(self, thread: int) -> None:
         """A thread of the kernel whose CPU time and waiting are looked at in each slice."""
         self._ask("watch", str(thread))

@@ -29,6 +29,8 @@ from labctl.units import NANO
 from labctl.values import dataclass
 
 _RECORD = struct.Struct("<IBBHIHHHHIQQQQQQQQQIIIIIIII")
+_COUNTED = struct.Struct("<QQQQ")
+"""What stands behind that in records since they have the CPUs' own counters."""
 
 
 class Kind(StrEnum):
@@ -50,7 +52,8 @@ class Conditions:
 
     `spun` are the CPUs that a spinner of the lowest priority kept awake; `nice` the priority of both ends (client's,
     server's); the buffers are those that the kernel says a socket has. `slice_s` is the shortest slice's length;
-    `channel_s` what a command took on the way to pods elsewhere and back, None on this host.
+    `channel_s` what a command took on the way to pods elsewhere and back, None on this host. `uncounted` is why cycles
+    and instructions were not counted.
     """
 
     program: str
@@ -63,6 +66,7 @@ class Conditions:
     warm_s: float
     slice_s: float = 0.002
     channel_s: float | None = None
+    uncounted: str = ""
 
     def record(self) -> Mapping[str, object]:
         document = plain(self)
@@ -75,7 +79,8 @@ class Conditions:
 class Slice:
     """One slice. `argument` is the number of streams, or of requests a second. `times_ns` are the round trips' times in
     ascending order, each with how often it occurred; a stream has none. CPU time is that of the two threads; a softirq
-    that ran on top of them is part of it where the kernel does not account for it apart."""
+    that ran on top of them is part of it where the kernel does not account for it apart. `cycles` and `instructions`
+    are those of both threads by the CPUs' own counters; 0 where one of them could not count."""
 
     kind: Kind
     session: int
@@ -98,6 +103,8 @@ class Slice:
     resent: int
     switches: tuple[int, int, int, int]
     times_ns: tuple[tuple[int, int], ...]
+    cycles: int = 0
+    instructions: int = 0
 
     @property
     def cpu_s(self) -> float:
@@ -118,9 +125,11 @@ def read_slices(data: bytes) -> Iterator[Slice]:
             begun_ns, duration_ns, byte, client_ns, server_ns, client_waited_ns, server_waited_ns = record[10:17]
             packets_cpu_ns, packets_waited_ns, operations, resent = record[17:21]
             distinct, histogram_byte = record[25:27]
-            begin = at + _RECORD.size
-            if size != _RECORD.size + histogram_byte or begin + histogram_byte > len(data):
+            has_counters = size == _RECORD.size + _COUNTED.size + histogram_byte
+            begin = at + _RECORD.size + (_COUNTED.size if has_counters else 0)
+            if size != begin - at + histogram_byte or at + size > len(data):
                 raise ValueError(f"a record of {size} bytes, of which {len(data) - at} are there")
+            counted = _COUNTED.unpack_from(data, at + _RECORD.size) if has_counters else (0, 0, 0, 0)
             yield Slice(
                 kind=_KINDS[kind - 1],
                 session=session,
@@ -143,6 +152,8 @@ def read_slices(data: bytes) -> Iterator[Slice]:
                 resent=resent,
                 switches=(record[21], record[22], record[23], record[24]),
                 times_ns=_times(data[begin : begin + histogram_byte], distinct),
+                cycles=counted[0] + counted[1] if counted[0] and counted[1] else 0,
+                instructions=counted[2] + counted[3] if counted[2] and counted[3] else 0,
             )
             at += size
     except (struct.error, IndexError, ValueError) as error:
@@ -224,6 +235,14 @@ def per_s(one: Slice) -> float:
 
 def cpu_per_operation_s(one: Slice) -> float:
     return one.cpu_s / one.operations if one.operations else 0.0
+
+
+def cycles_per_operation(one: Slice) -> float:
+    return one.cycles / one.operations if one.operations else 0.0
+
+
+def instructions_per_operation(one: Slice) -> float:
+    return one.instructions / one.operations if one.operations else 0.0
 
 
 def cpu_per_byte_s(one: Slice) -> float:

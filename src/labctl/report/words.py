@@ -232,6 +232,8 @@ ENGLISH = Words(
         "latency_p99": "service time p99",
         "transactions_per_s": "transactions/s",
         "cpu_per_transaction": "CPU/transaction",
+        "cycles_per_transaction": "cycles/transaction",
+        "instructions_per_transaction": "instructions/tr.",
         "cpu_per_byte": "own CPU per byte",
         "many_cpu_per_byte": "CPU/byte, many",
         "throughput": "throughput",

@@ -91,6 +91,8 @@ CHINESE = Words(
         "latency_p99": "服务时间 p99",
         "transactions_per_s": "每秒事务数",
         "cpu_per_transaction": "每事务自身 CPU",
+        "cycles_per_transaction": "每事务 CPU 周期",
+        "instructions_per_transaction": "每事务指令数",
         "cpu_per_byte": "每 GB 自身 CPU",
         "many_cpu_per_byte": "多流每 GB 自身 CPU",
         "throughput": "吞吐量",

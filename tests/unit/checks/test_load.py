@@ -108,6 +108,17 @@ def test_the_reason_says_how_it_was_measured() -> None:
     assert "awake" not in said_of(values, [ONE], without)
 
 
+def test_without_hardware_counters_there_is_no_figure_of_them_and_the_reason_is_said() -> None:
+    why = "cannot count cycles and instructions: No such file or directory"
+    values = {"latency_p50": 40e-6, "transactions_per_s": 20_000.0}
+    assert f"no hardware counters: {why}" in said_of(values, [ONE], replace(CONDITIONS, uncounted=why)).split("; ")
+    counting = replace(ONE, cycles=9_000, instructions=30_000)
+    names = {"cycles_per_transaction", "instructions_per_transaction"}
+    assert not names & set(load_values({0: [ONE]}, PARAMETERS)[0])
+    found = load_values({0: [counting]}, PARAMETERS)[0]
+    assert (found["cycles_per_transaction"], found["instructions_per_transaction"]) == pytest.approx((3_000, 10_000))
+
+
 def test_slices_of_pods_elsewhere_say_why_they_are_so_long() -> None:
     values = {"latency_p50": 40e-6, "transactions_per_s": 20_000.0}
     said = said_of(values, [ONE], replace(CONDITIONS, spun=(), slice_s=0.0248, channel_s=0.0062))

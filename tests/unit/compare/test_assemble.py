@@ -109,6 +109,15 @@ def kinds(comparison: Comparison) -> list[CautionKind]:
     return [caution.kind for caution in comparison.cautions]
 
 
+def test_a_secondary_metric_that_nobody_could_measure_has_no_row_and_a_primary_one_is_refused() -> None:
+    plan = schedule(("a", "b"), WORK, 6, 1)
+    runs = records(plan, {"a": 1.0, "b": 0.8})
+    names = {sample.metric for run in runs for sample in run.samples}
+    assert {row.metric.name for row in compared(runs).rows} == {"rtt_p50"} | (names & {"rtt_p99"})
+    without = compared([replace(run, samples=()) for run in runs])
+    assert [(row.metric.name, row.verdict) for row in without.rows] == [("rtt_p50", ChangeVerdict.REFUSED)]
+
+
 def test_tools_that_stood_in_are_told_with_how_often_and_why() -> None:
     plan = schedule(("a", "b"), WORK, 6, 1)
     runs = records(plan, {"a": 1.0, "b": 0.8})

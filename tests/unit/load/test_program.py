@@ -64,6 +64,20 @@ def test_requests_are_counted_and_each_has_its_time(ends: tuple[LoadEnd, Ports],
         assert sum(time * count for time, count in one.times_ns) == one.duration_ns
 
 
+def test_cycles_and_instructions_are_counted_or_the_kernels_words_say_why_not() -> None:
+    program = find_load_program()
+    with load_end(program, "the server") as server, load_end(program, "the client") as client:
+        why = [client.count(), server.count()]
+        ports = server.listen(HERE, LOOPBACK, SHAPE)
+        client.connect(5, HERE, LOOPBACK, ports, SHAPE)
+        found = slices(client, Kind.TCP)
+    if any(why):
+        assert all(said.startswith("cannot count cycles and instructions: ") for said in why if said)
+        assert {(one.cycles, one.instructions) for one in found} == {(0, 0)}
+    else:
+        assert all(one.instructions > 100 * one.operations and one.cycles > 0 for one in found)
+
+
 @pytest.mark.parametrize("streams", [1, 4])
 def test_streams_count_what_the_server_received(ends: tuple[LoadEnd, Ports], streams: int) -> None:
     for one in slices(ends[0], Kind.STREAM, streams):

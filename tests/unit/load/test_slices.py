@@ -15,6 +15,8 @@ from labctl.load.slices import (
     Conditions,
     Kind,
     Slice,
+    cycles_per_operation,
+    instructions_per_operation,
     joined,
     last_attempts,
     median_s,
@@ -177,3 +179,30 @@ def test_of_a_slice_that_was_disturbed_the_last_attempt_counts() -> None:
     other = replace(ONE, position=2, attempt=0)
     assert last_attempts([first, second, other]) == (second, other)
     assert value_of([first, second], median_s).by_session == {3: pytest.approx(30e-6)}
+
+
+HISTOGRAM = bytes((0xC4, 0x13, 2))
+"""Two round trips of 2,500 ns."""
+
+
+def with_counters(*counters: int) -> bytes:
+    """A slice of two requests; `counters`: the client's and the server's cycles, then their instructions."""
+    size = struct.calcsize(LAYOUT) + 8 * len(counters) + len(HISTOGRAM)
+    numbers = (size, 1, 0, 3, 7, 2, 0, 1, 0, 0, 1, 5000, 128, 300, 200, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, len(HISTOGRAM))
+    return struct.pack(LAYOUT + "Q" * len(counters), *numbers, *counters) + HISTOGRAM
+
+
+def test_a_slice_has_the_cycles_and_instructions_of_both_ends_where_both_counted() -> None:
+    one, other = read_slices(with_counters(1_000, 2_000, 3_000, 4_000) + with_counters(1_000, 0, 3_000, 4_000))
+    assert (one.session, one.cycle, one.position, one.operations) == (3, 7, 2, 2)
+    assert one.times_ns == ((2_500, 2),)
+    assert (one.cycles, one.instructions) == (1_000 + 2_000, 3_000 + 4_000)
+    assert (cycles_per_operation(one), instructions_per_operation(one)) == (1_500, 3_500)
+    assert (other.cycles, other.instructions) == (0, 7_000), "the server's CPU counted no cycles"
+    assert cycles_per_operation(other) == 0
+
+
+def test_records_from_before_there_were_counters_are_read_as_they_are() -> None:
+    (one,) = read_slices(with_counters())
+    assert (one.operations, one.times_ns) == (2, ((2_500, 2),))
+    assert (one.cycles, one.instructions, cycles_per_operation(one)) == (0, 0, 0)

@@ -211,6 +211,10 @@ static void add_used(struct record *record, struct usage used, const struct mess
 	record->server_cpu_ns = server->cpu_ns;
 	record->server_yielded = server->yielded;
 	record->server_preempted = server->preempted;
+	record->client_cycles = used.cycles;
+	record->server_cycles = server->cycles;
+	record->client_instructions = used.instructions;
+	record->server_instructions = server->instructions;
 }
 
 /*

@@ -4,6 +4,7 @@
 #include "load.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,6 +95,39 @@ static int64_t waited_ns(void)
 	return scheduled(fd).waited_ns;
 }
 
+static int cycles = -1, instructions = -1;
+
+/* Pinned: it counts all the time or, where others have the CPU's counters, reads as nothing. */
+static int counter(uint64_t what)
+{
+	struct perf_event_attr asked = {
+	    .type = PERF_TYPE_HARDWARE, .size = sizeof asked, .config = what, .exclude_hv = 1, .pinned = 1};
+
+	return syscall(SYS_perf_event_open, &asked, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+int count_instructions(void)
+{
+	if (cycles < 0)
+		cycles = counter(PERF_COUNT_HW_CPU_CYCLES);
+	if (cycles >= 0 && instructions < 0)
+		instructions = counter(PERF_COUNT_HW_INSTRUCTIONS);
+	if (instructions >= 0)
+		return 0;
+	fail("cannot count cycles and instructions");
+	if (cycles >= 0)
+		close(cycles);
+	cycles = -1;
+	return -1;
+}
+
+static uint64_t counted(int fd)
+{
+	uint64_t value = 0;
+
+	return fd < 0 || read(fd, &value, sizeof value) != sizeof value ? 0 : value;
+}
+
 struct usage usage_now(void)
 {
 	struct rusage usage;
@@ -101,7 +136,9 @@ struct usage usage_now(void)
 	return (struct usage){.waited_ns = waited_ns(),
 			      .cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID),
 			      .yielded = usage.ru_nvcsw,
-			      .preempted = usage.ru_nivcsw};
+			      .preempted = usage.ru_nivcsw,
+			      .cycles = counted(cycles),
+			      .instructions = counted(instructions)};
 }
 
 struct usage usage_since(struct usage before)
@@ -112,6 +149,8 @@ struct usage usage_since(struct usage before)
 	now.waited_ns -= before.waited_ns;
 	now.yielded -= before.yielded;
 	now.preempted -= before.preempted;
+	now.cycles -= before.cycles;
+	now.instructions -= before.instructions;
 	return now;
 }
 

@@ -53,6 +53,8 @@ struct message {
 	uint64_t waited_ns; /* able to run, and without a CPU */
 	uint32_t yielded;   /* voluntary switches of context */
 	uint32_t preempted; /* involuntary ones */
+	uint32_t cycles;    /* 0 where they are not counted; no more than fits */
+	uint32_t instructions;
 };
 #define LEAST_SIZE 64
 #define MOST_SIZE 1400
@@ -89,13 +91,16 @@ struct record {
 	uint32_t client_yielded, client_preempted, server_yielded, server_preempted;
 	uint32_t distinct;
 	uint32_t histogram_byte;
+	uint64_t client_cycles, server_cycles; /* by the CPU's own counters; 0 where they are not counted */
+	uint64_t client_instructions, server_instructions;
 };
-_Static_assert(sizeof(struct record) == 128, "the record has no holes");
+_Static_assert(sizeof(struct record) == 160, "the record has no holes");
 
-/* CPU time, waiting for a CPU, and switches of this thread since a moment. */
+/* CPU time, waiting for a CPU, switches, and what the CPU's counters count, of this thread since a moment. */
 struct usage {
 	int64_t cpu_ns, waited_ns;
 	long yielded, preempted;
+	uint64_t cycles, instructions;
 };
 
 extern char failure[256]; /* why the last thing failed; set by fail() */
@@ -103,6 +108,7 @@ extern char failure[256]; /* why the last thing failed; set by fail() */
 int fail(const char *what);                  /* with errno; gives -1 */
 int fail_because(const char *what, const char *why);
 int64_t now_ns(void);                        /* CLOCK_MONOTONIC */
+int count_instructions(void);                /* from now on, cycles too; fails where the kernel or the CPU cannot */
 struct usage usage_now(void);
 struct usage usage_since(struct usage before);
 int watch_thread(const char *pid);           /* one of the kernel's threads for packets */

@@ -8,6 +8,7 @@
  * The commands (NAMESPACE is the path of a network namespace, or - for the program's own; CPU - is any):
  *
  *   nice                                                    ok LEVEL (-20 where that is allowed)
+ *   count                                                   ok; each slice has cycles and instructions from now on
  *   watch PID                                               ok; a thread of the kernel, to be looked at in each slice
  *   listen NAMESPACE ADDRESS CONGESTION BUFFER              ok PORT PORT PORT (data, short connections, datagrams)
  *   open SESSION NAMESPACE ADDRESS PORT PORT PORT STREAMS CONGESTION BUFFER SIZE
@@ -216,6 +217,8 @@ static int obey(char *line)
 	fail_because("cannot read the command", count ? words[0] : "an empty line");
 	if (count == 1 && !strcmp(words[0], "nice"))
 		status = do_nice(out, sizeof out);
+	else if (count == 1 && !strcmp(words[0], "count"))
+		status = count_instructions();
 	else if (count == 2 && !strcmp(words[0], "watch"))
 		status = watch_thread(words[1]);
 	else if (count == 5 && !strcmp(words[0], "listen"))

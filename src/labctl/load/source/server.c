@@ -110,6 +110,8 @@ static void report(struct message *answer, uint64_t bytes)
 	answer->waited_ns = used.waited_ns;
 	answer->yielded = used.yielded;
 	answer->preempted = used.preempted;
+	answer->cycles = used.cycles > UINT32_MAX ? UINT32_MAX : used.cycles;
+	answer->instructions = used.instructions > UINT32_MAX ? UINT32_MAX : used.instructions;
 }
 
 /* Answers until LAST; `buffer` has START. Both TCP and UDP: one receive is one message, but for torn TCP. */
