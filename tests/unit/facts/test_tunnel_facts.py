@@ -3,10 +3,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from labctl.errors import MeasureFailed
-from labctl.facts.tunnel_facts import parse_evpn, parse_fdb, places_of
+from labctl.facts.trace_facts import Unmeasured
+from labctl.facts.tunnel_facts import flooded_to, parse_evpn, parse_fdb, places_of
+from labctl.loading import load_scenario
+from labctl.model.fact import FactQuestion
+from labctl.model.lab import Placement
+from labctl.model.signature import Role
+from labctl.planning.resolve import resolve
+from labctl.providers.base import Tap
+from labctl.testing.scripted import Answer, ScriptedLab, ScriptedTarget
+
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 FDB = (
     '[{"mac":"ca:03:ce:b3:91:a6","flags":[],"master":"br0","state":""},'
@@ -46,3 +58,24 @@ def test_what_bridge_does_not_print_is_an_error_and_no_empty_table(text: str) ->
 def test_what_vtysh_does_not_print_is_an_error_and_no_empty_table(text: str) -> None:
     with pytest.raises(MeasureFailed, match="the output of vtysh cannot be read"):
         parse_evpn(text)
+
+
+PEER = '{"l2vpnEvpn":{"peers":{"172.30.0.250":{"state":"%s","pfxRcd":4}}}}'
+
+
+@pytest.mark.parametrize("scenario", ["evpn", "vxlan-p2p"])
+@pytest.mark.parametrize("state", ["Established", "Active"])
+def test_where_no_session_is_up_an_empty_list_of_evpn_is_no_answer(scenario: str, state: str) -> None:
+    """A busy machine loses a session of 3 s of hold time for a moment, and with it what BGP told."""
+    lab = resolve(load_scenario(scenario, start=CHECKOUT))
+    pair = next(one for one in lab.pairs if one.placement is Placement.CROSS_NODE)
+    said = (PEER % state).encode()
+    node = ScriptedTarget("node3", [Answer(argv=("bridge",), stdout=b"[]"), Answer(argv=("vtysh",), stdout=said)])
+    tap = Tap(name="node1:vxlan7", target=node, interface="vxlan7", role=Role.CLIENT_TUNNEL)
+    opened = ScriptedLab(lab, [node], taps=[tap])
+    question = FactQuestion(fact="flooded-to", client=pair.client, server=pair.server, node="node3")
+    if scenario == "evpn" and state == "Active":
+        with pytest.raises(Unmeasured, match="no BGP session of node3 is up"):
+            flooded_to(opened, pair, question)
+    else:
+        assert flooded_to(opened, pair, question) == ()
