@@ -134,6 +134,7 @@ class TwoNamespaces:
         raise NotImplementedError("two namespaces have no witness")
 
 
+COUNTED = {"cycles_per_transaction", "instructions_per_transaction"}
 PLAIN_TAPS = ((Role.CLIENT_ETH0, CLIENT, "eth0"), (Role.SERVER_ETH0, SERVER, "eth0"))
 VXLAN_TAPS = (
     (Role.CLIENT_ETH0, CLIENT, "vx0"),
@@ -287,7 +288,9 @@ def test_load_measures_two_sides_at_once_and_gives_up_the_one_that_is_not_reache
     assert results[2].reason == "the load program failed: cannot bind to the address: Cannot assign requested address"
     for result in results[:2]:
         found = values(result)
-        assert set(found) == {metric.name for metric in LoadCheck().metrics(parameters)}
+        # Where the CPUs cannot count, as in most virtual machines, there is no figure of that.
+        uncounted = set() if "hardware counters" not in result.reason else COUNTED
+        assert set(found) == {metric.name for metric in LoadCheck().metrics(parameters)} - uncounted
         assert all(value > 0 for value in found.values())
     # What is in the files gives the same values again.
     files = {number: read_slices_file(raws[number].files[FILE]) for number in (0, 1)}
