@@ -133,6 +133,7 @@ EXCEPTIONS = {
         "tempfile.mkdtemp",
     ): "for ssh's sockets: 0700, of an unpredictable name",
     ("providers.kubeadm.runner", "extravars"): "the door to Ansible: the file that ansible-runner reads",
+    ("cli.installing", "click.confirm"): "asks a person before packages are installed; the words are labctl's own",
     ("providers.kubeadm.ssh", "socket.create_connection"): "a machine of the lab, by the person's own ssh settings",
     (
         "providers.kubeadm.ssh_config",

@@ -12,7 +12,7 @@ import click
 
 from labctl.cli.options import all_overrides, as_json, as_root, launcher, trust_option
 from labctl.cli.output import emit, emit_json, say, show, wrapped
-from labctl.errors import HostLacks, LabError
+from labctl.errors import HostLacks, LabError, UsageError
 from labctl.providers.base import Probe, Provider
 from labctl.system import process
 from labctl.values import dataclass
@@ -23,14 +23,23 @@ from labctl.values import dataclass
 @click.option(
     "--class", "students", type=click.IntRange(1, 200), metavar="N", help="Whether a class of N fits on this host, too."
 )
+@click.option("--fix", is_flag=True, help="Install the packages that are missing, after showing what apt would do.")
+@click.option("--yes", "is_agreed", is_flag=True, help="With --fix: do not ask.")
 @trust_option
 @as_json
-def command(provider: str, students: int | None, trust: bool, as_json: bool) -> int:
+def command(provider: str, students: int | None, fix: bool, is_agreed: bool, trust: bool, as_json: bool) -> int:
     """What this host has and lacks, found by trying, with the command that fixes it; for kubeadm the machines too.
 
     Then each scenario: whether it can run here, and what is missing.
     """
     from labctl import app
+
+    if is_agreed and not fix:
+        raise UsageError(what="--yes has a meaning with --fix alone", remedy="labctl doctor --fix --yes")
+    if fix:
+        from labctl.cli.installing import install_missing
+
+        install_missing(list(app.provider(provider, trust=trust).probes()), is_agreed=is_agreed)
     from labctl.engine.build import ROOT
     from labctl.system.libraries import REMEDY, differing
 
