@@ -12,6 +12,8 @@ B ?= bpf
 ARGS ?=
 TESTS ?=
 ONLY ?=
+LABS ?= 50
+FUZZ ?= -o bench/results/fuzz.json
 KERNELS ?= 6.1 6.12
 # Without those that take long, and what others import.
 BENCHES ?= $(filter-out $(addprefix bench/,fabric.py load_rounds.py service_connections.py service_paths.py),$(wildcard bench/*.py))
@@ -24,7 +26,7 @@ DEPTH ?= 1
 WORLDS ?= $(if $(filter 1,$(LABCTL_ALONE)),0,$(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4))))
 IN_WORLDS = $(if $(filter-out 0,$(WORLDS)),--dist loadscope --tx '$(WORLDS)*popen//python=tests/world.sh $(PYTHON)')
 
-.PHONY: help test-lessons setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample test-faults unit lint static style types security scripts audit objects format bench upgrade clean
+.PHONY: help fuzz test-concurrency test-lessons setup setup-networks compare test test-kind test-machines test-networks test-thorough test-distros test-vm test-sample test-faults unit lint static style types security scripts audit objects format bench upgrade clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +82,15 @@ test-sample: ## the same in short, on one kernel, six lessons and some faults, w
 	LABCTL_TEST_VM=sample $(PYTHON) -m pytest tests/vm -v
 	$(PYTHON) -m labctl lesson test --all --sample
 	$(PYTHON) tests/faults/fault_run.py --sample
+
+test-concurrency: ## many labs at once with the same addresses, the same lab by several, other users (LABS="50")
+	@$(PREPARE) --root "make test-concurrency" run test
+	LABCTL_TEST_CONCURRENCY=$(LABS) tests/world.sh $(PYTHON) -m pytest tests/concurrency -v -s
+
+fuzz: ## coverage-guided random input for all that reads what others wrote, 10 minutes each (FUZZ="--seconds 60 tools runs")
+	@$(PREPARE) lint
+	@$(PYTHON) -m pip install --quiet --require-hashes --no-deps --upgrade --target .tools/fuzz -r setup/requirements-fuzz.txt
+	PYTHONPATH=src:.tools/fuzz $(PYTHON) tests/fuzz/fuzz.py $(FUZZ)
 
 test-faults: export ONLY := $(value ONLY)
 test-faults: ## a fault at every call by which a command changes the machine, then what is left (ONLY="up | mount": these; DEPTH=3: more of them)

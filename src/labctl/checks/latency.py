@@ -32,9 +32,9 @@ MEASURED_NOTHING = (_NONE_VALID, _NO_MESSAGES)
 """sockperf's words when it ran, and no answer came in the part that it takes its statistics from."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_TOTAL = re.compile(r"\[Total Run\] RunTime=([\d.]+) sec;.*ReceivedMessages=(\d+)")
-_VALID = re.compile(r"\[Valid Duration\] RunTime=([\d.]+) sec;.*ReceivedMessages=(\d+)")
-_PERCENTILE = re.compile(r"---> percentile (\d+\.\d+) =\s+([\d.]+)")
+_TOTAL = re.compile(r"\[Total Run\] RunTime=(\d+(?:\.\d+)?) sec;.*ReceivedMessages=(\d+)")
+_VALID = re.compile(r"\[Valid Duration\] RunTime=(\d+(?:\.\d+)?) sec;.*ReceivedMessages=(\d+)")
+_PERCENTILE = re.compile(r"---> percentile (\d+\.\d+) =\s+(\d+(?:\.\d+)?)")
 _ERROR = re.compile(r"sockperf: (?:ERROR: )?(.*(?:ERROR|rror|Invalid|forcibly closed|Can`t|No messages).*)")
 
 

@@ -24,7 +24,7 @@ from labctl.values import dataclass
 
 _SLACK_S = 20.0
 _FEWEST_SHARE = 0.9
-_VALID = re.compile(r"\[Valid Duration\] RunTime=([\d.]+) sec; SentMessages=(\d+); ReceivedMessages=(\d+)")
+_VALID = re.compile(r"\[Valid Duration\] RunTime=(\d+(?:\.\d+)?) sec; SentMessages=(\d+); ReceivedMessages=(\d+)")
 _LINE = re.compile(r"^(\d{1,12}), (\d+\.\d+), (\d+\.\d+), ", re.MULTILINE)
 
 

@@ -16,6 +16,10 @@ _NOTHING = frozenset({NONE, "nothing", "无", "没有"})
 _BETWEEN = str.maketrans({"，": ",", "、": ",", "；": ",", ";": ","})
 
 
+_LONGEST_NUMBER = 40
+"""Characters. No fact has as many; of thousands Python makes no number."""
+
+
 def parse_answer(kind: FactKind, text: str) -> Value:
     """Raises UsageError with what the fact can be, for a text that is no value of it: that is no wrong answer."""
     said = " ".join(text.split())
@@ -27,7 +31,7 @@ def parse_answer(kind: FactKind, text: str) -> Value:
             if folded in _YES | _NO:
                 return folded in _YES
         case FactType.NUMBER:
-            if said.removeprefix("-").isdecimal():
+            if said.removeprefix("-").isdecimal() and len(said) <= _LONGEST_NUMBER:
                 return int(said)
         case FactType.KEYWORD:
             if (word := _keyword(folded)) in kind.choices:
