@@ -21,7 +21,7 @@ from pathlib import Path
 
 from labctl.testing.faults.world import DESK, OWN_PLACES
 
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 """The kernel frees namespaces, programs and maps a little after their last user has gone."""
 
 _ASKED = (

@@ -77,7 +77,7 @@ def listen_to_me(machine: Machine) -> None:
     raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def listener_of(process: int, *, timeout_s: float = 10.0) -> int:
+def listener_of(process: int, *, timeout_s: float = 60.0) -> int:
     """A descriptor of its listener, once `process` has called `listen_to_me`. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     pidfd = os.pidfd_open(process)
