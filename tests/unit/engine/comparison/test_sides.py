@@ -128,10 +128,8 @@ def checks_of(log: list[str], **verdicts: Verdict) -> dict[str, Seen]:
 def question_of(
     labs: tuple[Lab, ...], provider: SwitchingProvider, *, rounds: int = 4, strategy: Strategy = Strategy.AUTO
 ) -> Question:
-    return ask(
-        labs, {"scripted": provider}, checks_of([]), CompareParameters(rounds=rounds),
-        Options(seed=7, token="t0", strategy=strategy),
-    )  # fmt: skip
+    parameters = CompareParameters(rounds=rounds, checks=("ping", "latency", "iperf"))
+    return ask(labs, {"scripted": provider}, checks_of([]), parameters, Options(seed=7, token="t0", strategy=strategy))
 
 
 def turns_of(plan: Schedule) -> list[list[str]]:
