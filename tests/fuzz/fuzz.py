@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 TREE = HERE.parents[1]
 HANG_S, MEMORY_MIB, SLACK_S = 25, 2048, 600
 TARGETS = ("loader", "tools", "kernel", "captures", "runs", "lessons", "snapshots")
-_DONE = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
+_SEEN = re.compile(r"^#(\d+)\t", re.MULTILINE)
 _COVERAGE = re.compile(r"cov: (\d+) ft: (\d+)")
 
 
@@ -242,13 +242,13 @@ def ran(name: str, seconds: int, keeping: Path) -> dict[str, Any]:
         said, code = ended.stderr + ended.stdout, ended.returncode
     except subprocess.TimeoutExpired as late:
         said, code = (late.stderr or b"").decode(errors="replace"), -1
-    done, covered = _DONE.search(said), _COVERAGE.findall(said)
+    seen, covered = _SEEN.findall(said), _COVERAGE.findall(said)
     found = {
         "target": name,
         "seconds": round(time.monotonic() - begun),
-        "inputs": int(done.group(1)) if done else 0,
+        "inputs": int(seen[-1]) if seen else 0,
         "coverage": int(covered[-1][0]) if covered else 0,
-        "crashed": code != 0,
+        "crashed": code != 0,  # or it had not ended long after its time
         "crash": "" if code == 0 else "\n".join(said.splitlines()[-40:]),
     }
     print(
