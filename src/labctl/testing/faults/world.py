@@ -51,7 +51,8 @@ def require_root() -> None:
 def in_a_world(act: Callable[[], bytes], answer: int) -> None:
     """Runs `act` as the first process of a new world, and writes what it gives to the descriptor `answer`: one byte `+`
     before it, or `-` and the traceback. To be called in a process of its own, which it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # the world ends, and is cleared away
     cgroup = _own_cgroup()
     code = 1
     try:
@@ -59,6 +60,7 @@ def in_a_world(act: Callable[[], bytes], answer: int) -> None:
         first = os.fork()
         if first == 0:
             _be_first(act, answer, has_cgroup=cgroup is not None)
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(first, signal.SIGKILL))
         os.close(answer)
         _, status = os.waitpid(first, 0)
         code = os.waitstatus_to_exitcode(status)
