@@ -118,7 +118,7 @@ def test_any_input_is_a_value_or_an_error_in_words(name: str) -> None:
     else:
         data = texts(real.decode(errors="replace"))
 
-    @settings(max_examples=40)
+    @settings(max_examples=15)
     @given(data)
     def holds(given_data: Any) -> None:
         read(name, given_data)

@@ -57,7 +57,7 @@ def test_a_comparison_whose_journal_was_cut_off_in_any_line_is_read_up_to_there(
     assert counts == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("share", [0, 10, 35, 60, 85, 99, 100])
+@pytest.mark.parametrize("share", [0, 35, 85, 100])
 def test_a_report_of_what_was_cut_off_says_that_it_was(bench: Bench, tmp_path: Path, share: int) -> None:
     run = comparison(bench, tmp_path / "runs")
     killed(run)
