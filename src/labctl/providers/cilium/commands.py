@@ -146,6 +146,14 @@ def state_root(provider: str) -> Path:
     return Path(state) / "labctl" / provider
 
 
+def has_records(root: Path, record: str) -> bool:
+    """Whether a provider's folder has a lab with that file. One that this person may not enter has none of theirs."""
+    try:
+        return any(root.glob(f"*/{record}"))
+    except PermissionError:
+        return False
+
+
 def is_lab_folder(name: str) -> bool:
     """True for what a lab's folder in a provider's may be called."""
     return is_name(name) and name not in (LOGS, BUNDLES)
