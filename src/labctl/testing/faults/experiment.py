@@ -18,6 +18,7 @@ from dataclasses import asdict, field
 from enum import StrEnum
 from typing import Any
 
+from labctl.json_text import parse_json
 from labctl.testing.faults import left
 from labctl.testing.faults.session import COMMAND_S, Ended, Fault, Session
 from labctl.testing.faults.world import DESK, in_a_world
@@ -141,7 +142,7 @@ def _started(act: Callable[[], Outcome]) -> tuple[int, int]:
 def _outcome(answer: bytes) -> Outcome | RuntimeError:
     if not answer.startswith(b"+"):
         return RuntimeError(answer[1:].decode(errors="replace") or "the world ended without an answer")
-    document: dict[str, Any] = json.loads(answer[1:])
+    document: dict[str, Any] = parse_json(answer[1:])
     for name in ("left", "lost", "calls"):
         document[name] = tuple(document[name])
     return Outcome(**document)

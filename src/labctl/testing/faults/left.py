@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from labctl.json_text import parse_json
 from labctl.testing.faults.world import DESK, OWN_PLACES
 
 SETTLE_S = 60.0
@@ -127,7 +128,7 @@ def _lines(heading: str, output: str) -> Iterator[str]:
     if not output.startswith("["):
         yield from (line for line in output.splitlines() if line.strip())
         return
-    for item in filter(None, json.loads(output)):
+    for item in filter(None, parse_json(output)):
         yield json.dumps({key: item[key] for key in _LINK_FACTS if key in item} if heading == "links" else item)
 
 
