@@ -71,7 +71,7 @@ class WayPart(StrEnum):
     """The nodes' hooks: rules, connection tracking."""
     STACK = "stack"
     """The nodes between their devices: programs of the datapath, routing, neighbours; and IP in the pod that receives.
-    With netfilter, where that cannot be told apart."""
+    With netfilter where the two are not measured apart."""
     DEVICES = "devices"
     """From a device to its peer in the pod or on the node, through the queue of the CPU that receives."""
     TUNNEL = "tunnel"

@@ -231,10 +231,7 @@ def timeline(
         node = tap.part if tap.part_kind == "pod" else tap.node or tap.part
         stamped.append(TimelineEntry(time_ns=sighting.time_ns, node=node, device=tap.device, sighting=sighting))
     timed = _timed(movements, stamped)
-    seen = [
-        replace(one, time_ns=_arrival_ns(one, timed, lxc_of.get(one.sighting.tap if one.sighting else "")))
-        for one in stamped
-    ]
+    seen = [replace(one, time_ns=_arrival_ns(one, timed, lxc_of)) for one in stamped]
 
     def place(entry: TimelineEntry) -> tuple[int, int]:
         return entry.time_ns, len(order) if entry.sighting is None else order[entry.sighting.tap]
@@ -264,11 +261,12 @@ def _lxc_of(taps: Sequence[TraceTap]) -> dict[str, tuple[str, str]]:
     return {tap.name: lxcs[lxc] for tap in taps for eth0, lxc in pods if tap.role is eth0 and lxc in lxcs}
 
 
-def _arrival_ns(entry: TimelineEntry, timed: Iterable[TimelineEntry], lxc: tuple[str, str] | None) -> int:
+def _arrival_ns(entry: TimelineEntry, timed: Iterable[TimelineEntry], lxc_of: Mapping[str, tuple[str, str]]) -> int:
     """When a packet that kept its stamp from the uplink really came: just after the act that moved it."""
     sighting = entry.sighting
     if sighting is None or not entry.is_entering:
         return entry.time_ns
+    lxc = lxc_of.get(sighting.tap)
     for act in timed:
         movement = act.movement
         if movement is None or not 0 <= act.time_ns - entry.time_ns < _LONGEST_KEPT_NS:

@@ -70,6 +70,7 @@ def _table(found: Explanation, row: MetricRow, words: Words) -> ExplainedTable:
         )
 
     has_netfilter = any(part.part is WayPart.NETFILTER for part in found.parts)
+    names = words.parts if has_netfilter else {**words.parts, WayPart.STACK: words.part_with_netfilter}
     shown = [part for part in found.parts if max(abs(part.a), abs(part.b)) >= _SEEN * scale.size]
     parts = sorted(shown, key=lambda part: -abs(part.difference.estimate))
     return ExplainedTable(
@@ -77,17 +78,7 @@ def _table(found: Explanation, row: MetricRow, words: Words) -> ExplainedTable:
         unit=scale.symbol,
         lines=(
             line(label(row.metric, words), row.a.median, row.b.median, found.difference, is_part=False),
-            *(
-                line(
-                    words.parts[part.part]
-                    if has_netfilter or part.part is not WayPart.STACK
-                    else words.part_with_netfilter,
-                    part.a,
-                    part.b,
-                    part.difference,
-                )
-                for part in parts
-            ),
+            *(line(names[part.part], part.a, part.b, part.difference) for part in parts),
             line(words.not_explained, None, None, found.rest),
         ),
     )
