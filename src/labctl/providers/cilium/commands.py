@@ -146,12 +146,12 @@ def state_root(provider: str) -> Path:
     return Path(state) / "labctl" / provider
 
 
-def has_records(root: Path, record: str) -> bool:
-    """Whether a provider's folder has a lab with that file. One that this person may not enter has none of theirs."""
+def kept(root: Path, record: str) -> list[Path]:
+    """That file of each lab in a provider's folder. One that this person may not enter has none of theirs."""
     try:
-        return any(root.glob(f"*/{record}"))
+        return sorted(root.glob(f"*/{record}"))
     except PermissionError:
-        return False
+        return []
 
 
 def is_lab_folder(name: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.providers.cilium.commands import LabFiles, has_records, state_root
+from labctl.providers.cilium.commands import LabFiles, kept, state_root
 from labctl.values import dataclass
 
 STATE = "cluster.json"
@@ -33,4 +33,4 @@ class ClusterFiles(LabFiles):
 
 def may_have_labs(root: Path | None = None) -> bool:
     """False when `ClusterProvider.discover` would find none, found out without asking any cluster."""
-    return has_records(root or state_root("cluster"), STATE)
+    return bool(kept(root or state_root("cluster"), STATE))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from labctl.model.result import Completed
-from labctl.providers.cilium.commands import RECORD, has_records, state_root
+from labctl.providers.cilium.commands import RECORD, kept, state_root
 from labctl.system import process
 
 LOOK_S = 10.0
@@ -34,7 +34,7 @@ def may_have_labs(
         listed = run(argv_list(engine))
         if not listed.timed_out and listed.returncode == 0:
             return bool(listed.text.strip())
-    return has_records(root or state_root("kind"), RECORD)
+    return bool(kept(root or state_root("kind"), RECORD))
 
 
 ENGINES = ("docker", "nerdctl", "podman")

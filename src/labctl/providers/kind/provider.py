@@ -38,9 +38,11 @@ from labctl.providers.base import (
 from labctl.providers.cilium.commands import (
     BUNDLES,
     LOGS,
+    RECORD,
     Commands,
     HostCommands,
     is_lab_folder,
+    kept,
     read_state,
     state_root,
     write_private,
@@ -383,12 +385,12 @@ class KindProvider:
         return KindFiles.of(self._root, name)
 
     def _recorded(self) -> tuple[Lab, ...]:
-        labs = (read_record(path) for path in sorted(self._root.glob("*/lab.json")))
+        labs = (read_record(path) for path in kept(self._root, RECORD))
         return tuple(lab for lab in labs if lab is not None)
 
     def _others(self, name: str) -> tuple[tuple[str, config.Ranges], ...]:
         """The ranges of the other labs, also of those that are still being built: their kind configuration has them."""
-        configs = sorted(self._root.glob("*/kind.yaml"))
+        configs = kept(self._root, "kind.yaml")
         texts = ((path.parent.name, read_state(path)) for path in configs if path.parent.name != name)
         found = {lab: config.ranges_of(text or "") for lab, text in texts if is_lab_folder(lab)}
         planned = {lab: placed for lab, (_, placed) in list(self._planned.items()) if lab != name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.providers.cilium.commands import LabFiles, has_records, state_root
+from labctl.providers.cilium.commands import LabFiles, kept, state_root
 from labctl.values import dataclass
 
 STATE = "machines.json"
@@ -26,4 +26,4 @@ class KubeadmFiles(LabFiles):
 
 def may_have_labs(root: Path | None = None) -> bool:
     """False when `KubeadmProvider.discover` would find none, found out without loading the provider."""
-    return has_records(root or state_root("kubeadm"), STATE)
+    return bool(kept(root or state_root("kubeadm"), STATE))
